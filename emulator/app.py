@@ -1,0 +1,85 @@
+"""Puts the application together: routes, our own endpoints, and an answer for every error."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from emulator import operations, routes
+from emulator.engines import Engines
+from emulator.envelope import JsonAnswer, failure
+from emulator.errors import (
+    AiError,
+    ApiError,
+    EngineError,
+    InternalError,
+    MethodNotSupported,
+    NoRoute,
+    WeightsUnusable,
+)
+from emulator.front import Front
+
+log = logging.getLogger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(engines: Engines) -> FastAPI:
+    """The application around these engines, which it closes when it ends."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
+    app.state.engines = engines
+    app.include_router(routes.router)
+    app.include_router(operations.router)
+    app.add_middleware(Front)
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    for broken in (EngineError, WeightsUnusable, Exception):
+        app.add_exception_handler(broken, _answer_internal_error)
+    return app
+
+
+def _closing(engines: Engines) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await engines.close()
+
+    return lifespan
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _answer(request, error)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """What the router refused: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == MethodNotSupported.status:
+        return _answer(request, MethodNotSupported(request.method))
+    return _answer(request, NoRoute())
+
+
+async def _answer_internal_error(request: Request, error: Exception) -> Response:
+    log.error("%s: %s", type(error).__name__, error)
+    return _answer(request, InternalError())
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # the client has left; nginx's code for that, never sent
+
+
+def _answer(request: Request, error: ApiError) -> Response:
+    request_id = getattr(request.state, "request_id", None) or str(uuid.uuid4())
+    headers = {"cf-ai-req-id": request_id} if isinstance(error, AiError) else {}
+    return JsonAnswer(failure(error, request_id), error.status, headers)

@@ -1,0 +1,247 @@
+"""llama.cpp behind the engine's Backend, through the low-level bindings of llama-cpp-python."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from emulator.engine import llama_log
+from emulator.engine.llama_log import complaint
+from emulator.engine.sampler import LlamaSampler
+from emulator.engine.types import SamplingParams, Span
+from emulator.errors import EngineError
+
+_SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+_MAX_PIECE_BYTES = 256
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class LlamaModel:
+    """A GGUF file's weights and vocabulary, before any context.
+
+    Raises EngineError, with llama.cpp's own reason, when the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> None:
+        llama_log.attach()
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocabulary_only
+        pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
+            raise EngineError(complaint("llama.cpp cannot load it"))
+        self.pointer: Any = pointer
+
+    @cached_property
+    def vocabulary(self) -> LlamaVocabulary:
+        return LlamaVocabulary(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return int(llama.llama_model_size(self.pointer))
+
+    @property
+    def training_context_length(self) -> int:
+        return int(llama.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def cell_size(self) -> int:
+        """Bytes that one token takes in a KV cache of 16-bit floats."""
+        num_heads = int(llama.llama_model_n_head(self.pointer))
+        head_length = int(llama.llama_model_n_embd(self.pointer)) // max(num_heads, 1)
+        num_kv_heads = int(llama.llama_model_n_head_kv(self.pointer))
+        num_layers = int(llama.llama_model_n_layer(self.pointer))
+        return num_layers * num_kv_heads * head_length * 2 * 2
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the file's metadata as text."""
+        length = llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
+        if length < 0:
+            return None
+        buffer = ctypes.create_string_buffer(length + 1)
+        llama.llama_model_meta_val_str(self.pointer, key.encode(), buffer, length + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        if self.pointer is not None:
+            llama.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+class LlamaVocabulary:
+    """The tokenizer inside a GGUF file. Reading it is safe from any thread."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model  # owns the memory
+        vocab: Any = llama.llama_model_get_vocab(model.pointer)
+        self._vocab = vocab
+        self.size = llama.llama_vocab_n_tokens(vocab)
+        self.bos = _token_or_none(llama.llama_vocab_bos(vocab))
+        self.eos = _token_or_none(llama.llama_vocab_eos(vocab))
+        self.adds_bos = llama.llama_vocab_get_add_bos(vocab)
+        self.is_sentencepiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
+        self.piece = lru_cache(maxsize=None)(self._piece)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        vocab = self._vocab
+        return {
+            llama.llama_vocab_get_text(vocab, token).decode("utf-8", "replace"): token
+            for token in range(self.size)
+            if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
+        }
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        # A lone surrogate passes the service's JSON parser but has no UTF-8 form.
+        data = _LONE_SURROGATE.sub("\ufffd", text).encode()
+        capacity = len(data) + 8  # never more tokens than bytes, but for a space before the first
+        tokens = (llama.llama_token * capacity)()
+        count = llama.llama_tokenize(
+            self._vocab, data, len(data), tokens, capacity, False, parse_special
+        )
+        if count < 0:
+            raise EngineError(f"cannot tokenize {len(data)} bytes")
+        return tokens[:count]
+
+    def is_eog(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def _piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
+        length = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, False)
+        if length < 0:  # the buffer is too small and the length is -length
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
+        return buffer.raw[:length]
+
+
+def _token_or_none(token: int) -> int | None:
+    return None if token < 0 else token
+
+
+class LlamaBackend:
+    """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
+
+    `num_threads` compute; `batch_length` is the most rows of one decode call.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        num_slots: int,
+        context_length: int,
+        batch_length: int,
+        num_threads: int,
+    ) -> None:
+        self._model = model
+        self.vocabulary = model.vocabulary
+        self.num_slots = num_slots
+        self.context_length = context_length
+        self.cell_size = model.cell_size
+        self._batch = _BatchArrays(max(batch_length, num_slots))
+        self._context: Any = self._create_context(num_threads)
+        self._memory: Any = llama.llama_get_memory(self._context)
+
+    def decode(self, spans: Sequence[Span]) -> None:
+        status = llama.llama_decode(self._context, self._batch.fill(spans))
+        if status != 0:
+            raise EngineError(complaint(f"llama_decode gave {status}"))
+
+    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> LlamaSampler:
+        return LlamaSampler(
+            self._context,
+            params,
+            prompt_tokens,
+            vocabulary_size=self.vocabulary.size,
+            history_length=self.context_length,
+            batch_index=self._batch.output_index,
+        )
+
+    def keep(self, slot: int, num_tokens: int) -> None:
+        llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
+
+    def save(self, slot: int) -> bytes:
+        size = llama.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data(self._context, state, size, slot)
+        return memoryview(state)[:written].tobytes()
+
+    def load(self, slot: int, state: bytes) -> None:
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if not llama.llama_state_seq_set_data(self._context, buffer, len(state), slot):
+            raise EngineError(complaint("llama.cpp does not take back a saved state"))
+
+    def close(self) -> None:
+        if self._context is not None:
+            llama.llama_free(self._context)
+            self._context = None
+            self._model.close()
+
+    def _create_context(self, num_threads: int) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx = self.context_length * self.num_slots
+        params.n_batch = params.n_ubatch = self._batch.length
+        params.n_seq_max = self.num_slots
+        params.n_outputs_max = self.num_slots
+        params.n_threads = params.n_threads_batch = num_threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = False
+        params.no_perf = True
+        llama_log.attach()
+        context = llama.llama_init_from_model(self._model.pointer, params)
+        if not context:
+            raise EngineError(complaint("llama.cpp cannot create a context"))
+        return context
+
+
+class _BatchArrays:
+    """The memory of one llama_batch, filled span by span without a loop over tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._tokens = np.zeros(length, np.int32)
+        self._positions = np.zeros(length, np.int32)
+        self._slots = np.zeros(length, np.int32)
+        self._wants_logits = np.zeros(length, np.int8)
+        self._num_slots = np.ones(length, np.int32)
+        self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
+        self._outputs: list[int] = []
+
+    def fill(self, spans: Sequence[Span]) -> llama.llama_batch:
+        end = 0
+        self._outputs = []
+        for span in spans:
+            start, end = end, end + len(span.tokens)
+            self._tokens[start:end] = span.tokens
+            self._positions[start:end] = np.arange(span.start, span.start + len(span.tokens))
+            self._slots[start:end] = span.slot
+            self._wants_logits[start:end] = 0
+            if span.wants_logits:
+                self._wants_logits[end - 1] = 1
+                self._outputs.append(end - 1)
+        return llama.llama_batch(
+            n_tokens=end,
+            token=_pointer(self._tokens, llama.llama_token),
+            pos=_pointer(self._positions, llama.llama_pos),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=_pointer(self._slot_addresses, ctypes.POINTER(llama.llama_seq_id)),
+            logits=_pointer(self._wants_logits, ctypes.c_int8),
+        )
+
+    def output_index(self, row: int) -> int:
+        """Where in the batch the `row`-th output stands."""
+        return self._outputs[row]
+
+
+def _pointer(array: np.ndarray[Any, Any], c_type: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(c_type))

@@ -1,0 +1,76 @@
+"""Sampling parameters as a chain of llama.cpp samplers.
+
+Order as in vLLM, which the service is known to have run: penalties, temperature, top-k, top-p. The
+repetition penalty looks at prompt and completion, the other two at the completion only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from collections.abc import Callable, Sequence
+
+import llama_cpp.llama_cpp as llama
+
+from emulator.engine.types import SamplingParams
+
+_SEEDS = 0xFFFFFFFF  # llama.cpp takes 0 .. 2**32-2; the last value means "choose one"
+
+
+class LlamaSampler:
+    """A chain for one sequence; close it to free it.
+
+    `history_length`: how many tokens the penalties remember. `batch_index` tells which row of the
+    last batch an output is.
+    """
+
+    def __init__(
+        self,
+        context: llama.llama_context_p,
+        params: SamplingParams,
+        prompt_tokens: Sequence[int],
+        *,
+        vocabulary_size: int,
+        history_length: int,
+        batch_index: Callable[[int], int],
+    ) -> None:
+        self._context = context
+        self._batch_index = batch_index
+        chain_params = llama.llama_sampler_chain_default_params()
+        chain_params.no_perf = True
+        self._chain: llama.llama_sampler_p | None = llama.llama_sampler_chain_init(chain_params)
+        history = (vocabulary_size, history_length)
+        # The schema allows a repetition penalty of 0, which would divide by zero: off, like 1.
+        if (repetition := params.repetition_penalty or 1.0) != 1.0:
+            penalty = llama.llama_sampler_init_penalties(*history, repetition, 0.0, 0.0)
+            for token in prompt_tokens:
+                llama.llama_sampler_accept(penalty, token)
+            self._add(penalty)
+        frequency, presence = params.frequency_penalty, params.presence_penalty
+        if frequency or presence:
+            self._add(llama.llama_sampler_init_penalties(*history, 1.0, frequency, presence))
+        self._add_choice(params)
+
+    def sample(self, row: int) -> int:
+        index = self._batch_index(row)
+        return int(llama.llama_sampler_sample(self._chain, self._context, index))
+
+    def close(self) -> None:
+        if self._chain is not None:
+            llama.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add_choice(self, params: SamplingParams) -> None:
+        if params.temperature <= 0:
+            self._add(llama.llama_sampler_init_greedy())
+            return
+        self._add(llama.llama_sampler_init_temp(params.temperature))
+        if params.top_k is not None:
+            self._add(llama.llama_sampler_init_top_k(params.top_k))
+        if params.top_p is not None:
+            self._add(llama.llama_sampler_init_top_p(params.top_p, 1))
+        seed = secrets.randbelow(_SEEDS) if params.seed is None else params.seed % _SEEDS
+        self._add(llama.llama_sampler_init_dist(seed))
+
+    def _add(self, sampler: ctypes.c_void_p) -> None:
+        llama.llama_sampler_chain_add(self._chain, sampler)

@@ -1,0 +1,282 @@
+"""The scheduler decides which tokens are evaluated next, and where. It knows numbers, not models.
+
+A step is a stream of operations. Each is carried out before the next is asked for, so that what is
+decided stands on what has happened, and a failed operation leaves the books right.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+from emulator.engine.prefixes import Holder, PrefixIndex, Snapshot
+from emulator.engine.sequence import Sequence, SequenceStatus
+from emulator.engine.slots import SlotPool
+from emulator.engine.types import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Evaluate the spans in one call; their rows with logits belong to `outputs`, in order."""
+
+    spans: list[Span]
+    outputs: list[Sequence]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Forget the cells of the slot but the first `num_tokens`."""
+
+    slot: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Give slot `target` the first `num_tokens` cells of `source`."""
+
+    source: Holder
+    target: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep the cells of the slot as a snapshot."""
+
+    slot: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Forget the snapshot."""
+
+    snapshot: Snapshot
+
+
+Operation = Decode | Keep | Copy | Save | Discard
+
+
+class Scheduler:
+    """First come, first served: one prompt is evaluated at a time, beside all running sequences.
+
+    `chunk_length`: prompt tokens evaluated by one call; `prefill_budget`: prompt tokens evaluated
+    between two tokens of the running sequences; `snapshot_tokens`: most tokens kept as snapshots.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        chunk_length: int = 64,
+        prefill_budget: int = 128,
+        snapshot_tokens: int = 8192,
+    ) -> None:
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.prefilling: Sequence | None = None
+        self._slots = SlotPool(num_slots)
+        self._prefixes = PrefixIndex(chunk_length)
+        self._snapshots: OrderedDict[Snapshot, int] = OrderedDict()  # least recently used first
+        self._num_snapshots_made = 0
+        self._released: list[int] = []
+        self._chunk_length = chunk_length
+        self._prefill_budget = prefill_budget
+        self._snapshot_tokens = snapshot_tokens
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.running or self.prefilling or self._released)
+
+    @property
+    def num_free_slots(self) -> int:
+        return len(self._slots.free)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that are not finished."""
+        return [*self._holding, *self.waiting]
+
+    @property
+    def _holding(self) -> list[Sequence]:
+        return [*self.running, *([self.prefilling] if self.prefilling else [])]
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence, *, keep_cells: bool = True) -> None:
+        """Take the sequence out, in whatever state it is, and free its slot."""
+        if sequence.status is SequenceStatus.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.status is SequenceStatus.PREFILL:
+            self.prefilling = None
+        elif sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        if sequence.slot is not None:
+            self._release(sequence.slot, sequence.evaluated_prompt if keep_cells else [])
+            sequence.slot = None
+
+    def step(self) -> Iterator[Operation]:
+        """One token of every running sequence, then prompt tokens up to the budget."""
+        yield from self._forget_released()
+        yield from self._decode_running()
+        num_prefilled = 0
+        while num_prefilled < self._prefill_budget:
+            yield from self._forget_released()
+            if self.prefilling is None:
+                if not (self.waiting and self._slots.free):
+                    break
+                yield from self._close_gaps()
+                yield from self._admit(self.waiting.popleft())
+            num_prefilled += yield from self._prefill()
+        yield from self._forget_released()
+
+    def affected(self, operation: Operation) -> list[Sequence]:
+        """The sequences that cannot go on when the operation fails."""
+        slots = (
+            {span.slot for span in operation.spans}
+            if isinstance(operation, Decode)
+            else {s.slot for s in self._holding}
+        )
+        return [s for s in self._holding if s.slot in slots]
+
+    def check_integrity(self) -> None:
+        """The books balance: every slot is free or taken by exactly one sequence."""
+        self._slots.check_integrity(_slot(s) for s in self._holding)
+        assert all(s.status is SequenceStatus.RUNNING for s in self.running)
+        assert all(s.status is SequenceStatus.WAITING and s.slot is None for s in self.waiting)
+        assert sum(self._snapshots.values()) <= self._snapshot_tokens
+
+    def _decode_running(self) -> Iterator[Operation]:
+        yield from self._close_gaps()
+        rows = sorted(self.running, key=_slot)
+        if rows:
+            spans = [_last_token(s) for s in rows]
+            for sequence in rows:
+                sequence.num_computed_tokens += 1
+            yield Decode(spans, outputs=rows)
+
+    def _prefill(self) -> Generator[Operation, None, int]:
+        """Evaluate the next chunk of the prompt in a call of its own; returns its length.
+
+        Chunks are cut at multiples of the chunk length from the prompt's start, whatever else is
+        running: equal prompts are computed in equal shapes.
+        """
+        sequence = self.prefilling
+        assert sequence is not None
+        start = sequence.num_computed_tokens
+        tokens = sequence.prompt_tokens[start : start + self._chunk_length]
+        sequence.num_computed_tokens += len(tokens)
+        is_last = sequence.num_computed_tokens == sequence.num_prompt_tokens
+        if is_last:
+            self._start_running(sequence)
+        span = Span(_slot(sequence), start, tokens, wants_logits=is_last)
+        yield Decode([span], outputs=[sequence] if is_last else [])
+        return len(tokens)
+
+    def _start_running(self, sequence: Sequence) -> None:
+        self.prefilling = None
+        self.running.append(sequence)
+        sequence.status = SequenceStatus.RUNNING
+        self._prefixes.hold(_slot(sequence), sequence.prompt_tokens)
+
+    def _admit(self, sequence: Sequence) -> Iterator[Operation]:
+        """Give the sequence a slot, with as much of its prompt as is known somewhere."""
+        holders = self._prefixes.find(sequence.prompt_tokens)
+        slot = self._choose_slot(holders)
+        source: Holder = max(holders, key=lambda h: (holders[h], h == slot), default=slot)
+        num_cached = holders.get(source, 0)
+        self._slots.take(slot)
+        self.prefilling = sequence
+        sequence.slot = slot
+        sequence.status = SequenceStatus.PREFILL
+        sequence.num_cached_tokens = sequence.num_computed_tokens = num_cached
+        if isinstance(source, Snapshot):
+            self._snapshots.move_to_end(source)
+        yield from self._vacate(slot, num_kept=num_cached if source == slot else 0, needed=source)
+        if source != slot:
+            yield Copy(source, slot, num_cached)
+
+    def _choose_slot(self, holders: dict[Holder, int]) -> int:
+        """The lowest free slot keeps running ones together; a lone sequence may sit anywhere."""
+        if self.running:
+            return min(self._slots.free)
+        return max(
+            self._slots.free,
+            key=lambda slot: (holders.get(slot, 0), -self._prefixes.length(slot), -slot),
+        )
+
+    def _close_gaps(self) -> Iterator[Operation]:
+        """Bring the running sequences on consecutive slots.
+
+        llama.cpp evaluates only consecutive slots in one pass over the weights.
+        """
+        rows = sorted(self.running, key=_slot)
+        while rows and _slot(rows[-1]) - _slot(rows[0]) >= len(rows):
+            sequence = rows[-1]
+            source = _slot(sequence)
+            target = min(slot for slot in self._slots.free if slot > _slot(rows[0]))
+            yield from self._vacate(target)
+            self._slots.take(target)
+            sequence.slot = target
+            self._release(source, [])
+            self._prefixes.hold(target, sequence.prompt_tokens)
+            yield Copy(source, target, sequence.num_computed_tokens)
+            yield from self._forget_released()
+            rows.sort(key=_slot)
+
+    def _vacate(
+        self, slot: int, *, num_kept: int = 0, needed: Holder | None = None
+    ) -> Iterator[Operation]:
+        """Empty the slot but for `num_kept` tokens; what nobody else has becomes a snapshot.
+
+        The snapshot `needed` stays.
+        """
+        num_held = self._prefixes.length(slot)
+        if num_held > num_kept and not self._prefixes.is_spare(slot):
+            yield from self._save(slot, num_held, needed)
+        self._prefixes.drop(slot)
+        if num_held > num_kept:
+            yield Keep(slot, num_kept)
+
+    def _save(self, slot: int, num_tokens: int, needed: Holder | None) -> Iterator[Operation]:
+        """Make a snapshot of the slot where the budget allows, the oldest ones giving way."""
+        reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
+        if num_tokens > self._snapshot_tokens - reserved:
+            return
+        while sum(self._snapshots.values()) + num_tokens > self._snapshot_tokens:
+            oldest = next(s for s in self._snapshots if s != needed)
+            del self._snapshots[oldest]
+            self._prefixes.drop(oldest)
+            yield Discard(oldest)
+        self._num_snapshots_made += 1
+        snapshot = Snapshot(self._num_snapshots_made)
+        yield Save(slot, snapshot)
+        self._snapshots[snapshot] = num_tokens
+        self._prefixes.share(slot, snapshot)
+
+    def _release(self, slot: int, tokens: list[int]) -> None:
+        """Free the slot, which goes on holding the whole chunks of `tokens`."""
+        self._slots.release(slot)
+        self._prefixes.hold(slot, tokens)
+        self._released.append(slot)
+
+    def _forget_released(self) -> Iterator[Operation]:
+        """Free the cells nobody can share: completions and the rest of a chunk."""
+        while self._released:
+            slot = self._released.pop()
+            yield Keep(slot, self._prefixes.length(slot))
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None
+    return sequence.slot
+
+
+def _last_token(sequence: Sequence) -> Span:
+    """The row that evaluates the token sampled last."""
+    tokens = sequence.completion_tokens[-1:]
+    return Span(_slot(sequence), sequence.num_computed_tokens, tokens, wants_logits=True)

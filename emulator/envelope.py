@@ -1,0 +1,94 @@
+"""Everything that goes out on the wire: envelopes, event frames, and the two kinds of answer."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from emulator.engine.worker import Generation
+from emulator.errors import AiError, ApiError
+
+# Padding against guessing tokens by their length: the start of this text, repeated. Recorded
+# lengths lie in 0 .. 49 and look uniform; at 0 the key is absent.
+_PADDING = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
+_MAX_PADDING = 49
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON, non-ASCII text as it is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def success(result: Any) -> bytes:
+    """The envelope around a result."""
+    return to_json({"result": result, "success": True, "errors": [], "messages": []})
+
+
+def failure(error: ApiError, request_id: str) -> bytes:
+    """The envelope around an error: Workers AI and the front before it order the keys differently.
+
+    Recorded forms: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},…}` and
+    `{"result":null,"success":false,"errors":[{"code":…,"message":…}],…}`.
+    """
+    if isinstance(error, AiError):
+        message = f"{error.message} ({request_id})"
+        entry = {"message": message, "code": error.code}
+        return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
+    entry = {"code": error.code, "message": error.message}
+    return to_json({"result": None, "success": False, "errors": [entry], "messages": []})
+
+
+class JsonAnswer(Response):
+    """A JSON body with the service's bare content type."""
+
+    def __init__(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(body, status, {"content-type": "application/json", **(headers or {})})
+
+
+class EventStream(EventSourceResponse):
+    """A stream of events that frees its slot however it ends.
+
+    Without pings, comments and charset, which the service does not send.
+    """
+
+    def __init__(
+        self, frames: AsyncIterator[bytes], generation: Generation, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(
+            frames, ping=0, sep="\n", headers={**headers, "content-type": "text/event-stream"}
+        )
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # A generator's own `finally` may run only when it is collected.
+            self._generation.cancel()
+
+
+class Padding:
+    """Draws the `p` of each frame; the same seed gives the same lengths."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+
+    def pad(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """The frame with `p` as its last key."""
+        if length := self._random.randint(0, _MAX_PADDING):
+            frame["p"] = _PADDING[:length]
+        return frame
+
+
+def event(value: Any) -> bytes:
+    """One event of a stream."""
+    return b"data: " + to_json(value) + b"\n\n"

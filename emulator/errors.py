@@ -1,0 +1,226 @@
+"""Everything that goes wrong, one class each.
+
+    EmulatorError
+    ├── StartError                a setting or a machine that cannot serve: one line, exit 1
+    │   ├── SettingInvalid
+    │   ├── AddressUnavailable
+    │   └── WeightsUnusable       missing, unreadable, no GGUF, too large for the memory
+    ├── EngineError               llama.cpp refused: the requests of that call fail
+    └── ApiError                  has a wire form: status, code and message
+        ├── FrontError            said by Cloudflare's API front
+        │   ├── NoRoute                400  7000
+        │   ├── MethodNotSupported     405  7001
+        │   └── InvalidAccount         404  7003
+        └── AiError               said by Workers AI; the message ends in the request's id
+            ├── IncompleteRequest      400  3003
+            ├── RequestTooLarge        413  3006
+            ├── RequestTimeout         408  3007
+            ├── RequestAborted         408  3008
+            ├── OutOfCapacity          429  3040
+            ├── InternalError          500  3043
+            ├── LoraUnsupported        405  5005
+            ├── BadInput               400  5006
+            ├── NoSuchModel            400  5007
+            ├── ContextExceeded        413  5021
+            ├── JsonModeUnsupported    400  5025
+            └── RefusedByEngine        400  8007
+
+Texts and codes are the service's: recorded ones first, else those of Cloudflare's error table
+(developers.cloudflare.com/workers-ai/platform/errors).
+"""
+
+from __future__ import annotations
+
+import json
+
+
+class EmulatorError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class StartError(EmulatorError):
+    """The server cannot start. The message names the cause and the next step, in one line."""
+
+
+class SettingInvalid(StartError):
+    """A flag or variable has a value that cannot be used."""
+
+
+class AddressUnavailable(StartError):
+    """The server cannot listen where it was told to."""
+
+
+class WeightsUnusable(StartError):
+    """A model's file cannot be loaded."""
+
+
+class EngineError(EmulatorError):
+    """llama.cpp refused a call."""
+
+
+class ApiError(EmulatorError):
+    """An error with a form on the wire."""
+
+    status: int
+    code: int
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class FrontError(ApiError):
+    """An error of the API front: it never reached a model, so it has no request id."""
+
+
+class NoRoute(FrontError):
+    """There is no such endpoint."""
+
+    status, code = 400, 7000
+
+    def __init__(self) -> None:
+        super().__init__("No route for that URI")
+
+
+class MethodNotSupported(FrontError):
+    """The endpoint exists, for other methods."""
+
+    status, code = 405, 7001
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} not supported for requested URI.")
+
+
+class InvalidAccount(FrontError):
+    """The account id is not 32 hexadecimal digits."""
+
+    status, code = 404, 7003
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"Could not route to {path}, perhaps your object identifier is invalid?")
+
+
+class AiError(ApiError):
+    """An error of Workers AI, behind the front."""
+
+    @property
+    def message(self) -> str:
+        return f"AiError: {self}"
+
+
+class IncompleteRequest(AiError):
+    """The body is empty or no JSON. [documented text; `what` inferred]"""
+
+    status, code = 400, 3003
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"Request is missing headers or body: {what}")
+
+
+class RequestTooLarge(AiError):
+    """The body is larger than we read."""
+
+    status, code = 413, 3006
+
+    def __init__(self) -> None:
+        super().__init__("Request is too large")
+
+
+class RequestTimeout(AiError):
+    """The answer took longer than allowed."""
+
+    status, code = 408, 3007
+
+    def __init__(self) -> None:
+        super().__init__("Request timeout")
+
+
+class RequestAborted(AiError):
+    """The request was given up before its answer, by a server that is closing."""
+
+    status, code = 408, 3008
+
+    def __init__(self) -> None:
+        super().__init__("Request was aborted")
+
+
+class OutOfCapacity(AiError):
+    """All slots are taken and the queue is full."""
+
+    status, code = 429, 3040
+
+    def __init__(self) -> None:
+        super().__init__("Capacity temporarily exceeded, please try again.")
+
+
+class InternalError(AiError):
+    """Something broke that the client cannot mend."""
+
+    status, code = 500, 3043
+
+    def __init__(self) -> None:
+        super().__init__("Internal server error")
+
+
+class LoraUnsupported(AiError):
+    """The request asks for an adapter."""
+
+    status, code = 405, 5005
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {model} does not support LoRa inference")
+
+
+class BadInput(AiError):
+    """The body does not fit the model's schema; `reason` is the validator's text."""
+
+    status, code = 400, 5006
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Bad input: Error: {reason}")
+
+
+class NoSuchModel(AiError):
+    """No model has this name."""
+
+    status, code = 400, 5007
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"No such model: No such model {model} or task")
+
+
+class ContextExceeded(AiError):
+    """Prompt and longest completion do not fit the model's context."""
+
+    status, code = 413, 5021
+
+    def __init__(self, num_tokens: int, context_length: int) -> None:
+        super().__init__(
+            f"Ai: The estimated number of input and maximum output tokens ({num_tokens}) "
+            f"exceeded this model context window limit ({context_length})."
+        )
+
+
+class JsonModeUnsupported(AiError):
+    """The request asks for JSON mode, which Llama 2 never had. The typo is the service's."""
+
+    status, code = 400, 5025
+
+    def __init__(self) -> None:
+        super().__init__("This model doesn't suuport JSON Schema.")
+
+
+class RefusedByEngine(AiError):
+    """Valid by the schema, but not for the engine, whose own error is passed on."""
+
+    status, code = 400, 8007
+
+    def __init__(self, reason: str) -> None:
+        body = {
+            "object": "error",
+            "message": reason,
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        }
+        super().__init__(f"AiError: {json.dumps(body, separators=(',', ':'))}")

@@ -1,0 +1,64 @@
+"""Cloudflare's front: what every answer gets, and the log line of every request."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from emulator.engine.worker import Generation
+
+log = logging.getLogger(__name__)
+
+_DATA_CENTRE = "LHR"  # any: clients take the ray id as it comes
+
+
+class Front:
+    """An ASGI application around another: stamps headers and writes one line per request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        status = 0
+
+        async def stamp(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
+                headers["server"] = "cloudflare"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, stamp)
+        finally:
+            elapsed_s = time.monotonic() - start
+            line = f"{scope['method']} {scope['path']!r} {status or 'no answer'}"
+            _log_request(line, state.get("generation"), elapsed_s)
+
+
+def _log_request(line: str, generation: Generation | None, elapsed_s: float) -> None:
+    if generation is None:
+        log.info("%s, %.2f s", line, elapsed_s)
+        return
+    usage, reason = generation.usage, generation.finish_reason
+    log.info(
+        "%s, %d prompt (%d cached) + %d completion tokens, %s, %.2f s",
+        line,
+        usage.num_prompt_tokens,
+        usage.num_cached_tokens,
+        usage.num_completion_tokens,
+        reason.value if reason else "unfinished",
+        elapsed_s,
+    )

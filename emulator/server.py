@@ -1,0 +1,98 @@
+"""uvicorn around the application: listens at once, loads meanwhile, ends within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from emulator.app import create_app
+from emulator.catalog import CATALOG
+from emulator.engines import Engines
+from emulator.errors import AddressUnavailable, StartError
+from emulator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 2.0  # for running answers to come to their end
+_LIMIT_S = 4  # for a client that does not read
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Raises AddressUnavailable with a next step."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise AddressUnavailable(
+            f"cannot listen on {settings.host} port {settings.port} "
+            f"({getattr(error, 'strerror', None) or error}): stop what uses it, or choose another "
+            "with --port (0 picks a free one)"
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """Serves until a signal comes or the start fails; `failure` then says why.
+
+    `on_ready` is called once with the base URL, when a model has generated a token.
+    """
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]
+    ) -> None:
+        self._engines = Engines(settings, CATALOG)
+        self._listener = listener
+        self._on_ready = on_ready
+        port = listener.getsockname()[1]
+        self._base_url = f"http://{settings.base_url_host}:{port}/client/v4"
+        self.failure: StartError | None = None
+        AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
+        super().__init__(
+            uvicorn.Config(
+                create_app(self._engines),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=_LIMIT_S,
+            )
+        )
+
+    def serve_until_stopped(self) -> None:
+        """Run. Raises StartError if no model could be started."""
+        self.run(sockets=[self._listener])
+        if self.failure:
+            raise self.failure
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._start = asyncio.create_task(self._start_engines())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections; let answers end for a while, then cancel them."""
+        self._start.cancel()
+        asyncio.get_running_loop().call_later(_GRACE_S, self._engines.cancel_all)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal ends the server in good order, with exit code 0."""
+        self.should_exit = True
+
+    async def _start_engines(self) -> None:
+        try:
+            await self._engines.start()
+        except StartError as error:
+            self.failure = error
+            self.should_exit = True
+        else:
+            self._on_ready(self._base_url)

@@ -1,0 +1,1 @@
+"""One file per kind of task that a model can do."""

@@ -1,0 +1,183 @@
+"""The task Text Generation: from a body's bytes to a generation, and from its chunks to a result.
+
+The schemas are the published ones, in `emulator/schemas`; limits and defaults come from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from emulator.catalog import ModelSpec
+from emulator.chat import ChatTemplate, Message
+from emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
+from emulator.engine.worker import Generation
+from emulator.engines import LoadedModel
+from emulator.envelope import END_OF_STREAM, Padding, event
+from emulator.errors import (
+    BadInput,
+    ContextExceeded,
+    IncompleteRequest,
+    JsonModeUnsupported,
+    LoraUnsupported,
+    RefusedByEngine,
+    RequestAborted,
+)
+from emulator.validator import SchemaMismatch
+
+_MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
+_LONG_TEXT = 50_000  # characters; a longer one is tokenised beside the event loop
+_MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
+
+
+@dataclass(frozen=True, slots=True)
+class TextGenerationRequest:
+    """A body that the service would run: either `prompt` or `messages` is set."""
+
+    prompt: str | None
+    messages: list[Message]
+    raw: bool
+    stream: bool
+    params: SamplingParams
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
+
+    def render(self, template: ChatTemplate) -> list[int]:
+        """The prompt's tokens."""
+        if self.prompt is None:
+            return template.render(self.messages)
+        if self.raw:
+            return template.render_raw(self.prompt)
+        return template.render_prompt(self.prompt)
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JavaScript's `request.json()` reads it, whatever its content type.
+
+    Raises IncompleteRequest for no body and for what is not JSON [inferred].
+    """
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise IncompleteRequest("body")
+    try:
+        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise IncompleteRequest("body is not valid JSON") from error
+
+
+def parse(body: Any, spec: ModelSpec) -> TextGenerationRequest:
+    """What the body asks of the model. Raises BadInput and the other refusals of the service."""
+    try:
+        spec.validator.validate(body)
+    except SchemaMismatch as error:
+        raise BadInput(str(error)) from error
+    if isinstance(body.get("lora"), str):
+        raise LoraUnsupported(spec.name)
+    if (body.get("response_format") or {}).get("type"):
+        raise JsonModeUnsupported
+    values = spec.defaults | body
+    return TextGenerationRequest(
+        prompt=body["prompt"] if isinstance(body.get("prompt"), str) else None,
+        messages=_messages(body.get("messages")),
+        raw=values["raw"],
+        stream=values["stream"],
+        params=_sampling_params(values),
+    )
+
+
+async def start(request: TextGenerationRequest, model: LoadedModel) -> Generation:
+    """Hand the request to the engine. Raises ContextExceeded, OutOfCapacity, RefusedByEngine."""
+    limit = model.engine.context_length
+    if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
+        # The service estimates four characters a token [recorded texts name an estimate].
+        raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
+    if request.num_characters > _LONG_TEXT:
+        prompt_tokens = await asyncio.to_thread(request.render, model.template)
+    else:
+        prompt_tokens = request.render(model.template)
+    return model.engine.submit(prompt_tokens, request.params)
+
+
+async def result(chunks: AsyncIterator[Chunk], generation: Generation) -> dict[str, Any]:
+    """The `result` of an answer that is not streamed: the chunks of the stream, joined.
+
+    Raises RequestAborted when the generation is cancelled.
+    """
+    text = "".join([chunk.text async for chunk in chunks])
+    if generation.finish_reason is FinishReason.CANCELLED:
+        raise RequestAborted
+    return {"response": text, "usage": _usage(generation.usage)}
+
+
+async def frames(chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
+    """The events of a streamed answer: one per token, then the usage, then `[DONE]`.
+
+    The token that ends the completion has an event with no text. A cancelled stream just ends.
+    """
+    padding = Padding(seed=generation.fingerprint)
+    async for chunk in chunks:
+        if chunk.finish_reason is FinishReason.CANCELLED:
+            return
+        yield event(padding.pad({"response": chunk.text}))
+    yield event({"response": "", "usage": _usage(generation.usage)})
+    yield END_OF_STREAM
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.num_prompt_tokens,
+        "completion_tokens": usage.num_completion_tokens,
+        "total_tokens": usage.num_total_tokens,
+    }
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _messages(value: Any) -> list[Message]:
+    """The schema lets odd values through: an object of messages, and items that are none."""
+    items = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        return []
+    return [
+        Message(item["role"], _text(item["content"])) for item in items if isinstance(item, dict)
+    ]
+
+
+def _text(content: Any) -> str:
+    """A content's text; that of several parts is joined by line breaks [inferred, as vLLM]."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
+    max_tokens = int(values["max_tokens"])
+    if max_tokens < 1:
+        raise RefusedByEngine(f"max_tokens must be at least 1, got {max_tokens}.")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=float(values["temperature"]),
+        top_k=_integer(values.get("top_k")),
+        top_p=values.get("top_p"),
+        seed=_integer(values.get("seed")),
+        repetition_penalty=float(values.get("repetition_penalty", 1.0)),
+        frequency_penalty=float(values.get("frequency_penalty", 0.0)),
+        presence_penalty=float(values.get("presence_penalty", 0.0)),
+    )
+
+
+def _integer(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,245 @@
+"""The validator against the package it is a port of, over random bodies: no verdict may differ.
+
+WORKERS_AI_EMULATOR_TEST_SEED and WORKERS_AI_EMULATOR_TEST_BODIES choose other bodies, or more.
+"""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from emulator.validator import SchemaMismatch, Validator
+from tests.npm import REPOSITORY, cache_folder, install, require_node
+from tests.unit.test_validator import QUIRKS
+
+pytestmark = pytest.mark.node
+
+SEED = os.environ.get("WORKERS_AI_EMULATOR_TEST_SEED", "20250324")
+NUM_BODIES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_BODIES", "5000"))
+ORACLE = Path(__file__).with_name("cabidela_oracle.mjs")
+
+Schema = Mapping[str, Any]
+Case = tuple[int, str]  # the index of a schema, and the JSON text of a body
+
+
+@pytest.fixture(scope="module")
+def node_modules() -> Path:
+    require_node()
+    return install(["@cloudflare/cabidela@0.2.4"], cache_folder())
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b-chat-int8", "llama-2-7b-chat-fp16"])
+def test_published_schemas_give_the_verdicts_of_the_package(node_modules: Path, model: str) -> None:
+    path = REPOSITORY / "emulator" / "schemas" / f"{model}.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    random = Random(f"{SEED} {model}")
+    keys = KEYS + INHERITED_KEYS
+    cases = [(0, BodyWriter(random, keys).write(schema)) for _ in range(NUM_BODIES)]
+    assert_same_verdicts(node_modules, [schema], cases)
+
+
+def test_random_schemas_give_the_verdicts_of_the_package(node_modules: Path) -> None:
+    random = Random(SEED)
+    schemas = [write_schema(random, depth=3) for _ in range(NUM_BODIES // 10)]
+    cases = [
+        (index, BodyWriter(random, KEYS).write(schema))
+        for index, schema in enumerate(schemas)
+        for _ in range(10)
+    ]
+    assert_same_verdicts(node_modules, schemas, cases)
+
+
+def test_quirks_of_the_unit_test_are_those_of_the_package(node_modules: Path) -> None:
+    schemas = [schema for schema, _, _ in QUIRKS.values()]
+    cases = [(index, body) for index, (_, body, _) in enumerate(QUIRKS.values())]
+    expected = [text for _, _, text in QUIRKS.values()]
+    assert ask_package(node_modules, schemas, cases) == expected
+
+
+def assert_same_verdicts(
+    node_modules: Path, schemas: Sequence[Schema], cases: Sequence[Case]
+) -> None:
+    package = ask_package(node_modules, schemas, cases)
+    validators = [Validator(schema) for schema in schemas]
+    port = [ask_port(validators[index], body) for index, body in cases]
+    print(f"seed {SEED}: {len(cases)} bodies, {port.count(None)} valid, {len(set(port))} verdicts")
+    differences = [
+        f"schema {schemas[index]!r:.2000}\nbody {body:.2000}\npackage {theirs!r}\nport    {ours!r}"
+        for (index, body), theirs, ours in zip(cases, package, port, strict=True)
+        if theirs != ours
+    ]
+    assert not differences, f"seed {SEED}: {len(differences)}\n" + "\n\n".join(differences[:3])
+
+
+def ask_port(validator: Validator, body: str) -> str | None:
+    try:
+        validator.validate(json.loads(body))
+    except SchemaMismatch as error:
+        return str(error)
+    return None
+
+
+def ask_package(
+    node_modules: Path, schemas: Sequence[Schema], cases: Sequence[Case]
+) -> list[str | None]:
+    messages = [schemas, *({"schema": index, "body": body} for index, body in cases)]
+    answer = subprocess.run(
+        ["node", str(ORACLE), str(node_modules)],
+        input="".join(json.dumps(message) + "\n" for message in messages),
+        check=True,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=600,
+    )
+    return [json.loads(line) for line in answer.stdout.split("\n")[:-1]]
+
+
+STRINGS = [
+    *["", "a", "hi", "user", "text", "json_object", "json_schema", "true", "5", "null", "x" * 9000],
+    *["é", "\U0001f600", "\ud83d", "\ude00\ud83d", "a\u2028b", "\x00", "a\nb", "',/\"\\"],
+]
+NUMBERS = [
+    *["0", "-0", "-0.0", "1", "-1", "1.0", "5.0", "1e2", "1.5", "0.1e1", "1E400", "-1e400"],
+    *["5e-324", "9007199254740993", "123456789012345678901", "1e21", "1e-7", "0.000001"],
+    *["-2.5E-9", "9" * 309, "-" + "8" * 400, "1.7976931348623159e308", "5.00000000000000000001"],
+]
+KEYS = [
+    *["role", "content", "type", "name", "prompt", "messages", "tools", "Prompt", "prompt/", "a"],
+    *["", "0", "1", "10", "9", "01", "-1", "1.5", "4294967294", "4294967295", "99999999999"],
+    *["length", "__proto__", "constructor", "toString", "valueOf", "hasOwnProperty", "é", "\ud83d"],
+    *["/", "a/b", "x/type", "x/a", "a//", "b", "~1", "a b", "/a"],
+]
+# Read as members JavaScript's objects inherit. Only the published schemas are sure to look no
+# deeper into those, which the port does not know.
+INHERITED_KEYS = ["x/constructor", "x/toString", "x/__proto__"]
+
+
+class BodyWriter:
+    """Writes JSON texts that fit a schema but for the share of it that goes wrong."""
+
+    def __init__(self, random: Random, keys: Sequence[str]) -> None:
+        self._random = random
+        self._keys = keys
+        self._wrong_rate = random.choice([0, 0.01, 0.03, 0.1, 0.3])
+        self._presence_rate = random.choice([0.05, 0.2, 0.5, 0.9])
+
+    def write(self, schema: object) -> str:
+        if not isinstance(schema, Mapping) or self._goes_wrong():
+            return self._write_anything(depth=self._random.randrange(4))
+        if "oneOf" in schema:
+            return self._write_branch(schema)
+        if "const" in schema or "enum" in schema:
+            return json.dumps(self._random.choice(schema.get("enum", [schema.get("const")])))
+        match schema.get("type", "object" if "properties" in schema else "any"):
+            case "object":
+                return self._write_object(schema)
+            case "array":
+                return self._write_items(schema.get("items"))
+            case "string":
+                return self._write_string()
+            case "number" | "integer":
+                return self._write_number(schema)
+            case "boolean":
+                return self._random.choice(["true", "false"])
+        return self._write_anything(depth=2)
+
+    def _goes_wrong(self) -> bool:
+        return self._random.random() < self._wrong_rate
+
+    def _write_branch(self, schema: Schema) -> str:
+        branches = [branch for branch in schema["oneOf"] if isinstance(branch, Mapping)]
+        if branches and self._goes_wrong():  # all the branches at once
+            parts = [branch.get("properties", {}) for branch in branches]
+            return self._write_object({"properties": dict(kv for p in parts for kv in p.items())})
+        return self.write(self._random.choice(schema["oneOf"] or [None]))
+
+    def _write_object(self, schema: Schema) -> str:
+        members = [
+            (key, self.write(subschema))
+            for key, subschema in schema.get("properties", {}).items()
+            if key in schema.get("required", ()) or self._random.random() < self._presence_rate
+        ]
+        members = [member for member in members if not self._goes_wrong()]
+        while self._random.random() < 0.3:
+            other = self.write(schema.get("additionalProperties"))
+            members.append((self._random.choice(self._keys), other))
+        self._random.shuffle(members)
+        if self._goes_wrong():  # an array where an object belongs
+            return f"[{','.join(text for _, text in members)}]"
+        return self._write_members(members)
+
+    def _write_members(self, members: Sequence[tuple[str, str]]) -> str:
+        return "{" + ",".join(f"{json.dumps(key)}:{text}" for key, text in members) + "}"
+
+    def _write_items(self, items: object) -> str:
+        texts = [self.write(items) for _ in range(self._random.choice([0, 1, 1, 1, 2, 3]))]
+        if self._goes_wrong():  # an object where an array belongs
+            return self._write_members([(self._random.choice(self._keys), text) for text in texts])
+        return f"[{','.join(texts)}]"
+
+    def _write_string(self) -> str:
+        return json.dumps(self._random.choice(STRINGS), ensure_ascii=self._random.random() < 0.5)
+
+    def _write_number(self, schema: Schema) -> str:
+        low, high = schema.get("minimum", -100), schema.get("maximum", 100)
+        if self._goes_wrong():
+            return self._random.choice(NUMBERS)
+        if self._goes_wrong():
+            limit = float(self._random.choice([low, high]))
+            around = [math.nextafter(limit, -math.inf), math.nextafter(limit, math.inf)]
+            return repr(self._random.choice([limit, limit - 1, limit + 1, *around]))
+        if schema["type"] == "integer":
+            return str(self._random.randint(math.ceil(low), max(math.ceil(low), math.floor(high))))
+        return repr(self._random.uniform(low, high))
+
+    def _write_anything(self, depth: int) -> str:
+        items = [self._write_anything(depth - 1) for _ in range(self._random.randrange(4) * depth)]
+        members = [(self._random.choice(self._keys), item) for item in items]
+        return self._random.choice(
+            [
+                *["null", "true", "false", self._write_string(), self._random.choice(NUMBERS)],
+                *["[" * 300 + "null" + "]" * 300, "{}", "[[],[]]"],
+                *[f"[{','.join(items)}]", self._write_members(members)] * 2,
+            ]
+        )
+
+
+def write_schema(random: Random, depth: int) -> Any:
+    """A schema over the keywords of the port; the package rewrites none of them."""
+    names = ["a", "b", "length", "10", "0", "a/b", ""]
+    parts = [write_schema(random, depth - 1) for _ in range(3)] if depth else [{}, True, {}]
+    schemas: list[Any] = [
+        {},
+        random.choice([True, False, {"type": ["string"]}, {"items": {}}]),
+        {"const": random.choice([1, 1.5, True, None, "a", "5", [], {}])},
+        {"enum": random.choice([[1, "a", None], [True, 1e21, "é"], [[], {}, [1, [None, 2.0]]]])},
+        {"type": "string", "minLength": random.randint(0, 3), "maxLength": random.randint(0, 3)},
+        {"type": "string", "pattern": random.choice(["^a$", "a", "[$]", "(", "b\\$"])},
+        {"type": "number", "minimum": random.choice([-1, 0, 1e-7]), "maximum": 5e22},
+        {"type": "integer", "exclusiveMinimum": -5, "exclusiveMaximum": random.choice([5, 7.5])},
+        {"type": random.choice(["boolean", "null", "array", "binary"])},
+        {"enum": [1, "a", True], "type": random.choice(["integer", "string"])},
+    ]
+    if not depth:
+        return random.choice(schemas)
+    closed = {
+        keyword: random.choice([False, True, {}, parts[2]])
+        for keyword in ["additionalProperties", "unevaluatedProperties"]
+        if random.random() < 0.3
+    }
+    properties = dict(zip(random.sample(names, 2), parts, strict=False))
+    required = {"required": random.sample(names, 2)} if random.random() < 0.3 else {}
+    types = {"type": random.choice(["object", "array", "string"])} if random.random() < 0.5 else {}
+    schemas += [
+        *[{"type": "array", "items": parts[0]}] * 3,
+        *[{**types, "oneOf": random.sample(parts, random.randint(0, 3))}] * 5,
+        *[{**types, "properties": properties, **required, **closed}] * 5,
+        {"type": "object", **closed, **required},
+    ]
+    return random.choice(schemas)

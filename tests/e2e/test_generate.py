@@ -1,0 +1,150 @@
+"""Answers of the real model over HTTP: streamed and whole, alone and together, left half-way."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import FP16, INT8, ServerProcess
+
+MODELS = [INT8, FP16]
+
+
+def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The JSON of each event; asserts on the frame and on the end."""
+    is_done = False
+    for line in response.iter_lines():
+        if line == "data: [DONE]":
+            is_done = True
+        elif line:
+            assert line.startswith("data: {") and not is_done
+            yield json.loads(line.removeprefix("data: "))
+    assert is_done
+
+
+def streamed(server: ServerProcess, body: dict[str, Any], model: str = INT8) -> str:
+    with httpx.stream(
+        "POST", server.run_url(model), json=body | {"stream": True}, timeout=120
+    ) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        return "".join(event["response"] for event in events(response))
+
+
+def wait_until(is_so: Callable[[], bool], limit_s: float = 20) -> None:
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to be so"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": 0}, {"seed": 7}, {"seed": 8, "top_k": 5, "top_p": 0.9, "temperature": 1.5}],
+    ids=str,
+)
+def test_streamed_text_equals_whole_text(
+    server: ServerProcess, model: str, sampling: dict[str, Any]
+) -> None:
+    body = {"prompt": "Name three kinds of cheese 🧀.", "max_tokens": 48} | sampling
+    whole = server.run(body, model).json()["result"]["response"]
+    assert streamed(server, body, model) == whole
+    assert server.run(body, model).json()["result"]["response"] == whole
+
+
+def test_each_name_is_answered_by_its_own_weights(server: ServerProcess) -> None:
+    body = {"prompt": "Hi", "max_tokens": 1}
+    assert server.run(body, INT8).headers["x-emulator-model"] == "SmolLM2-135M-Instruct.Q8_0"
+    assert server.run(body, FP16).headers["x-emulator-model"] == "SmolLM2-135M-Instruct.F16"
+
+
+GREEDY = {"temperature": 0}
+SEEDED = {"temperature": 2, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("reference", "parameter"),
+    [
+        (GREEDY, {"repetition_penalty": 2}),
+        (GREEDY, {"frequency_penalty": 2}),
+        (GREEDY, {"presence_penalty": 2}),
+        (GREEDY, {"temperature": 2}),
+        (SEEDED, {"seed": 4}),
+        (SEEDED, {"top_k": 2}),
+        (SEEDED, {"top_p": 0.3}),
+    ],
+    ids=str,
+)
+def test_every_sampling_parameter_is_applied(
+    server: ServerProcess, reference: dict[str, Any], parameter: dict[str, Any]
+) -> None:
+    body = {"prompt": "Write the word apple twenty times.", "max_tokens": 32} | reference
+    plain = server.run(body).json()["result"]["response"]
+    assert server.run(body | parameter).json()["result"]["response"] != plain
+
+
+def test_max_tokens_ends_the_answer(server: ServerProcess) -> None:
+    usage = server.run({"prompt": "Tell me a long story", "max_tokens": 5}).json()["result"][
+        "usage"
+    ]
+    assert usage["completion_tokens"] == 5
+
+
+def test_a_raw_prompt_is_sent_as_it_is(server: ServerProcess) -> None:
+    raw = server.run({"prompt": "One two three", "raw": True, "max_tokens": 1})
+    wrapped = server.run({"prompt": "One two three", "max_tokens": 1})
+    assert raw.json()["result"]["usage"]["prompt_tokens"] <= 4
+    assert wrapped.json()["result"]["usage"]["prompt_tokens"] > 30
+
+
+def test_all_of_8_streams_begin_before_any_ends(server: ServerProcess) -> None:
+    begun = threading.Barrier(8, timeout=60)
+
+    def stream(number: int) -> None:
+        body = {"prompt": f"Count from {number}.", "stream": True, "max_tokens": 100, "seed": 1}
+        with httpx.stream("POST", server.run_url(), json=body, timeout=120) as response:
+            incoming = events(response)
+            next(incoming)
+            begun.wait()  # breaks if one stream ends before another has begun
+            list(incoming)
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(stream, number) for number in range(8)]:
+            done.result()
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "json"])
+@pytest.mark.parametrize("prompt", ["Hi", "word " * 1500], ids=["decode", "prefill"])
+def test_a_client_that_leaves_frees_its_slot(
+    server: ServerProcess, prompt: str, is_stream: bool
+) -> None:
+    def cancelled() -> float:
+        return server.metric("workers_ai_emulator_requests_total", model=INT8, reason="cancelled")
+
+    before = cancelled()
+    body = {"prompt": prompt, "stream": is_stream, "max_tokens": 400, "temperature": 5}
+    with httpx.Client(timeout=120) as client:
+        request = client.build_request("POST", server.run_url(), json=body)
+        leaving = threading.Thread(target=_send_and_leave, args=(client, request))
+        leaving.start()
+        wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
+        client.close()
+        leaving.join()
+    wait_until(lambda: server.metric("workers_ai_emulator_free_slots", model=INT8) == 8)
+    assert cancelled() == before + 1
+
+
+def _send_and_leave(client: httpx.Client, request: httpx.Request) -> None:
+    try:
+        response = client.send(request, stream=True)
+        for _ in response.iter_raw():
+            pass
+    except (httpx.HTTPError, RuntimeError, OSError):
+        return  # the other thread has closed the client

@@ -1,0 +1,219 @@
+"""The engine's Backend over scripted tokens, strict where llama.cpp would silently go wrong.
+
+Tokens 0-255 are bytes. A slot's cells are the tokens they were computed from, so what cannot happen
+in a correct engine (a wrong position, a hole, a cell too many, a wrong copy, old logits) is an
+assertion failure. The next token depends on every cell: one wrong cell changes the completion.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import zlib
+from array import array
+from collections.abc import Collection, Mapping, Sequence
+
+from emulator.engine.types import Sampler, SamplingParams, Span, Vocabulary
+from emulator.errors import EngineError
+
+END = 256
+IM_START = 257
+IM_END = 258
+
+_SPECIAL_TOKENS = {"<|im_start|>": IM_START, "<|im_end|>": IM_END}
+_SPECIAL = re.compile("(" + "|".join(map(re.escape, _SPECIAL_TOKENS)) + ")")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_GARBAGE = -1  # a cell that a failed call left behind
+_STATE_TYPE = "i"
+_TIMEOUT_S = 10
+
+
+class FakeVocabulary:
+    """One token per byte, an end of generation and two special tokens."""
+
+    def __init__(self, *, bos: int | None = None, is_sentencepiece: bool = False) -> None:
+        self.size = 259
+        self.bos = bos
+        self.eos: int | None = END
+        self.adds_bos = bos is not None
+        self.is_sentencepiece = is_sentencepiece
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        return _SPECIAL_TOKENS
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        parts = _SPECIAL.split(text) if parse_special else [text]
+        return [token for part in parts for token in _tokenize_part(part, parse_special)]
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < END else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token == END
+
+
+def _tokenize_part(part: str, parse_special: bool) -> list[int]:
+    if parse_special and part in _SPECIAL_TOKENS:
+        return [_SPECIAL_TOKENS[part]]
+    return list(_LONE_SURROGATE.sub("\ufffd", part).encode())
+
+
+class FakeBackend:
+    """A model of the cells of every slot. Completions have `completion_length` letters, then END.
+
+    Decode calls are counted from 1: those in `fail_at` raise `error` and leave garbage in their
+    slots; the one numbered `block_at` sets `is_blocked` and waits for `gate`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slots: int = 4,
+        context_length: int = 512,
+        batch_length: int | None = None,
+        completion_length: int | None = None,
+        vocabulary: FakeVocabulary | None = None,
+        fail_at: Collection[int] = (),
+        error: Exception | None = None,
+        block_at: int | None = None,
+    ) -> None:
+        self.num_slots = num_slots
+        self.context_length = context_length
+        self.cell_size = 1
+        self.cells: list[list[int]] = [[] for _ in range(num_slots)]
+        self.num_decodes = 0
+        self.num_open_samplers = 0
+        self.is_closed = False
+        self.is_blocked = threading.Event()
+        self.gate = threading.Event()
+        self._vocabulary = vocabulary or FakeVocabulary()
+        self._batch_length = batch_length
+        self._completion_length = completion_length
+        self._fail_at = fail_at
+        self._error = error or EngineError("decode failed")
+        self._block_at = block_at
+        self._outputs: list[list[int] | None] = []  # the cells behind each row of logits
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary
+
+    def decode(self, spans: Sequence[Span]) -> None:
+        self._check(spans)
+        self._outputs = []
+        self.num_decodes += 1
+        if self.num_decodes == self._block_at:
+            self.is_blocked.set()
+            assert self.gate.wait(_TIMEOUT_S), "nobody opened the gate"
+        if self.num_decodes in self._fail_at:
+            for span in spans:
+                self.cells[span.slot].append(_GARBAGE)
+            raise self._error
+        for span in spans:
+            self.cells[span.slot].extend(span.tokens)
+            if span.wants_logits:
+                self._outputs.append(list(self.cells[span.slot]))
+
+    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
+        return FakeSampler(self, params, prompt_tokens)
+
+    def keep(self, slot: int, num_tokens: int) -> None:
+        held = len(self.cells[slot])
+        assert num_tokens <= held, f"slot {slot} has {held} cells, not {num_tokens}"
+        del self.cells[slot][num_tokens:]
+
+    def save(self, slot: int) -> bytes:
+        assert _GARBAGE not in self.cells[slot], f"slot {slot} holds garbage"
+        return array(_STATE_TYPE, self.cells[slot]).tobytes()
+
+    def load(self, slot: int, state: bytes) -> None:
+        if len(state) % array(_STATE_TYPE).itemsize:
+            self.cells[slot] = [_GARBAGE]
+            raise EngineError("the state is incomplete")
+        self.cells[slot] = array(_STATE_TYPE, state).tolist()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def spoil(self, slot: int) -> None:
+        """What a failed call may leave in a slot."""
+        self.cells[slot].append(_GARBAGE)
+
+    def take_output(self, row: int) -> list[int]:
+        """The cells whose last one made the logits; they can be sampled once."""
+        assert 0 <= row < len(self._outputs), f"the last call has no output {row}"
+        cells, self._outputs[row] = self._outputs[row], None
+        assert cells is not None, f"output {row} is sampled twice"
+        return cells
+
+    def next_token(self, cells: list[int], num_prompt_tokens: int, params: SamplingParams) -> int:
+        """A letter that depends on all cells, and on the parameters that are not neutral."""
+        if len(cells) - num_prompt_tokens == self._completion_length:
+            return END
+        data = array("i", cells).tobytes() + repr(_changes(params)).encode()
+        return ord("a") + zlib.crc32(data) % 26
+
+    def completion(self, prompt_tokens: Sequence[int], params: SamplingParams) -> list[int]:
+        """All tokens of the completion that the engine must give."""
+        tokens = list(prompt_tokens)
+        while len(tokens) - len(prompt_tokens) < params.max_tokens and tokens[-1] != END:
+            tokens.append(self.next_token(tokens, len(prompt_tokens), params))
+        return tokens[len(prompt_tokens) :]
+
+    def text(self, prompt_tokens: Sequence[int], params: SamplingParams) -> str:
+        """The completion's text."""
+        tokens = self.completion(prompt_tokens, params)
+        return b"".join(map(self._vocabulary.piece, tokens)).decode("utf-8", "replace")
+
+    def _check(self, spans: Sequence[Span]) -> None:
+        slots = [span.slot for span in spans]
+        assert spans and len(slots) == len(set(slots)), f"slots of a call: {slots}"
+        num_rows = sum(len(span.tokens) for span in spans)
+        assert self._batch_length is None or num_rows <= self._batch_length, f"{num_rows} rows"
+        for span in spans:
+            cells = self.cells[span.slot]
+            assert span.tokens, f"slot {span.slot} evaluates nothing"
+            assert _GARBAGE not in cells, f"slot {span.slot} holds garbage"
+            assert span.start == len(cells), f"{span} does not follow {len(cells)} cells"
+            assert span.start + len(span.tokens) <= self.context_length, f"{span} is beyond the end"
+
+
+class FakeSampler:
+    """Samples only from the logits of its own sequence, token after token."""
+
+    def __init__(
+        self, backend: FakeBackend, params: SamplingParams, prompt_tokens: Sequence[int]
+    ) -> None:
+        self._backend = backend
+        self._params = params
+        self._num_prompt_tokens = len(prompt_tokens)
+        self._tokens = list(prompt_tokens)
+        self._is_open = True
+        backend.num_open_samplers += 1
+
+    def sample(self, row: int) -> int:
+        assert self._is_open, "the sampler is closed"
+        cells = self._backend.take_output(row)
+        assert cells == self._tokens, f"output {row} belongs to other tokens"
+        token = self._backend.next_token(cells, self._num_prompt_tokens, self._params)
+        self._tokens.append(token)
+        return token
+
+    def close(self) -> None:
+        self._backend.num_open_samplers -= self._is_open
+        self._is_open = False
+
+
+def _changes(params: SamplingParams) -> list[float]:
+    """What makes a completion differ from the greedy one."""
+    return [
+        value
+        for value in (
+            params.seed if params.temperature > 0 else None,
+            params.repetition_penalty if params.repetition_penalty != 1 else None,
+            params.frequency_penalty,
+            params.presence_penalty,
+        )
+        if value
+    ]

@@ -1,0 +1,51 @@
+"""npm packages, installed once into a cache folder, for the tests that compare with JavaScript."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def cache_folder() -> Path:
+    configured = os.environ.get("WORKERS_AI_EMULATOR_TEST_CACHE")
+    return Path(configured) if configured else REPOSITORY / ".cache" / "npm"
+
+
+def require_node() -> None:
+    """Skip the test where node or npm is missing; in CI that is a failure."""
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if not missing:
+        return
+    reason = f"{' and '.join(missing)} not found on the PATH"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def install(package_specs: Sequence[str], folder: Path) -> Path:
+    """Install `name@version` packages into the folder unless they are there; its node_modules."""
+    node_modules = folder / "node_modules"
+    if all(_is_installed(spec, node_modules) for spec in package_specs):
+        return node_modules
+    folder.mkdir(parents=True, exist_ok=True)
+    npm = shutil.which("npm")
+    assert npm, "npm not found on the PATH"
+    # The prefix keeps npm from walking up to a package.json of somebody else.
+    options = ["--no-audit", "--no-fund", "--save-exact", "--prefix", str(folder)]
+    subprocess.run([npm, "install", *options, *package_specs], check=True, timeout=300)
+    return node_modules
+
+
+def _is_installed(package_spec: str, node_modules: Path) -> bool:
+    name, _, version = package_spec.rpartition("@")
+    try:
+        manifest = json.loads((node_modules / name / "package.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return bool(manifest["version"] == version)

@@ -1,0 +1,79 @@
+"""A real server process for tests: started on a free port, stopped at the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+INT8 = "@cf/meta/llama-2-7b-chat-int8"
+FP16 = "@cf/meta/llama-2-7b-chat-fp16"
+START_LIMIT_S = 120
+
+
+@dataclass
+class ServerProcess:
+    """A running `workers-ai-emulator serve`; `log` is its stderr so far."""
+
+    process: subprocess.Popen[str]
+    base_url: str
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> str:
+        return self.base_url.removesuffix("/client/v4")
+
+    def run_url(self, model: str = INT8) -> str:
+        return f"{self.base_url}/accounts/{ACCOUNT_ID}/ai/run/{model}"
+
+    def run(self, body: object, model: str = INT8) -> httpx.Response:
+        return httpx.post(self.run_url(model), json=body, timeout=120)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        text = httpx.get(f"{self.root}/_emulator/metrics").text
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        samples = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in samples if all(w in line for w in wanted)
+        )
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "emulator", "serve", "--port", "0", *flags]
+
+
+@contextmanager
+def server_process(*flags: str) -> Iterator[ServerProcess]:
+    """Start a server and wait until it prints its base URL; stop it with SIGTERM."""
+    process = subprocess.Popen(
+        command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    server = ServerProcess(process, "")
+    reader = threading.Thread(target=server.log.extend, args=(process.stderr,))
+    reader.start()
+    watchdog = threading.Timer(START_LIMIT_S, process.kill)
+    watchdog.start()
+    try:
+        server.base_url = process.stdout.readline().strip()
+        watchdog.cancel()
+        assert server.base_url, f"the server did not start: {''.join(server.log)}"
+        yield server
+    finally:
+        watchdog.cancel()
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join()
+        process.stdout.close()
+        process.stderr.close()

@@ -1,0 +1,66 @@
+"""A sequence counts its own tokens and knows when it has enough."""
+
+import pytest
+
+from emulator.engine.sequence import Sequence, SequenceStatus
+from emulator.engine.types import FinishReason, SamplingParams, Usage
+
+
+def test_a_new_sequence_waits_without_a_slot() -> None:
+    sequence = Sequence([1, 2, 3], SamplingParams())
+    assert sequence.status is SequenceStatus.WAITING
+    assert sequence.slot is None
+    assert sequence.finish_reason is None
+    assert not sequence.is_finished
+
+
+def test_a_sequence_needs_a_prompt() -> None:
+    with pytest.raises(ValueError, match="at least one prompt token"):
+        Sequence([], SamplingParams())
+
+
+def test_it_reserves_its_prompt_and_its_longest_completion() -> None:
+    assert Sequence([1, 2, 3], SamplingParams(max_tokens=10)).num_reserved_tokens == 13
+
+
+def test_a_completion_ends_at_max_tokens() -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=2))
+    sequence.append(5, is_eog=False)
+    assert sequence.finish_reason is None
+    sequence.append(6, is_eog=False)
+    assert sequence.finish_reason is FinishReason.LENGTH
+
+
+def test_a_completion_ends_where_the_model_ends_it() -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=9))
+    sequence.append(256, is_eog=True)
+    assert sequence.finish_reason is FinishReason.STOP
+
+
+def test_an_end_that_is_also_the_last_token_allowed_is_a_stop() -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=1))
+    sequence.append(256, is_eog=True)
+    assert sequence.finish_reason is FinishReason.STOP
+
+
+def test_the_token_that_ends_a_completion_is_counted() -> None:
+    sequence = Sequence([1, 2, 3], SamplingParams())
+    sequence.num_cached_tokens = 2
+    sequence.append(5, is_eog=False)
+    sequence.append(256, is_eog=True)
+    assert sequence.usage == Usage(3, 2, 2)
+    assert sequence.usage.num_total_tokens == 5
+
+
+@pytest.mark.parametrize(("num_computed", "evaluated"), [(0, []), (2, [1, 2]), (5, [1, 2, 3])])
+def test_completion_tokens_are_no_part_of_the_evaluated_prompt(
+    num_computed: int, evaluated: list[int]
+) -> None:
+    sequence = Sequence([1, 2, 3], SamplingParams())
+    sequence.completion_tokens = [7, 8, 9]
+    sequence.num_computed_tokens = num_computed
+    assert sequence.evaluated_prompt == evaluated
+
+
+def test_sequences_with_equal_tokens_are_different() -> None:
+    assert Sequence([1], SamplingParams()) != Sequence([1], SamplingParams())
