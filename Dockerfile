@@ -5,12 +5,12 @@
 # Run:   docker run --rm -p 8790:8790 workers-ai-emulator      (CUDA: with --gpus all)
 ARG DEVICE=cpu
 
-FROM python:3.11-slim-bookworm AS build-cpu
+FROM python:3.11-slim-trixie AS build-cpu
 
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS build-cuda
 ENV DEVICE_CMAKE_ARGS="-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
 
-FROM python:3.11-slim-bookworm AS runtime-cpu
+FROM python:3.11-slim-trixie AS runtime-cpu
 
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
 

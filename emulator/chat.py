@@ -225,20 +225,21 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     if not _FLATTENED.match(prompt):
         return None
     messages: list[Message] = []
-    for turn in prompt.split("[INST]")[1:]:
+    for turn in _TURN_START.split(prompt)[1:]:
         user, closed, answer = turn.partition("[/INST]")
         if system := _SYSTEM_BLOCK.match(user):
             messages.append(Message("system", system[1]))
             user = user[system.end() :]
         if closed or user.strip():
-            messages.append(Message("user", user.strip().removesuffix("<s>")))
-        if answer := answer.strip().removesuffix("<s>").rstrip():
+            messages.append(Message("user", user.strip()))
+        if answer := answer.strip():
             messages.append(Message("assistant", answer.removesuffix("</s>").rstrip()))
     return messages
 
 
 # No two unbounded repeats meet: a long run of spaces must not take quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
+_TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 

@@ -123,7 +123,7 @@ class Engines:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
         try:
             template = _template(model)
-            self._check_memory(model, weights)
+            self._check_fit(model, weights)
             backend = LlamaBackend(
                 model,
                 num_slots=settings.parallel,
@@ -139,7 +139,7 @@ class Engines:
             raise
         return backend, template
 
-    def _check_memory(self, model: LlamaModel, weights: Weights) -> None:
+    def _check_fit(self, model: LlamaModel, weights: Weights) -> None:
         num_slots, context_length = self._settings.parallel, self._settings.context_length
         needed = num_slots * context_length * model.cell_size
         left = memory.available()
@@ -151,6 +151,11 @@ class Engines:
             num_slots,
             context_length,
         )
+        if context_length > model.training_context_length:
+            raise WeightsUnusable(
+                f"{weights.name} knows contexts of up to {model.training_context_length} tokens: "
+                "lower --context-length"
+            )
         if needed > left:
             raise WeightsUnusable(
                 f"{num_slots} sequences of {context_length} tokens need {memory.in_units(needed)} "

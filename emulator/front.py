@@ -44,13 +44,19 @@ class Front:
             await self._app(scope, receive, stamp)
         finally:
             elapsed_s = time.monotonic() - start
-            line = f"{scope['method']} {scope['path']!r} {status or 'no answer'}"
-            _log_request(line, state.get("generation"), elapsed_s)
+            line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
+            level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
+            _log_request(level, _printable(line), state.get("generation"), elapsed_s)
 
 
-def _log_request(line: str, generation: Generation | None, elapsed_s: float) -> None:
+def _printable(text: str) -> str:
+    """A path may hold line breaks and terminal codes."""
+    return text if text.isprintable() else repr(text)
+
+
+def _log_request(level: int, line: str, generation: Generation | None, elapsed_s: float) -> None:
     if generation is None:
-        log.info("%s, %.2f s", line, elapsed_s)
+        log.log(level, "%s, %.2f s", line, elapsed_s)
         return
     usage, reason = generation.usage, generation.finish_reason
     log.info(

@@ -35,8 +35,8 @@ def listen(settings: Settings) -> socket.socket:
         listener.close()
         raise AddressUnavailable(
             f"cannot listen on {settings.host} port {settings.port} "
-            f"({getattr(error, 'strerror', None) or error}): stop what uses it, or choose another "
-            "with --port (0 picks a free one)"
+            f"({getattr(error, 'strerror', None) or error}): stop what uses it, or choose "
+            "others with --host and --port (0 picks a free one)"
         ) from error
     return listener
 
@@ -92,7 +92,13 @@ class Server(uvicorn.Server):
         try:
             await self._engines.start()
         except StartError as error:
-            self.failure = error
-            self.should_exit = True
+            self._give_up(error)
+        except Exception as error:
+            log.exception("the start failed")
+            self._give_up(StartError(f"the start failed: {error}"))
         else:
             self._on_ready(self._base_url)
+
+    def _give_up(self, failure: StartError) -> None:
+        self.failure = failure
+        self.should_exit = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,8 @@ class Store:
                 "with --models-dir"
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be what is wrong
+                partial.unlink(missing_ok=True)
 
 
 def _find_stand_in() -> Path:

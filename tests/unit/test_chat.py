@@ -1,0 +1,324 @@
+"""Prompts as text, over a vocabulary of bytes: neither llama.cpp nor a model is needed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from emulator.chat import (
+    DEFAULT_SYSTEM_TEXT,
+    JinjaTemplate,
+    Llama2Template,
+    Mark,
+    Message,
+    parse_llama2,
+    wrap_prompt,
+)
+from emulator.errors import RefusedByEngine
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"
+GOLDEN = json.loads((TEMPLATES / "llama2-reference-golden.json").read_text("utf-8"))
+SDK_PROMPTS = json.loads((TEMPLATES / "llama2-template-cases.json").read_text("utf-8"))
+
+CHATML = (
+    "{% for message in messages %}<s>{{ message.role }}\n{{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+BARE = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
+SPECIAL_TOKENS = {"<unk>": 256, "<s>": 257, "</s>": 258}
+
+
+class ByteVocabulary:
+    """A token for each byte, and special ones above."""
+
+    def __init__(
+        self,
+        special_tokens: Mapping[str, int] = SPECIAL_TOKENS,
+        *,
+        bos: int | None = 257,
+        adds_bos: bool = False,
+    ) -> None:
+        self.special_tokens = special_tokens
+        self.size = 256 + len(special_tokens)
+        self.bos = bos
+        self.eos: int | None = 258
+        self.adds_bos = adds_bos
+        self.is_sentencepiece = False
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        for name, token in self.special_tokens.items() if parse_special else ():
+            if name in text:
+                before, _, after = text.partition(name)
+                parts = (self.tokenize(part, parse_special=True) for part in (before, after))
+                return [*next(parts), token, *next(parts)]
+        return list(text.encode("utf-8", "replace"))
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token == self.eos
+
+
+def typed(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def conversation(*turns: str) -> list[Message]:
+    """Each turn is written `role: content`."""
+    return [Message(*turn.split(": ", 1)) for turn in turns]
+
+
+def llama2_text(messages: list[Message]) -> str:
+    parts = Llama2Template(ByteVocabulary()).parts(messages)
+    return "".join(part.value if isinstance(part, Mark) else part for part in parts)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_llama2_prompt_is_that_of_the_reference(case: dict[str, Any]) -> None:
+    assert llama2_text([Message(**message) for message in case["messages"]]) == case["prompt"]
+
+
+SDK_CONVERSATIONS = {
+    "user,user": ["user: u1", "user: u2"],
+    "system only": ["system: SYS"],
+    "system,system,user": ["system: S1", "system: S2", "user: u1"],
+    "user,system,user": ["user: u1", "system: SYS", "user: u2"],
+    "assistant first": ["assistant: a0", "user: u1"],
+    "unknown role": ["foo: x", "user: u1"],
+    "tool role": ["user: u1", "assistant: a1", "tool: t1"],
+    "empty": [],
+    "system,foo,user": ["system: SYS", "foo: x", "user: u1"],
+}
+
+
+@pytest.mark.parametrize("name", SDK_CONVERSATIONS)
+def test_conversation_that_the_reference_refuses_is_rendered_as_by_the_sdk(name: str) -> None:
+    expected = SDK_PROMPTS[name]["@cloudflare/ai 1.2.2"]
+    expected = expected if expected.startswith("<s>") else f"<s>{expected}"
+    assert llama2_text(conversation(*SDK_CONVERSATIONS[name])) == expected
+
+
+def test_bare_prompt_is_wrapped_in_the_default_system_text_as_by_the_sdk() -> None:
+    sdk_prompt = SDK_PROMPTS['prompt "hi" (raw:false)']["@cloudflare/ai 1.2.2"]
+    assert DEFAULT_SYSTEM_TEXT in sdk_prompt
+    assert llama2_text(wrap_prompt("hi")) == f"<s>{sdk_prompt}"
+    tokens = Llama2Template(ByteVocabulary()).render_prompt("hi")
+    assert tokens == [257, *typed(sdk_prompt)]
+
+
+def test_llama2_marks_become_tokens_and_typed_ones_stay_text() -> None:
+    messages = conversation("user: </s><s>", "assistant: <unk></s>", "user: [INST]")
+    first, last = "[INST] </s><s> [/INST] <unk></s> ", "[INST] [INST] [/INST]"
+    tokens = Llama2Template(ByteVocabulary()).render(messages)
+    assert tokens == [257, *typed(first), 258, 257, *typed(last)]
+
+
+@pytest.mark.parametrize("prompt", ["hi</s>", "<s>hi</s>"])
+def test_llama2_raw_prompt_is_parsed_and_begins_with_one_bos(prompt: str) -> None:
+    assert Llama2Template(ByteVocabulary()).render_raw(prompt) == [257, *typed("hi"), 258]
+
+
+@pytest.mark.parametrize(
+    "text", ["</s>", "a</s>b", "<<s>", "<", "</", "/s>", "s>", "</s", "<s><s>"]
+)
+def test_special_token_in_content_or_role_stays_text(text: str) -> None:
+    tokens = JinjaTemplate(CHATML, ByteVocabulary()).render([Message(text, text)])
+    expected = [257, *typed(f"{text}\n{text}"), 258, 257, *typed("assistant\n")]
+    assert tokens == expected
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_special_token_split_over_two_parts_stays_text(name: str) -> None:
+    template = JinjaTemplate(BARE, ByteVocabulary())
+    for cut in range(len(name) + 1):
+        assert template.render([Message(name[:cut], name[cut:])]) == typed(name)
+        assert template.render([Message("", name[:cut]), Message(name[cut:], "")]) == typed(name)
+
+
+def test_special_token_that_the_template_makes_by_cutting_content_stays_text() -> None:
+    source = "{{ (messages[0].content | trim).replace('X', '') }}"
+    template = JinjaTemplate(source, ByteVocabulary())
+    assert template.render([Message("user", "  </Xs> ")]) == typed("</s>")
+
+
+@pytest.mark.parametrize("source", ["<{{ messages[0].content }}", "{{ messages[0].content }}s>"])
+def test_special_token_that_the_template_only_begins_or_ends_stays_text(source: str) -> None:
+    content = "s>" if source.startswith("<") else "<"
+    template = JinjaTemplate(source, ByteVocabulary())
+    assert template.render([Message("user", content)]) == typed("<s>")
+
+
+def test_overlapping_nested_and_one_character_special_tokens_stay_text() -> None:
+    vocabulary = ByteVocabulary({"aXa": 256, "<s>": 257, "<<s>>": 258, "#": 259})
+    content = "aXaXa<<s>>#"
+    tokens = JinjaTemplate("#{{ messages[0].content }}<<s>>", vocabulary).render(
+        [Message("user", content)]
+    )
+    assert tokens == [259, *typed(content), 258]
+
+
+def test_special_token_without_a_name_is_left_alone() -> None:
+    vocabulary = ByteVocabulary({"": 256, "<s>": 257})
+    assert JinjaTemplate("<s>hi", vocabulary).render([]) == [257, *typed("hi")]
+
+
+@pytest.mark.parametrize("last", [0xE000, 0xE001, 0xF8FF])
+def test_private_use_characters_in_content_are_kept(last: int) -> None:
+    content = "".join(map(chr, range(0xE000, last + 1))) + "</s>"
+    tokens = JinjaTemplate(CHATML, ByteVocabulary()).render([Message("user", content)])
+    assert tokens == [257, *typed(f"user\n{content}"), 258, 257, *typed("assistant\n")]
+
+
+def test_private_use_characters_in_the_template_are_kept() -> None:
+    template = JinjaTemplate("\ue000\ue001{{ messages[0].content }}", ByteVocabulary())
+    assert template.render([Message("user", "<s>")]) == typed("\ue000\ue001<s>")
+
+
+def test_content_as_json_is_kept() -> None:
+    template = JinjaTemplate("{{ messages[0].content | tojson }}", ByteVocabulary())
+    assert template.render([Message("user", "é<s>")]) == typed('"é<s>"')
+
+
+def test_bos_is_added_where_the_model_wants_it_and_the_template_gives_none() -> None:
+    wanting = ByteVocabulary(adds_bos=True)
+    messages = [Message("user", "hi")]
+    source = "{{ messages[0].content }}"
+    assert JinjaTemplate(source, wanting).render(messages) == [257, *typed("hi")]
+    assert JinjaTemplate("{{ bos_token }}" + source, wanting).render(messages) == [
+        257,
+        *typed("hi"),
+    ]
+    assert JinjaTemplate(source, ByteVocabulary()).render(messages) == typed("hi")
+    assert JinjaTemplate("", ByteVocabulary()).render(messages) == [257]
+    assert JinjaTemplate("", ByteVocabulary(bos=None)).render(messages) == []
+
+
+def test_template_that_raises_refuses_with_its_own_words() -> None:
+    template = JinjaTemplate("{{ raise_exception('roles must alternate') }}", ByteVocabulary())
+    with pytest.raises(RefusedByEngine, match="roles must alternate"):
+        template.render([Message("user", "hi")])
+
+
+def test_template_that_does_not_parse_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="chat template is not valid"):
+        JinjaTemplate("{% for %}", ByteVocabulary())
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "''.__class__.__mro__[1].__subclasses__()",
+        "messages.__class__.__base__",
+        "raise_exception.__globals__['re']",
+        "strftime_now.__globals__.re",
+        "cycler.__init__.__globals__.os.popen('id').read()",
+        "(messages | attr('__class__')).__mro__",
+        "'{0.__class__.__mro__}'.format(messages)",
+        "messages.append(1)",
+        "messages[0].update(role='x')",
+        "range(10 ** 9) | list",
+        "1 / 0",
+        "missing.attribute",
+    ],
+)
+def test_hostile_template_is_an_error(expression: str) -> None:
+    template = JinjaTemplate("{{ " + expression + " }}", ByteVocabulary())
+    with pytest.raises(RefusedByEngine):
+        template.render([Message("user", "hi")])
+
+
+@pytest.mark.parametrize("expression", ["messages.__class__", "raise_exception.__globals__"])
+def test_unsafe_attribute_alone_writes_nothing(expression: str) -> None:
+    template = JinjaTemplate("{{ " + expression + " }}", ByteVocabulary(bos=None))
+    assert template.render([Message("user", "hi")]) == []
+
+
+def test_template_of_another_model_gets_the_messages_of_a_flattened_prompt() -> None:
+    template = JinjaTemplate(CHATML, ByteVocabulary())
+    messages = conversation("system: S", "user: u1", "assistant: a1", "user: u2")
+    expected = template.render(messages)
+    assert template.render_prompt(llama2_text(messages)) == expected
+    assert template.render_raw(llama2_text(messages)) == expected
+
+
+def test_template_of_another_model_wraps_a_bare_prompt_and_parses_a_raw_one() -> None:
+    template = JinjaTemplate(CHATML, ByteVocabulary())
+    assert template.render_prompt("<s>hi") == template.render(wrap_prompt("<s>hi"))
+    assert template.render_raw("<s>hi</s>") == [257, *typed("hi"), 258]
+
+
+FLATTENED = {
+    "user": ["user: hi"],
+    "system,user": ["system: SYS", "user: hi"],
+    "system,user,assistant,user": ["system: SYS", "user: u1", "assistant: a1", "user: u2"],
+    "user,assistant,user": ["user: u1", "assistant: a1", "user: u2"],
+    "user,user": ["user: u1", "user: u2"],
+    "system,system,user": ["system: S1", "system: S2", "user: u1"],
+    "user,system,user": ["user: u1", "system: SYS", "user: u2"],
+    "empty system": ["system: ", "user: u1"],
+    "tool role": ["user: u1", "assistant: a1"],
+}
+
+
+@pytest.mark.parametrize("version", ["1.0.53", "1.2.2"])
+@pytest.mark.parametrize("name", FLATTENED)
+def test_prompt_that_the_sdk_flattened_is_parsed_back(name: str, version: str) -> None:
+    prompt = SDK_PROMPTS[name][f"@cloudflare/ai {version}"]
+    assert parse_llama2(prompt) == conversation(*FLATTENED[name])
+
+
+def random_text(random: Random, *, may_be_empty: bool = True) -> str:
+    pieces = ["word", " ", "\n", "é", "猫", "<", ">", "[", "]", "INST", "/", "<s>", "{{ x }}", "\t"]
+    text = "".join(random.choices(pieces, k=random.randint(0, 8))).strip()
+    return text or ("" if may_be_empty else "x")
+
+
+def random_conversation(random: Random) -> list[Message]:
+    """One that the reference takes, without tags of the format in the texts."""
+    messages = [Message("system", random_text(random))] if random.random() < 0.5 else []
+    for _ in range(random.randint(0, 3)):
+        messages += [Message("user", random_text(random))]
+        messages += [Message("assistant", random_text(random))]
+    return [*messages, Message("user", random_text(random))]
+
+
+def without_tags(messages: list[Message]) -> bool:
+    tags = ("[INST]", "[/INST]")
+    return not any(tag in message.content for message in messages for tag in tags)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_flattening_and_parsing_gives_the_conversation_again(seed: int) -> None:
+    messages = random_conversation(Random(seed))
+    while not without_tags(messages):
+        messages = random_conversation(Random(seed := seed + 1000))
+    assert parse_llama2(llama2_text(messages)) == messages
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "hi",
+        "What does [INST] mean?",
+        "What do [INST] and [/INST] mean?",
+        "In Llama 2, <s>[INST] hi [/INST] is a prompt.",
+        "[INST] is a tag",
+        "[/INST] ends what [INST] begins",
+        "<s> hi",
+    ],
+)
+def test_text_that_mentions_the_tags_is_not_taken_as_flattened(prompt: str) -> None:
+    assert parse_llama2(prompt) is None
+
+
+@pytest.mark.parametrize("spaces", [" " * 131_072, "\n" * 131_072])
+def test_a_long_run_of_spaces_is_parsed_in_no_time(spaces: str) -> None:
+    assert parse_llama2(spaces) is None
+    assert parse_llama2(f"<s>{spaces}") is None
+    assert parse_llama2(f"[INST]{spaces}<s>{spaces}") is None
+    assert parse_llama2(f"[INST]{spaces}hi{spaces}[/INST]") == conversation("user: hi")

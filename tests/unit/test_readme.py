@@ -1,0 +1,54 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import typer
+
+from emulator.catalog import CATALOG
+from emulator.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def serve_flags() -> dict[str, str | None]:
+    """Each flag of `serve` and its environment twin."""
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    return {p.opts[0]: p.envvar for p in command.params if p.opts[0] != "--help"}
+
+
+def test_the_settings_table_names_every_flag_and_no_other() -> None:
+    table = README.split("## Settings")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", table, re.MULTILINE)) == set(serve_flags())
+
+
+def test_every_flag_has_its_environment_twin() -> None:
+    for flag, twin in serve_flags().items():
+        assert twin == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
+
+
+def test_every_model_and_its_file_are_named() -> None:
+    for spec in CATALOG.values():
+        assert f"| `{spec.name}` | `{spec.weights_file}` |" in README
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    reasons = README.split("Dependencies:")[1]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        name = re.split(r"[\[>=<]", requirement)[0]
+        assert name.startswith("types-") or name in reasons, name
+
+
+def test_every_make_target_exists() -> None:
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert targets and all(re.search(f"^{t}:", makefile, re.MULTILINE) for t in targets)
+
+
+def test_it_is_at_most_150_lines() -> None:
+    assert len(README.splitlines()) <= 150

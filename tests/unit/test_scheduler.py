@@ -1,0 +1,425 @@
+"""What the scheduler promises, over hundreds of random runs and a few arranged ones.
+
+The fake backend proves the rest: it refuses wrong positions, holes, overflow, wrong copies and
+logits of other tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pytest
+
+from emulator.engine.prefixes import Holder, Snapshot
+from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
+from emulator.engine.sequence import Sequence, SequenceStatus
+from emulator.engine.types import FinishReason, SamplingParams, Span
+from tests.fakes import FakeBackend
+
+CONTEXT_LENGTH = 96
+NUM_RUNS = 200
+CAN_FAIL = (Decode, Copy, Save)
+
+
+@dataclass
+class Step:
+    """What one step did. `prompts` are the spans that evaluated prompt tokens, with their owner."""
+
+    running: list[Sequence]  # before the step
+    rows: list[Decode] = field(default_factory=list)
+    prompts: list[tuple[Sequence, Span]] = field(default_factory=list)
+    failed: Operation | None = None
+
+
+class Driver:
+    """Carries a scheduler's operations out on the fake backend, as the worker does."""
+
+    def __init__(
+        self,
+        backend: FakeBackend,
+        *,
+        chunk_length: int = 4,
+        prefill_budget: int = 8,
+        snapshot_tokens: int = 64,
+    ) -> None:
+        self.backend = backend
+        self.chunk_length = chunk_length
+        self.snapshot_tokens = snapshot_tokens
+        self.scheduler = Scheduler(
+            num_slots=backend.num_slots,
+            chunk_length=chunk_length,
+            prefill_budget=prefill_budget,
+            snapshot_tokens=snapshot_tokens,
+        )
+        self.arrived: list[Sequence] = []
+        self.operations: list[Operation] = []
+        self.steps: list[Step] = []
+        self.snapshots: dict[Snapshot, bytes] = {}
+
+    def add(self, prompt_tokens: list[int], max_tokens: int = 4) -> Sequence:
+        sequence = Sequence(prompt_tokens, SamplingParams(max_tokens=max_tokens))
+        self.arrived.append(sequence)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        sequence.finish_reason = FinishReason.CANCELLED
+        self.finish(sequence)
+
+    def finish(self, sequence: Sequence, *, keep_cells: bool = True) -> None:
+        self.scheduler.finish(sequence, keep_cells=keep_cells)
+        if sequence.sampler:
+            sequence.sampler.close()
+
+    def step(self, *, failure: random.Random | None = None) -> Step:
+        """One step. With `failure`, one operation in ten fails, and with it the step."""
+        step = Step(running=list(self.scheduler.running))
+        self.steps.append(step)
+        for operation in self.scheduler.step():
+            self.operations.append(operation)
+            if failure and isinstance(operation, CAN_FAIL) and failure.random() < 0.1:
+                self._fail(operation)
+                step.failed = operation
+                break
+            self._carry_out(operation, step)
+            self._check_snapshots()
+        self.scheduler.check_integrity()
+        return step
+
+    def run(self) -> None:
+        for _ in range(1000):
+            if self.scheduler.is_idle:
+                return
+            self.step()
+        raise AssertionError("the scheduler does not come to an end")
+
+    def _carry_out(self, operation: Operation, step: Step) -> None:
+        match operation:
+            case Decode():
+                self._decode(operation, step)
+            case Keep(slot, num_tokens):
+                self.backend.keep(slot, num_tokens)
+            case Copy(source, target, num_tokens):
+                self.backend.load(target, self._state(source))
+                self.backend.keep(target, num_tokens)
+            case Save(slot, snapshot):
+                self.snapshots[snapshot] = self.backend.save(slot)
+            case Discard(snapshot):
+                del self.snapshots[snapshot]
+
+    def _state(self, holder: Holder) -> bytes:
+        if isinstance(holder, Snapshot):
+            return self.snapshots[holder]
+        return self.backend.save(holder)
+
+    def _decode(self, operation: Decode, step: Step) -> None:
+        owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
+        sequences = [owners[span.slot] for span in operation.spans]
+        if sequences[0].completion_tokens:
+            step.rows.append(operation)
+        else:
+            step.prompts += zip(sequences, operation.spans, strict=True)
+        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.wants_logits]
+        assert with_logits == operation.outputs
+        self.backend.decode(operation.spans)
+        for row, sequence in enumerate(operation.outputs):
+            self._sample(sequence, row)
+
+    def _sample(self, sequence: Sequence, row: int) -> None:
+        if sequence.sampler is None:
+            sequence.sampler = self.backend.sampler(sequence.params, sequence.prompt_tokens)
+        token = sequence.sampler.sample(row)
+        sequence.append(token, is_eog=self.backend.vocabulary.is_eog(token))
+        if sequence.finish_reason:
+            self.finish(sequence)
+
+    def _fail(self, operation: Operation) -> None:
+        match operation:
+            case Decode(spans):
+                for span in spans:
+                    self.backend.spoil(span.slot)
+            case Copy(_, target, _):
+                self.backend.spoil(target)
+        for sequence in self.scheduler.affected(operation):
+            self.finish(sequence, keep_cells=False)
+
+    def _check_snapshots(self) -> None:
+        num_tokens = sum(len(state) for state in self.snapshots.values()) // 4
+        assert num_tokens <= self.snapshot_tokens
+
+
+def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
+    """A beginning that others share, and some tokens of its own."""
+    base = rng.choice(bases)
+    return base[: rng.randrange(len(base) + 1)] + rng.choices(range(256), k=rng.randrange(1, 12))
+
+
+def random_run(seed: int) -> Driver:
+    rng = random.Random(seed)
+    backend = FakeBackend(
+        num_slots=rng.randint(1, 5),
+        context_length=CONTEXT_LENGTH,
+        completion_length=rng.choice([None, 3, 6]),
+    )
+    chunk_length = rng.choice([2, 4, 8])
+    driver = Driver(
+        backend,
+        chunk_length=chunk_length,
+        prefill_budget=chunk_length * rng.randint(1, 3),
+        snapshot_tokens=rng.choice([0, 16, 40, 200]),
+    )
+    bases = [rng.choices(range(256), k=60) for _ in range(2)]
+    failure = rng if seed % 3 == 0 else None
+    for _ in range(rng.randint(5, 30)):
+        for _ in range(rng.choice([0, 0, 1, 2, 4])):
+            driver.add(random_prompt(rng, bases), max_tokens=rng.randint(1, 24))
+        driver.step(failure=failure)
+        if driver.scheduler.sequences and rng.random() < 0.2:
+            driver.cancel(rng.choice(driver.scheduler.sequences))
+            driver.scheduler.check_integrity()
+    driver.run()
+    return driver
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Driver]:
+    drivers = []
+    for seed in range(NUM_RUNS):
+        try:
+            drivers.append(random_run(seed))
+        except Exception as error:
+            error.add_note(f"in random_run({seed})")
+            raise
+    return drivers
+
+
+def steps(runs: Iterable[Driver]) -> Iterable[tuple[Driver, Step]]:
+    return ((driver, step) for driver in runs for step in driver.steps)
+
+
+def test_random_runs_come_across_everything(runs: list[Driver]) -> None:
+    kinds = {type(operation) for driver in runs for operation in driver.operations}
+    assert kinds == {Decode, Keep, Copy, Save, Discard}
+    sources = [o.source for d in runs for o in d.operations if isinstance(o, Copy)]
+    assert {type(source) for source in sources} == {int, Snapshot}
+    assert {type(step.failed) for _, step in steps(runs)} == {*CAN_FAIL, type(None)}
+    cancelled = [
+        sequence
+        for driver in runs
+        for sequence in driver.arrived
+        if sequence.finish_reason is FinishReason.CANCELLED
+    ]
+    assert {bool(sequence.completion_tokens) for sequence in cancelled} == {True, False}
+    assert {bool(sequence.num_computed_tokens) for sequence in cancelled} == {True, False}
+
+
+def test_every_sequence_finishes(runs: list[Driver]) -> None:
+    assert all(sequence.is_finished for driver in runs for sequence in driver.arrived)
+
+
+def test_every_completion_is_the_one_of_its_prompt_alone(runs: list[Driver]) -> None:
+    ended = (FinishReason.STOP, FinishReason.LENGTH)
+    for driver in runs:
+        for sequence in driver.arrived:
+            expected = driver.backend.completion(sequence.prompt_tokens, sequence.params)
+            tokens = sequence.completion_tokens
+            assert tokens == expected[: len(tokens)]
+            assert sequence.finish_reason not in ended or tokens == expected
+
+
+def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> None:
+    for driver, step in steps(runs):
+        assert all(len(span.tokens) <= driver.chunk_length for _, span in step.prompts)
+        for decode in step.rows:
+            assert len(decode.spans) <= driver.backend.num_slots
+            assert all(len(span.tokens) == 1 for span in decode.spans)
+
+
+def test_running_rows_are_in_order_of_slots_without_a_gap(runs: list[Driver]) -> None:
+    for _, step in steps(runs):
+        for decode in step.rows:
+            slots = [span.slot for span in decode.spans]
+            assert slots == list(range(slots[0], slots[0] + len(slots)))
+            assert [span.wants_logits for span in decode.spans] == [True] * len(slots)
+
+
+def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> None:
+    for _, step in steps(runs):
+        outputs = [sequence for decode in step.rows for sequence in decode.outputs]
+        if step.failed is None:
+            assert len(step.rows) <= 1
+            assert set(outputs) == set(step.running)
+
+
+def test_prompts_are_cut_at_multiples_of_the_chunk_length(runs: list[Driver]) -> None:
+    for driver, step in steps(runs):
+        for sequence, span in step.prompts:
+            assert span.start % driver.chunk_length == 0
+            chunk = sequence.prompt_tokens[span.start : span.start + driver.chunk_length]
+            assert span.tokens == chunk
+            is_last = span.start + len(chunk) == sequence.num_prompt_tokens
+            assert span.wants_logits == is_last
+
+
+def test_one_prompt_is_evaluated_after_the_other_in_order_of_arrival(runs: list[Driver]) -> None:
+    for driver in runs:
+        order = [driver.arrived.index(s) for step in driver.steps for s, _ in step.prompts]
+        assert order == sorted(order)
+
+
+def test_all_but_the_cached_tokens_of_a_prompt_are_evaluated_once(runs: list[Driver]) -> None:
+    for driver in runs:
+        evaluated: dict[Sequence, list[int]] = {}
+        for step in driver.steps:
+            for sequence, span in step.prompts:
+                evaluated.setdefault(sequence, []).extend(span.tokens)
+        for sequence, tokens in evaluated.items():
+            rest = sequence.prompt_tokens[sequence.num_cached_tokens :]
+            assert tokens == rest[: len(tokens)]
+            assert tokens == rest or not sequence.completion_tokens
+
+
+def test_cached_tokens_are_whole_chunks_and_never_the_whole_prompt(runs: list[Driver]) -> None:
+    assert any(sequence.num_cached_tokens for driver in runs for sequence in driver.arrived)
+    for driver in runs:
+        for sequence in driver.arrived:
+            assert sequence.num_cached_tokens % driver.chunk_length == 0
+            assert sequence.num_cached_tokens < sequence.num_prompt_tokens
+
+
+def test_a_step_keeps_to_the_prefill_budget() -> None:
+    driver = Driver(FakeBackend(num_slots=2), chunk_length=4, prefill_budget=8)
+    running, long = driver.add([1], 20), driver.add([2] * 40, 1)
+    driver.step()
+    while not long.is_finished:
+        step = driver.step()
+        assert [len(span.tokens) for _, span in step.prompts] in ([4, 4], [4])
+        assert step.rows[0].outputs == [running]
+
+
+def test_after_the_last_all_slots_are_free_and_hold_whole_chunks(runs: list[Driver]) -> None:
+    for driver in runs:
+        assert driver.scheduler.is_idle
+        assert driver.scheduler.num_free_slots == driver.backend.num_slots
+        assert driver.backend.num_open_samplers == 0
+        assert all(len(cells) % driver.chunk_length == 0 for cells in driver.backend.cells)
+
+
+def test_snapshots_kept_are_those_not_discarded(runs: list[Driver]) -> None:
+    for driver in runs:
+        discarded = {o.snapshot for o in driver.operations if isinstance(o, Discard)}
+        assert discarded.isdisjoint(driver.snapshots)
+
+
+def test_without_a_budget_there_are_no_snapshots(runs: list[Driver]) -> None:
+    for driver in runs:
+        if not driver.snapshot_tokens:
+            assert not any(isinstance(o, Save | Discard) for o in driver.operations)
+
+
+# ── arranged runs ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_repeated_prompt_evaluates_only_what_follows_its_whole_chunks() -> None:
+    driver = Driver(FakeBackend(num_slots=2))
+    prompt = list(range(10))
+    driver.add(prompt)
+    driver.run()
+    again = driver.add(prompt)
+    driver.run()
+    assert again.num_cached_tokens == 8
+    assert not any(isinstance(operation, Copy) for operation in driver.operations)
+
+
+def test_a_prefix_in_a_running_slot_is_copied() -> None:
+    driver = Driver(FakeBackend(num_slots=2))
+    first = driver.add([*range(8), 50], max_tokens=20)
+    driver.step()
+    driver.step()
+    second = driver.add([*range(8), 60])
+    driver.run()
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 8)
+    assert [o for o in driver.operations if isinstance(o, Copy)] == [Copy(0, 1, 8)]
+
+
+def test_a_prefix_that_gave_way_comes_back_from_its_snapshot() -> None:
+    driver = Driver(FakeBackend(num_slots=1))
+    for prompt in ([1] * 9, [2] * 9, [1] * 9):
+        sequence = driver.add(prompt)
+        driver.run()
+    assert sequence.num_cached_tokens == 8
+    copies = [o for o in driver.operations if isinstance(o, Copy)]
+    assert copies == [Copy(Snapshot(1), 0, 8)]
+
+
+def test_the_least_recently_used_snapshot_gives_way_first() -> None:
+    driver = Driver(FakeBackend(num_slots=1), snapshot_tokens=24)
+    for token in (1, 2, 3, 4, 1, 5, 6):
+        driver.add([token] * 9)
+        driver.run()
+    # 4 took the place of 2, then 5 that of 3: 1 is older, but was asked for since.
+    discarded = [o.snapshot for o in driver.operations if isinstance(o, Discard)]
+    assert discarded == [Snapshot(2), Snapshot(3)]
+
+
+def test_cells_of_a_completion_are_never_shared() -> None:
+    driver = Driver(FakeBackend(num_slots=2))
+    first = driver.add([1, 2, 3, 4], max_tokens=12)
+    driver.run()
+    turn = driver.add([1, 2, 3, 4, *first.completion_tokens, 5])
+    driver.run()
+    assert turn.num_cached_tokens == 4
+
+
+def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
+    driver = Driver(FakeBackend(num_slots=3))
+    sequences = [driver.add([n] * 3, max_tokens=10) for n in range(3)]
+    driver.step()
+    driver.cancel(sequences[1])
+    step = driver.step()
+    assert [span.slot for span in step.rows[0].spans] == [0, 1]
+    assert step.rows[0].outputs == [sequences[0], sequences[2]]
+    driver.run()
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 4])
+def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
+    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+    sequence = driver.add([1] * 10, max_tokens=9)
+    states = [SequenceStatus.WAITING, SequenceStatus.PREFILL, None, None, SequenceStatus.RUNNING]
+    for _ in range(num_steps):
+        driver.step()
+    assert sequence.status is states[num_steps]
+    driver.cancel(sequence)
+    driver.scheduler.check_integrity()
+    driver.run()
+    assert sequence.slot is None
+    assert driver.scheduler.num_free_slots == 1
+
+
+def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
+    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+    sequence = driver.add([1] * 20)
+    driver.step()
+    driver.step()
+    driver.cancel(sequence)
+    again = driver.add([1] * 20)
+    driver.run()
+    assert again.num_cached_tokens == 8
+
+
+def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
+    driver = Driver(FakeBackend(num_slots=3), prefill_budget=4)
+    running = driver.add([1], max_tokens=9)
+    driver.step()
+    prefilling = driver.add([2] * 20)
+    waiting = driver.add([3])
+    driver.step()
+    rows = driver.steps[-1].rows[0]
+    assert driver.scheduler.affected(rows) == [running]
+    span = Span(1, 4, [2] * 4, wants_logits=False)
+    assert driver.scheduler.affected(Decode([span], outputs=[])) == [prefilling]
+    assert driver.scheduler.affected(Keep(2, 0)) == [running, prefilling]
+    assert waiting in driver.scheduler.sequences

@@ -1,0 +1,125 @@
+"""From a body to what the engine is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from emulator.catalog import CATALOG
+from emulator.chat import Message
+from emulator.engine.types import SamplingParams
+from emulator.errors import (
+    BadInput,
+    IncompleteRequest,
+    JsonModeUnsupported,
+    LoraUnsupported,
+    RefusedByEngine,
+)
+from emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
+
+INT8 = CATALOG["@cf/meta/llama-2-7b-chat-int8"]
+USER = {"role": "user", "content": "Hi"}
+
+
+def parsed(**body: Any) -> TextGenerationRequest:
+    return parse(body, INT8)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_defaults_come_from_the_published_schema(name: str) -> None:
+    request = parse({"prompt": "Hi"}, CATALOG[name])
+    assert request == TextGenerationRequest(
+        prompt="Hi",
+        messages=[],
+        raw=False,
+        stream=False,
+        params=SamplingParams(max_tokens=256, temperature=0.6),
+    )
+
+
+def test_every_parameter_arrives() -> None:
+    params = parsed(
+        prompt="Hi",
+        max_tokens=5.0,
+        temperature=0,
+        top_k=3,
+        top_p=0.5,
+        seed=9999999999,
+        repetition_penalty=1.5,
+        frequency_penalty=-1,
+        presence_penalty=2,
+    ).params
+    assert params == SamplingParams(5, 0.0, 3, 0.5, 9999999999, 1.5, -1.0, 2.0)
+
+
+def test_messages_arrive_in_order() -> None:
+    request = parsed(messages=[{"role": "system", "content": "Be terse."}, USER])
+    assert request.prompt is None
+    assert request.messages == [Message("system", "Be terse."), Message("user", "Hi")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([], []),
+        (["hi"], []),
+        ([None], []),
+        ({"a": USER}, [Message("user", "Hi")]),
+        ([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], [Message("user", "Hi")]),
+        ([{"role": "user", "content": []}], [Message("user", "")]),
+        ([USER | {"name": "x"}], [Message("user", "Hi")]),
+    ],
+)
+def test_odd_messages_that_the_schema_lets_through(messages: Any, expected: list[Message]) -> None:
+    assert parsed(messages=messages).messages == expected
+
+
+def test_a_prompt_wins_over_messages_that_are_none() -> None:
+    assert parsed(prompt="Hi", messages=5).prompt == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"prompt": "Hi", "lora": "x"}, LoraUnsupported),
+        ({"prompt": "Hi", "response_format": {"type": "json_object"}}, JsonModeUnsupported),
+        ({"prompt": "Hi", "max_tokens": 0}, RefusedByEngine),
+        ({"prompt": "Hi", "max_tokens": -1}, RefusedByEngine),
+        ({"prompt": "Hi", "temperature": 6}, BadInput),
+        ({}, BadInput),
+        ([], BadInput),
+        (None, BadInput),
+        ("x", BadInput),
+    ],
+)
+def test_what_the_service_refuses_is_refused(body: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        parse(body, INT8)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  \n",
+        b"not json",
+        b"{",
+        b'{"prompt": NaN}',
+        b'{"prompt": Infinity}',
+        b"[" * 100_000,
+        b"[" * 10_000 + b"]" * 10_000,
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_what_is_not_json_is_an_incomplete_request(body: bytes) -> None:
+    with pytest.raises(IncompleteRequest):
+        parse_json(body)
+
+
+def test_json_is_read_as_javascript_reads_it() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert parse_json(b'"\xff"') == "\ufffd"
+    assert parse_json(b'"\\ud800"') == "\ud800"
+    assert parse_json(b"1" * 5000) == float("inf")
+    assert parse_json(b'{"a": 1, "a": 2}') == {"a": 2}

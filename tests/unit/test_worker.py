@@ -1,0 +1,343 @@
+"""The engine's thread over the fake backend, seen from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from emulator.engine.types import FinishReason, SamplingParams
+from emulator.engine.worker import Engine, Generation
+from emulator.errors import ContextExceeded, EngineError, OutOfCapacity
+from tests.fakes import FakeBackend, FakeVocabulary
+
+THREAD = "engine under test"
+TIMEOUT_S = 10
+
+
+def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """Runs the test under asyncio, with a time limit."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await test()
+
+    def run() -> None:
+        asyncio.run(limited())
+
+    run.__name__ = getattr(test, "__name__", "test")
+    return run
+
+
+@asynccontextmanager
+async def running(backend: FakeBackend, *, queue_size: int = 64) -> AsyncIterator[Engine]:
+    engine = Engine(
+        backend, queue_size=queue_size, chunk_length=16, snapshot_bytes=256, name=THREAD
+    )
+    try:
+        yield engine
+    finally:
+        backend.gate.set()
+        await engine.close()
+
+
+async def blocked(backend: FakeBackend) -> None:
+    """Until the worker stands before the decode call that waits for the gate."""
+    assert await asyncio.to_thread(backend.is_blocked.wait, TIMEOUT_S)
+
+
+async def text_of(generation: Generation) -> str:
+    return "".join([chunk.text async for chunk in generation])
+
+
+def prompt(text: str = "hello") -> list[int]:
+    return list(text.encode())
+
+
+def params(max_tokens: int = 20) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens)
+
+
+def engine_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+
+
+@in_loop
+async def test_a_stream_is_the_text_of_the_backend() -> None:
+    backend = FakeBackend(completion_length=7)
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params())
+        chunks = [chunk async for chunk in generation]
+    assert "".join(chunk.text for chunk in chunks) == backend.text(prompt(), params())
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 7 + [FinishReason.STOP]
+    assert generation.finish_reason is FinishReason.STOP
+    assert generation.usage.num_completion_tokens == 8
+
+
+@in_loop
+async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
+    backend = FakeBackend()
+    async with running(backend) as engine:
+        chunks = [chunk async for chunk in engine.submit(prompt(), params(3))]
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, FinishReason.LENGTH]
+
+
+@in_loop
+async def test_many_consumers_get_each_their_own_text() -> None:
+    backend = FakeBackend(num_slots=3, completion_length=12)
+    prompts = [prompt("a prefix that all of them share, " * 2 + "x" * n) for n in range(20)]
+    async with running(backend) as engine:
+        texts = await asyncio.gather(*(text_of(engine.submit(p, params())) for p in prompts))
+        assert engine.status.num_cached_tokens > 0
+    assert texts == [backend.text(p, params()) for p in prompts]
+
+
+@in_loop
+async def test_a_consumer_that_never_reads_holds_up_nobody() -> None:
+    backend = FakeBackend(num_slots=1)
+    async with running(backend) as engine:
+        engine.submit(prompt("unread"), params())
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+
+
+@in_loop
+async def test_the_prompt_of_a_finished_request_is_reused() -> None:
+    backend = FakeBackend()
+    async with running(backend) as engine:
+        await text_of(engine.submit(prompt("p" * 40), params(2)))
+        again = engine.submit(prompt("p" * 40), params(2))
+        assert await text_of(again) == backend.text(prompt("p" * 40), params(2))
+    assert again.usage.num_cached_tokens == 32
+
+
+@pytest.mark.parametrize(("is_sentencepiece", "text"), [(True, "a b"), (False, " a b")])
+def test_a_leading_space_is_stripped_for_sentencepiece(is_sentencepiece: bool, text: str) -> None:
+    class Words(FakeBackend):
+        def next_token(self, cells: list[int], num_prompt_tokens: int, _: SamplingParams) -> int:
+            return b" a b"[len(cells) - num_prompt_tokens]
+
+    @in_loop
+    async def check() -> None:
+        backend = Words(vocabulary=FakeVocabulary(is_sentencepiece=is_sentencepiece))
+        async with running(backend) as engine:
+            assert await text_of(engine.submit(prompt(), params(4))) == text
+
+    check()
+
+
+@in_loop
+async def test_a_waiting_request_can_be_cancelled() -> None:
+    backend = FakeBackend(num_slots=1, block_at=1)
+    async with running(backend) as engine:
+        first = engine.submit(prompt("first"), params())
+        await blocked(backend)
+        waiting = engine.submit(prompt("waiting"), params())
+        waiting.cancel()
+        backend.gate.set()
+        assert await text_of(waiting) == ""
+        assert await text_of(first) == backend.text(prompt("first"), params())
+    assert waiting.finish_reason is FinishReason.CANCELLED
+    assert waiting.usage.num_completion_tokens == 0
+
+
+@in_loop
+async def test_a_request_can_be_cancelled_while_its_prompt_is_evaluated() -> None:
+    backend = FakeBackend(num_slots=1, block_at=2)
+    async with running(backend) as engine:
+        generation = engine.submit(prompt("p" * 400), params())
+        await blocked(backend)
+        generation.cancel()
+        backend.gate.set()
+        chunks = [chunk async for chunk in generation]
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+    assert [(chunk.text, chunk.finish_reason) for chunk in chunks] == [("", FinishReason.CANCELLED)]
+
+
+@in_loop
+async def test_a_running_request_can_be_cancelled() -> None:
+    backend = FakeBackend(num_slots=1, block_at=4)
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params())
+        await blocked(backend)
+        generation.cancel()
+        generation.cancel()
+        backend.gate.set()
+        text = await text_of(generation)
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+    assert text == backend.text(prompt(), params(4))
+    assert generation.finish_reason is FinishReason.CANCELLED
+
+
+@in_loop
+async def test_cancelling_a_finished_request_changes_nothing() -> None:
+    backend = FakeBackend()
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params(2))
+        await text_of(generation)
+        generation.cancel()
+        await text_of(engine.submit(prompt(), params(2)))
+        assert engine.status.finished == {"length": 2}
+    assert generation.finish_reason is FinishReason.LENGTH
+
+
+@in_loop
+async def test_a_full_queue_is_out_of_capacity() -> None:
+    backend = FakeBackend(num_slots=2, block_at=1)
+    async with running(backend, queue_size=1) as engine:
+        generations = [engine.submit(prompt(), params()) for _ in range(3)]
+        with pytest.raises(OutOfCapacity):
+            engine.submit(prompt(), params())
+        backend.gate.set()
+        await asyncio.gather(*map(text_of, generations))
+        await text_of(engine.submit(prompt(), params()))
+
+
+@in_loop
+async def test_what_cannot_fit_the_context_is_refused() -> None:
+    async with running(FakeBackend(context_length=64)) as engine:
+        with pytest.raises(ContextExceeded, match=r"\(65\).*\(64\)"):
+            engine.submit(prompt("p" * 60), params(5))
+        await text_of(engine.submit(prompt("p" * 60), params(4)))
+
+
+@pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
+def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
+    """Call 1 is the short prompt, 2 the next token of it, 3 the first chunk of the long prompt."""
+
+    @in_loop
+    async def check() -> None:
+        backend = FakeBackend(num_slots=2, block_at=1, fail_at={failing})
+        prompts = [prompt("short"), prompt("long" * 50)]
+        async with running(backend) as engine:
+            short = engine.submit(prompts[0], params())
+            await blocked(backend)
+            generations = [short, engine.submit(prompts[1], params())]
+            backend.gate.set()
+            with pytest.raises(EngineError, match="decode failed"):
+                await text_of(generations[is_long])
+            assert await text_of(generations[not is_long]) == backend.text(
+                prompts[not is_long], params()
+            )
+            again = engine.submit(prompts[is_long], params())
+            assert await text_of(again) == backend.text(prompts[is_long], params())
+            assert engine.status.finished == {"length": 2, "error": 1}
+        assert backend.num_open_samplers == 0
+
+    check()
+
+
+@in_loop
+async def test_the_text_before_a_failed_call_is_delivered() -> None:
+    backend = FakeBackend(fail_at={4})
+    text = ""
+    async with running(backend) as engine:
+        with pytest.raises(EngineError):
+            async for chunk in engine.submit(prompt(), params()):
+                text += chunk.text
+    assert text == backend.text(prompt(), params(3))
+
+
+@in_loop
+async def test_the_engine_survives_an_unexpected_exception() -> None:
+    backend = FakeBackend(num_slots=1, fail_at={1}, error=RuntimeError("boom"), block_at=1)
+    async with running(backend) as engine:
+        failing = engine.submit(prompt(), params())
+        await blocked(backend)
+        backend.gate.set()
+        with pytest.raises(EngineError, match="boom"):
+            await text_of(failing)
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert engine.status.finished == {"error": 1, "length": 1}
+    assert backend.num_open_samplers == 0
+
+
+@in_loop
+async def test_closing_cancels_everything_and_ends_the_thread() -> None:
+    backend = FakeBackend(num_slots=1, block_at=3)
+    engine = Engine(backend, queue_size=9, chunk_length=16, name=THREAD)
+    generations = [engine.submit(prompt(), params()) for _ in range(3)]
+    await blocked(backend)
+    assert engine_threads()
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)  # the message is sent before the worker goes on
+    backend.gate.set()
+    await closing
+    assert not engine_threads()
+    assert backend.is_closed
+    assert backend.num_open_samplers == 0
+    texts = await asyncio.gather(*map(text_of, generations))
+    assert texts == [backend.text(prompt(), params(3)), "", ""]
+    assert {generation.finish_reason for generation in generations} == {FinishReason.CANCELLED}
+
+
+@in_loop
+async def test_an_idle_engine_closes() -> None:
+    backend = FakeBackend()
+    async with running(backend):
+        pass
+    assert backend.is_closed
+    assert not engine_threads()
+
+
+@in_loop
+async def test_cancel_all_ends_every_request_and_the_engine_goes_on() -> None:
+    backend = FakeBackend(num_slots=2, block_at=1)
+    async with running(backend) as engine:
+        generations = [engine.submit(prompt(), params()) for _ in range(5)]
+        await blocked(backend)
+        engine.cancel_all()
+        backend.gate.set()
+        await asyncio.gather(*map(text_of, generations))
+        assert engine.status.finished == {"cancelled": 5}
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+
+
+@in_loop
+async def test_the_counters_balance() -> None:
+    backend = FakeBackend(num_slots=2, completion_length=9, block_at=1, fail_at={12})
+    async with running(backend) as engine:
+        generations = [engine.submit(prompt("p" * 20 * n), params(2 * n)) for n in range(1, 9)]
+        await blocked(backend)
+        assert engine.status.num_free_slots == 1
+        assert engine.status.num_running == 1
+        generations[4].cancel()
+        backend.gate.set()
+        await asyncio.gather(*map(text_of, generations), return_exceptions=True)
+        status = engine.status
+    usages = [g.usage for g in generations if g.usage.num_completion_tokens]
+    assert set(status.finished) == {"stop", "length", "cancelled", "error"}
+    assert sum(status.finished.values()) == len(generations)
+    assert status.num_completion_tokens == sum(u.num_completion_tokens for u in usages)
+    assert status.num_prompt_tokens == sum(u.num_prompt_tokens for u in usages)
+    assert status.num_cached_tokens == sum(u.num_cached_tokens for u in usages)
+    assert (status.num_free_slots, status.num_running, status.num_waiting) == (2, 0, 0)
+
+
+def test_a_step_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wakers: list[str] = []
+
+    @in_loop
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        call_soon_threadsafe = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # as the loop's own signature
+            wakers.append(threading.current_thread().name)
+            return call_soon_threadsafe(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        backend = FakeBackend(num_slots=4, block_at=1)
+        async with running(backend) as engine:
+            first = engine.submit(prompt(), params(6))
+            await blocked(backend)
+            others = [engine.submit(prompt(), params(6)) for _ in range(3)]
+            backend.gate.set()
+            await asyncio.gather(*map(text_of, [first, *others]))
+
+    check()
+    # The first has its tokens in steps 1 to 6, the others in steps 2 to 7.
+    assert wakers.count(THREAD) == 7
