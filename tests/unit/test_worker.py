@@ -130,6 +130,17 @@ def test_a_leading_space_is_stripped_for_sentencepiece(is_sentencepiece: bool, t
 
 
 @in_loop
+async def test_an_unfinished_character_ends_as_a_replacement_character() -> None:
+    class Euro(FakeBackend):
+        def next_token(self, cells: list[int], num_prompt_tokens: int, _: SamplingParams) -> int:
+            return "\u20ac".encode()[len(cells) - num_prompt_tokens]
+
+    async with running(Euro()) as engine:
+        assert await text_of(engine.submit(prompt(), params(3))) == "\u20ac"
+        assert await text_of(engine.submit(prompt(), params(2))) == "\ufffd"
+
+
+@in_loop
 async def test_a_waiting_request_can_be_cancelled() -> None:
     backend = FakeBackend(num_slots=1, block_at=1)
     async with running(backend) as engine:
@@ -185,6 +196,20 @@ async def test_cancelling_a_finished_request_changes_nothing() -> None:
 
 
 @in_loop
+async def test_a_cancel_that_comes_too_late_changes_nothing() -> None:
+    backend = FakeBackend(block_at=3)
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params(3))
+        await blocked(backend)
+        generation.cancel()
+        backend.gate.set()
+        assert await text_of(generation) == backend.text(prompt(), params(3))
+        await text_of(engine.submit(prompt(), params(3)))
+        assert engine.status.finished == {"length": 2}
+    assert generation.finish_reason is FinishReason.LENGTH
+
+
+@in_loop
 async def test_a_full_queue_is_out_of_capacity() -> None:
     backend = FakeBackend(num_slots=2, block_at=1)
     async with running(backend, queue_size=1) as engine:
@@ -228,6 +253,26 @@ def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -
         assert backend.num_open_samplers == 0
 
     check()
+
+
+@in_loop
+async def test_a_snapshot_that_cannot_be_loaded_ends_only_who_needs_it() -> None:
+    class Forgetful(FakeBackend):
+        def load(self, slot: int, state: bytes) -> None:
+            super().load(slot, state[:-1])
+
+    backend = Forgetful(num_slots=1, block_at=5)
+    async with running(backend) as engine:
+        await text_of(engine.submit(prompt("a" * 40), params(2)))  # decode calls 1 to 4
+        second = engine.submit(prompt("b" * 40), params(2))
+        await blocked(backend)
+        again = engine.submit(prompt("a" * 40), params(2))
+        waiting = engine.submit(prompt("c" * 40), params(2))
+        backend.gate.set()
+        await text_of(second)
+        with pytest.raises(EngineError, match="incomplete"):
+            await text_of(again)
+        assert await text_of(waiting) == backend.text(prompt("c" * 40), params(2))
 
 
 @in_loop
