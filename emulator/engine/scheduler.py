@@ -248,7 +248,7 @@ class Scheduler:
         if num_tokens > self._snapshot_tokens - reserved:
             return
         while sum(self._snapshots.values()) + num_tokens > self._snapshot_tokens:
-            oldest = next(s for s in self._snapshots if s != needed)
+            oldest = next(iter(self._snapshots))  # `needed` was used last
             del self._snapshots[oldest]
             self._prefixes.drop(oldest)
             yield Discard(oldest)
@@ -267,8 +267,9 @@ class Scheduler:
     def _forget_released(self) -> Iterator[Operation]:
         """Free the cells nobody can share: completions and the rest of a chunk."""
         while self._released:
-            slot = self._released.pop()
+            slot = self._released[-1]
             yield Keep(slot, self._prefixes.length(slot))
+            self._released.remove(slot)
 
 
 def _slot(sequence: Sequence) -> int:

@@ -19,7 +19,7 @@ from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
 from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, Usage
-from emulator.errors import ContextExceeded, EngineError, OutOfCapacity
+from emulator.errors import ContextExceeded, EngineError, OutOfCapacity, RequestAborted
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -142,7 +143,9 @@ class Engine:
         )
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> Generation:
-        """Queue a request. Raises ContextExceeded or OutOfCapacity at once."""
+        """Queue a request. Raises ContextExceeded, OutOfCapacity or RequestAborted at once."""
+        if self._is_closing:
+            raise RequestAborted
         sequence = Sequence(
             prompt_tokens, params, strip_leading_space=self.vocabulary.is_sentencepiece
         )
@@ -164,6 +167,7 @@ class Engine:
 
     async def close(self) -> None:
         """Cancel everything, stop the thread, free the backend."""
+        self._is_closing = True
         self._inbox.put(_Close())
         await asyncio.to_thread(self._thread.join)
 

@@ -20,7 +20,7 @@ from tests.fakes import FakeBackend
 
 CONTEXT_LENGTH = 96
 NUM_RUNS = 200
-CAN_FAIL = (Decode, Copy, Save)
+CAN_FAIL = (Decode, Keep, Copy, Save)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 from emulator.engine.types import FinishReason, SamplingParams
 from emulator.engine.worker import Engine, Generation
-from emulator.errors import ContextExceeded, EngineError, OutOfCapacity
+from emulator.errors import ContextExceeded, EngineError, OutOfCapacity, RequestAborted
 from tests.fakes import FakeBackend, FakeVocabulary
 
 THREAD = "engine under test"
@@ -317,6 +317,14 @@ async def test_closing_cancels_everything_and_ends_the_thread() -> None:
     texts = await asyncio.gather(*map(text_of, generations))
     assert texts == [backend.text(prompt(), params(3)), "", ""]
     assert {generation.finish_reason for generation in generations} == {FinishReason.CANCELLED}
+
+
+@in_loop
+async def test_a_closed_engine_takes_nothing_more() -> None:
+    async with running(FakeBackend()) as engine:
+        await engine.close()
+        with pytest.raises(RequestAborted):
+            engine.submit(prompt(), params())
 
 
 @in_loop
