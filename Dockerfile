@@ -61,8 +61,10 @@ RUN apt-get update \
 COPY --from=weights --chown=10001:10001 /models /models
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    WORKERS_AI_EMULATOR_HOST=0.0.0.0 \
     WORKERS_AI_EMULATOR_MODELS_DIR=/models
 USER 10001:10001
 EXPOSE 8790
@@ -70,4 +72,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["pyt
     "import os, urllib.request as u; port = os.environ.get('WORKERS_AI_EMULATOR_PORT', 8790); \
 u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{port}/_emulator/readyz', timeout=4)"]
 ENTRYPOINT ["workers-ai-emulator"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve"]

@@ -15,6 +15,7 @@ from emulator.errors import SettingInvalid, StartError
 from emulator.settings import Settings
 
 _DEFAULTS = Settings()
+_MAX_NUMBER = 256  # of sequences llama.cpp takes, and more layers than models have
 
 app = typer.Typer(
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
@@ -26,8 +27,11 @@ app = typer.Typer(
 
 def _flag(name: str, help: str, **limits: Any) -> Any:
     """A flag of `serve` with its environment twin."""
-    twin = f"WORKERS_AI_EMULATOR_{name.upper().replace('-', '_')}"
-    return typer.Option(f"--{name}", envvar=twin, help=help, **limits)
+    return typer.Option(f"--{name}", envvar=_twin(name), help=help, **limits)
+
+
+def _twin(name: str) -> str:
+    return f"WORKERS_AI_EMULATOR_{name.upper().replace('-', '_')}"
 
 
 @app.callback(invoke_without_command=True)
@@ -53,8 +57,8 @@ def serve(
         Path, _flag("models-dir", "Folder of the weights.", file_okay=False)
     ] = _DEFAULTS.models_dir,
     parallel: Annotated[
-        int, _flag("parallel", "Sequences that run at once.", min=1, max=256)
-    ] = _DEFAULTS.parallel,
+        str, _flag("parallel", "Sequences that run at once, or `auto`: by free memory.")
+    ] = "auto",
     context_length: Annotated[
         int, _flag("context-length", "Tokens of a sequence, prompt and completion.", min=256)
     ] = _DEFAULTS.context_length,
@@ -79,10 +83,10 @@ def serve(
         host=host,
         port=port,
         models_dir=models_dir,
-        parallel=parallel,
+        parallel=_number_or_auto("parallel", parallel, minimum=1),
         context_length=context_length,
         threads=threads,
-        gpu_layers=_gpu_layers(gpu_layers),
+        gpu_layers=_number_or_auto("gpu-layers", gpu_layers, minimum=0),
         queue_size=queue_size,
         log_level=log_level,
     )
@@ -104,11 +108,15 @@ def main() -> None:
         _fail(error.format_message(), 2)
 
 
-def _gpu_layers(value: str) -> int | None:
+def _number_or_auto(name: str, value: str, *, minimum: int) -> int | None:
+    """None for `auto`. Raises SettingInvalid."""
     if value == "auto":
         return None
-    if not value.isdecimal():
-        raise SettingInvalid(f"--gpu-layers takes `auto` or a number, not {value!r}")
+    if not value.isdecimal() or not minimum <= int(value) <= _MAX_NUMBER:
+        raise SettingInvalid(
+            f"--{name} (or {_twin(name)}) takes `auto` or a number from {minimum} to "
+            f"{_MAX_NUMBER}, not {value!r}"
+        )
     return int(value)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emulator import memory
+from emulator import machine
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate, JinjaTemplate, Llama2Template
 from emulator.engine.llama import LlamaBackend, LlamaModel
@@ -24,6 +24,8 @@ CHUNK_LENGTH = 64  # prompt tokens in one decode call
 SNAPSHOT_BYTES = 256 * 2**20
 _LLAMA_2_VOCABULARY_SIZE = 32_000
 _ALL_LAYERS = -1
+_MAX_AUTOMATIC_SLOTS = 8
+_SHARE_OF_MEMORY = 0.5  # of what is free, for the KV cache of one model
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +125,9 @@ class Engines:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
         try:
             template = _template(model)
-            self._check_fit(model, weights)
             backend = LlamaBackend(
                 model,
-                num_slots=settings.parallel,
+                num_slots=self._num_slots(model, weights),
                 context_length=settings.context_length,
                 batch_length=CHUNK_LENGTH,
                 num_threads=settings.threads,
@@ -139,29 +140,32 @@ class Engines:
             raise
         return backend, template
 
-    def _check_fit(self, model: LlamaModel, weights: Weights) -> None:
-        num_slots, context_length = self._settings.parallel, self._settings.context_length
-        needed = num_slots * context_length * model.cell_size
-        left = memory.available()
-        log.info(
-            "%s: weights %s, KV cache %s for %d sequences of %d tokens",
-            weights.name,
-            memory.in_units(model.size),
-            memory.in_units(needed),
-            num_slots,
-            context_length,
-        )
+    def _num_slots(self, model: LlamaModel, weights: Weights) -> int:
+        """How many sequences to run at once. Raises WeightsUnusable where that cannot fit."""
+        context_length = self._settings.context_length
         if context_length > model.training_context_length:
             raise WeightsUnusable(
                 f"{weights.name} knows contexts of up to {model.training_context_length} tokens: "
                 "lower --context-length"
             )
-        if needed > left:
+        slot_size, left = context_length * model.cell_size, machine.available_memory()
+        fitting = int(left * _SHARE_OF_MEMORY) // slot_size
+        num_slots = self._settings.parallel or max(1, min(fitting, _MAX_AUTOMATIC_SLOTS))
+        needed = machine.in_units(num_slots * slot_size)
+        if num_slots * slot_size > left:
             raise WeightsUnusable(
-                f"{num_slots} sequences of {context_length} tokens need {memory.in_units(needed)} "
-                f"of memory and {memory.in_units(left)} are left: lower --parallel or "
-                "--context-length"
+                f"{num_slots} sequences of {context_length} tokens need {needed} of memory and "
+                f"{machine.in_units(left)} are left: lower --parallel or --context-length"
             )
+        log.info(
+            "%s: weights %s, KV cache %s for %d sequences of %d tokens",
+            weights.name,
+            machine.in_units(model.size),
+            needed,
+            num_slots,
+            context_length,
+        )
+        return num_slots
 
 
 def _template(model: LlamaModel) -> ChatTemplate:

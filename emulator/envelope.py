@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -12,7 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from emulator.engine.worker import Generation
-from emulator.errors import AiError, ApiError
+from emulator.errors import AiError, ApiError, EngineError, FrontError
+
+log = logging.getLogger(__name__)
 
 # Padding against guessing tokens by their length: the start of this text, repeated. Recorded
 # lengths lie in 0 .. 49 and look uniform; at 0 the key is absent.
@@ -32,16 +35,20 @@ def success(result: Any) -> bytes:
 
 
 def failure(error: ApiError, request_id: str) -> bytes:
-    """The envelope around an error: Workers AI and the front before it order the keys differently.
+    """The envelope around an error, in the key order of the program that says it.
 
-    Recorded forms: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},…}` and
-    `{"result":null,"success":false,"errors":[{"code":…,"message":…}],…}`.
+    Recorded: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},"messages":[]}` from
+    Workers AI, `{"result":null,"success":false,"errors":[{"code":…,"message":…}],"messages":[]}`
+    and `{"success":false,"errors":[…],"messages":[],"result":null}` from the front.
     """
     if isinstance(error, AiError):
         message = f"{error.message} ({request_id})"
         entry = {"message": message, "code": error.code}
         return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
     entry = {"code": error.code, "message": error.message}
+    if isinstance(error, FrontError) and error.is_of_old_router:
+        old = {"success": False, "errors": [entry], "messages": [], "result": None}
+        return to_json(old).replace(b"/", b"\\/")
     return to_json({"result": None, "success": False, "errors": [entry], "messages": []})
 
 
@@ -71,6 +78,9 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except EngineError as error:
+            # The answer has begun, so that it breaks off is all that can be said.
+            log.error("a stream breaks off: %s", error)
         finally:
             # A generator's own `finally` may run only when it is collected.
             self._generation.cancel()

@@ -70,13 +70,20 @@ class ApiError(EmulatorError):
 
 
 class FrontError(ApiError):
-    """An error of the API front: it never reached a model, so it has no request id."""
+    """An error of the API front: it never reached a model, so it has no request id.
+
+    The front is two programs, by the recorded bodies: an old router puts `result` last and escapes
+    slashes, a newer one puts it first.
+    """
+
+    is_of_old_router = False
 
 
 class NoRoute(FrontError):
     """There is no such endpoint."""
 
     status, code = 400, 7000
+    is_of_old_router = True
 
     def __init__(self) -> None:
         super().__init__("No route for that URI")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
+
+from emulator import machine
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -15,24 +16,25 @@ def default_models_dir() -> Path:
     """`models/` beside the package in a checkout, else the user's cache folder."""
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"
-    return platformdirs.user_cache_path("workers-ai-emulator") / "models"
-
-
-def default_threads() -> int:
-    """One for every core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return platformdirs.user_cache_path("workers-ai-emulator") / "models"
+    except RuntimeError:  # a container's user may have no home
+        return Path("models")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings; every flag of `serve` is one of them. `gpu_layers` None: all that fit."""
+    """All settings; every flag of `serve` is one of them.
+
+    `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8790
     models_dir: Path = field(default_factory=default_models_dir)
-    parallel: int = 4
+    parallel: int | None = None
     context_length: int = 4096
-    threads: int = field(default_factory=default_threads)
+    threads: int = field(default_factory=machine.num_cores)
     gpu_layers: int | None = None
     queue_size: int = 64
     log_level: str = "info"
