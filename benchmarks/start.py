@@ -35,9 +35,7 @@ def main() -> None:
     ready = [seconds_until_first_line(serve) for _ in range(NUM_RUNS)]
     bare = [seconds_until_first_line(interpreter) for _ in range(NUM_RUNS)]
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(
-        "embedded model as Q8_0, default settings (8 sequences of 4096 tokens where memory allows)"
-    )
+    print("embedded model as Q8_0, default settings (where memory allows 8 sequences of 4096)")
     for name, times in {"start to ready": ready, "interpreter alone": bare}.items():
         print(f"{name}: median {statistics.median(times):.2f} s, best {min(times):.2f} s")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -49,7 +48,7 @@ def test_padding_is_the_last_key_and_absent_at_length_0() -> None:
     lengths = {len(frame.get("p", "")) for frame in frames}
     assert lengths == set(range(50))
     assert all(frame.get("p") != "" and list(frame)[-1] in ("p", "response") for frame in frames)
-    assert json.dumps(frames) == json.dumps([Padding("seed").pad({"response": "x"})] + frames[1:])
+    assert Padding("seed").pad({"response": "x"}) == frames[0]
 
 
 class StubGeneration:
