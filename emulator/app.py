@@ -22,7 +22,6 @@ from emulator.errors import (
     EngineError,
     InternalError,
     MethodNotSupported,
-    NoRoute,
     WeightsUnusable,
 )
 from emulator.front import Front
@@ -67,7 +66,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == MethodNotSupported.status:
         return _answer(request, MethodNotSupported(request.method))
-    return _answer(request, NoRoute())
+    return _answer(request, routes.no_route(request.scope["path"]))
 
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:

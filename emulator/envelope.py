@@ -45,11 +45,11 @@ def failure(error: ApiError, request_id: str) -> bytes:
         message = f"{error.message} ({request_id})"
         entry = {"message": message, "code": error.code}
         return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
-    entry = {"code": error.code, "message": error.message}
-    if isinstance(error, FrontError) and error.is_of_old_router:
-        old = {"success": False, "errors": [entry], "messages": [], "result": None}
+    assert isinstance(error, FrontError)
+    if error.is_of_old_router:
+        old = {"success": False, "errors": error.entries, "messages": [], "result": None}
         return to_json(old).replace(b"/", b"\\/")
-    return to_json({"result": None, "success": False, "errors": [entry], "messages": []})
+    return to_json({"result": None, "success": False, "errors": error.entries, "messages": []})
 
 
 class JsonAnswer(Response):

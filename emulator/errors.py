@@ -9,6 +9,7 @@
     └── ApiError                  has a wire form: status, code and message
         ├── FrontError            said by Cloudflare's API front
         │   ├── NoRoute                400  7000
+        │   │   └── NoRouteInAccount   400  7003 and 7000
         │   ├── MethodNotSupported     405  7001
         │   └── InvalidAccount         404  7003
         └── AiError               said by Workers AI; the message ends in the request's id
@@ -32,6 +33,7 @@ Texts and codes are the service's: recorded ones first, else those of Cloudflare
 from __future__ import annotations
 
 import json
+from typing import Any
 
 
 class EmulatorError(Exception):
@@ -78,6 +80,11 @@ class FrontError(ApiError):
 
     is_of_old_router = False
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The envelope's list of errors."""
+        return [{"code": self.code, "message": self.message}]
+
 
 class NoRoute(FrontError):
     """There is no such endpoint."""
@@ -87,6 +94,18 @@ class NoRoute(FrontError):
 
     def __init__(self) -> None:
         super().__init__("No route for that URI")
+
+
+class NoRouteInAccount(NoRoute):
+    """There is no such endpoint, and the account id in its path is malformed: two errors in one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path.removeprefix("/client/v4")
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        return InvalidAccount(self._path).entries + super().entries
 
 
 class MethodNotSupported(FrontError):
@@ -99,7 +118,7 @@ class MethodNotSupported(FrontError):
 
 
 class InvalidAccount(FrontError):
-    """The account id is not 32 hexadecimal digits."""
+    """The account id is not 32 hexadecimal digits; `path` is the one that was asked for."""
 
     status, code = 404, 7003
 

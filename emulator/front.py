@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from typing import Any
@@ -14,7 +15,20 @@ from emulator.engine.worker import Generation
 
 log = logging.getLogger(__name__)
 
+API_PREFIX = "/client/v4"
 _DATA_CENTRE = "LHR"  # any: clients take the ray id as it comes
+# Recorded on another endpoint of the API [cloudflare-typescript#161], so inferred here.
+_HEADERS = {
+    "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
+    "cf-cache-status": "DYNAMIC",
+    "expires": "Sun, 25 Jan 1981 05:00:00 GMT",
+    "pragma": "no-cache",
+    "strict-transport-security": "max-age=31536000",
+    "vary": "Accept-Encoding",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "SAMEORIGIN",
+}
+_SLASHES = re.compile("/{2,}")
 
 
 class Front:
@@ -27,6 +41,9 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Some clients join a base URL and a path with a slash too many.
+        scope["path"] = _SLASHES.sub("/", scope["path"])
+        is_api = scope["path"].startswith(API_PREFIX)
         start = time.monotonic()
         state: dict[str, Any] = scope.setdefault("state", {})
         status = 0
@@ -38,6 +55,7 @@ class Front:
                 headers = MutableHeaders(scope=message)
                 headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
                 headers["server"] = "cloudflare"
+                headers.update(_HEADERS if is_api else {})
             await send(message)
 
         try:

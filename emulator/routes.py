@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -14,12 +15,21 @@ from emulator.engine.types import Chunk, FinishReason
 from emulator.engine.worker import Generation
 from emulator.engines import Engines, LoadedModel
 from emulator.envelope import EventStream, JsonAnswer, success
-from emulator.errors import InvalidAccount, RequestAborted, RequestTooLarge
+from emulator.errors import (
+    InvalidAccount,
+    NoRoute,
+    NoRouteInAccount,
+    RequestAborted,
+    RequestTooLarge,
+)
 from emulator.tasks import text_generation
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 2**20
 
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
+_ACCOUNT_PATH = re.compile(r"/client/v4/accounts/([^/]+)(/|$)")
 _T = TypeVar("_T")
 
 router = APIRouter()
@@ -29,7 +39,8 @@ router = APIRouter()
 async def run(request: Request, account_id: str, model: str) -> Response:
     """Run a model [developers.cloudflare.com/api/resources/ai/methods/run]."""
     if not _ACCOUNT_ID.fullmatch(account_id):
-        raise InvalidAccount(request.url.path)
+        log.warning("account id %r: it takes 32 digits of 0-9 and a-f, any", account_id)
+        raise InvalidAccount(request.scope["path"])
     request.state.request_id = str(uuid.uuid4())
     engines: Engines = request.app.state.engines
     spec = engines.spec(model)
@@ -44,6 +55,14 @@ async def run(request: Request, account_id: str, model: str) -> Response:
         return EventStream(text_generation.frames(chunks, generation), generation, headers)
     answer = text_generation.result(chunks, generation)
     return JsonAnswer(success(await _while_connected(request, generation, answer)), headers=headers)
+
+
+def no_route(path: str) -> NoRoute:
+    """The error for a path that nothing serves, which depends on the account id in it."""
+    account = _ACCOUNT_PATH.match(path)
+    if account and not _ACCOUNT_ID.fullmatch(account[1]):
+        return NoRouteInAccount(path)
+    return NoRoute()
 
 
 async def _read(request: Request) -> bytes:
