@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from emulator import operations, routes
+from emulator.authorization import Authorization
 from emulator.engines import Engines
 from emulator.envelope import JsonAnswer, failure
 from emulator.errors import (
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(engines: Engines) -> ASGIApp:
+def create_app(engines: Engines, authorization: Authorization) -> ASGIApp:
     """The application around these engines, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
     app.state.engines = engines
+    app.state.authorization = authorization
     app.include_router(routes.router)
     app.include_router(operations.router)
     app.add_exception_handler(ApiError, _answer_api_error)

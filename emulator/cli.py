@@ -71,6 +71,14 @@ def serve(
     queue_size: Annotated[
         int, _flag("queue-size", "Requests that may wait; more get 429.", min=0)
     ] = _DEFAULTS.queue_size,
+    api_token: Annotated[
+        list[str] | None,
+        _flag("api-token", "A token to ask for; may be repeated. Without any, all may call."),
+    ] = None,
+    api_token_file: Annotated[
+        Path | None,
+        _flag("api-token-file", "A file of such tokens, one a line.", exists=True, dir_okay=False),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _flag("log-level", "What goes to stderr.")
     ] = "info",
@@ -88,6 +96,7 @@ def serve(
         threads=threads,
         gpu_layers=_number_or_auto("gpu-layers", gpu_layers, minimum=0),
         queue_size=queue_size,
+        api_tokens=_tokens(api_token or [], api_token_file),
         log_level=log_level,
     )
     logging.basicConfig(
@@ -118,6 +127,19 @@ def _number_or_auto(name: str, value: str, *, minimum: int) -> int | None:
             f"{_MAX_NUMBER}, not {value!r}"
         )
     return int(value)
+
+
+def _tokens(tokens: list[str], file: Path | None) -> frozenset[str]:
+    """All tokens given. Raises SettingInvalid for a file that holds none."""
+    if file is None:
+        return frozenset(tokens)
+    try:
+        lines = {line.strip() for line in file.read_text("utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"--api-token-file: cannot read {file}: {error}") from error
+    if not lines:
+        raise SettingInvalid(f"--api-token-file: {file} holds no token; write one a line")
+    return frozenset(tokens) | lines
 
 
 def _print_line(line: str) -> None:

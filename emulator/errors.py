@@ -11,7 +11,10 @@
         │   ├── NoRoute                400  7000
         │   │   └── NoRouteInAccount   400  7003 and 7000
         │   ├── MethodNotSupported     405  7001
-        │   └── InvalidAccount         404  7003
+        │   ├── InvalidAccount         404  7003
+        │   ├── CredentialsMissing     400  9106
+        │   ├── HeaderMalformed        400  6003 with a chain
+        │   └── AuthenticationFailed   401  10000
         └── AiError               said by Workers AI; the message ends in the request's id
             ├── IncompleteRequest      400  3003
             ├── RequestTooLarge        413  3006
@@ -124,6 +127,40 @@ class InvalidAccount(FrontError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"Could not route to {path}, perhaps your object identifier is invalid?")
+
+
+class CredentialsMissing(FrontError):
+    """There is no header that names the caller. [recorded on other endpoints, inferred here]"""
+
+    status, code = 400, 9106
+    is_of_old_router = True
+
+    def __init__(self) -> None:
+        super().__init__("Missing X-Auth-Key, X-Auth-Email or Authorization headers")
+
+
+class HeaderMalformed(FrontError):
+    """A header names the caller in a form that cannot be read. [recorded on other endpoints]"""
+
+    status, code = 400, 6003
+    is_of_old_router = True
+
+    def __init__(self, detail_code: int, header: str) -> None:
+        super().__init__("Invalid request headers")
+        self._chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        return [super().entries[0] | {"error_chain": self._chain}]
+
+
+class AuthenticationFailed(FrontError):
+    """The token is not one of those allowed."""
+
+    status, code = 401, 10000
+
+    def __init__(self) -> None:
+        super().__init__("Authentication error")
 
 
 class AiError(ApiError):

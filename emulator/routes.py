@@ -41,6 +41,7 @@ async def run(request: Request, account_id: str, model: str) -> Response:
     if not _ACCOUNT_ID.fullmatch(account_id):
         log.warning("account id %r: it takes 32 digits of 0-9 and a-f, any", account_id)
         raise InvalidAccount(request.scope["path"])
+    request.app.state.authorization.check(request.headers)
     request.state.request_id = str(uuid.uuid4())
     engines: Engines = request.app.state.engines
     spec = engines.spec(model)

@@ -37,6 +37,7 @@ class Settings:
     threads: int = field(default_factory=machine.num_cores)
     gpu_layers: int | None = None
     queue_size: int = 64
+    api_tokens: frozenset[str] = frozenset()  # none: anybody may call
     log_level: str = "info"
 
     @property
