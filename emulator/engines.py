@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from emulator import machine
@@ -120,24 +121,20 @@ class Engines:
         settings = self._settings
         gpu_layers = _ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
         try:
-            model = LlamaModel(weights.path, gpu_layers=gpu_layers)
-        except EngineError as error:
-            raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        try:
-            template = _template(model)
-            backend = LlamaBackend(
-                model,
-                num_slots=self._num_slots(model, weights),
-                context_length=settings.context_length,
-                batch_length=CHUNK_LENGTH,
-                num_threads=settings.threads,
-            )
+            with ExitStack() as on_failure:
+                model = LlamaModel(weights.path, gpu_layers=gpu_layers)
+                on_failure.callback(model.close)
+                template = _template(model)
+                backend = LlamaBackend(
+                    model,
+                    num_slots=self._num_slots(model, weights),
+                    context_length=settings.context_length,
+                    batch_length=CHUNK_LENGTH,
+                    num_threads=settings.threads,
+                )
+                on_failure.pop_all()  # the backend closes it from here on
         except (EngineError, ValueError) as error:
-            model.close()
-            raise WeightsUnusable(f"{weights.path} cannot be used: {error}") from error
-        except WeightsUnusable:
-            model.close()
-            raise
+            raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
         return backend, template
 
     def _num_slots(self, model: LlamaModel, weights: Weights) -> int:
@@ -181,6 +178,6 @@ def _template(model: LlamaModel) -> ChatTemplate:
 
 async def _generate_token(engine: Engine) -> None:
     """A model is ready when it has really generated."""
-    token = next(iter(engine.vocabulary.tokenize("Hello")))
-    async for chunk in engine.submit([token] * 2, SamplingParams(max_tokens=2, temperature=0.0)):
+    prompt_tokens = engine.vocabulary.tokenize("Hello")
+    async for chunk in engine.submit(prompt_tokens, SamplingParams(max_tokens=2, temperature=0.0)):
         assert chunk.finish_reason is not FinishReason.CANCELLED

@@ -100,11 +100,14 @@ class NoRoute(FrontError):
 
 
 class NoRouteInAccount(NoRoute):
-    """There is no such endpoint, and the account id in its path is malformed: two errors in one."""
+    """There is no such endpoint, and the account id in its path is malformed: two errors in one.
+
+    `path` begins behind `/client/v4`, as recorded.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self._path = path.removeprefix("/client/v4")
+        self._path = path
 
     @property
     def entries(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from emulator.engine.worker import Generation
 
 log = logging.getLogger(__name__)
 
-API_PREFIX = "/client/v4"
+_API_PREFIX = "/client/v4"
 _DATA_CENTRE = "LHR"  # any: clients take the ray id as it comes
 # Recorded on another endpoint of the API [cloudflare-typescript#161], so inferred here.
 _HEADERS = {
@@ -43,7 +43,7 @@ class Front:
             return
         # Some clients join a base URL and a path with a slash too many.
         scope["path"] = _SLASHES.sub("/", scope["path"])
-        is_api = scope["path"].startswith(API_PREFIX)
+        is_api = scope["path"].startswith(_API_PREFIX)
         start = time.monotonic()
         state: dict[str, Any] = scope.setdefault("state", {})
         status = 0

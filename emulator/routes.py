@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 * 2**20
 
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
-_ACCOUNT_PATH = re.compile(r"/client/v4/accounts/([^/]+)(/|$)")
+_ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)", re.DOTALL)
 _T = TypeVar("_T")
 
 router = APIRouter()
@@ -60,9 +60,9 @@ async def run(request: Request, account_id: str, model: str) -> Response:
 
 def no_route(path: str) -> NoRoute:
     """The error for a path that nothing serves, which depends on the account id in it."""
-    account = _ACCOUNT_PATH.match(path)
-    if account and not _ACCOUNT_ID.fullmatch(account[1]):
-        return NoRouteInAccount(path)
+    account = _ACCOUNT_PATH.fullmatch(path)
+    if account and not _ACCOUNT_ID.fullmatch(account["id"]):
+        return NoRouteInAccount(account["path"])
     return NoRoute()
 
 
