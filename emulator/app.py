@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
@@ -26,6 +26,8 @@ from emulator.errors import (
     WeightsUnusable,
 )
 from emulator.front import Front
+from emulator.routes import gateway
+from emulator.routes.callers import no_route
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +69,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     """What the router refused: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     if error.status_code == MethodNotSupported.status:
-        return _answer(request, MethodNotSupported(request.method))
-    return _answer(request, routes.no_route(request.scope["path"]))
+        return _answer(request, MethodNotSupported(request.method), error.headers)
+    return _answer(request, no_route(request.scope["path"]))
 
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
@@ -80,7 +82,10 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # the client has left; nginx's code for that, never sent
 
 
-def _answer(request: Request, error: ApiError) -> Response:
-    request_id = getattr(request.state, "request_id", None) or str(uuid.uuid4())
-    headers = {"cf-ai-req-id": request_id} if isinstance(error, AiError) else {}
-    return JsonAnswer(failure(error, request_id), error.status, headers)
+def _answer(
+    request: Request, error: ApiError, headers: Mapping[str, str] | None = None
+) -> Response:
+    request_id = str(uuid.uuid4())
+    via_gateway = request.scope["path"].startswith(gateway.PREFIX)
+    headers = {"cf-ai-req-id": request_id} if isinstance(error, AiError) else headers
+    return JsonAnswer(failure(error, request_id, via_gateway=via_gateway), error.status, headers)

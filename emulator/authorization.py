@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping
 
-from emulator.errors import AuthenticationFailed, CredentialsMissing, HeaderMalformed
+from emulator.errors import (
+    AuthenticationFailed,
+    CredentialsMissing,
+    GatewayUnauthorized,
+    HeaderMalformed,
+    TokenInvalid,
+    TokenMissing,
+)
 
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]+)", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -27,6 +35,29 @@ class Authorization:
         """
         if self._tokens and not self._is_known(_credential(headers)):
             raise AuthenticationFailed
+
+    def check_gateway(self, headers: Mapping[str, str]) -> None:
+        """The same for AI Gateway, which has a header of its own. Raises GatewayUnauthorized."""
+        own = headers.get("cf-aig-authorization")
+        try:
+            self.check(headers if own is None else {"authorization": own})
+        except (AuthenticationFailed, CredentialsMissing, HeaderMalformed) as error:
+            raise GatewayUnauthorized from error
+
+    def token_id(self, headers: Mapping[str, str]) -> str:
+        """The id of the token in the `Authorization` header: 32 hexadecimal digits, made up.
+
+        Raises CredentialsMissing, HeaderMalformed, TokenMissing (a key is no token) or
+        TokenInvalid.
+        """
+        authorization = headers.get("authorization")
+        if self._tokens:
+            token = _credential(headers)
+            if authorization is None:
+                raise TokenMissing
+            if not self._is_known(token):
+                raise TokenInvalid
+        return hashlib.sha256((authorization or "").encode()).hexdigest()[:32]
 
     def _is_known(self, token: str) -> bool:
         # Compared in constant time, and with all of them.

@@ -25,11 +25,20 @@ class ModelSpec:
     stand_in: WeightsType
 
     @cached_property
+    def card(self) -> dict[str, Any]:
+        """What Cloudflare published about the model, as `ai/models/search` shows it."""
+        return {key: value for key, value in self._published.items() if key != "schema"}
+
+    @property
     def schema(self) -> dict[str, Any]:
         """The published `input` and `output` schemas."""
-        path = files("emulator") / "schemas" / f"{self.name.rsplit('/', 1)[-1]}.json"
-        schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        schema: dict[str, Any] = self._published["schema"]
         return schema
+
+    @property
+    def author(self) -> str:
+        """The part of the name that tells who made the model."""
+        return self.name.split("/")[1]
 
     @cached_property
     def validator(self) -> Validator:
@@ -44,6 +53,12 @@ class ModelSpec:
             for key, value in branch["properties"].items()
             if "default" in value
         }
+
+    @cached_property
+    def _published(self) -> dict[str, Any]:
+        path = files("emulator") / "cards" / f"{self.name.rsplit('/', 1)[-1]}.json"
+        published: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return published
 
 
 CATALOG = {

@@ -71,6 +71,10 @@ def serve(
     queue_size: Annotated[
         int, _flag("queue-size", "Requests that may wait; more get 429.", min=0)
     ] = _DEFAULTS.queue_size,
+    request_timeout: Annotated[
+        float | None,
+        _flag("request-timeout", "Seconds a request may take before 408; unlimited.", min=0.001),
+    ] = _DEFAULTS.request_timeout,
     api_token: Annotated[
         list[str] | None,
         _flag("api-token", "A token to ask for; may be repeated. Without any, all may call."),
@@ -96,6 +100,7 @@ def serve(
         threads=threads,
         gpu_layers=_number_or_auto("gpu-layers", gpu_layers, minimum=0),
         queue_size=queue_size,
+        request_timeout=request_timeout,
         api_tokens=_tokens(api_token or [], api_token_file),
         log_level=log_level,
     )

@@ -47,7 +47,7 @@ class Engines:
 
     def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
         self._settings = settings
-        self._catalog = catalog
+        self.catalog = catalog
         self._store = Store(settings.models_dir, num_threads=settings.threads)
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self.phase = "starting"
@@ -60,13 +60,13 @@ class Engines:
 
     def spec(self, name: str) -> ModelSpec:
         """The model's row of the catalogue. Raises NoSuchModel."""
-        if name not in self._catalog:
+        if name not in self.catalog:
             raise NoSuchModel(name)
-        return self._catalog[name]
+        return self.catalog[name]
 
     async def start(self) -> None:
         """Load the first model and let it generate a token. Raises WeightsUnusable."""
-        await self.get(next(iter(self._catalog.values())))
+        await self.get(next(iter(self.catalog.values())))
         self.phase = "ready"
 
     async def get(self, spec: ModelSpec) -> LoadedModel:
@@ -103,6 +103,7 @@ class Engines:
             queue_size=self._settings.queue_size,
             chunk_length=CHUNK_LENGTH,
             snapshot_bytes=SNAPSHOT_BYTES,
+            request_timeout_s=self._settings.request_timeout,
             name=spec.name,
         )
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from sse_starlette import EventSourceResponse
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from emulator.engine.worker import Generation
-from emulator.errors import AiError, ApiError, EngineError, FrontError
+from emulator.errors import AiError, ApiError, EmulatorError, FrontError, GatewayError
 
 log = logging.getLogger(__name__)
 
@@ -25,31 +25,61 @@ END_OF_STREAM = b"data: [DONE]\n\n"
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON, non-ASCII text as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Compact JSON, non-ASCII text as it is but for lone surrogates, which have no UTF-8 form."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
 
 
-def success(result: Any) -> bytes:
+def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
     """The envelope around a result."""
-    return to_json({"result": result, "success": True, "errors": [], "messages": []})
+    return to_json({"result": result, "success": True, "errors": [], "messages": messages})
 
 
-def failure(error: ApiError, request_id: str) -> bytes:
+def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
+    """The envelope around page `number` (from 1) of `rows`, `size` to a page. [documented]"""
+    result = rows[(number - 1) * size : number * size]
+    info = {"count": len(result), "page": number, "per_page": size, "total_count": len(rows)}
+    return to_json(
+        {"success": True, "result": result, "errors": [], "messages": [], "result_info": info}
+    )
+
+
+def failure(error: ApiError, request_id: str, *, via_gateway: bool = False) -> bytes:
     """The envelope around an error, in the key order of the program that says it.
 
     Recorded: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},"messages":[]}` from
-    Workers AI, `{"result":null,"success":false,"errors":[{"code":…,"message":…}],"messages":[]}`
-    and `{"success":false,"errors":[…],"messages":[],"result":null}` from the front.
+    Workers AI, or its bare error through AI Gateway;
+    `{"result":null,"success":false,"errors":[{"code":…,"message":…}],"messages":[]}` and
+    `{"success":false,"errors":[…],"messages":[],"result":null}` from the front;
+    `{"success":false,"result":[],"messages":[],"error":[{"code":…,"message":…}]}` from the gateway.
     """
     if isinstance(error, AiError):
+        if via_gateway:
+            return _bare_failure(error, request_id)
         message = f"{error.message} ({request_id})"
         entry = {"message": message, "code": error.code}
         return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
+    if isinstance(error, GatewayError):
+        entries = [{"code": error.code, "message": error.message}]
+        return to_json({"success": False, "result": [], "messages": [], "error": entries})
     assert isinstance(error, FrontError)
     if error.is_of_old_router:
         old = {"success": False, "errors": error.entries, "messages": [], "result": None}
         return to_json(old).replace(b"/", b"\\/")
     return to_json({"result": None, "success": False, "errors": error.entries, "messages": []})
+
+
+def _bare_failure(error: AiError, request_id: str) -> bytes:
+    return to_json(
+        {
+            "name": "AiError",
+            "internalCode": error.code,
+            "httpCode": error.status,
+            "message": error.message,
+            "description": error.description,
+            "requestId": request_id,
+        }
+    )
 
 
 class JsonAnswer(Response):
@@ -78,7 +108,7 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except EngineError as error:
+        except EmulatorError as error:
             # The answer has begun, so that it breaks off is all that can be said.
             log.error("a stream breaks off: %s", error)
         finally:

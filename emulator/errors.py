@@ -14,7 +14,12 @@
         │   ├── InvalidAccount         404  7003
         │   ├── CredentialsMissing     400  9106
         │   ├── HeaderMalformed        400  6003 with a chain
-        │   └── AuthenticationFailed   401  10000
+        │   ├── AuthenticationFailed   401  10000
+        │   ├── TokenInvalid           401  1000
+        │   └── TokenMissing           400  1001
+        ├── GatewayError          said by AI Gateway before it asks Workers AI
+        │   ├── GatewayNotConfigured   400  2001
+        │   └── GatewayUnauthorized    401  2009
         └── AiError               said by Workers AI; the message ends in the request's id
             ├── IncompleteRequest      400  3003
             ├── RequestTooLarge        413  3006
@@ -22,6 +27,7 @@
             ├── RequestAborted         408  3008
             ├── OutOfCapacity          429  3040
             ├── InternalError          500  3043
+            ├── InvalidData            400  5004
             ├── LoraUnsupported        405  5005
             ├── BadInput               400  5006
             ├── NoSuchModel            400  5007
@@ -166,12 +172,63 @@ class AuthenticationFailed(FrontError):
         super().__init__("Authentication error")
 
 
+class TokenInvalid(FrontError):
+    """The token that is to be verified is not one of those allowed. [recorded message and code]"""
+
+    status, code = 401, 1000
+    is_of_old_router = True
+
+    def __init__(self) -> None:
+        super().__init__("Invalid API Token")
+
+
+class TokenMissing(FrontError):
+    """A key came where a token is to be verified. [recorded, kissgyorgy/cloudflare-dyndns#40]"""
+
+    status, code = 400, 1001
+    is_of_old_router = True
+
+    def __init__(self) -> None:
+        super().__init__('Missing "Authorization" header')
+
+
+class GatewayError(ApiError):
+    """An error of AI Gateway itself."""
+
+
+class GatewayNotConfigured(GatewayError):
+    """There is no such gateway: here, the account id is not 32 hexadecimal digits."""
+
+    status, code = 400, 2001
+
+    def __init__(self) -> None:
+        super().__init__("Please configure AI Gateway in the Cloudflare dashboard")
+
+
+class GatewayUnauthorized(GatewayError):
+    """The token is not one of those allowed. [code recorded, text inferred]"""
+
+    status, code = 401, 2009
+
+    def __init__(self) -> None:
+        super().__init__("Unauthorized")
+
+
 class AiError(ApiError):
-    """An error of Workers AI, behind the front."""
+    """An error of Workers AI, behind the front.
+
+    Its text is the `description`; `kind`, where there is one, stands before it in the message.
+    """
+
+    kind: str | None = None
+
+    @property
+    def description(self) -> str:
+        return str(self)
 
     @property
     def message(self) -> str:
-        return f"AiError: {self}"
+        return ": ".join(filter(None, ("AiError", self.kind, self.description)))
 
 
 class IncompleteRequest(AiError):
@@ -193,9 +250,10 @@ class RequestTooLarge(AiError):
 
 
 class RequestTimeout(AiError):
-    """The answer took longer than allowed."""
+    """The answer took longer than allowed. [recorded message; documented status and code]"""
 
     status, code = 408, 3007
+    kind = "AiError"
 
     def __init__(self) -> None:
         super().__init__("Request timeout")
@@ -228,6 +286,15 @@ class InternalError(AiError):
         super().__init__("Internal server error")
 
 
+class InvalidData(AiError):
+    """A content part holds data that is no text. [documented text; where it applies inferred]"""
+
+    status, code = 400, 5004
+
+    def __init__(self, data_type: str) -> None:
+        super().__init__(f"Invalid data type for base64 input: {data_type}")
+
+
 class LoraUnsupported(AiError):
     """The request asks for an adapter."""
 
@@ -241,28 +308,31 @@ class BadInput(AiError):
     """The body does not fit the model's schema; `reason` is the validator's text."""
 
     status, code = 400, 5006
+    kind = "Bad input"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"Bad input: Error: {reason}")
+        super().__init__(f"Error: {reason}")
 
 
 class NoSuchModel(AiError):
     """No model has this name."""
 
     status, code = 400, 5007
+    kind = "No such model"
 
     def __init__(self, model: str) -> None:
-        super().__init__(f"No such model: No such model {model} or task")
+        super().__init__(f"No such model {model} or task")
 
 
 class ContextExceeded(AiError):
     """Prompt and longest completion do not fit the model's context."""
 
     status, code = 413, 5021
+    kind = "Ai"
 
     def __init__(self, num_tokens: int, context_length: int) -> None:
         super().__init__(
-            f"Ai: The estimated number of input and maximum output tokens ({num_tokens}) "
+            f"The estimated number of input and maximum output tokens ({num_tokens}) "
             f"exceeded this model context window limit ({context_length})."
         )
 
@@ -280,6 +350,7 @@ class RefusedByEngine(AiError):
     """Valid by the schema, but not for the engine, whose own error is passed on."""
 
     status, code = 400, 8007
+    kind = "AiError"
 
     def __init__(self, reason: str) -> None:
         body = {
@@ -289,4 +360,4 @@ class RefusedByEngine(AiError):
             "param": None,
             "code": 400,
         }
-        super().__init__(f"AiError: {json.dumps(body, separators=(',', ':'))}")
+        super().__init__(json.dumps(body, separators=(",", ":")))

@@ -8,14 +8,14 @@ import secrets
 import time
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emulator.engine.worker import Generation
 
 log = logging.getLogger(__name__)
 
-_API_PREFIX = "/client/v4"
+_API_PREFIX = "/client/v4/"
 _DATA_CENTRE = "LHR"  # any: clients take the ray id as it comes
 # Recorded on another endpoint of the API [cloudflare-typescript#161], so inferred here.
 _HEADERS = {
@@ -56,6 +56,9 @@ class Front:
                 headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
                 headers["server"] = "cloudflare"
                 headers.update(_HEADERS if is_api else {})
+                if is_api and _may_keep_alive(scope):
+                    headers["connection"] = "keep-alive"
+                    del headers["content-length"]  # so that uvicorn sends it chunked, as recorded
             await send(message)
 
         try:
@@ -65,6 +68,11 @@ class Front:
             line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
             level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
             _log_request(level, _printable(line), state.get("generation"), elapsed_s)
+
+
+def _may_keep_alive(scope: Scope) -> bool:
+    close = "close" in Headers(scope=scope).get("connection", "").lower()
+    return scope["http_version"] == "1.1" and not close
 
 
 def _printable(text: str) -> str:

@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                ws="none",  # an upgrade is then a GET like any other
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=_LIMIT_S,
             )

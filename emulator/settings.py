@@ -26,7 +26,8 @@ def default_models_dir() -> Path:
 class Settings:
     """All settings; every flag of `serve` is one of them.
 
-    `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers.
+    `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers;
+    `request_timeout` in seconds, None: a request may take as long as it needs.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +38,7 @@ class Settings:
     threads: int = field(default_factory=machine.num_cores)
     gpu_layers: int | None = None
     queue_size: int = 64
+    request_timeout: float | None = None
     api_tokens: frozenset[str] = frozenset()  # none: anybody may call
     log_level: str = "info"
 

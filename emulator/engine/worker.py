@@ -19,7 +19,14 @@ from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
 from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, Usage
-from emulator.errors import ContextExceeded, EngineError, OutOfCapacity, RequestAborted
+from emulator.errors import (
+    ApiError,
+    ContextExceeded,
+    EngineError,
+    OutOfCapacity,
+    RequestAborted,
+    RequestTimeout,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +34,14 @@ log = logging.getLogger(__name__)
 class Generation:
     """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
 
-    Ends with a chunk that has a finish reason, or raises EngineError.
+    Ends with a chunk that has a finish reason, or raises EngineError or RequestTimeout.
     """
 
     def __init__(self, engine: Engine, sequence: Sequence) -> None:
         self._engine = engine
         self._sequence = sequence
-        self._events: asyncio.Queue[Chunk | EngineError] = asyncio.Queue()
+        self._events: asyncio.Queue[Chunk | EngineError | ApiError] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
         self.is_finished = False  # the worker has let go of it
 
     @property
@@ -53,7 +61,7 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         while True:
             event = await self._events.get()
-            if isinstance(event, EngineError):
+            if not isinstance(event, Chunk):
                 raise event
             yield event
             if event.finish_reason is not None:
@@ -64,9 +72,19 @@ class Generation:
         if not self.is_finished:
             self._engine.cancel(self._sequence)
 
+    def cancel_after(self, limit_s: float) -> None:
+        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets RequestTimeout."""
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
+
     def deliver(self, event: Chunk | EngineError) -> None:
         self.is_finished = isinstance(event, EngineError) or event.finish_reason is not None
+        if self.is_finished and self._timer is not None:
+            self._timer.cancel()
         self._events.put_nowait(event)
+
+    def _expire(self) -> None:
+        self._events.put_nowait(RequestTimeout())
+        self.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +114,7 @@ class Engine:
     """Continuous batching on a thread of its own. All methods belong to the event loop.
 
     At most `queue_size` requests wait for a slot; `snapshot_bytes` bounds the prefixes kept
-    outside the slots.
+    outside the slots; `request_timeout_s` bounds a request's time in queue and slot.
     """
 
     def __init__(
@@ -106,6 +124,7 @@ class Engine:
         queue_size: int,
         chunk_length: int,
         snapshot_bytes: int = 0,
+        request_timeout_s: float | None = None,
         name: str = "engine",
     ) -> None:
         self.vocabulary = backend.vocabulary
@@ -120,6 +139,7 @@ class Engine:
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()
         self._live: dict[Sequence, Generation] = {}  # the event loop's
         self._max_live = backend.num_slots + queue_size
+        self._request_timeout_s = request_timeout_s
         self._outbox: list[tuple[Sequence, Chunk | EngineError]] = []  # the worker's
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
@@ -154,6 +174,8 @@ class Engine:
         if len(self._live) >= self._max_live:
             raise OutOfCapacity
         generation = self._live[sequence] = Generation(self, sequence)
+        if self._request_timeout_s is not None:
+            generation.cancel_after(self._request_timeout_s)
         self._inbox.put(sequence)
         return generation
 

@@ -1,26 +1,27 @@
-"""The task Text Generation: from a body's bytes to a generation, and from its chunks to a result.
+"""The task Text Generation: from a body's bytes to a generation, and its text.
 
-The schemas are the published ones, in `emulator/schemas`; limits and defaults come from there.
+The schemas are the published ones, in `emulator/cards`; limits and defaults come from there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate, Message
-from emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
+from emulator.engine.types import Chunk, FinishReason, SamplingParams
 from emulator.engine.worker import Generation
 from emulator.engines import LoadedModel
-from emulator.envelope import END_OF_STREAM, Padding, event
 from emulator.errors import (
     BadInput,
     ContextExceeded,
     IncompleteRequest,
+    InvalidData,
     JsonModeUnsupported,
     LoraUnsupported,
     RefusedByEngine,
@@ -30,6 +31,7 @@ from emulator.validator import SchemaMismatch
 
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
 _LONG_TEXT = 50_000  # characters; a longer one is tokenised beside the event loop
+_DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 _MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
 
@@ -103,37 +105,17 @@ async def start(request: TextGenerationRequest, model: LoadedModel) -> Generatio
     return model.engine.submit(prompt_tokens, request.params)
 
 
-async def result(chunks: AsyncIterator[Chunk], generation: Generation) -> dict[str, Any]:
-    """The `result` of an answer that is not streamed: the chunks of the stream, joined.
+async def join(chunks: AsyncIterator[Chunk]) -> str:
+    """The whole completion: the chunks of a stream, joined.
 
     Raises RequestAborted when the generation is cancelled.
     """
-    text = "".join([chunk.text async for chunk in chunks])
-    if generation.finish_reason is FinishReason.CANCELLED:
-        raise RequestAborted
-    return {"response": text, "usage": _usage(generation.usage)}
-
-
-async def frames(chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
-    """The events of a streamed answer: one per token, then the usage, then `[DONE]`.
-
-    The token that ends the completion has an event with no text. A cancelled stream just ends.
-    """
-    padding = Padding(seed=generation.fingerprint)
+    text = ""
     async for chunk in chunks:
         if chunk.finish_reason is FinishReason.CANCELLED:
-            return
-        yield event(padding.pad({"response": chunk.text}))
-    yield event({"response": "", "usage": _usage(generation.usage)})
-    yield END_OF_STREAM
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.num_prompt_tokens,
-        "completion_tokens": usage.num_completion_tokens,
-        "total_tokens": usage.num_total_tokens,
-    }
+            raise RequestAborted
+        text += chunk.text
+    return text
 
 
 def _parse_int(digits: str) -> int | float:
@@ -159,8 +141,20 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
+    if data_type := next(filter(None, map(_data_type, parts)), None):
+        raise InvalidData(data_type)
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _data_type(part: Any) -> str | None:
+    """The type of a part's base64 data, in OpenAI's form; better refused than ignored."""
+    match part:
+        case {"image_url": {"url": str(url)} | str(url)} if data := _DATA_URL.match(url):
+            return data[1] or "text/plain"  # the default of data URLs [RFC 2397]
+        case {"input_audio": {"data": str(), "format": str(audio_format)}}:
+            return f"audio/{audio_format}"
+    return None
 
 
 def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:

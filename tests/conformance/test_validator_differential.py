@@ -36,8 +36,8 @@ def node_modules() -> Path:
 
 @pytest.mark.parametrize("model", ["llama-2-7b-chat-int8", "llama-2-7b-chat-fp16"])
 def test_published_schemas_give_the_verdicts_of_the_package(node_modules: Path, model: str) -> None:
-    path = REPOSITORY / "emulator" / "schemas" / f"{model}.json"
-    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    path = REPOSITORY / "emulator" / "cards" / f"{model}.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     random = Random(f"{SEED} {model}")
     keys = KEYS + INHERITED_KEYS
     cases = [(0, BodyWriter(random, keys).write(schema)) for _ in range(NUM_BODIES)]

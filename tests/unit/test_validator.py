@@ -42,8 +42,8 @@ def vectors() -> Iterator[Any]:
 def test_published_schema_gives_the_recorded_verdict(
     model: str, request_body: object, expected: str
 ) -> None:
-    path = REPOSITORY / "emulator" / "schemas" / f"{model}.json"
-    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    path = REPOSITORY / "emulator" / "cards" / f"{model}.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     assert verdict(schema, request_body) == expected
 
 

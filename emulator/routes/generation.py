@@ -1,0 +1,96 @@
+"""From a request's body to its answer, for every route that generates text."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+
+from emulator.catalog import ModelSpec
+from emulator.engine.types import Chunk, FinishReason
+from emulator.engine.worker import Generation
+from emulator.engines import Engines
+from emulator.envelope import EventStream, JsonAnswer, to_json
+from emulator.errors import RequestAborted, RequestTooLarge
+from emulator.tasks import text_generation
+from emulator.tasks.answers import Answer
+
+MAX_BODY_BYTES = 16 * 2**20
+
+_T = TypeVar("_T")
+
+
+async def read_json(request: Request) -> Any:
+    """The body, whatever its content type. Raises RequestTooLarge or IncompleteRequest."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestTooLarge
+    return text_generation.parse_json(bytes(body))
+
+
+def model_name(body: Any) -> str:
+    """The model that a body names; `undefined` where it names none, as JavaScript prints that."""
+    name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
+    return name if isinstance(name, str) else to_json(name).decode()
+
+
+def find_model(request: Request, name: str) -> ModelSpec:
+    """The model of this name. Raises NoSuchModel."""
+    engines: Engines = request.app.state.engines
+    return engines.spec(name)
+
+
+async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answer) -> Response:
+    """Run the model on these inputs, and answer whole or as a stream.
+
+    Raises what the service refuses with, all of it before the first byte of an answer.
+    """
+    engines: Engines = request.app.state.engines
+    task_request = text_generation.parse(inputs, spec)
+    loaded = await engines.get(spec)
+    generation = await text_generation.start(task_request, loaded)
+    request.state.generation = generation
+    chunks = await _while_connected(request, generation, _after_first(generation))
+    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": loaded.weights.name}
+    if task_request.stream:
+        return EventStream(answer.frames(chunks, generation), generation, headers)
+    text = await _while_connected(request, generation, text_generation.join(chunks))
+    return JsonAnswer(answer.whole(text, generation), headers=headers)
+
+
+async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
+    """All chunks, once the first is there: until then an error is an ordinary answer."""
+    chunks = aiter(generation)
+    first = await anext(chunks)
+    if first.finish_reason is FinishReason.CANCELLED:
+        raise RequestAborted
+
+    async def all_chunks() -> AsyncIterator[Chunk]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return all_chunks()
+
+
+async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
+    """The work's result; the generation is cancelled if the client leaves, or the work fails."""
+    watch = asyncio.create_task(_cancel_on_disconnect(request, generation))
+    try:
+        return await work
+    except BaseException:
+        generation.cancel()
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _cancel_on_disconnect(request: Request, generation: Generation) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    generation.cancel()
