@@ -48,6 +48,7 @@ class Engines:
     def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
         self._settings = settings
         self.catalog = catalog
+        self.request_timeout_s = settings.request_timeout
         self._store = Store(settings.models_dir, num_threads=settings.threads)
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self.phase = "starting"
@@ -103,7 +104,6 @@ class Engines:
             queue_size=self._settings.queue_size,
             chunk_length=CHUNK_LENGTH,
             snapshot_bytes=SNAPSHOT_BYTES,
-            request_timeout_s=self._settings.request_timeout,
             name=spec.name,
         )
         try:

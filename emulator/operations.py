@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from emulator.engines import Engines
 from emulator.envelope import JsonAnswer, to_json
+from emulator.openapi import document
 
 router = APIRouter(prefix="/_emulator")
 
@@ -36,6 +37,12 @@ async def metrics(request: Request) -> Response:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_EngineCollector(request.app.state.engines))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """What this server answers, as an OpenAPI document."""
+    return _answer(document(request.app.state.engines.catalog))
 
 
 class _EngineCollector(Collector):

@@ -12,9 +12,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def cache_folder() -> Path:
+def cache_folder(name: str = "npm") -> Path:
     configured = os.environ.get("WORKERS_AI_EMULATOR_TEST_CACHE")
-    return Path(configured) if configured else REPOSITORY / ".cache" / "npm"
+    return (Path(configured) if configured else REPOSITORY / ".cache") / name
 
 
 def require_node() -> None:

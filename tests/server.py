@@ -36,7 +36,10 @@ class ServerProcess:
         return f"{self.base_url}/accounts/{ACCOUNT_ID}/ai/run/{model}"
 
     def run(self, body: object, model: str = INT8) -> httpx.Response:
-        return httpx.post(self.run_url(model), json=body, timeout=120)
+        return self.post(self.run_url(model), body)
+
+    def post(self, url: str, body: object) -> httpx.Response:
+        return httpx.post(url, json=body, timeout=120)
 
     def connect(self, body: object, model: str = INT8) -> socket.socket:
         """A socket that has sent the request and reads nothing; closing it is leaving."""

@@ -114,7 +114,7 @@ class Engine:
     """Continuous batching on a thread of its own. All methods belong to the event loop.
 
     At most `queue_size` requests wait for a slot; `snapshot_bytes` bounds the prefixes kept
-    outside the slots; `request_timeout_s` bounds a request's time in queue and slot.
+    outside the slots.
     """
 
     def __init__(
@@ -124,7 +124,6 @@ class Engine:
         queue_size: int,
         chunk_length: int,
         snapshot_bytes: int = 0,
-        request_timeout_s: float | None = None,
         name: str = "engine",
     ) -> None:
         self.vocabulary = backend.vocabulary
@@ -139,7 +138,6 @@ class Engine:
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()
         self._live: dict[Sequence, Generation] = {}  # the event loop's
         self._max_live = backend.num_slots + queue_size
-        self._request_timeout_s = request_timeout_s
         self._outbox: list[tuple[Sequence, Chunk | EngineError]] = []  # the worker's
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
@@ -174,8 +172,6 @@ class Engine:
         if len(self._live) >= self._max_live:
             raise OutOfCapacity
         generation = self._live[sequence] = Generation(self, sequence)
-        if self._request_timeout_s is not None:
-            generation.cancel_after(self._request_timeout_s)
         self._inbox.put(sequence)
         return generation
 

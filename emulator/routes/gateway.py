@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import time
+
 from fastapi import APIRouter, Depends, Request, Response
 
 from emulator.errors import NoSuchModel
 from emulator.routes import openai, run
 from emulator.routes.callers import check_gateway_caller
 from emulator.routes.generation import find_model, model_name, read_json
-from emulator.tasks.answers import ChatCompletion, TextCompletion
+from emulator.tasks.answers import ChatCompletion
 
 PREFIX = "/v1/"
 _PROVIDER = "workers-ai/"
+_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's
 
 router = APIRouter(
     prefix="/v1/{account_id}/{gateway_id}", dependencies=[Depends(check_gateway_caller)]
@@ -24,21 +28,29 @@ async def compat_chat_completions(request: Request) -> Response:
     body = await read_json(request)
     if not (name := model_name(body)).startswith(_PROVIDER):
         raise NoSuchModel(name)  # another provider's: there is no network to ask
-    return await openai.complete(request, body, ChatCompletion, prefix=_PROVIDER)
+    return _logged(await openai.complete(request, body, ChatCompletion, prefix=_PROVIDER))
 
 
 @router.post("/workers-ai/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
-    return await openai.complete(request, await read_json(request), ChatCompletion)
+    return _logged(await openai.chat_completions(request))
 
 
 @router.post("/workers-ai/v1/completions")
 async def completions(request: Request) -> Response:
-    return await openai.complete(request, await read_json(request), TextCompletion)
+    return _logged(await openai.completions(request))
 
 
 @router.post("/workers-ai/{model:path}")
 async def run_model(request: Request, model: str) -> Response:
     """[developers.cloudflare.com/ai-gateway/providers/workersai]."""
     spec = find_model(request, model.removeprefix("run/"))
-    return await run.run(request, spec, await read_json(request))
+    return _logged(await run.run(request, spec, await read_json(request)))
+
+
+def _logged(answer: Response) -> Response:
+    """The answer with the id of its line in the gateway's log, a ULID [header recorded]."""
+    value = int(time.time() * 1000) << 80 | secrets.randbits(80)
+    digits = [_BASE32[value >> shift & 31] for shift in range(125, -5, -5)]
+    answer.headers["cf-aig-log-id"] = "".join(digits)
+    return answer

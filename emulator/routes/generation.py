@@ -55,6 +55,8 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     loaded = await engines.get(spec)
     generation = await text_generation.start(task_request, loaded)
     request.state.generation = generation
+    if engines.request_timeout_s is not None:
+        generation.cancel_after(engines.request_timeout_s)
     chunks = await _while_connected(request, generation, _after_first(generation))
     headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": loaded.weights.name}
     if task_request.stream:

@@ -80,12 +80,13 @@ def parse(body: Any, spec: ModelSpec) -> TextGenerationRequest:
         raise BadInput(str(error)) from error
     if isinstance(body.get("lora"), str):
         raise LoraUnsupported(spec.name)
-    if (body.get("response_format") or {}).get("type"):
+    if _field(body.get("response_format"), "type"):
         raise JsonModeUnsupported
     values = spec.defaults | body
+    prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     return TextGenerationRequest(
-        prompt=body["prompt"] if isinstance(body.get("prompt"), str) else None,
-        messages=_messages(body.get("messages")),
+        prompt=prompt,
+        messages=_messages(body.get("messages")) if prompt is None else [],
         raw=values["raw"],
         stream=values["stream"],
         params=_sampling_params(values),
@@ -132,8 +133,15 @@ def _messages(value: Any) -> list[Message]:
     if not isinstance(items, list):
         return []
     return [
-        Message(item["role"], _text(item["content"])) for item in items if isinstance(item, dict)
+        Message(role, _text(_field(item, "content")))
+        for item in items
+        if isinstance(role := _field(item, "role"), str)
     ]
+
+
+def _field(value: Any, name: str) -> Any:
+    """A property as JavaScript reads it: of what is no object, nothing."""
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _text(content: Any) -> str:

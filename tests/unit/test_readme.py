@@ -10,6 +10,7 @@ import typer
 
 from emulator.catalog import CATALOG
 from emulator.cli import app
+from tests.conformance import parity
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -34,6 +35,10 @@ def test_every_flag_has_its_environment_twin() -> None:
 def test_every_model_and_its_file_are_named() -> None:
     for spec in CATALOG.values():
         assert f"| `{spec.name}` | `{spec.weights_file}` |" in README
+
+
+def test_the_parity_table_is_that_of_the_snapshots() -> None:
+    assert parity.table() in README
 
 
 def test_every_dependency_has_its_reason() -> None:

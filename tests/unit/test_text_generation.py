@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,16 +12,21 @@ from emulator.catalog import CATALOG
 from emulator.chat import Message
 from emulator.engine.types import SamplingParams
 from emulator.errors import (
+    ApiError,
     BadInput,
     IncompleteRequest,
+    InvalidData,
     JsonModeUnsupported,
     LoraUnsupported,
     RefusedByEngine,
 )
 from emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
+from tests.conformance.test_validator_differential import INHERITED_KEYS, KEYS, BodyWriter
 
 INT8 = CATALOG["@cf/meta/llama-2-7b-chat-int8"]
 USER = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 
 
 def parsed(**body: Any) -> TextGenerationRequest:
@@ -84,6 +91,8 @@ def test_a_prompt_wins_over_messages_that_are_none() -> None:
     [
         ({"prompt": "Hi", "lora": "x"}, LoraUnsupported),
         ({"prompt": "Hi", "response_format": {"type": "json_object"}}, JsonModeUnsupported),
+        ({"messages": [USER | {"content": [IMAGE]}]}, InvalidData),
+        ({"messages": [USER | {"content": [AUDIO]}]}, InvalidData),
         ({"prompt": "Hi", "max_tokens": 0}, RefusedByEngine),
         ({"prompt": "Hi", "max_tokens": -1}, RefusedByEngine),
         ({"prompt": "Hi", "temperature": 6}, BadInput),
@@ -96,6 +105,25 @@ def test_a_prompt_wins_over_messages_that_are_none() -> None:
 def test_what_the_service_refuses_is_refused(body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         parse(body, INT8)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_what_the_schema_lets_through_is_parsed_or_refused(name: str) -> None:
+    spec = CATALOG[name]
+    writer = BodyWriter(Random(name), KEYS + INHERITED_KEYS)
+    num_parsed = 0
+    for _ in range(5000):
+        try:
+            parse(json.loads(writer.write(spec.schema["input"])), spec)
+            num_parsed += 1
+        except ApiError:
+            pass
+    assert num_parsed
+
+
+@pytest.mark.parametrize("response_format", [{}, [None], "json_object", True, 5])
+def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> None:
+    assert parsed(prompt="Hi", response_format=response_format).prompt == "Hi"
 
 
 @pytest.mark.parametrize(

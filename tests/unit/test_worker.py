@@ -12,7 +12,13 @@ import pytest
 
 from emulator.engine.types import FinishReason, SamplingParams
 from emulator.engine.worker import Engine, Generation
-from emulator.errors import ContextExceeded, EngineError, OutOfCapacity, RequestAborted
+from emulator.errors import (
+    ContextExceeded,
+    EngineError,
+    OutOfCapacity,
+    RequestAborted,
+    RequestTimeout,
+)
 from tests.fakes import FakeBackend, FakeVocabulary
 
 THREAD = "engine under test"
@@ -325,6 +331,30 @@ async def test_a_closed_engine_takes_nothing_more() -> None:
         await engine.close()
         with pytest.raises(RequestAborted):
             engine.submit(prompt(), params())
+
+
+@in_loop
+async def test_a_generation_that_takes_too_long_ends_in_a_timeout_and_frees_its_slot() -> None:
+    backend = FakeBackend(num_slots=1, block_at=3)
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params())
+        generation.cancel_after(0)
+        await blocked(backend)
+        with pytest.raises(RequestTimeout):
+            await text_of(generation)
+        backend.gate.set()
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert engine.status.finished == {"cancelled": 1, "length": 1}
+
+
+@in_loop
+async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
+    backend = FakeBackend()
+    async with running(backend) as engine:
+        generation = engine.submit(prompt(), params())
+        generation.cancel_after(60)
+        assert await text_of(generation) == backend.text(prompt(), params())
+        assert engine.status.finished == {"length": 1}
 
 
 @in_loop

@@ -1,0 +1,132 @@
+"""The official client `cloudflare` for Python, told only where the server is.
+
+    python cloudflare_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
+
+Prints a JSON line for each case: what came out of it.
+"""
+
+# mypy: disable-error-code="import-not-found"
+# Two versions of the client are tested, so each is in a folder of its own, out of mypy's sight.
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from cloudflare import APIStatusError, Cloudflare
+
+MODEL = "@cf/meta/llama-2-7b-chat-int8"
+
+
+def chat(client: Cloudflare, account_id: str) -> object:
+    return client.ai.run(
+        MODEL,
+        account_id=account_id,
+        messages=[{"role": "user", "content": "Name a fruit."}],
+        max_tokens=6,
+        temperature=0,
+    )
+
+
+def chat_without_retries(client: Cloudflare, account_id: str) -> object:
+    return chat(client.with_options(max_retries=0), account_id)
+
+
+def prompt(client: Cloudflare, account_id: str) -> object:
+    return client.ai.run(
+        MODEL, account_id=account_id, prompt="Name a fruit.", max_tokens=6, temperature=0
+    )
+
+
+def stream(client: Cloudflare, account_id: str) -> object:
+    with client.ai.with_streaming_response.run(
+        MODEL,
+        account_id=account_id,
+        messages=[{"role": "user", "content": "Name a fruit."}],
+        max_tokens=6,
+        temperature=0,
+        stream=True,
+    ) as response:
+        return [line.removeprefix("data: ") for line in response.iter_lines() if line]
+
+
+def unknown_model(client: Cloudflare, account_id: str) -> object:
+    return client.ai.run("@cf/meta/llama-9", account_id=account_id, prompt="Hi")
+
+
+def bad_input(client: Cloudflare, account_id: str) -> object:
+    return client.ai.run(MODEL, account_id=account_id, prompt="Hi", temperature=9)
+
+
+def models(client: Cloudflare, account_id: str) -> object:
+    return [model["name"] for model in client.ai.models.list(account_id=account_id)]
+
+
+def models_one_per_page(client: Cloudflare, account_id: str) -> object:
+    pages = client.ai.models.list(account_id=account_id, per_page=1).iter_pages()
+    return [[model["name"] for model in page.result] for page in pages]
+
+
+def models_found(client: Cloudflare, account_id: str) -> object:
+    found = client.ai.models.list(account_id=account_id, search="fp16", task="Text Generation")
+    return [model["name"] for model in found]
+
+
+def schema(client: Cloudflare, account_id: str) -> object:
+    found = client.ai.models.schema.get(account_id=account_id, model=MODEL)
+    # A dictionary up to version 4. A model since, whose fields are not those of every schema.
+    return found if isinstance(found, dict) else found.to_dict()
+
+
+def tasks(client: Cloudflare, account_id: str) -> object:
+    return list(client.ai.tasks.list(account_id=account_id))
+
+
+def token(client: Cloudflare, account_id: str) -> object:
+    return checked(client.user.tokens.verify())
+
+
+def account_token(client: Cloudflare, account_id: str) -> object:
+    return checked(client.accounts.tokens.verify(account_id=account_id))
+
+
+def checked(result: Any) -> object:  # any of the client's models: it has no name for them all
+    """The result's fields. The client does not check their types; here its own model does."""
+    type(result).model_validate_json(result.to_json(), strict=True)
+    fields: object = result.to_dict()
+    return fields
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        *(chat, chat_without_retries, prompt, stream, unknown_model, bad_input),
+        *(models, models_one_per_page, models_found, schema, tasks, token, account_token),
+    )
+}
+
+
+def outcome(name: str, client: Cloudflare, account_id: str) -> dict[str, object]:
+    try:
+        return {"case": name, "value": CASES[name](client, account_id)}
+    except APIStatusError as error:
+        return {
+            "case": name,
+            "error": type(error).__name__,
+            "status": error.status_code,
+            "message": error.message,
+            "errors": [[entry.code, entry.message] for entry in error.errors],
+        }
+    except Exception as error:
+        return {"case": name, "error": type(error).__name__, "message": str(error)}
+
+
+def main(base_url: str, account_id: str, api_token: str, *names: str) -> None:
+    client = Cloudflare(base_url=base_url, api_token=api_token)
+    for name in names:
+        print(json.dumps(outcome(name, client, account_id)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

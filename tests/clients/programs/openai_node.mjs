@@ -1,0 +1,66 @@
+// The official client `openai` for TypeScript and JavaScript, told only where the server is.
+//
+//   node openai_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
+//
+// Prints a JSON line for each case: what came out of it. NODE_PATH has the client: `import` does
+// not look there, `require` does.
+
+import { createRequire } from "node:module";
+
+const OpenAI = createRequire(import.meta.url)("openai");
+
+const MODEL = "@cf/meta/llama-2-7b-chat-int8";
+const [baseURL, accountId, apiKey, ...names] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: `${baseURL}/accounts/${accountId}/ai/v1`, apiKey });
+
+const CHAT = {
+  model: MODEL,
+  messages: [{ role: "user", content: "Name a fruit." }],
+  max_tokens: 6,
+  temperature: 0,
+};
+const PROMPT = { model: MODEL, prompt: "Name a fruit.", max_tokens: 6, temperature: 0 };
+const USAGE = { stream_options: { include_usage: true } };
+
+const cases = {
+  chat: () => client.chat.completions.create(CHAT),
+
+  chat_without_retries: () => client.chat.completions.create(CHAT, { maxRetries: 0 }),
+
+  prompt: () => client.completions.create(PROMPT),
+
+  stream: async () => all(await client.chat.completions.create({ ...CHAT, stream: true })),
+
+  stream_with_usage: async () =>
+    all(await client.chat.completions.create({ ...CHAT, stream: true, ...USAGE })),
+
+  // The client puts the events together to the answer they would have been.
+  stream_helper: () => client.chat.completions.stream(CHAT).finalChatCompletion(),
+
+  prompt_stream: async () => all(await client.completions.create({ ...PROMPT, stream: true })),
+
+  unknown_model: () => client.chat.completions.create({ ...CHAT, model: "@cf/meta/llama-9" }),
+
+  bad_input: () => client.chat.completions.create({ ...CHAT, temperature: 9 }),
+};
+
+async function all(iterable) {
+  const items = [];
+  for await (const item of iterable) {
+    items.push(item);
+  }
+  return items;
+}
+
+async function outcome(name) {
+  try {
+    return { case: name, value: await cases[name]() };
+  } catch (error) {
+    const { constructor, status, message } = error;
+    return { case: name, error: constructor.name, status, message };
+  }
+}
+
+for (const name of names) {
+  console.log(JSON.stringify(await outcome(name)));
+}

@@ -1,0 +1,114 @@
+"""The official client `openai` for Python, told only where the server is.
+
+    python openai_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
+
+Prints a JSON line for each case: what came out of it.
+"""
+
+# mypy: disable-error-code="import-not-found"
+# The client is in a folder of its own, as others are of which two versions are tested.
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from openai import APIStatusError, OpenAI
+
+MODEL = "@cf/meta/llama-2-7b-chat-int8"
+CHAT: dict[str, Any] = {  # its values are of many types
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Name a fruit."}],
+    "max_tokens": 6,
+    "temperature": 0,
+}
+
+
+def chat(client: OpenAI) -> object:
+    return checked(client.chat.completions.create(**CHAT))
+
+
+def chat_without_retries(client: OpenAI) -> object:
+    return chat(client.with_options(max_retries=0))
+
+
+def prompt(client: OpenAI) -> object:
+    return checked(
+        client.completions.create(model=MODEL, prompt="Name a fruit.", max_tokens=6, temperature=0)
+    )
+
+
+def stream(client: OpenAI) -> object:
+    return [checked(chunk) for chunk in client.chat.completions.create(**CHAT, stream=True)]
+
+
+def stream_with_usage(client: OpenAI) -> object:
+    chunks = client.chat.completions.create(
+        **CHAT, stream=True, stream_options={"include_usage": True}
+    )
+    return [checked(chunk) for chunk in chunks]
+
+
+def stream_helper(client: OpenAI) -> object:
+    """The client puts the events together to the answer they would have been."""
+    with client.chat.completions.stream(**CHAT) as events:
+        for _ in events:
+            pass
+        return events.current_completion_snapshot.to_dict()
+
+
+def prompt_stream(client: OpenAI) -> object:
+    chunks = client.completions.create(
+        model=MODEL, prompt="Name a fruit.", max_tokens=6, temperature=0, stream=True
+    )
+    return [chunk.to_dict() for chunk in chunks]
+
+
+def unknown_model(client: OpenAI) -> object:
+    return client.chat.completions.create(**CHAT | {"model": "@cf/meta/llama-9"})
+
+
+def bad_input(client: OpenAI) -> object:
+    return client.chat.completions.create(**CHAT | {"temperature": 9})
+
+
+def checked(answer: Any) -> object:  # any of the client's models: it has no name for them all
+    """The answer's fields. The client does not check their types; here its own model does."""
+    type(answer).model_validate_json(answer.to_json(), strict=True)
+    fields: object = answer.to_dict()
+    return fields
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        *(chat, chat_without_retries, prompt, unknown_model, bad_input),
+        *(stream, stream_with_usage, stream_helper, prompt_stream),
+    )
+}
+
+
+def outcome(name: str, client: OpenAI) -> dict[str, object]:
+    try:
+        return {"case": name, "value": CASES[name](client)}
+    except APIStatusError as error:
+        return {
+            "case": name,
+            "error": type(error).__name__,
+            "status": error.status_code,
+            "message": error.message,
+            "body": error.body,
+        }
+    except Exception as error:
+        return {"case": name, "error": type(error).__name__, "message": str(error)}
+
+
+def main(base_url: str, account_id: str, api_token: str, *names: str) -> None:
+    client = OpenAI(base_url=f"{base_url}/accounts/{account_id}/ai/v1", api_key=api_token)
+    for name in names:
+        print(json.dumps(outcome(name, client)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,60 @@
+"""A server that refuses: a wrong token always, any other request while its only slot is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx
+
+from tests.server import ServerProcess, server_process, wait_until
+
+TOKEN = "good"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class RefusingServer:
+    """Knows one token, `TOKEN`, and has one slot and no queue."""
+
+    process: ServerProcess
+
+    @property
+    def base_url(self) -> str:
+        return self.process.base_url
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Inside, a stream that has begun and that nobody reads has the slot."""
+        self._wait_for_running(0)
+        body = {"prompt": "Hi", "stream": True, "max_tokens": 1500, "temperature": 5}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.stream("POST", self.process.run_url(), json=body, headers=headers, timeout=60):
+            self._wait_for_running(1)
+            yield
+
+    def busy_until_it_refuses(self, call: Callable[[], _T]) -> _T:
+        """What a call returns that begins while the slot is held, and is refused once at least."""
+        num_refused = self._num_refused()
+        with ThreadPoolExecutor() as pool:
+            with self.busy():
+                result = pool.submit(call)
+                wait_until(lambda: self._num_refused() > num_refused)
+            return result.result()
+
+    def _num_refused(self) -> int:
+        return sum(" 429, " in line for line in list(self.process.log))
+
+    def _wait_for_running(self, num_running: int) -> None:
+        wait_until(lambda: self.process.metric("workers_ai_emulator_running") == num_running)
+
+
+@contextmanager
+def refusing_server() -> Iterator[RefusingServer]:
+    flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "2048", "--threads", "1"]
+    with server_process(*flags, "--api-token", TOKEN) as process:
+        yield RefusingServer(process)

@@ -1,0 +1,145 @@
+"""Cloudflare's own clients, in their current and their previous major version."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from emulator.catalog import CATALOG
+from tests.clients.client import Client, Outcome, Outcomes, assert_is_usage, value_of
+from tests.clients.refusing import TOKEN, RefusingServer
+from tests.server import FP16, INT8, ServerProcess
+
+pytestmark = pytest.mark.documented
+
+CLIENTS = [
+    Client("cloudflare", "python", "5.9.0"),
+    Client("cloudflare", "python", "4.3.1"),
+    pytest.param(Client("cloudflare", "node", "7.3.0"), marks=pytest.mark.node),
+    pytest.param(Client("cloudflare", "node", "6.5.0"), marks=pytest.mark.node),
+]
+GENERATING = ["chat", "prompt", "stream"]
+ASKING = ["models", "models_one_per_page", "models_found", "schema", "tasks"]
+VERIFYING = ["token", "account_token"]
+WRONG = ["unknown_model", "bad_input"]
+REQUEST_ID = r"\([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)"
+
+
+@pytest.fixture(scope="module", params=CLIENTS, ids=str)
+def client(request: pytest.FixtureRequest) -> Client:
+    chosen: Client = request.param
+    chosen.install()
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def outcomes(client: Client, server: ServerProcess) -> Outcomes:
+    return client.run(server.base_url, *GENERATING, *ASKING, *VERIFYING, *WRONG)
+
+
+@pytest.fixture(scope="module")
+def unauthorized(client: Client, refusing: RefusingServer) -> Outcomes:
+    return client.run(refusing.base_url, *GENERATING, *ASKING, *VERIFYING, token="bad")
+
+
+@pytest.mark.parametrize("case", ["chat", "prompt"])
+def test_an_answer_has_a_response_and_its_usage(outcomes: Outcomes, case: str) -> None:
+    answer = value_of(outcomes[case])
+    assert list(answer) == ["response", "usage"]
+    assert isinstance(answer["response"], str) and answer["response"].strip()
+    assert_is_usage(answer["usage"])
+
+
+def test_a_stream_has_the_text_of_the_whole_answer(outcomes: Outcomes) -> None:
+    *events, end = value_of(outcomes["stream"])
+    assert end == "[DONE]"
+    frames = [json.loads(event) for event in events]
+    whole = value_of(outcomes["chat"])
+    assert "".join(frame["response"] for frame in frames) == whole["response"]
+    assert frames[-1] == {"response": "", "usage": whole["usage"]}
+
+
+def test_iterating_over_the_models_ends(outcomes: Outcomes) -> None:
+    assert value_of(outcomes["models"]) == list(CATALOG)
+
+
+def test_iterating_over_pages_ends_with_an_empty_one(outcomes: Outcomes) -> None:
+    assert value_of(outcomes["models_one_per_page"]) == [*([name] for name in CATALOG), []]
+
+
+def test_a_search_finds_a_model(outcomes: Outcomes) -> None:
+    assert value_of(outcomes["models_found"]) == [FP16]
+
+
+def test_a_model_s_schema_is_the_published_one(outcomes: Outcomes) -> None:
+    assert value_of(outcomes["schema"]) == CATALOG[INT8].schema
+
+
+def test_the_task_is_listed(outcomes: Outcomes) -> None:
+    assert [task["name"] for task in value_of(outcomes["tasks"])] == ["Text Generation"]
+
+
+@pytest.mark.parametrize("case", VERIFYING)
+def test_a_token_is_active(outcomes: Outcomes, case: str) -> None:
+    verified = value_of(outcomes[case])
+    assert verified["status"] == "active"
+    assert re.fullmatch("[0-9a-f]{32}", verified["id"])
+
+
+def test_an_unknown_model_is_a_bad_request(outcomes: Outcomes) -> None:
+    assert_is_error(
+        outcomes["unknown_model"],
+        ("BadRequestError", 400, 5007),
+        "AiError: No such model: No such model @cf/meta/llama-9 or task " + REQUEST_ID,
+    )
+
+
+def test_bad_input_is_a_bad_request(outcomes: Outcomes) -> None:
+    assert_is_error(
+        outcomes["bad_input"],
+        ("BadRequestError", 400, 5006),
+        "AiError: Bad input: Error: .*'/temperature' must be <= 5 " + REQUEST_ID,
+    )
+
+
+@pytest.mark.parametrize("case", [*GENERATING, *ASKING])
+def test_a_wrong_token_is_an_authentication_error(unauthorized: Outcomes, case: str) -> None:
+    assert_is_error(unauthorized[case], ("AuthenticationError", 401, 10000), "Authentication error")
+
+
+@pytest.mark.parametrize("case", VERIFYING)
+def test_a_wrong_token_is_not_verified(unauthorized: Outcomes, case: str) -> None:
+    assert_is_error(unauthorized[case], ("AuthenticationError", 401, 1000), "Invalid API Token")
+
+
+def test_a_malformed_account_id_is_not_found(client: Client, server: ServerProcess) -> None:
+    outcome = client.run(server.base_url, "chat", account_id="my-account")["chat"]
+    path = f"/client/v4/accounts/my-account/ai/run/{INT8}"
+    message = f"Could not route to {path}, perhaps your object identifier is invalid\\?"
+    assert_is_error(outcome, ("NotFoundError", 404, 7003), message)
+
+
+def test_a_busy_server_is_a_rate_limit_error(client: Client, refusing: RefusingServer) -> None:
+    with refusing.busy():
+        outcomes = client.run(refusing.base_url, "chat_without_retries", token=TOKEN)
+    assert_is_error(
+        outcomes["chat_without_retries"],
+        ("RateLimitError", 429, 3040),
+        "AiError: Capacity temporarily exceeded, please try again. " + REQUEST_ID,
+    )
+
+
+def test_a_call_that_was_refused_is_tried_again(client: Client, refusing: RefusingServer) -> None:
+    outcomes = refusing.busy_until_it_refuses(
+        lambda: client.run(refusing.base_url, "chat", token=TOKEN)
+    )
+    assert_is_usage(value_of(outcomes["chat"])["usage"])
+
+
+def assert_is_error(outcome: Outcome, kind: tuple[str, int, int], message_pattern: str) -> None:
+    class_name, status, code = kind
+    assert (outcome.get("error"), outcome.get("status")) == (class_name, status), outcome
+    assert [entry[0] for entry in outcome["errors"]] == [code]
+    assert re.fullmatch(message_pattern, outcome["errors"][0][1]), outcome

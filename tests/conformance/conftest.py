@@ -1,0 +1,59 @@
+"""Servers that give the answers which snapshots hold; with --target=cloudflare, the real one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.snapshots import Target
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_until
+
+EMULATOR_SERVERS = ("strict", "busy", "impatient")  # the service has no such settings
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that asks for a token."""
+    file: Path = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text("from-file\n\n")
+    flags = ["--api-token", "first", "--api-token", "second", "--api-token-file", str(file)]
+    with server_process(*flags, "--parallel", "1", "--context-length", "512") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def busy() -> Iterator[ServerProcess]:
+    """A server whose only slot is taken and where nobody may wait."""
+    flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096"]
+    with server_process(*flags) as running:
+        body = {"prompt": "Count up.", "raw": True, "max_tokens": 4000, "stream": True}
+        with running.connect(body):
+            wait_until(lambda: running.metric("workers_ai_emulator_running") == 1)
+            yield running
+
+
+@pytest.fixture(scope="session")
+def impatient() -> Iterator[ServerProcess]:
+    """A server where every request takes too long."""
+    with server_process("--request-timeout", "0.05", "--context-length", "1024") as running:
+        yield running
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Target:
+    """The server that a snapshot names, given as the test's parameter."""
+    if request.config.getoption("--target") == "cloudflare":
+        if request.param in EMULATOR_SERVERS:
+            pytest.skip("a setting of the emulator that the service does not have")
+        return Target(
+            root="https://api.cloudflare.com",
+            gateway_root="https://gateway.ai.cloudflare.com",
+            account=os.environ["CLOUDFLARE_ACCOUNT_ID"],
+            token=os.environ["CLOUDFLARE_API_TOKEN"],
+            model=request.config.getoption("--model"),
+        )
+    server: ServerProcess = request.getfixturevalue(request.param)
+    return Target(server.root, ACCOUNT_ID, "x", INT8, server.root)

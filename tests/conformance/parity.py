@@ -1,0 +1,41 @@
+"""The README's parity table, made of the snapshots: `python -m tests.conformance.parity`."""
+
+from __future__ import annotations
+
+from tests.conformance.snapshots import SNAPSHOTS
+
+COLUMNS = ("recorded", "documented", "inferred")
+_ORDER = [
+    "ai/run/{model}",
+    "ai/run",
+    "ai/v1/chat/completions",
+    "ai/v1/completions",
+    "ai/models/search",
+    "ai/models/schema",
+    "ai/tasks/search",
+    "tokens/verify",
+    "gateway: workers-ai/{model}",
+    "gateway: …/chat/completions",
+    "any other path",
+]
+
+
+def table() -> str:
+    """A row for each surface, and in each column what is known in that way."""
+    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for surface in _ORDER:
+        cells = [", ".join(_shown(surface, provenance)) for provenance in COLUMNS]
+        lines.append(f"| `{surface}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(surface: str, provenance: str) -> list[str]:
+    """What the snapshots show, answers first; what is recorded once is not inferred elsewhere."""
+    better = COLUMNS[: COLUMNS.index(provenance)]
+    shown = {s.shows for s in SNAPSHOTS if (s.surface, s.provenance) == (surface, provenance)}
+    known = {s.shows for s in SNAPSHOTS if s.surface == surface and s.provenance in better}
+    return sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
+
+
+if __name__ == "__main__":
+    print(table())

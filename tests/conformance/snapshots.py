@@ -1,0 +1,123 @@
+"""Snapshots: one request to the service and the answer it gave, made comparable.
+
+What differs from call to call (ids, times, generated text, counts, padding) stands as a placeholder
+in a snapshot, and is replaced by it in an answer before the two are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+FOLDER = Path(__file__).with_name("snapshots")
+HEADERS = ("content-type", "cf-ai-req-id", "cf-aig-log-id")
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_STRING = r'"(?:[^"\\]|\\.)+"'
+_PLACEHOLDERS = [
+    (_UUID, "<uuid>"),
+    (r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "<log-id>"),
+    (r"\"id\":\"id-\d{13}\"", '"id":"id-<ms>"'),
+    (r"\"id\":\"[0-9a-f]{32}\"", '"id":"<token-id>"'),
+    (r"\"created\":\d+", '"created":<s>'),
+    (rf"\"(response|content|text)\":{_STRING}", r'"\1":"<text>"'),
+    (r"\"(\w+_tokens)\":\d+", r'"\1":<count>'),
+    (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
+     " this model context window limit (<count>)"),
+    (r",\"p\":\"[a-z0-9]+\"", ""),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server to ask: the emulator, or the real one."""
+
+    root: str
+    account: str
+    token: str
+    model: str
+    gateway_root: str
+
+    def send(self, request: dict[str, Any]) -> httpx.Response:
+        """Send a snapshot's request, its placeholders filled in."""
+        root = self.gateway_root if request["path"].startswith("/v1/") else self.root
+        headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
+        return httpx.request(
+            request["method"],
+            root + self._fill(request["path"]),
+            content=self._fill(request.get("body", ""))
+            .encode()
+            .ljust(request.get("body_length", 0)),
+            headers={name: self._fill(value) for name, value in headers.items() if value},
+            timeout=120,
+        )
+
+    def normalize(self, text: str) -> str:
+        """An answer's text with placeholders; repeated events stand once."""
+        text = text.replace(self.account, "<account>").replace(self.model, "<model>")
+        for pattern, placeholder in _PLACEHOLDERS:
+            text = re.sub(pattern, placeholder, text)
+        if not text.startswith("data: "):
+            return text
+        return "\n\n".join(event for event, _ in groupby(text.split("\n\n")))
+
+    def _fill(self, text: str) -> str:
+        values = {"account": self.account, "model": self.model, "token": self.token}
+        return re.sub(r"<(account|model|token)>", lambda match: values[match[1]], text)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a file of the folder holds.
+
+    `provenance` says how we know the answer: `recorded` from the service, `documented`, `inferred`.
+    `server` names the fixture that gives such an answer; `surface` and `shows` are for the README.
+    """
+
+    path: Path
+    provenance: str
+    source: str
+    recorded_date: str
+    note: str
+    server: str
+    surface: str
+    shows: str
+    request: dict[str, Any]
+    response: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        return cls(path, **json.loads(path.read_text("utf-8")))
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def record(self, answer: httpx.Response, target: Target, date: str) -> None:
+        """Replace the answer by the one that the real service has just given."""
+        changed = self.__dict__ | {
+            "provenance": "recorded",
+            "source": "the service itself",
+            "recorded_date": date,
+            "response": observed(answer, target),
+        }
+        del changed["path"]
+        self.path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def observed(answer: httpx.Response, target: Target) -> dict[str, Any]:
+    """An answer in the form of a snapshot's `response`."""
+    headers = {name: answer.headers[name] for name in HEADERS if name in answer.headers}
+    return {
+        "status": answer.status_code,
+        "headers": {name: target.normalize(value) for name, value in headers.items()},
+        "body": target.normalize(answer.text),
+    }
+
+
+SNAPSHOTS = [Snapshot.load(path) for path in sorted(FOLDER.glob("*.json"))]

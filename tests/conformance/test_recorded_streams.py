@@ -1,0 +1,107 @@
+"""Recorded streams beside ours: they differ in text, in the lengths of `p`, and in counts only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server import ACCOUNT_ID, INT8, ServerProcess
+
+RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+QUESTION = [{"role": "user", "content": "Reply with the word yes."}]
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def recorded(name: str) -> str:
+    return (RECORDINGS / name).read_text("utf-8")
+
+
+def ours(server: ServerProcess, path: str, **body: Any) -> str:
+    """The stream as it is on the wire, from a completion that the model ends itself."""
+    url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/{path}"
+    answer = server.post(url, {"messages": QUESTION, "temperature": 0, "stream": True, **body})
+    assert answer.headers["content-type"] == "text/event-stream"
+    return answer.content.decode()
+
+
+def shape(stream: str) -> list[str]:
+    """What has to be equal: the frames in order, without what may differ, each kind once a run."""
+    assert stream.endswith("\n\n")
+    lines = [_shape_of_frame(frame) for frame in stream.removesuffix("\n\n").split("\n\n")]
+    return [line for line, _ in groupby(lines)]
+
+
+def _shape_of_frame(frame: str) -> str:
+    assert frame.startswith("data: ") and "\n" not in frame
+    data = frame.removeprefix("data: ")
+    return data if data == "[DONE]" else json.dumps(_blank(json.loads(data)))
+
+
+def _blank(value: Any) -> Any:
+    """The value with its text, numbers and ids left out; `p` too, which is absent at length 0."""
+    match value:
+        case dict():
+            assert "p" not in list(value)[:-1]
+            return {key: _blank(item) for key, item in value.items() if key != "p"}
+        case list():
+            return [_blank(item) for item in value]
+        case str() if value in ("", "stop", "chat.completion.chunk"):
+            return value
+        case str():
+            return "…"
+        case int():
+            return 0
+    return value
+
+
+def side_by_side(recording: str, answer: str) -> str:
+    """Both streams in two columns, for whoever has to find the difference."""
+    left, right = recording.split("\n\n"), answer.split("\n\n")
+    return "\n".join(f"{a[:90]:90} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
+def test_a_native_stream_is_like_the_recorded_one(server: ServerProcess, name: str) -> None:
+    recording, answer = recorded(name), ours(server, f"run/{INT8}")
+    assert shape(answer) == shape(recording), "\n" + side_by_side(recording, answer)
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
+def test_padding_is_of_the_recorded_kind(server: ServerProcess, name: str) -> None:
+    for stream in (recorded(name), ours(server, f"run/{INT8}")):
+        for padding in paddings(stream):
+            assert (ALPHABET * 2).startswith(padding)
+            assert 0 < len(padding) < 50
+
+
+def paddings(stream: str) -> Iterator[str]:
+    for frame in stream.split("\n\n"):
+        if '"p":' in frame:
+            yield json.loads(frame.removeprefix("data: "))["p"]
+
+
+@pytest.mark.recorded
+def test_an_openai_stream_is_like_the_recorded_one_but_for_its_last_delta(
+    server: ServerProcess,
+) -> None:
+    recording = recorded("openai-compat-llama3.1-8b-RECONSTRUCTED-2026-05.sse")
+    text, last, last_again, done = shape(recording)
+    assert '"prompt_tokens_details"' in last_again  # came with the usage of autumn 2026
+    # Here the last delta has an empty content, since some clients read one in every event.
+    last = last.replace('"delta": {}', '"delta": {"content": ""}')
+    answer = ours(server, "v1/chat/completions", model=INT8)
+    assert shape(answer) == [text, last, done], "\n" + side_by_side(recording, answer)
+
+
+@pytest.mark.documented
+def test_a_stream_of_2023_is_ours_without_padding_and_usage(server: ServerProcess) -> None:
+    text, done = shape(recorded("native-docs-2023.sse"))
+    answer = shape(ours(server, f"run/{INT8}"))
+    assert (answer[0], answer[-1]) == (text, done)

@@ -1,0 +1,173 @@
+"""Every recorded body is reproduced byte for byte, or there is a reason why not.
+
+`recordings/*.jsonl` hold what people published of the service's answers, a line each. A line that
+we reproduce names a snapshot, and what has to be replaced in the record to get the snapshot's body:
+what another model's schema asks for, what its publisher left out. test_snapshots.py holds the
+server to the snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.snapshots import SNAPSHOTS, Target
+
+RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+BODIES = {snapshot.name: snapshot.response["body"] for snapshot in SNAPSHOTS}
+NOBODY = Target("", "<account>", "", "<model>", "")  # only to put the placeholders in
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """By this snapshot, after these replacements (regular expressions) in the record.
+
+    `part` marks a record of the message alone, or of a piece of it.
+    """
+
+    snapshot: str
+    replacements: tuple[tuple[str, str], ...] = ()
+    part: bool = False
+
+
+@dataclass(frozen=True)
+class NotServed:
+    reason: str
+
+
+OTHER_TASK = NotServed("another task's model")
+OTHER_SCHEMA = NotServed("a model with another schema")
+RETIRED = NotServed("retirement came after the time that is emulated")
+PLAN = NotServed("there is no plan, licence or allocation here")
+NO_USAGE = NotServed("before answers had `usage`; the rest is run-answer")
+
+OWN_NAMES = (("'input'", "'prompt'"), ("'requests'", "'messages'"))  # another model's schema
+HIDDEN_UUID = ((r" \([0-9a-fx-]+\)\"", ' (<uuid>)"'),)
+ADD_UUID = (('","code"', ' (<uuid>)","code"'),)
+REST = '"success":false,"result":{},"messages":[]}'
+OTHER_NAME = (("gpt-oss-120b", "@cf/inexistant/modele-xyz"), ("<request-id>", "<uuid>"))
+OWN_REASON = (
+    (r'"message\\":\\"\.\.\.', r'"message\\":\\"max_tokens must be at least 1, got 0.'),
+    (r"\(uuid\)", "(<uuid>)"),
+)
+OF_RESPONSES = (
+    (r'\{"error":\{"code":"invalid_prompt",', '{"errors":[{'),
+    (r"\}\}", f',"code":3007}}],{REST}'),
+)
+OWN_ONE_OF = (
+    (
+        "Error: Type",
+        "Error: oneOf at '/' not met, 0 matches: required properties at '/' are 'prompt', "
+        "Type mismatch of '/messages/0/content', 'array' not in 'string', Type",
+    ),
+    ("'null'", "'null', required properties at '/messages/1' are 'role,content'"),
+    (r'"\.\.\."', '"<uuid>"'),
+)
+
+ERRORS: list[Reproduced | NotServed] = [
+    Reproduced("run-5006-nothing", (*OWN_NAMES, *HIDDEN_UUID)),
+    Reproduced("run-5006-nothing", (*OWN_NAMES, *ADD_UUID)),
+    Reproduced("chat-5006-parts"),
+    Reproduced("chat-5006-null", part=True),
+    Reproduced("run-5006-top-k", part=True),
+    Reproduced("run-5006-null", part=True),
+    OTHER_TASK,
+    OTHER_TASK,
+    OTHER_SCHEMA,
+    OTHER_SCHEMA,
+    Reproduced("chat-5007"),
+    Reproduced("chat-5007", OTHER_NAME),
+    RETIRED,
+    RETIRED,
+    RETIRED,
+    RETIRED,
+    Reproduced("run-5021"),
+    Reproduced("run-5021"),
+    PLAN,
+    NotServed("there is no rate limit here, only a full queue (3040)"),
+    Reproduced("run-3040", ((r"\.\.\.\}", REST), *ADD_UUID)),
+    NotServed("the gateway here limits no rate"),
+    Reproduced("run-10000"),
+    Reproduced("run-10000"),
+    NotServed("as it was in 2023; the newer form is run-10000"),
+    Reproduced("run-7003"),
+    Reproduced("chat-7003", (("<bad id>", "anonymous"),)),
+    Reproduced("no-route-account"),
+    NotServed("superseded: official SDKs send %2F now, so it is served; the body is no-route"),
+    Reproduced("no-route"),
+    Reproduced("v1-models-7001"),
+    Reproduced("run-6003-key"),
+    Reproduced("run-6003-authorization"),
+    Reproduced("run-9106", part=True),
+    NotServed("a newer router's text for what 9106 says; one had to be chosen"),
+    PLAN,
+    PLAN,
+    PLAN,
+    Reproduced("run-5025", (("5025: ", ""),), part=True),
+    OTHER_TASK,
+    Reproduced("run-8007", OWN_REASON),
+    OTHER_SCHEMA,
+    NotServed("no retries happen between machines here"),
+    Reproduced("run-3007", OF_RESPONSES),
+    NotServed("ai/v1/responses is not served: only gpt-oss models had it"),
+    Reproduced("gateway-5006", OWN_ONE_OF),
+    Reproduced("gateway-2001"),
+    NotServed("an outage"),
+]
+
+SUCCESSES: list[Reproduced | NotServed] = [
+    NO_USAGE,
+    NO_USAGE,
+    Reproduced("run-answer"),
+    NotServed("a model that calls functions; without `tool_calls` it is run-answer"),
+    NotServed("after the models had been retired"),
+    NotServed("after the models had been retired"),
+    OTHER_TASK,
+    NotServed("only the text was published, and text depends on the weights"),
+    NotServed("another engine's key order; llama-3-8b's is chat-answer"),
+    NotServed("another engine's form, through a Worker's binding"),
+    NotServed("only for models that can batch"),
+    Reproduced("verify", (("<32 hex>", "0" * 32),)),
+]
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    lines = (RECORDINGS / f"{name}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def text(record: dict[str, Any]) -> str:
+    """The record's body, or the piece of one that was published."""
+    for key in ("body", "errors", "message"):
+        if key in record:
+            value = record[key]
+            return value if isinstance(value, str) else compact(value)
+    return ""
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(
+    ("record", "verdict"),
+    [
+        pytest.param(text(record), verdict, id=f"{name}-{line}")
+        for name, verdicts in (("errors", ERRORS), ("success", SUCCESSES))
+        for line, (record, verdict) in enumerate(zip(records(name), verdicts, strict=True), 1)
+        if isinstance(verdict, Reproduced)
+    ],
+)
+def test_a_recorded_answer_is_a_snapshot_s(record: str, verdict: Reproduced) -> None:
+    for pattern, replacement in verdict.replacements:
+        record = re.sub(pattern, replacement, record)
+    record = NOBODY.normalize(record)
+    body = BODIES[verdict.snapshot]
+    assert record
+    assert record in body if verdict.part else record == body

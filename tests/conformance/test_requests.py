@@ -1,0 +1,81 @@
+"""Requests as real clients send them: whatever the headers and the odd keys, they are answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ServerProcess
+
+pytestmark = pytest.mark.documented
+
+BODY = {"prompt": "Hi", "max_tokens": 1}
+
+
+def send(server: ServerProcess, content: Any, **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(server.run_url(), content=content, headers=names, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-www-form-urlencoded",  # curl, urllib
+        "text/plain;charset=UTF-8",  # fetch
+        "apbplication/json",  # litellm 1.72
+        "multipart/form-data",
+        "",
+    ],
+)
+def test_the_content_type_does_not_matter(server: ServerProcess, content_type: str) -> None:
+    headers = {"content_type": content_type} if content_type else {}
+    assert send(server, json.dumps(BODY), **headers).status_code == 200
+
+
+def test_a_body_may_come_in_chunks_of_any_size(server: ServerProcess) -> None:
+    def chunks() -> Iterator[bytes]:
+        for byte in json.dumps(BODY | {"prompt": "Grüße 😀"}, ensure_ascii=False).encode():
+            yield bytes([byte])
+
+    assert send(server, chunks()).status_code == 200
+
+
+def test_a_body_may_be_printed_prettily(server: ServerProcess) -> None:
+    assert send(server, json.dumps(BODY, indent=2)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"stop": None},  # langchain-cloudflare
+        {"stop": ["\n"]},
+        {"model": "@cf/meta/llama-2-7b-chat-int8"},
+        {"options": {"rejectIfBusy": True}},
+        {"stream": False},
+        {"stream_options": {"include_usage": True}},
+        {"temperature": 0},  # ai 4
+        {"temperature": 1e-8},
+    ],
+    ids=json.dumps,
+)
+def test_keys_that_clients_add_change_nothing(server: ServerProcess, extra: dict[str, Any]) -> None:
+    answer = send(server, json.dumps(BODY | extra))
+    assert list(answer.json()["result"]) == ["response", "usage"]
+
+
+def test_headers_that_clients_add_change_nothing(server: ServerProcess) -> None:
+    answer = send(
+        server,
+        json.dumps(BODY),
+        x_stainless_lang="python",
+        api_version="2026-11-25",
+        x_session_affinity="a",
+        cf_aig_authorization="Bearer x",
+        accept="text/html",
+    )
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"

@@ -1,0 +1,34 @@
+"""Every snapshot, against the emulator or, with --target=cloudflare, against the service.
+
+    CLOUDFLARE_ACCOUNT_ID=… CLOUDFLARE_API_TOKEN=… pytest tests/conformance/test_snapshots.py \
+        --target=cloudflare --model=@cf/meta/llama-3.1-8b-instruct [--record]
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+
+import pytest
+
+from tests.conformance.snapshots import SNAPSHOTS, Snapshot, Target, observed
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "target"),
+    [
+        pytest.param(snapshot, snapshot.server, marks=getattr(pytest.mark, snapshot.provenance))
+        for snapshot in SNAPSHOTS
+    ],
+    indirect=["target"],
+    ids=[snapshot.name for snapshot in SNAPSHOTS],
+)
+def test_the_answer_is_the_snapshot_s(
+    snapshot: Snapshot, target: Target, request: pytest.FixtureRequest
+) -> None:
+    answer = target.send(snapshot.request)
+    if request.config.getoption("--record"):
+        snapshot.record(answer, target, date.today().isoformat())
+    assert observed(answer, target) == snapshot.response
+    if uuid := re.search(r'(?:\(|"requestId":")([0-9a-f-]{36})', answer.text):
+        assert uuid[1] == answer.headers["cf-ai-req-id"]
