@@ -14,6 +14,14 @@ from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_u
 EMULATOR_SERVERS = ("strict", "busy", "impatient")  # the service has no such settings
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only tests with a target can ask the service."""
+    if config.getoption("--target") == "cloudflare":
+        for item in items:
+            if "target" not in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason="is about the emulator only"))
+
+
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that asks for a token."""

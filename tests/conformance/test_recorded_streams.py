@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.server import ACCOUNT_ID, INT8, ServerProcess
+from tests.conformance.snapshots import Target
+
+pytestmark = pytest.mark.parametrize("target", ["server"], indirect=True)
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 QUESTION = [{"role": "user", "content": "Reply with the word yes."}]
@@ -21,10 +23,11 @@ def recorded(name: str) -> str:
     return (RECORDINGS / name).read_text("utf-8")
 
 
-def ours(server: ServerProcess, path: str, **body: Any) -> str:
+def ours(target: Target, path: str, **body: Any) -> str:
     """The stream as it is on the wire, from a completion that the model ends itself."""
-    url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/{path}"
-    answer = server.post(url, {"messages": QUESTION, "temperature": 0, "stream": True, **body})
+    body |= {"messages": QUESTION, "temperature": 0, "stream": True}
+    path = f"/client/v4/accounts/<account>/ai/{path}"
+    answer = target.send({"method": "POST", "path": path, "body": json.dumps(body)})
     assert answer.headers["content-type"] == "text/event-stream"
     return answer.content.decode()
 
@@ -67,15 +70,15 @@ def side_by_side(recording: str, answer: str) -> str:
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
-def test_a_native_stream_is_like_the_recorded_one(server: ServerProcess, name: str) -> None:
-    recording, answer = recorded(name), ours(server, f"run/{INT8}")
+def test_a_native_stream_is_like_the_recorded_one(target: Target, name: str) -> None:
+    recording, answer = recorded(name), ours(target, "run/<model>")
     assert shape(answer) == shape(recording), "\n" + side_by_side(recording, answer)
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
-def test_padding_is_of_the_recorded_kind(server: ServerProcess, name: str) -> None:
-    for stream in (recorded(name), ours(server, f"run/{INT8}")):
+def test_padding_is_of_the_recorded_kind(target: Target, name: str) -> None:
+    for stream in (recorded(name), ours(target, "run/<model>")):
         for padding in paddings(stream):
             assert (ALPHABET * 2).startswith(padding)
             assert 0 < len(padding) < 50
@@ -89,19 +92,19 @@ def paddings(stream: str) -> Iterator[str]:
 
 @pytest.mark.recorded
 def test_an_openai_stream_is_like_the_recorded_one_but_for_its_last_delta(
-    server: ServerProcess,
+    target: Target,
 ) -> None:
     recording = recorded("openai-compat-llama3.1-8b-RECONSTRUCTED-2026-05.sse")
     text, last, last_again, done = shape(recording)
     assert '"prompt_tokens_details"' in last_again  # came with the usage of autumn 2026
     # Here the last delta has an empty content, since some clients read one in every event.
     last = last.replace('"delta": {}', '"delta": {"content": ""}')
-    answer = ours(server, "v1/chat/completions", model=INT8)
+    answer = ours(target, "v1/chat/completions", model="<model>")
     assert shape(answer) == [text, last, done], "\n" + side_by_side(recording, answer)
 
 
 @pytest.mark.documented
-def test_a_stream_of_2023_is_ours_without_padding_and_usage(server: ServerProcess) -> None:
+def test_a_stream_of_2023_is_ours_without_padding_and_usage(target: Target) -> None:
     text, done = shape(recorded("native-docs-2023.sse"))
-    answer = shape(ours(server, f"run/{INT8}"))
+    answer = shape(ours(target, "run/<model>"))
     assert (answer[0], answer[-1]) == (text, done)

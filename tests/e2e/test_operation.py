@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -158,6 +159,16 @@ def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int
         assert "data: [DONE]" not in rest
         assert json.loads([line for line in rest if line][-1].removeprefix("data: "))
     assert "Traceback" not in "".join(server.log)
+
+
+def test_a_request_that_does_not_end_before_the_server_does_is_aborted() -> None:
+    body = {"prompt": "Hi", "max_tokens": 1500, "temperature": 5}
+    with server_process("--parallel", "2") as server, ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.run, body)
+        wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
+        server.process.terminate()
+        assert answer.result().status_code == 408
+        assert answer.result().json()["errors"][0]["code"] == 3008
 
 
 def test_health_is_answered_while_the_model_computes(server: ServerProcess) -> None:
