@@ -84,16 +84,14 @@ def _api(catalog: Mapping[str, ModelSpec]) -> Json:
         )
         for spec in catalog.values()
     }
-    anything = _any_input(catalog)
-    named = _object(model=_names(catalog), input=anything)
-    natives = _native(*catalog.values())
+    nested, natives = _nested(catalog), _native(*catalog.values())
     completions = {
-        f"{_ACCOUNT}/ai/v1/{path}": _post(summary, _with_model(catalog), answer, errors)
+        f"{_ACCOUNT}/ai/v1/{path}": _post(summary, _flat(catalog), answer, errors)
         for path, (summary, answer) in _completions().items()
     }
     return {
         **runs,
-        f"{_ACCOUNT}/ai/run": _post("Run the model that the body names", named, natives, errors),
+        f"{_ACCOUNT}/ai/run": _post("Run the model that the body names", nested, natives, errors),
         **completions,
         f"{_ACCOUNT}/ai/models/search": _get("The models", _page(_CARD), listing, _SEARCH),
         f"{_ACCOUNT}/ai/models/schema": _get(
@@ -121,11 +119,11 @@ def _gateway(catalog: Mapping[str, ModelSpec]) -> Json:
         for spec in catalog.values()
     }
     completions = {
-        f"{_GATEWAY}/workers-ai/v1/{path}": _post(summary, _with_model(catalog), answer, errors)
+        f"{_GATEWAY}/workers-ai/v1/{path}": _post(summary, _flat(catalog), answer, errors)
         for path, (summary, answer) in _completions().items()
     }
     summary, answer = _completions()["chat/completions"]
-    compat = _with_model(catalog, prefix="workers-ai/")
+    compat = _flat(catalog, prefix="workers-ai/")
     path = f"{_GATEWAY}/compat/chat/completions"
     return {**runs, **completions, path: _post(summary, compat, answer, errors)}
 
@@ -152,17 +150,21 @@ def _object(**properties: Any) -> Json:
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
-def _names(catalog: Mapping[str, ModelSpec], prefix: str = "") -> Json:
-    return {"type": "string", "enum": [prefix + name for name in catalog]}
+def _names(catalog: Mapping[str, ModelSpec]) -> Json:
+    return {"type": "string", "enum": [*catalog]}
 
 
-def _any_input(catalog: Mapping[str, ModelSpec]) -> Json:
-    return {"anyOf": [spec.schema["input"] for spec in catalog.values()]}
+def _flat(catalog: Mapping[str, ModelSpec], prefix: str = "") -> Json:
+    """A model's name and its input in one object, as OpenAI's clients send it."""
+    models = catalog.values()
+    named = [(_object(model={"const": prefix + m.name}), m.schema["input"]) for m in models]
+    return {"anyOf": [{"allOf": [name, inputs]} for name, inputs in named]}
 
 
-def _with_model(catalog: Mapping[str, ModelSpec], prefix: str = "") -> Json:
-    """The models' own input with the model's name in it, as OpenAI's clients send it."""
-    return {"allOf": [_object(model=_names(catalog, prefix)), _any_input(catalog)]}
+def _nested(catalog: Mapping[str, ModelSpec]) -> Json:
+    """A model's name beside its input."""
+    models = catalog.values()
+    return {"anyOf": [_object(model={"const": m.name}, input=m.schema["input"]) for m in models]}
 
 
 def _query(name: str, schema: Json, *, required: bool = False) -> Json:
