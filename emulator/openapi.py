@@ -49,7 +49,7 @@ def document(catalog: Mapping[str, ModelSpec]) -> Json:
             "description": "Cloudflare Workers AI's text generation, answered locally.",
         },
         "paths": {path: _parameters(path) | item for path, item in paths.items()},
-        "components": {"parameters": _PARAMETERS},
+        "components": {"parameters": _PARAMETERS, "schemas": _schemas(catalog)},
     }
 
 
@@ -70,6 +70,20 @@ _PARAMETERS: Json = {
 }
 
 
+def _schemas(catalog: Mapping[str, ModelSpec]) -> Json:
+    """The published schemas, as they are."""
+    specs = catalog.values()
+    return {_schema(spec, side): spec.schema[side] for spec in specs for side in spec.schema}
+
+
+def _schema(spec: ModelSpec, side: str) -> str:
+    return f"{spec.name.rsplit('/', 1)[-1]}-{side}"
+
+
+def _ref(spec: ModelSpec, side: str, part: str = "") -> Json:
+    return {"$ref": f"#/components/schemas/{_schema(spec, side)}{part}"}
+
+
 def _parameters(path: str) -> Json:
     names = [name for name in _PARAMETERS if f"{{{name}}}" in path]
     return {"parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names]}
@@ -80,7 +94,7 @@ def _api(catalog: Mapping[str, ModelSpec]) -> Json:
     listing = _responses(_IN_ACCOUNT)
     runs = {
         f"{_ACCOUNT}/ai/run/{spec.name}": _post(
-            spec.card["description"], spec.schema["input"], _native(spec), errors
+            spec.card["description"], _ref(spec, "input"), _native(spec), errors
         )
         for spec in catalog.values()
     }
@@ -114,7 +128,7 @@ def _gateway(catalog: Mapping[str, ModelSpec]) -> Json:
     errors = _responses([*_PATH, *_GATEWAY_ONLY, *_MODEL], via_gateway=True)
     runs = {
         f"{_GATEWAY}/workers-ai/{spec.name}": _post(
-            spec.card["description"], spec.schema["input"], _native(spec), errors
+            spec.card["description"], _ref(spec, "input"), _native(spec), errors
         )
         for spec in catalog.values()
     }
@@ -157,14 +171,14 @@ def _names(catalog: Mapping[str, ModelSpec]) -> Json:
 def _flat(catalog: Mapping[str, ModelSpec], prefix: str = "") -> Json:
     """A model's name and its input in one object, as OpenAI's clients send it."""
     models = catalog.values()
-    named = [(_object(model={"const": prefix + m.name}), m.schema["input"]) for m in models]
+    named = [(_object(model={"const": prefix + m.name}), _ref(m, "input")) for m in models]
     return {"anyOf": [{"allOf": [name, inputs]} for name, inputs in named]}
 
 
 def _nested(catalog: Mapping[str, ModelSpec]) -> Json:
     """A model's name beside its input."""
     models = catalog.values()
-    return {"anyOf": [_object(model={"const": m.name}, input=m.schema["input"]) for m in models]}
+    return {"anyOf": [_object(model={"const": m.name}, input=_ref(m, "input")) for m in models]}
 
 
 def _query(name: str, schema: Json, *, required: bool = False) -> Json:
@@ -226,8 +240,8 @@ def _completion(kind: str, **content: Json) -> Json:
 
 
 def _native(*specs: ModelSpec) -> Json:
-    """The published output, whole in an envelope or as a stream."""
-    whole = [output for spec in specs for output in spec.schema["output"]["oneOf"][:1]]
+    """The published output: its first form in an envelope, or a stream."""
+    whole = [_ref(spec, "output", "/oneOf/0") for spec in specs]
     return _whole_or_stream(_success({"anyOf": whole}))
 
 
