@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -28,6 +29,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
+_BODY_LIMIT_S = 10  # for the rest of a body that nobody reads
 _SLASHES = re.compile("/{2,}")
 
 
@@ -46,6 +48,7 @@ class Front:
         is_api = scope["path"].startswith(_API_PREFIX)
         start = time.monotonic()
         state: dict[str, Any] = scope.setdefault("state", {})
+        body = _Body(scope, receive)
         status = 0
 
         async def stamp(message: Message) -> None:
@@ -59,15 +62,43 @@ class Front:
                 if is_api and _may_keep_alive(scope):
                     headers["connection"] = "keep-alive"
                     del headers["content-length"]  # so that uvicorn sends it chunked, as recorded
+                await body.discard_rest()
             await send(message)
 
         try:
-            await self._app(scope, receive, stamp)
+            await self._app(scope, body.receive, stamp)
         finally:
             elapsed_s = time.monotonic() - start
             line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
             level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
             _log_request(level, _printable(line), state.get("generation"), elapsed_s)
+
+
+class _Body:
+    """A request's body on its way in.
+
+    A refusal often needs no more of it, but a client that is still sending when the connection
+    closes sees a reset instead of the answer: so the rest is read, and thrown away, before.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self._is_asked_for = "expect" not in Headers(scope=scope)
+        self._is_whole = False
+
+    async def receive(self) -> Message:
+        self._is_asked_for = True  # uvicorn now answers `Expect: 100-continue`
+        message = await self._receive()
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def discard_rest(self) -> None:
+        try:
+            async with asyncio.timeout(_BODY_LIMIT_S):
+                while self._is_asked_for and not self._is_whole:
+                    await self.receive()
+        except TimeoutError:
+            log.debug("the rest of a body did not come in %d s", _BODY_LIMIT_S)
 
 
 def _may_keep_alive(scope: Scope) -> bool:

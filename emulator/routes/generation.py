@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request, Response
 
@@ -20,7 +20,10 @@ from emulator.tasks.answers import Answer
 
 MAX_BODY_BYTES = 16 * 2**20
 
+_LONG_BODY_BYTES = 2**16  # a longer one takes long enough for others to notice
+
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 async def read_json(request: Request) -> Any:
@@ -30,7 +33,8 @@ async def read_json(request: Request) -> Any:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
-    return text_generation.parse_json(bytes(body))
+    request.state.is_long = len(body) > _LONG_BODY_BYTES
+    return await _compute(request, text_generation.parse_json, bytes(body))
 
 
 def model_name(body: Any) -> str:
@@ -51,7 +55,7 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     Raises what the service refuses with, all of it before the first byte of an answer.
     """
     engines: Engines = request.app.state.engines
-    task_request = text_generation.parse(inputs, spec)
+    task_request = await _compute(request, text_generation.parse, inputs, spec)
     loaded = await engines.get(spec)
     generation = await text_generation.start(task_request, loaded)
     request.state.generation = generation
@@ -63,6 +67,15 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
         return EventStream(answer.frames(chunks, generation), generation, headers)
     text = await _while_connected(request, generation, text_generation.join(chunks))
     return JsonAnswer(answer.whole(text, generation), headers=headers)
+
+
+async def _compute(
+    request: Request, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+) -> _T:
+    """The function's result; where the body is long, computed beside the event loop."""
+    if request.state.is_long:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:

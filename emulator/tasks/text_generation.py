@@ -31,6 +31,7 @@ from emulator.validator import SchemaMismatch
 
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
 _LONG_TEXT = 50_000  # characters; a longer one is tokenised beside the event loop
+_MANY_MESSAGES = 500
 _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 _MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
@@ -99,7 +100,7 @@ async def start(request: TextGenerationRequest, model: LoadedModel) -> Generatio
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
         # The service estimates four characters a token [recorded texts name an estimate].
         raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
-    if request.num_characters > _LONG_TEXT:
+    if request.num_characters > _LONG_TEXT or len(request.messages) > _MANY_MESSAGES:
         prompt_tokens = await asyncio.to_thread(request.render, model.template)
     else:
         prompt_tokens = request.render(model.template)

@@ -1,0 +1,270 @@
+"""What broken and hostile clients send: each gets an answer, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_until
+
+NUM_SLOTS = 2
+RUN = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run"
+SURFACES = {
+    "run": f"{RUN}/{INT8}",
+    "model in body": RUN,
+    "chat": f"/client/v4/accounts/{ACCOUNT_ID}/ai/v1/chat/completions",
+    "completions": f"/client/v4/accounts/{ACCOUNT_ID}/ai/v1/completions",
+    "gateway": f"/v1/{ACCOUNT_ID}/gateway/workers-ai/{INT8}",
+    "compat": f"/v1/{ACCOUNT_ID}/gateway/compat/chat/completions",
+}
+NAMES = {"compat": f"workers-ai/{INT8}"}
+NESTED = b"[" * 10_000 + b"]" * 10_000
+
+NO_JSON = {
+    "empty": b"",
+    "words": b"not json",
+    "cut off": b'{"prompt":',
+    "NUL bytes": bytes(3),
+    "a NUL in a string": b'{"prompt":"a\0b"}',
+    "UTF-16": '{"prompt":"Hi"}'.encode("utf-16"),
+    "gzip": b"\x1f\x8b\x08\0\0\0\0\0",
+    "NaN": b'{"prompt":"Hi","temperature":NaN}',
+    "10,000 nested arrays": NESTED,
+    "10,000 nested objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+}
+ODD_JSON = {name: name.encode() for name in ("[]", "null", "1", '"x"', "true", "{}", "[[[]]]")}
+# What follows the model's name in a body.
+REFUSED_FIELDS = {
+    "an infinity": '"prompt":"Hi","temperature":1e999',
+    "a number of 6,000 digits": f'"prompt":"Hi","max_tokens":{"9" * 6000}',
+    "a fraction of a token": '"prompt":"Hi","max_tokens":1.5',
+    "minus zero tokens": '"prompt":"Hi","max_tokens":-0.0',
+    "the same key twice": '"prompt":"Hi","prompt":5',
+    "50,000 messages": f'"messages":[{",".join(["""{"role":"user","content":"x"}"""] * 50_000)}]',
+    "a prompt of 5,000,000 characters": f'"prompt":"{"a b " * 1_250_000}"',
+    "a prompt of 1,000,000 emoji": f'"prompt":"{"😀" * 1_000_000}"',
+    "20 MB": f'"prompt":"{"x" * 20_000_000}"',
+}
+TAKEN = {
+    "a lone surrogate": b'{"prompt":"\\ud800","max_tokens":1}',
+    "lone surrogates in messages": (
+        b'{"messages":[{"role":"\\ud800","content":"\\udfff"}],"max_tokens":1}'
+    ),
+    "an escaped NUL": b'{"prompt":"a\\u0000b","max_tokens":1}',
+    "invalid UTF-8": b'{"prompt":"\xff\xfe","max_tokens":1}',
+    "a byte order mark": b'\xef\xbb\xbf{"prompt":"Hi","max_tokens":1}',
+    "unknown keys without number": json.dumps(
+        {"prompt": "Hi", "max_tokens": 1} | {f"key{i}": i for i in range(20_000)}
+    ).encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """A server that is looked at when all tests here are done with it."""
+    flags = ["--parallel", str(NUM_SLOTS), "--context-length", "1024"]
+    with server_process(*flags) as running:
+        yield running
+        free_slots = "workers_ai_emulator_free_slots"
+        wait_until(lambda: running.metric(free_slots) == NUM_SLOTS)
+        assert running.run({"prompt": "Hi", "max_tokens": 1}).status_code == 200
+        assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
+
+
+def exchange(server: ServerProcess, data: bytes, *, ends: bool = False) -> bytes:
+    """All that the server says to these bytes until it closes the connection."""
+    url = httpx.URL(server.root)
+    answer = b""
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        connection.sendall(data)
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(2**16):
+            answer += part
+    return answer
+
+
+def request(
+    body: bytes = b'{"prompt":"Hi","max_tokens":1}',
+    *headers: bytes,
+    line: bytes = f"POST {RUN}/{INT8} HTTP/1.1".encode(),
+    length: int | None = None,
+) -> bytes:
+    size = b"Content-Length: %d" % (len(body) if length is None else length)
+    return b"\r\n".join([line, b"Host: x", b"Connection: close", size, *headers, b"", body])
+
+
+def assert_is_refusal(answer: httpx.Response) -> None:
+    """A 4xx in one of the service's three forms, and not in a framework's."""
+    assert 400 <= answer.status_code < 500
+    assert answer.headers["content-type"] == "application/json"
+    value = answer.json()
+    if "internalCode" in value:  # the gateway hands on the model's error as it is
+        assert list(value)[:3] == ["name", "internalCode", "httpCode"]
+        return
+    assert value.keys() >= {"errors", "success", "result", "messages"}
+    assert value["success"] is False
+    assert all(isinstance(error["code"], int) for error in value["errors"])
+
+
+@pytest.mark.parametrize(
+    "content", [pytest.param(b, id=n) for n, b in (NO_JSON | ODD_JSON).items()]
+)
+@pytest.mark.parametrize("surface", SURFACES)
+def test_a_body_that_is_no_request_is_refused(
+    server: ServerProcess, surface: str, content: bytes
+) -> None:
+    assert_is_refusal(httpx.post(server.root + SURFACES[surface], content=content, timeout=60))
+
+
+@pytest.mark.parametrize("fields", [pytest.param(f, id=n) for n, f in REFUSED_FIELDS.items()])
+@pytest.mark.parametrize("surface", SURFACES)
+def test_a_body_beyond_the_limits_is_refused(
+    server: ServerProcess, surface: str, fields: str
+) -> None:
+    content = f'{{"model":"{NAMES.get(surface, INT8)}",{fields}}}'.encode()
+    answer = httpx.post(server.root + SURFACES[surface], content=content, timeout=60)
+    assert_is_refusal(answer)
+    assert "5007" not in answer.text  # the model was found
+
+
+@pytest.mark.parametrize("content", [pytest.param(b, id=n) for n, b in TAKEN.items()])
+def test_a_body_that_is_odd_but_right_is_answered(server: ServerProcess, content: bytes) -> None:
+    answer = httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
+    assert (answer.status_code, answer.json()["success"]) == (200, True)
+
+
+@pytest.mark.parametrize("path", [f"{RUN}/@cf/no/model", "/client/v4/nothing", f"{RUN}/{INT8}"])
+def test_a_client_hears_the_refusal_of_what_it_is_still_sending(
+    server: ServerProcess, path: str
+) -> None:
+    body = bytes(40_000_000)
+    line = f"POST {path} HTTP/1.1".encode()
+    assert exchange(server, request(body, line=line)).startswith(b"HTTP/1.1 4")
+
+
+def test_long_bodies_leave_no_memory_behind(server: ServerProcess) -> None:
+    process = psutil.Process(server.process.pid)
+    content = f'{{{REFUSED_FIELDS["50,000 messages"]},{REFUSED_FIELDS["20 MB"][:15_000_000]}"}}'
+
+    def rss_after(num_requests: int) -> int:
+        for _ in range(num_requests):
+            assert_is_refusal(server_post(server, content))
+        return process.memory_info().rss
+
+    before = rss_after(2)
+    assert rss_after(5) < before + 32 * 2**20
+
+
+def server_post(server: ServerProcess, content: str) -> httpx.Response:
+    return httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
+
+
+def test_a_long_body_does_not_hold_up_others(server: ServerProcess) -> None:
+    """The loop is asked while the body is being checked, and not only afterwards."""
+    content = f'{{"messages":[{",".join(["[]"] * 2_000_000)}]}}'.encode()
+    url = httpx.URL(server.root)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        connection.sendall(request(content))
+        connection.setblocking(False)
+        num_answers = 0
+        while not _has_answer(connection):
+            assert httpx.get(f"{server.root}/_emulator/healthz").status_code == 200
+            num_answers += 1
+    assert num_answers > 1
+
+
+def _has_answer(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+NOT_HTTP = {
+    "zeros": bytes(1000),
+    "a TLS hello": bytes.fromhex("16030100a5010000a10303") + bytes(160),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "an unknown method": request(line=b"FOO / HTTP/1.1"),
+    "a method in small letters": request(line=b"post / HTTP/1.1"),
+    "raw bytes in the path": request(line=b"POST /\xff\xfe HTTP/1.1"),
+    "a path of 100 KB": request(line=b"GET /" + b"a" * 100_000 + b" HTTP/1.1"),
+    "a negative length": request(length=-5),
+    "two lengths": request(b"{}", b"Content-Length: 1"),
+    "length and chunks": request(b"{}", b"Transfer-Encoding: chunked"),
+    "a chunk without size": request(b"zz\r\n", b"Transfer-Encoding: chunked"),
+    "a NUL in a header": request(b"{}", b"X: a\0b"),
+}
+
+
+@pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in NOT_HTTP.items()])
+def test_what_is_no_http_gets_a_clean_400(server: ServerProcess, data: bytes) -> None:
+    answer = exchange(server, data)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"\r\n\r\nInvalid HTTP request received.")
+
+
+ODD_HTTP = {
+    "100 KB in a header": request(b'{"prompt":"Hi","max_tokens":1}', b"X: " + b"a" * 100_000),
+    "10,000 headers": request(
+        b'{"prompt":"Hi","max_tokens":1}', *(b"X-%d: a" % i for i in range(10_000))
+    ),
+    "a token in Latin-1": request(
+        b'{"prompt":"Hi","max_tokens":1}', b"Authorization: Bearer \xff\xfe"
+    ),
+    "HTTP/1.0": request(line=f"POST {RUN}/{INT8} HTTP/1.0".encode()),
+    "a whole URL": request(line=f"POST https://api.cloudflare.com{RUN}/{INT8} HTTP/1.1".encode()),
+    "an upgrade": request(
+        b'{"prompt":"Hi","max_tokens":1}', b"Upgrade: h2c", b"HTTP2-Settings: AA"
+    ),
+    "two slashes": request(line=f"POST /{RUN.replace('/', '//')}//{INT8} HTTP/1.1".encode()),
+    "several at once": request().replace(b"Connection: close\r\n", b"") * 3 + request(),
+}
+
+
+@pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in ODD_HTTP.items()])
+def test_what_is_odd_http_is_answered(server: ServerProcess, data: bytes) -> None:
+    answer = exchange(server, data)
+    assert answer.count(b" 200 OK\r\n") == data.count(b"POST ")
+
+
+def test_a_length_that_is_too_short_cuts_the_body(server: ServerProcess) -> None:
+    assert b'"code":3003' in exchange(server, request(length=10))
+
+
+def test_a_client_that_ends_before_its_body_does_is_let_go(server: ServerProcess) -> None:
+    assert exchange(server, request(length=1000), ends=True) == b""
+
+
+def test_a_client_that_never_ends_its_body_holds_up_nobody(server: ServerProcess) -> None:
+    url = httpx.URL(server.root)
+    slow = [socket.create_connection((url.host, url.port or 80)) for _ in range(200)]
+    try:
+        for connection in slow:
+            connection.sendall(request(length=1000))
+        assert server.run({"prompt": "Hi", "max_tokens": 1}).status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page=-1",
+        "page=x&per_page=1e999",
+        "per_page=99999999999999999999",
+        "search=%ff%00",
+        "task=%5B%5D",
+        "&".join(["a=1"] * 5000),
+    ],
+)
+def test_any_query_of_the_catalogue_is_answered(server: ServerProcess, query: str) -> None:
+    url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search?{query}"
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.json()["success"]) == (200, True)
