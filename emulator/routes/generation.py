@@ -34,7 +34,7 @@ async def read_json(request: Request) -> Any:
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
     request.state.is_long = len(body) > _LONG_BODY_BYTES
-    return await _compute(request, text_generation.parse_json, bytes(body))
+    return await compute(request, text_generation.parse_json, bytes(body))
 
 
 def model_name(body: Any) -> str:
@@ -55,7 +55,7 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     Raises what the service refuses with, all of it before the first byte of an answer.
     """
     engines: Engines = request.app.state.engines
-    task_request = await _compute(request, text_generation.parse, inputs, spec)
+    task_request = await compute(request, text_generation.parse, inputs, spec)
     loaded = await engines.get(spec)
     generation = await text_generation.start(task_request, loaded)
     request.state.generation = generation
@@ -69,7 +69,7 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     return JsonAnswer(answer.whole(text, generation), headers=headers)
 
 
-async def _compute(
+async def compute(
     request: Request, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
     """The function's result; where the body is long, computed beside the event loop."""

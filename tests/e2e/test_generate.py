@@ -133,7 +133,8 @@ def test_a_client_that_leaves_the_queue_is_never_run(server: ServerProcess) -> N
     with ExitStack() as connections:
         for _ in range(12):  # four more than there are slots
             connections.enter_context(server.connect(body))
-        wait_until(lambda: server.metric("workers_ai_emulator_waiting", model=INT8) >= 4)
+        wait_until(lambda: num_unfinished(server) == 12)
+        assert server.metric("workers_ai_emulator_waiting", model=INT8) >= 4
     wait_until(lambda: num_cancelled(server) == before + 12)
     assert server.metric("workers_ai_emulator_free_slots", model=INT8) == 8
     assert server.metric("workers_ai_emulator_waiting", model=INT8) == 0
@@ -146,6 +147,13 @@ def test_a_client_that_never_reads_does_not_hold_its_slot(server: ServerProcess)
         wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
         assert server.run({"prompt": "Hi", "max_tokens": 3}).status_code == 200
         wait_until(lambda: server.metric("workers_ai_emulator_free_slots", model=INT8) == 8)
+
+
+def num_unfinished(server: ServerProcess) -> float:
+    return sum(
+        server.metric(f"workers_ai_emulator_{state}", model=INT8)
+        for state in ("running", "waiting")
+    )
 
 
 def num_cancelled(server: ServerProcess) -> float:

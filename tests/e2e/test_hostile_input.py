@@ -165,27 +165,6 @@ def server_post(server: ServerProcess, content: str) -> httpx.Response:
     return httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
 
 
-def test_a_long_body_does_not_hold_up_others(server: ServerProcess) -> None:
-    """The loop is asked while the body is being checked, and not only afterwards."""
-    content = f'{{"messages":[{",".join(["[]"] * 2_000_000)}]}}'.encode()
-    url = httpx.URL(server.root)
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
-        connection.sendall(request(content))
-        connection.setblocking(False)
-        num_answers = 0
-        while not _has_answer(connection):
-            assert httpx.get(f"{server.root}/_emulator/healthz").status_code == 200
-            num_answers += 1
-    assert num_answers > 1
-
-
-def _has_answer(connection: socket.socket) -> bool:
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False
-
-
 NOT_HTTP = {
     "zeros": bytes(1000),
     "a TLS hello": bytes.fromhex("16030100a5010000a10303") + bytes(160),

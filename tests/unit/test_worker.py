@@ -338,8 +338,8 @@ async def test_a_generation_that_takes_too_long_ends_in_a_timeout_and_frees_its_
     backend = FakeBackend(num_slots=1, block_at=3)
     async with running(backend) as engine:
         generation = engine.submit(prompt(), params())
-        generation.cancel_after(0)
         await blocked(backend)
+        generation.cancel_after(0)
         with pytest.raises(RequestTimeout):
             await text_of(generation)
         backend.gate.set()
