@@ -75,6 +75,18 @@ def serve(
         float | None,
         _flag("request-timeout", "Seconds a request may take before 408; unlimited.", min=0.001),
     ] = _DEFAULTS.request_timeout,
+    seed: Annotated[
+        int | None,
+        _flag("seed", "Seed of requests that have none; without it, answers vary.", min=0),
+    ] = _DEFAULTS.seed,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            envvar=_twin("deterministic"),
+            help="Equal bytes for equal requests on the CPU, or faster answers to one at a time.",
+        ),
+    ] = _DEFAULTS.deterministic,
     api_token: Annotated[
         list[str] | None,
         _flag("api-token", "A token to ask for; may be repeated. Without any, all may call."),
@@ -101,6 +113,8 @@ def serve(
         gpu_layers=_number_or_auto("gpu-layers", gpu_layers, minimum=0),
         queue_size=queue_size,
         request_timeout=request_timeout,
+        seed=seed,
+        deterministic=deterministic,
         api_tokens=_tokens(api_token or [], api_token_file),
         log_level=log_level,
     )

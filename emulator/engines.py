@@ -13,6 +13,7 @@ from emulator import machine
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate, JinjaTemplate, Llama2Template
 from emulator.engine.llama import LlamaBackend, LlamaModel
+from emulator.engine.tiling import Tiling
 from emulator.engine.types import FinishReason, SamplingParams
 from emulator.engine.worker import Engine
 from emulator.errors import EngineError, NoSuchModel, WeightsUnusable
@@ -21,7 +22,7 @@ from emulator.store import Store, Weights
 
 log = logging.getLogger(__name__)
 
-CHUNK_LENGTH = 64  # prompt tokens in one decode call
+TILING = Tiling()
 SNAPSHOT_BYTES = 256 * 2**20
 _LLAMA_2_VOCABULARY_SIZE = 32_000
 _ALL_LAYERS = -1
@@ -49,6 +50,7 @@ class Engines:
         self._settings = settings
         self.catalog = catalog
         self.request_timeout_s = settings.request_timeout
+        self.seed = settings.seed
         self._store = Store(settings.models_dir, num_threads=settings.threads)
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self.phase = "starting"
@@ -102,7 +104,7 @@ class Engines:
         engine = Engine(
             backend,
             queue_size=self._settings.queue_size,
-            chunk_length=CHUNK_LENGTH,
+            tiling=TILING,
             snapshot_bytes=SNAPSHOT_BYTES,
             name=spec.name,
         )
@@ -130,8 +132,9 @@ class Engines:
                     model,
                     num_slots=self._num_slots(model, weights),
                     context_length=settings.context_length,
-                    batch_length=CHUNK_LENGTH,
+                    batch_length=TILING.length,
                     num_threads=settings.threads,
+                    rounds_alike=settings.deterministic,
                 )
                 on_failure.pop_all()  # the backend closes it from here on
         except (EngineError, ValueError) as error:

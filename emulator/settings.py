@@ -27,7 +27,9 @@ class Settings:
     """All settings; every flag of `serve` is one of them.
 
     `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers;
-    `request_timeout` in seconds, None: a request may take as long as it needs.
+    `request_timeout` in seconds, None: a request may take as long as it needs; `seed` is that of
+    requests without one, None: a new one each time; `deterministic`: equal requests get equal bytes
+    on the CPU, whatever runs beside them.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +41,8 @@ class Settings:
     gpu_layers: int | None = None
     queue_size: int = 64
     request_timeout: float | None = None
+    seed: int | None = None
+    deterministic: bool = True
     api_tokens: frozenset[str] = frozenset()  # none: anybody may call
     log_level: str = "info"
 

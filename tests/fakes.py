@@ -3,6 +3,7 @@
 Tokens 0-255 are bytes. A slot's cells are the tokens they were computed from, so what cannot happen
 in a correct engine (a wrong position, a hole, a cell too many, a wrong copy, old logits) is an
 assertion failure. The next token depends on every cell: one wrong cell changes the completion.
+With a tiling, a cell that a call computed in a tile differs from one that was computed by row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import zlib
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 
+from emulator.engine.tiling import Tiling
 from emulator.engine.types import Sampler, SamplingParams, Span, Vocabulary
 from emulator.errors import EngineError
 
@@ -24,6 +26,7 @@ _SPECIAL_TOKENS = {"<|im_start|>": IM_START, "<|im_end|>": IM_END}
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, _SPECIAL_TOKENS)) + ")")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _GARBAGE = -1  # a cell that a failed call left behind
+_TILED = 1000  # added to a token that was computed in a tile
 _STATE_TYPE = "i"
 _TIMEOUT_S = 10
 
@@ -74,6 +77,7 @@ class FakeBackend:
         batch_length: int | None = None,
         completion_length: int | None = None,
         vocabulary: FakeVocabulary | None = None,
+        tiling: Tiling | None = None,
         fail_at: Collection[int] = (),
         error: Exception | None = None,
         block_at: int | None = None,
@@ -88,6 +92,7 @@ class FakeBackend:
         self.is_blocked = threading.Event()
         self.gate = threading.Event()
         self._vocabulary = vocabulary or FakeVocabulary()
+        self._tiling = tiling or Tiling(length=context_length + 1)
         self._batch_length = batch_length
         self._completion_length = completion_length
         self._fail_at = fail_at
@@ -111,7 +116,8 @@ class FakeBackend:
                 self.cells[span.slot].append(_GARBAGE)
             raise self._error
         for span in spans:
-            self.cells[span.slot].extend(span.tokens)
+            is_tiled = len(span.tokens) >= self._tiling.length
+            self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
             if span.wants_logits:
                 self._outputs.append(list(self.cells[span.slot]))
 
@@ -156,10 +162,15 @@ class FakeBackend:
 
     def completion(self, prompt_tokens: Sequence[int], params: SamplingParams) -> list[int]:
         """All tokens of the completion that the engine must give."""
-        tokens = list(prompt_tokens)
-        while len(tokens) - len(prompt_tokens) < params.max_tokens and tokens[-1] != END:
-            tokens.append(self.next_token(tokens, len(prompt_tokens), params))
-        return tokens[len(prompt_tokens) :]
+        cells = self.prompt_cells(prompt_tokens)
+        while len(cells) - len(prompt_tokens) < params.max_tokens and cells[-1] != END:
+            cells.append(self.next_token(cells, len(prompt_tokens), params))
+        return cells[len(prompt_tokens) :]
+
+    def prompt_cells(self, prompt_tokens: Sequence[int]) -> list[int]:
+        """What a prompt must leave in its slot, in whatever calls it was evaluated."""
+        start, end = self._tiling.start, self._tiling.end(len(prompt_tokens))
+        return [t + _TILED * (start <= i < end) for i, t in enumerate(prompt_tokens)]
 
     def text(self, prompt_tokens: Sequence[int], params: SamplingParams) -> str:
         """The completion's text."""
@@ -188,16 +199,16 @@ class FakeSampler:
         self._backend = backend
         self._params = params
         self._num_prompt_tokens = len(prompt_tokens)
-        self._tokens = list(prompt_tokens)
+        self._cells = backend.prompt_cells(prompt_tokens)
         self._is_open = True
         backend.num_open_samplers += 1
 
     def sample(self, row: int) -> int:
         assert self._is_open, "the sampler is closed"
         cells = self._backend.take_output(row)
-        assert cells == self._tokens, f"output {row} belongs to other tokens"
+        assert cells == self._cells, f"output {row} belongs to other tokens"
         token = self._backend.next_token(cells, self._num_prompt_tokens, self._params)
-        self._tokens.append(token)
+        self._cells.append(token)
         return token
 
     def close(self) -> None:

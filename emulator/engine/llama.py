@@ -14,12 +14,13 @@ import numpy as np
 
 from emulator.engine import llama_log
 from emulator.engine.llama_log import complaint
-from emulator.engine.sampler import LlamaSampler
-from emulator.engine.types import SamplingParams, Span
+from emulator.engine.sampler import GreedySampler, LlamaSampler
+from emulator.engine.types import Sampler, SamplingParams, Span
 from emulator.errors import EngineError
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
+_SPLIT_LENGTH = 256  # cells beyond which llama.cpp splits the attention of a lone row by threads
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -131,7 +132,8 @@ def _token_or_none(token: int) -> int | None:
 class LlamaBackend:
     """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
 
-    `num_threads` compute; `batch_length` is the most rows of one decode call.
+    `num_threads` compute; `batch_length` is the most rows of one decode call. Where it
+    `rounds_alike`, a row's logits are the same bits alone in a call and beside others.
     """
 
     def __init__(
@@ -142,30 +144,46 @@ class LlamaBackend:
         context_length: int,
         batch_length: int,
         num_threads: int,
+        rounds_alike: bool = True,
     ) -> None:
         self._model = model
         self.vocabulary = model.vocabulary
         self.num_slots = num_slots
         self.context_length = context_length
         self.cell_size = model.cell_size
+        self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        self._context: Any = self._create_context(num_threads)
+        self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
+        self._rounds_alike = rounds_alike
+        self._needs_pairs = rounds_alike and self._rounds_pairs_otherwise()
 
     def decode(self, spans: Sequence[Span]) -> None:
-        status = llama.llama_decode(self._context, self._batch.fill(spans))
-        if status != 0:
-            raise EngineError(complaint(f"llama_decode gave {status}"))
+        is_lone = self._rounds_alike and len(spans) == 1 and len(spans[0].tokens) == 1
+        is_split = is_lone and spans[0].start >= _SPLIT_LENGTH
+        if is_lone and (self._needs_pairs or (is_split and self._num_threads > 2)):
+            self._decode_twice(spans[0])
+        elif is_split:
+            self._decode_on_one_thread(spans)
+        else:
+            self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_pairs))
 
-    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> LlamaSampler:
+    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
+        if GreedySampler.suits(params):
+            return GreedySampler(self.logits)
         return LlamaSampler(
             self._context,
             params,
             prompt_tokens,
             vocabulary_size=self.vocabulary.size,
             history_length=self.context_length,
-            batch_index=self._batch.output_index,
+            batch_index=lambda row: self._batch.outputs[row],
         )
+
+    def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Scores of all tokens in output `row` of the last call, valid until the next one."""
+        pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
+        return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
 
     def keep(self, slot: int, num_tokens: int) -> None:
         llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
@@ -187,13 +205,44 @@ class LlamaBackend:
             self._context = None
             self._model.close()
 
-    def _create_context(self, num_threads: int) -> Any:
+    def _decode(self, batch: llama.llama_batch) -> None:
+        status = llama.llama_decode(self._context, batch)
+        if status != 0:
+            raise EngineError(complaint(f"llama_decode gave {status}"))
+
+    def _decode_twice(self, span: Span) -> None:
+        """Give a lone row company: itself once more, in the next cell, which is then forgotten."""
+        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], wants_logits=True)
+        self._decode(self._batch.fill([pair], min_outputs=2))
+        self._batch.outputs = [0]
+        self.keep(span.slot, span.start + 1)
+
+    def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
+        """One thread computes attention in one piece; with two it costs less than a second row."""
+        llama.llama_set_n_threads(self._context, 1, 1)
+        try:
+            self._decode(self._batch.fill(spans))
+        finally:
+            llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
+
+    def _rounds_pairs_otherwise(self) -> bool:
+        """Whether these weights' products round differently for one row and for two [16-bit]."""
+        row = Span(0, 0, [self.vocabulary.bos or 0], wants_logits=True)
+        self._decode(self._batch.fill([row]))
+        alone = self.logits(0).copy()
+        self.keep(0, 0)
+        self._decode_twice(row)
+        beside = self.logits(0).copy()
+        self.keep(0, 0)
+        return not np.array_equal(alone, beside)
+
+    def _create_context(self) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = self.context_length * self.num_slots
         params.n_batch = params.n_ubatch = self._batch.length
         params.n_seq_max = self.num_slots
-        params.n_outputs_max = self.num_slots
-        params.n_threads = params.n_threads_batch = num_threads
+        params.n_outputs_max = max(self.num_slots, 2)
+        params.n_threads = params.n_threads_batch = self._num_threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = False
         params.no_perf = True
@@ -215,11 +264,12 @@ class _BatchArrays:
         self._wants_logits = np.zeros(length, np.int8)
         self._num_slots = np.ones(length, np.int32)
         self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
-        self._outputs: list[int] = []
+        self.outputs: list[int] = []  # where in the batch each output stands
 
-    def fill(self, spans: Sequence[Span]) -> llama.llama_batch:
+    def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
+        """The spans' rows. Where logits are wanted, there are those of `min_outputs` rows."""
         end = 0
-        self._outputs = []
+        self.outputs = []
         for span in spans:
             start, end = end, end + len(span.tokens)
             self._tokens[start:end] = span.tokens
@@ -228,7 +278,9 @@ class _BatchArrays:
             self._wants_logits[start:end] = 0
             if span.wants_logits:
                 self._wants_logits[end - 1] = 1
-                self._outputs.append(end - 1)
+                self.outputs.append(end - 1)
+        if 0 < len(self.outputs) < min_outputs:
+            self._wants_logits[max(self.outputs[0] - 1, 0)] = 1
         return llama.llama_batch(
             n_tokens=end,
             token=_pointer(self._tokens, llama.llama_token),
@@ -237,10 +289,6 @@ class _BatchArrays:
             seq_id=_pointer(self._slot_addresses, ctypes.POINTER(llama.llama_seq_id)),
             logits=_pointer(self._wants_logits, ctypes.c_int8),
         )
-
-    def output_index(self, row: int) -> int:
-        """Where in the batch the `row`-th output stands."""
-        return self._outputs[row]
 
 
 def _pointer(array: np.ndarray[Any, Any], c_type: Any) -> Any:

@@ -1,21 +1,19 @@
-"""Which slots and snapshots hold which beginnings of prompts.
-
-Cells are shared in whole prefill chunks only: a chunk cut at the same place of the same prompt is
-computed by the same operations in the same order, so a completion's bytes do not depend on whether
-its prefix was reused. Cells that decode steps made round differently and are never shared.
-"""
+"""Which slots and snapshots hold which tokens, and how many of them another prompt can use."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from emulator.engine.tiling import Tiling
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A prefix kept outside the slots."""
+    """Cells kept outside the slots."""
 
     id: int
 
@@ -23,64 +21,58 @@ class Snapshot:
 Holder = int | Snapshot  # an int is a slot
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    tokens: np.ndarray[Any, Any]
+    tiled_end: int
+
+
 class PrefixIndex:
-    """Finds the holder of the longest prefix of a prompt. Lengths are multiples of a chunk."""
+    """Finds who holds the beginning of a prompt, with cells that the prompt would get too."""
 
-    def __init__(self, chunk_length: int) -> None:
-        self._chunk_length = chunk_length
-        self._chains: dict[Holder, list[bytes]] = {}
-        self._holders: dict[bytes, dict[Holder, None]] = {}  # in order of arrival
+    def __init__(self, tiling: Tiling) -> None:
+        self._tiling = tiling
+        self._held: dict[Holder, _Held] = {}
 
-    def hold(self, holder: Holder, tokens: Sequence[int]) -> None:
-        """`holder` has the cells of all whole chunks of `tokens`, and of nothing else to share."""
+    def hold(self, holder: Holder, tokens: Sequence[int], num_prompt_tokens: int) -> None:
+        """`holder` has the cells of `tokens`: the first ones of a prompt and its completion."""
         self.drop(holder)
-        if chain := self._chain(tokens):
-            self._chains[holder] = chain
-            for digest in chain:
-                self._holders.setdefault(digest, {})[holder] = None
+        if tokens:
+            tiled_end = self._tiling.end(num_prompt_tokens)
+            self._held[holder] = _Held(np.array(tokens, np.int32), tiled_end)
 
     def share(self, holder: Holder, other: Holder) -> None:
         """`other` has got what `holder` has."""
-        chain = self._chains[holder]
-        self._chains[other] = chain
-        for digest in chain:
-            self._holders[digest][other] = None
+        self._held[other] = self._held[holder]
 
     def drop(self, holder: Holder) -> None:
         """`holder` has nothing any more."""
-        for digest in self._chains.pop(holder, ()):
-            holders = self._holders[digest]
-            del holders[holder]
-            if not holders:
-                del self._holders[digest]
+        self._held.pop(holder, None)
 
     def length(self, holder: Holder) -> int:
         """How many tokens `holder` has."""
-        return len(self._chains.get(holder, ())) * self._chunk_length
-
-    def is_spare(self, holder: Holder) -> bool:
-        """Whether all that `holder` has is held by another one too."""
-        chain = self._chains.get(holder)
-        return not chain or len(self._holders[chain[-1]]) > 1
+        return len(self._held[holder].tokens) if holder in self._held else 0
 
     def find(self, prompt_tokens: Sequence[int]) -> dict[Holder, int]:
-        """Every holder of a part of the prompt, with the length of that part.
+        """Every holder of a beginning of the prompt, with its length.
 
         At least the prompt's last token is left to evaluate: its logits are needed.
         """
-        lengths: dict[Holder, int] = {}
-        for i, digest in enumerate(self._chain(prompt_tokens[:-1]), start=1):
-            if digest not in self._holders:
-                break
-            lengths |= dict.fromkeys(self._holders[digest], i * self._chunk_length)
-        return lengths
+        tokens = np.array(prompt_tokens, np.int32)
+        wanted = _Held(tokens[:-1], self._tiling.end(len(tokens)))
+        lengths = {holder: self._num_common(wanted, held) for holder, held in self._held.items()}
+        return {holder: length for holder, length in lengths.items() if length}
 
-    def _chain(self, tokens: Sequence[int]) -> list[bytes]:
-        """For each whole chunk a digest of all tokens up to its end."""
-        chain: list[bytes] = []
-        digest = b""
-        for end in range(self._chunk_length, len(tokens) + 1, self._chunk_length):
-            chunk = array("i", tokens[end - self._chunk_length : end]).tobytes()
-            digest = blake2b(digest + chunk, digest_size=16).digest()
-            chain.append(digest)
-        return chain
+    def num_only_in(self, holder: Holder) -> int:
+        """How many of the holder's tokens, at its end, no other holder has."""
+        if holder not in self._held:
+            return 0
+        own = self._held[holder]
+        others = (self._num_common(own, held) for h, held in self._held.items() if h != holder)
+        return len(own.tokens) - max(others, default=0)
+
+    def _num_common(self, wanted: _Held, held: _Held) -> int:
+        length = min(len(wanted.tokens), len(held.tokens))
+        differs = wanted.tokens[:length] != held.tokens[:length]
+        num_equal = int(differs.argmax()) if differs.any() else length
+        return self._tiling.num_shareable(num_equal, wanted.tiled_end, held.tiled_end)

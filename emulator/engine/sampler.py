@@ -9,12 +9,35 @@ from __future__ import annotations
 import ctypes
 import secrets
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 
 from emulator.engine.types import SamplingParams
 
+Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
+
 _SEEDS = 0xFFFFFFFF  # llama.cpp takes 0 .. 2**32-2; the last value means "choose one"
+
+
+class GreedySampler:
+    """Takes the most likely token, the first of several: llama.cpp's choice, without its copy."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    @staticmethod
+    def suits(params: SamplingParams) -> bool:
+        """Whether these parameters ask for nothing else."""
+        is_neutral = _repetition_penalty(params) == 1.0
+        return params.temperature <= 0 and is_neutral and not _later_penalties(params)
+
+    def sample(self, row: int) -> int:
+        return int(self._logits(row).argmax())
+
+    def close(self) -> None:
+        pass
 
 
 class LlamaSampler:
@@ -40,15 +63,13 @@ class LlamaSampler:
         chain_params.no_perf = True
         self._chain: llama.llama_sampler_p | None = llama.llama_sampler_chain_init(chain_params)
         history = (vocabulary_size, history_length)
-        # The schema allows a repetition penalty of 0, which would divide by zero: off, like 1.
-        if (repetition := params.repetition_penalty or 1.0) != 1.0:
+        if (repetition := _repetition_penalty(params)) != 1.0:
             penalty = llama.llama_sampler_init_penalties(*history, repetition, 0.0, 0.0)
             for token in prompt_tokens:
                 llama.llama_sampler_accept(penalty, token)
             self._add(penalty)
-        frequency, presence = params.frequency_penalty, params.presence_penalty
-        if frequency or presence:
-            self._add(llama.llama_sampler_init_penalties(*history, 1.0, frequency, presence))
+        if later := _later_penalties(params):
+            self._add(llama.llama_sampler_init_penalties(*history, 1.0, *later))
         self._add_choice(params)
 
     def sample(self, row: int) -> int:
@@ -74,3 +95,14 @@ class LlamaSampler:
 
     def _add(self, sampler: ctypes.c_void_p) -> None:
         llama.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _repetition_penalty(params: SamplingParams) -> float:
+    """The schema allows 0, which would divide by zero: off, like 1."""
+    return params.repetition_penalty or 1.0
+
+
+def _later_penalties(params: SamplingParams) -> tuple[float, float] | None:
+    """Those of frequency and presence, if there are any."""
+    penalties = (params.frequency_penalty, params.presence_penalty)
+    return penalties if any(penalties) else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from emulator.engine.prefixes import Holder, PrefixIndex, Snapshot
 from emulator.engine.sequence import Sequence, SequenceStatus
 from emulator.engine.slots import SlotPool
+from emulator.engine.tiling import Tiling
 from emulator.engine.types import Span
 
 
@@ -60,35 +61,37 @@ Operation = Decode | Keep | Copy | Save | Discard
 
 
 class Scheduler:
-    """First come, first served: one prompt is evaluated at a time, beside all running sequences.
+    """First come, first served: one prompt is evaluated at a time, before all running sequences.
 
-    `chunk_length`: prompt tokens evaluated by one call; `prefill_budget`: prompt tokens evaluated
-    between two tokens of the running sequences; `snapshot_tokens`: most tokens kept as snapshots.
+    `prefill_budget`: prompt tokens after which the running sequences get their next token;
+    `snapshot_tokens`: most tokens kept as snapshots; `min_snapshot_tokens`: where fewer would be
+    lost, they are evaluated again instead.
     """
 
     def __init__(
         self,
         *,
         num_slots: int,
-        chunk_length: int = 64,
-        prefill_budget: int = 128,
+        tiling: Tiling,
+        prefill_budget: int = 64,
         snapshot_tokens: int = 8192,
+        min_snapshot_tokens: int = 16,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.prefilling: Sequence | None = None
         self._slots = SlotPool(num_slots)
-        self._prefixes = PrefixIndex(chunk_length)
+        self._tiling = tiling
+        self._prefixes = PrefixIndex(tiling)
         self._snapshots: OrderedDict[Snapshot, int] = OrderedDict()  # least recently used first
         self._num_snapshots_made = 0
-        self._released: list[int] = []
-        self._chunk_length = chunk_length
         self._prefill_budget = prefill_budget
         self._snapshot_tokens = snapshot_tokens
+        self._min_snapshot_tokens = min_snapshot_tokens
 
     @property
     def is_idle(self) -> bool:
-        return not (self.waiting or self.running or self.prefilling or self._released)
+        return not (self.waiting or self.running or self.prefilling)
 
     @property
     def num_free_slots(self) -> int:
@@ -116,23 +119,21 @@ class Scheduler:
             self.running.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
         if sequence.slot is not None:
-            self._release(sequence.slot, sequence.evaluated_prompt if keep_cells else [])
+            self._slots.release(sequence.slot)
+            self._hold(sequence.slot, sequence, keep_cells=keep_cells)
             sequence.slot = None
 
     def step(self) -> Iterator[Operation]:
-        """One token of every running sequence, then prompt tokens up to the budget."""
-        yield from self._forget_released()
-        yield from self._decode_running()
+        """Prompt tokens up to the budget, then one token of every running sequence."""
         num_prefilled = 0
         while num_prefilled < self._prefill_budget:
-            yield from self._forget_released()
             if self.prefilling is None:
                 if not (self.waiting and self._slots.free):
                     break
                 yield from self._close_gaps()
                 yield from self._admit(self.waiting.popleft())
             num_prefilled += yield from self._prefill()
-        yield from self._forget_released()
+        yield from self._decode_running()
 
     def affected(self, operation: Operation) -> list[Sequence]:
         """The sequences that cannot go on when the operation fails."""
@@ -160,28 +161,30 @@ class Scheduler:
             yield Decode(spans, outputs=rows)
 
     def _prefill(self) -> Generator[Operation, None, int]:
-        """Evaluate the next chunk of the prompt in a call of its own; returns its length.
-
-        Chunks are cut at multiples of the chunk length from the prompt's start, whatever else is
-        running: equal prompts are computed in equal shapes.
-        """
+        """Evaluate the next chunk of the prompt in a call of its own; returns its length."""
         sequence = self.prefilling
         assert sequence is not None
         start = sequence.num_computed_tokens
-        tokens = sequence.prompt_tokens[start : start + self._chunk_length]
-        sequence.num_computed_tokens += len(tokens)
+        length = self._tiling.chunk_length(start, sequence.num_prompt_tokens)
+        sequence.num_computed_tokens += length
         is_last = sequence.num_computed_tokens == sequence.num_prompt_tokens
         if is_last:
             self._start_running(sequence)
+        tokens = sequence.prompt_tokens[start : start + length]
         span = Span(_slot(sequence), start, tokens, wants_logits=is_last)
         yield Decode([span], outputs=[sequence] if is_last else [])
-        return len(tokens)
+        return length
 
     def _start_running(self, sequence: Sequence) -> None:
         self.prefilling = None
         self.running.append(sequence)
         sequence.status = SequenceStatus.RUNNING
-        self._prefixes.hold(_slot(sequence), sequence.prompt_tokens)
+        self._hold(_slot(sequence), sequence)
+
+    def _hold(self, slot: int, sequence: Sequence, *, keep_cells: bool = True) -> None:
+        """The slot holds what the sequence has evaluated."""
+        tokens = sequence.evaluated_tokens if keep_cells else []
+        self._prefixes.hold(slot, tokens, sequence.num_prompt_tokens)
 
     def _admit(self, sequence: Sequence) -> Iterator[Operation]:
         """Give the sequence a slot, with as much of its prompt as is known somewhere."""
@@ -197,8 +200,7 @@ class Scheduler:
         if isinstance(source, Snapshot):
             self._snapshots.move_to_end(source)
         yield from self._vacate(slot, num_kept=num_cached if source == slot else 0, needed=source)
-        if source != slot:
-            yield Copy(source, slot, num_cached)
+        yield Keep(slot, num_cached) if source == slot else Copy(source, slot, num_cached)
 
     def _choose_slot(self, holders: dict[Holder, int]) -> int:
         """The lowest free slot keeps running ones together; a lone sequence may sit anywhere."""
@@ -221,26 +223,25 @@ class Scheduler:
             target = min(slot for slot in self._slots.free if slot > _slot(rows[0]))
             yield from self._vacate(target)
             self._slots.take(target)
+            self._slots.release(source)
             sequence.slot = target
-            self._release(source, [])
-            self._prefixes.hold(target, sequence.prompt_tokens)
+            self._hold(target, sequence)
             yield Copy(source, target, sequence.num_computed_tokens)
-            yield from self._forget_released()
+            self._hold(source, sequence)
             rows.sort(key=_slot)
 
     def _vacate(
         self, slot: int, *, num_kept: int = 0, needed: Holder | None = None
     ) -> Iterator[Operation]:
-        """Empty the slot but for `num_kept` tokens; what nobody else has becomes a snapshot.
+        """Before all but `num_kept` tokens are overwritten: what nobody else has is saved.
 
         The snapshot `needed` stays.
         """
         num_held = self._prefixes.length(slot)
-        if num_held > num_kept and not self._prefixes.is_spare(slot):
+        num_lost = min(self._prefixes.num_only_in(slot), num_held - num_kept)
+        if num_lost >= self._min_snapshot_tokens:
             yield from self._save(slot, num_held, needed)
         self._prefixes.drop(slot)
-        if num_held > num_kept:
-            yield Keep(slot, num_kept)
 
     def _save(self, slot: int, num_tokens: int, needed: Holder | None) -> Iterator[Operation]:
         """Make a snapshot of the slot where the budget allows, the oldest ones giving way."""
@@ -257,19 +258,6 @@ class Scheduler:
         yield Save(slot, snapshot)
         self._snapshots[snapshot] = num_tokens
         self._prefixes.share(slot, snapshot)
-
-    def _release(self, slot: int, tokens: list[int]) -> None:
-        """Free the slot, which goes on holding the whole chunks of `tokens`."""
-        self._slots.release(slot)
-        self._prefixes.hold(slot, tokens)
-        self._released.append(slot)
-
-    def _forget_released(self) -> Iterator[Operation]:
-        """Free the cells nobody can share: completions and the rest of a chunk."""
-        while self._released:
-            slot = self._released[-1]
-            yield Keep(slot, self._prefixes.length(slot))
-            self._released.remove(slot)
 
 
 def _slot(sequence: Sequence) -> int:

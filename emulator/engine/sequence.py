@@ -51,9 +51,9 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     @property
-    def evaluated_prompt(self) -> list[int]:
-        """The prompt tokens whose cells the slot holds."""
-        return self.prompt_tokens[: self.num_computed_tokens]
+    def evaluated_tokens(self) -> list[int]:
+        """The tokens whose cells the slot holds."""
+        return [*self.prompt_tokens, *self.completion_tokens][: self.num_computed_tokens]
 
     @property
     def usage(self) -> Usage:

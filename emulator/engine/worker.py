@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
+from emulator.engine.tiling import Tiling
 from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, Usage
 from emulator.errors import (
     ApiError,
@@ -122,7 +123,7 @@ class Engine:
         backend: Backend,
         *,
         queue_size: int,
-        chunk_length: int,
+        tiling: Tiling,
         snapshot_bytes: int = 0,
         name: str = "engine",
     ) -> None:
@@ -131,7 +132,7 @@ class Engine:
         self._backend = backend
         self._scheduler = Scheduler(
             num_slots=backend.num_slots,
-            chunk_length=chunk_length,
+            tiling=tiling,
             snapshot_tokens=snapshot_bytes // backend.cell_size,
         )
         self._snapshots: dict[Snapshot, bytes] = {}
@@ -236,6 +237,7 @@ class Engine:
                     except Exception as error:
                         log.exception("sampling failed; the request ends")
                         self._fail([sequence], error)
+                self._flush()
             case Keep(slot, num_tokens):
                 self._backend.keep(slot, num_tokens)
             case Copy(source, target, num_tokens):

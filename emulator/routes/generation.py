@@ -55,7 +55,7 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     Raises what the service refuses with, all of it before the first byte of an answer.
     """
     engines: Engines = request.app.state.engines
-    task_request = await compute(request, text_generation.parse, inputs, spec)
+    task_request = await compute(request, text_generation.parse, inputs, spec, seed=engines.seed)
     loaded = await engines.get(spec)
     generation = await text_generation.start(task_request, loaded)
     request.state.generation = generation

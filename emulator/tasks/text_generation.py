@@ -73,8 +73,11 @@ def parse_json(body: bytes) -> Any:
         raise IncompleteRequest("body is not valid JSON") from error
 
 
-def parse(body: Any, spec: ModelSpec) -> TextGenerationRequest:
-    """What the body asks of the model. Raises BadInput and the other refusals of the service."""
+def parse(body: Any, spec: ModelSpec, *, seed: int | None = None) -> TextGenerationRequest:
+    """What the body asks of the model; `seed` is for a body that has none.
+
+    Raises BadInput and the other refusals of the service.
+    """
     try:
         spec.validator.validate(body)
     except SchemaMismatch as error:
@@ -83,7 +86,7 @@ def parse(body: Any, spec: ModelSpec) -> TextGenerationRequest:
         raise LoraUnsupported(spec.name)
     if _field(body.get("response_format"), "type"):
         raise JsonModeUnsupported
-    values = spec.defaults | body
+    values = spec.defaults | {"seed": seed} | body
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     return TextGenerationRequest(
         prompt=prompt,

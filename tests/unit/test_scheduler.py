@@ -15,11 +15,13 @@ import pytest
 from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence, SequenceStatus
+from emulator.engine.tiling import Tiling
 from emulator.engine.types import FinishReason, SamplingParams, Span
 from tests.fakes import FakeBackend
 
 CONTEXT_LENGTH = 96
 NUM_RUNS = 200
+TILING = Tiling(start=6, length=4)
 CAN_FAIL = (Decode, Keep, Copy, Save)
 
 
@@ -40,18 +42,19 @@ class Driver:
         self,
         backend: FakeBackend,
         *,
-        chunk_length: int = 4,
+        tiling: Tiling = TILING,
         prefill_budget: int = 8,
         snapshot_tokens: int = 64,
     ) -> None:
         self.backend = backend
-        self.chunk_length = chunk_length
+        self.tiling = tiling
         self.snapshot_tokens = snapshot_tokens
         self.scheduler = Scheduler(
             num_slots=backend.num_slots,
-            chunk_length=chunk_length,
+            tiling=tiling,
             prefill_budget=prefill_budget,
             snapshot_tokens=snapshot_tokens,
+            min_snapshot_tokens=4,
         )
         self.arrived: list[Sequence] = []
         self.operations: list[Operation] = []
@@ -158,16 +161,18 @@ def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
 
 def random_run(seed: int) -> Driver:
     rng = random.Random(seed)
+    length = rng.choice([2, 4, 8])
+    tiling = Tiling(start=(length - 1) * rng.randint(0, 3), length=length)
     backend = FakeBackend(
         num_slots=rng.randint(1, 5),
         context_length=CONTEXT_LENGTH,
         completion_length=rng.choice([None, 3, 6]),
+        tiling=tiling,
     )
-    chunk_length = rng.choice([2, 4, 8])
     driver = Driver(
         backend,
-        chunk_length=chunk_length,
-        prefill_budget=chunk_length * rng.randint(1, 3),
+        tiling=tiling,
+        prefill_budget=length * rng.randint(1, 3),
         snapshot_tokens=rng.choice([0, 16, 40, 200]),
     )
     bases = [rng.choices(range(256), k=60) for _ in range(2)]
@@ -231,7 +236,7 @@ def test_every_completion_is_the_one_of_its_prompt_alone(runs: list[Driver]) -> 
 
 def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> None:
     for driver, step in steps(runs):
-        assert all(len(span.tokens) <= driver.chunk_length for _, span in step.prompts)
+        assert all(len(span.tokens) <= driver.tiling.length for _, span in step.prompts)
         for decode in step.rows:
             assert len(decode.spans) <= driver.backend.num_slots
             assert all(len(span.tokens) == 1 for span in decode.spans)
@@ -250,16 +255,18 @@ def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> N
         outputs = [sequence for decode in step.rows for sequence in decode.outputs]
         if step.failed is None:
             assert len(step.rows) <= 1
-            assert set(outputs) == set(step.running)
+            assert set(outputs) >= set(step.running)
+            assert len(outputs) == len(set(outputs))
 
 
-def test_prompts_are_cut_at_multiples_of_the_chunk_length(runs: list[Driver]) -> None:
+def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> None:
     for driver, step in steps(runs):
         for sequence, span in step.prompts:
-            assert span.start % driver.chunk_length == 0
-            chunk = sequence.prompt_tokens[span.start : span.start + driver.chunk_length]
-            assert span.tokens == chunk
-            is_last = span.start + len(chunk) == sequence.num_prompt_tokens
+            start, end = driver.tiling.start, driver.tiling.end(sequence.num_prompt_tokens)
+            is_tile = len(span.tokens) == driver.tiling.length
+            assert is_tile == (start <= span.start < end)
+            assert not is_tile or (span.start - start) % driver.tiling.length == 0
+            is_last = span.start + len(span.tokens) == sequence.num_prompt_tokens
             assert span.wants_logits == is_last
 
 
@@ -281,30 +288,28 @@ def test_all_but_the_cached_tokens_of_a_prompt_are_evaluated_once(runs: list[Dri
             assert tokens == rest or not sequence.completion_tokens
 
 
-def test_cached_tokens_are_whole_chunks_and_never_the_whole_prompt(runs: list[Driver]) -> None:
+def test_cached_tokens_are_never_the_whole_prompt(runs: list[Driver]) -> None:
     assert any(sequence.num_cached_tokens for driver in runs for sequence in driver.arrived)
     for driver in runs:
         for sequence in driver.arrived:
-            assert sequence.num_cached_tokens % driver.chunk_length == 0
             assert sequence.num_cached_tokens < sequence.num_prompt_tokens
 
 
 def test_a_step_keeps_to_the_prefill_budget() -> None:
-    driver = Driver(FakeBackend(num_slots=2), chunk_length=4, prefill_budget=8)
+    driver = Driver(FakeBackend(num_slots=2, tiling=TILING), prefill_budget=8)
     running, long = driver.add([1], 20), driver.add([2] * 40, 1)
     driver.step()
     while not long.is_finished:
         step = driver.step()
-        assert [len(span.tokens) for _, span in step.prompts] in ([4, 4], [4])
+        assert [len(span.tokens) for _, span in step.prompts] in ([4, 4], [4, 2])
         assert step.rows[0].outputs == [running]
 
 
-def test_after_the_last_all_slots_are_free_and_hold_whole_chunks(runs: list[Driver]) -> None:
+def test_after_the_last_all_slots_are_free(runs: list[Driver]) -> None:
     for driver in runs:
         assert driver.scheduler.is_idle
         assert driver.scheduler.num_free_slots == driver.backend.num_slots
         assert driver.backend.num_open_samplers == 0
-        assert all(len(cells) % driver.chunk_length == 0 for cells in driver.backend.cells)
 
 
 def test_snapshots_kept_are_those_not_discarded(runs: list[Driver]) -> None:
@@ -322,73 +327,107 @@ def test_without_a_budget_there_are_no_snapshots(runs: list[Driver]) -> None:
 # ── arranged runs ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_repeated_prompt_evaluates_only_what_follows_its_whole_chunks() -> None:
+def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
     driver = Driver(FakeBackend(num_slots=2))
-    prompt = list(range(10))
+    prompt = list(range(8))
     driver.add(prompt)
     driver.run()
     again = driver.add(prompt)
     driver.run()
-    assert again.num_cached_tokens == 8
+    assert again.num_cached_tokens == 7
     assert not any(isinstance(operation, Copy) for operation in driver.operations)
+
+
+def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated() -> None:
+    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+    for length, num_cached in ((6 + 4 * 3, 6 + 4 * 2), (6 + 4 * 3 + 2, 6 + 4 * 3 + 1)):
+        driver.add(list(range(length)))
+        driver.run()
+        again = driver.add(list(range(length)))
+        driver.run()
+        assert again.num_cached_tokens == num_cached
+
+
+def test_the_next_turn_of_a_short_conversation_evaluates_only_what_is_new() -> None:
+    driver = Driver(FakeBackend(num_slots=2))
+    first = driver.add([1, 2], max_tokens=3)
+    driver.run()
+    turn = driver.add([1, 2, *first.completion_tokens, 5])
+    driver.run()
+    assert turn.num_cached_tokens == 4  # all but the completion's last token, and the new one
+
+
+def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
+    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+    first = driver.add(list(range(8)), max_tokens=12)
+    driver.run()
+    turn = driver.add([*range(8), *first.completion_tokens, 5])
+    driver.run()
+    assert turn.num_cached_tokens == TILING.start
 
 
 def test_a_prefix_in_a_running_slot_is_copied() -> None:
     driver = Driver(FakeBackend(num_slots=2))
-    first = driver.add([*range(8), 50], max_tokens=20)
+    first = driver.add([*range(6), 50], max_tokens=20)
     driver.step()
     driver.step()
-    second = driver.add([*range(8), 60])
+    second = driver.add([*range(6), 60])
     driver.run()
-    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 8)
-    assert [o for o in driver.operations if isinstance(o, Copy)] == [Copy(0, 1, 8)]
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 6)
+    assert [o for o in driver.operations if isinstance(o, Copy)] == [Copy(0, 1, 6)]
 
 
-def test_a_prefix_that_gave_way_comes_back_from_its_snapshot() -> None:
+def test_prompts_that_arrive_together_share_what_the_first_evaluates() -> None:
+    driver = Driver(FakeBackend(num_slots=4), prefill_budget=24)
+    sequences = [driver.add([*range(6), n]) for n in range(4)]
+    driver.run()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 6, 6, 6]
+
+
+def test_what_gave_way_comes_back_from_its_snapshot() -> None:
     driver = Driver(FakeBackend(num_slots=1))
-    for prompt in ([1] * 9, [2] * 9, [1] * 9):
+    for prompt in ([1] * 6, [2] * 6, [1] * 6):
         sequence = driver.add(prompt)
         driver.run()
-    assert sequence.num_cached_tokens == 8
+    assert sequence.num_cached_tokens == 5
     copies = [o for o in driver.operations if isinstance(o, Copy)]
-    assert copies == [Copy(Snapshot(1), 0, 8)]
+    assert copies == [Copy(Snapshot(1), 0, 5)]
 
 
-def test_a_prefix_that_the_slot_itself_holds_is_not_copied() -> None:
+def test_what_the_slot_itself_holds_is_not_copied() -> None:
     driver = Driver(FakeBackend(num_slots=1))
-    for prompt in ([1] * 9, [2] * 9, [1] * 9, [1] * 9):
+    for prompt in ([1] * 6, [2] * 6, [1] * 6, [1] * 6):
         driver.add(prompt)
         driver.run()
     # The snapshot has it too, but only the third needed it.
     assert len([o for o in driver.operations if isinstance(o, Copy)]) == 1
 
 
+def test_what_somebody_else_has_too_is_not_saved() -> None:
+    driver = Driver(FakeBackend(num_slots=1))
+    for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
+        driver.add(prompt)
+        driver.run()
+    assert len([o for o in driver.operations if isinstance(o, Save)]) == 2
+
+
 def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
     driver = Driver(FakeBackend(num_slots=2))
-    for prompt in ([1] * 9, [2] * 9, [1] * 9, [2] * 9):
-        sequence = driver.add(prompt)
+    for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
+        sequence = driver.add(prompt, max_tokens=3)
         driver.run()
-    assert sequence.num_cached_tokens == 8
+    assert sequence.num_cached_tokens == 5
     assert not any(isinstance(o, Copy | Save) for o in driver.operations)
 
 
 def test_the_least_recently_used_snapshot_gives_way_first() -> None:
     driver = Driver(FakeBackend(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
-        driver.add([token] * 9)
+        driver.add([token] * 5)  # 8 cells, as the last token of a completion has none
         driver.run()
     # 4 took the place of 2, then 5 that of 3: 1 is older, but was asked for since.
     discarded = [o.snapshot for o in driver.operations if isinstance(o, Discard)]
     assert discarded == [Snapshot(2), Snapshot(3)]
-
-
-def test_cells_of_a_completion_are_never_shared() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
-    first = driver.add([1, 2, 3, 4], max_tokens=12)
-    driver.run()
-    turn = driver.add([1, 2, 3, 4, *first.completion_tokens, 5])
-    driver.run()
-    assert turn.num_cached_tokens == 4
 
 
 def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
@@ -402,7 +441,7 @@ def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
     driver.run()
 
 
-def test_the_prompt_of_a_moved_sequence_can_still_be_reused() -> None:
+def test_the_cells_of_a_moved_sequence_can_still_be_reused() -> None:
     driver = Driver(FakeBackend(num_slots=3), prefill_budget=24, snapshot_tokens=0)
     sequences = [driver.add([n] * 5, max_tokens=10) for n in range(3)]
     driver.step()
@@ -436,7 +475,7 @@ def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 8
+    assert again.num_cached_tokens == 10  # 3 and 3 up to the first tile, and that
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:

@@ -52,14 +52,14 @@ def test_the_token_that_ends_a_completion_is_counted() -> None:
     assert sequence.usage.num_total_tokens == 5
 
 
-@pytest.mark.parametrize(("num_computed", "evaluated"), [(0, []), (2, [1, 2]), (5, [1, 2, 3])])
-def test_completion_tokens_are_no_part_of_the_evaluated_prompt(
-    num_computed: int, evaluated: list[int]
-) -> None:
+@pytest.mark.parametrize(
+    ("num_computed", "evaluated"), [(0, []), (2, [1, 2]), (5, [1, 2, 3, 7, 8])]
+)
+def test_the_evaluated_tokens_are_those_computed(num_computed: int, evaluated: list[int]) -> None:
     sequence = Sequence([1, 2, 3], SamplingParams())
     sequence.completion_tokens = [7, 8, 9]
     sequence.num_computed_tokens = num_computed
-    assert sequence.evaluated_prompt == evaluated
+    assert sequence.evaluated_tokens == evaluated
 
 
 def test_sequences_with_equal_tokens_are_different() -> None:

@@ -1,0 +1,47 @@
+"""Equal requests get equal bytes, alone or beside others, from cells of their own or of others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.determinism import answers_in_turn, count_differences, make_requests
+from tests.server import FP16, INT8, ServerProcess, server_process
+
+NUM_CLIENTS = 8
+
+
+@pytest.mark.parametrize("model", [INT8, FP16])
+def test_answers_are_the_same_bytes_whatever_runs_beside(server: ServerProcess, model: str) -> None:
+    requests = make_requests(count=16, max_words=600)
+    expected = asyncio.run(answers_in_turn(server.run_url(model), requests))
+    assert len(set(expected)) == len(requests)
+    with server_process("--parallel", "5", "--context-length", "1024") as other:
+        for seed in range(2):  # the first time, nothing is known to the other server
+            num_different = asyncio.run(
+                count_differences(
+                    other.run_url(model), requests, expected, num_clients=NUM_CLIENTS, seed=seed
+                )
+            )
+            assert num_different == 0
+
+
+def test_a_default_seed_fixes_what_has_none() -> None:
+    def texts(server: ServerProcess, **body: Any) -> set[str]:
+        body = {"prompt": "Tell me something.", "max_tokens": 12, "temperature": 2} | body
+        return {server.run(body).json()["result"]["response"] for _ in range(4)}
+
+    with server_process("--seed", "5", "--context-length", "512") as server:
+        fixed = texts(server)
+        assert len(fixed) == 1
+        assert texts(server, seed=5) == fixed
+        assert texts(server, seed=6) != fixed
+
+
+def test_without_a_seed_answers_vary(server: ServerProcess) -> None:
+    body = {"prompt": "Tell me something.", "max_tokens": 12, "temperature": 2}
+    answers: list[httpx.Response] = [server.run(body) for _ in range(4)]
+    assert len({answer.json()["result"]["response"] for answer in answers}) > 1

@@ -1,0 +1,87 @@
+"""llama.cpp's own numbers: what the engine's rules about shapes of calls rest on, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from emulator.catalog import CATALOG
+from emulator.engine.llama import LlamaBackend, LlamaModel
+from emulator.engine.tiling import Tiling
+from emulator.engine.types import Span
+from emulator.settings import Settings
+from emulator.store import Store
+from tests.server import FP16, INT8
+
+NUM_SLOTS = 4
+NUM_STEPS = 2
+TILING = Tiling()
+TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
+# Lengths of prompts without and with tiles, before and beyond where lone rows are split.
+LENGTHS = [1, 40, 270, 600]
+
+
+@pytest.fixture(scope="module", params=[INT8, FP16])
+def backend(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
+    settings = Settings()
+    weights = Store(settings.models_dir, num_threads=settings.threads).weights(
+        CATALOG[request.param]
+    )
+    backend = LlamaBackend(
+        LlamaModel(weights.path),
+        num_slots=NUM_SLOTS,
+        context_length=768,
+        batch_length=TILING.length,
+        num_threads=2,
+    )
+    yield backend
+    backend.close()
+
+
+def evaluate(backend: LlamaBackend, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
+    """Logits after the first tokens, evaluated as a prompt, outside of tiles `most_rows` a call."""
+    backend.keep(slot, 0)
+    start = 0
+    while start < length:
+        size = TILING.chunk_length(start, length)
+        size = size if size == TILING.length else min(size, most_rows)
+        span = Span(slot, start, TOKENS[start : start + size], wants_logits=True)
+        backend.decode([span])
+        start += size
+    return backend.logits(0).copy()
+
+
+def go_on(backend: LlamaBackend, slot: int, length: int, others: list[int]) -> np.ndarray:
+    """Logits of some steps after a prompt of `length` tokens, beside sequences in other slots."""
+    slots = sorted([slot, *others])
+    starts = {other: 10 * (other + 1) for other in others} | {slot: length}
+    for other in slots:
+        evaluate(backend, other, starts[other])
+    steps = []
+    for step in range(NUM_STEPS):
+        positions = [(other, starts[other] + step) for other in slots]
+        backend.decode([Span(s, p, [TOKENS[p]], wants_logits=True) for s, p in positions])
+        steps.append(backend.logits(slots.index(slot)).copy())
+    return np.concatenate(steps)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rows_may_be_cut_anywhere(backend: LlamaBackend, length: int) -> None:
+    expected = evaluate(backend, 0, length)
+    for most_rows in (62, 9, 1)[: 3 if length < 100 else 2]:
+        assert np.array_equal(evaluate(backend, 0, length, most_rows=most_rows), expected)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_row_rounds_alike_alone_and_beside_others(backend: LlamaBackend, length: int) -> None:
+    expected = go_on(backend, 0, length, others=[])
+    for slot, others in ((0, [1]), (1, [0, 2, 3]), (2, [])):
+        assert np.array_equal(go_on(backend, slot, length, others), expected)
+
+
+def test_cells_of_steps_are_as_good_as_those_of_a_prompt(backend: LlamaBackend) -> None:
+    steps = go_on(backend, 0, 40, others=[])
+    assert np.array_equal(evaluate(backend, 1, 40 + NUM_STEPS), steps[-backend.vocabulary.size :])

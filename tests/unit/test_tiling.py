@@ -1,0 +1,66 @@
+"""A token is computed in a tile or by row as its place in its prompt says, however it is cut."""
+
+import itertools
+
+import pytest
+
+from emulator.engine.tiling import Tiling
+
+TILING = Tiling(start=6, length=4)
+
+
+def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
+    """Start and length of all calls that evaluate the rest of a prompt."""
+    found = []
+    while position < num_prompt_tokens:
+        length = TILING.chunk_length(position, num_prompt_tokens)
+        found.append((position, length))
+        position += length
+    assert position == num_prompt_tokens
+    return found
+
+
+def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
+    """The tokens of the rest of a prompt that are computed in tiles."""
+    return {
+        token
+        for start, length in chunks(num_prompt_tokens, position)
+        for token in range(start, start + length)
+        if length >= TILING.length
+    }
+
+
+def test_a_long_prompt_is_cut_into_rows_tiles_and_rows() -> None:
+    assert chunks(17) == [(0, 3), (3, 3), (6, 4), (10, 4), (14, 3)]
+
+
+def test_a_short_prompt_has_no_tiles() -> None:
+    assert chunks(9) == [(0, 3), (3, 3), (6, 3)]
+    assert TILING.end(9) == TILING.end(0) == TILING.start
+
+
+@pytest.mark.parametrize("num_prompt_tokens", range(1, 30))
+def test_tokens_are_tiled_by_their_place_alone(num_prompt_tokens: int) -> None:
+    end = TILING.end(num_prompt_tokens)
+    expected = set(range(TILING.start, end))
+    positions = {*range(TILING.start + 1), *range(TILING.start, end, TILING.length)}
+    for position in positions.intersection(range(num_prompt_tokens)):
+        assert tiled(num_prompt_tokens, position) == {t for t in expected if t >= position}
+    assert num_prompt_tokens - end < TILING.length
+
+
+def test_what_is_shared_was_computed_in_the_same_way_and_leaves_whole_tiles() -> None:
+    for mine, other in itertools.product(range(1, 30), repeat=2):
+        for num_equal in range(min(mine, other) + 1):
+            shared = TILING.num_shareable(num_equal, TILING.end(mine), TILING.end(other))
+            assert shared <= num_equal
+            assert {t for t in tiled(mine) if t < shared} == {t for t in tiled(other) if t < shared}
+            assert tiled(mine, shared) == {t for t in tiled(mine) if t >= shared}
+
+
+def test_all_that_could_be_shared_is_shared() -> None:
+    assert TILING.num_shareable(5, 6, 6) == 5
+    assert TILING.num_shareable(8, 6, 6) == 8
+    assert TILING.num_shareable(13, 14, 14) == 10
+    assert TILING.num_shareable(15, 14, 14) == 15
+    assert TILING.num_shareable(15, 18, 14) == 14
