@@ -75,6 +75,10 @@ def serve(
         float | None,
         _flag("request-timeout", "Seconds a request may take before 408; unlimited.", min=0.001),
     ] = _DEFAULTS.request_timeout,
+    stall_timeout: Annotated[
+        float,
+        _flag("stall-timeout", "Seconds without progress before readyz says so.", min=0.1),
+    ] = _DEFAULTS.stall_timeout,
     seed: Annotated[
         int | None,
         _flag("seed", "Seed of requests that have none; without it, answers vary.", min=0),
@@ -113,6 +117,7 @@ def serve(
         gpu_layers=_number_or_auto("gpu-layers", gpu_layers, minimum=0),
         queue_size=queue_size,
         request_timeout=request_timeout,
+        stall_timeout=stall_timeout,
         seed=seed,
         deterministic=deterministic,
         api_tokens=_tokens(api_token or [], api_token_file),

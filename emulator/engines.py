@@ -61,6 +61,11 @@ class Engines:
         done = [task for task in self._loading.values() if task.done() and not task.cancelled()]
         return [task.result() for task in done if task.exception() is None]
 
+    @property
+    def failure(self) -> str | None:
+        """Why a model that is in memory cannot compute, if so."""
+        return next((m.engine.failure for m in self.loaded if m.engine.failure), None)
+
     def spec(self, name: str) -> ModelSpec:
         """The model's row of the catalogue. Raises NoSuchModel."""
         if name not in self.catalog:
@@ -113,6 +118,7 @@ class Engines:
         except EngineError as error:
             await engine.close()
             raise WeightsUnusable(f"{weights.path} loads but does not compute: {error}") from error
+        engine.watch(self._settings.stall_timeout)
         log.info("%s runs on %s after %.1f s", spec.name, weights.name, time.monotonic() - start)
         return LoadedModel(spec, weights, engine, template)
 

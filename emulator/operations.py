@@ -26,9 +26,13 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 once a model has generated a token; 503 with the phase of the start until then."""
-    phase = request.app.state.engines.phase
-    return _answer({"status": phase}, status=200 if phase == "ready" else 503)
+    """200 once a model has generated a token; 503 with the phase of the start until then.
+
+    503 with the reason, too, while an engine hangs or is dead.
+    """
+    engines: Engines = request.app.state.engines
+    status = engines.failure or engines.phase
+    return _answer({"status": status}, status=200 if status == "ready" else 503)
 
 
 @router.get("/metrics")

@@ -27,7 +27,8 @@ class Settings:
     """All settings; every flag of `serve` is one of them.
 
     `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers;
-    `request_timeout` in seconds, None: a request may take as long as it needs; `seed` is that of
+    `request_timeout` in seconds, None: a request may take as long as it needs;
+    `stall_timeout`: seconds after which a call of llama.cpp is taken to hang; `seed` is that of
     requests without one, None: a new one each time; `deterministic`: equal requests get equal bytes
     on the CPU, whatever runs beside them.
     """
@@ -41,6 +42,7 @@ class Settings:
     gpu_layers: int | None = None
     queue_size: int = 64
     request_timeout: float | None = None
+    stall_timeout: float = 120.0
     seed: int | None = None
     deterministic: bool = True
     api_tokens: frozenset[str] = frozenset()  # none: anybody may call

@@ -20,6 +20,7 @@ from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Sa
 from emulator.engine.sequence import Sequence
 from emulator.engine.tiling import Tiling
 from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, Usage
+from emulator.engine.watchdog import Watchdog
 from emulator.errors import (
     ApiError,
     ContextExceeded,
@@ -30,6 +31,9 @@ from emulator.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+_CLOSE_LIMIT_S = 10
+_MAX_WATCH_INTERVAL_S = 1.0
 
 
 class Generation:
@@ -114,8 +118,8 @@ class _Close:
 class Engine:
     """Continuous batching on a thread of its own. All methods belong to the event loop.
 
-    At most `queue_size` requests wait for a slot; `snapshot_bytes` bounds the prefixes kept
-    outside the slots.
+    At most `queue_size` requests wait for a slot; `snapshot_bytes` bounds the cells kept outside
+    the slots. `failure` says why it cannot compute, as long as that is so.
     """
 
     def __init__(
@@ -144,6 +148,9 @@ class Engine:
         self._finished: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
+        self.failure: str | None = None
+        self._num_done = 0  # operations of the worker
+        self._watch: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -162,9 +169,14 @@ class Engine:
         )
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> Generation:
-        """Queue a request. Raises ContextExceeded, OutOfCapacity or RequestAborted at once."""
+        """Queue a request. Raises ContextExceeded, OutOfCapacity or RequestAborted at once.
+
+        Raises EngineError while there is a failure.
+        """
         if self._is_closing:
             raise RequestAborted
+        if self.failure:
+            raise EngineError(self.failure)
         sequence = Sequence(
             prompt_tokens, params, strip_leading_space=self.vocabulary.is_sentencepiece
         )
@@ -184,11 +196,41 @@ class Engine:
         for generation in list(self._live.values()):
             generation.cancel()
 
+    def watch(self, limit_s: float) -> None:
+        """From now on, fail when the worker gets nothing done for `limit_s` seconds, or dies."""
+        self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
+
     async def close(self) -> None:
-        """Cancel everything, stop the thread, free the backend."""
+        """Cancel everything, stop the thread, free the backend; a thread that hangs is left."""
         self._is_closing = True
+        if self._watch is not None:
+            self._watch.cancel()
         self._inbox.put(_Close())
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _CLOSE_LIMIT_S)
+
+    async def _watch_worker(self, watchdog: Watchdog, interval_s: float) -> None:
+        interval_s = min(interval_s, _MAX_WATCH_INTERVAL_S)
+        while True:
+            await asyncio.sleep(interval_s)
+            failure = watchdog.observe(
+                num_done=self._num_done,
+                is_busy=bool(self._live),
+                is_alive=self._thread.is_alive(),
+                elapsed_s=interval_s,
+            )
+            if failure and not self.failure:
+                log.error("%s", failure)
+            elif self.failure and not failure:
+                log.warning("the engine goes on")
+            self.failure = failure
+            if failure:
+                self._give_up(EngineError(failure))
+
+    def _give_up(self, error: EngineError) -> None:
+        """All who wait get the error; should the worker go on, it finds them cancelled."""
+        for sequence in list(self._live):
+            self.cancel(sequence)
+            self._live.pop(sequence).deliver(error)
 
     # ── the worker's thread ───────────────────────────────────────────────────────────────────
 
@@ -226,6 +268,7 @@ class Engine:
                 log.error("%s failed: %s", type(operation).__name__, error)
                 self._fail(self._scheduler.affected(operation), error)
                 return
+            self._num_done += 1
 
     def _carry_out(self, operation: Operation) -> None:
         match operation:
@@ -293,7 +336,8 @@ class Engine:
 
     def _deliver(self, events: list[tuple[Sequence, Chunk | EngineError]]) -> None:
         for sequence, event in events:
-            generation = self._live[sequence]
+            if (generation := self._live.get(sequence)) is None:
+                continue  # was given up
             generation.deliver(event)
             if generation.is_finished:
                 del self._live[sequence]

@@ -185,3 +185,15 @@ def test_a_request_is_one_line_in_the_log(server: ServerProcess) -> None:
     server.run({"prompt": "Hi", "max_tokens": 2, "temperature": 0})
     wait_until(lambda: len(lines()) == num_lines + 1)
     assert "INFO POST /client/v4/accounts/" in lines()[-1]
+
+
+def test_being_stopped_and_continued_is_no_stall() -> None:
+    with server_process("--stall-timeout", "0.5", "--context-length", "1024") as server:
+        with server.connect({"prompt": "Hi", "stream": True, "max_tokens": 500}) as connection:
+            wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
+            os.kill(server.process.pid, signal.SIGSTOP)
+            time.sleep(1.5)
+            os.kill(server.process.pid, signal.SIGCONT)
+            assert connection.recv(9) == b"HTTP/1.1 "
+        assert httpx.get(f"{server.root}/_emulator/readyz").status_code == 200
+        assert server.run({"prompt": "Hi", "max_tokens": 2}).status_code == 200

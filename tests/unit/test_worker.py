@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -356,6 +356,36 @@ async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
         generation.cancel_after(60)
         assert await text_of(generation) == backend.text(prompt(), params())
         assert engine.status.finished == {"length": 1}
+
+
+@in_loop
+async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover() -> None:
+    backend = FakeBackend(num_slots=1, block_at=3)
+    async with running(backend) as engine:
+        engine.watch(0.05)
+        generations = [engine.submit(prompt(), params()) for _ in range(2)]
+        for generation in generations:
+            with pytest.raises(EngineError, match="nothing done"):
+                await text_of(generation)
+        assert engine.failure
+        with pytest.raises(EngineError, match="nothing done"):
+            engine.submit(prompt(), params())
+        backend.gate.set()
+        while engine.failure:
+            await asyncio.sleep(0.01)
+        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert engine.status.finished == {"cancelled": 2, "length": 1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@in_loop
+async def test_requests_fail_when_the_thread_has_died() -> None:
+    async with running(FakeBackend(fail_at={3}, error=cast(Exception, SystemExit()))) as engine:
+        engine.watch(0.05)
+        with pytest.raises(EngineError, match="thread has ended"):
+            await text_of(engine.submit(prompt(), params()))
+        with pytest.raises(EngineError, match="thread has ended"):
+            engine.submit(prompt(), params())
 
 
 @in_loop

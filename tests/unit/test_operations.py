@@ -1,0 +1,42 @@
+"""What readyz says of engines in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from emulator import operations
+
+
+@dataclass
+class StandIn:
+    """As much of the engines as readyz looks at."""
+
+    phase: str
+    failure: str | None
+
+
+@pytest.mark.parametrize(
+    ("engines", "status", "text"),
+    [
+        (StandIn("ready", None), 200, "ready"),
+        (StandIn("loading x", None), 503, "loading x"),
+        (StandIn("ready", "it hangs"), 503, "it hangs"),
+    ],
+)
+def test_readyz_tells_the_truth(engines: StandIn, status: int, text: str) -> None:
+    app = FastAPI()
+    app.state.engines = engines
+    app.include_router(operations.router)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/_emulator/readyz")
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()) == (status, {"status": text})
