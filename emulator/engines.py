@@ -155,22 +155,26 @@ class Engines:
                 f"{weights.name} knows contexts of up to {model.training_context_length} tokens: "
                 "lower --context-length"
             )
-        slot_size, left = context_length * model.cell_size, machine.available_memory()
+        # Mapped weights count as available until they are used.
+        left = max(machine.available_memory() - model.size, 0)
+        slot_size = context_length * model.cell_size
         fitting = int(left * _SHARE_OF_MEMORY) // slot_size
         num_slots = self._settings.parallel or max(1, min(fitting, _MAX_AUTOMATIC_SLOTS))
         needed = machine.in_units(num_slots * slot_size)
         if num_slots * slot_size > left:
             raise WeightsUnusable(
                 f"{num_slots} sequences of {context_length} tokens need {needed} of memory and "
-                f"{machine.in_units(left)} are left: lower --parallel or --context-length"
+                f"{machine.in_units(left)} are left beside weights of "
+                f"{machine.in_units(model.size)}: lower --parallel or --context-length"
             )
         log.info(
-            "%s: weights %s, KV cache %s for %d sequences of %d tokens",
+            "%s: weights %s, KV cache %s for %d sequences of %d tokens, up to %s for prefixes",
             weights.name,
             machine.in_units(model.size),
             needed,
             num_slots,
             context_length,
+            machine.in_units(SNAPSHOT_BYTES),
         )
         return num_slots
 
