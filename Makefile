@@ -26,8 +26,8 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.installed
-	$(BIN)/python benchmarks/start.py
+bench: .venv/.installed-dev
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .cache

@@ -15,10 +15,33 @@ from typing import Any
 
 import httpx
 
-_WORDS = (
-    "river stone light winter market engine paper garden letter mountain silver window music "
-    "harbour train orange history doctor island bread winter candle forest question answer"
-).split()
+_WORDS = [
+    "river",
+    "stone",
+    "light",
+    "winter",
+    "market",
+    "engine",
+    "paper",
+    "garden",
+    "letter",
+    "mountain",
+    "silver",
+    "window",
+    "music",
+    "harbour",
+    "train",
+    "orange",
+    "history",
+    "doctor",
+    "island",
+    "bread",
+    "winter",
+    "candle",
+    "forest",
+    "question",
+    "answer",
+]
 _MAX_PROMPT_LENGTH = 4096  # characters; the schemas allow longer messages
 _TIMEOUT_S = 600
 

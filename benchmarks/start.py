@@ -1,17 +1,32 @@
-"""How long from the start of the process to a model that has generated a token.
-
-Prints the median of several starts with the machine, and what the interpreter alone takes.
-"""
+"""How long from the start of the process to a model that has generated a token."""
 
 from __future__ import annotations
 
-import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+
+from benchmarks import tables
+from benchmarks.conditions import Conditions
 
 NUM_RUNS = 5
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """The median and best of several starts, and what the interpreter alone takes."""
+    serve = [sys.executable, "-m", "emulator", "serve", "--port", "0"]
+    interpreter = [sys.executable, "-c", "print('up', flush=True)"]
+    seconds_until_first_line(serve)  # fills the page cache
+    num_runs = 1 if conditions.is_quick else NUM_RUNS
+    yield f"Default settings. Starts: {num_runs}."
+    rows = [
+        [name, f"{statistics.median(times):.2f}", f"{min(times):.2f}"]
+        for name, command in {"start to ready": serve, "interpreter alone": interpreter}.items()
+        if (times := [seconds_until_first_line(command) for _ in range(num_runs)])
+    ]
+    yield tables.markdown(["", "median, s", "best, s"], rows)
 
 
 def seconds_until_first_line(command: list[str]) -> float:
@@ -26,19 +41,3 @@ def seconds_until_first_line(command: list[str]) -> float:
     if not line:
         raise SystemExit(f"{' '.join(command)} printed nothing")
     return elapsed_s
-
-
-def main() -> None:
-    serve = [sys.executable, "-m", "emulator", "serve", "--port", "0"]
-    interpreter = [sys.executable, "-c", "print('up', flush=True)"]
-    seconds_until_first_line(serve)  # converts weights, fills the page cache
-    ready = [seconds_until_first_line(serve) for _ in range(NUM_RUNS)]
-    bare = [seconds_until_first_line(interpreter) for _ in range(NUM_RUNS)]
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print("embedded model as Q8_0, default settings (where memory allows 8 sequences of 4096)")
-    for name, times in {"start to ready": ready, "interpreter alone": bare}.items():
-        print(f"{name}: median {statistics.median(times):.2f} s, best {min(times):.2f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -138,7 +138,7 @@ class Engines:
                     model,
                     num_slots=self._num_slots(model, weights),
                     context_length=settings.context_length,
-                    batch_length=TILING.length,
+                    batch_length=TILING.batch_length,
                     num_threads=settings.threads,
                     rounds_alike=settings.deterministic,
                 )

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Collection, Mapping, Sequence
 
 from emulator.engine.tiling import Tiling
-from emulator.engine.types import Sampler, SamplingParams, Span, Vocabulary
+from emulator.engine.types import Sampler, SamplingParams, Span, State, Vocabulary
 from emulator.errors import EngineError
 
 END = 256
@@ -133,11 +133,11 @@ class FakeBackend:
         assert _GARBAGE not in self.cells[slot], f"slot {slot} holds garbage"
         return array(_STATE_TYPE, self.cells[slot]).tobytes()
 
-    def load(self, slot: int, state: bytes) -> None:
+    def load(self, slot: int, state: State) -> None:
         if len(state) % array(_STATE_TYPE).itemsize:
             self.cells[slot] = [_GARBAGE]
             raise EngineError("the state is incomplete")
-        self.cells[slot] = array(_STATE_TYPE, state).tolist()
+        self.cells[slot] = array(_STATE_TYPE, bytes(state)).tolist()
 
     def close(self) -> None:
         self.is_closed = True

@@ -15,7 +15,7 @@ import numpy as np
 from emulator.engine import llama_log
 from emulator.engine.llama_log import complaint
 from emulator.engine.sampler import GreedySampler, LlamaSampler
-from emulator.engine.types import Sampler, SamplingParams, Span
+from emulator.engine.types import Sampler, SamplingParams, Span, State
 from emulator.errors import EngineError
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -188,15 +188,17 @@ class LlamaBackend:
     def keep(self, slot: int, num_tokens: int) -> None:
         llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
 
-    def save(self, slot: int) -> bytes:
+    def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
-        state = (ctypes.c_uint8 * size)()
-        written = llama.llama_state_seq_get_data(self._context, state, size, slot)
-        return memoryview(state)[:written].tobytes()
+        state = np.empty(size, np.uint8)  # megabytes, so neither zeroed nor copied
+        written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
+        if not written:
+            raise EngineError(complaint("llama.cpp does not give the state of a slot"))
+        return state[:written].data
 
-    def load(self, slot: int, state: bytes) -> None:
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        if not llama.llama_state_seq_set_data(self._context, buffer, len(state), slot):
+    def load(self, slot: int, state: State) -> None:
+        data = np.frombuffer(state, np.uint8)
+        if not llama.llama_state_seq_set_data(self._context, _bytes(data), len(data), slot):
             raise EngineError(complaint("llama.cpp does not take back a saved state"))
 
     def close(self) -> None:
@@ -293,3 +295,7 @@ class _BatchArrays:
 
 def _pointer(array: np.ndarray[Any, Any], c_type: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(c_type))
+
+
+def _bytes(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    return _pointer(array, ctypes.c_uint8)

@@ -16,6 +16,8 @@ from emulator.engine.slots import SlotPool
 from emulator.engine.tiling import Tiling
 from emulator.engine.types import Span
 
+_MIN_SNAPSHOT_SHARE = 0.25  # of a slot's tokens; all of them are saved, whatever is shared
+
 
 @dataclass(frozen=True, slots=True)
 class Decode:
@@ -65,7 +67,7 @@ class Scheduler:
 
     `prefill_budget`: prompt tokens after which the running sequences get their next token;
     `snapshot_tokens`: most tokens kept as snapshots; `min_snapshot_tokens`: where fewer would be
-    lost, they are evaluated again instead.
+    lost, or a small share of a slot, they are evaluated again instead.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Scheduler:
         *,
         num_slots: int,
         tiling: Tiling,
-        prefill_budget: int = 64,
+        prefill_budget: int = 128,
         snapshot_tokens: int = 8192,
         min_snapshot_tokens: int = 16,
     ) -> None:
@@ -130,8 +132,7 @@ class Scheduler:
             if self.prefilling is None:
                 if not (self.waiting and self._slots.free):
                     break
-                yield from self._close_gaps()
-                yield from self._admit(self.waiting.popleft())
+                yield from self._admit_next(budget=self._prefill_budget - num_prefilled)
             num_prefilled += yield from self._prefill()
         yield from self._decode_running()
 
@@ -155,17 +156,23 @@ class Scheduler:
         yield from self._close_gaps()
         rows = sorted(self.running, key=_slot)
         if rows:
-            spans = [_last_token(s) for s in rows]
+            spans = [_next_row(s) for s in rows]
             for sequence in rows:
                 sequence.num_computed_tokens += 1
             yield Decode(spans, outputs=rows)
 
     def _prefill(self) -> Generator[Operation, None, int]:
-        """Evaluate the next chunk of the prompt in a call of its own; returns its length."""
+        """Evaluate the next chunk of the prompt in a call of its own; returns its length.
+
+        A prompt's last token alone is a row like those of the running sequences, and joins them.
+        """
         sequence = self.prefilling
         assert sequence is not None
         start = sequence.num_computed_tokens
-        length = self._tiling.chunk_length(start, sequence.num_prompt_tokens)
+        if start == sequence.num_prompt_tokens - 1:
+            self._start_running(sequence)
+            return 1
+        length = self._tiling.next_length(start, sequence.num_prompt_tokens)
         sequence.num_computed_tokens += length
         is_last = sequence.num_computed_tokens == sequence.num_prompt_tokens
         if is_last:
@@ -186,14 +193,22 @@ class Scheduler:
         tokens = sequence.evaluated_tokens if keep_cells else []
         self._prefixes.hold(slot, tokens, sequence.num_prompt_tokens)
 
-    def _admit(self, sequence: Sequence) -> Iterator[Operation]:
-        """Give the sequence a slot, with as much of its prompt as is known somewhere."""
+    def _admit_next(self, *, budget: int) -> Iterator[Operation]:
+        """Give the next sequence a slot, with as much of its prompt as is known somewhere.
+
+        It fills a gap between running ones if it will run with them at once, and else may not stand
+        between them.
+        """
+        sequence = self.waiting[0]
         holders = self._prefixes.find(sequence.prompt_tokens)
+        if sequence.num_prompt_tokens - max(holders.values(), default=0) > budget:
+            yield from self._close_gaps()
+            holders = self._prefixes.find(sequence.prompt_tokens)
         slot = self._choose_slot(holders)
         source: Holder = max(holders, key=lambda h: (holders[h], h == slot), default=slot)
         num_cached = holders.get(source, 0)
         self._slots.take(slot)
-        self.prefilling = sequence
+        self.prefilling = self.waiting.popleft()
         sequence.slot = slot
         sequence.status = SequenceStatus.PREFILL
         sequence.num_cached_tokens = sequence.num_computed_tokens = num_cached
@@ -239,7 +254,7 @@ class Scheduler:
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_only_in(slot), num_held - num_kept)
-        if num_lost >= self._min_snapshot_tokens:
+        if num_lost >= max(self._min_snapshot_tokens, num_held * _MIN_SNAPSHOT_SHARE):
             yield from self._save(slot, num_held, needed)
         self._prefixes.drop(slot)
 
@@ -265,7 +280,7 @@ def _slot(sequence: Sequence) -> int:
     return sequence.slot
 
 
-def _last_token(sequence: Sequence) -> Span:
-    """The row that evaluates the token sampled last."""
-    tokens = sequence.completion_tokens[-1:]
+def _next_row(sequence: Sequence) -> Span:
+    """The row that evaluates the token sampled last, or the last one of the prompt."""
+    tokens = sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]
     return Span(_slot(sequence), sequence.num_computed_tokens, tokens, wants_logits=True)

@@ -67,6 +67,9 @@ class Span:
     wants_logits: bool  # of the last token
 
 
+State = bytes | memoryview  # of all cells of a slot
+
+
 class Sampler(Protocol):
     """Picks a sequence's next token from the logits of the last decode call."""
 
@@ -123,10 +126,10 @@ class Backend(Protocol):
     def keep(self, slot: int, num_tokens: int) -> None:
         """Forget all cells of the slot but the first `num_tokens`."""
 
-    def save(self, slot: int) -> bytes:
+    def save(self, slot: int) -> State:
         """The state of all cells of the slot."""
 
-    def load(self, slot: int, state: bytes) -> None:
+    def load(self, slot: int, state: State) -> None:
         """Replace the slot's cells by a saved state. Raises EngineError."""
 
     def close(self) -> None:

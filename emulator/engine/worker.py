@@ -19,7 +19,7 @@ from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
 from emulator.engine.tiling import Tiling
-from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, Usage
+from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, State, Usage
 from emulator.engine.watchdog import Watchdog
 from emulator.errors import (
     ApiError,
@@ -139,7 +139,7 @@ class Engine:
             tiling=tiling,
             snapshot_tokens=snapshot_bytes // backend.cell_size,
         )
-        self._snapshots: dict[Snapshot, bytes] = {}
+        self._snapshots: dict[Snapshot, State] = {}
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()
         self._live: dict[Sequence, Generation] = {}  # the event loop's
         self._max_live = backend.num_slots + queue_size
@@ -291,7 +291,7 @@ class Engine:
             case Discard(snapshot):
                 del self._snapshots[snapshot]
 
-    def _state(self, holder: Holder) -> bytes:
+    def _state(self, holder: Holder) -> State:
         if isinstance(holder, Snapshot):
             return self._snapshots[holder]
         return self._backend.save(holder)

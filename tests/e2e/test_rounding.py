@@ -34,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
         LlamaModel(weights.path),
         num_slots=NUM_SLOTS,
         context_length=768,
-        batch_length=TILING.length,
+        batch_length=TILING.batch_length,
         num_threads=2,
     )
     yield backend
@@ -46,8 +46,8 @@ def evaluate(backend: LlamaBackend, slot: int, length: int, *, most_rows: int = 
     backend.keep(slot, 0)
     start = 0
     while start < length:
-        size = TILING.chunk_length(start, length)
-        size = size if size == TILING.length else min(size, most_rows)
+        size = TILING.next_length(start, length)
+        size = size if size >= TILING.length else min(size, most_rows)
         span = Span(slot, start, TOKENS[start : start + size], wants_logits=True)
         backend.decode([span])
         start += size
@@ -73,6 +73,18 @@ def test_rows_may_be_cut_anywhere(backend: LlamaBackend, length: int) -> None:
     expected = evaluate(backend, 0, length)
     for most_rows in (62, 9, 1)[: 3 if length < 100 else 2]:
         assert np.array_equal(evaluate(backend, 0, length, most_rows=most_rows), expected)
+
+
+def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaBackend) -> None:
+    expected = evaluate(backend, 0, 700)
+    evaluate(backend, 1, TILING.start)
+    start = TILING.start
+    for size in (64, 191, 65, 128):
+        span = Span(1, start, TOKENS[start : start + size], wants_logits=True)
+        backend.decode([span])
+        start += size
+    assert start == 700
+    assert np.array_equal(backend.logits(0), expected)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -3,7 +3,7 @@
 from emulator.engine.prefixes import PrefixIndex, Snapshot
 from emulator.engine.tiling import Tiling
 
-TILING = Tiling(start=6, length=4)
+TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def index_of(*held: list[int], tiling: Tiling = TILING) -> PrefixIndex:
@@ -52,10 +52,10 @@ def test_tiles_are_of_no_use_where_the_prompt_has_none() -> None:
     assert index.find([*range(8), 50]) == {0: TILING.start}
 
 
-def test_tiles_are_shared_whole() -> None:
+def test_tiles_are_shared_to_the_first_difference_if_what_is_left_fills_one() -> None:
     index = index_of(list(range(20)))
-    assert index.find([*range(13), *[50] * 10]) == {0: 10}
-    assert index.find([*range(14), *[50] * 10]) == {0: 14}
+    assert index.find([*range(13), *[50] * 10]) == {0: 13}
+    assert index.find([*range(13), *[50] * 2]) == {0: 10}
 
 
 def test_what_follows_equal_tiles_is_shared_to_the_first_difference() -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from emulator.engine.tiling import Tiling
 
-TILING = Tiling(start=6, length=4)
+TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
     """Start and length of all calls that evaluate the rest of a prompt."""
     found = []
     while position < num_prompt_tokens:
-        length = TILING.chunk_length(position, num_prompt_tokens)
+        length = TILING.next_length(position, num_prompt_tokens)
         found.append((position, length))
         position += length
     assert position == num_prompt_tokens
@@ -31,7 +31,8 @@ def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
 
 
 def test_a_long_prompt_is_cut_into_rows_tiles_and_rows() -> None:
-    assert chunks(17) == [(0, 3), (3, 3), (6, 4), (10, 4), (14, 3)]
+    assert chunks(17) == [(0, 3), (3, 3), (6, 8), (14, 3)]
+    assert chunks(29) == [(0, 3), (3, 3), (6, 8), (14, 8), (22, 4), (26, 3)]
 
 
 def test_a_short_prompt_has_no_tiles() -> None:
@@ -43,13 +44,14 @@ def test_a_short_prompt_has_no_tiles() -> None:
 def test_tokens_are_tiled_by_their_place_alone(num_prompt_tokens: int) -> None:
     end = TILING.end(num_prompt_tokens)
     expected = set(range(TILING.start, end))
-    positions = {*range(TILING.start + 1), *range(TILING.start, end, TILING.length)}
+    positions = {*range(TILING.start + 1), *range(TILING.start, end - TILING.length + 1)}
     for position in positions.intersection(range(num_prompt_tokens)):
         assert tiled(num_prompt_tokens, position) == {t for t in expected if t >= position}
     assert num_prompt_tokens - end < TILING.length
+    assert all(length <= TILING.batch_length for _, length in chunks(num_prompt_tokens))
 
 
-def test_what_is_shared_was_computed_in_the_same_way_and_leaves_whole_tiles() -> None:
+def test_what_is_shared_was_computed_in_the_same_way_and_leaves_room_for_tiles() -> None:
     for mine, other in itertools.product(range(1, 30), repeat=2):
         for num_equal in range(min(mine, other) + 1):
             shared = TILING.num_shareable(num_equal, TILING.end(mine), TILING.end(other))
@@ -61,6 +63,7 @@ def test_what_is_shared_was_computed_in_the_same_way_and_leaves_whole_tiles() ->
 def test_all_that_could_be_shared_is_shared() -> None:
     assert TILING.num_shareable(5, 6, 6) == 5
     assert TILING.num_shareable(8, 6, 6) == 8
+    assert TILING.num_shareable(13, 18, 18) == 13
     assert TILING.num_shareable(13, 14, 14) == 10
     assert TILING.num_shareable(15, 14, 14) == 15
     assert TILING.num_shareable(15, 18, 14) == 14

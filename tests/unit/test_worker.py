@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from emulator.engine.tiling import Tiling
-from emulator.engine.types import FinishReason, SamplingParams
+from emulator.engine.types import FinishReason, SamplingParams, State
 from emulator.engine.worker import Engine, Generation
 from emulator.errors import (
     ContextExceeded,
@@ -265,7 +265,7 @@ def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -
 @in_loop
 async def test_a_snapshot_that_cannot_be_loaded_ends_only_who_needs_it() -> None:
     class Forgetful(FakeBackend):
-        def load(self, slot: int, state: bytes) -> None:
+        def load(self, slot: int, state: State) -> None:
             super().load(slot, state[:-1])
 
     backend = Forgetful(num_slots=1, block_at=3)

@@ -1,0 +1,157 @@
+"""How near the engine comes to what llama.cpp computes at best, with no server around either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from benchmarks import peers, prompts, tables
+from benchmarks.conditions import Conditions
+from emulator.engine.llama import LlamaBackend, LlamaModel
+from emulator.engine.types import SamplingParams, Span
+from emulator.engine.worker import Engine
+from emulator.engines import TILING
+
+log = logging.getLogger(__name__)
+
+NUM_SEQUENCES = (1, 4, 16)
+NUM_PROMPT_TOKENS = NUM_NEW_TOKENS = 64
+CONTEXT_LENGTH = 256  # llama.cpp rounds up to multiples of it
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One decode call: when it began and ended, and for how many sequences it made a token."""
+
+    start_s: float
+    end_s: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How long the engine took for a step in which each sequence got a token, on average."""
+
+    num_sequences: int
+    step_s: float
+    decode_s: float  # the part of it spent in the backend's decode call
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_sequences / self.step_s
+
+    @property
+    def outside_s(self) -> float:
+        return self.step_s - self.decode_s
+
+
+class TimedBackend(LlamaBackend):
+    """Notes every decode call of the worker's thread."""
+
+    calls: list[Call]
+
+    def decode(self, spans: Sequence[Span]) -> None:
+        start_s = time.perf_counter()
+        super().decode(spans)
+        num_tokens = len(spans) if all(len(span.tokens) == 1 for span in spans) else 0
+        self.calls.append(Call(start_s, time.perf_counter(), num_tokens))
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """The engine beside `llama-batched-bench`, by the number of sequences."""
+    bench: list[dict[int, float]] = []
+    engine: list[dict[int, Speed]] = []
+    for number in range(1, conditions.num_rounds + 1):
+        log.info("round %d of the ceiling", number)
+        bench.append(_batched_bench(conditions))
+        engine.append({n: asyncio.run(_engine_speed(conditions, n)) for n in NUM_SEQUENCES})
+    yield (
+        f"Sequences of {NUM_PROMPT_TOKENS} + {NUM_NEW_TOKENS} tokens, while all of them run; one "
+        "KV stream each, flash attention. `llama-batched-bench` takes any token, the engine "
+        "samples, detokenises and delivers."
+    )
+    headings = ["sequences", "batched-bench, tokens/s", "engine, tokens/s", "ratio"]
+    headings += ["outside decode, ms a step", "% of a step"]
+    rows = [_row(n, [b[n] for b in bench], [e[n] for e in engine]) for n in NUM_SEQUENCES]
+    yield tables.markdown(headings, rows)
+
+
+def _row(num_sequences: int, bench: list[float], engine: list[Speed]) -> list[str]:
+    ceiling = statistics.median(bench)
+    tokens_per_s = statistics.median(speed.tokens_per_s for speed in engine)
+    outside_s = statistics.median(speed.outside_s for speed in engine)
+    share = statistics.median(speed.outside_s / speed.step_s for speed in engine)
+    return [
+        str(num_sequences),
+        f"{ceiling:.1f}",
+        f"{tokens_per_s:.1f}",
+        tables.ratio(tokens_per_s, ceiling),
+        f"{1000 * outside_s:.2f}",
+        f"{100 * share:.1f}",
+    ]
+
+
+def _batched_bench(conditions: Conditions) -> dict[int, float]:
+    """Tokens per second of generation, by the number of sequences."""
+    num_cells = max(NUM_SEQUENCES) * CONTEXT_LENGTH
+    command = [
+        *(str(peers.llama_cpp_program(peers.BATCHED_BENCH)), "--model", str(conditions.weights)),
+        *("-npp", str(NUM_PROMPT_TOKENS), "-ntg", str(NUM_NEW_TOKENS)),
+        *("-npl", ",".join(map(str, NUM_SEQUENCES)), "--ctx-size", str(num_cells)),
+        *("--threads", str(conditions.num_threads), "--flash-attn", "on", "--no-kv-unified"),
+        *("--output-format", "jsonl"),
+    ]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    results = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {result["pl"]: result["speed_tg"] for result in results}
+
+
+async def _engine_speed(conditions: Conditions, num_sequences: int) -> Speed:
+    engine, calls = _open_engine(conditions)
+    try:
+        await asyncio.gather(*(_generate(engine, text) for text in prompts.PROMPTS[:num_sequences]))
+    finally:
+        await engine.close()
+    return _speed(calls, num_sequences)
+
+
+def _open_engine(conditions: Conditions) -> tuple[Engine, list[Call]]:
+    """An engine, and the list that its decode calls go to."""
+    backend = TimedBackend(
+        LlamaModel(conditions.weights),
+        num_slots=max(NUM_SEQUENCES),
+        context_length=CONTEXT_LENGTH,
+        batch_length=TILING.batch_length,
+        num_threads=conditions.num_threads,
+    )
+    backend.calls = []
+    return Engine(backend, queue_size=0, tiling=TILING), backend.calls
+
+
+async def _generate(engine: Engine, text: str) -> None:
+    """A prompt of the wanted length, and all of its completion."""
+    prompt_tokens = engine.vocabulary.tokenize(text * NUM_PROMPT_TOKENS)[:NUM_PROMPT_TOKENS]
+    params = SamplingParams(max_tokens=NUM_NEW_TOKENS, temperature=0.0)
+    async for _ in engine.submit(prompt_tokens, params):
+        pass
+
+
+def _speed(calls: list[Call], num_sequences: int) -> Speed:
+    """Over the steps in which all sequences got a token. The last has no step after it."""
+    steps = [
+        (call, following)
+        for call, following in pairwise(calls)
+        if call.num_tokens == following.num_tokens == num_sequences
+    ]
+    if not steps:
+        raise SystemExit(f"the engine never ran {num_sequences} sequences in one call")
+    step_s = statistics.fmean(following.start_s - call.start_s for call, following in steps)
+    decode_s = statistics.fmean(call.end_s - call.start_s for call, _ in steps)
+    return Speed(num_sequences, step_s, decode_s)

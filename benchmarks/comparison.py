@@ -1,0 +1,63 @@
+"""Our server beside its peers: every scenario, every server in turn, round after round."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from benchmarks import measurements, prompts, servers, tables
+from benchmarks.client import Answer, Question, Recording, ask
+from benchmarks.conditions import Conditions
+from benchmarks.measurements import Measurement
+from benchmarks.scenarios import Scenario, scenarios
+from benchmarks.servers import ServerSpec
+
+log = logging.getLogger(__name__)
+
+_WARM_UP = Question(prompts.WARM_UP, max_tokens=8)
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """A table for each scenario, and at last how often a text was not the same."""
+    specs = servers.all_specs(conditions)
+    answers: dict[str, list[Answer]] = defaultdict(list)
+    yield (
+        "Everybody starts afresh for each run and answers one request before it. A ratio of "
+        "tokens/s is better above 1, all others below; the better llama-server counts, metric by "
+        "metric."
+    )
+    for scenario in scenarios(is_quick=conditions.is_quick):
+        able = [s for s in specs if s.is_concurrent or not scenario.needs_concurrency]
+        runs = _measure(scenario, able, conditions.num_rounds)
+        rivals = [s.name for s in able if s.is_concurrent and s.name != servers.OURS]
+        yield f"### {scenario.description}"
+        yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
+        yield measurements.table(runs, servers.OURS, rivals)
+        for name, of_server in runs.items():
+            answers[name] += [answer for run in of_server for answer in run.answers]
+    yield "### One prompt's different texts, most over all of these runs"
+    rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in answers.items()]
+    yield tables.markdown(["", "texts per prompt"], rows)
+
+
+def _measure(
+    scenario: Scenario, specs: Sequence[ServerSpec], num_rounds: int
+) -> dict[str, list[Measurement]]:
+    """The servers take turns, so that a slow minute of the machine hits all of them."""
+    runs: dict[str, list[Measurement]] = {spec.name: [] for spec in specs}
+    for number in range(1, num_rounds + 1):
+        for spec in specs:
+            log.info("round %d, %s: %s", number, spec.name, scenario.description)
+            runs[spec.name].append(_run(scenario, spec))
+    return runs
+
+
+def _run(scenario: Scenario, spec: ServerSpec) -> Measurement:
+    async def warm_up_and_run() -> Measurement:
+        await ask(server, Recording(_WARM_UP))
+        return await scenario.run(server)
+
+    with servers.running(spec, scenario.num_slots, scenario.context_length) as server:
+        return asyncio.run(warm_up_and_run())

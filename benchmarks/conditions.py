@@ -1,0 +1,62 @@
+"""What all parts have in common, and the lines that tell a reader about it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from emulator import __version__, machine
+from emulator.catalog import CATALOG
+from emulator.settings import Settings
+from emulator.store import Store
+
+MODEL_NAME = "@cf/meta/llama-2-7b-chat-int8"
+BINDINGS = "llama-cpp-python"
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The weights and threads that everybody gets, and how often everything is measured."""
+
+    weights: Path
+    num_threads: int
+    num_rounds: int
+    is_quick: bool
+
+    @classmethod
+    def here(cls, *, num_rounds: int, is_quick: bool) -> Conditions:
+        """Those of this machine; makes the weights if need be."""
+        settings = Settings()
+        store = Store(settings.models_dir, num_threads=settings.threads)
+        weights = store.weights(CATALOG[MODEL_NAME]).path
+        return cls(weights, settings.threads, num_rounds, is_quick)
+
+    @property
+    def description(self) -> str:
+        memory = machine.in_units(psutil.virtual_memory().total)
+        load = os.getloadavg()[0]
+        return "\n".join(
+            (
+                f"- machine: {_cpu()}, {machine.num_cores()} cores, {memory}, {platform.system()}; "
+                f"load {load:.1f} before the first run",
+                f"- versions: emulator {__version__}, {BINDINGS} {metadata.version(BINDINGS)} and "
+                f"the llama.cpp in it, Python {platform.python_version()}",
+                f"- settings: {self.weights.name}, {self.num_threads} threads, temperature 0, "
+                f"median of {self.num_rounds}",
+                f"- date: {datetime.date.today()}",
+            )
+        )
+
+
+def _cpu() -> str:
+    """The processor's name, which only Linux tells in a file."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,78 @@
+"""What is measured of a server, and how it is compared."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks import tables
+from benchmarks.client import Answer, Question
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run of a scenario against one server."""
+
+    tokens_per_s: float
+    ttfts: list[float]
+    gaps: list[float]
+    peak_memory: int
+    answers: list[Answer]
+
+    @property
+    def num_errors(self) -> int:
+        return sum(not answer.is_finished for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A column: what it is called, how it is read off a run and shown, and which is better."""
+
+    heading: str
+    value: Callable[[Measurement], float]
+    digits: int
+    best: Callable[[Iterable[float]], float]
+
+    def median(self, runs: Iterable[Measurement]) -> float:
+        return statistics.median(self.value(run) for run in runs)
+
+    def cell(self, runs: Iterable[Measurement]) -> str:
+        return f"{self.median(runs):.{self.digits}f}"
+
+
+METRICS = (
+    Metric("tokens/s", lambda run: run.tokens_per_s, 1, max),
+    Metric("TTFT p50, ms", lambda run: 1000 * tables.percentile(run.ttfts, 50), 0, min),
+    Metric("TTFT p95, ms", lambda run: 1000 * tables.percentile(run.ttfts, 95), 0, min),
+    Metric("gap p50, ms", lambda run: 1000 * tables.percentile(run.gaps, 50), 1, min),
+    Metric("gap p95, ms", lambda run: 1000 * tables.percentile(run.gaps, 95), 1, min),
+    Metric("peak memory, MiB", lambda run: run.peak_memory / 2**20, 0, min),
+)
+
+
+def max_distinct_texts(answers: Iterable[Answer]) -> int:
+    """Of the question that was answered most variously: in how many ways."""
+    texts: dict[Question, set[str]] = {}
+    for answer in answers:
+        if answer.is_finished:
+            texts.setdefault(answer.question, set()).add(answer.text)
+    return max(map(len, texts.values()), default=0)
+
+
+def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]) -> str:
+    """The medians of each server; below them ours by the best rival's, metric by metric."""
+    headings = ["", *(metric.heading for metric in METRICS), "errors", "texts per prompt"]
+    rows = [[name, *_cells(of_server)] for name, of_server in runs.items()]
+    ratios = [
+        tables.ratio(m.median(runs[ours]), m.best(m.median(runs[name]) for name in rivals))
+        for m in METRICS
+    ]
+    return tables.markdown(headings, [*rows, ["ours / best llama-server", *ratios, "", ""]])
+
+
+def _cells(runs: Sequence[Measurement]) -> list[str]:
+    answers = [answer for run in runs for answer in run.answers]
+    num_errors = sum(run.num_errors for run in runs)
+    values = [metric.cell(runs) for metric in METRICS]
+    return [*values, str(num_errors), str(max_distinct_texts(answers))]

@@ -1,0 +1,88 @@
+"""The peers' programs, of the llama.cpp that our bindings were built from; made on first use.
+
+They lie in `.cache/`. `LLAMA_CPP_BIN` names a folder of programs that are there already.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.conditions import BINDINGS
+from emulator import machine
+
+log = logging.getLogger(__name__)
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
+SERVER, BATCHED_BENCH = "llama-server", "llama-batched-bench"
+_PROGRAMS = (SERVER, BATCHED_BENCH)
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+
+
+def llama_cpp_program(name: str) -> Path:
+    """The path of one of llama.cpp's programs."""
+    if given := os.environ.get("LLAMA_CPP_BIN"):
+        if not (program := Path(given) / name).is_file():
+            raise SystemExit(f"LLAMA_CPP_BIN: there is no {program}")
+        return program
+    source = CACHE / f"llama.cpp-{metadata.version(BINDINGS)}"
+    if not source.exists():
+        _download(source)
+    bin_dir = source / "build" / "bin"
+    if not all((bin_dir / program).exists() for program in _PROGRAMS):
+        _build(source)
+    return bin_dir / name
+
+
+def python_server_packages() -> Path:
+    """A folder of what `llama_cpp.server` imports beyond the bindings, for PYTHONPATH."""
+    folder = CACHE / f"llama_cpp.server-{metadata.version(BINDINGS)}"
+    if not folder.exists():
+        log.info("installing what llama_cpp.server needs")
+        CACHE.mkdir(exist_ok=True)
+        all_of_them = [r.partition(";") for r in metadata.requires(BINDINGS) or ()]
+        needed = [name for name, _, condition in all_of_them if "server" in condition]
+        with tempfile.TemporaryDirectory(dir=CACHE) as partial:
+            _run(*_PIP, "install", "--target", f"{partial}/packages", *needed)
+            Path(partial, "packages").rename(folder)
+    return folder
+
+
+def _download(target: Path) -> None:
+    """Put the llama.cpp of the bindings' source distribution there."""
+    version = metadata.version(BINDINGS)
+    log.info("downloading the source of %s %s", BINDINGS, version)
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as partial:
+        source_only = ("--no-deps", "--no-binary", BINDINGS, f"{BINDINGS}=={version}")
+        _run(*_PIP, "download", "--dest", partial, *source_only)
+        (archive,) = Path(partial).glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
+        (source,) = Path(partial).glob("*/vendor/llama.cpp")
+        source.rename(target)
+
+
+def _build(source: Path) -> None:
+    log.info("compiling %s, which takes some minutes", " and ".join(_PROGRAMS))
+    build = str(source / "build")
+    options = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF")
+    _run("cmake", "-S", str(source), "-B", build, *options)
+    jobs = ("--parallel", str(machine.num_cores()))
+    _run("cmake", "--build", build, *jobs, "--target", *_PROGRAMS)
+
+
+def _run(*command: str) -> None:
+    """Run it; what it says goes to a file, and a failure ends everything in a line."""
+    path = CACHE / "benchmark-build.log"
+    try:
+        with path.open("ab") as output:
+            subprocess.run(command, check=True, stdout=output, stderr=output)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"{error}; see {path}") from error

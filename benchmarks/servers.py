@@ -1,0 +1,169 @@
+"""Real servers, ours and the peers': started on a free port, stopped at the end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks import peers
+from benchmarks.conditions import Conditions
+
+OURS = "emulator"
+PYTHON_SERVER = "llama_cpp.server"
+_ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+_START_LIMIT_S = 120
+_STOP_LIMIT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """How a server is started, and where it answers."""
+
+    name: str
+    command: tuple[str, ...]
+    size_flags: str  # of `num_slots`, `context_length` and their product `num_cells`
+    chat_path: str
+    ready_path: str
+    is_concurrent: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command_for(self, port: int, num_slots: int, context_length: int) -> list[str]:
+        size_flags = self.size_flags.format(
+            num_slots=num_slots,
+            context_length=context_length,
+            num_cells=num_slots * context_length,
+        )
+        return [*self.command, *size_flags.split(), "--port", str(port)]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready for requests."""
+
+    port: int
+    chat_path: str
+    pid: int
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes: the most that was resident so far, or what is now where nobody tells the most."""
+        status = Path(f"/proc/{self.pid}/status")
+        if not status.exists():
+            return int(psutil.Process(self.pid).memory_info().rss)
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024
+
+
+def all_specs(conditions: Conditions) -> list[ServerSpec]:
+    """Ours first. Peers have their own defaults but for weights, threads and slots."""
+    return [
+        _emulator(conditions),
+        _llama_server(conditions, "--no-kv-unified"),
+        _llama_server(conditions, "--kv-unified"),
+        _python_server(conditions),
+    ]
+
+
+@contextmanager
+def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[Server]:
+    """Start the server and wait until it is ready; what it says goes to a file in `.cache/`."""
+    port = _free_port()
+    command = spec.command_for(port, num_slots, context_length)
+    log_path = peers.CACHE / "benchmark-server.log"
+    log_path.parent.mkdir(exist_ok=True)
+    with log_path.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | dict(spec.environment)
+        )
+    try:
+        _wait_until_ready(process, port, spec, log_path)
+        yield Server(port, spec.chat_path, process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _emulator(conditions: Conditions) -> ServerSpec:
+    return ServerSpec(
+        OURS,
+        (
+            *(sys.executable, "-m", "emulator", "serve", "--log-level", "warning"),
+            *("--models-dir", str(conditions.weights.parent)),
+            *("--threads", str(conditions.num_threads)),
+        ),
+        "--parallel {num_slots} --context-length {context_length}",
+        f"/client/v4/accounts/{_ACCOUNT_ID}/ai/v1/chat/completions",
+        "/_emulator/readyz",
+    )
+
+
+def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
+    return ServerSpec(
+        f"{peers.SERVER} {cache_flag}",
+        (
+            *(str(peers.llama_cpp_program(peers.SERVER)), "--model", str(conditions.weights)),
+            *("--threads", str(conditions.num_threads), "--offline", "--no-ui", cache_flag),
+        ),
+        "--parallel {num_slots} --ctx-size {num_cells}",
+        "/v1/chat/completions",
+        "/health",
+    )
+
+
+def _python_server(conditions: Conditions) -> ServerSpec:
+    """It computes one request at a time; by default the next one would cut it off."""
+    threads = str(conditions.num_threads)
+    return ServerSpec(
+        PYTHON_SERVER,
+        (
+            *(sys.executable, "-m", "llama_cpp.server", "--model", str(conditions.weights)),
+            *("--n_threads", threads, "--n_threads_batch", threads),
+            *("--interrupt_requests", "false", "--verbose", "false"),
+        ),
+        "--n_ctx {context_length}",
+        "/v1/chat/completions",
+        "/v1/models",
+        is_concurrent=False,
+        environment={"PYTHONPATH": str(peers.python_server_packages())},
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, spec: ServerSpec, log_path: Path
+) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while not _is_ready(port, spec.ready_path):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"{spec.name} did not start: see {log_path}")
+        time.sleep(0.05)
+
+
+def _is_ready(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
