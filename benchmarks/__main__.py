@@ -6,13 +6,16 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator
 
-from benchmarks import ceiling, comparison, start
+from benchmarks import ceiling, comparison, conversation, determinism, endurance, start
 from benchmarks.conditions import Conditions
 
 PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "start": start.report,
     "servers": comparison.report,
     "ceiling": ceiling.report,
+    "conversation": conversation.report,
+    "determinism": determinism.report,
+    "endurance": endurance.report,
 }
 
 

@@ -9,41 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
+from benchmarks import servers, tables
+from benchmarks.conditions import Conditions
+from benchmarks.requests import Client
+from emulator.catalog import CATALOG
 
-_WORDS = [
-    "river",
-    "stone",
-    "light",
-    "winter",
-    "market",
-    "engine",
-    "paper",
-    "garden",
-    "letter",
-    "mountain",
-    "silver",
-    "window",
-    "music",
-    "harbour",
-    "train",
-    "orange",
-    "history",
-    "doctor",
-    "island",
-    "bread",
-    "winter",
-    "candle",
-    "forest",
-    "question",
-    "answer",
-]
+_WORDS = ["river", "stone", "light", "winter", "market", "engine", "paper", "garden", "letter"]
+_WORDS += ["mountain", "silver", "window", "music", "harbour", "train", "orange", "history"]
+_WORDS += ["doctor", "island", "bread", "candle", "forest", "question", "answer"]
 _MAX_PROMPT_LENGTH = 4096  # characters; the schemas allow longer messages
-_TIMEOUT_S = 600
+_NUM_CLIENTS = 16
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """The count of different answers, for both names."""
+    num_rounds = 2 if conditions.is_quick else 10
+    requests = make_requests(count=40, max_words=880)
+    yield (
+        f"{len(requests)} requests in turn, then {num_rounds} times by {_NUM_CLIENTS} clients at "
+        "once, in random order, a third of them after one that is broken off."
+    )
+    rows = []
+    for model in CATALOG:
+        with servers.running(servers.ours(conditions), _NUM_CLIENTS, 1024) as server:
+            url = server.run_url(model)
+            expected = asyncio.run(answers_in_turn(url, requests))
+            differences = [
+                asyncio.run(
+                    count_differences(
+                        url, requests, expected, num_clients=_NUM_CLIENTS, seed=number
+                    )
+                )
+                for number in range(num_rounds)
+            ]
+        rows.append([model, str(num_rounds * len(requests)), str(sum(differences))])
+    yield tables.markdown(["", "answers compared", "not the same bytes"], rows)
 
 
 def make_requests(count: int, max_words: int, seed: int = 1) -> list[dict[str, Any]]:
@@ -68,8 +71,8 @@ def _body(rng: random.Random, bases: list[list[str]], index: int) -> dict[str, A
 
 async def answers_in_turn(url: str, requests: list[dict[str, Any]]) -> list[bytes]:
     """What each gets alone."""
-    async with _client() as client:
-        return [await _ask(client, url, body) for body in requests]
+    async with Client(url) as client:
+        return [await client.ask(body) for body in requests]
 
 
 async def count_differences(
@@ -79,34 +82,12 @@ async def count_differences(
     rng = random.Random(seed)
     order = rng.sample(range(len(requests)), len(requests))
     places = asyncio.Semaphore(num_clients)
-    async with _client() as client:
+    async with Client(url) as client:
 
         async def differs(index: int) -> bool:
             async with places:
                 if rng.random() < 0.3:
-                    await _ask_and_leave(client, url, rng.choice(requests), rng.random() / 2)
-                return await _ask(client, url, requests[index]) != expected[index]
+                    await client.ask_and_leave(rng.choice(requests), after_s=rng.random() / 2)
+                return await client.ask(requests[index]) != expected[index]
 
         return sum(await asyncio.gather(*map(differs, order)))
-
-
-@asynccontextmanager
-async def _client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=httpx.Limits()) as client:
-        yield client
-
-
-async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> bytes:
-    answer = await client.post(url, json=body)
-    answer.raise_for_status()
-    return answer.content
-
-
-async def _ask_and_leave(
-    client: httpx.AsyncClient, url: str, body: dict[str, Any], after_s: float
-) -> None:
-    try:
-        async with asyncio.timeout(after_s):
-            await _ask(client, url, body)
-    except TimeoutError:
-        pass  # as wanted

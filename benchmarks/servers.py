@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from benchmarks.conditions import Conditions
 
 OURS = "emulator"
 PYTHON_SERVER = "llama_cpp.server"
-_ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+_API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
 _START_LIMIT_S = 120
 _STOP_LIMIT_S = 10
 
@@ -55,19 +56,40 @@ class Server:
     pid: int
 
     @property
+    def memory(self) -> int:
+        """Bytes that are resident now."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    @property
     def peak_memory(self) -> int:
         """Bytes: the most that was resident so far, or what is now where nobody tells the most."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.exists():
-            return int(psutil.Process(self.pid).memory_info().rss)
+            return self.memory
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024
+
+    def run_url(self, model: str) -> str:
+        """Our run endpoint."""
+        return f"http://127.0.0.1:{self.port}{_API}/run/{model}"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of our metric's samples that have these labels."""
+        url = f"http://127.0.0.1:{self.port}/_emulator/metrics"
+        with urllib.request.urlopen(url) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.startswith(f"workers_ai_emulator_{name}{{") and all(w in line for w in wanted)
+        )
 
 
 def all_specs(conditions: Conditions) -> list[ServerSpec]:
     """Ours first. Peers have their own defaults but for weights, threads and slots."""
     return [
-        _emulator(conditions),
+        ours(conditions),
         _llama_server(conditions, "--no-kv-unified"),
         _llama_server(conditions, "--kv-unified"),
         _python_server(conditions),
@@ -97,7 +119,8 @@ def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[S
             process.wait()
 
 
-def _emulator(conditions: Conditions) -> ServerSpec:
+def ours(conditions: Conditions) -> ServerSpec:
+    """The emulator, with room in its queue for what benchmarks ask at once."""
     return ServerSpec(
         OURS,
         (
@@ -106,7 +129,7 @@ def _emulator(conditions: Conditions) -> ServerSpec:
             *("--threads", str(conditions.num_threads)),
         ),
         "--parallel {num_slots} --context-length {context_length}",
-        f"/client/v4/accounts/{_ACCOUNT_ID}/ai/v1/chat/completions",
+        f"{_API}/v1/chat/completions",
         "/_emulator/readyz",
     )
 

@@ -250,6 +250,8 @@ class Engine:
     def _receive(self) -> bool:
         """Take in all messages, waiting for one if there is nothing to do. False: close."""
         while self._scheduler.is_idle or not self._inbox.empty():
+            if self._scheduler.is_idle:
+                self._scheduler.check_integrity()
             message = self._inbox.get()
             if isinstance(message, _Close):
                 return False

@@ -1,0 +1,85 @@
+"""Whether anything grows or gets lost: many short requests, many that are broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import prompts, servers, tables
+from benchmarks.conditions import MODEL_NAME, Conditions
+from benchmarks.requests import Client
+from benchmarks.servers import Server
+from emulator.machine import in_units
+
+_NUM_CLIENTS = 16
+_NUM_FIRST = 500  # after so many, caches are full
+_SLOTS = "slots"
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """Memory after many requests, and what is left of those that were broken off."""
+    share = 10 if conditions.is_quick else 1
+    with servers.running(servers.ours(conditions), _NUM_CLIENTS, 1024) as server:
+        first = asyncio.run(_ask_many(server, _NUM_FIRST))
+        memory_before = server.memory
+        last = asyncio.run(_ask_many(server, 10_000 // share - _NUM_FIRST))
+        memory_after = server.memory
+        asyncio.run(_leave_many(server, 1_000 // share))
+        rows = [
+            ["requests answered", f"{first + last}"],
+            [f"resident after {_NUM_FIRST}", in_units(memory_before)],
+            ["resident after the last", f"{in_units(memory_after)}"],
+            ["ratio", tables.ratio(memory_after, memory_before)],
+            ["requests broken off then", f"{1_000 // share}"],
+            *_left_over(server),
+            ["resident at the end", in_units(server.memory)],
+        ]
+    yield f"{_NUM_CLIENTS} clients, short requests."
+    yield tables.markdown(["", ""], rows)
+
+
+async def _ask_many(server: Server, count: int) -> int:
+    """`count` requests of a few tokens each; how many were answered."""
+    async with Client(server.run_url(MODEL_NAME)) as client:
+
+        async def be_client(number: int) -> int:
+            indexes = range(number, count, _NUM_CLIENTS)
+            return sum([bool(await client.ask(_short(index))) for index in indexes])
+
+        return sum(await asyncio.gather(*map(be_client, range(_NUM_CLIENTS))))
+
+
+async def _leave_many(server: Server, count: int) -> None:
+    """`count` requests that would take long, each broken off at a random moment."""
+    rng = random.Random(1)
+    async with Client(server.run_url(MODEL_NAME)) as client:
+
+        async def be_client(number: int) -> None:
+            for index in range(number, count, _NUM_CLIENTS):
+                body = _short(index) | {"max_tokens": 500, "stream": index % 2 == 0}
+                await client.ask_and_leave(body, after_s=rng.random() / 2)
+
+        await asyncio.gather(*map(be_client, range(_NUM_CLIENTS)))
+
+
+def _short(index: int) -> dict[str, Any]:
+    return {
+        "prompt": f"{prompts.PROMPTS[index % len(prompts.PROMPTS)]} {index}",
+        "max_tokens": 1 + index % 3,
+        "temperature": 1,
+    }
+
+
+def _left_over(server: Server) -> list[list[str]]:
+    """Slots that are free, requests and tokens that nobody has ended, once all is quiet."""
+    deadline = time.monotonic() + 30
+    while server.metric("running") + server.metric("waiting") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [
+        ["free slots", f"{server.metric('free_slots'):.0f} of {server.metric(_SLOTS):.0f}"],
+        ["running and waiting", f"{server.metric('running') + server.metric('waiting'):.0f}"],
+        ["requests ended", f"{server.metric('requests_total'):.0f}"],
+    ]
