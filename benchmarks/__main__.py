@@ -21,7 +21,8 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
 
 def main() -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    logging.getLogger("emulator").setLevel("WARNING")
+    for name in ("emulator", "httpx"):
+        logging.getLogger(name).setLevel("WARNING")
     arguments = _arguments()
     conditions = Conditions.here(
         num_rounds=1 if arguments.quick else arguments.rounds, is_quick=arguments.quick

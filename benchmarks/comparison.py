@@ -20,9 +20,10 @@ _WARM_UP = Question(prompts.WARM_UP, max_tokens=8)
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """A table for each scenario, and at last how often a text was not the same."""
+    """A table for each scenario, how often a text was not the same, and all in one table."""
     specs = servers.all_specs(conditions)
     answers: dict[str, list[Answer]] = defaultdict(list)
+    summary = []
     yield (
         "Everybody starts afresh for each run and answers one request before it. A ratio of "
         "tokens/s is better above 1, all others below; the better llama-server counts, metric by "
@@ -35,11 +36,14 @@ def report(conditions: Conditions) -> Iterator[str]:
         yield f"### {scenario.description}"
         yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
         yield measurements.table(runs, servers.OURS, rivals)
+        summary.append(measurements.summary(scenario.name, runs, servers.OURS, rivals))
         for name, of_server in runs.items():
             answers[name] += [answer for run in of_server for answer in run.answers]
     yield "### One prompt's different texts, most over all of these runs"
     rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in answers.items()]
     yield tables.markdown(["", "texts per prompt"], rows)
+    yield "### In short: ours beside the better llama-server"
+    yield tables.markdown(measurements.SUMMARY_HEADINGS, summary)
 
 
 def _measure(

@@ -51,6 +51,10 @@ METRICS = (
 )
 
 
+_SPEED, _TTFT, _, _, _GAP, _ = METRICS
+SUMMARY_HEADINGS = ["", "tokens/s", "llama-server's", "ratio", "TTFT p50, ratio", "gap p95, ratio"]
+
+
 def max_distinct_texts(answers: Iterable[Answer]) -> int:
     """Of the question that was answered most variously: in how many ways."""
     texts: dict[Question, set[str]] = {}
@@ -64,11 +68,32 @@ def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence
     """The medians of each server; below them ours by the best rival's, metric by metric."""
     headings = ["", *(metric.heading for metric in METRICS), "errors", "texts per prompt"]
     rows = [[name, *_cells(of_server)] for name, of_server in runs.items()]
-    ratios = [
-        tables.ratio(m.median(runs[ours]), m.best(m.median(runs[name]) for name in rivals))
-        for m in METRICS
-    ]
+    ratios = [_ratio(metric, runs, ours, rivals) for metric in METRICS]
     return tables.markdown(headings, [*rows, ["ours / best llama-server", *ratios, "", ""]])
+
+
+def summary(
+    name: str, runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]
+) -> list[str]:
+    """A scenario in one row, under SUMMARY_HEADINGS."""
+    return [
+        name,
+        _SPEED.cell(runs[ours]),
+        f"{_best(_SPEED, runs, rivals):.{_SPEED.digits}f}",
+        *(_ratio(metric, runs, ours, rivals) for metric in (_SPEED, _TTFT, _GAP)),
+    ]
+
+
+def _ratio(
+    metric: Metric, runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]
+) -> str:
+    return tables.ratio(metric.median(runs[ours]), _best(metric, runs, rivals))
+
+
+def _best(
+    metric: Metric, runs: Mapping[str, Sequence[Measurement]], rivals: Sequence[str]
+) -> float:
+    return metric.best(metric.median(runs[name]) for name in rivals)
 
 
 def _cells(runs: Sequence[Measurement]) -> list[str]:

@@ -24,12 +24,13 @@ class ClosedLoop:
     needs_concurrency: bool = False  # says something only of servers that compute several at once
 
     @property
-    def description(self) -> str:
+    def name(self) -> str:
         clients = f"{self.num_clients} client{'s' if self.num_clients > 1 else ''}"
-        system = (
-            "a shared system prompt of 200 tokens" if self.system_prompt else "no system prompt"
-        )
-        return f"{clients}, {system}, {self.max_tokens} new tokens, {self.num_requests} times"
+        return clients + (", shared system prompt of 200 tokens" if self.system_prompt else "")
+
+    @property
+    def description(self) -> str:
+        return f"{self.name}, {self.max_tokens} new tokens, {self.num_requests} times"
 
     async def run(self, server: Server) -> Measurement:
         recordings = await asyncio.gather(
@@ -72,11 +73,12 @@ class LongArrival:
     needs_concurrency: bool = True
 
     @property
+    def name(self) -> str:
+        return f"{self.num_streams} streams while a prompt of 2,000 tokens is evaluated"
+
+    @property
     def description(self) -> str:
-        return (
-            f"{self.num_streams} running streams, then a prompt of 2,000 tokens: tokens/s and gaps "
-            "of the streams until its first token, TTFT of the prompt"
-        )
+        return f"{self.name}: tokens/s and gaps of the streams, TTFT of the prompt"
 
     async def run(self, server: Server) -> Measurement:
         streams = [

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the pages in docs/ say is so."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.conformance import parity
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def serve_flags() -> dict[str, str | None]:
@@ -23,8 +24,12 @@ def serve_flags() -> dict[str, str | None]:
 
 
 def test_the_settings_table_names_every_flag_and_no_other() -> None:
-    table = README.split("## Settings")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(--[a-z-]+)`", table, re.MULTILINE)) == set(serve_flags())
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", SETTINGS, re.MULTILINE)) == set(serve_flags())
+
+
+def test_the_flags_and_pages_that_the_readme_names_are_there() -> None:
+    assert set(re.findall(r"`(--[a-z-]+)`", README)) <= set(serve_flags())
+    assert all((ROOT / page).is_file() for page in re.findall(r"\]\((docs/[a-z-]+\.md)\)", README))
 
 
 def test_every_flag_has_its_environment_twin() -> None:
