@@ -21,7 +21,11 @@ class ClosedLoop:
     system_prompt: str | None = None
     num_slots: int = 16
     context_length: int = 1024
-    needs_concurrency: bool = False  # says something only of servers that compute several at once
+
+    @property
+    def needs_concurrency(self) -> bool:
+        """With so many clients, a server that computes one request at a time takes minutes."""
+        return self.num_clients > 4
 
     @property
     def name(self) -> str:
