@@ -2,7 +2,7 @@
 
 event loop   submit, cancel ──► inbox ──┐
 worker       for each operation of scheduler.step(): carry it out, sample, detokenise
-event loop   generations get their chunks ◄── one call_soon_threadsafe per step
+event loop   generations get their chunks ◄── one call_soon_threadsafe per decode call
 """
 
 from __future__ import annotations
