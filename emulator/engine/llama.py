@@ -36,6 +36,7 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
+        self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         pointer = llama.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
             raise EngineError(complaint("llama.cpp cannot load it"))
@@ -133,7 +134,8 @@ class LlamaBackend:
     """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
 
     `num_threads` compute; `batch_length` is the most rows of one decode call. Where it
-    `rounds_alike`, a row's logits are the same bits alone in a call and beside others.
+    `rounds_alike`, a row's logits are the same bits alone in a call and beside others; on a GPU
+    nothing is done about that.
     """
 
     def __init__(
@@ -155,8 +157,8 @@ class LlamaBackend:
         self._batch = _BatchArrays(max(batch_length, num_slots))
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
-        self._rounds_alike = rounds_alike
-        self._needs_pairs = rounds_alike and self._rounds_pairs_otherwise()
+        self._rounds_alike = rounds_alike and not model.may_use_gpu
+        self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
 
     def decode(self, spans: Sequence[Span]) -> None:
         is_lone = self._rounds_alike and len(spans) == 1 and len(spans[0].tokens) == 1
