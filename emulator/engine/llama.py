@@ -158,7 +158,11 @@ class LlamaBackend:
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         self._rounds_alike = rounds_alike and not model.may_use_gpu
-        self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
+        try:
+            self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
+        except EngineError:
+            llama.llama_free(self._context)  # the model is still the caller's
+            raise
 
     def decode(self, spans: Sequence[Span]) -> None:
         is_lone = self._rounds_alike and len(spans) == 1 and len(spans[0].tokens) == 1

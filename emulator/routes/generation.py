@@ -20,7 +20,7 @@ from emulator.tasks.answers import Answer
 
 MAX_BODY_BYTES = 16 * 2**20
 
-_LONG_BODY_BYTES = 2**16  # a longer one takes long enough for others to notice
+_LONG_BODY_BYTES = 2**14  # a longer one takes long enough for others to notice
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -57,7 +57,8 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     engines: Engines = request.app.state.engines
     task_request = await compute(request, text_generation.parse, inputs, spec, seed=engines.seed)
     loaded = await engines.get(spec)
-    generation = await text_generation.start(task_request, loaded)
+    prompt_tokens = await compute(request, text_generation.tokenize, task_request, loaded)
+    generation = loaded.engine.submit(prompt_tokens, task_request.params)
     request.state.generation = generation
     if engines.request_timeout_s is not None:
         generation.cancel_after(engines.request_timeout_s)

@@ -5,7 +5,6 @@ The schemas are the published ones, in `emulator/cards`; limits and defaults com
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -15,7 +14,6 @@ from typing import Any, NoReturn
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate, Message
 from emulator.engine.types import Chunk, FinishReason, SamplingParams
-from emulator.engine.worker import Generation
 from emulator.engines import LoadedModel
 from emulator.errors import (
     BadInput,
@@ -30,8 +28,6 @@ from emulator.errors import (
 from emulator.validator import SchemaMismatch
 
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
-_LONG_TEXT = 50_000  # characters; a longer one is tokenised beside the event loop
-_MANY_MESSAGES = 500
 _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 _MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
@@ -97,17 +93,13 @@ def parse(body: Any, spec: ModelSpec, *, seed: int | None = None) -> TextGenerat
     )
 
 
-async def start(request: TextGenerationRequest, model: LoadedModel) -> Generation:
-    """Hand the request to the engine. Raises ContextExceeded, OutOfCapacity, RefusedByEngine."""
+def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
+    """The prompt's tokens. Raises ContextExceeded for what is too long to be worth counting."""
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
         # The service estimates four characters a token [recorded texts name an estimate].
         raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
-    if request.num_characters > _LONG_TEXT or len(request.messages) > _MANY_MESSAGES:
-        prompt_tokens = await asyncio.to_thread(request.render, model.template)
-    else:
-        prompt_tokens = request.render(model.template)
-    return model.engine.submit(prompt_tokens, request.params)
+    return request.render(model.template)
 
 
 async def join(chunks: AsyncIterator[Chunk]) -> str:
