@@ -19,6 +19,9 @@ INT8 = "@cf/meta/llama-2-7b-chat-int8"
 FP16 = "@cf/meta/llama-2-7b-chat-fp16"
 START_LIMIT_S = 120
 
+# A request that goes on for as many tokens as it may: the model counts round and round.
+ENDLESS = {"prompt": "1 2 3 4 " * 4, "raw": True, "max_tokens": 1500, "temperature": 0}
+
 
 @dataclass
 class ServerProcess:

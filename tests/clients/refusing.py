@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import httpx
 
-from tests.server import ServerProcess, server_process, wait_until
+from tests.server import ENDLESS, ServerProcess, server_process, wait_until
 
 TOKEN = "good"
 
@@ -31,7 +31,7 @@ class RefusingServer:
     def busy(self) -> Iterator[None]:
         """Inside, a stream that has begun and that nobody reads has the slot."""
         self._wait_for_running(0)
-        body = {"prompt": "Hi", "stream": True, "max_tokens": 1500, "temperature": 5}
+        body = {**ENDLESS, "stream": True}
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.stream("POST", self.process.run_url(), json=body, headers=headers, timeout=60):
             self._wait_for_running(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.snapshots import Target
-from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_until
+from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
 EMULATOR_SERVERS = ("strict", "busy", "impatient")  # the service has no such settings
 
@@ -36,11 +36,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def busy() -> Iterator[ServerProcess]:
     """A server whose only slot is taken and where nobody may wait."""
     flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096"]
-    with server_process(*flags) as running:
-        body = {"prompt": "Count up.", "raw": True, "max_tokens": 4000, "stream": True}
-        with running.connect(body):
-            wait_until(lambda: running.metric("workers_ai_emulator_running") == 1)
-            yield running
+    body = {**ENDLESS, "max_tokens": 4000, "stream": True}
+    with server_process(*flags) as running, running.connect(body):
+        wait_until(lambda: running.metric("workers_ai_emulator_running") == 1)
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import FP16, INT8, ServerProcess, wait_until
+from tests.server import ENDLESS, FP16, INT8, ServerProcess, wait_until
 
 MODELS = [INT8, FP16]
 
@@ -114,12 +114,12 @@ def test_all_of_8_streams_begin_before_any_ends(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "json"])
-@pytest.mark.parametrize("prompt", ["Hi", "word " * 1500], ids=["decode", "prefill"])
+@pytest.mark.parametrize("prompt", [ENDLESS["prompt"], "word " * 1500], ids=["decode", "prefill"])
 def test_a_client_that_leaves_frees_its_slot(
     server: ServerProcess, prompt: str, is_stream: bool
 ) -> None:
     before = num_cancelled(server)
-    body = {"prompt": prompt, "stream": is_stream, "max_tokens": 400, "temperature": 5}
+    body = {**ENDLESS, "prompt": prompt, "stream": is_stream, "max_tokens": 400}
     with server.connect(body):
         wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
     wait_until(lambda: num_cancelled(server) == before + 1)
@@ -143,7 +143,7 @@ def test_a_client_that_leaves_the_queue_is_never_run(server: ServerProcess) -> N
 
 
 def test_a_client_that_never_reads_does_not_hold_its_slot(server: ServerProcess) -> None:
-    with server.connect({"prompt": "Hi", "stream": True, "max_tokens": 300, "temperature": 5}):
+    with server.connect({**ENDLESS, "stream": True, "max_tokens": 300}):
         wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
         assert server.run({"prompt": "Hi", "max_tokens": 3}).status_code == 200
         wait_until(lambda: server.metric("workers_ai_emulator_free_slots", model=INT8) == 8)

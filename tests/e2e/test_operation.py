@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import ServerProcess, command, server_process, wait_until
+from tests.server import ENDLESS, ServerProcess, command, server_process, wait_until
 
 INT8_FILE = "llama-2-7b-chat.Q8_0.gguf"
 
@@ -143,10 +143,10 @@ def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int) -> None:
-    body = {"prompt": "Hi", "stream": True, "max_tokens": 1500, "temperature": 5}
+    body = {**ENDLESS, "stream": True}
     with (
         server_process("--parallel", "2") as server,
-        server.connect({"prompt": "Hi", "stream": True, "max_tokens": 1500}),
+        server.connect(body),
         httpx.stream("POST", server.run_url(), json=body, timeout=60) as response,
     ):
         lines = response.iter_lines()
@@ -162,9 +162,8 @@ def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int
 
 
 def test_a_request_that_does_not_end_before_the_server_does_is_aborted() -> None:
-    body = {"prompt": "Hi", "max_tokens": 1500, "temperature": 5}
     with server_process("--parallel", "2") as server, ThreadPoolExecutor() as pool:
-        answer = pool.submit(server.run, body)
+        answer = pool.submit(server.run, ENDLESS)
         wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
         server.process.terminate()
         assert answer.result().status_code == 408
@@ -189,7 +188,7 @@ def test_a_request_is_one_line_in_the_log(server: ServerProcess) -> None:
 
 def test_being_stopped_and_continued_is_no_stall() -> None:
     with server_process("--stall-timeout", "0.5", "--context-length", "1024") as server:
-        with server.connect({"prompt": "Hi", "stream": True, "max_tokens": 500}) as connection:
+        with server.connect({**ENDLESS, "stream": True, "max_tokens": 500}) as connection:
             wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
             os.kill(server.process.pid, signal.SIGSTOP)
             time.sleep(1.5)
