@@ -7,7 +7,7 @@ decided stands on what has happened, and a failed operation leaves the books rig
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Set
 from dataclasses import dataclass
 
 from emulator.engine.prefixes import Holder, PrefixIndex, Snapshot
@@ -17,6 +17,7 @@ from emulator.engine.tiling import Tiling
 from emulator.engine.types import Span
 
 _MIN_SNAPSHOT_SHARE = 0.25  # of a slot's tokens; all of them are saved, whatever is shared
+_ROWS_PER_CALL = 6  # a prompt's call costs as much before its first row [measured on two cores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,9 @@ Operation = Decode | Keep | Copy | Save | Discard
 
 
 class Scheduler:
-    """First come, first served: one prompt is evaluated at a time, before all running sequences.
+    """First come, first served: prompts are evaluated before all running sequences.
 
+    One at a time, or several in a call if their rests are short and about as long.
     `prefill_budget`: prompt tokens after which the running sequences get their next token;
     `snapshot_tokens`: most tokens kept as snapshots; `min_snapshot_tokens`: where fewer would be
     lost, or a small share of a slot, they are evaluated again instead.
@@ -81,7 +83,7 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.prefilling: Sequence | None = None
+        self.prefilling: list[Sequence] = []  # in order of arrival
         self._slots = SlotPool(num_slots)
         self._tiling = tiling
         self._prefixes = PrefixIndex(tiling)
@@ -106,7 +108,7 @@ class Scheduler:
 
     @property
     def _holding(self) -> list[Sequence]:
-        return [*self.running, *([self.prefilling] if self.prefilling else [])]
+        return [*self.running, *self.prefilling]
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -116,7 +118,7 @@ class Scheduler:
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
         elif sequence.status is SequenceStatus.PREFILL:
-            self.prefilling = None
+            self.prefilling.remove(sequence)
         elif sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
@@ -127,13 +129,12 @@ class Scheduler:
 
     def step(self) -> Iterator[Operation]:
         """Prompt tokens up to the budget, then one token of every running sequence."""
-        num_prefilled = 0
-        while num_prefilled < self._prefill_budget:
-            if self.prefilling is None:
-                if not (self.waiting and self._slots.free):
-                    break
-                yield from self._admit_next(budget=self._prefill_budget - num_prefilled)
-            num_prefilled += yield from self._prefill()
+        budget = self._prefill_budget
+        while budget > 0 and (self.prefilling or self._can_admit):
+            if not self.prefilling:
+                yield from self._admit_next(budget)
+                yield from self._admit_companions(budget)
+            budget -= yield from self._prefill()
         yield from self._decode_running()
 
     def affected(self, operation: Operation) -> list[Sequence]:
@@ -162,28 +163,31 @@ class Scheduler:
             yield Decode(spans, outputs=rows)
 
     def _prefill(self) -> Generator[Operation, None, int]:
-        """Evaluate the next chunk of the prompt in a call of its own; returns its length.
+        """Evaluate the next chunk of the prompts in a call of their own; returns its rows.
 
         A prompt's last token alone is a row like those of the running sequences, and joins them.
         """
-        sequence = self.prefilling
-        assert sequence is not None
-        start = sequence.num_computed_tokens
-        if start == sequence.num_prompt_tokens - 1:
-            self._start_running(sequence)
+        if _num_left(self.prefilling[0]) == 1:
+            self._start_running(self.prefilling[0])
             return 1
-        length = self._tiling.next_length(start, sequence.num_prompt_tokens)
-        sequence.num_computed_tokens += length
-        is_last = sequence.num_computed_tokens == sequence.num_prompt_tokens
-        if is_last:
+        sequences = sorted(self.prefilling, key=_slot)
+        spans = [self._next_chunk(sequence) for sequence in sequences]
+        outputs = [sequence for sequence in sequences if not _num_left(sequence)]
+        for sequence in outputs:
             self._start_running(sequence)
-        tokens = sequence.prompt_tokens[start : start + length]
-        span = Span(_slot(sequence), start, tokens, wants_logits=is_last)
-        yield Decode([span], outputs=[sequence] if is_last else [])
-        return length
+        yield Decode(spans, outputs)
+        return sum(len(span.tokens) for span in spans)
+
+    def _next_chunk(self, sequence: Sequence) -> Span:
+        """The next rows of a prompt, which count as computed."""
+        start = sequence.num_computed_tokens
+        end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
+        sequence.num_computed_tokens = end
+        tokens = sequence.prompt_tokens[start:end]
+        return Span(_slot(sequence), start, tokens, wants_logits=not _num_left(sequence))
 
     def _start_running(self, sequence: Sequence) -> None:
-        self.prefilling = None
+        self.prefilling.remove(sequence)
         self.running.append(sequence)
         sequence.status = SequenceStatus.RUNNING
         self._hold(_slot(sequence), sequence)
@@ -193,7 +197,54 @@ class Scheduler:
         tokens = sequence.evaluated_tokens if keep_cells else []
         self._prefixes.hold(slot, tokens, sequence.num_prompt_tokens)
 
-    def _admit_next(self, *, budget: int) -> Iterator[Operation]:
+    @property
+    def _can_admit(self) -> bool:
+        return bool(self.waiting and self._slots.free)
+
+    @property
+    def _free_neighbours(self) -> Set[int]:
+        """The free slots beside those whose prompts are evaluated next."""
+        slots = [_slot(sequence) for sequence in self.prefilling]
+        return self._slots.free & {beside for slot in slots for beside in (slot - 1, slot + 1)}
+
+    def _admit_companions(self, budget: int) -> Iterator[Operation]:
+        """Let the next sequences' prompts be evaluated in the call of those that are.
+
+        llama.cpp evaluates sequences in one pass if their slots are consecutive and they have
+        equally many rows: so the shorter rests begin earlier, with tokens that are known already.
+        """
+        while self.waiting and self._is_companion(self.waiting[0], budget):
+            yield from self._admit_next(budget)
+        if len(self.prefilling) > 1:
+            length = max(map(_num_left, self.prefilling))
+            for sequence in self.prefilling:
+                num_kept = sequence.num_prompt_tokens - length
+                sequence.num_cached_tokens = sequence.num_computed_tokens = num_kept
+                yield Keep(_slot(sequence), num_kept)
+
+    def _is_companion(self, sequence: Sequence, budget: int) -> bool:
+        """Whether its prompt costs less beside those that are evaluated next than after them."""
+        num_cached = max(self._prefixes.find(sequence.prompt_tokens).values(), default=0)
+        rests = [*map(_num_left, self.prefilling), sequence.num_prompt_tokens - num_cached]
+        length, num_rows = max(rests), max(rests) * len(rests)
+        all_by_row = all(
+            self._tiling.is_rest_by_row(length, s.num_prompt_tokens)
+            for s in [*self.prefilling, sequence]
+        )
+        beginning = slice(num_cached + _ROWS_PER_CALL)
+        is_soon_known = any(
+            s.prompt_tokens[beginning] == sequence.prompt_tokens[beginning] for s in self.prefilling
+        )
+        return (
+            bool(self._free_neighbours)
+            and min(rests) > 1
+            and num_rows <= min(budget, self._tiling.batch_length)
+            and num_rows - sum(rests) <= _ROWS_PER_CALL
+            and all_by_row
+            and not is_soon_known
+        )
+
+    def _admit_next(self, budget: int) -> Iterator[Operation]:
         """Give the next sequence a slot, with as much of its prompt as is known somewhere.
 
         It fills a gap between running ones if it will run with them at once, and else may not stand
@@ -208,7 +259,7 @@ class Scheduler:
         source: Holder = max(holders, key=lambda h: (holders[h], h == slot), default=slot)
         num_cached = holders.get(source, 0)
         self._slots.take(slot)
-        self.prefilling = self.waiting.popleft()
+        self.prefilling.append(self.waiting.popleft())
         sequence.slot = slot
         sequence.status = SequenceStatus.PREFILL
         sequence.num_cached_tokens = sequence.num_computed_tokens = num_cached
@@ -218,9 +269,12 @@ class Scheduler:
         yield Keep(slot, num_cached) if source == slot else Copy(source, slot, num_cached)
 
     def _choose_slot(self, holders: dict[Holder, int]) -> int:
-        """The lowest free slot keeps running ones together; a lone sequence may sit anywhere."""
-        if self.running:
-            return min(self._slots.free)
+        """The lowest free slot keeps running ones together; a lone sequence may sit anywhere.
+
+        Prompts that are evaluated in one call sit side by side.
+        """
+        if self._holding:
+            return min(self._free_neighbours or self._slots.free)
         return max(
             self._slots.free,
             key=lambda slot: (holders.get(slot, 0), -self._prefixes.length(slot), -slot),
@@ -278,6 +332,11 @@ class Scheduler:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
+
+
+def _num_left(sequence: Sequence) -> int:
+    """Of its prompt."""
+    return sequence.num_prompt_tokens - sequence.num_computed_tokens
 
 
 def _next_row(sequence: Sequence) -> Span:

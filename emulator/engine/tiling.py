@@ -47,6 +47,12 @@ class Tiling:
         limit = self.start if position < self.start < end else num_prompt_tokens
         return min(self.length - 1, limit - position)
 
+    def is_rest_by_row(self, length: int, num_prompt_tokens: int) -> bool:
+        """Whether the last `length` tokens of a prompt are evaluated in one call, and by row."""
+        end = self.end(num_prompt_tokens)
+        position = num_prompt_tokens - length
+        return length < self.length and position >= (end if end > self.start else 0)
+
     def num_shareable(self, num_equal: int, end: int, other_end: int) -> int:
         """How many of the first `num_equal` tokens, equal in two prompts, have equal cells.
 

@@ -160,7 +160,7 @@ class Engine:
         return EngineStatus(
             num_slots=self._backend.num_slots,
             num_free_slots=scheduler.num_free_slots,
-            num_running=len(scheduler.running) + (scheduler.prefilling is not None),
+            num_running=len(scheduler.running) + len(scheduler.prefilling),
             num_waiting=len(scheduler.waiting) + self._inbox.qsize(),
             num_prompt_tokens=counts["prompt"],
             num_cached_tokens=counts["cached"],

@@ -75,6 +75,19 @@ def test_rows_may_be_cut_anywhere(backend: LlamaBackend, length: int) -> None:
         assert np.array_equal(evaluate(backend, 0, length, most_rows=most_rows), expected)
 
 
+def test_prompts_may_be_evaluated_in_one_call(backend: LlamaBackend) -> None:
+    starts = [0, 40, 280]  # of slots side by side
+    expected = [evaluate(backend, 0, start + 20) for start in starts]
+    for slot, start in enumerate(starts):
+        backend.keep(slot, 0)
+        if start:
+            evaluate(backend, slot, start)
+    rests = [TOKENS[start : start + 20] for start in starts]
+    backend.decode([Span(i, starts[i], rest, wants_logits=True) for i, rest in enumerate(rests)])
+    for row, logits in enumerate(expected):
+        assert np.array_equal(backend.logits(row), logits)
+
+
 def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaBackend) -> None:
     expected = evaluate(backend, 0, 700)
     evaluate(backend, 1, TILING.start)

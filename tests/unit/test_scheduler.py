@@ -246,12 +246,12 @@ def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> N
             assert all(len(span.tokens) == 1 for span in decode.spans)
 
 
-def test_running_rows_are_in_order_of_slots_without_a_gap(runs: list[Driver]) -> None:
-    for _, step in steps(runs):
-        for decode in step.rows:
-            slots = [span.slot for span in decode.spans]
-            assert slots == list(range(slots[0], slots[0] + len(slots)))
-            assert [span.wants_logits for span in decode.spans] == [True] * len(slots)
+def test_a_call_has_slots_in_order_without_a_gap(runs: list[Driver]) -> None:
+    for driver in runs:
+        for operation in driver.operations:
+            if isinstance(operation, Decode):
+                slots = [span.slot for span in operation.spans]
+                assert slots == list(range(slots[0], slots[0] + len(slots)))
 
 
 def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> None:
@@ -273,7 +273,22 @@ def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> No
             assert span.wants_logits == is_last
 
 
-def test_one_prompt_is_evaluated_after_the_other_in_order_of_arrival(runs: list[Driver]) -> None:
+def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver]) -> None:
+    calls = [
+        (driver, operation.spans)
+        for driver in runs
+        for operation in driver.operations
+        if isinstance(operation, Decode)
+    ]
+    assert any(len(spans) > 1 and len(spans[0].tokens) > 1 for _, spans in calls)
+    for driver, spans in calls:
+        assert len({len(span.tokens) for span in spans}) == 1
+        assert sum(len(span.tokens) for span in spans) <= max(
+            driver.tiling.batch_length, driver.backend.num_slots
+        )
+
+
+def test_prompts_are_evaluated_in_order_of_arrival(runs: list[Driver]) -> None:
     for driver in runs:
         if any(step.failed for step in driver.steps):
             continue  # a failed step is broken off, and somebody's last token waits for the next
@@ -399,6 +414,36 @@ def test_prompts_that_arrive_together_share_what_the_first_evaluates() -> None:
     sequences = [driver.add([*range(6), n]) for n in range(4)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 6, 6, 6]
+
+
+def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> None:
+    driver = Driver(FakeBackend(num_slots=5), tiling=Tiling(), prefill_budget=64)
+    base = list(range(20))
+    driver.add(base)
+    driver.run()
+    sequences = [driver.add([*base[:15], n, *range(n)]) for n in (9, 10, 8, 30)]
+    driver.run()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [14, 15, 13, 15]
+    calls = [o.spans for o in driver.operations if isinstance(o, Decode) and len(o.outputs) > 1]
+    starts = {span.start: len(span.tokens) for span in calls[0]}
+    assert starts == {14: 11, 15: 11, 13: 11}
+
+
+def test_a_prompt_waits_for_tokens_that_another_is_about_to_evaluate() -> None:
+    driver = Driver(FakeBackend(num_slots=2), tiling=Tiling(), prefill_budget=64)
+    sequences = [driver.add([*range(20), n, n]) for n in (50, 60)]
+    driver.run()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 20]
+
+
+def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
+    driver = Driver(FakeBackend(num_slots=3, tiling=TILING), prefill_budget=64)
+    short = [driver.add([n] * 3) for n in (1, 2)]
+    long = driver.add([3] * 12)
+    driver.run()
+    calls = [o.outputs for o in driver.operations if isinstance(o, Decode)]
+    assert calls[0] == short
+    assert [long] in calls
 
 
 def test_what_gave_way_comes_back_from_its_snapshot() -> None:
