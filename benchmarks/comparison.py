@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from benchmarks import measurements, prompts, servers, tables
 from benchmarks.client import Answer, Question, Recording, ask
 from benchmarks.conditions import Conditions
 from benchmarks.measurements import Measurement
-from benchmarks.scenarios import Scenario, scenarios
+from benchmarks.scenarios import ClosedLoop, Scenario, scenarios
 from benchmarks.servers import ServerSpec
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def report(conditions: Conditions) -> Iterator[str]:
     """A table for each scenario, how often a text was not the same, and all in one table."""
     specs = servers.all_specs(conditions)
     answers: dict[str, list[Answer]] = defaultdict(list)
-    summary = []
+    summary, profile = [], []
     yield (
         "Everybody starts afresh for each run and answers one request before it. A ratio of "
         "tokens/s is better above 1, all others below; the better llama-server counts, metric by "
@@ -37,11 +38,15 @@ def report(conditions: Conditions) -> Iterator[str]:
         yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
         yield measurements.table(runs, servers.OURS, rivals)
         summary.append(measurements.summary(scenario.name, runs, servers.OURS, rivals))
+        if isinstance(scenario, ClosedLoop):
+            profile += measurements.profile(scenario.name, runs, conditions.num_threads)
         for name, of_server in runs.items():
             answers[name] += [answer for run in of_server for answer in run.answers]
     yield "### One prompt's different texts, most over all of these runs"
     rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in answers.items()]
     yield tables.markdown(["", "texts per prompt"], rows)
+    yield "### Milliseconds of a processor for a token, in the server's threads"
+    yield tables.markdown(measurements.PROFILE_HEADINGS, profile)
     yield "### In short: ours beside the better llama-server"
     yield tables.markdown(measurements.SUMMARY_HEADINGS, summary)
 
@@ -61,7 +66,10 @@ def _measure(
 def _run(scenario: Scenario, spec: ServerSpec) -> Measurement:
     async def warm_up_and_run() -> Measurement:
         await ask(server, Recording(_WARM_UP))
-        return await scenario.run(server)
+        before = server.thread_times
+        measurement = await scenario.run(server)
+        times = [total - before.get(id, 0.0) for id, total in server.thread_times.items()]
+        return replace(measurement, thread_times=sorted(times, reverse=True))
 
     with servers.running(spec, scenario.num_slots, scenario.context_length) as server:
         return asyncio.run(warm_up_and_run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks import tables
 from benchmarks.client import Answer, Question
@@ -19,6 +19,12 @@ class Measurement:
     gaps: list[float]
     peak_memory: int
     answers: list[Answer]
+    thread_times: list[float] = field(default_factory=list)  # seconds of a processor, most first
+
+    def thread_ms_per_token(self, threads: slice) -> float:
+        """Milliseconds of a processor that these threads took for a token of an answer."""
+        num_tokens = sum(answer.num_tokens for answer in self.answers)
+        return 1000 * sum(self.thread_times[threads]) / max(num_tokens, 1)
 
     @property
     def num_errors(self) -> int:
@@ -54,6 +60,8 @@ METRICS = (
 _SPEED, _TTFT, _, _, _GAP, _ = METRICS
 SUMMARY_HEADINGS = ["", "tokens/s", "llama-server's", "ratio", "TTFT p50, ratio", "gap p95, ratio"]
 
+PROFILE_HEADINGS = ["", "threads that compute", "all others"]
+
 
 def max_distinct_texts(answers: Iterable[Answer]) -> int:
     """Of the question that was answered most variously: in how many ways."""
@@ -81,6 +89,26 @@ def summary(
         _SPEED.cell(runs[ours]),
         f"{_best(_SPEED, runs, rivals):.{_SPEED.digits}f}",
         *(_ratio(metric, runs, ours, rivals) for metric in (_SPEED, _TTFT, _GAP)),
+    ]
+
+
+def profile(
+    name: str, runs: Mapping[str, Sequence[Measurement]], num_threads: int
+) -> list[list[str]]:
+    """A scenario in a row for each server, under PROFILE_HEADINGS.
+
+    The `num_threads` that take most are those that compute.
+    """
+    computing, others = slice(num_threads), slice(num_threads, None)
+    return [
+        [
+            f"{name}: {server}",
+            *(
+                f"{statistics.median(run.thread_ms_per_token(threads) for run in of_server):.2f}"
+                for threads in (computing, others)
+            ),
+        ]
+        for server, of_server in runs.items()
     ]
 
 

@@ -61,6 +61,12 @@ class Server:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     @property
+    def thread_times(self) -> dict[int, float]:
+        """Seconds of a processor that each thread has taken so far, by its id."""
+        threads = psutil.Process(self.pid).threads()
+        return {thread.id: thread.user_time + thread.system_time for thread in threads}
+
+    @property
     def peak_memory(self) -> int:
         """Bytes: the most that was resident so far, or what is now where nobody tells the most."""
         status = Path(f"/proc/{self.pid}/status")
