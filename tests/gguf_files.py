@@ -1,0 +1,155 @@
+"""Writes small GGUF files, well-formed ones and others."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATA = Path(__file__).parent / "data"
+
+UINT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 2, 4, 5, 6, 7, 8, 9, 10
+F32, F16, Q8_0 = 0, 1, 8
+ALIGNMENT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A value whose type and bytes are given."""
+
+    type_number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor's description, and its data. Without an offset it comes after the one before it."""
+
+    name: str
+    shape: Sequence[int]
+    type_number: int = F32
+    data: bytes = b""
+    offset: int | None = None
+
+
+def gguf(
+    metadata: Mapping[str, Any],
+    tensors: Sequence[Tensor] = (),
+    *,
+    version: int = 3,
+    num_tensors: int | None = None,
+    num_keys: int | None = None,
+    alignment: int = ALIGNMENT,
+) -> bytes:
+    """A whole file. Whole numbers become uint32, in lists int32; other numbers float32."""
+    keys = b"".join(string(key) + value(of_key) for key, of_key in metadata.items())
+    counts = (
+        len(tensors) if num_tensors is None else num_tensors,
+        len(metadata) if num_keys is None else num_keys,
+    )
+    header = b"GGUF" + struct.pack("<IQQ", version, *counts) + keys
+    return with_tensors(header, tensors, alignment)
+
+
+def with_tensors(header: bytes, tensors: Sequence[Tensor], alignment: int = ALIGNMENT) -> bytes:
+    """A header that ends behind its keys, with the tensors and their data."""
+    infos, data = b"", b""
+    for tensor in tensors:
+        offset = len(data) if tensor.offset is None else tensor.offset
+        infos += string(tensor.name) + struct.pack("<I", len(tensor.shape))
+        infos += struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, tensor.type_number, offset)
+        data += padded(tensor.data, alignment)
+    return padded(header + infos, alignment) + data
+
+
+def string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def value(of_key: Any) -> bytes:
+    """A value with its type in front."""
+    match of_key:
+        case Typed():
+            return struct.pack("<I", of_key.type_number) + of_key.data
+        case bool():
+            return struct.pack("<I?", BOOL, of_key)
+        case int():
+            return struct.pack("<II", UINT32, of_key)
+        case float():
+            return struct.pack("<If", FLOAT32, of_key)
+        case str() | bytes():
+            return struct.pack("<I", STRING) + string(of_key)
+        case [str() | bytes(), *_]:
+            return _array(STRING, len(of_key), b"".join(map(string, of_key)))
+        case [float(), *_]:
+            return _array(FLOAT32, len(of_key), struct.pack(f"<{len(of_key)}f", *of_key))
+        case _:
+            return _array(INT32, len(of_key), struct.pack(f"<{len(of_key)}i", *of_key))
+
+
+def padded(data: bytes, alignment: int = ALIGNMENT) -> bytes:
+    return data + bytes(-len(data) % alignment)
+
+
+def llama2_model(*, num_layers: int = 2, seed: int = 0) -> bytes:
+    """A model that llama.cpp runs: Llama 2's vocabulary and few random weights."""
+    source = (DATA / "llama2-vocab.gguf").read_bytes()
+    (num_keys,) = struct.unpack_from("<Q", source, 16)
+    keys = source[24:]
+    for key, number in {
+        "llama.block_count": num_layers,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 128,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.rope.dimension_count": 16,
+        "general.file_type": F32,
+    }.items():
+        keys = _with_uint32(keys, key, number)
+    more = {
+        "general.alignment": ALIGNMENT,
+        "llama.rope.freq_base": 10000.0,
+        "llama.rope.scaling.type": "linear",
+        "llama.expert_count": 0,
+        "llama.expert_used_count": 0,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    keys += b"".join(string(key) + value(of_key) for key, of_key in more.items())
+    tensors = _llama_tensors(num_layers, np.random.default_rng(seed))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), num_keys + len(more)) + keys
+    return with_tensors(header, tensors)
+
+
+def _array(element_type: int, length: int, data: bytes) -> bytes:
+    return struct.pack("<IIQ", ARRAY, element_type, length) + data
+
+
+def _with_uint32(keys: bytes, key: str, number: int) -> bytes:
+    """The keys with another number as value of one of them."""
+    at = keys.index(string(key)) + len(string(key)) + 4
+    return keys[:at] + struct.pack("<I", number) + keys[at + 4 :]
+
+
+def _llama_tensors(num_layers: int, random: np.random.Generator) -> list[Tensor]:
+    shapes = {"token_embd.weight": (64, 32_000), "output_norm.weight": (64,)}
+    for layer in range(num_layers):
+        shapes |= {
+            f"blk.{layer}.attn_norm.weight": (64,),
+            f"blk.{layer}.attn_q.weight": (64, 64),
+            f"blk.{layer}.attn_k.weight": (64, 32),
+            f"blk.{layer}.attn_v.weight": (64, 32),
+            f"blk.{layer}.attn_output.weight": (64, 64),
+            f"blk.{layer}.ffn_norm.weight": (64,),
+            f"blk.{layer}.ffn_gate.weight": (64, 128),
+            f"blk.{layer}.ffn_up.weight": (64, 128),
+            f"blk.{layer}.ffn_down.weight": (128, 64),
+        }
+    return [
+        Tensor(name, shape, F32, random.standard_normal(shape[::-1], np.float32).tobytes())
+        for name, shape in shapes.items()
+    ]
