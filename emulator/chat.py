@@ -6,18 +6,18 @@ Only a template may write special tokens: what a user typed is always tokenised 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from itertools import islice, pairwise
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from emulator.engine.types import Vocabulary
 from emulator.errors import RefusedByEngine
+from emulator.template import Conversation, JinjaRenderer, LimitExceeded, Renderer
 
 # What the service puts before a bare `prompt` [npm @cloudflare/ai 1.0.53, dist/templates.js].
 DEFAULT_SYSTEM_TEXT = (
@@ -37,6 +37,8 @@ class Message:
 class ChatTemplate(Protocol):
     """How one model wants its prompt."""
 
+    is_isolated: bool  # rendering waits for another process, so it is not for an event loop
+
     def render(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's tokens for a conversation."""
 
@@ -45,6 +47,9 @@ class ChatTemplate(Protocol):
 
     def render_raw(self, prompt: str) -> list[int]:
         """The tokens of a prompt that the user has templated already."""
+
+    def close(self) -> None:
+        """Give back what rendering took. May be called again."""
 
 
 class Mark(Enum):
@@ -61,6 +66,8 @@ class Llama2Template:
     in turns, the user last) is rendered as meta-llama/llama `generation.py` does. One that it
     refuses follows Cloudflare's SDK (npm @cloudflare/ai 1.2.2), since the service answered those.
     """
+
+    is_isolated = False
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         assert vocabulary.bos is not None and vocabulary.eos is not None
@@ -87,6 +94,9 @@ class Llama2Template:
     def render_raw(self, prompt: str) -> list[int]:
         tokens = self._vocabulary.tokenize(prompt, parse_special=True)
         return tokens if tokens[:1] == [self._bos] else [self._bos, *tokens]
+
+    def close(self) -> None:
+        pass
 
     def parts(self, messages: Sequence[Message]) -> list[str | Mark]:
         """The prompt as texts and marks; begins with a BOS mark."""
@@ -136,48 +146,42 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
 
 
 class JinjaTemplate:
-    """A GGUF file's own chat template, in a sandbox.
+    """A GGUF file's own chat template, run by what `renders` makes of its source.
 
     In what users typed, every character that a special token begins or ends with is hidden behind
     an unused one while the template runs, and mended after the template's own tokens have been
-    found: none can begin or end in a user's text. Raises ValueError if it does not parse.
+    found: none can begin or end in a user's text. A template that looks into a text for a tag finds
+    it all the same. Raises ValueError if it does not parse.
     """
 
-    def __init__(self, source: str, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        source: str,
+        vocabulary: Vocabulary,
+        renders: Callable[[str], Renderer] = JinjaRenderer,
+    ) -> None:
         self._vocabulary = vocabulary
         self._names = {token: name for name, token in vocabulary.special_tokens.items()}
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ValueError(f"its chat template is not valid: {error}") from error
         names = sorted(filter(None, vocabulary.special_tokens), key=len, reverse=True)
-        self._edges = "".join({edge for name in names for edge in (name[0], name[-1])})
-        self._source = source
+        self._edges = "".join(sorted({edge for name in names for edge in (name[0], name[-1])}))
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        self._source = source
+        self._renderer = renders(source)
+        self.is_isolated = self._renderer.is_isolated
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        typed = "".join(m.role + m.content for m in messages)
-        hidden = _unused_characters(self._source + typed, len(self._edges))
-        hide, mend = str.maketrans(self._edges, hidden), str.maketrans(hidden, self._edges)
-        text = self._run(
-            [
-                {"role": m.role.translate(hide), "content": m.content.translate(hide)}
-                for m in messages
-            ]
-        )
-        tokens: list[int] = []
-        end = 0
-        for match in self._special.finditer(text):
-            tokens += self._plain(text[end : match.start()].translate(mend))
-            tokens.append(self._vocabulary.special_tokens[match[0]])
-            end = match.end()
-        return self._with_bos(tokens + self._plain(text[end:].translate(mend)))
+        """The prompt's tokens. Raises RefusedByEngine where the template refuses.
+
+        One that knows no system messages gets the text of a first one before the first user's.
+        """
+        try:
+            return self._tokens(messages)
+        except TemplateError as error:
+            merged = None if isinstance(error, LimitExceeded) else _merge_system(messages)
+            if merged:
+                with suppress(TemplateError):
+                    return self._tokens(merged)
+            raise RefusedByEngine(str(error)) from error
 
     def render_prompt(self, prompt: str) -> list[int]:
         return self.render(parse_llama2(prompt) or wrap_prompt(prompt))
@@ -187,17 +191,37 @@ class JinjaTemplate:
             return self.render(messages)
         return self._with_bos(self._vocabulary.tokenize(prompt, parse_special=True))
 
-    def _run(self, messages: list[dict[str, str]]) -> str:
-        """Raises RefusedByEngine when the template refuses the conversation."""
+    def close(self) -> None:
+        self._renderer.close()
+
+    def _tokens(self, messages: Sequence[Message]) -> list[int]:
+        typed = "".join(m.role + m.content for m in messages)
+        unused = _unused_characters(self._source + typed, len(self._edges))
+        hide, mend = str.maketrans(self._edges, unused), str.maketrans(unused, self._edges)
+        conversation = Conversation(
+            messages=[
+                {"role": m.role.translate(hide), "content": m.content.translate(hide)}
+                for m in messages
+            ],
+            bos_token=self._name(self._vocabulary.bos),
+            eos_token=self._name(self._vocabulary.eos),
+            hidden=dict(zip(self._edges, unused, strict=True)),
+        )
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self._name(self._vocabulary.bos),
-                eos_token=self._name(self._vocabulary.eos),
-            )
-        except Exception as error:  # a template is a program: anything can come out of it
-            raise RefusedByEngine(str(error)) from error
+            text = self._renderer.render(conversation)
+        except TemplateError as error:  # it may cite what users typed
+            raise type(error)(str(error).translate(mend)) from error
+        return self._with_bos(self._split(text, mend))
+
+    def _split(self, text: str, mend: Mapping[int, int]) -> list[int]:
+        """The tokens of a rendered text: special ones where it has their names, plain ones else."""
+        tokens: list[int] = []
+        end = 0
+        for match in self._special.finditer(text):
+            tokens += self._plain(text[end : match.start()].translate(mend))
+            tokens.append(self._vocabulary.special_tokens[match[0]])
+            end = match.end()
+        return tokens + self._plain(text[end:].translate(mend))
 
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._names.get(token, "")
@@ -243,11 +267,15 @@ _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 
+def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
+    """The first two messages as one of a user; None if they are not system and user."""
+    match messages:
+        case [Message(role="system") as system, Message(role="user") as user, *others]:
+            return [Message("user", f"{system.content}\n\n{user.content}"), *others]
+    return None
+
+
 def _unused_characters(text: str, count: int) -> str:
     """Characters that do not stand in `text`, private ones first."""
     used = set(text)
     return "".join(islice((c for c in map(chr, range(0xE000, 0x110000)) if c not in used), count))
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)

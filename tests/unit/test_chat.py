@@ -1,12 +1,15 @@
 """Prompts as text, over a vocabulary of bytes: neither llama.cpp nor a model is needed."""
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from emulator.chat import (
     DEFAULT_SYSTEM_TEXT,
@@ -18,6 +21,7 @@ from emulator.chat import (
     wrap_prompt,
 )
 from emulator.errors import RefusedByEngine
+from emulator.template_process import IsolatedRenderer
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"
 GOLDEN = json.loads((TEMPLATES / "llama2-reference-golden.json").read_text("utf-8"))
@@ -29,6 +33,64 @@ CHATML = (
 )
 BARE = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
 SPECIAL_TOKENS = {"<unk>": 256, "<s>": 257, "</s>": 258}
+
+# As those of reasoning models do, it drops what an assistant thought before its last answer.
+THINKING = """
+{%- for message in messages %}
+    {%- set content = message.content | trim %}
+    {%- if '</think>' in content and message.role == 'assistant' %}
+        {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+    {%- elif content.startswith('<think>') or content in ['<s>', '</s>'] %}
+        {%- set content = content | replace('<think>', '(thinks)') %}
+    {%- endif %}
+    {{- '<s>' + message.role + '\n' + content.removesuffix('</s>') + '</s>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}
+"""
+# Small templates after those of well-known models; the names are those of their special tokens.
+FAMILIES = {
+    "Llama 3": (
+        "{{ bos_token }}{% if not date_string is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y') if strftime_now is defined else 'now' %}"
+        "{% endif %}{% if not tools is defined %}{% set tools = none %}{% endif %}"
+        "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+        "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+        "{{ '<|start|>system<|stop|>\n' ~ ('' if tools is not none else system) ~ '<|end|>' }}"
+        "{% for message in messages %}{% if not ('tool_calls' in message) %}"
+        "{{ '<|start|>' + message['role'] + '<|stop|>\n' + message['content'] | trim + '<|end|>' }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|stop|>' }}"
+        "{% endif %}",
+        ["<|start|>", "<|stop|>", "<|end|>"],
+    ),
+    "Qwen": (
+        "{% set ns = namespace(last=messages | length - 1) %}{% for message in messages[::-1] %}"
+        "{% set i = messages | length - 1 - loop.index0 %}{% if message.role == 'user' %}"
+        "{% set ns.last = i %}{% break %}{% endif %}{% endfor %}{% for message in messages %}"
+        "{% set content = message.content if message.content is string else '' %}"
+        "{% if message.reasoning_content is string %}{% continue %}{% endif %}"
+        "<|im_start|>{{ message.role }}\n{{ content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+        "<think>\n\n</think>\n\n{% endif %}",
+        ["<|im_start|>", "<|im_end|>"],
+    ),
+    "Gemma": (
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+        "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+        "{{ '<turn>' + role + '\n' + m['content'] | trim + '</turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}",
+        ["<turn>", "</turn>"],
+    ),
+    "Command R": (
+        "{{ bos_token }}{% macro document(doc) %}{{ doc | tojson(indent=4) }}{% endmacro %}"
+        "{% for doc in documents %}{{ document(doc) }}{% endfor %}{% for m in messages %}"
+        "{% generation %}{{ '<|' ~ m.role | upper ~ '|>' ~ m.content.strip() }}{% endgeneration %}"
+        "{% endfor %}{{ '<|ASSISTANT|>' if not custom_tools }}",
+        ["<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>"],
+    ),
+}
 
 
 class ByteVocabulary:
@@ -61,6 +123,18 @@ class ByteVocabulary:
 
     def is_eog(self, token: int) -> bool:
         return token == self.eos
+
+
+def vocabulary_of(names: list[str]) -> ByteVocabulary:
+    """Those special tokens, and `<s>` and `</s>`."""
+    return ByteVocabulary(
+        {name: 256 + i for i, name in enumerate(["<unk>", "<s>", "</s>", *names])}
+    )
+
+
+def as_text(tokens: list[int], vocabulary: ByteVocabulary) -> str:
+    names = {token: name.encode() for name, token in vocabulary.special_tokens.items()}
+    return b"".join(names.get(token) or bytes([token]) for token in tokens).decode()
 
 
 def typed(text: str) -> list[int]:
@@ -171,6 +245,77 @@ def test_private_use_characters_in_content_are_kept(last: int) -> None:
     content = "".join(map(chr, range(0xE000, last + 1))) + "</s>"
     tokens = JinjaTemplate(CHATML, ByteVocabulary()).render([Message("user", content)])
     assert tokens == [257, *typed(f"user\n{content}"), 258, 257, *typed("assistant\n")]
+
+
+def random_piece(random: Random) -> str:
+    """Whole special tokens and others, their parts, and what may stand between them."""
+    name = random.choice([*SPECIAL_TOKENS, "<think>", "</think>"])
+    start, end = sorted(random.choices(range(len(name) + 1), k=2))
+    return random.choice([name, name, name[start:end], " ", "\n", "X", "\ue000", "猫"])
+
+
+def test_no_content_or_role_makes_a_special_token_and_every_text_is_kept() -> None:
+    random = Random(1)
+    vocabulary = vocabulary_of(["<think>", "</think>"])
+    sources = {
+        CHATML: [257, 258],
+        THINKING: [257, 258],
+        BARE: [],
+        BARE.replace(" + ", "[1:] + "): [],
+    }
+    for source, marks in sources.items():
+        template = JinjaTemplate(source, vocabulary)
+        plain = Environment().from_string(source)
+        for _ in range(1500):
+            texts = [
+                "".join(random_piece(random) for _ in range(random.randint(0, 6))) for _ in "abc"
+            ]
+            messages = [Message("assistant", texts[0]), Message(texts[1], texts[2])]
+            tokens = template.render(messages)
+            written = [*len(messages) * marks, *marks[:1]]
+            assert [token for token in tokens if token > 255] == written, messages
+            expected = plain.render(messages=messages, add_generation_prompt=True)
+            assert as_text(tokens, vocabulary) == expected, messages
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_template_of_a_well_known_family_renders_a_conversation(name: str) -> None:
+    source, special_tokens = FAMILIES[name]
+    vocabulary = vocabulary_of(special_tokens)
+    template = JinjaTemplate(source, vocabulary)
+    tokens = template.render(conversation("system: S", "user: u", "assistant: a<b>", "user: w"))
+    text = as_text(tokens, vocabulary)
+    assert re.findall(r"\bS\b|\bu\b|a<b>|\bw\b", text) == ["S", "u", "a<b>", "w"]
+    assert {vocabulary.special_tokens[special] for special in special_tokens} <= set(tokens)
+
+
+def test_template_without_system_messages_gets_the_text_before_the_first_users() -> None:
+    source, special_tokens = FAMILIES["Gemma"]
+    template = JinjaTemplate(source, vocabulary_of(special_tokens))
+    expected = template.render(conversation("user: S\n\nu1", "assistant: a1", "user: u2"))
+    turns = ["user: u1", "assistant: a1", "user: u2"]
+    assert template.render(conversation("system: S", *turns)) == expected
+    with pytest.raises(RefusedByEngine, match="System role not supported"):
+        template.render(conversation("system: S", "user: u1", "user: u2"))
+
+
+def test_template_in_a_process_of_its_own_gives_the_same_tokens() -> None:
+    here = JinjaTemplate(THINKING, ByteVocabulary())
+    messages = [Message("user", "</s>é\ud800"), Message("assistant", "<think>a</think>\n\ue000b")]
+    with closing(JinjaTemplate(THINKING, ByteVocabulary(), IsolatedRenderer)) as there:
+        assert there.is_isolated and not here.is_isolated
+        assert there.render(messages) == here.render(messages)
+        assert there.render_prompt("hi") == here.render_prompt("hi")
+
+
+def test_template_in_a_process_of_its_own_refuses_as_one_here_does() -> None:
+    source = "{% if messages %}{{ raise_exception('no ' ~ messages[0].content) }}{% endif %}"
+    with closing(JinjaTemplate(source, ByteVocabulary(), IsolatedRenderer)) as template:
+        with pytest.raises(RefusedByEngine, match="no <s>"):
+            template.render([Message("user", "<s>")])
+        template.close()
+        with pytest.raises(RefusedByEngine, match="unloaded"):
+            template.render([Message("user", "<s>")])
 
 
 def test_private_use_characters_in_the_template_are_kept() -> None:
