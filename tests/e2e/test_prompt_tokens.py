@@ -13,10 +13,12 @@ from emulator.chat import JinjaTemplate, Llama2Template, Message
 from emulator.engine.llama import LlamaModel, LlamaVocabulary
 from emulator.settings import Settings
 from emulator.store import Store
+from tests.llama2_reference import DialogRefused, token_ids
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 GOLDEN = json.loads((DATA / "templates" / "llama2-reference-golden.json").read_text("utf-8"))
 NUM_CONVERSATIONS = 300
+NUM_DIALOGS = 2000
 
 WORDS = [
     "Hello",
@@ -35,7 +37,23 @@ WORDS = [
     "|",
     "s",
 ]
-LLAMA2_TAGS = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<<SYS>>\n", "<0x02>", "\ue000", "\x00"]
+EDGES = ["", "", " ", "\n\n", "\t ", "\u00a0", "\u3000", "\u200b", "\r\n", "\x1c"]
+SCRIPTS = [
+    "naïve",
+    "漢字かな",
+    "한국어",
+    "العربية",
+    "👩‍👩‍👧",
+    "🏳️‍🌈",
+    "e\u0301",
+    "\U0010ffff",
+    "\ud800",
+    "ﬁ",
+]
+LLAMA2_TAGS = [
+    *("<s>", "</s>", "<unk>", "<0x02>", "</", "s>", "\ue000", "\x00", "▁", "▁<s>"),
+    *("[INST]", "[/INST]", "[INST", "<<SYS>>", "<<SYS>>\n", "\n<</SYS>>\n\n", "</s><s>[INST] "),
+]
 CHATML_TAGS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "im_end", "\ue000"]
 
 
@@ -102,28 +120,89 @@ def test_llama2_special_token_that_a_user_typed_stays_text(
     assert b"".join(map(llama2.piece, tokens)).decode() == f" [INST] {text} [/INST]"
 
 
-def ids_by_metas_rule(vocabulary: LlamaVocabulary, messages: list[Message]) -> list[int]:
-    """What meta-llama/llama `generation.py` does, written a second time."""
-    contents = [message.content for message in messages]
-    if messages[0].role == "system":
-        system = contents.pop(0)
-        contents[0] = "<<SYS>>\n" + system + "\n<</SYS>>\n\n" + contents[0]
-    contents = [content.strip() for content in contents]
-    ids: list[int] = []
-    for i in range(0, len(contents) - 1, 2):
-        turn = "[INST] " + contents[i] + " [/INST] " + contents[i + 1] + " "
-        ids += [1, *vocabulary.tokenize(turn), 2]
-    return [*ids, 1, *vocabulary.tokenize("[INST] " + contents[-1] + " [/INST]")]
+def llama2_text(random: Random) -> str:
+    """Short, empty or, once in a while, thousands of characters; often blank at the edges."""
+    pieces = random.choices([*WORDS, *SCRIPTS, *LLAMA2_TAGS], k=random.choice([0, 1, 3, 12]))
+    text = "".join(pieces) * (200 if random.random() < 0.02 else 1)
+    return random.choice(EDGES) + text + random.choice(EDGES)
 
 
-def test_llama2_prompt_of_any_dialog_follows_metas_rule(llama2: LlamaVocabulary) -> None:
+def llama2_dialog(random: Random) -> list[Message]:
+    """Three in four are in the order that Meta's code takes; the others in any."""
+    roles = [
+        *random.choice([[], ["system"]]),
+        "user",
+        *random.randint(0, 3) * ["assistant", "user"],
+    ]
+    if random.random() < 0.25:
+        any_role = ["system", "user", "assistant", "tool", "</s>", ""]
+        roles = random.choices(any_role, k=random.randint(0, 6))
+    return [Message(role, llama2_text(random)) for role in roles]
+
+
+def reference_ids(vocabulary: LlamaVocabulary, messages: list[Message]) -> list[int] | None:
+    """None for what Meta's code refuses."""
+    try:
+        return token_ids(messages, vocabulary.tokenize, bos=1, eos=2)
+    except DialogRefused:
+        return None
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_the_reference_gives_the_golden_token_ids(
+    llama2: LlamaVocabulary, case: dict[str, Any]
+) -> None:
+    assert reference_ids(llama2, messages_of(case)) == case["ids"]
+
+
+def test_llama2_prompt_of_any_dialog_has_the_token_ids_of_the_reference(
+    llama2: LlamaVocabulary,
+) -> None:
     random = Random(20230718)
-    native, jinja = Llama2Template(llama2), JinjaTemplate(GOLDEN["hf_chat_template"], llama2)
+    template = Llama2Template(llama2)
+    num_accepted = 0
+    for _ in range(NUM_DIALOGS):
+        messages = llama2_dialog(random)
+        tokens = template.render(messages)
+        expected = reference_ids(llama2, messages)
+        if expected is None:
+            check_refused(tokens, messages, llama2)
+        else:
+            num_accepted += 1
+            assert tokens == expected, messages
+    assert NUM_DIALOGS // 2 < num_accepted < NUM_DIALOGS
+
+
+def check_refused(tokens: list[int], messages: list[Message], vocabulary: LlamaVocabulary) -> None:
+    """All texts are in the prompt, and only the marks of the SDK's format are special tokens.
+
+    SentencePiece takes a `▁` for a space.
+    """
+    roles = [message.role for message in messages]
+    num_users = sum(
+        role == "user" and (i == 0 or roles[i - 1] != "system") for i, role in enumerate(roles)
+    )
+    assert tokens[0] == vocabulary.bos
+    assert tokens.count(0) == 0, messages
+    assert tokens.count(1) in (num_users, num_users + 1), messages
+    assert tokens.count(2) == roles.count("assistant"), messages
+    text = b"".join(map(vocabulary.piece, tokens)).decode()
+    start = 0
+    for message in messages:
+        if message.role in ("system", "user", "assistant"):
+            content = message.content.replace("\ud800", "\ufffd").replace("▁", " ")
+            assert content in text[start:], messages
+            start = text.index(content, start) + len(content)
+
+
+def test_llama2_template_of_a_gguf_file_follows_the_reference_for_any_dialog(
+    llama2: LlamaVocabulary,
+) -> None:
+    random = Random(2)
+    template = JinjaTemplate(GOLDEN["hf_chat_template"], llama2)
     for _ in range(NUM_CONVERSATIONS):
         messages = random_dialog(random, LLAMA2_TAGS)
-        expected = ids_by_metas_rule(llama2, messages)
-        assert native.render(messages) == expected, messages
-        assert jinja.render(messages) == expected, messages
+        assert template.render(messages) == reference_ids(llama2, messages), messages
 
 
 @pytest.mark.parametrize("case", GOLDEN["smollm2_chatml"]["cases"], ids=lambda case: case["id"])

@@ -1,0 +1,58 @@
+"""Llama 2's prompt by Meta's rule, written a second time: what our own is compared with.
+
+The rule is that of `chat_completion` in meta-llama/llama `llama/generation.py` at 689c7f261b9c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from emulator.chat import Message
+
+
+class DialogRefused(Exception):
+    """Meta's code raises for such a dialog: an assertion fails, or there is no second message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What is encoded in one piece, behind a BOS token."""
+
+    text: str
+    ends: bool  # with an EOS token
+
+
+def token_ids(
+    dialog: Sequence[Message], encode: Callable[[str], list[int]], *, bos: int, eos: int
+) -> list[int]:
+    """The prompt's token ids. `encode` knows no special tokens. Raises DialogRefused."""
+    ids: list[int] = []
+    for segment in segments(dialog):
+        ids += [bos, *encode(segment.text), *([eos] if segment.ends else [])]
+    return ids
+
+
+def segments(dialog: Sequence[Message]) -> list[Segment]:
+    """The prompt's texts. Raises DialogRefused."""
+    turns = _with_system_in_first_turn([(message.role, message.content) for message in dialog])
+    for i, (role, _) in enumerate(turns):
+        if role != ("assistant" if i % 2 else "user"):
+            raise DialogRefused(f"turn {i} is one of {role!r}")
+    if len(turns) % 2 == 0:
+        raise DialogRefused("the last turn is not the user's")
+    texts = [content.strip() for _, content in turns]
+    answered = [
+        Segment("[INST] " + texts[i] + " [/INST] " + texts[i + 1] + " ", ends=True)
+        for i in range(0, len(texts) - 1, 2)
+    ]
+    return [*answered, Segment("[INST] " + texts[-1] + " [/INST]", ends=False)]
+
+
+def _with_system_in_first_turn(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if not turns or turns[0][0] != "system":
+        return turns
+    if len(turns) == 1:
+        raise DialogRefused("there is no message after the system's")
+    system, (role, content) = turns[0][1], turns[1]
+    return [(role, "<<SYS>>\n" + system + "\n<</SYS>>\n\n" + content), *turns[2:]]
