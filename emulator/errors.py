@@ -1,10 +1,14 @@
 """Everything that goes wrong, one class each.
 
     EmulatorError
-    ├── StartError                a setting or a machine that cannot serve: one line, exit 1
-    │   ├── SettingInvalid
-    │   ├── AddressUnavailable
-    │   └── WeightsUnusable       missing, unreadable, no GGUF, too large for the memory
+    ├── CommandError              a command cannot do its work: one line, exit 1
+    │   ├── StartError                a setting or a machine that cannot serve
+    │   │   ├── SettingInvalid
+    │   │   ├── AddressUnavailable
+    │   │   └── WeightsUnusable           missing, unreadable, no GGUF, too large for the memory
+    │   ├── PullFailed                weights cannot be had
+    │   └── ModelUnknown              no model has the name that a command was given
+    ├── TransferInterrupted       a download broke off and may go on
     ├── EngineError               llama.cpp refused: the requests of that call fail
     └── ApiError                  has a wire form: status, code and message
         ├── FrontError            said by Cloudflare's API front
@@ -49,8 +53,12 @@ class EmulatorError(Exception):
     """Anything this package raises on purpose."""
 
 
-class StartError(EmulatorError):
-    """The server cannot start. The message names the cause and the next step, in one line."""
+class CommandError(EmulatorError):
+    """A command cannot do its work. The message names cause and next step, a line for each."""
+
+
+class StartError(CommandError):
+    """The server cannot start."""
 
 
 class SettingInvalid(StartError):
@@ -63,6 +71,18 @@ class AddressUnavailable(StartError):
 
 class WeightsUnusable(StartError):
     """A model's file cannot be loaded."""
+
+
+class PullFailed(CommandError):
+    """Weights cannot be downloaded. What has come is kept."""
+
+
+class ModelUnknown(CommandError):
+    """The catalogue has no model of this name."""
+
+
+class TransferInterrupted(EmulatorError):
+    """A download broke off, or could not begin, and may be tried again."""
 
 
 class EngineError(EmulatorError):

