@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from operator import attrgetter
@@ -77,7 +78,7 @@ def _schemas(catalog: Mapping[str, ModelSpec]) -> Json:
 
 
 def _schema(spec: ModelSpec, side: str) -> str:
-    return f"{spec.name.rsplit('/', 1)[-1]}-{side}"
+    return f"{re.sub('[^A-Za-z0-9._-]+', '-', spec.name).strip('-')}-{side}"
 
 
 def _ref(spec: ModelSpec, side: str, part: str = "") -> Json:

@@ -1,0 +1,174 @@
+"""A user's models.toml: what it maps, and a line for every mistake in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emulator.catalog import CATALOG, HubFile
+from emulator.errors import SettingInvalid
+from emulator.models_file import add_entry, check_name, read_catalog, remove_entry
+
+NAME = "@cf/someone/some-model"
+INT8 = "@cf/meta/llama-2-7b-chat-int8"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    """The lines that a start would print, without the path before each."""
+    path = write(folder, text)
+    with pytest.raises(SettingInvalid) as failure:
+        read_catalog(folder)
+    lines = str(failure.value).splitlines()
+    assert all(line.startswith(f"{path}:") for line in lines)
+    return [line.removeprefix(f"{path}:") for line in lines]
+
+
+def test_without_a_file_there_are_the_two_models(tmp_path: Path) -> None:
+    assert read_catalog(tmp_path) == CATALOG
+
+
+def test_a_chosen_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid, match="cannot be read"):
+        read_catalog(tmp_path, tmp_path / "other.toml")
+
+
+def test_a_further_name_means_a_file_beside_the_models_file(tmp_path: Path) -> None:
+    write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\n')
+    catalog = read_catalog(tmp_path)
+    assert list(catalog) == [*CATALOG, NAME]
+    spec = catalog[NAME]
+    assert spec.weights_file == tmp_path / "some.gguf"
+    assert (spec.hub_file, spec.stand_in, spec.license) == (None, None, None)
+
+
+def test_what_is_on_the_hub_goes_where_no_other_repository_has_it(tmp_path: Path) -> None:
+    write(tmp_path, f'["{NAME}"]\nfile = "q8/some.gguf"\nrepo = "a/B"\nrevision = "main"\n')
+    spec = read_catalog(tmp_path)[NAME]
+    assert spec.weights_file == Path("a/B/q8/some.gguf")
+    assert spec.hub_file == HubFile("a/B", "q8/some.gguf", "main")
+
+
+def test_a_name_of_ours_gets_other_weights_and_keeps_its_card(tmp_path: Path) -> None:
+    write(tmp_path, f'["{INT8}"]\nfile = "some.gguf"\ncontext_length = 2048\n')
+    spec = read_catalog(tmp_path)[INT8]
+    assert (spec.weights_file.name, spec.context_length) == ("some.gguf", 2048)
+    assert spec.card == CATALOG[INT8].card
+    assert spec.stand_in is None
+
+
+def test_defaults_of_its_own_are_in_the_schema_and_in_requests(tmp_path: Path) -> None:
+    defaults = "{ max_tokens = 9, temperature = 0, seed = 1 }"
+    write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\ndefaults = {defaults}\n')
+    spec = read_catalog(tmp_path)[NAME]
+    assert spec.defaults == CATALOG[INT8].defaults | {"max_tokens": 9, "temperature": 0, "seed": 1}
+    branches = spec.schema["input"]["oneOf"]
+    assert [branch["properties"]["max_tokens"]["default"] for branch in branches] == [9, 9]
+    assert CATALOG[INT8].defaults["max_tokens"] == 256
+
+
+def test_a_further_model_has_a_card_of_its_own(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        f'["{NAME}"]\nfile = "some.gguf"\ncontext_length = 1024\ndescription = "for tests"\n',
+    )
+    spec = read_catalog(tmp_path)[NAME]
+    assert (spec.card["name"], spec.card["description"]) == (NAME, "for tests")
+    assert spec.card["properties"] == [{"property_id": "context_window", "value": "1024"}]
+    assert spec.card["id"] != CATALOG[INT8].card["id"]
+    assert spec.card["task"] == CATALOG[INT8].card["task"]
+
+
+def test_a_template_of_its_own_is_read(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\nchat_template = "own.jinja"\n')
+    assert read_catalog(tmp_path)[NAME].chat_template == "{{ messages }}"
+
+
+def test_every_mistake_has_its_line_key_and_reason(tmp_path: Path) -> None:
+    text = """# mine
+["@cf/someone/some-model"]
+file = "some.gguf"
+contxt_length = 4096
+context_length = "long"
+
+["@cf/someone/other"]
+repo = "a/B"
+
+["plain"]
+file = "x.gguf"
+
+["@cf/someone/third"]
+file = "../x.gguf"
+repo = "one"
+chat_template = "none.jinja"
+
+["@cf/someone/fourth"]
+file = "x.gguf"
+revision = "main"
+
+["@cf/someone/fourth".defaults]
+temperature = 9
+stop = "x"
+"""
+    found = mistakes(tmp_path, text)
+    assert [line.split(": ")[:2] for line in found] == [
+        ["5", '"@cf/someone/some-model".context_length'],
+        ["4", '"@cf/someone/some-model".contxt_length'],
+        ["7", '"@cf/someone/other".file'],
+        ["10", "plain"],
+        ["15", '"@cf/someone/third".repo'],
+        ["14", '"@cf/someone/third".file'],
+        ["16", '"@cf/someone/third".chat_template'],
+        ["24", '"@cf/someone/fourth".defaults.stop'],
+    ]
+    assert found[1].endswith("there is no such key")
+    assert found[2].endswith("is missing")
+    assert "@cf/author/model" in found[3]
+
+
+def test_a_default_that_no_request_could_have_is_a_mistake(tmp_path: Path) -> None:
+    text = f'["{NAME}"]\nfile = "x.gguf"\n\n[ "{NAME}".defaults]\ntemperature = 9\n'
+    (line,) = mistakes(tmp_path, text)
+    assert line.startswith(f'5: "{NAME}".defaults.temperature: ')
+    assert "'temperature' must be <= 5" in line or "temperature" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[", "is not TOML"), ('"@cf/a/b" = 1\n', "should be a valid dictionary"), ("\0", "not TOML")],
+)
+def test_what_is_no_table_of_models_is_said(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in mistakes(tmp_path, text)[0]
+
+
+def test_an_entry_is_added_and_removed_and_all_else_stays_as_it_is_written(tmp_path: Path) -> None:
+    text = "# mine\n['@cf/a/b'] # one\nfile   =  'b.gguf'\n"
+    path = write(tmp_path, text)
+    add_entry(path, NAME, "some.gguf")
+    assert list(read_catalog(tmp_path)) == [*CATALOG, "@cf/a/b", NAME]
+    assert path.read_text().startswith(text)
+    assert remove_entry(path, NAME)
+    assert path.read_text().strip() == text.strip()
+    assert not remove_entry(path, NAME)
+
+
+def test_an_entry_is_the_first_one(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    assert not remove_entry(path, NAME)
+    add_entry(path, NAME, "some.gguf")
+    assert NAME in read_catalog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "@cf/meta", "@cf//x", "@cf/a/b/c", "@xy/a/b", "@cf/a /b"]
+)
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(SettingInvalid, match="@cf/author/model"):
+        check_name(name)
