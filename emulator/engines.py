@@ -1,43 +1,56 @@
-"""From a model's name to its running engine: loaded once, on the first request that needs it."""
+"""From a model's name to its running engine: loaded when needed, unloaded when others need room."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar, cast
 
 from emulator import machine
 from emulator.catalog import ModelSpec
-from emulator.chat import ChatTemplate, JinjaTemplate, Llama2Template
-from emulator.engine.llama import LlamaBackend, LlamaModel
-from emulator.engine.tiling import Tiling
+from emulator.chat import ChatTemplate
 from emulator.engine.types import FinishReason, SamplingParams
 from emulator.engine.worker import Engine
-from emulator.errors import EngineError, NoSuchModel, WeightsUnusable
+from emulator.errors import (
+    EngineError,
+    NoSuchModel,
+    OutOfCapacity,
+    SettingInvalid,
+    WeightsUnusable,
+)
+from emulator.loader import SNAPSHOT_BYTES, TILING, Loader, OpenModel
 from emulator.settings import Settings
-from emulator.store import Store, Weights
+from emulator.store import Weights
 
 log = logging.getLogger(__name__)
 
-TILING = Tiling()
-SNAPSHOT_BYTES = 256 * 2**20
-_LLAMA_2_VOCABULARY_SIZE = 32_000
-_ALL_LAYERS = -1
-_MAX_AUTOMATIC_SLOTS = 8
-_SHARE_OF_MEMORY = 0.5  # of what is free, for the KV cache of one model
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that answers: its engine, and the template that makes its prompts."""
+    """A model that answers: its engine, and the template that makes its prompts.
+
+    `memory`: bytes it takes at most.
+    """
 
     spec: ModelSpec
     weights: Weights
     engine: Engine
     template: ChatTemplate
+    memory: int
+
+    async def close(self) -> None:
+        """Stop the engine and free everything."""
+        await self.engine.close()
+        self.template.close()
 
 
 class Engines:
@@ -51,15 +64,18 @@ class Engines:
         self.catalog = catalog
         self.request_timeout_s = settings.request_timeout
         self.seed = settings.seed
-        self._store = Store(settings.models_dir, num_threads=settings.threads)
+        self._loader = Loader(settings)
+        self._loaded: dict[str, LoadedModel] = {}  # least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._num_leases: Counter[str] = Counter()
+        self._one_at_a_time = asyncio.Lock()
+        self._memory_limit = settings.memory_limit or machine.available_memory()
         self.phase = "starting"
 
     @property
     def loaded(self) -> list[LoadedModel]:
         """The models that are in memory."""
-        done = [task for task in self._loading.values() if task.done() and not task.cancelled()]
-        return [task.result() for task in done if task.exception() is None]
+        return list(self._loaded.values())
 
     @property
     def failure(self) -> str | None:
@@ -72,21 +88,38 @@ class Engines:
             raise NoSuchModel(name)
         return self.catalog[name]
 
+    def is_loaded(self, spec: ModelSpec) -> bool:
+        return spec.name in self._loaded
+
     async def start(self) -> None:
-        """Load the first model and let it generate a token. Raises WeightsUnusable."""
-        await self.get(next(iter(self.catalog.values())))
+        """Load the models that a start waits for, and let each generate a token.
+
+        Raises SettingInvalid or WeightsUnusable.
+        """
+        names = self._settings.preload or (next(iter(self.catalog)),)
+        if unknown := [name for name in names if name not in self.catalog]:
+            raise SettingInvalid(
+                f"--preload: no model is called {unknown[0]}: `workers-ai-emulator models list` "
+                "shows the names"
+            )
+        for name in names:
+            await self._get(self.catalog[name])
         self.phase = "ready"
 
-    async def get(self, spec: ModelSpec) -> LoadedModel:
-        """The running model; loads it if need be, once for all who ask. Raises WeightsUnusable."""
-        task = self._loading.get(spec.name)
-        if task is None:
-            task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
+        """The running model, loaded if need be, once for all who ask; it stays until the exit.
+
+        After that it stays as long as it has requests. Raises WeightsUnusable, or OutOfCapacity
+        where models that are busy take the memory it needs.
+        """
+        self._num_leases[spec.name] += 1
         try:
-            return await asyncio.shield(task)
-        except Exception:
-            self._loading.pop(spec.name, None)  # the next request tries again
-            raise
+            loaded = await self._get(spec)
+            self._loaded[spec.name] = self._loaded.pop(spec.name)  # used last
+            yield loaded
+        finally:
+            self._num_leases[spec.name] -= 1
 
     def cancel_all(self) -> None:
         """Cancel every request that has not ended."""
@@ -97,97 +130,88 @@ class Engines:
         """Stop all engines and free their memory."""
         for task in self._loading.values():
             task.cancel()
-        await asyncio.gather(*(model.engine.close() for model in self.loaded))
+        await asyncio.gather(*(model.close() for model in self.loaded))
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Bring the model into memory. Raises as `lease` does."""
+        await self._get(spec)
+
+    async def _get(self, spec: ModelSpec) -> LoadedModel:
+        if loaded := self._loaded.get(spec.name):
+            return loaded
+        task = self._loading.get(spec.name)
+        if task is None:
+            task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
+            task.add_done_callback(lambda task: self._forget(spec, task))
+        return await asyncio.shield(task)  # others may wait for it too
+
+    def _forget(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
+        """The next request tries again. An error is for those who wait; there may be none."""
+        del self._loading[spec.name]
+        if not task.cancelled():
+            task.exception()
 
     async def _load(self, spec: ModelSpec) -> LoadedModel:
-        start = time.monotonic()
-        self._enter(f"preparing {spec.name}")
-        weights = await asyncio.to_thread(self._store.weights, spec)
-        self._enter(f"loading {spec.name}")
-        backend, template = await asyncio.to_thread(self._open, weights)
-        self._enter(f"warming up {spec.name}")
-        engine = Engine(
-            backend,
-            queue_size=self._settings.queue_size,
-            tiling=TILING,
-            snapshot_bytes=SNAPSHOT_BYTES,
-            name=spec.name,
-        )
-        try:
-            await _generate_token(engine)
-        except EngineError as error:
-            await engine.close()
-            raise WeightsUnusable(f"{weights.path} loads but does not compute: {error}") from error
-        engine.watch(self._settings.stall_timeout)
-        log.info("%s runs on %s after %.1f s", spec.name, weights.name, time.monotonic() - start)
-        return LoadedModel(spec, weights, engine, template)
+        async with self._one_at_a_time:
+            start = time.monotonic()
+            self._enter(f"loading {spec.name}")
+            opened = await _in_thread(self._loader.open, spec)
+            try:
+                num_slots = await self._make_room(opened)
+                backend = await _in_thread(self._loader.backend, opened, num_slots)
+            except Exception:
+                opened.close()
+                raise
+            self._enter(f"warming up {spec.name}")
+            engine = Engine(
+                backend,
+                queue_size=self._settings.queue_size,
+                tiling=TILING,
+                snapshot_bytes=SNAPSHOT_BYTES,
+                name=spec.name,
+            )
+            memory = opened.memory(num_slots)
+            loaded = LoadedModel(spec, opened.weights, engine, opened.template, memory)
+            try:
+                await _generate_token(engine)
+            except EngineError as error:
+                await loaded.close()
+                raise WeightsUnusable(
+                    f"{opened.weights.path} loads but does not compute: {error}"
+                ) from error
+            engine.watch(self._settings.stall_timeout)
+            self._loaded[spec.name] = loaded
+            elapsed_s = time.monotonic() - start
+            log.info("%s runs on %s after %.1f s", spec.name, opened.weights.name, elapsed_s)
+            return loaded
+
+    async def _make_room(self, opened: OpenModel) -> int:
+        """How many slots the model gets; idle models are unloaded if it does not fit beside them.
+
+        Raises WeightsUnusable, or OutOfCapacity where only busy models are in the way.
+        """
+        while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
+            idle = [model for model in self.loaded if self._is_idle(model)]
+            if not idle and self._loaded:
+                raise OutOfCapacity
+            if not idle:
+                raise self._loader.refusal(opened, self._free_memory())
+            del self._loaded[idle[0].spec.name]
+            log.info("unloading %s to make room", idle[0].spec.name)
+            await idle[0].close()
+        return num_slots
+
+    def _is_idle(self, model: LoadedModel) -> bool:
+        return model.engine.is_idle and not self._num_leases[model.spec.name]
+
+    def _free_memory(self) -> int:
+        """Bytes for one more model. Weights that are mapped count as free until they are used."""
+        taken = sum(model.memory for model in self.loaded)
+        return min(self._memory_limit - taken, machine.available_memory())
 
     def _enter(self, phase: str) -> None:
         if self.phase != "ready":
             self.phase = phase
-
-    def _open(self, weights: Weights) -> tuple[LlamaBackend, ChatTemplate]:
-        settings = self._settings
-        gpu_layers = _ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
-        try:
-            with ExitStack() as on_failure:
-                model = LlamaModel(weights.path, gpu_layers=gpu_layers)
-                on_failure.callback(model.close)
-                template = _template(model)
-                backend = LlamaBackend(
-                    model,
-                    num_slots=self._num_slots(model, weights),
-                    context_length=settings.context_length,
-                    batch_length=TILING.batch_length,
-                    num_threads=settings.threads,
-                    rounds_alike=settings.deterministic,
-                )
-                on_failure.pop_all()  # the backend closes it from here on
-        except (EngineError, ValueError) as error:
-            raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        return backend, template
-
-    def _num_slots(self, model: LlamaModel, weights: Weights) -> int:
-        """How many sequences to run at once. Raises WeightsUnusable where that cannot fit."""
-        context_length = self._settings.context_length
-        if context_length > model.training_context_length:
-            raise WeightsUnusable(
-                f"{weights.name} knows contexts of up to {model.training_context_length} tokens: "
-                "lower --context-length"
-            )
-        # Mapped weights count as available until they are used.
-        left = max(machine.available_memory() - model.size, 0)
-        slot_size = context_length * model.cell_size
-        fitting = int(left * _SHARE_OF_MEMORY) // slot_size
-        num_slots = self._settings.parallel or max(1, min(fitting, _MAX_AUTOMATIC_SLOTS))
-        needed = machine.in_units(num_slots * slot_size)
-        if num_slots * slot_size > left:
-            raise WeightsUnusable(
-                f"{num_slots} sequences of {context_length} tokens need {needed} of memory and "
-                f"{machine.in_units(left)} are left beside weights of "
-                f"{machine.in_units(model.size)}: lower --parallel or --context-length"
-            )
-        log.info(
-            "%s: weights %s, KV cache %s for %d sequences of %d tokens, up to %s for prefixes",
-            weights.name,
-            machine.in_units(model.size),
-            needed,
-            num_slots,
-            context_length,
-            machine.in_units(SNAPSHOT_BYTES),
-        )
-        return num_slots
-
-
-def _template(model: LlamaModel) -> ChatTemplate:
-    """Our own template for Llama 2's vocabulary, else the one in the file."""
-    vocabulary = model.vocabulary
-    if vocabulary.is_sentencepiece and vocabulary.size == _LLAMA_2_VOCABULARY_SIZE:
-        return Llama2Template(vocabulary)
-    source = model.metadata("tokenizer.chat_template")
-    if source is None:
-        raise ValueError("it has no chat template")
-    return JinjaTemplate(source, vocabulary)
 
 
 async def _generate_token(engine: Engine) -> None:
@@ -195,3 +219,32 @@ async def _generate_token(engine: Engine) -> None:
     prompt_tokens = engine.vocabulary.tokenize("Hello")
     async for chunk in engine.submit(prompt_tokens, SamplingParams(max_tokens=2, temperature=0.0)):
         assert chunk.finish_reason is not FinishReason.CANCELLED
+
+
+async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """The function's result, from a thread that no end of the process waits for.
+
+    Loading takes as long as the disk does, and llama.cpp cannot be interrupted.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: _T | None, error: Exception | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(_T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*args, **kwargs)
+        except Exception as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop may have ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=f"load-{function.__name__}", daemon=True).start()
+    return await future

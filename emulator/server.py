@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import uvicorn
@@ -13,7 +13,7 @@ from sse_starlette.sse import AppStatus
 
 from emulator.app import create_app
 from emulator.authorization import Authorization
-from emulator.catalog import CATALOG
+from emulator.catalog import ModelSpec
 from emulator.engines import Engines
 from emulator.errors import AddressUnavailable, StartError
 from emulator.settings import Settings
@@ -49,9 +49,13 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]
+        self,
+        settings: Settings,
+        catalog: Mapping[str, ModelSpec],
+        listener: socket.socket,
+        on_ready: Callable[[str], None],
     ) -> None:
-        self._engines = Engines(settings, CATALOG)
+        self._engines = Engines(settings, catalog)
         self._listener = listener
         self._on_ready = on_ready
         port = listener.getsockname()[1]

@@ -26,7 +26,11 @@ def default_models_dir() -> Path:
 class Settings:
     """All settings; every flag of `serve` is one of them.
 
-    `parallel` None: as many sequences as there is memory for; `gpu_layers` None: all layers;
+    `models_file` None: `models.toml` in the folder of models, if it is there; `preload`: names of
+    the models that are loaded at the start, none: the first; `memory_limit`: bytes that all loaded
+    models may take, None: what is free at the start; `parallel` None: as many sequences as there is
+    memory for; `context_length` None: 4096, or what a model knows if that is less; `gpu_layers`
+    None: as many as fit;
     `request_timeout` in seconds, None: a request may take as long as it needs;
     `stall_timeout`: seconds after which a call of llama.cpp is taken to hang; `seed` is that of
     requests without one, None: a new one each time; `deterministic`: equal requests get equal bytes
@@ -36,8 +40,11 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8790
     models_dir: Path = field(default_factory=default_models_dir)
+    models_file: Path | None = None
+    preload: tuple[str, ...] = ()
+    memory_limit: int | None = None
     parallel: int | None = None
-    context_length: int = 4096
+    context_length: int | None = None
     threads: int = field(default_factory=machine.num_cores)
     gpu_layers: int | None = None
     queue_size: int = 64

@@ -27,15 +27,25 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class LlamaModel:
     """A GGUF file's weights and vocabulary, before any context.
 
-    Raises EngineError, with llama.cpp's own reason, when the file cannot be loaded.
+    `rms_epsilon` replaces the one that the file gives for its norms. Raises EngineError, with
+    llama.cpp's own reason, when the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        vocabulary_only: bool = False,
+        rms_epsilon: float | None = None,
+    ) -> None:
         llama_log.attach()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
+        overrides = _overrides(rms_epsilon)  # lives as long as the call below
+        params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         pointer = llama.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
@@ -124,6 +134,17 @@ class LlamaVocabulary:
             buffer = ctypes.create_string_buffer(-length)
             length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
         return buffer.raw[:length]
+
+
+def _overrides(rms_epsilon: float | None) -> Any:
+    """What replaces metadata of the file: an array that ends in an empty key, or nothing."""
+    if rms_epsilon is None:
+        return None
+    overrides: Any = (llama.llama_model_kv_override * 2)()
+    overrides[0].tag = llama.LLAMA_KV_OVERRIDE_TYPE_FLOAT
+    overrides[0].key = b"llama.attention.layer_norm_rms_epsilon"
+    overrides[0].value.val_f64 = rms_epsilon
+    return overrides
 
 
 def _token_or_none(token: int) -> int | None:

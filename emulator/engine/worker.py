@@ -155,6 +155,11 @@ class Engine:
         self._thread.start()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no request is waiting or running."""
+        return not self._live
+
+    @property
     def status(self) -> EngineStatus:
         scheduler, counts = self._scheduler, self._counts
         return EngineStatus(

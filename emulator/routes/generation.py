@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from emulator.catalog import ModelSpec
 from emulator.engine.types import Chunk, FinishReason
 from emulator.engine.worker import Generation
 from emulator.engines import Engines
 from emulator.envelope import EventStream, JsonAnswer, to_json
-from emulator.errors import RequestAborted, RequestTooLarge
+from emulator.errors import RequestAborted, RequestTimeout, RequestTooLarge
 from emulator.tasks import text_generation
 from emulator.tasks.answers import Answer
 
@@ -33,7 +34,7 @@ async def read_json(request: Request) -> Any:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
-    request.state.is_long = len(body) > _LONG_BODY_BYTES
+    request.state.takes_long = len(body) > _LONG_BODY_BYTES
     return await compute(request, text_generation.parse_json, bytes(body))
 
 
@@ -56,9 +57,12 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     """
     engines: Engines = request.app.state.engines
     task_request = await compute(request, text_generation.parse, inputs, spec, seed=engines.seed)
-    loaded = await engines.get(spec)
-    prompt_tokens = await compute(request, text_generation.tokenize, task_request, loaded)
-    generation = loaded.engine.submit(prompt_tokens, task_request.params)
+    if not engines.is_loaded(spec):
+        await _while_loading(request, engines, spec)
+    async with engines.lease(spec) as loaded:
+        request.state.takes_long |= loaded.template.is_isolated
+        prompt_tokens = await compute(request, text_generation.tokenize, task_request, loaded)
+        generation = loaded.engine.submit(prompt_tokens, task_request.params)
     request.state.generation = generation
     if engines.request_timeout_s is not None:
         generation.cancel_after(engines.request_timeout_s)
@@ -73,10 +77,33 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
 async def compute(
     request: Request, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
-    """The function's result; where the body is long, computed beside the event loop."""
-    if request.state.is_long:
+    """The function's result; computed beside the event loop where others would notice it."""
+    if request.state.takes_long:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
+
+
+async def _while_loading(request: Request, engines: Engines, spec: ModelSpec) -> None:
+    """Wait until the model is there, the time is up, or the client leaves.
+
+    Raises RequestTimeout or ClientDisconnect; the model goes on loading for others.
+    """
+    loading = asyncio.create_task(engines.load(spec))
+    leaving = asyncio.create_task(_until_gone(request))
+    try:
+        done, _ = await asyncio.wait(
+            {loading, leaving},
+            timeout=engines.request_timeout_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+        leaving.cancel()
+        loading.cancel()
+    if not done:
+        raise RequestTimeout
+    if loading not in done:
+        raise ClientDisconnect
+    loading.result()
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
@@ -107,6 +134,10 @@ async def _while_connected(request: Request, generation: Generation, work: Await
 
 
 async def _cancel_on_disconnect(request: Request, generation: Generation) -> None:
+    await _until_gone(request)
+    generation.cancel()
+
+
+async def _until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    generation.cancel()

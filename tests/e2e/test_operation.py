@@ -133,7 +133,7 @@ def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
                 continue
             phases.append(answer.json()["status"])
             assert answer.status_code == (200 if phases[-1] == "ready" else 503)
-        assert any(phase.startswith("preparing") for phase in phases)
+        assert any(phase.startswith("loading") for phase in phases)
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/client/v4\n"
     finally:
         process.terminate()

@@ -1,0 +1,49 @@
+"""What llama.cpp could compute on, as the installed build knows it."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import llama_cpp.llama_cpp as llama
+from llama_cpp._ggml import libggml
+
+_TYPES_OF_GPUS = (1, 2)  # with memory of its own, or with the machine's
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU; `free` in bytes."""
+
+    name: str
+    free: int
+
+
+def gpus() -> list[Device]:
+    """All GPUs that this build of llama.cpp can use; none if it was built for the CPU alone."""
+    if not llama.llama_supports_gpu_offload():
+        return []
+    llama.llama_backend_init()
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    type_of = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    devices = [get(index) for index in range(count())]
+    return [_device(device) for device in devices if type_of(device) in _TYPES_OF_GPUS]
+
+
+def _device(pointer: int) -> Device:
+    describe = _function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    memory = _function(
+        "ggml_backend_dev_memory",
+        None,
+        *(ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)),
+    )
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    memory(pointer, ctypes.byref(free), ctypes.byref(total))
+    return Device(describe(pointer).decode("utf-8", "replace"), free.value)
+
+
+def _function(name: str, result: type | None, *arguments: type) -> ctypes._NamedFuncPointer:
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, arguments
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,38 @@
+"""The epsilon that llama.cpp computes with is the one that it is told."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from emulator.engine.llama import LlamaBackend, LlamaModel
+from emulator.engine.types import Span
+from tests.gguf_files import FLOAT32, llama2_model, string
+
+KEY = string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<I", FLOAT32)
+
+
+def logits(path: Path, rms_epsilon: float | None = None) -> np.ndarray:
+    model = LlamaModel(path, rms_epsilon=rms_epsilon)
+    backend = LlamaBackend(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
+    backend.decode([Span(0, 0, [1, 15043], wants_logits=True)])
+    found = backend.logits(0).copy()
+    backend.close()
+    return found
+
+
+def test_an_epsilon_that_is_handed_in_replaces_that_of_the_file(tmp_path: Path) -> None:
+    data = llama2_model()
+    start = data.index(KEY) + len(KEY)
+    (own,) = struct.unpack_from("<f", data, start)
+    other = 1e-2
+    replaced = tmp_path / "replaced.gguf"
+    replaced.write_bytes(data[:start] + struct.pack("<f", other) + data[start + 4 :])
+    path = tmp_path / "own.gguf"
+    path.write_bytes(data)
+    assert own != other
+    assert np.array_equal(logits(path, rms_epsilon=other), logits(replaced))
+    assert not np.array_equal(logits(path), logits(replaced))
+    assert np.array_equal(logits(path), logits(path, rms_epsilon=own))
