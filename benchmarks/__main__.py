@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from benchmarks import ceiling, comparison, conversation, determinism, endurance, start
+from benchmarks import ceiling, comparison, conversation, determinism, endurance, start, true_size
 from benchmarks.conditions import Conditions
 
 PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
@@ -17,11 +18,16 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "determinism": determinism.report,
     "endurance": endurance.report,
 }
+# Only when named: they write 7 and 13 GB, need as much memory, and take half an hour each.
+LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
+    "true-size": true_size.report,
+    "true-size-f16": partial(true_size.report, weights_type="F16"),
+}
 
 
 def main() -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    for name in ("emulator", "httpx"):
+    for name in ("emulator", "gguf", "httpx"):
         logging.getLogger(name).setLevel("WARNING")
     arguments = _arguments()
     conditions = Conditions.here(
@@ -30,17 +36,18 @@ def main() -> None:
     print(conditions.description, flush=True)
     for part in arguments.parts or PARTS:
         print(f"\n## {part}", flush=True)
-        for paragraph in PARTS[part](conditions):
+        for paragraph in (PARTS | LARGE_PARTS)[part](conditions):
             print(f"\n{paragraph}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; or all")
+    choices = f"{', '.join(PARTS)}, or all of these; {', '.join(LARGE_PARTS)}"
+    parser.add_argument("parts", nargs="*", metavar="part", help=choices)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for a median (3)")
     parser.add_argument("--quick", action="store_true", help="one round, with fewer requests")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
+    if unknown := set(arguments.parts) - (PARTS | LARGE_PARTS).keys():
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
         parser.error("--rounds takes at least 1")

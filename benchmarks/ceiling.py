@@ -17,7 +17,7 @@ from benchmarks.conditions import Conditions
 from emulator.engine.llama import LlamaBackend, LlamaModel
 from emulator.engine.types import SamplingParams, Span
 from emulator.engine.worker import Engine
-from emulator.engines import TILING
+from emulator.loader import TILING
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ def report(conditions: Conditions) -> Iterator[str]:
     )
     for scenario in scenarios(is_quick=conditions.is_quick):
         able = [s for s in specs if s.is_concurrent or not scenario.needs_concurrency]
-        runs = _measure(scenario, able, conditions.num_rounds)
+        runs = measure(scenario, able, conditions.num_rounds)
         rivals = [s.name for s in able if s.is_concurrent and s.name != servers.OURS]
         yield f"### {scenario.description}"
         yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
@@ -51,7 +51,7 @@ def report(conditions: Conditions) -> Iterator[str]:
     yield tables.markdown(measurements.SUMMARY_HEADINGS, summary)
 
 
-def _measure(
+def measure(
     scenario: Scenario, specs: Sequence[ServerSpec], num_rounds: int
 ) -> dict[str, list[Measurement]]:
     """The servers take turns, so that a slow minute of the machine hits all of them."""

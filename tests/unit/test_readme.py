@@ -32,6 +32,14 @@ def test_the_flags_and_pages_that_the_readme_names_are_there() -> None:
     assert all((ROOT / page).is_file() for page in re.findall(r"\]\((docs/[a-z-]+\.md)\)", README))
 
 
+def test_the_commands_that_the_pages_show_are_there() -> None:
+    group = typer.main.get_command(app)
+    models = group.commands["models"].commands  # type: ignore[attr-defined]
+    pages = README + (ROOT / "docs" / "models.md").read_text("utf-8")
+    assert set(re.findall(r"\bmodels ([a-z]+) ?(?:NAME|FILE|\[)", pages)) <= set(models)
+    assert set(models) <= set(re.findall(r"`models ([a-z]+)", pages))
+
+
 def test_every_flag_has_its_environment_twin() -> None:
     for flag, twin in serve_flags().items():
         assert twin == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")

@@ -1,0 +1,293 @@
+"""Our server at the size that users run: Llama 2 7B, whose values are random here.
+
+No kernel looks at values, so speed and memory are those of the real weights; texts are noise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks import comparison, measurements, prompts, random_weights, servers, tables
+from benchmarks.client import Question, Recording, ask
+from benchmarks.conditions import MODEL_NAME, Conditions
+from benchmarks.requests import Client
+from benchmarks.scenarios import ClosedLoop
+from benchmarks.servers import Server, ServerSpec
+from emulator.engine.types import WeightsType
+from emulator.machine import in_units
+from emulator.models_file import FILE_NAME
+
+log = logging.getLogger(__name__)
+
+_NUM_SLOTS, _CONTEXT_LENGTH = 4, 512
+_LONG_PROMPT = prompts.LONG_PROMPT[:1400]  # about 400 tokens
+_LIMIT_S = 600
+_START_HEADINGS = [
+    *("", "first start, s", "cold, s", "warm, s", "resident, MiB", "not mapped, MiB"),
+    *("resident after a prompt of 400 tokens", "not mapped"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a request does when it is broken off: evaluate its prompt, or generate tokens.
+
+    It does so from `start_s` after its start on, for `length_s` or more. `has_tokens`: it has
+    generated some by then.
+    """
+
+    name: str
+    prompt: str
+    max_tokens: int
+    has_tokens: bool
+    start_s: float = 0.0
+    length_s: float = 0.0
+
+    def body(self, number: int) -> dict[str, Any]:
+        """A request whose prompt begins as that of no other number."""
+        prompt = f"{number}: {self.prompt}"
+        return {"prompt": prompt, "raw": True, "max_tokens": self.max_tokens, "temperature": 0}
+
+    def moments(self, count: int) -> list[float]:
+        """Seconds after a request's start, evenly spread over the phase."""
+        return [self.start_s + (i + 0.5) / count * self.length_s for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How long something took, and whether it was what should be."""
+
+    elapsed_s: float
+    is_right: bool
+
+
+def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterator[str]:
+    """Start and memory, speed beside llama-server, and how soon what is broken off has ended."""
+    path = random_weights.default_path(weights_type)
+    log.info("writing %s, unless it is there", path)
+    random_weights.ensure(path, weights_type)
+    with tempfile.TemporaryDirectory() as folder:
+        sized = replace(conditions, weights=_as_model(Path(folder), path))
+        yield (
+            f"Not the weights above, but {path.name} ({in_units(path.stat().st_size)}): Llama 2 "
+            f"7B with random values. {_NUM_SLOTS} slots of {_CONTEXT_LENGTH} tokens."
+        )
+        yield from _starts(sized, path)
+        yield from _speeds(sized)
+        yield from _interruptions(sized)
+
+
+def _as_model(models_dir: Path, weights: Path) -> Path:
+    """Make a folder of models where the name we ask for has these weights; their path in it."""
+    link = models_dir / weights.name
+    link.symlink_to(weights)
+    entry = f'["{MODEL_NAME}"]\nfile = "{link.name}"\n'
+    (models_dir / FILE_NAME).write_text(entry, "utf-8")
+    return link
+
+
+# ── start and memory ──────────────────────────────────────────────────────────────────────────
+
+
+def _starts(conditions: Conditions, weights: Path) -> Iterator[str]:
+    yield "### From the start of the process to ready"
+    yield (
+        "Cold: the file is not in this machine's page cache; a virtual machine's host may have "
+        "it. Our first start tries the file out in a process of its own. Mapped weights count as "
+        "resident as soon as they are read."
+    )
+    specs = servers.concurrent_specs(conditions)
+    yield tables.markdown(_START_HEADINGS, [_start(spec, weights) for spec in specs])
+
+
+def _start(spec: ServerSpec, weights: Path) -> list[str]:
+    """A row: three starts, and the memory after the last of them."""
+    times, memory = [], []
+    for number, is_cold in enumerate((True, True, False), start=1):
+        log.info("start %d of %s", number, spec.name)
+        if is_cold:
+            _drop_from_page_cache(weights)
+        with servers.running(spec, _NUM_SLOTS, _CONTEXT_LENGTH) as server:
+            times.append(f"{server.start_s:.1f}")
+            if not is_cold:
+                memory = _memory(server)
+                asyncio.run(ask(server, Recording(Question(_LONG_PROMPT, max_tokens=4))))
+                memory += _memory(server)
+    return [spec.name, *times, *memory]
+
+
+def _memory(server: Server) -> list[str]:
+    own = server.own_memory
+    return [f"{server.memory / 2**20:.0f}", "-" if own is None else f"{own / 2**20:.0f}"]
+
+
+def _drop_from_page_cache(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)  # only what is on the disk is dropped
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
+# ── speed ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _speeds(conditions: Conditions) -> Iterator[str]:
+    specs = servers.concurrent_specs(conditions)
+    rivals = [spec.name for spec in specs if spec.name != servers.OURS]
+    for num_clients in (1, 4):
+        scenario = ClosedLoop(
+            num_clients,
+            num_requests=1 if conditions.is_quick else 3,
+            max_tokens=16,
+            num_slots=_NUM_SLOTS,
+            context_length=_CONTEXT_LENGTH,
+        )
+        yield f"### {scenario.description}"
+        runs = comparison.measure(scenario, specs, conditions.num_rounds)
+        yield measurements.table(runs, servers.OURS, rivals)
+
+
+# ── what is broken off ────────────────────────────────────────────────────────────────────────
+
+
+def _interruptions(conditions: Conditions) -> Iterator[str]:
+    yield "### Broken off"
+    count = 2 if conditions.is_quick else 5
+    rows: list[list[str]] = []
+    log.info("clients that leave")
+    with _ours(conditions) as server:
+        phases = _phases(server)
+        for phase in phases:
+            outcomes = [
+                _leave(server, phase, number, after_s)
+                for number, after_s in enumerate(phase.moments(count), start=1)
+            ]
+            rows.append(
+                _row(f"client leaves during {phase.name}: until its slot is free", outcomes)
+            )
+    limit_s = round(phases[0].length_s / 8, 1)
+    log.info("requests that take longer than %.1f s", limit_s)
+    with _ours(conditions, "--request-timeout", str(limit_s)) as server:
+        for phase in phases:
+            both = [_outlast(server, phase, number, limit_s) for number in range(1, count + 1)]
+            name = f"request timeout of {limit_s:.1f} s during {phase.name}"
+            rows.append(_row(f"{name}: 408 later than that by", [late for late, _ in both]))
+            rows.append(_row(f"{name}: from the 408 until the slot is free", [f for _, f in both]))
+    for phase in phases:
+        log.info("stops during %s", phase.name)
+        outcomes = [_stop(conditions, phase) for _ in range(conditions.num_rounds)]
+        rows.append(_row(f"SIGTERM during {phase.name}: until the process has ended", outcomes))
+    yield tables.markdown(["", "median, s", "longest, s", "as it should be"], rows)
+
+
+def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]:
+    return servers.running(servers.ours(conditions, *flags), _NUM_SLOTS, _CONTEXT_LENGTH)
+
+
+def _phases(server: Server) -> tuple[Phase, Phase]:
+    """The evaluation of a prompt, and generation; their times as measured."""
+    prefill = Phase("a prompt of 400 tokens", _LONG_PROMPT, max_tokens=1, has_tokens=False)
+    _, prefill_s = _ask(server, prefill.body(0))
+    decode = Phase("generation", prompts.WARM_UP, max_tokens=400, has_tokens=True)
+    _, first_token_s = _ask(server, decode.body(0) | {"max_tokens": 1})
+    return (
+        replace(prefill, length_s=0.9 * prefill_s),
+        replace(decode, start_s=2 * first_token_s, length_s=2.0),
+    )
+
+
+def _leave(server: Server, phase: Phase, number: int, after_s: float) -> Outcome:
+    """From the moment a client leaves; right if its request was cancelled, in this phase."""
+
+    async def ask_and_leave() -> float:
+        async with Client(server.run_url(MODEL_NAME)) as client:
+            await client.ask_and_leave(phase.body(number), after_s=after_s)
+            return time.perf_counter()
+
+    num_cancelled, num_prompt_tokens = _num_cancelled(server), _num_prompt_tokens(server)
+    left_s = asyncio.run(ask_and_leave())
+    elapsed_s = _wait_until_free(server) - left_s
+    is_cancelled = _num_cancelled(server) == num_cancelled + 1
+    has_tokens = _num_prompt_tokens(server) > num_prompt_tokens
+    return Outcome(elapsed_s, is_cancelled and has_tokens == phase.has_tokens)
+
+
+def _outlast(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
+    """By how much an answer comes later than the limit, and from then until its slot is free."""
+    status, elapsed_s = _ask(server, phase.body(number))
+    answered_s = time.perf_counter()
+    free_s = _wait_until_free(server) - answered_s
+    is_right = status == httpx.codes.REQUEST_TIMEOUT
+    return Outcome(elapsed_s - limit_s, is_right), Outcome(free_s, is_right)
+
+
+def _stop(conditions: Conditions, phase: Phase) -> Outcome:
+    """From SIGTERM to the end; right if the exit code is 0 and the client got some answer."""
+    (after_s,) = phase.moments(1)
+    with _ours(conditions) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(_ask, server, phase.body(1))
+        time.sleep(after_s)
+        process = psutil.Process(server.pid)
+        start_s = time.perf_counter()
+        process.terminate()
+        exit_code = process.wait(_LIMIT_S)
+        elapsed_s = time.perf_counter() - start_s
+        status, _ = answer.result()
+    log.info("exit code %s, the client got %s", exit_code, status or "no answer")
+    return Outcome(elapsed_s, exit_code == 0 and status is not None)
+
+
+def _ask(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
+    """An answer's status, None where it was cut off, and how many seconds it took."""
+    start_s = time.perf_counter()
+    try:
+        status = httpx.post(server.run_url(MODEL_NAME), json=body, timeout=_LIMIT_S).status_code
+    except httpx.TransportError:
+        status = None
+    return status, time.perf_counter() - start_s
+
+
+def _wait_until_free(server: Server) -> float:
+    """The time at which all slots are."""
+    deadline = time.perf_counter() + _LIMIT_S
+    while server.metric("free_slots") < server.metric("slots"):
+        if time.perf_counter() > deadline:
+            raise SystemExit(f"a slot is not free after {_LIMIT_S} s")
+        time.sleep(0.01)
+    return time.perf_counter()
+
+
+def _num_cancelled(server: Server) -> float:
+    return server.metric("requests_total", reason="cancelled")
+
+
+def _num_prompt_tokens(server: Server) -> float:
+    """Of requests that have generated a token."""
+    return server.metric("tokens_total", kind="prompt")
+
+
+def _row(name: str, outcomes: Sequence[Outcome]) -> list[str]:
+    times = [outcome.elapsed_s for outcome in outcomes]
+    num_right = sum(outcome.is_right for outcome in outcomes)
+    return [
+        name,
+        f"{statistics.median(times):.2f}",
+        f"{max(times):.2f}",
+        f"{num_right} of {len(outcomes)}",
+    ]

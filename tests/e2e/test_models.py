@@ -1,0 +1,298 @@
+"""Several models in one server, and the commands that look after their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gguf_files import llama2_model
+from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
+
+ONE, TWO, THREE = "@cf/someone/one", "@cf/someone/two", "@hf/someone/three"
+MODELS_FILE = f"""
+["{ONE}"]
+file = "one.gguf"
+context_length = 512
+
+["{TWO}"]
+file = "two.gguf"
+description = "the second"
+defaults = {{ max_tokens = 3, temperature = 0 }}
+
+["{THREE}"]
+file = "one.gguf"
+"""
+BODY = {"prompt": "Hi", "max_tokens": 4, "temperature": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of models with three names for two files."""
+    for seed, name in enumerate(("one.gguf", "two.gguf")):
+        (tmp_path / name).write_bytes(llama2_model(seed=seed))
+    (tmp_path / "models.toml").write_text(MODELS_FILE)
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[ServerProcess]:
+    with serving(folder) as running:
+        yield running
+
+
+def serving(folder: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
+    return server_process("--models-dir", str(folder), "--preload", ONE, "--parallel", "2", *flags)
+
+
+def loaded(server: ServerProcess) -> set[str]:
+    """The models that are in memory."""
+    metrics = httpx.get(f"{server.root}/_emulator/metrics").text.splitlines()
+    return {line.split('"')[1] for line in metrics if "emulator_slots{" in line}
+
+
+def get(server: ServerProcess, path: str) -> object:
+    response = httpx.get(f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/{path}")
+    assert response.status_code == 200
+    return response.json()["result"]
+
+
+def test_three_names_on_two_files_all_answer(server: ServerProcess) -> None:
+    answers = {name: server.run(BODY, model=name) for name in (ONE, TWO, THREE)}
+    assert [answer.status_code for answer in answers.values()] == [200] * 3
+    weights = {name: answer.headers["x-emulator-model"] for name, answer in answers.items()}
+    assert weights == {ONE: "one", TWO: "two", THREE: "one"}
+    assert answers[ONE].json() == answers[THREE].json() != answers[TWO].json()
+    assert server.run(BODY, model="@cf/someone/four").json()["errors"][0]["code"] == 5007
+
+
+def test_further_models_are_listed_with_what_they_take(server: ServerProcess) -> None:
+    cards = {card["name"]: card for card in get(server, "models/search")}  # type: ignore[attr-defined]
+    assert {ONE, TWO, THREE, INT8} < cards.keys()
+    assert cards[TWO]["description"] == "the second"
+    assert cards[ONE]["properties"] == [{"property_id": "context_window", "value": "512"}]
+    schema = get(server, f"models/schema?model={TWO}")
+    assert schema["input"]["oneOf"][0]["properties"]["max_tokens"]["default"] == 3  # type: ignore[index]
+
+
+def test_defaults_and_context_of_a_model_are_its_own(server: ServerProcess) -> None:
+    answer = server.run({"prompt": "Hi"}, model=TWO).json()
+    assert answer["result"]["usage"]["completion_tokens"] <= 3
+    answer = server.run({"prompt": "Hi", "max_tokens": 510}, model=ONE)
+    assert answer.json()["errors"][0]["code"] == 5021
+
+
+def test_the_openai_routes_know_further_models(server: ServerProcess) -> None:
+    body = {"model": THREE, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    answer = server.post(f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/v1/chat/completions", body)
+    assert (answer.status_code, answer.json()["model"]) == (200, THREE)
+
+
+def test_only_what_is_asked_for_is_loaded_and_only_once(server: ServerProcess) -> None:
+    assert loaded(server) == {ONE}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: server.run(BODY, model=TWO), range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert loaded(server) == {ONE, TWO}
+    assert sum(f"{TWO} runs on two" in line for line in server.log) == 1
+
+
+def test_the_least_recently_used_model_makes_room(folder: Path) -> None:
+    with serving(folder, "--memory", "700MiB") as server:  # each takes more than 256 MiB
+        assert server.run(BODY, model=TWO).status_code == 200
+        assert loaded(server) == {ONE, TWO}
+        assert server.run(BODY, model=ONE).status_code == 200
+        assert server.run(BODY, model=THREE).status_code == 200
+        assert loaded(server) == {ONE, THREE}
+        assert server.run(BODY, model=TWO).status_code == 200
+        assert loaded(server) == {THREE, TWO}
+
+
+def test_a_model_that_is_busy_is_not_unloaded(folder: Path) -> None:
+    with serving(folder, "--memory", "400MiB") as server:
+        body = {**ENDLESS, "stream": True, "max_tokens": 450, "temperature": 5}
+        with httpx.stream("POST", server.run_url(ONE), json=body, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            refused = server.run(BODY, model=TWO)
+            assert (refused.status_code, refused.json()["errors"][0]["code"]) == (429, 3040)
+        wait_until(lambda: server.metric("workers_ai_emulator_running", model=ONE) == 0)
+        assert server.run(BODY, model=TWO).status_code == 200
+        assert loaded(server) == {TWO}
+
+
+def test_a_model_that_never_fits_says_so_with_figures(folder: Path) -> None:
+    line = failing_start(folder, "--memory", "100MiB")
+    assert "needs" in line and "100 MiB are free" in line and "--parallel" in line
+
+
+def test_a_failed_load_is_an_error_and_does_not_poison_the_next(folder: Path) -> None:
+    whole = (folder / "two.gguf").read_bytes()
+    (folder / "two.gguf").write_bytes(whole[: len(whole) // 2])
+    with serving(folder) as server:
+        for _ in range(2):
+            answer = server.run(BODY, model=TWO)
+            assert (answer.status_code, answer.json()["errors"][0]["code"]) == (500, 3043)
+            assert server.run(BODY, model=ONE).status_code == 200
+        assert any("two.gguf" in line and "MiB of" in line for line in server.log)
+        (folder / "two.gguf").unlink()
+        assert server.run(BODY, model=TWO).status_code == 500
+        wait_until(lambda: any("two.gguf is missing" in line for line in list(server.log)))
+        (folder / "two.gguf").write_bytes(whole)
+        assert server.run(BODY, model=TWO).status_code == 200
+        assert not any("Traceback" in line for line in server.log)
+
+
+def test_who_waits_for_a_load_runs_out_of_time(folder: Path) -> None:
+    with serving(folder, "--request-timeout", "0.15") as server:
+        answer = server.run(BODY, model=TWO)  # it is tried out in another process first
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3007)
+        wait_until(lambda: loaded(server) == {ONE, TWO})
+        assert server.run(BODY, model=TWO).status_code == 200
+
+
+def test_who_waits_for_a_load_may_leave(server: ServerProcess) -> None:
+    with server.connect(BODY, model=TWO):
+        wait_until(lambda: any("trying out" in line for line in list(server.log)[-1:]))
+    wait_until(lambda: any(f"{TWO} 499" in line for line in list(server.log)))
+    assert loaded(server) == {ONE}
+    wait_until(lambda: loaded(server) == {ONE, TWO})
+    assert server.run(BODY, model=TWO).status_code == 200
+
+
+def test_a_hostile_template_gets_an_error_and_nobody_else_notices(folder: Path) -> None:
+    (folder / "endless.jinja").write_text(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    with (folder / "models.toml").open("a") as file:
+        file.write('["@cf/someone/hostile"]\nfile = "two.gguf"\nchat_template = "endless.jinja"\n')
+    with serving(folder) as server, ThreadPoolExecutor() as pool:
+        refused = pool.submit(server.run, BODY, model="@cf/someone/hostile")
+        while not refused.done():
+            assert httpx.get(f"{server.root}/_emulator/healthz", timeout=2).status_code == 200
+            assert server.run(BODY, model=ONE).status_code == 200
+        assert refused.result().status_code == 400
+        assert "did not end within 5 s" in refused.result().text
+
+
+def failing_start(folder: Path, *flags: str) -> str:
+    """The one line of a start that cannot succeed."""
+    command = ["serve", "--port", "0", "--log-level", "error", "--preload", ONE, *flags]
+    status, said, complaint = run(folder, *command)
+    assert (status, said, len(complaint.splitlines())) == (1, "", 1), complaint
+    return complaint
+
+
+def test_a_name_to_preload_that_is_none_is_said(folder: Path) -> None:
+    assert "no model is called @cf/a/b" in failing_start(folder, "--preload", "@cf/a/b")
+
+
+def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
+    with (folder / "models.toml").open("a") as file:
+        file.write('colour = "red"\n["@cf/someone/four"]\nsize = 1\n')
+    status, _, complaint = run(folder, "serve", "--port", "0")
+    assert status == 1
+    assert [line.split(":")[2] for line in complaint.splitlines()] == ["13", "14", "15"]
+
+
+# ── the commands ──────────────────────────────────────────────────────────────────────────────
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments, "--models-dir", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def facts(folder: Path, name: str) -> dict[str, object]:
+    status, said, _ = run(folder, "models", "show", name, "--json")
+    assert status == 0
+    found: dict[str, object] = json.loads(said)
+    return found
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own file, in a folder of his own."""
+    path = tmp_path / "elsewhere" / "own.gguf"
+    path.parent.mkdir()
+    path.write_bytes(llama2_model(seed=5))
+    return path
+
+
+def test_a_file_is_imported_served_verified_and_removed(tmp_path: Path, own: Path) -> None:
+    folder = tmp_path / "models"
+    status, _, complaint = run(folder, "models", "import", str(own), "--as", ONE)
+    assert status == 0, complaint
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    known = facts(folder, ONE)
+    assert known["sha256"] == digest
+    assert known["origin"] == f"imported from {own}"
+    assert (known["size"], known["context"]) == (own.stat().st_size, 4096)
+    with serving(folder) as server:
+        assert server.run(BODY, model=ONE).headers["x-emulator-model"] == "own"
+    status, said, _ = run(folder, "models", "verify")
+    assert (status, digest in said) == (0, True)
+    status, said, _ = run(folder, "models", "list")
+    row = next(line for line in said.splitlines() if line.startswith(ONE))
+    assert "own.gguf" in row and digest[:12] in row
+    assert run(folder, "models", "remove", ONE)[0] == 0
+    assert own.exists()
+    assert not (folder / "own.gguf").exists()
+    assert ONE not in run(folder, "models", "list")[1]
+
+
+def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
+    folder = tmp_path / "models"
+    run(folder, "models", "import", str(own), "--as", ONE)
+    data = bytearray(own.read_bytes())
+    data[-1] ^= 1
+    (folder / "own.gguf").unlink()
+    (folder / "own.gguf").write_bytes(data)
+    status, _, complaint = run(folder, "models", "verify", ONE, "--quiet")
+    assert status == 1
+    assert "own.gguf is damaged: its sha256 is" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_what_is_no_model_is_not_imported(tmp_path: Path, own: Path) -> None:
+    own.write_bytes(own.read_bytes()[:-1000])
+    for name, reason in ((ONE, "cannot be used"), ("llama", "@cf/author/model")):
+        status, _, complaint = run(tmp_path, "models", "import", str(own), "--as", name)
+        assert (status, reason in complaint) == (1, True), complaint
+    assert not (tmp_path / "models.toml").exists()
+
+
+def test_another_file_of_the_same_name_is_not_overwritten(folder: Path, own: Path) -> None:
+    own = own.rename(own.with_name("one.gguf"))
+    status, _, complaint = run(folder, "models", "import", str(own), "--as", "@cf/a/b")
+    assert (status, "rename one of the two" in complaint) == (1, True)
+
+
+def test_a_file_that_another_model_uses_stays(folder: Path) -> None:
+    assert f"one.gguf stays: {THREE} uses it" in run(folder, "models", "remove", ONE)[2]
+    assert (folder / "one.gguf").exists()
+    assert "deleted" in run(folder, "models", "remove", THREE)[2]
+    assert not (folder / "one.gguf").exists()
+
+
+def test_a_file_elsewhere_stays(tmp_path: Path, own: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "models.toml").write_text(f'["{ONE}"]\nfile = "{own}"\n')
+    assert f"{own} stays: it is outside of" in run(folder, "models", "remove", ONE)[2]
+    assert own.exists()
+    assert ONE not in (folder / "models.toml").read_text()
