@@ -9,6 +9,7 @@
     │   ├── PullFailed                weights cannot be had
     │   └── ModelUnknown              no model has the name that a command was given
     ├── TransferInterrupted       a download broke off and may go on
+    ├── GgufInvalid               a file is no model that can be run
     ├── EngineError               llama.cpp refused: the requests of that call fail
     └── ApiError                  has a wire form: status, code and message
         ├── FrontError            said by Cloudflare's API front
@@ -83,6 +84,10 @@ class ModelUnknown(CommandError):
 
 class TransferInterrupted(EmulatorError):
     """A download broke off, or could not begin, and may be tried again."""
+
+
+class GgufInvalid(EmulatorError):
+    """A file is no GGUF file that can be run. The message is one line about "it", the file."""
 
 
 class EngineError(EmulatorError):

@@ -8,8 +8,8 @@ from pathlib import Path
 from emulator import models_file
 from emulator.catalog import ModelSpec
 from emulator.download import Progress, exclusive, place, sha256_of
-from emulator.engine.gguf import GgufInvalid, read_header
-from emulator.errors import WeightsUnusable
+from emulator.engine.gguf import read_header
+from emulator.errors import GgufInvalid, WeightsUnusable
 from emulator.store import Manifest, Store
 
 

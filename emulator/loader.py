@@ -11,12 +11,13 @@ from emulator import machine
 from emulator.catalog import DEFAULT_CONTEXT_LENGTH, ModelSpec
 from emulator.chat import ChatTemplate, JinjaTemplate, Llama2Template
 from emulator.engine.devices import gpus
-from emulator.engine.gguf import GgufHeader, GgufInvalid, read_header
+from emulator.engine.gguf import read_header
+from emulator.engine.gguf_format import GgufHeader
 from emulator.engine.llama import LlamaBackend, LlamaModel
 from emulator.engine.probe import probe
 from emulator.engine.tiling import Tiling
 from emulator.engine.types import Vocabulary
-from emulator.errors import EngineError, WeightsUnusable
+from emulator.errors import EngineError, GgufInvalid, WeightsUnusable
 from emulator.offload import Offload, offload
 from emulator.settings import Settings
 from emulator.store import Store, Weights

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from emulator.engine.gguf import GgufHeader
+from emulator.engine.gguf_format import GgufHeader
 
 MAX_SLOTS = 8  # where the user names no number
 _MARGIN_BYTES = 768 * 2**20  # of the GPU, for buffers of a calculation and for others

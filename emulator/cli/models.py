@@ -13,7 +13,7 @@ import typer
 from emulator.catalog import DEFAULT_CONTEXT_LENGTH, License, ModelSpec
 from emulator.cli.options import ModelsDir, ModelsFile
 from emulator.cli.output import print_line, print_table, tell
-from emulator.errors import CommandError, ModelUnknown, PullFailed
+from emulator.errors import CommandError, GgufInvalid, ModelUnknown, PullFailed
 from emulator.machine import in_units
 from emulator.settings import default_models_dir
 
@@ -192,7 +192,7 @@ class _Shelf:
         return self.store.path(spec).exists()
 
     def facts(self, spec: ModelSpec) -> _Facts:
-        from emulator.engine.gguf import GgufInvalid, read_header
+        from emulator.engine.gguf import read_header
         from emulator.store import Manifest
 
         path = self.store.path(spec)

@@ -10,7 +10,7 @@ import llama_cpp.llama_cpp as llama
 
 log = logging.getLogger(__name__)
 
-_COMPLAINT_LEVELS = (2, 3)  # warning and error
+_ERROR = 4  # of ggml_log_level
 _complaints: deque[str] = deque(maxlen=4)
 
 
@@ -28,7 +28,7 @@ def complaint(default: str) -> str:
 @llama.llama_log_callback  # type: ignore[untyped-decorator]  # the bindings are untyped here
 def _take_line(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace").strip()
-    if level in _COMPLAINT_LEVELS:
+    if level == _ERROR:
         _complaints.append(line)
     if line.strip("."):
         log.debug("%s", line)

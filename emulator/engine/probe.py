@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from emulator.engine.gguf import GgufInvalid
 from emulator.engine.llama import LlamaBackend, LlamaModel
 from emulator.engine.types import SamplingParams, Span
-from emulator.errors import EngineError
+from emulator.errors import EngineError, GgufInvalid
 
 if sys.platform != "win32":
     import resource

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from emulator.engine.gguf import GgufArray, GgufHeader, GgufInvalid, read_header
+from emulator.engine.gguf import read_header
+from emulator.engine.gguf_format import GgufArray, GgufHeader
 from emulator.engine.probe import probe
+from emulator.errors import GgufInvalid
 from tests.gguf_files import llama2_model
 
 NUM_CHILDREN = 2

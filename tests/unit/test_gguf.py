@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from emulator.engine.gguf import GgufArray, GgufHeader, GgufInvalid, GgufTensor, read_header
+from emulator.engine.gguf import read_header
+from emulator.engine.gguf_format import GgufArray, GgufHeader, GgufTensor
+from emulator.errors import GgufInvalid
 from tests.gguf_files import (
     ARRAY,
     DATA,

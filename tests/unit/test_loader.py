@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emulator.engine.gguf import GgufArray, GgufHeader
+from emulator.engine.gguf_format import GgufArray, GgufHeader
 from emulator.loader import is_llama_2, right_epsilon
 from emulator.store import Weights
 from tests.fakes import FakeVocabulary

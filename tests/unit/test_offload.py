@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.engine.gguf import GgufHeader, GgufTensor
+from emulator.engine.gguf_format import GgufHeader, GgufTensor
 from emulator.offload import MAX_SLOTS, Offload, offload
 
 MIB = 2**20
