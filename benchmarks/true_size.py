@@ -238,7 +238,7 @@ def _outlast(server: Server, phase: Phase, number: int, limit_s: float) -> tuple
 
 
 def _stop(conditions: Conditions, phase: Phase) -> Outcome:
-    """From SIGTERM to the end; right if the exit code is 0 and the client got some answer."""
+    """From SIGTERM to the end; right if the exit code is 0 and the client was told, or answered."""
     (after_s,) = phase.moments(1)
     with _ours(conditions) as server, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_ask, server, phase.body(1))
@@ -250,7 +250,8 @@ def _stop(conditions: Conditions, phase: Phase) -> Outcome:
         elapsed_s = time.perf_counter() - start_s
         status, _ = answer.result()
     log.info("exit code %s, the client got %s", exit_code, status or "no answer")
-    return Outcome(elapsed_s, exit_code == 0 and status is not None)
+    is_told = status in (httpx.codes.OK, httpx.codes.REQUEST_TIMEOUT)
+    return Outcome(elapsed_s, exit_code == 0 and is_told)
 
 
 def _ask(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:

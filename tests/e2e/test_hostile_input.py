@@ -152,13 +152,16 @@ def test_long_bodies_leave_no_memory_behind(server: ServerProcess) -> None:
     process = psutil.Process(server.process.pid)
     content = f'{{{REFUSED_FIELDS["50,000 messages"]},{REFUSED_FIELDS["20 MB"][:15_000_000]}"}}'
 
-    def rss_after(num_requests: int) -> int:
+    def most_resident(num_requests: int) -> int:
+        """It goes up and down by megabytes, as freed memory is given back or not."""
+        sizes = []
         for _ in range(num_requests):
             assert_is_refusal(server_post(server, content))
-        return process.memory_info().rss
+            sizes.append(process.memory_info().rss)
+        return max(sizes)
 
-    before = rss_after(2)
-    assert rss_after(5) < before + 32 * 2**20
+    before = most_resident(5)
+    assert most_resident(5) < before + 32 * 2**20
 
 
 def server_post(server: ServerProcess, content: str) -> httpx.Response:

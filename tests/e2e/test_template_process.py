@@ -56,7 +56,9 @@ def conversation(*contents: str) -> Conversation:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """The template processes that are ours; other tests may have processes of theirs."""
+    found = psutil.Process().children()
+    return [child for child in found if "emulator.template_process" in child.cmdline()]
 
 
 def wait_until_busy(process: psutil.Process) -> None:
