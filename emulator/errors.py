@@ -11,6 +11,7 @@
     ├── TransferInterrupted       a download broke off and may go on
     ├── GgufInvalid               a file is no model that can be run
     ├── EngineError               llama.cpp refused: the requests of that call fail
+    │   └── Interrupted               it was told to stop: nobody waits for that call
     └── ApiError                  has a wire form: status, code and message
         ├── FrontError            said by Cloudflare's API front
         │   ├── NoRoute                400  7000
@@ -92,6 +93,10 @@ class GgufInvalid(EmulatorError):
 
 class EngineError(EmulatorError):
     """llama.cpp refused a call."""
+
+
+class Interrupted(EngineError):
+    """A call of llama.cpp was broken off, since all who waited for it have left."""
 
 
 class ApiError(EmulatorError):

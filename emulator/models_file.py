@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emulator.catalog import CATALOG, HubFile, ModelSpec
@@ -103,6 +102,8 @@ def add_entry(path: Path, name: str, file: str) -> None:
 
     Raises SettingInvalid if the models file cannot be read or written.
     """
+    import tomlkit  # the server only reads
+
     document = tomlkit.parse(_load(path)[0] if path.exists() else "")
     table = tomlkit.table()
     table["file"] = file
@@ -114,6 +115,8 @@ def remove_entry(path: Path, name: str) -> bool:
     """Forget what `name` means. False if the models file does not say."""
     if not path.exists():
         return False
+    import tomlkit
+
     document = tomlkit.parse(_load(path)[0])
     if name not in document:
         return False

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import zlib
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 
 from emulator.engine.tiling import Tiling
 from emulator.engine.types import Sampler, SamplingParams, Span, State, Vocabulary
-from emulator.errors import EngineError
+from emulator.errors import EngineError, Interrupted
 
 END = 256
 IM_START = 257
@@ -81,6 +82,7 @@ class FakeBackend:
         fail_at: Collection[int] = (),
         error: Exception | None = None,
         block_at: int | None = None,
+        can_be_interrupted: bool = True,
     ) -> None:
         self.num_slots = num_slots
         self.context_length = context_length
@@ -98,6 +100,8 @@ class FakeBackend:
         self._fail_at = fail_at
         self._error = error or EngineError("decode failed")
         self._block_at = block_at
+        self._can_be_interrupted = can_be_interrupted  # a GPU cannot
+        self._is_interrupted = threading.Event()
         self._outputs: list[list[int] | None] = []  # the cells behind each row of logits
 
     @property
@@ -110,16 +114,33 @@ class FakeBackend:
         self.num_decodes += 1
         if self.num_decodes == self._block_at:
             self.is_blocked.set()
-            assert self.gate.wait(_TIMEOUT_S), "nobody opened the gate"
+            assert self._wait_for_gate(), "nobody opened the gate"
         if self.num_decodes in self._fail_at:
             for span in spans:
                 self.cells[span.slot].append(_GARBAGE)
             raise self._error
+        if self._is_interrupted.is_set():
+            for span in spans:
+                self.spoil(span.slot)
+            raise Interrupted("broken off")
         for span in spans:
             is_tiled = len(span.tokens) >= self._tiling.length
             self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
             if span.wants_logits:
                 self._outputs.append(list(self.cells[span.slot]))
+
+    def _wait_for_gate(self) -> bool:
+        deadline = time.monotonic() + _TIMEOUT_S
+        while not (self.gate.is_set() or self._is_interrupted.wait(0.001)):
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def interrupt(self, *, is_wanted: bool) -> None:
+        if is_wanted and self._can_be_interrupted:
+            self._is_interrupted.set()
+        else:
+            self._is_interrupted.clear()
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         return FakeSampler(self, params, prompt_tokens)

@@ -16,12 +16,18 @@ from emulator.engine import llama_log
 from emulator.engine.llama_log import complaint
 from emulator.engine.sampler import GreedySampler, LlamaSampler
 from emulator.engine.types import Sampler, SamplingParams, Span, State
-from emulator.errors import EngineError
+from emulator.errors import EngineError, Interrupted
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
 _SPLIT_LENGTH = 256  # cells beyond which llama.cpp splits the attention of a lone row by threads
+_ABORTED = 2  # of llama_decode
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+# llama.cpp asks it between any two operations whether to stop. A callback in Python would need the
+# interpreter's lock a thousand times a call; `strlen` only looks into the buffer.
+_IS_NOT_EMPTY = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
 
 
 class LlamaModel:
@@ -176,8 +182,10 @@ class LlamaBackend:
         self.cell_size = model.cell_size
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
+        self._interrupt = ctypes.create_string_buffer(2)  # a text of length 1 or 0
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
+        llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
         self._rounds_alike = rounds_alike and not model.may_use_gpu
         try:
             self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
@@ -194,6 +202,9 @@ class LlamaBackend:
             self._decode_on_one_thread(spans)
         else:
             self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_pairs))
+
+    def interrupt(self, *, is_wanted: bool) -> None:
+        self._interrupt[0] = b"\x01" if is_wanted else b"\x00"
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         if GreedySampler.suits(params):
@@ -236,6 +247,8 @@ class LlamaBackend:
 
     def _decode(self, batch: llama.llama_batch) -> None:
         status = llama.llama_decode(self._context, batch)
+        if status == _ABORTED:
+            raise Interrupted("broken off")
         if status != 0:
             raise EngineError(complaint(f"llama_decode gave {status}"))
 

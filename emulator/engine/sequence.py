@@ -16,7 +16,7 @@ class SequenceStatus(Enum):
 
 
 class Sequence:
-    """One request's prompt and completion. Only the worker's thread changes it.
+    """One request's prompt and completion. Only the worker's thread changes it, but for one flag.
 
     `sampler` is set when the sequence gets a slot, `finish_reason` when it ends.
     """
@@ -33,6 +33,7 @@ class Sequence:
         self.num_computed_tokens = 0  # tokens whose cells the slot holds
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
+        self.is_given_up = False  # set by the event loop; nobody waits for it
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)

@@ -118,7 +118,10 @@ class Backend(Protocol):
         """The model's."""
 
     def decode(self, spans: Sequence[Span]) -> None:
-        """Evaluate all rows in one call. Raises EngineError."""
+        """Evaluate all rows in one call. Raises EngineError; Interrupted if it was."""
+
+    def interrupt(self, *, is_wanted: bool) -> None:
+        """Break off calls from now on, or no more. Any thread may call it; a GPU goes on."""
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         """A new sampler for a sequence with this prompt."""

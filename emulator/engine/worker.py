@@ -19,12 +19,21 @@ from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
 from emulator.engine.tiling import Tiling
-from emulator.engine.types import Backend, Chunk, FinishReason, SamplingParams, State, Usage
+from emulator.engine.types import (
+    Backend,
+    Chunk,
+    FinishReason,
+    SamplingParams,
+    Span,
+    State,
+    Usage,
+)
 from emulator.engine.watchdog import Watchdog
 from emulator.errors import (
     ApiError,
     ContextExceeded,
     EngineError,
+    Interrupted,
     OutOfCapacity,
     RequestAborted,
     RequestTimeout,
@@ -150,6 +159,8 @@ class Engine:
         self._is_closing = False
         self.failure: str | None = None
         self._num_done = 0  # operations of the worker
+        self._call_lock = threading.Lock()  # for what the two threads say of the call that runs
+        self._in_call: list[Sequence] = []
         self._watch: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -194,7 +205,12 @@ class Engine:
         return generation
 
     def cancel(self, sequence: Sequence) -> None:
+        """End it within a step, or at once if the call that is running is for nobody else."""
+        sequence.is_given_up = True
         self._inbox.put(_Cancel(sequence))
+        with self._call_lock:
+            if self._in_call and all(s.is_given_up for s in self._in_call):
+                self._backend.interrupt(is_wanted=True)
 
     def cancel_all(self) -> None:
         """Cancel every request that has not ended."""
@@ -208,6 +224,7 @@ class Engine:
     async def close(self) -> None:
         """Cancel everything, stop the thread, free the backend; a thread that hangs is left."""
         self._is_closing = True
+        self.cancel_all()
         if self._watch is not None:
             self._watch.cancel()
         self._inbox.put(_Close())
@@ -271,6 +288,10 @@ class Engine:
         for operation in self._scheduler.step():
             try:
                 self._carry_out(operation)
+            except Interrupted:
+                for sequence in self._scheduler.affected(operation):
+                    self._end(sequence, FinishReason.CANCELLED, keep_cells=False)
+                return
             except EngineError as error:
                 log.error("%s failed: %s", type(operation).__name__, error)
                 self._fail(self._scheduler.affected(operation), error)
@@ -280,7 +301,7 @@ class Engine:
     def _carry_out(self, operation: Operation) -> None:
         match operation:
             case Decode(spans, outputs):
-                self._backend.decode(spans)
+                self._decode(spans, self._scheduler.affected(operation))
                 for row, sequence in enumerate(outputs):
                     try:
                         self._take_token(sequence, row)
@@ -297,6 +318,17 @@ class Engine:
                 self._snapshots[snapshot] = self._backend.save(slot)
             case Discard(snapshot):
                 del self._snapshots[snapshot]
+
+    def _decode(self, spans: list[Span], sequences: list[Sequence]) -> None:
+        """Raises Interrupted if all of the sequences are given up before it ends."""
+        with self._call_lock:
+            self._in_call = sequences
+            self._backend.interrupt(is_wanted=all(s.is_given_up for s in sequences))
+        try:
+            self._backend.decode(spans)
+        finally:
+            with self._call_lock:
+                self._in_call = []
 
     def _state(self, holder: Holder) -> State:
         if isinstance(holder, Snapshot):
@@ -318,9 +350,16 @@ class Engine:
         else:
             self._end(sequence, sequence.finish_reason, text + sequence.detokenizer.flush())
 
-    def _end(self, sequence: Sequence, reason: FinishReason, text: str = "") -> None:
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        text: str = "",
+        *,
+        keep_cells: bool = True,
+    ) -> None:
         sequence.finish_reason = reason
-        self._release(sequence, reason.value, keep_cells=True)
+        self._release(sequence, reason.value, keep_cells=keep_cells)
         self._outbox.append((sequence, Chunk(text, reason)))
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:

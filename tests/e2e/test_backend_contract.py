@@ -10,7 +10,7 @@ import pytest
 from emulator.catalog import CATALOG
 from emulator.engine.llama import LlamaBackend, LlamaModel
 from emulator.engine.types import Backend, SamplingParams, Span
-from emulator.errors import EngineError
+from emulator.errors import EngineError, Interrupted
 from emulator.settings import Settings
 from emulator.store import Store
 from tests.fakes import FakeBackend
@@ -263,6 +263,15 @@ def test_a_penalty_changes_the_completion(backend: Backend, params: SamplingPara
 def test_neutral_penalties_change_nothing(backend: Backend, repetition_penalty: float) -> None:
     params = SamplingParams(temperature=0.0, repetition_penalty=repetition_penalty)
     assert complete(backend, 0, TEXT, params) == complete(backend, 0, TEXT)
+
+
+def test_an_interrupted_call_is_broken_off_and_an_emptied_slot_is_as_new(backend: Backend) -> None:
+    span = Span(1, 0, backend.vocabulary.tokenize(TEXT), wants_logits=True)
+    backend.interrupt(is_wanted=True)
+    with pytest.raises(Interrupted):
+        backend.decode([span])
+    backend.interrupt(is_wanted=False)
+    assert complete(backend, 1, TEXT) == complete(backend, 0, TEXT)
 
 
 def test_a_sampler_can_be_closed_twice(backend: Backend) -> None:

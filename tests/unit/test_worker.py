@@ -181,13 +181,39 @@ async def test_a_running_request_can_be_cancelled() -> None:
     async with running(backend) as engine:
         generation = engine.submit(prompt(), params())
         await blocked(backend)
+        generation.cancel()  # which breaks off the call that is running
         generation.cancel()
-        generation.cancel()
-        backend.gate.set()
         text = await text_of(generation)
         assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
-    assert text == backend.text(prompt(), params(4))
+    assert text == backend.text(prompt(), params(3))
     assert generation.finish_reason is FinishReason.CANCELLED
+
+
+@in_loop
+async def test_a_call_that_others_wait_for_is_not_broken_off() -> None:
+    backend = FakeBackend(num_slots=2, block_at=3)
+    async with running(backend) as engine:
+        generations = [engine.submit(prompt(text), params(9)) for text in ("ab", "cd")]
+        await blocked(backend)
+        generations[0].cancel()
+        backend.gate.set()
+        await text_of(generations[0])
+        assert await text_of(generations[1]) == backend.text(prompt("cd"), params(9))
+        assert engine.status.finished == {"cancelled": 1, "length": 1}
+
+
+@in_loop
+async def test_what_a_call_left_behind_that_was_broken_off_is_never_used() -> None:
+    backend = FakeBackend(num_slots=1, block_at=1)
+    async with running(backend) as engine:
+        broken = engine.submit(prompt("x" * 40), params())
+        await blocked(backend)
+        broken.cancel()
+        assert await text_of(broken) == ""
+        again = engine.submit(prompt("x" * 40), params())
+        assert await text_of(again) == backend.text(prompt("x" * 40), params())
+        assert engine.status.num_cached_tokens == 0
+    assert backend.num_open_samplers == 0
 
 
 @in_loop
@@ -204,7 +230,7 @@ async def test_cancelling_a_finished_request_changes_nothing() -> None:
 
 @in_loop
 async def test_a_cancel_that_comes_too_late_changes_nothing() -> None:
-    backend = FakeBackend(block_at=3)
+    backend = FakeBackend(block_at=3, can_be_interrupted=False)
     async with running(backend) as engine:
         generation = engine.submit(prompt(), params(3))
         await blocked(backend)
@@ -314,15 +340,12 @@ async def test_closing_cancels_everything_and_ends_the_thread() -> None:
     generations = [engine.submit(prompt(), params()) for _ in range(3)]
     await blocked(backend)
     assert engine_threads()
-    closing = asyncio.create_task(engine.close())
-    await asyncio.sleep(0)  # the message is sent before the worker goes on
-    backend.gate.set()
-    await closing
+    await engine.close()
     assert not engine_threads()
     assert backend.is_closed
     assert backend.num_open_samplers == 0
     texts = await asyncio.gather(*map(text_of, generations))
-    assert texts == [backend.text(prompt(), params(3)), "", ""]
+    assert texts == [backend.text(prompt(), params(2)), "", ""]
     assert {generation.finish_reason for generation in generations} == {FinishReason.CANCELLED}
 
 
@@ -360,7 +383,7 @@ async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
 
 @in_loop
 async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover() -> None:
-    backend = FakeBackend(num_slots=1, block_at=3)
+    backend = FakeBackend(num_slots=1, block_at=3, can_be_interrupted=False)
     async with running(backend) as engine:
         engine.watch(0.05)
         generations = [engine.submit(prompt(), params()) for _ in range(2)]
