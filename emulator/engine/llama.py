@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -27,7 +28,8 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # llama.cpp asks it between any two operations whether to stop. A callback in Python would need the
 # interpreter's lock a thousand times a call; `strlen` only looks into the buffer.
-_IS_NOT_EMPTY = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+_C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+_IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
 
 class LlamaModel:
