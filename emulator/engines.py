@@ -190,6 +190,8 @@ class Engines:
 
         Raises WeightsUnusable, or OutOfCapacity where only busy models are in the way.
         """
+        if not self._loader.num_slots(opened, self._memory_limit):
+            raise self._loader.refusal(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
             idle = [model for model in self.loaded if self._is_idle(model)]
             if not idle and self._loaded:

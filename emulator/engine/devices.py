@@ -21,9 +21,9 @@ class Device:
 
 def gpus() -> list[Device]:
     """All GPUs that this build of llama.cpp can use; none if it was built for the CPU alone."""
+    llama.llama_backend_init()  # loads what is a library of its own
     if not llama.llama_supports_gpu_offload():
         return []
-    llama.llama_backend_init()
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     type_of = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)

@@ -132,6 +132,11 @@ def test_a_model_that_is_busy_is_not_unloaded(folder: Path) -> None:
 def test_a_model_that_never_fits_says_so_with_figures(folder: Path) -> None:
     line = failing_start(folder, "--memory", "100MiB")
     assert "needs" in line and "100 MiB are free" in line and "--parallel" in line
+    with (folder / "models.toml").open("a") as file:
+        file.write('["@cf/someone/long"]\nfile = "two.gguf"\ncontext_length = 4096\n')
+    with serving(folder, "--memory", "300MiB", "--parallel", "60") as server:
+        assert server.run(BODY, model="@cf/someone/long").status_code == 500
+        assert loaded(server) == {ONE}  # which need not make room in vain
 
 
 def test_a_failed_load_is_an_error_and_does_not_poison_the_next(folder: Path) -> None:
