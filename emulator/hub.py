@@ -176,7 +176,8 @@ def _translated(file: HubFile) -> Iterator[None]:
             raise TransferInterrupted(f"{where} answers {status}") from error
         if status == 416:
             raise PullFailed(f"{where} has less of {file.path} than it announces") from error
-        raise PullFailed(f"{where} answers {status}: {error.server_message or error}") from error
+        reason = " ".join(str(error.server_message or error).split())  # the library writes lines
+        raise PullFailed(f"{where} answers {status}: {reason}") from error
     except httpx2.TimeoutException as error:
         raise TransferInterrupted(f"{constants.ENDPOINT} sends nothing") from error
     except httpx2.HTTPError as error:

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
@@ -67,7 +68,7 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
     if engines.request_timeout_s is not None:
         generation.cancel_after(engines.request_timeout_s)
     chunks = await _while_connected(request, generation, _after_first(generation))
-    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": loaded.weights.name}
+    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(loaded.weights.name)}
     if task_request.stream:
         return EventStream(answer.frames(chunks, generation), generation, headers)
     text = await _while_connected(request, generation, text_generation.join(chunks))

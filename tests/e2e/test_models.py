@@ -173,6 +173,17 @@ def test_who_waits_for_a_load_may_leave(server: ServerProcess) -> None:
     assert server.run(BODY, model=TWO).status_code == 200
 
 
+def test_a_file_may_have_any_name(folder: Path) -> None:
+    (folder / "one.gguf").rename(folder / "模型 \n.gguf")
+    (folder / "models.toml").write_text(f'["{ONE}"]\nfile = "模型 \\n.gguf"\n')
+    with serving(folder) as server:
+        answer = server.run(BODY, model=ONE)
+    assert (answer.status_code, answer.headers["x-emulator-model"]) == (
+        200,
+        "%E6%A8%A1%E5%9E%8B%20%0A",
+    )
+
+
 def test_a_hostile_template_gets_an_error_and_nobody_else_notices(folder: Path) -> None:
     (folder / "endless.jinja").write_text(
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

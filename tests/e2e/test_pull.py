@@ -208,6 +208,17 @@ def test_a_hub_that_stays_busy_is_an_error(puller: Puller, hub_of: HubOf) -> Non
         assert re.search(r"answers 503, 4 times in a row: .*try again", puller.fail())
 
 
+@pytest.mark.parametrize("status", ["400", "404", "451"])
+def test_an_answer_that_nobody_expects_is_passed_on(
+    puller: Puller, hub_of: HubOf, status: str
+) -> None:
+    with hub_of(head_faults=[Fault(status)] * 2, faults=[Fault(status)]) as hub:
+        for _ in range(2):
+            assert f"answers {status}: " in puller.fail()
+        assert f"answers {status}: " in puller.fail()
+        assert len(hub.gets) == 1
+
+
 def test_a_hub_that_is_dead_is_an_error(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
     set_endpoint(monkeypatch, "http://127.0.0.1:9")
     assert re.search(r"127.0.0.1:9: .*refused, 4 times in a row", puller.fail())
