@@ -105,9 +105,10 @@ def add_entry(path: Path, name: str, file: str) -> None:
     import tomlkit  # the server only reads
 
     document = tomlkit.parse(_load(path)[0] if path.exists() else "")
-    table = tomlkit.table()
+    table = document.setdefault(name, tomlkit.table())
     table["file"] = file
-    document[name] = table
+    for key in ("repo", "revision"):  # where another file was at home
+        table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
 

@@ -159,6 +159,14 @@ def test_an_entry_is_added_and_removed_and_all_else_stays_as_it_is_written(tmp_p
     assert not remove_entry(path, NAME)
 
 
+def test_a_name_that_is_there_gets_another_file_and_keeps_its_settings(tmp_path: Path) -> None:
+    path = write(tmp_path, f'["{NAME}"]\nfile = "a.gguf"\nrepo = "a/B"\ncontext_length = 512\n')
+    add_entry(path, NAME, "b.gguf")
+    spec = read_catalog(tmp_path)[NAME]
+    assert (spec.weights_file, spec.context_length) == (tmp_path / "b.gguf", 512)
+    assert spec.hub_file is None
+
+
 def test_an_entry_is_the_first_one(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     assert not remove_entry(path, NAME)
