@@ -21,6 +21,11 @@ DEFAULT_CONTEXT_LENGTH = 4096  # tokens of a sequence: Llama 2's
 _PATTERN = "@cf/meta/llama-2-7b-chat-int8"
 
 
+def default_context_length(known: int | None) -> int:
+    """Tokens of a sequence where nobody names a number; `known`: what the model was trained on."""
+    return min(DEFAULT_CONTEXT_LENGTH, known or DEFAULT_CONTEXT_LENGTH)
+
+
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """A file on a Hugging Face hub. A revision that is a commit never changes."""

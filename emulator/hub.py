@@ -1,4 +1,4 @@
-"""Where a file lies on a Hugging Face hub: its address, size and digest. Reads nothing of it yet.
+"""A Hugging Face hub: where a file lies there, its size, digest and bytes.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE` and the like are the library's. It is slow to
 import, and only who pulls needs it.

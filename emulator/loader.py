@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from emulator import machine
-from emulator.catalog import DEFAULT_CONTEXT_LENGTH, ModelSpec
+from emulator.catalog import DEFAULT_CONTEXT_LENGTH, ModelSpec, default_context_length
 from emulator.chat import ChatTemplate, JinjaTemplate, Llama2Template
 from emulator.engine.devices import gpus
 from emulator.engine.gguf import read_header
@@ -149,7 +149,7 @@ class Loader:
         known = header.context_length or DEFAULT_CONTEXT_LENGTH
         wanted = spec.context_length or self._settings.context_length
         if wanted is None:
-            return min(DEFAULT_CONTEXT_LENGTH, known)
+            return default_context_length(known)
         if wanted > known:
             where = "its context_length" if spec.context_length else "--context-length"
             raise ValueError(f"it knows contexts of up to {known} tokens: lower {where}")

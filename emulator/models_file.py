@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emulator.catalog import CATALOG, HubFile, ModelSpec
 from emulator.errors import SettingInvalid
+from emulator.store import replace_text
 from emulator.validator import SchemaMismatch
 
 FILE_NAME = "models.toml"
@@ -137,10 +138,8 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".part")
     try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise SettingInvalid(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -63,7 +63,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Beside the file, all at once. Raises WeightsUnusable."""
         with _translated(path):
-            _write(_manifest_path(path), asdict(self))
+            replace_text(_manifest_path(path), _to_json(asdict(self)))
 
     def fits(self, path: Path) -> bool:
         """Whether the file is there and as it was when it was checked."""
@@ -104,7 +104,7 @@ class Store:
         """It has now. A folder that cannot be written costs a trial every time."""
         proofs = self._proofs() | {str(path.absolute()): _proof(path)}
         with suppress(OSError):
-            _write(self.models_dir / _PROOFS, proofs)
+            replace_text(self.models_dir / _PROOFS, _to_json(proofs))
 
     def _proofs(self) -> dict[str, Any]:
         try:
@@ -147,11 +147,15 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(path: Path, value: Any) -> None:
-    """JSON, all at once."""
+def replace_text(path: Path, text: str) -> None:
+    """Write a file all at once. Raises OSError."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    partial.write_text(text, "utf-8")
     partial.replace(path)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _manifest_path(path: Path) -> Path:

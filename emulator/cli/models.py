@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from emulator.catalog import DEFAULT_CONTEXT_LENGTH, License, ModelSpec
+from emulator.catalog import License, ModelSpec, default_context_length
 from emulator.cli.options import ModelsDir, ModelsFile
 from emulator.cli.output import print_line, print_table, tell
 from emulator.errors import CommandError, GgufInvalid, ModelUnknown, PullFailed
@@ -210,8 +210,7 @@ class _Shelf:
             header = read_header(path)
         except GgufInvalid as error:
             return _Facts(spec.name, str(path), f"unusable: {error}", size, None, sha256, origin)
-        known = min(DEFAULT_CONTEXT_LENGTH, header.context_length or DEFAULT_CONTEXT_LENGTH)
-        context = spec.context_length or known
+        context = spec.context_length or default_context_length(header.context_length)
         return _Facts(spec.name, str(path), header.weights_type, size, context, sha256, origin)
 
 

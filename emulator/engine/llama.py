@@ -70,10 +70,6 @@ class LlamaModel:
         return int(llama.llama_model_size(self.pointer))
 
     @property
-    def training_context_length(self) -> int:
-        return int(llama.llama_model_n_ctx_train(self.pointer))
-
-    @property
     def cell_size(self) -> int:
         """Bytes that one token takes in a KV cache of 16-bit floats."""
         num_heads = int(llama.llama_model_n_head(self.pointer))
