@@ -109,6 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
     is_storage: bool
     protocol_version = "HTTP/1.1"
 
+    def setup(self) -> None:
+        super().setup()
+        # A reset drops what the kernel has not yet sent: with its default buffer that can be all.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
+
     def do_HEAD(self) -> None:
         self._note()
         if fault := self.hub.head_faults.pop(0) if self.hub.head_faults else None:
