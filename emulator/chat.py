@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, pairwise
 from typing import Protocol
@@ -17,6 +16,7 @@ from jinja2 import TemplateError
 
 from emulator.engine.types import Vocabulary
 from emulator.errors import RefusedByEngine
+from emulator.messages import Message, parse_flattened, parse_llama2
 from emulator.template import Conversation, JinjaRenderer, LimitExceeded, Renderer
 
 # What the service puts before a bare `prompt` [npm @cloudflare/ai 1.0.53, dist/templates.js].
@@ -24,14 +24,6 @@ DEFAULT_SYSTEM_TEXT = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 class ChatTemplate(Protocol):
@@ -47,6 +39,9 @@ class ChatTemplate(Protocol):
 
     def render_raw(self, prompt: str) -> list[int]:
         """The tokens of a prompt that the user has templated already."""
+
+    def render_flattened(self, prompt: str) -> list[int]:
+        """The tokens of a prompt that an old SDK has made, in the format of the model's name."""
 
     def close(self) -> None:
         """Give back what rendering took. May be called again."""
@@ -94,6 +89,9 @@ class Llama2Template:
     def render_raw(self, prompt: str) -> list[int]:
         tokens = self._vocabulary.tokenize(prompt, parse_special=True)
         return tokens if tokens[:1] == [self._bos] else [self._bos, *tokens]
+
+    def render_flattened(self, prompt: str) -> list[int]:
+        return self.render_raw(prompt)
 
     def close(self) -> None:
         pass
@@ -191,6 +189,14 @@ class JinjaTemplate:
             return self.render(messages)
         return self._with_bos(self._vocabulary.tokenize(prompt, parse_special=True))
 
+    def render_flattened(self, prompt: str) -> list[int]:
+        """The conversation is rendered anew, or a text in which none is found, as a user's."""
+        if messages := parse_flattened(prompt):
+            return self.render(messages)
+        if self._special.search(prompt):
+            return self.render_raw(prompt)
+        return self.render([Message("user", prompt)])
+
     def close(self) -> None:
         self._renderer.close()
 
@@ -239,32 +245,6 @@ class JinjaTemplate:
 def wrap_prompt(prompt: str) -> list[Message]:
     """The conversation that the service makes of a bare prompt."""
     return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
-
-
-def parse_llama2(prompt: str) -> list[Message] | None:
-    """The messages in a prompt that was flattened to Llama 2's format; None if it was not.
-
-    Old SDKs send only that form, which means nothing to a model trained on another.
-    """
-    if not _FLATTENED.match(prompt):
-        return None
-    messages: list[Message] = []
-    for turn in _TURN_START.split(prompt)[1:]:
-        user, closed, answer = turn.partition("[/INST]")
-        if system := _SYSTEM_BLOCK.match(user):
-            messages.append(Message("system", system[1]))
-            user = user[system.end() :]
-        if closed or user.strip():
-            messages.append(Message("user", user.strip()))
-        if answer := answer.strip():
-            messages.append(Message("assistant", answer.removesuffix("</s>").rstrip()))
-    return messages
-
-
-# No two unbounded repeats meet: a long run of spaces must not take quadratic time.
-_FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
-_TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
-_SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:

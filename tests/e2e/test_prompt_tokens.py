@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from emulator.catalog import CATALOG
-from emulator.chat import JinjaTemplate, Llama2Template, Message
+from emulator.chat import JinjaTemplate, Llama2Template
 from emulator.engine.llama import LlamaModel, LlamaVocabulary
+from emulator.messages import Message
 from emulator.settings import Settings
 from emulator.store import Store
 from tests.llama2_reference import DialogRefused, token_ids

@@ -16,11 +16,10 @@ from emulator.chat import (
     JinjaTemplate,
     Llama2Template,
     Mark,
-    Message,
-    parse_llama2,
     wrap_prompt,
 )
 from emulator.errors import RefusedByEngine
+from emulator.messages import Message
 from emulator.template_process import IsolatedRenderer
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"
@@ -390,80 +389,24 @@ def test_template_of_another_model_gets_the_messages_of_a_flattened_prompt() -> 
     assert template.render_raw(llama2_text(messages)) == expected
 
 
+@pytest.mark.parametrize("form", ["<|im_start|>user\nu1<|im_end|>\n<|im_start|>assistant\n", "u1"])
+def test_template_of_another_model_renders_what_an_sdk_flattened_anew(form: str) -> None:
+    template = JinjaTemplate(CHATML, ByteVocabulary())
+    assert template.render_flattened(form) == template.render([Message("user", "u1")])
+
+
+def test_a_flattened_prompt_with_the_model_s_own_tokens_stays_as_it_is() -> None:
+    template = JinjaTemplate(CHATML, ByteVocabulary())
+    assert template.render_flattened("<s>u1</s>") == template.render_raw("<s>u1</s>")
+
+
+def test_llama_2_takes_a_flattened_prompt_as_it_is() -> None:
+    template = Llama2Template(ByteVocabulary())
+    prompt = "[INST] u1 [/INST] a1</s><s>[INST] u2 [/INST]"
+    assert template.render_flattened(prompt) == template.render_raw(prompt)
+
+
 def test_template_of_another_model_wraps_a_bare_prompt_and_parses_a_raw_one() -> None:
     template = JinjaTemplate(CHATML, ByteVocabulary())
     assert template.render_prompt("<s>hi") == template.render(wrap_prompt("<s>hi"))
     assert template.render_raw("<s>hi</s>") == [257, *typed("hi"), 258]
-
-
-FLATTENED = {
-    "user": ["user: hi"],
-    "system,user": ["system: SYS", "user: hi"],
-    "system,user,assistant,user": ["system: SYS", "user: u1", "assistant: a1", "user: u2"],
-    "user,assistant,user": ["user: u1", "assistant: a1", "user: u2"],
-    "user,user": ["user: u1", "user: u2"],
-    "system,system,user": ["system: S1", "system: S2", "user: u1"],
-    "user,system,user": ["user: u1", "system: SYS", "user: u2"],
-    "empty system": ["system: ", "user: u1"],
-    "tool role": ["user: u1", "assistant: a1"],
-}
-
-
-@pytest.mark.parametrize("version", ["1.0.53", "1.2.2"])
-@pytest.mark.parametrize("name", FLATTENED)
-def test_prompt_that_the_sdk_flattened_is_parsed_back(name: str, version: str) -> None:
-    prompt = SDK_PROMPTS[name][f"@cloudflare/ai {version}"]
-    assert parse_llama2(prompt) == conversation(*FLATTENED[name])
-
-
-def random_text(random: Random, *, may_be_empty: bool = True) -> str:
-    pieces = ["word", " ", "\n", "é", "猫", "<", ">", "[", "]", "INST", "/", "<s>", "{{ x }}", "\t"]
-    text = "".join(random.choices(pieces, k=random.randint(0, 8))).strip()
-    return text or ("" if may_be_empty else "x")
-
-
-def random_conversation(random: Random) -> list[Message]:
-    """One that the reference takes, without tags of the format in the texts."""
-    messages = [Message("system", random_text(random))] if random.random() < 0.5 else []
-    for _ in range(random.randint(0, 3)):
-        messages += [Message("user", random_text(random))]
-        messages += [Message("assistant", random_text(random))]
-    return [*messages, Message("user", random_text(random))]
-
-
-def without_tags(messages: list[Message]) -> bool:
-    tags = ("[INST]", "[/INST]")
-    return not any(tag in message.content for message in messages for tag in tags)
-
-
-@pytest.mark.parametrize("seed", range(300))
-def test_flattening_and_parsing_gives_the_conversation_again(seed: int) -> None:
-    messages = random_conversation(Random(seed))
-    while not without_tags(messages):
-        messages = random_conversation(Random(seed := seed + 1000))
-    assert parse_llama2(llama2_text(messages)) == messages
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "",
-        "hi",
-        "What does [INST] mean?",
-        "What do [INST] and [/INST] mean?",
-        "In Llama 2, <s>[INST] hi [/INST] is a prompt.",
-        "[INST] is a tag",
-        "[/INST] ends what [INST] begins",
-        "<s> hi",
-    ],
-)
-def test_text_that_mentions_the_tags_is_not_taken_as_flattened(prompt: str) -> None:
-    assert parse_llama2(prompt) is None
-
-
-@pytest.mark.parametrize("spaces", [" " * 131_072, "\n" * 131_072])
-def test_a_long_run_of_spaces_is_parsed_in_no_time(spaces: str) -> None:
-    assert parse_llama2(spaces) is None
-    assert parse_llama2(f"<s>{spaces}") is None
-    assert parse_llama2(f"[INST]{spaces}<s>{spaces}") is None
-    assert parse_llama2(f"[INST]{spaces}hi{spaces}[/INST]") == conversation("user: hi")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from emulator.catalog import CATALOG
-from emulator.chat import Message
 from emulator.engine.types import SamplingParams
 from emulator.errors import (
     ApiError,
@@ -20,6 +19,7 @@ from emulator.errors import (
     LoraUnsupported,
     RefusedByEngine,
 )
+from emulator.messages import Message
 from emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
 from tests.conformance.test_validator_differential import INHERITED_KEYS, KEYS, BodyWriter
 

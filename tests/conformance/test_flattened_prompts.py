@@ -1,0 +1,69 @@
+"""Prompts against the SDK that makes them: the messages must come out as they went in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from emulator.messages import Message, parse_flattened
+from tests.npm import cache_folder, install, require_node
+
+pytestmark = [pytest.mark.node, pytest.mark.documented]
+
+FLATTENER = Path(__file__).with_name("flattening_sdk.mjs")
+CONVERSATION = [
+    Message("system", "Be kind."),
+    Message("user", "One?\n\nAnd\ttwo: what?"),
+    Message("assistant", "Yes, one."),
+    Message("user", "User, how are you?"),
+]
+# These formats have no place for a system text: the SDK puts it before the first user's.
+MERGED = [Message("user", f"Be kind. {CONVERSATION[1].content}"), *CONVERSATION[2:]]
+UNREADABLE = {
+    "@cf/defog/sqlcoder-7b-2",
+    "@cf/deepseek-ai/deepseek-math-7b-base",
+    "@cf/deepseek-ai/deepseek-math-7b-instruct",
+    "@cf/microsoft/phi-2",
+    "@cf/thebloke/yarn-mistral-7b-64k-awq",
+    "@hf/thebloke/deepseek-coder-6.7b-base-awq",
+}
+
+
+@pytest.fixture(scope="module")
+def prompts() -> dict[str, tuple[str, str]]:
+    """By model: the name of the prompt's tensor, and the prompt."""
+    require_node()
+    package = install(["@cloudflare/ai@1.0.53"], cache_folder()) / "@cloudflare" / "ai"
+    messages = [{"role": m.role, "content": m.content} for m in CONVERSATION]
+    done = subprocess.run(
+        ["node", str(FLATTENER), str(package / "dist" / "index.js")],
+        input=json.dumps(messages),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    by_model: dict[str, tuple[str, str]] = json.loads(done.stdout)
+    return by_model
+
+
+def test_the_messages_are_read_out_of_every_model_s_prompt(
+    prompts: dict[str, tuple[str, str]],
+) -> None:
+    parsed = {model: parse_flattened(prompt) for model, (_, prompt) in prompts.items()}
+    wrong = {
+        model: (prompts[model][1], messages)
+        for model, messages in parsed.items()
+        if messages not in ((None,) if model in UNREADABLE else (CONVERSATION, MERGED))
+    }
+    assert not wrong
+    assert len(parsed) > 20 and sum(m == CONVERSATION for m in parsed.values()) > 10
+
+
+def test_every_model_s_prompt_is_in_a_tensor_that_we_read(
+    prompts: dict[str, tuple[str, str]],
+) -> None:
+    assert {name for name, _ in prompts.values()} == {"INPUT_0", "text_input"}
