@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from emulator import operations, routes
 from emulator.authorization import Authorization
+from emulator.browser import BrowserGuard
+from emulator.doors import Doors
 from emulator.engines import Engines
 from emulator.envelope import JsonAnswer, failure
 from emulator.errors import (
@@ -26,19 +28,20 @@ from emulator.errors import (
     WeightsUnusable,
 )
 from emulator.front import Front
-from emulator.routes import gateway
+from emulator.routes import binding, gateway
 from emulator.routes.callers import no_route
+from emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(engines: Engines, authorization: Authorization) -> ASGIApp:
+def create_app(engines: Engines, settings: Settings) -> ASGIApp:
     """The application around these engines, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
     app.state.engines = engines
-    app.state.authorization = authorization
+    app.state.authorization = Authorization(settings.api_tokens)
     app.include_router(routes.router)
     app.include_router(operations.router)
     app.add_exception_handler(ApiError, _answer_api_error)
@@ -46,7 +49,7 @@ def create_app(engines: Engines, authorization: Authorization) -> ASGIApp:
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for broken in (EngineError, WeightsUnusable, Exception):
         app.add_exception_handler(broken, _answer_internal_error)
-    return Front(app)
+    return Front(BrowserGuard(Doors(app), settings.allowed_origins, settings.host))
 
 
 def _closing(engines: Engines) -> Lifespan:
@@ -86,6 +89,6 @@ def _answer(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
     request_id = str(uuid.uuid4())
-    via_gateway = request.scope["path"].startswith(gateway.PREFIX)
+    is_bare = request.scope["path"].startswith((gateway.PREFIX, *binding.PREFIXES))
     headers = {"cf-ai-req-id": request_id} if isinstance(error, AiError) else headers
-    return JsonAnswer(failure(error, request_id, via_gateway=via_gateway), error.status, headers)
+    return JsonAnswer(failure(error, request_id, is_bare=is_bare), error.status, headers)

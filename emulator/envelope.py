@@ -44,17 +44,17 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
     )
 
 
-def failure(error: ApiError, request_id: str, *, via_gateway: bool = False) -> bytes:
+def failure(error: ApiError, request_id: str, *, is_bare: bool = False) -> bytes:
     """The envelope around an error, in the key order of the program that says it.
 
     Recorded: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},"messages":[]}` from
-    Workers AI, or its bare error through AI Gateway;
+    Workers AI, or its bare error through AI Gateway and bindings;
     `{"result":null,"success":false,"errors":[{"code":…,"message":…}],"messages":[]}` and
     `{"success":false,"errors":[…],"messages":[],"result":null}` from the front;
     `{"success":false,"result":[],"messages":[],"error":[{"code":…,"message":…}]}` from the gateway.
     """
     if isinstance(error, AiError):
-        if via_gateway:
+        if is_bare:
             return _bare_failure(error, request_id)
         message = f"{error.message} ({request_id})"
         entry = {"message": message, "code": error.code}

@@ -21,6 +21,7 @@
         │   ├── CredentialsMissing     400  9106
         │   ├── HeaderMalformed        400  6003 with a chain
         │   ├── AuthenticationFailed   401  10000
+        │   ├── ForeignOrigin          403  9109
         │   ├── TokenInvalid           401  1000
         │   └── TokenMissing           400  1001
         ├── GatewayError          said by AI Gateway before it asks Workers AI
@@ -200,6 +201,18 @@ class AuthenticationFailed(FrontError):
 
     def __init__(self) -> None:
         super().__init__("Authentication error")
+
+
+class ForeignOrigin(FrontError):
+    """A page in a browser calls that is not of this machine. [a known code; ours otherwise]"""
+
+    status, code = 403, 9109
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"Unauthorized to access requested resource: {origin} is not of this machine. "
+            f"To let its pages in, start the emulator with --allow-origin {origin}"
+        )
 
 
 class TokenInvalid(FrontError):

@@ -25,7 +25,6 @@ _HEADERS = {
     "expires": "Sun, 25 Jan 1981 05:00:00 GMT",
     "pragma": "no-cache",
     "strict-transport-security": "max-age=31536000",
-    "vary": "Accept-Encoding",
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
@@ -58,7 +57,9 @@ class Front:
                 headers = MutableHeaders(scope=message)
                 headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
                 headers["server"] = "cloudflare"
-                headers.update(_HEADERS if is_api else {})
+                if is_api:
+                    headers.update(_HEADERS)
+                    headers.add_vary_header("Accept-Encoding")
                 if is_api and _may_keep_alive(scope):
                     headers["connection"] = "keep-alive"
                     del headers["content-length"]  # so that uvicorn sends it chunked, as recorded

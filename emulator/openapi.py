@@ -15,6 +15,7 @@ from emulator.errors import (
     ApiError,
     AuthenticationFailed,
     CredentialsMissing,
+    ForeignOrigin,
     FrontError,
     GatewayError,
     HeaderMalformed,
@@ -31,7 +32,7 @@ _ACCOUNT = "/client/v4/accounts/{account_id}"
 _GATEWAY = "/v1/{account_id}/{gateway_id}"
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-_PATH = [NoRoute, MethodNotSupported]
+_PATH = [NoRoute, MethodNotSupported, ForeignOrigin]
 _CALLER = [CredentialsMissing, HeaderMalformed, AuthenticationFailed]
 _IN_ACCOUNT = [*_PATH, InvalidAccount, *_CALLER]
 _MODEL = AiError.__subclasses__()

@@ -12,7 +12,6 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from emulator.app import create_app
-from emulator.authorization import Authorization
 from emulator.catalog import ModelSpec
 from emulator.engines import Engines
 from emulator.errors import AddressUnavailable, StartError
@@ -64,7 +63,7 @@ class Server(uvicorn.Server):
         AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
         super().__init__(
             uvicorn.Config(
-                create_app(self._engines, Authorization(settings.api_tokens)),
+                create_app(self._engines, settings),
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -53,6 +53,7 @@ class Settings:
     seed: int | None = None
     deterministic: bool = True
     api_tokens: frozenset[str] = frozenset()  # none: anybody may call
+    allowed_origins: frozenset[str] = frozenset()  # of pages, besides local ones
     log_level: str = "info"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,6 +85,10 @@ def serve(
         Path | None,
         flag("api-token-file", "A file of such tokens, one a line.", exists=True, dir_okay=False),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        flag("allow-origin", "Origin whose pages may call, or `*`; may be repeated. Local ones."),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], flag("log-level", "What goes to stderr.")
     ] = "info",
@@ -109,6 +114,7 @@ def serve(
         seed=seed,
         deterministic=deterministic,
         api_tokens=_tokens(api_token or [], api_token_file),
+        allowed_origins=_origins(allow_origin or []),
         log_level=log_level,
     )
     logging.basicConfig(
@@ -132,3 +138,14 @@ def _tokens(tokens: list[str], file: Path | None) -> frozenset[str]:
     if not lines:
         raise SettingInvalid(f"--api-token-file: {file} holds no token; write one a line")
     return frozenset(tokens) | lines
+
+
+def _origins(origins: list[str]) -> frozenset[str]:
+    """All origins given, as browsers write them. Raises SettingInvalid."""
+    for origin in origins:
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin, re.IGNORECASE):
+            raise SettingInvalid(
+                f"--allow-origin (or {twin('allow-origin')}) takes an origin such as "
+                f"https://app.example:3000, `null` or `*`, not {origin!r}"
+            )
+    return frozenset(origin.lower().removesuffix("/") for origin in origins)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from emulator.routes import gateway, models, openai, run, tokens
+from emulator.routes import binding, gateway, models, openai, remote_session, run, tokens
 
 router = APIRouter()
 for part in (
@@ -12,5 +12,7 @@ for part in (
     models.router,
     tokens.router,
     gateway.router,
+    binding.router,
+    remote_session.router,
 ):
     router.include_router(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 
@@ -25,6 +26,15 @@ def check_caller(request: Request) -> None:
     """The account first, then the token [recorded, without a token]. Raises what the front says."""
     check_account(request)
     request.app.state.authorization.check(request.headers)
+
+
+def check_binding(request: Request) -> None:
+    """A binding has no token, so where one is asked for, only this machine's may call.
+
+    Raises what the front says.
+    """
+    if request.scope["state"].get("has_token") or not _is_local(request):
+        request.app.state.authorization.check(request.headers)
 
 
 def check_gateway_caller(request: Request) -> None:
@@ -54,3 +64,7 @@ def _has_account(request: Request) -> bool:
         return True
     log.warning("account id %r: it takes 32 digits of 0-9 and a-f, any", account_id)
     return False
+
+
+def _is_local(request: Request) -> bool:
+    return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from emulator.engine.types import Chunk, FinishReason
 from emulator.engine.worker import Generation
 from emulator.engines import Engines
 from emulator.envelope import EventStream, JsonAnswer, to_json
-from emulator.errors import RequestAborted, RequestTimeout, RequestTooLarge
+from emulator.errors import IncompleteRequest, RequestAborted, RequestTimeout, RequestTooLarge
 from emulator.tasks import text_generation
 from emulator.tasks.answers import Answer
 
@@ -24,18 +25,26 @@ MAX_BODY_BYTES = 16 * 2**20
 
 _LONG_BODY_BYTES = 2**14  # a longer one takes long enough for others to notice
 
+_GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
+
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
 async def read_json(request: Request) -> Any:
-    """The body, whatever its content type. Raises RequestTooLarge or IncompleteRequest."""
+    """The body, whatever its content type and encoding, which some clients get wrong.
+
+    Raises RequestTooLarge or IncompleteRequest.
+    """
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
     request.state.takes_long = len(body) > _LONG_BODY_BYTES
+    if body.startswith(_GZIP_MAGIC):
+        body = bytearray(await compute(request, _gunzip, bytes(body)))
+        request.state.takes_long |= len(body) > _LONG_BODY_BYTES
     return await compute(request, text_generation.parse_json, bytes(body))
 
 
@@ -51,13 +60,27 @@ def find_model(request: Request, name: str) -> ModelSpec:
     return engines.spec(name)
 
 
-async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answer) -> Response:
+async def generate(
+    request: Request,
+    spec: ModelSpec,
+    inputs: Any,
+    answer: Answer,
+    *,
+    is_flattened: bool = False,
+) -> Response:
     """Run the model on these inputs, and answer whole or as a stream.
 
     Raises what the service refuses with, all of it before the first byte of an answer.
     """
     engines: Engines = request.app.state.engines
-    task_request = await compute(request, text_generation.parse, inputs, spec, seed=engines.seed)
+    task_request = await compute(
+        request,
+        text_generation.parse,
+        inputs,
+        spec,
+        seed=engines.seed,
+        is_flattened=is_flattened,
+    )
     if not engines.is_loaded(spec):
         await _while_loading(request, engines, spec)
     async with engines.lease(spec) as loaded:
@@ -73,6 +96,20 @@ async def generate(request: Request, spec: ModelSpec, inputs: Any, answer: Answe
         return EventStream(answer.frames(chunks, generation), generation, headers)
     text = await _while_connected(request, generation, text_generation.join(chunks))
     return JsonAnswer(answer.whole(text, generation), headers=headers)
+
+
+def _gunzip(body: bytes) -> bytes:
+    """Raises RequestTooLarge, or IncompleteRequest for what is cut off or damaged."""
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        unpacked = unpacking.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise IncompleteRequest("body is not valid gzip") from error
+    if len(unpacked) > MAX_BODY_BYTES:
+        raise RequestTooLarge
+    if not unpacking.eof:
+        raise IncompleteRequest("body is not valid gzip")
+    return unpacked
 
 
 async def compute(

@@ -32,11 +32,18 @@ async def run_model_in_path(request: Request, model: str) -> Response:
     return await run(request, spec, await read_json(request))
 
 
-async def run(request: Request, spec: ModelSpec, inputs: Any) -> Response:
+async def run(
+    request: Request,
+    spec: ModelSpec,
+    inputs: Any,
+    answer: NativeAnswer | None = None,
+    *,
+    is_queued: bool = False,
+) -> Response:
     """Answer in the model's own form."""
-    if request.query_params.get("queueRequest") == "true":
+    if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
-    return await generate(request, spec, inputs, NativeAnswer())
+    return await generate(request, spec, inputs, answer or NativeAnswer())
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:

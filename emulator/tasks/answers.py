@@ -1,10 +1,11 @@
-"""The forms of an answer: a model's own, and OpenAI's two. Each is made for one request.
+"""The forms of an answer: a model's own, a binding's, OpenAI's two. Each is made for one request.
 
 All take the same chunks: JSON is the text of the stream.
 """
 
 from __future__ import annotations
 
+import gzip
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -31,7 +32,11 @@ class NativeAnswer:
     """The form of `ai/run`: `response` and `usage`, in an envelope or in padded events."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
-        return success({"response": text, "usage": _usage(generation)})
+        return success(self.result(text, generation))
+
+    def result(self, text: str, generation: Generation) -> Json:
+        """What the envelope is around."""
+        return {"response": text, "usage": _usage(generation)}
 
     async def frames(
         self, chunks: AsyncIterator[Chunk], generation: Generation
@@ -44,6 +49,51 @@ class NativeAnswer:
             yield event(padding.pad({"response": chunk.text}))
         yield event({"response": "", "usage": _usage(generation)})
         yield END_OF_STREAM
+
+
+class BareAnswer(NativeAnswer):
+    """What a Worker's binding reads: the same without an envelope [workerd, ai-api.ts]."""
+
+    def whole(self, text: str, generation: Generation) -> bytes:
+        return to_json(self.result(text, generation))
+
+
+class GzipAnswer(BareAnswer):
+    """What `@cloudflare/ai` 1.1.0 reads: it unpacks every answer, whatever its headers say."""
+
+    def whole(self, text: str, generation: Generation) -> bytes:
+        return gzip.compress(super().whole(text, generation))
+
+
+class TensorAnswer:
+    """What `@cloudflare/ai` 1.0 reads: a list of tensors, or a list in every event.
+
+    Which one it takes depends on the model, so both are there. With `echo` the text begins with
+    that, since for some models the SDK cuts the prompt off; in a stream that is an event.
+    """
+
+    def __init__(self, echo: str) -> None:
+        self._echo = echo
+
+    def whole(self, text: str, generation: Generation) -> bytes:
+        return to_json(_tensors(self._echo + text))
+
+    async def frames(
+        self, chunks: AsyncIterator[Chunk], generation: Generation
+    ) -> AsyncIterator[bytes]:
+        if self._echo:
+            yield event(_tensors(self._echo))
+        async for chunk in chunks:
+            if chunk.finish_reason is FinishReason.CANCELLED:
+                return
+            if chunk.text:
+                yield event(_tensors(chunk.text))
+        yield END_OF_STREAM
+
+
+def _tensors(text: str) -> Json:
+    names = ("name", "generated_text")
+    return {"result": [{"type": "str", "shape": [1], "name": n, "value": [text]} for n in names]}
 
 
 class OpenAIAnswer(ABC):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from emulator.catalog import ModelSpec
-from emulator.chat import ChatTemplate, Message
+from emulator.chat import ChatTemplate
 from emulator.engine.types import Chunk, FinishReason, SamplingParams
 from emulator.engines import LoadedModel
 from emulator.errors import (
@@ -25,6 +25,7 @@ from emulator.errors import (
     RefusedByEngine,
     RequestAborted,
 )
+from emulator.messages import Message
 from emulator.validator import SchemaMismatch
 
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
@@ -34,13 +35,17 @@ _MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
 @dataclass(frozen=True, slots=True)
 class TextGenerationRequest:
-    """A body that the service would run: either `prompt` or `messages` is set."""
+    """A body that the service would run: either `prompt` or `messages` is set.
+
+    `is_flattened`: an old SDK has made the prompt of messages.
+    """
 
     prompt: str | None
     messages: list[Message]
     raw: bool
     stream: bool
     params: SamplingParams
+    is_flattened: bool = False
 
     @property
     def num_characters(self) -> int:
@@ -50,6 +55,8 @@ class TextGenerationRequest:
         """The prompt's tokens."""
         if self.prompt is None:
             return template.render(self.messages)
+        if self.is_flattened:
+            return template.render_flattened(self.prompt)
         if self.raw:
             return template.render_raw(self.prompt)
         return template.render_prompt(self.prompt)
@@ -69,7 +76,9 @@ def parse_json(body: bytes) -> Any:
         raise IncompleteRequest("body is not valid JSON") from error
 
 
-def parse(body: Any, spec: ModelSpec, *, seed: int | None = None) -> TextGenerationRequest:
+def parse(
+    body: Any, spec: ModelSpec, *, seed: int | None = None, is_flattened: bool = False
+) -> TextGenerationRequest:
     """What the body asks of the model; `seed` is for a body that has none.
 
     Raises BadInput and the other refusals of the service.
@@ -90,6 +99,7 @@ def parse(body: Any, spec: ModelSpec, *, seed: int | None = None) -> TextGenerat
         raw=values["raw"],
         stream=values["stream"],
         params=_sampling_params(values),
+        is_flattened=is_flattened,
     )
 
 

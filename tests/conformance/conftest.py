@@ -11,7 +11,8 @@ import pytest
 from tests.conformance.snapshots import Target
 from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
-EMULATOR_SERVERS = ("strict", "busy", "impatient")  # the service has no such settings
+# The service has no such settings, or is not reached there.
+EMULATOR_SERVERS = ("strict", "busy", "impatient", "binding")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -49,12 +50,18 @@ def impatient() -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def binding(server: ServerProcess) -> ServerProcess:
+    """A server as a Worker's binding sees it: only Cloudflare's runtime reaches the real one."""
+    return server
+
+
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> Target:
     """The server that a snapshot names, given as the test's parameter."""
     if request.config.getoption("--target") == "cloudflare":
         if request.param in EMULATOR_SERVERS:
-            pytest.skip("a setting of the emulator that the service does not have")
+            pytest.skip("a setting of the emulator, or a binding's door")
         return Target(
             root="https://api.cloudflare.com",
             gateway_root="https://gateway.ai.cloudflare.com",

@@ -1,4 +1,4 @@
-"""The README's parity table, made of the snapshots: `python -m tests.conformance.parity`."""
+"""The table of docs/parity.md, made of the snapshots: `python -m tests.conformance.parity`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _ORDER = [
     "tokens/verify",
     "gateway: workers-ai/{model}",
     "gateway: …/chat/completions",
+    "env.AI.run()",
+    "env.AI.gateway()",
     "any other path",
 ]
 

@@ -26,6 +26,7 @@ _PLACEHOLDERS = [
     (r"\"id\":\"[0-9a-f]{32}\"", '"id":"<token-id>"'),
     (r"\"created\":\d+", '"created":<s>'),
     (rf"\"(response|content|text)\":{_STRING}", r'"\1":"<text>"'),
+    (rf"\"value\":\[{_STRING}\]", '"value":["<text>"]'),
     (r"\"(\w+_tokens)\":\d+", r'"\1":<count>'),
     (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
      " this model context window limit (<count>)"),
@@ -60,6 +61,7 @@ class Target:
     def normalize(self, text: str) -> str:
         """An answer's text with placeholders; repeated events stand once."""
         text = text.replace(self.account, "<account>").replace(self.model, "<model>")
+        text = text.replace(self.root, "<root>")
         for pattern, placeholder in _PLACEHOLDERS:
             text = re.sub(pattern, placeholder, text)
         if not text.startswith("data: "):

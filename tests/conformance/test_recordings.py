@@ -20,7 +20,7 @@ from tests.conformance.snapshots import SNAPSHOTS, Target
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 BODIES = {snapshot.name: snapshot.response["body"] for snapshot in SNAPSHOTS}
-NOBODY = Target("", "<account>", "", "<model>", "")  # only to put the placeholders in
+NOBODY = Target("http://nobody", "<account>", "", "<model>", "")  # only to put the placeholders in
 
 
 @dataclass(frozen=True)

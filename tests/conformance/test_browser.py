@@ -1,0 +1,171 @@
+"""Which pages may call: what a browser asks first, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ACCOUNT_ID, ServerProcess, server_process
+
+pytestmark = pytest.mark.inferred  # the service takes no calls from pages at all
+
+INPUTS = {"prompt": "Say yes.", "max_tokens": 4, "temperature": 0}
+LOCAL_ORIGINS = [
+    "http://localhost",
+    "http://localhost:3000",
+    "https://localhost:5173",
+    "http://app.localhost:8787",
+    "http://127.0.0.1:8787",
+    "http://127.1.2.3",
+    "http://[::1]:3000",
+]
+FOREIGN_ORIGINS = [
+    "https://evil.example",
+    "http://localhost.evil.example",
+    "http://127.0.0.1.evil.example",
+    "https://api.cloudflare.com",
+    "http://192.168.1.5:3000",
+    "null",
+    "file://",
+    "http://",
+    "http://[",
+    "",
+]
+OWN_HOSTS = [
+    "localhost",
+    "LOCALHOST:8790",
+    "localhost.:8790",
+    "app.localhost",
+    "127.0.0.1:1",
+    "[::1]:8790",
+    "192.168.1.5:8790",
+    "workers-ai",
+    "host.docker.internal:8790",
+    "laptop.local",
+    "api.cloudflare.com",
+    "gateway.ai.cloudflare.com",
+    "workers-binding.ai",
+]
+FOREIGN_HOSTS = [
+    "evil.example",
+    "evil.example:8790",
+    "127.0.0.1.nip.io",
+    "localhost.evil.example",
+    "cloudflare.com",
+    "[::1",
+    ".",
+]
+
+
+def post(server: ServerProcess, **headers: str) -> httpx.Response:
+    return httpx.post(server.run_url(), json=INPUTS, headers=headers, timeout=60)
+
+
+def preflight(server: ServerProcess, origin: str, **headers: str) -> httpx.Response:
+    asked = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+        **headers,
+    }
+    return httpx.options(server.run_url(), headers={"origin": origin, **asked})
+
+
+@pytest.mark.parametrize("origin", LOCAL_ORIGINS)
+def test_a_local_page_may_read_the_answer(server: ServerProcess, origin: str) -> None:
+    answer = post(server, origin=origin)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"cf-ai-req-id", "cf-ray", "x-emulator-model"} <= set(exposed)
+    assert answer.headers["vary"] == "Origin, Accept-Encoding"
+
+
+@pytest.mark.parametrize("path", ["/run?version=3", f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/x"])
+def test_a_local_page_may_read_an_error(server: ServerProcess, path: str) -> None:
+    answer = httpx.post(server.root + path, headers={"origin": "http://localhost:3000"})
+    assert answer.status_code == 400
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+@pytest.mark.parametrize("origin", LOCAL_ORIGINS)
+def test_a_local_page_may_send_what_it_wants(server: ServerProcess, origin: str) -> None:
+    answer = preflight(server, origin)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
+    assert "access-control-allow-private-network" not in answer.headers
+
+
+def test_a_page_on_a_wider_network_may_ask_to_come_in(server: ServerProcess) -> None:
+    asked = {"access-control-request-private-network": "true"}
+    answer = preflight(server, "http://localhost:3000", **asked)
+    assert answer.headers["access-control-allow-private-network"] == "true"
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+def test_a_foreign_page_is_refused(server: ServerProcess, origin: str) -> None:
+    num_requests = server.metric("workers_ai_emulator_requests_total")
+    for answer in (post(server, origin=origin), preflight(server, origin)):
+        assert_is_refused(answer)
+        assert "access-control-allow-origin" not in answer.headers
+    assert server.metric("workers_ai_emulator_requests_total") == num_requests
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_a_host_that_only_this_machine_can_have_is_served(server: ServerProcess, host: str) -> None:
+    assert post(server, host=host).status_code == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+@pytest.mark.parametrize("path", ["", "/_emulator/healthz", "/run"])
+def test_a_foreign_host_is_refused(server: ServerProcess, host: str, path: str) -> None:
+    """As a page sends it whose name was made to resolve to this machine."""
+    url = server.root + path if path else server.run_url()
+    assert_is_refused(httpx.get(url, headers={"host": host}))
+
+
+def test_a_page_of_this_server_may_call_it_by_any_name_it_has(server: ServerProcess) -> None:
+    host = "192.168.1.5:8790"
+    assert post(server, host=host, origin=f"http://{host}").status_code == 200
+
+
+def test_who_sends_no_origin_gets_no_headers_for_pages(server: ServerProcess) -> None:
+    answer = post(server)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert answer.headers["vary"] == "Accept-Encoding"
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[ServerProcess]:
+    origins = ["--allow-origin", "https://App.example/", "--allow-origin", "null"]
+    with server_process(*origins, "--parallel", "1", "--context-length", "512") as running:
+        yield running
+
+
+@pytest.mark.parametrize("origin", ["https://app.example", "null"])
+def test_an_allowed_page_may_call(opened: ServerProcess, origin: str) -> None:
+    answer = post(opened, origin=origin)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    assert preflight(opened, origin).status_code == 200
+
+
+def test_an_allowed_page_s_host_is_served(opened: ServerProcess) -> None:
+    assert post(opened, host="app.example").status_code == 200
+    assert_is_refused(post(opened, host="other.example"))
+    assert_is_refused(post(opened, origin="http://app.example"))
+
+
+@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"host": "evil.example"}])
+def test_all_pages_may_be_let_in(headers: dict[str, str]) -> None:
+    flags = ["--allow-origin", "*", "--parallel", "1", "--context-length", "512"]
+    with server_process(*flags) as server:
+        assert post(server, **headers).status_code == 200
+
+
+def assert_is_refused(answer: httpx.Response) -> None:
+    error: dict[str, Any] = answer.json()
+    assert (answer.status_code, error["success"], error["errors"][0]["code"]) == (403, False, 9109)
+    assert "--allow-origin" in error["errors"][0]["message"]
+    assert answer.headers["content-type"] == "application/json"
