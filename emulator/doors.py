@@ -8,7 +8,6 @@ to `workers-binding.ai`, which workerd sends as it is where this server is an ex
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
@@ -49,7 +48,7 @@ def _forwarded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [*((name, value) for name, value in ours if name not in replaced), *theirs]
 
 
-def _lead_to(url: str, scope: dict[str, Any]) -> None:
+def _lead_to(url: str, scope: Scope) -> None:
     parts = _URL.match(url)
     assert parts is not None  # every text has the form
     scope["path"] = unquote(parts["path"]) or "/"

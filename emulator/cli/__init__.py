@@ -8,7 +8,8 @@ import typer
 from typer.exceptions import TyperException
 
 from emulator import __version__
-from emulator.cli import models
+from emulator.cli import models, worker
+from emulator.cli.execute import execute
 from emulator.cli.output import fail, print_line
 from emulator.cli.serve import serve
 from emulator.errors import CommandError
@@ -22,8 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve)
+app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
 app.command()(models.pull)
 app.add_typer(models.app, name="models")
+app.add_typer(worker.app, name="worker")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,378 @@
+"""`exec`: programs that mean Cloudflare, unchanged, and the process that runs them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import pty
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests import npm
+from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, wait_until
+
+URL = f"https://api.cloudflare.com/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}"
+LIMIT_S = 120
+
+PROGRAM = """
+import asyncio, httpx, requests, sys
+url, body = sys.argv[1], {"prompt": "Hi", "max_tokens": 2}
+headers = {"Authorization": "Bearer token"}
+
+async def post(**options):
+    async with httpx.AsyncClient(timeout=60, **options) as client:
+        return await client.post(url, json=body, headers=headers)
+"""
+PYTHON_WAYS = {
+    "requests": "requests.post(url, json=body, headers=headers)",
+    "httpx": "httpx.post(url, json=body, headers=headers, timeout=60)",
+    "httpx, async": "asyncio.run(post())",
+    "httpx, async, by no proxy": "asyncio.run(post(transport=httpx.AsyncHTTPTransport()))",
+    "httpx, by no proxy": (
+        "httpx.Client(transport=httpx.HTTPTransport(), timeout=60)"
+        ".post(url, json=body, headers=headers)"
+    ),
+}
+NODE_REQUEST = '{method: "POST", headers: {authorization: "Bearer token"}}'
+NODE_BODY = 'JSON.stringify({prompt: "Hi", max_tokens: 2})'
+NODE_WAYS = {
+    "fetch": f"""
+        fetch(process.argv[1], {{...{NODE_REQUEST}, body: {NODE_BODY}}})
+          .then((answer) => answer.text()).then(console.log);""",
+    "https": f"""
+        require("node:https").request(process.argv[1], {NODE_REQUEST}, (answer) =>
+          answer.pipe(process.stdout)).end({NODE_BODY});""",
+    "https, with an agent": f"""
+        const https = require("node:https");
+        const agent = new https.Agent({{keepAlive: false}});
+        https.request(process.argv[1], {{agent, ...{NODE_REQUEST}}}, (answer) =>
+          answer.pipe(process.stdout)).end({NODE_BODY});""",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep away from the user's cache and from a proxy of the machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def exec_command(port: int, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "emulator", "exec", "--port", str(port), *arguments]
+
+
+def run(port: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        exec_command(port, *arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=os.environ | variables,
+    )
+
+
+def start(port: int, *arguments: str) -> subprocess.Popen[str]:
+    """With pipes, and without a terminal."""
+    return subprocess.Popen(
+        exec_command(port, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def port(server: ServerProcess) -> int:
+    """Of an emulator that is running."""
+    return int(server.root.rpartition(":")[2])
+
+
+def assert_answered(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["usage"]["completion_tokens"] == 2
+    assert done.stderr == ""
+
+
+def test_curl_reaches_the_emulator(port: int) -> None:
+    body = '{"prompt": "Hi", "max_tokens": 2}'
+    assert_answered(run(port, "curl", "-sS", URL, "-H", "Authorization: Bearer x", "-d", body))
+
+
+@pytest.mark.parametrize("way", PYTHON_WAYS)
+def test_python_reaches_the_emulator(port: int, way: str) -> None:
+    program = f"{PROGRAM}\nprint({PYTHON_WAYS[way]}.text)"
+    assert_answered(run(port, sys.executable, "-c", program, URL))
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", NODE_WAYS)
+def test_node_reaches_the_emulator(port: int, way: str) -> None:
+    npm.require_node()
+    assert_answered(run(port, "node", "-e", NODE_WAYS[way], URL))
+
+
+def test_the_gateway_is_answered_too(port: int) -> None:
+    url = f"https://gateway.ai.cloudflare.com/v1/{ACCOUNT_ID}/default/workers-ai/{INT8}"
+    body = '{"prompt": "Hi", "max_tokens": 2}'
+    assert_answered(run(port, "curl", "-sS", url, "-H", "Authorization: Bearer x", "-d", body))
+
+
+def test_a_stream_that_is_left_gives_its_slot_back(server: ServerProcess, port: int) -> None:
+    program = f"""
+import httpx
+with httpx.stream("POST", {URL!r}, json={ENDLESS | {"stream": True}!r}, timeout=60,
+                  headers={{"Authorization": "Bearer token"}}) as answer:
+    next(answer.iter_lines())
+print("left", flush=True)
+input()
+"""
+
+    def num_cancelled() -> float:
+        return server.metric("workers_ai_emulator_requests_total", reason="cancelled")
+
+    num_before = num_cancelled()
+    with start(port, sys.executable, "-c", program) as process:
+        assert line_of(process) == "left"
+        wait_until(lambda: num_cancelled() == num_before + 1)  # while the program goes on
+        process.communicate("\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.node
+def test_the_binding_of_a_worker_is_answered(port: int, tmp_path: Path) -> None:
+    npm.require_node()
+    package = tmp_path / "node_modules" / "miniflare"
+    package.mkdir(parents=True)
+    (package / "index.js").write_text("""
+        exports.PLUGINS = { ai: {
+          async getBindings({ ai }) {
+            if (!ai) return [];
+            const service = { name: "remote" }, isRemote = { name: "is-remote", json: "true" };
+            const innerBindings = [{ name: "fetcher", service }, isRemote];
+            return [{ name: ai.binding, wrapped: { moduleName: "ai-api", innerBindings } }];
+          },
+          async getServices() { return [{ name: "remote", worker: {} }]; },
+        } };""")
+    program = """
+        const { ai: plugin } = require("miniflare").PLUGINS;
+        const options = { ai: { binding: "AI" } };
+        (async () => console.log(JSON.stringify([
+          await plugin.getBindings(options, 0), await plugin.getServices({ options }),
+          await plugin.getBindings({}, 0), await plugin.getServices({ options: {} }),
+        ])))();"""
+    done = run(port, "sh", "-c", f"cd {tmp_path} && node -e {shlex.quote(program)}")
+    [[binding], [service], *others] = json.loads(done.stdout)
+    assert service["external"] == {"address": f"127.0.0.1:{port}", "http": {}}
+    fetcher, is_remote = binding["wrapped"]["innerBindings"]
+    assert fetcher == {"name": "fetcher", "service": {"name": service["name"]}}
+    assert is_remote == {"name": "is-remote", "json": "true"}
+    assert others == [[], []]
+
+
+def test_the_users_own_sitecustomize_is_run(port: int, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.is_users = True")
+    program = "import sys, sitecustomize as s; print(is_users, s.__file__, *sys.path)"
+    done = run(port, sys.executable, "-c", program, PYTHONPATH=str(tmp_path))
+    assert done.stdout.startswith(f"True {tmp_path}") and "hooks" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -KILL $$"], 137),
+        (["--", "sh", "-c", "kill -INT $$"], 130),
+    ],
+)
+def test_the_exit_code_is_the_commands(port: int, command: list[str], status: int) -> None:
+    done = run(port, *command)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+@pytest.mark.parametrize(("command", "status"), [("no-such-command", 127), ("/", 126)])
+def test_a_command_that_cannot_be_run_is_one_line(port: int, command: str, status: int) -> None:
+    done = run(port, command)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert command in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_command_it_says_so() -> None:
+    done = run(0)
+    assert done.returncode == 2 and "--print-env" in done.stderr
+
+
+def test_what_follows_the_command_is_the_commands(port: int) -> None:
+    done = run(port, "echo", "--port", "--", "--print-env")
+    assert done.stdout == "--port -- --print-env\n"
+
+
+def test_the_variables_are_printed_as_a_shell_reads_them(port: int, tmp_path: Path) -> None:
+    done = run(port, "--print-env", NODE_OPTIONS="--title='a b'")
+    assert done.returncode == 0 and done.stderr == ""
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert all(len(words) == 2 and words[0] == "export" for words in lines)
+    variables = dict(words[1].split("=", 1) for words in lines)
+    assert variables["WORKERS_AI_EMULATOR_ADDRESS"] == f"127.0.0.1:{port}"
+    assert variables["NODE_OPTIONS"].startswith("--title='a b' --require ")
+    assert not Path(variables["SSL_CERT_FILE"]).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"cache"}
+
+
+def test_the_variables_are_printed_before_the_command_runs(port: int) -> None:
+    done = run(port, "--print-env", "sh", "-c", "echo $HTTPS_PROXY")
+    *variables, proxy = done.stdout.splitlines()
+    assert f"export HTTPS_PROXY={proxy}" in variables
+
+
+SIGNALLED = """
+import signal, sys
+def end(number, frame):
+    sys.exit(number + 40)
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, end)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_is_forwarded_and_the_command_decides(port: int, number: int) -> None:
+    with start(port, sys.executable, "-c", SIGNALLED) as process:
+        assert line_of(process) == "ready"
+        process.send_signal(number)
+        assert process.wait(LIMIT_S) == number + 40
+
+
+def test_the_command_gets_signals_as_if_run_by_itself(port: int) -> None:
+    command = ["grep", "-E", "Sig(Ign|Blk|Cgt)", "/proc/self/status"]
+    if not Path(command[-1]).exists():
+        pytest.skip("no /proc")
+    plain = subprocess.run(command, capture_output=True, text=True)
+    assert run(port, *command).stdout == plain.stdout
+
+
+def test_ctrl_c_comes_to_the_command_once(port: int) -> None:
+    program = """
+import signal, sys
+interrupts = []
+def end(number, frame):
+    print("interrupts", len(interrupts), flush=True)
+    sys.exit()
+signal.signal(signal.SIGINT, lambda *_: (interrupts.append(1), print("interrupted", flush=True)))
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    for line in interactive(port, program):
+        if line == "ready":
+            os.write(line.terminal, b"\x03")
+        elif line == "interrupted":
+            line.process.terminate()  # forwarded after the interrupt, had that been forwarded
+    assert line == "interrupts 1"
+
+
+class Line(str):
+    """What a program on a terminal says, and how to answer."""
+
+    terminal: int
+    process: subprocess.Popen[bytes]
+
+
+def interactive(port: int, program: str) -> Iterator[Line]:
+    """The lines of a program under `exec` with a terminal of its own."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        exec_command(port, sys.executable, "-c", program),
+        preexec_fn=lambda: os.login_tty(theirs),
+    )
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        try:
+            while text := _terminal_line(terminal.fileno()):
+                line = Line(text.replace("^C", ""))
+                line.terminal, line.process = terminal.fileno(), process
+                yield line
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _terminal_line(terminal: int) -> str:
+    """Empty once the last process there has ended."""
+    line = b""
+    with suppress(OSError):  # Linux says so that it has ended
+        while (byte := os.read(terminal, 1)) not in (b"", b"\n"):
+            line += byte
+    return line.decode().strip()
+
+
+@pytest.fixture
+def foreign_port() -> Iterator[int]:
+    """Of a server that is no emulator."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as foreign:
+        threading.Thread(target=foreign.serve_forever).start()
+        yield foreign.server_port
+        foreign.shutdown()
+
+
+def is_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_one_is_started_where_none_is_running_and_ends_with_it(foreign_port: int) -> None:
+    program = 'echo "$WORKERS_AI_EMULATOR_ADDRESS"; curl -sS "$CLOUDFLARE_API_BASE_URL/x"'
+    done = run(foreign_port, "sh", "-c", program, WORKERS_AI_EMULATOR_HOST="127.0.0.1")
+    address, answer = done.stdout.splitlines()
+    assert not address.endswith(f":{foreign_port}")
+    assert json.loads(answer)["success"] is False
+    assert not is_open(address)
+    assert "INFO" not in done.stderr
+
+
+def test_nothing_is_left_when_it_is_killed() -> None:
+    with start(0, "sh", "-c", 'echo "$WORKERS_AI_EMULATOR_ADDRESS"; cat') as process:
+        address = line_of(process)
+        assert is_open(address)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not is_open(address))
+
+
+def test_a_failing_start_is_its_own_lines_and_no_command() -> None:
+    done = run(0, "echo", "run", WORKERS_AI_EMULATOR_PARALLEL="many")
+    assert (done.returncode, done.stdout) == (1, "")
+    reason, consequence = done.stderr.splitlines()
+    assert "WORKERS_AI_EMULATOR_PARALLEL" in reason and "not run" in consequence
+
+
+def test_a_cache_folder_that_cannot_be_written_is_one_line(port: int, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(port, "echo", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "XDG_CACHE_HOME" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,111 @@
+"""The authority in the cache folder: whom it can vouch for, and how it is kept."""
+
+from __future__ import annotations
+
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import certifi
+import pytest
+import trustme
+
+from emulator import certificates
+from emulator.certificates import HOSTS, authority, server_context, trusted, trusted_besides
+from emulator.errors import CommandError
+
+
+def handshake(server: ssl.SSLContext, ca: trustme.CA, host: str) -> ssl.SSLObject:
+    """The client's end after a handshake in memory. Raises ssl.SSLError."""
+    context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python's default from 3.13 on
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_end = context.wrap_bio(back, there, server_hostname=host)
+    server_end = server.wrap_bio(there, back, server_side=True)
+    for end in (client_end, server_end, client_end, server_end):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return client_end
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_it_vouches_for_our_hosts_over_http_1(tmp_path: Path, host: str) -> None:
+    ca = authority(tmp_path)
+    client = handshake(server_context(ca), ca, host)
+    assert client.selected_alpn_protocol() == "http/1.1"
+    assert dict(client.getpeercert() or {})["subjectAltName"] == tuple(("DNS", h) for h in HOSTS)
+
+
+@pytest.mark.parametrize("host", ["example.com", "notapi.cloudflare.com", "127.0.0.1", "::1"])
+def test_a_stolen_key_vouches_for_nobody_else(tmp_path: Path, host: str) -> None:
+    ca = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(host).configure_cert(context)
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"permitted subtree|excluded subtree"):
+        handshake(context, ca, host)
+
+
+def test_only_its_user_may_read_the_key(tmp_path: Path) -> None:
+    authority(tmp_path / "certificates")
+    assert (tmp_path / "certificates").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "certificates" / "authority.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_made_once_however_many_ask(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        authorities = list(pool.map(authority, [tmp_path / "certificates"] * 8))
+    assert len({ca.cert_pem.bytes() for ca in authorities}) == 1
+
+
+def test_one_that_cannot_be_used_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "authority.pem"
+    authority(tmp_path)
+    good, other = path.read_bytes(), trustme.CA()
+    key, certificate = (
+        good[: good.index(b"-----BEGIN CERT")],
+        good[good.index(b"-----BEGIN CERT") :],
+    )
+    unconfined = other.private_key_pem.bytes() + other.cert_pem.bytes()
+    changed = good.replace(certificate.splitlines()[-2], b"AAAA")
+    strangers = other.private_key_pem.bytes() + certificate
+    for bad in (b"", good[:200], key, certificate, strangers, unconfined, changed):
+        path.write_bytes(bad)
+        ca = authority(tmp_path)
+        assert path.read_bytes() not in (bad, good)
+        assert handshake(server_context(ca), ca, HOSTS[0])
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_one_that_would_soon_expire_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(certificates, "_AUTHORITY_LIFE", timedelta(days=30))
+        old = authority(tmp_path).cert_pem.bytes()
+    assert authority(tmp_path).cert_pem.bytes() != old
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match="XDG_CACHE_HOME"):
+        authority(tmp_path / "file" / "certificates")
+
+
+def test_what_was_trusted_stays_trusted(tmp_path: Path) -> None:
+    ca = authority(tmp_path)
+    (tmp_path / "corporate.pem").write_text("corporate, with no line's end")
+    (tmp_path / "node.pem").write_text("node's")
+    users = {
+        "SSL_CERT_FILE": str(tmp_path / "corporate.pem"),
+        "REQUESTS_CA_BUNDLE": str(tmp_path / "missing.pem"),
+        "NODE_EXTRA_CA_CERTS": str(tmp_path / "node.pem"),
+    }
+    bundle = trusted(ca, users)
+    assert bundle.startswith(b"corporate, with no line's end\n")
+    assert Path(certifi.where()).read_bytes() in bundle
+    assert bundle.endswith(ca.cert_pem.bytes())
+    assert trusted_besides(ca, users) == b"node's\n" + ca.cert_pem.bytes()

@@ -1,0 +1,99 @@
+"""What `exec` sets for a command, and what it leaves of the user's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from emulator.environment import Interception, environment
+from emulator.proxy import Address
+from tests import npm
+
+INTERCEPTION = Interception(
+    emulator=Address("127.0.0.1", 1),
+    proxy=Address("127.0.0.1", 2),
+    tls=Address("127.0.0.1", 3),
+    bundle=Path("/run/trusted.pem"),
+    node_bundle=Path("/run/trusted-by-node.pem"),
+)
+LOOPBACK = "127.0.0.1,localhost,::1"
+
+
+def variables(**users: str) -> dict[str, str]:
+    return environment(INTERCEPTION, users)
+
+
+def test_every_way_to_the_emulator_is_named() -> None:
+    found = variables()
+    assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://127.0.0.1:2"
+    assert found["WORKERS_AI_EMULATOR_ADDRESS"] == "127.0.0.1:1"
+    assert found["WORKERS_AI_EMULATOR_TLS_ADDRESS"] == "127.0.0.1:3"
+    assert found["CLOUDFLARE_API_BASE_URL"] == "http://127.0.0.1:1/client/v4"
+    assert found["SSL_CERT_FILE"] == found["REQUESTS_CA_BUNDLE"] == "/run/trusted.pem"
+    assert found["NODE_EXTRA_CA_CERTS"] == "/run/trusted-by-node.pem"
+
+
+def test_the_hooks_that_are_named_are_there() -> None:
+    found = variables()
+    assert (Path(found["PYTHONPATH"]) / "sitecustomize.py").is_file()
+    assert Path(found["NODE_OPTIONS"].split('"')[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("users", "kept"),
+    [
+        ("", ""),
+        ("*", ""),
+        ("example.com,10.0.0.0/8", "example.com,10.0.0.0/8,"),
+        ("a.example b.example", "a.example,b.example,"),
+        ("api.cloudflare.com", ""),
+        (".cloudflare.com,www.cloudflare.com", "www.cloudflare.com,"),
+        ("*.cloudflare.com,Cloudflare.com:443,com", ""),
+        ("notcloudflare.com", "notcloudflare.com,"),
+    ],
+)
+def test_the_users_exceptions_are_kept_but_those_for_our_hosts(users: str, kept: str) -> None:
+    assert variables(NO_PROXY=users)["no_proxy"] == kept + LOOPBACK
+
+
+def test_exceptions_of_both_spellings_are_kept_once() -> None:
+    found = variables(NO_PROXY="a.example,b.example", no_proxy="b.example,c.example")
+    assert found["NO_PROXY"] == found["no_proxy"] == f"a.example,b.example,c.example,{LOOPBACK}"
+
+
+def test_an_emulator_elsewhere_is_called_without_a_proxy() -> None:
+    elsewhere = Interception(
+        Address("box.example", 8790), *(Address("127.0.0.1", 2),) * 2, Path("a"), Path("b")
+    )
+    assert environment(elsewhere, {})["NO_PROXY"].split(",")[-1] == "box.example"
+
+
+def test_what_the_user_has_comes_after_or_before_ours() -> None:
+    found = variables(PYTHONPATH="/a:/b", NODE_OPTIONS="--max-old-space-size=99")
+    assert found["PYTHONPATH"].endswith("hooks:/a:/b")
+    assert found["NODE_OPTIONS"].startswith('--max-old-space-size=99 --require "')
+
+
+def test_credentials_are_invented_only_where_there_are_none() -> None:
+    assert variables()["CLOUDFLARE_API_TOKEN"] == "local"
+    assert variables()["CLOUDFLARE_ACCOUNT_ID"] == "0123456789abcdef0123456789abcdef"
+    assert "CLOUDFLARE_API_TOKEN" not in variables(CLOUDFLARE_API_TOKEN="mine")
+
+
+def test_other_proxies_are_left_as_they_are() -> None:
+    found = variables(HTTP_PROXY="http://corp:3128", ALL_PROXY="http://corp:3128")
+    assert not found.keys() & {"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"}
+
+
+@pytest.mark.node
+def test_node_reads_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm.require_node()
+    folder = tmp_path / 'a "b" \\c'
+    folder.mkdir()
+    (folder / "node.cjs").write_text("console.log('read')")
+    monkeypatch.setattr("emulator.environment._HOOKS", folder)
+    users = os.environ | {"NODE_OPTIONS": variables(NODE_OPTIONS="--no-warnings")["NODE_OPTIONS"]}
+    assert subprocess.check_output(["node", "-e", ""], env=users) == b"read\n"
