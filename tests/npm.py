@@ -18,8 +18,12 @@ def cache_folder(name: str = "npm") -> Path:
 
 
 def require_node() -> None:
-    """Skip the test where node or npm is missing; in CI that is a failure."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    require_programs("node", "npm")
+
+
+def require_programs(*programs: str) -> None:
+    """Skip the test where one is missing; in CI that is a failure."""
+    missing = [program for program in programs if shutil.which(program) is None]
     if not missing:
         return
     reason = f"{' and '.join(missing)} not found on the PATH"

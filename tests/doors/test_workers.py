@@ -1,0 +1,136 @@
+"""A Worker's AI binding and its SDKs, in the tools that run Workers locally. All offline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from emulator.catalog import CATALOG
+from tests.doors.project import URL, Project, Worker
+from tests.doors.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool
+from tests.server import ServerProcess, wait_until
+
+pytestmark = [pytest.mark.documented, pytest.mark.node]
+
+UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+# Where a Worker can cancel, and where someone can leave as well.
+CANCELLING = [tool for tool in TOOLS if not tool.reads_to_the_end]
+SERVING = [tool for tool in CANCELLING if tool.packages is not VITEST]
+
+
+@pytest.fixture(scope="module", params=TOOLS, ids=str)
+def tool(request: pytest.FixtureRequest) -> Tool:
+    chosen: Tool = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def num_cancelled_before(tool: Tool, server: ServerProcess) -> float:
+    _, num_cancelled = counts(server)
+    return num_cancelled
+
+
+@pytest.fixture(scope="module")
+def worker(
+    tool: Tool,
+    worker_module: Path,
+    server: ServerProcess,
+    num_cancelled_before: float,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Worker]:
+    folder = tmp_path_factory.mktemp(str(tool))
+    project = Project.create(folder, worker_module, tool.packages.node_modules, server)
+    with tool.run(project) as running:
+        yield running
+
+
+@pytest.mark.parametrize("sdk", ["native", *SDKS])
+def test_a_stream_has_the_text_of_the_whole_answer(worker: Worker, sdk: str) -> None:
+    whole = value_of(worker, f"/{sdk}/json")["answer"]["response"]
+    assert whole.strip()
+    assert "".join(frame["response"] for frame in frames_of(worker, f"/{sdk}/stream")) == whole
+
+
+def test_the_binding_s_answer_is_that_of_the_api(worker: Worker, server: ServerProcess) -> None:
+    messages = [{"role": "user", "content": "Tell me of a cat."}]
+    answer = server.run({"messages": messages, "max_tokens": 24, "temperature": 0})
+    assert value_of(worker, "/native/json")["answer"] == answer.json()["result"]
+
+
+@pytest.mark.parametrize("sdk", ["native", "1.1.0", "1.2.2"])
+def test_a_call_has_a_request_id(worker: Worker, sdk: str) -> None:
+    assert re.fullmatch(UUID, value_of(worker, f"/{sdk}/json")["requestId"])
+
+
+def test_an_error_is_thrown_with_its_code(worker: Worker) -> None:
+    assert text_of(worker, "/native/error").startswith("AiError: 5006: Error: ")
+
+
+def test_the_models_are_listed(worker: Worker) -> None:
+    assert value_of(worker, "/native/models") == list(CATALOG)
+
+
+def test_the_gateway_s_url_is_one_of_the_server(worker: Worker, server: ServerProcess) -> None:
+    assert text_of(worker, "/native/gateway").startswith(server.root)
+
+
+@pytest.mark.parametrize("tool", CANCELLING, indirect=True, ids=str)
+def test_a_stream_that_the_worker_cancels_frees_its_slot(
+    num_cancelled_before: float, worker: Worker, server: ServerProcess
+) -> None:
+    assert text_of(worker, "/native/abort").startswith("data: {")
+    wait_until(lambda: counts(server) == (0, num_cancelled_before + 1))
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("tool", SERVING, indirect=True, ids=str)
+def test_a_stream_whose_reader_leaves_frees_its_slot(server: ServerProcess) -> None:
+    with httpx.stream("GET", f"{URL}/native/endless", timeout=60) as response:
+        chunks = response.iter_bytes()
+        next(chunks)
+        num_running, num_cancelled = counts(server)
+        assert num_running == 1
+    wait_until(lambda: counts(server) == (0, num_cancelled + 1))
+
+
+def test_the_binding_answers_outside_of_a_worker(
+    worker_module: Path, server: ServerProcess, tmp_path: Path
+) -> None:
+    project = Project.create(tmp_path, worker_module, WRANGLER_4.node_modules, server)
+    file = project.emulator("worker", "init").strip()
+    answer = json.loads(project.run("node", "platform.mjs", file))
+    body = {"prompt": "A cat", "max_tokens": 8, "temperature": 0}
+    assert answer == server.run(body).json()["result"]
+
+
+def counts(server: ServerProcess) -> tuple[float, float]:
+    """Of the requests that run, and of those that have been cancelled."""
+    return (
+        server.metric("workers_ai_emulator_running"),
+        server.metric("workers_ai_emulator_requests_total", reason="cancelled"),
+    )
+
+
+def text_of(worker: Worker, path: str) -> str:
+    answer = worker.get(path)
+    assert answer.status == 200, f"{answer}\n{worker.log}"
+    return answer.text
+
+
+def value_of(worker: Worker, path: str) -> Any:
+    return json.loads(text_of(worker, path))
+
+
+def frames_of(worker: Worker, path: str) -> list[Any]:
+    """What the events of a stream say, up to its end."""
+    *events, end = re.findall(r"^data: (.*)$", text_of(worker, path), flags=re.M)
+    assert end == "[DONE]"
+    return [json.loads(event) for event in events]

@@ -1,0 +1,143 @@
+"""The tools that run a Worker locally, in released versions, each set up as its user would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests import npm
+from tests.doors.project import FILES, Answer, CalledWorker, Project, Worker
+from tests.server import ACCOUNT_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Packages of npm, in a folder of the cache."""
+
+    name: str
+    specs: tuple[str, ...]
+
+    @property
+    def node_modules(self) -> Path:
+        return npm.cache_folder("doors") / self.name / "node_modules"
+
+    def install(self) -> None:
+        npm.install(self.specs, self.node_modules.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`run` sets a project up and runs its Worker.
+
+    `reads_to_the_end`: all that the emulator answers, even when the Worker has cancelled it.
+    """
+
+    name: str
+    packages: Packages
+    run: Callable[[Project], AbstractContextManager[Worker]]
+    reads_to_the_end: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def with_local_file(project: Project) -> AbstractContextManager[Worker]:
+    """`worker init`."""
+    file = project.emulator("worker", "init").strip()
+    return project.serve(project.npx("wrangler"), "dev", "-c", file)
+
+
+def with_local_environment(project: Project) -> AbstractContextManager[Worker]:
+    """`worker config wrangler`, pasted."""
+    project.paste(project.block("wrangler", "wrangler.jsonc"), "wrangler.jsonc", "{")
+    return project.serve(project.npx("wrangler"), "dev", "-e", "local")
+
+
+def with_api_url(project: Project) -> AbstractContextManager[Worker]:
+    """Up to 4.44, wrangler asks an API whose address is a variable."""
+    return project.serve(
+        project.npx("wrangler"),
+        "dev",
+        CLOUDFLARE_API_BASE_URL=project.server.base_url,
+        CLOUDFLARE_API_TOKEN="any",
+        CLOUDFLARE_ACCOUNT_ID=ACCOUNT_ID,
+    )
+
+
+def with_exec(project: Project) -> AbstractContextManager[Worker]:
+    """`exec`, and nothing else."""
+    url = httpx.URL(project.server.root)
+    command = [
+        sys.executable,
+        "-m",
+        "emulator",
+        "exec",
+        "--host",
+        url.host,
+        "--port",
+        str(url.port),
+    ]
+    return project.serve(*command, "--", project.npx("wrangler"), "dev")
+
+
+def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
+    """`worker config miniflare`, pasted."""
+    project.paste(project.block("miniflare", "Miniflare 4"), "miniflare.mjs", "new Miniflare({")
+    return project.serve("node", "miniflare.mjs")
+
+
+@contextmanager
+def with_vitest(project: Project) -> Iterator[Worker]:
+    """`worker config vitest` as a file, and a test that calls the Worker."""
+    (project.folder / "vitest.config.mjs").write_text(project.block("vitest", "0.12"), "utf-8")
+    report = project.folder / "report.json"
+    log = project.run(project.npx("vitest"), "run", "--reporter=json", f"--outputFile={report}")
+    results = json.loads(report.read_text("utf-8"))["testResults"][0]["assertionResults"]
+    answers = {result["title"]: Answer(**result["meta"]["answer"]) for result in results}
+    yield CalledWorker(log, answers)
+
+
+WRANGLER_4 = Packages("wrangler-4.86.0", ("wrangler@4.86.0",))  # the last one for node 20
+WRANGLER_3 = Packages("wrangler-3.114.17", ("wrangler@3.114.17",))
+VITEST = Packages(
+    "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")
+)
+TOOLS = [
+    Tool("wrangler-4.86.0-file", WRANGLER_4, with_local_file),
+    Tool("wrangler-4.86.0-environment", WRANGLER_4, with_local_environment),
+    Tool("wrangler-4.86.0-exec", WRANGLER_4, with_exec),
+    Tool("wrangler-3.114.17", WRANGLER_3, with_api_url, reads_to_the_end=True),
+    Tool("wrangler-3.114.17-exec", WRANGLER_3, with_exec),
+    Tool("miniflare-4.20260426.0", WRANGLER_4, with_miniflare),
+    Tool("vitest-pool-workers-0.12.19", VITEST, with_vitest),
+]
+SDKS = {
+    "1.0.53": Packages("ai-1.0.53", ("@cloudflare/ai@1.0.53",)),
+    "1.1.0": Packages("ai-1.1.0", ("@cloudflare/ai@1.1.0",)),
+    # It does not declare the two others, but imports them.
+    "1.2.2": Packages("ai-1.2.2", ("@cloudflare/ai@1.2.2", "base64-js@1.5.1", "mustache@4.2.0")),
+}
+
+
+def install_all() -> None:
+    for packages in {*(tool.packages for tool in TOOLS), *SDKS.values()}:
+        packages.install()
+
+
+def bundle(worker_module: Path) -> None:
+    """Write the Worker into one file with the SDKs, as wrangler would."""
+    esbuild = str(WRANGLER_4.node_modules / ".bin" / "esbuild")
+    options = ["--bundle", "--format=esm", "--platform=neutral", "--main-fields=module,main"]
+    aliases = [
+        f"--alias:ai-{version}={packages.node_modules / '@cloudflare' / 'ai'}"
+        for version, packages in SDKS.items()
+    ]
+    command = [esbuild, "worker.js", f"--outfile={worker_module}", *options, *aliases]
+    subprocess.run(command, cwd=FILES, check=True, capture_output=True, timeout=60)

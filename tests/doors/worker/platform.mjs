@@ -1,0 +1,8 @@
+// Asks the binding outside of a Worker, as a framework's development server does.
+
+import { getPlatformProxy } from "wrangler";
+
+const { env, dispose } = await getPlatformProxy({ configPath: process.argv[2] });
+const inputs = { prompt: "A cat", max_tokens: 8, temperature: 0 };
+console.log(JSON.stringify(await env.AI.run("@cf/meta/llama-2-7b-chat-int8", inputs)));
+await dispose();

@@ -1,0 +1,16 @@
+// Calls the Worker, and leaves its answers in the report.
+
+import { SELF } from "cloudflare:test";
+import { it } from "vitest";
+
+const SDKS = ["native", "1.0.53", "1.1.0", "1.2.2"];
+const PATHS = [
+  ...["abort", "error", "models", "gateway"].map((action) => `/native/${action}`),
+  ...SDKS.flatMap((sdk) => [`/${sdk}/json`, `/${sdk}/stream`]),
+];
+
+for (const path of PATHS)
+  it(path, async ({ task }) => {
+    const response = await SELF.fetch(`http://worker${path}`);
+    task.meta.answer = { status: response.status, text: await response.text() };
+  });
