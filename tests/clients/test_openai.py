@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from tests.clients.client import Client, Outcome, Outcomes, assert_is_usage, value_of
+from tests.clients.client import Client, Outcome, Outcomes, Way, assert_is_usage, value_of
 from tests.clients.refusing import TOKEN, RefusingServer
 from tests.server import INT8, ServerProcess
 
 pytestmark = pytest.mark.documented
 
 CLIENTS = [
-    Client("openai", "python", "3.54.0"),
-    pytest.param(Client("openai", "node", "6.49.0"), marks=pytest.mark.node),
+    Client("openai_python.py", "openai==3.54.0"),
+    Client("openai_node.mjs", "openai@6.49.0"),
 ]
 STREAMING = ["stream", "stream_with_usage"]
 GENERATING = ["chat", "prompt", *STREAMING, "prompt_stream"]
 WRONG = ["unknown_model", "bad_input"]
 
 
-@pytest.fixture(scope="module", params=CLIENTS, ids=str)
-def client(request: pytest.FixtureRequest) -> Client:
-    chosen: Client = request.param
-    chosen.install()
-    return chosen
-
-
 @pytest.fixture(scope="module")
-def outcomes(client: Client, server: ServerProcess) -> Outcomes:
-    return client.run(server.base_url, *GENERATING, "stream_helper", *WRONG)
+def outcomes(client: Client, way: Way, server: ServerProcess) -> Outcomes:
+    return client.run(server.base_url, *GENERATING, "stream_helper", *WRONG, way=way)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@
 // not look there, `require` does.
 
 import { createRequire } from "node:module";
+import { all, printOutcomes } from "./outcomes.mjs";
 
 const Cloudflare = createRequire(import.meta.url)("cloudflare");
 
@@ -68,24 +69,4 @@ async function textOf(body) {
   return text + decoder.decode();
 }
 
-async function all(iterable) {
-  const items = [];
-  for await (const item of iterable) {
-    items.push(item);
-  }
-  return items;
-}
-
-async function outcome(name) {
-  try {
-    return { case: name, value: await cases[name]() };
-  } catch (error) {
-    const { constructor, status, message } = error;
-    const errors = error.errors?.map((entry) => [entry.code, entry.message]);
-    return { case: name, error: constructor.name, status, message, errors };
-  }
-}
-
-for (const name of names) {
-  console.log(JSON.stringify(await outcome(name)));
-}
+await printOutcomes(cases, names);

@@ -10,11 +10,11 @@ Prints a JSON line for each case: what came out of it.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-from cloudflare import APIStatusError, Cloudflare
+from cloudflare import Cloudflare
+from outcomes import print_outcomes
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
@@ -98,34 +98,15 @@ def checked(result: Any) -> object:  # any of the client's models: it has no nam
     return fields
 
 
-CASES = {
-    case.__name__: case
-    for case in (
-        *(chat, chat_without_retries, prompt, stream, unknown_model, bad_input),
-        *(models, models_one_per_page, models_found, schema, tasks, token, account_token),
-    )
-}
-
-
-def outcome(name: str, client: Cloudflare, account_id: str) -> dict[str, object]:
-    try:
-        return {"case": name, "value": CASES[name](client, account_id)}
-    except APIStatusError as error:
-        return {
-            "case": name,
-            "error": type(error).__name__,
-            "status": error.status_code,
-            "message": error.message,
-            "errors": [[entry.code, entry.message] for entry in error.errors],
-        }
-    except Exception as error:
-        return {"case": name, "error": type(error).__name__, "message": str(error)}
+CASES = (
+    *(chat, chat_without_retries, prompt, stream, unknown_model, bad_input),
+    *(models, models_one_per_page, models_found, schema, tasks, token, account_token),
+)
 
 
 def main(base_url: str, account_id: str, api_token: str, *names: str) -> None:
     client = Cloudflare(base_url=base_url, api_token=api_token)
-    for name in names:
-        print(json.dumps(outcome(name, client, account_id)))
+    print_outcomes(CASES, names, client, account_id)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 // not look there, `require` does.
 
 import { createRequire } from "node:module";
+import { all, printOutcomes } from "./outcomes.mjs";
 
 const OpenAI = createRequire(import.meta.url)("openai");
 
@@ -44,23 +45,4 @@ const cases = {
   bad_input: () => client.chat.completions.create({ ...CHAT, temperature: 9 }),
 };
 
-async function all(iterable) {
-  const items = [];
-  for await (const item of iterable) {
-    items.push(item);
-  }
-  return items;
-}
-
-async function outcome(name) {
-  try {
-    return { case: name, value: await cases[name]() };
-  } catch (error) {
-    const { constructor, status, message } = error;
-    return { case: name, error: constructor.name, status, message };
-  }
-}
-
-for (const name of names) {
-  console.log(JSON.stringify(await outcome(name)));
-}
+await printOutcomes(cases, names);

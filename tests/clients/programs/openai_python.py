@@ -10,11 +10,11 @@ Prints a JSON line for each case: what came out of it.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-from openai import APIStatusError, OpenAI
+from openai import OpenAI
+from outcomes import print_outcomes
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 CHAT: dict[str, Any] = {  # its values are of many types
@@ -80,34 +80,15 @@ def checked(answer: Any) -> object:  # any of the client's models: it has no nam
     return fields
 
 
-CASES = {
-    case.__name__: case
-    for case in (
-        *(chat, chat_without_retries, prompt, unknown_model, bad_input),
-        *(stream, stream_with_usage, stream_helper, prompt_stream),
-    )
-}
-
-
-def outcome(name: str, client: OpenAI) -> dict[str, object]:
-    try:
-        return {"case": name, "value": CASES[name](client)}
-    except APIStatusError as error:
-        return {
-            "case": name,
-            "error": type(error).__name__,
-            "status": error.status_code,
-            "message": error.message,
-            "body": error.body,
-        }
-    except Exception as error:
-        return {"case": name, "error": type(error).__name__, "message": str(error)}
+CASES = (
+    *(chat, chat_without_retries, prompt, unknown_model, bad_input),
+    *(stream, stream_with_usage, stream_helper, prompt_stream),
+)
 
 
 def main(base_url: str, account_id: str, api_token: str, *names: str) -> None:
     client = OpenAI(base_url=f"{base_url}/accounts/{account_id}/ai/v1", api_key=api_token)
-    for name in names:
-        print(json.dumps(outcome(name, client)))
+    print_outcomes(CASES, names, client)
 
 
 if __name__ == "__main__":
