@@ -47,16 +47,18 @@ function isOurs({ host, port, socket, path }) {
 function answerBindings(address) {
   const Module = require("node:module");
   const patched = new WeakSet();
+  const patchOnce = (plugin, patch) => {
+    if (!plugin || patched.has(plugin)) return;
+    patched.add(plugin);
+    patch(plugin, address);
+  };
   const load = Module._load;
   Module._load = function (request, ...rest) {
     const exports = Reflect.apply(load, this, [request, ...rest]);
     if (String(request).includes("miniflare")) {
       const { ai, core } = exports?.PLUGINS ?? {};
-      if (core && !patched.has(core)) {
-        patched.add(core);
-        patchOwnWorker(core, address);
-        if (ai) patchPlugin(ai, address);
-      }
+      patchOnce(ai, patchPlugin);
+      patchOnce(core, patchOwnWorker);
     }
     return exports;
   };
