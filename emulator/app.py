@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
@@ -15,12 +14,11 @@ from starlette.types import ASGIApp
 
 from emulator import operations, routes
 from emulator.authorization import Authorization
+from emulator.backends.choice import Backends
 from emulator.browser import BrowserGuard
 from emulator.doors import Doors
 from emulator.engines import Engines
-from emulator.envelope import JsonAnswer, failure
 from emulator.errors import (
-    AiError,
     ApiError,
     EngineError,
     InternalError,
@@ -28,7 +26,7 @@ from emulator.errors import (
     WeightsUnusable,
 )
 from emulator.front import Front
-from emulator.routes import binding, gateway
+from emulator.refusal import refusal
 from emulator.routes.callers import no_route
 from emulator.settings import Settings
 
@@ -37,10 +35,11 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(engines: Engines, settings: Settings) -> ASGIApp:
+def create_app(engines: Engines, backends: Backends, settings: Settings) -> ASGIApp:
     """The application around these engines, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
     app.state.engines = engines
+    app.state.backends = backends
     app.state.authorization = Authorization(settings.api_tokens)
     app.include_router(routes.router)
     app.include_router(operations.router)
@@ -65,30 +64,22 @@ def _closing(engines: Engines) -> Lifespan:
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _answer(request, error)
+    return refusal(request.scope["path"], error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     """What the router refused: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
+    path = request.scope["path"]
     if error.status_code == MethodNotSupported.status:
-        return _answer(request, MethodNotSupported(request.method), error.headers)
-    return _answer(request, no_route(request.scope["path"]))
+        return refusal(path, MethodNotSupported(request.method), error.headers)
+    return refusal(path, no_route(path))
 
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
     log.error("%s: %s", type(error).__name__, error)
-    return _answer(request, InternalError())
+    return refusal(request.scope["path"], InternalError())
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # the client has left; nginx's code for that, never sent
-
-
-def _answer(
-    request: Request, error: ApiError, headers: Mapping[str, str] | None = None
-) -> Response:
-    request_id = str(uuid.uuid4())
-    is_bare = request.scope["path"].startswith((gateway.PREFIX, *binding.PREFIXES))
-    headers = {"cf-ai-req-id": request_id} if isinstance(error, AiError) else headers
-    return JsonAnswer(failure(error, request_id, is_bare=is_bare), error.status, headers)

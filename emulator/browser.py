@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from emulator.envelope import JsonAnswer, failure
 from emulator.errors import ForeignOrigin
+from emulator.refusal import refusal
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class BrowserGuard:
         headers = Headers(scope=scope)
         if (foreign := self._foreign_origin(headers)) is not None:
             log.warning("a page on %r was refused", foreign)
-            error = ForeignOrigin(foreign)
-            await JsonAnswer(failure(error, ""), error.status)(scope, receive, send)
+            await refusal(scope["path"], ForeignOrigin(foreign))(scope, receive, send)
         elif "origin" in headers:
             await self._sharing_app(scope, receive, send)
         else:  # no page, so nothing that the service does not send

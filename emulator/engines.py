@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from emulator import machine
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate
 from emulator.engine.types import FinishReason, SamplingParams
-from emulator.engine.worker import Engine
 from emulator.errors import (
     EngineError,
     NoSuchModel,
@@ -24,9 +24,12 @@ from emulator.errors import (
     SettingInvalid,
     WeightsUnusable,
 )
-from emulator.loader import SNAPSHOT_BYTES, TILING, Loader, OpenModel
 from emulator.settings import Settings
-from emulator.store import Weights
+
+if TYPE_CHECKING:  # slow to import, and not needed for a server that computes nothing
+    from emulator.engine.worker import Engine
+    from emulator.loader import Loader, OpenModel
+    from emulator.store import Weights
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +65,6 @@ class Engines:
     def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
         self._settings = settings
         self.catalog = catalog
-        self.request_timeout_s = settings.request_timeout
-        self.seed = settings.seed
-        self._loader = Loader(settings)
         self._loaded: dict[str, LoadedModel] = {}  # least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._num_leases: Counter[str] = Counter()
@@ -90,6 +90,12 @@ class Engines:
 
     def is_loaded(self, spec: ModelSpec) -> bool:
         return spec.name in self._loaded
+
+    @cached_property
+    def _loader(self) -> Loader:
+        from emulator.loader import Loader
+
+        return Loader(self._settings)
 
     async def start(self) -> None:
         """Load the models that a start waits for, and let each generate a token.
@@ -152,6 +158,9 @@ class Engines:
             task.exception()
 
     async def _load(self, spec: ModelSpec) -> LoadedModel:
+        from emulator.engine.worker import Engine
+        from emulator.loader import SNAPSHOT_BYTES, TILING
+
         async with self._one_at_a_time:
             start = time.monotonic()
             self._enter(f"loading {spec.name}")

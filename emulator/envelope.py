@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from emulator.engine.worker import Generation
+from emulator.engine.types import Generation
 from emulator.errors import AiError, ApiError, EmulatorError, FrontError, GatewayError
 
 log = logging.getLogger(__name__)

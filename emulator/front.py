@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emulator.engine.worker import Generation
+from emulator.backends.backend import Started
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Front:
             elapsed_s = time.monotonic() - start
             line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
             level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
-            _log_request(level, _printable(line), state.get("generation"), elapsed_s)
+            _log_request(level, _printable(line), state.get("started"), elapsed_s)
 
 
 class _Body:
@@ -112,11 +112,11 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _log_request(level: int, line: str, generation: Generation | None, elapsed_s: float) -> None:
-    if generation is None:
+def _log_request(level: int, line: str, started: Started | None, elapsed_s: float) -> None:
+    if started is None:
         log.log(level, "%s, %.2f s", line, elapsed_s)
         return
-    usage, reason = generation.usage, generation.finish_reason
+    usage, reason = started.generation.usage, started.generation.finish_reason
     log.info(
         "%s, %d prompt (%d cached) + %d completion tokens, %s, %.2f s",
         line,

@@ -12,6 +12,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from emulator.app import create_app
+from emulator.backends.choice import Backends
 from emulator.catalog import ModelSpec
 from emulator.engines import Engines
 from emulator.errors import AddressUnavailable, StartError
@@ -55,6 +56,7 @@ class Server(uvicorn.Server):
         on_ready: Callable[[str], None],
     ) -> None:
         self._engines = Engines(settings, catalog)
+        self._backends = Backends(settings, self._engines)
         self._listener = listener
         self._on_ready = on_ready
         port = listener.getsockname()[1]
@@ -63,7 +65,7 @@ class Server(uvicorn.Server):
         AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
         super().__init__(
             uvicorn.Config(
-                create_app(self._engines, settings),
+                create_app(self._engines, self._backends, settings),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -96,7 +98,7 @@ class Server(uvicorn.Server):
 
     async def _start_engines(self) -> None:
         try:
-            await self._engines.start()
+            await self._backends.start()
         except StartError as error:
             self._give_up(error)
         except Exception as error:

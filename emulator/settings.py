@@ -34,11 +34,14 @@ class Settings:
     `request_timeout` in seconds, None: a request may take as long as it needs;
     `stall_timeout`: seconds after which a call of llama.cpp is taken to hang; `seed` is that of
     requests without one, None: a new one each time; `deterministic`: equal requests get equal bytes
-    on the CPU, whatever runs beside them.
+    on the CPU, whatever runs beside them; `backend` is that of requests which choose none, and
+    `script` the file of rules for `scripted`.
     """
 
     host: str = "127.0.0.1"
     port: int = 8790
+    backend: str = "llama"
+    script: Path | None = None
     models_dir: Path = field(default_factory=default_models_dir)
     models_file: Path | None = None
     preload: tuple[str, ...] = ()

@@ -32,6 +32,14 @@ def serve(
     port: Annotated[
         int, flag("port", "Port to listen on; 0 picks a free one.", min=0, max=65535)
     ] = _DEFAULTS.port,
+    backend: Annotated[
+        Literal["llama", "scripted"],
+        flag("backend", "What answers requests that choose nothing else."),
+    ] = "llama",
+    script: Annotated[
+        Path | None,
+        flag("script", "Rules for the backend `scripted`.", exists=True, dir_okay=False),
+    ] = None,
     models_dir: ModelsDir = _DEFAULTS.models_dir,
     models_file: ModelsFile = None,
     preload: Annotated[
@@ -100,6 +108,8 @@ def serve(
     settings = Settings(
         host=host,
         port=port,
+        backend=backend,
+        script=script,
         models_dir=models_dir,
         models_file=models_file,
         preload=tuple(preload or ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
@@ -55,6 +55,33 @@ class Chunk:
 
     text: str
     finish_reason: FinishReason | None = None
+
+
+class Generation(Protocol):
+    """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
+
+    Ends with a chunk that has a finish reason, or raises EngineError or an ApiError.
+    """
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """None until it has ended."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal requests."""
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    def cancel(self) -> None:
+        """Stop generating. Does nothing once it has ended."""
+
+    def cancel_after(self, limit_s: float) -> None:
+        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets RequestTimeout."""
 
 
 @dataclass(frozen=True, slots=True)

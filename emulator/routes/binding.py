@@ -18,7 +18,6 @@ from emulator.routes.generation import find_model, generate, read_json
 from emulator.tasks import tensors
 from emulator.tasks.answers import BareAnswer, GzipAnswer, TensorAnswer
 
-PREFIXES = ("/run", "/ai-gateway/", "/ai-api/")
 _MODEL_HEADER = "cf-consn-model-id"
 _ANY_ACCOUNT = "0" * 32  # a binding does not say whose it is
 

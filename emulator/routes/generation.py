@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
+from emulator.backends.backend import Started
+from emulator.backends.choice import BACKEND_HEADER, Backends
 from emulator.catalog import ModelSpec
-from emulator.engine.types import Chunk, FinishReason
-from emulator.engine.worker import Generation
+from emulator.engine.types import Chunk, FinishReason, Generation
 from emulator.engines import Engines
 from emulator.envelope import EventStream, JsonAnswer, to_json
 from emulator.errors import IncompleteRequest, RequestAborted, RequestTimeout, RequestTooLarge
@@ -72,26 +73,27 @@ async def generate(
 
     Raises what the service refuses with, all of it before the first byte of an answer.
     """
-    engines: Engines = request.app.state.engines
+    backends: Backends = request.app.state.backends
+    backend = backends.choose(request.headers.get(BACKEND_HEADER))
     task_request = await compute(
         request,
         text_generation.parse,
         inputs,
         spec,
-        seed=engines.seed,
+        seed=backends.seed,
         is_flattened=is_flattened,
     )
-    if not engines.is_loaded(spec):
-        await _while_loading(request, engines, spec)
-    async with engines.lease(spec) as loaded:
-        request.state.takes_long |= loaded.template.is_isolated
-        prompt_tokens = await compute(request, text_generation.tokenize, task_request, loaded)
-        generation = loaded.engine.submit(prompt_tokens, task_request.params)
-    request.state.generation = generation
-    if engines.request_timeout_s is not None:
-        generation.cancel_after(engines.request_timeout_s)
+    starting = backend.generate(task_request, spec, takes_long=request.state.takes_long)
+    if backend.is_immediate(spec):
+        started = await starting
+    else:
+        started = await _while_starting(request, starting, backends.request_timeout_s)
+    request.state.started = started
+    generation = started.generation
+    if backends.request_timeout_s is not None:
+        generation.cancel_after(backends.request_timeout_s)
     chunks = await _while_connected(request, generation, _after_first(generation))
-    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(loaded.weights.name)}
+    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(started.model_name)}
     if task_request.stream:
         return EventStream(answer.frames(chunks, generation), generation, headers)
     text = await _while_connected(request, generation, text_generation.join(chunks))
@@ -121,27 +123,28 @@ async def compute(
     return function(*args, **kwargs)
 
 
-async def _while_loading(request: Request, engines: Engines, spec: ModelSpec) -> None:
-    """Wait until the model is there, the time is up, or the client leaves.
+async def _while_starting(
+    request: Request, starting: Coroutine[Any, Any, Started], limit_s: float | None
+) -> Started:
+    """What starts, unless the time is up first, or the client leaves.
 
-    Raises RequestTimeout or ClientDisconnect; the model goes on loading for others.
+    Raises RequestTimeout or ClientDisconnect; a model that is being loaded goes on for others.
     """
-    loading = asyncio.create_task(engines.load(spec))
+    start = asyncio.create_task(starting)
     leaving = asyncio.create_task(_until_gone(request))
     try:
         done, _ = await asyncio.wait(
-            {loading, leaving},
-            timeout=engines.request_timeout_s,
-            return_when=asyncio.FIRST_COMPLETED,
+            {start, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
         )
     finally:
         leaving.cancel()
-        loading.cancel()
+        if not start.done():
+            start.cancel()
     if not done:
         raise RequestTimeout
-    if loading not in done:
+    if start not in done:
         raise ClientDisconnect
-    loading.result()
+    return start.result()
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:

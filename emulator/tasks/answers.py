@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from emulator.engine.types import Chunk, FinishReason
-from emulator.engine.worker import Generation
+from emulator.engine.types import Chunk, FinishReason, Generation
 from emulator.envelope import END_OF_STREAM, Padding, event, success, to_json
 
 Json = dict[str, Any]

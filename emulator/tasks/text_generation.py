@@ -14,10 +14,8 @@ from typing import Any, NoReturn
 from emulator.catalog import ModelSpec
 from emulator.chat import ChatTemplate
 from emulator.engine.types import Chunk, FinishReason, SamplingParams
-from emulator.engines import LoadedModel
 from emulator.errors import (
     BadInput,
-    ContextExceeded,
     IncompleteRequest,
     InvalidData,
     JsonModeUnsupported,
@@ -28,7 +26,6 @@ from emulator.errors import (
 from emulator.messages import Message
 from emulator.validator import SchemaMismatch
 
-_MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
 _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 _MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
@@ -101,15 +98,6 @@ def parse(
         params=_sampling_params(values),
         is_flattened=is_flattened,
     )
-
-
-def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
-    """The prompt's tokens. Raises ContextExceeded for what is too long to be worth counting."""
-    limit = model.engine.context_length
-    if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
-        # The service estimates four characters a token [recorded texts name an estimate].
-        raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
-    return request.render(model.template)
 
 
 async def join(chunks: AsyncIterator[Chunk]) -> str:
