@@ -111,8 +111,8 @@ class Project:
         return done.stdout
 
     @contextmanager
-    def serve(self, *command: str, **variables: str) -> Iterator[ServedWorker]:
-        """A program that serves the Worker, from the Worker's first answer on."""
+    def serve(self, *command: str, path: str = "/", **variables: str) -> Iterator[ServedWorker]:
+        """A program that serves the Worker, from the first answer at `path` on."""
         worker = ServedWorker(self.folder / "log.txt")
         with worker.log_file.open("w") as output:
             process = subprocess.Popen(
@@ -125,7 +125,7 @@ class Project:
                 start_new_session=True,  # it has children
             )
         try:
-            wait_until(lambda: process.poll() is not None or _answers(), START_LIMIT_S)
+            wait_until(lambda: process.poll() is not None or _answers(path), START_LIMIT_S)
             assert process.poll() is None, "it ended"
             yield worker
         except AssertionError as error:
@@ -143,9 +143,9 @@ class Project:
         return ours | quiet | {"HOME": home, "XDG_CONFIG_HOME": home}
 
 
-def _answers() -> bool:
+def _answers(path: str) -> bool:
     try:
-        return httpx.get(URL).is_success
+        return httpx.get(f"{URL}{path}", follow_redirects=True).is_success
     except httpx.TransportError:
         return False
 

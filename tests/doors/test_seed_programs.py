@@ -172,7 +172,8 @@ def running_worker(folder: Path, server: ServerProcess, program: str, sdk: str) 
     (folder / "worker.js").write_text(program, "utf-8")
     (folder / "wrangler.jsonc").write_text(CONFIGURATION, "utf-8")
     wrangler = str(WRANGLER_4.node_modules / ".bin" / "wrangler")
-    with Project(folder, server).serve(*under_exec(server, wrangler, "dev")):
+    # The Worker itself asks the model, whatever the path is that it gets.
+    with Project(folder, server).serve(*under_exec(server, wrangler, "dev"), path="/page.html"):
         yield
 
 
