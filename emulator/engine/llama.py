@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,22 @@ class LlamaModel:
         if not pointer:
             raise EngineError(complaint("llama.cpp cannot load it"))
         self.pointer: Any = pointer
+        self._num_users = 0
+        self._users_change = threading.Condition()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, the memory stays. Raises EngineError if it has gone."""
+        with self._users_change:
+            if self.pointer is None:
+                raise EngineError("the model has been unloaded")
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._users_change:
+                self._num_users -= 1
+                self._users_change.notify_all()
 
     @cached_property
     def vocabulary(self) -> LlamaVocabulary:
@@ -88,13 +106,19 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        if self.pointer is not None:
-            llama.llama_model_free(self.pointer)
-            self.pointer = None
+        """Free it, once nobody uses it. May be called again."""
+        with self._users_change:
+            pointer, self.pointer = self.pointer, None
+            self._users_change.wait_for(lambda: self._num_users == 0)
+        if pointer is not None:
+            llama.llama_model_free(pointer)
 
 
 class LlamaVocabulary:
-    """The tokenizer inside a GGUF file. Reading it is safe from any thread."""
+    """The tokenizer inside a GGUF file. Reading it is safe from any thread, at any time.
+
+    Methods raise EngineError once the model has been unloaded.
+    """
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model  # owns the memory
@@ -110,20 +134,22 @@ class LlamaVocabulary:
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         vocab = self._vocab
-        return {
-            llama.llama_vocab_get_text(vocab, token).decode("utf-8", "replace"): token
-            for token in range(self.size)
-            if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
-        }
+        with self._model.in_use():
+            return {
+                llama.llama_vocab_get_text(vocab, token).decode("utf-8", "replace"): token
+                for token in range(self.size)
+                if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
+            }
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         # A lone surrogate passes the service's JSON parser but has no UTF-8 form.
         data = _LONE_SURROGATE.sub("\ufffd", text).encode()
         capacity = len(data) + 8  # never more tokens than bytes, but for a space before the first
         tokens = (llama.llama_token * capacity)()
-        count = llama.llama_tokenize(
-            self._vocab, data, len(data), tokens, capacity, False, parse_special
-        )
+        with self._model.in_use():
+            count = llama.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, False, parse_special
+            )
         if count < 0:
             raise EngineError(f"cannot tokenize {len(data)} bytes")
         return tokens[:count]
@@ -132,11 +158,13 @@ class LlamaVocabulary:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def _piece(self, token: int) -> bytes:
-        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
-        length = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, False)
-        if length < 0:  # the buffer is too small and the length is -length
-            buffer = ctypes.create_string_buffer(-length)
-            length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
+        size = _MAX_PIECE_BYTES
+        buffer = ctypes.create_string_buffer(size)
+        with self._model.in_use():
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if length < 0:  # the buffer is too small and the length is -length
+                buffer = ctypes.create_string_buffer(-length)
+                length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
         return buffer.raw[:length]
 
 

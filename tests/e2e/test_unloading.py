@@ -1,0 +1,38 @@
+"""A model that is unloaded while somebody still reads its vocabulary."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from emulator.engine.llama import LlamaModel
+from emulator.errors import EngineError
+from tests.server import wait_until
+
+VOCABULARY = Path(__file__).parents[1] / "data" / "llama2-vocab.gguf"
+
+
+def test_the_vocabulary_of_an_unloaded_model_is_an_error() -> None:
+    model = LlamaModel(VOCABULARY, vocabulary_only=True)
+    vocabulary = model.vocabulary
+    assert vocabulary.piece(29871)
+    model.close()
+    model.close()
+    for use in (lambda: vocabulary.tokenize("x"), lambda: vocabulary.piece(1)):
+        with pytest.raises(EngineError, match="unloaded"):
+            use()
+    with pytest.raises(EngineError, match="unloaded"):
+        vocabulary.special_tokens  # noqa: B018  # it is computed when it is read
+
+
+def test_unloading_waits_for_who_reads() -> None:
+    model = LlamaModel(VOCABULARY, vocabulary_only=True)
+    closing = threading.Thread(target=model.close)
+    with model.in_use():
+        closing.start()
+        wait_until(lambda: model.pointer is None)
+        assert closing.is_alive()
+    closing.join(10)
+    assert not closing.is_alive()
