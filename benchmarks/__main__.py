@@ -7,11 +7,21 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from benchmarks import ceiling, comparison, conversation, determinism, endurance, start, true_size
+from benchmarks import (
+    ceiling,
+    comparison,
+    conversation,
+    determinism,
+    endurance,
+    scripted,
+    start,
+    true_size,
+)
 from benchmarks.conditions import Conditions
 
 PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "start": start.report,
+    "scripted": scripted.report,
     "servers": comparison.report,
     "ceiling": ceiling.report,
     "conversation": conversation.report,

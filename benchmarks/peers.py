@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 SERVER, BATCHED_BENCH = "llama-server", "llama-batched-bench"
+MOCK, _MOCK_PACKAGE = "aimock", "@copilotkit/aimock@1.43.0"
 _PROGRAMS = (SERVER, BATCHED_BENCH)
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
@@ -52,6 +53,18 @@ def python_server_packages() -> Path:
             _run(*_PIP, "install", "--target", f"{partial}/packages", *needed)
             Path(partial, "packages").rename(folder)
     return folder
+
+
+def mock_program() -> Path:
+    """The path of the mock server, a program for node."""
+    folder = CACHE / _MOCK_PACKAGE.partition("/")[2]
+    program = folder / "node_modules" / ".bin" / "llmock"
+    if not program.exists():
+        log.info("installing %s", _MOCK_PACKAGE)
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--prefix", str(folder))
+        _run("npm", "install", *options, _MOCK_PACKAGE)
+    return program
 
 
 def _download(target: Path) -> None:

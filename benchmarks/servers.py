@@ -21,7 +21,7 @@ from benchmarks.conditions import Conditions
 
 OURS = "emulator"
 PYTHON_SERVER = "llama_cpp.server"
-_API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
+API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
 _START_LIMIT_S = 600  # from a slow disk, with large weights
 _STOP_LIMIT_S = 30
 
@@ -80,7 +80,7 @@ class Server:
 
     def run_url(self, model: str) -> str:
         """Our run endpoint."""
-        return f"http://127.0.0.1:{self.port}{_API}/run/{model}"
+        return f"http://127.0.0.1:{self.port}{API}/run/{model}"
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of our metric's samples that have these labels."""
@@ -151,7 +151,7 @@ def ours(conditions: Conditions, *flags: str) -> ServerSpec:
             *flags,
         ),
         "--parallel {num_slots} --context-length {context_length}",
-        f"{_API}/v1/chat/completions",
+        f"{API}/v1/chat/completions",
         "/_emulator/readyz",
     )
 

@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from emulator import operations, routes
+from emulator import control, dashboard, operations, routes
 from emulator.authorization import Authorization
 from emulator.backends.choice import Backends
 from emulator.browser import BrowserGuard
+from emulator.cassettes import Cassettes
 from emulator.doors import Doors
 from emulator.engines import Engines
 from emulator.errors import (
@@ -25,7 +26,12 @@ from emulator.errors import (
     MethodNotSupported,
     WeightsUnusable,
 )
+from emulator.fault_rules import FaultRules
+from emulator.faults import Faults
 from emulator.front import Front
+from emulator.history import History
+from emulator.journal import Entries, Journal
+from emulator.neurons import NeuronBudget, NeuronMeter
 from emulator.refusal import refusal
 from emulator.routes.callers import no_route
 from emulator.settings import Settings
@@ -35,29 +41,43 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(engines: Engines, backends: Backends, settings: Settings) -> ASGIApp:
-    """The application around these engines, which it closes when it ends."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(engines))
+def create_app(
+    engines: Engines, backends: Backends, faults: FaultRules, settings: Settings
+) -> ASGIApp:
+    """The application around these backends, which it closes when it ends."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(backends))
     app.state.engines = engines
     app.state.backends = backends
+    app.state.faults = faults
+    app.state.neurons = NeuronBudget(settings.daily_neurons)
+    app.state.resets = [backends.script.reset, faults.reset, app.state.neurons.reset]
+    app.state.journal = Entries()
+    app.state.history = History(engines, app.state.journal)
+    app.state.resets.append(app.state.journal.clear)
     app.state.authorization = Authorization(settings.api_tokens)
     app.include_router(routes.router)
     app.include_router(operations.router)
+    app.include_router(control.router)
+    app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for broken in (EngineError, WeightsUnusable, Exception):
         app.add_exception_handler(broken, _answer_internal_error)
-    return Front(BrowserGuard(Doors(app), settings.allowed_origins, settings.host))
+    cassettes = Cassettes(app, settings)
+    app.state.resets.append(cassettes.reset)
+    inner = Faults(NeuronMeter(cassettes, app.state.neurons), faults)
+    noted = Journal(inner, app.state.journal)
+    return Front(BrowserGuard(Doors(noted), settings.allowed_origins, settings.host))
 
 
-def _closing(engines: Engines) -> Lifespan:
+def _closing(backends: Backends) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await engines.close()
+            await backends.close()
 
     return lifespan
 

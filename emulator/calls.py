@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
@@ -15,6 +18,10 @@ CREDENTIAL_HEADERS = (
     "x-auth-user-service-key",
     "x-auth-email",
     "cf-access-client-secret",
+    "cf-access-jwt-assertion",
+    "proxy-authorization",
+    "api-key",
+    "x-api-key",
     "cookie",
 )
 
@@ -73,3 +80,26 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes, Receive]:
         return messages.pop() if messages else await receive()
 
     return body, receive_again
+
+
+async def while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do the work, or as much of it as comes before the client leaves. Raises what it raises.
+
+    The request's body must have been read.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(until_gone(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        working.cancel()
+    await asyncio.wait({working})
+    if not working.cancelled():
+        working.result()
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has left. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -10,8 +10,9 @@
     │   └── ModelUnknown              no model has the name that a command was given
     ├── TransferInterrupted       a download broke off and may go on
     ├── GgufInvalid               a file is no model that can be run
-    ├── EngineError               llama.cpp refused: the requests of that call fail
-    │   └── Interrupted               it was told to stop: nobody waits for that call
+    ├── EngineError               what computes has failed: the requests of that call fail
+    │   ├── Interrupted               it was told to stop: nobody waits for that call
+    │   └── UpstreamFailed            the server that computes for us did not
     └── ApiError                  has a wire form: status, code and message
         ├── FrontError            said by Cloudflare's API front
         │   ├── NoRoute                400  7000
@@ -23,7 +24,8 @@
         │   ├── AuthenticationFailed   401  10000
         │   ├── ForeignOrigin          403  9109
         │   ├── TokenInvalid           401  1000
-        │   └── TokenMissing           400  1001
+        │   ├── TokenMissing           400  1001
+        │   └── ControlInvalid         400  6007, of our own endpoints
         ├── GatewayError          said by AI Gateway before it asks Workers AI
         │   ├── GatewayNotConfigured   400  2001
         │   └── GatewayUnauthorized    401  2009
@@ -32,14 +34,21 @@
             ├── RequestTooLarge        413  3006
             ├── RequestTimeout         408  3007
             ├── RequestAborted         408  3008
+            ├── RateLimited            429  3021
+            ├── AccountLimited         429  3036
             ├── OutOfCapacity          429  3040
             ├── InternalError          500  3043
+            ├── RecordingMissing       500  3901, ours
+            ├── RecordingUnusable      500  3902, ours
+            ├── ServiceUnreachable     502  3903, ours
+            ├── DailyLimit             429  4006
             ├── InvalidData            400  5004
             ├── LoraUnsupported        405  5005
             ├── BadInput               400  5006
             ├── NoSuchModel            400  5007
             ├── ContextExceeded        413  5021
             ├── JsonModeUnsupported    400  5025
+            ├── Retired                410  5028
             └── RefusedByEngine        400  8007
 
 Texts and codes are the service's: recorded ones first, else those of Cloudflare's error table
@@ -49,6 +58,7 @@ Texts and codes are the service's: recorded ones first, else those of Cloudflare
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -93,11 +103,15 @@ class GgufInvalid(EmulatorError):
 
 
 class EngineError(EmulatorError):
-    """llama.cpp refused a call."""
+    """llama.cpp refused a call, or what computes in its place failed."""
 
 
 class Interrupted(EngineError):
     """A call of llama.cpp was broken off, since all who waited for it have left."""
+
+
+class UpstreamFailed(EngineError):
+    """The server that computes for us cannot be reached, or broke off, or is no such server."""
 
 
 class ApiError(EmulatorError):
@@ -235,6 +249,20 @@ class TokenMissing(FrontError):
         super().__init__('Missing "Authorization" header')
 
 
+class ControlInvalid(FrontError):
+    """One of our own endpoints was sent what it cannot use: an entry for each mistake. [ours]"""
+
+    status, code = 400, 6007
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self._mistakes = mistakes
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        return [{"code": self.code, "message": mistake} for mistake in self._mistakes]
+
+
 class GatewayError(ApiError):
     """An error of AI Gateway itself."""
 
@@ -311,6 +339,29 @@ class RequestAborted(AiError):
         super().__init__("Request was aborted")
 
 
+class RateLimited(AiError):
+    """Too many requests in a minute. [recorded]"""
+
+    status, code = 429, 3021
+    kind = "AiError"
+
+    def __init__(self) -> None:
+        super().__init__("rate limiting: inference request per min rate reached")
+
+
+class AccountLimited(AiError):
+    """The account has spent its neurons of the day, by Cloudflare's table. [documented]"""
+
+    status, code = 429, 3036
+    kind = "AiError"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "You have used up your daily free allocation of 10,000 neurons. Please upgrade to "
+            "Cloudflare's Workers Paid plan if you would like to continue usage."
+        )
+
+
 class OutOfCapacity(AiError):
     """All slots are taken and the queue is full."""
 
@@ -327,6 +378,37 @@ class InternalError(AiError):
 
     def __init__(self) -> None:
         super().__init__("Internal server error")
+
+
+class RecordingMissing(AiError):
+    """No cassette has the call, and nothing else answers it; the message has the nearest one."""
+
+    status, code = 500, 3901
+
+
+class RecordingUnusable(AiError):
+    """A cassette is damaged, or cannot be read."""
+
+    status, code = 500, 3902
+
+
+class ServiceUnreachable(AiError):
+    """The real service, which is to be recorded, cannot be asked."""
+
+    status, code = 502, 3903
+
+
+class DailyLimit(AiError):
+    """The account has spent its neurons of the day, as it was on the wire. [recorded]"""
+
+    status, code = 429, 4006
+    kind = "AiError"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "you have used up your daily free allocation of 10,000 neurons, please upgrade to "
+            "Cloudflare's Workers Paid plan if you would like to continue usage."
+        )
 
 
 class InvalidData(AiError):
@@ -387,6 +469,26 @@ class JsonModeUnsupported(AiError):
 
     def __init__(self) -> None:
         super().__init__("This model doesn't suuport JSON Schema.")
+
+
+class Retired(AiError):
+    """The service no longer has the model. [recorded; bindings are told where the catalog is]"""
+
+    status, code = 410, 5028
+    kind = "Model has been deprecated"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"{model} was deprecated on 2026-05-30. See the model catalog for alternatives"
+        )
+
+    @property
+    def message(self) -> str:
+        return f"AiError: {self.kind}: {self}"
+
+    @property
+    def description(self) -> str:
+        return f"{self}: https://developers.cloudflare.com/workers-ai/models/"
 
 
 class RefusedByEngine(AiError):

@@ -71,6 +71,8 @@ class Front:
         finally:
             elapsed_s = time.monotonic() - start
             line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
+            if "fault" in state:
+                line += f", fault {state['fault']}"
             level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
             _log_request(level, _printable(line), state.get("started"), elapsed_s)
 

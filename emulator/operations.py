@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from emulator.backends.choice import Backends
 from emulator.engines import Engines
 from emulator.envelope import JsonAnswer, to_json
 from emulator.openapi import document
@@ -28,10 +29,10 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """200 once a model has generated a token; 503 with the phase of the start until then.
 
-    503 with the reason, too, while an engine hangs or is dead.
+    503 with the reason, too, while an engine hangs or is dead, or an upstream does not answer.
     """
-    engines: Engines = request.app.state.engines
-    status = engines.failure or engines.phase
+    backends: Backends = request.app.state.backends
+    status = backends.status
     return _answer({"status": status}, status=200 if status == "ready" else 503)
 
 

@@ -16,6 +16,7 @@ from emulator.backends.choice import Backends
 from emulator.catalog import ModelSpec
 from emulator.engines import Engines
 from emulator.errors import AddressUnavailable, StartError
+from emulator.fault_rules import FaultRules
 from emulator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
     ) -> None:
         self._engines = Engines(settings, catalog)
         self._backends = Backends(settings, self._engines)
+        self._faults = FaultRules()
         self._listener = listener
         self._on_ready = on_ready
         port = listener.getsockname()[1]
@@ -65,7 +67,7 @@ class Server(uvicorn.Server):
         AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
         super().__init__(
             uvicorn.Config(
-                create_app(self._engines, self._backends, settings),
+                create_app(self._engines, self._backends, self._faults, settings),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -75,6 +77,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_LIMIT_S,
             )
         )
+
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def serve_until_stopped(self) -> None:
         """Run. Raises StartError if no model could be started."""
@@ -89,7 +93,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections; let answers end for a while, then cancel them."""
         self._start.cancel()
-        asyncio.get_running_loop().call_later(_GRACE_S, self._engines.cancel_all)
+        self._faults.reset()  # what it holds back would wait for its client to leave
+        asyncio.get_running_loop().call_later(_GRACE_S, self._backends.cancel_all)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -110,3 +115,8 @@ class Server(uvicorn.Server):
     def _give_up(self, failure: StartError) -> None:
         self.failure = failure
         self.should_exit = True
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A stream that breaks off has a line of its own already, or is meant to."""
+    return "without completing response" not in record.getMessage()

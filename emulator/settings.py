@@ -32,16 +32,26 @@ class Settings:
     memory for; `context_length` None: 4096, or what a model knows if that is less; `gpu_layers`
     None: as many as fit;
     `request_timeout` in seconds, None: a request may take as long as it needs;
+    `daily_neurons`: what an account may spend, None: as much as it likes;
     `stall_timeout`: seconds after which a call of llama.cpp is taken to hang; `seed` is that of
     requests without one, None: a new one each time; `deterministic`: equal requests get equal bytes
     on the CPU, whatever runs beside them; `backend` is that of requests which choose none, and
-    `script` the file of rules for `scripted`.
+    `script` the file of rules for `scripted`; `upstream_model` None: the only one it has;
+    `cassettes`: folder of recordings; `replay_speed`: that of the recorded one, 0: all at once;
+    `cloudflare_url` None: the service's own.
     """
 
     host: str = "127.0.0.1"
     port: int = 8790
     backend: str = "llama"
     script: Path | None = None
+    upstream_url: str | None = None
+    upstream_api_key: str | None = field(default=None, repr=False)
+    upstream_model: str | None = None
+    cassettes: Path = Path("cassettes")
+    record_from: str = "llama"
+    replay_speed: float = 0.0
+    cloudflare_url: str | None = None
     models_dir: Path = field(default_factory=default_models_dir)
     models_file: Path | None = None
     preload: tuple[str, ...] = ()
@@ -53,6 +63,7 @@ class Settings:
     queue_size: int = 64
     request_timeout: float | None = None
     stall_timeout: float = 120.0
+    daily_neurons: int | None = None
     seed: int | None = None
     deterministic: bool = True
     api_tokens: frozenset[str] = frozenset()  # none: anybody may call

@@ -91,7 +91,7 @@ class _Place:
         return self.path or "/"
 
     def child(self, key: str, value: object) -> "_Place":
-        return replace(self, path=f"{self.path}/{key}", value=value)
+        return _Place(value, f"{self.path}/{key}", self.walk)
 
     def mismatch(self, message: str) -> SchemaMismatch:
         if self.walk.errors and not self.walk.is_branch:

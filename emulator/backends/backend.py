@@ -36,3 +36,9 @@ class Backend(Protocol):
 
         `takes_long`: the request is so large that others would notice work on the event loop.
         """
+
+    def cancel_all(self) -> None:
+        """Cancel every request that has not ended."""
+
+    async def close(self) -> None:
+        """Cancel everything and give back what it holds."""

@@ -36,6 +36,12 @@ class LocalModels:
         vocabulary = loaded.engine.vocabulary
         return Started(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
+    def cancel_all(self) -> None:
+        self._engines.cancel_all()
+
+    async def close(self) -> None:
+        await self._engines.close()
+
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
     """The prompt's tokens. Raises ContextExceeded for what is too long to be worth counting."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from emulator.backends.backend import Started
-from emulator.backends.streamed import StreamedGeneration
+from emulator.backends.streamed import WORD, Streams, num_words
 from emulator.catalog import ModelSpec
 from emulator.engine.types import Chunk, FinishReason
 from emulator.errors import SettingInvalid
+from emulator.mistakes import mistakes
 from emulator.tasks.text_generation import TextGenerationRequest
 
 MODEL_NAME = "scripted"
-_TOKEN = re.compile(r"\s*\S+|\s+")
+_MAX_WAIT_S = 86400
 
 
 class Rule(BaseModel):
@@ -39,8 +41,8 @@ class Rule(BaseModel):
     model: str = "*"
     contains: str = ""
     matches: str = ""
-    tokens_per_second: float | None = Field(default=None, gt=0)
-    first_token_after: float = Field(default=0.0, ge=0)
+    tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
+    first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
     times: int | None = Field(default=None, ge=1)
 
@@ -66,6 +68,7 @@ class Script:
 
     def __init__(self, rules: list[Rule]) -> None:
         self._own_rules = rules
+        self._streams = Streams()
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
@@ -82,14 +85,21 @@ class Script:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
     ) -> Started:
-        prompt = _prompt(request)
         rule = self._rule(spec.name, _last_text(request))
-        generation = StreamedGeneration(
+        prompt = _prompt(request)
+        counted = await asyncio.to_thread(num_words, prompt) if takes_long else num_words(prompt)
+        generation = self._streams.begin(
             _chunks(rule, request.params.max_tokens),
-            num_prompt_tokens=len(_TOKEN.findall(prompt)),
+            num_prompt_tokens=counted,
             fingerprint=f"{prompt} {request.params}",
         )
         return Started(generation, MODEL_NAME, lambda: prompt)
+
+    def cancel_all(self) -> None:
+        self._streams.cancel_all()
+
+    async def close(self) -> None:
+        self.cancel_all()
 
     def _rule(self, model: str, text: str) -> Rule:
         for index, (rule, times) in enumerate(self._rules):
@@ -104,7 +114,8 @@ def read_rules(path: Path) -> list[Rule]:
     try:
         return parse_rules(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingInvalid(f"--script: cannot read {path}: {error}") from error
+        reason = " ".join(str(error).split())  # YAML's has lines
+        raise SettingInvalid(f"--script: cannot read {path}: {reason}") from error
     except ValueError as error:
         lines = [f"--script: {path}: {line}" for line in str(error).splitlines()]
         raise SettingInvalid("\n".join(lines)) from error
@@ -116,21 +127,15 @@ def parse_rules(value: Any) -> list[Rule]:
         value = value["rules"]
     if not isinstance(value, list):
         raise ValueError("it takes a list of rules, each with an `answer`")
-    rules, mistakes = [], []
+    rules, lines = [], []
     for number, item in enumerate(value, 1):
         try:
             rules.append(Rule.model_validate(item))
         except ValidationError as error:
-            mistakes += [f"rule {number}: {_mistake(detail)}" for detail in error.errors()]
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
+            lines += [f"rule {number}: {line}" for line in mistakes(error)]
+    if lines:
+        raise ValueError("\n".join(lines))
     return rules
-
-
-def _mistake(detail: Any) -> str:
-    where = ".".join(map(str, detail["loc"]))
-    given = json.dumps(detail["input"], default=str)[:80]
-    return f"{where}: {detail['msg']}, not {given}" if where else f"{detail['msg']}"
 
 
 def _prompt(request: TextGenerationRequest) -> str:
@@ -146,16 +151,17 @@ def _last_text(request: TextGenerationRequest) -> str:
     return request.messages[-1].content if request.messages else ""
 
 
-async def _chunks(rule: Rule, max_tokens: int) -> AsyncIterator[Chunk]:
+async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
     """One for each word; like a model's, the answer ends with a token that has no text."""
-    pieces = _TOKEN.findall(rule.answer)
-    is_cut = len(pieces) >= max_tokens
+    pieces = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
+    is_cut = len(pieces) == max_tokens
     ending = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
-    if ending is FinishReason.STOP:
+    if ending is FinishReason.STOP or not pieces:
         pieces.append("")
-    pieces = pieces[:max_tokens] or [""]
-    await asyncio.sleep(rule.first_token_after)
-    for number, piece in enumerate(pieces, 1):
-        if number > 1 and rule.tokens_per_second:
-            await asyncio.sleep(1 / rule.tokens_per_second)
-        yield Chunk(piece, ending if number == len(pieces) else None)
+    loop = asyncio.get_running_loop()
+    start = loop.time() + rule.first_token_after
+    for number, piece in enumerate(pieces):
+        due = start + number / (rule.tokens_per_second or math.inf)
+        if (wait_s := due - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        yield Chunk(piece, ending if number == len(pieces) - 1 else None)

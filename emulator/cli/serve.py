@@ -33,13 +33,42 @@ def serve(
         int, flag("port", "Port to listen on; 0 picks a free one.", min=0, max=65535)
     ] = _DEFAULTS.port,
     backend: Annotated[
-        Literal["llama", "scripted"],
+        Literal["llama", "scripted", "upstream", "record", "replay"],
         flag("backend", "What answers requests that choose nothing else."),
     ] = "llama",
     script: Annotated[
         Path | None,
         flag("script", "Rules for the backend `scripted`.", exists=True, dir_okay=False),
     ] = None,
+    upstream_url: Annotated[
+        str | None,
+        flag("upstream-url", "OpenAI's API of another server, such as http://127.0.0.1:8080/v1."),
+    ] = None,
+    upstream_api_key: Annotated[
+        str | None, flag("upstream-api-key", "The key that this server asks for, if it does.")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, flag("upstream-model", "The model to ask it for; the only one that it has.")
+    ] = None,
+    cassettes: Annotated[
+        Path, flag("cassettes", "Folder for `record` and `replay`.", file_okay=False)
+    ] = _DEFAULTS.cassettes,
+    record_from: Annotated[
+        Literal["llama", "scripted", "upstream", "cloudflare"],
+        flag("record-from", "What answers calls that are recorded."),
+    ] = "llama",
+    replay_speed: Annotated[
+        float,
+        flag(
+            "replay-speed",
+            "Of recorded answers: 1 as they came, 2 twice as fast; 0 at once.",
+            min=0,
+        ),
+    ] = _DEFAULTS.replay_speed,
+    cloudflare_url: Annotated[
+        str | None,
+        flag("cloudflare-url", "Where `--record-from cloudflare` sends calls; Cloudflare's hosts."),
+    ] = _DEFAULTS.cloudflare_url,
     models_dir: ModelsDir = _DEFAULTS.models_dir,
     models_file: ModelsFile = None,
     preload: Annotated[
@@ -73,6 +102,10 @@ def serve(
         float,
         flag("stall-timeout", "Seconds without progress before readyz says so.", min=0.1),
     ] = _DEFAULTS.stall_timeout,
+    daily_neurons: Annotated[
+        int | None,
+        flag("daily-neurons", "Neurons an account may spend a day before 429; any.", min=0),
+    ] = _DEFAULTS.daily_neurons,
     seed: Annotated[
         int | None,
         flag("seed", "Seed of requests that have none; without it, answers vary.", min=0),
@@ -110,6 +143,13 @@ def serve(
         port=port,
         backend=backend,
         script=script,
+        upstream_url=upstream_url,
+        upstream_api_key=upstream_api_key,
+        upstream_model=upstream_model,
+        cassettes=cassettes,
+        record_from=record_from,
+        replay_speed=replay_speed,
+        cloudflare_url=cloudflare_url,
         models_dir=models_dir,
         models_file=models_file,
         preload=tuple(preload or ()),
@@ -121,6 +161,7 @@ def serve(
         queue_size=queue_size,
         request_timeout=request_timeout,
         stall_timeout=stall_timeout,
+        daily_neurons=daily_neurons,
         seed=seed,
         deterministic=deterministic,
         api_tokens=_tokens(api_token or [], api_token_file),
@@ -130,6 +171,7 @@ def serve(
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
     from emulator.models_file import read_catalog  # slow to import, and `--help` needs neither
     from emulator.server import Server, listen
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from emulator.catalog import ModelSpec
 from emulator.envelope import JsonAnswer, success
 from emulator.errors import IncompleteRequest, InvalidData, NoSuchModel
 from emulator.routes import gateway, models, run
-from emulator.routes.callers import check_binding
+from emulator.routes.callers import before, check_binding
 from emulator.routes.generation import find_model, generate, read_json
 from emulator.tasks import tensors
 from emulator.tasks.answers import BareAnswer, GzipAnswer, TensorAnswer
@@ -21,7 +21,7 @@ from emulator.tasks.answers import BareAnswer, GzipAnswer, TensorAnswer
 _MODEL_HEADER = "cf-consn-model-id"
 _ANY_ACCOUNT = "0" * 32  # a binding does not say whose it is
 
-router = APIRouter(dependencies=[Depends(check_binding)])
+router = APIRouter(dependencies=[before(check_binding)])
 router.add_api_route("/ai-api/models/search", models.search_models)
 
 

@@ -6,11 +6,11 @@ import secrets
 import time
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from emulator.errors import AiError, IncompleteRequest, NoSuchModel
 from emulator.routes import openai, run
-from emulator.routes.callers import check_gateway_caller
+from emulator.routes.callers import before, check_gateway_caller
 from emulator.routes.generation import find_model, model_name, read_json
 from emulator.tasks.answers import ChatCompletion
 
@@ -19,7 +19,7 @@ _PROVIDER = "workers-ai/"
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's
 
 router = APIRouter(
-    prefix="/v1/{account_id}/{gateway_id}", dependencies=[Depends(check_gateway_caller)]
+    prefix="/v1/{account_id}/{gateway_id}", dependencies=[before(check_gateway_caller)]
 )
 
 

@@ -23,10 +23,9 @@ from emulator.tasks import text_generation
 from emulator.tasks.answers import Answer
 
 MAX_BODY_BYTES = 16 * 2**20
+GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
 
 _LONG_BODY_BYTES = 2**14  # a longer one takes long enough for others to notice
-
-_GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -43,8 +42,8 @@ async def read_json(request: Request) -> Any:
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
     request.state.takes_long = len(body) > _LONG_BODY_BYTES
-    if body.startswith(_GZIP_MAGIC):
-        body = bytearray(await compute(request, _gunzip, bytes(body)))
+    if body.startswith(GZIP_MAGIC):
+        body = bytearray(await compute(request, gunzip, bytes(body)))
         request.state.takes_long |= len(body) > _LONG_BODY_BYTES
     return await compute(request, text_generation.parse_json, bytes(body))
 
@@ -89,6 +88,7 @@ async def generate(
     else:
         started = await _while_starting(request, starting, backends.request_timeout_s)
     request.state.started = started
+    request.state.model = spec.name
     generation = started.generation
     if backends.request_timeout_s is not None:
         generation.cancel_after(backends.request_timeout_s)
@@ -100,8 +100,11 @@ async def generate(
     return JsonAnswer(answer.whole(text, generation), headers=headers)
 
 
-def _gunzip(body: bytes) -> bytes:
-    """Raises RequestTooLarge, or IncompleteRequest for what is cut off or damaged."""
+def gunzip(body: bytes) -> bytes:
+    """A body unpacked.
+
+    Raises RequestTooLarge, or IncompleteRequest for what is cut off or damaged.
+    """
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         unpacked = unpacking.decompress(body, MAX_BODY_BYTES + 1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from emulator.envelope import JsonAnswer, success
-from emulator.routes.callers import check_account
+from emulator.routes.callers import before, check_account
 
 # Recorded. The code is the one that stands for failure elsewhere.
 _VALID = {"code": 10000, "message": "This API Token is valid and active", "type": None}
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/client/v4")
 
 
 @router.get("/user/tokens/verify")
-@router.get("/accounts/{account_id}/tokens/verify", dependencies=[Depends(check_account)])
+@router.get("/accounts/{account_id}/tokens/verify", dependencies=[before(check_account)])
 async def verify(request: Request) -> Response:
     """[developers.cloudflare.com/api/resources/user/subresources/tokens/methods/verify]."""
     token_id = request.app.state.authorization.token_id(request.headers)

@@ -21,7 +21,8 @@ LLAMA_DOORS = {
 }
 ENGINE = [name for name in MODULES if name.startswith("emulator.engine.")]
 PROGRAMS = {"emulator.engine.probe", "emulator.template_process"}  # run by themselves
-HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx"}
+HTTP_CLIENTS = {"emulator.backends.upstream", "emulator.cloudflare", "emulator.hub"}
+HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 
 def imports(module: str) -> set[str]:
@@ -64,7 +65,12 @@ def test_llama_cpp_has_five_doors(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_hub_has_one_door(module: str) -> None:
-    assert not packages(module) & {"huggingface_hub", "httpx2"} or module == "emulator.hub"
+    assert ("huggingface_hub" in packages(module)) <= (module == "emulator.hub")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_other_servers_are_asked_by_few(module: str) -> None:
+    assert ("httpx2" in packages(module)) <= (module in HTTP_CLIENTS)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from emulator import operations
+from emulator.backends.choice import Backends
+from emulator.engines import Engines
+from emulator.settings import Settings
 
 
 @dataclass
@@ -30,7 +34,7 @@ class StandIn:
 )
 def test_readyz_tells_the_truth(engines: StandIn, status: int, text: str) -> None:
     app = FastAPI()
-    app.state.engines = engines
+    app.state.backends = Backends(Settings(), cast(Engines, engines))
     app.include_router(operations.router)
 
     async def ask() -> httpx.Response:

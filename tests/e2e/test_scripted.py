@@ -1,0 +1,207 @@
+"""The backend `scripted` on the wire: every way in, the same bytes each time, no model at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ACCOUNT_ID, FP16, INT8, ServerProcess, command, server_process, wait_until
+
+RULES = """
+- contains: capital of France
+  answer: The capital of France is Paris.
+- model: "*fp16"
+  answer: I am the large one.
+- matches: ^count to (\\d+)$
+  answer: one two three
+  finish: length
+- contains: once
+  answer: This is said once.
+  times: 1
+- contains: slowly
+  answer: word word word word word word word word
+  tokens_per_second: 0.1
+"""
+FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+TEXT = "The capital of France is Paris."
+WORDS = ["The", " capital", " of", " France", " is", " Paris.", ""]
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    file: Path = tmp_path_factory.mktemp("rules") / "rules.yaml"
+    file.write_text(RULES)
+    with server_process("--backend", "scripted", "--script", str(file)) as running:
+        yield running
+
+
+def data(answer: httpx.Response) -> list[Any]:
+    """What the events of a stream hold, but for the last."""
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def account_url(server: ServerProcess, path: str) -> str:
+    return f"{server.base_url}/accounts/{ACCOUNT_ID}/ai{path}"
+
+
+# ── every way in ──────────────────────────────────────────────────────────────────────────────
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 7, "total_tokens": 14}
+
+
+def test_a_model_answers_in_its_own_form(scripted: ServerProcess) -> None:
+    answer = scripted.run(FRANCE)
+    assert answer.json()["result"] == {"response": TEXT, "usage": USAGE}
+    assert answer.headers["x-emulator-model"] == "scripted"
+
+
+def test_a_stream_has_an_event_for_each_word_and_the_usage_last(scripted: ServerProcess) -> None:
+    events = data(scripted.run({**FRANCE, "stream": True}))
+    assert [event["response"] for event in events] == [*WORDS, ""]
+    assert events[-1]["usage"] == USAGE
+
+
+def test_openais_chat_answers_whole_and_as_a_stream(scripted: ServerProcess) -> None:
+    url, body = account_url(scripted, "/v1/chat/completions"), {"model": INT8, **FRANCE}
+    (choice,) = scripted.post(url, body).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (TEXT, "stop")
+    events = data(scripted.post(url, {**body, "stream": True}))
+    assert [event["choices"][0]["delta"]["content"] for event in events] == WORDS
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_openais_completions_answer_a_prompt(scripted: ServerProcess) -> None:
+    url = account_url(scripted, "/v1/completions")
+    body = {"model": INT8, "prompt": "count to 3"}
+    (choice,) = scripted.post(url, body).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("one two three", "length")
+
+
+def test_a_gateway_and_a_binding_answer_without_an_envelope(scripted: ServerProcess) -> None:
+    gateway = f"{scripted.root}/v1/{ACCOUNT_ID}/mine/workers-ai/{INT8}"
+    assert scripted.post(gateway, FRANCE).json()["result"]["response"] == TEXT
+    headers = {"cf-consn-model-id": INT8, "cf-consn-sdk-version": "2.0.0"}
+    url = f"{scripted.root}/run?version=3"
+    binding = httpx.post(url, json={"inputs": FRANCE, "options": {}}, headers=headers)
+    assert binding.json() == {"response": TEXT, "usage": USAGE}
+
+
+# ── what rules do ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rule_for_a_model_is_for_that_model(scripted: ServerProcess) -> None:
+    assert scripted.run({"prompt": "Hi"}, FP16).json()["result"]["response"] == (
+        "I am the large one."
+    )
+    assert scripted.run({"prompt": "Hi"}, INT8).json()["result"]["response"] == (
+        "This is a scripted answer to: Hi"
+    )
+
+
+def test_a_rule_with_times_answers_no_more_than_that(scripted: ServerProcess) -> None:
+    texts = [scripted.run({"prompt": "once"}).json()["result"]["response"] for _ in range(2)]
+    assert texts == ["This is said once.", "This is a scripted answer to: once"]
+
+
+def test_max_tokens_cuts_an_answer(scripted: ServerProcess) -> None:
+    result = scripted.run({**FRANCE, "max_tokens": 2}).json()["result"]
+    assert result["response"] == "The capital"
+    assert result["usage"]["completion_tokens"] == 2
+
+
+def test_the_same_request_gets_the_same_bytes(scripted: ServerProcess) -> None:
+    for body in (FRANCE, {**FRANCE, "stream": True}):
+        assert len({scripted.run(body).content for _ in range(5)}) == 1
+
+
+def test_a_request_of_the_service_is_refused_as_by_a_model(scripted: ServerProcess) -> None:
+    answer = scripted.run({"prompt": "Hi", "max_tokens": -1})
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) in {(400, 5006), (400, 8007)}
+    assert scripted.run({"prompt": "Hi"}, "@cf/none/such").json()["errors"][0]["code"] == 5007
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_slow_answer_ends_when_its_client_leaves(scripted: ServerProcess, stream: bool) -> None:
+    num_ended = sum("cancelled" in line for line in scripted.log)
+    with scripted.connect({"prompt": "slowly", "stream": stream}) as connection:
+        if stream:
+            assert connection.recv(2**16)
+    wait_until(lambda: sum("cancelled" in line for line in scripted.log) > num_ended)
+
+
+def test_a_slow_answer_is_cut_off_when_the_server_ends(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    with server_process("--backend", "scripted", "--script", str(file)) as server:
+        connection = server.connect({"prompt": "slowly"})
+    with connection:
+        assert b" 408 " in connection.recv(2**16).partition(b"\r\n")[0]
+    assert server.process.returncode == 0
+
+
+# ── which backend ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_model_is_loaded(scripted: ServerProcess) -> None:
+    scripted.run(FRANCE)
+    metrics = httpx.get(f"{scripted.root}/_emulator/metrics").text
+    assert "workers_ai_emulator_slots{" not in metrics
+    maps = Path(f"/proc/{scripted.process.pid}/maps")
+    assert not maps.exists() or not re.search(r"libllama|\.gguf", maps.read_text())
+
+
+def test_a_request_chooses_another_backend_by_a_header(server: ServerProcess) -> None:
+    body = {"prompt": "Hi", "max_tokens": 3}
+    chosen = httpx.post(server.run_url(), json=body, headers={"x-emulator-backend": "scripted"})
+    assert chosen.json()["result"]["response"] == "This is a"
+    assert chosen.headers["x-emulator-model"] == "scripted"
+    assert server.run(body).headers["x-emulator-model"] != "scripted"
+
+
+def test_a_backend_that_is_none_is_refused_with_those_that_are(scripted: ServerProcess) -> None:
+    headers = {"x-emulator-backend": "gpt"}
+    answer = httpx.post(scripted.run_url(), json=FRANCE, headers=headers)
+    assert answer.status_code == 400
+    assert re.search(r"x-emulator-backend takes one of llama, scripted.*, not gpt", answer.text)
+
+
+# ── files that cannot be used ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("write", "num_lines"),
+    [
+        (lambda file: file.write_text("- {answer: a, times: 0}\n- {contains: x}\n"), 2),
+        (lambda file: file.write_text("- answer: [\n"), 1),
+        (lambda file: file.write_bytes(b"\xff"), 1),
+        (lambda file: file.write_text("answer: a\n"), 1),
+    ],
+)
+def test_each_mistake_in_the_rules_is_one_line(
+    write: Callable[[Path], object], num_lines: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "rules.yaml"
+    write(file)
+    flags = ("--backend", "scripted", "--script", str(file))
+    ended = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    lines = ended.stderr.splitlines()
+    assert len(lines) == num_lines
+    assert all("--script: " in line and str(file) in line for line in lines)
+
+
+def test_rules_that_are_not_there_are_a_mistake_in_the_command(tmp_path: Path) -> None:
+    flags = ("--backend", "scripted", "--script", str(tmp_path / "none.yaml"))
+    ended = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "none.yaml" in ended.stderr

@@ -1,0 +1,410 @@
+"""The backend `upstream`: with real servers behind it, and with one that misbehaves as told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ENDLESS, ServerProcess, command, server_process, wait_until
+from tests.upstreams import (
+    USAGE,
+    WHOLE,
+    Exchange,
+    RealServer,
+    StandIn,
+    answer_well,
+    delta,
+    free_port,
+    llama_cpp_server,
+    llama_server,
+)
+
+KEY = "sk-0123456789"
+HELLO = {"prompt": "Say hello.", "max_tokens": 12, "temperature": 0}
+# llama-server is compiled from source and in no registry, so only who has it can test with it.
+REAL_SERVERS = [llama_cpp_server, *([llama_server] if os.environ.get("LLAMA_CPP_BIN") else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An emulator and the server behind it."""
+
+    emulator: ServerProcess
+    upstream: RealServer
+
+
+@pytest.fixture(scope="module", params=REAL_SERVERS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with (
+        request.param() as upstream,
+        server_process("--backend", "upstream", "--upstream-url", upstream.url) as emulator,
+    ):
+        yield Pair(emulator, upstream)
+
+
+@pytest.fixture(scope="module")
+def listening() -> Iterator[StandIn]:
+    with StandIn().listening() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="module")
+def emulator(listening: StandIn) -> Iterator[ServerProcess]:
+    """One with a key, in front of the stand-in."""
+    flags = ["--upstream-url", f"{listening.url}/", "--upstream-api-key", KEY]
+    with server_process("--backend", "upstream", *flags, "--stall-timeout", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(listening: StandIn, emulator: ServerProcess) -> StandIn:
+    """The stand-in behind a running emulator, as new."""
+    listening.behaviour = answer_well
+    wait_until(lambda: readiness(emulator) == "ready")  # a test before may have shaken it
+    listening.requests.clear()
+    listening.was_left.clear()
+    return listening
+
+
+def readiness(server: ServerProcess) -> str:
+    return str(httpx.get(f"{server.root}/_emulator/readyz").json()["status"])
+
+
+def events(answer: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def error_of(answer: httpx.Response) -> tuple[int, int, str]:
+    entry = answer.json()["errors"][0]
+    return answer.status_code, entry["code"], entry["message"]
+
+
+def log_of(server: ServerProcess, text: str) -> str:
+    """The first line of the log with this text, once it is there."""
+    wait_until(lambda: any(text in line for line in server.log))
+    return next(line for line in server.log if text in line)
+
+
+# ── real servers ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_real_server_answers_whole_and_as_a_stream_with_the_same_text(pair: Pair) -> None:
+    whole = pair.emulator.run(HELLO).json()["result"]
+    streamed = events(pair.emulator.run({**HELLO, "stream": True}))
+    assert whole["response"]
+    assert whole["response"] == "".join(event["response"] for event in streamed)
+    assert whole["usage"]["completion_tokens"] <= 12
+    assert whole["usage"]["total_tokens"] > whole["usage"]["completion_tokens"]
+
+
+def test_a_real_server_answers_a_conversation_and_a_raw_prompt(pair: Pair) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+    for body in ({"messages": messages}, {"prompt": "1 2 3 4 5", "raw": True}):
+        answer = pair.emulator.run({**body, "max_tokens": 5, "temperature": 0})
+        assert answer.json()["result"]["response"]
+    assert answer.headers["x-emulator-model"].endswith(".gguf")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_real_server_stops_when_the_client_leaves(pair: Pair, stream: bool) -> None:
+    body = {**ENDLESS, "max_tokens": 900, "stream": stream}
+    with pair.emulator.connect(body):
+        if pair.upstream.name == "llama-server":
+            wait_until(lambda: not pair.upstream.is_idle)
+    if pair.upstream.name == "llama-server":
+        wait_until(lambda: pair.upstream.is_idle)
+    assert pair.emulator.run(HELLO).status_code == 200  # the other computes one after the other
+
+
+def test_a_prompt_too_long_for_llama_server_is_refused_in_the_services_words(pair: Pair) -> None:
+    answer = pair.emulator.run({**HELLO, "prompt": "word " * 3000})
+    if pair.upstream.name == "llama-server":
+        status, code, message = error_of(answer)
+        assert (status, code) == (413, 5021)
+        assert f"limit ({pair.upstream.context_length})" in message
+    else:  # its stream just ends, and nothing says why
+        assert answer.status_code == 500
+        assert "its own log may say why" in log_of(pair.emulator, "before its end")
+
+
+# ── what is asked ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_arrives_as_openai_has_it(emulator: ServerProcess, upstream: StandIn) -> None:
+    answer = emulator.run({"prompt": "Hi", "max_tokens": 9, "seed": 3, "top_k": 4})
+    assert answer.json()["result"] == {"response": "Hello you", "usage": USAGE["usage"]}
+    assert answer.headers["x-emulator-model"] == "stand-in"
+    (request,) = upstream.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert {"model": "stand-in", "max_tokens": 9, "seed": 3, "top_k": 4}.items() <= (
+        request.body.items()
+    )
+    assert request.body["messages"][-1] == {"role": "user", "content": "Hi"}
+
+
+def test_a_stream_has_an_event_for_each_that_has_text(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    answer = emulator.run({"prompt": "Hi", "stream": True})
+    assert [event["response"] for event in events(answer)] == ["Hello", " you", "", ""]
+
+
+def test_a_request_can_choose_the_upstream_or_another(upstream: StandIn) -> None:
+    flags = ["--backend", "scripted", "--upstream-url", upstream.url, "--upstream-model", "x"]
+    with server_process(*flags) as server:
+        url, chosen = server.run_url(), {"x-emulator-backend": "upstream"}
+        assert server.run({"prompt": "Hi"}).json()["result"]["response"].startswith("This is a")
+        answer = httpx.post(url, json={"prompt": "Hi"}, headers=chosen)
+    assert answer.json()["result"]["response"] == "Hello you"
+    assert upstream.requests[-1].body["model"] == "x"
+    assert "authorization" not in upstream.requests[-1].headers
+
+
+# ── what goes wrong before the first byte ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("status", "text", "expected"),
+    [
+        (429, "slow down", (429, 3040, "Capacity temporarily exceeded")),
+        (503, "Loading model", (429, 3040, "Capacity temporarily exceeded")),
+        (400, "no such role", (400, 8007, '"message":"no such role"')),
+        (422, "no such role", (400, 8007, '"message":"no such role"')),
+        (
+            400,
+            "This model's maximum context length is 64 tokens and your request has 60 input tokens",
+            (413, 5021, "(316) exceeds this model context window limit (64)"),
+        ),
+        (404, "no such path", (500, 3043, "Internal server error")),
+        (500, "boom", (500, 3043, "Internal server error")),
+    ],
+)
+def test_an_error_of_the_upstream_is_the_services_error(
+    emulator: ServerProcess,
+    upstream: StandIn,
+    status: int,
+    text: str,
+    expected: tuple[int, int, str],
+    stream: bool,
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.answer(status, {"error": {"message": text}})
+    got_status, code, message = error_of(emulator.run({"prompt": "Hi", "stream": stream}))
+    assert (got_status, code) == expected[:2]
+    assert expected[2].replace("exceeds", "exceeded") in message
+    if expected[0] == 500:
+        assert f"upstream at {upstream.url}" in log_of(emulator, text)
+
+
+def test_a_key_that_is_refused_is_named_by_its_setting_and_never_shown(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.answer(401, {"error": f"bad key {KEY}"})
+    emulator.run({"prompt": "Hi"})
+    assert "401 bad key ***" in log_of(emulator, "so check --upstream-api-key")
+    assert KEY not in "".join(emulator.log)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "line"),
+    [
+        (lambda exchange: exchange.stream(*WHOLE[:3]), "ended a stream before its end"),
+        (lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False), "does not answer"),
+        (lambda exchange: exchange.stream(delta("a"), "{no json"), "is no JSON object: {no json"),
+        (lambda exchange: exchange.stream({"error": {"message": "no memory"}}), "no memory"),
+        (lambda exchange: exchange.answer(200, {"choices": []}), "streams no events"),
+        (lambda exchange: exchange.connection.shutdown(2), "does not answer"),
+    ],
+)
+def test_an_answer_that_is_no_whole_stream_is_an_internal_error(
+    emulator: ServerProcess,
+    upstream: StandIn,
+    behaviour: Callable[[Exchange], None],
+    line: str,
+) -> None:
+    upstream.behaviour = behaviour
+    assert error_of(emulator.run({"prompt": "Hi"}))[:2] == (500, 3043)
+    assert f"upstream at {upstream.url}" in log_of(emulator, line)
+
+
+def test_an_upstream_that_stays_silent_is_given_up(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    upstream.behaviour = Exchange.wait_until_left
+    assert error_of(emulator.run({"prompt": "Hi"}))[:2] == (500, 3043)
+    assert "it sends nothing" in readiness(emulator)
+    upstream.behaviour = answer_well
+    wait_until(lambda: readiness(emulator) == "ready")
+
+
+# ── what goes wrong later ─────────────────────────────────────────────────────────────────────
+
+
+def test_a_stream_that_breaks_off_there_breaks_off_here(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False)
+    body, came = {"prompt": "Hi", "stream": True}, bytearray()
+    with httpx.stream("POST", emulator.run_url(), json=body) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            for part in answer.iter_bytes():
+                came += part
+    assert b"Hello" in came and b"[DONE]" not in came
+    assert f"upstream at {upstream.url}" in log_of(emulator, "a stream breaks off")
+
+
+def test_an_answer_that_is_whole_needs_no_proper_end(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(*WHOLE, is_whole=False)
+    assert emulator.run({"prompt": "Hi"}).json()["result"]["response"] == "Hello you"
+    assert readiness(emulator) == "ready"
+
+
+def test_a_finish_reason_is_end_enough_and_without_usage_texts_are_counted(
+    emulator: ServerProcess, upstream: StandIn
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:4])
+    result = emulator.run({"messages": [{"role": "user", "content": "one two"}]}).json()["result"]
+    assert result["response"] == "Hello you"
+    assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("behaviour", [Exchange.stream_until_left, Exchange.wait_until_left])
+def test_the_upstream_is_left_when_the_client_leaves(
+    emulator: ServerProcess,
+    upstream: StandIn,
+    behaviour: Callable[[Exchange], None],
+    stream: bool,
+) -> None:
+    upstream.behaviour = behaviour
+    with emulator.connect({"prompt": "Hi", "stream": stream}):
+        wait_until(lambda: len(upstream.requests) == 1)
+    assert upstream.was_left.wait(10)
+    upstream.behaviour = answer_well
+    assert emulator.run({"prompt": "Hi"}).status_code == 200
+
+
+def test_the_upstream_is_left_when_the_time_is_up(upstream: StandIn) -> None:
+    flags = ["--backend", "upstream", "--upstream-url", upstream.url, "--request-timeout", "0.3"]
+    with server_process(*flags) as server:
+        upstream.behaviour = Exchange.stream_until_left
+        assert error_of(server.run({"prompt": "Hi"}))[:2] == (408, 3007)
+        assert upstream.was_left.wait(10)
+
+
+def test_the_upstream_is_left_when_the_server_ends(upstream: StandIn) -> None:
+    with ExitStack() as stack:
+        flags = ["--backend", "upstream", "--upstream-url", upstream.url]
+        with server_process(*flags) as server:
+            upstream.behaviour = Exchange.stream_until_left
+            upstream.requests.clear()
+            stack.enter_context(server.connect({"prompt": "Hi", "stream": True}))
+            wait_until(lambda: len(upstream.requests) == 1)
+        assert server.process.returncode == 0
+        assert upstream.was_left.wait(10)
+
+
+# ── the start ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
+    stand_in, port = StandIn(), free_port()
+    flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+    process = subprocess.Popen(
+        [*command(*flags), "--port", str(port)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+
+    def status() -> str:
+        try:
+            return str(httpx.get(f"http://127.0.0.1:{port}/_emulator/readyz").json()["status"])
+        except httpx.TransportError:
+            return ""
+
+    try:
+        refused = f"upstream at {stand_in.url} does not answer: Connection refused"
+        wait_until(lambda: status() == refused)
+        with stand_in.listening():
+            wait_until(lambda: status() == "ready")
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def test_an_upstream_that_goes_away_and_comes_back_is_used_again() -> None:
+    stand_in = StandIn()
+    with ExitStack() as stack:
+        with stand_in.listening():
+            flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+            server = stack.enter_context(server_process(*flags))
+            assert server.run({"prompt": "Hi"}).status_code == 200
+        assert server.run({"prompt": "Hi"}).status_code == 500
+        assert "does not answer" in readiness(server)
+        with stand_in.listening():
+            wait_until(lambda: readiness(server) == "ready")
+            assert server.run({"prompt": "Hi"}).status_code == 200
+
+
+def test_an_upstream_of_several_models_wants_one_chosen(upstream: StandIn) -> None:
+    upstream.models = ["one", "two"]
+    try:
+        with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
+            headers = {"x-emulator-backend": "upstream"}
+            answer = httpx.post(server.run_url(), json={"prompt": "Hi"}, headers=headers)
+            assert error_of(answer)[:2] == (500, 3043)
+            assert "one, two" in log_of(server, "--upstream-model")
+    finally:
+        upstream.models = ["stand-in"]
+
+
+def test_a_model_of_the_very_name_is_taken_among_several(upstream: StandIn) -> None:
+    upstream.models = ["one", "@cf/meta/llama-2-7b-chat-fp16"]
+    try:
+        with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
+            url = server.run_url("@cf/meta/llama-2-7b-chat-fp16")
+            headers = {"x-emulator-backend": "upstream"}
+            assert httpx.post(url, json={"prompt": "Hi"}, headers=headers).status_code == 200
+        assert upstream.requests[-1].body["model"] == "@cf/meta/llama-2-7b-chat-fp16"
+    finally:
+        upstream.models = ["stand-in"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "--backend upstream needs --upstream-url"),
+        (["--upstream-url", "localhost:8080"], "such as http://127.0.0.1:8080/v1"),
+        (["--upstream-url", "ftp://localhost/v1"], "such as http://127.0.0.1:8080/v1"),
+        (["--upstream-url", "http://localhost/v1?x=y"], "such as http://127.0.0.1:8080/v1"),
+        (["--upstream-url", "http://localhost:x/v1"], "takes a URL"),
+        (["--upstream-url", "http://me:pass@localhost/v1"], "takes no user or password"),
+        (
+            ["--upstream-url", "http://localhost/v1", "--upstream-api-key", "sk-1\n"],
+            "--upstream-api-key takes plain characters on one line",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(flags: list[str], line: str) -> None:
+    ended = subprocess.run(
+        command("--backend", "upstream", *flags), capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert line in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert "pass" not in ended.stderr.replace("password", "") and "sk-1" not in ended.stderr

@@ -1,0 +1,219 @@
+"""What OpenAI's API is asked, and what its events and errors are taken for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from emulator.backends.openai_api import EventDecoder, call_for, error_of, model_names
+from emulator.chat import DEFAULT_SYSTEM_TEXT
+from emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
+from emulator.errors import (
+    ContextExceeded,
+    EmulatorError,
+    OutOfCapacity,
+    RefusedByEngine,
+    UpstreamFailed,
+)
+from emulator.messages import Message
+from emulator.tasks.text_generation import TextGenerationRequest
+
+
+def asked(
+    prompt: str | None = None,
+    *messages: Message,
+    raw: bool = False,
+    is_flattened: bool = False,
+    **params: Any,
+) -> tuple[str, dict[str, Any]]:
+    request = TextGenerationRequest(
+        prompt, [*messages], raw, False, SamplingParams(**params), is_flattened
+    )
+    return call_for(request, "m")
+
+
+# ── what is asked ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_messages_go_as_they_are_and_options_only_where_they_say_something() -> None:
+    path, body = asked(None, Message("odd", "x"), max_tokens=7, temperature=0.5)
+    assert path == "/chat/completions"
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "odd", "content": "x"}],
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_all_options_are_passed_on_and_repetition_by_both_its_names() -> None:
+    options: dict[str, Any] = {"top_p": 0.9, "top_k": 5, "seed": 0, "frequency_penalty": 1.0}
+    _, body = asked("x", repetition_penalty=1.1, **options)
+    assert options.items() <= body.items()
+    assert body["repetition_penalty"] == body["repeat_penalty"] == 1.1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "flags", "roles"),
+    [
+        ("hi", {}, ["system", "user"]),
+        ("<s>[INST] hi [/INST]", {}, ["user"]),
+        ("<s>[INST] hi [/INST]", {"raw": True, "is_flattened": True}, ["user"]),
+        ("User: hi\nAssistant: ", {"raw": True, "is_flattened": True}, ["user"]),
+        ("hi", {"raw": True, "is_flattened": True}, ["user"]),
+    ],
+)
+def test_a_prompt_becomes_the_conversation_that_it_stands_for(
+    prompt: str, flags: dict[str, bool], roles: list[str]
+) -> None:
+    path, body = asked(prompt, **flags)
+    assert path == "/chat/completions"
+    assert [message["role"] for message in body["messages"]] == roles
+    assert body["messages"][-1]["content"] == "hi"
+    assert roles != ["system", "user"] or body["messages"][0]["content"] == DEFAULT_SYSTEM_TEXT
+
+
+def test_a_raw_prompt_stays_a_text() -> None:
+    path, body = asked("[INST] hi [/INST]", raw=True)
+    assert (path, body["prompt"]) == ("/completions", "[INST] hi [/INST]")
+    assert "messages" not in body
+
+
+# ── events ────────────────────────────────────────────────────────────────────────────────────
+
+
+def delta(text: str | None, reason: str | None = None, **others: Any) -> str:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+    return json.dumps({"choices": [choice], **others})
+
+
+def decode(*events: str, num_prompt_tokens: int = 3) -> list[Chunk | Usage]:
+    decoder = EventDecoder(num_prompt_tokens, max_tokens=16)
+    chunks: list[Chunk | Usage] = [chunk for event in events for chunk in decoder.feed(event)]
+    return chunks + decoder.flush()
+
+
+def test_texts_are_chunks_and_roles_are_not() -> None:
+    role = json.dumps({"choices": [{"delta": {"role": "assistant"}, "finish_reason": None}]})
+    events = [role, delta(""), delta("a"), delta("b"), delta(None, "stop"), "[DONE]"]
+    ended = Chunk("", FinishReason.STOP)
+    assert decode(*events) == [Chunk("a"), Chunk("b"), Usage(3, 3), ended]
+
+
+def test_a_completions_text_is_read_too() -> None:
+    events = [json.dumps({"choices": [{"text": "a", "finish_reason": "length"}]}), "[DONE]"]
+    assert decode(*events) == [Chunk("a"), Usage(3, 1), Chunk("", FinishReason.LENGTH)]
+
+
+def test_the_servers_usage_holds_wherever_it_comes() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 4}}
+    usage = {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
+    last = json.dumps({"choices": [], "usage": usage | details})
+    assert Usage(9, 8, 4) in decode(delta("a", "stop", usage=None), last, "[DONE]")
+    assert Usage(9, 8) in decode(delta("a", "stop", usage=usage), "[DONE]")
+
+
+def test_a_stream_ends_by_a_finish_reason_or_by_done() -> None:
+    assert decode(delta("a", "stop"))[-1] == Chunk("", FinishReason.STOP)
+    assert decode(delta("a"), "[DONE]")[-1] == Chunk("", FinishReason.STOP)
+    with pytest.raises(UpstreamFailed, match="before its end"):
+        decode(delta("a"))
+
+
+@pytest.mark.parametrize("data", ["{", "[1]", "null", "1"])
+def test_an_event_that_is_no_object_is_an_error(data: str) -> None:
+    with pytest.raises(UpstreamFailed, match="no JSON object"):
+        decode(data)
+
+
+@pytest.mark.parametrize("event", [{}, {"choices": None}, {"choices": ["x"]}, {"usage": "x"}])
+def test_an_event_that_says_nothing_is_passed_over(event: dict[str, Any]) -> None:
+    assert decode(json.dumps(event), "[DONE]") == [Usage(3, 1), Chunk("", FinishReason.STOP)]
+
+
+def test_an_error_within_a_stream_is_the_error_that_it_says() -> None:
+    with pytest.raises(RefusedByEngine, match="no such role"):
+        decode(json.dumps({"error": {"message": "no such role", "code": 400}}))
+    with pytest.raises(UpstreamFailed, match="out of memory"):
+        decode(json.dumps({"error": {"message": "out of memory", "code": "internal"}}))
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────────
+
+CONTEXT_TEXTS = [
+    (  # OpenAI, vLLM until 0.10, llama_cpp.server
+        "This model's maximum context length is 512 tokens. However, you requested 616 tokens "
+        "(600 in the messages, 16 in the completion). Please reduce the length of the messages.",
+        616,
+    ),
+    (  # vLLM 0.11 and newer
+        "This model's maximum context length is 512 tokens and your request has 600 input tokens.",
+        616,
+    ),
+    (
+        "This model's maximum context length is 512 tokens. However, you requested 16 output "
+        "tokens and your prompt contains at least 600 input tokens, for a total of at least 616.",
+        616,
+    ),
+    (  # llama-server
+        "request (600 tokens) exceeds the available context size (512 tokens), try increasing it",
+        616,
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "num_tokens"), CONTEXT_TEXTS)
+def test_a_context_that_is_too_small_is_said_in_the_services_words(
+    message: str, num_tokens: int
+) -> None:
+    error = error_of(400, json.dumps({"error": {"message": message}}), max_tokens=16)
+    assert isinstance(error, ContextExceeded)
+    assert str(error) == str(ContextExceeded(num_tokens, 512))
+
+
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [
+        (400, RefusedByEngine),
+        (401, UpstreamFailed),
+        (403, UpstreamFailed),
+        (404, UpstreamFailed),
+        (413, RefusedByEngine),
+        (422, RefusedByEngine),
+        (429, OutOfCapacity),
+        (302, UpstreamFailed),
+        (500, UpstreamFailed),
+        (503, OutOfCapacity),
+    ],
+)
+def test_a_status_says_whose_fault_it_is(status: int, error_class: type[EmulatorError]) -> None:
+    assert type(error_of(status, "{}", max_tokens=1)) is error_class
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error": {"message": "it says"}}',
+        '{"error": "it says"}',
+        '{"object": "error", "message": "it says"}',
+        '{"detail": "it says"}',
+        "it\n says",
+    ],
+)
+def test_the_message_is_found_wherever_it_is(body: str) -> None:
+    assert '"message":"it says"' in str(error_of(400, body, max_tokens=1))
+
+
+def test_a_message_is_a_line_that_can_be_shown() -> None:
+    assert len(str(error_of(500, "x" * 100_000, max_tokens=1))) < 1100
+    assert str(error_of(500, "a\n\x1b[2Jb\0", max_tokens=1)) == "answers 500: a [2Jb"
+
+
+def test_models_are_those_with_a_name() -> None:
+    assert model_names('{"data": [{"id": "a"}, {}, 1, {"id": 2}, {"id": "b"}]}') == ["a", "b"]
+    with pytest.raises(UpstreamFailed, match="no list of models"):
+        model_names("<html>")

@@ -1,0 +1,220 @@
+"""Rules: which one answers, what it says and how fast, and what is wrong with bad ones."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.backends.script import Rule, Script, parse_rules, read_rules
+from emulator.catalog import CATALOG
+from emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
+from emulator.errors import SettingInvalid
+from emulator.messages import Message
+from emulator.tasks.text_generation import TextGenerationRequest
+from tests.server import FP16, INT8
+
+
+async def begin(
+    script: Script, *texts: str, model: str = INT8, prompt: str | None = None, max_tokens: int = 256
+) -> Generation:
+    messages = [Message("user", text) for text in texts]
+    params = SamplingParams(max_tokens=max_tokens)
+    request = TextGenerationRequest(prompt, messages, raw=False, stream=False, params=params)
+    return (await script.generate(request, CATALOG[model], takes_long=False)).generation
+
+
+def chunks(script: Script, *texts: str, **options: Any) -> list[Chunk]:
+    async def read() -> list[Chunk]:
+        return [chunk async for chunk in await begin(script, *texts, **options)]
+
+    return asyncio.run(read())
+
+
+def answer(script: Script, *texts: str, **options: Any) -> str:
+    return "".join(chunk.text for chunk in chunks(script, *texts, **options))
+
+
+def script(*rules: dict[str, Any]) -> Script:
+    return Script(parse_rules([*rules]))
+
+
+# ── which rule ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_rule_that_applies_answers() -> None:
+    rules = [{"contains": "x", "answer": "1"}, {"contains": "xy", "answer": "2"}, {"answer": "3"}]
+    assert [answer(script(*rules), text) for text in ("xy", "z")] == ["1", "3"]
+
+
+@pytest.mark.parametrize(("pattern", "applies"), [(INT8, True), ("*int8", True), ("@cf/m", False)])
+def test_a_model_is_a_name_or_a_pattern_of_all_of_it(pattern: str, applies: bool) -> None:
+    rules = script({"model": pattern, "answer": "1"}, {"answer": "2"})
+    assert answer(rules, "x") == ("1" if applies else "2")
+    assert answer(rules, "x", model=FP16) == "2"
+
+
+def test_only_the_last_message_is_looked_at_or_the_prompt() -> None:
+    rules = script({"contains": "x", "answer": "1"}, {"answer": "2"})
+    assert answer(rules, "x", "y") == "2"
+    assert answer(rules, "y", "x") == "1"
+    assert answer(rules, prompt="x") == "1"
+    assert answer(rules) == "2"  # no message at all
+
+
+def test_a_regular_expression_may_match_anywhere() -> None:
+    rules = script({"matches": r"(?i)\bweather in (Paris|Rome)\b", "answer": "1"}, {"answer": "2"})
+    assert answer(rules, "What is the WEATHER in rome?") == "1"
+    assert answer(rules, "weather in Romeo") == "2"
+
+
+def test_all_conditions_of_a_rule_must_hold() -> None:
+    rules = script({"contains": "x", "matches": "y", "answer": "1"}, {"answer": "2"})
+    assert [answer(rules, text) for text in ("xy", "x", "y")] == ["1", "2", "2"]
+
+
+def test_a_rule_answers_as_often_as_it_says() -> None:
+    rules = script({"answer": "1", "times": 2}, {"answer": "2"})
+    assert [answer(rules, "x") for _ in range(4)] == ["1", "1", "2", "2"]
+    rules.reset()
+    assert answer(rules, "x") == "1"
+
+
+def test_other_rules_can_be_set_and_taken_back() -> None:
+    rules = script({"answer": "1"})
+    rules.replace([Rule(answer="2")])
+    assert answer(rules, "x") == "2"
+    rules.reset()
+    assert answer(rules, "x") == "1"
+
+
+def test_where_no_rule_applies_the_text_is_repeated() -> None:
+    assert answer(script({"contains": "y", "answer": "1"}), "x") == (
+        "This is a scripted answer to: x"
+    )
+
+
+# ── what it says ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chunk_is_a_word_with_its_space_and_the_last_one_is_empty() -> None:
+    texts = ["One", " two", "\n\n three", "  ", ""]
+    assert [c.text for c in chunks(script({"answer": "One two\n\n three  "}), "x")] == texts
+
+
+@pytest.mark.parametrize(
+    ("rule", "max_tokens", "text", "reason"),
+    [
+        ({"answer": "a b c"}, 4, "a b c", FinishReason.STOP),
+        ({"answer": "a b c"}, 3, "a b c", FinishReason.LENGTH),
+        ({"answer": "a b c"}, 2, "a b", FinishReason.LENGTH),
+        ({"answer": "a b c", "finish": "length"}, 256, "a b c", FinishReason.LENGTH),
+        ({"answer": ""}, 256, "", FinishReason.STOP),
+        ({"answer": "", "finish": "length"}, 256, "", FinishReason.LENGTH),
+    ],
+)
+def test_an_answer_ends_as_it_says_or_is_cut(
+    rule: dict[str, Any], max_tokens: int, text: str, reason: FinishReason
+) -> None:
+    got = chunks(script(rule), "x", max_tokens=max_tokens)
+    assert "".join(chunk.text for chunk in got) == text
+    assert [chunk.finish_reason for chunk in got] == [None] * (len(got) - 1) + [reason]
+    assert len(got) <= max_tokens
+
+
+def test_usage_counts_words_and_the_end() -> None:
+    async def usage() -> tuple[int, int]:
+        generation = await begin(script({"answer": "a b"}), "one two")
+        assert [chunk async for chunk in generation]
+        return generation.usage.num_prompt_tokens, generation.usage.num_completion_tokens
+
+    assert asyncio.run(usage()) == (3, 3)  # `user: one two`
+
+
+def test_equal_requests_have_equal_fingerprints() -> None:
+    async def fingerprints() -> list[str]:
+        rules = script({"answer": "a"})
+        return [(await begin(rules, text)).fingerprint for text in ("x", "x", "y")]
+
+    first, second, third = asyncio.run(fingerprints())
+    assert first == second != third
+
+
+def test_pace_is_kept() -> None:
+    async def times() -> list[float]:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        rule = {"answer": "a b c", "first_token_after": 0.05, "tokens_per_second": 100}
+        return [loop.time() - start async for _ in await begin(script(rule), "x")]
+
+    came = asyncio.run(times())
+    assert all(came_s >= 0.05 + 0.01 * i - 0.002 for i, came_s in enumerate(came))
+
+
+# ── what is wrong ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("value", [[{"answer": "a"}], {"rules": [{"answer": "a"}]}])
+def test_rules_are_a_list_or_stand_under_a_key(value: Any) -> None:
+    assert parse_rules(value) == [Rule(answer="a")]
+
+
+@pytest.mark.parametrize("value", [None, "x", {}, {"rules": []} | {"more": 1}, {"answer": "a"}])
+def test_anything_else_is_no_list_of_rules(value: Any) -> None:
+    with pytest.raises(ValueError, match="list of rules"):
+        parse_rules(value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ({}, "rule 2: answer: Field required"),
+        ("a", "rule 2: Input should be a valid dictionary"),
+        ({"answer": 42}, "rule 2: answer: Input should be a valid string, not 42"),
+        ({"answer": "a", "contain": "x"}, "rule 2: contain: Extra inputs are not permitted"),
+        ({"answer": "a", "matches": "("}, "rule 2: matches: no regular expression"),
+        ({"answer": "a", "times": 0}, "rule 2: times: Input should be greater than or equal to 1"),
+        ({"answer": "a", "tokens_per_second": 0}, "rule 2: tokens_per_second: Input should be"),
+        ({"answer": "a", "first_token_after": -1}, "rule 2: first_token_after: Input should be"),
+        ({"answer": "a", "first_token_after": float("inf")}, "rule 2: first_token_after: Input"),
+        ({"answer": "a", "finish": "error"}, "rule 2: finish: Input should be 'stop' or 'length'"),
+    ],
+)
+def test_a_mistake_is_a_line_that_says_where(rule: Any, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_rules([{"answer": "a"}, rule])
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {answer: a, times: 0, speed: 1}\n- {answer: b}\n- {contains: x}\n")
+    with pytest.raises(SettingInvalid) as caught:
+        read_rules(file)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[2:4] for line in lines] == [
+        ["rule 1", "times"],
+        ["rule 1", "speed"],
+        ["rule 3", "answer"],
+    ]
+    assert all(line.startswith(f"--script: {file}: ") for line in lines)
+
+
+@pytest.mark.parametrize("content", [b"- {answer: [", b"\xff\xfe", b"\x00", b""])
+def test_a_file_that_cannot_be_read_is_a_setting_that_cannot_be_used(
+    tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SettingInvalid, match=r"--script: ") as caught:
+        read_rules(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_read_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text('{"rules": [{"answer": "\\u00e9", "times": 1}]}')
+    assert read_rules(file) == [Rule(answer="é", times=1)]
