@@ -12,7 +12,7 @@ from tests.conformance.snapshots import Target
 from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
 # The service has no such settings, or is not reached there.
-EMULATOR_SERVERS = ("strict", "busy", "impatient", "binding")
+EMULATOR_SERVERS = ("strict", "busy", "impatient", "binding", "faulty")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -54,6 +54,13 @@ def impatient() -> Iterator[ServerProcess]:
 def binding(server: ServerProcess) -> ServerProcess:
     """A server as a Worker's binding sees it: only Cloudflare's runtime reaches the real one."""
     return server
+
+
+@pytest.fixture(scope="session")
+def faulty() -> Iterator[ServerProcess]:
+    """A server whose answers are wrong on purpose, and where words do not matter."""
+    with server_process("--backend", "scripted") as running:
+        yield running
 
 
 @pytest.fixture

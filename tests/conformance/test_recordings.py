@@ -42,11 +42,12 @@ class NotServed:
 
 OTHER_TASK = NotServed("another task's model")
 OTHER_SCHEMA = NotServed("a model with another schema")
-RETIRED = NotServed("retirement came after the time that is emulated")
 PLAN = NotServed("there is no plan, licence or allocation here")
 NO_USAGE = NotServed("before answers had `usage`; the rest is run-answer")
 
 OWN_NAMES = (("'input'", "'prompt'"), ("'requests'", "'messages'"))  # another model's schema
+SHORT_ID = (r" \([0-9a-f]{8}\)\"", ' (<uuid>)"')
+OTHER_BASE = ("llama-3-8b-instruct", "llama-2-7b-chat-fp16")
 HIDDEN_UUID = ((r" \([0-9a-fx-]+\)\"", ' (<uuid>)"'),)
 ADD_UUID = (('","code"', ' (<uuid>)","code"'),)
 REST = '"success":false,"result":{},"messages":[]}'
@@ -82,14 +83,14 @@ ERRORS: list[Reproduced | NotServed] = [
     OTHER_SCHEMA,
     Reproduced("chat-5007"),
     Reproduced("chat-5007", OTHER_NAME),
-    RETIRED,
-    RETIRED,
-    RETIRED,
-    RETIRED,
+    Reproduced("run-5028", (("infire-llama-3.1-8b-instruct", "llama-2-7b-chat-fp16"), SHORT_ID)),
+    Reproduced("run-5028", part=True),
+    Reproduced("run-5028-alias", part=True),
+    Reproduced("binding-5028", (("5028: ", ""), OTHER_BASE), part=True),
     Reproduced("run-5021"),
     Reproduced("run-5021"),
-    PLAN,
-    NotServed("there is no rate limit here, only a full queue (3040)"),
+    Reproduced("run-4006"),
+    Reproduced("run-3021", (SHORT_ID,)),
     Reproduced("run-3040", ((r"\.\.\.\}", REST), *ADD_UUID)),
     NotServed("the gateway here limits no rate"),
     Reproduced("run-10000"),
@@ -143,7 +144,7 @@ def records(name: str) -> list[dict[str, Any]]:
 
 def text(record: dict[str, Any]) -> str:
     """The record's body, or the piece of one that was published."""
-    for key in ("body", "errors", "message"):
+    for key in ("body", "errors", "message", "message_prefix"):
         if key in record:
             value = record[key]
             return value if isinstance(value, str) else compact(value)

@@ -1,0 +1,166 @@
+"""A client that meets faults, each chosen in every way. The server answers by script.
+
+    python faults_python.py LIBRARY BASE_URL ACCOUNT_ID TOKEN FAULT[:stream]|retries...
+
+Prints a JSON line for each fault and way: what came out of it. Each begins after a reset.
+"""
+
+# mypy: disable-error-code="import-not-found"
+# Clients are in folders of their own, out of mypy's sight.
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.request import Request, urlopen
+
+from outcomes import outcome
+
+Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers, for a stream?, s
+
+MODEL = "@cf/meta/llama-2-7b-chat-int8"
+TIMEOUT_S = 30
+PATIENCE_S = 1  # with a server that is silent on purpose
+SILENT = ("stall", "slow-first-token")
+OPTIONS = {"slow-first-token": {"seconds": 60}, "cut-mid-event": {"after_events": 2}}
+
+
+class Met:
+    """A fault met by one library, in one way or another."""
+
+    def __init__(self, case: str, call: Call, control: Callable[..., Any]) -> None:
+        fault, _, kind = case.partition(":")
+        self._fault = fault
+        self._is_stream = kind == "stream"
+        self._call = call
+        self._control = control
+        self._options = OPTIONS.get(fault, {})
+        self._wish = ";".join([fault, *(f"{k}={v}" for k, v in self._options.items())])
+
+    def by_count(self) -> object:
+        return self._by_rule(times=1)
+
+    def by_chance(self) -> object:
+        """With this seed the first call is hit, and the second is not."""
+        return self._by_rule(probability=0.5, seed=1)
+
+    def by_header(self) -> object:
+        faulty = self._faulty("any", {"x-emulator-fault": self._wish})
+        return {"faulty": faulty, "sound": self._sound()}
+
+    def by_token(self) -> object:
+        return {"faulty": self._faulty(f"fault:{self._wish}"), "sound": self._sound()}
+
+    def until_the_reset(self) -> object:
+        self._set_rule()
+        faulty = self._faulty()
+        self._control("reset", None)
+        return {"faulty": faulty, "sound": self._sound()}
+
+    def _by_rule(self, **options: object) -> object:
+        self._set_rule(**options)
+        return {"faulty": self._faulty(), "sound": self._sound()}
+
+    def _set_rule(self, **options: object) -> None:
+        self._control("faults", {"fault": self._fault, **self._options, **options})
+
+    def _faulty(self, token: str = "any", headers: Mapping[str, str] | None = None) -> object:
+        patience_s = PATIENCE_S if self._fault in SILENT else TIMEOUT_S
+        return outcome(self._call, token, headers or {}, self._is_stream, patience_s)
+
+    def _sound(self) -> object:
+        return outcome(self._call, "any", {}, self._is_stream, TIMEOUT_S)
+
+
+def with_cloudflare(base_url: str, account_id: str) -> Call:
+    from cloudflare import Cloudflare
+    from httpx import Timeout
+
+    def call(token: str, headers: Mapping[str, str], is_stream: bool, timeout_s: float) -> object:
+        timeout = Timeout(TIMEOUT_S, read=timeout_s)
+        client = Cloudflare(base_url=base_url, api_token=token, max_retries=0, timeout=timeout)
+        given: Any = {"account_id": account_id, "prompt": "Hi", "extra_headers": headers}
+        if not is_stream:
+            return client.ai.run(MODEL, **given)
+        with client.ai.with_streaming_response.run(MODEL, stream=True, **given) as response:
+            return read(response.iter_bytes())
+
+    return call
+
+
+def with_requests(base_url: str, account_id: str) -> Call:
+    import requests
+
+    url = f"{base_url}/accounts/{account_id}/ai/run/{MODEL}"
+
+    def call(token: str, headers: Mapping[str, str], is_stream: bool, timeout_s: float) -> object:
+        headers = {"Authorization": f"Bearer {token}", **headers}
+        body = {"prompt": "Hi", "stream": is_stream}
+        with requests.post(
+            url, json=body, headers=headers, stream=True, timeout=(TIMEOUT_S, timeout_s)
+        ) as response:
+            if is_stream:
+                return read(response.iter_content(None))
+            return {"status": response.status_code, "body": response.json()}
+
+    return call
+
+
+def read(parts: Iterable[bytes]) -> object:
+    """All that came, and what ended it."""
+    text = b""
+    try:
+        for part in parts:
+            text += part
+    except Exception as error:
+        return {"text": text.decode("latin-1"), "end": type(error).__name__}
+    return {"text": text.decode("latin-1"), "end": None}
+
+
+def retries(base_url: str, account_id: str, control: Callable[..., Any]) -> object:
+    """What comes of the SDK's own retries, and how many faults are left."""
+    from cloudflare import Cloudflare
+
+    client = Cloudflare(base_url=base_url, api_token="any")
+
+    def once(fault: str, times: int) -> object:
+        control("reset", None)
+        control("faults", {"fault": fault, "times": times})
+        result = outcome(lambda: client.ai.run(MODEL, account_id=account_id, prompt="Hi"))
+        return {"outcome": result, "left": control("faults")["faults"]}
+
+    cases = [("capacity", 1), ("timeout", 2), ("rate-limit", 3), ("retired", 2), ("auth", 2)]
+    return {f"{fault} {times}": once(fault, times) for fault, times in cases}
+
+
+LIBRARIES = {"cloudflare": with_cloudflare, "requests": with_requests}
+
+
+def main(library: str, base_url: str, account_id: str, _token: str, *cases: str) -> None:
+    def control(path: str, *body: object) -> Any:
+        url = f"{base_url.removesuffix('/client/v4')}/_emulator/{path}"
+        data = json.dumps(body[0]).encode() if body else None
+        with urlopen(Request(url, data)) as response:
+            return json.load(response)
+
+    call = LIBRARIES[library](base_url, account_id)
+    for case in cases:
+        if case == "retries":
+            print_line(case, retries(base_url, account_id, control))
+            continue
+        met = Met(case, call, control)
+        ways = (met.by_count, met.by_chance, met.by_header, met.by_token, met.until_the_reset)
+        for way in ways:
+            control("reset", None)
+            print_line(f"{case} {way.__name__}", way())
+
+
+def print_line(case: str, value: object) -> None:
+    # Entries of an error's lists may be of the client's own classes: their fields are as good.
+    print(json.dumps({"case": case, "value": value}, default=vars), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,263 @@
+"""Faults on demand, the neurons of the day and the endpoints that set them, on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ACCOUNT_ID, FP16, INT8, ServerProcess, server_process, wait_until
+
+pytestmark = pytest.mark.inferred
+
+OTHER_ACCOUNT = "f" * 32
+PROMPT = {"prompt": "Hi"}
+STREAM = {"prompt": "Hi", "stream": True}
+BINDING = {"cf-consn-model-id": INT8}
+ERRORS = {
+    "capacity": (429, 3040),
+    "rate-limit": (429, 3021),
+    "daily-limit": (429, 4006),
+    "account-limited": (429, 3036),
+    "timeout": (408, 3007),
+    "aborted": (408, 3008),
+    "retired": (410, 5028),
+    "internal": (500, 3043),
+}
+
+
+@pytest.fixture
+def scripted(faulty: ServerProcess) -> Iterator[ServerProcess]:
+    """A server that answers by script and has no faults left from another test."""
+    assert control(faulty, "reset", None).status_code == 200
+    yield faulty
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[ServerProcess]:
+    with server_process("--backend", "scripted", "--api-token", "good") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def thrifty() -> Iterator[ServerProcess]:
+    with server_process("--backend", "scripted", "--daily-neurons", "1") as running:
+        yield running
+
+
+def control(server: ServerProcess, path: str, body: Any, token: str = "x") -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.post(f"{server.root}/_emulator/{path}", json=body, headers=headers)
+
+
+def run(server: ServerProcess, body: Any = PROMPT, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(server.run_url(), json=body, headers=named)
+
+
+def code(answer: httpx.Response) -> int:
+    found: int = answer.json()["errors"][0]["code"]
+    return found
+
+
+def mistakes(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 400
+    return [entry["message"] for entry in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_bindings_and_the_gateway_get_a_bare_error(scripted: ServerProcess, fault: str) -> None:
+    headers = {"x-emulator-fault": fault}
+    gateway = f"/v1/{ACCOUNT_ID}/gw/workers-ai/{INT8}"
+    for path, more in ((gateway, {}), ("/run?version=3", BINDING)):
+        answer = httpx.post(scripted.root + path, json={"inputs": {}}, headers=headers | more)
+        status, code = ERRORS[fault]
+        assert answer.status_code == status
+        assert (answer.json()["internalCode"], answer.json()["httpCode"]) == (code, status)
+        assert answer.headers["x-emulator-fault"] == fault
+
+
+def test_openai_s_clients_get_the_envelope(scripted: ServerProcess) -> None:
+    url = f"{scripted.base_url}/accounts/{ACCOUNT_ID}/ai/v1/chat/completions"
+    answer = httpx.post(url, json={"model": INT8}, headers={"x-emulator-fault": "rate-limit"})
+    assert (answer.status_code, code(answer)) == (429, 3021)
+
+
+def test_no_authentication_is_10000_or_the_gateway_s_own(scripted: ServerProcess) -> None:
+    assert run(scripted, authorization="Bearer fault:auth").text == (
+        '{"result":null,"success":false,"errors":'
+        '[{"code":10000,"message":"Authentication error"}],"messages":[]}'
+    )
+    url = f"{scripted.root}/v1/{ACCOUNT_ID}/gw/workers-ai/{INT8}"
+    answer = httpx.post(url, headers={"cf-aig-authorization": "Bearer fault:auth"})
+    assert (answer.status_code, answer.json()["error"][0]["code"]) == (401, 2009)
+
+
+def test_a_binding_is_reached_by_a_rule(scripted: ServerProcess) -> None:
+    control(scripted, "faults", {"fault": "capacity", "times": 1})
+    body = {"inputs": PROMPT}
+    answers = [
+        httpx.post(f"{scripted.root}/run?version=3", json=body, headers=BINDING) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [429, 200]
+
+
+@pytest.mark.parametrize("fault", ["stall", "cut-mid-event", "cut-mid-utf8", "no-done"])
+def test_a_stream_s_fault_leaves_an_answer_alone(scripted: ServerProcess, fault: str) -> None:
+    answer = run(scripted, x_emulator_fault=fault)
+    assert answer.json()["result"]["response"]
+    assert "x-emulator-fault" not in answer.headers
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_emulator_fault": "retired"}])
+def test_a_fault_comes_before_everything_else(
+    scripted: ServerProcess, headers: dict[str, str]
+) -> None:
+    """What is wrong with the call itself is not even looked at."""
+    control(scripted, "faults", {"fault": "capacity"})
+    answer = run(scripted, "no object", authorization="nonsense", **headers)
+    assert code(answer) == (5028 if headers else 3040)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x_emulator_fault": "capasity"}, {"authorization": "Bearer fault:capasity"}]
+)
+def test_an_unknown_fault_is_refused_with_the_names_of_all(
+    scripted: ServerProcess, headers: dict[str, str]
+) -> None:
+    answer = run(scripted, **headers)
+    (message,) = mistakes(answer)
+    assert code(answer) == 3003
+    assert 'not "capasity"' in message
+    names = [*ERRORS, "auth", "no-done", "cut-mid-event", "cut-mid-utf8", "stall"]
+    names += ["slow-first-token", "json-instead-of-stream", "double-done"]
+    assert all(f"'{name}'" in message for name in names)
+
+
+def test_rules_are_shown_with_what_is_left_of_them(scripted: ServerProcess) -> None:
+    first = {"fault": "capacity", "times": 2, "model": "*-int8"}
+    control(scripted, "faults", first)
+    set_now = control(scripted, "faults", [{"fault": "internal", "account": OTHER_ACCOUNT}])
+    run(scripted)
+    shown = httpx.get(f"{scripted.root}/_emulator/faults").json()["faults"]
+    assert set_now.json()["faults"][0] == first
+    assert shown == [{**first, "times": 1}, {"fault": "internal", "account": OTHER_ACCOUNT}]
+
+
+def test_every_mistake_in_a_rule_is_an_entry(scripted: ServerProcess) -> None:
+    body = [{"fault": "capasity", "times": 0}, {"fault": "capacity", "modle": "x"}]
+    lines = mistakes(control(scripted, "faults", body))
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        *("fault", "times"),
+        "modle",
+    ]
+    assert httpx.get(f"{scripted.root}/_emulator/faults").json() == {"faults": []}
+
+
+@pytest.mark.parametrize("path", ["faults", "script"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_what_is_no_json_sets_nothing(scripted: ServerProcess, path: str, content: bytes) -> None:
+    answer = httpx.post(f"{scripted.root}/_emulator/{path}", content=content)
+    assert (answer.status_code, code(answer)) == (400, 3003)
+
+
+def test_the_script_is_replaced_until_the_reset(scripted: ServerProcess) -> None:
+    own = run(scripted).json()["result"]["response"]
+    assert control(scripted, "script", [{"answer": "Other."}]).json() == {"rules": 1}
+    assert run(scripted).json()["result"]["response"] == "Other."
+    lines = mistakes(control(scripted, "script", [{"anwser": "x"}, {"answer": 1}]))
+    assert [line[:16] for line in lines] == [
+        "rule 1: answer: ",
+        "rule 1: anwser: ",
+        "rule 2: answer: ",
+    ]
+    assert run(scripted).json()["result"]["response"] == "Other."
+    control(scripted, "reset", None)
+    assert run(scripted).json()["result"]["response"] == own
+
+
+def test_a_token_that_asks_for_a_fault_is_no_way_in(guarded: ServerProcess) -> None:
+    assert code(run(guarded, authorization="Bearer fault:capacity")) == 3040
+    for fault in (
+        "no-done",
+        "double-done",
+        "json-instead-of-stream",
+        "slow-first-token;seconds=0.01",
+    ):
+        answer = run(guarded, STREAM, authorization=f"Bearer fault:{fault}")
+        assert (answer.status_code, code(answer)) == (401, 10000)
+    answer = run(guarded, STREAM, authorization="Bearer good", x_emulator_fault="no-done")
+    assert answer.text.startswith("data: ") and "[DONE]" not in answer.text
+
+
+def test_where_a_token_is_needed_it_is_for_rules_as_well(guarded: ServerProcess) -> None:
+    rule = {"fault": "capacity", "times": 1}
+    for path in ("faults", "script", "reset"):
+        assert code(control(guarded, path, rule, token="bad")) == 10000
+    assert code(httpx.get(f"{guarded.root}/_emulator/neurons")) == 9106
+    assert control(guarded, "faults", rule, token="good").status_code == 200
+    assert control(guarded, "reset", None, token="good").status_code == 200
+
+
+@pytest.mark.parametrize("fault", ["cut-mid-event", "cut-mid-utf8", "stall"])
+def test_a_broken_stream_is_one_line_in_the_log(scripted: ServerProcess, fault: str) -> None:
+    start = len(scripted.log)
+    headers = {"x-emulator-fault": fault}
+    with httpx.stream("POST", scripted.run_url(), json=STREAM, headers=headers) as response:
+        next(response.iter_bytes())
+    wait_until(lambda: len(scripted.log) > start)
+    run(scripted, "the line of which comes last")
+    wait_until(lambda: " 400, " in scripted.log[-1])
+    (line, _) = scripted.log[start:]
+    assert f" 200, fault {fault}, " in line and " INFO " in line
+
+
+def test_an_account_spends_its_neurons(thrifty: ServerProcess) -> None:
+    control(thrifty, "reset", None)
+    body = {"prompt": "Hi", "stream": True}
+    assert httpx.post(thrifty.run_url(FP16), json=body).text.endswith("data: [DONE]\n\n")
+    neurons = (1 * 50_505 + 8 * 606_061) / 1e6  # "Hi" has one of the script's tokens, the answer 8
+    shown = httpx.get(f"{thrifty.root}/_emulator/neurons").json()
+    assert shown == {"daily_neurons": 1, "spent": {ACCOUNT_ID: neurons}}
+    refused = run(thrifty)
+    assert (refused.status_code, code(refused)) == (429, 4006)
+    assert "your daily free allocation of 10,000 neurons, please upgrade" in refused.text
+    other = thrifty.run_url().replace(ACCOUNT_ID, OTHER_ACCOUNT)
+    assert httpx.post(other, json=PROMPT).status_code == 200
+    control(thrifty, "reset", None)
+    assert run(thrifty).status_code == 200
+
+
+def test_bindings_have_one_account_together(thrifty: ServerProcess) -> None:
+    control(thrifty, "reset", None)
+    headers = {"cf-consn-model-id": FP16}
+    answers = [
+        httpx.post(f"{thrifty.root}/run?version=3", json={"inputs": PROMPT}, headers=headers)
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[1].json()["internalCode"] == 4006
+    assert list(httpx.get(f"{thrifty.root}/_emulator/neurons").json()["spent"]) == ["bindings"]
+
+
+def test_what_is_refused_costs_nothing(thrifty: ServerProcess) -> None:
+    control(thrifty, "reset", None)
+    assert run(thrifty, {"prompt": ""}).status_code == 400
+    assert run(thrifty, x_emulator_fault="capacity").status_code == 429
+    assert httpx.get(f"{thrifty.root}/_emulator/neurons").json()["spent"] == {}
+
+
+def test_a_held_stream_does_not_hold_the_server_up() -> None:
+    with server_process("--backend", "scripted") as server:
+        headers = {"x-emulator-fault": "stall"}
+        with httpx.stream("POST", server.run_url(), json=STREAM, headers=headers) as response:
+            parts = response.iter_bytes()
+            next(parts)
+            server.process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(parts)
+        server.process.wait(timeout=10)
+    assert not [line for line in server.log if "Traceback" in line or "ERROR" in line], server.log
+    assert server.process.returncode == 0

@@ -1,0 +1,36 @@
+"""Faults around a model that computes: what breaks in front of it is given up behind."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.server import ENDLESS, ServerProcess, wait_until
+
+BODY = {**ENDLESS, "stream": True}
+
+
+def num_running(server: ServerProcess) -> float:
+    return server.metric("workers_ai_emulator_running")
+
+
+def test_a_stalled_stream_holds_no_slot_while_its_client_waits(server: ServerProcess) -> None:
+    headers = {"x-emulator-fault": "stall;after_events=3"}
+    with httpx.stream("POST", server.run_url(), json=BODY, headers=headers) as response:
+        assert next(response.iter_lines()).startswith("data: ")
+        wait_until(lambda: num_running(server) == 0)
+        assert not response.is_closed
+
+
+@pytest.mark.parametrize("fault", ["cut-mid-event", "cut-mid-utf8"])
+def test_a_cut_stream_holds_no_slot(server: ServerProcess, fault: str) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(server.run_url(), json=BODY, headers={"x-emulator-fault": fault}, timeout=60)
+    wait_until(lambda: num_running(server) == 0)
+
+
+def test_an_error_never_reaches_the_model(server: ServerProcess) -> None:
+    before = server.metric("workers_ai_emulator_tokens_total")
+    answer = httpx.post(server.run_url(), json=BODY, headers={"x-emulator-fault": "capacity"})
+    assert answer.status_code == 429
+    assert server.metric("workers_ai_emulator_tokens_total") == before

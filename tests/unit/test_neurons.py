@@ -1,0 +1,90 @@
+"""What calls cost, and who may still spend."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from emulator.engine.types import Usage
+from emulator.errors import DailyLimit
+from emulator.neurons import NeuronBudget, price_of
+from tests.server import FP16, INT8
+
+
+class Calendar:
+    """A day that tests turn."""
+
+    def __init__(self) -> None:
+        self.day = date(2026, 5, 29)
+
+    def __call__(self) -> date:
+        return self.day
+
+
+@pytest.mark.parametrize(
+    ("model", "num_prompt", "num_completion", "neurons"),
+    [
+        (FP16, 1_000_000, 0, 50_505),
+        (FP16, 0, 1_000_000, 606_061),
+        (INT8, 1_000_000, 0, 11_161),
+        (INT8, 0, 1_000_000, 24_215),
+        (INT8, 24, 256, (24 * 11_161 + 256 * 24_215) / 1e6),
+        ("@cf/me/mine", 1_000_000, 1_000_000, 50_505 + 606_061),
+    ],
+)
+def test_a_call_costs_what_the_service_takes(
+    model: str, num_prompt: int, num_completion: int, neurons: float
+) -> None:
+    assert price_of(model).of(Usage(num_prompt, num_completion)) == neurons
+
+
+def test_an_account_may_spend_until_nothing_is_left() -> None:
+    budget = NeuronBudget(10)
+    budget.check("a")
+    budget.spend("a", 9.5)
+    budget.check("a")
+    budget.spend("a", 0.5)
+    with pytest.raises(DailyLimit):
+        budget.check("a")
+    budget.check("b")
+
+
+def test_the_next_day_begins_with_nothing_spent() -> None:
+    calendar = Calendar()
+    budget = NeuronBudget(1, calendar)
+    budget.spend("a", 2)
+    with pytest.raises(DailyLimit):
+        budget.check("a")
+    calendar.day = date(2026, 5, 30)
+    budget.check("a")
+    assert budget.spent == {}
+
+
+def test_a_reset_gives_everything_back() -> None:
+    budget = NeuronBudget(1)
+    budget.spend("a", 2)
+    budget.reset()
+    budget.check("a")
+
+
+def test_without_a_limit_it_only_counts() -> None:
+    budget = NeuronBudget(None)
+    budget.spend("a", 1e9)
+    budget.check("a")
+    assert budget.spent == {"a": 1e9}
+
+
+def test_nothing_may_be_spent_of_nothing() -> None:
+    with pytest.raises(DailyLimit):
+        NeuronBudget(0).check("a")
+
+
+def test_of_very_many_accounts_the_last_are_remembered() -> None:
+    budget = NeuronBudget(None)
+    for number in range(10_000):
+        budget.spend(str(number), 1)
+    budget.spend("0", 1)
+    budget.spend("new", 1)
+    assert len(budget.spent) == 10_000
+    assert "1" not in budget.spent and budget.spent["0"] == 2
