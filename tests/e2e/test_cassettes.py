@@ -1,0 +1,548 @@
+"""Recorded calls come back to the byte without a model; the real service can be recorded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conformance.test_binding import native, tensors, through_miniflare, through_plugin
+from tests.server import (
+    ACCOUNT_ID,
+    INT8,
+    ServerProcess,
+    command,
+    server_process,
+    wait_until,
+)
+
+TOKEN = "cfut_0123456789abcdefghijklmnopqrstuvwxyz"
+OTHER_ACCOUNT = "f" * 32
+SHORT = {"prompt": "Say yes.", "max_tokens": 6}
+STREAM = {**SHORT, "stream": True}
+CHAT = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 6, "model": INT8}
+STEP = {"provider": "workers-ai", "endpoint": INT8, "headers": {}, "query": SHORT}
+OWN_HEADERS = re.compile("content-type|content-length|cf-ai-.*|cf-aig-.*|x-emulator-.*|x-accel-.*")
+
+Ask = Callable[[ServerProcess], httpx.Response]
+
+
+def run(body: Any, model: str = INT8) -> Ask:
+    return lambda server: server.run(body, model)
+
+
+def api(path: str, body: Any) -> Ask:
+    return lambda server: server.post(f"{server.base_url}/accounts/{ACCOUNT_ID}/ai{path}", body)
+
+
+def via_gateway(path: str, body: Any) -> Ask:
+    return lambda server: server.post(f"{server.root}/v1/{ACCOUNT_ID}/gw{path}", body)
+
+
+def binding(body: Any, path: str = "/run?version=3", through: Any = through_plugin) -> Ask:
+    return lambda server: through(server, body, path=path)
+
+
+CALLS: list[Ask] = [
+    run(SHORT),
+    run(STREAM),
+    run({**SHORT, "seed": 1, "temperature": 0}),
+    run({"messages": CHAT["messages"], "max_tokens": 6, "stream": True}),
+    run({"prompt": 1}),  # 5006
+    run({**STREAM, "temperature": 9}),  # 5006
+    run(SHORT, "@cf/meta/no-such-model"),  # 5007
+    run({**SHORT, "max_tokens": 100_000}),  # 5021
+    run({**SHORT, "lora": "x"}),  # 5005
+    api("/run", {"model": INT8, "input": STREAM}),
+    api("/v1/chat/completions", CHAT),
+    api(
+        "/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    ),
+    api("/v1/completions", {**STREAM, "model": INT8}),
+    api("/v1/chat/completions", {**CHAT, "model": "nothing"}),  # 5007
+    via_gateway(f"/workers-ai/{INT8}", SHORT),
+    via_gateway("/workers-ai/v1/chat/completions", {**CHAT, "stream": True}),
+    via_gateway("/compat/chat/completions", {**CHAT, "model": f"workers-ai/{INT8}"}),
+    via_gateway("", [{"provider": "openai", "endpoint": "x"}, STEP]),
+    binding(native(SHORT)),
+    binding(native(STREAM), through=through_miniflare),
+    binding(native(SHORT), "/run?version=2"),  # packed
+    binding(tensors("[INST] Say yes. [/INST]", 6, stream=True), "/run"),
+    binding(native({}), "/ai-gateway/run?version=3"),  # 5006
+]
+
+
+def seen(answer: httpx.Response) -> tuple[int, dict[str, str], bytes]:
+    """What a client can tell of an answer."""
+    headers = {name: value for name, value in answer.headers.items() if OWN_HEADERS.fullmatch(name)}
+    return answer.status_code, headers, answer.content
+
+
+def recording(folder: Path, *flags: str) -> Any:
+    return server_process("--backend", "record", "--cassettes", str(folder), *flags)
+
+
+def replaying(folder: Path, *flags: str) -> Any:
+    return server_process("--backend", "replay", "--cassettes", str(folder), *flags)
+
+
+def recorded_from_script(folder: Path, *calls: Ask) -> list[httpx.Response]:
+    with recording(folder, "--record-from", "scripted") as server:
+        return [ask(server) for ask in calls]
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+# ── replay ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_model_s_answers_come_back_to_the_byte_without_a_model(tmp_path: Path) -> None:
+    folder, no_models = tmp_path / "cassettes", tmp_path / "models"
+    with recording(folder, "--parallel", "2", "--context-length", "1024") as server:
+        originals = [seen(ask(server)) for ask in CALLS]
+        assert server.metric("workers_ai_emulator_slots") == 2
+    assert {status for status, _, _ in originals} == {200, 400, 405, 413}
+    assert len(list(folder.iterdir())) == len(CALLS)
+    with replaying(folder, "--models-dir", str(no_models)) as server:
+        for ask, original in zip(CALLS, originals, strict=True):
+            assert seen(ask(server)) == original
+        assert "slots{" not in httpx.get(f"{server.root}/_emulator/metrics").text
+    assert not no_models.exists()
+
+
+def test_a_stream_s_frames_come_one_by_one(tmp_path: Path) -> None:
+    (original,) = recorded_from_script(tmp_path, run(STREAM))
+    with replaying(tmp_path) as server, server.connect(STREAM) as connection:
+        raw = b""
+        while not raw.endswith(b"\r\n0\r\n\r\n"):
+            raw += connection.recv(2**16)
+    chunks = re.findall(rb"[0-9a-f]+\r\n(data: .*\n\n)\r\n", raw)
+    assert b"".join(chunks) == original.content and len(chunks) == original.text.count("\n\n")
+
+
+def test_the_account_and_the_token_need_not_be_those_of_the_recording(tmp_path: Path) -> None:
+    (original,) = recorded_from_script(tmp_path, run(SHORT))
+    with replaying(tmp_path) as server:
+        url = (
+            server.run_url().replace(ACCOUNT_ID, OTHER_ACCOUNT).replace("cf/meta/", "cf%2Fmeta%2F")
+        )
+        answer = httpx.post(url, content=json.dumps(SHORT, indent=2), headers={"x-auth-key": "x"})
+        assert seen(answer) == seen(original)
+
+
+def test_a_changed_call_is_an_error_that_shows_the_difference(tmp_path: Path) -> None:
+    recorded_from_script(tmp_path, run(SHORT), run({"prompt": "Something else."}))
+    with replaying(tmp_path) as server:
+        answer = server.run({**SHORT, "prompt": "Say yes!", "seed": 1})
+        through_a_binding = through_plugin(server, native(SHORT))
+        wait_until(lambda: "".join(server.log).count("No recording of POST") == 2)
+        line = next(line for line in server.log if "No recording of POST" in line)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
+    (error,) = answer.json()["errors"]
+    assert error["code"] == 3901 and str(tmp_path) in error["message"]
+    shown = ['- "prompt": "Say yes."', '+ "prompt": "Say yes!"', '+ "seed": 1']
+    assert all(text in error["message"] and text in line for text in shown)
+    assert through_a_binding.json()["internalCode"] == 3901
+
+
+def test_several_answers_to_a_call_come_in_their_order_and_then_the_last(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("[{answer: one, times: 1}, {answer: two, times: 1}, {answer: three}]")
+    folder = tmp_path / "cassettes"
+    with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
+        originals = [server.run(SHORT).text for _ in range(3)]
+    assert len(set(originals)) == 3
+    with replaying(folder) as server:
+        assert [server.run(SHORT).text for _ in range(4)] == [*originals, originals[-1]]
+        assert httpx.post(f"{server.root}/_emulator/reset").is_success
+        assert server.run(SHORT).text == originals[0]
+
+
+def test_recording_a_call_again_replaces_what_an_earlier_run_recorded(tmp_path: Path) -> None:
+    recorded_from_script(tmp_path, run(SHORT), run(SHORT), run(STREAM))
+    (newest,) = recorded_from_script(tmp_path, run(SHORT))
+    assert len(list(tmp_path.iterdir())) == 2
+    with replaying(tmp_path) as server:
+        assert [server.run(SHORT).text for _ in range(2)] == [newest.text] * 2
+
+
+def test_a_call_can_choose_to_be_recorded_or_replayed(tmp_path: Path) -> None:
+    flags = ["--backend", "scripted", "--record-from", "scripted", "--cassettes", str(tmp_path)]
+    with server_process(*flags) as server:
+
+        def ask(backend: str) -> httpx.Response:
+            headers = {"x-emulator-backend": backend}
+            return httpx.post(server.run_url(), json=SHORT, headers=headers)
+
+        assert server.run(SHORT).is_success and not list(tmp_path.iterdir())
+        assert ask("replay").json()["errors"][0]["code"] == 3901
+        assert seen(ask("record")) == seen(ask("replay"))
+        assert "record, replay" in ask("nothing").text
+
+
+def test_a_replayed_stream_keeps_its_time_and_ends_when_the_client_leaves(tmp_path: Path) -> None:
+    """At a speed at which the second event would come in some hours."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("[{answer: one two three, tokens_per_second: 5}]")
+    folder = tmp_path / "cassettes"
+    with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
+        server.run(STREAM)
+    with replaying(folder, "--replay-speed", "0.00001") as server:
+        with server.connect(STREAM) as connection:
+            path = only_file(folder)
+            assert json.loads(path.read_text())["answer"]["events"][1][0] >= 100
+            connection.shutdown(1)
+        wait_until(lambda: any("POST" in line for line in server.log))
+    with replaying(folder, "--replay-speed", "1000") as server:
+        assert server.run(STREAM).text.endswith("data: [DONE]\n\n")
+
+
+def test_a_stream_that_the_client_left_breaks_off_where_it_did(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("[{answer: one two three, tokens_per_second: 0.001}]")
+    folder = tmp_path / "cassettes"
+    with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
+        with server.connect(STREAM) as connection:
+            while b'"one"' not in connection.recv(2**16):
+                pass
+        wait_until(lambda: any(folder.glob("*.json")))
+    assert json.loads(only_file(folder).read_text())["answer"]["ending"] == "client left"
+    with replaying(folder) as server, httpx.stream("POST", server.run_url(), json=STREAM) as answer:
+        chunks = answer.iter_text()
+        assert '"one"' in next(chunks)
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(chunks)
+
+
+def test_tokens_are_checked_in_replay_as_well(tmp_path: Path) -> None:
+    recorded_from_script(tmp_path, run(SHORT), via_gateway(f"/workers-ai/{INT8}", SHORT))
+    with replaying(tmp_path, "--api-token", TOKEN) as server:
+        assert server.run(SHORT).json()["errors"][0]["code"] == 9106
+        assert via_gateway(f"/workers-ai/{INT8}", SHORT)(server).json()["error"][0]["code"] == 2009
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert httpx.post(server.run_url(), json=SHORT, headers=headers).is_success
+        bad_account = server.run_url().replace(ACCOUNT_ID, "nobody")
+        assert httpx.post(bad_account, json=SHORT).json()["errors"][0]["code"] == 7003
+
+
+def test_a_damaged_recording_is_an_error_that_names_it(tmp_path: Path) -> None:
+    recorded_from_script(tmp_path, run(SHORT))
+    path = only_file(tmp_path)
+    path.write_text(path.read_text()[:-20])
+    with replaying(tmp_path) as server:
+        (error,) = server.run(SHORT).json()["errors"]
+        assert error["code"] == 3902 and str(path) in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--backend", "replay", "--cassettes", "/nowhere/at/all"], "--cassettes: cannot read"),
+        (["--backend", "record", "--cassettes", "/proc/none"], "--cassettes: cannot write"),
+        (["--record-from", "cloudflare", "--cloudflare-url", "here"], "--cloudflare-url takes"),
+        (["--record-from", "cloudflare", "--cloudflare-url", "http://x:y"], "is no URL"),
+        (["--record-from", "upstream"], "--record-from upstream needs --upstream-url"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(flags: list[str], reason: str) -> None:
+    done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert reason in line
+
+
+# ── secrets ───────────────────────────────────────────────────────────────────────────────────
+
+SECRET_HEADERS = [
+    {"authorization": f"Bearer {TOKEN}"},
+    {"authorization": f"bearer  {TOKEN}"},
+    {"cf-aig-authorization": f"Bearer {TOKEN}"},
+    {"x-auth-key": TOKEN, "x-auth-email": "somebody@example.com"},
+    {"x-auth-user-service-key": TOKEN},
+    {"cf-access-client-secret": TOKEN},
+    {"cookie": f"a=1; session={TOKEN}"},
+]
+
+
+def test_no_credential_is_in_a_cassette_a_log_or_an_error(tmp_path: Path) -> None:
+    folder, email = tmp_path / "cassettes", "somebody@example.com"
+    prompts = ["I am", f"I am {TOKEN}", f"I am {TOKEN} {email}"]
+    bodies: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts]
+    bodies += [bodies[1] | {"stream": True}, {"prompt": "I am", TOKEN: 1}]
+    step = {**STEP, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+    with recording(folder, "--record-from", "scripted") as server:
+        for headers in SECRET_HEADERS:
+            for body in bodies:
+                httpx.post(server.run_url(), json=body, headers=headers)
+                through_plugin(server, native(body), headers=headers)
+            httpx.post(f"{server.root}/v1/{ACCOUNT_ID}/gw", json=[step], headers=headers)
+    with replaying(folder) as replayer:
+        body = {"prompt": f"I am {TOKEN} {email}, more or less"}
+        miss = httpx.post(replayer.run_url(), json=body, headers=SECRET_HEADERS[3])
+    assert "more or less" in miss.text
+    files = list(folder.iterdir())
+    assert len(files) == len(SECRET_HEADERS) * (2 * len(bodies) + 1)
+    told = "".join([file.name + file.read_text() for file in files])
+    assert "I am [redacted]" in told and ACCOUNT_ID not in told
+    assert TOKEN not in told + miss.text + "".join(server.log + replayer.log)
+    with_email = [text for file in files if email in (text := file.read_text())]
+    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)  # where it was no credential
+
+
+def test_an_answer_whose_credential_cannot_be_taken_out_is_not_stored(tmp_path: Path) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with recording(tmp_path, "--record-from", "scripted") as server:
+        body = native({"prompt": f"I am {TOKEN}"})
+        packed = through_plugin(server, body, path="/run?version=2", headers=headers)
+        assert TOKEN in gzip.decompress(packed.content).decode()
+        wait_until(lambda: any("not recorded" in line for line in server.log))
+    assert not list(tmp_path.iterdir())
+
+
+# ── the real service ──────────────────────────────────────────────────────────────────────────
+
+
+class Service(ThreadingHTTPServer):
+    """A stand-in of the real service, whose streams wait for the test after each event."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        self.go_on = threading.Semaphore(0)
+        self.num_broken = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers by what stands in the prompt."""
+
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.asked.append((self.path, headers, body))
+        prompt = json.loads(body).get("prompt")
+        if prompt == "stream":
+            self.stream()
+        elif prompt == "break":
+            self.send_start(200, {"content-type": "text/event-stream"}, length=None)
+            self.send_chunk(b'data: {"response":"a"}\n\n')
+        else:
+            self.whole(prompt)
+
+    def whole(self, prompt: str) -> None:
+        statuses = {"gone": 410, "busy": 429, "unauthorized": 401, "teapot": 500}
+        status = statuses.get(prompt, 200)
+        data = json.dumps({"result": {"response": f"from the service: {prompt}"}}).encode()
+        headers = {"content-type": "application/json", "set-cookie": "__cflb=secret"}
+        if status != 401:
+            headers |= {"cf-ai-req-id": "an-id", "cf-ai-neurons": "1.98"}
+        self.send_start(status, headers, length=len(data))
+        self.wfile.write(data)
+
+    def stream(self) -> None:
+        self.send_start(200, {"content-type": "text/event-stream"}, length=None)
+        try:
+            # An event in two pieces, cut inside a character.
+            whole = 'data: {"response":"é"}\n\n'.encode()
+            for piece in (
+                b'data: {"response":"a"}\n\n',
+                whole[:20],
+                whole[20:],
+                b"data: [DONE]\n\n",
+            ):
+                self.send_chunk(piece)
+                assert self.server.go_on.acquire(timeout=30)
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.server.num_broken += 1
+
+    def send_start(self, status: int, headers: dict[str, str], length: int | None) -> None:
+        self.send_response(status)
+        length_header = ("transfer-encoding", "chunked")
+        if length is not None:
+            length_header = ("content-length", str(length))
+        for name, value in [*headers.items(), length_header, ("connection", "close")]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+
+    def send_chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with Service() as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@contextmanager
+def recording_service(folder: Path, service: Service, *flags: str) -> Iterator[ServerProcess]:
+    source = ["--record-from", "cloudflare", "--cloudflare-url", service.url]
+    with recording(folder, *source, *flags) as server:
+        yield server
+
+
+def ask_service(server: ServerProcess, prompt: str, model: str = "@cf/new/model") -> httpx.Response:
+    headers = {
+        "authorization": f"Bearer {TOKEN}",
+        "cookie": "mine=1",
+        "cf-aig-skip-cache": "true",
+        "accept-encoding": "gzip, br",
+    }
+    url = f"{server.run_url(model)}?a=%20b"
+    return httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=60)
+
+
+def test_the_real_service_is_asked_as_the_client_asked(tmp_path: Path, service: Service) -> None:
+    with recording_service(tmp_path, service) as server:
+        answer = ask_service(server, "hello", "@cf%2Fnew%2Fmodel")
+    ((path, headers, body),) = service.asked
+    assert path == f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/@cf%2Fnew%2Fmodel?a=%20b"
+    assert json.loads(body) == {"prompt": "hello"}
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+    assert (headers["cf-aig-skip-cache"], headers["accept-encoding"]) == ("true", "identity")
+    assert "cookie" not in headers and "x-emulator-backend" not in headers
+    assert answer.json()["result"]["response"] == "from the service: hello"
+    assert answer.headers["cf-ai-neurons"] == "1.98"
+    assert answer.headers["x-emulator-model"] == "cloudflare"
+    assert "set-cookie" not in answer.headers
+
+
+def test_what_the_real_service_answered_is_replayed(tmp_path: Path, service: Service) -> None:
+    prompts = ["hello", "gone", "busy", "teapot"]
+    with recording_service(tmp_path, service) as server:
+        originals = [seen(ask_service(server, prompt)) for prompt in prompts]
+    assert [status for status, _, _ in originals] == [200, 410, 429, 500]
+    text = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert TOKEN not in text and ACCOUNT_ID not in text and "__cflb" not in text
+    num_asked = len(service.asked)
+    with replaying(tmp_path) as server:
+        assert [seen(ask_service(server, prompt)) for prompt in prompts] == originals
+        assert ask_service(server, "new").json()["errors"][0]["code"] == 3901
+    assert len(service.asked) == num_asked
+
+
+def test_the_real_service_s_chunks_are_passed_on_as_they_come(
+    tmp_path: Path, service: Service
+) -> None:
+    body = {"prompt": "stream"}
+    with recording_service(tmp_path, service) as server:
+        headers = {"x-auth-email": "me@example.com", "x-auth-key": TOKEN}
+        with httpx.stream(
+            "POST", server.run_url(), json=body, headers=headers, timeout=60
+        ) as answer:
+            chunks = []
+            for chunk in answer.iter_raw():
+                chunks.append(chunk)
+                service.go_on.release()  # the service sends no more before this has come
+        assert len(chunks) == 4
+        answer_events = json.loads(only_file(tmp_path).read_text())["answer"]["events"]
+    texts = ['data: {"response":"a"}\n\n', 'data: {"response":"é"}\n\n', "data: [DONE]\n\n"]
+    assert [text for _, text in answer_events] == texts
+    with replaying(tmp_path) as server:
+        assert server.run(body).content == b"".join(chunks)
+
+
+def test_the_real_service_s_stream_ends_when_the_client_leaves(
+    tmp_path: Path, service: Service
+) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    body = {"prompt": "stream"}
+    with recording_service(tmp_path, service) as server:
+        with httpx.stream("POST", server.run_url(), json=body, headers=headers) as answer:
+            assert "a" in next(answer.iter_text())
+        wait_until(lambda: any(tmp_path.glob("*.json")))
+
+        def is_broken() -> bool:
+            service.go_on.release()
+            return service.num_broken == 1
+
+        wait_until(is_broken)
+    assert json.loads(only_file(tmp_path).read_text())["answer"]["ending"] == "client left"
+
+
+def test_a_stream_that_the_real_service_broke_off_breaks_off(
+    tmp_path: Path, service: Service
+) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+
+    def ask(server: ServerProcess) -> str:
+        text = ""
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            httpx.stream("POST", server.run_url(), json={"prompt": "break"}, headers=headers) as a,
+        ):
+            for part in a.iter_text():
+                text += part
+        return text
+
+    with recording_service(tmp_path, service) as server:
+        assert ask(server) == 'data: {"response":"a"}\n\n'
+        wait_until(lambda: any(tmp_path.glob("*.json")))
+    assert json.loads(only_file(tmp_path).read_text())["answer"]["ending"] == "broken off"
+    with replaying(tmp_path) as server:
+        assert ask(server) == 'data: {"response":"a"}\n\n'
+
+
+def test_a_gateway_s_call_may_have_its_credentials_in_the_body(
+    tmp_path: Path, service: Service
+) -> None:
+    step = {**STEP, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+    with recording_service(tmp_path, service) as server:
+        original = seen(via_gateway("", step)(server))
+    ((path, _, body),) = service.asked
+    assert path == f"/v1/{ACCOUNT_ID}/gw" and TOKEN.encode() in body
+    assert TOKEN not in only_file(tmp_path).read_text()
+    with replaying(tmp_path) as server:
+        step = {**STEP, "headers": {"Authorization": "Bearer other"}}
+        assert seen(via_gateway("", step)(server)) == original
+
+
+def test_what_the_real_service_says_of_the_caller_is_not_recorded(
+    tmp_path: Path, service: Service
+) -> None:
+    with recording_service(tmp_path, service) as server:
+        assert ask_service(server, "unauthorized").status_code == 401
+        assert server.run({"prompt": "hello"}).json()["errors"][0]["code"] == 9106
+        binding_error = through_plugin(server, native(SHORT), headers={"x-auth-key": TOKEN}).json()
+        assert binding_error["internalCode"] == 3903 and "binding" in binding_error["message"]
+        wait_until(lambda: any("401 is no answer of a model" in line for line in server.log))
+    assert len(service.asked) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_real_service_that_cannot_be_reached_is_a_clear_error(tmp_path: Path) -> None:
+    flags = ["--record-from", "cloudflare", "--cloudflare-url", "http://127.0.0.1:1"]
+    with recording(tmp_path, *flags) as server:
+        answer = ask_service(server, "hello")
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["code"]) == (502, 3903)
+    assert "the real service cannot be asked: 127.0.0.1" in error["message"]
+    assert not list(tmp_path.iterdir())
