@@ -1,0 +1,316 @@
+"""The page at /_emulator/ in a real browser: what it shows, by mouse and by keyboard alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.chromium import chromium, keep_screenshot
+from tests.server import ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
+
+pytestmark = pytest.mark.browser
+
+SECRET = "sk-a-long-secret-0123456789"
+SCRIPT = [
+    {"contains": "slowly", "answer": "one two three " * 300, "tokens_per_second": 20},
+    {"contains": "lighthouse", "answer": "It shows ships where the land is, by night and in fog."},
+    {"answer": "It is done."},
+]
+EVIL = "<script>window.isBroken = true</script><img src=x onerror='window.isBroken = true'>"
+WIDTHS = {"desk": (1280, 800), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    rules = tmp_path_factory.mktemp("script") / "rules.json"
+    rules.write_text(json.dumps(SCRIPT))
+    with server_process("--backend", "scripted", "--script", str(rules)) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that must not complain, nor ask another server for anything."""
+    complaints: list[str] = []
+    requested: list[str] = []
+    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
+        yield page
+        origins = {"/".join(url.split("/")[:3]) for url in requested}
+    assert complaints == []
+    assert len(origins) == 1
+
+
+@pytest.fixture
+def shown(page: Page, scripted: ServerProcess) -> Page:
+    """The page with a few requests of all kinds in it, and none from other tests."""
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.run({"prompt": "Say something about lighthouses"}, FP16)
+    scripted.run({"messages": [{"role": "user", "content": "What is a lighthouse for?"}]})
+    scripted.run({"prompt": "Hi", "temperature": 99})
+    scripted.run({"prompt": "Hi"}, "@cf/none/such")
+    with pytest.raises(httpx.RemoteProtocolError):
+        headers = {"x-emulator-fault": "cut-mid-event"}
+        httpx.post(scripted.run_url(), json={"prompt": "Hi", "stream": True}, headers=headers)
+    open_page(page, scripted)
+    expect(page.locator("#rows tr")).to_have_count(5)
+    return page
+
+
+def open_page(page: Page, server: ServerProcess) -> None:
+    page.goto(f"{server.root}/_emulator/")
+    expect(page.locator("#status-text")).to_have_text("ready")
+    expect(page.locator("#model option").first).to_be_attached()
+
+
+def focused(page: Page) -> str:
+    """The id, or else the text, of what has the keyboard."""
+    found = page.evaluate("document.activeElement.id || document.activeElement.textContent")
+    assert isinstance(found, str)
+    return found
+
+
+def tab_to(page: Page, name: str) -> None:
+    for _ in range(40):
+        if focused(page) == name:
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"the Tab key does not lead to {name}")
+
+
+def test_the_list_shows_every_request_with_its_outcome(shown: Page) -> None:
+    results = shown.locator("#rows .result").all_text_contents()
+    assert results == ["cut", "400 · 5007", "400 · 5006", "ok", "ok"]
+    first = shown.locator("#rows tr").first
+    expect(first.locator(".fault")).to_have_text("cut-mid-event")
+    expect(shown.locator("#plot-requests svg")).to_be_attached()
+    keep_screenshot(shown, "dashboard-list")
+
+
+def test_a_request_comes_into_the_list_by_itself(shown: Page, scripted: ServerProcess) -> None:
+    with scripted.connect({"prompt": "slowly", "stream": True}):
+        first = shown.locator("#rows tr").first
+        expect(first.locator(".result")).to_have_text("streaming")
+        expect(first.locator(".number").first).to_have_text(re.compile(r"1 \+ [1-9]"))
+    expect(first.locator(".result")).to_have_text("cancelled")
+
+
+def test_one_request_shows_all_that_is_kept_of_it(page: Page, scripted: ServerProcess) -> None:
+    headers = {"authorization": f"Bearer {SECRET}"}
+    body = {"prompt": f"What is a lighthouse for? {SECRET}", "stream": True}
+    httpx.post(scripted.run_url(), json=body, headers=headers)
+    open_page(page, scripted)
+    page.locator("#rows tr").first.click()
+    expect(page.locator("#answer")).to_contain_text("It shows ships")
+    expect(page.locator("#prompt")).to_have_text("What is a lighthouse for? [redacted]")
+    facts = page.locator("#facts").inner_text()
+    assert "200 ok" in facts and INT8 in facts and "first byte after" in facts
+    page.get_by_text("Request body").click()
+    keep_screenshot(page, "dashboard-request")
+    for summary in ("Request headers", "Answer as sent"):
+        page.get_by_text(summary).click()
+    expect(page.locator("#body")).to_contain_text('"stream": true')
+    expect(page.locator("#request-headers")).to_contain_text("[redacted]")
+    expect(page.locator("#sent")).to_contain_text("data: [DONE]")
+    assert SECRET not in page.content()
+
+
+def test_an_answer_grows_while_it_streams(shown: Page, scripted: ServerProcess) -> None:
+    with scripted.connect({"prompt": "slowly", "stream": True}):
+        expect(shown.locator("#rows tr")).to_have_count(6)
+        shown.locator("#rows tr").first.click()
+        answer = shown.locator("#answer")
+        expect(answer).to_contain_text("one two three")
+        length = len(answer.inner_text())
+        expect(answer).to_have_text(re.compile(rf"^[\s\S]{{{length + 10},}}$"))
+    expect(shown.locator("#facts")).to_contain_text("cancelled")
+
+
+def test_what_requests_hold_is_text_and_never_code(page: Page, scripted: ServerProcess) -> None:
+    scripted.run({"prompt": EVIL}, f"@cf/{EVIL.replace('/', '')}")
+    scripted.run({"prompt": f"slowly {EVIL}", "max_tokens": 2})
+    headers = {"x-other": EVIL}
+    httpx.post(scripted.run_url(), json={"prompt": EVIL, EVIL: EVIL}, headers=headers)
+    open_page(page, scripted)
+    for number in (2, 1, 0):
+        page.locator("#rows tr").nth(number).click()
+        expect(page.locator("#detail-body")).to_be_visible()
+    expect(page.locator("#request-headers")).to_contain_text("<script>")
+    expect(page.locator("#prompt")).to_have_text(EVIL)
+    page.keyboard.press("Escape")
+    page.fill("#message", EVIL)
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.user")).to_have_text(EVIL)
+    expect(page.locator(".turn.assistant")).to_contain_text("It is done.")
+    assert page.evaluate("window.isBroken") is None
+    assert page.locator("main script, main img").count() == 0
+
+
+def test_a_chat_goes_on_from_turn_to_turn(page: Page, scripted: ServerProcess) -> None:
+    open_page(page, scripted)
+    page.select_option("#model", FP16)
+    page.locator("#options summary").click()
+    page.fill("#system", "Be brief.")
+    page.fill("#temperature", "0.5")
+    page.fill("#seed", "7")
+    for message in ("What is a lighthouse for?", "And by day?"):
+        page.fill("#message", message)
+        page.locator("#chat-send").click()
+        expect(page.locator("#chat-send")).to_be_enabled()
+    expect(page.locator(".turn.assistant")).to_have_count(2)
+    expect(page.locator(".turn.assistant").first).to_contain_text("It shows ships")
+    keep_screenshot(page, "dashboard-chat")
+    number = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"][0]["id"]
+    kept = httpx.get(f"{scripted.root}/_emulator/requests/{number}").json()
+    body = kept["request"]["body"]
+    roles = [message["role"] for message in body["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert (kept["model"], body["temperature"], body["seed"]) == (FP16, 0.5, 7)
+
+
+def test_a_chat_may_come_whole(page: Page, scripted: ServerProcess) -> None:
+    open_page(page, scripted)
+    page.locator("#options summary").click()
+    page.uncheck("#stream")
+    page.fill("#message", "Hi")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("It is done.")
+    row = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"][0]
+    assert (row["stream"], row["outcome"]) == (False, "ok")
+
+
+def test_a_chat_is_stopped_by_its_button(page: Page, scripted: ServerProcess) -> None:
+    open_page(page, scripted)
+    page.fill("#message", "slowly")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("one two")
+    page.locator("#chat-stop").click()
+    expect(page.locator(".turn.assistant")).to_contain_text("stopped")
+    expect(page.locator("#rows .result").first).to_have_text("cancelled")
+
+
+def test_all_is_done_by_keyboard_alone(shown: Page) -> None:
+    shown.keyboard.press("Tab")
+    assert focused(shown) == "Skip to the requests"
+    shown.keyboard.press("Enter")
+    assert focused(shown) == "requests-title"
+    shown.keyboard.press("Tab")
+    shown.keyboard.press("ArrowDown")
+    shown.keyboard.press("ArrowDown")
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert shown.evaluate(outline) == "solid"
+    shown.keyboard.press("Enter")
+    expect(shown.locator("#detail-title")).to_be_focused()
+    expect(shown.locator("#facts")).to_contain_text("400 · 5006")
+    shown.keyboard.press("Escape")
+    expect(shown.locator("#rows tr").nth(2).locator("a")).to_be_focused()
+    shown.keyboard.press("Home")
+    expect(shown.locator("#rows tr").first.locator("a")).to_be_focused()
+    tab_to(shown, "message")
+    shown.keyboard.type("What is a lighthouse for?")
+    shown.keyboard.press("Enter")
+    expect(shown.locator(".turn.assistant")).to_contain_text("fog.")
+    assert focused(shown) == "message"
+
+
+def test_everything_that_can_be_used_has_a_name(shown: Page) -> None:
+    shown.locator("#options summary").click()
+    tree = shown.locator("body").aria_snapshot()
+    for line in tree.splitlines():
+        control = re.match(r"\s*- (button|link|textbox|combobox|spinbutton|checkbox|img)(.*)", line)
+        assert control is None or '"' in control[2], line
+    assert all(
+        landmark in tree for landmark in ("- banner", "- main", "- region", "- table", "- log")
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_page(
+    page: Page, scripted: ServerProcess, width: str, scheme: str
+) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": WIDTHS[width][0], "height": WIDTHS[width][1]})
+    scripted.run({"prompt": "lighthouse " + "x" * 400})
+    open_page(page, scripted)
+    is_narrow = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(is_narrow)
+    page.locator("#rows tr").first.click()
+    expect(page.locator("#answer")).to_contain_text("ships")
+    assert page.evaluate(is_narrow)
+    keep_screenshot(page, f"dashboard-{width}-{scheme}")
+
+
+def test_the_plot_follows_the_load_of_a_real_model(page: Page, server: ServerProcess) -> None:
+    body = {**ENDLESS, "max_tokens": 250, "stream": True}
+    open_page(page, server)
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(server.run, body) for _ in range(4)]
+        expect(page.locator("#now-running")).to_have_text("4")
+        expect(page.locator("#plot-requests")).to_have_attribute(
+            "aria-label", re.compile("^Requests: 4 running, 0 waiting, 8 slots")
+        )
+        rate = page.locator("#plot-tokens path.tokens")
+        wait_until(lambda: (rate.get_attribute("d") or "").count("L") >= 12)
+        keep_screenshot(page, "dashboard-load")
+        assert all(stream.result().status_code == 200 for stream in streams)
+
+
+def test_an_open_page_lets_the_server_end_and_finds_it_again(browser: Browser) -> None:
+    flags = ["--backend", "scripted"]
+    with browser.new_context() as context:
+        page = context.new_page()
+        with server_process(*flags) as first:
+            open_page(page, first)
+            first.run({"prompt": "Hi"})
+            first.run({"prompt": "Hi"})
+            expect(page.locator("#rows tr")).to_have_count(2)
+            first.process.send_signal(signal.SIGTERM)
+            assert first.process.wait(timeout=10) == 0
+            expect(page.locator("#status-text")).to_contain_text("does not answer")
+            port = first.root.rpartition(":")[2]
+        with server_process(*flags, "--port", port) as second:
+            expect(page.locator("#status-text")).to_have_text("ready")
+            second.run({"prompt": "Hi"})
+            expect(page.locator("#rows tr")).to_have_count(1)
+
+
+def test_a_page_without_the_token_says_so_and_works_with_it(browser: Browser) -> None:
+    flags = ["--backend", "scripted", "--api-token", SECRET]
+    with browser.new_context() as context, server_process(*flags) as strict:
+        page = context.new_page()
+        page.goto(f"{strict.root}/_emulator/")
+        expect(page.locator("#status-text")).to_contain_text("asks for a token")
+        page.locator("#options summary").click()
+        page.fill("#token", SECRET)
+        expect(page.locator("#status-text")).to_have_text("ready")
+        expect(page.locator("#model option").first).to_be_attached()
+        page.fill("#message", "Hi")
+        page.keyboard.press("Enter")
+        expect(page.locator("#rows tr .result")).to_have_text("ok")
+
+
+def test_the_page_may_load_nothing_from_elsewhere(scripted: ServerProcess) -> None:
+    for path in ("", "page.js", "page.css", "page.svg"):
+        answer = httpx.get(f"{scripted.root}/_emulator/{path}")
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+        assert "http" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+    redirect = httpx.get(f"{scripted.root}/_emulator")
+    assert (redirect.status_code, redirect.headers["location"]) == (307, "/_emulator/")

@@ -1,0 +1,274 @@
+"""The journal of a running server: what it shows of calls, and that it holds up nobody."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
+
+SECRET = "sk-a-long-secret-0123456789"
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that answers at once, but slowly to who asks for that."""
+    rules = tmp_path_factory.mktemp("script") / "rules.json"
+    slow = {"contains": "slowly", "answer": "one two three " * 300, "tokens_per_second": 20}
+    rules.write_text(json.dumps([slow, {"answer": "It is done."}]))
+    with server_process("--backend", "scripted", "--script", str(rules)) as running:
+        yield running
+
+
+def get(server: ServerProcess, path: str, **query: Any) -> Any:
+    answer = httpx.get(f"{server.root}/_emulator/{path}", params=query, timeout=20)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def rows(server: ServerProcess, **query: Any) -> list[Any]:
+    found = get(server, "requests", **query)["requests"]
+    assert isinstance(found, list)
+    return found
+
+
+def last_sample(server: ServerProcess) -> Any:
+    samples = get(server, "load")["samples"]
+    return samples[-1] if samples else {"running": None, "tokens_per_second": 0}
+
+
+def newest(server: ServerProcess) -> Any:
+    return get(server, f"requests/{rows(server)[0]['id']}")
+
+
+def test_a_call_is_kept_from_its_body_to_its_answer(scripted: ServerProcess) -> None:
+    answer = scripted.run({"prompt": "Hello", "max_tokens": 5})
+    kept = newest(scripted)
+    assert (kept["method"], kept["model"], kept["account"]) == ("POST", INT8, ACCOUNT_ID)
+    assert (kept["status"], kept["outcome"], kept["answered_by"]) == (200, "ok", "scripted")
+    assert kept["request"]["body"] == {"prompt": "Hello", "max_tokens": 5}
+    assert kept["prompt"]["text"] == "Hello"
+    assert (kept["answer"]["text"], kept["answer"]["sent"]) == ("It is done.", answer.text)
+    assert kept["answer"]["headers"]["cf-ai-req-id"] == answer.headers["cf-ai-req-id"]
+    assert kept["completion_tokens"] == answer.json()["result"]["usage"]["completion_tokens"]
+    assert 0 < kept["first_byte_ms"] <= kept["duration_ms"]
+
+
+def test_the_list_has_the_newest_first_and_goes_on_from_an_id(scripted: ServerProcess) -> None:
+    for number in range(3):
+        scripted.run({"prompt": f"{number}"})
+    ids = [row["id"] for row in rows(scripted)]
+    assert ids == sorted(ids, reverse=True)
+    assert [row["id"] for row in rows(scripted, limit=2)] == ids[:2]
+    assert [row["id"] for row in rows(scripted, after=ids[2])] == ids[:2]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=1001", "after=-1", "limit=²"])
+def test_a_wrong_question_gets_a_line_that_says_what_is_right(
+    scripted: ServerProcess, query: str
+) -> None:
+    answer = httpx.get(f"{scripted.root}/_emulator/requests?{query}")
+    assert (answer.status_code, "limit takes 1 to 1000" in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("number", ["999999", "x", "²", "-1", "9" * 5000])
+def test_a_request_that_is_not_there_is_404(scripted: ServerProcess, number: str) -> None:
+    answer = httpx.get(f"{scripted.root}/_emulator/requests/{number}")
+    assert (answer.status_code, "no request" in answer.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "outcome"),
+    [
+        (f"/ai/run/{INT8}", {"prompt": 1}, {}, "5006"),
+        ("/ai/run/@cf/none/such", {"prompt": "Hi"}, {}, "5007"),
+        (f"/ai/run/{INT8}", {"prompt": "Hi"}, {"x-emulator-backend": "none"}, "3003"),
+        ("/ai/v1/chat/completions", {"model": "@cf/none/such", "messages": []}, {}, "5007"),
+        (f"/ai/run/{INT8}", {"prompt": "Hi"}, {"x-emulator-fault": "capacity"}, "3040"),
+    ],
+)
+def test_what_was_refused_is_kept_with_its_code(
+    scripted: ServerProcess, path: str, body: Any, headers: dict[str, str], outcome: str
+) -> None:
+    url = f"{scripted.base_url}/accounts/{ACCOUNT_ID}{path}"
+    answer = httpx.post(url, json=body, headers=headers)
+    kept = newest(scripted)
+    assert (kept["status"], kept["outcome"]) == (answer.status_code, outcome)
+    assert kept["model"] in (INT8, "@cf/none/such")
+    assert kept["fault"] == headers.get("x-emulator-fault")
+
+
+@pytest.mark.parametrize("path", ["/run?version=3", "/ai-gateway/run?version=3"])
+def test_a_binding_s_call_is_kept(scripted: ServerProcess, path: str) -> None:
+    headers = {"host": "workers-binding.ai", "cf-consn-model-id": INT8}
+    httpx.post(scripted.root + path, json={"inputs": {"prompt": "Hi"}}, headers=headers)
+    kept = newest(scripted)
+    assert (kept["path"], kept["query"]) == tuple(path.split("?"))
+    assert (kept["model"], kept["account"], kept["answer"]["text"]) == (INT8, None, "It is done.")
+
+
+def test_a_universal_call_names_the_model_of_its_step(scripted: ServerProcess) -> None:
+    steps = [{"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}]
+    httpx.post(f"{scripted.root}/v1/{ACCOUNT_ID}/default", json=steps)
+    assert (newest(scripted)["model"], newest(scripted)["outcome"]) == (INT8, "ok")
+
+
+def test_a_stream_can_be_watched_while_it_runs(scripted: ServerProcess) -> None:
+    body = {"prompt": "slowly", "stream": True}
+    with httpx.stream("POST", scripted.run_url(), json=body) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        number = rows(scripted)[0]["id"]
+        wait_until(lambda: "one two" in get(scripted, f"requests/{number}")["answer"]["text"])
+        kept = get(scripted, f"requests/{number}")
+        assert (kept["outcome"], kept["status"], kept["stream"]) == (None, 200, True)
+        assert kept["prompt"]["text"] == "slowly"
+        assert kept["completion_tokens"] > 0
+    wait_until(lambda: get(scripted, f"requests/{number}")["outcome"] == "cancelled")
+
+
+def test_a_client_that_leaves_before_an_answer_has_cancelled(scripted: ServerProcess) -> None:
+    with scripted.connect({"prompt": "slowly"}):
+        wait_until(lambda: rows(scripted)[0]["answered_by"] is not None)
+        assert rows(scripted)[0]["outcome"] is None
+    wait_until(lambda: rows(scripted)[0]["outcome"] == "cancelled")
+
+
+def test_a_stream_that_ends_too_early_is_cut(scripted: ServerProcess) -> None:
+    body, headers = {"prompt": "Hi", "stream": True}, {"x-emulator-fault": "no-done"}
+    httpx.post(scripted.run_url(), json=body, headers=headers)
+    assert (newest(scripted)["outcome"], newest(scripted)["fault"]) == ("cut", "no-done")
+
+
+CREDENTIALS = [
+    {"authorization": f"Bearer {SECRET}"},
+    {"x-auth-key": SECRET, "x-auth-email": "a@b.example"},
+    {"cookie": f"session={SECRET}"},
+    {"cf-aig-authorization": f"Bearer {SECRET}"},
+]
+
+
+@pytest.mark.parametrize("headers", CREDENTIALS, ids=lambda headers: next(iter(headers)))
+def test_no_credential_appears_in_any_answer(
+    scripted: ServerProcess, headers: dict[str, str]
+) -> None:
+    url = f"{scripted.run_url()}?token={SECRET}"
+    body: dict[str, Any] = {"prompt": f"My key is {SECRET}", "x-auth-key": SECRET}
+    step = {"provider": "workers-ai", "endpoint": INT8, "headers": headers, "query": body}
+    httpx.post(url, json=body, headers=headers)
+    httpx.post(url, json={**body, "stream": True}, headers=headers)
+    httpx.post(url, json={**body, "temperature": 99}, headers=headers)
+    httpx.post(url, content=gzip.compress(json.dumps(body).encode()), headers=headers)
+    httpx.post(f"{scripted.root}/v1/{ACCOUNT_ID}/default", json=[step], headers=headers)
+    numbers = [row["id"] for row in rows(scripted, limit=5)]
+    texts = [json.dumps(get(scripted, f"requests/{number}")) for number in numbers]
+    assert all("[redacted]" in text for text in texts)
+    assert SECRET not in "".join(texts) + json.dumps(rows(scripted))
+
+
+def test_where_callers_need_a_token_the_journal_is_for_them_only() -> None:
+    with server_process("--backend", "scripted", "--api-token", SECRET) as strict:
+        for path in ("requests", "requests/1", "load"):
+            url = f"{strict.root}/_emulator/{path}"
+            assert httpx.get(url).status_code == 400
+            assert httpx.get(url, headers={"authorization": "Bearer wrong"}).status_code == 401
+        headers = {"authorization": f"Bearer {SECRET}"}
+        refused = strict.run({"prompt": "Hi"})
+        found = httpx.get(f"{strict.root}/_emulator/requests", headers=headers).json()["requests"]
+        assert (refused.status_code, found[0]["outcome"]) == (400, "9106")
+        assert httpx.get(f"{strict.root}/_emulator/").status_code == 200  # the page says nothing
+
+
+def test_a_reset_empties_it(scripted: ServerProcess) -> None:
+    scripted.run({"prompt": "Hi"})
+    before = get(scripted, "requests")
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    after = get(scripted, "requests")
+    assert (after["requests"], after["bytes"], after["kept"]) == ([], 0, 0)
+    assert after["epoch"] != before["epoch"]
+    scripted.run({"prompt": "Hi"})
+    assert rows(scripted)[0]["id"] > before["requests"][0]["id"]
+
+
+def test_many_and_large_calls_stay_within_their_bounds(scripted: ServerProcess) -> None:
+    process = psutil.Process(scripted.process.pid)
+    large = json.dumps({"prompt": "x" * 2**19}).encode()
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(4) as pool:
+
+        def post(content: bytes) -> None:
+            client.post(scripted.run_url(), content=content)
+
+        list(pool.map(post, [b'{"prompt":"Hi"}'] * 1100))
+        many = get(scripted, "requests", limit=1000)
+        assert (many["kept"], len(many["requests"])) == (1000, 1000)
+        list(pool.map(post, [large] * 40))
+        memory = process.memory_info().rss
+        list(pool.map(post, [large] * 160))
+    full = get(scripted, "requests")
+    assert full["bytes"] <= 16 * 2**20
+    assert 20 < full["kept"] < 100
+    assert process.memory_info().rss - memory < 64 * 2**20
+    kept = newest(scripted)
+    assert kept["request"]["bytes"] == len(large)
+    assert kept["request"]["bytes_left_out"] == len(large) - 2**18
+    assert kept["prompt"]["bytes_left_out"] == 2**18
+
+
+def test_load_has_a_sample_each_second(scripted: ServerProcess) -> None:
+    with scripted.connect({"prompt": "slowly", "stream": True}):
+        wait_until(lambda: last_sample(scripted)["running"] == 1)
+        wait_until(lambda: last_sample(scripted)["tokens_per_second"] > 0)
+    load = get(scripted, "load")
+    assert load["status"] == "ready"
+    after = load["samples"][-1]["time"]
+    wait_until(lambda: len(get(scripted, "load", after=after)["samples"]) >= 2)
+    assert all(sample["time"] > after for sample in get(scripted, "load", after=after)["samples"])
+    assert httpx.get(f"{scripted.root}/_emulator/load?after=x").status_code == 400
+
+
+def test_the_prompt_is_the_text_that_the_model_saw(server: ServerProcess) -> None:
+    messages = [
+        {"role": "system", "content": "Be kind"},
+        {"role": "user", "content": "Hi <|im_end|>"},
+    ]
+    for stream in (False, True):
+        server.run({"messages": messages, "max_tokens": 3, "stream": stream})
+        kept = newest(server)
+        assert kept["prompt"]["text"] == (
+            "<|im_start|>system\nBe kind<|im_end|>\n"
+            "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert kept["answered_by"].startswith("SmolLM2")
+        assert (kept["completion_tokens"], kept["prompt_tokens"] > 10) == (3, True)
+
+
+def test_a_stream_that_is_left_frees_its_slot_and_is_kept(server: ServerProcess) -> None:
+    with server.connect({**ENDLESS, "stream": True}) as connection:
+        assert connection.recv(9) == b"HTTP/1.1 "
+        wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
+    wait_until(lambda: server.metric("workers_ai_emulator_running") == 0)
+    wait_until(lambda: newest(server)["outcome"] == "cancelled")
+    assert newest(server)["completion_tokens"] > 0
+
+
+def test_slots_are_part_of_the_load(server: ServerProcess) -> None:
+    with server.connect({**ENDLESS, "stream": True}):
+        wait_until(lambda: last_sample(server)["running"] == 1)
+        sample = last_sample(server)
+        assert sample["free_slots"] == sample["slots"] - 1
+
+
+def test_being_watched_does_not_keep_the_server_from_ending() -> None:
+    with server_process("--backend", "scripted") as running, httpx.Client() as client:
+        client.get(f"{running.root}/_emulator/requests")
+        os.kill(running.process.pid, signal.SIGTERM)
+        assert running.process.wait(timeout=10) == 0
