@@ -16,7 +16,6 @@ from emulator import control, dashboard, operations, routes
 from emulator.authorization import Authorization
 from emulator.backends.choice import Backends
 from emulator.browser import BrowserGuard
-from emulator.cassettes import Cassettes
 from emulator.doors import Doors
 from emulator.engines import Engines
 from emulator.errors import (
@@ -26,12 +25,13 @@ from emulator.errors import (
     MethodNotSupported,
     WeightsUnusable,
 )
-from emulator.fault_rules import FaultRules
-from emulator.faults import Faults
+from emulator.faults.layer import Faults
+from emulator.faults.neurons import NeuronBudget, NeuronMeter
+from emulator.faults.rules import FaultRules
 from emulator.front import Front
-from emulator.history import History
-from emulator.journal import Entries, Journal
-from emulator.neurons import NeuronBudget, NeuronMeter
+from emulator.journal.history import History
+from emulator.journal.layer import Entries, Journal
+from emulator.recordings.layer import Cassettes
 from emulator.refusal import refusal
 from emulator.routes.callers import no_route
 from emulator.settings import Settings

@@ -11,8 +11,8 @@ from emulator.backends.choice import Backends
 from emulator.backends.script import parse_rules
 from emulator.envelope import JsonAnswer, to_json
 from emulator.errors import ControlInvalid
-from emulator.fault_rules import FaultRules, parse_fault_rules
-from emulator.neurons import NeuronBudget
+from emulator.faults.neurons import NeuronBudget
+from emulator.faults.rules import FaultRules, parse_fault_rules
 from emulator.routes.callers import before, check_token
 from emulator.routes.generation import read_json
 

@@ -12,10 +12,10 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
-from emulator import journal_answers
 from emulator.envelope import JsonAnswer, to_json
-from emulator.history import INTERVAL_S, History
-from emulator.journal import MAX_ENTRIES, Entries
+from emulator.journal import answers
+from emulator.journal.history import INTERVAL_S, History
+from emulator.journal.layer import MAX_ENTRIES, Entries
 from emulator.routes.callers import before, check_token
 
 _PAGE = Path(__file__).parent / "page"
@@ -80,7 +80,7 @@ async def requests(request: Request) -> Response:
     after = _number(request, "after", default=0, least=0, most=2**53)
     if limit is None or after is None:
         return _refusal(400, f"limit takes 1 to {MAX_ENTRIES}, and after the id of a request")
-    rows = [journal_answers.row(entry) for entry in entries.newest(limit, after)]
+    rows = [answers.row(entry) for entry in entries.newest(limit, after)]
     return _answer(
         {
             "epoch": entries.epoch,
@@ -100,7 +100,7 @@ async def one_request(request: Request, number: str) -> Response:
     if entry is None:
         return _refusal(404, f"there is no request {number}, or it has given way to newer ones")
     await entries.keep_prompt(entry)
-    return JsonAnswer(await journal_answers.whole(entry))
+    return JsonAnswer(await answers.whole(entry))
 
 
 @router.get("/load", dependencies=_private)

@@ -16,7 +16,7 @@ from emulator.backends.choice import Backends
 from emulator.catalog import ModelSpec
 from emulator.engines import Engines
 from emulator.errors import AddressUnavailable, StartError
-from emulator.fault_rules import FaultRules
+from emulator.faults.rules import FaultRules
 from emulator.settings import Settings
 
 log = logging.getLogger(__name__)

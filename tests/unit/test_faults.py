@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emulator.envelope import END_OF_STREAM, event
 from emulator.errors import IncompleteRequest
-from emulator.fault_rules import FaultRules, Subject, parse_fault_rules, parse_wish, wish
-from emulator.faults import Faults
+from emulator.faults.layer import Faults
+from emulator.faults.rules import FaultRules, Subject, parse_fault_rules, parse_wish, wish
 from tests.server import ACCOUNT_ID, FP16, INT8
 
 STREAM = Subject(ACCOUNT_ID, INT8, is_stream=True)

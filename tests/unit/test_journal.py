@@ -14,13 +14,13 @@ import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emulator import journal_answers
 from emulator.backends.backend import Started
 from emulator.calls import CREDENTIAL_HEADERS
 from emulator.engine.types import Chunk, FinishReason, Usage
 from emulator.envelope import END_OF_STREAM, JsonAnswer, event, success, to_json
-from emulator.journal import Entries, Journal
-from emulator.journal_entry import MAX_PART_BYTES
+from emulator.journal import answers
+from emulator.journal.entry import MAX_PART_BYTES
+from emulator.journal.layer import Entries, Journal
 from emulator.tasks.answers import ChatCompletion, GzipAnswer, NativeAnswer, TensorAnswer
 from tests.server import ACCOUNT_ID, INT8
 
@@ -115,7 +115,7 @@ STREAM = answering(streaming(event({"response": "Hel"}), event({"response": "lo"
 def whole(entries: Entries, number: int = 1) -> Any:
     entry = entries.get(number)
     assert entry is not None
-    return json.loads(asyncio.run(journal_answers.whole(entry)))
+    return json.loads(asyncio.run(answers.whole(entry)))
 
 
 def test_a_call_passes_through_unchanged_and_is_kept() -> None:
@@ -421,7 +421,7 @@ def test_no_credential_is_kept_in_any_place(header: str) -> None:
     )
     entry = entries.get(1)
     assert entry is not None
-    text = json.dumps([whole(entries), journal_answers.row(entry)])
+    text = json.dumps([whole(entries), answers.row(entry)])
     assert SECRET not in text
     assert text.count("[redacted]") >= 9
 

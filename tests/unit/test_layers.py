@@ -21,7 +21,7 @@ LLAMA_DOORS = {
 }
 ENGINE = [name for name in MODULES if name.startswith("emulator.engine.")]
 PROGRAMS = {"emulator.engine.probe", "emulator.template_process"}  # run by themselves
-HTTP_CLIENTS = {"emulator.backends.upstream", "emulator.cloudflare", "emulator.hub"}
+HTTP_CLIENTS = {"emulator.backends.upstream", "emulator.recordings.cloudflare", "emulator.hub"}
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from emulator.engine.types import Usage
 from emulator.errors import DailyLimit
-from emulator.neurons import NeuronBudget, price_of
+from emulator.faults.neurons import NeuronBudget, price_of
 from tests.server import FP16, INT8
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from emulator.engines import Engines
-from emulator.journal import Entries
+from emulator.journal.layer import Entries
 
 INTERVAL_S = 1.0
 _NUM_SAMPLES = 300

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Send
 
 from emulator.envelope import END_OF_STREAM
-from emulator.fault_rules import Fault
+from emulator.faults.rules import Fault
 
 _TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')  # in an event of any form
 _CHARACTER = "🍎".encode()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from emulator.envelope import to_json
-from emulator.journal_entry import MAX_PART_BYTES, Entry, Part
+from emulator.journal.entry import MAX_PART_BYTES, Entry, Part
 from emulator.routes.generation import GZIP_MAGIC
 
 Json = dict[str, Any]

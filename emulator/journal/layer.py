@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from emulator.backends.backend import Started
 from emulator.calls import Call, call_of
 from emulator.errors import EngineError
-from emulator.journal_entry import Entry, Part
+from emulator.journal.entry import Entry, Part
 
 MAX_ENTRIES = 1000
 MAX_BYTES = 16 * 2**20

@@ -30,7 +30,7 @@ from emulator.errors import (
     RequestTooLarge,
     Retired,
 )
-from emulator.fault_rules import (
+from emulator.faults.rules import (
     BREAKS,
     ERRORS,
     FAULT_HEADER,
@@ -40,7 +40,7 @@ from emulator.fault_rules import (
     parse_wish,
     wish,
 )
-from emulator.faulty_streams import BreakingStream, ending
+from emulator.faults.streams import BreakingStream, ending
 from emulator.refusal import refusal
 from emulator.routes.gateway import PREFIX as GATEWAY_PREFIX
 from emulator.routes.generation import GZIP_MAGIC, MAX_BODY_BYTES, gunzip

@@ -92,7 +92,7 @@ class Cassettes:
 def _source(app: FastAPI, settings: Settings) -> ASGIApp:
     """What answers calls that are recorded."""
     if settings.record_from == "cloudflare":
-        from emulator.cloudflare import Cloudflare  # slow to import, and for few
+        from emulator.recordings.cloudflare import Cloudflare  # slow to import, and for few
 
         return Cloudflare(settings.cloudflare_url)
 
