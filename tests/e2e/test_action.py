@@ -1,0 +1,145 @@
+"""The GitHub Action, run as a runner would: its steps' scripts by bash, with the runner's files."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.pages import ROOT, blocks
+from tests.server import INT8
+
+FOLDER = ROOT / ".ci" / "action"
+ACTION: dict[str, Any] = yaml.safe_load((FOLDER / "action.yml").read_text("utf-8"))
+LIMIT_S = 120
+
+
+@dataclass
+class Runner:
+    """Runs steps of an action in a folder; `groups` are the processes that were started."""
+
+    temp: Path
+    inputs: dict[str, str]
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    groups: list[int] = field(default_factory=list)
+
+    def run(self) -> subprocess.CompletedProcess[str] | None:
+        """All steps; the last one that ran."""
+        done = None
+        for step in ACTION["runs"]["steps"]:
+            if "run" in step and self._value(step.get("if", "true")) == "true":
+                done = self._run(step)
+                if done.returncode != 0:
+                    break
+        return done
+
+    def variables(self, name: str = "GITHUB_ENV") -> dict[str, str]:
+        """What steps wrote into a file of the runner."""
+        lines = (self.temp / name).read_text("utf-8").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def stop(self) -> None:
+        """End what is left behind, as a runner does."""
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
+    def _run(self, step: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        assert step["shell"] == "bash"
+        script, output = self.temp / "step.sh", self.temp / "step.txt"
+        script.write_text(step["run"], "utf-8")
+        for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT"):
+            (self.temp / name).touch()
+        files = {name: str(self.temp / name) for name in ("GITHUB_ENV", "GITHUB_PATH")}
+        with output.open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
+                stdout=log,
+                stderr=log,
+                env=os.environ
+                | files
+                | {"GITHUB_OUTPUT": str(self.temp / "GITHUB_OUTPUT"), "RUNNER_TEMP": str(self.temp)}
+                | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+                | {"RUNNER_OS": "Linux", "RUNNER_ARCH": "X64"}
+                | {name: self._value(value) for name, value in step.get("env", {}).items()},
+                start_new_session=True,
+            )
+            self.groups.append(process.pid)
+            status = process.wait(LIMIT_S)
+        self.outputs[step["id"]] = self.variables("GITHUB_OUTPUT")
+        return subprocess.CompletedProcess(step["run"], status, output.read_text("utf-8"))
+
+    def _value(self, text: str) -> str:
+        """The text with what its expressions stand for."""
+        return re.sub(r"\$\{\{ (.+?) \}\}", lambda match: self._expression(match[1]), text)
+
+    def _expression(self, expression: str) -> str:
+        match re.split(r"[. ]", expression):
+            case ["inputs", name]:
+                default: str = ACTION["inputs"][name]["default"]
+                return self.inputs.get(name, default)
+            case ["inputs", name, "==", literal]:
+                return str(repr(self._expression(f"inputs.{name}")) == literal).lower()
+            case ["github", "action_path"]:
+                return str(FOLDER)
+            case ["steps", step, "outputs", name]:
+                return self.outputs[step][name]
+        raise AssertionError(f"what is {expression}?")
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    runner = Runner(tmp_path, {"install": "false", "port": str(port)})
+    yield runner
+    runner.stop()
+
+
+def test_the_steps_that_follow_reach_a_ready_emulator(runner: Runner) -> None:
+    done = runner.run()
+    assert done and done.returncode == 0, done and done.stdout
+    variables = runner.variables()
+    base_url = f"http://127.0.0.1:{runner.inputs['port']}/client/v4"
+    assert runner.outputs["start"] == {"base-url": base_url}
+    assert variables["CLOUDFLARE_BASE_URL"] == base_url
+    answer = httpx.post(
+        f"{base_url}/accounts/{variables['CLOUDFLARE_ACCOUNT_ID']}/ai/run/{INT8}",
+        json={"prompt": "Hi"},
+        headers={"authorization": f"Bearer {variables['CLOUDFLARE_API_TOKEN']}"},
+    )
+    assert answer.json()["result"]["response"] == "This is a scripted answer to: Hi"
+
+
+def test_a_start_that_fails_fails_the_step_with_the_reason(runner: Runner) -> None:
+    runner.inputs["args"] = "--backend nope"
+    done = runner.run()
+    assert done and done.returncode == 1
+    assert "'nope' is not one of" in done.stdout
+
+
+def test_the_key_of_the_cache_is_that_of_what_is_compiled(runner: Runner) -> None:
+    runner.inputs["install"] = "true"
+    [key, *_] = [step for step in ACTION["runs"]["steps"] if step.get("id") == "key"]
+    assert runner._run(key).returncode == 0
+    name = runner.outputs["key"]["key"]
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert re.fullmatch(rf"workers-ai-emulator-Linux-X64-{version}-[0-9a-f]{{64}}", name)
+
+
+def test_the_page_shows_inputs_that_are_there() -> None:
+    [step, *_] = yaml.safe_load(blocks("testing.md", "yaml")[0])
+    assert step["uses"].split("@")[0].endswith("/.ci/action")
+    assert set(step["with"]) <= set(ACTION["inputs"])

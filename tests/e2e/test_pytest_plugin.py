@@ -1,0 +1,241 @@
+"""The fixture `workers_ai`, in projects of users: pytest runs as they run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.pages import blocks
+from tests.server import wait_until
+
+LIMIT_S = 300
+
+
+class Project:
+    """A folder of tests, with settings that let nothing pass that others might complain of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("pytest.ini", "[pytest]\naddopts = --strict-config\nfilterwarnings = error\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, "utf-8")
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=self.folder,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """How many passed, failed and so on."""
+    closing = done.stdout.splitlines()[-1] if done.stdout else ""
+    found = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
+    return {word: n for word, n in found.items() if word in ("passed", "failed", "errors")}
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "4"]], ids=["alone", "parallel"])
+def test_the_tests_that_the_page_shows_pass(project: Project, arguments: list[str]) -> None:
+    project.write("test_page.py", blocks("testing.md", "python")[0])
+    done = project.run(*arguments)
+    assert counts(done) == {"passed": 3}, done.stdout
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_failing_assertion_says_what_the_emulator_saw(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import httpx
+
+def test_it(workers_ai):
+    answer = httpx.post(workers_ai.run_url("@cf/no/model"), json={"prompt": "Hi"})
+    assert answer.status_code == 200
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"failed": 1}
+    assert "assert 400 == 200" in done.stdout
+    output = done.stdout.partition("Output of workers-ai-emulator")[2]
+    assert "POST" in output and "@cf/no/model" in output
+
+
+def test_each_test_begins_with_an_emulator_that_knows_nothing(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import httpx
+import psutil
+import pytest
+
+MODEL = "@cf/meta/llama-2-7b-chat-fp16"
+
+@pytest.mark.parametrize("number", range(3))
+def test_it(workers_ai, number):
+    assert workers_ai.requests == []
+    answer = httpx.post(workers_ai.run_url(MODEL), json={"prompt": "Hi"})
+    assert answer.status_code == 200
+    assert answer.json()["result"]["response"] == "This is a scripted answer to: Hi"
+    workers_ai.script("Other.")
+    workers_ai.fault("internal", times=None)
+    assert httpx.post(workers_ai.run_url(MODEL), json={"prompt": "Hi"}).status_code == 500
+    assert [call["status"] for call in workers_ai.requests] == [200, 500]
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 3}, done.stdout
+
+
+def test_mistakes_are_told_at_the_line_that_made_them(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+def test_rule(workers_ai):
+    workers_ai.script({"answr": "Hi"})
+
+def test_fault(workers_ai):
+    workers_ai.fault("capacty")
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"failed": 2}
+    assert re.search(r'^> +workers_ai.script\({"answr": "Hi"}\)$', done.stdout, re.MULTILINE)
+    assert "ValueError: rule 1: answer: Field required" in done.stdout
+    assert re.search(r'^> +workers_ai.fault\("capacty"\)$', done.stdout, re.MULTILINE)
+    assert "pytest_plugin.py" not in done.stdout
+
+
+def test_the_environment_is_that_of_the_test_alone(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import os
+
+def seen():
+    names = "BASE_URL", "ACCOUNT_ID", "API_TOKEN"
+    return [os.environ.get(f"CLOUDFLARE_{name}") for name in names]
+
+def test_with(workers_ai):
+    assert seen() == [workers_ai.base_url, workers_ai.account_id, workers_ai.api_token]
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "internal.example,127.0.0.1"
+
+def test_without():
+    assert seen() == [None, None, "own"]
+    assert os.environ["NO_PROXY"] == "internal.example" and "no_proxy" not in os.environ
+""",
+    )
+    own = {"CLOUDFLARE_API_TOKEN": "own", "NO_PROXY": "internal.example"}
+    for name in ("CLOUDFLARE_BASE_URL", "CLOUDFLARE_ACCOUNT_ID", "no_proxy"):
+        assert name not in os.environ
+    done = project.run(**own)
+    assert counts(done) == {"passed": 2}, done.stdout
+
+
+def test_flags_are_given_on(project: Project) -> None:
+    project.write("rules.yaml", "- answer: By the file.\n")
+    project.write(
+        "pytest.ini",
+        "[pytest]\nworkers_ai_args = --script rules.yaml --api-token local --api-token other\n",
+    )
+    project.write(
+        "test_it.py",
+        """
+import httpx
+
+def test_it(workers_ai):
+    url = workers_ai.run_url("@cf/meta/llama-2-7b-chat-int8")
+    assert httpx.post(url, json={"prompt": "Hi"}, headers={"authorization": "Bearer x"}).is_error
+    token = {"authorization": "Bearer other"}
+    answer = httpx.post(url, json={"prompt": "Hi"}, headers=token).json()
+    assert answer["result"]["response"] == "By the file."
+    assert len(workers_ai.requests) == 2
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 1}, done.stdout
+
+
+def test_a_start_that_fails_is_told_in_the_emulators_own_lines(project: Project) -> None:
+    project.write("test_it.py", "def test_it(workers_ai):\n    pass\n")
+    done = project.run("-o", "workers_ai_args=--script nowhere.yaml")
+    assert done.returncode == 1
+    assert "the emulator did not start" in done.stdout
+    assert re.search("^workers-ai-emulator: .*nowhere.yaml.*", done.stdout, re.MULTILINE)
+    assert "Traceback" not in done.stdout and "child.py" not in done.stdout
+
+
+def test_an_emulator_that_dies_is_told_too(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import os
+import signal
+
+import psutil
+
+def test_it(workers_ai):
+    for child in psutil.Process().children():
+        child.kill()
+        child.wait()
+    workers_ai.reset()
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"failed": 1}
+    assert "the emulator does not answer" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_it_ends_with_a_run_that_is_killed(project: Project, tmp_path: Path) -> None:
+    project.write(
+        "test_it.py",
+        """
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+def test_it(workers_ai):
+    [child] = psutil.Process().children()
+    Path("child").write_text(str(child.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    assert project.run().returncode == -9
+    number = int((tmp_path / "child").read_text())
+    wait_until(lambda: not psutil.pid_exists(number))
+
+
+def test_a_run_without_it_starts_nothing(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import sys
+
+import psutil
+
+def test_it():
+    assert psutil.Process().children() == []
+    loaded = {name for name in sys.modules if name.startswith("emulator")}
+    assert loaded == {"emulator", "emulator.pytest_plugin"}
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 1}, done.stdout

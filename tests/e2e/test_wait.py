@@ -1,0 +1,137 @@
+"""`wait`: the exit code, and what is said on the way."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.server import ServerProcess, server_process
+
+LIMIT_S = 60
+NO_LIMIT = ("--timeout", "1000")  # more than the test waits
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "emulator", "wait", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait(*arguments: str) -> tuple[int, str]:
+    """The exit code and stderr."""
+    with start(*arguments) as process:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    assert stdout == ""
+    return process.returncode, stderr
+
+
+class Emulator(http.server.BaseHTTPRequestHandler):
+    """Says one phase after the other, and stays ready."""
+
+    def do_GET(self) -> None:
+        is_health = self.path == "/_emulator/healthz"
+        body = json.dumps({"status": "alive" if is_health else self.phase()}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def phase(self) -> str:
+        phases: list[str] = self.server.phases  # type: ignore[attr-defined] # ours
+        return phases.pop(0) if len(phases) > 1 else phases[0]
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def starting(*phases: str) -> Iterator[http.server.HTTPServer]:
+    """A server that says these phases."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Emulator) as server:
+        server.phases = list(phases)  # type: ignore[attr-defined] # ours
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ServerProcess]:
+    with server_process("--backend", "scripted") as running:
+        yield running
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_ready_emulator_is_quiet(scripted: ServerProcess) -> None:
+    assert wait("--url", scripted.base_url, *NO_LIMIT) == (0, "")
+    assert wait("--port", scripted.root.rpartition(":")[2], "--timeout", "0") == (0, "")
+
+
+def test_it_waits_for_one_that_has_yet_to_come(free_port: int) -> None:
+    process = start("--port", str(free_port), *NO_LIMIT)
+    try:
+        with server_process("--backend", "scripted", "--port", str(free_port)):
+            assert process.communicate(timeout=LIMIT_S) == ("", "")
+    finally:
+        process.kill()
+    assert process.returncode == 0
+
+
+def test_each_phase_is_said_once() -> None:
+    with starting("loading x", "loading x", "warming up x", "ready") as server:
+        status, stderr = wait("--port", str(server.server_port), *NO_LIMIT)
+    root = f"http://127.0.0.1:{server.server_port}"
+    assert status == 0
+    assert stderr.splitlines() == [
+        f"waiting for the emulator at {root}: loading x",
+        f"waiting for the emulator at {root}: warming up x",
+    ]
+
+
+def test_a_start_that_takes_too_long_is_one_line_more() -> None:
+    with starting("loading x") as server:
+        status, stderr = wait("--port", str(server.server_port), "--timeout", "0")
+    assert status == 1
+    assert stderr.splitlines()[1:] == [
+        f"workers-ai-emulator: the emulator at http://127.0.0.1:{server.server_port} is not ready "
+        "after 0 s: loading x"
+    ]
+
+
+def test_nobody_there_is_one_line(free_port: int) -> None:
+    status, stderr = wait("--port", str(free_port), "--timeout", "0.1")
+    assert status == 1
+    assert f"no emulator answers at http://127.0.0.1:{free_port} after 0.1 s" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_start_that_fails_ends_it_before_its_time() -> None:
+    with starting("loading x") as server:
+        process = start("--port", str(server.server_port), *NO_LIMIT)
+        assert process.stderr and "loading x" in process.stderr.readline()
+    _, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert "has ended" in stderr and len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8790", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    status, stderr = wait("--url", url)
+    assert status == 2 and url in stderr and len(stderr.splitlines()) == 1

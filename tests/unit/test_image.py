@@ -1,0 +1,29 @@
+"""The Dockerfile, as far as it can be read; tests/prove_image.sh builds and runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import yaml
+
+from tests.pages import ROOT, blocks
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+
+
+def test_the_compose_file_checks_health_as_the_image_does() -> None:
+    compose = yaml.safe_load(blocks("testing.md", "yaml")[1])
+    health = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert health
+    assert compose["services"]["workers-ai"]["healthcheck"]["test"] == [
+        "CMD",
+        *json.loads(health[1]),
+    ]
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    kept = (ROOT / ".dockerignore").read_text("utf-8").split()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    assert copied
+    assert all(f"!{name}" in kept for names in copied for name in names.split())
