@@ -23,8 +23,8 @@ from emulator.settings import Settings
 if TYPE_CHECKING:  # slow to import
     from trustme import CA
 
-    from emulator.foreground import Foreground
-    from emulator.proxy import Address, Proxy
+    from emulator.interception.foreground import Foreground
+    from emulator.interception.proxy import Address, Proxy
 
 _DEFAULTS = Settings()
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it
@@ -51,8 +51,8 @@ def execute(
     """
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
-    from emulator.companion import companion  # slow to import
-    from emulator.proxy import Address
+    from emulator.interception.companion import companion  # slow to import
+    from emulator.interception.proxy import Address
 
     reachable = Settings(host=host).base_url_host.strip("[]")
     with companion(Address(reachable, port), os.environ, tell) as emulator:
@@ -64,9 +64,9 @@ def execute(
 
 
 async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> int:
-    from emulator.certificates import authority, server_context
-    from emulator.foreground import Foreground
-    from emulator.proxy import Proxy
+    from emulator.interception.certificates import authority, server_context
+    from emulator.interception.foreground import Foreground
+    from emulator.interception.proxy import Proxy
 
     foreground = Foreground()
     ca = authority(_certificates_folder())
@@ -81,8 +81,8 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
     """What to set for the command, with the files that this names."""
-    from emulator.certificates import trusted, trusted_besides
-    from emulator.environment import Interception, environment
+    from emulator.interception.certificates import trusted, trusted_besides
+    from emulator.interception.environment import Interception, environment
 
     bundle, node_bundle = folder / "trusted.pem", folder / "trusted-by-node.pem"
     bundle.write_bytes(trusted(ca, os.environ))

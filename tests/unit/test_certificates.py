@@ -11,9 +11,15 @@ import certifi
 import pytest
 import trustme
 
-from emulator import certificates
-from emulator.certificates import HOSTS, authority, server_context, trusted, trusted_besides
 from emulator.errors import CommandError
+from emulator.interception import certificates
+from emulator.interception.certificates import (
+    HOSTS,
+    authority,
+    server_context,
+    trusted,
+    trusted_besides,
+)
 
 
 def handshake(server: ssl.SSLContext, ca: trustme.CA, host: str) -> ssl.SSLObject:

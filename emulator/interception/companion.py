@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from emulator.child import started
-from emulator.proxy import Address
+from emulator.interception.proxy import Address
 from emulator.readiness import phases
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
-from emulator.certificates import HOSTS
+from emulator.interception.certificates import HOSTS
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.certificates import HOSTS
-from emulator.proxy import LOOPBACK_NAMES, Address
+from emulator.interception.certificates import HOSTS
+from emulator.interception.proxy import LOOPBACK_NAMES, Address
 
-_HOOKS = Path(__file__).with_name("hooks")
+_HOOKS = Path(__file__).parents[1] / "hooks"
 
 # wrangler does not run without these, and a program without a token may not call. Any will do.
 _CREDENTIALS = {
