@@ -46,29 +46,31 @@ def create_app(
 ) -> ASGIApp:
     """The application around these backends, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(backends))
+    journal, neurons = Entries(), NeuronBudget(settings.daily_neurons)
+    cassettes = Cassettes(app, settings)
     app.state.engines = engines
     app.state.backends = backends
     app.state.faults = faults
-    app.state.neurons = NeuronBudget(settings.daily_neurons)
-    app.state.resets = [backends.script.reset, faults.reset, app.state.neurons.reset]
-    app.state.journal = Entries()
-    app.state.history = History(engines, app.state.journal)
-    app.state.resets.append(app.state.journal.clear)
+    app.state.neurons = neurons
+    app.state.journal = journal
+    app.state.history = History(engines, journal)
     app.state.authorization = Authorization(settings.api_tokens)
-    app.include_router(routes.router)
-    app.include_router(operations.router)
-    app.include_router(control.router)
-    app.include_router(dashboard.router)
+    app.state.resets = [
+        backends.script.reset,
+        faults.reset,
+        neurons.reset,
+        journal.clear,
+        cassettes.reset,
+    ]
+    for router in (routes.router, operations.router, control.router, dashboard.router):
+        app.include_router(router)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for broken in (EngineError, WeightsUnusable, Exception):
         app.add_exception_handler(broken, _answer_internal_error)
-    cassettes = Cassettes(app, settings)
-    app.state.resets.append(cassettes.reset)
-    inner = Faults(NeuronMeter(cassettes, app.state.neurons), faults)
-    noted = Journal(inner, app.state.journal)
-    return Front(BrowserGuard(Doors(noted), settings.allowed_origins, settings.host))
+    layers = Journal(Faults(NeuronMeter(cassettes, neurons), faults), journal)
+    return Front(BrowserGuard(Doors(layers), settings.allowed_origins, settings.host))
 
 
 def _closing(backends: Backends) -> Lifespan:
