@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from emulator.backends.backend import Started
 from emulator.backends.choice import BACKEND_HEADER, Backends
+from emulator.calls import until_gone
 from emulator.catalog import ModelSpec
 from emulator.engine.types import Chunk, FinishReason, Generation
 from emulator.engines import Engines
@@ -134,7 +135,7 @@ async def _while_starting(
     Raises RequestTimeout or ClientDisconnect; a model that is being loaded goes on for others.
     """
     start = asyncio.create_task(starting)
-    leaving = asyncio.create_task(_until_gone(request))
+    leaving = asyncio.create_task(until_gone(request.receive))
     try:
         done, _ = await asyncio.wait(
             {start, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
@@ -178,10 +179,5 @@ async def _while_connected(request: Request, generation: Generation, work: Await
 
 
 async def _cancel_on_disconnect(request: Request, generation: Generation) -> None:
-    await _until_gone(request)
+    await until_gone(request.receive)
     generation.cancel()
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
