@@ -21,7 +21,13 @@ from emulator.refusal import refusal
 
 log = logging.getLogger(__name__)
 
-_EXPOSED = ("cf-ai-req-id", "cf-aig-log-id", "cf-ray", "x-emulator-model")
+_EXPOSED = (
+    "cf-ai-req-id",
+    "cf-aig-log-id",
+    "cf-ray",
+    "x-emulator-fault",
+    "x-emulator-model",
+)
 _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
 # What bindings and redirected programs ask for.
 _SERVICE_HOSTS = frozenset(
