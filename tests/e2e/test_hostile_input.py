@@ -160,8 +160,8 @@ def test_long_bodies_leave_no_memory_behind(server: ServerProcess) -> None:
             sizes.append(process.memory_info().rss)
         return max(sizes)
 
-    before = most_resident(5)
-    assert most_resident(5) < before + 32 * 2**20
+    before = most_resident(20)  # the journal fills up to its bound
+    assert most_resident(10) < before + 32 * 2**20
 
 
 def server_post(server: ServerProcess, content: str) -> httpx.Response:
