@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from weakref import WeakSet
 
+from emulator.engine.delivery import Event, chunks_of
 from emulator.engine.types import Chunk, FinishReason, Usage
 from emulator.errors import ApiError, EngineError, RequestTimeout
 
@@ -18,8 +19,6 @@ log = logging.getLogger(__name__)
 WORD = re.compile(r"\s*\S+|\s+")
 
 _MAX_UNREAD = 1024  # chunks; a source that is read more slowly has to wait
-
-_Event = Chunk | EngineError | ApiError
 
 
 def num_words(text: str) -> int:
@@ -40,18 +39,12 @@ class StreamedGeneration:
         self.finish_reason: FinishReason | None = None
         self.fingerprint = fingerprint
         self._is_ended = False
-        self._events: asyncio.Queue[_Event] = asyncio.Queue(_MAX_UNREAD)
+        self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_UNREAD)
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._pump(source))
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        while True:
-            event = await self._events.get()
-            if not isinstance(event, Chunk):
-                raise event
-            yield event
-            if event.finish_reason is not None:
-                return
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return chunks_of(self._events)
 
     def cancel(self) -> None:
         self._break_off(Chunk("", FinishReason.CANCELLED))
@@ -66,7 +59,7 @@ class StreamedGeneration:
             await self._events.put(event)
             self._end(event.finish_reason if isinstance(event, Chunk) else None)
 
-    async def _pass_on(self, source: AsyncGenerator[Chunk | Usage]) -> _Event:
+    async def _pass_on(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
         """The last event; all before it are passed on."""
         is_counting = True
         try:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from emulator.engine.delivery import Event, chunks_of
 from emulator.engine.prefixes import Holder, Snapshot
 from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
 from emulator.engine.sequence import Sequence
@@ -30,7 +31,6 @@ from emulator.engine.types import (
 )
 from emulator.engine.watchdog import Watchdog
 from emulator.errors import (
-    ApiError,
     ContextExceeded,
     EngineError,
     Interrupted,
@@ -54,7 +54,7 @@ class Generation:
     def __init__(self, engine: Engine, sequence: Sequence) -> None:
         self._engine = engine
         self._sequence = sequence
-        self._events: asyncio.Queue[Chunk | EngineError | ApiError] = asyncio.Queue()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self.is_finished = False  # the worker has let go of it
 
@@ -72,14 +72,8 @@ class Generation:
         """Equal for equal requests."""
         return f"{self._sequence.prompt_tokens} {self._sequence.params}"
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        while True:
-            event = await self._events.get()
-            if not isinstance(event, Chunk):
-                raise event
-            yield event
-            if event.finish_reason is not None:
-                return
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return chunks_of(self._events)
 
     def cancel(self) -> None:
         """Stop generating; the slot is free within a step. Does nothing once it has ended."""

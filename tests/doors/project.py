@@ -96,6 +96,12 @@ class Project:
         """The path of an installed program."""
         return str(self.folder / "node_modules" / ".bin" / program)
 
+    def under_exec(self, *command: str) -> list[str]:
+        """The command, with its calls to Cloudflare answered by the server."""
+        url = httpx.URL(self.server.root)
+        ours = [sys.executable, "-m", "emulator", "exec"]
+        return [*ours, "--host", url.host, "--port", str(url.port), "--", *command]
+
     def run(self, *command: str) -> str:
         """What a program prints."""
         done = subprocess.run(

@@ -131,7 +131,8 @@ def test_a_program_gets_a_real_answer(
     server: ServerProcess, tmp_path: Path, command: list[str]
 ) -> None:
     filled = [re.sub(r"\{account_id\}", ACCOUNT_ID, part, flags=re.I) for part in command]
-    answer = json.loads(Project(tmp_path, server).run(*under_exec(server, *filled)))
+    project = Project(tmp_path, server)
+    answer = json.loads(project.run(*project.under_exec(*filled)))
     assert list(answer) == ["result", "success", "errors", "messages"]
     assert_is_real(answer["result"])
 
@@ -173,14 +174,9 @@ def running_worker(folder: Path, server: ServerProcess, program: str, sdk: str) 
     (folder / "wrangler.jsonc").write_text(CONFIGURATION, "utf-8")
     wrangler = str(WRANGLER_4.node_modules / ".bin" / "wrangler")
     # The Worker itself asks the model, whatever the path is that it gets.
-    with Project(folder, server).serve(*under_exec(server, wrangler, "dev"), path="/page.html"):
+    project = Project(folder, server)
+    with project.serve(*project.under_exec(wrangler, "dev"), path="/page.html"):
         yield
-
-
-def under_exec(server: ServerProcess, *command: str) -> list[str]:
-    url = httpx.URL(server.root)
-    ours = [sys.executable, "-m", "emulator", "exec", "--host", url.host, "--port", str(url.port)]
-    return [*ours, "--", *command]
 
 
 def assert_is_real(result: dict[str, Any]) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
 
 from tests import npm
 from tests.doors.project import FILES, Answer, CalledWorker, Project, Worker
@@ -73,18 +70,7 @@ def with_api_url(project: Project) -> AbstractContextManager[Worker]:
 
 def with_exec(project: Project) -> AbstractContextManager[Worker]:
     """`exec`, and nothing else."""
-    url = httpx.URL(project.server.root)
-    command = [
-        sys.executable,
-        "-m",
-        "emulator",
-        "exec",
-        "--host",
-        url.host,
-        "--port",
-        str(url.port),
-    ]
-    return project.serve(*command, "--", project.npx("wrangler"), "dev")
+    return project.serve(*project.under_exec(project.npx("wrangler"), "dev"))
 
 
 def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
