@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-STAND_IN = $$($(BIN)/python -c 'from emulator.stand_in import REQUIREMENT as r; print(r)')
+STAND_IN = $$($(BIN)/python -c 'from workers_ai_emulator.models.stand_in import REQUIREMENT as r; print(r)')
 
 .PHONY: serve test test-unit lint format bench clean
 

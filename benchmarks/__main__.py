@@ -37,7 +37,7 @@ LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
 
 def main() -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    for name in ("emulator", "gguf", "httpx"):
+    for name in ("workers_ai_emulator", "gguf", "httpx"):
         logging.getLogger(name).setLevel("WARNING")
     arguments = _arguments()
     conditions = Conditions.here(

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.types import SamplingParams, Span
+from workers_ai_emulator.engine.worker import Engine
+from workers_ai_emulator.runtime.loader import TILING
+
 from benchmarks import peers, prompts, tables
 from benchmarks.conditions import Conditions
-from emulator.engine.llama import LlamaBackend, LlamaModel
-from emulator.engine.types import SamplingParams, Span
-from emulator.engine.worker import Engine
-from emulator.loader import TILING
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
-
-from emulator import __version__, machine
-from emulator.catalog import CATALOG
-from emulator.settings import Settings
-from emulator.store import Store
+from workers_ai_emulator import __version__, machine
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.settings import Settings
 
 MODEL_NAME = "@cf/meta/llama-2-7b-chat-int8"
 BINDINGS = "llama-cpp-python"

@@ -12,10 +12,11 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from workers_ai_emulator.models.catalog import CATALOG
+
 from benchmarks import servers, tables
 from benchmarks.conditions import Conditions
 from benchmarks.requests import Client
-from emulator.catalog import CATALOG
 
 _WORDS = ["river", "stone", "light", "winter", "market", "engine", "paper", "garden", "letter"]
 _WORDS += ["mountain", "silver", "window", "music", "harbour", "train", "orange", "history"]

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from workers_ai_emulator.machine import in_units
+
 from benchmarks import prompts, servers, tables
 from benchmarks.conditions import MODEL_NAME, Conditions
 from benchmarks.requests import Client
 from benchmarks.servers import Server
-from emulator.machine import in_units
 
 _NUM_CLIENTS = 16
 _NUM_FIRST = 500  # after so many, caches are full

@@ -14,8 +14,9 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from workers_ai_emulator import machine
+
 from benchmarks.conditions import BINDINGS
-from emulator import machine
 
 log = logging.getLogger(__name__)
 

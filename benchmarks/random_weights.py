@@ -19,10 +19,10 @@ from typing import Any, get_args
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
+from workers_ai_emulator.engine.types import WeightsType
+from workers_ai_emulator.machine import in_units
 
 from benchmarks.peers import CACHE
-from emulator.engine.types import WeightsType
-from emulator.machine import in_units
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -87,7 +87,7 @@ def _specs() -> list[ServerSpec]:
     rules.write_text(json.dumps([{"contains": "hello", "answer": _ANSWER}]))
     fixture = {"match": {"userMessage": "hello"}, "response": {"content": _ANSWER}}
     fixtures.write_text(json.dumps({"fixtures": [fixture]}))
-    serve = (sys.executable, "-m", "emulator", "serve", "--log-level", "warning")
+    serve = (sys.executable, "-m", "workers_ai_emulator", "serve", "--log-level", "warning")
     ours = (*serve, "--backend", "scripted", "--script", str(rules))
     mock = (str(peers.mock_program()), "--log-level", "silent", "--fixtures", str(fixtures))
     ready = "/_emulator/readyz"

@@ -145,7 +145,7 @@ def ours(conditions: Conditions, *flags: str) -> ServerSpec:
     return ServerSpec(
         OURS,
         (
-            *(sys.executable, "-m", "emulator", "serve", "--log-level", "warning"),
+            *(sys.executable, "-m", "workers_ai_emulator", "serve", "--log-level", "warning"),
             *("--models-dir", str(conditions.weights.parent)),
             *("--threads", str(conditions.num_threads)),
             *flags,

@@ -16,7 +16,7 @@ NUM_RUNS = 5
 
 def report(conditions: Conditions) -> Iterator[str]:
     """The median and best of several starts, and what the interpreter alone takes."""
-    serve = [sys.executable, "-m", "emulator", "serve", "--port", "0"]
+    serve = [sys.executable, "-m", "workers_ai_emulator", "serve", "--port", "0"]
     interpreter = [sys.executable, "-c", "print('up', flush=True)"]
     seconds_until_first_line(serve)  # fills the page cache
     num_runs = 1 if conditions.is_quick else NUM_RUNS

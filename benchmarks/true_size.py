@@ -20,6 +20,9 @@ from typing import Any
 
 import httpx
 import psutil
+from workers_ai_emulator.engine.types import WeightsType
+from workers_ai_emulator.machine import in_units
+from workers_ai_emulator.models.models_file import FILE_NAME
 
 from benchmarks import comparison, measurements, prompts, random_weights, servers, tables
 from benchmarks.client import Question, Recording, ask
@@ -27,9 +30,6 @@ from benchmarks.conditions import MODEL_NAME, Conditions
 from benchmarks.requests import Client
 from benchmarks.scenarios import ClosedLoop
 from benchmarks.servers import Server, ServerSpec
-from emulator.engine.types import WeightsType
-from emulator.machine import in_units
-from emulator.models_file import FILE_NAME
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from emulator.messages import Message
+from workers_ai_emulator.prompts.messages import Message
 
 
 class DialogRefused(Exception):

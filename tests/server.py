@@ -64,7 +64,7 @@ class ServerProcess:
 
 
 def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "emulator", "serve", "--port", "0", *flags]
+    return [sys.executable, "-m", "workers_ai_emulator", "serve", "--port", "0", *flags]
 
 
 @contextmanager

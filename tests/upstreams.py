@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.settings import Settings
 
-from emulator.catalog import CATALOG
-from emulator.settings import Settings
-from emulator.store import Store
 from tests import npm, pypi
 from tests.server import INT8, wait_until
 

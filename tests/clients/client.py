@@ -99,7 +99,7 @@ def exec_command(base_url: str) -> list[str]:
     """What starts a program so that its calls of Cloudflare come to a server that runs."""
     port = httpx.URL(base_url).port
     # -E: the client's packages, which are on the PYTHONPATH, are none of the command's own.
-    return [sys.executable, "-E", "-m", "emulator", "exec", "--port", str(port), "--"]
+    return [sys.executable, "-E", "-m", "workers_ai_emulator", "exec", "--port", str(port), "--"]
 
 
 def slug(text: str) -> str:

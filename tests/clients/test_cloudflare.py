@@ -6,8 +6,8 @@ import json
 import re
 
 import pytest
+from workers_ai_emulator.models.catalog import CATALOG
 
-from emulator.catalog import CATALOG
 from tests.clients.client import Client, Outcome, Outcomes, Way, assert_is_usage, value_of
 from tests.clients.refusing import TOKEN, RefusingServer
 from tests.server import FP16, INT8, ServerProcess

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.prompts.messages import Message, parse_flattened
 
-from emulator.messages import Message, parse_flattened
 from tests.npm import cache_folder, install, require_node
 
 pytestmark = [pytest.mark.node, pytest.mark.documented]

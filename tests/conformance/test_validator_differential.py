@@ -13,8 +13,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from workers_ai_emulator.models.validator import SchemaMismatch, Validator
 
-from emulator.validator import SchemaMismatch, Validator
 from tests.npm import REPOSITORY, cache_folder, install, require_node
 from tests.unit.test_validator import QUIRKS
 
@@ -36,7 +36,7 @@ def node_modules() -> Path:
 
 @pytest.mark.parametrize("model", ["llama-2-7b-chat-int8", "llama-2-7b-chat-fp16"])
 def test_published_schemas_give_the_verdicts_of_the_package(node_modules: Path, model: str) -> None:
-    path = REPOSITORY / "emulator" / "cards" / f"{model}.json"
+    path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
     schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     random = Random(f"{SEED} {model}")
     keys = KEYS + INHERITED_KEYS

@@ -78,7 +78,9 @@ class Project:
     def emulator(self, *arguments: str) -> str:
         """What our command prints."""
         address = self.server.root.removeprefix("http://")
-        return self.run(sys.executable, "-m", "emulator", *arguments, "--address", address)
+        return self.run(
+            sys.executable, "-m", "workers_ai_emulator", *arguments, "--address", address
+        )
 
     def block(self, tool: str, heading: str) -> str:
         """What `worker config` prints under a heading that has this in it."""
@@ -99,7 +101,7 @@ class Project:
     def under_exec(self, *command: str) -> list[str]:
         """The command, with its calls to Cloudflare answered by the server."""
         url = httpx.URL(self.server.root)
-        ours = [sys.executable, "-m", "emulator", "exec"]
+        ours = [sys.executable, "-m", "workers_ai_emulator", "exec"]
         return [*ours, "--host", url.host, "--port", str(url.port), "--", *command]
 
     def run(self, *command: str) -> str:

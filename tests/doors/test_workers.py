@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from workers_ai_emulator.models.catalog import CATALOG
 
-from emulator.catalog import CATALOG
 from tests.doors.project import URL, Project, Worker
 from tests.doors.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool
 from tests.server import ServerProcess, wait_until

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.types import Backend, SamplingParams, Span
+from workers_ai_emulator.errors import EngineError, Interrupted
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.settings import Settings
 
-from emulator.catalog import CATALOG
-from emulator.engine.llama import LlamaBackend, LlamaModel
-from emulator.engine.types import Backend, SamplingParams, Span
-from emulator.errors import EngineError, Interrupted
-from emulator.settings import Settings
-from emulator.store import Store
 from tests.fakes import FakeBackend
 
 NUM_SLOTS = 3

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.engine.probe import probe
+from workers_ai_emulator.errors import GgufInvalid
 
-from emulator.engine.gguf import read_header
-from emulator.engine.gguf_format import GgufArray, GgufHeader
-from emulator.engine.probe import probe
-from emulator.errors import GgufInvalid
 from tests.gguf_files import llama2_model
 
 NUM_CHILDREN = 2
@@ -26,8 +26,8 @@ NUM_FLIPS = 500
 CHILD = """
 import signal, sys
 from pathlib import Path
-from emulator.engine.probe import evaluate, limit_memory
-from emulator.errors import EngineError
+from workers_ai_emulator.engine.probe import evaluate, limit_memory
+from workers_ai_emulator.errors import EngineError
 
 limit_memory(2**26)
 for line in sys.stdin:
@@ -176,7 +176,7 @@ def test_a_probe_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 def test_a_child_cannot_take_the_memory_of_the_machine(path: Path) -> None:
     program = (
-        "from emulator.engine.probe import limit_memory; limit_memory(0); "
+        "from workers_ai_emulator.engine.probe import limit_memory; limit_memory(0); "
         "import numpy; numpy.ones(5 * 2**30, 'u1')"
     )
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

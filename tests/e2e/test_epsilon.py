@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.types import Span
 
-from emulator.engine.llama import LlamaBackend, LlamaModel
-from emulator.engine.types import Span
 from tests.gguf_files import FLOAT32, llama2_model, string
 
 KEY = string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<I", FLOAT32)

@@ -70,7 +70,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exec_command(port: int, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "emulator", "exec", "--port", str(port), *arguments]
+    return [sys.executable, "-m", "workers_ai_emulator", "exec", "--port", str(port), *arguments]
 
 
 def run(port: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

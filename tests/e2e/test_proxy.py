@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-
-from emulator.interception.certificates import HOSTS, authority, server_context
-from emulator.interception.proxy import Address, Connection, Proxy
+from workers_ai_emulator.interception.certificates import HOSTS, authority, server_context
+from workers_ai_emulator.interception.proxy import Address, Connection, Proxy
 
 LIMIT_S = 30
 BIG = bytes(range(256)) * 2**16  # 16 MiB: more than all buffers on the way hold
@@ -360,8 +359,8 @@ def test_a_head_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
             assert (await connection.reader.read()).startswith(b"HTTP/1.1 " + status)
             connection.writer.close()
 
-    monkeypatch.setattr("emulator.interception.proxy._HEAD_LIMIT", 2**10)
-    monkeypatch.setattr("emulator.interception.proxy._HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("workers_ai_emulator.interception.proxy._HEAD_LIMIT", 2**10)
+    monkeypatch.setattr("workers_ai_emulator.interception.proxy._HEAD_TIMEOUT_S", 0.1)
     run(lambda: test(b"GET http://a/" + bytes(2**10 + 1), b"400"))
     run(lambda: test(b"GET http://a/ HTTP/1.1\r\n", b"408"))
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from workers_ai_emulator.errors import PullFailed
+from workers_ai_emulator.models.catalog import CATALOG, HubFile, ModelSpec
+from workers_ai_emulator.models.download import Retries
+from workers_ai_emulator.models.pull import pull
+from workers_ai_emulator.models.store import Manifest, Store
 
-from emulator.catalog import CATALOG, HubFile, ModelSpec
-from emulator.download import Retries
-from emulator.errors import PullFailed
-from emulator.pull import pull
-from emulator.store import Manifest, Store
 from tests.hub import COMMIT, PATH, REPO, TOKEN, Fault, StandInHub, stand_in_hub
 from tests.server import wait_until
 
@@ -406,7 +406,7 @@ def test_a_model_that_is_on_no_hub_is_said(puller: Puller) -> None:
 def test_the_real_weights_have_these_addresses(
     name: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from emulator import hub
+    from workers_ai_emulator.models import hub
 
     set_endpoint(monkeypatch, "https://huggingface.co")
     file = CATALOG[name].hub_file
@@ -432,7 +432,7 @@ def command(folder: Path, hub: StandInHub, *flags: str) -> subprocess.Popen[str]
         "HF_HOME": str(folder.parent / "hf"),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "emulator", *flags, "--models-dir", str(folder)],
+        [sys.executable, "-m", "workers_ai_emulator", *flags, "--models-dir", str(folder)],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

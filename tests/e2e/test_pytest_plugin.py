@@ -233,8 +233,8 @@ import psutil
 
 def test_it():
     assert psutil.Process().children() == []
-    loaded = {name for name in sys.modules if name.startswith("emulator")}
-    assert loaded == {"emulator", "emulator.pytest_plugin"}
+    loaded = {name for name in sys.modules if name.startswith("workers_ai_emulator")}
+    assert loaded == {"workers_ai_emulator", "workers_ai_emulator.pytest_plugin"}
 """,
     )
     done = project.run()

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.types import Span
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.settings import Settings
 
-from emulator.catalog import CATALOG
-from emulator.engine.llama import LlamaBackend, LlamaModel
-from emulator.engine.tiling import Tiling
-from emulator.engine.types import Span
-from emulator.settings import Settings
-from emulator.store import Store
 from tests.server import FP16, INT8
 
 NUM_SLOTS = 4

@@ -10,9 +10,8 @@ from contextlib import closing
 import psutil
 import pytest
 from jinja2 import TemplateError
-
-from emulator.template import Conversation, JinjaRenderer, LimitExceeded
-from emulator.template_process import IsolatedRenderer
+from workers_ai_emulator.prompts.template import Conversation, JinjaRenderer, LimitExceeded
+from workers_ai_emulator.prompts.template_process import MODULE, IsolatedRenderer
 
 WORDS = "{% for message in messages %}{{ message.content }}.{% endfor %}"
 ENDLESS = (
@@ -58,7 +57,7 @@ def conversation(*contents: str) -> Conversation:
 def children() -> list[psutil.Process]:
     """The template processes that are ours; other tests may have processes of theirs."""
     found = psutil.Process().children()
-    return [child for child in found if "emulator.template_process" in child.cmdline()]
+    return [child for child in found if MODULE in child.cmdline()]
 
 
 def wait_until_busy(process: psutil.Process) -> None:
@@ -146,9 +145,9 @@ def test_the_process_knows_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_process_loads_neither_llama_cpp_nor_a_web_framework() -> None:
-    program = "import emulator.template_process, sys; print(*sys.modules)"
+    program = "import workers_ai_emulator.prompts.template_process, sys; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", program], text=True).split()
-    assert not {"llama_cpp", "numpy", "fastapi", "emulator.chat"} & set(modules)
+    assert not {"llama_cpp", "numpy", "fastapi", "workers_ai_emulator.prompts.chat"} & set(modules)
 
 
 def test_closing_leaves_no_process_and_may_be_repeated(words: IsolatedRenderer) -> None:
@@ -175,7 +174,7 @@ def test_closing_ends_a_rendering_that_does_not_end() -> None:
 def test_the_process_ends_with_its_parent(source: str) -> None:
     program = (
         "import psutil\n"
-        "from emulator.template_process import *\n"
+        "from workers_ai_emulator.prompts.template_process import *\n"
         f"renderer = IsolatedRenderer({source!r}, limit_s=0.2)\n"
         "renderer._limit_s = 600\n"  # the child keeps to its own
         "print(psutil.Process().children()[0].pid, flush=True)\n"

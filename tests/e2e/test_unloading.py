@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.engine.llama import LlamaModel
+from workers_ai_emulator.errors import EngineError
 
-from emulator.engine.llama import LlamaModel
-from emulator.errors import EngineError
 from tests.server import wait_until
 
 VOCABULARY = Path(__file__).parents[1] / "data" / "llama2-vocab.gguf"

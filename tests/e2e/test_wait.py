@@ -21,7 +21,7 @@ NO_LIMIT = ("--timeout", "1000")  # more than the test waits
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "emulator", "wait", *arguments],
+        [sys.executable, "-m", "workers_ai_emulator", "wait", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from emulator.worker_config import FILE_NAMES, LOCAL_FILE_NAME
+from workers_ai_emulator.interception.worker_config import FILE_NAMES, LOCAL_FILE_NAME
 
 JSON = '{"name": "w", "ai": {"binding": "AI"}}'
 TOML = 'name = "w"\n[ai]\nbinding = "AI"\n'
@@ -20,7 +19,7 @@ def worker(
     folder: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "emulator", "worker", *arguments],
+        [sys.executable, "-m", "workers_ai_emulator", "worker", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

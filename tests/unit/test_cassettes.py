@@ -11,16 +11,15 @@ from typing import Any, cast
 import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
-
-from emulator.calls import Call
-from emulator.errors import RecordingUnusable, SettingInvalid
-from emulator.recordings.difference import difference, nearest
-from emulator.recordings.folder import Folder
-from emulator.recordings.recorder import Recorder
-from emulator.recordings.recording import RecordedAnswer, Recording
-from emulator.recordings.request import RecordedRequest
-from emulator.recordings.tape import Tape
-from emulator.redaction import Redaction
+from workers_ai_emulator.errors import RecordingUnusable, SettingInvalid
+from workers_ai_emulator.middleware.recordings.capture import Tape
+from workers_ai_emulator.middleware.recordings.difference import difference, nearest
+from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.recorder import Recorder
+from workers_ai_emulator.middleware.recordings.recording import RecordedAnswer, Recording
+from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.wire.calls import Call
+from workers_ai_emulator.wire.redaction import Redaction
 
 TOKEN = "cfut_0123456789abcdefghijklmnopqrstuvwx"
 REDACTION = Redaction(Headers({"authorization": f"Bearer {TOKEN}"}))

@@ -10,10 +10,9 @@ from pathlib import Path
 import certifi
 import pytest
 import trustme
-
-from emulator.errors import CommandError
-from emulator.interception import certificates
-from emulator.interception.certificates import (
+from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.interception import certificates
+from workers_ai_emulator.interception.certificates import (
     HOSTS,
     authority,
     server_context,

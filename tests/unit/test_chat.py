@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 from jinja2 import Environment
-
-from emulator.chat import (
+from workers_ai_emulator.errors import RefusedByEngine
+from workers_ai_emulator.prompts.chat import (
     DEFAULT_SYSTEM_TEXT,
     JinjaTemplate,
     Llama2Template,
     Mark,
     wrap_prompt,
 )
-from emulator.errors import RefusedByEngine
-from emulator.messages import Message
-from emulator.template_process import IsolatedRenderer
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.template_process import IsolatedRenderer
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"
 GOLDEN = json.loads((TEMPLATES / "llama2-reference-golden.json").read_text("utf-8"))

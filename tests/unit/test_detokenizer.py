@@ -3,8 +3,7 @@
 import random
 
 import pytest
-
-from emulator.engine.detokenizer import Detokenizer
+from workers_ai_emulator.engine.detokenizer import Detokenizer
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # three people and two joiners
 TEXTS = {

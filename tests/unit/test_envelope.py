@@ -6,9 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from emulator.engine.worker import Generation
-from emulator.envelope import EventStream, Padding, event, failure, success
-from emulator.errors import BadInput, EngineError, InvalidAccount, MethodNotSupported, NoRoute
+from workers_ai_emulator.engine.worker import Generation
+from workers_ai_emulator.errors import (
+    BadInput,
+    EngineError,
+    InvalidAccount,
+    MethodNotSupported,
+    NoRoute,
+)
+from workers_ai_emulator.wire.envelope import EventStream, Padding, event, failure, success
 
 UUID = "d9e09afe-fe49-4051-bc1d-8901f858ff52"
 

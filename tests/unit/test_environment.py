@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.interception.environment import Interception, environment
+from workers_ai_emulator.interception.proxy import Address
 
-from emulator.interception.environment import Interception, environment
-from emulator.interception.proxy import Address
 from tests import npm
 
 INTERCEPTION = Interception(
@@ -94,6 +94,6 @@ def test_node_reads_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = tmp_path / 'a "b" \\c'
     folder.mkdir()
     (folder / "node.cjs").write_text("console.log('read')")
-    monkeypatch.setattr("emulator.interception.environment._HOOKS", folder)
+    monkeypatch.setattr("workers_ai_emulator.interception.environment._HOOKS", folder)
     users = os.environ | {"NODE_OPTIONS": variables(NODE_OPTIONS="--no-warnings")["NODE_OPTIONS"]}
     assert subprocess.check_output(["node", "-e", ""], env=users) == b"read\n"

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from workers_ai_emulator.errors import IncompleteRequest
+from workers_ai_emulator.middleware.faults.middleware import Faults
+from workers_ai_emulator.middleware.faults.rules import (
+    FaultRules,
+    Subject,
+    parse_fault_rules,
+    parse_wish,
+    wish,
+)
+from workers_ai_emulator.wire.envelope import END_OF_STREAM, event
 
-from emulator.envelope import END_OF_STREAM, event
-from emulator.errors import IncompleteRequest
-from emulator.faults.layer import Faults
-from emulator.faults.rules import FaultRules, Subject, parse_fault_rules, parse_wish, wish
 from tests.server import ACCOUNT_ID, FP16, INT8
 
 STREAM = Subject(ACCOUNT_ID, INT8, is_stream=True)

@@ -8,8 +8,7 @@ import threading
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
-
-from emulator.routes.generation import compute, read_json
+from workers_ai_emulator.routes.generation import compute, read_json
 
 
 @pytest.mark.parametrize(("num_messages", "is_apart"), [(1, False), (50_000, True)])

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader, GgufTensor
+from workers_ai_emulator.errors import GgufInvalid
 
-from emulator.engine.gguf import read_header
-from emulator.engine.gguf_format import GgufArray, GgufHeader, GgufTensor
-from emulator.errors import GgufInvalid
 from tests.gguf_files import (
     ARRAY,
     DATA,

@@ -13,15 +13,20 @@ from typing import Any
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
+from workers_ai_emulator.middleware.journal import views as answers
+from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
+from workers_ai_emulator.middleware.journal.middleware import Entries, Journal
+from workers_ai_emulator.tasks.response_formats import (
+    ChatCompletion,
+    GzipAnswer,
+    NativeAnswer,
+    TensorAnswer,
+)
+from workers_ai_emulator.wire.calls import CREDENTIAL_HEADERS
+from workers_ai_emulator.wire.envelope import END_OF_STREAM, JsonAnswer, event, success, to_json
 
-from emulator.backends.backend import Started
-from emulator.calls import CREDENTIAL_HEADERS
-from emulator.engine.types import Chunk, FinishReason, Usage
-from emulator.envelope import END_OF_STREAM, JsonAnswer, event, success, to_json
-from emulator.journal import answers
-from emulator.journal.entry import MAX_PART_BYTES
-from emulator.journal.layer import Entries, Journal
-from emulator.tasks.answers import ChatCompletion, GzipAnswer, NativeAnswer, TensorAnswer
 from tests.server import ACCOUNT_ID, INT8
 
 PATH = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.models.store import Weights
+from workers_ai_emulator.runtime.loader import is_llama_2, right_epsilon
 
-from emulator.engine.gguf_format import GgufArray, GgufHeader
-from emulator.loader import is_llama_2, right_epsilon
-from emulator.store import Weights
 from tests.fakes import FakeVocabulary
 
 WEIGHTS = Weights(Path("some.gguf"))

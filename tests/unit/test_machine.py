@@ -7,8 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from emulator import machine
+from workers_ai_emulator import machine
 
 
 @pytest.fixture

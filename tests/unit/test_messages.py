@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
 
-from emulator.messages import Message, parse_flattened, parse_llama2
 from tests.unit.test_chat import SDK_PROMPTS, conversation, llama2_text
 
 FLATTENED = {

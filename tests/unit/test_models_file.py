@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from emulator.catalog import CATALOG, HubFile
-from emulator.errors import SettingInvalid
-from emulator.models_file import add_entry, check_name, read_catalog, remove_entry
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.models.catalog import CATALOG, HubFile
+from workers_ai_emulator.models.models_file import add_entry, check_name, read_catalog, remove_entry
 
 NAME = "@cf/someone/some-model"
 INT8 = "@cf/meta/llama-2-7b-chat-int8"

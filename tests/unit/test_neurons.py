@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
+from workers_ai_emulator.engine.types import Usage
+from workers_ai_emulator.errors import DailyLimit
+from workers_ai_emulator.middleware.neurons import NeuronBudget, price_of
 
-from emulator.engine.types import Usage
-from emulator.errors import DailyLimit
-from emulator.faults.neurons import NeuronBudget, price_of
 from tests.server import FP16, INT8
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from emulator.engine.gguf_format import GgufHeader, GgufTensor
-from emulator.offload import MAX_SLOTS, Offload, offload
+from workers_ai_emulator.engine.gguf_format import GgufHeader, GgufTensor
+from workers_ai_emulator.runtime.offload import MAX_SLOTS, Offload, offload
 
 MIB = 2**20
 MARGIN = 768 * MIB

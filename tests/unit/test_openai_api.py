@@ -6,19 +6,18 @@ import json
 from typing import Any
 
 import pytest
-
-from emulator.backends.openai_api import EventDecoder, call_for, error_of, model_names
-from emulator.chat import DEFAULT_SYSTEM_TEXT
-from emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
-from emulator.errors import (
+from workers_ai_emulator.backends.openai_api import EventDecoder, call_for, error_of, model_names
+from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
+from workers_ai_emulator.errors import (
     ContextExceeded,
     EmulatorError,
     OutOfCapacity,
     RefusedByEngine,
     UpstreamFailed,
 )
-from emulator.messages import Message
-from emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.prompts.chat import DEFAULT_SYSTEM_TEXT
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
 def asked(

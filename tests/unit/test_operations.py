@@ -9,11 +9,10 @@ from typing import cast
 import httpx
 import pytest
 from fastapi import FastAPI
-
-from emulator import operations
-from emulator.backends.choice import Backends
-from emulator.engines import Engines
-from emulator.settings import Settings
+from workers_ai_emulator.admin import operations
+from workers_ai_emulator.backends.choice import Backends
+from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.settings import Settings
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The index finds who holds a beginning of a prompt, with the cells that the prompt would get."""
 
-from emulator.engine.prefixes import PrefixIndex, Snapshot
-from emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.prefixes import PrefixIndex, Snapshot
+from workers_ai_emulator.engine.tiling import Tiling
 
 TILING = Tiling(start=6, length=4, chunk_length=8)
 

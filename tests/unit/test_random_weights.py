@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.types import WeightsType
 
 from benchmarks.random_weights import LLAMA_2_7B, Shape, ensure
-from emulator.engine.gguf import read_header
-from emulator.engine.types import WeightsType
 
 TINY = Shape(num_layers=2, embedding_length=64, feed_forward_length=96, num_heads=4, num_kv_heads=2)
 # Of TheBloke/Llama-2-7B-Chat-GGUF and of a conversion of Meta's files.
@@ -62,7 +62,9 @@ def test_the_header_says_what_was_asked_for(path: Path, weights_type: WeightsTyp
 
 
 def test_llama_cpp_computes_with_it(path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "emulator.engine.probe", str(path)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "workers_ai_emulator.engine.probe", str(path)], check=True
+    )
 
 
 def test_values_are_random_and_do_not_grow_from_layer_to_layer(path: Path) -> None:

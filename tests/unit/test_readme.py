@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 
 import typer
+from workers_ai_emulator.cli import app
+from workers_ai_emulator.models.catalog import CATALOG
 
-from emulator.catalog import CATALOG
-from emulator.cli import app
 from tests.conformance import parity
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
+from workers_ai_emulator.engine.prefixes import Holder, Snapshot
+from workers_ai_emulator.engine.scheduler import (
+    Copy,
+    Decode,
+    Discard,
+    Keep,
+    Operation,
+    Save,
+    Scheduler,
+)
+from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
+from workers_ai_emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.types import FinishReason, SamplingParams, Span
 
-from emulator.engine.prefixes import Holder, Snapshot
-from emulator.engine.scheduler import Copy, Decode, Discard, Keep, Operation, Save, Scheduler
-from emulator.engine.sequence import Sequence, SequenceStatus
-from emulator.engine.tiling import Tiling
-from emulator.engine.types import FinishReason, SamplingParams, Span
 from tests.fakes import FakeBackend
 
 CONTEXT_LENGTH = 96

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.backends.scripted import Rule, Script, parse_rules, read_rules
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
-from emulator.backends.script import Rule, Script, parse_rules, read_rules
-from emulator.catalog import CATALOG
-from emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
-from emulator.errors import SettingInvalid
-from emulator.messages import Message
-from emulator.tasks.text_generation import TextGenerationRequest
 from tests.server import FP16, INT8
 
 

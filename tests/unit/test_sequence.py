@@ -1,9 +1,8 @@
 """A sequence counts its own tokens and knows when it has enough."""
 
 import pytest
-
-from emulator.engine.sequence import Sequence, SequenceStatus
-from emulator.engine.types import FinishReason, SamplingParams, Usage
+from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
+from workers_ai_emulator.engine.types import FinishReason, SamplingParams, Usage
 
 
 def test_a_new_sequence_waits_without_a_slot() -> None:

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-
-from emulator.engine.slots import SlotPool
+from workers_ai_emulator.engine.slots import SlotPool
 
 
 def test_at_first_all_slots_are_free() -> None:

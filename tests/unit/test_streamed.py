@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
-
-from emulator.backends.streamed import StreamedGeneration, Streams, num_words
-from emulator.engine.types import Chunk, FinishReason, Usage
-from emulator.errors import ApiError, EngineError, OutOfCapacity, RequestTimeout
+from workers_ai_emulator.backends.streamed import StreamedGeneration, Streams, num_words
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
+from workers_ai_emulator.errors import ApiError, EngineError, OutOfCapacity, RequestTimeout
 
 Item = Chunk | Usage | BaseException
 END = Chunk("", FinishReason.STOP)

@@ -7,10 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
-
-from emulator.catalog import CATALOG
-from emulator.engine.types import SamplingParams
-from emulator.errors import (
+from workers_ai_emulator.engine.types import SamplingParams
+from workers_ai_emulator.errors import (
     ApiError,
     BadInput,
     IncompleteRequest,
@@ -19,8 +17,10 @@ from emulator.errors import (
     LoraUnsupported,
     RefusedByEngine,
 )
-from emulator.messages import Message
-from emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
+
 from tests.conformance.test_validator_differential import INHERITED_KEYS, KEYS, BodyWriter
 
 INT8 = CATALOG["@cf/meta/llama-2-7b-chat-int8"]

@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-
-from emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.tiling import Tiling
 
 TILING = Tiling(start=6, length=4, chunk_length=8)
 

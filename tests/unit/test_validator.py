@@ -1,4 +1,4 @@
-"""The validator against what the package it ports was seen to answer (see emulator/validator.py).
+"""The validator against what the package it ports was seen to answer (see models/validator.py).
 
 The vectors of the published schemas are in tests/data/validator; those below show one quirk each,
 with a schema of their own, and came from the same package.
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from emulator.validator import SchemaMismatch, Validator
+from workers_ai_emulator.models.validator import SchemaMismatch, Validator
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 VECTORS = {
@@ -42,7 +41,7 @@ def vectors() -> Iterator[Any]:
 def test_published_schema_gives_the_recorded_verdict(
     model: str, request_body: object, expected: str
 ) -> None:
-    path = REPOSITORY / "emulator" / "cards" / f"{model}.json"
+    path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
     schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     assert verdict(schema, request_body) == expected
 

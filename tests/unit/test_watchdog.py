@@ -1,6 +1,6 @@
 """The watchdog counts the time in which nothing gets done while somebody waits."""
 
-from emulator.engine.watchdog import Watchdog
+from workers_ai_emulator.engine.watchdog import Watchdog
 
 
 class Shown:

@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-
-from emulator.engine.tiling import Tiling
-from emulator.engine.types import FinishReason, SamplingParams, State
-from emulator.engine.worker import Engine, Generation
-from emulator.errors import (
+from workers_ai_emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.types import FinishReason, SamplingParams, State
+from workers_ai_emulator.engine.worker import Engine, Generation
+from workers_ai_emulator.errors import (
     ContextExceeded,
     EngineError,
     OutOfCapacity,
     RequestAborted,
     RequestTimeout,
 )
+
 from tests.fakes import FakeBackend, FakeVocabulary
 
 THREAD = "engine under test"

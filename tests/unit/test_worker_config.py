@@ -5,9 +5,8 @@ from typing import Any
 
 import json5
 import pytest
-
-from emulator.errors import CommandError
-from emulator.worker_config import PLUGIN, blocks, is_ours, local_config
+from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.interception.worker_config import PLUGIN, blocks, is_ours, local_config
 
 ADDRESS = "127.0.0.1:8790"
 JSONC = Path("wrangler.jsonc")

@@ -1,5 +1,0 @@
-"""`python -m emulator` is the command `workers-ai-emulator`."""
-
-from emulator.cli import main
-
-main()

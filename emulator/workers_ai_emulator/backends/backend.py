@@ -1,0 +1,44 @@
+"""The one interface of all backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from workers_ai_emulator.engine.types import Generation
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A generation that has begun.
+
+    `model_name` is what it runs on, and `prompt` gives the text that this sees.
+    """
+
+    generation: Generation
+    model_name: str
+    prompt: Callable[[], str]
+
+
+class Backend(Protocol):
+    """Generates the text of requests, in its own way."""
+
+    def is_immediate(self, spec: ModelSpec) -> bool:
+        """Whether `generate` starts without waiting for anything."""
+
+    async def generate(
+        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
+    ) -> Started:
+        """Start to generate. May be cancelled. Raises an ApiError, EngineError or WeightsUnusable.
+
+        `takes_long`: the request is so large that others would notice work on the event loop.
+        """
+
+    def cancel_all(self) -> None:
+        """Cancel every request that has not ended."""
+
+    async def close(self) -> None:
+        """Cancel everything and give back what it holds."""

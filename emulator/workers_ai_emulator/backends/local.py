@@ -1,0 +1,61 @@
+"""The backend `llama`: a model that runs here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.engine.types import Vocabulary
+from workers_ai_emulator.errors import ContextExceeded
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime.model_manager import Engines, LoadedModel
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+_MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
+
+
+class LocalModels:
+    """Runs requests on the engines, which load a model when it is first asked for."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    def is_immediate(self, spec: ModelSpec) -> bool:
+        return self._engines.is_loaded(spec)
+
+    async def generate(
+        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
+    ) -> Started:
+        async with self._engines.lease(spec) as loaded:
+            if takes_long or loaded.template.is_isolated:
+                tokens = await asyncio.to_thread(tokenize, request, loaded)
+            else:
+                tokens = tokenize(request, loaded)
+            generation = loaded.engine.submit(tokens, request.params)
+        vocabulary = loaded.engine.vocabulary
+        return Started(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
+
+    def cancel_all(self) -> None:
+        self._engines.cancel_all()
+
+    async def close(self) -> None:
+        await self._engines.close()
+
+
+def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
+    """The prompt's tokens. Raises ContextExceeded for what is too long to be worth counting."""
+    limit = model.engine.context_length
+    if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
+        # The service estimates four characters a token [recorded texts name an estimate].
+        raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
+    return request.render(model.template)
+
+
+def _text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
+    """The tokens as a person reads them, special ones by their names."""
+    names = {token: name for name, token in vocabulary.special_tokens.items()}
+    pieces = (
+        names[token].encode() if token in names else vocabulary.piece(token) for token in tokens
+    )
+    return b"".join(pieces).decode("utf-8", "replace")

@@ -1,0 +1,167 @@
+"""The backend `scripted`: answers by rules, at once and the same each time, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncGenerator
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.streamed import WORD, Streams, num_words
+from workers_ai_emulator.engine.types import Chunk, FinishReason
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.validation_messages import mistakes
+
+MODEL_NAME = "scripted"
+_MAX_WAIT_S = 86400
+
+
+class Rule(BaseModel):
+    """What to answer to which requests. Where nothing is said, all match.
+
+    `model` is a name, with `*` for any part of one; `contains` is looked for in the last message
+    or the prompt, `matches` is a regular expression for it. `tokens_per_second` and
+    `first_token_after` (seconds) pace the answer, which else comes at once. `times`: after so many
+    answers the rule matches no more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    answer: str
+    model: str = "*"
+    contains: str = ""
+    matches: str = ""
+    tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
+    first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
+    finish: Literal["stop", "length"] = "stop"
+    times: int | None = Field(default=None, ge=1)
+
+    @field_validator("matches")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        return value
+
+    def applies(self, model: str, text: str) -> bool:
+        return (
+            fnmatchcase(model, self.model)
+            and self.contains in text
+            and re.search(self.matches, text) is not None
+        )
+
+
+class Script:
+    """Rules, of which the first that applies answers; without any, the text is repeated."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._own_rules = rules
+        self._streams = Streams()
+        self.replace(rules)
+
+    def replace(self, rules: list[Rule]) -> None:
+        """Take other rules from now on."""
+        self._rules = [(rule, rule.times) for rule in rules]
+
+    def reset(self) -> None:
+        """Go back to the rules of the start."""
+        self.replace(self._own_rules)
+
+    def is_immediate(self, spec: ModelSpec) -> bool:
+        return True
+
+    async def generate(
+        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
+    ) -> Started:
+        rule = self._rule(spec.name, _last_text(request))
+        prompt = _prompt(request)
+        counted = await asyncio.to_thread(num_words, prompt) if takes_long else num_words(prompt)
+        generation = self._streams.begin(
+            _chunks(rule, request.params.max_tokens),
+            num_prompt_tokens=counted,
+            fingerprint=f"{prompt} {request.params}",
+        )
+        return Started(generation, MODEL_NAME, lambda: prompt)
+
+    def cancel_all(self) -> None:
+        self._streams.cancel_all()
+
+    async def close(self) -> None:
+        self.cancel_all()
+
+    def _rule(self, model: str, text: str) -> Rule:
+        for index, (rule, times) in enumerate(self._rules):
+            if times != 0 and rule.applies(model, text):
+                self._rules[index] = (rule, times and times - 1)
+                return rule
+        return Rule(answer=f"This is a scripted answer to: {text}")
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """The rules in a file, YAML or JSON. Raises SettingInvalid, with a line for each mistake."""
+    try:
+        return parse_rules(yaml.safe_load(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())  # YAML's has lines
+        raise SettingInvalid(f"--script: cannot read {path}: {reason}") from error
+    except ValueError as error:
+        lines = [f"--script: {path}: {line}" for line in str(error).splitlines()]
+        raise SettingInvalid("\n".join(lines)) from error
+
+
+def parse_rules(value: Any) -> list[Rule]:
+    """The rules in a list, or under `rules`. Raises ValueError, with a line for each mistake."""
+    if isinstance(value, dict) and set(value) == {"rules"}:
+        value = value["rules"]
+    if not isinstance(value, list):
+        raise ValueError("it takes a list of rules, each with an `answer`")
+    rules, lines = [], []
+    for number, item in enumerate(value, 1):
+        try:
+            rules.append(Rule.model_validate(item))
+        except ValidationError as error:
+            lines += [f"rule {number}: {line}" for line in mistakes(error)]
+    if lines:
+        raise ValueError("\n".join(lines))
+    return rules
+
+
+def _prompt(request: TextGenerationRequest) -> str:
+    """All of it, for people and for counting."""
+    if request.prompt is not None:
+        return request.prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
+
+
+def _last_text(request: TextGenerationRequest) -> str:
+    if request.prompt is not None:
+        return request.prompt
+    return request.messages[-1].content if request.messages else ""
+
+
+async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
+    """One for each word; like a model's, the answer ends with a token that has no text."""
+    pieces = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
+    is_cut = len(pieces) == max_tokens
+    ending = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
+    if ending is FinishReason.STOP or not pieces:
+        pieces.append("")
+    loop = asyncio.get_running_loop()
+    start = loop.time() + rule.first_token_after
+    for number, piece in enumerate(pieces):
+        due = start + number / (rule.tokens_per_second or math.inf)
+        if (wait_s := due - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        yield Chunk(piece, ending if number == len(pieces) - 1 else None)

@@ -1,0 +1,250 @@
+"""The backend `upstream`: a server that speaks OpenAI's API computes the text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+
+import httpx2
+
+from workers_ai_emulator.backends import openai_api
+from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.openai_api import EventDecoder, Json
+from workers_ai_emulator.backends.streamed import Streams, num_words
+from workers_ai_emulator.engine.types import Chunk, SamplingParams, Usage
+from workers_ai_emulator.errors import (
+    ApiError,
+    EmulatorError,
+    EngineError,
+    OutOfCapacity,
+    SettingInvalid,
+    UpstreamFailed,
+)
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+log = logging.getLogger(__name__)
+
+_CONNECT_LIMIT_S = 10.0
+_IDLE_LIMIT_S = 3.0  # uvicorn closes a connection after 5, maybe just as it is used again
+_END_LIMIT_S = 1.0  # for a body to end after its last event, so that its connection can stay
+_PROBE_INTERVAL_S = 1.0
+_MAX_BODY_BYTES = 2**22  # of a list of models, or an error
+
+
+class Upstream:
+    """Sends requests to the server whose API is at `url`, which ends in `/v1` as a rule.
+
+    `model` is the name to ask for; None: the Workers AI name if the server has it, else the only
+    one that it has. A server that sends nothing for `stall_timeout_s` has failed. Raises
+    SettingInvalid.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
+    ) -> None:
+        self.failure: str | None = None  # why it cannot compute, as long as that is so
+        self._url = _checked_url(url)
+        self._api_key = _checked_key(api_key)
+        self._model = model
+        self._found: dict[str, str] = {}  # the server's names by Workers AI's
+        self._streams = Streams()
+        self._probing: asyncio.Task[None] | None = None
+        self._client = httpx2.AsyncClient(
+            headers={"authorization": f"Bearer {self._api_key}"} if self._api_key else {},
+            timeout=httpx2.Timeout(stall_timeout_s, connect=_CONNECT_LIMIT_S, pool=None),
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_LIMIT_S),
+        )
+
+    def is_immediate(self, spec: ModelSpec) -> bool:
+        return self._name_for(spec) is not None
+
+    async def generate(
+        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
+    ) -> Started:
+        model = self._name_for(spec) or await self._find_model(spec)
+        path, body = openai_api.call_for(request, model)
+        prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
+        content = json.dumps(body).encode()
+        counted = await asyncio.to_thread(num_words, prompt) if takes_long else num_words(prompt)
+        decoder = EventDecoder(counted, request.params.max_tokens)
+        generation = self._streams.begin(
+            self._chunks(spec, path, content, decoder),
+            num_prompt_tokens=counted,
+            fingerprint=content.decode(),
+        )
+        return Started(generation, model, lambda: prompt)
+
+    async def start(self, spec: ModelSpec) -> None:
+        """Return when the server has generated a token; until then `failure` says what is amiss."""
+        await self._watch(spec)
+
+    def cancel_all(self) -> None:
+        self._streams.cancel_all()
+
+    async def close(self) -> None:
+        self.cancel_all()
+        if self._probing is not None:
+            self._probing.cancel()
+        await self._client.aclose()
+
+    # ── what is asked ─────────────────────────────────────────────────────────────────────────
+
+    def _name_for(self, spec: ModelSpec) -> str | None:
+        return self._model or self._found.get(spec.name)
+
+    async def _find_model(self, spec: ModelSpec) -> str:
+        """The server's name for the model. Raises UpstreamFailed where it is not plain."""
+        with self._translated(spec):
+            async with self._client.stream("GET", f"{self._url}/models") as response:
+                body = await _read(response)
+                if not response.is_success:
+                    raise self._error_of(response.status_code, body, max_tokens=0)
+            names = openai_api.model_names(body)
+            if spec.name not in names and len(names) != 1:
+                listed = ", ".join(names) or "none"
+                raise UpstreamFailed(f"has these models: {listed}; name one by --upstream-model")
+        self._found[spec.name] = spec.name if spec.name in names else names[0]
+        return self._found[spec.name]
+
+    async def _chunks(
+        self, spec: ModelSpec, path: str, content: bytes, decoder: EventDecoder
+    ) -> AsyncGenerator[Chunk | Usage]:
+        """What the server makes of it. Leaving it closes the connection, so the server stops."""
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        url = self._url + path
+        with self._translated(spec):
+            async with self._client.stream(
+                "POST", url, content=content, headers=headers
+            ) as response:
+                if not response.is_success:
+                    body = await _read(response)
+                    raise self._error_of(response.status_code, body, decoder.max_tokens)
+                events = aiter(httpx2.EventSource(response))
+                async for event in events:
+                    for chunk in decoder.feed(event.data):
+                        yield chunk
+                    if decoder.is_done:
+                        await _read_rest(events)
+                        break
+            for item in decoder.flush():
+                yield item
+
+    # ── what goes wrong ───────────────────────────────────────────────────────────────────────
+
+    def _error_of(self, status: int, body: str, max_tokens: int) -> EmulatorError:
+        if self._api_key:
+            body = body.replace(self._api_key, "***")  # some servers repeat it
+        error = openai_api.error_of(status, body, max_tokens)
+        if isinstance(error, OutOfCapacity) and not self.failure:
+            message = openai_api.clip(body)
+            log.warning("upstream at %s answers %d: %s", self._url, status, message)
+        if status == 404:
+            self._found.clear()  # it may have other models now
+        return error
+
+    @contextmanager
+    def _translated(self, spec: ModelSpec) -> Iterator[None]:
+        """Every failure becomes an UpstreamFailed that names the server."""
+        try:
+            yield
+        except UpstreamFailed as error:
+            raise UpstreamFailed(f"upstream at {self._url} {error}") from error
+        except httpx2.SSEError as error:
+            raise UpstreamFailed(f"upstream at {self._url} streams no events: {error}") from error
+        except httpx2.HTTPError as error:
+            self.failure = f"upstream at {self._url} does not answer: {_reason(error)}"
+            self._watch(spec)
+            raise UpstreamFailed(self.failure) from error
+
+    def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
+        """Ask again and again until it works; one such task is enough."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_until_ready(spec))
+        return self._probing
+
+    async def _probe_until_ready(self, spec: ModelSpec) -> None:
+        said = None
+        while failure := await self._probe(spec):
+            if failure != said:
+                log.warning("not ready: %s", failure)
+            self.failure = said = failure
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+        self.failure = None
+
+    async def _probe(self, spec: ModelSpec) -> str | None:
+        """Why it cannot generate a token; None if it has."""
+        params = SamplingParams(max_tokens=1)
+        hello = [Message("user", "Hello")]
+        request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
+        try:
+            started = await self.generate(request, spec, takes_long=False)
+            async for _ in started.generation:
+                pass
+        except EngineError as error:
+            return str(error)
+        except ApiError as error:
+            return f"upstream at {self._url} generates nothing: {error}"
+        return None
+
+
+def _checked_url(url: str) -> str:
+    """The URL without a slash at its end."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise SettingInvalid(f"--upstream-url takes a URL, not {url!r}: {error}") from error
+    if parsed.userinfo:
+        raise SettingInvalid("--upstream-url takes no user or password: use --upstream-api-key")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise SettingInvalid(
+            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {url!r}"
+        )
+    return url.rstrip("/")
+
+
+def _checked_key(key: str | None) -> str | None:
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
+        raise SettingInvalid("--upstream-api-key takes plain characters on one line")
+    return key
+
+
+def _text(messages: list[Json]) -> str:
+    """All of a conversation, for people and for counting."""
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+async def _read(response: httpx2.Response) -> str:
+    """The body, or its first part if it is very long."""
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > _MAX_BODY_BYTES:
+            break
+    return body.decode("utf-8", "replace")
+
+
+async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
+    """Wait for the end of the body: only then can the next request use the connection."""
+    with suppress(TimeoutError, httpx2.TransportError):  # the answer is whole already
+        async with asyncio.timeout(_END_LIMIT_S):
+            async for _ in events:
+                pass
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system said, behind the library's general words, or those."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.ConnectTimeout):
+        return f"no connection within {_CONNECT_LIMIT_S:.0f} s"
+    if isinstance(error, httpx2.TimeoutException):
+        return "it sends nothing"
+    return str(error) or type(error).__name__

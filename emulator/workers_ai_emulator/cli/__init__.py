@@ -1,0 +1,56 @@
+"""The command line. The only place that prints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from workers_ai_emulator import __version__
+from workers_ai_emulator.cli import models, worker
+from workers_ai_emulator.cli.execute import execute
+from workers_ai_emulator.cli.output import fail, print_line
+from workers_ai_emulator.cli.serve import serve
+from workers_ai_emulator.cli.wait import wait
+from workers_ai_emulator.errors import CommandError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="A local server that answers Cloudflare Workers AI's text-generation calls.",
+    rich_markup_mode=None,  # its tables cut the names of the variables
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
+app.command()(wait)
+app.command()(models.pull)
+app.add_typer(models.app, name="models")
+app.add_typer(worker.app, name="worker")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print_line(__version__)
+    elif context.invoked_subcommand is None:
+        print_line(context.get_help())
+
+
+def main() -> None:
+    """Run the command; a user's mistake is a line on stderr, without a traceback."""
+    try:
+        status = app(standalone_mode=False)
+    except CommandError as error:
+        fail(str(error), 1)
+    except TyperException as error:
+        fail(error.format_message(), 2)
+    except typer.Abort:
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:  # Typer has caught Ctrl-C
+        fail("broken off", _INTERRUPTED)

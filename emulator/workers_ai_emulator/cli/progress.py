@@ -1,0 +1,100 @@
+"""Shows a terminal a bar, and everybody else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Never, TextIO
+
+from tqdm import tqdm
+
+from workers_ai_emulator.machine import in_units
+
+_LINE_INTERVAL_S = 10.0
+
+
+class Bar:
+    """For people at a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[Never] | None = None
+
+    def begin(self, what: str, done: int, size: int) -> None:
+        self.end()
+        self._bar = tqdm(
+            desc=what, initial=done, total=size, unit="B", unit_scale=True, unit_divisor=1024,
+            file=self._stream, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def advance(self, num_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.update(num_bytes)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def note(self, line: str) -> None:
+        self.end()
+        print(line, file=self._stream, flush=True)
+
+
+class Lines:
+    """For logs: a line when something begins and ends, and every ten seconds between."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._what = ""
+        self._done = self._start = self._size = 0
+        self._start_s = self._said_s = 0.0
+
+    def begin(self, what: str, done: int, size: int) -> None:
+        self.end()
+        self._what, self._start, self._done, self._size = what, done, done, size
+        self._start_s = time.monotonic()
+        self._say()
+
+    def advance(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        if time.monotonic() - self._said_s >= _LINE_INTERVAL_S:
+            self._say()
+
+    def end(self) -> None:
+        if self._what and self._done > self._start:
+            self._say()
+        self._what = ""
+
+    def note(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def _say(self) -> None:
+        self._said_s = time.monotonic()
+        elapsed_s = self._said_s - self._start_s
+        share = 100 * self._done // max(self._size, 1)
+        line = f"{self._what}: {share}% of {in_units(self._size)}"
+        if elapsed_s > 1 and self._done > self._start:
+            rate = (self._done - self._start) / elapsed_s
+            left_s = (self._size - self._done) / rate
+            line += f", {in_units(int(rate))}/s, {left_s:.0f} s left"
+        self.note(line)
+
+
+class Silence:
+    """For scripts that ask for it: only what went wrong is said, by the error."""
+
+    def begin(self, what: str, done: int, size: int) -> None: ...
+
+    def advance(self, num_bytes: int) -> None: ...
+
+    def end(self) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
+    """What suits the stream."""
+    if is_quiet:
+        return Silence()
+    return Bar(stream) if stream.isatty() else Lines(stream)

@@ -1,0 +1,22 @@
+"""How a generation's events come to its reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from workers_ai_emulator.engine.types import Chunk
+from workers_ai_emulator.errors import ApiError, EngineError
+
+Event = Chunk | EngineError | ApiError
+
+
+async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:
+    """The chunks, up to one with a finish reason. Raises an error that comes instead."""
+    while True:
+        event = await events.get()
+        if not isinstance(event, Chunk):
+            raise event
+        yield event
+        if event.finish_reason is not None:
+            return

@@ -1,0 +1,367 @@
+"""llama.cpp behind the engine's Backend, through the low-level bindings of llama-cpp-python."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from workers_ai_emulator.engine import llama_log
+from workers_ai_emulator.engine.llama_log import complaint
+from workers_ai_emulator.engine.sampler import GreedySampler, LlamaSampler
+from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, State
+from workers_ai_emulator.errors import EngineError, Interrupted
+
+_SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+_MAX_PIECE_BYTES = 256
+_SPLIT_LENGTH = 256  # cells beyond which llama.cpp splits the attention of a lone row by threads
+_ABORTED = 2  # of llama_decode
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+# llama.cpp asks it between any two operations whether to stop. A callback in Python would need the
+# interpreter's lock a thousand times a call; `strlen` only looks into the buffer.
+_C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+_IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
+
+
+class LlamaModel:
+    """A GGUF file's weights and vocabulary, before any context.
+
+    `rms_epsilon` replaces the one that the file gives for its norms. Raises EngineError, with
+    llama.cpp's own reason, when the file cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        vocabulary_only: bool = False,
+        rms_epsilon: float | None = None,
+    ) -> None:
+        llama_log.attach()
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocabulary_only
+        overrides = _overrides(rms_epsilon)  # lives as long as the call below
+        params.kv_overrides = overrides
+        self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
+        pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
+            raise EngineError(complaint("llama.cpp cannot load it"))
+        self.pointer: Any = pointer
+        self._num_users = 0
+        self._users_change = threading.Condition()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, the memory stays. Raises EngineError if it has gone."""
+        with self._users_change:
+            if self.pointer is None:
+                raise EngineError("the model has been unloaded")
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._users_change:
+                self._num_users -= 1
+                self._users_change.notify_all()
+
+    @cached_property
+    def vocabulary(self) -> LlamaVocabulary:
+        return LlamaVocabulary(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return int(llama.llama_model_size(self.pointer))
+
+    @property
+    def cell_size(self) -> int:
+        """Bytes that one token takes in a KV cache of 16-bit floats."""
+        num_heads = int(llama.llama_model_n_head(self.pointer))
+        head_length = int(llama.llama_model_n_embd(self.pointer)) // max(num_heads, 1)
+        num_kv_heads = int(llama.llama_model_n_head_kv(self.pointer))
+        num_layers = int(llama.llama_model_n_layer(self.pointer))
+        return num_layers * num_kv_heads * head_length * 2 * 2
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the file's metadata as text."""
+        length = llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
+        if length < 0:
+            return None
+        buffer = ctypes.create_string_buffer(length + 1)
+        llama.llama_model_meta_val_str(self.pointer, key.encode(), buffer, length + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Free it, once nobody uses it. May be called again."""
+        with self._users_change:
+            pointer, self.pointer = self.pointer, None
+            self._users_change.wait_for(lambda: self._num_users == 0)
+        if pointer is not None:
+            llama.llama_model_free(pointer)
+
+
+class LlamaVocabulary:
+    """The tokenizer inside a GGUF file. Reading it is safe from any thread, at any time.
+
+    Methods raise EngineError once the model has been unloaded.
+    """
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model  # owns the memory
+        vocab: Any = llama.llama_model_get_vocab(model.pointer)
+        self._vocab = vocab
+        self.size = llama.llama_vocab_n_tokens(vocab)
+        self.bos = _token_or_none(llama.llama_vocab_bos(vocab))
+        self.eos = _token_or_none(llama.llama_vocab_eos(vocab))
+        self.adds_bos = llama.llama_vocab_get_add_bos(vocab)
+        self.is_sentencepiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
+        self.piece = lru_cache(maxsize=None)(self._piece)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        vocab = self._vocab
+        with self._model.in_use():
+            return {
+                llama.llama_vocab_get_text(vocab, token).decode("utf-8", "replace"): token
+                for token in range(self.size)
+                if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
+            }
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        # A lone surrogate passes the service's JSON parser but has no UTF-8 form.
+        data = _LONE_SURROGATE.sub("\ufffd", text).encode()
+        capacity = len(data) + 8  # never more tokens than bytes, but for a space before the first
+        tokens = (llama.llama_token * capacity)()
+        with self._model.in_use():
+            count = llama.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, False, parse_special
+            )
+        if count < 0:
+            raise EngineError(f"cannot tokenize {len(data)} bytes")
+        return tokens[:count]
+
+    def is_eog(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def _piece(self, token: int) -> bytes:
+        size = _MAX_PIECE_BYTES
+        buffer = ctypes.create_string_buffer(size)
+        with self._model.in_use():
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if length < 0:  # the buffer is too small and the length is -length
+                buffer = ctypes.create_string_buffer(-length)
+                length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
+        return buffer.raw[:length]
+
+
+def _overrides(rms_epsilon: float | None) -> Any:
+    """What replaces metadata of the file: an array that ends in an empty key, or nothing."""
+    if rms_epsilon is None:
+        return None
+    overrides: Any = (llama.llama_model_kv_override * 2)()
+    overrides[0].tag = llama.LLAMA_KV_OVERRIDE_TYPE_FLOAT
+    overrides[0].key = b"llama.attention.layer_norm_rms_epsilon"
+    overrides[0].value.val_f64 = rms_epsilon
+    return overrides
+
+
+def _token_or_none(token: int) -> int | None:
+    return None if token < 0 else token
+
+
+class LlamaBackend:
+    """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
+
+    `num_threads` compute; `batch_length` is the most rows of one decode call. Where it
+    `rounds_alike`, a row's logits are the same bits alone in a call and beside others; on a GPU
+    nothing is done about that.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        num_slots: int,
+        context_length: int,
+        batch_length: int,
+        num_threads: int,
+        rounds_alike: bool = True,
+    ) -> None:
+        self._model = model
+        self.vocabulary = model.vocabulary
+        self.num_slots = num_slots
+        self.context_length = context_length
+        self.cell_size = model.cell_size
+        self._num_threads = num_threads
+        self._batch = _BatchArrays(max(batch_length, num_slots))
+        self._interrupt = ctypes.create_string_buffer(2)  # a text of length 1 or 0
+        self._context: Any = self._create_context()
+        self._memory: Any = llama.llama_get_memory(self._context)
+        llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
+        self._rounds_alike = rounds_alike and not model.may_use_gpu
+        try:
+            self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
+        except EngineError:
+            llama.llama_free(self._context)  # the model is still the caller's
+            raise
+
+    def decode(self, spans: Sequence[Span]) -> None:
+        is_lone = self._rounds_alike and len(spans) == 1 and len(spans[0].tokens) == 1
+        is_split = is_lone and spans[0].start >= _SPLIT_LENGTH
+        if is_lone and (self._needs_pairs or (is_split and self._num_threads > 2)):
+            self._decode_twice(spans[0])
+        elif is_split:
+            self._decode_on_one_thread(spans)
+        else:
+            self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_pairs))
+
+    def interrupt(self, *, is_wanted: bool) -> None:
+        self._interrupt[0] = b"\x01" if is_wanted else b"\x00"
+
+    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
+        if GreedySampler.suits(params):
+            return GreedySampler(self.logits)
+        return LlamaSampler(
+            self._context,
+            params,
+            prompt_tokens,
+            vocabulary_size=self.vocabulary.size,
+            history_length=self.context_length,
+            batch_index=lambda row: self._batch.outputs[row],
+        )
+
+    def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Scores of all tokens in output `row` of the last call, valid until the next one."""
+        pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
+        return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
+
+    def keep(self, slot: int, num_tokens: int) -> None:
+        llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
+
+    def save(self, slot: int) -> State:
+        size = llama.llama_state_seq_get_size(self._context, slot)
+        state = np.empty(size, np.uint8)  # megabytes, so neither zeroed nor copied
+        written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
+        if not written:
+            raise EngineError(complaint("llama.cpp does not give the state of a slot"))
+        return state[:written].data
+
+    def load(self, slot: int, state: State) -> None:
+        data = np.frombuffer(state, np.uint8)
+        if not llama.llama_state_seq_set_data(self._context, _bytes(data), len(data), slot):
+            raise EngineError(complaint("llama.cpp does not take back a saved state"))
+
+    def close(self) -> None:
+        if self._context is not None:
+            llama.llama_free(self._context)
+            self._context = None
+            self._model.close()
+
+    def _decode(self, batch: llama.llama_batch) -> None:
+        status = llama.llama_decode(self._context, batch)
+        if status == _ABORTED:
+            raise Interrupted("broken off")
+        if status != 0:
+            raise EngineError(complaint(f"llama_decode gave {status}"))
+
+    def _decode_twice(self, span: Span) -> None:
+        """Give a lone row company: itself once more, in the next cell, which is then forgotten."""
+        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], wants_logits=True)
+        self._decode(self._batch.fill([pair], min_outputs=2))
+        self._batch.outputs = [0]
+        self.keep(span.slot, span.start + 1)
+
+    def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
+        """One thread computes attention in one piece; with two it costs less than a second row."""
+        llama.llama_set_n_threads(self._context, 1, 1)
+        try:
+            self._decode(self._batch.fill(spans))
+        finally:
+            llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
+
+    def _rounds_pairs_otherwise(self) -> bool:
+        """Whether these weights' products round differently for one row and for two [16-bit]."""
+        row = Span(0, 0, [self.vocabulary.bos or 0], wants_logits=True)
+        self._decode(self._batch.fill([row]))
+        alone = self.logits(0).copy()
+        self.keep(0, 0)
+        self._decode_twice(row)
+        beside = self.logits(0).copy()
+        self.keep(0, 0)
+        return not np.array_equal(alone, beside)
+
+    def _create_context(self) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx = self.context_length * self.num_slots
+        params.n_batch = params.n_ubatch = self._batch.length
+        params.n_seq_max = self.num_slots
+        params.n_outputs_max = max(self.num_slots, 2)
+        params.n_threads = params.n_threads_batch = self._num_threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = False
+        params.no_perf = True
+        llama_log.attach()
+        context = llama.llama_init_from_model(self._model.pointer, params)
+        if not context:
+            raise EngineError(complaint("llama.cpp cannot create a context"))
+        return context
+
+
+class _BatchArrays:
+    """The memory of one llama_batch, filled span by span without a loop over tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._tokens = np.zeros(length, np.int32)
+        self._positions = np.zeros(length, np.int32)
+        self._slots = np.zeros(length, np.int32)
+        self._wants_logits = np.zeros(length, np.int8)
+        self._num_slots = np.ones(length, np.int32)
+        self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
+        self.outputs: list[int] = []  # where in the batch each output stands
+
+    def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
+        """The spans' rows. Where logits are wanted, there are those of `min_outputs` rows."""
+        end = 0
+        self.outputs = []
+        for span in spans:
+            start, end = end, end + len(span.tokens)
+            self._tokens[start:end] = span.tokens
+            self._positions[start:end] = np.arange(span.start, span.start + len(span.tokens))
+            self._slots[start:end] = span.slot
+            self._wants_logits[start:end] = 0
+            if span.wants_logits:
+                self._wants_logits[end - 1] = 1
+                self.outputs.append(end - 1)
+        if 0 < len(self.outputs) < min_outputs:
+            self._wants_logits[max(self.outputs[0] - 1, 0)] = 1
+        return llama.llama_batch(
+            n_tokens=end,
+            token=_pointer(self._tokens, llama.llama_token),
+            pos=_pointer(self._positions, llama.llama_pos),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=_pointer(self._slot_addresses, ctypes.POINTER(llama.llama_seq_id)),
+            logits=_pointer(self._wants_logits, ctypes.c_int8),
+        )
+
+
+def _pointer(array: np.ndarray[Any, Any], c_type: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(c_type))
+
+
+def _bytes(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    return _pointer(array, ctypes.c_uint8)

@@ -1,0 +1,108 @@
+"""Sampling parameters as a chain of llama.cpp samplers.
+
+Order as in vLLM, which the service is known to have run: penalties, temperature, top-k, top-p. The
+repetition penalty looks at prompt and completion, the other two at the completion only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from workers_ai_emulator.engine.types import SamplingParams
+
+Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
+
+_SEEDS = 0xFFFFFFFF  # llama.cpp takes 0 .. 2**32-2; the last value means "choose one"
+
+
+class GreedySampler:
+    """Takes the most likely token, the first of several: llama.cpp's choice, without its copy."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    @staticmethod
+    def suits(params: SamplingParams) -> bool:
+        """Whether these parameters ask for nothing else."""
+        is_neutral = _repetition_penalty(params) == 1.0
+        return params.temperature <= 0 and is_neutral and not _later_penalties(params)
+
+    def sample(self, row: int) -> int:
+        return int(self._logits(row).argmax())
+
+    def close(self) -> None:
+        pass
+
+
+class LlamaSampler:
+    """A chain for one sequence; close it to free it.
+
+    `history_length`: how many tokens the penalties remember. `batch_index` tells which row of the
+    last batch an output is.
+    """
+
+    def __init__(
+        self,
+        context: llama.llama_context_p,
+        params: SamplingParams,
+        prompt_tokens: Sequence[int],
+        *,
+        vocabulary_size: int,
+        history_length: int,
+        batch_index: Callable[[int], int],
+    ) -> None:
+        self._context = context
+        self._batch_index = batch_index
+        chain_params = llama.llama_sampler_chain_default_params()
+        chain_params.no_perf = True
+        self._chain: llama.llama_sampler_p | None = llama.llama_sampler_chain_init(chain_params)
+        history = (vocabulary_size, history_length)
+        if (repetition := _repetition_penalty(params)) != 1.0:
+            penalty = llama.llama_sampler_init_penalties(*history, repetition, 0.0, 0.0)
+            for token in prompt_tokens:
+                llama.llama_sampler_accept(penalty, token)
+            self._add(penalty)
+        if later := _later_penalties(params):
+            self._add(llama.llama_sampler_init_penalties(*history, 1.0, *later))
+        self._add_choice(params)
+
+    def sample(self, row: int) -> int:
+        index = self._batch_index(row)
+        return int(llama.llama_sampler_sample(self._chain, self._context, index))
+
+    def close(self) -> None:
+        if self._chain is not None:
+            llama.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add_choice(self, params: SamplingParams) -> None:
+        if params.temperature <= 0:
+            self._add(llama.llama_sampler_init_greedy())
+            return
+        self._add(llama.llama_sampler_init_temp(params.temperature))
+        if params.top_k is not None:
+            self._add(llama.llama_sampler_init_top_k(params.top_k))
+        if params.top_p is not None:
+            self._add(llama.llama_sampler_init_top_p(params.top_p, 1))
+        seed = secrets.randbelow(_SEEDS) if params.seed is None else params.seed % _SEEDS
+        self._add(llama.llama_sampler_init_dist(seed))
+
+    def _add(self, sampler: ctypes.c_void_p) -> None:
+        llama.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _repetition_penalty(params: SamplingParams) -> float:
+    """The schema allows 0, which would divide by zero: off, like 1."""
+    return params.repetition_penalty or 1.0
+
+
+def _later_penalties(params: SamplingParams) -> tuple[float, float] | None:
+    """Those of frequency and presence, if there are any."""
+    penalties = (params.frequency_penalty, params.presence_penalty)
+    return penalties if any(penalties) else None

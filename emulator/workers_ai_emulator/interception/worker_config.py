@@ -1,0 +1,202 @@
+"""What a Worker's configuration says, so that the emulator answers its AI binding.
+
+Pure: text in, text out. `blocks` are to be pasted into the configuration of a tool; `local_config`
+turns a whole configuration of wrangler's into another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import date, time
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import json5
+from pydantic import BaseModel, ValidationError
+
+from workers_ai_emulator.errors import CommandError
+
+FILE_NAMES = ("wrangler.json", "wrangler.jsonc", "wrangler.toml")  # in the order wrangler looks
+LOCAL_FILE_NAME = "wrangler.local.jsonc"
+PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
+
+_SIGNATURE = "// Written by `workers-ai-emulator worker init`"
+_ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
+_REASONS = {"missing": "is missing", "model_type": "is no table"}  # pydantic's types
+_BINDING = re.compile(r"[a-z_$][\w$]*", re.ASCII | re.IGNORECASE)
+
+# Without `remoteBindings: false` the pool wants a session with Cloudflare, whatever `ai` says.
+_VITEST_POOL_CONFIG = Template("""\
+import { defineWorkersConfig } from "@cloudflare/vitest-pool-workers/config";
+
+export default defineWorkersConfig({
+  test: {
+    poolOptions: {
+      workers: {
+        remoteBindings: false,
+        wrangler: { configPath: "./wrangler.jsonc" },
+        miniflare: {
+          $ai
+        },
+      },
+    },
+  },
+});""")
+_VITEST_PLUGIN_CONFIG = Template("""\
+import { cloudflareTest } from "@cloudflare/vitest-pool-workers";
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  plugins: [
+    cloudflareTest({
+      remoteBindings: false,
+      wrangler: { configPath: "./wrangler.jsonc" },
+      miniflare: {
+        $ai
+      },
+    }),
+  ],
+});""")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Text to paste into the configuration of a tool; the heading says where."""
+
+    tool: str
+    heading: str
+    text: str
+
+
+def blocks(binding: str, address: str) -> list[Block]:
+    """What each tool needs. Raises CommandError for a name or an address that cannot be used."""
+    if not _BINDING.fullmatch(binding):
+        raise CommandError(
+            f"--binding takes a name in the Worker's env, such as AI, not {binding!r}"
+        )
+    _check_address(address)
+    local = {"local": {"unsafe": {"bindings": [_unsafe_binding(binding, address)]}}}
+    # Miniflare passes over a string where it wants a URL.
+    url = f'new URL("http://{address}")'
+    ai = f'ai: {{ binding: "{binding}", remoteProxyConnectionString: {url} }},'
+    vitest_config = "vitest.config.mjs with @cloudflare/vitest-pool-workers"
+    return [
+        Block(
+            "wrangler",
+            "wrangler.jsonc, behind its first brace; then run `npx wrangler dev -e local`",
+            f'"env": {_to_json(local)},',
+        ),
+        Block(
+            "miniflare", "Miniflare 4, or 5 with convertV4MiniflareOptions: a Worker's option", ai
+        ),
+        Block("vitest", f"{vitest_config} 0.12", _VITEST_POOL_CONFIG.substitute(ai=ai)),
+        Block("vitest", f"{vitest_config} 0.23 or newer", _VITEST_PLUGIN_CONFIG.substitute(ai=ai)),
+    ]
+
+
+def local_config(path: Path, text: str, address: str) -> str:
+    """The configuration at `path`, with the emulator behind each AI binding and all else as it is.
+
+    Raises CommandError for a text that is none, or that has no such binding.
+    """
+    _check_address(address)
+    config = _parse(path, text)
+    _validate(path, config)
+    if "pages_build_output_dir" in config:
+        raise CommandError(
+            f"{path} is of a Pages project, which takes no other file: run "
+            "`workers-ai-emulator exec -- npx wrangler pages dev`"
+        )
+    local = _localized(config, address)
+    # Neither `ai` nor `unsafe` is inherited, so an environment is as good as a file of its own.
+    if environments := config.get("env"):
+        local["env"] = {name: _localized(of, address) for name, of in environments.items()}
+    if local == config:
+        raise CommandError(f'{path} has no AI binding: add "ai": {{ "binding": "AI" }} to it')
+    heading = f"{_SIGNATURE} from {path.name}: change that, and run it again."
+    return f"{heading}\n{_to_json(local)}\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether `local_config` wrote it."""
+    return text.startswith(_SIGNATURE)
+
+
+def _check_address(address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match[1]) < 2**16:
+        raise CommandError(
+            "--address (or WORKERS_AI_EMULATOR_ADDRESS) takes the server's host:port, such as "
+            f"127.0.0.1:8790, not {address!r}"
+        )
+
+
+def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
+    plugin = {"package": str(PLUGIN), "name": "workers-ai-emulator"}
+    return {
+        "name": name,
+        "type": "workers_ai_emulator",
+        "dev": {"plugin": plugin, "options": {"address": address}},
+    }
+
+
+def _localized(scope: dict[str, Any], address: str) -> dict[str, Any]:
+    """The top level or an environment, with the plugin's binding in place of its `ai`."""
+    if not scope.get("ai"):
+        return dict(scope)
+    unsafe = scope.get("unsafe") or {}
+    bindings = [*unsafe.get("bindings", []), _unsafe_binding(scope["ai"]["binding"], address)]
+    others = {key: value for key, value in scope.items() if key != "ai"}
+    return others | {"unsafe": unsafe | {"bindings": bindings}}
+
+
+class _Ai(BaseModel):
+    binding: str
+
+
+class _Unsafe(BaseModel):
+    bindings: list[dict[str, Any]] = []
+
+
+class _Scope(BaseModel):
+    ai: _Ai | None = None
+    unsafe: _Unsafe | None = None
+
+
+class _Config(_Scope):
+    """What must be so in a configuration; all else is wrangler's affair."""
+
+    env: dict[str, _Scope] | None = None
+
+
+def _validate(path: Path, config: Any) -> None:
+    try:
+        _Config.model_validate(config)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ": ".join(filter(None, (str(path), ".".join(map(str, detail["loc"])))))
+        reason = _REASONS.get(detail["type"], detail["msg"])
+        raise CommandError(f"{place}: {reason}; mend it first") from error
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return tomllib.loads(text) if path.suffix == ".toml" else json5.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"{path} is not TOML: {error}; mend it first") from error
+    except ValueError as error:
+        reason = str(error).replace("<string>:", "line ")
+        raise CommandError(f"{path} is not JSON: {reason}; mend it first") from error
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_to_text)
+
+
+def _to_text(value: date | time) -> str:
+    """TOML's dates and times, which wrangler wants as text."""
+    return value.isoformat()

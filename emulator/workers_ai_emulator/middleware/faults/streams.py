@@ -1,0 +1,87 @@
+"""Streams that go wrong: some break, some end too often or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Send
+
+from workers_ai_emulator.middleware.faults.rules import Fault
+from workers_ai_emulator.wire.envelope import END_OF_STREAM
+
+_TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')  # in an event of any form
+_CHARACTER = "🍎".encode()
+
+
+class BreakingStream:
+    """Passes a stream on up to its fault. From then on the application sees a client that left.
+
+    So what generates is cancelled, and holds no slot.
+    """
+
+    def __init__(self, fault: Fault, receive: Receive, send: Send) -> None:
+        self._fault = fault
+        self._receive = receive
+        self._send = send
+        self._is_stream = False
+        self._num_whole_events = 0
+        self._broken = asyncio.Event()
+
+    @property
+    def is_broken(self) -> bool:
+        return self._broken.is_set()
+
+    async def receive(self) -> Message:
+        receiving = asyncio.ensure_future(self._receive())
+        breaking = asyncio.create_task(self._broken.wait())
+        try:
+            await asyncio.wait({receiving, breaking}, return_when=asyncio.FIRST_COMPLETED)
+            return {"type": "http.disconnect"} if self.is_broken else receiving.result()
+        finally:
+            receiving.cancel()
+            breaking.cancel()
+
+    async def send(self, message: Message) -> None:
+        if self.is_broken:
+            return
+        if message["type"] == "http.response.start":
+            content_type = Headers(raw=message["headers"]).get("content-type", "")
+            self._is_stream = content_type.startswith("text/event-stream")
+        event = message.get("body", b"")
+        if self._is_stream and event and self._is_due(event):
+            self._broken.set()
+            message = {**message, "body": _beginning(event, self._fault.fault)}
+        await self._send(message)
+
+    def _is_due(self, event: bytes) -> bool:
+        """Whether the stream breaks in this event: in its end, if not before."""
+        self._num_whole_events += 1
+        return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM
+
+
+def _beginning(event: bytes, name: str) -> bytes:
+    """What is still sent of the event in which a stream breaks."""
+    if name == "cut-mid-event":
+        return event[: len(event) // 2]
+    return _up_to_half_a_character(event) if name == "cut-mid-utf8" else b""
+
+
+def _up_to_half_a_character(event: bytes) -> bytes:
+    """The event up to the first byte of its first long character; without any, one is put in."""
+    if event.isascii():
+        text = _TEXT.search(event)
+        event = event[: text.end() if text else len(b"data: ")] + _CHARACTER
+    return event[: next(i for i, byte in enumerate(event) if byte > 0x7F) + 1]
+
+
+def ending(send: Send, num_ends: int) -> Send:
+    """A `send` that sends the end of a stream so many times."""
+
+    async def send_ends(message: Message) -> None:
+        is_end = message.get("body") == END_OF_STREAM
+        for _ in range(num_ends if is_end else 1):
+            await send(message)
+
+    return send_ends

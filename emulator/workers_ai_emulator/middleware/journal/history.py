@@ -1,0 +1,69 @@
+"""How busy the server was in the last minutes: a sample each second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from workers_ai_emulator.middleware.journal.middleware import Entries
+from workers_ai_emulator.runtime.model_manager import Engines
+
+INTERVAL_S = 1.0
+_NUM_SAMPLES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One moment. `time` is in seconds since 1970.
+
+    `running` calls are being answered, `waiting` ones have no slot yet or no backend; `slots` are
+    those of all loaded models.
+    """
+
+    time: float
+    tokens_per_second: float
+    running: int
+    waiting: int
+    slots: int
+    free_slots: int
+
+
+class History:
+    """The last five minutes of these engines and calls."""
+
+    def __init__(self, engines: Engines, entries: Entries) -> None:
+        self.samples: deque[Sample] = deque(maxlen=_NUM_SAMPLES)
+        self._engines = engines
+        self._entries = entries
+        self._num_tokens = 0
+        self._time = time.monotonic() - INTERVAL_S
+
+    async def record(self) -> None:
+        """Take samples until cancelled."""
+        while True:
+            self.samples.append(self._sample())
+            await asyncio.sleep(INTERVAL_S)
+
+    def _sample(self) -> Sample:
+        statuses = [model.engine.status for model in self._engines.loaded]
+        calls = self._entries.running
+        num_waiting = sum(call.started is None for call in calls)
+        num_waiting += sum(status.num_waiting for status in statuses)
+        num_waiting = min(num_waiting, len(calls))
+        return Sample(
+            time=time.time(),
+            tokens_per_second=round(self._tokens_per_second(), 1),
+            running=len(calls) - num_waiting,
+            waiting=num_waiting,
+            slots=sum(status.num_slots for status in statuses),
+            free_slots=sum(status.num_free_slots for status in statuses),
+        )
+
+    def _tokens_per_second(self) -> float:
+        """Since the last sample."""
+        now, num_tokens = time.monotonic(), self._entries.num_completion_tokens
+        elapsed_s, num_new = now - self._time, num_tokens - self._num_tokens
+        self._time, self._num_tokens = now, num_tokens
+        return max(num_new, 0) / elapsed_s

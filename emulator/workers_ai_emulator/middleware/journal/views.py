@@ -1,0 +1,163 @@
+"""What the journal says: a row for each call, or all that is kept of one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES, Entry, Part
+from workers_ai_emulator.routes.generation import GZIP_MAGIC
+from workers_ai_emulator.wire.envelope import to_json
+
+Json = dict[str, Any]
+
+_LONG_BYTES = 2**15  # an entry of more takes long enough to parse for others to notice
+
+
+def row(entry: Entry) -> Json:
+    """What a list shows. `null` stands for what is not known, or not yet."""
+    usage = entry.usage
+    return {
+        "id": entry.id,
+        "time": entry.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "method": entry.method,
+        "path": entry.path,
+        "account": entry.account_id,
+        "model": entry.model,
+        "answered_by": entry.answered_by,
+        "status": entry.status,
+        "outcome": entry.outcome,
+        "fault": entry.fault,
+        "stream": entry.is_stream,
+        "prompt_tokens": usage.num_prompt_tokens if usage else None,
+        "cached_tokens": usage.num_cached_tokens if usage else None,
+        "completion_tokens": usage.num_completion_tokens if usage else None,
+        "first_byte_ms": _ms(entry.first_s),
+        "duration_ms": _ms(entry.elapsed_s if entry.duration_s is None else entry.duration_s),
+        "tokens_per_second": _tokens_per_second(entry),
+    }
+
+
+async def whole(entry: Entry) -> bytes:
+    """All that is kept of a call, as JSON."""
+    twin = entry.copy()
+    if entry.num_bytes > _LONG_BYTES:
+        return await asyncio.to_thread(_whole, twin)
+    return _whole(twin)
+
+
+def _whole(entry: Entry) -> bytes:
+    return to_json(
+        row(entry)
+        | {
+            "query": entry.query,
+            "longest_gap_ms": _ms(entry.longest_gap_s),
+            "request": {
+                "headers": entry.request_headers,
+                **_sizes(entry.request_body),
+                "body": _body(entry),
+            },
+            "prompt": _prompt(entry),
+            "answer": {
+                "headers": entry.answer_headers,
+                "num_pieces": entry.num_pieces,
+                **_sizes(entry.answer_body),
+                **_answer(entry),
+            },
+        }
+    )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _tokens_per_second(entry: Entry) -> float | None:
+    """Of a stream between its first and its last token, else over the whole time."""
+    num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
+    if entry.first_s is None or num_tokens == 0:
+        return None
+    if entry.is_stream:
+        num_tokens, seconds = num_tokens - 1, entry.last_s - entry.first_s
+    else:
+        seconds = entry.last_s
+    return round(num_tokens / seconds, 1) if num_tokens and seconds > 0 else None
+
+
+def _sizes(part: Part) -> Json:
+    return {"bytes": part.num_bytes, "bytes_left_out": part.num_left_out}
+
+
+def _body(entry: Entry) -> Any:
+    """The request's body, parsed if it is whole; None if nobody read any."""
+    part = entry.request_body
+    text = _text(bytes(part.kept))
+    return entry.redaction.json(text, is_cut=part.num_left_out > 0) if text else None
+
+
+def _prompt(entry: Entry) -> Json | None:
+    part = entry.prompt
+    if part is None:
+        return None
+    text = _text(bytes(part.kept))
+    return _sizes(part) | {"text": entry.redaction.text(text, is_cut=part.num_left_out > 0)}
+
+
+def _answer(entry: Entry) -> Json:
+    """The bytes that were sent, and the text that the model wrote; None where that is not there."""
+    is_cut = entry.answer_body.num_left_out > 0
+    sent = _text(bytes(entry.answer_body.kept))
+    text = "".join(_texts(sent)) if entry.is_stream else _said(_parsed(sent))
+    redacted = entry.redaction.text
+    return {
+        "text": None if text is None else redacted(text, is_cut=is_cut),
+        "sent": redacted(sent, is_cut=is_cut),
+    }
+
+
+def _text(data: bytes) -> str:
+    """Some SDKs send gzip, and some read it."""
+    return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
+
+
+def _unpacked(data: bytes) -> bytes:
+    """As much as there is room for, even if the end is missing."""
+    try:
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
+    except zlib.error:
+        return data
+    return unpacked or data
+
+
+def _texts(events: str) -> Iterator[str]:
+    """The text of each event that has one."""
+    for line in events.splitlines():
+        if (text := _said(_parsed(line.removeprefix("data: ")))) is not None:
+            yield text
+
+
+def _parsed(text: str) -> Any:
+    """JSON, or None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(answer: Any) -> str | None:
+    """The text in an answer or an event, in any of the forms of tasks/answers.py."""
+    match answer:
+        case {"result": {"response": text}} | {"response": text}:
+            return str(text)
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            return text
+        case {"choices": [{"delta": {"content": str(text)}}, *_]}:
+            return text
+        case {"choices": [{"text": str(text)}, *_]}:
+            return text
+        case {"result": [{"value": [str(text)]}, *_]}:
+            return text
+    return None

@@ -1,0 +1,104 @@
+"""One recorded call, and the text of its file."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.wire.validation_messages import mistakes
+
+Ending = Literal["whole", "client left", "broken off"]
+
+_EMPTY_EVENTS_AT_END = "[]\n  }\n}"
+
+
+class RecordedAnswer(BaseModel):
+    """What came back. Times are in milliseconds from the request.
+
+    `after_ms` is when the answer began; an event has the time and the text. There is one of `text`,
+    `base64` and `events`. What did not end as a whole breaks off again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: int = Field(ge=200, le=599)
+    headers: dict[str, str]
+    after_ms: int = Field(ge=0)
+    ending: Ending = "whole"
+    text: str | None = None
+    base64: str | None = None
+    events: list[tuple[int, str]] | None = None
+
+    @field_validator("base64")
+    @classmethod
+    def _is_base64(cls, value: str | None) -> str | None:
+        try:
+            b64decode(value or "", validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"no base64: {error}") from error
+        return value
+
+    @property
+    def body(self) -> bytes:
+        """All of it, where there are no events."""
+        return (self.text or "").encode() or b64decode(self.base64 or "")
+
+    @property
+    def event_bytes(self) -> Iterator[tuple[int, bytes]]:
+        """The events, each with its time; in one that is no UTF-8, a surrogate is a byte."""
+        for ms, event in self.events or ():
+            yield ms, event.encode("utf-8", "surrogateescape")
+
+
+class Recording(BaseModel):
+    """A call and its answer; `source` is what answered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    recorded_at: str
+    source: str
+    request: dict[str, Any]
+    answer: RecordedAnswer
+
+    @classmethod
+    def parse(cls, data: bytes) -> Recording:
+        """What `to_text` wrote. Raises ValueError."""
+        try:
+            recording = cls.model_validate(json.loads(data))
+        except ValidationError as error:
+            raise ValueError("; ".join(mistakes(error))) from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
+        if "path" not in recording.request:
+            raise ValueError("request: path is missing")
+        return recording
+
+    @property
+    def recorded_request(self) -> RecordedRequest:
+        return RecordedRequest(self.request)
+
+    def to_text(self) -> str:
+        """JSON for people: an event is a line."""
+        answer = self.answer.model_dump(exclude_none=True)
+        events = answer.pop("events", None)
+        content = {**self.model_dump(exclude={"answer"}), "answer": answer}
+        if events is not None:
+            answer["events"] = []
+        text = _to_json(content, indent=2)
+        if events:
+            lines = ",\n".join(f"      {_to_json(event)}" for event in events)
+            text = f"{text.removesuffix(_EMPTY_EVENTS_AT_END)}[\n{lines}\n    ]\n  }}\n}}"
+        return f"{text}\n"
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Text as it is but for lone surrogates, which no file can hold."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,85 @@
+"""A user's own GGUF files: taken in, checked again, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.errors import GgufInvalid, WeightsUnusable
+from workers_ai_emulator.models import models_file
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.download import Progress, exclusive, place, sha256_of
+from workers_ai_emulator.models.store import Manifest, Store
+
+
+def import_weights(
+    file: Path, name: str, store: Store, models_path: Path, progress: Progress
+) -> None:
+    """Let `name` mean this file from now on: its bytes are in the folder of models afterwards.
+
+    Raises WeightsUnusable, PullFailed or SettingInvalid.
+    """
+    models_file.check_name(name)
+    _check(file)
+    target = store.models_dir / file.name
+    sha256 = sha256_of(file, progress)
+    with exclusive(target, progress):
+        if target.exists() and not target.samefile(file) and sha256_of(target, progress) != sha256:
+            raise WeightsUnusable(
+                f"{target} is another file of the same name: rename one of the two"
+            )
+        if not target.exists():
+            place(file, target)
+        Manifest.of(target, origin=f"imported from {file.absolute()}", sha256=sha256).write(target)
+    models_file.add_entry(models_path, name, _relative(target, models_path.parent))
+    progress.note(f"{name} is {target}")
+
+
+def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
+    """What there is to say of them. Raises WeightsUnusable if they are not as they were."""
+    path = store.path(spec)
+    if not path.exists():
+        raise WeightsUnusable(f"{spec.name}: {path} is not there")
+    _check(path)
+    sha256 = sha256_of(path, progress)
+    manifest = Manifest.read(path)
+    if manifest is None:
+        return f"{path} is a whole GGUF file; nothing tells its digest, which is {sha256}"
+    if manifest.sha256 != sha256:
+        raise WeightsUnusable(
+            f"{spec.name}: {path} is damaged: its sha256 is {sha256}, not {manifest.sha256}; run "
+            f"`workers-ai-emulator models remove {spec.name}` and bring it again"
+        )
+    Manifest.of(path, origin=manifest.origin, sha256=sha256).write(path)
+    return f"{path} is as it was, sha256 {sha256}"
+
+
+def remove_weights(
+    spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Store, models_path: Path
+) -> Iterator[str]:
+    """Delete what only this model uses; yields a line for everything that is done or left."""
+    path = store.path(spec)
+    others = [s.name for s in catalog.values() if s.name != spec.name and store.path(s) == path]
+    if others:
+        yield f"{path} stays: {', '.join(others)} uses it"
+    else:
+        deleted = store.remove(spec)
+        yield from (f"deleted {file}" for file in deleted)
+        if path.exists():
+            yield f"{path} stays: it is outside of {store.models_dir}"
+    if models_file.remove_entry(models_path, spec.name):
+        yield f"{models_path} names {spec.name} no more"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A folder that is moved as a whole stays right."""
+    path, folder = path.absolute(), folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _check(path: Path) -> None:
+    try:
+        read_header(path)
+    except GgufInvalid as error:
+        raise WeightsUnusable(f"{path} cannot be used: {error}") from error

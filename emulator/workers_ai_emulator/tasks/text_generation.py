@@ -1,0 +1,179 @@
+"""The task Text Generation: from a body's bytes to a generation, and its text.
+
+The schemas are the published ones, in `models/cards`; limits and defaults come from there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams
+from workers_ai_emulator.errors import (
+    BadInput,
+    IncompleteRequest,
+    InvalidData,
+    JsonModeUnsupported,
+    LoraUnsupported,
+    RefusedByEngine,
+    RequestAborted,
+)
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.prompts.chat import ChatTemplate
+from workers_ai_emulator.prompts.messages import Message
+
+_DATA_URL = re.compile(r"data:([^;,]*)[;,]")
+_MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
+
+
+@dataclass(frozen=True, slots=True)
+class TextGenerationRequest:
+    """A body that the service would run: either `prompt` or `messages` is set.
+
+    `is_flattened`: an old SDK has made the prompt of messages.
+    """
+
+    prompt: str | None
+    messages: list[Message]
+    raw: bool
+    stream: bool
+    params: SamplingParams
+    is_flattened: bool = False
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
+
+    def render(self, template: ChatTemplate) -> list[int]:
+        """The prompt's tokens."""
+        if self.prompt is None:
+            return template.render(self.messages)
+        if self.is_flattened:
+            return template.render_flattened(self.prompt)
+        if self.raw:
+            return template.render_raw(self.prompt)
+        return template.render_prompt(self.prompt)
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JavaScript's `request.json()` reads it, whatever its content type.
+
+    Raises IncompleteRequest for no body and for what is not JSON [inferred].
+    """
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise IncompleteRequest("body")
+    try:
+        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise IncompleteRequest("body is not valid JSON") from error
+
+
+def parse(
+    body: Any, spec: ModelSpec, *, seed: int | None = None, is_flattened: bool = False
+) -> TextGenerationRequest:
+    """What the body asks of the model; `seed` is for a body that has none.
+
+    Raises BadInput and the other refusals of the service.
+    """
+    try:
+        spec.validator.validate(body)
+    except SchemaMismatch as error:
+        raise BadInput(str(error)) from error
+    if isinstance(body.get("lora"), str):
+        raise LoraUnsupported(spec.name)
+    if _field(body.get("response_format"), "type"):
+        raise JsonModeUnsupported
+    values = spec.defaults | {"seed": seed} | body
+    prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
+    return TextGenerationRequest(
+        prompt=prompt,
+        messages=_messages(body.get("messages")) if prompt is None else [],
+        raw=values["raw"],
+        stream=values["stream"],
+        params=_sampling_params(values),
+        is_flattened=is_flattened,
+    )
+
+
+async def join(chunks: AsyncIterator[Chunk]) -> str:
+    """The whole completion: the chunks of a stream, joined.
+
+    Raises RequestAborted when the generation is cancelled.
+    """
+    text = ""
+    async for chunk in chunks:
+        if chunk.finish_reason is FinishReason.CANCELLED:
+            raise RequestAborted
+        text += chunk.text
+    return text
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _messages(value: Any) -> list[Message]:
+    """The schema lets odd values through: an object of messages, and items that are none."""
+    items = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        return []
+    return [
+        Message(role, _text(_field(item, "content")))
+        for item in items
+        if isinstance(role := _field(item, "role"), str)
+    ]
+
+
+def _field(value: Any, name: str) -> Any:
+    """A property as JavaScript reads it: of what is no object, nothing."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _text(content: Any) -> str:
+    """A content's text; that of several parts is joined by line breaks [inferred, as vLLM]."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    if data_type := next(filter(None, map(_data_type, parts)), None):
+        raise InvalidData(data_type)
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _data_type(part: Any) -> str | None:
+    """The type of a part's base64 data, in OpenAI's form; better refused than ignored."""
+    match part:
+        case {"image_url": {"url": str(url)} | str(url)} if data := _DATA_URL.match(url):
+            return data[1] or "text/plain"  # the default of data URLs [RFC 2397]
+        case {"input_audio": {"data": str(), "format": str(audio_format)}}:
+            return f"audio/{audio_format}"
+    return None
+
+
+def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
+    max_tokens = int(values["max_tokens"])
+    if max_tokens < 1:
+        raise RefusedByEngine(f"max_tokens must be at least 1, got {max_tokens}.")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=float(values["temperature"]),
+        top_k=_integer(values.get("top_k")),
+        top_p=values.get("top_p"),
+        seed=_integer(values.get("seed")),
+        repetition_penalty=float(values.get("repetition_penalty", 1.0)),
+        frequency_penalty=float(values.get("frequency_penalty", 0.0)),
+        presence_penalty=float(values.get("presence_penalty", 0.0)),
+    )
+
+
+def _integer(value: float | None) -> int | None:
+    return None if value is None else int(value)
