@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import SamplingParams, Span
 from workers_ai_emulator.engine.worker import Engine
 from workers_ai_emulator.runtime.loader import TILING
@@ -53,7 +53,7 @@ class Speed:
         return self.step_s - self.decode_s
 
 
-class TimedBackend(LlamaBackend):
+class TimedBackend(LlamaRunner):
     """Notes every decode call of the worker's thread."""
 
     calls: list[Call]

@@ -16,26 +16,26 @@ from workers_ai_emulator import routes
 from workers_ai_emulator.admin import control, dashboard, operations
 from workers_ai_emulator.backends.choice import Backends
 from workers_ai_emulator.errors import (
-    ApiError,
     EngineError,
     InternalError,
     MethodNotSupported,
     WeightsUnusable,
+    WireError,
 )
-from workers_ai_emulator.middleware.binding_transports import Doors
-from workers_ai_emulator.middleware.edge import Front
-from workers_ai_emulator.middleware.faults.middleware import Faults
+from workers_ai_emulator.middleware.binding_transports import BindingTransportMiddleware
+from workers_ai_emulator.middleware.edge import EdgeMiddleware
+from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import FaultRules
 from workers_ai_emulator.middleware.journal.history import History
-from workers_ai_emulator.middleware.journal.middleware import Entries, Journal
-from workers_ai_emulator.middleware.neurons import NeuronBudget, NeuronMeter
-from workers_ai_emulator.middleware.origin_guard import BrowserGuard
-from workers_ai_emulator.middleware.recordings.middleware import Cassettes
+from workers_ai_emulator.middleware.journal.middleware import Journal, JournalMiddleware
+from workers_ai_emulator.middleware.neurons import NeuronBudget, NeuronMiddleware
+from workers_ai_emulator.middleware.origin_guard import OriginGuardMiddleware
+from workers_ai_emulator.middleware.recordings.middleware import RecordingMiddleware
 from workers_ai_emulator.routes.access import no_route
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.authorization import Authorization
-from workers_ai_emulator.wire.error_response import refusal
+from workers_ai_emulator.wire.error_response import error_response
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    engines: Engines, backends: Backends, faults: FaultRules, settings: Settings
+    engines: ModelManager, backends: Backends, faults: FaultRules, settings: Settings
 ) -> ASGIApp:
     """The application around these backends, which it closes when it ends."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(backends))
-    journal, neurons = Entries(), NeuronBudget(settings.daily_neurons)
-    cassettes = Cassettes(app, settings)
+    journal, neurons = Journal(), NeuronBudget(settings.daily_neurons)
+    cassettes = RecordingMiddleware(app, settings)
     app.state.engines = engines
     app.state.backends = backends
     app.state.faults = faults
@@ -65,13 +65,19 @@ def create_app(
     ]
     for router in (routes.router, operations.router, control.router, dashboard.router):
         app.include_router(router)
-    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(WireError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for broken in (EngineError, WeightsUnusable, Exception):
         app.add_exception_handler(broken, _answer_internal_error)
-    layers = Journal(Faults(NeuronMeter(cassettes, neurons), faults), journal)
-    return Front(BrowserGuard(Doors(layers), settings.allowed_origins, settings.host))
+    layers = JournalMiddleware(
+        FaultMiddleware(NeuronMiddleware(cassettes, neurons), faults), journal
+    )
+    return EdgeMiddleware(
+        OriginGuardMiddleware(
+            BindingTransportMiddleware(layers), settings.allowed_origins, settings.host
+        )
+    )
 
 
 def _closing(backends: Backends) -> Lifespan:
@@ -86,8 +92,8 @@ def _closing(backends: Backends) -> Lifespan:
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return refusal(request.scope["path"], error)
+    assert isinstance(error, WireError)
+    return error_response(request.scope["path"], error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -95,13 +101,13 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == MethodNotSupported.status:
-        return refusal(path, MethodNotSupported(request.method), error.headers)
-    return refusal(path, no_route(path))
+        return error_response(path, MethodNotSupported(request.method), error.headers)
+    return error_response(path, no_route(path))
 
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
     log.error("%s: %s", type(error).__name__, error)
-    return refusal(request.scope["path"], InternalError())
+    return error_response(request.scope["path"], InternalError())
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -13,8 +13,8 @@
     ├── EngineError               what computes has failed: the requests of that call fail
     │   ├── Interrupted               it was told to stop: nobody waits for that call
     │   └── UpstreamFailed            the server that computes for us did not
-    └── ApiError                  has a wire form: status, code and message
-        ├── FrontError            said by Cloudflare's API front
+    └── WireError                  has a wire form: status, code and message
+        ├── CloudflareError            said by Cloudflare's API front
         │   ├── NoRoute                400  7000
         │   │   └── NoRouteInAccount   400  7003 and 7000
         │   ├── MethodNotSupported     405  7001
@@ -114,7 +114,7 @@ class UpstreamFailed(EngineError):
     """The server that computes for us cannot be reached, or broke off, or is no such server."""
 
 
-class ApiError(EmulatorError):
+class WireError(EmulatorError):
     """An error with a form on the wire."""
 
     status: int
@@ -125,7 +125,7 @@ class ApiError(EmulatorError):
         return str(self)
 
 
-class FrontError(ApiError):
+class CloudflareError(WireError):
     """An error of the API front: it never reached a model, so it has no request id.
 
     The front is two programs, by the recorded bodies: an old router puts `result` last and escapes
@@ -140,7 +140,7 @@ class FrontError(ApiError):
         return [{"code": self.code, "message": self.message}]
 
 
-class NoRoute(FrontError):
+class NoRoute(CloudflareError):
     """There is no such endpoint."""
 
     status, code = 400, 7000
@@ -165,7 +165,7 @@ class NoRouteInAccount(NoRoute):
         return InvalidAccount(self._path).entries + super().entries
 
 
-class MethodNotSupported(FrontError):
+class MethodNotSupported(CloudflareError):
     """The endpoint exists, for other methods."""
 
     status, code = 405, 7001
@@ -174,7 +174,7 @@ class MethodNotSupported(FrontError):
         super().__init__(f"{method} not supported for requested URI.")
 
 
-class InvalidAccount(FrontError):
+class InvalidAccount(CloudflareError):
     """The account id is not 32 hexadecimal digits; `path` is the one that was asked for."""
 
     status, code = 404, 7003
@@ -183,7 +183,7 @@ class InvalidAccount(FrontError):
         super().__init__(f"Could not route to {path}, perhaps your object identifier is invalid?")
 
 
-class CredentialsMissing(FrontError):
+class CredentialsMissing(CloudflareError):
     """There is no header that names the caller. [recorded on other endpoints, inferred here]"""
 
     status, code = 400, 9106
@@ -193,7 +193,7 @@ class CredentialsMissing(FrontError):
         super().__init__("Missing X-Auth-Key, X-Auth-Email or Authorization headers")
 
 
-class HeaderMalformed(FrontError):
+class HeaderMalformed(CloudflareError):
     """A header names the caller in a form that cannot be read. [recorded on other endpoints]"""
 
     status, code = 400, 6003
@@ -208,7 +208,7 @@ class HeaderMalformed(FrontError):
         return [super().entries[0] | {"error_chain": self._chain}]
 
 
-class AuthenticationFailed(FrontError):
+class AuthenticationFailed(CloudflareError):
     """The token is not one of those allowed."""
 
     status, code = 401, 10000
@@ -217,7 +217,7 @@ class AuthenticationFailed(FrontError):
         super().__init__("Authentication error")
 
 
-class ForeignOrigin(FrontError):
+class ForeignOrigin(CloudflareError):
     """A page in a browser calls that is not of this machine. [a known code; ours otherwise]"""
 
     status, code = 403, 9109
@@ -229,7 +229,7 @@ class ForeignOrigin(FrontError):
         )
 
 
-class TokenInvalid(FrontError):
+class TokenInvalid(CloudflareError):
     """The token that is to be verified is not one of those allowed. [recorded message and code]"""
 
     status, code = 401, 1000
@@ -239,7 +239,7 @@ class TokenInvalid(FrontError):
         super().__init__("Invalid API Token")
 
 
-class TokenMissing(FrontError):
+class TokenMissing(CloudflareError):
     """A key came where a token is to be verified. [recorded, kissgyorgy/cloudflare-dyndns#40]"""
 
     status, code = 400, 1001
@@ -249,7 +249,7 @@ class TokenMissing(FrontError):
         super().__init__('Missing "Authorization" header')
 
 
-class ControlInvalid(FrontError):
+class ControlInvalid(CloudflareError):
     """One of our own endpoints was sent what it cannot use: an entry for each mistake. [ours]"""
 
     status, code = 400, 6007
@@ -263,7 +263,7 @@ class ControlInvalid(FrontError):
         return [{"code": self.code, "message": mistake} for mistake in self._mistakes]
 
 
-class GatewayError(ApiError):
+class GatewayError(WireError):
     """An error of AI Gateway itself."""
 
 
@@ -285,7 +285,7 @@ class GatewayUnauthorized(GatewayError):
         super().__init__("Unauthorized")
 
 
-class AiError(ApiError):
+class AiError(WireError):
     """An error of Workers AI, behind the front.
 
     Its text is the `description`; `kind`, where there is one, stands before it in the message.

@@ -16,7 +16,7 @@ from workers_ai_emulator.backends.choice import Backends
 from workers_ai_emulator.errors import AddressUnavailable, StartError
 from workers_ai_emulator.middleware.faults.rules import FaultRules
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Server(uvicorn.Server):
         listener: socket.socket,
         on_ready: Callable[[str], None],
     ) -> None:
-        self._engines = Engines(settings, catalog)
-        self._backends = Backends(settings, self._engines)
+        self._model_manager = ModelManager(settings, catalog)
+        self._backends = Backends(settings, self._model_manager)
         self._faults = FaultRules()
         self._listener = listener
         self._on_ready = on_ready
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
         super().__init__(
             uvicorn.Config(
-                create_app(self._engines, self._backends, self._faults, settings),
+                create_app(self._model_manager, self._backends, self._faults, settings),
                 log_config=None,
                 log_level="warning",
                 access_log=False,

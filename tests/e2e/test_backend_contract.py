@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import Backend, SamplingParams, Span
 from workers_ai_emulator.errors import EngineError, Interrupted
 from workers_ai_emulator.models.catalog import CATALOG
@@ -25,11 +25,11 @@ TEXT = (
 OTHER = "The rain in Spain stays mainly in the plain, or so they say, and nobody has looked since."
 
 
-def llama_backend() -> LlamaBackend:
+def llama_backend() -> LlamaRunner:
     settings = Settings()
     store = Store(settings.models_dir, num_threads=settings.threads)
     weights = store.weights(CATALOG["@cf/meta/llama-2-7b-chat-int8"])
-    return LlamaBackend(
+    return LlamaRunner(
         LlamaModel(weights.path),
         num_slots=NUM_SLOTS,
         context_length=CONTEXT_LENGTH,

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import Span
 
 from tests.gguf_files import FLOAT32, llama2_model, string
@@ -16,7 +16,7 @@ KEY = string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<I", FLOAT
 
 def logits(path: Path, rms_epsilon: float | None = None) -> np.ndarray:
     model = LlamaModel(path, rms_epsilon=rms_epsilon)
-    backend = LlamaBackend(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
+    backend = LlamaRunner(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
     backend.decode([Span(0, 0, [1, 15043], wants_logits=True)])
     found = backend.logits(0).copy()
     backend.close()

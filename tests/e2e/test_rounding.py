@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Span
 from workers_ai_emulator.models.catalog import CATALOG
@@ -25,12 +25,12 @@ LENGTHS = [1, 40, 270, 600]
 
 
 @pytest.fixture(scope="module", params=[INT8, FP16])
-def backend(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
+def backend(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
     settings = Settings()
     weights = Store(settings.models_dir, num_threads=settings.threads).weights(
         CATALOG[request.param]
     )
-    backend = LlamaBackend(
+    backend = LlamaRunner(
         LlamaModel(weights.path),
         num_slots=NUM_SLOTS,
         context_length=768,
@@ -41,7 +41,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def evaluate(backend: LlamaBackend, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
+def evaluate(backend: LlamaRunner, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
     """Logits after the first tokens, evaluated as a prompt, outside of tiles `most_rows` a call."""
     backend.keep(slot, 0)
     start = 0
@@ -54,7 +54,7 @@ def evaluate(backend: LlamaBackend, slot: int, length: int, *, most_rows: int = 
     return backend.logits(0).copy()
 
 
-def go_on(backend: LlamaBackend, slot: int, length: int, others: list[int]) -> np.ndarray:
+def go_on(backend: LlamaRunner, slot: int, length: int, others: list[int]) -> np.ndarray:
     """Logits of some steps after a prompt of `length` tokens, beside sequences in other slots."""
     slots = sorted([slot, *others])
     starts = {other: 10 * (other + 1) for other in others} | {slot: length}
@@ -69,13 +69,13 @@ def go_on(backend: LlamaBackend, slot: int, length: int, others: list[int]) -> n
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_rows_may_be_cut_anywhere(backend: LlamaBackend, length: int) -> None:
+def test_rows_may_be_cut_anywhere(backend: LlamaRunner, length: int) -> None:
     expected = evaluate(backend, 0, length)
     for most_rows in (62, 9, 1)[: 3 if length < 100 else 2]:
         assert np.array_equal(evaluate(backend, 0, length, most_rows=most_rows), expected)
 
 
-def test_prompts_may_be_evaluated_in_one_call(backend: LlamaBackend) -> None:
+def test_prompts_may_be_evaluated_in_one_call(backend: LlamaRunner) -> None:
     starts = [0, 40, 280]  # of slots side by side
     expected = [evaluate(backend, 0, start + 20) for start in starts]
     for slot, start in enumerate(starts):
@@ -88,7 +88,7 @@ def test_prompts_may_be_evaluated_in_one_call(backend: LlamaBackend) -> None:
         assert np.array_equal(backend.logits(row), logits)
 
 
-def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaBackend) -> None:
+def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaRunner) -> None:
     expected = evaluate(backend, 0, 700)
     evaluate(backend, 1, TILING.start)
     start = TILING.start
@@ -101,12 +101,12 @@ def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaBackend) 
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_row_rounds_alike_alone_and_beside_others(backend: LlamaBackend, length: int) -> None:
+def test_a_row_rounds_alike_alone_and_beside_others(backend: LlamaRunner, length: int) -> None:
     expected = go_on(backend, 0, length, others=[])
     for slot, others in ((0, [1]), (1, [0, 2, 3]), (2, [])):
         assert np.array_equal(go_on(backend, slot, length, others), expected)
 
 
-def test_cells_of_steps_are_as_good_as_those_of_a_prompt(backend: LlamaBackend) -> None:
+def test_cells_of_steps_are_as_good_as_those_of_a_prompt(backend: LlamaRunner) -> None:
     steps = go_on(backend, 0, 40, others=[])
     assert np.array_equal(evaluate(backend, 1, 40 + NUM_STEPS), steps[-backend.vocabulary.size :])

@@ -12,7 +12,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 from workers_ai_emulator.errors import RecordingUnusable, SettingInvalid
-from workers_ai_emulator.middleware.recordings.capture import Tape
+from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.difference import difference, nearest
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
@@ -43,8 +43,8 @@ def part(body: bytes, *, is_last: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": not is_last}
 
 
-def tape_of(*messages: dict[str, Any]) -> Tape:
-    tape = Tape()
+def tape_of(*messages: dict[str, Any]) -> ResponseCapture:
+    tape = ResponseCapture()
     for message in messages:
         tape.feed(message)
     return tape
@@ -54,7 +54,7 @@ def event(text: str) -> bytes:
     return f"data: {json.dumps({'response': text})}\n\n".encode()
 
 
-def events_of(tape: Tape) -> list[str]:
+def events_of(tape: ResponseCapture) -> list[str]:
     answer = tape.answer("whole", REDACTION)
     assert answer is not None and answer.events is not None
     return [text for _, text in answer.events]

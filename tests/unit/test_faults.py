@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.errors import IncompleteRequest
-from workers_ai_emulator.middleware.faults.middleware import Faults
+from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
     FaultRules,
     Subject,
@@ -189,7 +189,7 @@ class Client:
 
     def __init__(self, app: ASGIApp, made: FaultRules | None = None) -> None:
         self.made = made or FaultRules()
-        self._app = Faults(app, self.made)
+        self._app = FaultMiddleware(app, self.made)
         self._has_left = asyncio.Event()
         self._is_asked = False
         self.sent: list[Message] = []

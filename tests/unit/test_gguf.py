@@ -67,7 +67,7 @@ def read(tmp_path: Path, content: bytes) -> GgufHeader:
     return read_header(path)
 
 
-def refusal(tmp_path: Path, content: bytes) -> str:
+def error_response(tmp_path: Path, content: bytes) -> str:
     with pytest.raises(GgufInvalid) as raised:
         read(tmp_path, content)
     message = str(raised.value)
@@ -140,7 +140,7 @@ def test_padding_behind_the_last_tensor_may_be_missing(tmp_path: Path) -> None:
 def test_what_is_no_gguf_file_of_a_known_version_is_told(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
-    assert reason in refusal(tmp_path, content)
+    assert reason in error_response(tmp_path, content)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_what_the_metadata_cannot_say_is_refused(
     tmp_path: Path, changes: Mapping[str, Any], reason: str
 ) -> None:
-    assert reason in refusal(tmp_path, model(changes))
+    assert reason in error_response(tmp_path, model(changes))
 
 
 @pytest.mark.parametrize(
@@ -272,17 +272,17 @@ def test_what_is_odd_but_harmless_is_taken(tmp_path: Path, changes: Mapping[str,
 def test_tensors_that_cannot_be_are_refused(
     tmp_path: Path, tensors: Sequence[Tensor], reason: str
 ) -> None:
-    assert reason in refusal(tmp_path, model({}, tensors))
+    assert reason in error_response(tmp_path, model({}, tensors))
 
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     content = model({"general.aaaa": 1, "general.bbbb": 1}).replace(b"bbbb", b"aaaa")
-    assert "key 'general.aaaa' twice" in refusal(tmp_path, content)
+    assert "key 'general.aaaa' twice" in error_response(tmp_path, content)
 
 
 def test_a_key_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     content = model({"general.aaaa": 1}).replace(b"aaaa", b"aa\xff\xff")
-    assert "not UTF-8" in refusal(tmp_path, content)
+    assert "not UTF-8" in error_response(tmp_path, content)
 
 
 def test_data_that_do_not_begin_where_llama_cpp_can_use_them_are_refused(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_data_that_do_not_begin_where_llama_cpp_can_use_them_are_refused(tmp_pat
         if data_offset % 32 == 0:
             assert read(tmp_path, content).data_offset == data_offset
         else:
-            assert "llama.cpp needs a multiple of 32" in refusal(tmp_path, content)
+            assert "llama.cpp needs a multiple of 32" in error_response(tmp_path, content)
 
 
 @pytest.mark.parametrize("claim", [2**20, 2**32, 2**62, 2**64 - 1])
@@ -307,7 +307,7 @@ def test_lengths_that_a_file_claims_are_not_believed(tmp_path: Path, claim: int)
         model({"general.tags": Typed(ARRAY, struct.pack("<IQQ", STRING, 1, claim))}),
     ]
     for content in claims:
-        assert "damaged" in refusal(tmp_path, content)
+        assert "damaged" in error_response(tmp_path, content)
 
 
 def test_a_sparse_file_with_a_long_claim_takes_no_memory(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_sparse_file_with_a_long_claim_takes_no_memory(tmp_path: Path) -> None
 def test_a_file_that_ends_anywhere_too_early_is_refused(tmp_path: Path) -> None:
     content = model({})
     for length in [*range(0, len(content) - 480, 97), *range(len(content) - 480, len(content), 20)]:
-        assert refusal(tmp_path, content[:length])
+        assert error_response(tmp_path, content[:length])
 
 
 def test_a_vocabulary_without_weights_is_read_to_its_end() -> None:

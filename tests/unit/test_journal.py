@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 from workers_ai_emulator.middleware.journal import views as answers
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
-from workers_ai_emulator.middleware.journal.middleware import Entries, Journal
+from workers_ai_emulator.middleware.journal.middleware import Journal, JournalMiddleware
 from workers_ai_emulator.tasks.response_formats import (
     ChatCompletion,
-    GzipAnswer,
-    NativeAnswer,
-    TensorAnswer,
+    GzipFormat,
+    NativeFormat,
+    TensorFormat,
 )
 from workers_ai_emulator.wire.calls import CREDENTIAL_HEADERS
-from workers_ai_emulator.wire.envelope import END_OF_STREAM, JsonAnswer, event, success, to_json
+from workers_ai_emulator.wire.envelope import END_OF_STREAM, JsonResponse, event, success, to_json
 
 from tests.server import ACCOUNT_ID, INT8
 
@@ -56,14 +56,14 @@ class FakeGeneration:
         pass
 
 
-def call(app: ASGIApp, entries: Entries, body: bytes = b"{}", **scope: Any) -> list[Message]:
+def call(app: ASGIApp, entries: Journal, body: bytes = b"{}", **scope: Any) -> list[Message]:
     """What the journal passes on for a call to this application; the client stays to the end."""
     return asyncio.run(acall(app, entries, [body], **scope))
 
 
 async def acall(
     app: ASGIApp,
-    entries: Entries,
+    entries: Journal,
     bodies: Iterable[bytes] = (b"{}",),
     *,
     headers: Headers | None = None,
@@ -86,12 +86,12 @@ async def acall(
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     common = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "state": {}}
-    await Journal(app, entries)({**common, "headers": raw, **scope}, receive, send)
+    await JournalMiddleware(app, entries)({**common, "headers": raw, **scope}, receive, send)
     return sent
 
 
 def answering(
-    response: Callable[[], Response], started: Callable[[], Started] | None = None
+    response: Callable[[], Response], started: Callable[[], StartedGeneration] | None = None
 ) -> ASGIApp:
     """An application that reads the body and gives this answer."""
 
@@ -113,18 +113,18 @@ def streaming(*events: bytes) -> Callable[[], Response]:
     return lambda: StreamingResponse(pieces(), media_type="text/event-stream")
 
 
-OK = answering(lambda: JsonAnswer(success({"response": "Hello"})))
+OK = answering(lambda: JsonResponse(success({"response": "Hello"})))
 STREAM = answering(streaming(event({"response": "Hel"}), event({"response": "lo"}), END_OF_STREAM))
 
 
-def whole(entries: Entries, number: int = 1) -> Any:
+def whole(entries: Journal, number: int = 1) -> Any:
     entry = entries.get(number)
     assert entry is not None
     return json.loads(asyncio.run(answers.whole(entry)))
 
 
 def test_a_call_passes_through_unchanged_and_is_kept() -> None:
-    entries = Entries()
+    entries = Journal()
     sent = call(OK, entries, b'{"prompt":"Hi"}', query_string=b"a=1")
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert b"".join(m.get("body", b"") for m in sent) == success({"response": "Hello"})
@@ -135,14 +135,14 @@ def test_a_call_passes_through_unchanged_and_is_kept() -> None:
 
 
 def test_what_makes_no_text_is_not_kept() -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, path="/_emulator/healthz")
     call(OK, entries, method="GET")
     assert len(entries) == 0
 
 
 def test_a_stream_is_kept_as_it_was_sent_and_as_text() -> None:
-    entries = Entries()
+    entries = Journal()
     call(STREAM, entries)
     answer = whole(entries)["answer"]
     assert answer["text"] == "Hello"
@@ -151,8 +151,8 @@ def test_a_stream_is_kept_as_it_was_sent_and_as_text() -> None:
     )
 
 
-ERROR = JsonAnswer(b'{"errors":[{"message":"no","code":5007}],"success":false}', 400)
-BARE_ERROR = JsonAnswer(b'{"name":"AiError","internalCode":3040,"httpCode":429}', 429)
+ERROR = JsonResponse(b'{"errors":[{"message":"no","code":5007}],"success":false}', 400)
+BARE_ERROR = JsonResponse(b'{"name":"AiError","internalCode":3040,"httpCode":429}', 429)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ BARE_ERROR = JsonAnswer(b'{"name":"AiError","internalCode":3040,"httpCode":429}'
     ],
 )
 def test_every_call_has_an_outcome(app: ASGIApp, outcome: str) -> None:
-    entries = Entries()
+    entries = Journal()
     call(app, entries)
     assert whole(entries)["outcome"] == outcome
 
@@ -178,7 +178,7 @@ def test_a_call_whose_answer_fails_is_cut_and_the_error_goes_on() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise OSError("it broke")
 
-    entries = Entries()
+    entries = Journal()
     with pytest.raises(OSError, match="it broke"):
         call(app, entries)
     assert (whole(entries)["outcome"], entries.running) == ("cut", set())
@@ -190,24 +190,24 @@ def test_a_client_that_leaves_before_the_end_has_cancelled() -> None:
             pass
         await ERROR(scope, receive, send)
 
-    entries = Entries()
+    entries = Journal()
     asyncio.run(acall(app, entries, stays=False))
     assert whole(entries)["outcome"] == "cancelled"
 
 
 def test_a_client_that_leaves_after_the_end_has_not() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await JsonAnswer(b"{}")(scope, receive, send)
+        await JsonResponse(b"{}")(scope, receive, send)
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    entries = Entries()
+    entries = Journal()
     asyncio.run(acall(app, entries, stays=False))
     assert whole(entries)["outcome"] == "ok"
 
 
 def test_a_body_that_nobody_reads_is_not_kept() -> None:
-    entries = Entries()
+    entries = Journal()
     call(ERROR, entries, b'{"prompt":"Hi"}')
     assert whole(entries)["request"] == {
         "headers": {},
@@ -224,10 +224,16 @@ STREAM_ANSWER = streaming(event({"response": "a"}), END_OF_STREAM)
 
 
 def test_tokens_weights_and_prompt_are_those_of_the_backend() -> None:
-    entries = Entries()
-    call(answering(STREAM_ANSWER, lambda: Started(FakeGeneration(), "weights", str)), entries)
+    entries = Journal()
     call(
-        answering(STREAM_ANSWER, lambda: Started(FakeGeneration(), "w", lambda: "PROMPT")), entries
+        answering(STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "weights", str)),
+        entries,
+    )
+    call(
+        answering(
+            STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "PROMPT")
+        ),
+        entries,
     )
     first, second = whole(entries, 1), whole(entries, 2)
     assert (first["answered_by"], first["prompt_tokens"]) == ("weights", 2)
@@ -236,8 +242,11 @@ def test_tokens_weights_and_prompt_are_those_of_the_backend() -> None:
 
 
 def test_nothing_of_a_backend_is_held_after_the_end() -> None:
-    entries = Entries()
-    call(answering(STREAM_ANSWER, lambda: Started(FakeGeneration(), "w", lambda: "p")), entries)
+    entries = Journal()
+    call(
+        answering(STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "p")),
+        entries,
+    )
     entry = entries.get(1)
     assert entry is not None and entry.started is None
 
@@ -250,8 +259,10 @@ def test_a_long_prompt_is_rendered_beside_the_event_loop(num_tokens: int, is_asi
         threads.append(threading.current_thread())
         return "PROMPT"
 
-    entries = Entries()
-    app = answering(STREAM_ANSWER, lambda: Started(FakeGeneration(num_tokens), "w", prompt))
+    entries = Journal()
+    app = answering(
+        STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(num_tokens), "w", prompt)
+    )
     call(app, entries)
     assert [thread is not threading.main_thread() for thread in threads] == [is_aside]
     assert whole(entries)["prompt"]["text"] == "PROMPT"
@@ -259,7 +270,7 @@ def test_a_long_prompt_is_rendered_beside_the_event_loop(num_tokens: int, is_asi
 
 def test_an_answer_that_no_backend_made_says_itself_what_it_cost() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-    entries = Entries()
+    entries = Journal()
     call(answering(streaming(event({"response": "", "usage": usage}), END_OF_STREAM)), entries)
     assert (whole(entries)["prompt_tokens"], whole(entries)["completion_tokens"]) == (5, 7)
 
@@ -276,7 +287,7 @@ def test_an_answer_that_no_backend_made_says_itself_what_it_cost() -> None:
 def test_a_model_is_found_wherever_it_is_named(
     body: bytes, state: dict[str, Any], model: str | None
 ) -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, body, path=f"/client/v4/accounts/{ACCOUNT_ID}/ai/run", state=state)
     assert whole(entries)["model"] == model
 
@@ -284,7 +295,7 @@ def test_a_model_is_found_wherever_it_is_named(
 # ── forms of answers and bodies ──────────────────────────────────────────────────────────────
 
 
-FORMS = [NativeAnswer(), GzipAnswer(), TensorAnswer(""), ChatCompletion("m", include_usage=True)]
+FORMS = [NativeFormat(), GzipFormat(), TensorFormat(""), ChatCompletion("m", include_usage=True)]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__)
@@ -294,13 +305,13 @@ def test_the_text_is_found_in_every_form_of_answer(form: Any) -> None:
             yield Chunk(text)
 
     async def whole_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await JsonAnswer(form.whole("Hello é", FakeGeneration()))(scope, receive, send)
+        await JsonResponse(form.whole("Hello é", FakeGeneration()))(scope, receive, send)
 
     async def stream_app(scope: Scope, receive: Receive, send: Send) -> None:
         frames = form.frames(chunks(), FakeGeneration())
         await StreamingResponse(frames, media_type="text/event-stream")(scope, receive, send)
 
-    entries = Entries()
+    entries = Journal()
     call(whole_app, entries)
     call(stream_app, entries)
     assert [whole(entries, number)["answer"]["text"] for number in (1, 2)] == ["Hello é"] * 2
@@ -319,13 +330,13 @@ def test_the_text_is_found_in_every_form_of_answer(form: Any) -> None:
     ],
 )
 def test_any_body_makes_valid_json(body: bytes) -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, body)
     assert isinstance(whole(entries)["request"]["body"], str)
 
 
 def test_a_body_in_gzip_is_shown_unpacked() -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, gzip.compress(b'{"prompt":"Hi"}'))
     assert whole(entries)["request"]["body"] == {"prompt": "Hi"}
 
@@ -334,11 +345,11 @@ def test_a_body_in_gzip_is_shown_unpacked() -> None:
 
 
 def test_only_the_start_of_a_large_part_is_kept_and_the_rest_is_counted() -> None:
-    entries = Entries()
+    entries = Journal()
     text = "x" * MAX_PART_BYTES + "y" * 10
     app = answering(
         streaming(*[b"z" * 1000] * 400),
-        lambda: Started(FakeGeneration(), "w", lambda: text),
+        lambda: StartedGeneration(FakeGeneration(), "w", lambda: text),
     )
     asyncio.run(acall(app, entries, [b"x" * MAX_PART_BYTES, b"y" * 20]))
     kept = whole(entries)
@@ -349,7 +360,7 @@ def test_only_the_start_of_a_large_part_is_kept_and_the_rest_is_counted() -> Non
 
 
 def test_the_oldest_give_way_by_number() -> None:
-    entries = Entries(max_entries=3)
+    entries = Journal(max_entries=3)
     for _ in range(5):
         call(OK, entries)
     assert [entry.id for entry in entries.newest(10)] == [5, 4, 3]
@@ -357,7 +368,7 @@ def test_the_oldest_give_way_by_number() -> None:
 
 
 def test_the_oldest_give_way_by_size_and_the_count_of_bytes_is_right() -> None:
-    entries = Entries(max_bytes=100_000)
+    entries = Journal(max_bytes=100_000)
     for size in (10, 50_000, 30_000, 70_000, 5, 90_000, 1000):
         call(OK, entries, b"x" * size)
         kept = entries.newest(100)
@@ -367,7 +378,7 @@ def test_the_oldest_give_way_by_size_and_the_count_of_bytes_is_right() -> None:
 
 
 def test_a_call_that_gives_way_while_it_runs_goes_on_and_holds_nothing() -> None:
-    entries = Entries(max_entries=1)
+    entries = Journal(max_entries=1)
     seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -384,7 +395,7 @@ def test_a_call_that_gives_way_while_it_runs_goes_on_and_holds_nothing() -> None
 
 
 def test_a_journal_that_was_emptied_has_another_epoch_and_goes_on_counting() -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries)
     epoch = entries.epoch
     entries.clear()
@@ -395,7 +406,7 @@ def test_a_journal_that_was_emptied_has_another_epoch_and_goes_on_counting() -> 
 
 
 def test_the_newest_are_those_after_an_id() -> None:
-    entries = Entries()
+    entries = Journal()
     for _ in range(6):
         call(OK, entries)
     assert [entry.id for entry in entries.newest(9, after=3)] == [6, 5, 4]
@@ -408,13 +419,13 @@ def test_the_newest_are_those_after_an_id() -> None:
 @pytest.mark.parametrize("header", CREDENTIAL_HEADERS)
 def test_no_credential_is_kept_in_any_place(header: str) -> None:
     def repeating() -> Response:
-        return JsonAnswer(to_json({"result": {"response": f"it is {SECRET}"}}))
+        return JsonResponse(to_json({"result": {"response": f"it is {SECRET}"}}))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        started = Started(FakeGeneration(), "w", lambda: f"prompt {SECRET}")
+        started = StartedGeneration(FakeGeneration(), "w", lambda: f"prompt {SECRET}")
         await answering(repeating, lambda: started)(scope, receive, send)
 
-    entries = Entries()
+    entries = Journal()
     value = {"authorization": f"Bearer {SECRET}", "cookie": f"a=1; session={SECRET}"}
     call(
         app,
@@ -433,7 +444,7 @@ def test_no_credential_is_kept_in_any_place(header: str) -> None:
 
 def test_a_credential_with_odd_characters_is_found_as_json_and_urls_write_it() -> None:
     secret = 'a"b\\c/d+e'
-    entries = Entries()
+    entries = Journal()
     headers = {"authorization": f"Bearer {secret}"}
     call(
         OK,
@@ -448,7 +459,7 @@ def test_a_credential_with_odd_characters_is_found_as_json_and_urls_write_it() -
 
 
 def test_half_a_credential_at_the_end_of_what_is_kept_is_taken_out() -> None:
-    entries = Entries()
+    entries = Journal()
     body = b"x" * (MAX_PART_BYTES - 8) + SECRET.encode()
     call(OK, entries, body, headers={"authorization": f"Bearer {SECRET}"})
     assert whole(entries)["request"]["body"] == "x" * (MAX_PART_BYTES - 8)
@@ -457,14 +468,14 @@ def test_half_a_credential_at_the_end_of_what_is_kept_is_taken_out() -> None:
 @pytest.mark.parametrize("end", ["", "x" * MAX_PART_BYTES], ids=["whole", "cut"])
 def test_headers_inside_a_universal_body_count_as_headers(end: str) -> None:
     step = {"headers": {"Authorization": f"Bearer {SECRET}"}, "query": {"prompt": "Hi", "end": end}}
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, to_json([step]))
     text = json.dumps(whole(entries))
     assert SECRET not in text and "[redacted]" in text
 
 
 def test_a_token_that_is_a_mere_word_spoils_no_text() -> None:
-    entries = Entries()
+    entries = Journal()
     call(OK, entries, b'{"prompt":"x local"}', headers={"authorization": "Bearer local"})
     kept = whole(entries)
     assert kept["request"]["headers"] == {"authorization": "[redacted]"}
@@ -473,7 +484,7 @@ def test_a_token_that_is_a_mere_word_spoils_no_text() -> None:
 
 def test_a_credential_written_token_by_token_is_taken_out_of_the_text() -> None:
     pieces = [event({"response": piece}) for piece in ("sk-01", "2345", "6789", ".")]
-    entries = Entries()
+    entries = Journal()
     headers = {"authorization": f"Bearer {SECRET}"}
     call(answering(streaming(*pieces, END_OF_STREAM)), entries, headers=headers)
     assert whole(entries)["answer"]["text"] == "[redacted]."

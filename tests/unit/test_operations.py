@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from workers_ai_emulator.admin import operations
 from workers_ai_emulator.backends.choice import Backends
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 
@@ -33,7 +33,7 @@ class StandIn:
 )
 def test_readyz_tells_the_truth(engines: StandIn, status: int, text: str) -> None:
     app = FastAPI()
-    app.state.backends = Backends(Settings(), cast(Engines, engines))
+    app.state.backends = Backends(Settings(), cast(ModelManager, engines))
     app.include_router(operations.router)
 
     async def ask() -> httpx.Response:

@@ -19,7 +19,7 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def serve_flags() -> dict[str, str | None]:
-    """Each flag of `serve` and its environment twin."""
+    """Each flag of `serve` and its environment env_var."""
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     return {p.opts[0]: p.envvar for p in command.params if p.opts[0] != "--help"}
 
@@ -42,8 +42,8 @@ def test_the_commands_that_the_pages_show_are_there() -> None:
 
 
 def test_every_flag_has_its_environment_twin() -> None:
-    for flag, twin in serve_flags().items():
-        assert twin == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
+    for flag, env_var in serve_flags().items():
+        assert env_var == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
 def test_every_model_and_its_file_are_named() -> None:

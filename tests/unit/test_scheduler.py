@@ -16,10 +16,10 @@ from workers_ai_emulator.engine.scheduler import (
     Copy,
     Decode,
     Discard,
-    Keep,
     Operation,
     Save,
     Scheduler,
+    Truncate,
 )
 from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
 from workers_ai_emulator.engine.tiling import Tiling
@@ -30,7 +30,7 @@ from tests.fakes import FakeBackend
 CONTEXT_LENGTH = 96
 NUM_RUNS = 200
 TILING = Tiling(start=6, length=4, chunk_length=4)
-CAN_FAIL = (Decode, Keep, Copy, Save)
+CAN_FAIL = (Decode, Truncate, Copy, Save)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Driver:
         match operation:
             case Decode():
                 self._decode(operation, step)
-            case Keep(slot, num_tokens):
+            case Truncate(slot, num_tokens):
                 self.backend.keep(slot, num_tokens)
             case Copy(source, target, num_tokens):
                 self.backend.load(target, self._state(source))
@@ -218,7 +218,7 @@ def steps(runs: Iterable[Driver]) -> Iterable[tuple[Driver, Step]]:
 
 def test_random_runs_come_across_everything(runs: list[Driver]) -> None:
     kinds = {type(operation) for driver in runs for operation in driver.operations}
-    assert kinds == {Decode, Keep, Copy, Save, Discard}
+    assert kinds == {Decode, Truncate, Copy, Save, Discard}
     sources = [o.source for d in runs for o in d.operations if isinstance(o, Copy)]
     assert {type(source) for source in sources} == {int, Snapshot}
     assert {type(step.failed) for _, step in steps(runs)} == {*CAN_FAIL, type(None)}
@@ -559,5 +559,5 @@ def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
     assert driver.scheduler.affected(rows) == [running]
     span = Span(1, 4, [2] * 4, wants_logits=False)
     assert driver.scheduler.affected(Decode([span], outputs=[])) == [prefilling]
-    assert driver.scheduler.affected(Keep(2, 0)) == [running, prefilling]
+    assert driver.scheduler.affected(Truncate(2, 0)) == [running, prefilling]
     assert waiting in driver.scheduler.sequences

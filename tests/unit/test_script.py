@@ -23,7 +23,7 @@ async def begin(
     messages = [Message("user", text) for text in texts]
     params = SamplingParams(max_tokens=max_tokens)
     request = TextGenerationRequest(prompt, messages, raw=False, stream=False, params=params)
-    return (await script.generate(request, CATALOG[model], takes_long=False)).generation
+    return (await script.generate(request, CATALOG[model], is_large=False)).generation
 
 
 def chunks(script: Script, *texts: str, **options: Any) -> list[Chunk]:

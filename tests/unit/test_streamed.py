@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 from workers_ai_emulator.backends.streamed import StreamedGeneration, Streams, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
-from workers_ai_emulator.errors import ApiError, EngineError, OutOfCapacity, RequestTimeout
+from workers_ai_emulator.errors import EngineError, OutOfCapacity, RequestTimeout, WireError
 
 Item = Chunk | Usage | BaseException
 END = Chunk("", FinishReason.STOP)
@@ -75,7 +75,7 @@ def test_a_usage_from_the_source_holds() -> None:
 
 
 @pytest.mark.parametrize("error", [OutOfCapacity(), EngineError("broken")])
-def test_a_known_error_reaches_the_reader_as_it_is(error: ApiError | EngineError) -> None:
+def test_a_known_error_reaches_the_reader_as_it_is(error: WireError | EngineError) -> None:
     async def test() -> None:
         source = Source(Chunk("a"), error)
         with pytest.raises(type(error)) as caught:

@@ -14,7 +14,7 @@ from workers_ai_emulator.middleware.faults.rules import FaultRules, parse_fault_
 from workers_ai_emulator.middleware.neurons import NeuronBudget
 from workers_ai_emulator.routes.access import before, check_token
 from workers_ai_emulator.routes.generation import read_json
-from workers_ai_emulator.wire.envelope import JsonAnswer, to_json
+from workers_ai_emulator.wire.envelope import JsonResponse, to_json
 
 _T = TypeVar("_T")
 
@@ -71,4 +71,4 @@ def _checked(function: Callable[[Any], _T], value: Any) -> _T:
 
 
 def _answer(value: Any) -> Response:
-    return JsonAnswer(to_json(value))
+    return JsonResponse(to_json(value))

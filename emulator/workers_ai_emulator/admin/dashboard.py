@@ -14,9 +14,9 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from workers_ai_emulator.middleware.journal import views as answers
 from workers_ai_emulator.middleware.journal.history import INTERVAL_S, History
-from workers_ai_emulator.middleware.journal.middleware import MAX_ENTRIES, Entries
+from workers_ai_emulator.middleware.journal.middleware import MAX_ENTRIES, Journal
 from workers_ai_emulator.routes.access import before, check_token
-from workers_ai_emulator.wire.envelope import JsonAnswer, to_json
+from workers_ai_emulator.wire.envelope import JsonResponse, to_json
 
 _PAGE = Path(__file__).parent / "page"
 _PAGE_HEADERS = {
@@ -75,7 +75,7 @@ async def icon() -> Response:
 @router.get("/requests", dependencies=_private)
 async def requests(request: Request) -> Response:
     """The last calls, newest first: at most `?limit=`, only those after the id `?after=`."""
-    entries: Entries = request.app.state.journal
+    entries: Journal = request.app.state.journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)
     after = _number(request, "after", default=0, least=0, most=2**53)
     if limit is None or after is None:
@@ -95,12 +95,12 @@ async def requests(request: Request) -> Response:
 @router.get("/requests/{number}", dependencies=_private)
 async def one_request(request: Request, number: str) -> Response:
     """All that is kept of one call."""
-    entries: Entries = request.app.state.journal
+    entries: Journal = request.app.state.journal
     entry = entries.get(int(number)) if number.isdecimal() and len(number) < 16 else None
     if entry is None:
         return _refusal(404, f"there is no request {number}, or it has given way to newer ones")
     await entries.keep_prompt(entry)
-    return JsonAnswer(await answers.whole(entry))
+    return JsonResponse(await answers.whole(entry))
 
 
 @router.get("/load", dependencies=_private)
@@ -132,4 +132,4 @@ def _refusal(status: int, error: str) -> Response:
 
 
 def _answer(value: Any, status: int = 200) -> Response:
-    return JsonAnswer(to_json(value), status)
+    return JsonResponse(to_json(value), status)

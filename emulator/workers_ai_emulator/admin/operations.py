@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from workers_ai_emulator.backends.choice import Backends
 from workers_ai_emulator.routes.openapi import document
-from workers_ai_emulator.runtime.model_manager import Engines
-from workers_ai_emulator.wire.envelope import JsonAnswer, to_json
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.wire.envelope import JsonResponse, to_json
 
 router = APIRouter(prefix="/_emulator")
 
@@ -53,8 +53,8 @@ async def openapi(request: Request) -> Response:
 class _EngineCollector(Collector):
     """Reads the engines' status at the moment of the scrape."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, engines: ModelManager) -> None:
+        self._model_manager = engines
 
     def collect(self) -> Iterator[Metric]:
         prefix = "workers_ai_emulator_"
@@ -68,7 +68,7 @@ class _EngineCollector(Collector):
         requests = CounterMetricFamily(
             f"{prefix}requests", "Requests ended.", labels=["model", "reason"]
         )
-        for loaded in self._engines.loaded:
+        for loaded in self._model_manager.loaded:
             name, status = loaded.spec.name, loaded.engine.status
             slots.add_metric([name], status.num_slots)
             free.add_metric([name], status.num_free_slots)
@@ -83,4 +83,4 @@ class _EngineCollector(Collector):
 
 
 def _answer(value: Any, status: int = 200) -> Response:
-    return JsonAnswer(to_json(value), status)
+    return JsonResponse(to_json(value), status)

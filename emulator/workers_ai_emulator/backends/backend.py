@@ -12,7 +12,7 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedGeneration:
     """A generation that has begun.
 
     `model_name` is what it runs on, and `prompt` gives the text that this sees.
@@ -30,11 +30,11 @@ class Backend(Protocol):
         """Whether `generate` starts without waiting for anything."""
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
-    ) -> Started:
-        """Start to generate. May be cancelled. Raises an ApiError, EngineError or WeightsUnusable.
+        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+    ) -> StartedGeneration:
+        """Start to generate. May be cancelled. Raises an WireError, EngineError or WeightsUnusable.
 
-        `takes_long`: the request is so large that others would notice work on the event loop.
+        `is_large`: the request is so large that others would notice work on the event loop.
         """
 
     def cancel_all(self) -> None:

@@ -9,7 +9,7 @@ from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalModels
 from workers_ai_emulator.backends.scripted import Script, read_rules
 from workers_ai_emulator.errors import IncompleteRequest, SettingInvalid
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # slow to import, and for few
@@ -25,11 +25,11 @@ class Backends:
     `seed` is that of requests without one; `request_timeout_s`: a request may take so long.
     """
 
-    def __init__(self, settings: Settings, engines: Engines) -> None:
+    def __init__(self, settings: Settings, engines: ModelManager) -> None:
         self.script = Script(read_rules(settings.script) if settings.script else [])
         self.seed = settings.seed
         self.request_timeout_s = settings.request_timeout
-        self._engines = engines
+        self._model_manager = engines
         is_recording = settings.backend == "record"
         self._default = settings.record_from if is_recording else settings.backend
         self._upstream = _upstream(settings)
@@ -44,16 +44,20 @@ class Backends:
     def status(self) -> str:
         """`ready`, or why requests that choose no backend cannot be answered."""
         upstream = self._upstream if self._default == "upstream" else None
-        return self._engines.failure or (upstream and upstream.failure) or self._engines.phase
+        return (
+            self._model_manager.failure
+            or (upstream and upstream.failure)
+            or self._model_manager.phase
+        )
 
     async def start(self) -> None:
-        """Be ready for requests that choose none. Raises as Engines.start does."""
+        """Be ready for requests that choose none. Raises as ModelManager.start does."""
         if self._default == "llama":
-            await self._engines.start()
+            await self._model_manager.start()
         elif self._default == "upstream":
             assert self._upstream is not None
-            await self._upstream.start(next(iter(self._engines.catalog.values())))
-        self._engines.phase = "ready"  # else a model is loaded when a request chooses it
+            await self._upstream.start(next(iter(self._model_manager.catalog.values())))
+        self._model_manager.phase = "ready"  # else a model is loaded when a request chooses it
 
     def cancel_all(self) -> None:
         """Cancel every request that has not ended."""

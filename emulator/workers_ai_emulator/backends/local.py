@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import Vocabulary
 from workers_ai_emulator.errors import ContextExceeded
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.runtime.model_manager import Engines, LoadedModel
+from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
@@ -18,29 +18,29 @@ _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
 class LocalModels:
     """Runs requests on the engines, which load a model when it is first asked for."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, engines: ModelManager) -> None:
+        self._model_manager = engines
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        return self._engines.is_loaded(spec)
+        return self._model_manager.is_loaded(spec)
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
-    ) -> Started:
-        async with self._engines.lease(spec) as loaded:
-            if takes_long or loaded.template.is_isolated:
+        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+    ) -> StartedGeneration:
+        async with self._model_manager.lease(spec) as loaded:
+            if is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
             generation = loaded.engine.submit(tokens, request.params)
         vocabulary = loaded.engine.vocabulary
-        return Started(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
+        return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
     def cancel_all(self) -> None:
-        self._engines.cancel_all()
+        self._model_manager.cancel_all()
 
     async def close(self) -> None:
-        await self._engines.close()
+        await self._model_manager.close()
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:

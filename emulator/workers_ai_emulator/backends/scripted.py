@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.backends.streamed import WORD, Streams, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason
 from workers_ai_emulator.errors import SettingInvalid
@@ -83,17 +83,17 @@ class Script:
         return True
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
-    ) -> Started:
+        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+    ) -> StartedGeneration:
         rule = self._rule(spec.name, _last_text(request))
         prompt = _prompt(request)
-        counted = await asyncio.to_thread(num_words, prompt) if takes_long else num_words(prompt)
+        counted = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         generation = self._streams.begin(
             _chunks(rule, request.params.max_tokens),
             num_prompt_tokens=counted,
             fingerprint=f"{prompt} {request.params}",
         )
-        return Started(generation, MODEL_NAME, lambda: prompt)
+        return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
 
     def cancel_all(self) -> None:
         self._streams.cancel_all()

@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from workers_ai_emulator.engine.delivery import Event, chunks_of
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
-from workers_ai_emulator.errors import ApiError, EngineError, RequestTimeout
+from workers_ai_emulator.errors import EngineError, RequestTimeout, WireError
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class StreamedGeneration:
                 if item.finish_reason is not None:
                     return item
                 await self._events.put(item)
-        except (ApiError, EngineError) as error:
+        except (WireError, EngineError) as error:
             return error
         except Exception as error:
             log.exception("a backend failed; the request ends")

@@ -11,17 +11,17 @@ from contextlib import contextmanager, suppress
 import httpx2
 
 from workers_ai_emulator.backends import openai_api
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.backends.openai_api import EventDecoder, Json
 from workers_ai_emulator.backends.streamed import Streams, num_words
 from workers_ai_emulator.engine.types import Chunk, SamplingParams, Usage
 from workers_ai_emulator.errors import (
-    ApiError,
     EmulatorError,
     EngineError,
     OutOfCapacity,
     SettingInvalid,
     UpstreamFailed,
+    WireError,
 )
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.messages import Message
@@ -64,20 +64,20 @@ class Upstream:
         return self._name_for(spec) is not None
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, takes_long: bool
-    ) -> Started:
+        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+    ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
         path, body = openai_api.call_for(request, model)
         prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
         content = json.dumps(body).encode()
-        counted = await asyncio.to_thread(num_words, prompt) if takes_long else num_words(prompt)
+        counted = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         decoder = EventDecoder(counted, request.params.max_tokens)
         generation = self._streams.begin(
             self._chunks(spec, path, content, decoder),
             num_prompt_tokens=counted,
             fingerprint=content.decode(),
         )
-        return Started(generation, model, lambda: prompt)
+        return StartedGeneration(generation, model, lambda: prompt)
 
     async def start(self, spec: ModelSpec) -> None:
         """Return when the server has generated a token; until then `failure` says what is amiss."""
@@ -182,12 +182,12 @@ class Upstream:
         hello = [Message("user", "Hello")]
         request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
         try:
-            started = await self.generate(request, spec, takes_long=False)
+            started = await self.generate(request, spec, is_large=False)
             async for _ in started.generation:
                 pass
         except EngineError as error:
             return str(error)
-        except ApiError as error:
+        except WireError as error:
             return f"upstream at {self._url} generates nothing: {error}"
         return None
 

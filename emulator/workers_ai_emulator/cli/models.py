@@ -47,7 +47,7 @@ def pull(
     from workers_ai_emulator.models.download import Retries
     from workers_ai_emulator.models.pull import pull as pull_weights
 
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     specs = [shelf.spec(name) for name in names]
     for license in {spec.license: None for spec in specs if spec.license}:
         _agree(license, is_agreed=accept_license, is_quiet=quiet)
@@ -63,7 +63,7 @@ def list_models(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Which models are served, and from which files."""
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     facts = [shelf.facts(spec) for spec in shelf.catalog.values()]
     if as_json:
         print_line(json.dumps([asdict(of) for of in facts], indent=2))
@@ -85,7 +85,7 @@ def show(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """All that is known of one model."""
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     facts = shelf.facts(shelf.spec(name))
     if as_json:
         print_line(json.dumps(asdict(facts), indent=2))
@@ -109,7 +109,7 @@ def import_file(
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import import_weights
 
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     import_weights(file, name, shelf.store, shelf.models_file, progress_on(is_quiet=quiet))
 
 
@@ -124,7 +124,7 @@ def verify(
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import verify_weights
 
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     specs = [shelf.spec(name)] if name else [s for s in shelf.catalog.values() if shelf.has(s)]
     failures = []
     for spec in specs:
@@ -150,7 +150,7 @@ def remove(
     """
     from workers_ai_emulator.models.importing import remove_weights
 
-    shelf = _Shelf(models_dir, models_file)
+    shelf = _ModelsContext(models_dir, models_file)
     for line in remove_weights(shelf.spec(name), shelf.catalog, shelf.store, shelf.models_file):
         tell(line)
 
@@ -168,7 +168,7 @@ class _Facts:
     origin: str
 
 
-class _Shelf:
+class _ModelsContext:
     """The catalogue and the folder that its weights are in."""
 
     def __init__(self, models_dir: Path, models_file: Path | None) -> None:

@@ -15,11 +15,11 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def flag(name: str, help: str, **limits: Any) -> Any:
-    """An option with its environment twin."""
-    return typer.Option(f"--{name}", envvar=twin(name), help=help, **limits)
+    """An option with its environment env_var."""
+    return typer.Option(f"--{name}", envvar=env_var(name), help=help, **limits)
 
 
-def twin(name: str) -> str:
+def env_var(name: str) -> str:
     return f"WORKERS_AI_EMULATOR_{name.upper().replace('-', '_')}"
 
 
@@ -36,7 +36,7 @@ def number_or_auto(name: str, value: str, *, minimum: int) -> int | None:
         return None
     if not value.isdecimal() or not minimum <= int(value) <= _MAX_NUMBER:
         raise SettingInvalid(
-            f"--{name} (or {twin(name)}) takes `auto` or a number from {minimum} to "
+            f"--{name} (or {env_var(name)}) takes `auto` or a number from {minimum} to "
             f"{_MAX_NUMBER}, not {value!r}"
         )
     return int(value)
@@ -49,6 +49,6 @@ def size_or_auto(name: str, value: str) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
     if match is None:
         raise SettingInvalid(
-            f"--{name} (or {twin(name)}) takes `auto` or a size such as 12GiB, not {value!r}"
+            f"--{name} (or {env_var(name)}) takes `auto` or a size such as 12GiB, not {value!r}"
         )
     return int(float(match[1]) * _UNITS[match[2].upper()])

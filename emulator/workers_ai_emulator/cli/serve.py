@@ -13,10 +13,10 @@ import typer
 from workers_ai_emulator.cli.options import (
     ModelsDir,
     ModelsFile,
+    env_var,
     flag,
     number_or_auto,
     size_or_auto,
-    twin,
 )
 from workers_ai_emulator.cli.output import print_line
 from workers_ai_emulator.errors import SettingInvalid
@@ -114,7 +114,7 @@ def serve(
         bool,
         typer.Option(
             "--deterministic/--no-deterministic",
-            envvar=twin("deterministic"),
+            envvar=env_var("deterministic"),
             help="Equal bytes for equal requests on the CPU, or faster answers to one at a time.",
         ),
     ] = _DEFAULTS.deterministic,
@@ -199,7 +199,7 @@ def _origins(origins: list[str]) -> frozenset[str]:
     for origin in origins:
         if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin, re.IGNORECASE):
             raise SettingInvalid(
-                f"--allow-origin (or {twin('allow-origin')}) takes an origin such as "
+                f"--allow-origin (or {env_var('allow-origin')}) takes an origin such as "
                 f"https://app.example:3000, `null` or `*`, not {origin!r}"
             )
     return frozenset(origin.lower().removesuffix("/") for origin in origins)

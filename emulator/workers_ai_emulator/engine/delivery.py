@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from workers_ai_emulator.engine.types import Chunk
-from workers_ai_emulator.errors import ApiError, EngineError
+from workers_ai_emulator.errors import EngineError, WireError
 
-Event = Chunk | EngineError | ApiError
+Event = Chunk | EngineError | WireError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:

@@ -183,11 +183,11 @@ def _token_or_none(token: int) -> int | None:
     return None if token < 0 else token
 
 
-class LlamaBackend:
+class LlamaRunner:
     """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
 
     `num_threads` compute; `batch_length` is the most rows of one decode call. Where it
-    `rounds_alike`, a row's logits are the same bits alone in a call and beside others; on a GPU
+    `batch_invariant`, a row's logits are the same bits alone in a call and beside others; on a GPU
     nothing is done about that.
     """
 
@@ -199,7 +199,7 @@ class LlamaBackend:
         context_length: int,
         batch_length: int,
         num_threads: int,
-        rounds_alike: bool = True,
+        batch_invariant: bool = True,
     ) -> None:
         self._model = model
         self.vocabulary = model.vocabulary
@@ -212,22 +212,22 @@ class LlamaBackend:
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
-        self._rounds_alike = rounds_alike and not model.may_use_gpu
+        self._batch_invariant = batch_invariant and not model.may_use_gpu
         try:
-            self._needs_pairs = self._rounds_alike and self._rounds_pairs_otherwise()
+            self._needs_second_row = self._batch_invariant and self._differs_for_two_rows()
         except EngineError:
             llama.llama_free(self._context)  # the model is still the caller's
             raise
 
     def decode(self, spans: Sequence[Span]) -> None:
-        is_lone = self._rounds_alike and len(spans) == 1 and len(spans[0].tokens) == 1
+        is_lone = self._batch_invariant and len(spans) == 1 and len(spans[0].tokens) == 1
         is_split = is_lone and spans[0].start >= _SPLIT_LENGTH
-        if is_lone and (self._needs_pairs or (is_split and self._num_threads > 2)):
+        if is_lone and (self._needs_second_row or (is_split and self._num_threads > 2)):
             self._decode_twice(spans[0])
         elif is_split:
             self._decode_on_one_thread(spans)
         else:
-            self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_pairs))
+            self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_second_row))
 
     def interrupt(self, *, is_wanted: bool) -> None:
         self._interrupt[0] = b"\x01" if is_wanted else b"\x00"
@@ -293,7 +293,7 @@ class LlamaBackend:
         finally:
             llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
 
-    def _rounds_pairs_otherwise(self) -> bool:
+    def _differs_for_two_rows(self) -> bool:
         """Whether these weights' products round differently for one row and for two [16-bit]."""
         row = Span(0, 0, [self.vocabulary.bos or 0], wants_logits=True)
         self._decode(self._batch.fill([row]))

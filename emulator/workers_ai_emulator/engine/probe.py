@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import SamplingParams, Span
 from workers_ai_emulator.errors import EngineError, GgufInvalid
 
@@ -70,13 +70,13 @@ def evaluate(path: Path) -> None:
     with ExitStack() as stack:
         model = LlamaModel(path)
         stack.callback(model.close)
-        backend = LlamaBackend(
+        backend = LlamaRunner(
             model,
             num_slots=1,
             context_length=_CONTEXT_LENGTH,
             batch_length=_BATCH_LENGTH,
             num_threads=1,
-            rounds_alike=False,
+            batch_invariant=False,
         )
         stack.callback(backend.close)
         _generate(backend)
@@ -109,7 +109,7 @@ def main(path: Path) -> int:
     return 0
 
 
-def _generate(backend: LlamaBackend) -> None:
+def _generate(backend: LlamaRunner) -> None:
     vocabulary = backend.vocabulary
     text_tokens = vocabulary.tokenize(_TEXT)
     for token in text_tokens:

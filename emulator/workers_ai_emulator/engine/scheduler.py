@@ -29,7 +29,7 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class Truncate:
     """Forget the cells of the slot but the first `num_tokens`."""
 
     slot: int
@@ -60,7 +60,7 @@ class Discard:
     snapshot: Snapshot
 
 
-Operation = Decode | Keep | Copy | Save | Discard
+Operation = Decode | Truncate | Copy | Save | Discard
 
 
 class Scheduler:
@@ -220,7 +220,7 @@ class Scheduler:
             for sequence in self.prefilling:
                 num_kept = sequence.num_prompt_tokens - length
                 sequence.num_cached_tokens = sequence.num_computed_tokens = num_kept
-                yield Keep(_slot(sequence), num_kept)
+                yield Truncate(_slot(sequence), num_kept)
 
     def _is_companion(self, sequence: Sequence, budget: int) -> bool:
         """Whether its prompt costs less beside those that are evaluated next than after them."""
@@ -266,7 +266,7 @@ class Scheduler:
         if isinstance(source, Snapshot):
             self._snapshots.move_to_end(source)
         yield from self._vacate(slot, num_kept=num_cached if source == slot else 0, needed=source)
-        yield Keep(slot, num_cached) if source == slot else Copy(source, slot, num_cached)
+        yield Truncate(slot, num_cached) if source == slot else Copy(source, slot, num_cached)
 
     def _choose_slot(self, holders: dict[Holder, int]) -> int:
         """The lowest free slot keeps running ones together; a lone sequence may sit anywhere.

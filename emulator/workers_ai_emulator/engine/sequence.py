@@ -33,7 +33,7 @@ class Sequence:
         self.num_computed_tokens = 0  # tokens whose cells the slot holds
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
-        self.is_given_up = False  # set by the event loop; nobody waits for it
+        self.is_cancelled = False  # set by the event loop; nobody waits for it
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)

@@ -60,7 +60,7 @@ class Chunk:
 class Generation(Protocol):
     """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
 
-    Ends with a chunk that has a finish reason, or raises EngineError or an ApiError.
+    Ends with a chunk that has a finish reason, or raises EngineError or an WireError.
     """
 
     @property

@@ -21,10 +21,10 @@ from workers_ai_emulator.engine.scheduler import (
     Copy,
     Decode,
     Discard,
-    Keep,
     Operation,
     Save,
     Scheduler,
+    Truncate,
 )
 from workers_ai_emulator.engine.sequence import Sequence
 from workers_ai_emulator.engine.tiling import Tiling
@@ -208,10 +208,10 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """End it within a step, or at once if the call that is running is for nobody else."""
-        sequence.is_given_up = True
+        sequence.is_cancelled = True
         self._inbox.put(_Cancel(sequence))
         with self._call_lock:
-            if self._in_call and all(s.is_given_up for s in self._in_call):
+            if self._in_call and all(s.is_cancelled for s in self._in_call):
                 self._backend.interrupt(is_wanted=True)
 
     def cancel_all(self) -> None:
@@ -311,7 +311,7 @@ class Engine:
                         log.exception("sampling failed; the request ends")
                         self._fail([sequence], error)
                 self._flush()
-            case Keep(slot, num_tokens):
+            case Truncate(slot, num_tokens):
                 self._backend.keep(slot, num_tokens)
             case Copy(source, target, num_tokens):
                 self._backend.load(target, self._state(source))
@@ -325,7 +325,7 @@ class Engine:
         """Raises Interrupted if all of the sequences are given up before it ends."""
         with self._call_lock:
             self._in_call = sequences
-            self._backend.interrupt(is_wanted=all(s.is_given_up for s in sequences))
+            self._backend.interrupt(is_wanted=all(s.is_cancelled for s in sequences))
         try:
             self._backend.decode(spans)
         finally:

@@ -18,7 +18,7 @@ _URL = re.compile(r"(\w+://[^/?#]*)?(?P<path>[^?#]*)\??(?P<query>[^#]*)")
 _MINIFLARE_PREFIX = b"mf-header-"
 
 
-class Doors:
+class BindingTransportMiddleware:
     """An ASGI application around another: rewrites what came in by a door."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,10 +29,10 @@ class Doors:
             headers = Headers(scope=scope)
             if url := headers.get("mf-url"):
                 scope["headers"] = _forwarded(scope["headers"])
-                _lead_to(url, scope)
+                _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
                 scope["state"]["has_token"] = True  # wrangler sends its user's
-                _lead_to(headers.get("x-forwarded") or _run_path(headers), scope)
+                _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 
 
@@ -48,7 +48,7 @@ def _forwarded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [*((name, value) for name, value in ours if name not in replaced), *theirs]
 
 
-def _lead_to(url: str, scope: Scope) -> None:
+def _rewrite_target(url: str, scope: Scope) -> None:
     parts = _URL.match(url)
     assert parts is not None  # every text has the form
     scope["path"] = unquote(parts["path"]) or "/"

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _BODY_LIMIT_S = 10  # for the rest of a body that nobody reads
 _SLASHES = re.compile("/{2,}")
 
 
-class Front:
+class EdgeMiddleware:
     """An ASGI application around another: stamps headers and writes one line per request."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -114,7 +114,9 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _log_request(level: int, line: str, started: Started | None, elapsed_s: float) -> None:
+def _log_request(
+    level: int, line: str, started: StartedGeneration | None, elapsed_s: float
+) -> None:
     if started is None:
         log.log(level, "%s, %.2f s", line, elapsed_s)
         return

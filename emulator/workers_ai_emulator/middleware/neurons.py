@@ -9,11 +9,11 @@ from datetime import UTC, date, datetime
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.errors import DailyLimit
 from workers_ai_emulator.wire.calls import call_of
-from workers_ai_emulator.wire.error_response import refusal
+from workers_ai_emulator.wire.error_response import error_response
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class NeuronBudget:
         self._spent = {}
 
 
-class NeuronMeter:
+class NeuronMiddleware:
     """An ASGI application around another: counts what calls cost, refuses when nothing is left."""
 
     def __init__(self, app: ASGIApp, budget: NeuronBudget) -> None:
@@ -108,12 +108,12 @@ class NeuronMeter:
         try:
             self._budget.check(account)
         except DailyLimit as error:
-            await refusal(scope["path"], error)(scope, receive, send)
+            await error_response(scope["path"], error)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
         finally:
-            started: Started | None = scope["state"].get("started")
+            started: StartedGeneration | None = scope["state"].get("started")
             if started is not None:
                 price = price_of(scope["state"]["model"])
                 self._budget.spend(account, price.of(started.generation.usage))

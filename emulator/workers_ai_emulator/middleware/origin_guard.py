@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers_ai_emulator.errors import ForeignOrigin
-from workers_ai_emulator.wire.error_response import refusal
+from workers_ai_emulator.wire.error_response import error_response
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _SERVICE_HOSTS = frozenset(
 _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
-class BrowserGuard:
+class OriginGuardMiddleware:
     """An ASGI application around another: refuses foreign pages, answers CORS for the others.
 
     `allowed_origins` are further ones, `*` stands for all; `host` is the name it listens on.
@@ -67,7 +67,7 @@ class BrowserGuard:
         headers = Headers(scope=scope)
         if (foreign := self._foreign_origin(headers)) is not None:
             log.warning("a page on %r was refused", foreign)
-            await refusal(scope["path"], ForeignOrigin(foreign))(scope, receive, send)
+            await error_response(scope["path"], ForeignOrigin(foreign))(scope, receive, send)
         elif "origin" in headers:
             await self._sharing_app(scope, receive, send)
         else:  # no page, so nothing that the service does not send

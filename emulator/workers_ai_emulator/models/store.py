@@ -96,11 +96,11 @@ class Store:
         path = stand_in(self.models_dir, spec.stand_in, num_threads=self._num_threads)
         return Weights(path, is_trusted=True)
 
-    def is_proven(self, path: Path) -> bool:
+    def is_verified(self, path: Path) -> bool:
         """Whether this llama.cpp has computed with the file, as it is, before."""
         return self._proofs().get(str(path.absolute())) == _proof(path)
 
-    def remember_proven(self, path: Path) -> None:
+    def mark_verified(self, path: Path) -> None:
         """It has now. A folder that cannot be written costs a trial every time."""
         proofs = self._proofs() | {str(path.absolute()): _proof(path)}
         with suppress(OSError):

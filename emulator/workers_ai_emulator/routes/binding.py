@@ -15,8 +15,8 @@ from workers_ai_emulator.routes import gateway, models, run
 from workers_ai_emulator.routes.access import before, check_binding
 from workers_ai_emulator.routes.generation import find_model, generate, read_json
 from workers_ai_emulator.tasks import tensors
-from workers_ai_emulator.tasks.response_formats import BareAnswer, GzipAnswer, TensorAnswer
-from workers_ai_emulator.wire.envelope import JsonAnswer, success
+from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, TensorFormat
+from workers_ai_emulator.wire.envelope import JsonResponse, success
 
 _MODEL_HEADER = "cf-consn-model-id"
 _ANY_ACCOUNT = "0" * 32  # a binding does not say whose it is
@@ -37,7 +37,7 @@ async def run_model(request: Request) -> Response:
         return await _run_tensors(request, spec, body)
     if not isinstance(body, dict) or "inputs" not in body:
         raise IncompleteRequest("inputs")
-    answer = GzipAnswer() if version == "2" else BareAnswer()
+    answer = GzipFormat() if version == "2" else BareFormat()
     return await run.run(request, spec, body["inputs"], answer, is_queued=_is_queued(body))
 
 
@@ -59,12 +59,12 @@ async def gateway_url(request: Request, gateway_id: str, provider: str) -> Respo
     host, port = request.scope["server"]  # where this request came in; its Host is the service's
     provider = "" if provider == "universal" else provider
     url = f"http://{host}:{port}{gateway.PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
-    return JsonAnswer(success({"url": url}))
+    return JsonResponse(success({"url": url}))
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
     call = tensors.read(body)
-    answer = TensorAnswer(call.prompt if call.has_echo else "")
+    answer = TensorFormat(call.prompt if call.has_echo else "")
     return await generate(request, spec, call.inputs, answer, is_flattened=True)
 
 

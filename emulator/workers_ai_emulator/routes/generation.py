@@ -12,7 +12,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.backends.choice import BACKEND_HEADER, Backends
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
 from workers_ai_emulator.errors import (
@@ -22,11 +22,11 @@ from workers_ai_emulator.errors import (
     RequestTooLarge,
 )
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.response_formats import Answer
 from workers_ai_emulator.wire.calls import until_gone
-from workers_ai_emulator.wire.envelope import EventStream, JsonAnswer, to_json
+from workers_ai_emulator.wire.envelope import EventStream, JsonResponse, to_json
 
 MAX_BODY_BYTES = 16 * 2**20
 GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
@@ -47,10 +47,10 @@ async def read_json(request: Request) -> Any:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge
-    request.state.takes_long = len(body) > _LONG_BODY_BYTES
+    request.state.is_large = len(body) > _LONG_BODY_BYTES
     if body.startswith(GZIP_MAGIC):
         body = bytearray(await compute(request, gunzip, bytes(body)))
-        request.state.takes_long |= len(body) > _LONG_BODY_BYTES
+        request.state.is_large |= len(body) > _LONG_BODY_BYTES
     return await compute(request, text_generation.parse_json, bytes(body))
 
 
@@ -62,7 +62,7 @@ def model_name(body: Any) -> str:
 
 def find_model(request: Request, name: str) -> ModelSpec:
     """The model of this name. Raises NoSuchModel."""
-    engines: Engines = request.app.state.engines
+    engines: ModelManager = request.app.state.engines
     return engines.spec(name)
 
 
@@ -88,7 +88,7 @@ async def generate(
         seed=backends.seed,
         is_flattened=is_flattened,
     )
-    starting = backend.generate(task_request, spec, takes_long=request.state.takes_long)
+    starting = backend.generate(task_request, spec, is_large=request.state.is_large)
     if backend.is_immediate(spec):
         started = await starting
     else:
@@ -103,7 +103,7 @@ async def generate(
     if task_request.stream:
         return EventStream(answer.frames(chunks, generation), generation, headers)
     text = await _while_connected(request, generation, text_generation.join(chunks))
-    return JsonAnswer(answer.whole(text, generation), headers=headers)
+    return JsonResponse(answer.whole(text, generation), headers=headers)
 
 
 def gunzip(body: bytes) -> bytes:
@@ -127,14 +127,14 @@ async def compute(
     request: Request, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
     """The function's result; computed beside the event loop where others would notice it."""
-    if request.state.takes_long:
+    if request.state.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
 
 
 async def _while_starting(
-    request: Request, starting: Coroutine[Any, Any, Started], limit_s: float | None
-) -> Started:
+    request: Request, starting: Coroutine[Any, Any, StartedGeneration], limit_s: float | None
+) -> StartedGeneration:
     """What starts, unless the time is up first, or the client leaves.
 
     Raises RequestTimeout or ClientDisconnect; a model that is being loaded goes on for others.

@@ -9,8 +9,8 @@ from fastapi import Request, Response
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.access import account_router
 from workers_ai_emulator.routes.generation import find_model
-from workers_ai_emulator.runtime.model_manager import Engines
-from workers_ai_emulator.wire.envelope import JsonAnswer, page, success
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.wire.envelope import JsonResponse, page, success
 
 _PAGE_SIZE = 50  # seen on the service where `per_page` is not given
 
@@ -32,7 +32,7 @@ async def search_models(request: Request) -> Response:
 @router.get("/models/schema")
 async def model_schema(request: Request) -> Response:
     """The published `input` and `output` schemas of `?model=`. An unknown one is 5007, inferred."""
-    return JsonAnswer(success(find_model(request, request.query_params.get("model", "")).schema))
+    return JsonResponse(success(find_model(request, request.query_params.get("model", "")).schema))
 
 
 @router.get("/tasks/search")
@@ -43,7 +43,7 @@ async def search_tasks(request: Request) -> Response:
 
 
 def _catalog(request: Request) -> Mapping[str, ModelSpec]:
-    engines: Engines = request.app.state.engines
+    engines: ModelManager = request.app.state.engines
     return engines.catalog
 
 
@@ -63,7 +63,7 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
     query = request.query_params
     number = _positive(query.get("page"), default=1)
     size = _positive(query.get("per_page"), default=_PAGE_SIZE)
-    return JsonAnswer(page(rows, number=number, size=size))
+    return JsonResponse(page(rows, number=number, size=size))
 
 
 def _positive(text: str | None, *, default: int) -> int:

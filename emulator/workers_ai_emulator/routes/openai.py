@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from workers_ai_emulator.routes.access import account_router, no_route
 from workers_ai_emulator.routes.generation import find_model, generate, model_name, read_json
-from workers_ai_emulator.tasks.response_formats import ChatCompletion, OpenAIAnswer, TextCompletion
+from workers_ai_emulator.tasks.response_formats import ChatCompletion, OpenAIFormat, TextCompletion
 
 router = account_router("/ai/v1")
 unserved = APIRouter(prefix=router.prefix)
@@ -33,7 +33,7 @@ async def nothing_else(request: Request) -> Response:
 
 
 async def complete(
-    request: Request, body: Any, form: type[OpenAIAnswer], *, prefix: str = ""
+    request: Request, body: Any, form: type[OpenAIFormat], *, prefix: str = ""
 ) -> Response:
     """Answer in OpenAI's form. `prefix` is what stands before the model's name."""
     name = model_name(body)

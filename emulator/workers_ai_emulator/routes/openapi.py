@@ -11,11 +11,10 @@ from typing import Any
 from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import (
     AiError,
-    ApiError,
     AuthenticationFailed,
+    CloudflareError,
     CredentialsMissing,
     ForeignOrigin,
-    FrontError,
     GatewayError,
     HeaderMalformed,
     InvalidAccount,
@@ -23,6 +22,7 @@ from workers_ai_emulator.errors import (
     NoRoute,
     TokenInvalid,
     TokenMissing,
+    WireError,
 )
 from workers_ai_emulator.models.catalog import ModelSpec
 
@@ -269,20 +269,20 @@ def _page(row: Json) -> Json:
 # ── errors ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _responses(errors: Iterable[type[ApiError]], *, via_gateway: bool = False) -> Json:
+def _responses(errors: Iterable[type[WireError]], *, via_gateway: bool = False) -> Json:
     """A response for every status that these errors have."""
     by_status = groupby(sorted(errors, key=attrgetter("status")), key=attrgetter("status"))
     return {str(status): _response([*group], via_gateway) for status, group in by_status}
 
 
-def _response(errors: list[type[ApiError]], via_gateway: bool) -> Json:
+def _response(errors: list[type[WireError]], via_gateway: bool) -> Json:
     lines = {error.code: (error.__doc__ or "").splitlines()[0] for error in errors}
     description = "\n".join(f"* {code}: {line}" for code, line in lines.items())
     bodies = [_failure(error, via_gateway) for error in errors]
     return {"description": description, "content": _content({"anyOf": bodies})}
 
 
-def _failure(error: type[ApiError], via_gateway: bool) -> Json:
+def _failure(error: type[WireError], via_gateway: bool) -> Json:
     code = {"const": error.code}
     if issubclass(error, GatewayError):
         return _object(
@@ -291,7 +291,7 @@ def _failure(error: type[ApiError], via_gateway: bool) -> Json:
             messages=_NONE,
             error=_one(_object(code=code, message=_TEXT)),
         )
-    if issubclass(error, FrontError):
+    if issubclass(error, CloudflareError):
         # A malformed account id on a path that nothing serves makes two errors of one.
         entries = {"type": "array", "contains": _object(code=code, message=_TEXT), "maxItems": 2}
         return _failed(entries, {"type": "null"})

@@ -9,21 +9,21 @@ from __future__ import annotations
 from fastapi import Response
 
 from workers_ai_emulator.routes.access import account_router
-from workers_ai_emulator.wire.envelope import JsonAnswer, success
+from workers_ai_emulator.wire.envelope import JsonResponse, success
 
 router = account_router("/workers")
 
 
 @router.get("/subdomain/edge-preview")
 async def session_token() -> Response:
-    return JsonAnswer(success({"token": "local"}))
+    return JsonResponse(success({"token": "local"}))
 
 
 @router.get("/subdomain")
 async def subdomain() -> Response:
-    return JsonAnswer(success({"subdomain": "local"}))
+    return JsonResponse(success({"subdomain": "local"}))
 
 
 @router.post("/scripts/{script}/edge-preview")
 async def preview_token() -> Response:
-    return JsonAnswer(success({"preview_token": "local"}))
+    return JsonResponse(success({"preview_token": "local"}))

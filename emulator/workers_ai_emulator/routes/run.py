@@ -11,7 +11,7 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.access import account_router
 from workers_ai_emulator.routes.generation import find_model, generate, model_name, read_json
 from workers_ai_emulator.tasks import text_generation
-from workers_ai_emulator.tasks.response_formats import NativeAnswer
+from workers_ai_emulator.tasks.response_formats import NativeFormat
 
 router = account_router("/ai/run")
 
@@ -36,14 +36,14 @@ async def run(
     request: Request,
     spec: ModelSpec,
     inputs: Any,
-    answer: NativeAnswer | None = None,
+    answer: NativeFormat | None = None,
     *,
     is_queued: bool = False,
 ) -> Response:
     """Answer in the model's own form."""
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
-    return await generate(request, spec, inputs, answer or NativeAnswer())
+    return await generate(request, spec, inputs, answer or NativeFormat())
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:

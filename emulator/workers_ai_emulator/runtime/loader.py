@@ -11,7 +11,7 @@ from workers_ai_emulator import machine
 from workers_ai_emulator.engine.devices import gpus
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_format import GgufHeader
-from workers_ai_emulator.engine.llama import LlamaBackend, LlamaModel
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Vocabulary
@@ -105,7 +105,7 @@ class Loader:
         wanted = self._settings.parallel or max(1, min(fitting, opened.offload.max_slots))
         return wanted if opened.memory(wanted) <= free else 0
 
-    def refusal(self, opened: OpenModel, free: int) -> WeightsUnusable:
+    def error_response(self, opened: OpenModel, free: int) -> WeightsUnusable:
         """What to say where it does not fit."""
         num_slots = self._settings.parallel or 1
         return WeightsUnusable(
@@ -116,7 +116,7 @@ class Loader:
             f"and {machine.in_units(max(free, 0))} are free: lower --parallel or --context-length"
         )
 
-    def backend(self, opened: OpenModel, num_slots: int) -> LlamaBackend:
+    def backend(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
         """What computes; it owns the model from here on."""
         log.info(
             "%s: weights %s, KV cache %s for %d sequences of %d tokens, up to %s for prefixes",
@@ -128,13 +128,13 @@ class Loader:
             machine.in_units(SNAPSHOT_BYTES),
         )
         try:
-            return LlamaBackend(
+            return LlamaRunner(
                 opened.model,
                 num_slots=num_slots,
                 context_length=opened.context_length,
                 batch_length=TILING.batch_length,
                 num_threads=self._settings.threads,
-                rounds_alike=self._settings.deterministic,
+                batch_invariant=self._settings.deterministic,
             )
         except EngineError as error:
             raise WeightsUnusable(f"{opened.weights.path} cannot be loaded: {error}") from error
@@ -142,10 +142,10 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Our own look at the file; then, once for each file, llama.cpp's in another process."""
         header = read_header(weights.path)
-        if not (weights.is_trusted or self._store.is_proven(weights.path)):
+        if not (weights.is_trusted or self._store.is_verified(weights.path)):
             log.info("trying out %s", weights.path)
             probe(weights.path)
-            self._store.remember_proven(weights.path)
+            self._store.mark_verified(weights.path)
         return header
 
     def _context_length(self, spec: ModelSpec, header: GgufHeader) -> int:

@@ -56,7 +56,7 @@ class LoadedModel:
         self.template.close()
 
 
-class Engines:
+class ModelManager:
     """All models of the catalogue; methods belong to the event loop.
 
     `phase` says in a word what the start is doing; it ends as `ready`.
@@ -200,13 +200,13 @@ class Engines:
         Raises WeightsUnusable, or OutOfCapacity where only busy models are in the way.
         """
         if not self._loader.num_slots(opened, self._memory_limit):
-            raise self._loader.refusal(opened, self._memory_limit)
+            raise self._loader.error_response(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
             idle = [model for model in self.loaded if self._is_idle(model)]
             if not idle and self._loaded:
                 raise OutOfCapacity
             if not idle:
-                raise self._loader.refusal(opened, self._free_memory())
+                raise self._loader.error_response(opened, self._free_memory())
             del self._loaded[idle[0].spec.name]
             log.info("unloading %s to make room", idle[0].spec.name)
             await idle[0].close()

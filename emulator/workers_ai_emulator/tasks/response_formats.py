@@ -27,7 +27,7 @@ class Answer(Protocol):
         """The events of a streamed answer; `[DONE]` last. A cancelled stream just ends."""
 
 
-class NativeAnswer:
+class NativeFormat:
     """The form of `ai/run`: `response` and `usage`, in an envelope or in padded events."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
@@ -50,21 +50,21 @@ class NativeAnswer:
         yield END_OF_STREAM
 
 
-class BareAnswer(NativeAnswer):
+class BareFormat(NativeFormat):
     """What a Worker's binding reads: the same without an envelope [workerd, ai-api.ts]."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(self.result(text, generation))
 
 
-class GzipAnswer(BareAnswer):
+class GzipFormat(BareFormat):
     """What `@cloudflare/ai` 1.1.0 reads: it unpacks every answer, whatever its headers say."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return gzip.compress(super().whole(text, generation))
 
 
-class TensorAnswer:
+class TensorFormat:
     """What `@cloudflare/ai` 1.0 reads: a list of tensors, or a list in every event.
 
     Which one it takes depends on the model, so both are there. With `echo` the text begins with
@@ -95,7 +95,7 @@ def _tensors(text: str) -> Json:
     return {"result": [{"type": "str", "shape": [1], "name": n, "value": [text]} for n in names]}
 
 
-class OpenAIAnswer(ABC):
+class OpenAIFormat(ABC):
     """A completion as OpenAI's clients read it: no envelope, no padding.
 
     Key orders of whole answers and of text events were recorded from Llama 3 models. The last event
@@ -160,7 +160,7 @@ class OpenAIAnswer(ABC):
         }
 
 
-class ChatCompletion(OpenAIAnswer):
+class ChatCompletion(OpenAIFormat):
     """The form of `chat/completions`."""
 
     whole_object, event_object = "chat.completion", "chat.completion.chunk"
@@ -177,7 +177,7 @@ class ChatCompletion(OpenAIAnswer):
         return {"index": 0, "delta": {"content": text}}
 
 
-class TextCompletion(OpenAIAnswer):
+class TextCompletion(OpenAIFormat):
     """The form of `completions`. [inferred: as OpenAI documents it]"""
 
     whole_object = event_object = "text_completion"

@@ -13,7 +13,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.engine.types import Generation
-from workers_ai_emulator.errors import AiError, ApiError, EmulatorError, FrontError, GatewayError
+from workers_ai_emulator.errors import (
+    AiError,
+    CloudflareError,
+    EmulatorError,
+    GatewayError,
+    WireError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +50,7 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
     )
 
 
-def failure(error: ApiError, request_id: str, *, is_bare: bool = False) -> bytes:
+def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> bytes:
     """The envelope around an error, in the key order of the program that says it.
 
     Recorded: `{"errors":[{"message":…,"code":…}],"success":false,"result":{},"messages":[]}` from
@@ -62,7 +68,7 @@ def failure(error: ApiError, request_id: str, *, is_bare: bool = False) -> bytes
     if isinstance(error, GatewayError):
         entries = [{"code": error.code, "message": error.message}]
         return to_json({"success": False, "result": [], "messages": [], "error": entries})
-    assert isinstance(error, FrontError)
+    assert isinstance(error, CloudflareError)
     if error.is_of_old_router:
         old = {"success": False, "errors": error.entries, "messages": [], "result": None}
         return to_json(old).replace(b"/", b"\\/")
@@ -82,7 +88,7 @@ def _bare_failure(error: AiError, request_id: str) -> bytes:
     )
 
 
-class JsonAnswer(Response):
+class JsonResponse(Response):
     """A JSON body with the service's bare content type."""
 
     def __init__(

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.errors import (
     AccountLimited,
     AiError,
-    ApiError,
     AuthenticationFailed,
     DailyLimit,
     GatewayUnauthorized,
@@ -27,6 +26,7 @@ from workers_ai_emulator.errors import (
     RequestTimeout,
     RequestTooLarge,
     Retired,
+    WireError,
 )
 from workers_ai_emulator.middleware.faults.rules import (
     BREAKS,
@@ -44,7 +44,7 @@ from workers_ai_emulator.routes.generation import GZIP_MAGIC, MAX_BODY_BYTES, gu
 from workers_ai_emulator.tasks.text_generation import parse_json
 from workers_ai_emulator.wire.calls import Call, call_of, read_body, until_gone
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.error_response import refusal
+from workers_ai_emulator.wire.error_response import error_response
 
 _ERRORS: dict[str, Callable[[], AiError]] = {
     "capacity": OutOfCapacity,
@@ -60,7 +60,7 @@ _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-aw
 _NUM_ENDS = {"no-done": 0, "double-done": 2}
 
 
-class Faults:
+class FaultMiddleware:
     """An ASGI application around another: gives calls the faults that they or the rules choose."""
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
@@ -81,7 +81,7 @@ class Faults:
         try:
             fault = self._choose(wanted, request.subject)
         except IncompleteRequest as error:
-            await refusal(scope["path"], error)(scope, receive_again, send)
+            await error_response(scope["path"], error)(scope, receive_again, send)
             return
         if fault is None:
             await self._app(scope, receive_again, send)
@@ -103,7 +103,7 @@ class Faults:
         name = fault.fault
         if name in ERRORS:
             error = _error(name, request.subject.model, scope["path"])
-            await refusal(scope["path"], error)(scope, request.receive, send)
+            await error_response(scope["path"], error)(scope, request.receive, send)
         elif name in BREAKS:
             await self._break(fault, request, scope, send)
         elif name in _NUM_ENDS:
@@ -178,7 +178,7 @@ def _marked(send: Send, name: str) -> Send:
     return send_marked
 
 
-def _error(name: str, model: str | None, path: str) -> ApiError:
+def _error(name: str, model: str | None, path: str) -> WireError:
     if name == "retired":
         return Retired(_RETIRED_AS.get(model or "", model or "undefined"))
     if name == "auth":

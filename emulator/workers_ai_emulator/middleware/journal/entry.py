@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import Message, Scope
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.wire.calls import Call
 from workers_ai_emulator.wire.redaction import Redaction
@@ -48,9 +48,9 @@ class Part:
         return self.num_bytes - len(self.kept)
 
     def copy(self) -> Part:
-        twin = copy.copy(self)
-        twin.kept = self.kept[:]
-        return twin
+        duplicate = copy.copy(self)
+        duplicate.kept = self.kept[:]
+        return duplicate
 
 
 class Entry:
@@ -97,7 +97,7 @@ class Entry:
         return self._model or self._state.get("model")
 
     @property
-    def started(self) -> Started | None:
+    def started(self) -> StartedGeneration | None:
         """What a backend has begun, as long as the call runs: it may hold on to a model."""
         return self._state.get("started")
 
@@ -125,9 +125,12 @@ class Entry:
 
     def copy(self) -> Entry:
         """What it is now, for another thread to read."""
-        twin = copy.copy(self)
-        twin.request_body, twin.answer_body = self.request_body.copy(), self.answer_body.copy()
-        return twin
+        duplicate = copy.copy(self)
+        duplicate.request_body, duplicate.answer_body = (
+            self.request_body.copy(),
+            self.answer_body.copy(),
+        )
+        return duplicate
 
     def take_body(self, body: bytes, *, is_last: bool) -> int:
         """A piece of the request's body; how many bytes of it are kept."""

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from workers_ai_emulator.middleware.journal.middleware import Entries
-from workers_ai_emulator.runtime.model_manager import Engines
+from workers_ai_emulator.middleware.journal.middleware import Journal
+from workers_ai_emulator.runtime.model_manager import ModelManager
 
 INTERVAL_S = 1.0
 _NUM_SAMPLES = 300
@@ -33,9 +33,9 @@ class Sample:
 class History:
     """The last five minutes of these engines and calls."""
 
-    def __init__(self, engines: Engines, entries: Entries) -> None:
+    def __init__(self, engines: ModelManager, entries: Journal) -> None:
         self.samples: deque[Sample] = deque(maxlen=_NUM_SAMPLES)
-        self._engines = engines
+        self._model_manager = engines
         self._entries = entries
         self._num_tokens = 0
         self._time = time.monotonic() - INTERVAL_S
@@ -47,7 +47,7 @@ class History:
             await asyncio.sleep(INTERVAL_S)
 
     def _sample(self) -> Sample:
-        statuses = [model.engine.status for model in self._engines.loaded]
+        statuses = [model.engine.status for model in self._model_manager.loaded]
         calls = self._entries.running
         num_waiting = sum(call.started is None for call in calls)
         num_waiting += sum(status.num_waiting for status in statuses)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.errors import EngineError
 from workers_ai_emulator.middleware.journal.entry import Entry, Part
 from workers_ai_emulator.wire.calls import Call, call_of
@@ -23,7 +23,7 @@ _TAIL_BYTES = 32
 _LEFT = 499  # what the application answers to a client that has left
 
 
-class Entries:
+class Journal:
     """The last calls, the oldest of which give way. All methods belong to the event loop.
 
     `epoch` changes when it is emptied, and `num_dropped` counts what has given way since then.
@@ -109,10 +109,10 @@ class Entries:
         oldest.forget()
 
 
-class Journal:
+class JournalMiddleware:
     """An ASGI application around another: notes the calls that make text, as they pass."""
 
-    def __init__(self, app: ASGIApp, entries: Entries) -> None:
+    def __init__(self, app: ASGIApp, entries: Journal) -> None:
         self._app = app
         self._entries = entries
 
@@ -131,7 +131,7 @@ class Journal:
 class _Observer:
     """Passes one call's messages on and lets its entry see them."""
 
-    def __init__(self, entries: Entries, entry: Entry, receive: Receive, send: Send) -> None:
+    def __init__(self, entries: Journal, entry: Entry, receive: Receive, send: Send) -> None:
         self._entries = entries
         self._entry = entry
         self._receive = receive
@@ -192,7 +192,7 @@ class _Observer:
         return "cut" if self._entry.is_stream and _END_OF_STREAM not in self._tail else "ok"
 
 
-async def _rendered(started: Started) -> str:
+async def _rendered(started: StartedGeneration) -> str:
     if started.generation.usage.num_prompt_tokens > _LONG_PROMPT:
         return await asyncio.to_thread(started.prompt)
     return started.prompt()

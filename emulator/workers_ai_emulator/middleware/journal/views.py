@@ -43,10 +43,10 @@ def row(entry: Entry) -> Json:
 
 async def whole(entry: Entry) -> bytes:
     """All that is kept of a call, as JSON."""
-    twin = entry.copy()
+    duplicate = entry.copy()
     if entry.num_bytes > _LONG_BYTES:
-        return await asyncio.to_thread(_whole, twin)
-    return _whole(twin)
+        return await asyncio.to_thread(_whole, duplicate)
+    return _whole(duplicate)
 
 
 def _whole(entry: Entry) -> bytes:

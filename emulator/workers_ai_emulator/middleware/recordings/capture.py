@@ -26,7 +26,7 @@ _HEADER_PREFIXES = ("cf-ai-", "cf-aig-", "x-emulator-model")
 _Place = tuple[str | int, ...]  # keys and indices that lead to a value in JSON
 
 
-class Tape:
+class ResponseCapture:
     """Holds one answer, at most 64 MiB of it; `feed` gets every ASGI message."""
 
     def __init__(self) -> None:

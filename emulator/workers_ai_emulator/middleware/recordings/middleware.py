@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers_ai_emulator.backends.choice import BACKEND_HEADER
-from workers_ai_emulator.errors import ApiError, RequestTooLarge
+from workers_ai_emulator.errors import RequestTooLarge, WireError
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.player import Player
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
@@ -24,13 +24,13 @@ from workers_ai_emulator.routes import gateway
 from workers_ai_emulator.routes.generation import MAX_BODY_BYTES
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.calls import Call, call_of, read_body, while_connected
-from workers_ai_emulator.wire.error_response import refusal
+from workers_ai_emulator.wire.error_response import error_response
 from workers_ai_emulator.wire.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
 
-class Cassettes:
+class RecordingMiddleware:
     """An ASGI application around another: records its answers, or answers in its place.
 
     A call chooses by `x-emulator-backend: record` or `replay`, else the setting `backend` does.
@@ -75,7 +75,7 @@ class Cassettes:
                 await while_connected(self._player.play(request, send), receive)
             else:
                 await self._recorder.record(request, redaction, scope, receive, send)
-        except ApiError as error:
+        except WireError as error:
             await _refuse(error, scope, receive, send)
 
     def _check_caller(self, call: Call, scope: Scope) -> None:
@@ -107,8 +107,8 @@ def _source(app: FastAPI, settings: Settings) -> ASGIApp:
     return ask_backend
 
 
-async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = refusal(scope["path"], error)
+async def _refuse(error: WireError, scope: Scope, receive: Receive, send: Send) -> None:
+    answer = error_response(scope["path"], error)
     if error.status >= 500:
         log.error("%s", " | ".join(str(error).splitlines()))
         answer.headers["x-should-retry"] = "false"  # SDKs would wait and ask again

@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import Started
+from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import FinishReason
-from workers_ai_emulator.middleware.recordings.capture import Tape
+from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.recording import Ending, Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
@@ -54,7 +54,7 @@ class Recorder:
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
 
-        async def store(tape: Tape, ending: Ending) -> None:
+        async def store(tape: ResponseCapture, ending: Ending) -> None:
             if reason := await self._store(request, redaction, number, tape, ending):
                 log.warning("not recorded: %s: %s", request.title, reason)
 
@@ -65,7 +65,7 @@ class Recorder:
         request: RecordedRequest,
         redaction: Redaction,
         number: int,
-        tape: Tape,
+        tape: ResponseCapture,
         ending: Ending,
     ) -> str | None:
         """Write the file; why not, if so."""
@@ -102,13 +102,13 @@ class _Session:
         scope: Scope,
         receive: Receive,
         send: Send,
-        store: Callable[[Tape, Ending], Coroutine[Any, Any, None]],
+        store: Callable[[ResponseCapture, Ending], Coroutine[Any, Any, None]],
     ) -> None:
         self._scope = scope
         self._client_receive = receive
         self._client_send = send
         self._store = store
-        self._tape = Tape()
+        self._tape = ResponseCapture()
         self._has_left = False
         self._storing: asyncio.Task[None] | None = None
 
@@ -137,7 +137,7 @@ class _Session:
         await asyncio.shield(self._storing)
 
     def _ending(self) -> Ending:
-        started: Started | None = self._scope["state"].get("started")
+        started: StartedGeneration | None = self._scope["state"].get("started")
         reason = started.generation.finish_reason if started else None
         is_cancelled = reason is FinishReason.CANCELLED
         return self._tape.ending(has_client_left=self._has_left, is_cancelled=is_cancelled)
