@@ -12,7 +12,8 @@ import typer
 
 from workers_ai_emulator.cli.options import ModelsDir, ModelsFile
 from workers_ai_emulator.cli.output import print_line, print_table, tell
-from workers_ai_emulator.errors import CommandError, GgufInvalid, ModelUnknown, PullFailed
+from workers_ai_emulator.engine.errors import GgufInvalid
+from workers_ai_emulator.errors import CommandError, ModelUnknown, PullFailed
 from workers_ai_emulator.machine import in_units
 from workers_ai_emulator.models.catalog import License, ModelSpec, default_context_length
 from workers_ai_emulator.settings import default_models_dir
