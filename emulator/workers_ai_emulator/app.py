@@ -25,6 +25,7 @@ from workers_ai_emulator.middleware.recordings.middleware import RecordingMiddle
 from workers_ai_emulator.routes import binding, gateway, models, openai, remote_session, run, tokens
 from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.wire.authorization import no_route
+from workers_ai_emulator.wire.calls import allowed_methods
 from workers_ai_emulator.wire.errors import (
     INTERNAL_ERROR,
     METHOD_NOT_SUPPORTED,
@@ -96,7 +97,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == METHOD_NOT_SUPPORTED.status:
         method_error = WireError(METHOD_NOT_SUPPORTED, request.method)
-        return error_response(path, method_error, error.headers)
+        return error_response(path, method_error, {"allow": ", ".join(allowed_methods(path))})
     return error_response(path, no_route(path))
 
 

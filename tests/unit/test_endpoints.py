@@ -1,4 +1,4 @@
-"""The endpoint table, and all that must agree with it: routes, OpenAPI document, inference calls."""
+"""The endpoint table agrees with the routes, the OpenAPI document and the inference calls."""
 
 from __future__ import annotations
 

@@ -197,9 +197,9 @@ _SEARCH = [
     _query("hide_experimental", {"type": "boolean"}),
     *_PAGING,
 ]
-# The binding's own header names the model; the query parameter, the version of its protocol.
+# Version 3 of the binding's protocol; the responses of older versions are not JSON.
 _BINDING_QUERY = [
-    _query("version", {"enum": [2, 3]}, required=True),
+    _query("version", {"const": 3}, required=True),
 ]
 
 
