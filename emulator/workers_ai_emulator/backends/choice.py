@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalModels
 from workers_ai_emulator.backends.scripted import Script, read_rules
-from workers_ai_emulator.errors import IncompleteRequest, SettingInvalid
+from workers_ai_emulator.errors import IncompleteRequest
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
@@ -79,11 +79,8 @@ class Backends:
 
 def _upstream(settings: Settings) -> Upstream | None:
     """None without a URL."""
+    settings.check_upstream()
     if settings.upstream_url is None:
-        if settings.backend == "upstream":
-            raise SettingInvalid("--backend upstream needs --upstream-url")
-        if settings.record_from == "upstream":
-            raise SettingInvalid("--record-from upstream needs --upstream-url")
         return None
     from workers_ai_emulator.backends.upstream import Upstream
 
