@@ -35,7 +35,7 @@ def test_every_endpoint_has_a_route_and_every_route_is_an_endpoint() -> None:
         (method, route.path)
         for route in routes
         if isinstance(route, APIRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
     assert len(routes) == len(ENDPOINTS), "a route is attached without the table"
     assert served == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
