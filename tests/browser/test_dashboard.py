@@ -7,10 +7,12 @@ import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from workers_ai_emulator.admin import dashboard
 
 from tests.chromium import chromium, keep_screenshot
 from tests.server import ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
@@ -24,6 +26,13 @@ SCRIPT = [
     {"answer": "It is done."},
 ]
 EVIL = "<script>window.isBroken = true</script><img src=x onerror='window.isBroken = true'>"
+PAGE = Path(dashboard.__file__).parent / "page"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 WIDTHS = {"desk": (1280, 800), "phone": (390, 844)}
 
 
@@ -307,10 +316,27 @@ def test_a_page_without_the_token_says_so_and_works_with_it(browser: Browser) ->
         expect(page.locator("#rows tr .result")).to_have_text("ok")
 
 
-def test_the_page_may_load_nothing_from_elsewhere(scripted: ServerProcess) -> None:
-    for path in ("", "page.js", "page.css", "page.svg"):
-        answer = httpx.get(f"{scripted.root}/_emulator/{path}")
-        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
-        assert "http" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+@pytest.mark.parametrize("file", sorted(PAGE.iterdir()), ids=lambda file: file.name)
+def test_every_file_of_the_page_loads_nothing_from_other_servers(
+    scripted: ServerProcess, file: Path
+) -> None:
+    name = "" if file.name == "index.html" else file.name
+    response = httpx.get(f"{scripted.root}/_emulator/{name}")
+    assert response.content == file.read_bytes()
+    assert response.headers["content-type"] == MEDIA_TYPES[file.suffix]
+    assert response.headers["content-security-policy"].startswith("default-src 'self'")
+    assert response.headers["cache-control"] == "no-cache"
+    assert "http" not in response.text.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "none.js", "%2e%2e/dashboard.py", "..%2fdashboard.py"]
+)
+def test_only_files_of_the_page_are_served(scripted: ServerProcess, name: str) -> None:
+    response = httpx.get(f"{scripted.root}/_emulator/{name}")
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (400, 7000)
+
+
+def test_the_address_without_a_slash_is_redirected(scripted: ServerProcess) -> None:
     redirect = httpx.get(f"{scripted.root}/_emulator")
     assert (redirect.status_code, redirect.headers["location"]) == (307, "/_emulator/")

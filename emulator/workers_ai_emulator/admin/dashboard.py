@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,12 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
+}
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _DEFAULT_LIMIT = 100
 
@@ -48,28 +54,19 @@ async def no_slash() -> Response:
     return RedirectResponse("/_emulator/")
 
 
-@router.get("/")
-async def page() -> Response:
-    """The page itself."""
-    return _file("index.html", "text/html; charset=utf-8")
+def _page_file(path: Path) -> Callable[[], Awaitable[Response]]:
+    """Returns an endpoint that sends a file of the page."""
+
+    async def send() -> Response:
+        return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=_PAGE_HEADERS)
+
+    return send
 
 
-@router.get("/page.js")
-async def script() -> Response:
-    """What the page does."""
-    return _file("page.js", "text/javascript; charset=utf-8")
-
-
-@router.get("/page.css")
-async def style() -> Response:
-    """How the page looks."""
-    return _file("page.css", "text/css; charset=utf-8")
-
-
-@router.get("/page.svg")
-async def icon() -> Response:
-    """The page's icon."""
-    return _file("page.svg", "image/svg+xml")
+# One route with the name as a parameter would change the response to GET on POST endpoints (405).
+for _path in _PAGE.iterdir():
+    if _path.suffix in _MEDIA_TYPES:
+        router.add_api_route("/" + _path.name.removesuffix("index.html"), _page_file(_path))
 
 
 @router.get("/requests", dependencies=_private)
@@ -121,10 +118,6 @@ def _number(request: Request, name: str, *, default: int, least: int, most: int)
     text = request.query_params.get(name, str(default))
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
     return number if least <= number <= most else None
-
-
-def _file(name: str, media_type: str) -> Response:
-    return FileResponse(_PAGE / name, media_type=media_type, headers=_PAGE_HEADERS)
 
 
 def _refusal(status: int, error: str) -> Response:
