@@ -215,6 +215,23 @@ def test_a_chat_is_stopped_by_its_button(page: Page, scripted: ServerProcess) ->
     expect(page.locator("#rows .result").first).to_have_text("cancelled")
 
 
+def test_a_new_chat_has_no_turn_of_the_chat_that_was_streaming(
+    page: Page, scripted: ServerProcess
+) -> None:
+    open_page(page, scripted)
+    page.fill("#message", "slowly")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("one two")
+    page.locator("#chat-new").click()
+    expect(page.locator("#chat-send")).to_be_enabled()
+    page.fill("#message", "Hi")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("It is done.")
+    number = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"][0]["id"]
+    kept = httpx.get(f"{scripted.root}/_emulator/requests/{number}").json()
+    assert kept["request"]["body"]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
 def test_all_is_done_by_keyboard_alone(shown: Page) -> None:
     shown.keyboard.press("Tab")
     assert focused(shown) == "Skip to the requests"

@@ -44,19 +44,19 @@ export class Chat {
     addTurn("user", question.content);
     const turn = addTurn("assistant", "");
     const completion = turn.appendChild(element("span", ""));
+    const messages = this.#messages; // a new chat replaces them
     try {
-      await this.#generate(question, turn, completion);
+      await this.#generate([...messages, question], turn, completion);
     } catch (error) {
       showFailure(turn, error);
       if (error.name !== "AbortError" && !completion.textContent) $("message").value ||= question.content;
     }
-    if (completion.textContent) this.#messages.push(question, { role: "assistant", content: completion.textContent });
+    if (completion.textContent) messages.push(question, { role: "assistant", content: completion.textContent });
   }
 
-  async #generate(question, turn, completion) {
+  async #generate(messages, turn, completion) {
     const started = performance.now();
-    const input = readInput([...this.#messages, question]);
-    await generate($("model").value, input, this.#abort.signal, (piece) => {
+    await generate($("model").value, readInput(messages), this.#abort.signal, (piece) => {
       completion.textContent += piece;
       scrollToEnd();
     });
