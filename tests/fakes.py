@@ -15,9 +15,9 @@ import zlib
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, State, Vocabulary
-from workers_ai_emulator.errors import EngineError, Interrupted
 
 END = 256
 IM_START = 257

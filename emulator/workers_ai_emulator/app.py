@@ -1,114 +1,111 @@
-"""Puts the application together: routes, our own endpoints, and an answer for every error."""
+"""Assembles the application: services, routes, middleware, and a response for every error."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from workers_ai_emulator import routes
 from workers_ai_emulator.admin import control, dashboard, operations
-from workers_ai_emulator.backends.choice import Backends
-from workers_ai_emulator.errors import (
-    EngineError,
-    InternalError,
-    MethodNotSupported,
-    WeightsUnusable,
-    WireError,
-)
 from workers_ai_emulator.middleware.binding_transports import BindingTransportMiddleware
 from workers_ai_emulator.middleware.edge import EdgeMiddleware
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
-from workers_ai_emulator.middleware.faults.rules import FaultRules
-from workers_ai_emulator.middleware.journal.history import History
-from workers_ai_emulator.middleware.journal.middleware import Journal, JournalMiddleware
-from workers_ai_emulator.middleware.neurons import NeuronBudget, NeuronMiddleware
+from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
+from workers_ai_emulator.middleware.neurons import NeuronMiddleware
 from workers_ai_emulator.middleware.origin_guard import OriginGuardMiddleware
 from workers_ai_emulator.middleware.recordings.middleware import RecordingMiddleware
-from workers_ai_emulator.routes.access import no_route
-from workers_ai_emulator.runtime.model_manager import ModelManager
-from workers_ai_emulator.settings import Settings
-from workers_ai_emulator.wire.authorization import Authorization
-from workers_ai_emulator.wire.error_response import error_response
+from workers_ai_emulator.routes import binding, gateway, models, openai, remote_session, run, tokens
+from workers_ai_emulator.routes.services import Services
+from workers_ai_emulator.wire.authorization import no_route
+from workers_ai_emulator.wire.calls import allowed_methods
+from workers_ai_emulator.wire.errors import (
+    INTERNAL_ERROR,
+    METHOD_NOT_SUPPORTED,
+    WireError,
+)
+from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+ROUTERS = [
+    *(part.router for part in (run, openai, models, tokens, gateway, binding, remote_session)),
+    *(part.router for part in (operations, control, dashboard)),
+]
 
 
-def create_app(
-    engines: ModelManager, backends: Backends, faults: FaultRules, settings: Settings
-) -> ASGIApp:
-    """The application around these backends, which it closes when it ends."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_closing(backends))
-    journal, neurons = Journal(), NeuronBudget(settings.daily_neurons)
-    cassettes = RecordingMiddleware(app, settings)
-    app.state.engines = engines
-    app.state.backends = backends
-    app.state.faults = faults
-    app.state.neurons = neurons
-    app.state.journal = journal
-    app.state.history = History(engines, journal)
-    app.state.authorization = Authorization(settings.api_tokens)
-    app.state.resets = [
-        backends.script.reset,
-        faults.reset,
-        neurons.reset,
-        journal.clear,
-        cassettes.reset,
+def create_app(services: Services) -> ASGIApp:
+    """Returns the application around these services. It closes the backends when it ends."""
+    api = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan)
+    api.state.services = services
+    for router in ROUTERS:
+        api.include_router(router)
+    api.add_exception_handler(WireError, _answer_wire_error)
+    api.add_exception_handler(HTTPException, _answer_http_error)
+    api.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    api.add_exception_handler(Exception, _answer_unexpected_error)
+    app: ASGIApp = api
+    for middleware in reversed(_middleware(services)):
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    return app
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    """Returns the middleware in the order in which a request passes through it.
+
+    It wraps the FastAPI application from outside, so that it also sees responses to unexpected
+    errors, which Starlette sends outside of its own middleware.
+    """
+    settings = services.settings
+    return [
+        Middleware(EdgeMiddleware),
+        Middleware(OriginGuardMiddleware, settings.allowed_origins, settings.host),
+        Middleware(BindingTransportMiddleware),
+        Middleware(JournalMiddleware, services.journal),
+        Middleware(FaultMiddleware, services.faults),
+        Middleware(NeuronMiddleware, services.neurons),
+        Middleware(RecordingMiddleware, services.recordings, services.authorization),
     ]
-    for router in (routes.router, operations.router, control.router, dashboard.router):
-        app.include_router(router)
-    app.add_exception_handler(WireError, _answer_api_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    for broken in (EngineError, WeightsUnusable, Exception):
-        app.add_exception_handler(broken, _answer_internal_error)
-    layers = JournalMiddleware(
-        FaultMiddleware(NeuronMiddleware(cassettes, neurons), faults), journal
-    )
-    return EdgeMiddleware(
-        OriginGuardMiddleware(
-            BindingTransportMiddleware(layers), settings.allowed_origins, settings.host
-        )
-    )
 
 
-def _closing(backends: Backends) -> Lifespan:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await backends.close()
+@asynccontextmanager
+async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
+    services: Services = api.state.services
+    sampling = asyncio.create_task(services.history.record())
+    try:
+        yield
+    finally:
+        sampling.cancel()
+        await services.backends.close()
 
-    return lifespan
 
-
-async def _answer_api_error(request: Request, error: Exception) -> Response:
+async def _answer_wire_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WireError)
     return error_response(request.scope["path"], error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
-    """What the router refused: no such path, or not with this method."""
+    """Responds to a path that no endpoint has, and to a method that the endpoint does not have."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
-    if error.status_code == MethodNotSupported.status:
-        return error_response(path, MethodNotSupported(request.method), error.headers)
+    if error.status_code == METHOD_NOT_SUPPORTED.status:
+        method_error = WireError(METHOD_NOT_SUPPORTED, request.method)
+        return error_response(path, method_error, {"allow": ", ".join(allowed_methods(path))})
     return error_response(path, no_route(path))
 
 
-async def _answer_internal_error(request: Request, error: Exception) -> Response:
+async def _answer_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s: %s", type(error).__name__, error)
-    return error_response(request.scope["path"], InternalError())
+    return error_response(request.scope["path"], WireError(INTERNAL_ERROR))
 
 
-async def _answer_nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # the client has left; nginx's code for that, never sent
+async def _answer_disconnect(request: Request, error: Exception) -> Response:
+    """Ends a request whose client has disconnected. 499 is nginx's status for it, never sent."""
+    return Response(status_code=499)

@@ -1,4 +1,4 @@
-"""uvicorn around the application: listens at once, loads meanwhile, ends within seconds."""
+"""uvicorn around the application: listens at once, loads models meanwhile, stops within seconds."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
+from starlette.types import ASGIApp
 
 from workers_ai_emulator.app import create_app
-from workers_ai_emulator.backends.choice import Backends
 from workers_ai_emulator.errors import AddressUnavailable, StartError
-from workers_ai_emulator.middleware.faults.rules import FaultRules
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 2.0  # for running answers to come to their end
-_LIMIT_S = 4  # for a client that does not read
+_CANCEL_AFTER_S = 2.0  # after a signal: until then, running generations may finish
+_CLOSE_AFTER_S = 4  # after a signal: for clients that do not read their response
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Raises AddressUnavailable with a next step."""
+    """Returns a listening socket. Raises AddressUnavailable, with the next step in the message."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,9 +43,9 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal comes or the start fails; `failure` then says why.
+    """Serves until a signal arrives or the start fails; `failure` is then the reason.
 
-    `on_ready` is called once with the base URL, when a model has generated a token.
+    `on_ready` is called once, with the base URL, when requests can be answered.
     """
 
     def __init__(
@@ -56,67 +55,74 @@ class Server(uvicorn.Server):
         listener: socket.socket,
         on_ready: Callable[[str], None],
     ) -> None:
-        self._model_manager = ModelManager(settings, catalog)
-        self._backends = Backends(settings, self._model_manager)
-        self._faults = FaultRules()
+        self._services = Services.create(settings, catalog)
         self._listener = listener
         self._on_ready = on_ready
         port = listener.getsockname()[1]
         self._base_url = f"http://{settings.base_url_host}:{port}/client/v4"
         self.failure: StartError | None = None
-        AppStatus.enable_automatic_graceful_drain = False  # it would cut every stream at once
-        super().__init__(
-            uvicorn.Config(
-                create_app(self._model_manager, self._backends, self._faults, settings),
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                ws="none",  # an upgrade is then a GET like any other
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=_LIMIT_S,
-            )
-        )
-
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        super().__init__(_config(create_app(self._services)))
 
     def serve_until_stopped(self) -> None:
-        """Run. Raises StartError if no model could be started."""
+        """Runs the server. Raises StartError if the start fails."""
+        _configure_libraries()
         self.run(sockets=[self._listener])
         if self.failure:
             raise self.failure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._start = asyncio.create_task(self._start_engines())
+        self._start = asyncio.create_task(self._start_backends())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections; let answers end for a while, then cancel them."""
+        """Accepts no more connections. Running generations may finish, then are cancelled."""
         self._start.cancel()
-        self._faults.reset()  # what it holds back would wait for its client to leave
-        asyncio.get_running_loop().call_later(_GRACE_S, self._backends.cancel_all)
+        self._services.faults.reset()  # ends the waiting of delayed responses
+        loop = asyncio.get_running_loop()
+        loop.call_later(_CANCEL_AFTER_S, self._services.backends.cancel_all)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal ends the server in good order, with exit code 0."""
+        """Stops the server in an orderly way, so that the process exits with status 0."""
         self.should_exit = True
 
-    async def _start_engines(self) -> None:
+    async def _start_backends(self) -> None:
         try:
-            await self._backends.start()
+            await self._services.backends.start()
         except StartError as error:
-            self._give_up(error)
+            self._stop(error)
         except Exception as error:
             log.exception("the start failed")
-            self._give_up(StartError(f"the start failed: {error}"))
+            self._stop(StartError(f"the start failed: {error}"))
         else:
             self._on_ready(self._base_url)
 
-    def _give_up(self, failure: StartError) -> None:
+    def _stop(self, failure: StartError) -> None:
         self.failure = failure
         self.should_exit = True
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """A stream that breaks off has a line of its own already, or is meant to."""
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",  # a WebSocket upgrade is handled like any GET request
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_CLOSE_AFTER_S,
+    )
+
+
+def _configure_libraries() -> None:
+    """Changes what sse-starlette and uvicorn hold for the whole process. It may run repeatedly."""
+    AppStatus.enable_automatic_graceful_drain = False  # it would cut all streams at a signal
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    if _is_relevant not in uvicorn_log.filters:
+        uvicorn_log.addFilter(_is_relevant)
+
+
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """A stream that breaks off is logged elsewhere, or is a fault that the user requested."""
     return "without completing response" not in record.getMessage()

@@ -345,8 +345,8 @@ def test_the_page_asks_for_a_missing_token_and_works_with_it(browser: Browser) -
 def test_every_file_of_the_page_loads_nothing_from_other_servers(
     scripted: ServerProcess, file: Path
 ) -> None:
-    name = "" if file.name == "index.html" else file.name
-    response = httpx.get(f"{scripted.root}/_emulator/{name}")
+    path = "" if file.name == "index.html" else f"page/{file.name}"
+    response = httpx.get(f"{scripted.root}/_emulator/{path}")
     assert response.content == file.read_bytes()
     assert response.headers["content-type"] == MEDIA_TYPES[file.suffix]
     assert response.headers["content-security-policy"].startswith("default-src 'self'")
@@ -355,10 +355,10 @@ def test_every_file_of_the_page_loads_nothing_from_other_servers(
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "none.js", "%2e%2e/dashboard.py", "..%2fdashboard.py"]
+    "path", ["main.js", "page/none.js", "page/%2e%2e/dashboard.py", "page/..%2fdashboard.py"]
 )
-def test_only_files_of_the_page_are_served(scripted: ServerProcess, name: str) -> None:
-    response = httpx.get(f"{scripted.root}/_emulator/{name}")
+def test_only_files_of_the_page_are_served(scripted: ServerProcess, path: str) -> None:
+    response = httpx.get(f"{scripted.root}/_emulator/{path}")
     assert (response.status_code, response.json()["errors"][0]["code"]) == (400, 7000)
 
 

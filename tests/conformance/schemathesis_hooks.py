@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import schemathesis
@@ -13,10 +14,17 @@ MAX_TOKENS = 2
 def before_call(
     context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: Any
 ) -> None:
-    body = case.body
-    for inputs in (body, body.get("input")) if isinstance(body, dict) else ():
-        if isinstance(inputs, dict) and _allows_many(inputs.get("max_tokens")):
+    for inputs in _inputs(case.body):
+        if _allows_many(inputs.get("max_tokens")):
             inputs["max_tokens"] = MAX_TOKENS
+
+
+def _inputs(body: Any) -> Iterator[dict[str, Any]]:
+    """Yields every object in the body that may be a model's input."""
+    for part in body if isinstance(body, list) else [body]:
+        if isinstance(part, dict):
+            nested = (part.get(key) for key in ("input", "inputs", "query"))
+            yield from (inputs for inputs in (part, *nested) if isinstance(inputs, dict))
 
 
 def _allows_many(max_tokens: Any) -> bool:

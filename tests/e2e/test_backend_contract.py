@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import Backend, SamplingParams, Span
-from workers_ai_emulator.errors import EngineError, Interrupted
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.store import Store
 from workers_ai_emulator.settings import Settings

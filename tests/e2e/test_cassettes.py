@@ -534,7 +534,7 @@ def test_what_the_real_service_says_of_the_caller_is_not_recorded(
         assert server.run({"prompt": "hello"}).json()["errors"][0]["code"] == 9106
         binding_error = through_plugin(server, native(SHORT), headers={"x-auth-key": TOKEN}).json()
         assert binding_error["internalCode"] == 3903 and "binding" in binding_error["message"]
-        wait_until(lambda: any("401 is no answer of a model" in line for line in server.log))
+        wait_until(lambda: any("401 is not a response of a model" in line for line in server.log))
     assert len(service.asked) == 1 and not list(tmp_path.iterdir())
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
 from workers_ai_emulator.engine.probe import probe
-from workers_ai_emulator.errors import GgufInvalid
 
 from tests.gguf_files import llama2_model
 
@@ -27,7 +27,7 @@ CHILD = """
 import signal, sys
 from pathlib import Path
 from workers_ai_emulator.engine.probe import evaluate, limit_memory
-from workers_ai_emulator.errors import EngineError
+from workers_ai_emulator.engine.errors import EngineError
 
 limit_memory(2**26)
 for line in sys.stdin:

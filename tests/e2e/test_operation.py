@@ -1,4 +1,4 @@
-"""Starting, stopping and being asked how it goes, as an operator sees it."""
+"""Start, stop, health and log of the server process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INT8_FILE = "llama-2-7b-chat.Q8_0.gguf"
 
 
 def failing_start(*flags: str, **environment: str) -> str:
-    """The one line that a start which cannot succeed prints."""
+    """Returns the one line of stderr of a server that fails to start."""
     done = subprocess.run(
         command("--log-level", "error", *flags),
         capture_output=True,

@@ -498,7 +498,7 @@ def test_ctrl_c_keeps_what_has_come(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
         assert process.returncode == 130
-        assert complaint.splitlines()[-1] == "workers-ai-emulator: broken off"
+        assert complaint.splitlines()[-1] == "workers-ai-emulator: interrupted"
         hub.pause_s = 0
         process = command(tmp_path / "models", hub, "pull", SPEC.name)
         process.communicate(timeout=30)

@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.llama import LlamaModel
-from workers_ai_emulator.errors import EngineError
 
 from tests.server import wait_until
 

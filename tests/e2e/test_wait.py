@@ -1,4 +1,4 @@
-"""`wait`: the exit code, and what is said on the way."""
+"""`wait`: its exit code and its output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def wait(*arguments: str) -> tuple[int, str]:
-    """The exit code and stderr."""
+    """Returns the exit code and stderr."""
     with start(*arguments) as process:
         stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert stdout == ""
@@ -37,7 +37,7 @@ def wait(*arguments: str) -> tuple[int, str]:
 
 
 class Emulator(http.server.BaseHTTPRequestHandler):
-    """Says one phase after the other, and stays ready."""
+    """Returns one phase per request, and the last one from then on."""
 
     def do_GET(self) -> None:
         is_health = self.path == "/_emulator/healthz"
@@ -57,7 +57,7 @@ class Emulator(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def starting(*phases: str) -> Iterator[http.server.HTTPServer]:
-    """A server that says these phases."""
+    """Runs a server that returns these phases."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Emulator) as server:
         server.phases = list(phases)  # type: ignore[attr-defined] # ours
         threading.Thread(target=server.serve_forever).start()
@@ -84,7 +84,7 @@ def test_a_ready_emulator_is_quiet(scripted: ServerProcess) -> None:
     assert wait("--port", scripted.root.rpartition(":")[2], "--timeout", "0") == (0, "")
 
 
-def test_it_waits_for_one_that_has_yet_to_come(free_port: int) -> None:
+def test_it_waits_for_an_emulator_that_starts_later(free_port: int) -> None:
     process = start("--port", str(free_port), *NO_LIMIT)
     try:
         with server_process("--backend", "scripted", "--port", str(free_port)):
@@ -94,7 +94,7 @@ def test_it_waits_for_one_that_has_yet_to_come(free_port: int) -> None:
     assert process.returncode == 0
 
 
-def test_each_phase_is_said_once() -> None:
+def test_each_phase_is_printed_once() -> None:
     with starting("loading x", "loading x", "warming up x", "ready") as server:
         status, stderr = wait("--port", str(server.server_port), *NO_LIMIT)
     root = f"http://127.0.0.1:{server.server_port}"
@@ -115,7 +115,7 @@ def test_a_start_that_takes_too_long_is_one_line_more() -> None:
     ]
 
 
-def test_nobody_there_is_one_line(free_port: int) -> None:
+def test_no_emulator_is_one_line(free_port: int) -> None:
     status, stderr = wait("--port", str(free_port), "--timeout", "0.1")
     assert status == 1
     assert f"no emulator answers at http://127.0.0.1:{free_port} after 0.1 s" in stderr
@@ -132,6 +132,6 @@ def test_a_start_that_fails_ends_it_before_its_time() -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8790", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_a_bad_url_is_refused(url: str) -> None:
     status, stderr = wait("--url", url)
     assert status == 2 and url in stderr and len(stderr.splitlines()) == 1

@@ -29,7 +29,7 @@ def worker(
 
 
 def assert_fails(done: subprocess.CompletedProcess[str], reason: str) -> None:
-    """With one line."""
+    """Asserts that the command failed with one line that contains the reason."""
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -95,7 +95,7 @@ def test_the_file_is_taken_that_wrangler_prefers(tmp_path: Path) -> None:
         assert f"from {name}:" in first_line
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_that_init_did_not_write_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "wrangler.json").write_text(JSON)
     (tmp_path / LOCAL_FILE_NAME).write_text("{}")
     assert_fails(worker(tmp_path, "init"), "was not written by this command")
@@ -116,7 +116,7 @@ def test_a_configuration_that_cannot_be_read_is_an_error(tmp_path: Path) -> None
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "wrangler.json").write_text(JSON)
-    # Not by the folder's mode, which root need not mind.
+    # Limits the file size, since root ignores the mode of the folder.
     done = worker(
         tmp_path, "init", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     )

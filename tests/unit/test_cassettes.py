@@ -11,19 +11,27 @@ from typing import Any, cast
 import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
-from workers_ai_emulator.errors import RecordingUnusable, SettingInvalid
+from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.difference import difference, nearest
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
-from workers_ai_emulator.middleware.recordings.recording import RecordedAnswer, Recording
+from workers_ai_emulator.middleware.recordings.recording import RecordedResponse, Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
-from workers_ai_emulator.wire.calls import Call
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.redaction import Redaction
 
 TOKEN = "cfut_0123456789abcdefghijklmnopqrstuvwx"
 REDACTION = Redaction(Headers({"authorization": f"Bearer {TOKEN}"}))
-CALL = Call("/ai/run/@cf/a/model", "0" * 32, "@cf/a/model")
+
+
+def call_to(path: str, account_id: str | None, model: str | None) -> InferenceCall:
+    return InferenceCall(endpoints.RUN_MODEL, path, account_id, model)
+
+
+CALL = call_to("/ai/run/@cf/a/model", "0" * 32, "@cf/a/model")
 JSON_START = {
     "type": "http.response.start",
     "status": 200,
@@ -33,7 +41,7 @@ STREAM_START = {**JSON_START, "headers": [(b"content-type", b"text/event-stream"
 
 
 def recorded(
-    body: Any, *, call: Call = CALL, query: bytes = b"", redaction: Redaction = REDACTION
+    body: Any, *, call: InferenceCall = CALL, query: bytes = b"", redaction: Redaction = REDACTION
 ) -> RecordedRequest:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return RecordedRequest.of(call, query, data, redaction)
@@ -55,7 +63,7 @@ def event(text: str) -> bytes:
 
 
 def events_of(tape: ResponseCapture) -> list[str]:
-    answer = tape.answer("whole", REDACTION)
+    answer = tape.response("whole", REDACTION)
     assert answer is not None and answer.events is not None
     return [text for _, text in answer.events]
 
@@ -63,7 +71,10 @@ def events_of(tape: ResponseCapture) -> list[str]:
 def recording_of(request: RecordedRequest, **answer: Any) -> Recording:
     fields: dict[str, Any] = {"status": 200, "headers": {}, "after_ms": 1, "text": "x"} | answer
     return Recording(
-        recorded_at="now", source="llama", request=request.content, answer=RecordedAnswer(**fields)
+        recorded_at="now",
+        source="llama",
+        request=request.content,
+        answer=RecordedResponse(**fields),
     )
 
 
@@ -99,16 +110,16 @@ def test_what_a_body_says_makes_another_call(body: Any) -> None:
 
 
 def test_the_account_makes_no_other_call_but_path_query_and_model_do() -> None:
-    binding = Call("/run", None, "@cf/a/model")
+    binding = call_to("/run", None, "@cf/a/model")
     keys = {
         recorded({}).key,
         recorded({}, query=b"queueRequest=true").key,
         recorded({}, call=binding).key,
         recorded({}, call=binding, query=b"version=3").key,
-        recorded({}, call=Call("/run", None, "@cf/b/model")).key,
+        recorded({}, call=call_to("/run", None, "@cf/b/model")).key,
     }
     assert len(keys) == 5
-    assert recorded({}, call=Call(CALL.path, "1" * 32, CALL.model)).key in keys
+    assert recorded({}, call=call_to(CALL.path, "1" * 32, CALL.model)).key in keys
     assert recorded({}, query=b"b=2&a=1").key == recorded({}, query=b"a=1&b=2").key
 
 
@@ -135,7 +146,7 @@ def test_what_is_no_json_has_a_key_and_a_file_too(body: bytes) -> None:
 )
 def test_a_file_s_name_is_harmless(model: str, slug: str) -> None:
     assert recorded({"model": model}).slug == slug
-    assert recorded({}, call=Call("/run", None, model)).slug == slug
+    assert recorded({}, call=call_to("/run", None, model)).slug == slug
 
 
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────
@@ -166,16 +177,16 @@ def test_a_call_is_the_same_with_another_token() -> None:
 
 def test_a_credential_that_an_answer_repeats_is_taken_out() -> None:
     whole = tape_of(JSON_START, part(b'{"response":"' + TOKEN.encode() + b'"}', is_last=True))
-    answer = whole.answer("whole", REDACTION)
+    answer = whole.response("whole", REDACTION)
     assert answer is not None and answer.text == '{"response":"[redacted]"}'
     assert events_of(tape_of(STREAM_START, part(event(TOKEN)))) == [event("[redacted]").decode()]
 
 
 def test_an_answer_that_repeats_a_credential_in_pieces_is_not_stored() -> None:
     pieces = [part(event(TOKEN[:9])), part(event("")), part(event(TOKEN[9:]))]
-    assert tape_of(STREAM_START, *pieces).answer("whole", REDACTION) is None
+    assert tape_of(STREAM_START, *pieces).response("whole", REDACTION) is None
     packed = tape_of(JSON_START, part(gzip.compress(TOKEN.encode()), is_last=True))
-    assert packed.answer("whole", REDACTION) is None
+    assert packed.response("whole", REDACTION) is None
 
 
 # ── the tape ──────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +198,7 @@ def test_a_stream_has_the_same_events_however_it_was_cut(size: int) -> None:
     parts = [part(stream[i : i + size]) for i in range(0, len(stream), size)]
     tape = tape_of(STREAM_START, *parts)
     assert tape.is_over and len(events_of(tape)) == 4
-    answer = tape.answer("whole", REDACTION)
+    answer = tape.response("whole", REDACTION)
     assert answer is not None
     assert b"".join(data for _, data in answer.event_bytes) == stream
     recording = Recording(recorded_at="now", source="x", request={"path": "/"}, answer=answer)
@@ -196,7 +207,7 @@ def test_a_stream_has_the_same_events_however_it_was_cut(size: int) -> None:
 
 def test_a_body_that_is_no_text_is_kept_to_the_byte() -> None:
     data = gzip.compress(b"{}")
-    answer = tape_of(JSON_START, part(data, is_last=True)).answer("whole", REDACTION)
+    answer = tape_of(JSON_START, part(data, is_last=True)).response("whole", REDACTION)
     assert answer is not None and answer.base64 and answer.body == data
 
 
@@ -214,29 +225,29 @@ def test_how_a_stream_ended_is_known(
     last: dict[str, Any], has_left: bool, is_cancelled: bool, ending: str
 ) -> None:
     tape = tape_of(STREAM_START, part(event("a")), last)
-    assert tape.ending(has_client_left=has_left, is_cancelled=is_cancelled) == ending
+    assert tape.ending(is_disconnected=has_left, is_cancelled=is_cancelled) == ending
 
 
 @pytest.mark.parametrize(
     ("start", "ending", "reason"),
     [
-        (JSON_START, "client left", "the client left"),
+        (JSON_START, "client left", "the client disconnected"),
         (JSON_START, "broken off", "it broke off"),
-        ({**JSON_START, "status": 401, "headers": []}, "whole", "401 is no answer of a model"),
+        ({**JSON_START, "status": 401, "headers": []}, "whole", "401 is not a response of a model"),
         ({**JSON_START, "headers": [(b"content-encoding", b"br")]}, "whole", "it is compressed"),
         ({**JSON_START, "status": 429}, "whole", ""),
         (STREAM_START, "client left", ""),
     ],
 )
 def test_what_is_no_answer_is_not_recorded(start: Any, ending: Any, reason: str) -> None:
-    assert (tape_of(start, part(b"{}")).objection(ending) or "").startswith(reason)
-    assert bool(tape_of(start).objection(ending)) == bool(reason)
+    assert (tape_of(start, part(b"{}")).reason_not_to_record(ending) or "").startswith(reason)
+    assert bool(tape_of(start).reason_not_to_record(ending)) == bool(reason)
 
 
 def test_an_answer_that_is_too_large_is_let_go() -> None:
     tape = tape_of(JSON_START, *[part(bytes(2**20))] * 65)
-    assert tape.objection("whole") == "it is larger than 64 MiB"
-    answer = tape.answer("whole", REDACTION)
+    assert tape.reason_not_to_record("whole") == "it is larger than 64 MiB"
+    answer = tape.response("whole", REDACTION)
     assert answer is not None and answer.body == b""
 
 
@@ -250,7 +261,7 @@ def test_answers_to_one_call_are_found_in_their_order(tmp_path: Path) -> None:
     folder.write(recording_of(recorded({"prompt": "b"})), 1)
     texts = [folder.read(path).answer.text for path in folder.find(request)]
     assert texts == ["1", "2", "10"]
-    folder.forget(request)
+    folder.delete(request)
     assert len(list(folder.path.iterdir())) == 1
 
 
@@ -276,7 +287,7 @@ def test_answers_to_one_call_are_found_in_their_order(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)
-    with pytest.raises(RecordingUnusable, match=reason) as raised:
+    with pytest.raises(WireError, match=reason) as raised:
         Folder(tmp_path).read(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
@@ -309,8 +320,8 @@ def test_a_recording_is_not_lost_when_the_client_leaves_at_its_end(tmp_path: Pat
         is_sent = message["type"] == "http.response.body"
 
     folder = Folder(tmp_path)
-    recorder = Recorder(folder, "test", source)
-    asyncio.run(recorder.record(request, REDACTION, {"state": {}}, nothing, send))
+    recorder = Recorder(folder, "test")
+    asyncio.run(recorder.record(request, REDACTION, source, {}, nothing, send))
     (path,) = folder.find(request)
     assert folder.read(path).answer.ending == "whole" and not is_sent
 
@@ -323,7 +334,12 @@ def test_the_nearest_call_is_the_one_with_fewest_differences() -> None:
         (1, recorded({"prompt": "Why is the sky blue?", "max_tokens": 8})),
         (2, recorded({"prompt": "Why is the sky so blue?", "max_tokens": 9})),
         (3, recorded({"prompt": "Tell me a joke.", "max_tokens": 9})),
-        (4, recorded({"prompt": "Why is the sky blue?", "max_tokens": 9}, call=Call("/x", "", ""))),
+        (
+            4,
+            recorded(
+                {"prompt": "Why is the sky blue?", "max_tokens": 9}, call=call_to("/x", "", "")
+            ),
+        ),
     ]
     found = nearest(recorded({"prompt": "Why is the sky red?", "max_tokens": 9}), others)
     assert found is not None and found[0] == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from jinja2 import Environment
-from workers_ai_emulator.errors import RefusedByEngine
+from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.prompts.chat import (
     DEFAULT_SYSTEM_TEXT,
     JinjaTemplate,
@@ -293,7 +293,7 @@ def test_template_without_system_messages_gets_the_text_before_the_first_users()
     expected = template.render(conversation("user: S\n\nu1", "assistant: a1", "user: u2"))
     turns = ["user: u1", "assistant: a1", "user: u2"]
     assert template.render(conversation("system: S", *turns)) == expected
-    with pytest.raises(RefusedByEngine, match="System role not supported"):
+    with pytest.raises(RequestRejected, match="System role not supported"):
         template.render(conversation("system: S", "user: u1", "user: u2"))
 
 
@@ -309,10 +309,10 @@ def test_template_in_a_process_of_its_own_gives_the_same_tokens() -> None:
 def test_template_in_a_process_of_its_own_refuses_as_one_here_does() -> None:
     source = "{% if messages %}{{ raise_exception('no ' ~ messages[0].content) }}{% endif %}"
     with closing(JinjaTemplate(source, ByteVocabulary(), IsolatedRenderer)) as template:
-        with pytest.raises(RefusedByEngine, match="no <s>"):
+        with pytest.raises(RequestRejected, match="no <s>"):
             template.render([Message("user", "<s>")])
         template.close()
-        with pytest.raises(RefusedByEngine, match="unloaded"):
+        with pytest.raises(RequestRejected, match="unloaded"):
             template.render([Message("user", "<s>")])
 
 
@@ -342,7 +342,7 @@ def test_bos_is_added_where_the_model_wants_it_and_the_template_gives_none() -> 
 
 def test_template_that_raises_refuses_with_its_own_words() -> None:
     template = JinjaTemplate("{{ raise_exception('roles must alternate') }}", ByteVocabulary())
-    with pytest.raises(RefusedByEngine, match="roles must alternate"):
+    with pytest.raises(RequestRejected, match="roles must alternate"):
         template.render([Message("user", "hi")])
 
 
@@ -370,7 +370,7 @@ def test_template_that_does_not_parse_is_refused_at_once() -> None:
 )
 def test_hostile_template_is_an_error(expression: str) -> None:
     template = JinjaTemplate("{{ " + expression + " }}", ByteVocabulary())
-    with pytest.raises(RefusedByEngine):
+    with pytest.raises(RequestRejected):
         template.render([Message("user", "hi")])
 
 

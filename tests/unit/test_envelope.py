@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
-from workers_ai_emulator.engine.worker import Generation
-from workers_ai_emulator.errors import (
-    BadInput,
-    EngineError,
-    InvalidAccount,
-    MethodNotSupported,
-    NoRoute,
+from workers_ai_emulator.engine.errors import EngineError
+from workers_ai_emulator.wire.envelope import Padding, event, failure, success
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    INVALID_ACCOUNT,
+    METHOD_NOT_SUPPORTED,
+    NO_ROUTE,
+    WireError,
 )
-from workers_ai_emulator.wire.envelope import EventStream, Padding, event, failure, success
+from workers_ai_emulator.wire.responses import EventStream
 
 UUID = "d9e09afe-fe49-4051-bc1d-8901f858ff52"
 
@@ -26,22 +27,22 @@ def test_success_is_byte_for_byte_the_recorded_form() -> None:
 
 
 def test_an_error_of_workers_ai_ends_in_the_request_id() -> None:
-    assert failure(BadInput("x"), UUID).decode() == (
+    assert failure(WireError(BAD_INPUT, "x"), UUID).decode() == (
         '{"errors":[{"message":"AiError: Bad input: Error: x '
         f'({UUID})","code":5006}}],"success":false,"result":{{}},"messages":[]}}'
     )
 
 
 def test_errors_of_the_front_have_the_recorded_key_orders() -> None:
-    assert failure(NoRoute(), UUID) == (
+    assert failure(WireError(NO_ROUTE), UUID) == (
         b'{"success":false,"errors":[{"code":7000,"message":"No route for that URI"}],'
         b'"messages":[],"result":null}'
     )
-    assert failure(MethodNotSupported("GET"), UUID) == (
+    assert failure(WireError(METHOD_NOT_SUPPORTED, "GET"), UUID) == (
         b'{"result":null,"success":false,"errors":[{"code":7001,'
         b'"message":"GET not supported for requested URI."}],"messages":[]}'
     )
-    assert b"Could not route to /a/b, perhaps" in failure(InvalidAccount("/a/b"), UUID)
+    assert b"Could not route to /a/b, perhaps" in failure(WireError(INVALID_ACCOUNT, "/a/b"), UUID)
 
 
 def test_text_stands_in_events_as_it_is() -> None:
@@ -80,7 +81,7 @@ def test_a_stream_that_fails_breaks_off_and_cancels() -> None:
         async def receive() -> Any:
             await asyncio.Event().wait()
 
-        stream = EventStream(frames(), cast(Generation, generation), {})
+        stream = EventStream(frames(), generation.cancel, {})
         await stream({"type": "http", "method": "POST"}, receive, send)
 
     asyncio.run(serve())

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from workers_ai_emulator.errors import IncompleteRequest
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
     FaultRules,
     Subject,
+    parse_fault,
     parse_fault_rules,
-    parse_wish,
-    wish,
+    requested_fault,
 )
 from workers_ai_emulator.wire.envelope import END_OF_STREAM, event
+from workers_ai_emulator.wire.errors import WireError
 
 from tests.server import ACCOUNT_ID, FP16, INT8
 
@@ -98,7 +98,7 @@ def test_a_rule_for_others_draws_nothing() -> None:
 def test_what_is_left_is_shown_as_it_was_set() -> None:
     made = rules({"times": 3, "model": "*"}, {"fault": "cut-mid-event", "after_events": 4})
     made.choose(ANSWER)
-    assert made.left == [
+    assert made.active == [
         {"fault": "capacity", "times": 2, "model": "*"},
         {"fault": "cut-mid-event", "after_events": 4},
     ]
@@ -157,13 +157,13 @@ def test_every_mistake_has_a_line() -> None:
 def test_a_call_says_its_fault_in_a_header_or_a_token(
     headers: dict[str, str], text: str | None
 ) -> None:
-    assert wish(headers) == text
+    assert requested_fault(headers) == text
 
 
 def test_what_a_call_says_may_have_options() -> None:
-    assert parse_wish("capacity").fault == "capacity"
-    assert parse_wish("stall; after_events=3").after_events == 3
-    assert parse_wish("slow-first-token;seconds=0.25").seconds == 0.25
+    assert parse_fault("capacity").fault == "capacity"
+    assert parse_fault("stall; after_events=3").after_events == 3
+    assert parse_fault("slow-first-token;seconds=0.25").seconds == 0.25
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_what_a_call_says_may_have_options() -> None:
     ],
 )
 def test_what_cannot_be_had_is_refused_with_what_can(text: str, parts: list[str]) -> None:
-    with pytest.raises(IncompleteRequest) as caught:
-        parse_wish(text)
+    with pytest.raises(WireError) as caught:
+        parse_fault(text)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 

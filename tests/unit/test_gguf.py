@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader, GgufTensor
-from workers_ai_emulator.errors import GgufInvalid
 
 from tests.gguf_files import (
     ARRAY,

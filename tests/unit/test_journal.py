@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from workers_ai_emulator.backends.backend import StartedGeneration
-from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
-from workers_ai_emulator.middleware.journal import views as answers
+from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration, Usage
+from workers_ai_emulator.middleware.journal import views
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
-from workers_ai_emulator.middleware.journal.middleware import Journal, JournalMiddleware
+from workers_ai_emulator.middleware.journal.journal import Journal
+from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
 from workers_ai_emulator.tasks.response_formats import (
-    ChatCompletion,
+    ChatCompletionFormat,
     GzipFormat,
     NativeFormat,
     TensorFormat,
 )
-from workers_ai_emulator.wire.calls import CREDENTIAL_HEADERS
-from workers_ai_emulator.wire.envelope import END_OF_STREAM, JsonResponse, event, success, to_json
+from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.envelope import END_OF_STREAM, event, success, to_json
+from workers_ai_emulator.wire.redaction import CREDENTIAL_HEADERS
+from workers_ai_emulator.wire.responses import JsonResponse
 
 from tests.server import ACCOUNT_ID, INT8
 
@@ -85,7 +87,7 @@ async def acall(
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    common = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "state": {}}
+    common = {"type": "http", "method": "POST", "path": PATH, "query_string": b""}
     await JournalMiddleware(app, entries)({**common, "headers": raw, **scope}, receive, send)
     return sent
 
@@ -99,7 +101,7 @@ def answering(
         while (await receive()).get("more_body"):
             pass
         if started:
-            scope["state"]["started"] = started()
+            context_of(scope).started = started()
         await response()(scope, receive, send)
 
     return app
@@ -120,7 +122,7 @@ STREAM = answering(streaming(event({"response": "Hel"}), event({"response": "lo"
 def whole(entries: Journal, number: int = 1) -> Any:
     entry = entries.get(number)
     assert entry is not None
-    return json.loads(asyncio.run(answers.whole(entry)))
+    return json.loads(asyncio.run(views.whole(entry)))
 
 
 def test_a_call_passes_through_unchanged_and_is_kept() -> None:
@@ -276,26 +278,35 @@ def test_an_answer_that_no_backend_made_says_itself_what_it_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "state", "model"),
+    ("body", "found", "model"),
     [
-        (b'{"model":"@cf/a/b","messages":[]}', {}, "@cf/a/b"),
-        (b'{"messages":[{"content":"\\"model\\": \\"no\\""}]}', {}, None),
-        (b'[{"provider":"workers-ai"}]', {"model": "@cf/a/c"}, "@cf/a/c"),
-        (b"\xff\x00", {}, None),
+        (b'{"model":"@cf/a/b","messages":[]}', None, "@cf/a/b"),
+        (b'{"messages":[{"content":"\\"model\\": \\"no\\""}]}', None, None),
+        (b'[{"provider":"workers-ai"}]', "@cf/a/c", "@cf/a/c"),
+        (b"\xff\x00", None, None),
     ],
 )
 def test_a_model_is_found_wherever_it_is_named(
-    body: bytes, state: dict[str, Any], model: str | None
+    body: bytes, found: str | None, model: str | None
 ) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).model = found
+        await OK(scope, receive, send)
+
     entries = Journal()
-    call(OK, entries, body, path=f"/client/v4/accounts/{ACCOUNT_ID}/ai/run", state=state)
+    call(app, entries, body, path=f"/client/v4/accounts/{ACCOUNT_ID}/ai/run")
     assert whole(entries)["model"] == model
 
 
 # ── forms of answers and bodies ──────────────────────────────────────────────────────────────
 
 
-FORMS = [NativeFormat(), GzipFormat(), TensorFormat(""), ChatCompletion("m", include_usage=True)]
+FORMS = [
+    NativeFormat(),
+    GzipFormat(),
+    TensorFormat(""),
+    ChatCompletionFormat("m", include_usage=True),
+]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__)
@@ -308,7 +319,7 @@ def test_the_text_is_found_in_every_form_of_answer(form: Any) -> None:
         await JsonResponse(form.whole("Hello é", FakeGeneration()))(scope, receive, send)
 
     async def stream_app(scope: Scope, receive: Receive, send: Send) -> None:
-        frames = form.frames(chunks(), FakeGeneration())
+        frames = form.events(chunks(), FakeGeneration())
         await StreamingResponse(frames, media_type="text/event-stream")(scope, receive, send)
 
     entries = Journal()
@@ -386,7 +397,7 @@ def test_a_call_that_gives_way_while_it_runs_goes_on_and_holds_nothing() -> None
         await acall(OK, entries)
         await OK(scope, receive, send)
         assert entry is not None
-        seen.append((bytes(entry.request_body.kept), bytes(entry.answer_body.kept)))
+        seen.append((bytes(entry.request_body.stored), bytes(entry.response_body.stored)))
 
     sent = call(app, entries)
     assert len(sent) == 2
@@ -437,7 +448,7 @@ def test_no_credential_is_kept_in_any_place(header: str) -> None:
     )
     entry = entries.get(1)
     assert entry is not None
-    text = json.dumps([whole(entries), answers.row(entry)])
+    text = json.dumps([whole(entries), views.row(entry)])
     assert SECRET not in text
     assert text.count("[redacted]") >= 9
 

@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 from workers_ai_emulator.engine.types import Usage
-from workers_ai_emulator.errors import DailyLimit
 from workers_ai_emulator.middleware.neurons import NeuronBudget, price_of
+from workers_ai_emulator.wire.errors import WireError
 
 from tests.server import FP16, INT8
 
@@ -42,10 +42,10 @@ def test_a_call_costs_what_the_service_takes(
 def test_an_account_may_spend_until_nothing_is_left() -> None:
     budget = NeuronBudget(10)
     budget.check("a")
-    budget.spend("a", 9.5)
+    budget.use("a", 9.5)
     budget.check("a")
-    budget.spend("a", 0.5)
-    with pytest.raises(DailyLimit):
+    budget.use("a", 0.5)
+    with pytest.raises(WireError, match="you have used up"):
         budget.check("a")
     budget.check("b")
 
@@ -53,38 +53,38 @@ def test_an_account_may_spend_until_nothing_is_left() -> None:
 def test_the_next_day_begins_with_nothing_spent() -> None:
     calendar = Calendar()
     budget = NeuronBudget(1, calendar)
-    budget.spend("a", 2)
-    with pytest.raises(DailyLimit):
+    budget.use("a", 2)
+    with pytest.raises(WireError, match="you have used up"):
         budget.check("a")
     calendar.day = date(2026, 5, 30)
     budget.check("a")
-    assert budget.spent == {}
+    assert budget.used == {}
 
 
 def test_a_reset_gives_everything_back() -> None:
     budget = NeuronBudget(1)
-    budget.spend("a", 2)
+    budget.use("a", 2)
     budget.reset()
     budget.check("a")
 
 
 def test_without_a_limit_it_only_counts() -> None:
     budget = NeuronBudget(None)
-    budget.spend("a", 1e9)
+    budget.use("a", 1e9)
     budget.check("a")
-    assert budget.spent == {"a": 1e9}
+    assert budget.used == {"a": 1e9}
 
 
 def test_nothing_may_be_spent_of_nothing() -> None:
-    with pytest.raises(DailyLimit):
+    with pytest.raises(WireError, match="you have used up"):
         NeuronBudget(0).check("a")
 
 
 def test_of_very_many_accounts_the_last_are_remembered() -> None:
     budget = NeuronBudget(None)
     for number in range(10_000):
-        budget.spend(str(number), 1)
-    budget.spend("0", 1)
-    budget.spend("new", 1)
-    assert len(budget.spent) == 10_000
-    assert "1" not in budget.spent and budget.spent["0"] == 2
+        budget.use(str(number), 1)
+    budget.use("0", 1)
+    budget.use("new", 1)
+    assert len(budget.used) == 10_000
+    assert "1" not in budget.used and budget.used["0"] == 2

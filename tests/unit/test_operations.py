@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import httpx
@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from workers_ai_emulator.admin import operations
 from workers_ai_emulator.backends.choice import Backends
+from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
@@ -33,7 +34,9 @@ class StandIn:
 )
 def test_readyz_tells_the_truth(engines: StandIn, status: int, text: str) -> None:
     app = FastAPI()
-    app.state.backends = Backends(Settings(), cast(ModelManager, engines))
+    services = Services.create(Settings(), {})
+    backends = Backends(Settings(), cast(ModelManager, engines))
+    app.state.services = replace(services, backends=backends)
     app.include_router(operations.router)
 
     async def ask() -> httpx.Response:

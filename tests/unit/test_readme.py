@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ say is so."""
+"""The README and the pages in docs/ agree with the code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
 
+from tests import settings_table
 from tests.conformance import parity
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +20,17 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def serve_flags() -> dict[str, str | None]:
-    """Each flag of `serve` and its environment env_var."""
+    """Returns the environment variable of each flag of `serve`."""
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     return {p.opts[0]: p.envvar for p in command.params if p.opts[0] != "--help"}
 
 
 def test_the_settings_table_names_every_flag_and_no_other() -> None:
     assert set(re.findall(r"^\| `(--[a-z-]+)`", SETTINGS, re.MULTILINE)) == set(serve_flags())
+
+
+def test_the_settings_table_is_that_of_the_declarations() -> None:
+    assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
 
 
 def test_the_flags_and_pages_that_the_readme_names_are_there() -> None:
@@ -41,7 +46,7 @@ def test_the_commands_that_the_pages_show_are_there() -> None:
     assert set(models) <= set(re.findall(r"`models ([a-z]+)", pages))
 
 
-def test_every_flag_has_its_environment_twin() -> None:
+def test_every_flag_has_its_environment_variable() -> None:
     for flag, env_var in serve_flags().items():
         assert env_var == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
 

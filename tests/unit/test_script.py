@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workers_ai_emulator.backends.scripted import Rule, Script, parse_rules, read_rules
+from workers_ai_emulator.backends.scripted import Rule, ScriptedBackend, parse_rules, read_rules
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
@@ -18,7 +18,11 @@ from tests.server import FP16, INT8
 
 
 async def begin(
-    script: Script, *texts: str, model: str = INT8, prompt: str | None = None, max_tokens: int = 256
+    script: ScriptedBackend,
+    *texts: str,
+    model: str = INT8,
+    prompt: str | None = None,
+    max_tokens: int = 256,
 ) -> Generation:
     messages = [Message("user", text) for text in texts]
     params = SamplingParams(max_tokens=max_tokens)
@@ -26,19 +30,19 @@ async def begin(
     return (await script.generate(request, CATALOG[model], is_large=False)).generation
 
 
-def chunks(script: Script, *texts: str, **options: Any) -> list[Chunk]:
+def chunks(script: ScriptedBackend, *texts: str, **options: Any) -> list[Chunk]:
     async def read() -> list[Chunk]:
         return [chunk async for chunk in await begin(script, *texts, **options)]
 
     return asyncio.run(read())
 
 
-def answer(script: Script, *texts: str, **options: Any) -> str:
+def answer(script: ScriptedBackend, *texts: str, **options: Any) -> str:
     return "".join(chunk.text for chunk in chunks(script, *texts, **options))
 
 
-def script(*rules: dict[str, Any]) -> Script:
-    return Script(parse_rules([*rules]))
+def script(*rules: dict[str, Any]) -> ScriptedBackend:
+    return ScriptedBackend(parse_rules([*rules]))
 
 
 # ── which rule ────────────────────────────────────────────────────────────────────────────────

@@ -7,8 +7,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 from workers_ai_emulator.backends.streamed import StreamedGeneration, Streams, num_words
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    DeadlineExceeded,
+    EngineError,
+)
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
-from workers_ai_emulator.errors import EngineError, OutOfCapacity, RequestTimeout, WireError
 
 Item = Chunk | Usage | BaseException
 END = Chunk("", FinishReason.STOP)
@@ -74,8 +78,8 @@ def test_a_usage_from_the_source_holds() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("error", [OutOfCapacity(), EngineError("broken")])
-def test_a_known_error_reaches_the_reader_as_it_is(error: WireError | EngineError) -> None:
+@pytest.mark.parametrize("error", [CapacityExceeded(), EngineError("broken")])
+def test_a_known_error_reaches_the_reader_as_it_is(error: EngineError) -> None:
     async def test() -> None:
         source = Source(Chunk("a"), error)
         with pytest.raises(type(error)) as caught:
@@ -145,7 +149,7 @@ def test_time_that_is_up_raises_and_closes_the_source() -> None:
         source = Source(is_endless=True)
         generation = begin(source)
         generation.cancel_after(0.01)
-        with pytest.raises(RequestTimeout):
+        with pytest.raises(DeadlineExceeded):
             await read(generation)
         await source.is_closed.wait()
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 from workers_ai_emulator.engine.types import SamplingParams
-from workers_ai_emulator.errors import (
-    BadInput,
-    IncompleteRequest,
-    InvalidData,
-    JsonModeUnsupported,
-    LoraUnsupported,
-    RefusedByEngine,
-    WireError,
-)
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.tasks.text_generation import TextGenerationRequest, parse, parse_json
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest, parse
+from workers_ai_emulator.wire.body import parse_json
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    INVALID_DATA,
+    JSON_MODE_UNSUPPORTED,
+    LORA_UNSUPPORTED,
+    REFUSED_BY_ENGINE,
+    ErrorType,
+    WireError,
+)
 
 from tests.conformance.test_validator_differential import INHERITED_KEYS, KEYS, BodyWriter
 
@@ -89,22 +90,23 @@ def test_a_prompt_wins_over_messages_that_are_none() -> None:
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({"prompt": "Hi", "lora": "x"}, LoraUnsupported),
-        ({"prompt": "Hi", "response_format": {"type": "json_object"}}, JsonModeUnsupported),
-        ({"messages": [USER | {"content": [IMAGE]}]}, InvalidData),
-        ({"messages": [USER | {"content": [AUDIO]}]}, InvalidData),
-        ({"prompt": "Hi", "max_tokens": 0}, RefusedByEngine),
-        ({"prompt": "Hi", "max_tokens": -1}, RefusedByEngine),
-        ({"prompt": "Hi", "temperature": 6}, BadInput),
-        ({}, BadInput),
-        ([], BadInput),
-        (None, BadInput),
-        ("x", BadInput),
+        ({"prompt": "Hi", "lora": "x"}, LORA_UNSUPPORTED),
+        ({"prompt": "Hi", "response_format": {"type": "json_object"}}, JSON_MODE_UNSUPPORTED),
+        ({"messages": [USER | {"content": [IMAGE]}]}, INVALID_DATA),
+        ({"messages": [USER | {"content": [AUDIO]}]}, INVALID_DATA),
+        ({"prompt": "Hi", "max_tokens": 0}, REFUSED_BY_ENGINE),
+        ({"prompt": "Hi", "max_tokens": -1}, REFUSED_BY_ENGINE),
+        ({"prompt": "Hi", "temperature": 6}, BAD_INPUT),
+        ({}, BAD_INPUT),
+        ([], BAD_INPUT),
+        (None, BAD_INPUT),
+        ("x", BAD_INPUT),
     ],
 )
-def test_what_the_service_refuses_is_refused(body: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_what_the_service_refuses_is_refused(body: Any, error: ErrorType) -> None:
+    with pytest.raises(WireError) as raised:
         parse(body, INT8)
+    assert raised.value.type is error
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -141,7 +143,7 @@ def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> No
     ids=lambda body: repr(body[:12]),
 )
 def test_what_is_not_json_is_an_incomplete_request(body: bytes) -> None:
-    with pytest.raises(IncompleteRequest):
+    with pytest.raises(WireError, match="Request is missing"):
         parse_json(body)
 
 

@@ -1,74 +1,65 @@
-"""Our own endpoints that change what calls get: faults, scripted answers, and the reset."""
+"""Endpoints that control the responses: faults, scripted rules, neurons, and the reset."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from workers_ai_emulator.backends.choice import Backends
 from workers_ai_emulator.backends.scripted import parse_rules
-from workers_ai_emulator.errors import ControlInvalid
-from workers_ai_emulator.middleware.faults.rules import FaultRules, parse_fault_rules
-from workers_ai_emulator.middleware.neurons import NeuronBudget
-from workers_ai_emulator.routes.access import before, check_token
-from workers_ai_emulator.routes.generation import read_json
-from workers_ai_emulator.wire.envelope import JsonResponse, to_json
+from workers_ai_emulator.middleware.faults.rules import parse_fault_rules
+from workers_ai_emulator.routes.generation import body_of
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.errors import control_invalid
+from workers_ai_emulator.wire.responses import json_response
 
 _T = TypeVar("_T")
 
+router = EndpointRouter()
 
-router = APIRouter(prefix="/_emulator", dependencies=[before(check_token)])
 
-
-@router.get("/faults")
+@router.handles(endpoints.SHOW_FAULTS)
 async def show_faults(request: Request) -> Response:
-    """The rules that are set, and how often each still applies."""
-    faults: FaultRules = request.app.state.faults
-    return _answer({"faults": faults.left})
+    """Returns the fault rules, and how often each still applies."""
+    return json_response({"faults": services_of(request).faults.active})
 
 
-@router.post("/faults")
+@router.handles(endpoints.ADD_FAULTS)
 async def add_faults(request: Request) -> Response:
-    """Set a rule, or a list of them, after those that are set. Raises ControlInvalid."""
-    faults: FaultRules = request.app.state.faults
-    _checked(faults.add, _checked(parse_fault_rules, await read_json(request)))
-    return _answer({"faults": faults.left})
+    """Adds a fault rule, or a list of them, after the active ones."""
+    faults = services_of(request).faults
+    _checked(faults.add, _checked(parse_fault_rules, await body_of(request)))
+    return json_response({"faults": faults.active})
 
 
-@router.post("/script")
+@router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Have the scripted backend answer by other rules until the reset. Raises ControlInvalid."""
-    backends: Backends = request.app.state.backends
-    rules = _checked(parse_rules, await read_json(request))
-    backends.script.replace(rules)
-    return _answer({"rules": len(rules)})
+    """Replaces the rules of the scripted backend until the reset."""
+    rules = _checked(parse_rules, await body_of(request))
+    services_of(request).backends.scripted.replace(rules)
+    return json_response({"rules": len(rules)})
 
 
-@router.get("/neurons")
+@router.handles(endpoints.SHOW_NEURONS)
 async def show_neurons(request: Request) -> Response:
-    """What every account has spent today."""
-    budget: NeuronBudget = request.app.state.neurons
-    return _answer({"daily_neurons": budget.limit, "spent": budget.spent})
+    """Returns the neurons that each account has used today."""
+    budget = services_of(request).neurons
+    return json_response({"daily_neurons": budget.limit, "spent": budget.used})
 
 
-@router.post("/reset")
+@router.handles(endpoints.RESET)
 async def reset(request: Request) -> Response:
-    """Make everything as it was at the start, but for models that have been loaded."""
-    resets: Iterable[Callable[[], None]] = request.app.state.resets
-    for each in resets:
-        each()
-    return _answer({"status": "reset"})
+    """Restores the state of the start. Models that have been loaded stay loaded."""
+    services_of(request).reset()
+    return json_response({"status": "reset"})
 
 
 def _checked(function: Callable[[Any], _T], value: Any) -> _T:
-    """What the function makes of what came in. Raises ControlInvalid with all that is wrong."""
+    """Returns the function's result. Raises WireError with one entry for each mistake."""
     try:
         return function(value)
     except ValueError as error:
-        raise ControlInvalid(str(error).splitlines()) from error
-
-
-def _answer(value: Any) -> Response:
-    return JsonResponse(to_json(value))
+        raise control_invalid(str(error).splitlines()) from error

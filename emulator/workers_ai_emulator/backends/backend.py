@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from workers_ai_emulator.engine.types import Generation
+from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-
-
-@dataclass(frozen=True, slots=True)
-class StartedGeneration:
-    """A generation that has begun.
-
-    `model_name` is what it runs on, and `prompt` gives the text that this sees.
-    """
-
-    generation: Generation
-    model_name: str
-    prompt: Callable[[], str]
 
 
 class Backend(Protocol):

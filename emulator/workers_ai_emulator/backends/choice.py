@@ -1,4 +1,4 @@
-"""Which backends there are, and which one a request gets."""
+"""All backends by name, and the choice of one for a request."""
 
 from __future__ import annotations
 
@@ -6,88 +6,87 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.backend import Backend
-from workers_ai_emulator.backends.local import LocalModels
-from workers_ai_emulator.backends.scripted import Script, read_rules
-from workers_ai_emulator.errors import IncompleteRequest, SettingInvalid
+from workers_ai_emulator.backends.local import LocalBackend
+from workers_ai_emulator.backends.scripted import ScriptedBackend, read_rules
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # slow to import, and for few
-    from workers_ai_emulator.backends.upstream import Upstream
+if TYPE_CHECKING:  # slow to import, and needed only with an upstream URL
+    from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
-_CASSETTES = ("record", "replay")  # a layer around the routes answers those
+
+# `middleware/recordings/` handles these names before a backend is chosen.
+_RECORDING_BACKENDS = ("record", "replay")
 
 
 class Backends:
-    """All backends by name. Raises SettingInvalid for files and URLs that cannot be used.
+    """All backends. Raises SettingInvalid for files and URLs that cannot be used.
 
-    `seed` is that of requests without one; `request_timeout_s`: a request may take so long.
+    `seed`: for requests that have none; `request_timeout_s`: the time limit of a request.
     """
 
-    def __init__(self, settings: Settings, engines: ModelManager) -> None:
-        self.script = Script(read_rules(settings.script) if settings.script else [])
+    def __init__(self, settings: Settings, models: ModelManager) -> None:
+        self.scripted = ScriptedBackend(read_rules(settings.script) if settings.script else [])
         self.seed = settings.seed
         self.request_timeout_s = settings.request_timeout
-        self._model_manager = engines
+        self._models = models
         is_recording = settings.backend == "record"
         self._default = settings.record_from if is_recording else settings.backend
         self._upstream = _upstream(settings)
         self._backends: dict[str, Backend] = {
-            "llama": LocalModels(engines),
-            "scripted": self.script,
+            "llama": LocalBackend(models),
+            "scripted": self.scripted,
         }
         if self._upstream is not None:
             self._backends["upstream"] = self._upstream
 
     @property
     def status(self) -> str:
-        """`ready`, or why requests that choose no backend cannot be answered."""
+        """`ready`, or why the default backend cannot respond."""
         upstream = self._upstream if self._default == "upstream" else None
-        return (
-            self._model_manager.failure
-            or (upstream and upstream.failure)
-            or self._model_manager.phase
-        )
+        return self._models.failure or (upstream and upstream.failure) or self._models.phase
 
     async def start(self) -> None:
-        """Be ready for requests that choose none. Raises as ModelManager.start does."""
+        """Prepares the default backend. Raises like ModelManager.start.
+
+        Without `llama` as default, a model is loaded when a request chooses `llama`.
+        """
         if self._default == "llama":
-            await self._model_manager.start()
+            await self._models.start()
         elif self._default == "upstream":
             assert self._upstream is not None
-            await self._upstream.start(next(iter(self._model_manager.catalog.values())))
-        self._model_manager.phase = "ready"  # else a model is loaded when a request chooses it
+            await self._upstream.start(next(iter(self._models.catalog.values())))
+        self._models.phase = "ready"
 
     def cancel_all(self) -> None:
-        """Cancel every request that has not ended."""
+        """Cancels every running generation."""
         for backend in self._backends.values():
             backend.cancel_all()
 
     async def close(self) -> None:
-        """Stop all of them and give back what they hold."""
+        """Stops all backends and frees their resources."""
         await asyncio.gather(*(backend.close() for backend in self._backends.values()))
 
     def choose(self, name: str | None) -> Backend:
-        """The one of this name, or the default. Raises IncompleteRequest for a name of none."""
+        """Returns the backend of this name, or the default. Raises WireError for another name."""
         backend = self._backends.get(name or self._default)
         if backend is None:
-            names = ", ".join([*self._backends, *_CASSETTES])
-            raise IncompleteRequest(f"{BACKEND_HEADER} takes one of {names}, not {name}")
+            names = ", ".join([*self._backends, *_RECORDING_BACKENDS])
+            what = f"{BACKEND_HEADER} takes one of {names}, not {name}"
+            raise WireError(INCOMPLETE_REQUEST, what)
         return backend
 
 
-def _upstream(settings: Settings) -> Upstream | None:
-    """None without a URL."""
+def _upstream(settings: Settings) -> UpstreamBackend | None:
+    """Returns the backend `upstream`, or None if the settings have no upstream URL."""
+    settings.check_upstream()
     if settings.upstream_url is None:
-        if settings.backend == "upstream":
-            raise SettingInvalid("--backend upstream needs --upstream-url")
-        if settings.record_from == "upstream":
-            raise SettingInvalid("--record-from upstream needs --upstream-url")
         return None
-    from workers_ai_emulator.backends.upstream import Upstream
+    from workers_ai_emulator.backends.upstream import UpstreamBackend
 
-    return Upstream(
+    return UpstreamBackend(
         settings.upstream_url,
         api_key=settings.upstream_api_key,
         model=settings.upstream_model,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from workers_ai_emulator.backends.backend import StartedGeneration
-from workers_ai_emulator.engine.types import Vocabulary
-from workers_ai_emulator.errors import ContextExceeded
+from workers_ai_emulator.engine.errors import ContextTooLong
+from workers_ai_emulator.engine.types import StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -15,19 +14,19 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 _MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
 
 
-class LocalModels:
+class LocalBackend:
     """Runs requests on the engines, which load a model when it is first asked for."""
 
-    def __init__(self, engines: ModelManager) -> None:
-        self._model_manager = engines
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        return self._model_manager.is_loaded(spec)
+        return self._models.is_loaded(spec)
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        async with self._model_manager.lease(spec) as loaded:
+        async with self._models.lease(spec) as loaded:
             if is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
@@ -37,18 +36,18 @@ class LocalModels:
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
     def cancel_all(self) -> None:
-        self._model_manager.cancel_all()
+        self._models.cancel_all()
 
     async def close(self) -> None:
-        await self._model_manager.close()
+        await self._models.close()
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
-    """The prompt's tokens. Raises ContextExceeded for what is too long to be worth counting."""
+    """The prompt's tokens. Raises ContextTooLong for what is too long to be worth counting."""
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
         # The service estimates four characters a token [recorded texts name an estimate].
-        raise ContextExceeded(request.num_characters // 4 + request.params.max_tokens, limit)
+        raise ContextTooLong(request.num_characters // 4 + request.params.max_tokens, limit)
     return request.render(model.template)
 
 

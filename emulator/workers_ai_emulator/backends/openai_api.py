@@ -6,19 +6,23 @@ import json
 import re
 from typing import Any
 
-from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
-from workers_ai_emulator.errors import (
-    ContextExceeded,
-    EmulatorError,
-    OutOfCapacity,
-    RefusedByEngine,
-    UpstreamFailed,
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    EngineError,
+    RequestRejected,
 )
+from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
 from workers_ai_emulator.prompts.chat import wrap_prompt
 from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 Json = dict[str, Any]
+
+
+class UpstreamFailed(EngineError):
+    """The upstream server cannot be reached, breaks off, or does not speak OpenAI's API."""
+
 
 _MAX_MESSAGE = 1000  # characters of a server's error text that are passed on
 _END_OF_STREAM = "[DONE]"
@@ -138,13 +142,13 @@ def _usage(value: Any) -> Usage | None:
     return None
 
 
-def error_of(status: int, body: str, max_tokens: int) -> EmulatorError:
+def error_of(status: int, body: str, max_tokens: int) -> EngineError:
     """What an answer with this status and body means for the one who asked for `max_tokens`."""
     message = clip(_message(body))
     if status in (429, 503):
-        return OutOfCapacity()
+        return CapacityExceeded(f"answers {status}: {message}")
     if status in (400, 413, 422):
-        return _context_exceeded(message, max_tokens) or RefusedByEngine(message)
+        return _context_exceeded(message, max_tokens) or RequestRejected(message)
     if status in (401, 403):
         return UpstreamFailed(f"refuses the key, so check --upstream-api-key: {status} {message}")
     if status == 404:
@@ -153,13 +157,13 @@ def error_of(status: int, body: str, max_tokens: int) -> EmulatorError:
     return UpstreamFailed(f"answers {status}: {message}")
 
 
-def _context_exceeded(message: str, max_tokens: int) -> ContextExceeded | None:
+def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
     """Said in the service's words, if the message tells the numbers."""
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
-        return ContextExceeded(_number(total), _number(limit))
+        return ContextTooLong(_number(total), _number(limit))
     if limit and prompt:
-        return ContextExceeded(_number(prompt) + max_tokens, _number(limit))
+        return ContextTooLong(_number(prompt) + max_tokens, _number(limit))
     return None
 
 

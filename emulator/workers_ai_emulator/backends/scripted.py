@@ -14,13 +14,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.backends.streamed import WORD, Streams, num_words
-from workers_ai_emulator.engine.types import Chunk, FinishReason
+from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-from workers_ai_emulator.wire.validation_messages import mistakes
+from workers_ai_emulator.wire.validation import error_lines
 
 MODEL_NAME = "scripted"
 _MAX_WAIT_S = 86400
@@ -63,7 +62,7 @@ class Rule(BaseModel):
         )
 
 
-class Script:
+class ScriptedBackend:
     """Rules, of which the first that applies answers; without any, the text is repeated."""
 
     def __init__(self, rules: list[Rule]) -> None:
@@ -132,7 +131,7 @@ def parse_rules(value: Any) -> list[Rule]:
         try:
             rules.append(Rule.model_validate(item))
         except ValidationError as error:
-            lines += [f"rule {number}: {line}" for line in mistakes(error)]
+            lines += [f"rule {number}: {line}" for line in error_lines(error)]
     if lines:
         raise ValueError("\n".join(lines))
     return rules

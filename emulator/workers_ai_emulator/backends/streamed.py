@@ -10,8 +10,8 @@ from contextlib import aclosing
 from weakref import WeakSet
 
 from workers_ai_emulator.engine.delivery import Event, chunks_of
+from workers_ai_emulator.engine.errors import DeadlineExceeded, EngineError
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
-from workers_ai_emulator.errors import EngineError, RequestTimeout, WireError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class StreamedGeneration:
 
     def cancel_after(self, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limit_s, lambda: self._break_off(RequestTimeout()))
+        self._timer = loop.call_later(limit_s, lambda: self._break_off(DeadlineExceeded()))
 
     async def _pump(self, source: AsyncGenerator[Chunk | Usage]) -> None:
         async with aclosing(source):
@@ -73,14 +73,14 @@ class StreamedGeneration:
                 if item.finish_reason is not None:
                     return item
                 await self._events.put(item)
-        except (WireError, EngineError) as error:
+        except EngineError as error:
             return error
         except Exception as error:
             log.exception("a backend failed; the request ends")
             return EngineError(str(error))
         return EngineError("the text ended without a finish reason")
 
-    def _break_off(self, event: Chunk | RequestTimeout) -> None:
+    def _break_off(self, event: Chunk | DeadlineExceeded) -> None:
         if self._is_ended:
             return
         self._task.cancel()

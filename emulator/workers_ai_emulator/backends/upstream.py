@@ -11,18 +11,16 @@ from contextlib import contextmanager, suppress
 import httpx2
 
 from workers_ai_emulator.backends import openai_api
-from workers_ai_emulator.backends.backend import StartedGeneration
-from workers_ai_emulator.backends.openai_api import EventDecoder, Json
+from workers_ai_emulator.backends.openai_api import EventDecoder, Json, UpstreamFailed
 from workers_ai_emulator.backends.streamed import Streams, num_words
-from workers_ai_emulator.engine.types import Chunk, SamplingParams, Usage
-from workers_ai_emulator.errors import (
-    EmulatorError,
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
     EngineError,
-    OutOfCapacity,
-    SettingInvalid,
-    UpstreamFailed,
-    WireError,
+    RequestRejected,
 )
+from workers_ai_emulator.engine.types import Chunk, SamplingParams, StartedGeneration, Usage
+from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -36,7 +34,7 @@ _PROBE_INTERVAL_S = 1.0
 _MAX_BODY_BYTES = 2**22  # of a list of models, or an error
 
 
-class Upstream:
+class UpstreamBackend:
     """Sends requests to the server whose API is at `url`, which ends in `/v1` as a rule.
 
     `model` is the name to ask for; None: the Workers AI name if the server has it, else the only
@@ -136,11 +134,11 @@ class Upstream:
 
     # ── what goes wrong ───────────────────────────────────────────────────────────────────────
 
-    def _error_of(self, status: int, body: str, max_tokens: int) -> EmulatorError:
+    def _error_of(self, status: int, body: str, max_tokens: int) -> EngineError:
         if self._api_key:
             body = body.replace(self._api_key, "***")  # some servers repeat it
         error = openai_api.error_of(status, body, max_tokens)
-        if isinstance(error, OutOfCapacity) and not self.failure:
+        if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.clip(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
         if status == 404:
@@ -185,10 +183,10 @@ class Upstream:
             started = await self.generate(request, spec, is_large=False)
             async for _ in started.generation:
                 pass
+        except (CapacityExceeded, ContextTooLong, RequestRejected) as error:
+            return f"upstream at {self._url} generates nothing: {error}"
         except EngineError as error:
             return str(error)
-        except WireError as error:
-            return f"upstream at {self._url} generates nothing: {error}"
         return None
 
 

@@ -1,4 +1,4 @@
-"""The command line. The only place that prints."""
+"""The command line. Only the modules of this package print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
-    rich_markup_mode=None,  # its tables cut the names of the variables
+    rich_markup_mode=None,  # Rich's tables truncate the names of environment variables
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -43,7 +43,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command; a user's mistake is a line on stderr, without a traceback."""
+    """Runs the command; prints its errors to stderr without a traceback."""
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
@@ -52,5 +52,5 @@ def main() -> None:
         fail(error.format_message(), 2)
     except typer.Abort:
         status = _INTERRUPTED
-    if status == _INTERRUPTED:  # Typer has caught Ctrl-C
-        fail("broken off", _INTERRUPTED)
+    if status == _INTERRUPTED:  # Typer returns this after Ctrl-C
+        fail("interrupted", _INTERRUPTED)

@@ -1,22 +1,20 @@
-"""`exec`: a command whose calls to Cloudflare reach the emulator."""
+"""`exec`: runs a command and routes its requests to Cloudflare's API to the emulator."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
-from urllib.request import getproxies_environment
 
 import platformdirs
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import flag
-from workers_ai_emulator.cli.output import print_line, tell
+from workers_ai_emulator.cli.options import DEFAULTS, option
+from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
 
@@ -26,44 +24,49 @@ if TYPE_CHECKING:  # slow to import
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-_DEFAULTS = Settings()
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # a shell's exit codes
 
 
 def execute(
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND...", help="What to run, with its own arguments."),
+        typer.Argument(metavar="COMMAND...", help="Command to run, with its arguments."),
     ] = None,
-    host: Annotated[str, flag("host", "Where an emulator may be running.")] = _DEFAULTS.host,
+    host: Annotated[
+        str, option("host", help="Host of an emulator that may already run.")
+    ] = DEFAULTS.host,
     port: Annotated[
-        int, flag("port", "Its port; 0 always starts one.", min=0, max=65535)
-    ] = _DEFAULTS.port,
+        int, option("port", help="Port of that emulator; 0 always starts a new one.")
+    ] = DEFAULTS.port,
     print_env: Annotated[
-        bool, typer.Option("--print-env", help="Print what is set for the command.")
+        bool, typer.Option("--print-env", help="Print the environment variables of the command.")
     ] = False,
 ) -> None:
-    """Run a command, unchanged, whose calls to Cloudflare's API the emulator answers.
+    """Run an unchanged command whose requests to Cloudflare's API the emulator answers.
 
-    Where no emulator is running, one is started, and ends with the command. All that is changed is
-    the command's environment; what it calls besides https://api.cloudflare.com and
-    https://gateway.ai.cloudflare.com is passed through. Ends with the command's exit code.
+    If no emulator is running, one is started, and stopped when the command exits. Only the
+    command's environment is changed. Requests to other hosts than https://api.cloudflare.com and
+    https://gateway.ai.cloudflare.com are passed through. Exits with the command's exit code.
     """
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
-    from workers_ai_emulator.interception.companion import companion  # slow to import
+    import asyncio  # slow to import, as the modules below
+
+    from workers_ai_emulator.interception.companion import companion
     from workers_ai_emulator.interception.proxy import Address
 
     reachable = Settings(host=host).base_url_host.strip("[]")
-    with companion(Address(reachable, port), os.environ, tell) as emulator:
+    with companion(Address(reachable, port), os.environ, print_to_stderr) as emulator:
         try:
             status = asyncio.run(_run(command or [], emulator, is_shown=print_env))
         except OSError as error:
-            raise CommandError(f"cannot stand in for Cloudflare: {error}") from error
+            raise CommandError(f"cannot intercept requests to Cloudflare: {error}") from error
     raise SystemExit(status)
 
 
 async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> int:
+    from urllib.request import getproxies_environment  # slow to import, as the modules below
+
     from workers_ai_emulator.interception.certificates import authority, server_context
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Proxy
@@ -80,7 +83,7 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 
 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
-    """What to set for the command, with the files that this names."""
+    """Returns the command's environment variables; writes the files that they name to `folder`."""
     from workers_ai_emulator.interception.certificates import trusted, trusted_besides
     from workers_ai_emulator.interception.environment import Interception, environment
 
@@ -97,13 +100,13 @@ async def _run_command(
     try:
         return await foreground.run(command, os.environ | variables)
     except OSError as error:
-        tell(f"workers-ai-emulator: cannot run {command[0]}: {error.strerror}")
+        print_to_stderr(f"workers-ai-emulator: cannot run {command[0]}: {error.strerror}")
         return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
 
 
 def _certificates_folder() -> Path:
-    """Raises CommandError."""
+    """Raises CommandError if the user has no home folder."""
     try:
         return platformdirs.user_cache_path("workers-ai-emulator") / "certificates"
-    except RuntimeError as error:  # a container's user may have no home
-        raise CommandError("there is no home to keep certificates in: set HOME") from error
+    except RuntimeError as error:  # for example in a container
+        raise CommandError("no home folder for the certificates: set HOME") from error

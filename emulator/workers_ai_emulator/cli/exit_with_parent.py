@@ -1,7 +1,7 @@
-"""The command line, as a child process that ends when its parent does.
+"""Runs the command line as a child process that exits when its parent exits.
 
-Whoever starts it holds the other end of that pipe. It closes however they end: a process that is
-killed can do nothing for its children, and only some systems tell children of its death.
+The parent keeps the write end of the child's stdin, a pipe. The operating system closes that end
+even if the parent is killed; not every system signals the death of a parent to its children.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import threading
 from workers_ai_emulator.cli import main
 
 
-def _end_with_stdin() -> None:
+def _exit_with_stdin() -> None:
+    """Terminates this process once the write end of stdin is closed."""
     os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     main()

@@ -1,4 +1,4 @@
-"""`pull` and `models`: which weights there are, and where they come from."""
+"""`pull` and `models`: download, list, import, verify and remove the weights of models."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers_ai_emulator.cli.options import ModelsDir, ModelsFile
-from workers_ai_emulator.cli.output import print_line, print_table, tell
-from workers_ai_emulator.errors import CommandError, GgufInvalid, ModelUnknown, PullFailed
+from workers_ai_emulator.cli.options import DEFAULTS, ModelsDir, ModelsFile
+from workers_ai_emulator.cli.output import print_line, print_table, print_to_stderr
+from workers_ai_emulator.engine.errors import GgufInvalid
+from workers_ai_emulator.errors import CommandError, ModelUnknown, PullFailed
 from workers_ai_emulator.machine import in_units
-from workers_ai_emulator.models.catalog import License, ModelSpec, default_context_length
-from workers_ai_emulator.settings import default_models_dir
 
-_DEFAULT_DIR = default_models_dir()
-_JSON = typer.Option("--json", help="For programs.")
+if TYPE_CHECKING:  # slow to import
+    from workers_ai_emulator.models.catalog import License, ModelSpec
 
-app = typer.Typer(help="Show, import, check and remove weights.", rich_markup_mode=None)
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(help="List, import, verify and remove weights.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -30,49 +32,49 @@ def models(context: typer.Context) -> None:
 
 
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to bring.")],
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to download.")],
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Agree to the weights' terms unasked.")
+        bool, typer.Option("--accept-license", help="Accept the weights' licence unasked.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but what fails.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Download the weights of models, or go on where a download broke off.
+    """Download the weights of models, or resume an interrupted download.
 
-    Every byte is checked against the hub's own digest. HF_ENDPOINT, HF_TOKEN, HF_HOME and
+    The digest of each file is compared with the hub's. HF_ENDPOINT, HF_TOKEN, HF_HOME and
     HF_HUB_OFFLINE work as they do for huggingface-hub.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.download import Retries
     from workers_ai_emulator.models.pull import pull as pull_weights
 
-    shelf = _ModelsContext(models_dir, models_file)
-    specs = [shelf.spec(name) for name in names]
+    library = _Library(models_dir, models_file)
+    specs = [library.spec(name) for name in names]
     for license in {spec.license: None for spec in specs if spec.license}:
-        _agree(license, is_agreed=accept_license, is_quiet=quiet)
+        _confirm_license(license, is_accepted=accept_license, is_quiet=quiet)
     progress = progress_on(is_quiet=quiet)
     for spec in specs:
-        pull_weights(spec, shelf.store, progress=progress, retries=Retries())
+        pull_weights(spec, library.store, progress=progress, retries=Retries())
 
 
 @app.command("list")
 def list_models(
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Json = False,
 ) -> None:
-    """Which models are served, and from which files."""
-    shelf = _ModelsContext(models_dir, models_file)
-    facts = [shelf.facts(spec) for spec in shelf.catalog.values()]
+    """List the models that the server offers, and their weights."""
+    library = _Library(models_dir, models_file)
+    details = [library.details(spec) for spec in library.catalog.values()]
     if as_json:
-        print_line(json.dumps([asdict(of) for of in facts], indent=2))
+        print_line(json.dumps([asdict(model) for model in details], indent=2))
         return
     print_table(
         ["NAME", "FILE", "TYPE", "SIZE", "CONTEXT", "SHA256", "ORIGIN"],
         [
-            [f.name, f.file, f.type, _size(f), _text(f.context), f.sha256[:12], f.origin]
-            for f in facts
+            [d.name, d.file, d.type, _size(d), _text(d.context), d.sha256[:12], d.origin]
+            for d in details
         ],
     )
 
@@ -80,17 +82,17 @@ def list_models(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument()],
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Json = False,
 ) -> None:
-    """All that is known of one model."""
-    shelf = _ModelsContext(models_dir, models_file)
-    facts = shelf.facts(shelf.spec(name))
+    """Show the details of one model."""
+    library = _Library(models_dir, models_file)
+    details = asdict(library.details(library.spec(name)))
     if as_json:
-        print_line(json.dumps(asdict(facts), indent=2))
+        print_line(json.dumps(details, indent=2))
         return
-    for key, value in asdict(facts).items():
+    for key, value in details.items():
         print_line(f"{key + ':':<10} {_text(value)}")
 
 
@@ -98,40 +100,38 @@ def show(
 def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A GGUF file.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="@cf/author/model")],
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but what fails.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Serve a GGUF file of yours under a name.
+    """Serve a GGUF file of yours under a model name.
 
-    The file is checked, then linked into the folder of models, or copied from another disk.
+    The file is checked, then linked into the folder of the weights, or copied from another disk.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import import_weights
 
-    shelf = _ModelsContext(models_dir, models_file)
-    import_weights(file, name, shelf.store, shelf.models_file, progress_on(is_quiet=quiet))
+    library = _Library(models_dir, models_file)
+    import_weights(file, name, library.store, library.models_file, progress_on(is_quiet=quiet))
 
 
 @app.command()
 def verify(
     name: Annotated[str | None, typer.Argument()] = None,
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but what fails.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Read the weights of one model, or of all, and compare their digests."""
+    """Compare the digests of one model's weights, or of all weights, with the recorded ones."""
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import verify_weights
 
-    shelf = _ModelsContext(models_dir, models_file)
-    specs = [shelf.spec(name)] if name else [s for s in shelf.catalog.values() if shelf.has(s)]
+    library = _Library(models_dir, models_file)
     failures = []
-    for spec in specs:
+    for spec in [library.spec(name)] if name else library.specs_with_weights():
         try:
-            print_line(
-                f"{spec.name}: {verify_weights(spec, shelf.store, progress_on(is_quiet=quiet))}"
-            )
+            result = verify_weights(spec, library.store, progress_on(is_quiet=quiet))
+            print_line(f"{spec.name}: {result}")
         except CommandError as error:
             failures.append(str(error))
     if failures:
@@ -141,23 +141,24 @@ def verify(
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument()],
-    models_dir: ModelsDir = _DEFAULT_DIR,
+    models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
 ) -> None:
-    """Delete the weights of a model, and what models.toml says of it.
+    """Delete a model's weights and its entry in models.toml.
 
-    Files outside of the folder of models, and files that another model uses, stay.
+    Files outside the folder of the weights, and files that another model uses, are not deleted.
     """
     from workers_ai_emulator.models.importing import remove_weights
 
-    shelf = _ModelsContext(models_dir, models_file)
-    for line in remove_weights(shelf.spec(name), shelf.catalog, shelf.store, shelf.models_file):
-        tell(line)
+    library = _Library(models_dir, models_file)
+    spec = library.spec(name)
+    for line in remove_weights(spec, library.catalog, library.store, library.models_file):
+        print_to_stderr(line)
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """What is known of a model's weights. `size` in bytes, `context` in tokens."""
+class _Details:
+    """What `list` and `show` print of a model. `size` in bytes, `context` in tokens."""
 
     name: str
     file: str
@@ -168,8 +169,8 @@ class _Facts:
     origin: str
 
 
-class _ModelsContext:
-    """The catalogue and the folder that its weights are in."""
+class _Library:
+    """The catalogue of models with its models file, and the store of their weights."""
 
     def __init__(self, models_dir: Path, models_file: Path | None) -> None:
         from workers_ai_emulator.models.models_file import models_file as path_of  # slow to import
@@ -181,62 +182,61 @@ class _ModelsContext:
         self.store = Store(models_dir, num_threads=1)
 
     def spec(self, name: str) -> ModelSpec:
-        """Raises ModelUnknown."""
+        """Returns the model of this name. Raises ModelUnknown if the catalogue has none."""
         if name not in self.catalog:
             raise ModelUnknown(
                 f"no model is called {name}: `workers-ai-emulator models list` shows the names"
             )
         return self.catalog[name]
 
-    def has(self, spec: ModelSpec) -> bool:
-        return self.store.path(spec).exists()
+    def specs_with_weights(self) -> list[ModelSpec]:
+        return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]
 
-    def facts(self, spec: ModelSpec) -> _Facts:
+    def details(self, spec: ModelSpec) -> _Details:
+        """Reads the model's manifest and the header of its weights, if it has any."""
         from workers_ai_emulator.engine.gguf import read_header
+        from workers_ai_emulator.models.catalog import default_context_length
         from workers_ai_emulator.models.store import Manifest
 
         path = self.store.path(spec)
         if not path.exists():
-            origin = _home(spec) + (
-                f"; until then {spec.stand_in} stand-in" if spec.stand_in else ""
-            )
-            return _Facts(spec.name, f"{path} (not there)", "", None, None, "", origin)
+            return _Details(spec.name, f"{path} (missing)", "", None, None, "", _source(spec))
         manifest = Manifest.read(path)
-        sha256, origin = (
-            (manifest.sha256, manifest.origin) if manifest else ("", "put there by hand")
-        )
+        sha256 = manifest.sha256 if manifest else ""
+        origin = manifest.origin if manifest else "added by hand"
         size = path.stat().st_size
         try:
             header = read_header(path)
         except GgufInvalid as error:
-            return _Facts(spec.name, str(path), f"unusable: {error}", size, None, sha256, origin)
+            return _Details(spec.name, str(path), f"unusable: {error}", size, None, sha256, origin)
         context = spec.context_length or default_context_length(header.context_length)
-        return _Facts(spec.name, str(path), header.weights_type, size, context, sha256, origin)
+        return _Details(spec.name, str(path), header.weights_type, size, context, sha256, origin)
 
 
-def _home(spec: ModelSpec) -> str:
-    file = spec.hub_file
-    return f"`pull` brings it from {file.repo}" if file else "nothing brings it"
+def _source(spec: ModelSpec) -> str:
+    """Describes how to get missing weights, and which stand-in model replaces them."""
+    source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
+    return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")
 
 
-def _agree(license: License, *, is_agreed: bool, is_quiet: bool) -> None:
-    """Raises PullFailed where nobody agrees."""
+def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
+    """Shows the licence and asks the user to accept it. Raises PullFailed otherwise."""
     if not is_quiet:
-        tell(f"These weights come under the {license.name}: {license.url}")
-        tell(license.notice)
-    if is_agreed:
+        print_to_stderr(f"These weights come under the {license.name}: {license.url}")
+        print_to_stderr(license.notice)
+    if is_accepted:
         return
     if not sys.stdin.isatty():
         raise PullFailed(
-            f"the {license.name} ({license.url}) must be agreed to: read it, then add "
+            f"the {license.name} ({license.url}) must be accepted: read it, then add "
             "--accept-license"
         )
-    if not typer.confirm("Do you agree to these terms?", err=True):
-        raise PullFailed("without agreement nothing is downloaded")
+    if not typer.confirm("Do you accept these terms?", err=True):
+        raise PullFailed("nothing was downloaded: the licence was not accepted")
 
 
-def _size(facts: _Facts) -> str:
-    return "" if facts.size is None else in_units(facts.size)
+def _size(details: _Details) -> str:
+    return "" if details.size is None else in_units(details.size)
 
 
 def _text(value: object) -> str:

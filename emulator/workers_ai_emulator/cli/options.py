@@ -1,54 +1,67 @@
-"""What the commands' options have in common."""
+"""Typer options, generated from the declarations of the settings."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings.declaration import Declaration, declarations, env_var
 
-_MAX_NUMBER = 256  # of sequences llama.cpp takes, and more layers than models have
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def flag(name: str, help: str, **limits: Any) -> Any:
-    """An option with its environment env_var."""
-    return typer.Option(f"--{name}", envvar=env_var(name), help=help, **limits)
+DEFAULTS = Settings()
+_DECLARATIONS = declarations(DEFAULTS)
 
 
-def env_var(name: str) -> str:
-    return f"WORKERS_AI_EMULATOR_{name.upper().replace('-', '_')}"
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Wraps a command: Typer reads a flag for each setting, and the command gets `Settings`."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(Settings(**{name: _DECLARATIONS[name].value_of(given[name]) for name in given}))
+
+    parameters = [_parameter(declaration) for declaration in _DECLARATIONS.values()]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # Typer reads it
+    return run
 
 
-ModelsDir = Annotated[Path, flag("models-dir", "Folder of the weights.", file_okay=False)]
-ModelsFile = Annotated[
-    Path | None,
-    flag("models-file", "Further models; models.toml in that folder.", exists=True, dir_okay=False),
-]
+def option(name: str, **changes: Any) -> Any:
+    """Returns the Typer option of a field of `Settings`; `changes` override its `Setting`."""
+    declaration = _DECLARATIONS[name]
+    declaration = replace(declaration, setting=replace(declaration.setting, **changes))
+    setting, flag = declaration.setting, declaration.flag
+    return typer.Option(
+        f"--{flag}/--no-{flag}" if declaration.type is bool else f"--{flag}",
+        envvar=env_var(flag),
+        help=_help(declaration),
+        min=None if setting.parse else setting.minimum,
+        max=None if setting.parse else setting.maximum,
+        exists=setting.path == "existing file",
+        dir_okay=setting.path != "existing file",
+        file_okay=setting.path != "folder",
+    )
 
 
-def number_or_auto(name: str, value: str, *, minimum: int) -> int | None:
-    """None for `auto`. Raises SettingInvalid."""
-    if value == "auto":
-        return None
-    if not value.isdecimal() or not minimum <= int(value) <= _MAX_NUMBER:
-        raise SettingInvalid(
-            f"--{name} (or {env_var(name)}) takes `auto` or a number from {minimum} to "
-            f"{_MAX_NUMBER}, not {value!r}"
-        )
-    return int(value)
+def _help(declaration: Declaration) -> str:
+    """Adds the default to the description, unless Typer shows it as a value."""
+    if declaration.flag_default is None and declaration.setting.default_text:
+        return f"{declaration.description} Default: {declaration.setting.default_text}."
+    return declaration.description
 
 
-def size_or_auto(name: str, value: str) -> int | None:
-    """Bytes, of `12GiB`, `500M` or the like; None for `auto`. Raises SettingInvalid."""
-    if value == "auto":
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
-    if match is None:
-        raise SettingInvalid(
-            f"--{name} (or {env_var(name)}) takes `auto` or a size such as 12GiB, not {value!r}"
-        )
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+def _parameter(declaration: Declaration) -> Parameter:
+    return Parameter(
+        declaration.name,
+        Parameter.KEYWORD_ONLY,
+        default=declaration.flag_default,
+        annotation=Annotated[declaration.flag_type, option(declaration.name)],
+    )
+
+
+ModelsDir = Annotated[Path, option("models_dir")]
+ModelsFile = Annotated[Path | None, option("models_file")]

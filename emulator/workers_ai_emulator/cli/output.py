@@ -1,4 +1,4 @@
-"""What goes to the terminal: results to stdout, the rest to stderr."""
+"""Prints results to stdout, and progress and errors to stderr."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NoReturn
 
 
 def print_line(line: str) -> None:
-    """A result, at once."""
+    """Prints a result and flushes stdout."""
     print(line, flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows under headings, in columns of equal width."""
+    """Prints rows of cells under headings, each column as wide as its longest cell."""
     table = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -21,13 +21,12 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print_line("  ".join(cells).rstrip())
 
 
-def tell(line: str) -> None:
-    """Something beside the result."""
+def print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """End with the reason, a line for each."""
+    """Prints each line of an error to stderr and exits with `status`."""
     for line in message.splitlines() or [message]:
-        tell(f"workers-ai-emulator: {line}")
+        print_to_stderr(f"workers-ai-emulator: {line}")
     raise SystemExit(status)

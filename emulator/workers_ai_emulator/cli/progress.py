@@ -1,4 +1,4 @@
-"""Shows a terminal a bar, and everybody else a line now and then."""
+"""Shows the progress of long file operations: a bar on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Bar:
-    """For people at a terminal."""
+    """Shows a progress bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -42,36 +42,36 @@ class Bar:
 
 
 class Lines:
-    """For logs: a line when something begins and ends, and every ten seconds between."""
+    """Prints a line at the start and end of each operation, and every ten seconds in between."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._what = ""
         self._done = self._start = self._size = 0
-        self._start_s = self._said_s = 0.0
+        self._start_s = self._printed_s = 0.0
 
     def begin(self, what: str, done: int, size: int) -> None:
         self.end()
         self._what, self._start, self._done, self._size = what, done, done, size
         self._start_s = time.monotonic()
-        self._say()
+        self._print()
 
     def advance(self, num_bytes: int) -> None:
         self._done += num_bytes
-        if time.monotonic() - self._said_s >= _LINE_INTERVAL_S:
-            self._say()
+        if time.monotonic() - self._printed_s >= _LINE_INTERVAL_S:
+            self._print()
 
     def end(self) -> None:
         if self._what and self._done > self._start:
-            self._say()
+            self._print()
         self._what = ""
 
     def note(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
-    def _say(self) -> None:
-        self._said_s = time.monotonic()
-        elapsed_s = self._said_s - self._start_s
+    def _print(self) -> None:
+        self._printed_s = time.monotonic()
+        elapsed_s = self._printed_s - self._start_s
         share = 100 * self._done // max(self._size, 1)
         line = f"{self._what}: {share}% of {in_units(self._size)}"
         if elapsed_s > 1 and self._done > self._start:
@@ -82,7 +82,7 @@ class Lines:
 
 
 class Silence:
-    """For scripts that ask for it: only what went wrong is said, by the error."""
+    """Shows nothing, for `--quiet`."""
 
     def begin(self, what: str, done: int, size: int) -> None: ...
 
@@ -94,7 +94,7 @@ class Silence:
 
 
 def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
-    """What suits the stream."""
+    """Returns the kind of progress display that suits the stream."""
     if is_quiet:
         return Silence()
     return Bar(stream) if stream.isatty() else Lines(stream)

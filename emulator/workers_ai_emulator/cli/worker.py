@@ -1,4 +1,4 @@
-"""`worker`: put the emulator behind the AI binding of a Cloudflare Worker."""
+"""`worker`: connects the AI binding of a Cloudflare Worker to the emulator."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from workers_ai_emulator.cli.options import flag
-from workers_ai_emulator.cli.output import print_line, tell
+from workers_ai_emulator.cli.options import DEFAULTS
+from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
-from workers_ai_emulator.models.store import replace_text
-from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings.declaration import env_var
 
-_DEFAULTS = Settings()
-_ADDRESS = f"{_DEFAULTS.host}:{_DEFAULTS.port}"
+_ADDRESS = f"{DEFAULTS.host}:{DEFAULTS.port}"
 
-Address = Annotated[str, flag("address", "Where the server listens, host:port.")]
+Address = Annotated[
+    str,
+    typer.Option("--address", envvar=env_var("address"), help="Address of the server, host:port."),
+]
 
-app = typer.Typer(help="Answer the AI binding of a Cloudflare Worker.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Connect the AI binding of a Cloudflare Worker to the emulator.", rich_markup_mode=None
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -32,12 +35,12 @@ def worker(context: typer.Context) -> None:
 def config(
     tool: Annotated[
         Literal["wrangler", "miniflare", "vitest"] | None,
-        typer.Argument(help="Whose configuration; without it, all."),
+        typer.Argument(help="Tool to configure; all of them by default."),
     ] = None,
     binding: Annotated[str, typer.Option(help="The binding's name in the Worker's env.")] = "AI",
     address: Address = _ADDRESS,
 ) -> None:
-    """Print what to paste into the configuration of a tool."""
+    """Print the lines to paste into a tool's configuration."""
     from workers_ai_emulator.interception.worker_config import blocks  # slow to import
 
     chosen = [block for block in blocks(binding, address) if tool in (None, block.tool)]
@@ -47,13 +50,13 @@ def config(
 @app.command()
 def init(
     where: Annotated[
-        Path, typer.Argument(metavar="FILE|FOLDER", help="Wrangler's file, or where it is.")
+        Path, typer.Argument(metavar="FILE|FOLDER", help="Wrangler's file, or its folder.")
     ] = Path(),
     address: Address = _ADDRESS,
 ) -> None:
-    """Write wrangler.local.jsonc beside wrangler's own file: the same, but with the emulator.
+    """Write wrangler.local.jsonc beside wrangler's own file: a copy that uses the emulator.
 
-    The Worker and its configuration stay as they are.
+    The Worker and its own configuration do not change.
     """
     from workers_ai_emulator.interception.worker_config import (
         LOCAL_FILE_NAME,
@@ -68,12 +71,14 @@ def init(
         raise CommandError(f"{target} was not written by this command: move it away first")
     _write(target, text)
     print_line(str(target))
-    tell(f"Run `npx wrangler dev -c {shlex.quote(str(target))}`, for an environment with -e NAME.")
-    tell(f"{LOCAL_FILE_NAME} has a path of this machine in it: put it into .gitignore.")
+    print_to_stderr(
+        f"Run `npx wrangler dev -c {shlex.quote(str(target))}`, with -e NAME for an environment."
+    )
+    print_to_stderr(f"{LOCAL_FILE_NAME} contains a path of this machine: add it to .gitignore.")
 
 
 def _wrangler_file(where: Path) -> Path:
-    """The file that was named, or the one in a folder. Raises CommandError."""
+    """Returns `where`, or wrangler's file in that folder. Raises CommandError if there is none."""
     from workers_ai_emulator.interception.worker_config import FILE_NAMES
 
     candidates = [where / name for name in FILE_NAMES] if where.is_dir() else [where]
@@ -92,6 +97,8 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    from workers_ai_emulator.models.store import replace_text  # slow to import
+
     try:
         replace_text(path, text)
     except OSError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import Chunk
-from workers_ai_emulator.errors import EngineError, WireError
 
-Event = Chunk | EngineError | WireError
+Event = Chunk | EngineError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader, Reader, parse, shown
-from workers_ai_emulator.errors import GgufInvalid
 
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, BinaryIO
 
-from workers_ai_emulator.errors import GgufInvalid
+from workers_ai_emulator.engine.errors import GgufInvalid
 
 _VERSIONS = (2, 3)
 _MAX_HEADER = 256 * 2**20  # the longest known, with 262,144 tokens and their merges, has 16 MiB

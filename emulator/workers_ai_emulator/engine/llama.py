@@ -16,10 +16,10 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from workers_ai_emulator.engine import llama_log
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.llama_log import complaint
 from workers_ai_emulator.engine.sampler import GreedySampler, LlamaSampler
 from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, State
-from workers_ai_emulator.errors import EngineError, Interrupted
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import SamplingParams, Span
-from workers_ai_emulator.errors import EngineError, GgufInvalid
 
 if sys.platform != "win32":
     import resource

@@ -8,8 +8,8 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from workers_ai_emulator.engine import llama_log
+from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import WeightsType
-from workers_ai_emulator.errors import EngineError
 
 _FTYPES = {"Q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0, "F16": llama.LLAMA_FTYPE_MOSTLY_F16}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
@@ -60,7 +60,7 @@ class Chunk:
 class Generation(Protocol):
     """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
 
-    Ends with a chunk that has a finish reason, or raises EngineError or an WireError.
+    Ends with a chunk that has a finish reason, or raises EngineError.
     """
 
     @property
@@ -81,7 +81,21 @@ class Generation(Protocol):
         """Stop generating. Does nothing once it has ended."""
 
     def cancel_after(self, limit_s: float) -> None:
-        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets RequestTimeout."""
+        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets DeadlineExceeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedGeneration:
+    """A generation, with the name of the model that computes it.
+
+    `model_name` names the weights, or the source of a completion that no model computes. `prompt`
+    returns the text that the model sees; it may be slow, and raises EngineError if the model has
+    been unloaded.
+    """
+
+    generation: Generation
+    model_name: str
+    prompt: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from workers_ai_emulator.engine.delivery import Event, chunks_of
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineClosed,
+    EngineError,
+    Interrupted,
+)
 from workers_ai_emulator.engine.prefixes import Holder, Snapshot
 from workers_ai_emulator.engine.scheduler import (
     Copy,
@@ -38,14 +46,6 @@ from workers_ai_emulator.engine.types import (
     Usage,
 )
 from workers_ai_emulator.engine.watchdog import Watchdog
-from workers_ai_emulator.errors import (
-    ContextExceeded,
-    EngineError,
-    Interrupted,
-    OutOfCapacity,
-    RequestAborted,
-    RequestTimeout,
-)
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ _MAX_WATCH_INTERVAL_S = 1.0
 class Generation:
     """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
 
-    Ends with a chunk that has a finish reason, or raises EngineError or RequestTimeout.
+    Ends with a chunk that has a finish reason, or raises EngineError or DeadlineExceeded.
     """
 
     def __init__(self, engine: Engine, sequence: Sequence) -> None:
@@ -89,7 +89,7 @@ class Generation:
             self._engine.cancel(self._sequence)
 
     def cancel_after(self, limit_s: float) -> None:
-        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets RequestTimeout."""
+        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets DeadlineExceeded."""
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
 
     def deliver(self, event: Chunk | EngineError) -> None:
@@ -99,7 +99,7 @@ class Generation:
         self._events.put_nowait(event)
 
     def _expire(self) -> None:
-        self._events.put_nowait(RequestTimeout())
+        self._events.put_nowait(DeadlineExceeded())
         self.cancel()
 
 
@@ -187,21 +187,21 @@ class Engine:
         )
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> Generation:
-        """Queue a request. Raises ContextExceeded, OutOfCapacity or RequestAborted at once.
+        """Queue a request. Raises ContextTooLong, CapacityExceeded or EngineClosed at once.
 
         Raises EngineError while there is a failure.
         """
         if self._is_closing:
-            raise RequestAborted
+            raise EngineClosed
         if self.failure:
             raise EngineError(self.failure)
         sequence = Sequence(
             prompt_tokens, params, strip_leading_space=self.vocabulary.is_sentencepiece
         )
         if sequence.num_reserved_tokens > self.context_length:
-            raise ContextExceeded(sequence.num_reserved_tokens, self.context_length)
+            raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)
         if len(self._live) >= self._max_live:
-            raise OutOfCapacity
+            raise CapacityExceeded
         generation = self._live[sequence] = Generation(self, sequence)
         self._inbox.put(sequence)
         return generation

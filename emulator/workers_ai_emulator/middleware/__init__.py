@@ -1,0 +1,1 @@
+"""ASGI middleware around the routes. `app.py` lists it in order. It imports no routes."""

@@ -1,8 +1,10 @@
-"""The doors through which a Worker's binding comes in, and what it asked for behind them.
+"""Turns other tools' forms of a binding's calls into the form that `routes/binding.py` serves.
 
-Miniflare's remote proxy sends all to one address and puts URL and headers into headers of its own;
-wrangler 3 sends all to one path of the API. Both are made the request that the binding itself makes
-to `workers-binding.ai`, which workerd sends as it is where this server is an external service.
+workerd sends a binding's request unchanged if this server is its external service. Two tools wrap
+that request:
+- Miniflare's remote proxy sends every request to one address, with the binding's URL and headers
+  inside headers of its own (`mf-url`, `mf-header-*`).
+- wrangler 3 sends every request to one path of the API, with the binding's path in `x-forwarded`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from workers_ai_emulator.wire.context import context_of
+
 _PROXY_PATH = re.compile(r"/client/v4/accounts/[0-9a-f]{32}/ai/run/proxy")
 _URL = re.compile(r"(\w+://[^/?#]*)?(?P<path>[^?#]*)\??(?P<query>[^#]*)")
 _MINIFLARE_PREFIX = b"mf-header-"
 
 
 class BindingTransportMiddleware:
-    """An ASGI application around another: rewrites what came in by a door."""
+    """Rewrites the path, query and headers of requests that Miniflare or wrangler 3 wrapped."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,35 +32,38 @@ class BindingTransportMiddleware:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             if url := headers.get("mf-url"):
-                scope["headers"] = _forwarded(scope["headers"])
+                scope["headers"] = _unwrapped(scope["headers"])
                 _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
-                scope["state"]["has_token"] = True  # wrangler sends its user's
+                context_of(scope).needs_token = True  # wrangler sends its user's token
                 _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 
 
-def _forwarded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers inside Miniflare's, and what any request has."""
-    ours = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
-    theirs = [
+def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Returns the binding's headers, which replace headers of the same name of Miniflare's."""
+    own = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
+    wrapped = [
         (name.removeprefix(_MINIFLARE_PREFIX), value)
         for name, value in headers
         if name.startswith(_MINIFLARE_PREFIX)
     ]
-    replaced = {name for name, _ in theirs}
-    return [*((name, value) for name, value in ours if name not in replaced), *theirs]
+    replaced = {name for name, _ in wrapped}
+    return [*((name, value) for name, value in own if name not in replaced), *wrapped]
 
 
 def _rewrite_target(url: str, scope: Scope) -> None:
     parts = _URL.match(url)
-    assert parts is not None  # every text has the form
+    assert parts is not None  # the pattern matches every text
     scope["path"] = unquote(parts["path"]) or "/"
     scope["query_string"] = parts["query"].encode()
 
 
 def _run_path(headers: Headers) -> str:
-    """Where a call goes of which wrangler 3.20 to 3.35 does not say it: by the SDK that made it."""
+    """Returns the binding's path for wrangler 3.20 to 3.35, which do not send it.
+
+    It depends on the version of the SDK that made the call.
+    """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):
         return "/run?version=3"

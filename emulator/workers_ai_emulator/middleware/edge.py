@@ -1,4 +1,4 @@
-"""Cloudflare's front: what every answer gets, and the log line of every request."""
+"""Cloudflare's edge: the headers that it adds to every response. Also logs each request."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import StartedGeneration
+from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX
 
 log = logging.getLogger(__name__)
 
 _API_PREFIX = "/client/v4/"
-_DATA_CENTRE = "LHR"  # any: clients take the ray id as it comes
+_DATA_CENTRE = "LHR"  # clients do not interpret the suffix of `cf-ray`
 # Recorded on another endpoint of the API [cloudflare-typescript#161], so inferred here.
 _HEADERS = {
     "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
@@ -28,12 +28,12 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
-_BODY_LIMIT_S = 10  # for the rest of a body that nobody reads
+_REST_LIMIT_S = 10  # for receiving the unread rest of a body
 _SLASHES = re.compile("/{2,}")
 
 
 class EdgeMiddleware:
-    """An ASGI application around another: stamps headers and writes one line per request."""
+    """Adds the edge's headers, merges repeated slashes in paths, and logs one line per request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,66 +42,72 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Some clients join a base URL and a path with a slash too many.
+        # Some clients join a base URL and a path with one slash too many.
         scope["path"] = _SLASHES.sub("/", scope["path"])
-        is_api = scope["path"].startswith(_API_PREFIX)
         start = time.monotonic()
-        state: dict[str, Any] = scope.setdefault("state", {})
-        body = _Body(scope, receive)
-        status = 0
-
-        async def stamp(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
-                headers["server"] = "cloudflare"
-                if is_api:
-                    headers.update(_HEADERS)
-                    headers.add_vary_header("Accept-Encoding")
-                if is_api and _may_keep_alive(scope):
-                    headers["connection"] = "keep-alive"
-                    del headers["content-length"]  # so that uvicorn sends it chunked, as recorded
-                await body.discard_rest()
-            await send(message)
-
+        response = _Response(scope, _Body(scope, receive), send)
         try:
-            await self._app(scope, body.receive, stamp)
+            await self._app(scope, response.body.receive, response.send)
         finally:
-            elapsed_s = time.monotonic() - start
-            line = f"{scope['method']} {scope['path']} {status or 'no answer'}"
-            if "fault" in state:
-                line += f", fault {state['fault']}"
-            level = logging.DEBUG if scope["path"].startswith("/_emulator/") else logging.INFO
-            _log_request(level, _printable(line), state.get("started"), elapsed_s)
+            _log_request(scope, response.status, time.monotonic() - start)
+
+
+class _Response:
+    """Sends a response with the edge's headers, once the request's body has been received."""
+
+    def __init__(self, scope: Scope, body: _Body, send: Send) -> None:
+        self.status = 0
+        self.body = body
+        self._scope = scope
+        self._is_api = scope["path"].startswith(
+            _API_PREFIX
+        )  # as sent: bindings' paths are rewritten
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(scope=message))
+            await self.body.discard_rest()
+        await self._send(message)
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
+        headers["server"] = "cloudflare"
+        if not self._is_api:
+            return
+        headers.update(_HEADERS)
+        headers.add_vary_header("Accept-Encoding")
+        if _may_keep_alive(self._scope):
+            headers["connection"] = "keep-alive"
+            del headers["content-length"]  # uvicorn then sends the body chunked, as recorded
 
 
 class _Body:
-    """A request's body on its way in.
+    """A request's body while it is received.
 
-    A refusal often needs no more of it, but a client that is still sending when the connection
-    closes sees a reset instead of the answer: so the rest is read, and thrown away, before.
+    An error is often sent before the whole body has been read. A client that still sends when the
+    connection closes sees a reset instead of the response, so the rest is received and discarded.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
-        self._is_asked_for = "expect" not in Headers(scope=scope)
+        self._is_requested = "expect" not in Headers(scope=scope)
         self._is_whole = False
 
     async def receive(self) -> Message:
-        self._is_asked_for = True  # uvicorn now answers `Expect: 100-continue`
+        self._is_requested = True  # uvicorn now answers `Expect: 100-continue`
         message = await self._receive()
         self._is_whole = not message.get("more_body", False)
         return message
 
     async def discard_rest(self) -> None:
         try:
-            async with asyncio.timeout(_BODY_LIMIT_S):
-                while self._is_asked_for and not self._is_whole:
+            async with asyncio.timeout(_REST_LIMIT_S):
+                while self._is_requested and not self._is_whole:
                     await self.receive()
         except TimeoutError:
-            log.debug("the rest of a body did not come in %d s", _BODY_LIMIT_S)
+            log.debug("the rest of a body did not arrive within %d s", _REST_LIMIT_S)
 
 
 def _may_keep_alive(scope: Scope) -> bool:
@@ -109,24 +115,31 @@ def _may_keep_alive(scope: Scope) -> bool:
     return scope["http_version"] == "1.1" and not close
 
 
-def _printable(text: str) -> str:
-    """A path may hold line breaks and terminal codes."""
-    return text if text.isprintable() else repr(text)
+def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
+    context = context_of(scope)
+    line = f"{scope['method']} {scope['path']} {status or 'no response'}"
+    if context.fault is not None:
+        line += f", fault {context.fault}"
+    if context.started is None:
+        is_control = scope["path"].startswith(f"{CONTROL_PREFIX}/")
+        level = logging.DEBUG if is_control else logging.INFO
+        log.log(level, "%s, %.2f s", _printable(line), elapsed_s)
+    else:
+        log.info("%s, %s, %.2f s", _printable(line), _tokens(context), elapsed_s)
 
 
-def _log_request(
-    level: int, line: str, started: StartedGeneration | None, elapsed_s: float
-) -> None:
-    if started is None:
-        log.log(level, "%s, %.2f s", line, elapsed_s)
-        return
-    usage, reason = started.generation.usage, started.generation.finish_reason
-    log.info(
-        "%s, %d prompt (%d cached) + %d completion tokens, %s, %.2f s",
-        line,
-        usage.num_prompt_tokens,
-        usage.num_cached_tokens,
-        usage.num_completion_tokens,
-        reason.value if reason else "unfinished",
-        elapsed_s,
+def _tokens(context: CallContext) -> str:
+    """Describes the generation: its token counts, and why it ended."""
+    assert context.started is not None
+    generation = context.started.generation
+    usage, reason = generation.usage, generation.finish_reason
+    return (
+        f"{usage.num_prompt_tokens} prompt ({usage.num_cached_tokens} cached) + "
+        f"{usage.num_completion_tokens} completion tokens, "
+        f"{reason.value if reason else 'unfinished'}"
     )
+
+
+def _printable(text: str) -> str:
+    """A path may contain line breaks and terminal escapes; such a text is quoted."""
+    return text if text.isprintable() else repr(text)

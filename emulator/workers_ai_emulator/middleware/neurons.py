@@ -1,4 +1,4 @@
-"""Neurons, which Workers AI bills: what calls cost, and what an account may spend in a day."""
+"""Neurons, the unit that Workers AI bills: what calls cost, and what an account may use per day."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from datetime import UTC, date, datetime
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import Usage
-from workers_ai_emulator.errors import DailyLimit
-from workers_ai_emulator.wire.calls import call_of
-from workers_ai_emulator.wire.error_response import error_response
+from workers_ai_emulator.middleware.base import InferenceMiddleware
+from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.errors import DAILY_LIMIT, WireError
+from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-BINDINGS = "bindings"  # which do not say whose they are: all have one account
+BINDINGS = "bindings"  # a binding does not send its account, so all bindings share this one
 
 _MAX_ACCOUNTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Neurons for a million tokens of prompt, and of completion."""
+    """Neurons for a million prompt tokens, and for a million completion tokens."""
 
     prompt: int
     completion: int
 
     def of(self, usage: Usage) -> float:
-        """Neurons of one call."""
+        """Returns the neurons of one call."""
         prompt = usage.num_prompt_tokens * self.prompt
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# [developers.cloudflare.com/workers-ai/platform/pricing] The second is the price of the model that
-# answered under this name since 2024.
+# [developers.cloudflare.com/workers-ai/platform/pricing] The second price is that of the model
+# which has answered under this name since 2024.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),
@@ -44,76 +45,74 @@ _PRICES = {
 _OTHER_PRICE = _PRICES["@cf/meta/llama-2-7b-chat-fp16"]
 
 
-def price_of(model: str) -> Price:
-    """The published price of a model. The others are taken to cost what Llama 2 does."""
-    return _PRICES.get(model, _OTHER_PRICE)
+def price_of(model: str | None) -> Price:
+    """Returns the published price of a model; for a model without one, that of Llama 2 fp16."""
+    return _PRICES.get(model or "", _OTHER_PRICE)
 
 
 def utc_today() -> date:
-    """The service's day."""
+    """Returns the date in UTC, by which the service counts days."""
     return datetime.now(UTC).date()
 
 
 class NeuronBudget:
-    """What each account has spent today, and may not exceed.
+    """Counts the neurons that each account uses per day, up to a limit.
 
-    `limit` None: there is none. Of very many accounts, those that paid last are remembered.
+    `limit` None: no limit. Of more than 10,000 accounts, those that used neurons last are kept.
     """
 
     def __init__(self, limit: int | None, today: Callable[[], date] = utc_today) -> None:
         self.limit = limit
         self._today = today
         self._day = today()
-        self._spent: dict[str, float] = {}
+        self._used: dict[str, float] = {}
 
     @property
-    def spent(self) -> dict[str, float]:
-        """Today's neurons of every account that has spent any."""
+    def used(self) -> dict[str, float]:
+        """The neurons that each account has used today."""
         if (day := self._today()) != self._day:
             self._day = day
-            self._spent = {}
-        return self._spent
+            self._used = {}
+        return self._used
 
     def check(self, account: str) -> None:
-        """Raises DailyLimit if the account has nothing left."""
-        if self.limit is not None and self.spent.get(account, 0.0) >= self.limit:
-            log.info("account %s has spent its %d neurons of today", account, self.limit)
-            raise DailyLimit
+        """Raises WireError if the account has used up its neurons of the day."""
+        if self.limit is not None and self.used.get(account, 0.0) >= self.limit:
+            log.info("account %s has used its %d neurons of the day", account, self.limit)
+            raise WireError(DAILY_LIMIT)
 
-    def spend(self, account: str, neurons: float) -> None:
-        """Count them."""
-        spent = self.spent
-        spent[account] = spent.pop(account, 0.0) + neurons  # now the last to be forgotten
-        if len(spent) > _MAX_ACCOUNTS:
-            del spent[next(iter(spent))]
+    def use(self, account: str, neurons: float) -> None:
+        """Adds neurons to the account's."""
+        used = self.used
+        used[account] = used.pop(account, 0.0) + neurons  # re-inserted: dropped last
+        if len(used) > _MAX_ACCOUNTS:
+            del used[next(iter(used))]
 
     def reset(self) -> None:
-        """Nobody has spent anything."""
-        self._spent = {}
+        """Sets every account to zero."""
+        self._used = {}
 
 
-class NeuronMiddleware:
-    """An ASGI application around another: counts what calls cost, refuses when nothing is left."""
+class NeuronMiddleware(InferenceMiddleware):
+    """Counts the neurons of calls, and refuses calls of an account that has used up its own."""
 
     def __init__(self, app: ASGIApp, budget: NeuronBudget) -> None:
-        self._app = app
+        super().__init__(app)
         self._budget = budget
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = call_of(scope)
-        if call is None:
-            await self._app(scope, receive, send)
-            return
+    async def _handle(
+        self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         account = call.account_id or BINDINGS
         try:
             self._budget.check(account)
-        except DailyLimit as error:
+        except WireError as error:
             await error_response(scope["path"], error)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
         finally:
-            started: StartedGeneration | None = scope["state"].get("started")
-            if started is not None:
-                price = price_of(scope["state"]["model"])
-                self._budget.spend(account, price.of(started.generation.usage))
+            context = context_of(scope)
+            if context.started is not None:
+                price = price_of(context.model)
+                self._budget.use(account, price.of(context.started.generation.usage))

@@ -1,7 +1,8 @@
-"""Which pages in a browser may talk to this server: local ones, and those that the user allows.
+"""Refuses requests from web pages that are neither local nor allowed by the user.
 
-A page anywhere can make a browser send requests to 127.0.0.1. One on a foreign origin says so in
-`Origin`; one whose own name was made to resolve to 127.0.0.1 (DNS rebinding) says so in `Host`.
+Any web page can make a browser send requests to 127.0.0.1. The header `Origin` shows a page of
+another origin. The header `Host` shows a page whose host name was made to resolve to 127.0.0.1 (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers_ai_emulator.errors import ForeignOrigin
-from workers_ai_emulator.wire.error_response import error_response
+from workers_ai_emulator.wire.errors import FOREIGN_ORIGIN, WireError
+from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +30,20 @@ _EXPOSED = (
     "x-emulator-model",
 )
 _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
-# What bindings and redirected programs ask for.
+# The hosts that bindings and redirected programs call.
 _SERVICE_HOSTS = frozenset(
     {"api.cloudflare.com", "gateway.ai.cloudflare.com", "workers-binding.ai", "ai.cloudflare.com"}
 )
-# Names that no public DNS resolves: of one word, as containers have, or reserved [RFC 6761, 6762].
+# Host names that public DNS does not resolve: one word, as containers have, or reserved suffixes
+# [RFC 6761, 6762].
 _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
-    """An ASGI application around another: refuses foreign pages, answers CORS for the others.
+    """Refuses requests of foreign pages, and sends CORS headers to pages that may call.
 
-    `allowed_origins` are further ones, `*` stands for all; `host` is the name it listens on.
+    `allowed_origins` are the origins that the user allows, `*` for all; `host` is the host name
+    that the server listens on. Local pages may always call.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Iterable[str], host: str) -> None:
@@ -49,7 +52,7 @@ class OriginGuardMiddleware:
             _SERVICE_HOSTS | {host} | {_host_of(origin) for origin in self._origins} - {""}
         )
         self._app = app
-        self._sharing_app = CORSMiddleware(
+        self._cors_app = CORSMiddleware(
             app,
             allow_origins=[*self._origins],
             allow_origin_regex=_LOCAL_ORIGIN,
@@ -65,16 +68,18 @@ class OriginGuardMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if (foreign := self._foreign_origin(headers)) is not None:
-            log.warning("a page on %r was refused", foreign)
-            await error_response(scope["path"], ForeignOrigin(foreign))(scope, receive, send)
+        foreign = self._foreign_origin(headers)
+        if foreign is not None:
+            log.warning("refused a request of a page on %r", foreign)
+            error = WireError(FOREIGN_ORIGIN, foreign)
+            await error_response(scope["path"], error)(scope, receive, send)
         elif "origin" in headers:
-            await self._sharing_app(scope, receive, send)
-        else:  # no page, so nothing that the service does not send
+            await self._cors_app(scope, receive, send)
+        else:  # not a page: the response has only headers that the service sends
             await self._app(scope, receive, send)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
-        """The origin of a page that may not call; None for all who may."""
+        """Returns the origin of a page that may not call, or None for any other client."""
         if "*" in self._origins:
             return None
         host, origin = headers.get("host"), headers.get("origin")
@@ -84,7 +89,7 @@ class OriginGuardMiddleware:
             origin is None
             or origin in self._origins
             or re.fullmatch(_LOCAL_ORIGIN, origin)
-            or origin.partition("://")[2] == host  # a page of this server, by whatever name
+            or origin.partition("://")[2] == host  # a page that this server sent
         )
         return None if is_known else origin
 
@@ -95,11 +100,11 @@ class OriginGuardMiddleware:
             ipaddress.ip_address(host)
         except ValueError:
             return False
-        return True  # an address was not looked up, so nobody made it resolve to this one
+        return True  # an IP address involves no DNS, so it cannot be rebound
 
 
 def _host_of(url: str) -> str:
-    """The name in a URL, in lower case; none where it cannot be read."""
+    """Returns the host name of a URL in lower case, or an empty text for an invalid URL."""
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:

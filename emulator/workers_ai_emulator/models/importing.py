@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
-from workers_ai_emulator.errors import GgufInvalid, WeightsUnusable
+from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import models_file
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.download import Progress, exclusive, place, sha256_of

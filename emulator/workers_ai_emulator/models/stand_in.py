@@ -9,8 +9,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import WeightsType
-from workers_ai_emulator.errors import EngineError, WeightsUnusable
+from workers_ai_emulator.errors import WeightsUnusable
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from jinja2 import TemplateError
 
+from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import Vocabulary
-from workers_ai_emulator.errors import RefusedByEngine
 from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
 from workers_ai_emulator.prompts.template import (
     Conversation,
@@ -173,7 +173,7 @@ class JinjaTemplate:
         self.is_isolated = self._renderer.is_isolated
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's tokens. Raises RefusedByEngine where the template refuses.
+        """The prompt's tokens. Raises RequestRejected where the template refuses.
 
         One that knows no system messages gets the text of a first one before the first user's.
         """
@@ -184,7 +184,7 @@ class JinjaTemplate:
             if merged:
                 with suppress(TemplateError):
                     return self._tokens(merged)
-            raise RefusedByEngine(str(error)) from error
+            raise RequestRejected(str(error)) from error
 
     def render_prompt(self, prompt: str) -> list[int]:
         return self.render(parse_llama2(prompt) or wrap_prompt(prompt))

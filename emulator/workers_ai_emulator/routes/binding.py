@@ -1,82 +1,84 @@
-"""What a Worker's AI binding sends, in all of its protocols; the doors lead it here.
+"""The endpoints that a Worker's AI binding calls, in all protocols of its SDKs.
 
-A binding reads an answer without an envelope, and a bare error [workerd, ai-api.ts].
+`middleware/binding_transports.py` turns other tools' forms of these calls into these paths. A
+binding reads results and errors without an envelope [workerd, ai-api.ts].
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from workers_ai_emulator.errors import IncompleteRequest, InvalidData, NoSuchModel
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.routes import gateway, models, run
-from workers_ai_emulator.routes.access import before, check_binding
-from workers_ai_emulator.routes.generation import find_model, generate, read_json
+from workers_ai_emulator.routes import gateway, run
+from workers_ai_emulator.routes.generation import body_of, find_model, generate
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors
 from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, TensorFormat
-from workers_ai_emulator.wire.envelope import JsonResponse, success
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, INVALID_DATA, WireError
+from workers_ai_emulator.wire.responses import JsonResponse
 
 _MODEL_HEADER = "cf-consn-model-id"
-_ANY_ACCOUNT = "0" * 32  # a binding does not say whose it is
+_ANY_ACCOUNT = "0" * 32  # a binding does not send its account
 
-router = APIRouter(dependencies=[before(check_binding)])
-router.add_api_route("/ai-api/models/search", models.search_models)
+router = EndpointRouter()
 
 
-@router.post("/run")
+@router.handles(endpoints.BINDING_RUN)
 async def run_model(request: Request) -> Response:
-    """`env.AI.run()`: version 3, the binding itself; 2, SDK 1.1.0; none, the tensors of 1.0."""
+    """`env.AI.run()`. `?version=3`: the binding; 2: SDK 1.1; no version: the tensors of SDK 1.0."""
     spec = _model(request)
-    if "userInputs" in request.query_params:  # the body is audio, or an image
-        raise InvalidData(request.headers.get("content-type", "undefined"))
-    body = await read_json(request)
+    if "userInputs" in request.query_params:  # the body is audio or an image
+        raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
+    body = await body_of(request)
     version = request.query_params.get("version")
     if version is None:
         return await _run_tensors(request, spec, body)
     if not isinstance(body, dict) or "inputs" not in body:
-        raise IncompleteRequest("inputs")
-    answer = GzipFormat() if version == "2" else BareFormat()
-    return await run.run(request, spec, body["inputs"], answer, is_queued=_is_queued(body))
+        raise WireError(INCOMPLETE_REQUEST, "inputs")
+    response_format = GzipFormat() if version == "2" else BareFormat()
+    return await run.run(request, spec, body["inputs"], response_format, is_queued=_is_queued(body))
 
 
-@router.post("/ai-gateway/run")
+@router.handles(endpoints.BINDING_GATEWAY_RUN)
 async def run_model_via_gateway(request: Request) -> Response:
-    """`env.AI.run()` with the option `gateway`."""
-    return gateway.logged(await run_model(request))
+    return gateway.with_log_id(await run_model(request))
 
 
-@router.post("/ai-gateway/universal/run/{gateway_id}")
+@router.handles(endpoints.BINDING_GATEWAY_UNIVERSAL)
 async def run_universal(request: Request) -> Response:
-    """`env.AI.gateway(…).run()`."""
     return await gateway.universal(request)
 
 
-@router.get("/ai-gateway/gateways/{gateway_id}/url/{provider}")
+@router.handles(endpoints.BINDING_GATEWAY_URL)
 async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
-    """`env.AI.gateway(…).getUrl()`: this server's paths of AI Gateway, for any client."""
-    host, port = request.scope["server"]  # where this request came in; its Host is the service's
+    """Returns the base URL of this server's AI Gateway endpoints."""
+    host, port = request.scope["server"]  # the header Host has the service's name
     provider = "" if provider == "universal" else provider
-    url = f"http://{host}:{port}{gateway.PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
-    return JsonResponse(success({"url": url}))
+    path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
+    return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
     call = tensors.read(body)
-    answer = TensorFormat(call.prompt if call.has_echo else "")
-    return await generate(request, spec, call.inputs, answer, is_flattened=True)
+    response_format = TensorFormat(call.prompt if call.has_echo else "")
+    return await generate(request, spec, call.inputs, response_format, is_flattened=True)
 
 
 def _model(request: Request) -> ModelSpec:
-    """The model that the binding names, perhaps behind a prefix. Raises what it is refused with."""
+    """Returns the model that the binding names, with or without a prefix such as `workers-ai:`.
+
+    Raises WireError if the header is missing or no model has the name.
+    """
     name = request.headers.get(_MODEL_HEADER)
     if name is None:
-        raise IncompleteRequest(_MODEL_HEADER)
-    try:
-        return find_model(request, name)
-    except NoSuchModel:
-        return find_model(request, name.rpartition(":")[2])
+        raise WireError(INCOMPLETE_REQUEST, _MODEL_HEADER)
+    is_known = name in services_of(request).catalog
+    return find_model(request, name if is_known else name.rpartition(":")[2])
 
 
 def _is_queued(body: dict[str, Any]) -> bool:

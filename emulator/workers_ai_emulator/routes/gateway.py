@@ -1,4 +1,4 @@
-"""AI Gateway's paths to Workers AI, on this server's port: the same answers, bare errors."""
+"""AI Gateway's endpoints for Workers AI, on this server's port. Their errors have no envelope."""
 
 from __future__ import annotations
 
@@ -6,89 +6,88 @@ import secrets
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from workers_ai_emulator.errors import AiError, IncompleteRequest, NoSuchModel
 from workers_ai_emulator.routes import openai, run
-from workers_ai_emulator.routes.access import before, check_gateway_caller
-from workers_ai_emulator.routes.generation import find_model, model_name, read_json
-from workers_ai_emulator.tasks.response_formats import ChatCompletion
+from workers_ai_emulator.routes.generation import body_of, find_model, model_name
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.tasks.response_formats import ChatCompletionFormat
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
 
-PREFIX = "/v1/"
 _PROVIDER = "workers-ai/"
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's
 
-router = APIRouter(
-    prefix="/v1/{account_id}/{gateway_id}", dependencies=[before(check_gateway_caller)]
-)
+router = EndpointRouter()
 
 
-@router.post("")
+@router.handles(endpoints.GATEWAY_UNIVERSAL)
 async def run_universal(request: Request) -> Response:
     """[developers.cloudflare.com/ai-gateway/usage/universal]."""
     return await universal(request)
 
 
-@router.post("/compat/chat/completions")
+@router.handles(endpoints.GATEWAY_COMPAT)
 async def compat_chat_completions(request: Request) -> Response:
     """The model's name begins with its provider [developers.cloudflare.com/ai-gateway]."""
-    body = await read_json(request)
+    body = await body_of(request)
     if not (name := model_name(body)).startswith(_PROVIDER):
-        raise NoSuchModel(name)  # another provider's: there is no network to ask
-    return logged(await openai.complete(request, body, ChatCompletion, prefix=_PROVIDER))
+        raise WireError(NO_SUCH_MODEL, name)  # a model of another provider
+    return with_log_id(await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER))
 
 
-@router.post("/workers-ai/v1/chat/completions")
+@router.handles(endpoints.GATEWAY_CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
-    return logged(await openai.chat_completions(request))
+    return with_log_id(await openai.chat_completions(request))
 
 
-@router.post("/workers-ai/v1/completions")
+@router.handles(endpoints.GATEWAY_COMPLETIONS)
 async def completions(request: Request) -> Response:
-    return logged(await openai.completions(request))
+    return with_log_id(await openai.completions(request))
 
 
-@router.post("/workers-ai/{model:path}")
+@router.handles(endpoints.GATEWAY_RUN_MODEL)
 async def run_model(request: Request, model: str) -> Response:
     """[developers.cloudflare.com/ai-gateway/providers/workersai]."""
     spec = find_model(request, model.removeprefix("run/"))
-    return logged(await run.run(request, spec, await read_json(request)))
+    return with_log_id(await run.run(request, spec, await body_of(request)))
 
 
 async def universal(request: Request) -> Response:
-    """The answer to the first of the body's steps that has one, or the error of the last.
+    """Tries the steps in the body in order, and returns the first response that is no error.
 
-    A step is `{"provider": …, "endpoint": …, "query": …}`.
+    A step is `{"provider": …, "endpoint": …, "query": …}`. Raises the error of the last step if all
+    of them fail.
     """
-    body = await read_json(request)
+    body = await body_of(request)
     steps = body if isinstance(body, list) else [body]
     for number, step in enumerate(steps):
         try:
-            answer = logged(await _run_step(request, step))
-        except AiError:
+            response = with_log_id(await _run_step(request, step))
+        except WireError:
             if number == len(steps) - 1:
                 raise
         else:
-            answer.headers["cf-aig-step"] = str(number)
-            return answer
-    raise IncompleteRequest("provider")
+            response.headers["cf-aig-step"] = str(number)
+            return response
+    raise WireError(INCOMPLETE_REQUEST, "provider")
 
 
 async def _run_step(request: Request, step: Any) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
-            return await openai.complete(request, query, ChatCompletion)
+            return await openai.complete(request, query, ChatCompletionFormat)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
             spec = find_model(request, endpoint.removeprefix("run/"))
             return await run.run(request, spec, query)
         case {"provider": str(provider), "endpoint": str(endpoint)}:
-            raise NoSuchModel(f"{provider}/{endpoint}")
-    raise IncompleteRequest("provider")
+            raise WireError(NO_SUCH_MODEL, f"{provider}/{endpoint}")
+    raise WireError(INCOMPLETE_REQUEST, "provider")
 
 
-def logged(answer: Response) -> Response:
-    """The answer with the id of its line in the gateway's log, a ULID [header recorded]."""
+def with_log_id(response: Response) -> Response:
+    """Adds the id of the gateway's log entry, a ULID, to the response [header recorded]."""
     value = int(time.time() * 1000) << 80 | secrets.randbits(80)
     digits = [_BASE32[value >> shift & 31] for shift in range(125, -5, -5)]
-    answer.headers["cf-aig-log-id"] = "".join(digits)
-    return answer
+    response.headers["cf-aig-log-id"] = "".join(digits)
+    return response

@@ -1,167 +1,123 @@
-"""From a request's body to its answer, for every route that generates text."""
+"""From a request's body to its response, for every endpoint that generates text."""
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request, Response
-from starlette.requests import ClientDisconnect
 
-from workers_ai_emulator.backends.backend import StartedGeneration
-from workers_ai_emulator.backends.choice import BACKEND_HEADER, Backends
-from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
-from workers_ai_emulator.errors import (
-    IncompleteRequest,
-    RequestAborted,
-    RequestTimeout,
-    RequestTooLarge,
-)
+from workers_ai_emulator.backends.backend import Backend
+from workers_ai_emulator.backends.choice import BACKEND_HEADER
+from workers_ai_emulator.engine.errors import DeadlineExceeded
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import text_generation
-from workers_ai_emulator.tasks.response_formats import Answer
-from workers_ai_emulator.wire.calls import until_gone
-from workers_ai_emulator.wire.envelope import EventStream, JsonResponse, to_json
-
-MAX_BODY_BYTES = 16 * 2**20
-GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
-
-_LONG_BODY_BYTES = 2**14  # a longer one takes long enough for others to notice
+from workers_ai_emulator.tasks.response_formats import ResponseFormat
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.body import compute, read_json
+from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.disconnect import on_disconnect, while_connected
+from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, REQUEST_ABORTED, WireError, wire_errors
+from workers_ai_emulator.wire.responses import EventStream, JsonResponse
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 
-async def read_json(request: Request) -> Any:
-    """The body, whatever its content type and encoding, which some clients get wrong.
-
-    Raises RequestTooLarge or IncompleteRequest.
-    """
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestTooLarge
-    request.state.is_large = len(body) > _LONG_BODY_BYTES
-    if body.startswith(GZIP_MAGIC):
-        body = bytearray(await compute(request, gunzip, bytes(body)))
-        request.state.is_large |= len(body) > _LONG_BODY_BYTES
-    return await compute(request, text_generation.parse_json, bytes(body))
+async def body_of(request: Request) -> Any:
+    """Returns the parsed JSON of the request's body. Raises WireError if it is not JSON."""
+    return await read_json(request.stream(), context_of(request.scope))
 
 
 def model_name(body: Any) -> str:
-    """The model that a body names; `undefined` where it names none, as JavaScript prints that."""
+    """Returns the model that a body names; `undefined`, as JavaScript prints it, for no model."""
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 
 
 def find_model(request: Request, name: str) -> ModelSpec:
-    """The model of this name. Raises NoSuchModel."""
-    engines: ModelManager = request.app.state.engines
-    return engines.spec(name)
+    """Returns the model of this name. Raises WireError if there is none."""
+    catalog = services_of(request).catalog
+    if name not in catalog:
+        raise WireError(NO_SUCH_MODEL, name)
+    return catalog[name]
 
 
 async def generate(
     request: Request,
     spec: ModelSpec,
     inputs: Any,
-    answer: Answer,
+    response_format: ResponseFormat,
     *,
     is_flattened: bool = False,
 ) -> Response:
-    """Run the model on these inputs, and answer whole or as a stream.
+    """Runs the model on these inputs, and responds with JSON or with a stream.
 
-    Raises what the service refuses with, all of it before the first byte of an answer.
+    `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for all
+    that fails before the first token, so that no part of a response has been sent by then.
     """
-    backends: Backends = request.app.state.backends
+    backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
     task_request = await compute(
-        request,
+        context_of(request.scope),
         text_generation.parse,
         inputs,
         spec,
         seed=backends.seed,
         is_flattened=is_flattened,
     )
-    starting = backend.generate(task_request, spec, is_large=request.state.is_large)
+    with wire_errors():
+        started = await _start(request, backend, task_request, spec)
+        generation = started.generation
+        chunks = await _while_connected(request, generation, _after_first(generation))
+        headers = {
+            "cf-ai-req-id": str(uuid.uuid4()),
+            "x-emulator-model": quote(started.model_name),
+        }
+        if task_request.stream:
+            events = response_format.events(chunks, generation)
+            return EventStream(events, generation.cancel, headers)
+        text = await _while_connected(request, generation, text_generation.join(chunks))
+        return JsonResponse(response_format.whole(text, generation), headers=headers)
+
+
+async def _start(
+    request: Request, backend: Backend, task_request: TextGenerationRequest, spec: ModelSpec
+) -> StartedGeneration:
+    """Starts the generation and notes it in the request's context.
+
+    A backend that has to load a model first is given up when the client disconnects or the time
+    limit passes; the model goes on loading for other requests.
+    """
+    context = context_of(request.scope)
+    limit_s = services_of(request).backends.request_timeout_s
+    starting = backend.generate(task_request, spec, is_large=context.is_large)
     if backend.is_immediate(spec):
         started = await starting
     else:
-        started = await _while_starting(request, starting, backends.request_timeout_s)
-    request.state.started = started
-    request.state.model = spec.name
-    generation = started.generation
-    if backends.request_timeout_s is not None:
-        generation.cancel_after(backends.request_timeout_s)
-    chunks = await _while_connected(request, generation, _after_first(generation))
-    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(started.model_name)}
-    if task_request.stream:
-        return EventStream(answer.frames(chunks, generation), generation, headers)
-    text = await _while_connected(request, generation, text_generation.join(chunks))
-    return JsonResponse(answer.whole(text, generation), headers=headers)
-
-
-def gunzip(body: bytes) -> bytes:
-    """A body unpacked.
-
-    Raises RequestTooLarge, or IncompleteRequest for what is cut off or damaged.
-    """
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        unpacked = unpacking.decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise IncompleteRequest("body is not valid gzip") from error
-    if len(unpacked) > MAX_BODY_BYTES:
-        raise RequestTooLarge
-    if not unpacking.eof:
-        raise IncompleteRequest("body is not valid gzip")
-    return unpacked
-
-
-async def compute(
-    request: Request, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-) -> _T:
-    """The function's result; computed beside the event loop where others would notice it."""
-    if request.state.is_large:
-        return await asyncio.to_thread(function, *args, **kwargs)
-    return function(*args, **kwargs)
-
-
-async def _while_starting(
-    request: Request, starting: Coroutine[Any, Any, StartedGeneration], limit_s: float | None
-) -> StartedGeneration:
-    """What starts, unless the time is up first, or the client leaves.
-
-    Raises RequestTimeout or ClientDisconnect; a model that is being loaded goes on for others.
-    """
-    start = asyncio.create_task(starting)
-    leaving = asyncio.create_task(until_gone(request.receive))
-    try:
-        done, _ = await asyncio.wait(
-            {start, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-        )
-    finally:
-        leaving.cancel()
-        if not start.done():
-            start.cancel()
-    if not done:
-        raise RequestTimeout
-    if start not in done:
-        raise ClientDisconnect
-    return start.result()
+        try:
+            started = await while_connected(starting, request.receive, limit_s=limit_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+    context.started, context.model = started, spec.name
+    if limit_s is not None:
+        started.generation.cancel_after(limit_s)
+    return started
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
-    """All chunks, once the first is there: until then an error is an ordinary answer."""
+    """Waits for the first chunk, then returns all chunks.
+
+    Until the first chunk exists, an error can still become an ordinary error response.
+    """
     chunks = aiter(generation)
     first = await anext(chunks)
     if first.finish_reason is FinishReason.CANCELLED:
-        raise RequestAborted
+        raise WireError(REQUEST_ABORTED)
 
     async def all_chunks() -> AsyncIterator[Chunk]:
         yield first
@@ -172,17 +128,13 @@ async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
 
 
 async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
-    """The work's result; the generation is cancelled if the client leaves, or the work fails."""
-    watch = asyncio.create_task(_cancel_on_disconnect(request, generation))
+    """Returns the result of `work`; cancels the generation if the client disconnects.
+
+    A cancelled generation ends `work` itself, after the engine has counted its tokens.
+    """
     try:
-        return await work
+        async with on_disconnect(request.receive, generation.cancel):
+            return await work
     except BaseException:
         generation.cancel()
         raise
-    finally:
-        watch.cancel()
-
-
-async def _cancel_on_disconnect(request: Request, generation: Generation) -> None:
-    await until_gone(request.receive)
-    generation.cancel()

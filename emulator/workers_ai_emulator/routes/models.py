@@ -1,4 +1,4 @@
-"""The catalogue over HTTP: which models and tasks there are, and what they take."""
+"""The catalogue over HTTP: the models and tasks served here, and the schemas of the models."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Mapping
 from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.routes.access import account_router
 from workers_ai_emulator.routes.generation import find_model
-from workers_ai_emulator.runtime.model_manager import ModelManager
-from workers_ai_emulator.wire.envelope import JsonResponse, page, success
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.envelope import page, success
+from workers_ai_emulator.wire.responses import JsonResponse
 
-_PAGE_SIZE = 50  # seen on the service where `per_page` is not given
+_PAGE_SIZE = 50  # the service's, where the request has no `per_page`
 
-router = account_router("/ai")
+router = EndpointRouter()
 
 
-@router.get("/models/search")
+@router.handles(endpoints.SEARCH_MODELS)
+@router.handles(endpoints.BINDING_SEARCH_MODELS)
 async def search_models(request: Request) -> Response:
-    """The models served here, in pages; one beyond the end is empty, as SDKs need it to be.
+    """Lists the models in pages. A page beyond the last is empty, because SDKs read up to it.
 
-    Filters: `search`, `author`, `task`, `source`, `hide_experimental`; others change nothing.
+    Filters: `search`, `author`, `task`, `source`, `hide_experimental`; others are ignored.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
     """
     query = request.query_params
-    cards = [spec.card for spec in _catalog(request).values() if _is_wanted(spec, query)]
-    return _page(request, cards)
+    specs = services_of(request).catalog.values()
+    return _page(request, [spec.card for spec in specs if _matches(spec, query)])
 
 
-@router.get("/models/schema")
+@router.handles(endpoints.MODEL_SCHEMA)
 async def model_schema(request: Request) -> Response:
-    """The published `input` and `output` schemas of `?model=`. An unknown one is 5007, inferred."""
-    return JsonResponse(success(find_model(request, request.query_params.get("model", "")).schema))
+    """Returns the `input` and `output` schemas of `?model=`. An unknown model is 5007, inferred."""
+    spec = find_model(request, request.query_params.get("model", ""))
+    return JsonResponse(success(spec.schema))
 
 
-@router.get("/tasks/search")
+@router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """The tasks of the models served here. The form of a row is inferred from a model's card."""
-    tasks = {spec.card["task"]["id"]: spec.card["task"] for spec in _catalog(request).values()}
+    """Lists the tasks of the models. The form of a row is inferred from a model's card."""
+    cards = [spec.card for spec in services_of(request).catalog.values()]
+    tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))
 
 
-def _catalog(request: Request) -> Mapping[str, ModelSpec]:
-    engines: ModelManager = request.app.state.engines
-    return engines.catalog
-
-
-def _is_wanted(spec: ModelSpec, query: Mapping[str, str]) -> bool:
+def _matches(spec: ModelSpec, query: Mapping[str, str]) -> bool:
     card = spec.card
     properties = {row["property_id"]: row["value"] for row in card["properties"]}
     return (
@@ -67,6 +67,6 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 
 
 def _positive(text: str | None, *, default: int) -> int:
-    """The number in a query string. What is none counts as not given [inferred]."""
+    """Returns the positive number in `text`, or the default for any other text [inferred]."""
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

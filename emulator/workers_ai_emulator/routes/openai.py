@@ -1,52 +1,61 @@
-"""OpenAI's shapes, as Workers AI gives them: the same schemas and errors, another answer."""
+"""OpenAI's endpoints as Workers AI serves them: its own schemas and errors, OpenAI's responses."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from workers_ai_emulator.routes.access import account_router, no_route
-from workers_ai_emulator.routes.generation import find_model, generate, model_name, read_json
-from workers_ai_emulator.tasks.response_formats import ChatCompletion, OpenAIFormat, TextCompletion
+from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.tasks.response_formats import (
+    ChatCompletionFormat,
+    OpenAIFormat,
+    TextCompletionFormat,
+)
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.authorization import no_route
 
-router = account_router("/ai/v1")
-unserved = APIRouter(prefix=router.prefix)
+router = EndpointRouter()
 
 
-@router.post("/chat/completions")
+@router.handles(endpoints.CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
     """[developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]."""
-    return await complete(request, await read_json(request), ChatCompletion)
+    return await complete(request, await body_of(request), ChatCompletionFormat)
 
 
-@router.post("/completions")
+@router.handles(endpoints.COMPLETIONS)
 async def completions(request: Request) -> Response:
     """Not documented, but clients call it: everything about it is inferred."""
-    return await complete(request, await read_json(request), TextCompletion)
+    return await complete(request, await body_of(request), TextCompletionFormat)
 
 
-@unserved.post("/{endpoint:path}")
-async def nothing_else(request: Request) -> Response:
-    """There is nothing else, but GET gets 7001 as on a route [recorded for /ai/v1/models]."""
+@router.handles(endpoints.OTHER_OPENAI)
+async def other_endpoint(request: Request) -> Response:
+    """Refuses POST with 7000; GET gets 7001, as on an existing route [recorded, /ai/v1/models]."""
     raise no_route(request.scope["path"])
 
 
 async def complete(
-    request: Request, body: Any, form: type[OpenAIFormat], *, prefix: str = ""
+    request: Request, body: Any, response_format: type[OpenAIFormat], *, prefix: str = ""
 ) -> Response:
-    """Answer in OpenAI's form. `prefix` is what stands before the model's name."""
+    """Runs the model that the body names, and responds in OpenAI's format.
+
+    `prefix` precedes the model's name in the body, for example `workers-ai/`.
+    """
     name = model_name(body)
     spec = find_model(request, name.removeprefix(prefix))
     inputs = _inputs(body)
     options = inputs.get("stream_options") if isinstance(inputs, dict) else None
     include_usage = isinstance(options, dict) and options.get("include_usage") is True
-    answer = form(spec.name, include_usage=include_usage)
-    return await generate(request, spec, inputs, answer)
+    return await generate(
+        request, spec, inputs, response_format(spec.name, include_usage=include_usage)
+    )
 
 
 def _inputs(body: Any) -> Any:
-    """What the model's schema sees. OpenAI's clients write null for "not set" [inferred]."""
+    """Returns the input for the model's schema. OpenAI's clients send null for unset [inferred]."""
     if not isinstance(body, dict):
         return body
     inputs = {key: value for key, value in body.items() if value is not None}

@@ -1,48 +1,34 @@
-"""The document of what this server answers: routes, the published schemas, and every error."""
+"""The OpenAPI document: one operation for every row of the endpoint table."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 from workers_ai_emulator import __version__
-from workers_ai_emulator.errors import (
-    AiError,
-    AuthenticationFailed,
-    CloudflareError,
-    CredentialsMissing,
-    ForeignOrigin,
-    GatewayError,
-    HeaderMalformed,
-    InvalidAccount,
-    MethodNotSupported,
-    NoRoute,
-    TokenInvalid,
-    TokenMissing,
-    WireError,
-)
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.wire import endpoints, errors
+from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
+from workers_ai_emulator.wire.errors import ErrorType, Sender, error_types
 
 Json = dict[str, Any]
+Catalog = Mapping[str, ModelSpec]
 
-_ACCOUNT = "/client/v4/accounts/{account_id}"
-_GATEWAY = "/v1/{account_id}/{gateway_id}"
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-
-_PATH = [NoRoute, MethodNotSupported, ForeignOrigin]
-_CALLER = [CredentialsMissing, HeaderMalformed, AuthenticationFailed]
-_IN_ACCOUNT = [*_PATH, InvalidAccount, *_CALLER]
-_MODEL = AiError.__subclasses__()
-_GATEWAY_ONLY = GatewayError.__subclasses__()
-_TOKEN = [CredentialsMissing, HeaderMalformed, TokenInvalid, TokenMissing]
+_MODEL_GAP = "{model:path}"
 
 
-def document(catalog: Mapping[str, ModelSpec]) -> Json:
-    """An OpenAPI 3.1 document, valid JSON as it is."""
-    paths = _api(catalog) | _gateway(catalog) | _own()
+def document(catalog: Catalog) -> Json:
+    """Returns an OpenAPI 3.1 document as JSON."""
+    paths: dict[str, Json] = {}
+    for endpoint in ENDPOINTS:
+        for path, operation in _operations(endpoint, catalog):
+            item = paths.setdefault(path, {"parameters": _path_parameters(path)})
+            item[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,30 +36,86 @@ def document(catalog: Mapping[str, ModelSpec]) -> Json:
             "version": __version__,
             "description": "Cloudflare Workers AI's text generation, answered locally.",
         },
-        "paths": {path: _parameters(path) | item for path, item in paths.items()},
-        "components": {"parameters": _PARAMETERS, "schemas": _schemas(catalog)},
+        "paths": paths,
+        "components": {"parameters": _PATH_PARAMETERS, "schemas": _schemas(catalog)},
     }
 
 
-_PARAMETERS: Json = {
-    "account_id": {
-        "name": "account_id",
-        "in": "path",
-        "required": True,
-        "description": "Any will do that has the form of one.",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    },
-    "gateway_id": {
-        "name": "gateway_id",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
-    },
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """What the document says of an endpoint, besides its row in the table.
+
+    `answer`: the content of its successful response, by media type. `body`: the schema of its
+    request body. `errors`: errors that its access and its kind do not imply. `refusals`: statuses
+    of responses `{"error": TEXT}`.
+    """
+
+    answer: Json
+    body: Json | None = None
+    query: Iterable[Json] = ()
+    errors: tuple[ErrorType, ...] = ()
+    refusals: tuple[int, ...] = ()
+    status: int = 200
+
+
+def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Json]]:
+    """Returns the paths of an endpoint and their operations: one path for each model, or one."""
+    describe = _DESCRIBE[endpoint]
+    if _MODEL_GAP not in endpoint.path:
+        path = endpoint.path.replace(":path", "")
+        yield path, _operation(endpoint, endpoint.summary, describe(catalog))
+        return
+    for spec in catalog.values():
+        path = endpoint.path.replace(_MODEL_GAP, spec.name)
+        yield path, _operation(endpoint, f"Run {spec.name}", describe({spec.name: spec}))
+
+
+def _operation(endpoint: Endpoint, summary: str, details: _Details) -> Json:
+    success = {str(details.status): {"description": "success", "content": details.answer}}
+    operation = {
+        "summary": summary,
+        "parameters": [*details.query],
+        "responses": success | _error_responses(endpoint, details),
+    }
+    if details.body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(details.body)}
+    return operation
+
+
+# ── paths ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parameter(name: str, schema: Json, description: str = "") -> Json:
+    parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+    return parameter | ({"description": description} if description else {})
+
+
+_WORD: Json = {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+_PATH_PARAMETERS: Json = {
+    "account_id": _parameter(
+        "account_id",
+        {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "Any 32 hexadecimal digits.",
+    ),
+    "gateway_id": _parameter("gateway_id", _WORD),
+    "provider": _parameter("provider", _WORD),
+    "script": _parameter("script", _WORD),
+    "endpoint": _parameter("endpoint", _WORD),
+    "name": _parameter("name", {"type": "string", "pattern": r"^[a-z]+\.(html|css|js|svg)$"}),
+    "number": _parameter("number", {"type": "integer", "minimum": 1}, "The id of a request."),
 }
 
 
-def _schemas(catalog: Mapping[str, ModelSpec]) -> Json:
-    """The published schemas, as they are."""
+def _path_parameters(path: str) -> list[Json]:
+    names = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in path]
+    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
+
+
+# ── schemas ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _schemas(catalog: Catalog) -> Json:
+    """Returns the input and output schemas of all models."""
     specs = catalog.values()
     return {_schema(spec, side): spec.schema[side] for spec in specs for side in spec.schema}
 
@@ -86,101 +128,62 @@ def _ref(spec: ModelSpec, side: str, part: str = "") -> Json:
     return {"$ref": f"#/components/schemas/{_schema(spec, side)}{part}"}
 
 
-def _parameters(path: str) -> Json:
-    names = [name for name in _PARAMETERS if f"{{{name}}}" in path]
-    return {"parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names]}
-
-
-def _api(catalog: Mapping[str, ModelSpec]) -> Json:
-    errors = _responses([*_IN_ACCOUNT, *_MODEL])
-    listing = _responses(_IN_ACCOUNT)
-    runs = {
-        f"{_ACCOUNT}/ai/run/{spec.name}": _post(
-            spec.card["description"], _ref(spec, "input"), _native(spec), errors
-        )
-        for spec in catalog.values()
-    }
-    nested, natives = _nested(catalog), _native(*catalog.values())
-    completions = {
-        f"{_ACCOUNT}/ai/v1/{path}": _post(summary, _flat(catalog), answer, errors)
-        for path, (summary, answer) in _completions().items()
-    }
-    return {
-        **runs,
-        f"{_ACCOUNT}/ai/run": _post("Run the model that the body names", nested, natives, errors),
-        **completions,
-        f"{_ACCOUNT}/ai/models/search": _get("The models", _page(_CARD), listing, _SEARCH),
-        f"{_ACCOUNT}/ai/models/schema": _get(
-            "A model's schemas",
-            _success(_object(input={"type": "object"}, output={"type": "object"})),
-            errors,
-            [_query("model", _names(catalog), required=True)],
-        ),
-        f"{_ACCOUNT}/ai/tasks/search": _get("The tasks", _page(_TASK), listing, _PAGING),
-        f"{_ACCOUNT}/tokens/verify": _get(
-            "Verify an account's token", _success(_VERIFIED), _responses([*_IN_ACCOUNT, *_TOKEN])
-        ),
-        "/client/v4/user/tokens/verify": _get(
-            "Verify a user's token", _success(_VERIFIED), _responses([*_PATH, *_TOKEN])
-        ),
-    }
-
-
-def _gateway(catalog: Mapping[str, ModelSpec]) -> Json:
-    errors = _responses([*_PATH, *_GATEWAY_ONLY, *_MODEL], via_gateway=True)
-    runs = {
-        f"{_GATEWAY}/workers-ai/{spec.name}": _post(
-            spec.card["description"], _ref(spec, "input"), _native(spec), errors
-        )
-        for spec in catalog.values()
-    }
-    completions = {
-        f"{_GATEWAY}/workers-ai/v1/{path}": _post(summary, _flat(catalog), answer, errors)
-        for path, (summary, answer) in _completions().items()
-    }
-    summary, answer = _completions()["chat/completions"]
-    compat = _flat(catalog, prefix="workers-ai/")
-    path = f"{_GATEWAY}/compat/chat/completions"
-    return {**runs, **completions, path: _post(summary, compat, answer, errors)}
-
-
-def _own() -> Json:
-    status = _content(_object(status={"type": "string"}))
-    ready = {"200": {"description": "ready", "content": status}}
-    wrong = _responses(_PATH)
-    busy = {"503": {"description": "not yet", "content": status}}
-    metrics = {"200": {"description": "for Prometheus", "content": {"text/plain": {}}}}
-    return {
-        "/_emulator/healthz": {"get": _operation("Is it alive?", ready | wrong)},
-        "/_emulator/readyz": {"get": _operation("Is it ready?", ready | busy | wrong)},
-        "/_emulator/metrics": {"get": _operation("What is it doing?", metrics | wrong)},
-        "/_emulator/openapi.json": _get("This document", {"type": "object"}, wrong),
-    }
-
-
-# ── inputs ────────────────────────────────────────────────────────────────────────────────────
-
-
 def _object(**properties: Any) -> Json:
-    """An object that has all of these, and may have more."""
+    """Returns the schema of an object that has all of these properties, and may have more."""
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
-def _names(catalog: Mapping[str, ModelSpec]) -> Json:
-    return {"type": "string", "enum": [*catalog]}
+def _any_of(schemas: Iterable[Json]) -> Json:
+    return {"anyOf": [*schemas]}
 
 
-def _flat(catalog: Mapping[str, ModelSpec], prefix: str = "") -> Json:
+def _list_of(item: Json) -> Json:
+    return {"type": "array", "items": item}
+
+
+def _one(item: Json) -> Json:
+    return _list_of(item) | {"minItems": 1, "maxItems": 1}
+
+
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+_NONE: Json = {"type": "array", "maxItems": 0}
+
+
+# ── request bodies ────────────────────────────────────────────────────────────────────────────
+
+
+def _input(catalog: Catalog) -> Json:
+    """The input of one model, without its name."""
+    return _any_of(_ref(spec, "input") for spec in catalog.values())
+
+
+def _flat(catalog: Catalog, prefix: str = "") -> Json:
     """A model's name and its input in one object, as OpenAI's clients send it."""
-    models = catalog.values()
-    named = [(_object(model={"const": prefix + m.name}), _ref(m, "input")) for m in models]
-    return {"anyOf": [{"allOf": [name, inputs]} for name, inputs in named]}
+    specs = catalog.values()
+    named = [(_object(model={"const": prefix + spec.name}), _ref(spec, "input")) for spec in specs]
+    return _any_of({"allOf": [name, inputs]} for name, inputs in named)
 
 
-def _nested(catalog: Mapping[str, ModelSpec]) -> Json:
+def _nested(catalog: Catalog) -> Json:
     """A model's name beside its input."""
-    models = catalog.values()
-    return {"anyOf": [_object(model={"const": m.name}, input=_ref(m, "input")) for m in models]}
+    return _any_of(
+        _object(model={"const": spec.name}, input=_ref(spec, "input")) for spec in catalog.values()
+    )
+
+
+def _steps(catalog: Catalog) -> Json:
+    """The steps of AI Gateway's universal endpoint."""
+    return _list_of(
+        _any_of(
+            _object(
+                provider={"const": "workers-ai"},
+                endpoint={"const": spec.name},
+                query=_ref(spec, "input"),
+            )
+            for spec in catalog.values()
+        )
+    ) | {"minItems": 1}
 
 
 def _query(name: str, schema: Json, *, required: bool = False) -> Json:
@@ -189,18 +192,56 @@ def _query(name: str, schema: Json, *, required: bool = False) -> Json:
 
 _PAGING = [_query(name, {"type": "integer", "minimum": 1}) for name in ("page", "per_page")]
 _SEARCH = [
-    *(_query(name, {"type": "string"}) for name in ("author", "search", "task")),
+    *(_query(name, _TEXT) for name in ("author", "search", "task")),
     _query("source", {"type": "number"}),
     _query("hide_experimental", {"type": "boolean"}),
     *_PAGING,
 ]
+# Version 3 of the binding's protocol; the responses of older versions are not JSON.
+_BINDING_QUERY = [
+    _query("version", {"const": 3}, required=True),
+]
 
-# ── answers ───────────────────────────────────────────────────────────────────────────────────
 
-_TEXT = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 0}
-_NONE: Json = {"type": "array", "maxItems": 0}
-_USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
+def _model_header(catalog: Catalog) -> Json:
+    return _query("cf-consn-model-id", {"enum": [*catalog]}, required=True) | {"in": "header"}
+
+
+# ── successful responses ──────────────────────────────────────────────────────────────────────
+
+
+def _content(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _whole_or_stream(whole: Json) -> Json:
+    """JSON, or events whose data is JSON or `[DONE]`."""
+    return _content(whole) | {"text/event-stream": {"schema": _object(data=_TEXT)}}
+
+
+def _success(result: Json) -> Json:
+    return _object(result=result, success={"const": True}, errors=_NONE, messages={"type": "array"})
+
+
+def _page(row: Json) -> Json:
+    return _object(
+        success={"const": True},
+        result=_list_of(row),
+        errors=_NONE,
+        messages=_NONE,
+        result_info=_object(count=_COUNT, page=_COUNT, per_page=_COUNT, total_count=_COUNT),
+    )
+
+
+def _native(catalog: Catalog) -> Json:
+    """The published output: its first form in an envelope, or a stream."""
+    return _whole_or_stream(_success(_bare_output(catalog)))
+
+
+def _bare_output(catalog: Catalog) -> Json:
+    return _any_of(_ref(spec, "output", "/oneOf/0") for spec in catalog.values())
+
+
 _TASK = _object(id=_TEXT, name=_TEXT, description=_TEXT)
 _CARD = _object(
     id=_TEXT,
@@ -209,23 +250,11 @@ _CARD = _object(
     description=_TEXT,
     task=_TASK,
     tags={"type": "array"},
-    properties={"type": "array", "items": _object(property_id=_TEXT, value=_TEXT)},
+    properties=_list_of(_object(property_id=_TEXT, value=_TEXT)),
 )
 _VERIFIED = _object(id={"type": "string", "pattern": "^[0-9a-f]{32}$"}, status={"const": "active"})
-
-
+_USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
 _CHOICE: Json = {"logprobs": {"type": "null"}, "finish_reason": {"enum": ["stop", "length"]}}
-_MESSAGE = _object(role={"const": "assistant"}, content=_TEXT)
-
-
-def _completions() -> dict[str, tuple[str, Json]]:
-    """OpenAI's paths, each with what it is and its answer."""
-    chat = _completion("chat.completion", message=_MESSAGE)
-    text = _completion("text_completion", text=_TEXT)
-    return {
-        "chat/completions": ("OpenAI's chat completions", chat),
-        "completions": ("OpenAI's completions", text),
-    }
 
 
 def _completion(kind: str, **content: Json) -> Json:
@@ -241,98 +270,177 @@ def _completion(kind: str, **content: Json) -> Json:
     return _whole_or_stream(whole)
 
 
-def _native(*specs: ModelSpec) -> Json:
-    """The published output: its first form in an envelope, or a stream."""
-    whole = [_ref(spec, "output", "/oneOf/0") for spec in specs]
-    return _whole_or_stream(_success({"anyOf": whole}))
-
-
-def _whole_or_stream(whole: Json) -> Json:
-    """JSON, or events whose data is JSON or `[DONE]`."""
-    return _content(whole) | {"text/event-stream": {"schema": _object(data=_TEXT)}}
-
-
-def _success(result: Json) -> Json:
-    return _object(result=result, success={"const": True}, errors=_NONE, messages={"type": "array"})
-
-
-def _page(row: Json) -> Json:
-    return _object(
-        success={"const": True},
-        result={"type": "array", "items": row},
-        errors=_NONE,
-        messages=_NONE,
-        result_info=_object(count=_COUNT, page=_COUNT, per_page=_COUNT, total_count=_COUNT),
-    )
+_CHAT = _completion("chat.completion", message=_object(role={"const": "assistant"}, content=_TEXT))
+_COMPLETION = _completion("text_completion", text=_TEXT)
+_STATUS = _content(_object(status=_TEXT))
+_FAULTS = _content(_object(faults=_list_of(_object(fault=_TEXT))))
+_ROW = _object(id=_COUNT, time=_TEXT, method=_TEXT, path=_TEXT)
+_HTML = {"text/html": {"schema": _TEXT}}
+_FILE = _HTML | {
+    name: {"schema": _TEXT} for name in ("text/javascript", "text/css", "image/svg+xml")
+}
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────
 
+_TOKEN_ERRORS = (errors.CREDENTIALS_MISSING, errors.HEADER_MALFORMED)
+_BODY_ERRORS = (errors.INCOMPLETE_REQUEST, errors.REQUEST_TOO_LARGE)
+_VERIFY_ERRORS = (*_TOKEN_ERRORS, errors.TOKEN_INVALID, errors.TOKEN_MISSING)
+_ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
+    Access.PUBLIC: (),
+    Access.ACCOUNT_ID: (errors.INVALID_ACCOUNT,),
+    Access.ACCOUNT: (errors.INVALID_ACCOUNT, *_TOKEN_ERRORS, errors.AUTHENTICATION_FAILED),
+    Access.GATEWAY: tuple(error_types(Sender.GATEWAY)),
+    Access.BINDING: (*_TOKEN_ERRORS, errors.AUTHENTICATION_FAILED),
+    Access.CONTROL: (*_TOKEN_ERRORS, errors.AUTHENTICATION_FAILED),
+}
 
-def _responses(errors: Iterable[type[WireError]], *, via_gateway: bool = False) -> Json:
-    """A response for every status that these errors have."""
-    by_status = groupby(sorted(errors, key=attrgetter("status")), key=attrgetter("status"))
-    return {str(status): _response([*group], via_gateway) for status, group in by_status}
+
+def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
+    """Returns a response for every status that the endpoint's errors have."""
+    types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_ORIGIN}
+    types |= {*_ACCESS_ERRORS[endpoint.access], *details.errors}
+    if endpoint.is_inference:
+        types |= {*error_types(Sender.WORKERS_AI)}
+    is_bare = endpoint.access in (Access.GATEWAY, Access.BINDING)
+    by_status = attrgetter("status", "code")
+    responses = {
+        str(status): _response([*rows], is_bare=is_bare)
+        for status, rows in groupby(sorted(types, key=by_status), key=attrgetter("status"))
+    }
+    for status in details.refusals:
+        response = responses.setdefault(str(status), _response([], is_bare=is_bare))
+        response["content"]["application/json"]["schema"]["anyOf"].append(_object(error=_TEXT))
+    return responses
 
 
-def _response(errors: list[type[WireError]], via_gateway: bool) -> Json:
-    lines = {error.code: (error.__doc__ or "").splitlines()[0] for error in errors}
-    description = "\n".join(f"* {code}: {line}" for code, line in lines.items())
-    bodies = [_failure(error, via_gateway) for error in errors]
-    return {"description": description, "content": _content({"anyOf": bodies})}
+def _response(types: list[ErrorType], *, is_bare: bool) -> Json:
+    description = "\n".join(f"* {row.code}: {row.summary}" for row in types) or "refused"
+    bodies = _any_of(_failure(row, is_bare=is_bare) for row in types)
+    return {"description": description, "content": _content(bodies)}
 
 
-def _failure(error: type[WireError], via_gateway: bool) -> Json:
+def _failure(error: ErrorType, *, is_bare: bool) -> Json:
     code = {"const": error.code}
-    if issubclass(error, GatewayError):
-        return _object(
-            success={"const": False},
-            result=_NONE,
-            messages=_NONE,
-            error=_one(_object(code=code, message=_TEXT)),
-        )
-    if issubclass(error, CloudflareError):
-        # A malformed account id on a path that nothing serves makes two errors of one.
-        entries = {"type": "array", "contains": _object(code=code, message=_TEXT), "maxItems": 2}
-        return _failed(entries, {"type": "null"})
-    if via_gateway:
-        return _object(
-            name={"const": "AiError"},
-            internalCode=code,
-            httpCode={"const": error.status},
-            message=_TEXT,
-            description=_TEXT,
-            requestId={"type": "string", "pattern": f"^{_UUID}$"},
-        )
-    message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
-    return _failed(_one(_object(message=message, code=code)), {"type": "object"})
+    match error.sender:
+        case Sender.GATEWAY:
+            return _object(
+                success={"const": False},
+                result=_NONE,
+                messages=_NONE,
+                error=_one(_object(code=code, message=_TEXT)),
+            )
+        case Sender.WORKERS_AI if is_bare:
+            return _object(
+                name={"const": "AiError"},
+                internalCode=code,
+                httpCode={"const": error.status},
+                message=_TEXT,
+                description=_TEXT,
+                requestId={"type": "string", "pattern": f"^{_UUID}$"},
+            )
+        case Sender.WORKERS_AI:
+            message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
+            return _failed(_one(_object(message=message, code=code)), {"type": "object"})
+    # A malformed account id in a path that no endpoint has makes two errors; each mistake in a
+    # body for the emulator's own endpoints makes one.
+    entries = {"type": "array", "contains": _object(code=code, message=_TEXT)}
+    return _failed(entries, {"type": "null"})
 
 
 def _failed(entries: Json, result: Json) -> Json:
     return _object(errors=entries, success={"const": False}, result=result, messages=_NONE)
 
 
-def _one(item: Json) -> Json:
-    return {"type": "array", "items": item, "minItems": 1, "maxItems": 1}
+# ── every endpoint ────────────────────────────────────────────────────────────────────────────
 
 
-# ── operations ────────────────────────────────────────────────────────────────────────────────
+def _fixed(
+    answer: Json, *, query: Iterable[Json] = (), **others: Any
+) -> Callable[[Catalog], _Details]:
+    """Describes an endpoint whose description does not depend on the catalogue."""
+    return lambda catalog: _Details(answer, query=query, **others)
 
 
-def _content(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}
+def _binding_run(catalog: Catalog) -> _Details:
+    answer = _whole_or_stream(_bare_output(catalog))
+    body = _object(inputs=_input(catalog))
+    return _Details(answer, body, [_model_header(catalog), *_BINDING_QUERY])
 
 
-def _operation(summary: str, responses: Json, parameters: Iterable[Json] = ()) -> Json:
-    return {"summary": summary, "parameters": [*parameters], "responses": responses}
+def _universal(catalog: Catalog) -> _Details:
+    return _Details(_native(catalog), _steps(catalog))
 
 
-def _get(summary: str, answer: Json, errors: Json, parameters: Iterable[Json] = ()) -> Json:
-    success = {"200": {"description": "done", "content": _content(answer)}}
-    return {"get": _operation(summary, success | errors, parameters)}
+def _chat(catalog: Catalog) -> _Details:
+    return _Details(_CHAT, _flat(catalog))
 
 
-def _post(summary: str, body: Json, answer: Json, errors: Json) -> Json:
-    success = {"200": {"description": "done", "content": answer}}
-    operation = _operation(summary, success | errors)
-    return {"post": operation | {"requestBody": {"required": True, "content": _content(body)}}}
+def _completions(catalog: Catalog) -> _Details:
+    return _Details(_COMPLETION, _flat(catalog))
+
+
+def _run(catalog: Catalog) -> _Details:
+    return _Details(_native(catalog), _input(catalog))
+
+
+_DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
+    endpoints.RUN: lambda catalog: _Details(_native(catalog), _nested(catalog)),
+    endpoints.RUN_MODEL: _run,
+    endpoints.CHAT_COMPLETIONS: _chat,
+    endpoints.COMPLETIONS: _completions,
+    endpoints.OTHER_OPENAI: _fixed({}),
+    endpoints.SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
+    endpoints.MODEL_SCHEMA: lambda catalog: _Details(
+        _content(_success(_object(input={"type": "object"}, output={"type": "object"}))),
+        query=[_query("model", {"type": "string", "enum": [*catalog]}, required=True)],
+        errors=(errors.NO_SUCH_MODEL,),
+    ),
+    endpoints.SEARCH_TASKS: _fixed(_content(_page(_TASK)), query=_PAGING),
+    endpoints.VERIFY_USER_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
+    endpoints.VERIFY_ACCOUNT_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
+    endpoints.SESSION_TOKEN: _fixed(_content(_success(_object(token=_TEXT)))),
+    endpoints.SUBDOMAIN: _fixed(_content(_success(_object(subdomain=_TEXT)))),
+    endpoints.PREVIEW_TOKEN: _fixed(_content(_success(_object(preview_token=_TEXT)))),
+    endpoints.GATEWAY_UNIVERSAL: _universal,
+    endpoints.GATEWAY_COMPAT: lambda catalog: _Details(_CHAT, _flat(catalog, "workers-ai/")),
+    endpoints.GATEWAY_CHAT_COMPLETIONS: _chat,
+    endpoints.GATEWAY_COMPLETIONS: _completions,
+    endpoints.GATEWAY_RUN_MODEL: _run,
+    endpoints.BINDING_SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
+    endpoints.BINDING_RUN: _binding_run,
+    endpoints.BINDING_GATEWAY_RUN: _binding_run,
+    endpoints.BINDING_GATEWAY_UNIVERSAL: _universal,
+    endpoints.BINDING_GATEWAY_URL: _fixed(_content(_success(_object(url=_TEXT)))),
+    endpoints.HEALTHZ: _fixed(_STATUS),
+    endpoints.READYZ: _fixed(_STATUS),
+    endpoints.METRICS: _fixed({"text/plain": {"schema": _TEXT}}),
+    endpoints.OPENAPI: _fixed(_content({"type": "object"})),
+    endpoints.SHOW_FAULTS: _fixed(_FAULTS),
+    endpoints.ADD_FAULTS: _fixed(
+        _FAULTS,
+        body=_any_of([_object(fault=_TEXT), _list_of(_object(fault=_TEXT))]),
+        errors=(*_BODY_ERRORS, errors.CONTROL_INVALID),
+    ),
+    endpoints.REPLACE_SCRIPT: _fixed(
+        _content(_object(rules=_COUNT)),
+        body=_list_of(_object(answer=_TEXT)),
+        errors=(*_BODY_ERRORS, errors.CONTROL_INVALID),
+    ),
+    endpoints.SHOW_NEURONS: _fixed(_content(_object(spent={"type": "object"}))),
+    endpoints.RESET: _fixed(_STATUS),
+    endpoints.REQUESTS: _fixed(
+        _content(_object(epoch=_TEXT, kept=_COUNT, dropped=_COUNT, requests=_list_of(_ROW))),
+        query=[_query("limit", {"type": "integer"}), _query("after", {"type": "integer"})],
+        refusals=(400,),
+    ),
+    endpoints.ONE_REQUEST: _fixed(_content(_ROW), refusals=(404,)),
+    endpoints.LOAD: _fixed(
+        _content(_object(status=_TEXT, samples={"type": "array"})),
+        query=[_query("after", {"type": "number"})],
+        refusals=(400,),
+    ),
+    endpoints.DASHBOARD_REDIRECT: _fixed({}, status=307),
+    endpoints.DASHBOARD: _fixed(_HTML),
+    endpoints.DASHBOARD_FILE: _fixed(_FILE),
+}

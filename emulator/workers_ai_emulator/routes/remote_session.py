@@ -1,29 +1,31 @@
-"""What `wrangler dev` asks the API for before it starts with a binding that has no local mode.
+"""Endpoints that `wrangler dev` calls before it starts with a binding that has no local mode.
 
-It wants a remote session, which it then needs for nothing here, since the binding is answered by
-this server. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
+wrangler asks the API for a remote session. It does not use the session here, because this server
+answers the binding. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
 """
 
 from __future__ import annotations
 
 from fastapi import Response
 
-from workers_ai_emulator.routes.access import account_router
-from workers_ai_emulator.wire.envelope import JsonResponse, success
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.responses import JsonResponse
 
-router = account_router("/workers")
+router = EndpointRouter()
 
 
-@router.get("/subdomain/edge-preview")
+@router.handles(endpoints.SESSION_TOKEN)
 async def session_token() -> Response:
     return JsonResponse(success({"token": "local"}))
 
 
-@router.get("/subdomain")
+@router.handles(endpoints.SUBDOMAIN)
 async def subdomain() -> Response:
     return JsonResponse(success({"subdomain": "local"}))
 
 
-@router.post("/scripts/{script}/edge-preview")
+@router.handles(endpoints.PREVIEW_TOKEN)
 async def preview_token() -> Response:
     return JsonResponse(success({"preview_token": "local"}))

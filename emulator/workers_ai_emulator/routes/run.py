@@ -6,50 +6,52 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from workers_ai_emulator.errors import BadInput
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.routes.access import account_router
-from workers_ai_emulator.routes.generation import find_model, generate, model_name, read_json
+from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
+from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.response_formats import NativeFormat
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
 
-router = account_router("/ai/run")
+router = EndpointRouter()
 
 
-@router.post("")
+@router.handles(endpoints.RUN)
 async def run_model_in_body(request: Request) -> Response:
     """`{"model": …, "input": {…}}` [AI Gateway's documentation of 2026]; flat as well, inferred."""
-    body = await read_json(request)
+    body = await body_of(request)
     spec = find_model(request, model_name(body))
-    nested = isinstance(body, dict) and "input" in body
-    return await run(request, spec, body["input"] if nested else body)
+    is_nested = isinstance(body, dict) and "input" in body
+    return await run(request, spec, body["input"] if is_nested else body)
 
 
-@router.post("/{model:path}")
+@router.handles(endpoints.RUN_MODEL)
 async def run_model_in_path(request: Request, model: str) -> Response:
-    """Run a model [developers.cloudflare.com/api/resources/ai/methods/run]."""
+    """Runs a model [developers.cloudflare.com/api/resources/ai/methods/run]."""
     spec = find_model(request, model)
-    return await run(request, spec, await read_json(request))
+    return await run(request, spec, await body_of(request))
 
 
 async def run(
     request: Request,
     spec: ModelSpec,
     inputs: Any,
-    answer: NativeFormat | None = None,
+    response_format: NativeFormat | None = None,
     *,
     is_queued: bool = False,
 ) -> Response:
-    """Answer in the model's own form."""
+    """Runs the model and responds in its own format."""
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
-    return await generate(request, spec, inputs, answer or NativeFormat())
+    return await generate(request, spec, inputs, response_format or NativeFormat())
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
-    """A model that cannot batch has no `requests` in its schema, which then is what is said.
+    """Refuses a batch request.
 
-    What the service says to a body that is valid otherwise is not known [inferred].
+    The schemas of these models have no `requests`, so a body with it already fails validation. What
+    the service says to a body that is valid otherwise is not known [inferred].
     """
     text_generation.parse(inputs, spec)
-    raise BadInput(f"model {spec.name} does not support queueRequest")
+    raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

@@ -1,21 +1,24 @@
-"""Token verification: many clients ask it first."""
+"""Token verification, which many clients call first."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from workers_ai_emulator.routes.access import before, check_account
-from workers_ai_emulator.wire.envelope import JsonResponse, success
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.responses import JsonResponse
 
-# Recorded. The code is the one that stands for failure elsewhere.
+# [recorded] Elsewhere the service uses the same code for a failed authentication.
 _VALID = {"code": 10000, "message": "This API Token is valid and active", "type": None}
 
-router = APIRouter(prefix="/client/v4")
+router = EndpointRouter()
 
 
-@router.get("/user/tokens/verify")
-@router.get("/accounts/{account_id}/tokens/verify", dependencies=[before(check_account)])
+@router.handles(endpoints.VERIFY_USER_TOKEN)
+@router.handles(endpoints.VERIFY_ACCOUNT_TOKEN)
 async def verify(request: Request) -> Response:
     """[developers.cloudflare.com/api/resources/user/subresources/tokens/methods/verify]."""
-    token_id = request.app.state.authorization.token_id(request.headers)
+    token_id = services_of(request).authorization.token_id(request.headers)
     return JsonResponse(success({"id": token_id, "status": "active"}, [_VALID]))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.devices import gpus
+from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_format import GgufHeader
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Vocabulary
-from workers_ai_emulator.errors import EngineError, GgufInvalid, WeightsUnusable
+from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.catalog import (
     DEFAULT_CONTEXT_LENGTH,
     ModelSpec,

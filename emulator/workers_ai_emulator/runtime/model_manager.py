@@ -14,14 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from workers_ai_emulator import machine
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams
-from workers_ai_emulator.errors import (
-    EngineError,
-    NoSuchModel,
-    OutOfCapacity,
-    SettingInvalid,
-    WeightsUnusable,
-)
+from workers_ai_emulator.errors import SettingInvalid, WeightsUnusable
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.settings import Settings
@@ -82,12 +77,6 @@ class ModelManager:
         """Why a model that is in memory cannot compute, if so."""
         return next((m.engine.failure for m in self.loaded if m.engine.failure), None)
 
-    def spec(self, name: str) -> ModelSpec:
-        """The model's row of the catalogue. Raises NoSuchModel."""
-        if name not in self.catalog:
-            raise NoSuchModel(name)
-        return self.catalog[name]
-
     def is_loaded(self, spec: ModelSpec) -> bool:
         return spec.name in self._loaded
 
@@ -116,7 +105,7 @@ class ModelManager:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
         """The running model, loaded if need be, once for all who ask; it stays until the exit.
 
-        After that it stays as long as it has requests. Raises WeightsUnusable, or OutOfCapacity
+        After that it stays as long as it has requests. Raises WeightsUnusable, or CapacityExceeded
         where models that are busy take the memory it needs.
         """
         self._num_leases[spec.name] += 1
@@ -197,14 +186,14 @@ class ModelManager:
     async def _make_room(self, opened: OpenModel) -> int:
         """How many slots the model gets; idle models are unloaded if it does not fit beside them.
 
-        Raises WeightsUnusable, or OutOfCapacity where only busy models are in the way.
+        Raises WeightsUnusable, or CapacityExceeded where only busy models are in the way.
         """
         if not self._loader.num_slots(opened, self._memory_limit):
             raise self._loader.error_response(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
             idle = [model for model in self.loaded if self._is_idle(model)]
             if not idle and self._loaded:
-                raise OutOfCapacity
+                raise CapacityExceeded
             if not idle:
                 raise self._loader.error_response(opened, self._free_memory())
             del self._loaded[idle[0].spec.name]

@@ -17,13 +17,13 @@ from workers_ai_emulator.wire.envelope import END_OF_STREAM, Padding, event, suc
 Json = dict[str, Any]
 
 
-class Answer(Protocol):
+class ResponseFormat(Protocol):
     """What a client reads."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         """The body of an answer that is not streamed."""
 
-    def frames(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
+    def events(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
         """The events of a streamed answer; `[DONE]` last. A cancelled stream just ends."""
 
 
@@ -37,7 +37,7 @@ class NativeFormat:
         """What the envelope is around."""
         return {"response": text, "usage": _usage(generation)}
 
-    async def frames(
+    async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
         """One event per token, then the usage. The token that ends it has one with no text."""
@@ -77,7 +77,7 @@ class TensorFormat:
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(_tensors(self._echo + text))
 
-    async def frames(
+    async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
         if self._echo:
@@ -123,7 +123,7 @@ class OpenAIFormat(ABC):
         choices = [self.choice(text, _finish_reason(generation))]
         return to_json(self._head(self.whole_object, choices) | {"usage": _usage(generation)})
 
-    async def frames(
+    async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
         """One event per token, then the finish reason with the usage, as recorded.
@@ -160,7 +160,7 @@ class OpenAIFormat(ABC):
         }
 
 
-class ChatCompletion(OpenAIFormat):
+class ChatCompletionFormat(OpenAIFormat):
     """The form of `chat/completions`."""
 
     whole_object, event_object = "chat.completion", "chat.completion.chunk"
@@ -177,7 +177,7 @@ class ChatCompletion(OpenAIFormat):
         return {"index": 0, "delta": {"content": text}}
 
 
-class TextCompletion(OpenAIFormat):
+class TextCompletionFormat(OpenAIFormat):
     """The form of `completions`. [inferred: as OpenAI documents it]"""
 
     whole_object = event_object = "text_completion"

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from workers_ai_emulator.errors import IncompleteRequest
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ def read(body: Any) -> TensorCall:
     """The call in a body `{"input": [tensor, …], "stream": …}`.
 
     Prompt and limit are the tensors `INPUT_0` and `INPUT_1`, or for the models of 1.0.53 that run
-    on vLLM `text_input` and `sampling_parameters`, which is JSON. Raises IncompleteRequest.
+    on vLLM `text_input` and `sampling_parameters`, which is JSON. Raises WireError otherwise.
     """
     match body:
         case {"input": [*tensors]}:
             values = dict(filter(None, map(_value, tensors)))
         case _:
-            raise IncompleteRequest("input")
+            raise WireError(INCOMPLETE_REQUEST, "input")
     stream = body.get("stream") is True
     match values:
         case {"text_input": str(prompt)}:
             return TensorCall(prompt, _max_tokens(values.get("sampling_parameters")), stream, True)
         case {"INPUT_0": str(prompt), "INPUT_1": int(max_tokens)}:
             return TensorCall(prompt, max_tokens, stream, False)
-    raise IncompleteRequest("tensors of a text generation")
+    raise WireError(INCOMPLETE_REQUEST, "tensors of a text generation")
 
 
 def _value(tensor: Any) -> tuple[str, Any] | None:
@@ -67,4 +67,4 @@ def _max_tokens(parameters: Any) -> int:
                 return max_tokens
     except (TypeError, ValueError):
         pass
-    raise IncompleteRequest("max_tokens in sampling_parameters")
+    raise WireError(INCOMPLETE_REQUEST, "max_tokens in sampling_parameters")

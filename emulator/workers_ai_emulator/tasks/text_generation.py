@@ -5,29 +5,27 @@ The schemas are the published ones, in `models/cards`; limits and defaults come 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams
-from workers_ai_emulator.errors import (
-    BadInput,
-    IncompleteRequest,
-    InvalidData,
-    JsonModeUnsupported,
-    LoraUnsupported,
-    RefusedByEngine,
-    RequestAborted,
-)
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    INVALID_DATA,
+    JSON_MODE_UNSUPPORTED,
+    LORA_UNSUPPORTED,
+    REQUEST_ABORTED,
+    WireError,
+    refused_by_engine,
+)
 
 _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
-_MAX_DIGITS = 400  # a double has 309; Python refuses to read very long integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +57,6 @@ class TextGenerationRequest:
         return template.render_prompt(self.prompt)
 
 
-def parse_json(body: bytes) -> Any:
-    """The body as JavaScript's `request.json()` reads it, whatever its content type.
-
-    Raises IncompleteRequest for no body and for what is not JSON [inferred].
-    """
-    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
-    if not text.strip():
-        raise IncompleteRequest("body")
-    try:
-        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise IncompleteRequest("body is not valid JSON") from error
-
-
 def parse(
     body: Any, spec: ModelSpec, *, seed: int | None = None, is_flattened: bool = False
 ) -> TextGenerationRequest:
@@ -83,11 +67,11 @@ def parse(
     try:
         spec.validator.validate(body)
     except SchemaMismatch as error:
-        raise BadInput(str(error)) from error
+        raise WireError(BAD_INPUT, error) from error
     if isinstance(body.get("lora"), str):
-        raise LoraUnsupported(spec.name)
+        raise WireError(LORA_UNSUPPORTED, spec.name)
     if _field(body.get("response_format"), "type"):
-        raise JsonModeUnsupported
+        raise WireError(JSON_MODE_UNSUPPORTED)
     values = spec.defaults | {"seed": seed} | body
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     return TextGenerationRequest(
@@ -108,17 +92,9 @@ async def join(chunks: AsyncIterator[Chunk]) -> str:
     text = ""
     async for chunk in chunks:
         if chunk.finish_reason is FinishReason.CANCELLED:
-            raise RequestAborted
+            raise WireError(REQUEST_ABORTED)
         text += chunk.text
     return text
-
-
-def _parse_int(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _messages(value: Any) -> list[Message]:
@@ -144,7 +120,7 @@ def _text(content: Any) -> str:
         return content
     parts = content if isinstance(content, list) else [content]
     if data_type := next(filter(None, map(_data_type, parts)), None):
-        raise InvalidData(data_type)
+        raise WireError(INVALID_DATA, data_type)
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return "\n".join(text for text in texts if isinstance(text, str))
 
@@ -162,7 +138,7 @@ def _data_type(part: Any) -> str | None:
 def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
     max_tokens = int(values["max_tokens"])
     if max_tokens < 1:
-        raise RefusedByEngine(f"max_tokens must be at least 1, got {max_tokens}.")
+        raise refused_by_engine(f"max_tokens must be at least 1, got {max_tokens}.")
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=float(values["temperature"]),

@@ -1,105 +1,60 @@
-"""What the layers around the application can tell of a call before anybody has read its body."""
+"""Matches requests against the endpoint table, by method and path alone."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope
+from starlette.routing import compile_path
+from starlette.types import Scope
 
-CREDENTIAL_HEADERS = (
-    "authorization",
-    "cf-aig-authorization",
-    "x-auth-key",
-    "x-auth-user-service-key",
-    "x-auth-email",
-    "cf-access-client-secret",
-    "cf-access-jwt-assertion",
-    "proxy-authorization",
-    "api-key",
-    "x-api-key",
-    "cookie",
-)
+from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 
-_ACCOUNT = r"/client/v4/accounts/(?P<account>[^/]+)"
-_GATEWAY = r"/v1/(?P<account>[^/]+)/[^/]+"
-_PATHS = [
-    re.compile(pattern, re.DOTALL)
-    for pattern in (
-        rf"{_ACCOUNT}(?P<path>/ai/v1/(chat/)?completions)",
-        rf"{_ACCOUNT}(?P<path>/ai/run(/(?P<model>.+))?)",
-        rf"{_GATEWAY}(?P<path>/workers-ai/v1/(chat/)?completions)",
-        rf"{_GATEWAY}(?P<path>/workers-ai/(run/)?(?P<model>.+))",
-        rf"{_GATEWAY}(?P<path>(/compat/chat/completions)?)",
-        r"(?P<path>/(ai-gateway/)?run)",
-        r"(?P<path>/ai-gateway/universal/run/[^/]+)",
-    )
-]
+_PATTERNS = [(endpoint, compile_path(endpoint.path)[0]) for endpoint in ENDPOINTS]
+_INFERENCE_PATTERNS = [(endpoint, p) for endpoint, p in _PATTERNS if endpoint.is_inference]
+_ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call that makes text.
+class InferenceCall:
+    """A request that runs a model.
 
-    `path` is without the account. `account_id` is None for a binding, which does not say it;
-    `model` where only the body names it.
+    `path` lacks the account and the gateway. `account_id` is None for a binding, which does not
+    send one; `model` is None if only the body names the model.
     """
 
+    endpoint: Endpoint
     path: str
     account_id: str | None
     model: str | None
 
 
-def call_of(scope: Scope) -> Call | None:
-    """The call that a request is; None for every other request."""
+def inference_call(scope: Scope) -> InferenceCall | None:
+    """Returns the call that an ASGI scope begins, or None for any other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
-    for pattern in _PATHS:
-        if match := pattern.fullmatch(scope["path"]):
+    for endpoint, pattern in _INFERENCE_PATTERNS:
+        if match := pattern.match(scope["path"]):
             parts = match.groupdict()
-            model = parts.get("model") or Headers(scope=scope).get("cf-consn-model-id")
-            return Call(parts["path"], parts.get("account"), model)
+            path = _ACCOUNT_PART.sub("", scope["path"])
+            model = _model(endpoint, parts.get("model")) or _model_header(scope)
+            return InferenceCall(endpoint, path, parts.get("account_id"), model)
     return None
 
 
-async def read_body(receive: Receive, limit: int) -> tuple[bytes, Receive]:
-    """The body, or as much of it as exceeds the limit, and a `receive` that gives it once more."""
-    messages: list[Message] = []
-    size = 0
-    while size <= limit and (not messages or messages[-1].get("more_body", False)):
-        messages.append(await receive())
-        size += len(messages[-1].get("body", b""))
-    body = b"".join(message.get("body", b"") for message in messages)
-    messages.reverse()
-
-    async def receive_again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return body, receive_again
+def allowed_methods(path: str) -> list[str]:
+    """Returns the methods of the endpoints that have this path."""
+    return sorted({endpoint.method for endpoint, pattern in _PATTERNS if pattern.match(path)})
 
 
-async def while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Do the work, or as much of it as comes before the client leaves. Raises what it raises.
-
-    The request's body must have been read.
-    """
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(until_gone(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        working.cancel()
-    await asyncio.wait({working})
-    if not working.cancelled():
-        working.result()
+def _model(endpoint: Endpoint, name: str | None) -> str | None:
+    """AI Gateway accepts `run/` before the model's name."""
+    if name is not None and endpoint.access is Access.GATEWAY:
+        return name.removeprefix("run/")
+    return name
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has left. The request's body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _model_header(scope: Scope) -> str | None:
+    """Returns the header in which a binding names the model."""
+    return Headers(scope=scope).get("cf-consn-model-id")

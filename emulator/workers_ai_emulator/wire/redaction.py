@@ -11,8 +11,19 @@ from urllib.parse import quote
 
 from starlette.datastructures import Headers
 
-from workers_ai_emulator.wire.calls import CREDENTIAL_HEADERS
-
+CREDENTIAL_HEADERS = (
+    "authorization",
+    "cf-aig-authorization",
+    "x-auth-key",
+    "x-auth-user-service-key",
+    "x-auth-email",
+    "cf-access-client-secret",
+    "cf-access-jwt-assertion",
+    "proxy-authorization",
+    "api-key",
+    "x-api-key",
+    "cookie",
+)
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
 # A shorter one is a word such as `x` or `local`, which texts have for other reasons.

@@ -1,1 +1,1 @@
-"""What goes wrong on purpose: whose turn it is, and what is then answered."""
+"""Faults on demand: the rules that choose them, and the middleware that applies them."""

@@ -1,10 +1,10 @@
-"""Which fault a call gets: the one that it asks for itself, or that of the first rule that applies.
+"""Chooses the fault of a call: the fault that the call requests, or else that of the first rule.
 
     x-emulator-fault: NAME                    a header of the call
-    Authorization: Bearer fault:NAME          its token, or key
-    {"fault": "NAME", "times": 2}             a rule, set beforehand
+    Authorization: Bearer fault:NAME          the call's token or key
+    {"fault": "NAME", "times": 2}             a rule, added beforehand
 
-Header and token take options too: `cut-mid-event;after_events=3`.
+Header and token accept options as well: `cut-mid-event;after_events=3`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from workers_ai_emulator.errors import IncompleteRequest
-from workers_ai_emulator.wire.validation_messages import mistakes
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.validation import error_lines
 
 FAULT_HEADER = "x-emulator-fault"
 
@@ -55,7 +55,7 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What of a call decides about its fault. None is what it does not say."""
+    """The properties of a call that rules match. None: the call does not have the property."""
 
     account_id: str | None
     model: str | None
@@ -63,9 +63,10 @@ class Subject:
 
 
 class Fault(BaseModel):
-    """What goes wrong.
+    """A fault.
 
-    After so many whole events a stream breaks; so many seconds the first token is late.
+    `after_events`: events that are sent before a stream breaks. `seconds`: delay of the first
+    token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,16 +89,17 @@ class Fault(BaseModel):
             raise ValueError("this is for slow-first-token")
         return value
 
-    def can_befall(self, subject: Subject) -> bool:
-        """A stream's faults leave calls alone that ask for none."""
+    def applies(self, subject: Subject) -> bool:
+        """Whether the fault can occur: faults of streams need a call that streams."""
         return subject.is_stream or self.fault not in _OF_STREAMS
 
 
 class FaultRule(Fault):
-    """Which calls get a fault. Where nothing is said, all do, until the reset.
+    """A fault and the calls that get it. Unset conditions match every call.
 
-    `times`: after so many the rule is gone; `probability` is that of each call by itself, and a
-    `seed` gives the same calls each time; `model` is a name, with `*` for any part of one.
+    `times`: the rule is removed after so many calls; None: it stays until the reset.
+    `probability`: of each call, drawn independently; the same `seed` draws the same calls.
+    `model`: a model's name, in which `*` matches any text.
     """
 
     times: int | None = Field(default=None, ge=1)
@@ -108,44 +110,44 @@ class FaultRule(Fault):
 
     def applies(self, subject: Subject) -> bool:
         return (
-            self.can_befall(subject)
+            super().applies(subject)
             and self.account in (None, subject.account_id)
             and fnmatchcase(subject.model or "", self.model)
         )
 
 
 @dataclass(slots=True)
-class _SetRule:
-    """A rule with what is left of it."""
+class _ActiveRule:
+    """A rule with the number of calls that it still applies to."""
 
     rule: FaultRule
     times: int | None
     random: random.Random
 
-    def strikes(self, subject: Subject) -> bool:
+    def draws(self, subject: Subject) -> bool:
         return self.rule.applies(subject) and self.random.random() < self.rule.probability
 
 
 class FaultRules:
-    """The rules that are set, in order. `released` is set when held answers are to be let go."""
+    """The active rules, in order. `released` is set when delayed responses must stop waiting."""
 
     def __init__(self) -> None:
         self.released = asyncio.Event()
-        self._rules: list[_SetRule] = []
+        self._rules: list[_ActiveRule] = []
 
     def __len__(self) -> int:
         return len(self._rules)
 
     def add(self, rules: list[FaultRule]) -> None:
-        """Set these after those that are there. Raises ValueError if that makes too many."""
+        """Adds rules after the active ones. Raises ValueError if that makes too many."""
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
-        self._rules += [_SetRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]
+        self._rules += [_ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]
 
     def choose(self, subject: Subject) -> Fault | None:
-        """The fault of the first rule that applies, which then has one less to give."""
+        """Returns the fault of the first rule that applies, and counts the call for that rule."""
         for number, each in enumerate(self._rules):
-            if each.strikes(subject):
+            if each.draws(subject):
                 if each.times is not None:
                     each.times -= 1
                 if each.times == 0:
@@ -154,14 +156,14 @@ class FaultRules:
         return None
 
     def reset(self) -> None:
-        """Forget all rules, and let go what is held."""
+        """Removes all rules, and ends all waiting of delayed responses."""
         self._rules.clear()
         self.released.set()
         self.released = asyncio.Event()
 
     @property
-    def left(self) -> list[dict[str, Any]]:
-        """The rules as they were set, `times` as it is now."""
+    def active(self) -> list[dict[str, Any]]:
+        """The active rules as they were added, with the current value of `times`."""
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})
@@ -170,31 +172,34 @@ class FaultRules:
 
 
 def parse_fault_rules(value: Any) -> list[FaultRule]:
-    """One rule, or a list. Raises ValueError, with a line for each mistake."""
+    """Returns the rules in a JSON value, one rule or a list.
+
+    Raises ValueError with a line for each mistake.
+    """
     rules, lines = [], []
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
         try:
             rules.append(FaultRule.model_validate(item, strict=True))
         except ValidationError as error:
-            lines += [f"rule {number}: {line}" for line in mistakes(error)]
+            lines += [f"rule {number}: {line}" for line in error_lines(error)]
     if lines:
         raise ValueError("\n".join(lines))
     return rules
 
 
-def wish(headers: Mapping[str, str]) -> str | None:
-    """What a call asks for itself, by header or by token, as it is written there."""
+def requested_fault(headers: Mapping[str, str]) -> str | None:
+    """Returns the fault that a call requests by header or token, as written there, or None."""
     if (text := headers.get(FAULT_HEADER)) is not None:
         return text
     tokens = (_TOKEN.fullmatch(headers.get(name, "")) for name in _TOKEN_HEADERS)
     return next((token["fault"] for token in tokens if token), None)
 
 
-def parse_wish(text: str) -> Fault:
-    """The fault in `NAME;option=value`. Raises IncompleteRequest with all mistakes."""
+def parse_fault(text: str) -> Fault:
+    """Returns the fault in `NAME;option=value`. Raises WireError with all mistakes."""
     name, *options = (part.strip() for part in text.split(";"))
     pairs = (option.partition("=") for option in options)
     try:
         return Fault.model_validate({key: value for key, _, value in pairs} | {"fault": name})
     except ValidationError as error:
-        raise IncompleteRequest("; ".join(mistakes(error))) from error
+        raise WireError(INCOMPLETE_REQUEST, "; ".join(error_lines(error))) from error

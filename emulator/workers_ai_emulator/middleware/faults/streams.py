@@ -1,4 +1,4 @@
-"""Streams that go wrong: some break, some end too often or not at all."""
+"""Faults of streams: a stream that breaks, and one that ends twice or never."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from starlette.types import Message, Receive, Send
 from workers_ai_emulator.middleware.faults.rules import Fault
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
 
-_TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')  # in an event of any form
+_TEXT = re.compile(
+    rb'"(response|content|text)":"|"value":\["'
+)  # the text of an event, in every response format
 _CHARACTER = "🍎".encode()
 
 
 class BreakingStream:
-    """Passes a stream on up to its fault. From then on the application sees a client that left.
+    """Sends a stream up to its fault, then makes the application see a disconnected client.
 
-    So what generates is cancelled, and holds no slot.
+    The application therefore cancels the generation, which frees its slot.
     """
 
     def __init__(self, fault: Fault, receive: Receive, send: Send) -> None:
@@ -56,28 +58,31 @@ class BreakingStream:
         await self._send(message)
 
     def _is_due(self, event: bytes) -> bool:
-        """Whether the stream breaks in this event: in its end, if not before."""
+        """Whether the stream breaks in this event: at the latest in `[DONE]`."""
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM
 
 
 def _beginning(event: bytes, name: str) -> bytes:
-    """What is still sent of the event in which a stream breaks."""
+    """Returns the part of an event that is sent before the stream breaks."""
     if name == "cut-mid-event":
         return event[: len(event) // 2]
     return _up_to_half_a_character(event) if name == "cut-mid-utf8" else b""
 
 
 def _up_to_half_a_character(event: bytes) -> bytes:
-    """The event up to the first byte of its first long character; without any, one is put in."""
+    """Returns the event up to the first byte of its first multi-byte character.
+
+    An event without such a character gets one.
+    """
     if event.isascii():
         text = _TEXT.search(event)
         event = event[: text.end() if text else len(b"data: ")] + _CHARACTER
     return event[: next(i for i, byte in enumerate(event) if byte > 0x7F) + 1]
 
 
-def ending(send: Send, num_ends: int) -> Send:
-    """A `send` that sends the end of a stream so many times."""
+def repeat_end(send: Send, num_ends: int) -> Send:
+    """Returns a `send` that sends the event `[DONE]` `num_ends` times."""
 
     async def send_ends(message: Message) -> None:
         is_end = message.get("body") == END_OF_STREAM

@@ -1,1 +1,1 @@
-"""The last calls: taken down as they pass, kept within bounds, and told."""
+"""The journal: the last inference calls, in memory and within bounds."""

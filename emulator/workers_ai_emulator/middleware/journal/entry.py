@@ -1,4 +1,4 @@
-"""One call as the journal keeps it: taken in as bytes pass by, parsed only when it is read."""
+"""One call in the journal. It stores bytes as they pass; they are parsed only when it is read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import copy
 import re
 import time
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Scope
 
-from workers_ai_emulator.backends.backend import StartedGeneration
-from workers_ai_emulator.engine.types import Usage
-from workers_ai_emulator.wire.calls import Call
+from workers_ai_emulator.engine.types import StartedGeneration, Usage
+from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.redaction import Redaction
 
-MAX_PART_BYTES = 2**18  # of a body, a prompt or an answer
+MAX_PART_BYTES = 2**18  # stored of a body, a prompt or a response
 
-_EMPTY_BYTES = 4096  # what the objects of an empty entry take
+_EMPTY_BYTES = 4096  # memory of an entry without texts
 _MAX_WORD_LENGTH = 2000  # characters of a path or a header
 _MAX_HEADERS = 100
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
@@ -28,39 +27,40 @@ _USAGE = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
 
 
 class Part:
-    """A text in bytes, of which the first are kept."""
+    """Bytes, of which only the first MAX_PART_BYTES are stored."""
 
-    __slots__ = ("kept", "num_bytes")
+    __slots__ = ("num_bytes", "stored")
 
     def __init__(self, data: bytes = b"") -> None:
-        self.kept = bytearray(data[:MAX_PART_BYTES])
+        self.stored = bytearray(data[:MAX_PART_BYTES])
         self.num_bytes = len(data)
 
     def add(self, data: bytes) -> int:
-        """Keep what there is room for; how many bytes that is."""
+        """Adds bytes. Returns how many of them are stored."""
         self.num_bytes += len(data)
-        data = data[: MAX_PART_BYTES - len(self.kept)]
-        self.kept += data
+        data = data[: MAX_PART_BYTES - len(self.stored)]
+        self.stored += data
         return len(data)
 
     @property
     def num_left_out(self) -> int:
-        return self.num_bytes - len(self.kept)
+        """The number of bytes that are not stored."""
+        return self.num_bytes - len(self.stored)
 
     def copy(self) -> Part:
         duplicate = copy.copy(self)
-        duplicate.kept = self.kept[:]
+        duplicate.stored = self.stored[:]
         return duplicate
 
 
 class Entry:
-    """A call, as far as it has come. Times are in seconds since it came in.
+    """A call and its response so far. Times are in seconds since the request arrived.
 
-    `outcome` is None while it runs, then `ok`, an error's code, `cancelled` (the client left) or
-    `cut` (the answer broke off).
+    `outcome` is None while the call runs, then `ok`, an error's code, `cancelled` (the client
+    disconnected) or `cut` (the response broke off).
     """
 
-    def __init__(self, number: int, scope: Scope, call: Call) -> None:
+    def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
         headers = Headers(scope=scope)
         self.redaction = Redaction(headers)
         self.id = number
@@ -73,83 +73,81 @@ class Entry:
         self.request_body = Part()
         self.prompt: Part | None = None
         self.status: int | None = None
-        self.answer_headers: dict[str, str] = {}
-        self.answer_body = Part()
-        self.num_pieces = 0  # of the answer's body; a stream has an event in each
+        self.response_headers: dict[str, str] = {}
+        self.response_body = Part()
+        self.num_pieces = 0  # body messages of the response; one for each event of a stream
         self.first_s: float | None = None
         self.last_s = 0.0
         self.longest_gap_s = 0.0
         self.duration_s: float | None = None
         self.outcome: str | None = None
-        self.is_kept = True
-        self.num_bytes = (  # about what it takes in memory
+        self.is_dropped = False
+        self.num_bytes = (  # an estimate of the memory that the entry takes
             _EMPTY_BYTES + len(self.path) + len(self.query) + _size(self.request_headers)
         )
         self._model = call.model and self._word(call.model)
         self._start = time.monotonic()
-        self._state: dict[str, Any] = scope["state"]
+        self._context = context_of(scope)
         self._usage: Usage | None = None
         self._model_name: str | None = None
 
     @property
     def model(self) -> str | None:
-        """The name that was asked for; it may stand in the path, the body or deep inside that."""
-        return self._model or self._state.get("model")
+        """The model that the call names: in the path, a header, or somewhere in the body."""
+        return self._model or self._context.model
 
     @property
     def started(self) -> StartedGeneration | None:
-        """What a backend has begun, as long as the call runs: it may hold on to a model."""
-        return self._state.get("started")
+        """The generation of a running call. A finished call has none: it would keep a model."""
+        return self._context.started
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts so far; None where nobody counts."""
+        """Token counts so far, or None if no backend has started."""
         return self.started.generation.usage if self.started else self._usage
 
     @property
     def answered_by(self) -> str | None:
-        """The name of the weights, or of what stands for them."""
+        """The name of the weights, or of another source of the completion."""
         return self.started.model_name if self.started else self._model_name
 
     @property
     def fault(self) -> str | None:
-        return self._state.get("fault")
+        return self._context.fault
 
     @property
     def is_stream(self) -> bool:
-        return self.answer_headers.get("content-type", "").startswith("text/event-stream")
+        return self.response_headers.get("content-type", "").startswith("text/event-stream")
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start
 
     def copy(self) -> Entry:
-        """What it is now, for another thread to read."""
+        """Returns a copy that another thread can read while the call goes on."""
         duplicate = copy.copy(self)
-        duplicate.request_body, duplicate.answer_body = (
-            self.request_body.copy(),
-            self.answer_body.copy(),
-        )
+        duplicate.request_body = self.request_body.copy()
+        duplicate.response_body = self.response_body.copy()
         return duplicate
 
-    def take_body(self, body: bytes, *, is_last: bool) -> int:
-        """A piece of the request's body; how many bytes of it are kept."""
-        num_kept = self.request_body.add(body)
-        if is_last and self._model is None and (name := _MODEL.search(self.request_body.kept)):
+    def add_request_body(self, body: bytes, *, is_last: bool) -> int:
+        """Adds a part of the request's body. Returns how many bytes of it are stored."""
+        num_stored = self.request_body.add(body)
+        if is_last and self._model is None and (name := _MODEL.search(self.request_body.stored)):
             self._model = self._word(name[1].decode("utf-8", "replace"))
-        return num_kept
+        return num_stored
 
-    def take_head(self, message: Message) -> int:
-        """Status and headers of the answer; how many bytes of them are kept."""
+    def add_response_start(self, message: Message) -> int:
+        """Adds the response's status and headers. Returns how many bytes of them are stored."""
         self.status = message["status"]
         headers = Headers(raw=message["headers"])
-        self.answer_headers = self._headers(headers)
+        self.response_headers = self._headers(headers)
         if name := headers.get("x-emulator-model"):
             self._model_name = self._word(unquote(name))
-        return _size(self.answer_headers)
+        return _size(self.response_headers)
 
-    def take_answer(self, body: bytes) -> int:
-        """A piece of the answer's body; how many bytes of it are kept."""
+    def add_response_body(self, body: bytes) -> int:
+        """Adds a part of the response's body. Returns how many bytes of it are stored."""
         now = self.elapsed_s
         if self.first_s is None:
             self.first_s = now
@@ -157,24 +155,24 @@ class Entry:
             self.longest_gap_s = max(self.longest_gap_s, now - self.last_s)
         self.last_s = now
         self.num_pieces += 1
-        return self.answer_body.add(body)
+        return self.response_body.add(body)
 
     def end(self, outcome: str) -> None:
-        """Nothing more will come. An outcome `error` becomes the code in the answer."""
-        code = _CODE.search(self.answer_body.kept) if outcome == "error" else None
+        """Closes the entry. An outcome `error` is replaced by the code in the response."""
+        code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
-        self._usage = self.usage or self._usage_in_answer()
+        self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
-        self._state = {"fault": self.fault, "model": self.model}
+        self._context = CallContext(fault=self.fault, model=self.model)  # without the generation
 
-    def forget(self) -> None:
-        """Keep no text any more."""
-        self.is_kept = False
-        self.request_body, self.answer_body, self.prompt = Part(), Part(), None
+    def drop(self) -> None:
+        """Discards all texts."""
+        self.is_dropped = True
+        self.request_body, self.response_body, self.prompt = Part(), Part(), None
 
-    def _usage_in_answer(self) -> Usage | None:
-        """What an answer says that no backend made."""
-        counts = _USAGE.findall(self.answer_body.kept)
+    def _usage_in_response(self) -> Usage | None:
+        """Returns the last token counts in a response that no backend of this server made."""
+        counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
 
     def _headers(self, headers: Headers) -> dict[str, str]:

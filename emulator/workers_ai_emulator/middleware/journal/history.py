@@ -1,4 +1,4 @@
-"""How busy the server was in the last minutes: a sample each second."""
+"""The server's load in the last minutes: one sample per second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from workers_ai_emulator.middleware.journal.middleware import Journal
+from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.runtime.model_manager import ModelManager
 
 INTERVAL_S = 1.0
@@ -16,10 +16,10 @@ _NUM_SAMPLES = 300
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One moment. `time` is in seconds since 1970.
+    """The load at one moment. `time` is in seconds since 1970.
 
-    `running` calls are being answered, `waiting` ones have no slot yet or no backend; `slots` are
-    those of all loaded models.
+    `running`: calls with a slot; `waiting`: calls without a slot or without a started backend;
+    `slots` and `free_slots`: of all loaded models together.
     """
 
     time: float
@@ -31,24 +31,24 @@ class Sample:
 
 
 class History:
-    """The last five minutes of these engines and calls."""
+    """The samples of the last five minutes."""
 
-    def __init__(self, engines: ModelManager, entries: Journal) -> None:
+    def __init__(self, models: ModelManager, journal: Journal) -> None:
         self.samples: deque[Sample] = deque(maxlen=_NUM_SAMPLES)
-        self._model_manager = engines
-        self._entries = entries
+        self._models = models
+        self._journal = journal
         self._num_tokens = 0
         self._time = time.monotonic() - INTERVAL_S
 
     async def record(self) -> None:
-        """Take samples until cancelled."""
+        """Takes samples until cancelled."""
         while True:
             self.samples.append(self._sample())
             await asyncio.sleep(INTERVAL_S)
 
     def _sample(self) -> Sample:
-        statuses = [model.engine.status for model in self._model_manager.loaded]
-        calls = self._entries.running
+        statuses = [model.engine.status for model in self._models.loaded]
+        calls = self._journal.running
         num_waiting = sum(call.started is None for call in calls)
         num_waiting += sum(status.num_waiting for status in statuses)
         num_waiting = min(num_waiting, len(calls))
@@ -62,8 +62,8 @@ class History:
         )
 
     def _tokens_per_second(self) -> float:
-        """Since the last sample."""
-        now, num_tokens = time.monotonic(), self._entries.num_completion_tokens
+        """Returns the rate since the last sample."""
+        now, num_tokens = time.monotonic(), self._journal.num_completion_tokens
         elapsed_s, num_new = now - self._time, num_tokens - self._num_tokens
         self._time, self._num_tokens = now, num_tokens
         return max(num_new, 0) / elapsed_s

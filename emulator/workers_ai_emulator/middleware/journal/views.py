@@ -1,4 +1,4 @@
-"""What the journal says: a row for each call, or all that is kept of one."""
+"""The JSON of the journal: a row for each call, or everything that is stored of one call."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES, Entry, Part
-from workers_ai_emulator.routes.generation import GZIP_MAGIC
+from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.envelope import to_json
 
 Json = dict[str, Any]
 
-_LONG_BYTES = 2**15  # an entry of more takes long enough to parse for others to notice
+_LONG_BYTES = 2**15  # parsing a larger entry on the event loop delays other requests
 
 
 def row(entry: Entry) -> Json:
-    """What a list shows. `null` stands for what is not known, or not yet."""
+    """Returns the row of a call in a list. Unknown values are null."""
     usage = entry.usage
     return {
         "id": entry.id,
@@ -42,7 +42,7 @@ def row(entry: Entry) -> Json:
 
 
 async def whole(entry: Entry) -> bytes:
-    """All that is kept of a call, as JSON."""
+    """Returns everything that is stored of a call, as JSON."""
     duplicate = entry.copy()
     if entry.num_bytes > _LONG_BYTES:
         return await asyncio.to_thread(_whole, duplicate)
@@ -62,10 +62,10 @@ def _whole(entry: Entry) -> bytes:
             },
             "prompt": _prompt(entry),
             "answer": {
-                "headers": entry.answer_headers,
+                "headers": entry.response_headers,
                 "num_pieces": entry.num_pieces,
-                **_sizes(entry.answer_body),
-                **_answer(entry),
+                **_sizes(entry.response_body),
+                **_response(entry),
             },
         }
     )
@@ -76,7 +76,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _tokens_per_second(entry: Entry) -> float | None:
-    """Of a stream between its first and its last token, else over the whole time."""
+    """Returns the rate between the first and last token of a stream, or of a whole response."""
     num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
     if entry.first_s is None or num_tokens == 0:
         return None
@@ -92,9 +92,9 @@ def _sizes(part: Part) -> Json:
 
 
 def _body(entry: Entry) -> Any:
-    """The request's body, parsed if it is whole; None if nobody read any."""
+    """Returns the request's body, parsed if all of it is stored; None if it was never read."""
     part = entry.request_body
-    text = _text(bytes(part.kept))
+    text = _text(bytes(part.stored))
     return entry.redaction.json(text, is_cut=part.num_left_out > 0) if text else None
 
 
@@ -102,15 +102,15 @@ def _prompt(entry: Entry) -> Json | None:
     part = entry.prompt
     if part is None:
         return None
-    text = _text(bytes(part.kept))
+    text = _text(bytes(part.stored))
     return _sizes(part) | {"text": entry.redaction.text(text, is_cut=part.num_left_out > 0)}
 
 
-def _answer(entry: Entry) -> Json:
-    """The bytes that were sent, and the text that the model wrote; None where that is not there."""
-    is_cut = entry.answer_body.num_left_out > 0
-    sent = _text(bytes(entry.answer_body.kept))
-    text = "".join(_texts(sent)) if entry.is_stream else _said(_parsed(sent))
+def _response(entry: Entry) -> Json:
+    """Returns the bytes that were sent, and the completion in them if there is one."""
+    is_cut = entry.response_body.num_left_out > 0
+    sent = _text(bytes(entry.response_body.stored))
+    text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
     redacted = entry.redaction.text
     return {
         "text": None if text is None else redacted(text, is_cut=is_cut),
@@ -119,12 +119,12 @@ def _answer(entry: Entry) -> Json:
 
 
 def _text(data: bytes) -> str:
-    """Some SDKs send gzip, and some read it."""
+    """Decodes UTF-8, after unpacking gzip, which some SDKs send and some expect."""
     return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
 
 
 def _unpacked(data: bytes) -> bytes:
-    """As much as there is room for, even if the end is missing."""
+    """Unpacks at most MAX_PART_BYTES; the end of the data may be missing."""
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
     except zlib.error:
@@ -133,22 +133,22 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _texts(events: str) -> Iterator[str]:
-    """The text of each event that has one."""
+    """Returns the text of each event that has one."""
     for line in events.splitlines():
-        if (text := _said(_parsed(line.removeprefix("data: ")))) is not None:
+        if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
             yield text
 
 
 def _parsed(text: str) -> Any:
-    """JSON, or None for what is none."""
+    """Returns the parsed JSON, or None for any other text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _said(answer: Any) -> str | None:
-    """The text in an answer or an event, in any of the forms of tasks/answers.py."""
+def _completion(answer: Any) -> str | None:
+    """Returns the text in a response or event, in any format of tasks/response_formats.py."""
     match answer:
         case {"result": {"response": text}} | {"response": text}:
             return str(text)

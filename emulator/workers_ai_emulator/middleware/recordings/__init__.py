@@ -1,1 +1,1 @@
-"""Calls and their answers in files: what is the same call, what is stored, what is nearest."""
+"""Recordings: one file for each inference call and its response, written and replayed."""

@@ -1,4 +1,4 @@
-"""Takes down an answer while it goes out: status, headers, and which bytes came when."""
+"""Captures a response while it is sent: status, headers, and each event with its time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message
 
-from workers_ai_emulator.middleware.recordings.recording import Ending, RecordedAnswer
+from workers_ai_emulator.middleware.recordings.recording import Ending, RecordedResponse
 from workers_ai_emulator.middleware.recordings.request import Json, text_or_base64
-from workers_ai_emulator.routes.generation import GZIP_MAGIC
+from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
 from workers_ai_emulator.wire.redaction import Redaction
 
@@ -23,11 +23,11 @@ _END_OF_EVENT = b"\n\n"
 _HEADERS = ("content-type", "cache-control", "retry-after", "x-accel-buffering")
 _HEADER_PREFIXES = ("cf-ai-", "cf-aig-", "x-emulator-model")
 
-_Place = tuple[str | int, ...]  # keys and indices that lead to a value in JSON
+_Place = tuple[str | int, ...]  # the keys and indices of a value in JSON
 
 
 class ResponseCapture:
-    """Holds one answer, at most 64 MiB of it; `feed` gets every ASGI message."""
+    """Stores at most 64 MiB of one response. `feed` takes every ASGI message."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -36,7 +36,7 @@ class ResponseCapture:
         self._after_ms = 0
         self._size = 0
         self._parts: list[bytes] = []  # of a body
-        self._rest = b""  # the start of an event that has not ended yet
+        self._rest = b""  # the start of an incomplete event
         self._events: list[tuple[int, str]] = []
         self._has_last_message = False
 
@@ -50,7 +50,7 @@ class ResponseCapture:
 
     @property
     def is_over(self) -> bool:
-        """Nothing of it is still to come that matters: some clients leave at `[DONE]`."""
+        """Whether the last message or `[DONE]` was sent: some clients disconnect at `[DONE]`."""
         return self._has_last_message or self._is_done
 
     def feed(self, message: Message) -> None:
@@ -59,39 +59,40 @@ class ResponseCapture:
             self._headers = Headers(raw=list(message["headers"]))
             self._after_ms = self._elapsed_ms()
         elif message["type"] == "http.response.body":
-            self._take(message.get("body", b""))
+            self._add(message.get("body", b""))
             self._has_last_message = not message.get("more_body", False)
 
-    def ending(self, *, has_client_left: bool, is_cancelled: bool) -> Ending:
-        """How it ended; `is_cancelled`: the generation behind it was."""
-        if self._is_done or (self._has_last_message and not has_client_left and not is_cancelled):
+    def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
+        """Returns how the response ended. `is_cancelled`: its generation was cancelled."""
+        if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"
-        return "client left" if has_client_left else "broken off"
+        return "client left" if is_disconnected else "broken off"
 
-    def objection(self, ending: Ending) -> str | None:
-        """Why this is nothing to record, if so."""
+    def reason_not_to_record(self, ending: Ending) -> str | None:
+        """Returns why the response cannot be recorded, or None if it can."""
         if ending != "whole" and not self.is_stream:
-            return "the client left" if ending == "client left" else "it broke off"
+            return "the client disconnected" if ending == "client left" else "it broke off"
         if self._size > _MAX_BYTES:
             return f"it is larger than {_MAX_BYTES // 2**20} MiB"
         if self._headers.get("content-encoding", "identity") != "identity":
-            return "it is compressed, so nobody can tell what it holds"
+            return "it is compressed, so credentials in it cannot be found"
         if self._status >= 400 and "cf-ai-req-id" not in self._headers:
-            # Seen on the wire: whatever reached a model has one. The rest is about who calls.
-            return f"{self._status} is no answer of a model"
+            # Every error of Workers AI has this header [recorded]. Other errors concern the
+            # caller, for example its token.
+            return f"{self._status} is not a response of a model"
         return None
 
-    def answer(self, ending: Ending, redaction: Redaction) -> RecordedAnswer | None:
-        """What to store; None if a secret is in it that cannot be taken out."""
+    def response(self, ending: Ending, redaction: Redaction) -> RecordedResponse | None:
+        """Returns the response for a recording, or None if it has a secret in several pieces."""
         content = self._redacted_events(redaction) if self.is_stream else self._redacted(redaction)
         if content is None:
             return None
-        return RecordedAnswer(
+        return RecordedResponse(
             status=self._status,
             headers={
                 name: redaction.text(value)
                 for name, value in self._headers.items()
-                if is_own_header(name)
+                if is_response_header(name)
             },
             after_ms=self._after_ms,
             ending=ending,
@@ -102,7 +103,7 @@ class ResponseCapture:
     def _is_done(self) -> bool:
         return bool(self._events) and self._events[-1][1] == END_OF_STREAM.decode()
 
-    def _take(self, data: bytes) -> None:
+    def _add(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > _MAX_BYTES:
             self._parts, self._events, self._rest = [], [], b""
@@ -122,7 +123,7 @@ class ResponseCapture:
     def _redacted_events(self, redaction: Redaction) -> Json | None:
         rest = [(self._elapsed_ms(), _to_text(self._rest))] if self._rest else []
         events = [(ms, redaction.text(event)) for ms, event in self._events + rest]
-        # A model that repeats a secret may do so in pieces, each in an event of its own.
+        # A model may repeat a secret in pieces, one in each event.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
         return {"events": events}
@@ -131,8 +132,8 @@ class ResponseCapture:
         return round((time.monotonic() - self._start) * 1000)
 
 
-def is_own_header(name: str) -> bool:
-    """Whether a header belongs to an answer, not to the server that sends it."""
+def is_response_header(name: str) -> bool:
+    """Whether a header belongs to the response itself rather than to the server or connection."""
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 
 
@@ -145,13 +146,13 @@ def _unpacked(body: bytes) -> str:
 
 
 def _streamed_texts(events: Iterable[str]) -> Iterator[str]:
-    """The texts that come in pieces: all strings of the same place in the events, put together."""
+    """Returns streamed texts: the strings at the same place in the events, joined."""
     texts: defaultdict[_Place, list[str]] = defaultdict(list)
     for event in events:
         try:
             value = json.loads(event.removeprefix("data:"))
         except (ValueError, RecursionError):
-            continue  # the end, or nothing that has text in pieces
+            continue  # `[DONE]`, or not JSON
         for place, text in _strings(value):
             texts[place].append(text)
     return map("".join, texts.values())

@@ -1,4 +1,4 @@
-"""A folder of recordings: `MODEL-KEY.json`, and `MODEL-KEY.2.json` for the next answer to it."""
+"""The folder of recordings. A call's first is `MODEL-KEY.json`, its second `MODEL-KEY.2.json`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers_ai_emulator.errors import RecordingUnusable, SettingInvalid
+from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.recording import Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
 from workers_ai_emulator.models.store import replace_text
+from workers_ai_emulator.wire.errors import RECORDING_UNUSABLE, WireError
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +20,13 @@ _NUMBER = re.compile(r"\.(\d+)\.json")
 
 
 class Folder:
-    """Reads and writes recordings; nothing is kept in memory."""
+    """Reads and writes recordings. It keeps none in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def prepare_to_record(self) -> None:
-        """Make it if need be. Raises SettingInvalid."""
+        """Creates the folder if necessary. Raises SettingInvalid if it is not writable."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -35,7 +36,7 @@ class Folder:
             raise SettingInvalid(f"--cassettes: cannot write to {self.path}: {error}") from error
 
     def prepare_to_replay(self) -> None:
-        """Raises SettingInvalid where there is nothing to replay from."""
+        """Raises SettingInvalid if the folder cannot be read."""
         try:
             num_files = sum(path.suffix == ".json" for path in self.path.iterdir())
         except OSError as error:
@@ -46,32 +47,32 @@ class Folder:
         log.info("replaying %d recordings from %s", num_files, self.path)
 
     def find(self, request: RecordedRequest) -> list[Path]:
-        """The recordings of this call, in the order in which they were made."""
+        """Returns the recordings of this call, in the order in which they were made."""
         return sorted(self.path.glob(f"*-{request.key}*.json"), key=_number)
 
     def read(self, path: Path) -> Recording:
-        """Raises RecordingUnusable for a file that is damaged."""
+        """Returns the recording in a file. Raises WireError if it is damaged or unreadable."""
         try:
             return Recording.parse(path.read_bytes())
         except OSError as error:
-            raise RecordingUnusable(f"cannot read {path}: {error.strerror}") from error
+            raise WireError(RECORDING_UNUSABLE, f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:
-            raise RecordingUnusable(f"{path} is no recording: {error}") from error
+            raise WireError(RECORDING_UNUSABLE, f"{path} is no recording: {error}") from error
 
     def write(self, recording: Recording, number: int) -> Path:
-        """Store the `number`th answer to a call, all at once. Raises OSError."""
+        """Writes the `number`th recording of a call atomically. Raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self._path(recording.recorded_request, number)
         replace_text(path, recording.to_text())
         return path
 
-    def forget(self, request: RecordedRequest) -> None:
-        """Delete the recordings of this call. Raises OSError."""
+    def delete(self, request: RecordedRequest) -> None:
+        """Deletes the recordings of this call. Raises OSError."""
         for path in self.find(request):
             path.unlink(missing_ok=True)
 
     def comparable(self, request: RecordedRequest) -> Iterator[tuple[Path, RecordedRequest]]:
-        """Recorded calls, those of the same model first, up to 64 MiB of files."""
+        """Returns recorded calls, those of the same model first, up to 64 MiB of files."""
         size = 0
         files = self.path.glob("*.json")
         for path in sorted(files, key=lambda path: (not path.name.startswith(request.slug), path)):
@@ -80,7 +81,7 @@ class Folder:
                 if size > _MAX_COMPARED_BYTES:
                     return
                 yield path, self.read(path).recorded_request
-            except (OSError, RecordingUnusable) as error:
+            except (OSError, WireError) as error:
                 log.warning("%s", error)
 
     def _path(self, request: RecordedRequest, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""Answers calls from recordings."""
+"""Replays recordings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import Counter
 
 from starlette.types import Send
 
-from workers_ai_emulator.errors import RecordingMissing, RecordingUnusable
 from workers_ai_emulator.middleware.recordings.difference import difference, nearest
 from workers_ai_emulator.middleware.recordings.folder import Folder
-from workers_ai_emulator.middleware.recordings.recording import RecordedAnswer
+from workers_ai_emulator.middleware.recordings.recording import RecordedResponse
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.wire.errors import RECORDING_MISSING, RECORDING_UNUSABLE, WireError
 
 
 class Player:
-    """Several answers to one call come in their order, and the last one from then on.
+    """Sends the recordings of a call in their order; after the last, sends the last again.
 
-    `speed` is that of the recorded one; 0: all at once.
+    `speed` is relative to the recorded times; 0: without any waiting.
     """
 
     def __init__(self, folder: Folder, speed: float) -> None:
@@ -29,8 +29,8 @@ class Player:
         self._num_played.clear()
 
     async def play(self, request: RecordedRequest, send: Send) -> None:
-        """Send the recorded answer. Raises RecordingMissing or RecordingUnusable."""
-        answer = await self._find(request)
+        """Sends the recorded response. Raises WireError if no usable recording matches."""
+        response = await self._find(request)
         loop = asyncio.get_running_loop()
         start = loop.time()
 
@@ -38,30 +38,30 @@ class Player:
             moment = start + (ms / 1000 / self._speed if self._speed else 0)
             await asyncio.sleep(max(0, moment - loop.time()))
 
-        await wait_until(answer.after_ms)
-        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in answer.headers.items()]
-        if answer.events is None:
-            headers.append((b"content-length", str(len(answer.body)).encode()))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        for ms, event in answer.event_bytes:
+        await wait_until(response.after_ms)
+        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in response.headers.items()]
+        if response.events is None:
+            headers.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        for ms, event in response.event_bytes:
             await wait_until(ms)
             await send({"type": "http.response.body", "body": event, "more_body": True})
-        if answer.ending == "whole":  # else it breaks off, as it did
-            await send({"type": "http.response.body", "body": answer.body})
+        if response.ending == "whole":  # otherwise the response breaks off, as recorded
+            await send({"type": "http.response.body", "body": response.body})
 
-    async def _find(self, request: RecordedRequest) -> RecordedAnswer:
+    async def _find(self, request: RecordedRequest) -> RecordedResponse:
         paths = await asyncio.to_thread(self._folder.find, request)
         if not paths:
-            raise RecordingMissing(await asyncio.to_thread(self._explain, request))
+            raise WireError(RECORDING_MISSING, await asyncio.to_thread(self._explain, request))
         path = paths[min(self._num_played[request.key], len(paths) - 1)]
         self._num_played[request.key] += 1
         recording = await asyncio.to_thread(self._folder.read, path)
         if recording.recorded_request.canonical != request.canonical:
-            raise RecordingUnusable(f"{path} was renamed, or its request was edited")
+            raise WireError(RECORDING_UNUSABLE, f"{path} was renamed, or its request was edited")
         return recording.answer
 
     def _explain(self, request: RecordedRequest) -> str:
-        """What is missing, and how the nearest recording differs from it."""
+        """Returns an error text: the call, and how the nearest recording differs from it."""
         missing = f"No recording of {request.title} in {self._folder.path}"
         found = nearest(request, self._folder.comparable(request))
         if found is None:

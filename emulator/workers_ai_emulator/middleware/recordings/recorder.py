@@ -1,4 +1,4 @@
-"""Records answers while they pass."""
+"""Records responses while they pass."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.backends.backend import StartedGeneration
 from workers_ai_emulator.engine.types import FinishReason
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.recording import Ending, Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Has `source`, an application called `source_name`, answer.
+    """Records the responses of a source, which is called `source_name` in recordings.
 
-    The first recording of a call replaces those of earlier runs; the next ones follow it.
+    The first recording of a call replaces those of earlier runs; further ones are added to it.
     """
 
-    def __init__(self, folder: Folder, source_name: str, source: ASGIApp) -> None:
+    def __init__(self, folder: Folder, source_name: str) -> None:
         self._folder = folder
         self._source_name = source_name
-        self._source = source
         self._writing = asyncio.Lock()
         self.reset()
 
@@ -43,40 +42,41 @@ class Recorder:
         self,
         request: RecordedRequest,
         redaction: Redaction,
+        source: ASGIApp,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        """Pass the answer on, message by message; it is stored before the last one goes out.
+        """Sends the source's response, and stores it before its last message is sent.
 
         Raises what the source raises.
         """
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
 
-        async def store(tape: ResponseCapture, ending: Ending) -> None:
-            if reason := await self._store(request, redaction, number, tape, ending):
+        async def store(capture: ResponseCapture, ending: Ending) -> None:
+            if reason := await self._store(request, redaction, number, capture, ending):
                 log.warning("not recorded: %s: %s", request.title, reason)
 
-        await _Session(scope, receive, send, store).run(self._source)
+        await _Session(scope, receive, send, store).run(source)
 
     async def _store(
         self,
         request: RecordedRequest,
         redaction: Redaction,
         number: int,
-        tape: ResponseCapture,
+        capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Write the file; why not, if so."""
-        if objection := tape.objection(ending):
-            return objection
-        answer = await asyncio.to_thread(tape.answer, ending, redaction)
-        if answer is None:
-            return "its answer repeats a credential, in pieces"
+        """Writes the file. Returns why not if the response cannot be recorded."""
+        if reason := capture.reason_not_to_record(ending):
+            return reason
+        response = await asyncio.to_thread(capture.response, ending, redaction)
+        if response is None:
+            return "its response repeats a credential in pieces"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         recording = Recording(
-            recorded_at=now, source=self._source_name, request=request.content, answer=answer
+            recorded_at=now, source=self._source_name, request=request.content, answer=response
         )
         async with self._writing:
             try:
@@ -88,14 +88,14 @@ class Recorder:
     def _write(self, recording: Recording, number: int) -> None:
         request = recording.recorded_request
         if request.key not in self._replaced:
-            self._folder.forget(request)
+            self._folder.delete(request)
             self._replaced.add(request.key)
         path = self._folder.write(recording, number)
         log.info("recorded %s", path)
 
 
 class _Session:
-    """One answer on its way to the client; `store` is called once, with what has come of it."""
+    """Passes one response on to the client. Calls `store` once, when the response has ended."""
 
     def __init__(
         self,
@@ -108,36 +108,38 @@ class _Session:
         self._client_receive = receive
         self._client_send = send
         self._store = store
-        self._tape = ResponseCapture()
-        self._has_left = False
+        self._capture = ResponseCapture()
+        self._is_disconnected = False
         self._storing: asyncio.Task[None] | None = None
 
     async def run(self, source: ASGIApp) -> None:
         try:
             await source(self._scope, self._receive, self._send)
         finally:
-            if self._tape.has_begun:
+            if self._capture.has_begun:
                 await self._end()
 
     async def _receive(self) -> Message:
         message = await self._client_receive()
-        self._has_left |= message["type"] == "http.disconnect"
+        self._is_disconnected |= message["type"] == "http.disconnect"
         return message
 
     async def _send(self, message: Message) -> None:
-        self._tape.feed(message)
-        if self._tape.is_over:
+        self._capture.feed(message)
+        if self._capture.is_over:
             await self._end()
         await self._client_send(message)
 
     async def _end(self) -> None:
         if self._storing is None:
-            self._storing = asyncio.create_task(self._store(self._tape, self._ending()))
-        # A client that leaves now has the source cancelled, which is us: the file is still written.
+            self._storing = asyncio.create_task(self._store(self._capture, self._ending()))
+        # A disconnect now cancels this task too: the shield lets the file be written all the same.
         await asyncio.shield(self._storing)
 
     def _ending(self) -> Ending:
-        started: StartedGeneration | None = self._scope["state"].get("started")
+        started = context_of(self._scope).started
         reason = started.generation.finish_reason if started else None
         is_cancelled = reason is FinishReason.CANCELLED
-        return self._tape.ending(has_client_left=self._has_left, is_cancelled=is_cancelled)
+        return self._capture.ending(
+            is_disconnected=self._is_disconnected, is_cancelled=is_cancelled
+        )

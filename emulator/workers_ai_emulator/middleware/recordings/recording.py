@@ -1,4 +1,4 @@
-"""One recorded call, and the text of its file."""
+"""One recording: a call and its response, and the text of its file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
-from workers_ai_emulator.wire.validation_messages import mistakes
+from workers_ai_emulator.wire.validation import error_lines
 
 Ending = Literal["whole", "client left", "broken off"]
 
 _EMPTY_EVENTS_AT_END = "[]\n  }\n}"
 
 
-class RecordedAnswer(BaseModel):
-    """What came back. Times are in milliseconds from the request.
+class RecordedResponse(BaseModel):
+    """A response. Times are in milliseconds since the request.
 
-    `after_ms` is when the answer began; an event has the time and the text. There is one of `text`,
-    `base64` and `events`. What did not end as a whole breaks off again.
+    `after_ms`: when the response began; `events`: the time and text of each event. Exactly one of
+    `text`, `base64` and `events` is set. A response with another ending than `whole` breaks off
+    when it is replayed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,18 +47,18 @@ class RecordedAnswer(BaseModel):
 
     @property
     def body(self) -> bytes:
-        """All of it, where there are no events."""
+        """The whole body of a response without events."""
         return (self.text or "").encode() or b64decode(self.base64 or "")
 
     @property
     def event_bytes(self) -> Iterator[tuple[int, bytes]]:
-        """The events, each with its time; in one that is no UTF-8, a surrogate is a byte."""
+        """The time and bytes of each event. Surrogates in a text stand for bytes beyond UTF-8."""
         for ms, event in self.events or ():
             yield ms, event.encode("utf-8", "surrogateescape")
 
 
 class Recording(BaseModel):
-    """A call and its answer; `source` is what answered."""
+    """A call and its response. `source` names the backend or service that responded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,15 +66,15 @@ class Recording(BaseModel):
     recorded_at: str
     source: str
     request: dict[str, Any]
-    answer: RecordedAnswer
+    answer: RecordedResponse
 
     @classmethod
     def parse(cls, data: bytes) -> Recording:
-        """What `to_text` wrote. Raises ValueError."""
+        """Parses the text that `to_text` wrote. Raises ValueError for any other text."""
         try:
             recording = cls.model_validate(json.loads(data))
         except ValidationError as error:
-            raise ValueError("; ".join(mistakes(error))) from error
+            raise ValueError("; ".join(error_lines(error))) from error
         except RecursionError as error:
             raise ValueError("it is nested too deep") from error
         if "path" not in recording.request:
@@ -85,7 +86,7 @@ class Recording(BaseModel):
         return RecordedRequest(self.request)
 
     def to_text(self) -> str:
-        """JSON for people: an event is a line."""
+        """Returns readable JSON, with one line for each event."""
         answer = self.answer.model_dump(exclude_none=True)
         events = answer.pop("events", None)
         content = {**self.model_dump(exclude={"answer"}), "answer": answer}
@@ -99,6 +100,6 @@ class Recording(BaseModel):
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """Text as it is but for lone surrogates, which no file can hold."""
+    """Returns JSON in which only lone surrogates are escaped, because UTF-8 cannot hold them."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,8 @@
-"""A call as a recording has it: by that it is known again, whoever calls and however it is written.
+"""The canonical form of a call, which is the lookup key of its recording.
 
-Equal are calls with the same path behind the account, query, model and body, where the order of
-keys, white space and `1.0` for `1` make no difference. What is absent is not what is the default.
+Two calls match if path (without the account), query, model and body are equal. Credentials, the
+order of keys, white space and `1.0` instead of `1` make no difference. An omitted parameter does
+not match an explicit default.
 """
 
 from __future__ import annotations
@@ -15,29 +16,34 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from workers_ai_emulator.errors import AiError
-from workers_ai_emulator.routes.generation import GZIP_MAGIC, gunzip
-from workers_ai_emulator.tasks import text_generation
-from workers_ai_emulator.wire.calls import Call
+from workers_ai_emulator.wire.body import GZIP_MAGIC, gunzip, parse_json
+from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.redaction import Redaction
 
 Json = dict[str, Any]
 
 KEY_LENGTH = 16  # hexadecimal digits of the key in a file's name
-_MAX_DEPTH = 100  # of JSON; what is nested deeper counts as text
-_MAX_EXACT = 2**53  # whole numbers above are not all floats
+_MAX_DEPTH = 100  # of nested JSON; a deeper body is stored as text
+_MAX_EXACT = 2**53  # larger integers are not all exact as floats
 _MAX_SLUG = 60
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """`content` has `path`, perhaps `query` and `model`; JSON in `body`, or `text`, or `base64`."""
+    """The content of a recording's request.
+
+    `path`, optionally `query` and `model`, and the body: JSON as `body`, otherwise `text` or
+    `base64`.
+    """
 
     content: Json
 
     @classmethod
-    def of(cls, call: Call, query: bytes, body: bytes, redaction: Redaction) -> RecordedRequest:
-        """The call, without what nobody may read."""
+    def of(
+        cls, call: InferenceCall, query: bytes, body: bytes, redaction: Redaction
+    ) -> RecordedRequest:
+        """Returns the canonical form of a call, without its credentials."""
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         needs_model = call.model is not None and call.model not in call.path
         head = {
@@ -49,7 +55,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """The same text for equal calls."""
+        """A text that is the same for calls that match."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -58,12 +64,12 @@ class RecordedRequest:
 
     @property
     def title(self) -> str:
-        """What it is called in messages and logs."""
+        """The call's name in messages and logs."""
         return f"POST {printable(self.content['path'])}"
 
     @property
     def slug(self) -> str:
-        """The model, or else the path, as part of a file's name."""
+        """The model, or otherwise the path, as part of a file name."""
         path, body = self.content["path"], self.content.get("body")
         named = body.get("model") if isinstance(body, dict) else None
         if not isinstance(named, str):
@@ -72,12 +78,12 @@ class RecordedRequest:
 
 
 def printable(text: str) -> str:
-    """Without what would break a line, or be a command to a terminal."""
+    """Replaces line breaks and terminal escapes."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def text_or_base64(data: bytes, redaction: Redaction) -> Json:
-    """Bytes in JSON: `text` if they are that."""
+    """Returns bytes for JSON: as `text` if they are UTF-8, otherwise as `base64`."""
     try:
         return {"text": redaction.text(data.decode())}
     except UnicodeDecodeError:
@@ -86,17 +92,17 @@ def text_or_base64(data: bytes, redaction: Redaction) -> Json:
 
 
 def _body(body: bytes, redaction: Redaction) -> Json:
-    """As the routes read it, whatever its headers say."""
+    """Returns the body, parsed like the routes parse it: whatever its headers say."""
     try:
         if body.startswith(GZIP_MAGIC):
             body = gunzip(body)
-        return {"body": redaction.value(_normalized(text_generation.parse_json(body)))}
-    except (AiError, RecursionError, ValueError):  # it will be refused, but it has an answer
+        return {"body": redaction.value(_normalized(parse_json(body)))}
+    except (WireError, RecursionError, ValueError):  # the call fails, and its error can be recorded
         return _unread(body, redaction)
 
 
 def _normalized(value: Any, depth: int = 0) -> Any:
-    """JSON in which equal numbers are the same. Raises RecursionError for what is too deep."""
+    """Replaces floats by equal integers. Raises RecursionError if the value is nested too deep."""
     if depth > _MAX_DEPTH:
         raise RecursionError
     match value:

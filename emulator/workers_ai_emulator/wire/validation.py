@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 
-def mistakes(error: ValidationError) -> list[str]:
+def error_lines(error: ValidationError) -> list[str]:
     """A line for each mistake: where it is, what it takes, what was given."""
     return [_line(detail) for detail in error.errors()]
 

@@ -1,0 +1,28 @@
+"""The base of the middleware that concerns inference calls only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from workers_ai_emulator.wire.calls import InferenceCall, inference_call
+
+
+class InferenceMiddleware(ABC):
+    """An ASGI application around another one. Requests that run no model pass unchanged."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (call := inference_call(scope)) is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._handle(call, scope, receive, send)
+
+    @abstractmethod
+    async def _handle(
+        self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Handles a request that runs a model."""

@@ -1,0 +1,112 @@
+"""The last inference calls, in memory and within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from itertools import islice, takewhile
+from uuid import uuid4
+
+from starlette.types import Scope
+
+from workers_ai_emulator.engine.errors import EngineError
+from workers_ai_emulator.engine.types import StartedGeneration
+from workers_ai_emulator.middleware.journal.entry import Entry, Part
+from workers_ai_emulator.wire.calls import InferenceCall
+
+MAX_ENTRIES = 1000
+MAX_BYTES = 16 * 2**20
+
+_LONG_PROMPT = 1024  # tokens; converting more to text on the event loop delays other requests
+
+
+class Journal:
+    """The last calls. Over its limits it drops the oldest. All methods belong to the event loop.
+
+    `epoch` changes when the journal is emptied. `num_dropped` counts entries dropped since then.
+    """
+
+    def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._last_id = 0
+        self._num_tokens = 0  # completion tokens of finished calls
+        self.running: set[Entry] = set()
+        self.num_bytes = 0
+        self.num_dropped = 0
+        self.epoch = str(uuid4())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Completion tokens of all calls since the start."""
+        running = [entry.usage for entry in self.running]
+        return self._num_tokens + sum(usage.num_completion_tokens for usage in running if usage)
+
+    def newest(self, limit: int, after: int = 0) -> list[Entry]:
+        """Returns at most `limit` entries with ids above `after`, newest first."""
+        newer = takewhile(lambda entry: entry.id > after, reversed(self._entries.values()))
+        return [*islice(newer, limit)]
+
+    def get(self, number: int) -> Entry | None:
+        """Returns the entry with this id, or None if it was dropped or never existed."""
+        return self._entries.get(number)
+
+    def clear(self) -> None:
+        """Drops all entries, also those of running calls."""
+        while self._entries:
+            self._drop_oldest()
+        self.num_dropped = 0
+        self.epoch = str(uuid4())
+
+    def begin(self, scope: Scope, call: InferenceCall) -> Entry:
+        """Returns a new entry for this call."""
+        self._last_id += 1
+        entry = Entry(self._last_id, scope, call)
+        self._entries[entry.id] = entry
+        self.running.add(entry)
+        self._add_bytes(entry.num_bytes)
+        return entry
+
+    def grow(self, entry: Entry, num_bytes: int) -> None:
+        """Counts further bytes of an entry, and drops the oldest entries to stay within bounds."""
+        entry.num_bytes += num_bytes
+        self._add_bytes(num_bytes)
+
+    async def store_prompt(self, entry: Entry) -> None:
+        """Stores the text that the model sees in the entry, if a backend has started."""
+        if entry.prompt is not None or entry.started is None or entry.is_dropped:
+            return
+        try:
+            prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
+        except EngineError:  # the model has just been unloaded
+            return
+        if entry.prompt is None and not entry.is_dropped:  # both may have changed meanwhile
+            entry.prompt = prompt
+            self.grow(entry, len(prompt.stored))
+
+    def end(self, entry: Entry, outcome: str) -> None:
+        """Closes the entry of a finished call."""
+        self.running.discard(entry)
+        entry.end(outcome)
+        self._num_tokens += entry.usage.num_completion_tokens if entry.usage else 0
+
+    def _add_bytes(self, num_bytes: int) -> None:
+        self.num_bytes += num_bytes
+        while self.num_bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, oldest = self._entries.popitem(last=False)
+        self.num_bytes -= oldest.num_bytes
+        self.num_dropped += 1
+        oldest.drop()
+
+
+async def _rendered(started: StartedGeneration) -> str:
+    if started.generation.usage.num_prompt_tokens > _LONG_PROMPT:
+        return await asyncio.to_thread(started.prompt)
+    return started.prompt()

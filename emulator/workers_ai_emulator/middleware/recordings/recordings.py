@@ -1,0 +1,42 @@
+"""The objects that record and replay, made from the settings."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp
+
+from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.player import Player
+from workers_ai_emulator.middleware.recordings.recorder import Recorder
+from workers_ai_emulator.settings import Settings
+
+
+class Recordings:
+    """The player and the recorder of one folder of recordings.
+
+    `default_backend`: the setting `backend`, for calls that choose no backend. `source_name`: the
+    backend or service whose responses are recorded; `service` sends calls to the real service, if
+    that is the source. Raises SettingInvalid for a folder or URL that cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        folder = Folder(settings.cassettes)
+        if settings.backend == "record":
+            folder.prepare_to_record()
+        elif settings.backend == "replay":
+            folder.prepare_to_replay()
+        self.default_backend = settings.backend
+        self.source_name = settings.record_from
+        self.service = _cloudflare(settings) if settings.record_from == "cloudflare" else None
+        self.player = Player(folder, settings.replay_speed)
+        self.recorder = Recorder(folder, settings.record_from)
+
+    def reset(self) -> None:
+        """Replays every series of recordings from its first; new recordings replace the old."""
+        self.player.reset()
+        self.recorder.reset()
+
+
+def _cloudflare(settings: Settings) -> ASGIApp:
+    from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare  # slow to import
+
+    return Cloudflare(settings.cloudflare_url)

@@ -1,0 +1,45 @@
+"""Attaches handlers to the rows of the endpoint table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.wire.authorization import Caller
+from workers_ai_emulator.wire.endpoints import Access, Endpoint
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Response]])
+
+
+class EndpointRouter(APIRouter):
+    """A router whose routes take method, path and access check from the endpoint table."""
+
+    def handles(self, endpoint: Endpoint) -> Callable[[_Handler], _Handler]:
+        """A decorator that makes a function the endpoint's handler."""
+
+        def add(handler: _Handler) -> _Handler:
+            self.add_api_route(
+                endpoint.path,
+                handler,
+                methods=[endpoint.method],
+                dependencies=[_authorization(endpoint.access)],
+            )
+            return handler
+
+        return add
+
+
+def _authorization(access: Access) -> Any:  # FastAPI exports no type for a dependency
+    """The access check as a dependency.
+
+    It is a coroutine because FastAPI calls other functions in a thread, which takes 0.3 ms.
+    """
+
+    async def check(request: Request) -> None:
+        caller = Caller.of(request.scope, request.path_params.get("account_id"))
+        services_of(request).authorization.check(access, caller)
+
+    return Depends(check)

@@ -1,0 +1,69 @@
+"""The objects that one application holds. Routes and the server reach them here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from workers_ai_emulator.backends.choice import Backends
+from workers_ai_emulator.middleware.faults.rules import FaultRules
+from workers_ai_emulator.middleware.journal.history import History
+from workers_ai_emulator.middleware.journal.journal import Journal
+from workers_ai_emulator.middleware.neurons import NeuronBudget
+from workers_ai_emulator.middleware.recordings.recordings import Recordings
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.authorization import Authorization
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The objects that one application holds."""
+
+    settings: Settings
+    models: ModelManager
+    backends: Backends
+    authorization: Authorization
+    faults: FaultRules
+    neurons: NeuronBudget
+    journal: Journal
+    history: History
+    recordings: Recordings
+
+    @classmethod
+    def create(cls, settings: Settings, catalog: Mapping[str, ModelSpec]) -> Services:
+        """Creates all of them. Raises SettingInvalid for files and URLs that cannot be used."""
+        models, journal = ModelManager(settings, catalog), Journal()
+        return cls(
+            settings=settings,
+            models=models,
+            backends=Backends(settings, models),
+            authorization=Authorization(settings.api_tokens),
+            faults=FaultRules(),
+            neurons=NeuronBudget(settings.daily_neurons),
+            journal=journal,
+            history=History(models, journal),
+            recordings=Recordings(settings),
+        )
+
+    @property
+    def catalog(self) -> Mapping[str, ModelSpec]:
+        """The models that the server serves, by name."""
+        return self.models.catalog
+
+    def reset(self) -> None:
+        """Restores the state of the start. Models that have been loaded stay loaded."""
+        self.backends.scripted.reset()
+        self.faults.reset()
+        self.neurons.reset()
+        self.journal.clear()
+        self.recordings.reset()
+
+
+def services_of(request: Request) -> Services:
+    """Returns the services of the application that handles this request."""
+    services: Services = request.app.state.services
+    return services

@@ -1,0 +1,51 @@
+"""Converts the values of flags and environment variables; each parser raises SettingInvalid."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.settings.declaration import Declaration
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def number(declaration: Declaration, text: str) -> int:
+    """Returns a whole number within the declaration's limits."""
+    minimum, maximum = declaration.setting.minimum, declaration.setting.maximum
+    assert minimum is not None and maximum is not None
+    if not text.isdecimal() or not minimum <= int(text) <= maximum:
+        raise SettingInvalid(
+            f"{declaration} takes `auto` or a number from {minimum} to {maximum}, not {text!r}"
+        )
+    return int(text)
+
+
+def size(declaration: Declaration, text: str) -> int:
+    """Returns the number of bytes that a text such as `12GiB` or `500M` stands for."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise SettingInvalid(f"{declaration} takes `auto` or a size such as 12GiB, not {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
+    """Returns the lines of the file that are not blank, without white space around them."""
+    try:
+        tokens = {line.strip() for line in file.read_text("utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"--{declaration.flag}: cannot read {file}: {error}") from error
+    if not tokens:
+        raise SettingInvalid(f"--{declaration.flag}: {file} holds no token; write one a line")
+    return frozenset(tokens)
+
+
+def origin(declaration: Declaration, text: str) -> str:
+    """Returns the origin as browsers write it: in lower case, without a slash at the end."""
+    if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", text, re.IGNORECASE):
+        raise SettingInvalid(
+            f"{declaration} takes an origin such as https://app.example:3000, `null` or `*`, "
+            f"not {text!r}"
+        )
+    return text.lower().removesuffix("/")

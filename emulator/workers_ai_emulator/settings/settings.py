@@ -1,0 +1,257 @@
+"""Every setting of `workers-ai-emulator serve`, with its default, its limits and its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+
+from workers_ai_emulator import machine
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.settings.declaration import Setting
+from workers_ai_emulator.settings.parsers import number, origin, size, tokens_in_file
+
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_MAX_NUMBER = 256  # llama.cpp's limit for sequences; no model has as many layers
+
+
+def default_models_dir() -> Path:
+    """Returns `models/` of the checkout that holds this package, otherwise a cache folder."""
+    if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
+        return _CHECKOUT / "models"
+    try:
+        return platformdirs.user_cache_path("workers-ai-emulator") / "models"
+    except RuntimeError:  # a container's user may have no home folder
+        return Path("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server. Their order is that of the flags in `serve --help`."""
+
+    host: Annotated[
+        str, Setting("Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Setting(
+            "Port to listen on; 0 picks a free port. The base URL on stdout contains the port.",
+            minimum=0,
+            maximum=65535,
+        ),
+    ] = 8790
+    backend: Annotated[
+        Literal["llama", "scripted", "upstream", "record", "replay"],
+        Setting("Backend for requests without an `x-emulator-backend` header."),
+    ] = "llama"
+    script: Annotated[
+        Path | None,
+        Setting(
+            "YAML or JSON file of rules for the backend `scripted`.",
+            path="existing file",
+            page="scripts.md",
+        ),
+    ] = None
+    upstream_url: Annotated[
+        str | None,
+        Setting(
+            "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
+            "http://127.0.0.1:8080/v1.",
+            page="upstream.md",
+        ),
+    ] = None
+    upstream_api_key: Annotated[
+        str | None,
+        Setting(
+            "API key for the upstream server. Prefer the environment variable: other users of the "
+            "machine can read a command's flags."
+        ),
+    ] = field(default=None, repr=False)
+    upstream_model: Annotated[
+        str | None,
+        Setting(
+            "Model name to send to the upstream server.",
+            default_text="the requested model if that server has it, otherwise its only model",
+        ),
+    ] = None
+    cassettes: Annotated[
+        Path,
+        Setting(
+            "Folder that `record` writes recordings to and `replay` reads them from.",
+            path="folder",
+            page="cassettes.md",
+        ),
+    ] = Path("cassettes")
+    record_from: Annotated[
+        Literal["llama", "scripted", "upstream", "cloudflare"],
+        Setting("Backend whose responses `record` stores; `cloudflare` is the real service."),
+    ] = "llama"
+    replay_speed: Annotated[
+        float,
+        Setting(
+            "Speed of replayed responses: 1 as recorded, 2 twice as fast, 0 without delays.",
+            minimum=0,
+        ),
+    ] = 0.0
+    cloudflare_url: Annotated[
+        str | None,
+        Setting(
+            "Server that receives the requests of `--record-from cloudflare`.",
+            default_text="Cloudflare's hosts",
+        ),
+    ] = None
+    models_dir: Annotated[
+        Path,
+        Setting(
+            "Folder of the weights.",
+            path="folder",
+            default_text="`models/` in a checkout, otherwise in your cache folder",
+        ),
+    ] = field(default_factory=default_models_dir)
+    models_file: Annotated[
+        Path | None,
+        Setting(
+            "TOML file that declares further models.",
+            path="existing file",
+            default_text="`models.toml` in the folder of the weights, if it exists",
+            page="models.md",
+        ),
+    ] = None
+    preload: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Model to load before the server is ready; other models are loaded by their first "
+            "request.",
+            default_text="the first model of the catalogue",
+        ),
+    ] = ()
+    memory_limit: Annotated[
+        int | None,
+        Setting(
+            "Memory for loaded models, such as 12GiB; `auto`: all that is free at the start.",
+            flag="memory",
+            has_auto=True,
+            parse=size,
+        ),
+    ] = None
+    parallel: Annotated[
+        int | None,
+        Setting(
+            "Sequences that run at the same time; `auto`: up to 8, as memory allows.",
+            has_auto=True,
+            parse=number,
+            minimum=1,
+            maximum=_MAX_NUMBER,
+        ),
+    ] = None
+    context_length: Annotated[
+        int | None,
+        Setting(
+            "Tokens of a sequence: prompt and completion.",
+            default_text="4096, or the model's maximum if that is lower",
+            minimum=256,
+        ),
+    ] = None
+    threads: Annotated[
+        int, Setting("Threads that compute.", default_text="all cores", minimum=1, maximum=1024)
+    ] = field(default_factory=machine.num_cores)
+    gpu_layers: Annotated[
+        int | None,
+        Setting(
+            "Layers on the GPU, if llama.cpp was built with GPU support; `auto`: as many as fit.",
+            has_auto=True,
+            parse=number,
+            minimum=0,
+            maximum=_MAX_NUMBER,
+        ),
+    ] = None
+    queue_size: Annotated[
+        int, Setting("Requests that may wait for a slot; further requests get 429.", minimum=0)
+    ] = 64
+    request_timeout: Annotated[
+        float | None,
+        Setting(
+            "Seconds until a request times out with 408, or its stream breaks off.",
+            default_text="unlimited",
+            minimum=0.001,
+        ),
+    ] = None
+    stall_timeout: Annotated[
+        float,
+        Setting(
+            "Seconds without progress until `readyz` returns 503 and requests fail.", minimum=0.1
+        ),
+    ] = 120.0
+    daily_neurons: Annotated[
+        int | None,
+        Setting(
+            "Neurons that an account may spend per day; further requests get 429.",
+            default_text="unlimited",
+            page="faults.md",
+            minimum=0,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Setting(
+            "Seed for requests that contain none.",
+            default_text="a new seed for each request, as on the service",
+            minimum=0,
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        Setting(
+            "Equal requests get equal bytes on the CPU; `--no-deterministic` is faster for a "
+            "single client."
+        ),
+    ] = True
+    inline_tokens: Annotated[
+        frozenset[str],
+        Setting(
+            "API token that the server accepts.",
+            flag="api-token",
+            default_text="requests need no token",
+        ),
+    ] = frozenset()
+    file_tokens: Annotated[
+        frozenset[str],
+        Setting(
+            "File of further API tokens that the server accepts, one per line.",
+            flag="api-token-file",
+            path="existing file",
+            parse=tokens_in_file,
+        ),
+    ] = frozenset()
+    allowed_origins: Annotated[
+        frozenset[str],
+        Setting(
+            "Origin whose pages may send requests, or `*`; local origins always may.",
+            flag="allow-origin",
+            default_text="local origins only",
+            parse=origin,
+        ),
+    ] = frozenset()
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Setting("Lowest level of the log lines on stderr; `debug` includes llama.cpp's lines."),
+    ] = "info"
+
+    @property
+    def api_tokens(self) -> frozenset[str]:
+        """All tokens that the server accepts; empty: requests need none."""
+        return self.inline_tokens | self.file_tokens
+
+    @property
+    def base_url_host(self) -> str:
+        """The host for URLs: IPv6 addresses in brackets, a loopback address for a wildcard."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
+
+    def check_upstream(self) -> None:
+        """Raises SettingInvalid if a setting selects the upstream server without its URL."""
+        for flag, backend in (("backend", self.backend), ("record-from", self.record_from)):
+            if backend == "upstream" and self.upstream_url is None:
+                raise SettingInvalid(f"--{flag} upstream needs --upstream-url")

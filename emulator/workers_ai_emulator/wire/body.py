@@ -1,0 +1,105 @@
+"""Request bodies: size limits, gzip, and JSON as the service reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from starlette.types import Message, Receive
+
+from workers_ai_emulator.wire.context import CallContext
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, REQUEST_TOO_LARGE, WireError
+
+MAX_BODY_BYTES = 16 * 2**20
+GZIP_MAGIC = b"\x1f\x8b"  # no JSON text begins with these bytes
+
+_LARGE_BODY_BYTES = 2**14  # parsing more delays other requests noticeably
+_MAX_DIGITS = 400  # a double has at most 309; Python refuses to parse very long integers
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
+    """Returns the parsed JSON of a body that arrives in `parts`.
+
+    Ignores content type and content encoding, which some clients send wrongly. Raises WireError
+    for a body that is too large, empty, or neither JSON nor gzipped JSON.
+    """
+    body = bytearray()
+    async for part in parts:
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise WireError(REQUEST_TOO_LARGE)
+    context.is_large = len(body) > _LARGE_BODY_BYTES
+    if body.startswith(GZIP_MAGIC):
+        body = bytearray(await compute(context, gunzip, bytes(body)))
+        context.is_large |= len(body) > _LARGE_BODY_BYTES
+    return await compute(context, parse_json, bytes(body))
+
+
+async def read_body(receive: Receive) -> tuple[bytes, Receive]:
+    """Returns the body and a `receive` that repeats its messages.
+
+    Stops reading as soon as the body exceeds MAX_BODY_BYTES, and returns what it has read.
+    """
+    messages: list[Message] = []
+    size = 0
+    while size <= MAX_BODY_BYTES and (not messages or messages[-1].get("more_body", False)):
+        messages.append(await receive())
+        size += len(messages[-1].get("body", b""))
+    body = b"".join(message.get("body", b"") for message in messages)
+    messages.reverse()
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return body, receive_again
+
+
+def gunzip(body: bytes) -> bytes:
+    """Returns the uncompressed body. Raises WireError if it is too large, cut off or damaged."""
+    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        content = decompressor.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise WireError(INCOMPLETE_REQUEST, "body is not valid gzip") from error
+    if len(content) > MAX_BODY_BYTES:
+        raise WireError(REQUEST_TOO_LARGE)
+    if not decompressor.eof:
+        raise WireError(INCOMPLETE_REQUEST, "body is not valid gzip")
+    return content
+
+
+def parse_json(body: bytes) -> Any:
+    """Returns the body's JSON as JavaScript's `request.json()` parses it, whatever its type.
+
+    Raises WireError for an empty body and for a body that is not JSON [inferred].
+    """
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise WireError(INCOMPLETE_REQUEST, "body")
+    try:
+        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(INCOMPLETE_REQUEST, "body is not valid JSON") from error
+
+
+async def compute(
+    context: CallContext, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+) -> _T:
+    """Returns the function's result; calls it in a thread if the request is large."""
+    if context.is_large:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

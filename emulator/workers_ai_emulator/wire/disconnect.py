@@ -1,0 +1,53 @@
+"""Reactions to a client's disconnect while a response is being computed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+_T = TypeVar("_T")
+
+
+@asynccontextmanager
+async def on_disconnect(receive: Receive, action: Callable[[], object]) -> AsyncIterator[None]:
+    """Calls `action` if the client disconnects inside the block.
+
+    The request's body must have been read: until then `receive` returns its parts.
+    """
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        action()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def while_connected(
+    work: Coroutine[Any, Any, _T], receive: Receive, *, limit_s: float | None = None
+) -> _T:
+    """Returns the result of `work`, which is cancelled if the client disconnects first.
+
+    Raises ClientDisconnect then, TimeoutError after `limit_s` seconds, and what `work` raises. The
+    request's body must have been read.
+    """
+    task = asyncio.create_task(work)
+    try:
+        async with on_disconnect(receive, task.cancel):
+            done, _ = await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        task.cancel()
+    if not done:
+        raise TimeoutError
+    if task.cancelled():
+        raise ClientDisconnect
+    return task.result()

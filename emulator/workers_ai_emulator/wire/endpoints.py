@@ -1,0 +1,154 @@
+"""The one table of all endpoints: what each serves, who may call it, and which run a model.
+
+Routes attach a handler to a row (`routes/router.py`), the middleware finds inference calls by it
+(`wire/calls.py`), errors take the form that its caller reads (`wire/error_response.py`), and the
+OpenAPI document describes every row (`routes/openapi.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Access(Enum):
+    """The check that a caller must pass (`wire/authorization.py`)."""
+
+    PUBLIC = "no check before the handler"
+    ACCOUNT = "a well-formed account id, then a token of Cloudflare's API"
+    ACCOUNT_ID = "a well-formed account id only; the handler checks the token"
+    GATEWAY = "a well-formed account id, then a token of AI Gateway"
+    BINDING = "a token, unless the caller is on this machine"
+    CONTROL = "a token of Cloudflare's API"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A method and a path. `path` has gaps as Starlette writes them: `{name}` or `{name:path}`.
+
+    `is_inference`: the middleware records the call, counts its neurons and applies faults to it.
+    """
+
+    method: str
+    path: str
+    access: Access
+    summary: str
+    is_inference: bool = False
+
+
+GATEWAY_PREFIX = "/v1/"
+CONTROL_PREFIX = "/_emulator"
+
+_ACCOUNT = "/client/v4/accounts/{account_id}"
+_GATEWAY = f"{GATEWAY_PREFIX}{{account_id}}/{{gateway_id}}"
+
+
+def _inference(path: str, access: Access, summary: str) -> Endpoint:
+    return Endpoint("POST", path, access, summary, is_inference=True)
+
+
+# ── Cloudflare's API v4 ─────────────────────────────────────────────────────────────────────────
+
+RUN = _inference(f"{_ACCOUNT}/ai/run", Access.ACCOUNT, "Run the model that the body names")
+RUN_MODEL = _inference(f"{_ACCOUNT}/ai/run/{{model:path}}", Access.ACCOUNT, "Run a model")
+CHAT_COMPLETIONS = _inference(
+    f"{_ACCOUNT}/ai/v1/chat/completions", Access.ACCOUNT, "OpenAI's chat completions"
+)
+COMPLETIONS = _inference(f"{_ACCOUNT}/ai/v1/completions", Access.ACCOUNT, "OpenAI's completions")
+OTHER_OPENAI = Endpoint(
+    "POST",
+    f"{_ACCOUNT}/ai/v1/{{endpoint:path}}",
+    Access.PUBLIC,
+    "Other endpoints of OpenAI's API, which Workers AI does not have: always an error",
+)
+SEARCH_MODELS = Endpoint("GET", f"{_ACCOUNT}/ai/models/search", Access.ACCOUNT, "List the models")
+MODEL_SCHEMA = Endpoint(
+    "GET", f"{_ACCOUNT}/ai/models/schema", Access.ACCOUNT, "A model's input and output schemas"
+)
+SEARCH_TASKS = Endpoint("GET", f"{_ACCOUNT}/ai/tasks/search", Access.ACCOUNT, "List the tasks")
+VERIFY_USER_TOKEN = Endpoint(
+    "GET", "/client/v4/user/tokens/verify", Access.PUBLIC, "Verify a user's token"
+)
+VERIFY_ACCOUNT_TOKEN = Endpoint(
+    "GET", f"{_ACCOUNT}/tokens/verify", Access.ACCOUNT_ID, "Verify an account's token"
+)
+SESSION_TOKEN = Endpoint(
+    "GET",
+    f"{_ACCOUNT}/workers/subdomain/edge-preview",
+    Access.ACCOUNT,
+    "The token that `wrangler dev` asks for before it starts a remote session",
+)
+SUBDOMAIN = Endpoint(
+    "GET", f"{_ACCOUNT}/workers/subdomain", Access.ACCOUNT, "The account's workers.dev subdomain"
+)
+PREVIEW_TOKEN = Endpoint(
+    "POST",
+    f"{_ACCOUNT}/workers/scripts/{{script}}/edge-preview",
+    Access.ACCOUNT,
+    "The token of a remote session of `wrangler dev`",
+)
+
+# ── AI Gateway ──────────────────────────────────────────────────────────────────────────────────
+
+GATEWAY_UNIVERSAL = _inference(
+    _GATEWAY, Access.GATEWAY, "Run the first of several requests that succeeds"
+)
+GATEWAY_COMPAT = _inference(
+    f"{_GATEWAY}/compat/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
+)
+GATEWAY_CHAT_COMPLETIONS = _inference(
+    f"{_GATEWAY}/workers-ai/v1/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
+)
+GATEWAY_COMPLETIONS = _inference(
+    f"{_GATEWAY}/workers-ai/v1/completions", Access.GATEWAY, "OpenAI's completions"
+)
+GATEWAY_RUN_MODEL = _inference(
+    f"{_GATEWAY}/workers-ai/{{model:path}}", Access.GATEWAY, "Run a model"
+)
+
+# ── a Worker's AI binding ───────────────────────────────────────────────────────────────────────
+
+BINDING_SEARCH_MODELS = Endpoint(
+    "GET", "/ai-api/models/search", Access.BINDING, "List the models for `env.AI.models()`"
+)
+BINDING_RUN = _inference("/run", Access.BINDING, "Run a model for `env.AI.run()`")
+BINDING_GATEWAY_RUN = _inference(
+    "/ai-gateway/run", Access.BINDING, "Run a model for `env.AI.run()` with the option `gateway`"
+)
+BINDING_GATEWAY_UNIVERSAL = _inference(
+    "/ai-gateway/universal/run/{gateway_id}",
+    Access.BINDING,
+    "Run the first of several requests that succeeds, for `env.AI.gateway().run()`",
+)
+BINDING_GATEWAY_URL = Endpoint(
+    "GET",
+    "/ai-gateway/gateways/{gateway_id}/url/{provider}",
+    Access.BINDING,
+    "The base URL that `env.AI.gateway().getUrl()` returns",
+)
+
+# ── the emulator's own ──────────────────────────────────────────────────────────────────────────
+
+
+def _control(method: str, path: str, summary: str, access: Access = Access.CONTROL) -> Endpoint:
+    return Endpoint(method, f"{CONTROL_PREFIX}{path}", access, summary)
+
+
+HEALTHZ = _control("GET", "/healthz", "Whether the process answers", Access.PUBLIC)
+READYZ = _control("GET", "/readyz", "Whether requests can be answered", Access.PUBLIC)
+METRICS = _control("GET", "/metrics", "Metrics for Prometheus", Access.PUBLIC)
+OPENAPI = _control("GET", "/openapi.json", "This document", Access.PUBLIC)
+SHOW_FAULTS = _control("GET", "/faults", "The fault rules, and how often each still applies")
+ADD_FAULTS = _control("POST", "/faults", "Add a fault rule, or a list of them")
+REPLACE_SCRIPT = _control("POST", "/script", "Replace the rules of the scripted backend")
+SHOW_NEURONS = _control("GET", "/neurons", "The neurons that each account has used today")
+RESET = _control("POST", "/reset", "Restore the state of the start, except for loaded models")
+REQUESTS = _control("GET", "/requests", "The last inference calls, newest first")
+ONE_REQUEST = _control("GET", "/requests/{number}", "One inference call with its bodies")
+LOAD = _control("GET", "/load", "Tokens, calls and slots of the last minutes")
+DASHBOARD_REDIRECT = _control("GET", "", "Redirects to the dashboard", Access.PUBLIC)
+DASHBOARD = _control("GET", "/", "The dashboard, a web page", Access.PUBLIC)
+DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Access.PUBLIC)
+
+# A request is matched against the rows in this order, like a router does.
+ENDPOINTS = tuple(value for value in globals().values() if isinstance(value, Endpoint))

@@ -1,0 +1,242 @@
+"""The errors that a client can receive, as data: one row for each.
+
+Texts and codes are the service's: those recorded from it first, then those of its error table
+(developers.cloudflare.com/workers-ai/platform/errors). Rows marked [ours] are the emulator's own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineClosed,
+    EngineError,
+    RequestRejected,
+)
+from workers_ai_emulator.errors import EmulatorError, WeightsUnusable
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class Sender(Enum):
+    """The program that sends an error. It decides the form of the body.
+
+    Two programs make up Cloudflare's API v4, as recorded bodies show: the legacy router puts
+    `result` last and escapes slashes, the newer API puts `result` first.
+    """
+
+    LEGACY_API = "API v4, legacy router"
+    API = "API v4"
+    GATEWAY = "AI Gateway"
+    WORKERS_AI = "Workers AI"  # the only one whose errors have a request id
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorType:
+    """A row: HTTP status, error code, text with gaps `{}`, and a line for the OpenAPI document.
+
+    Workers AI puts `kind` before the text in messages, and `more` after it in bare errors.
+    """
+
+    sender: Sender
+    status: int
+    code: int
+    text: str
+    summary: str
+    kind: str = ""
+    more: str = ""
+
+
+class WireError(EmulatorError):
+    """An error with a form on the wire: the row, and the values that fill the gaps of its text.
+
+    `entries` replace the list of errors in the response where that is not the code and the text.
+    """
+
+    def __init__(self, type: ErrorType, *values: object, entries: Sequence[Json] = ()) -> None:
+        super().__init__(type.text.format(*values))
+        self.type = type
+        self.entries = [*entries] or [{"code": type.code, "message": str(self)}]
+
+    @property
+    def message(self) -> str:
+        """The text as Workers AI writes it: `AiError: KIND: TEXT`."""
+        return ": ".join(filter(None, ("AiError", self.type.kind, str(self))))
+
+
+# fmt: off
+_legacy = partial(ErrorType, Sender.LEGACY_API)
+NO_ROUTE = _legacy(400, 7000, "No route for that URI", "No endpoint has this path.")
+CREDENTIALS_MISSING = _legacy(
+    400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers",
+    "The request has no credentials. [recorded on other endpoints, inferred here]")
+HEADER_MALFORMED = _legacy(
+    400, 6003, "Invalid request headers",
+    "A header with credentials cannot be parsed. [recorded on other endpoints]")
+TOKEN_INVALID = _legacy(
+    401, 1000, "Invalid API Token", "The token to verify is not an accepted one. [recorded]")
+TOKEN_MISSING = _legacy(
+    400, 1001, 'Missing "Authorization" header',
+    "Token verification got a key instead of a token. [recorded, cloudflare-dyndns#40]")
+
+_api = partial(ErrorType, Sender.API)
+METHOD_NOT_SUPPORTED = _api(
+    405, 7001, "{} not supported for requested URI.",
+    "The endpoint exists, but not for this method.")
+INVALID_ACCOUNT = _api(
+    404, 7003, "Could not route to {}, perhaps your object identifier is invalid?",
+    "The account id in the path is not 32 hexadecimal digits.")
+AUTHENTICATION_FAILED = _api(
+    401, 10000, "Authentication error", "The token is not an accepted one.")
+FOREIGN_ORIGIN = _api(
+    403, 9109, "Unauthorized to access requested resource: {0} is not of this machine. "
+    "To let its pages in, start the emulator with --allow-origin {0}",
+    "A web page from another machine called without permission. [the service's code, our text]")
+CONTROL_INVALID = _api(
+    400, 6007, "{}", "An endpoint of the emulator got an invalid body. [ours]")
+
+_gateway = partial(ErrorType, Sender.GATEWAY)
+GATEWAY_NOT_CONFIGURED = _gateway(
+    400, 2001, "Please configure AI Gateway in the Cloudflare dashboard",
+    "The gateway does not exist: the account id is not 32 hexadecimal digits.")
+GATEWAY_UNAUTHORIZED = _gateway(
+    401, 2009, "Unauthorized", "The token is not an accepted one. [code recorded, text inferred]")
+
+_ai = partial(ErrorType, Sender.WORKERS_AI)
+INCOMPLETE_REQUEST = _ai(
+    400, 3003, "Request is missing headers or body: {}",
+    "The body is empty, is not JSON, or lacks a part. [documented; the named part is inferred]")
+REQUEST_TOO_LARGE = _ai(
+    413, 3006, "Request is too large", "The body is larger than the limit.")
+REQUEST_TIMEOUT = _ai(
+    408, 3007, "Request timeout",
+    "The response took longer than allowed. [recorded message; documented status and code]",
+    "AiError")
+REQUEST_ABORTED = _ai(
+    408, 3008, "Request was aborted",
+    "The server shut down before the response was complete.")
+RATE_LIMITED = _ai(
+    429, 3021, "rate limiting: inference request per min rate reached",
+    "The account sent too many requests in a minute. [recorded]", "AiError")
+ACCOUNT_LIMITED = _ai(
+    429, 3036, "You have used up your daily free allocation of 10,000 neurons. Please upgrade to "
+    "Cloudflare's Workers Paid plan if you would like to continue usage.",
+    "The account has used up its neurons of the day, as the error table has it. [documented]",
+    "AiError")
+OUT_OF_CAPACITY = _ai(
+    429, 3040, "Capacity temporarily exceeded, please try again.",
+    "All slots are taken and the queue is full.")
+INTERNAL_ERROR = _ai(
+    500, 3043, "Internal server error", "The server failed; the client cannot correct this.")
+RECORDING_MISSING = _ai(500, 3901, "{}", "No recording matches the request. [ours]")
+RECORDING_UNUSABLE = _ai(
+    500, 3902, "{}", "The recording of this request is damaged or cannot be read. [ours]")
+SERVICE_UNREACHABLE = _ai(
+    502, 3903, "{}", "The real service, which is being recorded, cannot be reached. [ours]")
+DAILY_LIMIT = _ai(
+    429, 4006, "you have used up your daily free allocation of 10,000 neurons, please upgrade to "
+    "Cloudflare's Workers Paid plan if you would like to continue usage.",
+    "The account has used up its neurons of the day. [recorded]", "AiError")
+INVALID_DATA = _ai(
+    400, 5004, "Invalid data type for base64 input: {}",
+    "A content part holds data that is not text. [documented; where it applies is inferred]")
+LORA_UNSUPPORTED = _ai(
+    405, 5005, "The model {} does not support LoRa inference",
+    "The request asks for a LoRA adapter.")
+BAD_INPUT = _ai(400, 5006, "Error: {}", "The body does not match the model's schema.", "Bad input")
+NO_SUCH_MODEL = _ai(
+    400, 5007, "No such model {} or task", "No model has this name.", "No such model")
+CONTEXT_EXCEEDED = _ai(
+    413, 5021, "The estimated number of input and maximum output tokens ({}) "
+    "exceeded this model context window limit ({}).",
+    "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
+JSON_MODE_UNSUPPORTED = _ai(  # the typo is the service's
+    400, 5025, "This model doesn't suuport JSON Schema.",
+    "The request asks for JSON mode, which Llama 2 never had.")
+RETIRED = _ai(
+    410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
+    "The service no longer has the model. [recorded]", "Model has been deprecated",
+    ": https://developers.cloudflare.com/workers-ai/models/")
+REFUSED_BY_ENGINE = _ai(
+    400, 8007, "{}", "The schema accepts the body, but the inference engine rejects it.", "AiError")
+# fmt: on
+
+
+def error_types(*senders: Sender) -> list[ErrorType]:
+    """All rows of these senders."""
+    rows = [value for value in globals().values() if isinstance(value, ErrorType)]
+    return [row for row in rows if row.sender in senders]
+
+
+def no_route_in_account(path: str) -> WireError:
+    """No endpoint has the path, and its account id is malformed: two errors in one. [recorded]
+
+    `path` begins after `/client/v4`.
+    """
+    account = WireError(INVALID_ACCOUNT, path)
+    return WireError(NO_ROUTE, entries=account.entries + WireError(NO_ROUTE).entries)
+
+
+def header_malformed(detail_code: int, header: str) -> WireError:
+    """A header with credentials cannot be parsed; `detail_code` is that of the inner error."""
+    chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
+    entry = WireError(HEADER_MALFORMED).entries[0] | {"error_chain": chain}
+    return WireError(HEADER_MALFORMED, entries=[entry])
+
+
+def control_invalid(mistakes: Sequence[str]) -> WireError:
+    """An endpoint of the emulator got an invalid body: one entry for each mistake."""
+    entries = [{"code": CONTROL_INVALID.code, "message": mistake} for mistake in mistakes]
+    return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
+
+
+def refused_by_engine(reason: str) -> WireError:
+    """The inference engine rejects the request; its own error is the text. [recorded]"""
+    body = {"object": "error", "message": reason, "type": "BadRequestError"}
+    return WireError(
+        REFUSED_BY_ENGINE,
+        json.dumps(body | {"param": None, "code": 400}, separators=(",", ":")),
+    )
+
+
+def wire_error(error: EngineError | WeightsUnusable) -> WireError:
+    """The error that a client receives when its generation fails with `error`."""
+    match error:
+        case ContextTooLong():
+            return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
+        case CapacityExceeded():
+            return WireError(OUT_OF_CAPACITY)
+        case DeadlineExceeded():
+            return WireError(REQUEST_TIMEOUT)
+        case EngineClosed():
+            return WireError(REQUEST_ABORTED)
+        case RequestRejected():
+            return refused_by_engine(str(error))
+    return WireError(INTERNAL_ERROR)
+
+
+@contextmanager
+def wire_errors() -> Iterator[None]:
+    """Raises the client's WireError in place of an error of the engine inside the block.
+
+    Logs an error that the client sees only as an internal one.
+    """
+    try:
+        yield
+    except (EngineError, WeightsUnusable) as error:
+        seen = wire_error(error)
+        if seen.type is INTERNAL_ERROR:
+            log.error("%s: %s", type(error).__name__, error)
+        raise seen from error

@@ -1,0 +1,78 @@
+"""The HTTP responses of all endpoints: JSON, an error, or a stream of events."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from workers_ai_emulator.errors import EmulatorError
+from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
+from workers_ai_emulator.wire.envelope import failure, to_json
+from workers_ai_emulator.wire.errors import Sender, WireError
+
+log = logging.getLogger(__name__)
+
+# AI Gateway's clients and bindings get Workers AI's errors without an envelope.
+_BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
+
+
+class JsonResponse(Response):
+    """A JSON body. Its content type has no charset, like the service's."""
+
+    def __init__(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(body, status, {"content-type": "application/json", **(headers or {})})
+
+
+def json_response(value: Any, status: int = 200) -> JsonResponse:
+    """The response of one of the emulator's own endpoints: the value as JSON."""
+    return JsonResponse(to_json(value), status)
+
+
+def error_response(
+    path: str, error: WireError, headers: Mapping[str, str] | None = None
+) -> JsonResponse:
+    """The response to a request for `path` that fails with `error`.
+
+    `headers` are added to errors that have no request id.
+    """
+    request_id = str(uuid.uuid4())
+    if error.type.sender is Sender.WORKERS_AI:
+        headers = {"cf-ai-req-id": request_id}
+    body = failure(error, request_id, is_bare=path.startswith(_BARE_PREFIXES))
+    return JsonResponse(body, error.type.status, headers)
+
+
+class EventStream(EventSourceResponse):
+    """A stream of events. It calls `on_end` however it ends, so that its slot becomes free.
+
+    It has no pings, no comments and no charset, because the service sends none.
+    """
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        on_end: Callable[[], None],
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(
+            events, ping=0, sep="\n", headers={**headers, "content-type": "text/event-stream"}
+        )
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except EmulatorError as error:
+            # The status is already sent: the only way to report the error is to cut the stream.
+            log.error("a stream breaks off: %s", error)
+        finally:
+            # The `finally` of a suspended generator may run only when it is garbage-collected.
+            self._on_end()

@@ -1,0 +1,111 @@
+"""The endpoint table agrees with the routes, the OpenAPI document and the inference calls."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from fastapi.routing import APIRoute
+from workers_ai_emulator.app import ROUTERS
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.routes.openapi import document
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.calls import inference_call
+from workers_ai_emulator.wire.endpoints import ENDPOINTS, Endpoint
+
+from tests.server import ACCOUNT_ID, INT8
+
+ACCOUNT = f"/client/v4/accounts/{ACCOUNT_ID}"
+GATEWAY = f"/v1/{ACCOUNT_ID}/default"
+VALUES = {"account_id": ACCOUNT_ID, "gateway_id": "default", "model": INT8}
+
+
+def name_of(endpoint: Endpoint) -> str:
+    return f"{endpoint.method} {endpoint.path}"
+
+
+def filled(path: str) -> str:
+    """The path with a value in every gap."""
+    return re.sub(r"{(\w+)(:path)?}", lambda gap: VALUES.get(gap[1], "x"), path)
+
+
+def test_every_endpoint_has_a_route_and_every_route_is_an_endpoint() -> None:
+    routes = [route for router in ROUTERS for route in router.routes]
+    served = {
+        (method, route.path)
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+    assert len(routes) == len(ENDPOINTS), "a route is attached without the table"
+    assert served == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+
+
+def test_every_endpoint_is_described_and_nothing_else() -> None:
+    described = {
+        (method.upper(), path)
+        for path, item in document(CATALOG)["paths"].items()
+        for method in item.keys() - {"parameters"}
+    }
+    expected = {
+        (endpoint.method, endpoint.path.replace("{model:path}", model).replace(":path", ""))
+        for endpoint in ENDPOINTS
+        for model in CATALOG
+    }
+    assert described == expected
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)
+def test_an_endpoint_is_found_as_a_call_if_it_runs_a_model(endpoint: Endpoint) -> None:
+    scope = {
+        "type": "http",
+        "method": endpoint.method,
+        "path": filled(endpoint.path),
+        "headers": [],
+    }
+    call = inference_call(scope)
+    assert (call and call.endpoint) == (endpoint if endpoint.is_inference else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "call"),
+    [
+        (f"{ACCOUNT}/ai/run", {}, (endpoints.RUN, "/ai/run", ACCOUNT_ID, None)),
+        (
+            f"{ACCOUNT}/ai/run/{INT8}",
+            {},
+            (endpoints.RUN_MODEL, f"/ai/run/{INT8}", ACCOUNT_ID, INT8),
+        ),
+        (
+            f"{ACCOUNT}/ai/v1/chat/completions",
+            {},
+            (endpoints.CHAT_COMPLETIONS, "/ai/v1/chat/completions", ACCOUNT_ID, None),
+        ),
+        (GATEWAY, {}, (endpoints.GATEWAY_UNIVERSAL, "", ACCOUNT_ID, None)),
+        (
+            f"{GATEWAY}/workers-ai/run/{INT8}",
+            {},
+            (endpoints.GATEWAY_RUN_MODEL, f"/workers-ai/run/{INT8}", ACCOUNT_ID, INT8),
+        ),
+        (
+            f"{GATEWAY}/workers-ai/v1/completions",
+            {},
+            (endpoints.GATEWAY_COMPLETIONS, "/workers-ai/v1/completions", ACCOUNT_ID, None),
+        ),
+        ("/run", {"cf-consn-model-id": INT8}, (endpoints.BINDING_RUN, "/run", None, INT8)),
+        ("/v1/x", {}, None),
+        (f"{ACCOUNT}/ai/runs", {}, None),
+        ("/", {}, None),
+    ],
+)
+def test_a_call_has_its_account_its_model_and_its_path_without_the_account(
+    path: str, headers: dict[str, str], call: tuple[object, ...] | None
+) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    found = inference_call({"type": "http", "method": "POST", "path": path, "headers": raw})
+    assert call == (found and (found.endpoint, found.path, found.account_id, found.model))
+
+
+@pytest.mark.parametrize("scope", [{"type": "lifespan"}, {"type": "http", "method": "GET"}])
+def test_other_requests_are_no_calls(scope: dict[str, object]) -> None:
+    assert inference_call({"path": "/run", "headers": [], **scope}) is None

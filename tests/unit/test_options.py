@@ -1,0 +1,145 @@
+"""The flags and environment variables of the commands, which the declarations generate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from workers_ai_emulator.cli import main
+from workers_ai_emulator.cli.options import with_settings
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings.declaration import declarations
+
+
+def parse(*flags: str) -> Settings:
+    """Returns the settings that a command gets from these flags and the environment."""
+    parsed = []
+
+    @with_settings
+    def command(settings: Settings) -> None:
+        parsed.append(settings)
+
+    app = typer.Typer()
+    app.command()(command)
+    app(flags, standalone_mode=False)
+    return parsed[0]
+
+
+def error_of(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """Runs a command that fails; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["workers-ai-emulator", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    return exit.value.code
+
+
+def test_without_flags_every_setting_has_its_default() -> None:
+    assert parse() == Settings()
+
+
+def test_an_environment_variable_replaces_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT", "1")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_MEMORY", "1KiB")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_DETERMINISTIC", "0")
+    settings = parse()
+    assert (settings.port, settings.memory_limit, settings.deterministic) == (1, 1024, False)
+
+
+def test_a_flag_replaces_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT", "1")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PARALLEL", "many")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", "one")
+    settings = parse("--port", "2", "--parallel", "auto", "--api-token", "two")
+    assert (settings.port, settings.parallel) == (2, None)
+    assert settings.api_tokens == {"two"}
+
+
+def test_a_repeated_flag_collects_its_values() -> None:
+    assert parse("--preload", "b", "--preload", "a").preload == ("b", "a")
+
+
+def test_the_variable_of_a_repeated_flag_is_split_at_white_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PRELOAD", "b a")
+    assert parse().preload == ("b", "a")
+
+
+def test_tokens_come_from_flags_and_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("one\ntwo\n")
+    settings = parse("--api-token", "three", "--api-token-file", str(tmp_path / "tokens"))
+    assert settings.api_tokens == {"one", "two", "three"}
+
+
+def test_a_boolean_can_be_turned_off() -> None:
+    assert not parse("--no-deterministic").deterministic
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "status"),
+    [
+        ("--port", "70000", 2),
+        ("--port", "x", 2),
+        ("--backend", "gpt", 2),
+        ("--script", "/no/such/file", 2),
+        ("--request-timeout", "0", 2),
+        ("--memory", "much", 1),
+        ("--gpu-layers", "257", 1),
+        ("--allow-origin", "here", 1),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_flag_and_variable(
+    flag: str,
+    value: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert error_of("serve", flag, value, monkeypatch=monkeypatch) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    variable = "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
+    assert line.startswith("workers-ai-emulator: ") and flag in line and variable in line
+
+
+def test_a_bad_variable_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_THREADS", "0")
+    assert error_of("serve", monkeypatch=monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "WORKERS_AI_EMULATOR_THREADS" in line
+
+
+def test_typers_own_checks_come_before_the_parsers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("serve", "--memory", "x", "--port", "x")
+    assert error_of(*arguments, monkeypatch=monkeypatch) == 2
+    assert "--port" in capsys.readouterr().err
+
+
+def test_a_command_can_narrow_the_limits_of_a_shared_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of("wait", "--port", "0", monkeypatch=monkeypatch) == 2
+    assert "--port" in capsys.readouterr().err
+
+
+def test_the_flags_are_listed_in_the_order_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["workers-ai-emulator", "serve", "--help"])
+    main()
+    words = capsys.readouterr().out.split()
+    positions = [words.index(f"--{d.flag}") for d in declarations(Settings()).values()]
+    assert positions == sorted(positions)
+
+
+def test_the_command_line_imports_no_slow_library() -> None:
+    slow = ("pydantic", "fastapi", "numpy", "asyncio", "llama_cpp")
+    program = f"import sys, workers_ai_emulator.cli; print({set(slow)} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

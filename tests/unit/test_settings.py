@@ -1,0 +1,132 @@
+"""The declarations of the settings, and the conversion of their values."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings.declaration import declarations
+
+DECLARATIONS = declarations(Settings())
+
+
+def value_of(name: str, given: Any) -> Any:
+    return DECLARATIONS[name].value_of(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("10", 10),
+        ("500M", 500 * 2**20),
+        ("12GiB", 12 * 2**30),
+        ("12 gb", 12 * 2**30),
+        ("1.5T", 1.5 * 2**40),
+    ],
+)
+def test_a_size_is_converted_to_bytes(text: str, num_bytes: int) -> None:
+    assert value_of("memory_limit", text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "12 apples", "AUTO"])
+def test_a_bad_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(SettingInvalid) as failure:
+        value_of("memory_limit", text)
+    assert str(failure.value) == (
+        "--memory (or WORKERS_AI_EMULATOR_MEMORY) takes `auto` or a size such as 12GiB, "
+        f"not {text!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [("parallel", "1", 1), ("parallel", "256", 256), ("gpu_layers", "0", 0)],
+)
+def test_a_number_within_its_limits_is_accepted(name: str, text: str, expected: int) -> None:
+    assert value_of(name, text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "257", "-1", "many", "", "²"])
+def test_a_bad_number_is_refused_with_its_limits(text: str) -> None:
+    with pytest.raises(SettingInvalid) as failure:
+        value_of("parallel", text)
+    assert str(failure.value) == (
+        "--parallel (or WORKERS_AI_EMULATOR_PARALLEL) takes `auto` or a number from 1 to 256, "
+        f"not {text!r}"
+    )
+
+
+@pytest.mark.parametrize("name", ["memory_limit", "parallel", "gpu_layers"])
+def test_auto_is_none(name: str) -> None:
+    assert value_of(name, "auto") is None
+
+
+def test_tokens_are_the_lines_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(" one \n\ntwo\n")
+    assert value_of("file_tokens", tmp_path / "tokens") == {"one", "two"}
+
+
+def test_a_token_file_without_tokens_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(" \n\n")
+    with pytest.raises(SettingInvalid, match=r"^--api-token-file: .* holds no token; write one"):
+        value_of("file_tokens", tmp_path / "tokens")
+
+
+def test_a_token_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_bytes(b"\xff")
+    with pytest.raises(SettingInvalid, match=r"^--api-token-file: cannot read "):
+        value_of("file_tokens", tmp_path / "tokens")
+
+
+def test_tokens_of_flags_and_of_the_file_are_accepted() -> None:
+    settings = Settings(inline_tokens=frozenset({"one"}), file_tokens=frozenset({"two"}))
+    assert settings.api_tokens == {"one", "two"}
+
+
+def test_origins_are_stored_as_browsers_write_them() -> None:
+    given = ["https://App.example:3000/", "null", "*", "https://app.example:3000"]
+    assert value_of("allowed_origins", given) == {"https://app.example:3000", "null", "*"}
+
+
+@pytest.mark.parametrize("text", ["app.example", "http://app.example/path", "http://a http://b"])
+def test_a_bad_origin_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(SettingInvalid) as failure:
+        value_of("allowed_origins", ["*", text])
+    assert str(failure.value) == (
+        "--allow-origin (or WORKERS_AI_EMULATOR_ALLOW_ORIGIN) takes an origin such as "
+        f"https://app.example:3000, `null` or `*`, not {text!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "settings"),
+    [
+        ("backend", Settings(backend="upstream", record_from="upstream")),
+        ("record-from", Settings(record_from="upstream")),
+    ],
+)
+def test_the_upstream_server_needs_its_url(flag: str, settings: Settings) -> None:
+    with pytest.raises(SettingInvalid, match=f"^--{flag} upstream needs --upstream-url$"):
+        settings.check_upstream()
+    replace(settings, upstream_url="http://127.0.0.1:8080/v1").check_upstream()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("a.example", "a.example")],
+)
+def test_the_host_is_written_as_in_a_url(host: str, expected: str) -> None:
+    assert Settings(host=host).base_url_host == expected
+
+
+def test_the_api_key_is_not_in_the_representation() -> None:
+    assert "secret" not in repr(Settings(upstream_api_key="secret"))
+
+
+def test_every_field_is_declared_with_a_sentence() -> None:
+    assert list(DECLARATIONS) == [field.name for field in fields(Settings)]
+    assert all(d.setting.help.endswith(".") for d in DECLARATIONS.values())
