@@ -18,13 +18,13 @@ from tests.upstreams import (
     USAGE,
     WHOLE,
     Exchange,
+    FakeUpstream,
     RealServer,
-    StandIn,
-    answer_well,
     delta,
     free_port,
     llama_cpp_server,
     llama_server,
+    send_completion,
 )
 
 KEY = "sk-0123456789"
@@ -51,13 +51,13 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def listening() -> Iterator[StandIn]:
-    with StandIn().listening() as stand_in:
+def listening() -> Iterator[FakeUpstream]:
+    with FakeUpstream().listening() as stand_in:
         yield stand_in
 
 
 @pytest.fixture(scope="module")
-def emulator(listening: StandIn) -> Iterator[ServerProcess]:
+def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
     """One with a key, in front of the stand-in."""
     flags = ["--upstream-url", f"{listening.url}/", "--upstream-api-key", KEY]
     with server_process("--backend", "upstream", *flags, "--stall-timeout", "2") as running:
@@ -65,12 +65,12 @@ def emulator(listening: StandIn) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def upstream(listening: StandIn, emulator: ServerProcess) -> StandIn:
+def upstream(listening: FakeUpstream, emulator: ServerProcess) -> FakeUpstream:
     """The stand-in behind a running emulator, as new."""
-    listening.behaviour = answer_well
+    listening.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")  # a test before may have shaken it
     listening.requests.clear()
-    listening.was_left.clear()
+    listening.was_disconnected.clear()
     return listening
 
 
@@ -140,27 +140,29 @@ def test_a_prompt_too_long_for_llama_server_is_refused_in_the_services_words(pai
 # ── what is asked ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_request_arrives_as_openai_has_it(emulator: ServerProcess, upstream: StandIn) -> None:
+def test_a_request_arrives_as_openai_has_it(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
     answer = emulator.run({"prompt": "Hi", "max_tokens": 9, "seed": 3, "top_k": 4})
     assert answer.json()["result"] == {"response": "Hello you", "usage": USAGE["usage"]}
-    assert answer.headers["x-emulator-model"] == "stand-in"
+    assert answer.headers["x-emulator-model"] == "fake"
     (request,) = upstream.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"
-    assert {"model": "stand-in", "max_tokens": 9, "seed": 3, "top_k": 4}.items() <= (
+    assert {"model": "fake", "max_tokens": 9, "seed": 3, "top_k": 4}.items() <= (
         request.body.items()
     )
     assert request.body["messages"][-1] == {"role": "user", "content": "Hi"}
 
 
 def test_a_stream_has_an_event_for_each_that_has_text(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     answer = emulator.run({"prompt": "Hi", "stream": True})
     assert [event["response"] for event in events(answer)] == ["Hello", " you", "", ""]
 
 
-def test_a_request_can_choose_the_upstream_or_another(upstream: StandIn) -> None:
+def test_a_request_can_choose_the_upstream_or_another(upstream: FakeUpstream) -> None:
     flags = ["--backend", "scripted", "--upstream-url", upstream.url, "--upstream-model", "x"]
     with server_process(*flags) as server:
         url, chosen = server.run_url(), {"x-emulator-backend": "upstream"}
@@ -193,7 +195,7 @@ def test_a_request_can_choose_the_upstream_or_another(upstream: StandIn) -> None
 )
 def test_an_error_of_the_upstream_is_the_services_error(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     status: int,
     text: str,
     expected: tuple[int, int, str],
@@ -208,7 +210,7 @@ def test_an_error_of_the_upstream_is_the_services_error(
 
 
 def test_a_key_that_is_refused_is_named_by_its_setting_and_never_shown(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.answer(401, {"error": f"bad key {KEY}"})
     emulator.run({"prompt": "Hi"})
@@ -229,7 +231,7 @@ def test_a_key_that_is_refused_is_named_by_its_setting_and_never_shown(
 )
 def test_an_answer_that_is_no_whole_stream_is_an_internal_error(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
     line: str,
 ) -> None:
@@ -239,12 +241,12 @@ def test_an_answer_that_is_no_whole_stream_is_an_internal_error(
 
 
 def test_an_upstream_that_stays_silent_is_given_up(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    upstream.behaviour = Exchange.wait_until_left
+    upstream.behaviour = Exchange.wait_for_disconnect
     assert error_of(emulator.run({"prompt": "Hi"}))[:2] == (500, 3043)
     assert "it sends nothing" in readiness(emulator)
-    upstream.behaviour = answer_well
+    upstream.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")
 
 
@@ -252,7 +254,7 @@ def test_an_upstream_that_stays_silent_is_given_up(
 
 
 def test_a_stream_that_breaks_off_there_breaks_off_here(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False)
     body, came = {"prompt": "Hi", "stream": True}, bytearray()
@@ -266,7 +268,7 @@ def test_a_stream_that_breaks_off_there_breaks_off_here(
 
 
 def test_an_answer_that_is_whole_needs_no_proper_end(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE, is_whole=False)
     assert emulator.run({"prompt": "Hi"}).json()["result"]["response"] == "Hello you"
@@ -274,7 +276,7 @@ def test_an_answer_that_is_whole_needs_no_proper_end(
 
 
 def test_a_finish_reason_is_end_enough_and_without_usage_texts_are_counted(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:4])
     result = emulator.run({"messages": [{"role": "user", "content": "one two"}]}).json()["result"]
@@ -283,46 +285,48 @@ def test_a_finish_reason_is_end_enough_and_without_usage_texts_are_counted(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("behaviour", [Exchange.stream_until_left, Exchange.wait_until_left])
+@pytest.mark.parametrize(
+    "behaviour", [Exchange.stream_until_disconnect, Exchange.wait_for_disconnect]
+)
 def test_the_upstream_is_left_when_the_client_leaves(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
     stream: bool,
 ) -> None:
     upstream.behaviour = behaviour
     with emulator.connect({"prompt": "Hi", "stream": stream}):
         wait_until(lambda: len(upstream.requests) == 1)
-    assert upstream.was_left.wait(10)
-    upstream.behaviour = answer_well
+    assert upstream.was_disconnected.wait(10)
+    upstream.behaviour = send_completion
     assert emulator.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_the_upstream_is_left_when_the_time_is_up(upstream: StandIn) -> None:
+def test_the_upstream_is_left_when_the_time_is_up(upstream: FakeUpstream) -> None:
     flags = ["--backend", "upstream", "--upstream-url", upstream.url, "--request-timeout", "0.3"]
     with server_process(*flags) as server:
-        upstream.behaviour = Exchange.stream_until_left
+        upstream.behaviour = Exchange.stream_until_disconnect
         assert error_of(server.run({"prompt": "Hi"}))[:2] == (408, 3007)
-        assert upstream.was_left.wait(10)
+        assert upstream.was_disconnected.wait(10)
 
 
-def test_the_upstream_is_left_when_the_server_ends(upstream: StandIn) -> None:
+def test_the_upstream_is_left_when_the_server_ends(upstream: FakeUpstream) -> None:
     with ExitStack() as stack:
         flags = ["--backend", "upstream", "--upstream-url", upstream.url]
         with server_process(*flags) as server:
-            upstream.behaviour = Exchange.stream_until_left
+            upstream.behaviour = Exchange.stream_until_disconnect
             upstream.requests.clear()
             stack.enter_context(server.connect({"prompt": "Hi", "stream": True}))
             wait_until(lambda: len(upstream.requests) == 1)
         assert server.process.returncode == 0
-        assert upstream.was_left.wait(10)
+        assert upstream.was_disconnected.wait(10)
 
 
 # ── the start ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
-    stand_in, port = StandIn(), free_port()
+    stand_in, port = FakeUpstream(), free_port()
     flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
     process = subprocess.Popen(
         [*command(*flags), "--port", str(port)], stdout=subprocess.PIPE, text=True
@@ -348,7 +352,7 @@ def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
 
 
 def test_an_upstream_that_goes_away_and_comes_back_is_used_again() -> None:
-    stand_in = StandIn()
+    stand_in = FakeUpstream()
     with ExitStack() as stack:
         with stand_in.listening():
             flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
@@ -361,7 +365,7 @@ def test_an_upstream_that_goes_away_and_comes_back_is_used_again() -> None:
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_an_upstream_of_several_models_wants_one_chosen(upstream: StandIn) -> None:
+def test_an_upstream_of_several_models_wants_one_chosen(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "two"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
@@ -370,10 +374,10 @@ def test_an_upstream_of_several_models_wants_one_chosen(upstream: StandIn) -> No
             assert error_of(answer)[:2] == (500, 3043)
             assert "one, two" in log_of(server, "--upstream-model")
     finally:
-        upstream.models = ["stand-in"]
+        upstream.models = ["fake"]
 
 
-def test_a_model_of_the_very_name_is_taken_among_several(upstream: StandIn) -> None:
+def test_a_model_of_the_very_name_is_taken_among_several(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "@cf/meta/llama-2-7b-chat-fp16"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
@@ -382,7 +386,7 @@ def test_a_model_of_the_very_name_is_taken_among_several(upstream: StandIn) -> N
             assert httpx.post(url, json={"prompt": "Hi"}, headers=headers).status_code == 200
         assert upstream.requests[-1].body["model"] == "@cf/meta/llama-2-7b-chat-fp16"
     finally:
-        upstream.models = ["stand-in"]
+        upstream.models = ["fake"]
 
 
 @pytest.mark.parametrize(
