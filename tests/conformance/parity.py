@@ -39,7 +39,8 @@ def _shown(surface: str, provenance: str) -> list[str]:
     better = COLUMNS[: COLUMNS.index(provenance)]
     shown = {s.shows for s in SNAPSHOTS if (s.surface, s.provenance) == (surface, provenance)}
     known = {s.shows for s in SNAPSHOTS if s.surface == surface and s.provenance in better}
-    return sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
+    cells = sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
+    return [cell.replace("answer", "response") for cell in cells]  # the snapshots' older word
 
 
 if __name__ == "__main__":

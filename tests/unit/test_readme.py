@@ -42,16 +42,16 @@ def test_the_settings_table_names_every_flag_and_no_other() -> None:
     assert set(re.findall(r"^\| `(--[a-z-]+)`", SETTINGS, re.MULTILINE)) == set(serve_flags())
 
 
-def test_the_settings_table_is_that_of_the_declarations() -> None:
+def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
 
 
-def test_the_flags_and_pages_that_the_readme_names_are_there() -> None:
+def test_the_flags_and_pages_in_the_readme_exist() -> None:
     assert set(re.findall(r"`(--[a-z-]+)`", README)) <= set(serve_flags())
     assert all((ROOT / page).is_file() for page in re.findall(r"\]\((docs/[a-z-]+\.md)\)", README))
 
 
-def test_the_commands_that_the_pages_show_are_there() -> None:
+def test_the_model_commands_in_the_pages_exist() -> None:
     group = typer.main.get_command(app)
     models = group.commands["models"].commands  # type: ignore[attr-defined]
     pages = README + (ROOT / "docs" / "models.md").read_text("utf-8")
@@ -64,16 +64,16 @@ def test_every_flag_has_its_environment_variable() -> None:
         assert env_var == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
-def test_every_model_and_its_file_are_named() -> None:
+def test_the_readme_names_every_model_and_its_file() -> None:
     for spec in CATALOG.values():
         assert f"| `{spec.name}` | `{spec.weights_file}` |" in README
 
 
-def test_the_parity_table_is_that_of_the_snapshots() -> None:
+def test_the_parity_table_matches_the_snapshots() -> None:
     assert parity.table() in PARITY
 
 
-def test_every_dependency_has_its_reason() -> None:
+def test_the_readme_gives_a_reason_for_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     reasons = README.split("Dependencies:")[1]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
@@ -87,7 +87,7 @@ def test_every_make_target_exists() -> None:
     assert targets and all(re.search(f"^{t}:", makefile, re.MULTILINE) for t in targets)
 
 
-def test_it_is_at_most_150_lines() -> None:
+def test_the_readme_has_at_most_150_lines() -> None:
     assert len(README.splitlines()) <= 150
 
 
@@ -157,7 +157,7 @@ def test_every_path_and_name_in_the_page_exists(page: str) -> None:
     assert [(p.name, n) for p, n in found if n is not None and n not in definitions(p)] == []
 
 
-def test_the_table_of_layers_is_that_of_the_import_rules() -> None:
+def test_the_table_of_layers_matches_the_import_rules() -> None:
     section = ARCHITECTURE.split("## Layers\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", section, re.MULTILINE)
     assert rows == LAYERS
