@@ -1,7 +1,7 @@
 """The one table of all endpoints: what each serves, who may call it, and which run a model.
 
 Routes attach a handler to a row (`routes/router.py`), the middleware finds inference calls by it
-(`wire/calls.py`), errors take the form that its caller reads (`wire/error_response.py`), and the
+(`wire/calls.py`), errors take the form that its caller reads (`wire/responses.py`), and the
 OpenAPI document describes every row (`routes/openapi.py`).
 """
 
