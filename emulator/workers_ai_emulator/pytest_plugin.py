@@ -98,7 +98,7 @@ class WorkersAI:
             response = connection.getresponse()
             text = response.read().decode()
         except (OSError, http.client.HTTPException) as error:
-            pytest.fail(f"the emulator does not respond ({error}):\n{self.output}", pytrace=False)
+            pytest.fail(f"the emulator does not answer ({error}):\n{self.output}", pytrace=False)
         finally:
             connection.close()
         value = json.loads(text)

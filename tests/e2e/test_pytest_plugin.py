@@ -201,7 +201,7 @@ def test_it(workers_ai):
     )
     done = project.run()
     assert counts(done) == {"failed": 1}
-    assert "the emulator does not respond" in done.stdout and "Traceback" not in done.stdout
+    assert "the emulator does not answer" in done.stdout and "Traceback" not in done.stdout
 
 
 def test_the_emulator_exits_when_pytest_is_killed(project: Project, tmp_path: Path) -> None:

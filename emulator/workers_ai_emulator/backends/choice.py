@@ -1,4 +1,4 @@
-"""All backends by name, and the choice of one for a request."""
+"""All backends by name, and the choice of a backend for a request."""
 
 from __future__ import annotations
 
