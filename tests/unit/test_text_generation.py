@@ -1,4 +1,4 @@
-"""From a body to what the engine is asked for."""
+"""Inputs of text generation: messages, sampling parameters and refused inputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_defaults_come_from_the_published_schema(name: str) -> None:
     )
 
 
-def test_every_parameter_arrives() -> None:
+def test_every_parameter_is_converted() -> None:
     params = parsed(
         prompt="Hi",
         max_tokens=5.0,
@@ -61,7 +61,7 @@ def test_every_parameter_arrives() -> None:
     assert params == SamplingParams(5, 0.0, 3, 0.5, 9999999999, 1.5, -1.0, 2.0)
 
 
-def test_messages_arrive_in_order() -> None:
+def test_messages_keep_their_order() -> None:
     request = parsed(messages=[{"role": "system", "content": "Be terse."}, USER])
     assert request.prompt is None
     assert request.messages == [Message("system", "Be terse."), Message("user", "Hi")]
@@ -79,11 +79,11 @@ def test_messages_arrive_in_order() -> None:
         ([USER | {"name": "x"}], [Message("user", "Hi")]),
     ],
 )
-def test_odd_messages_that_the_schema_lets_through(messages: Any, expected: list[Message]) -> None:
+def test_unusual_messages_that_the_schema_accepts(messages: Any, expected: list[Message]) -> None:
     assert parsed(messages=messages).messages == expected
 
 
-def test_a_prompt_wins_over_messages_that_are_none() -> None:
+def test_a_prompt_is_used_if_messages_is_not_a_list() -> None:
     assert parsed(prompt="Hi", messages=5).prompt == "Hi"
 
 
@@ -103,14 +103,14 @@ def test_a_prompt_wins_over_messages_that_are_none() -> None:
         ("x", BAD_INPUT),
     ],
 )
-def test_what_the_service_refuses_is_refused(body: Any, error: ErrorType) -> None:
+def test_an_input_that_the_service_refuses_is_refused(body: Any, error: ErrorType) -> None:
     with pytest.raises(WireError) as raised:
         parse(body, INT8)
     assert raised.value.type is error
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_what_the_schema_lets_through_is_parsed_or_refused(name: str) -> None:
+def test_random_bodies_are_parsed_or_refused(name: str) -> None:
     spec = CATALOG[name]
     writer = BodyWriter(Random(name), KEYS + INHERITED_KEYS)
     num_parsed = 0
@@ -142,7 +142,7 @@ def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> No
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_not_json_is_an_incomplete_request(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_an_incomplete_request(body: bytes) -> None:
     with pytest.raises(WireError, match="Request is missing"):
         parse_json(body)
 
