@@ -11,7 +11,6 @@ from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest, parse
-from workers_ai_emulator.wire.body import parse_json
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     INVALID_DATA,
@@ -126,30 +125,3 @@ def test_random_bodies_are_parsed_or_refused(name: str) -> None:
 @pytest.mark.parametrize("response_format", [{}, [None], "json_object", True, 5])
 def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> None:
     assert parsed(prompt="Hi", response_format=response_format).prompt == "Hi"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"  \n",
-        b"not json",
-        b"{",
-        b'{"prompt": NaN}',
-        b'{"prompt": Infinity}',
-        b"[" * 100_000,
-        b"[" * 10_000 + b"]" * 10_000,
-    ],
-    ids=lambda body: repr(body[:12]),
-)
-def test_a_body_that_is_not_json_is_an_incomplete_request(body: bytes) -> None:
-    with pytest.raises(WireError, match="Request is missing"):
-        parse_json(body)
-
-
-def test_json_is_read_as_javascript_reads_it() -> None:
-    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
-    assert parse_json(b'"\xff"') == "\ufffd"
-    assert parse_json(b'"\\ud800"') == "\ud800"
-    assert parse_json(b"1" * 5000) == float("inf")
-    assert parse_json(b'{"a": 1, "a": 2}') == {"a": 2}
