@@ -93,13 +93,17 @@ def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_a_command_that_has_already_exited_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Exited(FakeProcess):
+def test_a_signal_that_comes_too_late_for_the_command_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Exiting(FakeProcess):
         def send_signal(self, number: int) -> None:
             super().send_signal(number)
-            raise ProcessLookupError
+            if number == signal.SIGTERM:
+                raise ProcessLookupError
 
-    assert run(monkeypatch, Exited(7, last=signal.SIGTERM), [signal.SIGTERM]) == 7
+    process = Exiting(7, last=signal.SIGUSR1)
+    assert run(monkeypatch, process, [signal.SIGTERM, signal.SIGUSR1]) == 7
 
 
 def test_a_process_without_a_terminal_is_not_in_the_foreground(
