@@ -42,9 +42,9 @@ class WorkersAI:
         return f"{self.base_url}/accounts/{self.account_id}/ai/run/{model}"
 
     def script(self, *rules: str | Mapping[str, Any]) -> None:
-        """Sets the rules of the backend `scripted` for this test; the first that applies responds.
+        """Sets the rules of the backend `scripted` for this test. The first that applies is used.
 
-        A text is the response to every request. Raises ValueError for an invalid rule.
+        A text is the completion for every request. Raises ValueError for an invalid rule.
         """
         __tracebackhide__ = True
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]

@@ -54,7 +54,7 @@ def _messages(request: TextGenerationRequest) -> list[Message]:
 
 
 def _options(params: SamplingParams) -> Json:
-    """Returns the options that are set, since strict servers reject keys that they do not have.
+    """Returns the options that are set, since strict servers reject unknown keys.
 
     vLLM and llama.cpp's servers have `top_k`. The repetition penalty is `repetition_penalty` for
     vLLM and `repeat_penalty` for llama.cpp's servers, so it is sent under both names.

@@ -222,7 +222,7 @@ class UserProxy:
     def of(cls, request: Request, user_proxies: dict[str, str]) -> Self | None:
         """Returns the proxy for a request, or None if the user has none for its destination.
 
-        Raises Refusal if the proxy has no http:// URL.
+        Raises Refusal like `parse`.
         """
         host, port = request.destination
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
@@ -230,6 +230,14 @@ class UserProxy:
             return None
         if proxy_bypass_environment(f"{host}:{port}", user_proxies):
             return None
+        return cls.parse(url)
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Returns the proxy at a URL, whose scheme may be missing.
+
+        Raises Refusal for an invalid URL and for any scheme but http.
+        """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port or 80

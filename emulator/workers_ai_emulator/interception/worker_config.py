@@ -106,7 +106,7 @@ def blocks(binding: str, address: str) -> list[Block]:
 
 
 def local_config(path: Path, text: str, address: str) -> str:
-    """Returns the configuration `text`, read from `path`, with its AI bindings on the emulator.
+    """Returns the configuration `text` of the file `path`, with AI bindings that call the emulator.
 
     Nothing else in it changes. Raises CommandError if the text is not a valid configuration or has
     no AI binding.

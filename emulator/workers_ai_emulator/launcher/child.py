@@ -40,9 +40,14 @@ def emulator_process(
         yield base_url
     finally:
         process.stdin.close()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _wait_or_kill(process)
         process.stdout.close()
+
+
+def _wait_or_kill(process: subprocess.Popen[str]) -> None:
+    """Waits for the process, which exits once its stdin is closed, and kills it if it does not."""
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -82,7 +82,7 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """Returns the length of the equal start, and that of the equal end of the rest."""
+    """Returns the lengths of the common prefix, and of the common suffix of the rest."""
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(
@@ -94,7 +94,7 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 
 
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
-    """Returns the longest equal length by binary search, since texts may have megabytes."""
+    """Returns the greatest equal length, by binary search since texts may have megabytes."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
