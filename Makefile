@@ -1,49 +1,69 @@
-# `make serve` and `make test` do all set-up themselves. See README.md.
+# Commands for development; `make help` lists them. A command that needs the package first installs
+# it and its dependencies into .venv, and again only after a change of .venv/.installed-parts.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-STAND_IN = $$($(BIN)/python -c 'from workers_ai_emulator.models.stand_in import REQUIREMENT as r; print(r)')
+PIP = $(BIN)/pip --disable-pip-version-check
 
-.PHONY: serve test test-unit lint format bench clean
+# The parts of pyproject.toml that decide what `pip install` puts into .venv.
+INSTALLED_PARTS = import json, tomllib; \
+	file = tomllib.load(open("pyproject.toml", "rb")); \
+	keys = "requires-python", "dependencies", "optional-dependencies", "scripts", "entry-points"; \
+	project = {key: file["project"][key] for key in keys}; \
+	print(json.dumps([project, file["build-system"], file["tool"]["hatch"]], indent=1))
+# The name and the version of the package that contains the stand-in model.
+STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
 
-serve: .venv/.installed
+.PHONY: serve test test-unit lint format bench clean help
+
+serve: .venv/.installed ## run the server; `make` alone does the same
 	@$(BIN)/workers-ai-emulator serve
 
-test: .venv/.installed-dev
+test: .venv/.installed-dev ## run all tests, with the embedded model
 	$(BIN)/python -m pytest
 
-test-unit: .venv/.installed-dev
+test-unit: .venv/.installed-dev ## run the unit tests, in about a minute
 	$(BIN)/python -m pytest tests/unit
 
-lint: .venv/.installed-dev
+lint: .venv/.installed-dev ## check style with ruff and types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/.installed-dev
+format: .venv/.installed-dev ## correct style with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.installed-dev
+bench: .venv/.installed-dev ## measure speed, determinism and endurance, in half an hour
 	$(BIN)/python -m benchmarks
 
-clean:
+clean: ## delete .venv and .cache
 	rm -rf .venv .cache
 
-# Building llama-cpp-python takes minutes: what is installed and compiled is shown as it comes.
-.venv/.installed: pyproject.toml
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):.* ## (.+)/make \1\t\2/p' Makefile | expand --tabs=16
+
+# pip's verbose log goes to .cache/install.log. The terminal shows each package that pip collects
+# and each file that the compiler finishes, because compiling llama-cpp-python takes minutes.
+.venv/.installed: .venv/.installed-parts
 	@mkdir -p .cache
 	@$(PYTHON) -m venv .venv >&2
 	@echo "Installing. The first time this compiles llama.cpp, which takes some minutes." >&2
-	@$(BIN)/pip install --disable-pip-version-check --verbose --editable . 2>&1 \
+	@$(PIP) install --verbose --editable . 2>&1 \
 		| tee .cache/install.log | sed -unE -e 's|^Collecting ([^ ]+).*|  \1|p' \
 		-e 's|^ *(\[[0-9]+/[0-9]+\]) .*/([^/ ]+)$$|  \1 \2|p' -e '/^ *(ERROR|error): /p' >&2 \
-		|| { echo "It failed; the whole story is in .cache/install.log" >&2; exit 1; }
-	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps "$(STAND_IN)"
+		|| { echo "The installation failed; the whole log is in .cache/install.log" >&2; exit 1; }
+	@$(PIP) install --quiet --no-deps "$$($(BIN)/python -c '$(STAND_IN)')"
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	@$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
+
+# Leaves an unchanged file as old as it was, because make compares the ages of files.
+.venv/.installed-parts: pyproject.toml
+	@mkdir -p .venv
+	@$(PYTHON) -c '$(INSTALLED_PARTS)' > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi

@@ -1,4 +1,4 @@
-"""A real browser: the system's Chromium, without a window, driven by Playwright."""
+"""Runs the system's Chromium without a window, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.npm import cache_folder
 
-# It asks its maker for updates and lists, which a machine without network answers with delays.
-_QUIET = [
+# Without these flags, Chromium fetches updates, which delays it on a machine without a network.
+_OFFLINE_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -24,17 +24,17 @@ _QUIET = [
 
 @contextmanager
 def chromium(*flags: str) -> Iterator[Browser]:
-    """Chromium with these flags. Skips the test where it is missing; in CI that is a failure."""
+    """Starts Chromium with these flags. Without Chromium, the test is skipped; in CI it fails."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "chromium not found on the PATH"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    sandbox = os.geteuid() != 0  # it has none for root
+    sandbox = os.geteuid() != 0  # Chromium has no sandbox for root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, chromium_sandbox=sandbox, args=[*_QUIET, *flags]
+            executable_path=path, chromium_sandbox=sandbox, args=[*_OFFLINE_FLAGS, *flags]
         )
         try:
             yield browser
@@ -43,7 +43,7 @@ def chromium(*flags: str) -> Iterator[Browser]:
 
 
 def keep_screenshot(page: Page, name: str) -> Path:
-    """A picture of the page, in the cache folder, where it stays to be looked at."""
+    """Saves a screenshot in the cache folder, where it stays after the test; returns its path."""
     path = cache_folder("screenshots") / f"{name}.png"
     page.screenshot(path=path)
     return path

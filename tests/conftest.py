@@ -1,4 +1,4 @@
-"""Fixtures and options for all tests, and the count of what the wire's tests rest on."""
+"""Fixtures and options for all tests, and a count of the passed tests by provenance."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ PROVENANCES = ("recorded", "documented", "inferred")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--target", choices=["emulator", "cloudflare"], default="emulator")
-    group.addoption("--model", default=INT8, help="the model to ask on --target=cloudflare")
-    group.addoption("--record", action="store_true", help="write snapshots; needs the service")
+    group.addoption("--model", default=INT8, help="the model for --target=cloudflare")
+    group.addoption(
+        "--record", action="store_true", help="write snapshots; needs --target=cloudflare"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record") and config.getoption("--target") != "cloudflare":
-        raise pytest.UsageError("--record writes what the service says: add --target=cloudflare")
+        raise pytest.UsageError("--record writes responses of the service: add --target=cloudflare")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line: how many tests of the wire passed, by how their answers are known."""
+    """Prints how many tests passed of each provenance, which is how a response is known."""
     passed = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
     counts = {p: sum(p in report.keywords for report in passed) for p in PROVENANCES}
     if any(counts.values()):
@@ -35,6 +37,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
-    """One real server with the embedded model for all tests that only ask it."""
+    """Starts one server with the stand-in model, for all tests that need no flags of their own."""
     with server_process("--parallel", "8", "--context-length", "2048") as running:
         yield running

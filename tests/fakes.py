@@ -26,8 +26,8 @@ IM_END = 258
 _SPECIAL_TOKENS = {"<|im_start|>": IM_START, "<|im_end|>": IM_END}
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, _SPECIAL_TOKENS)) + ")")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_GARBAGE = -1  # a cell that a failed call left behind
-_TILED = 1000  # added to a token that was computed in a tile
+_GARBAGE = -1  # a cell written by a failed decode call
+_TILED = 1000  # added to a token that a decode call computed in a tile
 _STATE_TYPE = "i"
 _TIMEOUT_S = 10
 
@@ -100,9 +100,9 @@ class FakeBackend:
         self._fail_at = fail_at
         self._error = error or EngineError("decode failed")
         self._block_at = block_at
-        self._can_be_interrupted = can_be_interrupted  # a GPU cannot
+        self._can_be_interrupted = can_be_interrupted  # a GPU cannot be interrupted
         self._is_interrupted = threading.Event()
-        self._outputs: list[list[int] | None] = []  # the cells behind each row of logits
+        self._outputs: list[list[int] | None] = []  # the cells that made each row of logits
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -114,7 +114,7 @@ class FakeBackend:
         self.num_decodes += 1
         if self.num_decodes == self._block_at:
             self.is_blocked.set()
-            assert self._wait_for_gate(), "nobody opened the gate"
+            assert self._wait_for_gate(), "the test did not open the gate"
         if self.num_decodes in self._fail_at:
             for span in spans:
                 self.cells[span.slot].append(_GARBAGE)
@@ -122,7 +122,7 @@ class FakeBackend:
         if self._is_interrupted.is_set():
             for span in spans:
                 self.spoil(span.slot)
-            raise Interrupted("broken off")
+            raise Interrupted("interrupted")
         for span in spans:
             is_tiled = len(span.tokens) >= self._tiling.length
             self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
@@ -164,37 +164,37 @@ class FakeBackend:
         self.is_closed = True
 
     def spoil(self, slot: int) -> None:
-        """What a failed call may leave in a slot."""
+        """Writes the garbage that a failed decode call may leave in a slot."""
         self.cells[slot].append(_GARBAGE)
 
     def take_output(self, row: int) -> list[int]:
-        """The cells whose last one made the logits; they can be sampled once."""
+        """Returns the cells that made this row's logits. Each row can be sampled once."""
         assert 0 <= row < len(self._outputs), f"the last call has no output {row}"
         cells, self._outputs[row] = self._outputs[row], None
         assert cells is not None, f"output {row} is sampled twice"
         return cells
 
     def next_token(self, cells: list[int], num_prompt_tokens: int, params: SamplingParams) -> int:
-        """A letter that depends on all cells, and on the parameters that are not neutral."""
+        """Returns a letter that depends on all cells and on all parameters that are not neutral."""
         if len(cells) - num_prompt_tokens == self._completion_length:
             return END
         data = array("i", cells).tobytes() + repr(_changes(params)).encode()
         return ord("a") + zlib.crc32(data) % 26
 
     def completion(self, prompt_tokens: Sequence[int], params: SamplingParams) -> list[int]:
-        """All tokens of the completion that the engine must give."""
+        """Returns all tokens of the completion that the engine must generate."""
         cells = self.prompt_cells(prompt_tokens)
         while len(cells) - len(prompt_tokens) < params.max_tokens and cells[-1] != END:
             cells.append(self.next_token(cells, len(prompt_tokens), params))
         return cells[len(prompt_tokens) :]
 
     def prompt_cells(self, prompt_tokens: Sequence[int]) -> list[int]:
-        """What a prompt must leave in its slot, in whatever calls it was evaluated."""
+        """Returns the cells that any prefill of this prompt must leave in its slot."""
         start, end = self._tiling.start, self._tiling.end(len(prompt_tokens))
         return [t + _TILED * (start <= i < end) for i, t in enumerate(prompt_tokens)]
 
     def text(self, prompt_tokens: Sequence[int], params: SamplingParams) -> str:
-        """The completion's text."""
+        """Returns the text of the completion that the engine must generate."""
         tokens = self.completion(prompt_tokens, params)
         return b"".join(map(self._vocabulary.piece, tokens)).decode("utf-8", "replace")
 
@@ -238,7 +238,7 @@ class FakeSampler:
 
 
 def _changes(params: SamplingParams) -> list[float]:
-    """What makes a completion differ from the greedy one."""
+    """Returns the parameters that make a completion differ from the greedy one."""
     return [
         value
         for value in (

@@ -1,4 +1,4 @@
-"""Writes small GGUF files, well-formed ones and others."""
+"""Writes small GGUF files, well-formed and malformed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A value whose type and bytes are given."""
+    """A metadata value with an explicit type number and encoded bytes."""
 
     type_number: int
     data: bytes
@@ -27,7 +27,7 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's description, and its data. Without an offset it comes after the one before it."""
+    """A tensor's header entry and its data. By default the data follows the previous tensor's."""
 
     name: str
     shape: Sequence[int]
@@ -45,7 +45,7 @@ def gguf(
     num_keys: int | None = None,
     alignment: int = ALIGNMENT,
 ) -> bytes:
-    """A whole file. Whole numbers become uint32, in lists int32; other numbers float32."""
+    """Returns a file. Integers become uint32, integers in lists int32, floats float32."""
     keys = b"".join(string(key) + value(of_key) for key, of_key in metadata.items())
     counts = (
         len(tensors) if num_tensors is None else num_tensors,
@@ -56,7 +56,7 @@ def gguf(
 
 
 def with_tensors(header: bytes, tensors: Sequence[Tensor], alignment: int = ALIGNMENT) -> bytes:
-    """A header that ends behind its keys, with the tensors and their data."""
+    """Appends tensor entries and data to a header that ends after its metadata."""
     infos, data = b"", b""
     for tensor in tensors:
         offset = len(data) if tensor.offset is None else tensor.offset
@@ -72,7 +72,7 @@ def string(text: str | bytes) -> bytes:
 
 
 def value(of_key: Any) -> bytes:
-    """A value with its type in front."""
+    """Returns a metadata value, preceded by its type number."""
     match of_key:
         case Typed():
             return struct.pack("<I", of_key.type_number) + of_key.data
@@ -97,7 +97,7 @@ def padded(data: bytes, alignment: int = ALIGNMENT) -> bytes:
 
 
 def llama2_model(*, num_layers: int = 2, seed: int = 0) -> bytes:
-    """A model that llama.cpp runs: Llama 2's vocabulary and few random weights."""
+    """Returns a file that llama.cpp loads: Llama 2's vocabulary with small random weights."""
     source = (DATA / "llama2-vocab.gguf").read_bytes()
     (num_keys,) = struct.unpack_from("<Q", source, 16)
     keys = source[24:]
@@ -130,7 +130,7 @@ def _array(element_type: int, length: int, data: bytes) -> bytes:
 
 
 def _with_uint32(keys: bytes, key: str, number: int) -> bytes:
-    """The keys with another number as value of one of them."""
+    """Returns the metadata with one uint32 value replaced."""
     at = keys.index(string(key)) + len(string(key)) + 4
     return keys[:at] + struct.pack("<I", number) + keys[at + 4 :]
 

@@ -1,7 +1,8 @@
-"""A stand-in for a Hugging Face hub, on loopback: the routes and headers that a download needs.
+"""A fake Hugging Face hub on loopback, with the routes and headers that a download needs.
 
-As on the real one, files are at `/{repo}/resolve/{revision}/{path}`: HEAD tells commit, size and
-sha256, GET gives the bytes. `faults` go wrong one after the other, one a GET, then all is well.
+As on the real hub, files are at `/{repo}/resolve/{revision}/{path}`: HEAD returns commit, size and
+SHA-256 in headers, GET returns the bytes. Each GET takes the next entry of `faults`; without one
+it succeeds.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _PIECE_BYTES = 2**15
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one GET, after `num_bytes` of its body where that is said."""
+    """A failure of one request, after `num_bytes` correct bytes of the body."""
 
-    kind: str  # cut, reset, stall, corrupt, longer, whole (ignores Range), or a status
+    kind: str  # cut, reset, stall, corrupt, longer, whole (ignores Range), none, or a status
     num_bytes: int = 0
 
 
 @dataclass
-class StandInHub:
-    """What the hub has, how it misbehaves, and what it was asked."""
+class FakeHub:
+    """The hub's file, its configured failures, and the requests that it received."""
 
     content: bytes
     faults: list[Fault] = field(default_factory=list)
@@ -42,10 +43,10 @@ class StandInHub:
     is_gated: bool = False
     needs_redirect: bool = False
     missing_headers: frozenset[str] = frozenset()
-    announced: Mapping[str, str] = field(default_factory=dict)  # headers that lie
+    announced: Mapping[str, str] = field(default_factory=dict)  # false headers
     pause_s: float = 0.0  # after each piece
     url: str = ""
-    storage_url: str = ""  # another origin, where redirects lead
+    storage_url: str = ""  # another origin, the target of redirects
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     num_bytes_sent: int = 0
     is_closing: threading.Event = field(default_factory=threading.Event)
@@ -56,12 +57,12 @@ class StandInHub:
 
     @property
     def gets(self) -> list[Mapping[str, str]]:
-        """The headers of every GET."""
+        """The headers of every GET request."""
         return [headers for method, _, headers in self.requests if method == "GET"]
 
     @property
     def ranges(self) -> list[str | None]:
-        """What every GET for bytes asked for."""
+        """The Range header of every GET request."""
         return [headers.get("range") for headers in self.gets]
 
     def file_headers(self) -> dict[str, str]:
@@ -75,9 +76,9 @@ class StandInHub:
 
 
 @contextmanager
-def stand_in_hub(content: bytes, **behaviour: object) -> Iterator[StandInHub]:
-    """A hub that runs, with one file."""
-    hub = StandInHub(content, **behaviour)  # type: ignore[arg-type]  # the caller's keywords
+def fake_hub(content: bytes, **behaviour: object) -> Iterator[FakeHub]:
+    """Runs a hub with one file."""
+    hub = FakeHub(content, **behaviour)  # type: ignore[arg-type]  # the caller's keywords
     with _serving(hub) as hub.url, _serving(hub, is_storage=True) as hub.storage_url:
         try:
             yield hub
@@ -86,7 +87,7 @@ def stand_in_hub(content: bytes, **behaviour: object) -> Iterator[StandInHub]:
 
 
 @contextmanager
-def _serving(hub: StandInHub, *, is_storage: bool = False) -> Iterator[str]:
+def _serving(hub: FakeHub, *, is_storage: bool = False) -> Iterator[str]:
     class Handler(_Handler):
         pass
 
@@ -105,13 +106,13 @@ def _serving(hub: StandInHub, *, is_storage: bool = False) -> Iterator[str]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: StandInHub
+    hub: FakeHub
     is_storage: bool
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
         super().setup()
-        # A reset drops what the kernel has not yet sent: with its default buffer that can be all.
+        # A reset drops unsent bytes in the kernel's buffer, which by default may be the whole body.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
 
     def do_HEAD(self) -> None:
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         return f"{self.hub.storage_url}/blob"
 
     def _refuse(self) -> bool:
-        """Answer what the hub answers where something does not exist or is not allowed."""
+        """Sends an error if the file is missing or not accessible. Returns whether it did."""
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if match is None or match[1] != REPO:
             self._error(401, "RepoNotFound")
@@ -204,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             piece = body[begin : begin + _PIECE_BYTES]
             try:
                 self.wfile.write(piece)
-            except OSError:  # the client has left
+            except OSError:  # the client disconnected
                 self.close_connection = True
                 return
             self.hub.num_bytes_sent += len(piece)

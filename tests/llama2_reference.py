@@ -1,6 +1,6 @@
-"""Llama 2's prompt by Meta's rule, written a second time: what our own is compared with.
+"""A second implementation of Llama 2's prompt format, for comparison with ours.
 
-The rule is that of `chat_completion` in meta-llama/llama `llama/generation.py` at 689c7f261b9c.
+It follows `chat_completion` in meta-llama/llama, `llama/generation.py` at 689c7f261b9c.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from workers_ai_emulator.prompts.messages import Message
 
 
 class DialogRefused(Exception):
-    """Meta's code raises for such a dialog: an assertion fails, or there is no second message."""
+    """Meta's code raises for this dialog: an assertion fails, or the second message is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What is encoded in one piece, behind a BOS token."""
+    """A text that is encoded at once, after a BOS token."""
 
     text: str
-    ends: bool  # with an EOS token
+    ends: bool  # whether an EOS token follows
 
 
 def token_ids(
     dialog: Sequence[Message], encode: Callable[[str], list[int]], *, bos: int, eos: int
 ) -> list[int]:
-    """The prompt's token ids. `encode` knows no special tokens. Raises DialogRefused."""
+    """Returns the prompt's token ids. `encode` handles plain text only. Raises DialogRefused."""
     ids: list[int] = []
     for segment in segments(dialog):
         ids += [bos, *encode(segment.text), *([eos] if segment.ends else [])]
@@ -34,7 +34,7 @@ def token_ids(
 
 
 def segments(dialog: Sequence[Message]) -> list[Segment]:
-    """The prompt's texts. Raises DialogRefused."""
+    """Returns the prompt's segments. Raises DialogRefused."""
     turns = _with_system_in_first_turn([(message.role, message.content) for message in dialog])
     for i, (role, _) in enumerate(turns):
         if role != ("assistant" if i % 2 else "user"):

@@ -1,4 +1,4 @@
-"""npm packages, installed once into a cache folder, for the tests that compare with JavaScript."""
+"""Installs npm packages into a cache folder, once, for the tests that run JavaScript."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def require_node() -> None:
 
 
 def require_programs(*programs: str) -> None:
-    """Skip the test where one is missing; in CI that is a failure."""
+    """Skips the test if a program is missing; in CI the test fails."""
     missing = [program for program in programs if shutil.which(program) is None]
     if not missing:
         return
@@ -33,14 +33,14 @@ def require_programs(*programs: str) -> None:
 
 
 def install(package_specs: Sequence[str], folder: Path) -> Path:
-    """Install `name@version` packages into the folder unless they are there; its node_modules."""
+    """Installs `name@version` packages unless the folder has them; returns its node_modules."""
     node_modules = folder / "node_modules"
     if all(_is_installed(spec, node_modules) for spec in package_specs):
         return node_modules
     folder.mkdir(parents=True, exist_ok=True)
     npm = shutil.which("npm")
     assert npm, "npm not found on the PATH"
-    # The prefix keeps npm from walking up to a package.json of somebody else.
+    # Without a prefix, npm uses the package.json of a parent folder.
     options = ["--no-audit", "--no-fund", "--save-exact", "--prefix", str(folder)]
     subprocess.run([npm, "install", *options, *package_specs], check=True, timeout=300)
     return node_modules

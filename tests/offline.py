@@ -1,4 +1,4 @@
-"""A network with nothing in it but this machine: what works there needs no other."""
+"""A network namespace without other machines, to prove that a test needs no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-# Of <sched.h>, <linux/sockios.h> and <net/if.h>.
+# From <sched.h>, <linux/sockios.h> and <net/if.h>.
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -21,25 +21,25 @@ _IFF_UP = 1
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Inside, this thread and what it starts, threads and processes, reach nothing but loopback.
+    """Confines this thread, and the threads and processes that it starts, to a loopback interface.
 
-    What listened before is out of reach, too, and every port is free. Skips the test where that is
-    not permitted; in CI that is a failure.
+    Servers that were started before are unreachable, and every port is free. Skips the test if the
+    system does not permit a network namespace; in CI the test fails.
     """
     if sys.platform != "linux":
         pytest.skip("only Linux has network namespaces")
     libc = ctypes.CDLL(None, use_errno=True)
-    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    original = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         if libc.unshare(_CLONE_NEWNET):
-            _give_up(f"no network namespace of our own: {os.strerror(ctypes.get_errno())}")
+            _skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
         try:
             _bring_loopback_up()
             yield
         finally:
-            assert libc.setns(outside, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            assert libc.setns(original, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
     finally:
-        os.close(outside)
+        os.close(original)
 
 
 def _bring_loopback_up() -> None:
@@ -48,7 +48,7 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 
 
-def _give_up(reason: str) -> None:
+def _skip(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

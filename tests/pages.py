@@ -1,4 +1,4 @@
-"""What the pages in docs/ show, for tests to run."""
+"""Code examples of the pages in docs/, for tests that run them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code in a language, in order."""
+    """Returns the page's code blocks in this language, in order."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Proves the Dockerfile where there is no Docker engine:  tests/prove_image.sh FOLDER
+# Builds and tests the image on a machine without a Docker engine:  tests/prove_image.sh FOLDER
 #
-# Builds the CPU image with buildah, on a base of Debian's own packages in place of Docker Hub's,
-# then runs it as its user on a root that cannot be written. Needs root on Debian, the packages
-# buildah, debootstrap and curl, 6 GB in FOLDER and the minutes that compiling llama.cpp takes.
+# Builds the CPU image with buildah, on a base image made of Debian's packages instead of Docker
+# Hub's, and runs it as its own user on a read-only root. Needs root on Debian, the packages
+# buildah, debootstrap and curl, 6 GB in FOLDER, and some minutes to compile llama.cpp.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1" && realpath "$1")
@@ -13,7 +13,7 @@ buildah() { command buildah --root "$work/store" --runroot "$work/run" --storage
 
 if ! buildah inspect --type image docker.io/library/python:3.11-slim-trixie > "$work/base.json" 2> "$work/base.log"; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$work/base"
-    # What this machine trusts: its registries may be mirrors.
+    # The image trusts the certificates of this machine, whose package registries may be mirrors.
     cp /etc/ssl/certs/ca-certificates.crt "$work/base/etc/ssl/certs/"
     printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' > "$work/base/etc/pip.conf"
     base=$(buildah from scratch)
@@ -22,7 +22,8 @@ if ! buildah inspect --type image docker.io/library/python:3.11-slim-trixie > "$
     buildah commit -q "$base" docker.io/library/python:3.11-slim-trixie
 fi
 
-# Older versions of buildah miss stages that an argument names; CUDA's bases are not there.
+# Older versions of buildah cannot resolve `FROM build-${DEVICE}`. The stages of CUDA are deleted
+# because their base images are not available.
 sed -e 's/\${DEVICE}/cpu/' -e '/nvidia/,/^$/d' Dockerfile > "$work/Dockerfile"
 buildah bud --layers --pull-never --format docker --tag "$image" --file "$work/Dockerfile" .
 
@@ -30,12 +31,12 @@ container=$(buildah from --pull-never "$image")
 trap 'buildah rm "$container" > /dev/null' EXIT
 root=$(buildah mount "$container")
 for part in "$root" "$work/base" "$root/opt/venv"; do
-    du --summarize --block-size=1M "$part"  # MiB of the image, its base, and our files in it
+    du --summarize --block-size=1M "$part"  # MiB of the image, of its base, and of our files
 done
 mkdir -p "$work/models"
 chown 10001:10001 "$work/models"
 
-# In a namespace, whose mounts and processes end with it.
+# The namespace ends the mounts and processes when the script exits.
 export root work
 unshare --mount --pid --fork --kill-child bash -euo pipefail << 'INSIDE'
 mount --bind "$root" "$root"
@@ -49,7 +50,7 @@ inside=(chroot --userspec=10001:10001 --groups= "$root" env -i HOME=/models PYTH
 path=client/v4/accounts/0123456789abcdef0123456789abcdef/ai/run/@cf/meta/llama-2-7b-chat-int8
 body='{"messages": [{"role": "user", "content": "Why is pizza so good"}], "max_tokens": 20}'
 if "${inside[@]}" touch /tmp/file; then
-    echo "the root can be written" >&2
+    echo "the root is not read-only" >&2
     exit 1
 fi
 "${inside[@]}" workers-ai-emulator serve &

@@ -1,4 +1,4 @@
-"""PyPI packages, installed once into a cache folder each, for the tests that need old versions."""
+"""Installs PyPI packages into a cache folder, once, for tests that need certain versions."""
 
 import subprocess
 import sys
@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 
 
 def install(requirements: Sequence[str], folder: Path) -> Path:
-    """Install `name==version` and all it needs into the folder unless it is there; the folder."""
+    """Installs `name==version` and its dependencies unless the folder exists. Returns it."""
     if not requirements or folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     with TemporaryDirectory(dir=folder.parent) as temporary:
         target = Path(temporary) / folder.name
-        # Not compiled: that is done for what is imported, which is a small part of some packages.
+        # --no-compile saves time: Python compiles the few modules that a test imports.
         options = ["--no-compile", "--target", str(target)]
         subprocess.run([*pip, *options, *requirements], check=True, timeout=300)
         target.rename(folder)

@@ -1,4 +1,4 @@
-"""A real server process for tests: started on a free port, stopped at the end."""
+"""Runs `workers-ai-emulator serve` in a process of its own, on a free port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INT8 = "@cf/meta/llama-2-7b-chat-int8"
 FP16 = "@cf/meta/llama-2-7b-chat-fp16"
 START_LIMIT_S = 120
 
-# A request that goes on for as many tokens as it may: the model counts round and round.
+# The stand-in model never ends this completion before max_tokens: it repeats the numbers.
 ENDLESS = {"prompt": "1 2 3 4 " * 4, "raw": True, "max_tokens": 1500, "temperature": 0}
 
 
@@ -45,7 +45,7 @@ class ServerProcess:
         return httpx.post(url, json=body, timeout=120)
 
     def connect(self, body: object, model: str = INT8) -> socket.socket:
-        """A socket that has sent the request and reads nothing; closing it is leaving."""
+        """Returns a socket that has sent the request. Closing it disconnects the client."""
         url = httpx.URL(self.run_url(model))
         data = json.dumps(body).encode()
         head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -54,7 +54,7 @@ class ServerProcess:
         return connection
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Returns the sum of the metric's samples that have these labels."""
         text = httpx.get(f"{self.root}/_emulator/metrics").text
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         samples = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
@@ -69,7 +69,7 @@ def command(*flags: str) -> list[str]:
 
 @contextmanager
 def server_process(*flags: str) -> Iterator[ServerProcess]:
-    """Start a server and wait until it prints its base URL; stop it with SIGTERM."""
+    """Starts a server, yields once it has printed its base URL, and stops it with SIGTERM."""
     process = subprocess.Popen(
         command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -97,9 +97,9 @@ def server_process(*flags: str) -> Iterator[ServerProcess]:
         process.stderr.close()
 
 
-def wait_until(is_so: Callable[[], bool], limit_s: float = 20) -> None:
-    """Poll for a change in another process."""
+def wait_until(is_met: Callable[[], bool], limit_s: float = 20) -> None:
+    """Polls a condition that another process changes. Fails after `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to be so"
+    while not is_met():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Servers behind the backend `upstream`: real ones, and a stand-in for what those do not do."""
+"""Servers for the backend `upstream`: real servers, and a fake that can misbehave."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests import npm, pypi
 from tests.server import INT8, wait_until
 
 BINDINGS = "llama-cpp-python"
-# What the extra `server` of the bindings needs beyond our own dependencies.
+# The dependencies of `llama-cpp-python[server]` that this package does not have.
 SERVER_EXTRAS = ("pydantic-settings==2.16.3", "starlette-context==0.3.6")
 START_LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class RealServer:
-    """A server that computes; `context_length` is that of each of its slots."""
+    """A server with a model. `context_length` is the number of tokens of each slot."""
 
     name: str
     url: str
@@ -40,7 +40,7 @@ class RealServer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it computes nothing; known of llama-server only."""
+        """Whether no slot is processing. Works with llama-server only."""
         slots = httpx.get(self.url.replace("/v1", "/slots"), timeout=60).json()
         return not any(slot["is_processing"] for slot in slots)
 
@@ -59,7 +59,7 @@ def llama_cpp_server() -> Iterator[RealServer]:
 
 @contextmanager
 def llama_server() -> Iterator[RealServer]:
-    """llama.cpp's own, of two slots, in the folder that `LLAMA_CPP_BIN` names."""
+    """llama.cpp's own server, with two slots, from the folder that `LLAMA_CPP_BIN` names."""
     program = Path(os.environ["LLAMA_CPP_BIN"]) / "llama-server"
     context_length = 1024
     flags = ("--parallel", "2", "--ctx-size", str(2 * context_length), "--offline", "--no-ui")
@@ -83,7 +83,7 @@ def free_port() -> int:
 def _running(
     name: str, command: list[str], environment: dict[str, str], ready_path: str
 ) -> Iterator[str]:
-    """The URL of its API, once it is ready."""
+    """Starts the server and yields the URL of its API once it is ready."""
     root = f"http://127.0.0.1:{(port := free_port())}"
     log = npm.cache_folder("upstream-logs") / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -95,26 +95,26 @@ def _running(
             env=os.environ | environment,
         )
     try:
-        wait_until(lambda: _answers(process, root + ready_path, log), START_LIMIT_S)
+        wait_until(lambda: _is_ready(process, root + ready_path, log), START_LIMIT_S)
         yield f"{root}/v1"
     finally:
         process.kill()
         process.wait()
 
 
-def _answers(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
-    assert process.poll() is None, f"it did not start: {log.read_text('utf-8', 'replace')}"
+def _is_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    assert process.poll() is None, f"the server did not start: {log.read_text('utf-8', 'replace')}"
     try:
         return httpx.get(url, timeout=5).is_success
     except httpx.HTTPError:
         return False
 
 
-# ── the stand-in ──────────────────────────────────────────────────────────────────────────────
+# ── the fake ──────────────────────────────────────────────────────────────────────────────────
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """A request to the stand-in, and the means to answer it in any way."""
+    """Handles one request to the fake. A behaviour sends the response with these methods."""
 
     protocol_version = "HTTP/1.1"
     server: _Listener
@@ -137,7 +137,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def stream(self, *events: object, is_whole: bool = True) -> None:
-        """Events as a chunked body, whose end is missing if it is not whole."""
+        """Sends events as a chunked body; without `is_whole`, the last chunk is missing."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -154,29 +154,29 @@ class Exchange(BaseHTTPRequestHandler):
         data = f"data: {text}\n\n".encode()
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
-    def stream_until_left(self) -> None:
-        """Text without an end; sets `was_left` when nobody is there any more."""
+    def stream_until_disconnect(self) -> None:
+        """Sends text until the emulator disconnects, then sets `was_disconnected`."""
         self.stream(is_whole=False)
         try:
             while True:
                 self.send_event(delta("on "))
                 self.server.pause.wait(0.01)
         except OSError:
-            self.server.was_left.set()
+            self.server.was_disconnected.set()
 
-    def wait_until_left(self) -> None:
-        """No answer at all; sets `was_left` when nobody is there any more."""
+    def wait_for_disconnect(self) -> None:
+        """Sends nothing, and sets `was_disconnected` when the emulator disconnects."""
         self.close_connection = True
         if self.connection.recv(1) == b"":
-            self.server.was_left.set()
+            self.server.was_disconnected.set()
 
     def log_message(self, *_: object) -> None:
-        """Nothing goes to stderr."""
+        """Logs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the stand-in was asked."""
+    """A request that the fake received."""
 
     path: str
     headers: dict[str, str]
@@ -191,7 +191,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 2, "
 WHOLE = (delta(""), delta("Hello"), delta(" you"), delta(None, "stop"), USAGE, "[DONE]")
 
 
-def answer_well(exchange: Exchange) -> None:
+def send_completion(exchange: Exchange) -> None:
     exchange.stream(*WHOLE)
 
 
@@ -200,53 +200,53 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, stand_in: StandIn) -> None:
-        self.requests = stand_in.requests
-        self.was_left = stand_in.was_left
+    def __init__(self, port: int, fake: FakeUpstream) -> None:
+        self.requests = fake.requests
+        self.was_disconnected = fake.was_disconnected
         self.pause = threading.Event()
-        self._stand_in = stand_in
+        self._fake = fake
         self._connections: list[socket.socket] = []
         super().__init__(("127.0.0.1", port), Exchange)
 
     @property
     def behaviour(self) -> Callable[[Exchange], None]:
-        return self._stand_in.behaviour
+        return self._fake.behaviour
 
     @property
     def models(self) -> list[str]:
-        return self._stand_in.models
+        return self._fake.models
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         self._connections.append(connection)
         return connection, address
 
-    def leave_all(self) -> None:
-        """Break off every connection that there still is."""
+    def disconnect_all(self) -> None:
+        """Shuts all connections down."""
         for connection in self._connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
-        """A client that has left is no news."""
+        """Ignores errors of connections that the client closed."""
 
 
 @dataclass
-class StandIn:
-    """An upstream that answers each request as `behaviour` does."""
+class FakeUpstream:
+    """A fake upstream that passes each POST request to `behaviour`."""
 
     port: int = field(default_factory=free_port)
-    models: list[str] = field(default_factory=lambda: ["stand-in"])
-    behaviour: Callable[[Exchange], None] = answer_well
+    models: list[str] = field(default_factory=lambda: ["fake"])
+    behaviour: Callable[[Exchange], None] = send_completion
     requests: list[Request] = field(default_factory=list)
-    was_left: threading.Event = field(default_factory=threading.Event)
+    was_disconnected: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @contextmanager
-    def listening(self) -> Iterator[StandIn]:
+    def listening(self) -> Iterator[FakeUpstream]:
         listener = _Listener(self.port, self)
         thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
         thread.start()
@@ -256,4 +256,4 @@ class StandIn:
             listener.shutdown()
             thread.join()
             listener.server_close()
-            listener.leave_all()
+            listener.disconnect_all()

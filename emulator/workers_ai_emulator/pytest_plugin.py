@@ -10,9 +10,12 @@ import json
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    import pluggy
 
 _RESPONSE_TIMEOUT_S = 30.0
 _MAX_OUTPUT_BYTES = 2**14
@@ -147,13 +150,16 @@ def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyP
     return emulator
 
 
-@pytest.hookimpl(wrapper=True)
+# `hookwrapper` rather than `wrapper`: pluggy before 1.2 rejects the latter, and so every test run.
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds the emulator's output during a failed test to the test's report."""
-    report = yield
+) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
+    """Adds what the emulator wrote to stderr during a failed test to the test's report."""
+    outcome = yield
+    if outcome.excinfo is not None:
+        return  # pluggy raises it
+    report = outcome.get_result()
     emulator = getattr(item, "funcargs", {}).get("workers_ai")
     if report.failed and isinstance(emulator, WorkersAI) and (output := emulator.output):
         report.sections.append(("Output of workers-ai-emulator", output))
-    return report

@@ -1,4 +1,4 @@
-"""The page at /_emulator/ in a real browser: what it shows, by mouse and by keyboard alone."""
+"""The dashboard at /_emulator/ in a real browser, used by mouse and by keyboard."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from workers_ai_emulator.admin import dashboard
 
 from tests.chromium import chromium, keep_screenshot
 from tests.server import ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
@@ -24,6 +26,13 @@ SCRIPT = [
     {"answer": "It is done."},
 ]
 EVIL = "<script>window.isBroken = true</script><img src=x onerror='window.isBroken = true'>"
+PAGE = Path(dashboard.__file__).parent / "page"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 WIDTHS = {"desk": (1280, 800), "phone": (390, 844)}
 
 
@@ -43,24 +52,24 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that must not complain, nor ask another server for anything."""
-    complaints: list[str] = []
+    """Yields a page; fails if it logs to the console or sends requests to a second server."""
+    messages_logged: list[str] = []
     requested: list[str] = []
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: messages_logged.append(message.text))
+        page.on("pageerror", lambda error: messages_logged.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))
         yield page
         origins = {"/".join(url.split("/")[:3]) for url in requested}
-    assert complaints == []
+    assert messages_logged == []
     assert len(origins) == 1
 
 
 @pytest.fixture
 def shown(page: Page, scripted: ServerProcess) -> Page:
-    """The page with a few requests of all kinds in it, and none from other tests."""
+    """Opens the page on five requests: two succeed, two are rejected, one stream is cut."""
     httpx.post(f"{scripted.root}/_emulator/reset")
     scripted.run({"prompt": "Say something about lighthouses"}, FP16)
     scripted.run({"messages": [{"role": "user", "content": "What is a lighthouse for?"}]})
@@ -81,7 +90,7 @@ def open_page(page: Page, server: ServerProcess) -> None:
 
 
 def focused(page: Page) -> str:
-    """The id, or else the text, of what has the keyboard."""
+    """Returns the id of the focused element, or its text if it has no id."""
     found = page.evaluate("document.activeElement.id || document.activeElement.textContent")
     assert isinstance(found, str)
     return found
@@ -104,7 +113,9 @@ def test_the_list_shows_every_request_with_its_outcome(shown: Page) -> None:
     keep_screenshot(shown, "dashboard-list")
 
 
-def test_a_request_comes_into_the_list_by_itself(shown: Page, scripted: ServerProcess) -> None:
+def test_a_new_request_appears_in_the_list_without_a_reload(
+    shown: Page, scripted: ServerProcess
+) -> None:
     with scripted.connect({"prompt": "slowly", "stream": True}):
         first = shown.locator("#rows tr").first
         expect(first.locator(".result")).to_have_text("streaming")
@@ -112,7 +123,9 @@ def test_a_request_comes_into_the_list_by_itself(shown: Page, scripted: ServerPr
     expect(first.locator(".result")).to_have_text("cancelled")
 
 
-def test_one_request_shows_all_that_is_kept_of_it(page: Page, scripted: ServerProcess) -> None:
+def test_the_detail_panel_shows_prompt_completion_bodies_and_headers(
+    page: Page, scripted: ServerProcess
+) -> None:
     headers = {"authorization": f"Bearer {SECRET}"}
     body = {"prompt": f"What is a lighthouse for? {SECRET}", "stream": True}
     httpx.post(scripted.run_url(), json=body, headers=headers)
@@ -132,7 +145,9 @@ def test_one_request_shows_all_that_is_kept_of_it(page: Page, scripted: ServerPr
     assert SECRET not in page.content()
 
 
-def test_an_answer_grows_while_it_streams(shown: Page, scripted: ServerProcess) -> None:
+def test_a_completion_grows_in_the_detail_panel_while_it_streams(
+    shown: Page, scripted: ServerProcess
+) -> None:
     with scripted.connect({"prompt": "slowly", "stream": True}):
         expect(shown.locator("#rows tr")).to_have_count(6)
         shown.locator("#rows tr").first.click()
@@ -143,7 +158,7 @@ def test_an_answer_grows_while_it_streams(shown: Page, scripted: ServerProcess) 
     expect(shown.locator("#facts")).to_contain_text("cancelled")
 
 
-def test_what_requests_hold_is_text_and_never_code(page: Page, scripted: ServerProcess) -> None:
+def test_html_in_requests_is_shown_as_text(page: Page, scripted: ServerProcess) -> None:
     scripted.run({"prompt": EVIL}, f"@cf/{EVIL.replace('/', '')}")
     scripted.run({"prompt": f"slowly {EVIL}", "max_tokens": 2})
     headers = {"x-other": EVIL}
@@ -163,7 +178,9 @@ def test_what_requests_hold_is_text_and_never_code(page: Page, scripted: ServerP
     assert page.locator("main script, main img").count() == 0
 
 
-def test_a_chat_goes_on_from_turn_to_turn(page: Page, scripted: ServerProcess) -> None:
+def test_a_chat_sends_its_earlier_turns_and_its_options(
+    page: Page, scripted: ServerProcess
+) -> None:
     open_page(page, scripted)
     page.select_option("#model", FP16)
     page.locator("#options summary").click()
@@ -185,7 +202,7 @@ def test_a_chat_goes_on_from_turn_to_turn(page: Page, scripted: ServerProcess) -
     assert (kept["model"], body["temperature"], body["seed"]) == (FP16, 0.5, 7)
 
 
-def test_a_chat_may_come_whole(page: Page, scripted: ServerProcess) -> None:
+def test_a_chat_works_without_streaming(page: Page, scripted: ServerProcess) -> None:
     open_page(page, scripted)
     page.locator("#options summary").click()
     page.uncheck("#stream")
@@ -196,7 +213,7 @@ def test_a_chat_may_come_whole(page: Page, scripted: ServerProcess) -> None:
     assert (row["stream"], row["outcome"]) == (False, "ok")
 
 
-def test_a_chat_is_stopped_by_its_button(page: Page, scripted: ServerProcess) -> None:
+def test_the_stop_button_cancels_the_stream(page: Page, scripted: ServerProcess) -> None:
     open_page(page, scripted)
     page.fill("#message", "slowly")
     page.keyboard.press("Enter")
@@ -206,7 +223,24 @@ def test_a_chat_is_stopped_by_its_button(page: Page, scripted: ServerProcess) ->
     expect(page.locator("#rows .result").first).to_have_text("cancelled")
 
 
-def test_all_is_done_by_keyboard_alone(shown: Page) -> None:
+def test_a_new_chat_leaves_out_the_turn_that_was_streaming(
+    page: Page, scripted: ServerProcess
+) -> None:
+    open_page(page, scripted)
+    page.fill("#message", "slowly")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("one two")
+    page.locator("#chat-new").click()
+    expect(page.locator("#chat-send")).to_be_enabled()
+    page.fill("#message", "Hi")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("It is done.")
+    number = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"][0]["id"]
+    kept = httpx.get(f"{scripted.root}/_emulator/requests/{number}").json()
+    assert kept["request"]["body"]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_every_step_works_by_keyboard_alone(shown: Page) -> None:
     shown.keyboard.press("Tab")
     assert focused(shown) == "Skip to the requests"
     shown.keyboard.press("Enter")
@@ -230,7 +264,7 @@ def test_all_is_done_by_keyboard_alone(shown: Page) -> None:
     assert focused(shown) == "message"
 
 
-def test_everything_that_can_be_used_has_a_name(shown: Page) -> None:
+def test_every_control_has_an_accessible_name(shown: Page) -> None:
     shown.locator("#options summary").click()
     tree = shown.locator("body").aria_snapshot()
     for line in tree.splitlines():
@@ -243,7 +277,7 @@ def test_everything_that_can_be_used_has_a_name(shown: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_wider_than_the_page(
+def test_the_page_never_scrolls_sideways(
     page: Page, scripted: ServerProcess, width: str, scheme: str
 ) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
@@ -258,7 +292,7 @@ def test_nothing_is_wider_than_the_page(
     keep_screenshot(page, f"dashboard-{width}-{scheme}")
 
 
-def test_the_plot_follows_the_load_of_a_real_model(page: Page, server: ServerProcess) -> None:
+def test_the_charts_show_the_load_of_a_real_model(page: Page, server: ServerProcess) -> None:
     body = {**ENDLESS, "max_tokens": 250, "stream": True}
     open_page(page, server)
     with ThreadPoolExecutor(4) as pool:
@@ -273,7 +307,7 @@ def test_the_plot_follows_the_load_of_a_real_model(page: Page, server: ServerPro
         assert all(stream.result().status_code == 200 for stream in streams)
 
 
-def test_an_open_page_lets_the_server_end_and_finds_it_again(browser: Browser) -> None:
+def test_an_open_page_lets_the_server_stop_and_reconnects_to_the_next_one(browser: Browser) -> None:
     flags = ["--backend", "scripted"]
     with browser.new_context() as context:
         page = context.new_page()
@@ -292,7 +326,7 @@ def test_an_open_page_lets_the_server_end_and_finds_it_again(browser: Browser) -
             expect(page.locator("#rows tr")).to_have_count(1)
 
 
-def test_a_page_without_the_token_says_so_and_works_with_it(browser: Browser) -> None:
+def test_the_page_asks_for_a_missing_token_and_works_with_it(browser: Browser) -> None:
     flags = ["--backend", "scripted", "--api-token", SECRET]
     with browser.new_context() as context, server_process(*flags) as strict:
         page = context.new_page()
@@ -307,10 +341,27 @@ def test_a_page_without_the_token_says_so_and_works_with_it(browser: Browser) ->
         expect(page.locator("#rows tr .result")).to_have_text("ok")
 
 
-def test_the_page_may_load_nothing_from_elsewhere(scripted: ServerProcess) -> None:
-    for path in ("", "page.js", "page.css", "page.svg"):
-        answer = httpx.get(f"{scripted.root}/_emulator/{path}")
-        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
-        assert "http" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+@pytest.mark.parametrize("file", sorted(PAGE.iterdir()), ids=lambda file: file.name)
+def test_every_file_of_the_page_loads_nothing_from_other_servers(
+    scripted: ServerProcess, file: Path
+) -> None:
+    path = "" if file.name == "index.html" else f"page/{file.name}"
+    response = httpx.get(f"{scripted.root}/_emulator/{path}")
+    assert response.content == file.read_bytes()
+    assert response.headers["content-type"] == MEDIA_TYPES[file.suffix]
+    assert response.headers["content-security-policy"].startswith("default-src 'self'")
+    assert response.headers["cache-control"] == "no-cache"
+    assert "http" not in response.text.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.parametrize(
+    "path", ["main.js", "page/none.js", "page/%2e%2e/dashboard.py", "page/..%2fdashboard.py"]
+)
+def test_only_files_of_the_page_are_served(scripted: ServerProcess, path: str) -> None:
+    response = httpx.get(f"{scripted.root}/_emulator/{path}")
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (400, 7000)
+
+
+def test_the_address_without_a_slash_is_redirected(scripted: ServerProcess) -> None:
     redirect = httpx.get(f"{scripted.root}/_emulator")
     assert (redirect.status_code, redirect.headers["location"]) == (307, "/_emulator/")

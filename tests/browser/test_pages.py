@@ -1,4 +1,4 @@
-"""Pages in a real browser: local ones may use the emulator, foreign ones may not."""
+"""Pages in a real browser: only pages of local origins may call the emulator."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.server import ServerProcess
 pytestmark = pytest.mark.browser
 
 FOREIGN = "evil.example"
-PAGE = b"<!doctype html><title>A page</title><h1>What does the emulator say?</h1><pre></pre>"
+PAGE = b"<!doctype html><title>A page</title><h1>What does the emulator send?</h1><pre></pre>"
 
-ASK = """
+FETCH = """
 async ([url, body]) => {
   const headers = { Authorization: "Bearer x", "Content-Type": "application/json" };
-  const answer = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
-  const text = await answer.text();
+  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
+  const text = await response.text();
   document.querySelector("pre").textContent = text;
-  return { status: answer.status, id: answer.headers.get("cf-ai-req-id"), text };
+  return { status: response.status, id: response.headers.get("cf-ai-req-id"), text };
 }
 """
-# The kind of request that a browser sends without asking first.
-ASK_SIMPLY = """
+# A request that the browser sends without a CORS preflight.
+FETCH_WITHOUT_PREFLIGHT = """
 async ([url, body]) => {
-  const answer = await fetch(url, { method: "POST", body: JSON.stringify(body) });
-  return { status: answer.status, text: await answer.text() };
+  const response = await fetch(url, { method: "POST", body: JSON.stringify(body) });
+  return { status: response.status, text: await response.text() };
 }
 """
-ASK_WITHOUT_READING = """
+FETCH_OPAQUELY = """
 async ([url, body]) => {
   await fetch(url, { method: "POST", mode: "no-cors", body: JSON.stringify(body) });
 }
@@ -56,7 +56,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def page_server() -> Iterator[int]:
-    """The port of a server that has one page."""
+    """Yields the port of a server that sends PAGE at every path."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), PageHandler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -70,7 +70,7 @@ def page_server() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """For it, the foreign name is this machine: DNS rebinding has happened."""
+    """Resolves the foreign host name to this machine, as DNS rebinding does."""
     with chromium(f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1") as running:
         yield running
 
@@ -87,57 +87,55 @@ def port() -> Iterator[int]:
         yield port
 
 
-def ask(page: Page, how: str, server: ServerProcess, **inputs: Any) -> Any:
+def call(page: Page, script: str, server: ServerProcess, **inputs: Any) -> Any:
     body = {"prompt": "Say yes.", "max_tokens": 4, "temperature": 0, **inputs}
-    return page.evaluate(how, [server.run_url(), body])
+    return page.evaluate(script, [server.run_url(), body])
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "app.localhost"])
-def test_a_local_page_reads_an_answer(
+def test_a_local_page_reads_a_response(
     page: Page, port: int, server: ServerProcess, host: str
 ) -> None:
     page.goto(f"http://{host}:{port}/")
-    answer = ask(page, ASK, server)
-    assert (answer["status"], len(answer["id"])) == (200, 36)
-    assert '"success":true' in answer["text"]
+    response = call(page, FETCH, server)
+    assert (response["status"], len(response["id"])) == (200, 36)
+    assert '"success":true' in response["text"]
 
 
 def test_a_local_page_reads_a_stream(page: Page, port: int, server: ServerProcess) -> None:
     page.goto(f"http://localhost:{port}/")
-    answer = ask(page, ASK, server, stream=True)
-    assert answer["text"].endswith("data: [DONE]\n\n")
+    response = call(page, FETCH, server, stream=True)
+    assert response["text"].endswith("data: [DONE]\n\n")
     assert keep_screenshot(page, "local-page").stat().st_size > 0
 
 
 def test_a_local_page_reads_an_error(page: Page, port: int, server: ServerProcess) -> None:
     page.goto(f"http://localhost:{port}/")
-    answer = ask(page, ASK, server, temperature=9)
-    assert (answer["status"], '"code":5006' in answer["text"]) == (400, True)
+    response = call(page, FETCH, server, temperature=9)
+    assert (response["status"], '"code":5006' in response["text"]) == (400, True)
 
 
-@pytest.mark.parametrize("how", [ASK, ASK_SIMPLY], ids=["preflight", "simple"])
+@pytest.mark.parametrize("script", [FETCH, FETCH_WITHOUT_PREFLIGHT], ids=["preflight", "simple"])
 def test_a_foreign_page_reads_nothing(
-    page: Page, port: int, server: ServerProcess, how: str
+    page: Page, port: int, server: ServerProcess, script: str
 ) -> None:
     page.goto(f"http://{FOREIGN}:{port}/")
     with pytest.raises(Exception, match="Failed to fetch"):
-        ask(page, how, server)
+        call(page, script, server)
 
 
-def test_a_foreign_page_makes_the_model_do_nothing(
+def test_a_request_of_a_foreign_page_reaches_no_model(
     page: Page, port: int, server: ServerProcess
 ) -> None:
     page.goto(f"http://{FOREIGN}:{port}/")
     num_requests = server.metric("workers_ai_emulator_requests_total")
-    ask(page, ASK_WITHOUT_READING, server)
+    call(page, FETCH_OPAQUELY, server)
     assert " 403, " in server.log[-1]
     assert server.metric("workers_ai_emulator_requests_total") == num_requests
 
 
-def test_a_page_whose_name_was_made_to_resolve_to_this_machine_is_refused(
-    page: Page, server: ServerProcess
-) -> None:
+def test_a_page_with_a_rebound_host_name_is_refused(page: Page, server: ServerProcess) -> None:
     url = server.run_url().replace("127.0.0.1", FOREIGN)
     page.goto(url)
-    answer = page.evaluate(ASK_SIMPLY, [url, {"prompt": "Say yes."}])
-    assert (answer["status"], '"code":9109' in answer["text"]) == (403, True)
+    response = page.evaluate(FETCH_WITHOUT_PREFLIGHT, [url, {"prompt": "Say yes."}])
+    assert (response["status"], '"code":9109' in response["text"]) == (403, True)

@@ -1,4 +1,4 @@
-"""A client in a process of its own: the small programs beside this file, run by case."""
+"""Runs a client's small program (folder `programs`) in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.server import ACCOUNT_ID
 PROGRAMS = Path(__file__).with_name("programs")
 HARD_CODED_URL = "https://api.cloudflare.com/client/v4"
 
-Way = Literal["base_url", "exec"]  # how a client comes to the server
-Outcome = dict[str, Any]  # `value`, which may be any JSON, or what the client's error has
+Way = Literal["base_url", "exec"]  # how the client's requests reach the server
+Outcome = dict[str, Any]  # `value` (any JSON), or the fields of the client's error
 Outcomes = dict[str, Outcome]  # by case
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program, maybe with what it is told first, and the released packages that it uses."""
+    """A program with its first arguments, and the released packages that it needs."""
 
     program: str
     packages: str = ""
@@ -39,7 +39,7 @@ class Client:
         return "node" if ".mjs" in self.program else "python"
 
     def install(self) -> None:
-        """Into the cache, unless it is there. Skips the test where node or curl is missing."""
+        """Installs the packages into the cache once. Skips the test if node or curl is missing."""
         if "curl" in self.program:
             npm.require_programs("curl")
         if self.language == "node":
@@ -56,7 +56,7 @@ class Client:
         token: str = "any",
         way: Way = "base_url",
     ) -> Outcomes:
-        """What came out of each case."""
+        """Runs the program with these cases and returns the outcome of each."""
         runtime = "node" if self.language == "node" else sys.executable
         program, *options = self.program.split()
         command = [runtime, str(PROGRAMS / program), *options]
@@ -76,29 +76,29 @@ class Client:
 
     @property
     def _folder(self) -> Path:
-        """Python's packages are built for one version of Python."""
+        """The packages' folder; one for each version of Python, which they are built for."""
         runtime = "node" if self.language == "node" else sys.implementation.cache_tag
         return npm.cache_folder("clients") / runtime / slug(self.packages)
 
     @property
     def _environment(self) -> dict[str, str]:
-        """Ours, with the client's packages, and without what else it would read or go through."""
-        others = re.compile("(cloudflare|openai|cf)_.*|base_url|ai_gateway|.*_proxy", re.IGNORECASE)
-        ours = {key: value for key, value in os.environ.items() if not others.fullmatch(key)}
+        """Our variables plus the client's packages, without settings and proxies it would use."""
+        unwanted = re.compile("(cloudflare|openai|cf)_.*|base_url|ai_gateway|.*_proxy", re.I)
+        ours = {key: value for key, value in os.environ.items() if not unwanted.fullmatch(key)}
         folders = {
             "PYTHONPATH": self._folder,
             "NODE_PATH": self._folder / "node_modules",
             "XDG_CACHE_HOME": npm.cache_folder("home"),
         }
-        # LiteLLM would ask GitHub for prices and Hugging Face for a tokenizer.
+        # Otherwise LiteLLM fetches prices from GitHub and a tokenizer from Hugging Face.
         offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         return ours | offline | {key: str(path) for key, path in folders.items()}
 
 
 def exec_command(base_url: str) -> list[str]:
-    """What starts a program so that its calls of Cloudflare come to a server that runs."""
+    """The `exec` command that redirects a program's requests to the server at this base URL."""
     port = httpx.URL(base_url).port
-    # -E: the client's packages, which are on the PYTHONPATH, are none of the command's own.
+    # -E: PYTHONPATH holds the client's packages, which the command itself must not import.
     return [sys.executable, "-E", "-m", "workers_ai_emulator", "exec", "--port", str(port), "--"]
 
 

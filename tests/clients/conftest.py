@@ -1,4 +1,4 @@
-"""Fixtures for all clients. A module's `CLIENTS` are what its tests of a `client` run with."""
+"""Fixtures for all clients. Tests with the fixture `client` run once for each of `CLIENTS`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 @pytest.fixture(scope="module", params=["base_url", "exec"])
 def way(request: pytest.FixtureRequest) -> Way:
-    """How the client comes to the server: as it is told, or without knowing."""
+    """How requests reach the server: by a configured base URL, or redirected by `exec`."""
     chosen: Way = request.param
     return chosen
 
 
 @pytest.fixture(scope="session")
 def refusing() -> Iterator[RefusingServer]:
-    """One server for all tests of 401 and 429."""
+    """Starts one server for all tests of 401 and 429."""
     with refusing_server() as server:
         yield server

@@ -1,4 +1,4 @@
-"""Cloudflare's own clients, in their current and their previous major version."""
+"""Cloudflare's own clients, in their current and their previous major versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENTS = [
     Client("cloudflare_node.mjs", "cloudflare@6.5.0"),
 ]
 GENERATING = ["chat", "prompt", "stream"]
-ASKING = ["models", "models_one_per_page", "models_found", "schema", "tasks"]
+LISTING = ["models", "models_one_per_page", "models_found", "schema", "tasks"]
 VERIFYING = ["token", "account_token"]
 WRONG = ["unknown_model", "bad_input"]
 REQUEST_ID = r"\([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)"
@@ -29,24 +29,24 @@ REQUEST_ID = r"\([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)"
 
 @pytest.fixture(scope="module")
 def outcomes(client: Client, way: Way, server: ServerProcess) -> Outcomes:
-    cases = [*GENERATING, *ASKING, *VERIFYING, *WRONG]
+    cases = [*GENERATING, *LISTING, *VERIFYING, *WRONG]
     return client.run(server.base_url, *cases, way=way)
 
 
 @pytest.fixture(scope="module")
 def unauthorized(client: Client, refusing: RefusingServer) -> Outcomes:
-    return client.run(refusing.base_url, *GENERATING, *ASKING, *VERIFYING, token="bad")
+    return client.run(refusing.base_url, *GENERATING, *LISTING, *VERIFYING, token="bad")
 
 
 @pytest.mark.parametrize("case", ["chat", "prompt"])
-def test_an_answer_has_a_response_and_its_usage(outcomes: Outcomes, case: str) -> None:
+def test_a_result_has_a_response_and_its_usage(outcomes: Outcomes, case: str) -> None:
     answer = value_of(outcomes[case])
     assert list(answer) == ["response", "usage"]
     assert isinstance(answer["response"], str) and answer["response"].strip()
     assert_is_usage(answer["usage"])
 
 
-def test_a_stream_has_the_text_of_the_whole_answer(outcomes: Outcomes) -> None:
+def test_a_stream_has_the_text_of_the_json_response(outcomes: Outcomes) -> None:
     *events, end = value_of(outcomes["stream"])
     assert end == "[DONE]"
     frames = [json.loads(event) for event in events]
@@ -59,7 +59,7 @@ def test_iterating_over_the_models_ends(outcomes: Outcomes) -> None:
     assert value_of(outcomes["models"]) == list(CATALOG)
 
 
-def test_iterating_over_pages_ends_with_an_empty_one(outcomes: Outcomes) -> None:
+def test_iterating_over_pages_ends_with_an_empty_page(outcomes: Outcomes) -> None:
     assert value_of(outcomes["models_one_per_page"]) == [*([name] for name in CATALOG), []]
 
 
@@ -67,7 +67,7 @@ def test_a_search_finds_a_model(outcomes: Outcomes) -> None:
     assert value_of(outcomes["models_found"]) == [FP16]
 
 
-def test_a_model_s_schema_is_the_published_one(outcomes: Outcomes) -> None:
+def test_the_client_reads_a_model_s_schema(outcomes: Outcomes) -> None:
     assert value_of(outcomes["schema"]) == CATALOG[INT8].schema
 
 
@@ -98,7 +98,7 @@ def test_bad_input_is_a_bad_request(outcomes: Outcomes) -> None:
     )
 
 
-@pytest.mark.parametrize("case", [*GENERATING, *ASKING])
+@pytest.mark.parametrize("case", [*GENERATING, *LISTING])
 def test_a_wrong_token_is_an_authentication_error(unauthorized: Outcomes, case: str) -> None:
     assert_is_error(unauthorized[case], ("AuthenticationError", 401, 10000), "Authentication error")
 
@@ -125,7 +125,9 @@ def test_a_busy_server_is_a_rate_limit_error(client: Client, refusing: RefusingS
     )
 
 
-def test_a_call_that_was_refused_is_tried_again(client: Client, refusing: RefusingServer) -> None:
+def test_the_client_retries_a_request_that_got_429(
+    client: Client, refusing: RefusingServer
+) -> None:
     outcomes = refusing.busy_until_it_refuses(
         lambda: client.run(refusing.base_url, "chat", token=TOKEN)
     )

@@ -1,4 +1,4 @@
-"""Every fault, chosen in every way, as two clients meet it."""
+"""What two clients do on each fault, requested in each of the five ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUESTS = Client("faults_python.py requests", "requests==2.34.2")
 CLIENTS = [CLOUDFLARE, REQUESTS]
 WAYS = ["by_count", "by_chance", "by_header", "by_token", "until_the_reset"]
 
-# What `cloudflare` raises, the status, the code.
+# By fault: the exception of `cloudflare`, the HTTP status, the error code.
 ERRORS = {
     "capacity": ("RateLimitError", 429, 3040),
     "rate-limit": ("RateLimitError", 429, 3021),
@@ -30,7 +30,7 @@ ERRORS = {
     "auth": ("AuthenticationError", 401, 10000),
     "internal": ("InternalServerError", 500, 3043),
 }
-# What ends a stream in `cloudflare`, and in `requests`.
+# By fault: the exception that ends a stream in `cloudflare`, and in `requests`.
 BREAKS = {
     "cut-mid-event": ("RemoteProtocolError", "ChunkedEncodingError"),
     "cut-mid-utf8": ("RemoteProtocolError", "ChunkedEncodingError"),
@@ -62,7 +62,7 @@ def retries(scripted: ServerProcess) -> Any:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("fault", ERRORS)
-def test_an_error_is_what_the_client_makes_of_it(
+def test_the_client_reports_the_error_and_the_next_call_succeeds(
     client: Client, outcomes: Outcomes, fault: str, way: str
 ) -> None:
     name, status, code = ERRORS[fault]
@@ -79,7 +79,7 @@ def test_an_error_is_what_the_client_makes_of_it(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("fault", BREAKS)
-def test_a_stream_breaks_in_its_middle(
+def test_a_broken_stream_keeps_its_first_events_and_raises(
     client: Client, outcomes: Outcomes, fault: str, way: str
 ) -> None:
     faulty, sound = streams(outcomes, fault, way)
@@ -95,20 +95,22 @@ def test_a_stream_breaks_in_its_middle(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("fault", ENDS)
-def test_a_stream_ends_without_a_mark_or_with_two(outcomes: Outcomes, fault: str, way: str) -> None:
+def test_a_stream_ends_without_done_or_with_two_of_them(
+    outcomes: Outcomes, fault: str, way: str
+) -> None:
     faulty, sound = streams(outcomes, fault, way)
     assert faulty["end"] is None
     assert faulty["text"] == sound["text"].removesuffix(DONE) + ENDS[fault] * DONE
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_json_comes_where_a_stream_is_asked_for(outcomes: Outcomes, way: str) -> None:
+def test_a_stream_request_gets_json(outcomes: Outcomes, way: str) -> None:
     faulty, _ = streams(outcomes, JSON, way)
     assert json.loads(faulty["text"])["result"]["response"] == ANSWER
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_client_gives_up_on_a_slow_first_token(
+def test_the_client_times_out_on_a_slow_first_token(
     client: Client, outcomes: Outcomes, way: str
 ) -> None:
     faulty, sound = both(outcomes, f"{SLOW}:stream", way)
@@ -117,18 +119,18 @@ def test_a_client_gives_up_on_a_slow_first_token(
 
 
 @pytest.mark.parametrize("case", ["capacity 1", "timeout 2"])
-def test_what_is_wrong_once_or_twice_the_sdk_tries_again(retries: Any, case: str) -> None:
+def test_the_sdk_retries_an_error_that_occurs_once_or_twice(retries: Any, case: str) -> None:
     assert value_of(retries[case]["outcome"])["response"] == ANSWER
     assert retries[case]["left"] == []
 
 
-def test_what_is_wrong_three_times_the_sdk_raises(retries: Any) -> None:
+def test_the_sdk_raises_an_error_that_occurs_three_times(retries: Any) -> None:
     result = retries["rate-limit 3"]
     assert (result["outcome"]["error"], result["left"]) == ("RateLimitError", [])
 
 
 @pytest.mark.parametrize("fault", ["retired", "auth"])
-def test_what_is_no_use_to_try_again_the_sdk_raises_at_once(retries: Any, fault: str) -> None:
+def test_the_sdk_raises_a_permanent_error_at_once(retries: Any, fault: str) -> None:
     result = retries[f"{fault} 2"]
     assert result["outcome"]["error"] == ERRORS[fault][0]
     assert result["left"] == [{"fault": fault, "times": 1}]

@@ -1,4 +1,4 @@
-"""Frameworks that call Workers AI: told a base URL where they take one, else through `exec`."""
+"""Frameworks that call Workers AI, with a base URL if they accept one, otherwise under `exec`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AI_SDK = Client("workers_ai_provider_node.mjs", "workers-ai-provider@4.0.0 ai@7.
 PYDANTIC_AI = Client("pydantic_ai_cloudflare_python.py", "pydantic-ai-cloudflare==0.2.5")
 HARD_CODED = [AI_SDK, PYDANTIC_AI]
 
-# What each makes of an unknown model: its error, the status that has, and a part of its message.
+# By client, for an unknown model: its exception, the exception's status, a part of its message.
 BODY = "No such model @cf/meta/llama-9"
 RAISED_BY_HTTPX = ("HTTPStatusError", 400, "400 Bad Request")
 CLIENTS = {
@@ -37,21 +37,21 @@ def outcomes(client: Client, server: ServerProcess) -> Outcomes:
     return client.run(server.base_url, "chat", "stream", "unknown_model", way=way)
 
 
-def test_an_answer_has_text_and_usage_if_the_client_tells_it(outcomes: Outcomes) -> None:
+def test_a_completion_has_text_and_usage_if_the_client_returns_usage(outcomes: Outcomes) -> None:
     answer = value_of(outcomes["chat"])
     assert answer["text"].strip()
     if "usage" in answer:
         assert_is_usage(answer["usage"])
 
 
-def test_a_stream_has_the_text_of_the_whole_answer(client: Client, outcomes: Outcomes) -> None:
+def test_a_stream_has_the_text_of_the_json_response(client: Client, outcomes: Outcomes) -> None:
     pieces = value_of(outcomes["stream"])
     assert sum(piece != "" for piece in pieces) > 1
-    if client != LANGCHAIN_NODE:  # which takes no temperature, so no two answers are the same
+    if client != LANGCHAIN_NODE:  # it has no temperature setting, so completions differ
         assert "".join(pieces) == value_of(outcomes["chat"])["text"]
 
 
-def test_an_unknown_model_is_the_client_s_own_error(client: Client, outcomes: Outcomes) -> None:
+def test_an_unknown_model_raises_the_client_s_own_error(client: Client, outcomes: Outcomes) -> None:
     error, status, message = CLIENTS[client]
     outcome = outcomes["unknown_model"]
     assert (outcome.get("error"), outcome.get("status")) == (error, status), outcome

@@ -1,4 +1,4 @@
-"""OpenAI's own clients, on `/ai/v1`."""
+"""OpenAI's own clients on `/ai/v1`."""
 
 from __future__ import annotations
 
@@ -71,10 +71,8 @@ def test_a_stream_that_includes_the_usage_ends_with_it(outcomes: Outcomes) -> No
     assert_is_usage(last["usage"])
 
 
-def test_the_client_s_own_helper_misses_a_role_in_a_stream(
-    client: Client, outcomes: Outcomes
-) -> None:
-    """The service's Llama streams were recorded without one; reading the events needs none."""
+def test_the_client_s_stream_helper_finds_no_role(client: Client, outcomes: Outcomes) -> None:
+    """The service's Llama streams have no role [recorded]. Only this helper needs one."""
     outcome = outcomes["stream_helper"]
     if client.language == "node":
         assert outcome["message"] == "missing role for choice 0"
@@ -84,7 +82,7 @@ def test_the_client_s_own_helper_misses_a_role_in_a_stream(
     assert message["content"] == value_of(outcomes["chat"])["choices"][0]["message"]["content"]
 
 
-def test_a_prompt_s_stream_has_the_text_of_the_whole_answer(outcomes: Outcomes) -> None:
+def test_a_prompt_s_stream_has_the_text_of_the_json_response(outcomes: Outcomes) -> None:
     choices = [event["choices"][0] for event in value_of(outcomes["prompt_stream"])]
     whole = value_of(outcomes["prompt"])["choices"][0]
     assert "".join(choice["text"] for choice in choices) == whole["text"]
@@ -116,7 +114,9 @@ def test_a_busy_server_is_a_rate_limit_error(client: Client, refusing: RefusingS
     assert_is_error(client, outcomes["chat_without_retries"], ("RateLimitError", 429, 3040))
 
 
-def test_a_call_that_was_refused_is_tried_again(client: Client, refusing: RefusingServer) -> None:
+def test_the_client_retries_a_request_that_got_429(
+    client: Client, refusing: RefusingServer
+) -> None:
     outcomes = refusing.busy_until_it_refuses(
         lambda: client.run(refusing.base_url, "chat", token=TOKEN)
     )
@@ -124,7 +124,7 @@ def test_a_call_that_was_refused_is_tried_again(client: Client, refusing: Refusi
 
 
 def assert_is_error(client: Client, outcome: Outcome, kind: tuple[str, int, int]) -> None:
-    """Only the client for Python keeps a body that is not of OpenAI's form."""
+    """Compares the body's code for Python only: node's client drops bodies of other formats."""
     class_name, status, code = kind
     assert (outcome.get("error"), outcome.get("status")) == (class_name, status), outcome
     if client.language == "python":

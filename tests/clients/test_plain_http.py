@@ -1,4 +1,4 @@
-"""Plain HTTP, as most examples of Workers AI have it: no client, only a library that can post."""
+"""Workers AI called by HTTP libraries and curl, as in most examples, without an SDK."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def outcomes(client: Client, way: Way, server: ServerProcess) -> Outcomes:
     return client.run(server.base_url, "chat", "stream", "unknown_model", way=way)
 
 
-def test_a_chat_answers(outcomes: Outcomes) -> None:
+def test_a_chat_gets_a_completion(outcomes: Outcomes) -> None:
     answer = value_of(outcomes["chat"])
     result = json.loads("\n".join(answer["lines"]))["result"]
     assert answer["status"] == 200
@@ -36,7 +36,7 @@ def test_a_chat_answers(outcomes: Outcomes) -> None:
     assert_is_usage(result["usage"])
 
 
-def test_a_stream_has_the_text_of_the_whole_answer(outcomes: Outcomes) -> None:
+def test_a_stream_has_the_text_of_the_json_response(outcomes: Outcomes) -> None:
     answer = value_of(outcomes["stream"])
     *events, end = [line.removeprefix("data: ") for line in answer["lines"] if line]
     whole = json.loads("\n".join(value_of(outcomes["chat"])["lines"]))["result"]

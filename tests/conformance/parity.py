@@ -1,4 +1,4 @@
-"""The table of docs/parity.md, made of the snapshots: `python -m tests.conformance.parity`."""
+"""Prints the table of docs/parity.md, from the snapshots: `python -m tests.conformance.parity`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDER = [
 
 
 def table() -> str:
-    """A row for each surface, and in each column what is known in that way."""
+    """Returns the table: a row for each surface, a column for each provenance."""
     lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for surface in _ORDER:
         cells = [", ".join(_shown(surface, provenance)) for provenance in COLUMNS]
@@ -32,11 +32,15 @@ def table() -> str:
 
 
 def _shown(surface: str, provenance: str) -> list[str]:
-    """What the snapshots show, answers first; what is recorded once is not inferred elsewhere."""
+    """Returns what the snapshots of a surface and a provenance show, error codes last.
+
+    Leaves out what other snapshots of the surface show with a better provenance.
+    """
     better = COLUMNS[: COLUMNS.index(provenance)]
     shown = {s.shows for s in SNAPSHOTS if (s.surface, s.provenance) == (surface, provenance)}
     known = {s.shows for s in SNAPSHOTS if s.surface == surface and s.provenance in better}
-    return sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
+    cells = sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
+    return [cell.replace("answer", "response") for cell in cells]  # the snapshots' older word
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ FOLDER = Path(__file__).with_name("snapshots")
 HEADERS = ("content-type", "cf-ai-req-id", "cf-aig-log-id")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STRING = r'"(?:[^"\\]|\\.)+"'
+# Cloudflare describes models, tasks and properties in sentences; our cards do it in our own words.
+_DESCRIPTION = rf'"description":{_STRING}'
+_DESCRIBING_SURFACES = {"ai/models/search", "ai/models/schema", "ai/tasks/search"}
 _PLACEHOLDERS = [
     (_UUID, "<uuid>"),
     (r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "<log-id>"),
@@ -100,13 +103,20 @@ class Snapshot:
     def name(self) -> str:
         return self.path.stem
 
+    def without_prose(self, response: dict[str, Any]) -> dict[str, Any]:
+        """Returns a response to this request with a placeholder for each description in a card."""
+        if self.surface not in _DESCRIBING_SURFACES:
+            return response
+        body = re.sub(_DESCRIPTION, '"description":"<prose>"', response["body"])
+        return response | {"body": body}
+
     def record(self, answer: httpx.Response, target: Target, date: str) -> None:
         """Replace the answer by the one that the real service has just given."""
         changed = self.__dict__ | {
             "provenance": "recorded",
             "source": "the service itself",
             "recorded_date": date,
-            "response": observed(answer, target),
+            "response": self.without_prose(observed(answer, target)),
         }
         del changed["path"]
         self.path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", "utf-8")

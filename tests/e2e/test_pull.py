@@ -25,12 +25,12 @@ from workers_ai_emulator.models.download import Retries
 from workers_ai_emulator.models.pull import pull
 from workers_ai_emulator.models.store import Manifest, Store
 
-from tests.hub import COMMIT, PATH, REPO, TOKEN, Fault, StandInHub, stand_in_hub
+from tests.hub import COMMIT, PATH, REPO, TOKEN, FakeHub, Fault, fake_hub
 from tests.server import wait_until
 
 CONTENT = random.Random(1).randbytes(1_500_000)
 SPEC = ModelSpec("@cf/someone/some-model", Path(PATH), HubFile(REPO, PATH, COMMIT))
-HubOf = Callable[..., AbstractContextManager[StandInHub]]
+HubOf = Callable[..., AbstractContextManager[FakeHub]]
 RETRIES = Retries(number=3, first_delay_s=0.01)
 
 
@@ -95,8 +95,8 @@ def puller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Puller:
 @pytest.fixture
 def hub_of(monkeypatch: pytest.MonkeyPatch) -> HubOf:
     @contextmanager
-    def serve(content: bytes = CONTENT, **behaviour: object) -> Iterator[StandInHub]:
-        with stand_in_hub(content, **behaviour) as hub:
+    def serve(content: bytes = CONTENT, **behaviour: object) -> Iterator[FakeHub]:
+        with fake_hub(content, **behaviour) as hub:
             set_endpoint(monkeypatch, hub.url)
             yield hub
 
@@ -423,7 +423,7 @@ revision = "{COMMIT}"
 """
 
 
-def command(folder: Path, hub: StandInHub, *flags: str) -> subprocess.Popen[str]:
+def command(folder: Path, hub: FakeHub, *flags: str) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     (folder / "models.toml").write_text(MODELS_FILE)
     environment = {
@@ -442,7 +442,7 @@ def command(folder: Path, hub: StandInHub, *flags: str) -> subprocess.Popen[str]
     )
 
 
-def has_sent(hub: StandInHub, num_bytes: int) -> bool:
+def has_sent(hub: FakeHub, num_bytes: int) -> bool:
     return hub.num_bytes_sent >= num_bytes
 
 
@@ -450,7 +450,7 @@ def test_killed_twenty_times_the_command_still_brings_it_and_wastes_little(tmp_p
     rng = random.Random(2)
     content = rng.randbytes(40_000_000)
     folder = tmp_path / "models"
-    with stand_in_hub(content, pause_s=0.0005) as hub:
+    with fake_hub(content, pause_s=0.0005) as hub:
         for kill_at in sorted(rng.randrange(len(content)) for _ in range(20)):
             process = command(folder, hub, "pull", SPEC.name, "--quiet")
             wait_until(partial(has_sent, hub, kill_at))
@@ -466,7 +466,7 @@ def test_killed_twenty_times_the_command_still_brings_it_and_wastes_little(tmp_p
 
 
 def test_the_command_shows_terms_and_needs_agreement(tmp_path: Path) -> None:
-    with stand_in_hub(CONTENT) as hub:
+    with fake_hub(CONTENT) as hub:
         process = command(tmp_path / "models", hub, "pull", "@cf/meta/llama-2-7b-chat-int8")
         said, complaint = process.communicate(timeout=30)
         assert process.returncode == 1 and not said
@@ -481,7 +481,7 @@ def test_the_command_shows_terms_and_needs_agreement(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none_is_a_line(tmp_path: Path) -> None:
-    with stand_in_hub(CONTENT) as hub:
+    with fake_hub(CONTENT) as hub:
         process = command(tmp_path / "models", hub, "pull", "@cf/nobody/nothing")
         _, complaint = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -492,7 +492,7 @@ def test_a_name_that_is_none_is_a_line(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_has_come(tmp_path: Path) -> None:
-    with stand_in_hub(CONTENT, pause_s=0.01) as hub:
+    with fake_hub(CONTENT, pause_s=0.01) as hub:
         process = command(tmp_path / "models", hub, "pull", SPEC.name)
         wait_until(lambda: hub.num_bytes_sent > 300_000)
         process.send_signal(signal.SIGINT)

@@ -11,10 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import npm, pypi
 from tests.pages import blocks
 from tests.server import wait_until
 
 LIMIT_S = 300
+OLD_PYTEST = ("pytest==7.4.4", "pluggy==1.0.0")
 
 
 class Project:
@@ -77,6 +79,28 @@ def test_it(workers_ai):
     assert "assert 400 == 200" in done.stdout
     output = done.stdout.partition("Output of workers-ai-emulator")[2]
     assert "POST" in output and "@cf/no/model" in output
+
+
+def test_the_plugin_works_with_an_old_pytest(project: Project) -> None:
+    folder = pypi.install(OLD_PYTEST, npm.cache_folder("-".join(OLD_PYTEST)))
+    project.write(
+        "test_it.py",
+        """
+import httpx
+
+def test_it(workers_ai):
+    httpx.post(workers_ai.run_url("@cf/no/model"), json={"prompt": "Hi"})
+    assert False
+""",
+    )
+    done = project.run(
+        *("-p", "workers_ai_emulator.pytest_plugin"),
+        PYTHONPATH=os.pathsep.join([str(folder), *sys.path]),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",  # the other plugins here need a newer pytest
+    )
+    assert "pytest-7.4.4, pluggy-1.0.0" in done.stdout
+    assert counts(done) == {"failed": 1}
+    assert "Output of workers-ai-emulator" in done.stdout
 
 
 def test_each_test_starts_with_a_reset_emulator(project: Project) -> None:

@@ -18,13 +18,13 @@ from tests.upstreams import (
     USAGE,
     WHOLE,
     Exchange,
+    FakeUpstream,
     RealServer,
-    StandIn,
-    answer_well,
     delta,
     free_port,
     llama_cpp_server,
     llama_server,
+    send_completion,
 )
 
 KEY = "sk-0123456789"
@@ -51,13 +51,13 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def listening() -> Iterator[StandIn]:
-    with StandIn().listening() as stand_in:
-        yield stand_in
+def listening() -> Iterator[FakeUpstream]:
+    with FakeUpstream().listening() as fake:
+        yield fake
 
 
 @pytest.fixture(scope="module")
-def emulator(listening: StandIn) -> Iterator[ServerProcess]:
+def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
     """An emulator with a key whose upstream is the fake server."""
     flags = ["--upstream-url", f"{listening.url}/", "--upstream-api-key", KEY]
     with server_process("--backend", "upstream", *flags, "--stall-timeout", "2") as running:
@@ -65,12 +65,12 @@ def emulator(listening: StandIn) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def upstream(listening: StandIn, emulator: ServerProcess) -> StandIn:
+def upstream(listening: FakeUpstream, emulator: ServerProcess) -> FakeUpstream:
     """Returns the fake server of the running emulator, with its state reset."""
-    listening.behaviour = answer_well
+    listening.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")  # an earlier test may have made it fail
     listening.requests.clear()
-    listening.was_left.clear()
+    listening.was_disconnected.clear()
     return listening
 
 
@@ -143,28 +143,28 @@ def test_a_prompt_that_is_too_long_for_llama_server_is_the_services_error(pair: 
 
 
 def test_the_upstream_receives_a_request_of_openais_api(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     response = emulator.run({"prompt": "Hi", "max_tokens": 9, "seed": 3, "top_k": 4})
     assert response.json()["result"] == {"response": "Hello you", "usage": USAGE["usage"]}
-    assert response.headers["x-emulator-model"] == "stand-in"
+    assert response.headers["x-emulator-model"] == "fake"
     (request,) = upstream.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"
-    assert {"model": "stand-in", "max_tokens": 9, "seed": 3, "top_k": 4}.items() <= (
+    assert {"model": "fake", "max_tokens": 9, "seed": 3, "top_k": 4}.items() <= (
         request.body.items()
     )
     assert request.body["messages"][-1] == {"role": "user", "content": "Hi"}
 
 
 def test_a_stream_has_one_event_per_event_with_text(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     response = emulator.run({"prompt": "Hi", "stream": True})
     assert [event["response"] for event in events_of(response)] == ["Hello", " you", "", ""]
 
 
-def test_a_header_chooses_the_upstream(upstream: StandIn) -> None:
+def test_a_header_chooses_the_upstream(upstream: FakeUpstream) -> None:
     flags = ["--backend", "scripted", "--upstream-url", upstream.url, "--upstream-model", "x"]
     with server_process(*flags) as server:
         url, chosen = server.run_url(), {"x-emulator-backend": "upstream"}
@@ -197,7 +197,7 @@ def test_a_header_chooses_the_upstream(upstream: StandIn) -> None:
 )
 def test_an_error_of_the_upstream_becomes_an_error_of_the_service(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     status: int,
     text: str,
     expected: tuple[int, int, str],
@@ -212,7 +212,7 @@ def test_an_error_of_the_upstream_becomes_an_error_of_the_service(
 
 
 def test_a_rejected_key_is_logged_with_its_setting_and_without_its_value(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.answer(401, {"error": f"bad key {KEY}"})
     emulator.run({"prompt": "Hi"})
@@ -236,7 +236,7 @@ def test_a_rejected_key_is_logged_with_its_setting_and_without_its_value(
 )
 def test_an_incomplete_or_invalid_stream_is_an_internal_error(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
     line: str,
 ) -> None:
@@ -246,12 +246,12 @@ def test_an_incomplete_or_invalid_stream_is_an_internal_error(
 
 
 def test_an_upstream_that_sends_nothing_times_out(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    upstream.behaviour = Exchange.wait_until_left
+    upstream.behaviour = Exchange.wait_for_disconnect
     assert error_of(emulator.run({"prompt": "Hi"}))[:2] == (500, 3043)
     assert "it sends nothing" in readiness(emulator)
-    upstream.behaviour = answer_well
+    upstream.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")
 
 
@@ -259,7 +259,7 @@ def test_an_upstream_that_sends_nothing_times_out(
 
 
 def test_a_stream_is_cut_off_when_the_upstreams_stream_is(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False)
     body, received = {"prompt": "Hi", "stream": True}, bytearray()
@@ -273,7 +273,7 @@ def test_a_stream_is_cut_off_when_the_upstreams_stream_is(
 
 
 def test_a_disconnect_after_the_last_event_is_no_error(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE, is_whole=False)
     assert emulator.run({"prompt": "Hi"}).json()["result"]["response"] == "Hello you"
@@ -281,7 +281,7 @@ def test_a_disconnect_after_the_last_event_is_no_error(
 
 
 def test_a_finish_reason_ends_a_stream_and_events_are_counted_without_a_usage(
-    emulator: ServerProcess, upstream: StandIn
+    emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:4])
     result = emulator.run({"messages": [{"role": "user", "content": "one two"}]}).json()["result"]
@@ -290,47 +290,49 @@ def test_a_finish_reason_ends_a_stream_and_events_are_counted_without_a_usage(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("behaviour", [Exchange.stream_until_left, Exchange.wait_until_left])
+@pytest.mark.parametrize(
+    "behaviour", [Exchange.stream_until_disconnect, Exchange.wait_for_disconnect]
+)
 def test_the_upstream_is_disconnected_when_the_client_disconnects(
     emulator: ServerProcess,
-    upstream: StandIn,
+    upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
     stream: bool,
 ) -> None:
     upstream.behaviour = behaviour
     with emulator.connect({"prompt": "Hi", "stream": stream}):
         wait_until(lambda: len(upstream.requests) == 1)
-    assert upstream.was_left.wait(10)
-    upstream.behaviour = answer_well
+    assert upstream.was_disconnected.wait(10)
+    upstream.behaviour = send_completion
     assert emulator.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_the_upstream_is_disconnected_at_the_time_limit(upstream: StandIn) -> None:
+def test_the_upstream_is_disconnected_at_the_time_limit(upstream: FakeUpstream) -> None:
     flags = ["--backend", "upstream", "--upstream-url", upstream.url, "--request-timeout", "0.3"]
     with server_process(*flags) as server:
-        upstream.behaviour = Exchange.stream_until_left
+        upstream.behaviour = Exchange.stream_until_disconnect
         assert error_of(server.run({"prompt": "Hi"}))[:2] == (408, 3007)
-        assert upstream.was_left.wait(10)
+        assert upstream.was_disconnected.wait(10)
 
 
-def test_the_upstream_is_disconnected_when_the_server_stops(upstream: StandIn) -> None:
+def test_the_upstream_is_disconnected_when_the_server_stops(upstream: FakeUpstream) -> None:
     with ExitStack() as stack:
         flags = ["--backend", "upstream", "--upstream-url", upstream.url]
         with server_process(*flags) as server:
-            upstream.behaviour = Exchange.stream_until_left
+            upstream.behaviour = Exchange.stream_until_disconnect
             upstream.requests.clear()
             stack.enter_context(server.connect({"prompt": "Hi", "stream": True}))
             wait_until(lambda: len(upstream.requests) == 1)
         assert server.process.returncode == 0
-        assert upstream.was_left.wait(10)
+        assert upstream.was_disconnected.wait(10)
 
 
 # ── the start ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_readyz_reports_an_unreachable_upstream_until_it_is_reachable() -> None:
-    stand_in, port = StandIn(), free_port()
-    flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+    fake, port = FakeUpstream(), free_port()
+    flags = ["--backend", "upstream", "--upstream-url", fake.url]
     process = subprocess.Popen(
         [*command(*flags), "--port", str(port)], stdout=subprocess.PIPE, text=True
     )
@@ -343,9 +345,9 @@ def test_readyz_reports_an_unreachable_upstream_until_it_is_reachable() -> None:
             return ""
 
     try:
-        refused = f"upstream at {stand_in.url} does not answer: Connection refused"
+        refused = f"upstream at {fake.url} does not answer: Connection refused"
         wait_until(lambda: status() == refused)
-        with stand_in.listening():
+        with fake.listening():
             wait_until(lambda: status() == "ready")
             assert process.stdout.readline().startswith("http://127.0.0.1:")
     finally:
@@ -355,20 +357,20 @@ def test_readyz_reports_an_unreachable_upstream_until_it_is_reachable() -> None:
 
 
 def test_an_upstream_that_restarts_is_used_again() -> None:
-    stand_in = StandIn()
+    fake = FakeUpstream()
     with ExitStack() as stack:
-        with stand_in.listening():
-            flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+        with fake.listening():
+            flags = ["--backend", "upstream", "--upstream-url", fake.url]
             server = stack.enter_context(server_process(*flags))
             assert server.run({"prompt": "Hi"}).status_code == 200
         assert server.run({"prompt": "Hi"}).status_code == 500
         assert "does not answer" in readiness(server)
-        with stand_in.listening():
+        with fake.listening():
             wait_until(lambda: readiness(server) == "ready")
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_an_upstream_with_several_models_needs_a_choice(upstream: StandIn) -> None:
+def test_an_upstream_with_several_models_needs_a_choice(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "two"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
@@ -377,10 +379,10 @@ def test_an_upstream_with_several_models_needs_a_choice(upstream: StandIn) -> No
             assert error_of(response)[:2] == (500, 3043)
             assert "one, two" in log_of(server, "--upstream-model")
     finally:
-        upstream.models = ["stand-in"]
+        upstream.models = ["fake"]
 
 
-def test_of_several_models_the_one_with_the_requested_name_is_used(upstream: StandIn) -> None:
+def test_of_several_models_the_one_with_the_requested_name_is_used(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "@cf/meta/llama-2-7b-chat-fp16"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
@@ -389,7 +391,7 @@ def test_of_several_models_the_one_with_the_requested_name_is_used(upstream: Sta
             assert httpx.post(url, json={"prompt": "Hi"}, headers=headers).status_code == 200
         assert upstream.requests[-1].body["model"] == "@cf/meta/llama-2-7b-chat-fp16"
     finally:
-        upstream.models = ["stand-in"]
+        upstream.models = ["fake"]
 
 
 @pytest.mark.parametrize(

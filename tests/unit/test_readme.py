@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
+import pytest
 import typer
 from workers_ai_emulator.cli import app
+from workers_ai_emulator.middleware.faults.rules import FaultName
 from workers_ai_emulator.models.catalog import CATALOG
 
 from tests import settings_table
 from tests.conformance import parity
+from tests.pages import ROOT
+from tests.unit.test_layers import LAYERS, PACKAGE
 
-ROOT = Path(__file__).parents[2]
+DOCS = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
 README = (ROOT / "README.md").read_text("utf-8")
-PARITY = (ROOT / "docs" / "parity.md").read_text("utf-8")
-SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
+ARCHITECTURE = DOCS["architecture.md"]
+CONTRIBUTING = DOCS["contributing.md"]
+PARITY = DOCS["parity.md"]
+SETTINGS = DOCS["settings.md"]
+
+PATH = re.compile(r"((?:\.?[\w-]+/)*[\w-]+\.(?:py|cjs|md|sh|toml)|(?:\.?[\w-]+/)+)(?::([\w.]+))?")
+USERS_FILES = {"models.toml"}
 
 
 def serve_flags() -> dict[str, str | None]:
@@ -29,16 +42,16 @@ def test_the_settings_table_names_every_flag_and_no_other() -> None:
     assert set(re.findall(r"^\| `(--[a-z-]+)`", SETTINGS, re.MULTILINE)) == set(serve_flags())
 
 
-def test_the_settings_table_is_that_of_the_declarations() -> None:
+def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
 
 
-def test_the_flags_and_pages_that_the_readme_names_are_there() -> None:
+def test_the_flags_and_pages_in_the_readme_exist() -> None:
     assert set(re.findall(r"`(--[a-z-]+)`", README)) <= set(serve_flags())
     assert all((ROOT / page).is_file() for page in re.findall(r"\]\((docs/[a-z-]+\.md)\)", README))
 
 
-def test_the_commands_that_the_pages_show_are_there() -> None:
+def test_the_model_commands_in_the_pages_exist() -> None:
     group = typer.main.get_command(app)
     models = group.commands["models"].commands  # type: ignore[attr-defined]
     pages = README + (ROOT / "docs" / "models.md").read_text("utf-8")
@@ -51,16 +64,16 @@ def test_every_flag_has_its_environment_variable() -> None:
         assert env_var == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
-def test_every_model_and_its_file_are_named() -> None:
+def test_the_readme_names_every_model_and_its_file() -> None:
     for spec in CATALOG.values():
         assert f"| `{spec.name}` | `{spec.weights_file}` |" in README
 
 
-def test_the_parity_table_is_that_of_the_snapshots() -> None:
+def test_the_parity_table_matches_the_snapshots() -> None:
     assert parity.table() in PARITY
 
 
-def test_every_dependency_has_its_reason() -> None:
+def test_the_readme_gives_a_reason_for_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     reasons = README.split("Dependencies:")[1]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
@@ -74,5 +87,111 @@ def test_every_make_target_exists() -> None:
     assert targets and all(re.search(f"^{t}:", makefile, re.MULTILINE) for t in targets)
 
 
-def test_it_is_at_most_150_lines() -> None:
+def test_the_readme_has_at_most_150_lines() -> None:
     assert len(README.splitlines()) <= 150
+
+
+# ── pages for developers ────────────────────────────────────────────────────────────────────────
+
+
+def code_spans(text: str) -> list[str]:
+    """Returns the texts between backticks, without the blocks of code."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def references(text: str) -> Iterator[tuple[Path, str | None]]:
+    """Yields every path in the text, and the name after it if it is written `file.py:name`."""
+    for match in map(PATH.fullmatch, code_spans(text)):
+        if match and match[1] not in USERS_FILES:
+            in_package = PACKAGE / match[1]
+            yield in_package if in_package.exists() else ROOT / match[1], match[2]
+
+
+def assigned(node: ast.stmt) -> list[str]:
+    """Returns the names that a statement of a module or a class defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def definitions(path: Path) -> set[str]:
+    """Returns the classes, functions and constants of a module, and `Class.member`."""
+    body = ast.parse(path.read_text("utf-8")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    members = {f"{c.name}.{name}" for c in classes for node in c.body for name in assigned(node)}
+    return members | {name for node in body for name in assigned(node)}
+
+
+@cache
+def names_in_the_package() -> set[str]:
+    """Returns all names in the package's modules: of classes, functions, variables and so on."""
+    nodes = [n for path in PACKAGE.rglob("*.py") for n in ast.walk(ast.parse(path.read_text()))]
+    names = {name for node in nodes if isinstance(node, ast.stmt) for name in assigned(node)}
+    names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def walks() -> dict[str, list[tuple[int, str]]]:
+    """Returns the steps of each walk: the depth of a step, and its file."""
+    section = ARCHITECTURE.split("## Three walks\n")[1].split("\n## ")[0]
+    titles = re.split(r"^### (.*)$", section, flags=re.MULTILINE)[1:]
+    steps = re.compile(r"^( *)\d+\. `([\w/]+\.py):", re.MULTILINE)
+    return {
+        title: [(len(indent) // 3, file) for indent, file in steps.findall(text)]
+        for title, text in zip(titles[::2], titles[1::2], strict=True)
+    }
+
+
+def layer_number(file: str) -> int:
+    return LAYERS.index(file.split("/")[0].removesuffix(".py"))
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
+def test_every_path_and_name_in_the_page_exists(page: str) -> None:
+    found = list(references(DOCS[page]))
+    assert len(found) > 40
+    assert [path for path, _ in found if not path.exists()] == []
+    assert [(p.name, n) for p, n in found if n is not None and n not in definitions(p)] == []
+
+
+def test_the_table_of_layers_matches_the_import_rules() -> None:
+    section = ARCHITECTURE.split("## Layers\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", section, re.MULTILINE)
+    assert rows == LAYERS
+
+
+@pytest.mark.parametrize("title", walks())
+def test_a_walk_goes_down_only(title: str) -> None:
+    last = {0: 0}  # the layer of the last step at each depth
+    for depth, file in walks()[title]:
+        caller, last[depth] = last[max(depth - 1, 0)], layer_number(file)
+        assert caller <= last[depth], f"{file} is above the layer of its caller"
+
+
+def test_the_first_walk_has_the_middleware_in_its_order() -> None:
+    listed = re.findall(r"Middleware\((\w+)", (PACKAGE / "app.py").read_text("utf-8"))
+    walk = ARCHITECTURE.split("### ")[1]
+    assert re.findall(r"^   \d+\. `middleware/[\w/]+\.py:(\w+)`", walk, re.MULTILINE) == listed
+
+
+def test_every_term_of_the_glossary_has_one_row_and_its_names_exist() -> None:
+    glossary = CONTRIBUTING.split("## Glossary\n")[1]
+    rows = [row.split("|") for row in re.findall(r"^\| [a-zA-Z].*$", glossary, re.MULTILINE)[1:]]
+    terms, names = [row[1] for row in rows], {n for row in rows for n in code_spans(row[2])}
+    assert len(terms) == len(set(terms)) and len(names) > 80
+    assert names - names_in_the_package() == set()
+
+
+def test_the_table_of_faults_names_every_fault_and_no_other() -> None:
+    table = DOCS["faults.md"].split("## ")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(get_args(FaultName))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS))
+def test_every_link_between_pages_leads_to_a_page(page: str) -> None:
+    links = re.findall(r"\]\(([\w./-]+)\)", DOCS[page])
+    assert all((ROOT / "docs" / link).is_file() for link in links)

@@ -81,7 +81,7 @@ class Settings:
         Setting(
             "Folder that `record` writes recordings to and `replay` reads them from.",
             path="folder",
-            page="cassettes.md",
+            page="recordings.md",
         ),
     ] = Path("cassettes")
     record_from: Annotated[

@@ -1,9 +1,9 @@
-// The official client `cloudflare` for TypeScript and JavaScript, told only where the server is.
+// The official client `cloudflare` for TypeScript and JavaScript, configured with a base URL only.
 //
 //   node cloudflare_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints a JSON line for each case: what came out of it. NODE_PATH has the client: `import` does
-// not look there, `require` does.
+// Prints one JSON line for each case: its value or its error. The client is found by
+// `require`, because `import` ignores NODE_PATH.
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";

@@ -1,12 +1,12 @@
-"""The official client `cloudflare` for Python, told only where the server is.
+"""The official client `cloudflare` for Python, configured with a base URL only.
 
     python cloudflare_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# Two versions of the client are tested, so each is in a folder of its own, out of mypy's sight.
+# Each tested version of the client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def models_found(client: Cloudflare, account_id: str) -> object:
 
 def schema(client: Cloudflare, account_id: str) -> object:
     found = client.ai.models.schema.get(account_id=account_id, model=MODEL)
-    # A dictionary up to version 4. A model since, whose fields are not those of every schema.
+    # Version 4 returns a dictionary, version 5 an object.
     return found if isinstance(found, dict) else found.to_dict()
 
 
@@ -91,8 +91,8 @@ def account_token(client: Cloudflare, account_id: str) -> object:
     return checked(client.accounts.tokens.verify(account_id=account_id))
 
 
-def checked(result: Any) -> object:  # any of the client's models: it has no name for them all
-    """The result's fields. The client does not check their types; here its own model does."""
+def checked(result: Any) -> object:  # any of the client's models, which have no common type
+    """Returns the result's fields. Raises if a type differs from the client's model."""
     type(result).model_validate_json(result.to_json(), strict=True)
     fields: object = result.to_dict()
     return fields

@@ -1,12 +1,12 @@
-"""A client that meets faults, each chosen in every way. The server answers by script.
+"""Calls a scripted server with each fault, requested in each of five ways.
 
     python faults_python.py LIBRARY BASE_URL ACCOUNT_ID TOKEN FAULT[:stream]|retries...
 
-Prints a JSON line for each fault and way: what came out of it. Each begins after a reset.
+Prints one JSON line for each fault and way: the outcomes with and without the fault.
 """
 
 # mypy: disable-error-code="import-not-found"
-# Clients are in folders of their own, out of mypy's sight.
+# Each client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from urllib.request import Request, urlopen
 
 from outcomes import outcome
 
-Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers, for a stream?, s
+Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers, is_stream, seconds
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 TIMEOUT_S = 30
-PATIENCE_S = 1  # with a server that is silent on purpose
+SILENT_TIMEOUT_S = 1  # for faults that send nothing
 SILENT = ("stall", "slow-first-token")
 OPTIONS = {"slow-first-token": {"seconds": 60}, "cut-mid-event": {"after_events": 2}}
 
 
-class Met:
-    """A fault met by one library, in one way or another."""
+class FaultCase:
+    """Requests one fault in each way and calls the server with one library."""
 
     def __init__(self, case: str, call: Call, control: Callable[..., Any]) -> None:
         fault, _, kind = case.partition(":")
@@ -37,21 +37,21 @@ class Met:
         self._call = call
         self._control = control
         self._options = OPTIONS.get(fault, {})
-        self._wish = ";".join([fault, *(f"{k}={v}" for k, v in self._options.items())])
+        self._requested = ";".join([fault, *(f"{k}={v}" for k, v in self._options.items())])
 
     def by_count(self) -> object:
         return self._by_rule(times=1)
 
     def by_chance(self) -> object:
-        """With this seed the first call is hit, and the second is not."""
+        """With this seed the first call gets the fault, and the second does not."""
         return self._by_rule(probability=0.5, seed=1)
 
     def by_header(self) -> object:
-        faulty = self._faulty("any", {"x-emulator-fault": self._wish})
+        faulty = self._faulty("any", {"x-emulator-fault": self._requested})
         return {"faulty": faulty, "sound": self._sound()}
 
     def by_token(self) -> object:
-        return {"faulty": self._faulty(f"fault:{self._wish}"), "sound": self._sound()}
+        return {"faulty": self._faulty(f"fault:{self._requested}"), "sound": self._sound()}
 
     def until_the_reset(self) -> object:
         self._set_rule()
@@ -67,8 +67,8 @@ class Met:
         self._control("faults", {"fault": self._fault, **self._options, **options})
 
     def _faulty(self, token: str = "any", headers: Mapping[str, str] | None = None) -> object:
-        patience_s = PATIENCE_S if self._fault in SILENT else TIMEOUT_S
-        return outcome(self._call, token, headers or {}, self._is_stream, patience_s)
+        timeout_s = SILENT_TIMEOUT_S if self._fault in SILENT else TIMEOUT_S
+        return outcome(self._call, token, headers or {}, self._is_stream, timeout_s)
 
     def _sound(self) -> object:
         return outcome(self._call, "any", {}, self._is_stream, TIMEOUT_S)
@@ -109,7 +109,7 @@ def with_requests(base_url: str, account_id: str) -> Call:
 
 
 def read(parts: Iterable[bytes]) -> object:
-    """All that came, and what ended it."""
+    """Returns the bytes received, as Latin-1, and the exception that ended them, if any."""
     text = b""
     try:
         for part in parts:
@@ -120,7 +120,7 @@ def read(parts: Iterable[bytes]) -> object:
 
 
 def retries(base_url: str, account_id: str, control: Callable[..., Any]) -> object:
-    """What comes of the SDK's own retries, and how many faults are left."""
+    """Returns, for each case, the outcome after the SDK's own retries and the unused faults."""
     from cloudflare import Cloudflare
 
     client = Cloudflare(base_url=base_url, api_token="any")
@@ -150,15 +150,21 @@ def main(library: str, base_url: str, account_id: str, _token: str, *cases: str)
         if case == "retries":
             print_line(case, retries(base_url, account_id, control))
             continue
-        met = Met(case, call, control)
-        ways = (met.by_count, met.by_chance, met.by_header, met.by_token, met.until_the_reset)
+        tested = FaultCase(case, call, control)
+        ways = (
+            tested.by_count,
+            tested.by_chance,
+            tested.by_header,
+            tested.by_token,
+            tested.until_the_reset,
+        )
         for way in ways:
             control("reset", None)
             print_line(f"{case} {way.__name__}", way())
 
 
 def print_line(case: str, value: object) -> None:
-    # Entries of an error's lists may be of the client's own classes: their fields are as good.
+    # An error's list may hold objects of the client, which are printed as their fields.
     print(json.dumps({"case": case, "value": value}, default=vars), flush=True)
 
 

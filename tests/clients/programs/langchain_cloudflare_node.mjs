@@ -1,8 +1,8 @@
-// LangChain's chat model of `@langchain/cloudflare`, told only where the server is.
+// LangChain's chat model of `@langchain/cloudflare`, configured with a base URL only.
 //
 //   node langchain_cloudflare_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints a JSON line for each case: what came out of it.
+// Prints one JSON line for each case: its value or its error.
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";

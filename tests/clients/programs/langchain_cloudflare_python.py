@@ -1,12 +1,12 @@
-"""LangChain's chat model of `langchain-cloudflare`, told where the server is and what to speak.
+"""LangChain's chat model of `langchain-cloudflare`, with a base URL and an endpoint format.
 
     python langchain_cloudflare_python.py ENDPOINT_FORMAT BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client is in a folder of its own, out of mypy's sight.
+# The client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from outcomes import print_outcomes
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(model: Any) -> object:  # of a client that mypy does not see
+def chat(model: Any) -> object:  # mypy does not find the client
     message = model(model=MODEL).invoke("Name a fruit.")
     usage = {
         "prompt_tokens": message.usage_metadata["input_tokens"],

@@ -1,12 +1,12 @@
-"""LangChain's completion model of `langchain-community`, told only where the server is.
+"""LangChain's completion model of `langchain-community`, configured with a base URL only.
 
     python langchain_community_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client is in a folder of its own, out of mypy's sight.
+# The client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from outcomes import print_outcomes
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(model: Any) -> object:  # of a client that mypy does not see
+def chat(model: Any) -> object:  # mypy does not find the client
     return {"text": model(model=MODEL).invoke("Name a fruit.", max_tokens=6, temperature=0)}
 
 

@@ -1,9 +1,9 @@
-// The official client `openai` for TypeScript and JavaScript, told only where the server is.
+// The official client `openai` for TypeScript and JavaScript, configured with a base URL only.
 //
 //   node openai_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints a JSON line for each case: what came out of it. NODE_PATH has the client: `import` does
-// not look there, `require` does.
+// Prints one JSON line for each case: its value or its error. The client is found by
+// `require`, because `import` ignores NODE_PATH.
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";
@@ -35,7 +35,7 @@ const cases = {
   stream_with_usage: async () =>
     all(await client.chat.completions.create({ ...CHAT, stream: true, ...USAGE })),
 
-  // The client puts the events together to the answer they would have been.
+  // The client assembles the completion from the events.
   stream_helper: () => client.chat.completions.stream(CHAT).finalChatCompletion(),
 
   prompt_stream: async () => all(await client.completions.create({ ...PROMPT, stream: true })),

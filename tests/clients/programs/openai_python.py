@@ -1,12 +1,12 @@
-"""The official client `openai` for Python, told only where the server is.
+"""The official client `openai` for Python, configured with a base URL only.
 
     python openai_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client is in a folder of its own, as others are of which two versions are tested.
+# The client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stream_with_usage(client: OpenAI) -> object:
 
 
 def stream_helper(client: OpenAI) -> object:
-    """The client puts the events together to the answer they would have been."""
+    """The client assembles the completion from the events."""
     with client.chat.completions.stream(**CHAT) as events:
         for _ in events:
             pass
@@ -73,8 +73,8 @@ def bad_input(client: OpenAI) -> object:
     return client.chat.completions.create(**CHAT | {"temperature": 9})
 
 
-def checked(answer: Any) -> object:  # any of the client's models: it has no name for them all
-    """The answer's fields. The client does not check their types; here its own model does."""
+def checked(answer: Any) -> object:  # any of the client's models, which have no common type
+    """Returns the completion's fields. Raises if a type differs from the client's model."""
     type(answer).model_validate_json(answer.to_json(), strict=True)
     fields: object = answer.to_dict()
     return fields

@@ -1,4 +1,4 @@
-"""Runs a program's cases by name and prints a JSON line for each: what came out of it."""
+"""Runs a program's cases by name and prints one JSON line for each: its value or its error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 def print_outcomes(
     cases: Sequence[Callable[..., object]], names: Sequence[str], *given: object
 ) -> None:
-    """Cases are functions, by their names; each gets what is given."""
+    """Calls the functions with these names, each with the arguments `given`."""
     by_name = {case.__name__: case for case in cases}
     for name in names:
-        # Entries of an error's lists may be of the client's own classes: their fields are as good.
+        # An error's list may hold objects of the client, which are printed as their fields.
         print(json.dumps({"case": name} | outcome(by_name[name], *given), default=vars), flush=True)
 
 
@@ -26,6 +26,6 @@ def outcome(case: Callable[..., object], *given: object) -> dict[str, object]:
 
 
 def status(error: Exception) -> object:
-    """Some clients keep the number, some the response, some neither."""
+    """Returns the HTTP status that the client's error or its response has, or None."""
     response = getattr(error, "response", None)
     return getattr(error, "status_code", getattr(response, "status_code", None))

@@ -1,8 +1,8 @@
-// Plain HTTP from node, by one of its own two ways. What they send differs only in its body.
+// Plain HTTP from node, by `fetch` or by node's module `https`.
 //
 //   node plain_node.mjs LIBRARY BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints a JSON line for each case: what came out of it.
+// Prints one JSON line for each case: its value or its error.
 
 import http from "node:http";
 import https from "node:https";

@@ -1,12 +1,12 @@
-"""Plain HTTP from Python, by one library or another. What they send differs only in its body.
+"""Plain HTTP from Python, by one of several libraries or by curl.
 
     python plain_python.py LIBRARY BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# A library is in a folder of its own, as are the clients.
+# Each library has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from urllib.request import Request, urlopen
 
 from outcomes import print_outcomes
 
-Answer = dict[str, object]  # its `status` and its `lines`
-Post = Callable[[str, str, dict[str, str]], Answer]  # a body to a URL with headers
+Response = dict[str, object]  # `status` and `lines`
+Post = Callable[[str, str, dict[str, str]], Response]  # url, body, headers
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 CHAT = {
@@ -31,19 +31,19 @@ CHAT = {
 }
 
 
-def chat(post: Callable[[str, object], Answer]) -> object:
+def chat(post: Callable[[str, object], Response]) -> object:
     return post(MODEL, CHAT)
 
 
-def stream(post: Callable[[str, object], Answer]) -> object:
+def stream(post: Callable[[str, object], Response]) -> object:
     return post(MODEL, CHAT | {"stream": True})
 
 
-def unknown_model(post: Callable[[str, object], Answer]) -> object:
+def unknown_model(post: Callable[[str, object], Response]) -> object:
     return post("@cf/meta/llama-9", CHAT)
 
 
-def with_requests(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_requests(url: str, body: str, headers: dict[str, str]) -> Response:
     import requests
 
     with requests.post(url, data=body.encode(), headers=headers, stream=True) as response:
@@ -51,17 +51,17 @@ def with_requests(url: str, body: str, headers: dict[str, str]) -> Answer:
         return {"status": response.status_code, "lines": lines}
 
 
-def with_httpx(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_httpx(url: str, body: str, headers: dict[str, str]) -> Response:
     import httpx
 
     with httpx.stream("POST", url, content=body, headers=headers, timeout=60) as response:
         return {"status": response.status_code, "lines": list(response.iter_lines())}
 
 
-def with_httpx_async(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_httpx_async(url: str, body: str, headers: dict[str, str]) -> Response:
     import httpx
 
-    async def answer() -> Answer:
+    async def send() -> Response:
         async with (
             httpx.AsyncClient(timeout=60) as client,
             client.stream("POST", url, content=body, headers=headers) as response,
@@ -69,13 +69,13 @@ def with_httpx_async(url: str, body: str, headers: dict[str, str]) -> Answer:
             lines = [line async for line in response.aiter_lines()]
             return {"status": response.status_code, "lines": lines}
 
-    return asyncio.run(answer())
+    return asyncio.run(send())
 
 
-def with_aiohttp(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_aiohttp(url: str, body: str, headers: dict[str, str]) -> Response:
     import aiohttp
 
-    async def answer() -> Answer:
+    async def send() -> Response:
         async with (
             aiohttp.ClientSession() as session,
             session.post(url, data=body, headers=headers) as response,
@@ -83,10 +83,10 @@ def with_aiohttp(url: str, body: str, headers: dict[str, str]) -> Answer:
             lines = [line.decode().rstrip("\n") async for line in response.content]
             return {"status": response.status, "lines": lines}
 
-    return asyncio.run(answer())
+    return asyncio.run(send())
 
 
-def with_urllib(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_urllib(url: str, body: str, headers: dict[str, str]) -> Response:
     request = Request(url, body.encode(), headers)
     try:
         with urlopen(request) as response:
@@ -96,7 +96,7 @@ def with_urllib(url: str, body: str, headers: dict[str, str]) -> Answer:
         return {"status": error.code, "lines": error.read().decode().splitlines()}
 
 
-def with_curl(url: str, body: str, headers: dict[str, str]) -> Answer:
+def with_curl(url: str, body: str, headers: dict[str, str]) -> Response:
     flags = [f"-H{name}: {value}" for name, value in headers.items()]
     command = ["curl", "-sS", url, *flags, "-d", body, "-w", "\n%{http_code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -115,7 +115,7 @@ LIBRARIES: dict[str, Post] = {
 
 
 def main(library: str, base_url: str, account_id: str, token: str, *names: str) -> None:
-    def post(model: str, body: object) -> Answer:
+    def post(model: str, body: object) -> Response:
         url = f"{base_url}/accounts/{account_id}/ai/run/{model}"
         headers = {"Authorization": f"Bearer {token}"}
         return LIBRARIES[library](url, json.dumps(body, ensure_ascii=False), headers)

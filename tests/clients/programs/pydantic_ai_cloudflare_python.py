@@ -1,12 +1,12 @@
-"""Pydantic AI with `pydantic-ai-cloudflare`, which knows no server but gateway.ai.cloudflare.com.
+"""Pydantic AI with `pydantic-ai-cloudflare`, whose URL is always gateway.ai.cloudflare.com.
 
     python pydantic_ai_cloudflare_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints a JSON line for each case: what came out of it.
+Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client is in a folder of its own, out of mypy's sight.
+# The client has its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pydantic_ai_cloudflare import CloudflareProvider
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(agent_of: Any) -> object:  # of a client that mypy does not see
+def chat(agent_of: Any) -> object:  # mypy does not find the client
     result = agent_of(MODEL).run_sync("Name a fruit.")
     usage = {
         "prompt_tokens": result.usage.input_tokens,

@@ -1,12 +1,12 @@
-// The AI SDK `ai` with `workers-ai-provider`, which knows no server but api.cloudflare.com.
+// The AI SDK `ai` with `workers-ai-provider`, whose URL is always api.cloudflare.com.
 //
 //   node workers_ai_provider_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints a JSON line for each case: what came out of it.
+// Prints one JSON line for each case: its value or its error.
 
 import { all, printOutcomes } from "./outcomes.mjs";
 
-const modules = process.env.NODE_PATH; // where `import` does not look
+const modules = process.env.NODE_PATH; // `import` ignores NODE_PATH, so the paths are given
 const { generateText, streamText } = await import(`${modules}/ai/dist/index.js`);
 const { createWorkersAI } = await import(`${modules}/workers-ai-provider/dist/index.mjs`);
 

@@ -1,4 +1,4 @@
-"""A Worker's folder on its developer's machine, and what runs in it."""
+"""A Worker's project folder, and the programs that run in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import httpx
 from tests.server import ServerProcess, wait_until
 
 FILES = Path(__file__).with_name("worker")
-URL = "http://127.0.0.1:8787"  # as wrangler chooses; offline, nobody else has it
+URL = "http://127.0.0.1:8787"  # wrangler's default; in the tests' network namespace it is free
 START_LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a Worker answers to a GET."""
+class Response:
+    """A Worker's response to a GET request."""
 
     status: int
     text: str
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ServedWorker:
-    """A Worker behind a URL, and what its tool writes."""
+    """A Worker that listens at URL, and the output of the tool that runs it."""
 
     log_file: Path
 
@@ -40,20 +40,20 @@ class ServedWorker:
     def log(self) -> str:
         return self.log_file.read_text("utf-8")
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> Response:
         response = httpx.get(f"{URL}{path}", timeout=120)
-        return Answer(response.status_code, response.text)
+        return Response(response.status_code, response.text)
 
 
 @dataclass(frozen=True, slots=True)
 class CalledWorker:
-    """A Worker that a program has called. It is gone; these were its answers."""
+    """The responses of a Worker that a test program called before it exited, by path."""
 
     log: str
-    answers: dict[str, Answer]
+    responses: dict[str, Response]
 
-    def get(self, path: str) -> Answer:
-        return self.answers[path]
+    def get(self, path: str) -> Response:
+        return self.responses[path]
 
 
 Worker = ServedWorker | CalledWorker
@@ -61,7 +61,7 @@ Worker = ServedWorker | CalledWorker
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The folder, and the server that is to answer the Worker's AI binding."""
+    """The project's folder, and the emulator that its AI binding should call."""
 
     folder: Path
     server: ServerProcess
@@ -76,36 +76,36 @@ class Project:
         return cls(folder, server)
 
     def emulator(self, *arguments: str) -> str:
-        """What our command prints."""
+        """Runs a subcommand of `workers-ai-emulator` and returns what it prints."""
         address = self.server.root.removeprefix("http://")
         return self.run(
             sys.executable, "-m", "workers_ai_emulator", *arguments, "--address", address
         )
 
     def block(self, tool: str, heading: str) -> str:
-        """What `worker config` prints under a heading that has this in it."""
+        """Returns what `worker config` prints under the heading that contains this text."""
         _, *parts = re.split(r"^// (.*)\n", self.emulator("worker", "config", tool), flags=re.M)
         texts = dict(zip(parts[::2], parts[1::2], strict=True))
         return next(text for title, text in texts.items() if heading in title)
 
     def paste(self, text: str, file: str, place: str) -> None:
-        """Put a text behind the first occurrence of another."""
+        """Inserts the text after the first occurrence of `place` in the file."""
         path = self.folder / file
         before, place, after = path.read_text("utf-8").partition(place)
         path.write_text(f"{before}{place}\n{text}{after}", "utf-8")
 
     def npx(self, program: str) -> str:
-        """The path of an installed program."""
+        """Returns the path of an installed program."""
         return str(self.folder / "node_modules" / ".bin" / program)
 
     def under_exec(self, *command: str) -> list[str]:
-        """The command, with its calls to Cloudflare answered by the server."""
+        """Returns the command under `exec`, which redirects its requests to the server."""
         url = httpx.URL(self.server.root)
         ours = [sys.executable, "-m", "workers_ai_emulator", "exec"]
         return [*ours, "--host", url.host, "--port", str(url.port), "--", *command]
 
     def run(self, *command: str) -> str:
-        """What a program prints."""
+        """Runs a program to its end and returns what it prints."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -120,7 +120,7 @@ class Project:
 
     @contextmanager
     def serve(self, *command: str, path: str = "/", **variables: str) -> Iterator[ServedWorker]:
-        """A program that serves the Worker, from the first answer at `path` on."""
+        """Runs a program that serves the Worker; yields after a successful GET of `path`."""
         worker = ServedWorker(self.folder / "log.txt")
         with worker.log_file.open("w") as output:
             process = subprocess.Popen(
@@ -130,11 +130,11 @@ class Project:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # it has children
+                start_new_session=True,  # so that _stop() reaches its children
             )
         try:
-            wait_until(lambda: process.poll() is not None or _answers(path), START_LIMIT_S)
-            assert process.poll() is None, "it ended"
+            wait_until(lambda: process.poll() is not None or _is_served(path), START_LIMIT_S)
+            assert process.poll() is None, "the program ended"
             yield worker
         except AssertionError as error:
             error.add_note(worker.log)
@@ -143,15 +143,15 @@ class Project:
             _stop(process)
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without what else the tools would read, and with a home for what they write."""
-        others = re.compile("(cloudflare|wrangler|xdg)_.*|.*_proxy|node_options", re.IGNORECASE)
-        ours = {key: value for key, value in os.environ.items() if not others.fullmatch(key)}
+        """Our variables with the project's home folder, without the tools' settings and proxies."""
+        unwanted = re.compile("(cloudflare|wrangler|xdg)_.*|.*_proxy|node_options", re.IGNORECASE)
+        ours = {key: value for key, value in os.environ.items() if not unwanted.fullmatch(key)}
         home = str(self.folder / "home")
         quiet = {"CLOUDFLARE_CF_FETCH_ENABLED": "false", "WRANGLER_SEND_METRICS": "false"}
         return ours | quiet | {"HOME": home, "XDG_CONFIG_HOME": home}
 
 
-def _answers(path: str) -> bool:
+def _is_served(path: str) -> bool:
     try:
         return httpx.get(f"{URL}{path}", follow_redirects=True).is_success
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""A Worker's AI binding and its SDKs, in the tools that run Workers locally. All offline."""
+"""A Worker's AI binding and its SDKs, offline, in the tools that run Workers locally."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import httpx
 import pytest
 from workers_ai_emulator.models.catalog import CATALOG
 
-from tests.doors.project import URL, Project, Worker
-from tests.doors.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool
 from tests.server import ServerProcess, wait_until
+from tests.workers.project import URL, Project, Worker
+from tests.workers.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool
 
 pytestmark = [pytest.mark.documented, pytest.mark.node]
 
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-# Where a Worker can cancel, and where someone can leave as well.
+# Tools in which a Worker can cancel a stream, and those in which a client can disconnect as well.
 CANCELLING = [tool for tool in TOOLS if not tool.reads_to_the_end]
 SERVING = [tool for tool in CANCELLING if tool.packages is not VITEST]
 
@@ -53,16 +53,16 @@ def worker(
 
 
 @pytest.mark.parametrize("sdk", ["native", *SDKS])
-def test_a_stream_has_the_text_of_the_whole_answer(worker: Worker, sdk: str) -> None:
-    whole = value_of(worker, f"/{sdk}/json")["answer"]["response"]
+def test_a_stream_has_the_text_of_the_json_response(worker: Worker, sdk: str) -> None:
+    whole = value_of(worker, f"/{sdk}/json")["result"]["response"]
     assert whole.strip()
     assert "".join(frame["response"] for frame in frames_of(worker, f"/{sdk}/stream")) == whole
 
 
-def test_the_binding_s_answer_is_that_of_the_api(worker: Worker, server: ServerProcess) -> None:
+def test_the_binding_returns_the_result_of_the_api(worker: Worker, server: ServerProcess) -> None:
     messages = [{"role": "user", "content": "Tell me of a cat."}]
-    answer = server.run({"messages": messages, "max_tokens": 24, "temperature": 0})
-    assert value_of(worker, "/native/json")["answer"] == answer.json()["result"]
+    response = server.run({"messages": messages, "max_tokens": 24, "temperature": 0})
+    assert value_of(worker, "/native/json")["result"] == response.json()["result"]
 
 
 @pytest.mark.parametrize("sdk", ["native", "1.1.0", "1.2.2"])
@@ -78,7 +78,7 @@ def test_the_models_are_listed(worker: Worker) -> None:
     assert value_of(worker, "/native/models") == list(CATALOG)
 
 
-def test_the_gateway_s_url_is_one_of_the_server(worker: Worker, server: ServerProcess) -> None:
+def test_the_gateway_s_url_points_to_the_server(worker: Worker, server: ServerProcess) -> None:
     assert text_of(worker, "/native/gateway").startswith(server.root)
 
 
@@ -92,7 +92,7 @@ def test_a_stream_that_the_worker_cancels_frees_its_slot(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("tool", SERVING, indirect=True, ids=str)
-def test_a_stream_whose_reader_leaves_frees_its_slot(server: ServerProcess) -> None:
+def test_a_stream_whose_client_disconnects_frees_its_slot(server: ServerProcess) -> None:
     with httpx.stream("GET", f"{URL}/native/endless", timeout=60) as response:
         chunks = response.iter_bytes()
         next(chunks)
@@ -101,18 +101,18 @@ def test_a_stream_whose_reader_leaves_frees_its_slot(server: ServerProcess) -> N
     wait_until(lambda: counts(server) == (0, num_cancelled + 1))
 
 
-def test_the_binding_answers_outside_of_a_worker(
+def test_the_binding_works_outside_of_a_worker(
     worker_module: Path, server: ServerProcess, tmp_path: Path
 ) -> None:
     project = Project.create(tmp_path, worker_module, WRANGLER_4.node_modules, server)
     file = project.emulator("worker", "init").strip()
-    answer = json.loads(project.run("node", "platform.mjs", file))
+    result = json.loads(project.run("node", "platform.mjs", file))
     body = {"prompt": "A cat", "max_tokens": 8, "temperature": 0}
-    assert answer == server.run(body).json()["result"]
+    assert result == server.run(body).json()["result"]
 
 
 def counts(server: ServerProcess) -> tuple[float, float]:
-    """Of the requests that run, and of those that have been cancelled."""
+    """Returns how many requests run, and how many have been cancelled."""
     return (
         server.metric("workers_ai_emulator_running"),
         server.metric("workers_ai_emulator_requests_total", reason="cancelled"),
@@ -120,9 +120,9 @@ def counts(server: ServerProcess) -> tuple[float, float]:
 
 
 def text_of(worker: Worker, path: str) -> str:
-    answer = worker.get(path)
-    assert answer.status == 200, f"{answer}\n{worker.log}"
-    return answer.text
+    response = worker.get(path)
+    assert response.status == 200, f"{response}\n{worker.log}"
+    return response.text
 
 
 def value_of(worker: Worker, path: str) -> Any:
@@ -130,7 +130,7 @@ def value_of(worker: Worker, path: str) -> Any:
 
 
 def frames_of(worker: Worker, path: str) -> list[Any]:
-    """What the events of a stream say, up to its end."""
+    """Returns the JSON of each event of a stream. Fails unless the stream ends with [DONE]."""
     *events, end = re.findall(r"^data: (.*)$", text_of(worker, path), flags=re.M)
     assert end == "[DONE]"
     return [json.loads(event) for event in events]

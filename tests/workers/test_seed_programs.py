@@ -1,4 +1,4 @@
-"""Programs of Cloudflare's documentation under `exec`, without an edit. All offline."""
+"""Unchanged programs of Cloudflare's documentation, under `exec` and offline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.chromium import chromium, keep_screenshot
-from tests.doors.project import URL, Project
-from tests.doors.tools import SDKS, WRANGLER_4
 from tests.server import ACCOUNT_ID, ServerProcess
+from tests.workers.project import URL, Project
+from tests.workers.tools import SDKS, WRANGLER_4
 
 pytestmark = [pytest.mark.documented, pytest.mark.node]
 
@@ -127,33 +127,33 @@ curl https://api.cloudflare.com/client/v4/accounts/{ACCOUNT_ID}/ai/run/\
     [["node", "-e", NODE], [sys.executable, "-c", PYTHON], ["sh", "-c", CURL]],
     ids=["node", "python", "curl"],
 )
-def test_a_program_gets_a_real_answer(
+def test_a_program_gets_a_completion(
     server: ServerProcess, tmp_path: Path, command: list[str]
 ) -> None:
     filled = [re.sub(r"\{account_id\}", ACCOUNT_ID, part, flags=re.I) for part in command]
     project = Project(tmp_path, server)
-    answer = json.loads(project.run(*project.under_exec(*filled)))
-    assert list(answer) == ["result", "success", "errors", "messages"]
-    assert_is_real(answer["result"])
+    response = json.loads(project.run(*project.under_exec(*filled)))
+    assert list(response) == ["result", "success", "errors", "messages"]
+    assert_is_completion(response["result"])
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_the_worker_gets_a_real_answer(server: ServerProcess, tmp_path: Path, sdk: str) -> None:
+def test_the_worker_gets_a_completion(server: ServerProcess, tmp_path: Path, sdk: str) -> None:
     with running_worker(tmp_path, server, PLAIN_WORKER, sdk):
-        answer = httpx.get(URL, timeout=120).json()
-    assert answer["response"].strip()
+        response = httpx.get(URL, timeout=120).json()
+    assert response["response"].strip()
 
 
 @pytest.fixture(scope="module")
 def browser(server: ServerProcess) -> Iterator[Browser]:
-    """Offline, too, since the server is."""
+    """Starts after `server`, so that the browser is in the same network namespace."""
     with chromium() as running:
         yield running
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("sdk", SDKS)
-def test_the_streaming_worker_s_page_shows_the_answer(
+def test_the_streaming_worker_s_page_shows_the_completion(
     server: ServerProcess, browser: Browser, tmp_path: Path, sdk: str
 ) -> None:
     with running_worker(tmp_path, server, STREAMING_WORKER, sdk), browser.new_page() as page:
@@ -166,19 +166,19 @@ def test_the_streaming_worker_s_page_shows_the_answer(
 
 @contextmanager
 def running_worker(folder: Path, server: ServerProcess, program: str, sdk: str) -> Iterator[None]:
-    """The program under wrangler, under `exec`."""
+    """Runs the Worker in wrangler under `exec`."""
     (folder / "node_modules").symlink_to(SDKS[sdk].node_modules)
     (folder / "public").mkdir()
     (folder / "public" / "page.html").write_text(PAGE, "utf-8")
     (folder / "worker.js").write_text(program, "utf-8")
     (folder / "wrangler.jsonc").write_text(CONFIGURATION, "utf-8")
     wrangler = str(WRANGLER_4.node_modules / ".bin" / "wrangler")
-    # The Worker itself asks the model, whatever the path is that it gets.
+    # /page.html is a static file; every other path runs the Worker, which calls the model.
     project = Project(folder, server)
     with project.serve(*project.under_exec(wrangler, "dev"), path="/page.html"):
         yield
 
 
-def assert_is_real(result: dict[str, Any]) -> None:
+def assert_is_completion(result: dict[str, Any]) -> None:
     assert len(result["response"].split()) >= 3
     assert result["usage"]["completion_tokens"] > 3

@@ -1,4 +1,4 @@
-"""The network that the tests of this folder are in."""
+"""The network namespace in which the tests of this folder run has only the loopback interface."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.node, pytest.mark.usefixtures("alone")]
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("no_network")]
 
-OUTSIDE = ("192.0.2.1", 80)  # nobody's, by RFC 5737
+OUTSIDE = ("192.0.2.1", 80)  # reserved for documentation by RFC 5737
 CONNECT = f"import socket; socket.create_connection({OUTSIDE})"
 
 
-def test_nothing_outside_is_within_reach() -> None:
+def test_the_test_process_cannot_reach_other_machines() -> None:
     with pytest.raises(OSError) as caught:
         socket.create_connection(OUTSIDE)
     assert caught.value.errno == errno.ENETUNREACH
 
 
-def test_nothing_outside_is_within_reach_of_a_child() -> None:
+def test_a_child_process_cannot_reach_other_machines() -> None:
     done = subprocess.run([sys.executable, "-c", CONNECT], capture_output=True, text=True)
     assert "Network is unreachable" in done.stderr
 
 
-def test_this_machine_is_within_reach() -> None:
+def test_loopback_works() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         socket.create_connection(listener.getsockname()).close()

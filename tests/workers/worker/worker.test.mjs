@@ -1,4 +1,4 @@
-// Calls the Worker, and leaves its answers in the report.
+// Calls the Worker and stores its responses in the test report.
 
 import { SELF } from "cloudflare:test";
 import { it } from "vitest";
@@ -12,5 +12,5 @@ const PATHS = [
 for (const path of PATHS)
   it(path, async ({ task }) => {
     const response = await SELF.fetch(`http://worker${path}`);
-    task.meta.answer = { status: response.status, text: await response.text() };
+    task.meta.response = { status: response.status, text: await response.text() };
   });

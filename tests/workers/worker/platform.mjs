@@ -1,4 +1,4 @@
-// Asks the binding outside of a Worker, as a framework's development server does.
+// Calls the binding outside of a Worker, as a framework's development server does.
 
 import { getPlatformProxy } from "wrangler";
 

@@ -1,5 +1,5 @@
-// A Worker that asks its AI binding and shows what comes back. A path is /SDK/ACTION, where SDK is
-// `native` for the binding without any.
+// Calls the AI binding and returns its result. The path is /SDK/ACTION; the SDK `native` is the
+// binding itself.
 
 import { Ai as Ai10 } from "ai-1.0.53";
 import { Ai as Ai11 } from "ai-1.1.0";
@@ -25,8 +25,8 @@ const ACTIONS = {
   "": () => new Response("ready"),
 
   async json(ai) {
-    const answer = await ai.run(MODEL, INPUTS);
-    return Response.json({ answer, requestId: ai.lastRequestId });
+    const result = await ai.run(MODEL, INPUTS);
+    return Response.json({ result, requestId: ai.lastRequestId });
   },
 
   async stream(ai) {
@@ -37,7 +37,7 @@ const ACTIONS = {
     return new Response(await ai.run(MODEL, { ...ENDLESS, stream: true }), { headers: SSE });
   },
 
-  /** Reads the beginning of a stream, and no more of it. */
+  /** Reads one chunk of a stream, then cancels the stream. */
   async abort(ai) {
     const reader = (await ai.run(MODEL, { ...ENDLESS, stream: true })).getReader();
     const { value } = await reader.read();

@@ -1,4 +1,4 @@
-"""The tools that run a Worker locally, in released versions, each set up as its user would."""
+"""Released versions of the tools that run a Worker locally, set up as in docs/workers.md."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import npm
-from tests.doors.project import FILES, Answer, CalledWorker, Project, Worker
 from tests.server import ACCOUNT_ID
+from tests.workers.project import FILES, CalledWorker, Project, Response, Worker
 
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """Packages of npm, in a folder of the cache."""
+    """npm packages in a folder of the cache."""
 
     name: str
     specs: tuple[str, ...]
 
     @property
     def node_modules(self) -> Path:
-        return npm.cache_folder("doors") / self.name / "node_modules"
+        return npm.cache_folder("workers") / self.name / "node_modules"
 
     def install(self) -> None:
         npm.install(self.specs, self.node_modules.parent)
@@ -31,9 +31,9 @@ class Packages:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`run` sets a project up and runs its Worker.
+    """A tool whose `run` sets a project up and runs its Worker.
 
-    `reads_to_the_end`: all that the emulator answers, even when the Worker has cancelled it.
+    `reads_to_the_end`: the tool reads a response to its end although the Worker cancelled it.
     """
 
     name: str
@@ -46,19 +46,19 @@ class Tool:
 
 
 def with_local_file(project: Project) -> AbstractContextManager[Worker]:
-    """`worker init`."""
+    """Uses the file that `worker init` writes."""
     file = project.emulator("worker", "init").strip()
     return project.serve(project.npx("wrangler"), "dev", "-c", file)
 
 
 def with_local_environment(project: Project) -> AbstractContextManager[Worker]:
-    """`worker config wrangler`, pasted."""
+    """Pastes what `worker config wrangler` prints into the configuration."""
     project.paste(project.block("wrangler", "wrangler.jsonc"), "wrangler.jsonc", "{")
     return project.serve(project.npx("wrangler"), "dev", "-e", "local")
 
 
 def with_api_url(project: Project) -> AbstractContextManager[Worker]:
-    """Up to 4.44, wrangler asks an API whose address is a variable."""
+    """Sets the variable with the API's URL, which wrangler reads up to 4.44."""
     return project.serve(
         project.npx("wrangler"),
         "dev",
@@ -69,28 +69,28 @@ def with_api_url(project: Project) -> AbstractContextManager[Worker]:
 
 
 def with_exec(project: Project) -> AbstractContextManager[Worker]:
-    """`exec`, and nothing else."""
+    """Runs wrangler under `exec`, without any configuration."""
     return project.serve(*project.under_exec(project.npx("wrangler"), "dev"))
 
 
 def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
-    """`worker config miniflare`, pasted."""
+    """Pastes what `worker config miniflare` prints into the program."""
     project.paste(project.block("miniflare", "Miniflare 4"), "miniflare.mjs", "new Miniflare({")
     return project.serve("node", "miniflare.mjs")
 
 
 @contextmanager
 def with_vitest(project: Project) -> Iterator[Worker]:
-    """`worker config vitest` as a file, and a test that calls the Worker."""
+    """Stores what `worker config vitest` prints, and runs a test that calls the Worker."""
     (project.folder / "vitest.config.mjs").write_text(project.block("vitest", "0.12"), "utf-8")
     report = project.folder / "report.json"
     log = project.run(project.npx("vitest"), "run", "--reporter=json", f"--outputFile={report}")
     results = json.loads(report.read_text("utf-8"))["testResults"][0]["assertionResults"]
-    answers = {result["title"]: Answer(**result["meta"]["answer"]) for result in results}
-    yield CalledWorker(log, answers)
+    responses = {result["title"]: Response(**result["meta"]["response"]) for result in results}
+    yield CalledWorker(log, responses)
 
 
-WRANGLER_4 = Packages("wrangler-4.86.0", ("wrangler@4.86.0",))  # the last one for node 20
+WRANGLER_4 = Packages("wrangler-4.86.0", ("wrangler@4.86.0",))  # the last version for node 20
 WRANGLER_3 = Packages("wrangler-3.114.17", ("wrangler@3.114.17",))
 VITEST = Packages(
     "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")
@@ -107,7 +107,7 @@ TOOLS = [
 SDKS = {
     "1.0.53": Packages("ai-1.0.53", ("@cloudflare/ai@1.0.53",)),
     "1.1.0": Packages("ai-1.1.0", ("@cloudflare/ai@1.1.0",)),
-    # It does not declare the two others, but imports them.
+    # This version imports the other two packages without declaring them.
     "1.2.2": Packages("ai-1.2.2", ("@cloudflare/ai@1.2.2", "base64-js@1.5.1", "mustache@4.2.0")),
 }
 
@@ -118,7 +118,7 @@ def install_all() -> None:
 
 
 def bundle(worker_module: Path) -> None:
-    """Write the Worker into one file with the SDKs, as wrangler would."""
+    """Bundles the Worker and the SDKs into one file, with wrangler's bundler."""
     esbuild = str(WRANGLER_4.node_modules / ".bin" / "esbuild")
     options = ["--bundle", "--format=esm", "--platform=neutral", "--main-fields=module,main"]
     aliases = [

@@ -1,4 +1,4 @@
-"""Everything in this folder is offline: the test, the server, and the tools that run a Worker."""
+"""Fixtures for tests that run offline, as do the server and the tools that run a Worker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests import npm
-from tests.doors.tools import bundle, install_all
 from tests.offline import offline
 from tests.server import ServerProcess, server_process
+from tests.workers.tools import bundle, install_all
 
 
 @pytest.fixture(scope="session")
 def worker_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Worker in one file. After this, nothing is missing that only the network has."""
+    """Installs all packages while there is a network, and bundles the Worker into one file."""
     npm.require_node()
     install_all()
     module = tmp_path_factory.mktemp("bundle") / "worker.mjs"
@@ -24,13 +24,13 @@ def worker_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(worker_module: Path) -> Iterator[None]:
+def no_network(worker_module: Path) -> Iterator[None]:
     with offline():
         yield
 
 
 @pytest.fixture(scope="module")
-def server(alone: None) -> Iterator[ServerProcess]:
-    """One for a module. It has a seed for the SDKs that pass on neither seed nor temperature."""
+def server(no_network: None) -> Iterator[ServerProcess]:
+    """Starts one server for a module, with a seed because some SDKs cannot send one."""
     with server_process("--seed", "1", "--parallel", "4", "--context-length", "2048") as running:
         yield running

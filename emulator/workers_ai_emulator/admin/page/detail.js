@@ -1,0 +1,167 @@
+// The panel that shows one request. The address names it: #request-7.
+
+import { ApiError, fetchJson } from "./api.js";
+import { $, setText } from "./dom.js";
+import { duration, joined, outcome, size, tokens } from "./format.js";
+import { sleep } from "./polling.js";
+
+const INTERVAL_MS = 400;
+
+export class RequestDetail {
+  #list;
+  #id = null;
+  #abort = null;
+
+  constructor(list) {
+    this.#list = list;
+    $("detail-close").addEventListener("click", () => this.#close());
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.#id !== null) this.#close();
+    });
+    window.addEventListener("hashchange", () => this.followAddress());
+    window.addEventListener("popstate", () => this.followAddress());
+  }
+
+  // Opens the request that the address names, or closes the panel if it names none.
+  followAddress() {
+    const id = Number(/^#request-(\d+)$/.exec(location.hash)?.[1] ?? 0) || null;
+    if (id === this.#id) return;
+    const last = this.#id;
+    this.#id = id;
+    this.#abort?.abort();
+    this.#list.choose(id);
+    $("detail").hidden = id === null;
+    $("chat").hidden = id !== null;
+    if (id === null) this.#list.focus(last);
+    else this.#open(id);
+  }
+
+  #open(id) {
+    setText($("detail-title"), `Request ${id}`);
+    $("detail-json").href = `requests/${id}`;
+    $("detail-body").hidden = true;
+    $("detail-error").hidden = true;
+    $("detail").scrollTop = 0;
+    $("detail-title").focus({ preventScroll: true });
+    this.#abort = new AbortController();
+    watch(id, this.#abort.signal);
+  }
+
+  #close() {
+    history.pushState(null, "", location.pathname);
+    this.followAddress();
+  }
+}
+
+// Shows the request again and again until it has ended or `signal` aborts.
+async function watch(id, signal) {
+  try {
+    let request = null;
+    do {
+      if (request) await sleep(INTERVAL_MS);
+      if (signal.aborted) return;
+      request = await fetchJson(`requests/${id}`, signal);
+      if (!signal.aborted) show(request);
+    } while (request.outcome === null);
+  } catch (error) {
+    if (!signal.aborted) showError(error);
+  }
+}
+
+function showError(error) {
+  const text = error instanceof ApiError ? error.message : "The server does not answer.";
+  setText($("detail-error"), text);
+  $("detail-error").hidden = false;
+}
+
+function show(data) {
+  const isFirst = $("detail-body").hidden;
+  $("detail-body").hidden = false;
+  showFacts($("facts"), facts(data));
+  showTimeline(data);
+  showPrompt(data.prompt);
+  showAnswer(data);
+  showRequest(data.request);
+  if (isFirst) $("detail").scrollIntoView();
+}
+
+function facts(data) {
+  return [
+    ["Result", resultText(data)],
+    ["Model", data.model ?? "–"],
+    ["Answered by", data.answered_by ?? "–"],
+    ["Call", `${data.method} ${data.path}${data.query ? `?${data.query}` : ""}`],
+    ["Came in", new Date(data.time).toLocaleString()],
+    ["Took", timesText(data)],
+    ["Tokens", joined([tokens(data), data.cached_tokens && `${data.cached_tokens} of the prompt were cached`])],
+    ["Fault", data.fault ?? ""],
+  ].filter(([, value]) => value);
+}
+
+// The text of an error begins with its status already.
+function resultText(data) {
+  const { text } = outcome(data);
+  return text.startsWith(`${data.status} `) ? text : joined([data.status, text], " ");
+}
+
+function timesText(data) {
+  const speed = data.tokens_per_second;
+  return joined([
+    duration(data.duration_ms),
+    data.first_byte_ms !== null && `first byte after ${duration(data.first_byte_ms)}`,
+    speed !== null && `${speed < 100 ? speed : Math.round(speed)} tokens/s`,
+    data.longest_gap_ms && `longest gap ${duration(data.longest_gap_ms)}`,
+  ]);
+}
+
+function showTimeline(data) {
+  const first = data.first_byte_ms ?? data.duration_ms;
+  const part = data.duration_ms ? first / data.duration_ms : 1;
+  const text = `${duration(first)} until the first byte, ${duration(data.duration_ms - first)} from there to the last`;
+  $("timeline-wait").style.width = `${100 * part}%`;
+  $("timeline-stream").style.width = `${100 * (1 - part)}%`;
+  $("timeline").setAttribute("aria-label", text);
+  $("timeline").title = text;
+}
+
+function showPrompt(prompt) {
+  showText("prompt", prompt?.text ?? "", [prompt ? leftOut(prompt) : "not rendered"]);
+}
+
+function showAnswer(data) {
+  const { answer } = data;
+  const count = data.completion_tokens !== null && `${data.completion_tokens} tokens`;
+  showText("answer", answer.text ?? answer.sent, [answer.text === null && answer.sent && "as sent", count, leftOut(answer)]);
+  showText("sent", answer.sent, [size(answer.bytes), data.stream && `${answer.num_pieces} events`, leftOut(answer)]);
+  showFacts($("answer-headers"), Object.entries(answer.headers));
+}
+
+function showRequest(request) {
+  const { body } = request;
+  const text = typeof body === "string" ? body : JSON.stringify(body, null, 2);
+  showText("body", body === null ? "" : text, [size(request.bytes), leftOut(request)]);
+  showFacts($("request-headers"), Object.entries(request.headers));
+}
+
+function leftOut(part) {
+  return part.bytes_left_out ? `${size(part.bytes_left_out)} more are not kept` : "";
+}
+
+// Updates existing items in place, which keeps the user's selection while the request runs.
+function showFacts(list, pairs) {
+  const texts = pairs.flat().map(String);
+  while (list.children.length > texts.length) list.lastChild.remove();
+  texts.forEach((text, i) => {
+    const item = list.children[i] ?? list.appendChild(document.createElement(i % 2 ? "dd" : "dt"));
+    setText(item, text);
+  });
+}
+
+// Keeps the end of a growing text in view if the user has scrolled to it.
+function showText(id, text, notes) {
+  const pre = $(id);
+  const isAtEnd = pre.scrollTop > 0 && pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
+  setText(pre, text);
+  if (isAtEnd) pre.scrollTop = pre.scrollHeight;
+  setText($(`${id}-note`), joined(notes));
+}

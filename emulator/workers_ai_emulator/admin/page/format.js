@@ -1,0 +1,35 @@
+// Formats figures and outcomes of requests as texts.
+
+export function duration(ms) {
+  if (ms === null) return "";
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
+}
+
+export function size(bytes) {
+  return bytes < 1024 ? `${bytes} B` : `${(bytes / 1024).toFixed(1)} KiB`;
+}
+
+export function clock(time) {
+  return new Date(time).toLocaleTimeString(undefined, { hour12: false });
+}
+
+export function shortModel(name) {
+  return (name ?? "").split("/").pop() || "–";
+}
+
+// Returns the class of an outcome, which gives it its colour, and its text.
+export function outcome(request) {
+  if (request.outcome === null) return { kind: "runs", text: request.status ? "streaming" : "running" };
+  if (["ok", "cancelled", "cut"].includes(request.outcome)) return { kind: request.outcome, text: request.outcome };
+  return { kind: "error", text: `${request.status} · ${request.outcome}` };
+}
+
+export function tokens(request) {
+  return request.prompt_tokens === null ? "" : `${request.prompt_tokens} + ${request.completion_tokens}`;
+}
+
+// Joins the parts that are not empty.
+export function joined(parts, separator = ", ") {
+  return parts.filter(Boolean).join(separator);
+}

@@ -1,0 +1,41 @@
+// Asks a model for a completion, as one JSON response or as a stream of events.
+
+import { API, ApiError, headers, toError } from "./api.js";
+
+// Calls `onText` with each piece of the completion. Throws ApiError for an error response and for
+// a stream without [DONE], and what fetch() throws.
+export async function generate(model, input, signal, onText) {
+  const response = await fetch(`${API}/run/${model}`, {
+    method: "POST",
+    headers: { ...headers(), "content-type": "application/json" },
+    body: JSON.stringify(input),
+    signal,
+  });
+  if (response.headers.get("content-type") === "text/event-stream") await readStream(response, onText);
+  else await readJson(response, onText);
+}
+
+async function readJson(response, onText) {
+  const body = await response.json();
+  if (!response.ok) throw toError(body, response.status);
+  onText(String(body.result.response));
+}
+
+async function readStream(response, onText) {
+  let isDone = false;
+  for await (const data of eventsOf(response.body)) {
+    if (data === "[DONE]") isDone = true;
+    else onText(String(JSON.parse(data).response ?? ""));
+  }
+  if (!isDone) throw new ApiError("the stream ended before [DONE]");
+}
+
+async function* eventsOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const events = (rest + read.value).split("\n\n");
+    rest = events.pop();
+    yield* events.filter((event) => event.startsWith("data: ")).map((event) => event.slice(6));
+  }
+}

@@ -1,0 +1,26 @@
+// Shows the server's status in the header, and announces texts to screen readers.
+
+import { ApiError } from "./api.js";
+import { $, setText } from "./dom.js";
+
+export function showStatus(className, text) {
+  $("status-dot").className = className;
+  setText($("status-text"), text);
+}
+
+// Throws an error again that neither the server nor the connection caused.
+export function showFailure(error) {
+  showStatus("failed", failureText(error));
+}
+
+function failureText(error) {
+  if (error.status === 401) return "the server asks for a token: Options, Token";
+  if (error instanceof ApiError) return error.message;
+  const isUnreachable = error instanceof TypeError || error instanceof SyntaxError;
+  if (isUnreachable) return "the server does not answer, trying again";
+  throw error;
+}
+
+export function announce(text) {
+  $("announcer").textContent = text;
+}

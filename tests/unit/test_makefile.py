@@ -1,0 +1,85 @@
+"""The Makefile, run by make with a pip that only notes its arguments."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pages import ROOT
+
+NOTE_ARGUMENTS = '#!/bin/sh\necho "$@" >> pip.log\n'
+MAKE_NO_ENVIRONMENT = f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+PRINT_REQUIREMENT = "#!/bin/sh\necho stand-in\n"
+CHANGES = {
+    "dependency": ('"jinja2>=3.1.6"', '"jinja2>=3.1.7"'),
+    "dependency for development": ('"ruff>=0.14"', '"ruff>=0.15"'),
+    "entry point": ("workers_ai_emulator.pytest_plugin", "workers_ai_emulator.other_plugin"),
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with our Makefile, in which everything is installed."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    write_script(tmp_path / ".venv" / "bin" / "pip", NOTE_ARGUMENTS)
+    write_script(tmp_path / ".venv" / "bin" / "python", PRINT_REQUIREMENT)
+    write_script(tmp_path / "python", MAKE_NO_ENVIRONMENT)
+    assert installed(tmp_path) == ["--editable .", "--no-deps stand-in", "--editable .[dev]"]
+    return tmp_path
+
+
+def write_script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def make(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def installed(checkout: Path) -> list[str]:
+    """Returns what make has pip install now."""
+    (checkout / "pip.log").write_text("")
+    for stamp in (checkout / ".venv").glob(".installed*"):
+        os.utime(stamp, (1e9, stamp.stat().st_mtime - 60))  # older than what a test writes next
+    make(checkout, "PYTHON=./python", ".venv/.installed-dev")
+    lines = (checkout / "pip.log").read_text().splitlines()
+    return [re.sub(r".* install (--\w+ )*?(?=--(editable|no-deps))", "", line) for line in lines]
+
+
+def test_nothing_is_installed_twice(checkout: Path) -> None:
+    assert installed(checkout) == []
+
+
+def test_an_unrelated_change_of_pyproject_installs_nothing(checkout: Path) -> None:
+    file = checkout / "pyproject.toml"
+    file.write_text(file.read_text("utf-8").replace("line-length = 100", "line-length = 99"))
+    assert installed(checkout) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_is_installed_installs_again(checkout: Path, change: str) -> None:
+    file = checkout / "pyproject.toml"
+    text = file.read_text("utf-8")
+    assert CHANGES[change][0] in text
+    file.write_text(text.replace(*CHANGES[change]))
+    assert len(installed(checkout)) == 3
+    assert installed(checkout) == []
+
+
+def test_help_lists_every_command() -> None:
+    [commands] = re.findall(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(r"^make (\S+) +\S", make(ROOT, "help"), re.MULTILINE)
+    assert listed == commands.split()
