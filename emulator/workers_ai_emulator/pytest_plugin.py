@@ -1,6 +1,7 @@
-"""Pytest's plugin: the fixture `workers_ai` is an emulator of the test's own.
+"""A pytest plugin with the fixture `workers_ai`: an emulator, reset before each test.
 
-Every run of pytest loads this where the package is installed, so it imports next to nothing.
+pytest loads this module in every run once the package is installed, so slow imports are inside
+functions.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import pytest
 if TYPE_CHECKING:
     import pluggy
 
-_ANSWER_LIMIT_S = 30.0
-_OUTPUT_LIMIT = 2**14
+_RESPONSE_TIMEOUT_S = 30.0
+_MAX_OUTPUT_BYTES = 2**14
 
 
 class WorkersAI:
-    """The emulator, as a test sees it. Any account and any token will do; these are set."""
+    """The emulator that a test uses.
+
+    By default it accepts any account id and any token. Those below are in the test's environment.
+    """
 
     account_id = "0123456789abcdef0123456789abcdef"
     api_token = "local"
@@ -33,101 +37,108 @@ class WorkersAI:
 
     @property
     def openai_base_url(self) -> str:
-        """The base URL for OpenAI's clients."""
+        """The base URL for clients of OpenAI's API."""
         return f"{self.base_url}/accounts/{self.account_id}/ai/v1"
 
     def run_url(self, model: str) -> str:
-        """Where a model is asked."""
+        """Returns the URL of a model's run endpoint."""
         return f"{self.base_url}/accounts/{self.account_id}/ai/run/{model}"
 
     def script(self, *rules: str | Mapping[str, Any]) -> None:
-        """What the backend `scripted` answers in this test: by the first rule that applies.
+        """Sets the rules of the backend `scripted` for this test. The first that applies is used.
 
-        A text alone answers everything. Raises ValueError for what is no rule.
+        A text is the completion for every request. Raises ValueError for an invalid rule.
         """
         __tracebackhide__ = True
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
-        self._ask("POST", "script", items)
+        self._call("POST", "script", items)
 
     def fault(self, name: str, times: int | None = 1, **options: Any) -> None:
-        """Let the next calls fail, so many times; None: all. Raises ValueError for what is none."""
+        """Applies a fault to the next `times` calls, or to all calls if `times` is None.
+
+        Raises ValueError for an unknown fault or an invalid option.
+        """
         __tracebackhide__ = True
-        self._ask("POST", "faults", {"fault": name, "times": times, **options})
+        self._call("POST", "faults", {"fault": name, "times": times, **options})
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The calls of this test and their answers, the newest last."""
+        """The journal's entries of this test's calls, with their responses, oldest first."""
         __tracebackhide__ = True
-        rows = self._ask("GET", "requests?limit=1000")["requests"]
-        return [self._ask("GET", f"requests/{row['id']}") for row in reversed(rows)]
+        rows = self._call("GET", "requests?limit=1000")["requests"]
+        return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]
 
     @property
     def output(self) -> str:
-        """What the emulator wrote to stderr during this test, at most the last 16 KiB."""
+        """The last 16 KiB, at most, of what the emulator wrote to stderr during this test."""
         with self._output.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._output_start, end - _OUTPUT_LIMIT))
+            file.seek(max(self._output_start, end - _MAX_OUTPUT_BYTES))
             return file.read().decode("utf-8", "replace")
 
     def reset(self) -> None:
-        """Forget rules, faults and calls."""
+        """Restores the rules of the start; deletes all faults and the recorded calls."""
         __tracebackhide__ = True
-        self._ask("POST", "reset")
+        self._call("POST", "reset")
 
-    def _ask(self, method: str, name: str, body: object = None) -> Any:
-        """Raises ValueError with the emulator's own words."""
+    def _call(self, method: str, name: str, body: object = None) -> Any:
+        """Returns the JSON of one of the emulator's own endpoints.
+
+        Raises ValueError with the error's text if the emulator rejects the request. Fails the test
+        if the emulator does not respond.
+        """
         __tracebackhide__ = True
         import http.client
         from urllib.parse import urlsplit
 
         parts = urlsplit(self.base_url)
         assert parts.hostname
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, _ANSWER_LIMIT_S)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, _RESPONSE_TIMEOUT_S)
         data = None if body is None else json.dumps(body)
         headers = {"authorization": f"Bearer {self.api_token}"}
         try:
             connection.request(method, f"/_emulator/{name}", data, headers)
-            answer = connection.getresponse()
-            text = answer.read().decode()
+            response = connection.getresponse()
+            text = response.read().decode()
         except (OSError, http.client.HTTPException) as error:
             pytest.fail(f"the emulator does not answer ({error}):\n{self.output}", pytrace=False)
         finally:
             connection.close()
         value = json.loads(text)
-        if answer.status >= 400:
+        if response.status >= 400:
             raise ValueError("\n".join(entry["message"] for entry in value["errors"]))
         return value
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini("workers_ai_backend", "What answers the fixture workers_ai.", default="scripted")
-    parser.addini("workers_ai_args", "Flags for its `workers-ai-emulator serve`.", "args")
+    parser.addini("workers_ai_backend", "The fixture workers_ai's backend.", default="scripted")
+    parser.addini("workers_ai_args", "More flags for `workers-ai-emulator serve`.", "args")
 
 
 @pytest.fixture(scope="session")
 def _workers_ai_server(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """The base URL of one emulator for all tests of this process, and the file of its output."""
+    """Yields the base URL of one emulator for all tests of this process, and its stderr's file."""
     from workers_ai_emulator.errors import CommandError
-    from workers_ai_emulator.launcher.child import started
+    from workers_ai_emulator.launcher.child import emulator_process
 
     output = tmp_path_factory.mktemp("workers-ai-emulator") / "output.txt"
     flags = ["--backend", pytestconfig.getini("workers_ai_backend")]
     flags += pytestconfig.getini("workers_ai_args")
     with output.open("ab") as file:
         try:
-            with started(flags, os.environ, file) as base_url:
+            with emulator_process(flags, os.environ, file) as base_url:
                 yield base_url, output
         except CommandError as error:
-            lines = output.read_text("utf-8", "replace")
-            failure = pytest.fail.Exception(f"{error}:\n{lines}", pytrace=False)
+            text = output.read_text("utf-8", "replace")
+            failure = pytest.fail.Exception(f"{error}:\n{text}", pytrace=False)
             raise failure from None
 
 
 @pytest.fixture
 def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> WorkersAI:
-    """An emulator that nobody has called yet, and an environment whose clients call it."""
+    """Returns the emulator after a reset. The environment points Cloudflare's clients to it."""
     emulator = WorkersAI(*_workers_ai_server)
     emulator.reset()
     monkeypatch.setenv("CLOUDFLARE_BASE_URL", emulator.base_url)

@@ -1,4 +1,4 @@
-"""`exec`: programs that mean Cloudflare, unchanged, and the process that runs them."""
+"""`exec`: unchanged programs call the emulator; signals, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ async def post(**options):
     async with httpx.AsyncClient(timeout=60, **options) as client:
         return await client.post(url, json=body, headers=headers)
 """
-PYTHON_WAYS = {
+PYTHON_CALLS = {
     "requests": "requests.post(url, json=body, headers=headers)",
     "httpx": "httpx.post(url, json=body, headers=headers, timeout=60)",
     "httpx, async": "asyncio.run(post())",
-    "httpx, async, by no proxy": "asyncio.run(post(transport=httpx.AsyncHTTPTransport()))",
-    "httpx, by no proxy": (
+    "httpx, async, without a proxy": "asyncio.run(post(transport=httpx.AsyncHTTPTransport()))",
+    "httpx, without a proxy": (
         "httpx.Client(transport=httpx.HTTPTransport(), timeout=60)"
         ".post(url, json=body, headers=headers)"
     ),
 }
 NODE_REQUEST = '{method: "POST", headers: {authorization: "Bearer token"}}'
 NODE_BODY = 'JSON.stringify({prompt: "Hi", max_tokens: 2})'
-NODE_WAYS = {
+NODE_CALLS = {
     "fetch": f"""
         fetch(process.argv[1], {{...{NODE_REQUEST}, body: {NODE_BODY}}})
-          .then((answer) => answer.text()).then(console.log);""",
+          .then((response) => response.text()).then(console.log);""",
     "https": f"""
-        require("node:https").request(process.argv[1], {NODE_REQUEST}, (answer) =>
-          answer.pipe(process.stdout)).end({NODE_BODY});""",
+        require("node:https").request(process.argv[1], {NODE_REQUEST}, (response) =>
+          response.pipe(process.stdout)).end({NODE_BODY});""",
     "https, with an agent": f"""
         const https = require("node:https");
         const agent = new https.Agent({{keepAlive: false}});
-        https.request(process.argv[1], {{agent, ...{NODE_REQUEST}}}, (answer) =>
-          answer.pipe(process.stdout)).end({NODE_BODY});""",
+        https.request(process.argv[1], {{agent, ...{NODE_REQUEST}}}, (response) =>
+          response.pipe(process.stdout)).end({NODE_BODY});""",
 }
 
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep away from the user's cache and from a proxy of the machine."""
+    """Isolates the tests from the user's cache and proxies."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
@@ -85,7 +85,7 @@ def run(port: int, *arguments: str, **variables: str) -> subprocess.CompletedPro
 
 
 def start(port: int, *arguments: str) -> subprocess.Popen[str]:
-    """With pipes, and without a terminal."""
+    """Starts the command with pipes and without a terminal."""
     return subprocess.Popen(
         exec_command(port, *arguments),
         stdin=subprocess.PIPE,
@@ -102,11 +102,11 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def port(server: ServerProcess) -> int:
-    """Of an emulator that is running."""
+    """The port of a running emulator."""
     return int(server.root.rpartition(":")[2])
 
 
-def assert_answered(done: subprocess.CompletedProcess[str]) -> None:
+def assert_has_completion(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["usage"]["completion_tokens"] == 2
     assert done.stderr == ""
@@ -114,35 +114,41 @@ def assert_answered(done: subprocess.CompletedProcess[str]) -> None:
 
 def test_curl_reaches_the_emulator(port: int) -> None:
     body = '{"prompt": "Hi", "max_tokens": 2}'
-    assert_answered(run(port, "curl", "-sS", URL, "-H", "Authorization: Bearer x", "-d", body))
+    assert_has_completion(
+        run(port, "curl", "-sS", URL, "-H", "Authorization: Bearer x", "-d", body)
+    )
 
 
-@pytest.mark.parametrize("way", PYTHON_WAYS)
-def test_python_reaches_the_emulator(port: int, way: str) -> None:
-    program = f"{PROGRAM}\nprint({PYTHON_WAYS[way]}.text)"
-    assert_answered(run(port, sys.executable, "-c", program, URL))
+@pytest.mark.parametrize("name", PYTHON_CALLS)
+def test_python_reaches_the_emulator(port: int, name: str) -> None:
+    program = f"{PROGRAM}\nprint({PYTHON_CALLS[name]}.text)"
+    assert_has_completion(run(port, sys.executable, "-c", program, URL))
 
 
 @pytest.mark.node
-@pytest.mark.parametrize("way", NODE_WAYS)
-def test_node_reaches_the_emulator(port: int, way: str) -> None:
+@pytest.mark.parametrize("name", NODE_CALLS)
+def test_node_reaches_the_emulator(port: int, name: str) -> None:
     npm.require_node()
-    assert_answered(run(port, "node", "-e", NODE_WAYS[way], URL))
+    assert_has_completion(run(port, "node", "-e", NODE_CALLS[name], URL))
 
 
-def test_the_gateway_is_answered_too(port: int) -> None:
+def test_requests_to_the_gateway_reach_the_emulator(port: int) -> None:
     url = f"https://gateway.ai.cloudflare.com/v1/{ACCOUNT_ID}/default/workers-ai/{INT8}"
     body = '{"prompt": "Hi", "max_tokens": 2}'
-    assert_answered(run(port, "curl", "-sS", url, "-H", "Authorization: Bearer x", "-d", body))
+    assert_has_completion(
+        run(port, "curl", "-sS", url, "-H", "Authorization: Bearer x", "-d", body)
+    )
 
 
-def test_a_stream_that_is_left_gives_its_slot_back(server: ServerProcess, port: int) -> None:
+def test_a_stream_is_cancelled_when_the_program_disconnects(
+    server: ServerProcess, port: int
+) -> None:
     program = f"""
 import httpx
 with httpx.stream("POST", {URL!r}, json={ENDLESS | {"stream": True}!r}, timeout=60,
-                  headers={{"Authorization": "Bearer token"}}) as answer:
-    next(answer.iter_lines())
-print("left", flush=True)
+                  headers={{"Authorization": "Bearer token"}}) as response:
+    next(response.iter_lines())
+print("disconnected", flush=True)
 input()
 """
 
@@ -151,14 +157,14 @@ input()
 
     num_before = num_cancelled()
     with start(port, sys.executable, "-c", program) as process:
-        assert line_of(process) == "left"
-        wait_until(lambda: num_cancelled() == num_before + 1)  # while the program goes on
+        assert line_of(process) == "disconnected"
+        wait_until(lambda: num_cancelled() == num_before + 1)  # the program is still running
         process.communicate("\n")
     assert process.returncode == 0
 
 
 @pytest.mark.node
-def test_the_binding_of_a_worker_is_answered(port: int, tmp_path: Path) -> None:
+def test_the_ai_binding_of_a_worker_calls_the_emulator(port: int, tmp_path: Path) -> None:
     npm.require_node()
     package = tmp_path / "node_modules" / "miniflare"
     package.mkdir(parents=True)
@@ -188,7 +194,7 @@ def test_the_binding_of_a_worker_is_answered(port: int, tmp_path: Path) -> None:
     assert others == [[], []]
 
 
-def test_the_users_own_sitecustomize_is_run(port: int, tmp_path: Path) -> None:
+def test_the_users_sitecustomize_still_runs(port: int, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.is_users = True")
     program = "import sys, sitecustomize as s; print(is_users, s.__file__, *sys.path)"
     done = run(port, sys.executable, "-c", program, PYTHONPATH=str(tmp_path))
@@ -204,29 +210,33 @@ def test_the_users_own_sitecustomize_is_run(port: int, tmp_path: Path) -> None:
         (["--", "sh", "-c", "kill -INT $$"], 130),
     ],
 )
-def test_the_exit_code_is_the_commands(port: int, command: list[str], status: int) -> None:
+def test_exec_exits_with_the_exit_code_of_the_command(
+    port: int, command: list[str], status: int
+) -> None:
     done = run(port, *command)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
 @pytest.mark.parametrize(("command", "status"), [("no-such-command", 127), ("/", 126)])
-def test_a_command_that_cannot_be_run_is_one_line(port: int, command: str, status: int) -> None:
+def test_a_command_that_cannot_be_run_is_an_error_of_one_line(
+    port: int, command: str, status: int
+) -> None:
     done = run(port, command)
     assert (done.returncode, done.stdout) == (status, "")
     assert command in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_command_it_says_so() -> None:
+def test_a_call_without_a_command_is_an_error() -> None:
     done = run(0)
     assert done.returncode == 2 and "--print-env" in done.stderr
 
 
-def test_what_follows_the_command_is_the_commands(port: int) -> None:
+def test_flags_after_the_command_belong_to_the_command(port: int) -> None:
     done = run(port, "echo", "--port", "--", "--print-env")
     assert done.stdout == "--port -- --print-env\n"
 
 
-def test_the_variables_are_printed_as_a_shell_reads_them(port: int, tmp_path: Path) -> None:
+def test_the_variables_are_printed_as_shell_exports(port: int, tmp_path: Path) -> None:
     done = run(port, "--print-env", NODE_OPTIONS="--title='a b'")
     assert done.returncode == 0 and done.stderr == ""
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
@@ -256,14 +266,16 @@ signal.pause()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_is_forwarded_and_the_command_decides(port: int, number: int) -> None:
+def test_a_signal_is_forwarded_and_the_command_decides_the_exit_code(
+    port: int, number: int
+) -> None:
     with start(port, sys.executable, "-c", SIGNALLED) as process:
         assert line_of(process) == "ready"
         process.send_signal(number)
         assert process.wait(LIMIT_S) == number + 40
 
 
-def test_the_command_gets_signals_as_if_run_by_itself(port: int) -> None:
+def test_the_command_inherits_the_usual_signal_dispositions(port: int) -> None:
     command = ["grep", "-E", "Sig(Ign|Blk|Cgt)", "/proc/self/status"]
     if not Path(command[-1]).exists():
         pytest.skip("no /proc")
@@ -271,7 +283,7 @@ def test_the_command_gets_signals_as_if_run_by_itself(port: int) -> None:
     assert run(port, *command).stdout == plain.stdout
 
 
-def test_ctrl_c_comes_to_the_command_once(port: int) -> None:
+def test_ctrl_c_reaches_the_command_once(port: int) -> None:
     program = """
 import signal, sys
 interrupts = []
@@ -288,26 +300,26 @@ while True:
         if line == "ready":
             os.write(line.terminal, b"\x03")
         elif line == "interrupted":
-            line.process.terminate()  # forwarded after the interrupt, had that been forwarded
+            line.process.terminate()  # arrives after a second interrupt, if there is one
     assert line == "interrupts 1"
 
 
 class Line(str):
-    """What a program on a terminal says, and how to answer."""
+    """A line that a program wrote to its terminal, with that terminal and the process."""
 
     terminal: int
     process: subprocess.Popen[bytes]
 
 
 def interactive(port: int, program: str) -> Iterator[Line]:
-    """The lines of a program under `exec` with a terminal of its own."""
-    ours, theirs = pty.openpty()
+    """Runs a program under `exec` in a new terminal and yields the lines that it writes."""
+    controller, terminal_end = pty.openpty()
     process = subprocess.Popen(
         exec_command(port, sys.executable, "-c", program),
-        preexec_fn=lambda: os.login_tty(theirs),
+        preexec_fn=lambda: os.login_tty(terminal_end),
     )
-    os.close(theirs)
-    with open(ours, "rb", buffering=0) as terminal:
+    os.close(terminal_end)
+    with open(controller, "rb", buffering=0) as terminal:
         try:
             while text := _terminal_line(terminal.fileno()):
                 line = Line(text.replace("^C", ""))
@@ -319,9 +331,9 @@ def interactive(port: int, program: str) -> Iterator[Line]:
 
 
 def _terminal_line(terminal: int) -> str:
-    """Empty once the last process there has ended."""
+    """Returns the next line, or an empty text once the last process of the terminal has ended."""
     line = b""
-    with suppress(OSError):  # Linux says so that it has ended
+    with suppress(OSError):  # on Linux, the end of the last process
         while (byte := os.read(terminal, 1)) not in (b"", b"\n"):
             line += byte
     return line.decode().strip()
@@ -329,7 +341,7 @@ def _terminal_line(terminal: int) -> str:
 
 @pytest.fixture
 def foreign_port() -> Iterator[int]:
-    """Of a server that is no emulator."""
+    """The port of a server that is not an emulator."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as foreign:
         threading.Thread(target=foreign.serve_forever).start()
         yield foreign.server_port
@@ -345,17 +357,19 @@ def is_open(address: str) -> bool:
     return True
 
 
-def test_one_is_started_where_none_is_running_and_ends_with_it(foreign_port: int) -> None:
+def test_an_emulator_is_started_if_none_is_running_and_stops_with_the_command(
+    foreign_port: int,
+) -> None:
     program = 'echo "$WORKERS_AI_EMULATOR_ADDRESS"; curl -sS "$CLOUDFLARE_API_BASE_URL/x"'
     done = run(foreign_port, "sh", "-c", program, WORKERS_AI_EMULATOR_HOST="127.0.0.1")
-    address, answer = done.stdout.splitlines()
+    address, response = done.stdout.splitlines()
     assert not address.endswith(f":{foreign_port}")
-    assert json.loads(answer)["success"] is False
+    assert json.loads(response)["success"] is False
     assert not is_open(address)
     assert "INFO" not in done.stderr
 
 
-def test_nothing_is_left_when_it_is_killed() -> None:
+def test_the_emulator_stops_when_exec_is_killed() -> None:
     with start(0, "sh", "-c", 'echo "$WORKERS_AI_EMULATOR_ADDRESS"; cat') as process:
         address = line_of(process)
         assert is_open(address)
@@ -364,14 +378,16 @@ def test_nothing_is_left_when_it_is_killed() -> None:
         wait_until(lambda: not is_open(address))
 
 
-def test_a_failing_start_is_its_own_lines_and_no_command() -> None:
+def test_a_failed_start_prints_its_reason_and_runs_no_command() -> None:
     done = run(0, "echo", "run", WORKERS_AI_EMULATOR_PARALLEL="many")
     assert (done.returncode, done.stdout) == (1, "")
     reason, consequence = done.stderr.splitlines()
     assert "WORKERS_AI_EMULATOR_PARALLEL" in reason and "nothing was run" in consequence
 
 
-def test_a_cache_folder_that_cannot_be_written_is_one_line(port: int, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_written_is_an_error_of_one_line(
+    port: int, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     done = run(port, "echo", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""The journal of a running server: what it shows of calls, and that it holds up nobody."""
+"""The journal of a running server: its endpoints, its limits, and redaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "sk-a-long-secret-0123456789"
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that answers at once, but slowly to who asks for that."""
+    """Runs a scripted server that responds at once, but slowly to the prompt `slowly`."""
     rules = tmp_path_factory.mktemp("script") / "rules.json"
     slow = {"contains": "slowly", "answer": "one two three " * 300, "tokens_per_second": 20}
     rules.write_text(json.dumps([slow, {"answer": "It is done."}]))
@@ -30,9 +30,9 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 
 
 def get(server: ServerProcess, path: str, **query: Any) -> Any:
-    answer = httpx.get(f"{server.root}/_emulator/{path}", params=query, timeout=20)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = httpx.get(f"{server.root}/_emulator/{path}", params=query, timeout=20)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def rows(server: ServerProcess, **query: Any) -> list[Any]:
@@ -50,20 +50,22 @@ def newest(server: ServerProcess) -> Any:
     return get(server, f"requests/{rows(server)[0]['id']}")
 
 
-def test_a_call_is_kept_from_its_body_to_its_answer(scripted: ServerProcess) -> None:
-    answer = scripted.run({"prompt": "Hello", "max_tokens": 5})
-    kept = newest(scripted)
-    assert (kept["method"], kept["model"], kept["account"]) == ("POST", INT8, ACCOUNT_ID)
-    assert (kept["status"], kept["outcome"], kept["answered_by"]) == (200, "ok", "scripted")
-    assert kept["request"]["body"] == {"prompt": "Hello", "max_tokens": 5}
-    assert kept["prompt"]["text"] == "Hello"
-    assert (kept["answer"]["text"], kept["answer"]["sent"]) == ("It is done.", answer.text)
-    assert kept["answer"]["headers"]["cf-ai-req-id"] == answer.headers["cf-ai-req-id"]
-    assert kept["completion_tokens"] == answer.json()["result"]["usage"]["completion_tokens"]
-    assert 0 < kept["first_byte_ms"] <= kept["duration_ms"]
+def test_an_entry_has_the_request_and_the_response(scripted: ServerProcess) -> None:
+    response = scripted.run({"prompt": "Hello", "max_tokens": 5})
+    entry = newest(scripted)
+    assert (entry["method"], entry["model"], entry["account"]) == ("POST", INT8, ACCOUNT_ID)
+    assert (entry["status"], entry["outcome"], entry["answered_by"]) == (200, "ok", "scripted")
+    assert entry["request"]["body"] == {"prompt": "Hello", "max_tokens": 5}
+    assert entry["prompt"]["text"] == "Hello"
+    assert (entry["answer"]["text"], entry["answer"]["sent"]) == ("It is done.", response.text)
+    assert entry["answer"]["headers"]["cf-ai-req-id"] == response.headers["cf-ai-req-id"]
+    assert entry["completion_tokens"] == response.json()["result"]["usage"]["completion_tokens"]
+    assert 0 < entry["first_byte_ms"] <= entry["duration_ms"]
 
 
-def test_the_list_has_the_newest_first_and_goes_on_from_an_id(scripted: ServerProcess) -> None:
+def test_the_list_has_the_newest_entries_first_and_can_start_after_an_id(
+    scripted: ServerProcess,
+) -> None:
     for number in range(3):
         scripted.run({"prompt": f"{number}"})
     ids = [row["id"] for row in rows(scripted)]
@@ -73,17 +75,20 @@ def test_the_list_has_the_newest_first_and_goes_on_from_an_id(scripted: ServerPr
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=1001", "after=-1", "limit=²"])
-def test_a_wrong_question_gets_a_line_that_says_what_is_right(
+def test_an_invalid_query_is_an_error_with_the_valid_values(
     scripted: ServerProcess, query: str
 ) -> None:
-    answer = httpx.get(f"{scripted.root}/_emulator/requests?{query}")
-    assert (answer.status_code, "limit takes 1 to 1000" in answer.json()["error"]) == (400, True)
+    response = httpx.get(f"{scripted.root}/_emulator/requests?{query}")
+    assert (response.status_code, "limit takes 1 to 1000" in response.json()["error"]) == (
+        400,
+        True,
+    )
 
 
 @pytest.mark.parametrize("number", ["999999", "x", "²", "-1", "9" * 5000])
-def test_a_request_that_is_not_there_is_404(scripted: ServerProcess, number: str) -> None:
-    answer = httpx.get(f"{scripted.root}/_emulator/requests/{number}")
-    assert (answer.status_code, "no request" in answer.json()["error"]) == (404, True)
+def test_an_unknown_entry_is_404(scripted: ServerProcess, number: str) -> None:
+    response = httpx.get(f"{scripted.root}/_emulator/requests/{number}")
+    assert (response.status_code, "no request" in response.json()["error"]) == (404, True)
 
 
 @pytest.mark.parametrize(
@@ -96,54 +101,60 @@ def test_a_request_that_is_not_there_is_404(scripted: ServerProcess, number: str
         (f"/ai/run/{INT8}", {"prompt": "Hi"}, {"x-emulator-fault": "capacity"}, "3040"),
     ],
 )
-def test_what_was_refused_is_kept_with_its_code(
+def test_a_refused_call_is_stored_with_its_code(
     scripted: ServerProcess, path: str, body: Any, headers: dict[str, str], outcome: str
 ) -> None:
     url = f"{scripted.base_url}/accounts/{ACCOUNT_ID}{path}"
-    answer = httpx.post(url, json=body, headers=headers)
-    kept = newest(scripted)
-    assert (kept["status"], kept["outcome"]) == (answer.status_code, outcome)
-    assert kept["model"] in (INT8, "@cf/none/such")
-    assert kept["fault"] == headers.get("x-emulator-fault")
+    response = httpx.post(url, json=body, headers=headers)
+    entry = newest(scripted)
+    assert (entry["status"], entry["outcome"]) == (response.status_code, outcome)
+    assert entry["model"] in (INT8, "@cf/none/such")
+    assert entry["fault"] == headers.get("x-emulator-fault")
 
 
 @pytest.mark.parametrize("path", ["/run?version=3", "/ai-gateway/run?version=3"])
-def test_a_binding_s_call_is_kept(scripted: ServerProcess, path: str) -> None:
+def test_a_call_of_a_binding_is_stored(scripted: ServerProcess, path: str) -> None:
     headers = {"host": "workers-binding.ai", "cf-consn-model-id": INT8}
     httpx.post(scripted.root + path, json={"inputs": {"prompt": "Hi"}}, headers=headers)
-    kept = newest(scripted)
-    assert (kept["path"], kept["query"]) == tuple(path.split("?"))
-    assert (kept["model"], kept["account"], kept["answer"]["text"]) == (INT8, None, "It is done.")
+    entry = newest(scripted)
+    assert (entry["path"], entry["query"]) == tuple(path.split("?"))
+    assert (entry["model"], entry["account"], entry["answer"]["text"]) == (
+        INT8,
+        None,
+        "It is done.",
+    )
 
 
-def test_a_universal_call_names_the_model_of_its_step(scripted: ServerProcess) -> None:
+def test_a_universal_call_has_the_model_of_its_step(scripted: ServerProcess) -> None:
     steps = [{"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}]
     httpx.post(f"{scripted.root}/v1/{ACCOUNT_ID}/default", json=steps)
     assert (newest(scripted)["model"], newest(scripted)["outcome"]) == (INT8, "ok")
 
 
-def test_a_stream_can_be_watched_while_it_runs(scripted: ServerProcess) -> None:
+def test_a_stream_can_be_read_while_it_runs(scripted: ServerProcess) -> None:
     body = {"prompt": "slowly", "stream": True}
     with httpx.stream("POST", scripted.run_url(), json=body) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
         number = rows(scripted)[0]["id"]
         wait_until(lambda: "one two" in get(scripted, f"requests/{number}")["answer"]["text"])
-        kept = get(scripted, f"requests/{number}")
-        assert (kept["outcome"], kept["status"], kept["stream"]) == (None, 200, True)
-        assert kept["prompt"]["text"] == "slowly"
-        assert kept["completion_tokens"] > 0
+        entry = get(scripted, f"requests/{number}")
+        assert (entry["outcome"], entry["status"], entry["stream"]) == (None, 200, True)
+        assert entry["prompt"]["text"] == "slowly"
+        assert entry["completion_tokens"] > 0
     wait_until(lambda: get(scripted, f"requests/{number}")["outcome"] == "cancelled")
 
 
-def test_a_client_that_leaves_before_an_answer_has_cancelled(scripted: ServerProcess) -> None:
+def test_a_call_is_cancelled_if_the_client_disconnects_before_the_response(
+    scripted: ServerProcess,
+) -> None:
     with scripted.connect({"prompt": "slowly"}):
         wait_until(lambda: rows(scripted)[0]["answered_by"] is not None)
         assert rows(scripted)[0]["outcome"] is None
     wait_until(lambda: rows(scripted)[0]["outcome"] == "cancelled")
 
 
-def test_a_stream_that_ends_too_early_is_cut(scripted: ServerProcess) -> None:
+def test_a_stream_without_its_last_event_is_cut(scripted: ServerProcess) -> None:
     body, headers = {"prompt": "Hi", "stream": True}, {"x-emulator-fault": "no-done"}
     httpx.post(scripted.run_url(), json=body, headers=headers)
     assert (newest(scripted)["outcome"], newest(scripted)["fault"]) == ("cut", "no-done")
@@ -158,7 +169,7 @@ CREDENTIALS = [
 
 
 @pytest.mark.parametrize("headers", CREDENTIALS, ids=lambda headers: next(iter(headers)))
-def test_no_credential_appears_in_any_answer(
+def test_no_response_of_the_journal_has_credentials(
     scripted: ServerProcess, headers: dict[str, str]
 ) -> None:
     url = f"{scripted.run_url()}?token={SECRET}"
@@ -175,7 +186,7 @@ def test_no_credential_appears_in_any_answer(
     assert SECRET not in "".join(texts) + json.dumps(rows(scripted))
 
 
-def test_where_callers_need_a_token_the_journal_is_for_them_only() -> None:
+def test_with_tokens_set_the_journal_needs_one() -> None:
     with server_process("--backend", "scripted", "--api-token", SECRET) as strict:
         for path in ("requests", "requests/1", "load"):
             url = f"{strict.root}/_emulator/{path}"
@@ -185,10 +196,10 @@ def test_where_callers_need_a_token_the_journal_is_for_them_only() -> None:
         refused = strict.run({"prompt": "Hi"})
         found = httpx.get(f"{strict.root}/_emulator/requests", headers=headers).json()["requests"]
         assert (refused.status_code, found[0]["outcome"]) == (400, "9106")
-        assert httpx.get(f"{strict.root}/_emulator/").status_code == 200  # the page says nothing
+        assert httpx.get(f"{strict.root}/_emulator/").status_code == 200  # the page has no data
 
 
-def test_a_reset_empties_it(scripted: ServerProcess) -> None:
+def test_a_reset_empties_the_journal(scripted: ServerProcess) -> None:
     scripted.run({"prompt": "Hi"})
     before = get(scripted, "requests")
     httpx.post(f"{scripted.root}/_emulator/reset")
@@ -199,7 +210,9 @@ def test_a_reset_empties_it(scripted: ServerProcess) -> None:
     assert rows(scripted)[0]["id"] > before["requests"][0]["id"]
 
 
-def test_many_and_large_calls_stay_within_their_bounds(scripted: ServerProcess) -> None:
+def test_the_journal_stays_within_its_limits_for_many_and_for_large_calls(
+    scripted: ServerProcess,
+) -> None:
     process = psutil.Process(scripted.process.pid)
     large = json.dumps({"prompt": "x" * 2**19}).encode()
     with httpx.Client(timeout=60) as client, ThreadPoolExecutor(4) as pool:
@@ -217,13 +230,13 @@ def test_many_and_large_calls_stay_within_their_bounds(scripted: ServerProcess) 
     assert full["bytes"] <= 16 * 2**20
     assert 20 < full["kept"] < 100
     assert process.memory_info().rss - memory < 64 * 2**20
-    kept = newest(scripted)
-    assert kept["request"]["bytes"] == len(large)
-    assert kept["request"]["bytes_left_out"] == len(large) - 2**18
-    assert kept["prompt"]["bytes_left_out"] == 2**18
+    entry = newest(scripted)
+    assert entry["request"]["bytes"] == len(large)
+    assert entry["request"]["bytes_left_out"] == len(large) - 2**18
+    assert entry["prompt"]["bytes_left_out"] == 2**18
 
 
-def test_load_has_a_sample_each_second(scripted: ServerProcess) -> None:
+def test_load_has_a_sample_per_second(scripted: ServerProcess) -> None:
     with scripted.connect({"prompt": "slowly", "stream": True}):
         wait_until(lambda: last_sample(scripted)["running"] == 1)
         wait_until(lambda: last_sample(scripted)["tokens_per_second"] > 0)
@@ -235,23 +248,25 @@ def test_load_has_a_sample_each_second(scripted: ServerProcess) -> None:
     assert httpx.get(f"{scripted.root}/_emulator/load?after=x").status_code == 400
 
 
-def test_the_prompt_is_the_text_that_the_model_saw(server: ServerProcess) -> None:
+def test_the_prompt_is_the_text_after_the_chat_template(server: ServerProcess) -> None:
     messages = [
         {"role": "system", "content": "Be kind"},
         {"role": "user", "content": "Hi <|im_end|>"},
     ]
     for stream in (False, True):
         server.run({"messages": messages, "max_tokens": 3, "stream": stream})
-        kept = newest(server)
-        assert kept["prompt"]["text"] == (
+        entry = newest(server)
+        assert entry["prompt"]["text"] == (
             "<|im_start|>system\nBe kind<|im_end|>\n"
             "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
         )
-        assert kept["answered_by"].startswith("SmolLM2")
-        assert (kept["completion_tokens"], kept["prompt_tokens"] > 10) == (3, True)
+        assert entry["answered_by"].startswith("SmolLM2")
+        assert (entry["completion_tokens"], entry["prompt_tokens"] > 10) == (3, True)
 
 
-def test_a_stream_that_is_left_frees_its_slot_and_is_kept(server: ServerProcess) -> None:
+def test_a_stream_whose_client_disconnects_is_stored_and_frees_its_slot(
+    server: ServerProcess,
+) -> None:
     with server.connect({**ENDLESS, "stream": True}) as connection:
         assert connection.recv(9) == b"HTTP/1.1 "
         wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
@@ -260,14 +275,14 @@ def test_a_stream_that_is_left_frees_its_slot_and_is_kept(server: ServerProcess)
     assert newest(server)["completion_tokens"] > 0
 
 
-def test_slots_are_part_of_the_load(server: ServerProcess) -> None:
+def test_the_load_has_the_slots(server: ServerProcess) -> None:
     with server.connect({**ENDLESS, "stream": True}):
         wait_until(lambda: last_sample(server)["running"] == 1)
         sample = last_sample(server)
         assert sample["free_slots"] == sample["slots"] - 1
 
 
-def test_being_watched_does_not_keep_the_server_from_ending() -> None:
+def test_the_server_stops_although_a_client_keeps_a_connection_open() -> None:
     with server_process("--backend", "scripted") as running, httpx.Client() as client:
         client.get(f"{running.root}/_emulator/requests")
         os.kill(running.process.pid, signal.SIGTERM)

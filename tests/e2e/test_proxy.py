@@ -1,4 +1,4 @@
-"""The proxy of `exec` between real sockets; what stands for the emulator is a few lines here."""
+"""The proxy of `exec`, between real sockets and a stub of the emulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers_ai_emulator.interception.certificates import HOSTS, authority, serv
 from workers_ai_emulator.interception.proxy import Address, Connection, Proxy
 
 LIMIT_S = 30
-BIG = bytes(range(256)) * 2**16  # 16 MiB: more than all buffers on the way hold
+LARGE = bytes(range(256)) * 2**16  # 16 MiB, more than all socket buffers hold
 
 Serve = Callable[[Connection], Awaitable[None]]
 
@@ -29,7 +29,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[Address]:
-    """A server of the test's own."""
+    """Runs a server that calls `serve` for every connection, and yields its address."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -45,41 +45,41 @@ async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> Asyn
 
 
 async def echo(connection: Connection) -> None:
-    while piece := await connection.reader.read(2**16):
-        connection.writer.write(piece)
+    while data := await connection.reader.read(2**16):
+        connection.writer.write(data)
         await connection.writer.drain()
 
 
-async def heard(connection: Connection) -> None:
-    """Answers with the head that came."""
+async def echo_head(connection: Connection) -> None:
+    """Sends back the head that it received."""
     head = await connection.reader.readuntil(b"\r\n\r\n")
-    connection.writer.write(b"heard " + head)
+    connection.writer.write(b"received " + head)
 
 
-class Cloudflare:
-    """The proxy, and what its clients need to know."""
+class Clients:
+    """Opens connections to a proxy whose certificates are signed by `ca`."""
 
     def __init__(self, proxy: Proxy, ca: trustme.CA) -> None:
         self.proxy = proxy
         self._ca = ca
 
-    async def say(self, line: str, *fields: str) -> Connection:
+    async def send_head(self, line: str, *fields: str) -> Connection:
         connection = Connection(*await asyncio.open_connection(*self.proxy.address))
         connection.writer.write("\r\n".join([line, *fields, "", ""]).encode())
         return connection
 
-    async def ask(self, line: str, *fields: str) -> bytes:
-        """All that comes back."""
-        connection = await self.say(line, *fields)
-        answer = await connection.reader.read()
+    async def request(self, line: str, *fields: str) -> bytes:
+        """Returns the whole response to a request without a body."""
+        connection = await self.send_head(line, *fields)
+        response = await connection.reader.read()
         connection.writer.close()
-        return answer
+        return response
 
     async def connect(
         self, destination: Address | str, name: str = HOSTS[0], ca: trustme.CA | None = None
     ) -> Connection:
-        """TLS through a tunnel."""
-        connection = await self.say(f"CONNECT {destination} HTTP/1.1", f"Host: {destination}")
+        """Opens a TLS connection to the destination through a tunnel."""
+        connection = await self.send_head(f"CONNECT {destination} HTTP/1.1", f"Host: {destination}")
         head = await connection.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), head
         await connection.writer.start_tls(trusting(ca or self._ca), server_hostname=name)
@@ -92,23 +92,23 @@ def trusting(ca: trustme.CA) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def intercepted(
-    folder: Path, serve: Serve, own_proxies: Mapping[str, str] | None = None
-) -> AsyncIterator[Cloudflare]:
+    folder: Path, serve: Serve, user_proxies: Mapping[str, str] | None = None
+) -> AsyncIterator[Clients]:
     ca = authority(folder)
     async with (
         listening(serve) as emulator,
-        Proxy(emulator, server_context(ca), own_proxies or {}) as proxy,
+        Proxy(emulator, server_context(ca), user_proxies or {}) as proxy,
     ):
-        yield Cloudflare(proxy, ca)
+        yield Clients(proxy, ca)
 
 
 async def exchange(connection: Connection, data: bytes) -> bytes:
-    """As much back as is sent, which is sent meanwhile."""
+    """Sends the data, reads as many bytes at the same time, and returns them."""
     sending = asyncio.create_task(_send(connection.writer, data))
-    answer = await connection.reader.readexactly(len(data))
+    received = await connection.reader.readexactly(len(data))
     await sending
     connection.writer.close()
-    return answer
+    return received
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -121,21 +121,21 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     "destination",
     [f"{HOSTS[0]}:443", f"{HOSTS[1]}:443", "API.Cloudflare.com:443", "api.cloudflare.com.:443"],
 )
-def test_our_hosts_are_answered_by_the_emulator(tmp_path: Path, destination: str) -> None:
+def test_tunnels_to_the_api_hosts_lead_to_the_emulator(tmp_path: Path, destination: str) -> None:
     async def test() -> None:
-        async with intercepted(tmp_path, echo) as cloudflare:
-            connection = await cloudflare.connect(destination)
+        async with intercepted(tmp_path, echo) as clients:
+            connection = await clients.connect(destination)
             assert await exchange(connection, b"hello") == b"hello"
 
     run(test)
 
 
-def test_the_tls_port_leads_there_too(tmp_path: Path) -> None:
+def test_the_tls_port_leads_to_the_emulator(tmp_path: Path) -> None:
     async def test() -> None:
-        async with intercepted(tmp_path, echo) as cloudflare:
+        async with intercepted(tmp_path, echo) as clients:
             connection = Connection(
                 *await asyncio.open_connection(
-                    *cloudflare.proxy.tls_address,
+                    *clients.proxy.tls_address,
                     ssl=trusting(authority(tmp_path)),
                     server_hostname=HOSTS[1],
                 )
@@ -145,37 +145,37 @@ def test_the_tls_port_leads_there_too(tmp_path: Path) -> None:
     run(test)
 
 
-def test_large_bodies_go_both_ways_whole(tmp_path: Path) -> None:
+def test_large_bodies_are_relayed_in_both_directions(tmp_path: Path) -> None:
     async def test() -> None:
-        async with intercepted(tmp_path, echo) as cloudflare:
-            connection = await cloudflare.connect(f"{HOSTS[0]}:443")
-            assert await exchange(connection, BIG) == BIG
+        async with intercepted(tmp_path, echo) as clients:
+            connection = await clients.connect(f"{HOSTS[0]}:443")
+            assert await exchange(connection, LARGE) == LARGE
 
     run(test)
 
 
-def test_another_host_shows_its_own_certificate(tmp_path: Path) -> None:
+def test_tls_to_another_host_is_not_decrypted(tmp_path: Path) -> None:
     async def test() -> None:
         own_ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         own_ca.issue_cert("localhost").configure_cert(context)
-        async with intercepted(tmp_path, heard) as cloudflare, listening(echo, context) as other:
+        async with intercepted(tmp_path, echo_head) as clients, listening(echo, context) as other:
             destination = f"localhost:{other.port}"
-            connection = await cloudflare.connect(destination, name="localhost", ca=own_ca)
+            connection = await clients.connect(destination, name="localhost", ca=own_ca)
             assert await exchange(connection, b"hello") == b"hello"
 
     run(test)
 
 
-def test_a_half_that_is_closed_stays_half(tmp_path: Path) -> None:
-    async def answer_at_the_end(connection: Connection) -> None:
+def test_a_half_closed_connection_can_still_receive(tmp_path: Path) -> None:
+    async def echo_at_eof(connection: Connection) -> None:
         connection.writer.write(await connection.reader.read())
 
     async def test() -> None:
         async with (
-            intercepted(tmp_path, heard) as cloudflare,
-            listening(answer_at_the_end) as other,
+            intercepted(tmp_path, echo_head) as clients,
+            listening(echo_at_eof) as other,
         ):
-            connection = await cloudflare.say(f"CONNECT {other} HTTP/1.1")
+            connection = await clients.send_head(f"CONNECT {other} HTTP/1.1")
             await connection.reader.readuntil(b"\r\n\r\n")
             connection.writer.write(b"all of it")
             connection.writer.write_eof()
@@ -186,24 +186,24 @@ def test_a_half_that_is_closed_stays_half(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_sending", [True, False])
-def test_a_client_that_leaves_takes_the_emulators_connection_along(
+def test_the_emulator_is_disconnected_when_the_client_disconnects(
     tmp_path: Path, is_sending: bool
 ) -> None:
     async def test() -> None:
-        begun, ended = asyncio.Event(), asyncio.Event()
+        is_connected, is_disconnected = asyncio.Event(), asyncio.Event()
 
         async def stream(connection: Connection) -> None:
             writing = asyncio.create_task(_endless(connection.writer if is_sending else None))
-            begun.set()
+            is_connected.set()
             await connection.reader.read()
-            ended.set()
+            is_disconnected.set()
             writing.cancel()
 
-        async with intercepted(tmp_path, stream) as cloudflare:
-            connection = await cloudflare.connect(f"{HOSTS[0]}:443")
-            await begun.wait()
+        async with intercepted(tmp_path, stream) as clients:
+            connection = await clients.connect(f"{HOSTS[0]}:443")
+            await is_connected.wait()
             connection.writer.transport.abort()
-            await ended.wait()
+            await is_disconnected.wait()
 
     run(test)
 
@@ -215,13 +215,13 @@ async def _endless(writer: asyncio.StreamWriter | None) -> None:
         await asyncio.sleep(0)
 
 
-def test_an_emulator_that_breaks_off_ends_the_clients_answer(tmp_path: Path) -> None:
-    async def break_off(connection: Connection) -> None:
+def test_the_client_is_disconnected_when_the_emulator_disconnects(tmp_path: Path) -> None:
+    async def send_and_disconnect(connection: Connection) -> None:
         connection.writer.write(b"data: one\n\n")
 
     async def test() -> None:
-        async with intercepted(tmp_path, break_off) as cloudflare:
-            connection = await cloudflare.connect(f"{HOSTS[0]}:443")
+        async with intercepted(tmp_path, send_and_disconnect) as clients:
+            connection = await clients.connect(f"{HOSTS[0]}:443")
             assert await connection.reader.read() == b"data: one\n\n"
             connection.writer.close()
 
@@ -231,39 +231,41 @@ def test_an_emulator_that_breaks_off_ends_the_clients_answer(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("path", "origin"), [("/a//b?c=d", "/a//b?c=d"), ("", "/"), ("?c=d#e", "/?c=d")]
 )
-def test_a_plain_request_goes_on_in_origin_form(tmp_path: Path, path: str, origin: str) -> None:
+def test_a_plain_request_is_forwarded_in_origin_form(
+    tmp_path: Path, path: str, origin: str
+) -> None:
     async def test() -> None:
-        async with intercepted(tmp_path, echo) as cloudflare, listening(heard) as other:
+        async with intercepted(tmp_path, echo) as clients, listening(echo_head) as other:
             fields = [f"Host: {other}", "Proxy-Connection: keep-alive", "Connection: keep-alive"]
-            answer = await cloudflare.ask(f"GET http://{other}{path} HTTP/1.1", *fields, "X: y")
+            response = await clients.request(f"GET http://{other}{path} HTTP/1.1", *fields, "X: y")
         lines = [f"GET {origin} HTTP/1.1", f"Host: {other}", "X: y", "Connection: close", "", ""]
-        assert answer.decode() == "heard " + "\r\n".join(lines)
+        assert response.decode() == "received " + "\r\n".join(lines)
 
     run(test)
 
 
-def through(own_proxy: Address, **others: str) -> dict[str, str]:
-    url = f"http://me:p%40ss@{own_proxy}"
+def through(user_proxy: Address, **others: str) -> dict[str, str]:
+    url = f"http://me:p%40ss@{user_proxy}"
     return {"https": url, "http": url, **others}
 
 
-def test_the_users_own_proxy_is_gone_through(tmp_path: Path) -> None:
+def test_other_hosts_are_reached_through_the_users_proxy(tmp_path: Path) -> None:
     heads: list[bytes] = []
 
-    async def own_proxy(connection: Connection) -> None:
+    async def user_proxy(connection: Connection) -> None:
         heads.append(await connection.reader.readuntil(b"\r\n\r\n"))
         connection.writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await echo(connection)
 
     async def test() -> None:
         async with (
-            listening(own_proxy) as address,
-            intercepted(tmp_path, echo, through(address)) as cloudflare,
+            listening(user_proxy) as address,
+            intercepted(tmp_path, echo, through(address)) as clients,
         ):
-            connection = await cloudflare.say("CONNECT other.example:443 HTTP/1.1")
+            connection = await clients.send_head("CONNECT other.example:443 HTTP/1.1")
             await connection.reader.readuntil(b"\r\n\r\n")
             assert await exchange(connection, b"hello") == b"hello"
-            plain = await cloudflare.say("GET http://other.example/ HTTP/1.1")
+            plain = await clients.send_head("GET http://other.example/ HTTP/1.1")
             await plain.reader.readuntil(b"\r\n\r\n")
             plain.writer.close()
 
@@ -274,18 +276,20 @@ def test_the_users_own_proxy_is_gone_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", [*HOSTS, "localhost"])
-def test_what_is_near_goes_by_no_proxy(tmp_path: Path, host: str) -> None:
+def test_the_users_proxy_is_not_used_for_the_emulator_or_loopback(
+    tmp_path: Path, host: str
+) -> None:
     async def refuse(_: Connection) -> None:
-        pytest.fail("the user's own proxy was asked")
+        pytest.fail("the user's proxy received a connection")
 
     async def test() -> None:
         async with (
-            listening(refuse) as own_proxy,
+            listening(refuse) as user_proxy,
             listening(echo) as other,
-            intercepted(tmp_path, echo, through(own_proxy)) as cloudflare,
+            intercepted(tmp_path, echo, through(user_proxy)) as clients,
         ):
             port = 443 if host in HOSTS else other.port
-            connection = await cloudflare.say(f"CONNECT {host}:{port} HTTP/1.1")
+            connection = await clients.send_head(f"CONNECT {host}:{port} HTTP/1.1")
             head = await connection.reader.readuntil(b"\r\n\r\n")
             connection.writer.close()
             assert head.startswith(b"HTTP/1.1 200 ")
@@ -298,32 +302,32 @@ async def refuse(connection: Connection) -> None:
     connection.writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
 
 
-def test_what_cannot_be_reached_is_502_with_a_line(tmp_path: Path) -> None:
+def test_an_unreachable_destination_is_502_with_one_line(tmp_path: Path) -> None:
     async def test() -> None:
-        async with listening(refuse) as own_proxy:
+        async with listening(refuse) as user_proxy:
             cases: list[tuple[dict[str, str], str, str]] = [
-                ({}, "nobody.invalid", "cannot reach nobody.invalid:443"),
-                (through(own_proxy, no=".invalid"), "nobody.invalid", "cannot reach"),
-                (through(own_proxy), "other.example", "407 Proxy Authentication Required"),
+                ({}, "host.invalid", "cannot reach host.invalid:443"),
+                (through(user_proxy, no=".invalid"), "host.invalid", "cannot reach"),
+                (through(user_proxy), "other.example", "407 Proxy Authentication Required"),
                 ({"all": "socks5://corp:1080"}, "other.example", "only proxies at http://"),
                 ({"https": "http://corp:port"}, "other.example", "only proxies at http://"),
             ]
-            for own_proxies, host, reason in cases:
-                async with intercepted(tmp_path, echo, own_proxies) as cloudflare:
-                    answer = (await cloudflare.ask(f"CONNECT {host}:443 HTTP/1.1")).decode()
-                assert answer.startswith("HTTP/1.1 502 ") and reason in answer
-                assert answer.partition("\r\n\r\n")[2].count("\n") == 1
+            for user_proxies, host, reason in cases:
+                async with intercepted(tmp_path, echo, user_proxies) as clients:
+                    response = (await clients.request(f"CONNECT {host}:443 HTTP/1.1")).decode()
+                assert response.startswith("HTTP/1.1 502 ") and reason in response
+                assert response.partition("\r\n\r\n")[2].count("\n") == 1
 
     run(test)
 
 
-def test_an_emulator_that_has_gone_is_502_over_tls(tmp_path: Path) -> None:
+def test_an_emulator_that_has_exited_is_502_over_tls(tmp_path: Path) -> None:
     async def test() -> None:
         ca = authority(tmp_path)
-        async with listening(echo) as gone:
+        async with listening(echo) as address:
             pass
-        async with Proxy(gone, server_context(ca), {}) as proxy:
-            connection = await Cloudflare(proxy, ca).connect(f"{HOSTS[0]}:443")
+        async with Proxy(address, server_context(ca), {}) as proxy:
+            connection = await Clients(proxy, ca).connect(f"{HOSTS[0]}:443")
             assert (await connection.reader.read()).startswith(b"HTTP/1.1 502 ")
             connection.writer.close()
 
@@ -343,18 +347,20 @@ def test_an_emulator_that_has_gone_is_502_over_tls(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_what_is_no_request_to_a_proxy_is_400(tmp_path: Path, line: str) -> None:
+def test_an_invalid_request_to_the_proxy_is_400(tmp_path: Path, line: str) -> None:
     async def test() -> None:
-        async with intercepted(tmp_path, echo) as cloudflare:
-            assert (await cloudflare.ask(line)).startswith(b"HTTP/1.1 400 ")
+        async with intercepted(tmp_path, echo) as clients:
+            assert (await clients.request(line)).startswith(b"HTTP/1.1 400 ")
 
     run(test)
 
 
-def test_a_head_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_too_long_or_too_slow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test(beginning: bytes, status: bytes) -> None:
-        async with intercepted(tmp_path, echo) as cloudflare:
-            connection = Connection(*await asyncio.open_connection(*cloudflare.proxy.address))
+        async with intercepted(tmp_path, echo) as clients:
+            connection = Connection(*await asyncio.open_connection(*clients.proxy.address))
             connection.writer.write(beginning)
             assert (await connection.reader.read()).startswith(b"HTTP/1.1 " + status)
             connection.writer.close()
@@ -365,23 +371,23 @@ def test_a_head_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
     run(lambda: test(b"GET http://a/ HTTP/1.1\r\n", b"408"))
 
 
-def test_connections_that_are_left_end_with_the_proxy(
+def test_open_connections_are_closed_with_the_proxy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
-        begun, ended = asyncio.Event(), asyncio.Event()
+        is_connected, is_disconnected = asyncio.Event(), asyncio.Event()
 
         async def wait(connection: Connection) -> None:
-            begun.set()
+            is_connected.set()
             await connection.reader.read()
-            ended.set()
+            is_disconnected.set()
 
         async with listening(wait) as emulator:
             ca = authority(tmp_path)
             async with Proxy(emulator, server_context(ca), {}) as proxy:
-                connection = await Cloudflare(proxy, ca).connect(f"{HOSTS[0]}:443")
-                await begun.wait()
-            await ended.wait()
+                connection = await Clients(proxy, ca).connect(f"{HOSTS[0]}:443")
+                await is_connected.wait()
+            await is_disconnected.wait()
             connection.writer.close()
 
     run(test)

@@ -1,4 +1,4 @@
-"""The fixture `workers_ai`, in projects of users: pytest runs as they run it."""
+"""The fixture `workers_ai` in projects of users, whose tests run in a separate pytest process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD_PYTEST = ("pytest==7.4.4", "pluggy==1.0.0")
 
 
 class Project:
-    """A folder of tests, with settings that let nothing pass that others might complain of."""
+    """A folder of tests. Its pytest fails for any warning and any unknown setting."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,29 +47,31 @@ def project(tmp_path: Path) -> Project:
 
 
 def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """How many passed, failed and so on."""
+    """Returns the numbers of tests that passed, failed or had errors."""
     closing = done.stdout.splitlines()[-1] if done.stdout else ""
-    found = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
-    return {word: n for word, n in found.items() if word in ("passed", "failed", "errors")}
+    numbers = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
+    return {word: n for word, n in numbers.items() if word in ("passed", "failed", "errors")}
 
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "4"]], ids=["alone", "parallel"])
-def test_the_tests_that_the_page_shows_pass(project: Project, arguments: list[str]) -> None:
+def test_the_example_tests_of_the_documentation_pass(
+    project: Project, arguments: list[str]
+) -> None:
     project.write("test_page.py", blocks("testing.md", "python")[0])
     done = project.run(*arguments)
     assert counts(done) == {"passed": 3}, done.stdout
     assert done.returncode == 0 and done.stderr == ""
 
 
-def test_a_failing_assertion_says_what_the_emulator_saw(project: Project) -> None:
+def test_the_report_of_a_failed_test_has_the_emulators_output(project: Project) -> None:
     project.write(
         "test_it.py",
         """
 import httpx
 
 def test_it(workers_ai):
-    answer = httpx.post(workers_ai.run_url("@cf/no/model"), json={"prompt": "Hi"})
-    assert answer.status_code == 200
+    response = httpx.post(workers_ai.run_url("@cf/no/model"), json={"prompt": "Hi"})
+    assert response.status_code == 200
 """,
     )
     done = project.run()
@@ -79,7 +81,7 @@ def test_it(workers_ai):
     assert "POST" in output and "@cf/no/model" in output
 
 
-def test_an_old_pluggy_loads_the_plugin_and_reports_the_emulator_s_output(project: Project) -> None:
+def test_the_plugin_works_with_an_old_pytest(project: Project) -> None:
     folder = pypi.install(OLD_PYTEST, npm.cache_folder("-".join(OLD_PYTEST)))
     project.write(
         "test_it.py",
@@ -101,7 +103,7 @@ def test_it(workers_ai):
     assert "Output of workers-ai-emulator" in done.stdout
 
 
-def test_each_test_begins_with_an_emulator_that_knows_nothing(project: Project) -> None:
+def test_each_test_starts_with_a_reset_emulator(project: Project) -> None:
     project.write(
         "test_it.py",
         """
@@ -114,9 +116,9 @@ MODEL = "@cf/meta/llama-2-7b-chat-fp16"
 @pytest.mark.parametrize("number", range(3))
 def test_it(workers_ai, number):
     assert workers_ai.requests == []
-    answer = httpx.post(workers_ai.run_url(MODEL), json={"prompt": "Hi"})
-    assert answer.status_code == 200
-    assert answer.json()["result"]["response"] == "This is a scripted answer to: Hi"
+    response = httpx.post(workers_ai.run_url(MODEL), json={"prompt": "Hi"})
+    assert response.status_code == 200
+    assert response.json()["result"]["response"] == "This is a scripted answer to: Hi"
     workers_ai.script("Other.")
     workers_ai.fault("internal", times=None)
     assert httpx.post(workers_ai.run_url(MODEL), json={"prompt": "Hi"}).status_code == 500
@@ -127,7 +129,7 @@ def test_it(workers_ai, number):
     assert counts(done) == {"passed": 3}, done.stdout
 
 
-def test_mistakes_are_told_at_the_line_that_made_them(project: Project) -> None:
+def test_an_invalid_rule_or_fault_fails_at_the_line_of_the_call(project: Project) -> None:
     project.write(
         "test_it.py",
         """
@@ -146,22 +148,22 @@ def test_fault(workers_ai):
     assert "pytest_plugin.py" not in done.stdout
 
 
-def test_the_environment_is_that_of_the_test_alone(project: Project) -> None:
+def test_the_environment_is_changed_for_tests_with_the_fixture_only(project: Project) -> None:
     project.write(
         "test_it.py",
         """
 import os
 
-def seen():
+def variables():
     names = "BASE_URL", "ACCOUNT_ID", "API_TOKEN"
     return [os.environ.get(f"CLOUDFLARE_{name}") for name in names]
 
 def test_with(workers_ai):
-    assert seen() == [workers_ai.base_url, workers_ai.account_id, workers_ai.api_token]
+    assert variables() == [workers_ai.base_url, workers_ai.account_id, workers_ai.api_token]
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "internal.example,127.0.0.1"
 
 def test_without():
-    assert seen() == [None, None, "own"]
+    assert variables() == [None, None, "own"]
     assert os.environ["NO_PROXY"] == "internal.example" and "no_proxy" not in os.environ
 """,
     )
@@ -172,7 +174,7 @@ def test_without():
     assert counts(done) == {"passed": 2}, done.stdout
 
 
-def test_flags_are_given_on(project: Project) -> None:
+def test_the_setting_workers_ai_args_adds_flags(project: Project) -> None:
     project.write("rules.yaml", "- answer: By the file.\n")
     project.write(
         "pytest.ini",
@@ -187,8 +189,8 @@ def test_it(workers_ai):
     url = workers_ai.run_url("@cf/meta/llama-2-7b-chat-int8")
     assert httpx.post(url, json={"prompt": "Hi"}, headers={"authorization": "Bearer x"}).is_error
     token = {"authorization": "Bearer other"}
-    answer = httpx.post(url, json={"prompt": "Hi"}, headers=token).json()
-    assert answer["result"]["response"] == "By the file."
+    result = httpx.post(url, json={"prompt": "Hi"}, headers=token).json()["result"]
+    assert result["response"] == "By the file."
     assert len(workers_ai.requests) == 2
 """,
     )
@@ -196,7 +198,7 @@ def test_it(workers_ai):
     assert counts(done) == {"passed": 1}, done.stdout
 
 
-def test_a_start_that_fails_is_told_in_the_emulators_own_lines(project: Project) -> None:
+def test_a_failed_start_is_reported_with_the_emulators_output(project: Project) -> None:
     project.write("test_it.py", "def test_it(workers_ai):\n    pass\n")
     done = project.run("-o", "workers_ai_args=--script nowhere.yaml")
     assert done.returncode == 1
@@ -205,7 +207,7 @@ def test_a_start_that_fails_is_told_in_the_emulators_own_lines(project: Project)
     assert "Traceback" not in done.stdout and "child.py" not in done.stdout
 
 
-def test_an_emulator_that_dies_is_told_too(project: Project) -> None:
+def test_an_emulator_that_has_exited_is_reported_without_a_traceback(project: Project) -> None:
     project.write(
         "test_it.py",
         """
@@ -226,7 +228,7 @@ def test_it(workers_ai):
     assert "the emulator does not answer" in done.stdout and "Traceback" not in done.stdout
 
 
-def test_it_ends_with_a_run_that_is_killed(project: Project, tmp_path: Path) -> None:
+def test_the_emulator_exits_when_pytest_is_killed(project: Project, tmp_path: Path) -> None:
     project.write(
         "test_it.py",
         """
@@ -247,7 +249,7 @@ def test_it(workers_ai):
     wait_until(lambda: not psutil.pid_exists(number))
 
 
-def test_a_run_without_it_starts_nothing(project: Project) -> None:
+def test_a_run_without_the_fixture_starts_no_emulator(project: Project) -> None:
     project.write(
         "test_it.py",
         """

@@ -1,4 +1,4 @@
-"""The backend `scripted` on the wire: every way in, the same bytes each time, no model at all."""
+"""The backend `scripted` on the wire: all endpoints, rules, and the choice of the backend."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
         yield running
 
 
-def data(answer: httpx.Response) -> list[Any]:
-    """What the events of a stream hold, but for the last."""
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
-    assert answer.headers["content-type"] == "text/event-stream"
+def events_of(response: httpx.Response) -> list[Any]:
+    """Returns the contents of a stream's events, without the last one, `[DONE]`."""
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert response.headers["content-type"] == "text/event-stream"
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
@@ -54,40 +54,40 @@ def account_url(server: ServerProcess, path: str) -> str:
     return f"{server.base_url}/accounts/{ACCOUNT_ID}/ai{path}"
 
 
-# ── every way in ──────────────────────────────────────────────────────────────────────────────
+# ── endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 7, "total_tokens": 14}
 
 
-def test_a_model_answers_in_its_own_form(scripted: ServerProcess) -> None:
-    answer = scripted.run(FRANCE)
-    assert answer.json()["result"] == {"response": TEXT, "usage": USAGE}
-    assert answer.headers["x-emulator-model"] == "scripted"
+def test_the_run_endpoint_returns_the_completion_and_the_usage(scripted: ServerProcess) -> None:
+    response = scripted.run(FRANCE)
+    assert response.json()["result"] == {"response": TEXT, "usage": USAGE}
+    assert response.headers["x-emulator-model"] == "scripted"
 
 
-def test_a_stream_has_an_event_for_each_word_and_the_usage_last(scripted: ServerProcess) -> None:
-    events = data(scripted.run({**FRANCE, "stream": True}))
+def test_a_stream_has_one_event_per_word_and_the_usage_last(scripted: ServerProcess) -> None:
+    events = events_of(scripted.run({**FRANCE, "stream": True}))
     assert [event["response"] for event in events] == [*WORDS, ""]
     assert events[-1]["usage"] == USAGE
 
 
-def test_openais_chat_answers_whole_and_as_a_stream(scripted: ServerProcess) -> None:
+def test_chat_completions_work_with_and_without_streaming(scripted: ServerProcess) -> None:
     url, body = account_url(scripted, "/v1/chat/completions"), {"model": INT8, **FRANCE}
     (choice,) = scripted.post(url, body).json()["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == (TEXT, "stop")
-    events = data(scripted.post(url, {**body, "stream": True}))
+    events = events_of(scripted.post(url, {**body, "stream": True}))
     assert [event["choices"][0]["delta"]["content"] for event in events] == WORDS
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_openais_completions_answer_a_prompt(scripted: ServerProcess) -> None:
+def test_completions_work_with_a_prompt(scripted: ServerProcess) -> None:
     url = account_url(scripted, "/v1/completions")
     body = {"model": INT8, "prompt": "count to 3"}
     (choice,) = scripted.post(url, body).json()["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("one two three", "length")
 
 
-def test_a_gateway_and_a_binding_answer_without_an_envelope(scripted: ServerProcess) -> None:
+def test_gateway_and_binding_endpoints_use_the_rules(scripted: ServerProcess) -> None:
     gateway = f"{scripted.root}/v1/{ACCOUNT_ID}/mine/workers-ai/{INT8}"
     assert scripted.post(gateway, FRANCE).json()["result"]["response"] == TEXT
     headers = {"cf-consn-model-id": INT8, "cf-consn-sdk-version": "2.0.0"}
@@ -96,10 +96,10 @@ def test_a_gateway_and_a_binding_answer_without_an_envelope(scripted: ServerProc
     assert binding.json() == {"response": TEXT, "usage": USAGE}
 
 
-# ── what rules do ─────────────────────────────────────────────────────────────────────────────
+# ── rules ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_rule_for_a_model_is_for_that_model(scripted: ServerProcess) -> None:
+def test_a_rule_with_a_model_applies_to_that_model_only(scripted: ServerProcess) -> None:
     assert scripted.run({"prompt": "Hi"}, FP16).json()["result"]["response"] == (
         "I am the large one."
     )
@@ -108,30 +108,35 @@ def test_a_rule_for_a_model_is_for_that_model(scripted: ServerProcess) -> None:
     )
 
 
-def test_a_rule_with_times_answers_no_more_than_that(scripted: ServerProcess) -> None:
+def test_a_rule_with_times_applies_that_often(scripted: ServerProcess) -> None:
     texts = [scripted.run({"prompt": "once"}).json()["result"]["response"] for _ in range(2)]
     assert texts == ["This is said once.", "This is a scripted answer to: once"]
 
 
-def test_max_tokens_cuts_an_answer(scripted: ServerProcess) -> None:
+def test_max_tokens_limits_the_number_of_words(scripted: ServerProcess) -> None:
     result = scripted.run({**FRANCE, "max_tokens": 2}).json()["result"]
     assert result["response"] == "The capital"
     assert result["usage"]["completion_tokens"] == 2
 
 
-def test_the_same_request_gets_the_same_bytes(scripted: ServerProcess) -> None:
+def test_equal_requests_get_equal_bytes(scripted: ServerProcess) -> None:
     for body in (FRANCE, {**FRANCE, "stream": True}):
         assert len({scripted.run(body).content for _ in range(5)}) == 1
 
 
-def test_a_request_of_the_service_is_refused_as_by_a_model(scripted: ServerProcess) -> None:
-    answer = scripted.run({"prompt": "Hi", "max_tokens": -1})
-    assert (answer.status_code, answer.json()["errors"][0]["code"]) in {(400, 5006), (400, 8007)}
+def test_invalid_requests_get_the_errors_of_the_service(scripted: ServerProcess) -> None:
+    response = scripted.run({"prompt": "Hi", "max_tokens": -1})
+    assert (response.status_code, response.json()["errors"][0]["code"]) in {
+        (400, 5006),
+        (400, 8007),
+    }
     assert scripted.run({"prompt": "Hi"}, "@cf/none/such").json()["errors"][0]["code"] == 5007
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_slow_answer_ends_when_its_client_leaves(scripted: ServerProcess, stream: bool) -> None:
+def test_a_slow_generation_is_cancelled_when_its_client_disconnects(
+    scripted: ServerProcess, stream: bool
+) -> None:
     num_ended = sum("cancelled" in line for line in scripted.log)
     with scripted.connect({"prompt": "slowly", "stream": stream}) as connection:
         if stream:
@@ -139,7 +144,7 @@ def test_a_slow_answer_ends_when_its_client_leaves(scripted: ServerProcess, stre
     wait_until(lambda: sum("cancelled" in line for line in scripted.log) > num_ended)
 
 
-def test_a_slow_answer_is_cut_off_when_the_server_ends(tmp_path: Path) -> None:
+def test_a_slow_generation_is_aborted_when_the_server_stops(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(RULES)
     with server_process("--backend", "scripted", "--script", str(file)) as server:
@@ -149,7 +154,7 @@ def test_a_slow_answer_is_cut_off_when_the_server_ends(tmp_path: Path) -> None:
     assert server.process.returncode == 0
 
 
-# ── which backend ─────────────────────────────────────────────────────────────────────────────
+# ── the choice of the backend ─────────────────────────────────────────────────────────────────
 
 
 def test_no_model_is_loaded(scripted: ServerProcess) -> None:
@@ -160,7 +165,7 @@ def test_no_model_is_loaded(scripted: ServerProcess) -> None:
     assert not maps.exists() or not re.search(r"libllama|\.gguf", maps.read_text())
 
 
-def test_a_request_chooses_another_backend_by_a_header(server: ServerProcess) -> None:
+def test_a_header_chooses_another_backend(server: ServerProcess) -> None:
     body = {"prompt": "Hi", "max_tokens": 3}
     chosen = httpx.post(server.run_url(), json=body, headers={"x-emulator-backend": "scripted"})
     assert chosen.json()["result"]["response"] == "This is a"
@@ -168,14 +173,16 @@ def test_a_request_chooses_another_backend_by_a_header(server: ServerProcess) ->
     assert server.run(body).headers["x-emulator-model"] != "scripted"
 
 
-def test_a_backend_that_is_none_is_refused_with_those_that_are(scripted: ServerProcess) -> None:
+def test_an_unknown_backend_is_refused_with_the_names_of_all_backends(
+    scripted: ServerProcess,
+) -> None:
     headers = {"x-emulator-backend": "gpt"}
-    answer = httpx.post(scripted.run_url(), json=FRANCE, headers=headers)
-    assert answer.status_code == 400
-    assert re.search(r"x-emulator-backend takes one of llama, scripted.*, not gpt", answer.text)
+    response = httpx.post(scripted.run_url(), json=FRANCE, headers=headers)
+    assert response.status_code == 400
+    assert re.search(r"x-emulator-backend takes one of llama, scripted.*, not gpt", response.text)
 
 
-# ── files that cannot be used ─────────────────────────────────────────────────────────────────
+# ── invalid files ─────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,7 @@ def test_each_mistake_in_the_rules_is_one_line(
     assert all("--script: " in line and str(file) in line for line in lines)
 
 
-def test_rules_that_are_not_there_are_a_mistake_in_the_command(tmp_path: Path) -> None:
+def test_a_missing_file_of_rules_is_a_usage_error(tmp_path: Path) -> None:
     flags = ("--backend", "scripted", "--script", str(tmp_path / "none.yaml"))
     ended = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2

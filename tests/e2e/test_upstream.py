@@ -1,4 +1,4 @@
-"""The backend `upstream`: with real servers behind it, and with one that misbehaves as told."""
+"""The backend `upstream`, with real servers and with a fake server whose behaviour tests set."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.upstreams import (
 
 KEY = "sk-0123456789"
 HELLO = {"prompt": "Say hello.", "max_tokens": 12, "temperature": 0}
-# llama-server is compiled from source and in no registry, so only who has it can test with it.
+# llama-server must be compiled from source, so it is tested only if LLAMA_CPP_BIN names its folder.
 REAL_SERVERS = [llama_cpp_server, *([llama_server] if os.environ.get("LLAMA_CPP_BIN") else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An emulator and the server behind it."""
+    """An emulator and its upstream server."""
 
     emulator: ServerProcess
     upstream: RealServer
@@ -52,13 +52,13 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def listening() -> Iterator[FakeUpstream]:
-    with FakeUpstream().listening() as stand_in:
-        yield stand_in
+    with FakeUpstream().listening() as fake:
+        yield fake
 
 
 @pytest.fixture(scope="module")
 def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
-    """One with a key, in front of the stand-in."""
+    """An emulator with a key whose upstream is the fake server."""
     flags = ["--upstream-url", f"{listening.url}/", "--upstream-api-key", KEY]
     with server_process("--backend", "upstream", *flags, "--stall-timeout", "2") as running:
         yield running
@@ -66,9 +66,9 @@ def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def upstream(listening: FakeUpstream, emulator: ServerProcess) -> FakeUpstream:
-    """The stand-in behind a running emulator, as new."""
+    """Returns the fake server of the running emulator, with its state reset."""
     listening.behaviour = send_completion
-    wait_until(lambda: readiness(emulator) == "ready")  # a test before may have shaken it
+    wait_until(lambda: readiness(emulator) == "ready")  # an earlier test may have made it fail
     listening.requests.clear()
     listening.was_disconnected.clear()
     return listening
@@ -78,19 +78,19 @@ def readiness(server: ServerProcess) -> str:
     return str(httpx.get(f"{server.root}/_emulator/readyz").json()["status"])
 
 
-def events(answer: httpx.Response) -> list[Any]:
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+def events_of(response: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
-def error_of(answer: httpx.Response) -> tuple[int, int, str]:
-    entry = answer.json()["errors"][0]
-    return answer.status_code, entry["code"], entry["message"]
+def error_of(response: httpx.Response) -> tuple[int, int, str]:
+    entry = response.json()["errors"][0]
+    return response.status_code, entry["code"], entry["message"]
 
 
 def log_of(server: ServerProcess, text: str) -> str:
-    """The first line of the log with this text, once it is there."""
+    """Waits for a line of the log with this text, and returns the first one."""
     wait_until(lambda: any(text in line for line in server.log))
     return next(line for line in server.log if text in line)
 
@@ -98,54 +98,56 @@ def log_of(server: ServerProcess, text: str) -> str:
 # ── real servers ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_real_server_answers_whole_and_as_a_stream_with_the_same_text(pair: Pair) -> None:
+def test_a_real_server_returns_the_same_text_with_and_without_streaming(pair: Pair) -> None:
     whole = pair.emulator.run(HELLO).json()["result"]
-    streamed = events(pair.emulator.run({**HELLO, "stream": True}))
+    streamed = events_of(pair.emulator.run({**HELLO, "stream": True}))
     assert whole["response"]
     assert whole["response"] == "".join(event["response"] for event in streamed)
     assert whole["usage"]["completion_tokens"] <= 12
     assert whole["usage"]["total_tokens"] > whole["usage"]["completion_tokens"]
 
 
-def test_a_real_server_answers_a_conversation_and_a_raw_prompt(pair: Pair) -> None:
+def test_a_real_server_accepts_messages_and_a_raw_prompt(pair: Pair) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
     for body in ({"messages": messages}, {"prompt": "1 2 3 4 5", "raw": True}):
-        answer = pair.emulator.run({**body, "max_tokens": 5, "temperature": 0})
-        assert answer.json()["result"]["response"]
-    assert answer.headers["x-emulator-model"].endswith(".gguf")
+        response = pair.emulator.run({**body, "max_tokens": 5, "temperature": 0})
+        assert response.json()["result"]["response"]
+    assert response.headers["x-emulator-model"].endswith(".gguf")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_real_server_stops_when_the_client_leaves(pair: Pair, stream: bool) -> None:
+def test_a_real_server_stops_when_the_client_disconnects(pair: Pair, stream: bool) -> None:
     body = {**ENDLESS, "max_tokens": 900, "stream": stream}
     with pair.emulator.connect(body):
         if pair.upstream.name == "llama-server":
             wait_until(lambda: not pair.upstream.is_idle)
     if pair.upstream.name == "llama-server":
         wait_until(lambda: pair.upstream.is_idle)
-    assert pair.emulator.run(HELLO).status_code == 200  # the other computes one after the other
+    assert (
+        pair.emulator.run(HELLO).status_code == 200
+    )  # llama_cpp.server computes one request at a time
 
 
-def test_a_prompt_too_long_for_llama_server_is_refused_in_the_services_words(pair: Pair) -> None:
-    answer = pair.emulator.run({**HELLO, "prompt": "word " * 3000})
+def test_a_prompt_that_is_too_long_for_llama_server_is_the_services_error(pair: Pair) -> None:
+    response = pair.emulator.run({**HELLO, "prompt": "word " * 3000})
     if pair.upstream.name == "llama-server":
-        status, code, message = error_of(answer)
+        status, code, message = error_of(response)
         assert (status, code) == (413, 5021)
         assert f"limit ({pair.upstream.context_length})" in message
-    else:  # its stream just ends, and nothing says why
-        assert answer.status_code == 500
-        assert "its own log may say why" in log_of(pair.emulator, "before its end")
+    else:  # llama_cpp.server ends the stream without an error
+        assert response.status_code == 500
+        assert "its log may have the cause" in log_of(pair.emulator, "without a finish reason")
 
 
-# ── what is asked ─────────────────────────────────────────────────────────────────────────────
+# ── requests ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_request_arrives_as_openai_has_it(
+def test_the_upstream_receives_a_request_of_openais_api(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    answer = emulator.run({"prompt": "Hi", "max_tokens": 9, "seed": 3, "top_k": 4})
-    assert answer.json()["result"] == {"response": "Hello you", "usage": USAGE["usage"]}
-    assert answer.headers["x-emulator-model"] == "fake"
+    response = emulator.run({"prompt": "Hi", "max_tokens": 9, "seed": 3, "top_k": 4})
+    assert response.json()["result"] == {"response": "Hello you", "usage": USAGE["usage"]}
+    assert response.headers["x-emulator-model"] == "fake"
     (request,) = upstream.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"
@@ -155,25 +157,25 @@ def test_a_request_arrives_as_openai_has_it(
     assert request.body["messages"][-1] == {"role": "user", "content": "Hi"}
 
 
-def test_a_stream_has_an_event_for_each_that_has_text(
+def test_a_stream_has_one_event_per_event_with_text(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    answer = emulator.run({"prompt": "Hi", "stream": True})
-    assert [event["response"] for event in events(answer)] == ["Hello", " you", "", ""]
+    response = emulator.run({"prompt": "Hi", "stream": True})
+    assert [event["response"] for event in events_of(response)] == ["Hello", " you", "", ""]
 
 
-def test_a_request_can_choose_the_upstream_or_another(upstream: FakeUpstream) -> None:
+def test_a_header_chooses_the_upstream(upstream: FakeUpstream) -> None:
     flags = ["--backend", "scripted", "--upstream-url", upstream.url, "--upstream-model", "x"]
     with server_process(*flags) as server:
         url, chosen = server.run_url(), {"x-emulator-backend": "upstream"}
         assert server.run({"prompt": "Hi"}).json()["result"]["response"].startswith("This is a")
-        answer = httpx.post(url, json={"prompt": "Hi"}, headers=chosen)
-    assert answer.json()["result"]["response"] == "Hello you"
+        response = httpx.post(url, json={"prompt": "Hi"}, headers=chosen)
+    assert response.json()["result"]["response"] == "Hello you"
     assert upstream.requests[-1].body["model"] == "x"
     assert "authorization" not in upstream.requests[-1].headers
 
 
-# ── what goes wrong before the first byte ─────────────────────────────────────────────────────
+# ── failures before the first byte ────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -193,7 +195,7 @@ def test_a_request_can_choose_the_upstream_or_another(upstream: FakeUpstream) ->
         (500, "boom", (500, 3043, "Internal server error")),
     ],
 )
-def test_an_error_of_the_upstream_is_the_services_error(
+def test_an_error_of_the_upstream_becomes_an_error_of_the_service(
     emulator: ServerProcess,
     upstream: FakeUpstream,
     status: int,
@@ -202,34 +204,37 @@ def test_an_error_of_the_upstream_is_the_services_error(
     stream: bool,
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.answer(status, {"error": {"message": text}})
-    got_status, code, message = error_of(emulator.run({"prompt": "Hi", "stream": stream}))
-    assert (got_status, code) == expected[:2]
+    actual_status, code, message = error_of(emulator.run({"prompt": "Hi", "stream": stream}))
+    assert (actual_status, code) == expected[:2]
     assert expected[2].replace("exceeds", "exceeded") in message
     if expected[0] == 500:
         assert f"upstream at {upstream.url}" in log_of(emulator, text)
 
 
-def test_a_key_that_is_refused_is_named_by_its_setting_and_never_shown(
+def test_a_rejected_key_is_logged_with_its_setting_and_without_its_value(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.answer(401, {"error": f"bad key {KEY}"})
     emulator.run({"prompt": "Hi"})
-    assert "401 bad key ***" in log_of(emulator, "so check --upstream-api-key")
+    assert "401 bad key ***" in log_of(emulator, "check --upstream-api-key")
     assert KEY not in "".join(emulator.log)
 
 
 @pytest.mark.parametrize(
     ("behaviour", "line"),
     [
-        (lambda exchange: exchange.stream(*WHOLE[:3]), "ended a stream before its end"),
+        (lambda exchange: exchange.stream(*WHOLE[:3]), "ended a stream without a finish reason"),
         (lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False), "does not answer"),
-        (lambda exchange: exchange.stream(delta("a"), "{no json"), "is no JSON object: {no json"),
+        (
+            lambda exchange: exchange.stream(delta("a"), "{no json"),
+            "is not a JSON object: {no json",
+        ),
         (lambda exchange: exchange.stream({"error": {"message": "no memory"}}), "no memory"),
         (lambda exchange: exchange.answer(200, {"choices": []}), "streams no events"),
         (lambda exchange: exchange.connection.shutdown(2), "does not answer"),
     ],
 )
-def test_an_answer_that_is_no_whole_stream_is_an_internal_error(
+def test_an_incomplete_or_invalid_stream_is_an_internal_error(
     emulator: ServerProcess,
     upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
@@ -240,7 +245,7 @@ def test_an_answer_that_is_no_whole_stream_is_an_internal_error(
     assert f"upstream at {upstream.url}" in log_of(emulator, line)
 
 
-def test_an_upstream_that_stays_silent_is_given_up(
+def test_an_upstream_that_sends_nothing_times_out(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = Exchange.wait_for_disconnect
@@ -250,24 +255,24 @@ def test_an_upstream_that_stays_silent_is_given_up(
     wait_until(lambda: readiness(emulator) == "ready")
 
 
-# ── what goes wrong later ─────────────────────────────────────────────────────────────────────
+# ── failures after the first byte ─────────────────────────────────────────────────────────────
 
 
-def test_a_stream_that_breaks_off_there_breaks_off_here(
+def test_a_stream_is_cut_off_when_the_upstreams_stream_is(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:3], is_whole=False)
-    body, came = {"prompt": "Hi", "stream": True}, bytearray()
-    with httpx.stream("POST", emulator.run_url(), json=body) as answer:
-        assert answer.status_code == 200
+    body, received = {"prompt": "Hi", "stream": True}, bytearray()
+    with httpx.stream("POST", emulator.run_url(), json=body) as response:
+        assert response.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
-            for part in answer.iter_bytes():
-                came += part
-    assert b"Hello" in came and b"[DONE]" not in came
+            for part in response.iter_bytes():
+                received += part
+    assert b"Hello" in received and b"[DONE]" not in received
     assert f"upstream at {upstream.url}" in log_of(emulator, "a stream breaks off")
 
 
-def test_an_answer_that_is_whole_needs_no_proper_end(
+def test_a_disconnect_after_the_last_event_is_no_error(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE, is_whole=False)
@@ -275,7 +280,7 @@ def test_an_answer_that_is_whole_needs_no_proper_end(
     assert readiness(emulator) == "ready"
 
 
-def test_a_finish_reason_is_end_enough_and_without_usage_texts_are_counted(
+def test_a_finish_reason_ends_a_stream_and_events_are_counted_without_a_usage(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
     upstream.behaviour = lambda exchange: exchange.stream(*WHOLE[:4])
@@ -288,7 +293,7 @@ def test_a_finish_reason_is_end_enough_and_without_usage_texts_are_counted(
 @pytest.mark.parametrize(
     "behaviour", [Exchange.stream_until_disconnect, Exchange.wait_for_disconnect]
 )
-def test_the_upstream_is_left_when_the_client_leaves(
+def test_the_upstream_is_disconnected_when_the_client_disconnects(
     emulator: ServerProcess,
     upstream: FakeUpstream,
     behaviour: Callable[[Exchange], None],
@@ -302,7 +307,7 @@ def test_the_upstream_is_left_when_the_client_leaves(
     assert emulator.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_the_upstream_is_left_when_the_time_is_up(upstream: FakeUpstream) -> None:
+def test_the_upstream_is_disconnected_at_the_time_limit(upstream: FakeUpstream) -> None:
     flags = ["--backend", "upstream", "--upstream-url", upstream.url, "--request-timeout", "0.3"]
     with server_process(*flags) as server:
         upstream.behaviour = Exchange.stream_until_disconnect
@@ -310,7 +315,7 @@ def test_the_upstream_is_left_when_the_time_is_up(upstream: FakeUpstream) -> Non
         assert upstream.was_disconnected.wait(10)
 
 
-def test_the_upstream_is_left_when_the_server_ends(upstream: FakeUpstream) -> None:
+def test_the_upstream_is_disconnected_when_the_server_stops(upstream: FakeUpstream) -> None:
     with ExitStack() as stack:
         flags = ["--backend", "upstream", "--upstream-url", upstream.url]
         with server_process(*flags) as server:
@@ -325,9 +330,9 @@ def test_the_upstream_is_left_when_the_server_ends(upstream: FakeUpstream) -> No
 # ── the start ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
-    stand_in, port = FakeUpstream(), free_port()
-    flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+def test_readyz_reports_an_unreachable_upstream_until_it_is_reachable() -> None:
+    fake, port = FakeUpstream(), free_port()
+    flags = ["--backend", "upstream", "--upstream-url", fake.url]
     process = subprocess.Popen(
         [*command(*flags), "--port", str(port)], stdout=subprocess.PIPE, text=True
     )
@@ -340,9 +345,9 @@ def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
             return ""
 
     try:
-        refused = f"upstream at {stand_in.url} does not answer: Connection refused"
+        refused = f"upstream at {fake.url} does not answer: Connection refused"
         wait_until(lambda: status() == refused)
-        with stand_in.listening():
+        with fake.listening():
             wait_until(lambda: status() == "ready")
             assert process.stdout.readline().startswith("http://127.0.0.1:")
     finally:
@@ -351,33 +356,33 @@ def test_readyz_tells_of_an_upstream_that_is_not_there_until_it_is() -> None:
         process.stdout.close()
 
 
-def test_an_upstream_that_goes_away_and_comes_back_is_used_again() -> None:
-    stand_in = FakeUpstream()
+def test_an_upstream_that_restarts_is_used_again() -> None:
+    fake = FakeUpstream()
     with ExitStack() as stack:
-        with stand_in.listening():
-            flags = ["--backend", "upstream", "--upstream-url", stand_in.url]
+        with fake.listening():
+            flags = ["--backend", "upstream", "--upstream-url", fake.url]
             server = stack.enter_context(server_process(*flags))
             assert server.run({"prompt": "Hi"}).status_code == 200
         assert server.run({"prompt": "Hi"}).status_code == 500
         assert "does not answer" in readiness(server)
-        with stand_in.listening():
+        with fake.listening():
             wait_until(lambda: readiness(server) == "ready")
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
-def test_an_upstream_of_several_models_wants_one_chosen(upstream: FakeUpstream) -> None:
+def test_an_upstream_with_several_models_needs_a_choice(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "two"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
             headers = {"x-emulator-backend": "upstream"}
-            answer = httpx.post(server.run_url(), json={"prompt": "Hi"}, headers=headers)
-            assert error_of(answer)[:2] == (500, 3043)
+            response = httpx.post(server.run_url(), json={"prompt": "Hi"}, headers=headers)
+            assert error_of(response)[:2] == (500, 3043)
             assert "one, two" in log_of(server, "--upstream-model")
     finally:
         upstream.models = ["fake"]
 
 
-def test_a_model_of_the_very_name_is_taken_among_several(upstream: FakeUpstream) -> None:
+def test_of_several_models_the_one_with_the_requested_name_is_used(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "@cf/meta/llama-2-7b-chat-fp16"]
     try:
         with server_process("--backend", "scripted", "--upstream-url", upstream.url) as server:
@@ -404,7 +409,7 @@ def test_a_model_of_the_very_name_is_taken_among_several(upstream: FakeUpstream)
         ),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_one_line(flags: list[str], line: str) -> None:
+def test_an_invalid_setting_is_one_line(flags: list[str], line: str) -> None:
     ended = subprocess.run(
         command("--backend", "upstream", *flags), capture_output=True, text=True, timeout=60
     )

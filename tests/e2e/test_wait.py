@@ -52,7 +52,7 @@ class Emulator(http.server.BaseHTTPRequestHandler):
         return phases.pop(0) if len(phases) > 1 else phases[0]
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_ready_emulator_is_quiet(scripted: ServerProcess) -> None:
+def test_nothing_is_printed_for_a_ready_emulator(scripted: ServerProcess) -> None:
     assert wait("--url", scripted.base_url, *NO_LIMIT) == (0, "")
     assert wait("--port", scripted.root.rpartition(":")[2], "--timeout", "0") == (0, "")
 
@@ -105,7 +105,7 @@ def test_each_phase_is_printed_once() -> None:
     ]
 
 
-def test_a_start_that_takes_too_long_is_one_line_more() -> None:
+def test_a_timeout_during_the_start_is_an_error_with_the_phase() -> None:
     with starting("loading x") as server:
         status, stderr = wait("--port", str(server.server_port), "--timeout", "0")
     assert status == 1
@@ -115,14 +115,14 @@ def test_a_start_that_takes_too_long_is_one_line_more() -> None:
     ]
 
 
-def test_no_emulator_is_one_line(free_port: int) -> None:
+def test_a_timeout_without_an_emulator_is_an_error_of_one_line(free_port: int) -> None:
     status, stderr = wait("--port", str(free_port), "--timeout", "0.1")
     assert status == 1
     assert f"no emulator answers at http://127.0.0.1:{free_port} after 0.1 s" in stderr
     assert len(stderr.splitlines()) == 1
 
 
-def test_a_start_that_fails_ends_it_before_its_time() -> None:
+def test_it_exits_early_when_the_emulator_exits() -> None:
     with starting("loading x") as server:
         process = start("--port", str(server.server_port), *NO_LIMIT)
         assert process.stderr and "loading x" in process.stderr.readline()

@@ -1,4 +1,4 @@
-"""`workers-ai-emulator worker`, as its user runs it."""
+"""The command `worker`: the printed blocks, the written file and the errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_fails(done: subprocess.CompletedProcess[str], reason: str) -> None:
     assert reason in line
 
 
-def test_all_blocks_are_printed_each_under_a_heading(tmp_path: Path) -> None:
+def test_all_blocks_are_printed_with_headings(tmp_path: Path) -> None:
     done = worker(tmp_path, "config", "--binding", "MODELS", "--address", "here:80")
     headings = [line for line in done.stdout.splitlines() if line.startswith("// ")]
     assert [heading.split()[1] for heading in headings] == [
@@ -51,9 +51,7 @@ def test_all_blocks_are_printed_each_under_a_heading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tool", "num_blocks"), [("wrangler", 1), ("miniflare", 1), ("vitest", 2)])
-def test_the_blocks_of_one_tool_can_be_asked_for(
-    tmp_path: Path, tool: str, num_blocks: int
-) -> None:
+def test_a_tool_can_be_chosen(tmp_path: Path, tool: str, num_blocks: int) -> None:
     done = worker(tmp_path, "config", tool)
     assert sum(line.startswith("// ") for line in done.stdout.splitlines()) == num_blocks
     assert "127.0.0.1:8790" in done.stdout
@@ -70,7 +68,7 @@ def test_a_local_file_is_written_beside_the_original(tmp_path: Path) -> None:
     assert source.read_text() == TOML
 
 
-def test_the_local_file_is_written_again(tmp_path: Path) -> None:
+def test_the_local_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "wrangler.json").write_text(JSON)
     worker(tmp_path, "init")
     assert worker(tmp_path, "init", "--address", "elsewhere:80").returncode == 0
@@ -78,7 +76,7 @@ def test_the_local_file_is_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["my worker", "my worker/wrangler.json"])
-def test_a_file_or_its_folder_can_be_named(tmp_path: Path, where: str) -> None:
+def test_the_argument_is_a_file_or_its_folder(tmp_path: Path, where: str) -> None:
     folder = tmp_path / "my worker"
     folder.mkdir()
     (folder / "wrangler.json").write_text(JSON)
@@ -87,7 +85,7 @@ def test_a_file_or_its_folder_can_be_named(tmp_path: Path, where: str) -> None:
     assert f"-c 'my worker/{LOCAL_FILE_NAME}'" in done.stderr
 
 
-def test_the_file_is_taken_that_wrangler_prefers(tmp_path: Path) -> None:
+def test_of_several_files_the_one_that_wrangler_reads_is_converted(tmp_path: Path) -> None:
     for name in reversed(FILE_NAMES):
         (tmp_path / name).write_text(TOML if name.endswith("toml") else JSON)
         worker(tmp_path, "init")

@@ -20,20 +20,20 @@ from workers_ai_emulator.wire.responses import EventStream
 UUID = "d9e09afe-fe49-4051-bc1d-8901f858ff52"
 
 
-def test_success_is_byte_for_byte_the_recorded_form() -> None:
+def test_the_envelope_of_a_result_has_the_recorded_bytes() -> None:
     assert success({"response": "2 + 2 = 4."}) == (
         b'{"result":{"response":"2 + 2 = 4."},"success":true,"errors":[],"messages":[]}'
     )
 
 
-def test_an_error_of_workers_ai_ends_in_the_request_id() -> None:
+def test_an_error_of_workers_ai_ends_with_the_request_id() -> None:
     assert failure(WireError(BAD_INPUT, "x"), UUID).decode() == (
         '{"errors":[{"message":"AiError: Bad input: Error: x '
         f'({UUID})","code":5006}}],"success":false,"result":{{}},"messages":[]}}'
     )
 
 
-def test_errors_of_the_front_have_the_recorded_key_orders() -> None:
+def test_errors_of_the_api_have_the_recorded_order_of_keys() -> None:
     assert failure(WireError(NO_ROUTE), UUID) == (
         b'{"success":false,"errors":[{"code":7000,"message":"No route for that URI"}],'
         b'"messages":[],"result":null}'
@@ -45,34 +45,27 @@ def test_errors_of_the_front_have_the_recorded_key_orders() -> None:
     assert b"Could not route to /a/b, perhaps" in failure(WireError(INVALID_ACCOUNT, "/a/b"), UUID)
 
 
-def test_text_stands_in_events_as_it_is() -> None:
+def test_events_contain_text_as_utf_8_without_escapes() -> None:
     assert event({"response": "•\n"}) == 'data: {"response":"•\\n"}\n\n'.encode()
 
 
-def test_padding_is_the_last_key_and_absent_at_length_0() -> None:
+def test_padding_is_the_last_key_and_is_absent_at_length_0() -> None:
     padding = Padding("seed")
-    frames = [padding.pad({"response": "x"}) for _ in range(2000)]
-    lengths = {len(frame.get("p", "")) for frame in frames}
+    contents = [padding.pad({"response": "x"}) for _ in range(2000)]
+    lengths = {len(content.get("p", "")) for content in contents}
     assert lengths == set(range(50))
-    assert all(frame.get("p") != "" and list(frame)[-1] in ("p", "response") for frame in frames)
-    assert Padding("seed").pad({"response": "x"}) == frames[0]
+    assert all(content.get("p") != "" for content in contents)
+    assert all(list(content)[-1] in ("p", "response") for content in contents)
+    assert Padding("seed").pad({"response": "x"}) == contents[0]
 
 
-class StubGeneration:
-    def __init__(self) -> None:
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-
-
-def test_a_stream_that_fails_breaks_off_and_cancels() -> None:
-    async def frames() -> AsyncIterator[bytes]:
+def test_a_failed_stream_is_cut_off_and_calls_on_end() -> None:
+    async def events() -> AsyncIterator[bytes]:
         yield event({"response": "x"})
         raise EngineError("boom")
 
     sent: list[dict[str, Any]] = []
-    generation = StubGeneration()
+    ends: list[str] = []
 
     async def serve() -> None:
         async def send(message: Any) -> None:
@@ -81,9 +74,9 @@ def test_a_stream_that_fails_breaks_off_and_cancels() -> None:
         async def receive() -> Any:
             await asyncio.Event().wait()
 
-        stream = EventStream(frames(), generation.cancel, {})
+        stream = EventStream(events(), lambda: ends.append("ended"), {})
         await stream({"type": "http", "method": "POST"}, receive, send)
 
     asyncio.run(serve())
     assert [message.get("more_body") for message in sent] == [None, True]
-    assert generation.is_cancelled
+    assert ends == ["ended"]

@@ -1,4 +1,4 @@
-"""What `exec` sets for a command, and what it leaves of the user's own."""
+"""The environment variables that `exec` sets, and how it combines them with the user's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def variables(**users: str) -> dict[str, str]:
     return environment(INTERCEPTION, users)
 
 
-def test_every_way_to_the_emulator_is_named() -> None:
+def test_the_variables_have_the_addresses_and_the_bundles() -> None:
     found = variables()
     assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://127.0.0.1:2"
     assert found["WORKERS_AI_EMULATOR_ADDRESS"] == "127.0.0.1:1"
@@ -36,7 +36,7 @@ def test_every_way_to_the_emulator_is_named() -> None:
     assert found["NODE_EXTRA_CA_CERTS"] == "/run/trusted-by-node.pem"
 
 
-def test_the_hooks_that_are_named_are_there() -> None:
+def test_the_hooks_that_the_variables_name_exist() -> None:
     found = variables()
     assert (Path(found["PYTHONPATH"]) / "sitecustomize.py").is_file()
     assert Path(found["NODE_OPTIONS"].split('"')[1]).is_file()
@@ -55,41 +55,43 @@ def test_the_hooks_that_are_named_are_there() -> None:
         ("notcloudflare.com", "notcloudflare.com,"),
     ],
 )
-def test_the_users_exceptions_are_kept_but_those_for_our_hosts(users: str, kept: str) -> None:
+def test_proxy_exceptions_are_kept_except_those_for_the_api_hosts(users: str, kept: str) -> None:
     assert variables(NO_PROXY=users)["no_proxy"] == kept + LOOPBACK
 
 
-def test_exceptions_of_both_spellings_are_kept_once() -> None:
+def test_proxy_exceptions_of_both_spellings_are_merged_without_duplicates() -> None:
     found = variables(NO_PROXY="a.example,b.example", no_proxy="b.example,c.example")
     assert found["NO_PROXY"] == found["no_proxy"] == f"a.example,b.example,c.example,{LOOPBACK}"
 
 
-def test_an_emulator_elsewhere_is_called_without_a_proxy() -> None:
-    elsewhere = Interception(
+def test_an_emulator_on_another_host_is_called_without_a_proxy() -> None:
+    interception = Interception(
         Address("box.example", 8790), *(Address("127.0.0.1", 2),) * 2, Path("a"), Path("b")
     )
-    assert environment(elsewhere, {})["NO_PROXY"].split(",")[-1] == "box.example"
+    assert environment(interception, {})["NO_PROXY"].split(",")[-1] == "box.example"
 
 
-def test_what_the_user_has_comes_after_or_before_ours() -> None:
+def test_the_users_python_path_and_node_options_are_kept() -> None:
     found = variables(PYTHONPATH="/a:/b", NODE_OPTIONS="--max-old-space-size=99")
     assert found["PYTHONPATH"].endswith("hooks:/a:/b")
     assert found["NODE_OPTIONS"].startswith('--max-old-space-size=99 --require "')
 
 
-def test_credentials_are_invented_only_where_there_are_none() -> None:
+def test_credentials_are_set_only_if_the_user_has_none() -> None:
     assert variables()["CLOUDFLARE_API_TOKEN"] == "local"
     assert variables()["CLOUDFLARE_ACCOUNT_ID"] == "0123456789abcdef0123456789abcdef"
     assert "CLOUDFLARE_API_TOKEN" not in variables(CLOUDFLARE_API_TOKEN="mine")
 
 
-def test_other_proxies_are_left_as_they_are() -> None:
+def test_the_variables_of_other_proxies_are_not_set() -> None:
     found = variables(HTTP_PROXY="http://corp:3128", ALL_PROXY="http://corp:3128")
     assert not found.keys() & {"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"}
 
 
 @pytest.mark.node
-def test_node_reads_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_loads_the_hook_from_a_path_with_quotes_and_backslashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     npm.require_node()
     folder = tmp_path / 'a "b" \\c'
     folder.mkdir()

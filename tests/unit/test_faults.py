@@ -1,4 +1,4 @@
-"""Which calls get a fault, and what it does to them, without a server."""
+"""Faults: which calls they apply to, and what they do to a response, without a server."""
 
 from __future__ import annotations
 
@@ -24,94 +24,94 @@ from workers_ai_emulator.wire.errors import WireError
 from tests.server import ACCOUNT_ID, FP16, INT8
 
 STREAM = Subject(ACCOUNT_ID, INT8, is_stream=True)
-ANSWER = Subject(ACCOUNT_ID, INT8, is_stream=False)
+WHOLE = Subject(ACCOUNT_ID, INT8, is_stream=False)
 BINDING = Subject(None, INT8, is_stream=False)
 TIMEOUT_S = 10
 
 
 def rules(*values: Mapping[str, Any]) -> FaultRules:
-    made = FaultRules()
-    made.add(parse_fault_rules([{"fault": "capacity", **value} for value in values]))
-    return made
+    fault_rules = FaultRules()
+    fault_rules.add(parse_fault_rules([{"fault": "capacity", **value} for value in values]))
+    return fault_rules
 
 
-def chosen(made: FaultRules, *subjects: Subject) -> list[str | None]:
-    faults = [made.choose(subject) for subject in subjects]
+def applied(fault_rules: FaultRules, *subjects: Subject) -> list[str | None]:
+    faults = [fault_rules.choose(subject) for subject in subjects]
     return [fault.fault if fault else None for fault in faults]
 
 
-def test_the_first_rule_that_applies_is_used_up_first() -> None:
-    made = rules({"times": 2}, {"fault": "internal", "times": 1})
-    assert chosen(made, *[ANSWER] * 4) == ["capacity", "capacity", "internal", None]
-    assert len(made) == 0
+def test_the_first_rule_that_applies_is_used() -> None:
+    fault_rules = rules({"times": 2}, {"fault": "internal", "times": 1})
+    assert applied(fault_rules, *[WHOLE] * 4) == ["capacity", "capacity", "internal", None]
+    assert len(fault_rules) == 0
 
 
-def test_a_rule_without_a_number_goes_on_until_the_reset() -> None:
-    made = rules({})
-    assert chosen(made, *[ANSWER] * 50) == ["capacity"] * 50
-    made.reset()
-    assert chosen(made, ANSWER) == [None]
+def test_a_rule_without_times_applies_until_the_reset() -> None:
+    fault_rules = rules({})
+    assert applied(fault_rules, *[WHOLE] * 50) == ["capacity"] * 50
+    fault_rules.reset()
+    assert applied(fault_rules, WHOLE) == [None]
 
 
-def test_a_rule_is_for_the_models_and_the_account_that_it_names() -> None:
-    assert chosen(rules({"model": "*-int8"}), ANSWER) == ["capacity"]
-    assert chosen(rules({"model": FP16}), ANSWER) == [None]
-    assert chosen(rules({"account": ACCOUNT_ID}), ANSWER, BINDING) == ["capacity", None]
-    assert chosen(rules({"account": "f" * 32}), ANSWER) == [None]
-    assert chosen(rules({}), BINDING) == ["capacity"]
+def test_a_rule_applies_to_its_models_and_its_account() -> None:
+    assert applied(rules({"model": "*-int8"}), WHOLE) == ["capacity"]
+    assert applied(rules({"model": FP16}), WHOLE) == [None]
+    assert applied(rules({"account": ACCOUNT_ID}), WHOLE, BINDING) == ["capacity", None]
+    assert applied(rules({"account": "f" * 32}), WHOLE) == [None]
+    assert applied(rules({}), BINDING) == ["capacity"]
 
 
-def test_a_rule_for_some_models_leaves_alone_what_names_none() -> None:
-    nameless = Subject(ACCOUNT_ID, None, is_stream=False)
-    assert chosen(rules({"model": "*-int8"}), nameless) == [None]
-    assert chosen(rules({}), nameless) == ["capacity"]
+def test_a_rule_with_a_model_does_not_apply_to_calls_without_one() -> None:
+    without_model = Subject(ACCOUNT_ID, None, is_stream=False)
+    assert applied(rules({"model": "*-int8"}), without_model) == [None]
+    assert applied(rules({}), without_model) == ["capacity"]
 
 
 @pytest.mark.parametrize("fault", ["stall", "no-done", "json-instead-of-stream"])
-def test_a_fault_of_streams_is_not_used_up_by_an_answer(fault: str) -> None:
-    made = rules({"fault": fault, "times": 1})
-    assert chosen(made, ANSWER, STREAM, STREAM) == [None, fault, None]
+def test_a_fault_of_streams_does_not_apply_to_other_responses(fault: str) -> None:
+    fault_rules = rules({"fault": fault, "times": 1})
+    assert applied(fault_rules, WHOLE, STREAM, STREAM) == [None, fault, None]
 
 
-def test_a_seed_hits_the_same_calls_each_time() -> None:
+def test_a_seed_makes_the_choice_of_calls_repeatable() -> None:
     first, second = (rules({"probability": 0.3, "seed": 7}) for _ in range(2))
-    calls = [ANSWER] * 200
-    hits = chosen(first, *calls)
-    assert hits == chosen(second, *calls)
+    calls = [WHOLE] * 200
+    hits = applied(first, *calls)
+    assert hits == applied(second, *calls)
     assert 30 < hits.count("capacity") < 90
 
 
-def test_a_call_that_is_spared_does_not_count() -> None:
-    made = rules({"probability": 0.5, "seed": 7, "times": 3})
-    assert chosen(made, *[ANSWER] * 50).count("capacity") == 3
+def test_a_call_without_the_fault_does_not_count_for_times() -> None:
+    fault_rules = rules({"probability": 0.5, "seed": 7, "times": 3})
+    assert applied(fault_rules, *[WHOLE] * 50).count("capacity") == 3
 
 
-def test_a_rule_for_others_draws_nothing() -> None:
-    made = rules({"probability": 0.5, "seed": 7})
-    alone = chosen(rules({"probability": 0.5, "seed": 7, "account": ACCOUNT_ID}), *[ANSWER] * 20)
-    mixed = chosen(
-        rules({"probability": 0.5, "seed": 7, "account": ACCOUNT_ID}), *[BINDING, ANSWER] * 20
+def test_a_call_that_does_not_match_does_not_advance_the_random_numbers() -> None:
+    fault_rules = rules({"probability": 0.5, "seed": 7})
+    alone = applied(rules({"probability": 0.5, "seed": 7, "account": ACCOUNT_ID}), *[WHOLE] * 20)
+    mixed = applied(
+        rules({"probability": 0.5, "seed": 7, "account": ACCOUNT_ID}), *[BINDING, WHOLE] * 20
     )
-    assert chosen(made, *[ANSWER] * 20) == alone == mixed[1::2]
+    assert applied(fault_rules, *[WHOLE] * 20) == alone == mixed[1::2]
 
 
-def test_what_is_left_is_shown_as_it_was_set() -> None:
-    made = rules({"times": 3, "model": "*"}, {"fault": "cut-mid-event", "after_events": 4})
-    made.choose(ANSWER)
-    assert made.active == [
+def test_active_rules_are_shown_with_their_remaining_times() -> None:
+    fault_rules = rules({"times": 3, "model": "*"}, {"fault": "cut-mid-event", "after_events": 4})
+    fault_rules.choose(WHOLE)
+    assert fault_rules.active == [
         {"fault": "capacity", "times": 2, "model": "*"},
         {"fault": "cut-mid-event", "after_events": 4},
     ]
 
 
-def test_there_is_a_limit_to_rules() -> None:
-    made = FaultRules()
-    made.add(parse_fault_rules([{"fault": "capacity"}] * 1000))
+def test_the_number_of_rules_is_limited() -> None:
+    fault_rules = FaultRules()
+    fault_rules.add(parse_fault_rules([{"fault": "capacity"}] * 1000))
     with pytest.raises(ValueError, match="1000 rules are the most"):
-        made.add(parse_fault_rules({"fault": "capacity"}))
+        fault_rules.add(parse_fault_rules({"fault": "capacity"}))
 
 
-def test_every_mistake_has_a_line() -> None:
+def test_every_mistake_in_rules_has_a_line() -> None:
     with pytest.raises(ValueError) as caught:
         parse_fault_rules(
             [
@@ -154,13 +154,13 @@ def test_every_mistake_has_a_line() -> None:
         ({"authorization": "Bearer fault:"}, ""),
     ],
 )
-def test_a_call_says_its_fault_in_a_header_or_a_token(
+def test_a_call_requests_a_fault_by_a_header_or_a_token(
     headers: dict[str, str], text: str | None
 ) -> None:
     assert requested_fault(headers) == text
 
 
-def test_what_a_call_says_may_have_options() -> None:
+def test_a_requested_fault_may_have_options() -> None:
     assert parse_fault("capacity").fault == "capacity"
     assert parse_fault("stall; after_events=3").after_events == 3
     assert parse_fault("slow-first-token;seconds=0.25").seconds == 0.25
@@ -178,20 +178,20 @@ def test_what_a_call_says_may_have_options() -> None:
         ("stall;", [": Extra inputs"]),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_what_can(text: str, parts: list[str]) -> None:
+def test_an_invalid_fault_is_refused_with_the_valid_values(text: str, parts: list[str]) -> None:
     with pytest.raises(WireError) as caught:
         parse_fault(text)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
 class Client:
-    """Calls the layer as a server would: sends a body, and then leaves, or does not."""
+    """Calls the middleware as a server does: sends a body, and disconnects after `disconnect`."""
 
-    def __init__(self, app: ASGIApp, made: FaultRules | None = None) -> None:
-        self.made = made or FaultRules()
-        self._app = FaultMiddleware(app, self.made)
-        self._has_left = asyncio.Event()
-        self._is_asked = False
+    def __init__(self, app: ASGIApp, fault_rules: FaultRules | None = None) -> None:
+        self.fault_rules = fault_rules or FaultRules()
+        self._app = FaultMiddleware(app, self.fault_rules)
+        self._is_disconnected = asyncio.Event()
+        self._has_sent_body = False
         self.sent: list[Message] = []
         self.has_been_sent = asyncio.Event()
 
@@ -207,10 +207,10 @@ class Client:
         }
 
         async def receive() -> Message:
-            if not self._is_asked:
-                self._is_asked = True
+            if not self._has_sent_body:
+                self._has_sent_body = True
                 return {"type": "http.request", "body": data}
-            await self._has_left.wait()
+            await self._is_disconnected.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
@@ -219,8 +219,8 @@ class Client:
 
         await asyncio.wait_for(self._app(scope, receive, send), TIMEOUT_S)
 
-    def leave(self) -> None:
-        self._has_left.set()
+    def disconnect(self) -> None:
+        self._is_disconnected.set()
 
     @property
     def text(self) -> bytes:
@@ -232,12 +232,12 @@ class Client:
 
 
 class Streaming:
-    """An application that streams events, and goes on until the client leaves if told to."""
+    """An application that streams events. If endless, it then waits for the client's disconnect."""
 
     def __init__(self, *texts: str, is_endless: bool = False) -> None:
         self._texts = texts
         self._is_endless = is_endless
-        self.saw_client_leave = False
+        self.saw_disconnect = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
@@ -247,7 +247,7 @@ class Streaming:
         for text in self._texts:
             await send({"type": "http.response.body", "body": data(text), "more_body": True})
         if self._is_endless:
-            self.saw_client_leave = (await receive())["type"] == "http.disconnect"
+            self.saw_disconnect = (await receive())["type"] == "http.disconnect"
             return
         await send({"type": "http.response.body", "body": END_OF_STREAM, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -257,8 +257,8 @@ def data(text: str) -> bytes:
     return event({"response": text})
 
 
-def met(app: ASGIApp, fault: str, body: Any = None) -> Client:
-    """A client whose call with this fault has come to its end."""
+def call_with_fault(app: ASGIApp, fault: str, body: Any = None) -> Client:
+    """Calls the application with this fault and returns the client after the response."""
 
     async def call() -> Client:
         client = Client(app)
@@ -268,8 +268,8 @@ def met(app: ASGIApp, fault: str, body: Any = None) -> Client:
     return asyncio.run(call())
 
 
-def test_a_stream_is_cut_in_the_event_after_so_many() -> None:
-    client = met(Streaming("one", "two", "three"), "cut-mid-event;after_events=2")
+def test_a_stream_is_cut_in_the_event_after_after_events() -> None:
+    client = call_with_fault(Streaming("one", "two", "three"), "cut-mid-event;after_events=2")
     assert client.text.startswith(data("one") + data("two"))
     rest = client.text.removeprefix(data("one") + data("two"))
     assert 0 < len(rest) < len(data("three")) and data("three").startswith(rest)
@@ -277,18 +277,18 @@ def test_a_stream_is_cut_in_the_event_after_so_many() -> None:
 
 
 def test_a_stream_may_be_cut_in_its_first_event() -> None:
-    client = met(Streaming("one"), "cut-mid-event;after_events=0")
+    client = call_with_fault(Streaming("one"), "cut-mid-event;after_events=0")
     assert data("one").startswith(client.text) and 0 < len(client.text) < len(data("one"))
 
 
-def test_a_stream_that_is_too_short_breaks_in_its_end() -> None:
-    client = met(Streaming("one"), "cut-mid-event;after_events=9")
+def test_a_stream_with_too_few_events_is_cut_in_its_last_event() -> None:
+    client = call_with_fault(Streaming("one"), "cut-mid-event;after_events=9")
     assert client.text == data("one") + END_OF_STREAM[: len(END_OF_STREAM) // 2]
     assert not client.is_complete
 
 
-def test_a_stream_is_cut_in_a_character_that_is_there() -> None:
-    client = met(Streaming("one", "an äpple"), "cut-mid-utf8")
+def test_a_stream_is_cut_inside_its_next_multibyte_character() -> None:
+    client = call_with_fault(Streaming("one", "an äpple"), "cut-mid-utf8")
     assert client.text == data("one") + data("an äpple").split(b"\xa4")[0]
     assert client.text.endswith(b"an \xc3")
 
@@ -303,7 +303,7 @@ def test_a_stream_is_cut_in_a_character_that_is_there() -> None:
         ({"usage": {}}, b"data: "),
     ],
 )
-def test_without_such_a_character_one_is_put_in(body: Any, beginning: bytes) -> None:
+def test_without_a_multibyte_character_one_is_inserted(body: Any, beginning: bytes) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await StreamingResponse(events(), headers={"content-type": "text/event-stream"})(
             scope, receive, send
@@ -312,25 +312,25 @@ def test_without_such_a_character_one_is_put_in(body: Any, beginning: bytes) -> 
     async def events() -> Any:
         yield event(body)
 
-    client = met(app, "cut-mid-utf8;after_events=0")
+    client = call_with_fault(app, "cut-mid-utf8;after_events=0")
     assert client.text.endswith(beginning + b"\xf0")
 
 
-def test_a_broken_stream_is_given_up_behind_it() -> None:
+def test_the_application_of_a_cut_stream_sees_a_disconnect() -> None:
     app = Streaming("one", "two", is_endless=True)
-    assert met(app, "cut-mid-event").text.startswith(data("one"))
-    assert app.saw_client_leave
+    assert call_with_fault(app, "cut-mid-event").text.startswith(data("one"))
+    assert app.saw_disconnect
 
 
-def test_a_stalled_stream_is_given_up_behind_it_while_its_client_waits() -> None:
+def test_the_application_of_a_stalled_stream_sees_a_disconnect_at_once() -> None:
     app = Streaming("one", "two", is_endless=True)
 
     async def call() -> Client:
         client = Client(app)
         calling = asyncio.create_task(client.call({"stream": True}, fault="stall"))
-        await eventually(lambda: app.saw_client_leave)
+        await eventually(lambda: app.saw_disconnect)
         assert not calling.done()
-        client.leave()
+        client.disconnect()
         await calling
         return client
 
@@ -339,37 +339,37 @@ def test_a_stalled_stream_is_given_up_behind_it_while_its_client_waits() -> None
     assert not client.is_complete
 
 
-def test_a_reset_lets_a_stalled_stream_go() -> None:
+def test_a_reset_ends_a_stalled_stream() -> None:
     async def call() -> bool:
         client = Client(Streaming("one", "two"))
         calling = asyncio.create_task(client.call({"stream": True}, fault="stall"))
         await client.has_been_sent.wait()
         await eventually(lambda: client.text == data("one"))
-        client.made.reset()
+        client.fault_rules.reset()
         await calling
         return client.is_complete
 
     assert not asyncio.run(call())
 
 
-def test_a_client_that_leaves_before_its_slow_token_reaches_no_model() -> None:
-    asked = False
+def test_the_application_is_not_called_if_the_client_disconnects_during_the_delay() -> None:
+    is_called = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal is_called
+        is_called = True
 
     async def call() -> None:
         client = Client(app)
-        client.leave()
+        client.disconnect()
         await client.call({}, fault="slow-first-token;seconds=60")
 
     asyncio.run(call())
-    assert not asked
+    assert not is_called
 
 
-def test_a_slow_token_comes_all_the_same() -> None:
-    client = met(Streaming("one"), "slow-first-token;seconds=0.01")
+def test_a_slow_first_token_does_not_change_the_response() -> None:
+    client = call_with_fault(Streaming("one"), "slow-first-token;seconds=0.01")
     assert client.text == data("one") + END_OF_STREAM
     assert client.is_complete
 
@@ -383,34 +383,34 @@ def test_a_slow_token_comes_all_the_same() -> None:
         [{"provider": "workers-ai", "query": {"stream": True}}],
     ],
 )
-def test_json_instead_of_a_stream_is_asked_for_in_every_form(body: Any) -> None:
-    client = met(repeat_body, "json-instead-of-stream", body)
+def test_json_instead_of_a_stream_changes_every_format_of_request(body: Any) -> None:
+    client = call_with_fault(repeat_body, "json-instead-of-stream", body)
     expected = json.loads(json.dumps(body).replace("true", "false"))
     assert json.loads(client.text) == expected
 
 
 @pytest.mark.parametrize("body", [{"stream": False}, {"stream": "true"}, {}, b"", b"{", [1], "x"])
-def test_a_call_for_no_stream_gets_its_answer(body: Any) -> None:
-    client = met(repeat_body, "cut-mid-event", body)
+def test_a_fault_of_streams_does_not_change_calls_without_streaming(body: Any) -> None:
+    client = call_with_fault(repeat_body, "cut-mid-event", body)
     assert client.text == (body if isinstance(body, bytes) else json.dumps(body).encode())
     assert client.is_complete
 
 
-def test_a_refusal_of_a_stream_is_whole() -> None:
+def test_an_error_response_to_a_streaming_call_is_not_cut() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("{}", 400, media_type="application/json")(scope, receive, send)
 
-    assert met(refuse, "cut-mid-event").text == b"{}"
+    assert call_with_fault(refuse, "cut-mid-event").text == b"{}"
 
 
-def test_a_body_that_is_too_large_is_the_application_s_to_refuse() -> None:
+def test_a_body_that_is_too_large_is_passed_to_the_application() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("too large")(scope, receive, send)
 
-    assert met(app, "capacity", b" " * (17 * 2**20)).text == b"too large"
+    assert call_with_fault(app, "capacity", b" " * (17 * 2**20)).text == b"too large"
 
 
-def test_only_calls_for_text_have_faults() -> None:
+def test_only_inference_calls_have_faults() -> None:
     async def call() -> Client:
         client = Client(repeat_body)
         await client.call({}, fault="capacity", path="/_emulator/reset")
@@ -420,7 +420,7 @@ def test_only_calls_for_text_have_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "named"),
+    ("path", "body", "model"),
     [
         (f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/{FP16}", {}, FP16),
         (f"/client/v4/accounts/{ACCOUNT_ID}/ai/v1/chat/completions", {"model": FP16}, FP16),
@@ -431,14 +431,16 @@ def test_only_calls_for_text_have_faults() -> None:
         (f"/client/v4/accounts/{ACCOUNT_ID}/ai/run", {}, "undefined"),
     ],
 )
-def test_the_retired_model_is_the_one_that_was_asked(path: str, body: Any, named: str) -> None:
+def test_the_error_of_a_retired_model_names_the_requested_model(
+    path: str, body: Any, model: str
+) -> None:
     async def call() -> Client:
         client = Client(repeat_body)
         await client.call(body, fault="retired", path=path)
         return client
 
     message = json.loads(asyncio.run(call()).text)
-    assert f": {named} was deprecated on 2026-05-30" in json.dumps(message)
+    assert f": {model} was deprecated on 2026-05-30" in json.dumps(message)
 
 
 async def repeat_body(scope: Scope, receive: Receive, send: Send) -> None:

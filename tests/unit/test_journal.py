@@ -1,4 +1,4 @@
-"""What the journal keeps of calls that pass through it, and what it says of them."""
+"""The journal: what it stores of calls, how it shows them, its limits, and redaction."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Headers = Mapping[str, str]
 
 @dataclass
 class FakeGeneration:
-    """One that has made three tokens of a prompt of two."""
+    """A generation with two prompt tokens and three completion tokens."""
 
     num_prompt_tokens: int = 2
     finish_reason: FinishReason | None = FinishReason.STOP
@@ -58,18 +58,18 @@ class FakeGeneration:
         pass
 
 
-def call(app: ASGIApp, entries: Journal, body: bytes = b"{}", **scope: Any) -> list[Message]:
-    """What the journal passes on for a call to this application; the client stays to the end."""
-    return asyncio.run(acall(app, entries, [body], **scope))
+def call(app: ASGIApp, journal: Journal, body: bytes = b"{}", **scope: Any) -> list[Message]:
+    """Calls the application through the journal and returns the messages that were sent."""
+    return asyncio.run(acall(app, journal, [body], **scope))
 
 
 async def acall(
     app: ASGIApp,
-    entries: Journal,
+    journal: Journal,
     bodies: Iterable[bytes] = (b"{}",),
     *,
     headers: Headers | None = None,
-    stays: bool = True,
+    disconnects: bool = False,
     **scope: Any,
 ) -> list[Message]:
     messages: list[Message] = [
@@ -79,7 +79,7 @@ async def acall(
     sent: list[Message] = []
 
     async def receive() -> Message:
-        if not messages and stays:
+        if not messages and not disconnects:
             await asyncio.Event().wait()
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
@@ -88,14 +88,14 @@ async def acall(
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     common = {"type": "http", "method": "POST", "path": PATH, "query_string": b""}
-    await JournalMiddleware(app, entries)({**common, "headers": raw, **scope}, receive, send)
+    await JournalMiddleware(app, journal)({**common, "headers": raw, **scope}, receive, send)
     return sent
 
 
-def answering(
+def responding(
     response: Callable[[], Response], started: Callable[[], StartedGeneration] | None = None
 ) -> ASGIApp:
-    """An application that reads the body and gives this answer."""
+    """Returns an application that reads the body and sends this response."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
@@ -108,48 +108,49 @@ def answering(
 
 
 def streaming(*events: bytes) -> Callable[[], Response]:
-    async def pieces() -> Any:
-        for each in events:
-            yield each
+    async def parts() -> Any:
+        for part in events:
+            yield part
 
-    return lambda: StreamingResponse(pieces(), media_type="text/event-stream")
-
-
-OK = answering(lambda: JsonResponse(success({"response": "Hello"})))
-STREAM = answering(streaming(event({"response": "Hel"}), event({"response": "lo"}), END_OF_STREAM))
+    return lambda: StreamingResponse(parts(), media_type="text/event-stream")
 
 
-def whole(entries: Journal, number: int = 1) -> Any:
-    entry = entries.get(number)
+OK = responding(lambda: JsonResponse(success({"response": "Hello"})))
+STREAM = responding(streaming(event({"response": "Hel"}), event({"response": "lo"}), END_OF_STREAM))
+
+
+def view_of(journal: Journal, number: int = 1) -> Any:
+    entry = journal.get(number)
     assert entry is not None
     return json.loads(asyncio.run(views.whole(entry)))
 
 
-def test_a_call_passes_through_unchanged_and_is_kept() -> None:
-    entries = Journal()
-    sent = call(OK, entries, b'{"prompt":"Hi"}', query_string=b"a=1")
+def test_a_call_is_stored_and_not_changed() -> None:
+    journal = Journal()
+    sent = call(OK, journal, b'{"prompt":"Hi"}', query_string=b"a=1")
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert b"".join(m.get("body", b"") for m in sent) == success({"response": "Hello"})
-    kept = whole(entries)
-    assert (kept["path"], kept["query"], kept["model"]) == (PATH, "a=1", INT8)
-    assert (kept["status"], kept["outcome"], kept["stream"]) == (200, "ok", False)
-    assert (kept["request"]["body"], kept["answer"]["text"]) == ({"prompt": "Hi"}, "Hello")
+    view = view_of(journal)
+    assert (view["path"], view["query"], view["model"]) == (PATH, "a=1", INT8)
+    assert (view["status"], view["outcome"], view["stream"]) == (200, "ok", False)
+    assert (view["request"]["body"], view["answer"]["text"]) == ({"prompt": "Hi"}, "Hello")
 
 
-def test_what_makes_no_text_is_not_kept() -> None:
-    entries = Journal()
-    call(OK, entries, path="/_emulator/healthz")
-    call(OK, entries, method="GET")
-    assert len(entries) == 0
+def test_only_inference_calls_are_stored() -> None:
+    journal = Journal()
+    call(OK, journal, path="/_emulator/healthz")
+    call(OK, journal, method="GET")
+    assert len(journal) == 0
 
 
-def test_a_stream_is_kept_as_it_was_sent_and_as_text() -> None:
-    entries = Journal()
-    call(STREAM, entries)
-    answer = whole(entries)["answer"]
-    assert answer["text"] == "Hello"
+def test_a_stream_is_stored_as_sent_and_as_text() -> None:
+    journal = Journal()
+    call(STREAM, journal)
+    response = view_of(journal)["answer"]
+    assert response["text"] == "Hello"
     assert (
-        answer["sent"] == 'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n'
+        response["sent"]
+        == 'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n'
     )
 
 
@@ -162,56 +163,56 @@ BARE_ERROR = JsonResponse(b'{"name":"AiError","internalCode":3040,"httpCode":429
     [
         (OK, "ok"),
         (STREAM, "ok"),
-        (answering(lambda: ERROR), "5007"),
-        (answering(lambda: BARE_ERROR), "3040"),
-        (answering(lambda: Response("gone", 502)), "error"),
-        (answering(streaming(event({"response": "Hel"}))), "cut"),
-        (answering(lambda: Response(status_code=499)), "cancelled"),
+        (responding(lambda: ERROR), "5007"),
+        (responding(lambda: BARE_ERROR), "3040"),
+        (responding(lambda: Response("gone", 502)), "error"),
+        (responding(streaming(event({"response": "Hel"}))), "cut"),
+        (responding(lambda: Response(status_code=499)), "cancelled"),
     ],
 )
 def test_every_call_has_an_outcome(app: ASGIApp, outcome: str) -> None:
-    entries = Journal()
-    call(app, entries)
-    assert whole(entries)["outcome"] == outcome
+    journal = Journal()
+    call(app, journal)
+    assert view_of(journal)["outcome"] == outcome
 
 
-def test_a_call_whose_answer_fails_is_cut_and_the_error_goes_on() -> None:
+def test_an_error_during_the_response_is_raised_and_the_outcome_is_cut() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise OSError("it broke")
+        raise OSError("broken")
 
-    entries = Journal()
-    with pytest.raises(OSError, match="it broke"):
-        call(app, entries)
-    assert (whole(entries)["outcome"], entries.running) == ("cut", set())
+    journal = Journal()
+    with pytest.raises(OSError, match="broken"):
+        call(app, journal)
+    assert (view_of(journal)["outcome"], journal.running) == ("cut", set())
 
 
-def test_a_client_that_leaves_before_the_end_has_cancelled() -> None:
+def test_a_disconnect_before_the_end_is_a_cancelled_call() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         await ERROR(scope, receive, send)
 
-    entries = Journal()
-    asyncio.run(acall(app, entries, stays=False))
-    assert whole(entries)["outcome"] == "cancelled"
+    journal = Journal()
+    asyncio.run(acall(app, journal, disconnects=True))
+    assert view_of(journal)["outcome"] == "cancelled"
 
 
-def test_a_client_that_leaves_after_the_end_has_not() -> None:
+def test_a_disconnect_after_the_end_does_not_change_the_outcome() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await JsonResponse(b"{}")(scope, receive, send)
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    entries = Journal()
-    asyncio.run(acall(app, entries, stays=False))
-    assert whole(entries)["outcome"] == "ok"
+    journal = Journal()
+    asyncio.run(acall(app, journal, disconnects=True))
+    assert view_of(journal)["outcome"] == "ok"
 
 
-def test_a_body_that_nobody_reads_is_not_kept() -> None:
-    entries = Journal()
-    call(ERROR, entries, b'{"prompt":"Hi"}')
-    assert whole(entries)["request"] == {
+def test_a_body_that_the_application_does_not_read_is_not_stored() -> None:
+    journal = Journal()
+    call(ERROR, journal, b'{"prompt":"Hi"}')
+    assert view_of(journal)["request"] == {
         "headers": {},
         "bytes": 0,
         "bytes_left_out": 0,
@@ -222,59 +223,59 @@ def test_a_body_that_nobody_reads_is_not_kept() -> None:
 # ── models and tokens ────────────────────────────────────────────────────────────────────────
 
 
-STREAM_ANSWER = streaming(event({"response": "a"}), END_OF_STREAM)
+STREAM_RESPONSE = streaming(event({"response": "a"}), END_OF_STREAM)
 
 
-def test_tokens_weights_and_prompt_are_those_of_the_backend() -> None:
-    entries = Journal()
+def test_tokens_weights_and_prompt_are_the_backends() -> None:
+    journal = Journal()
     call(
-        answering(STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "weights", str)),
-        entries,
+        responding(STREAM_RESPONSE, lambda: StartedGeneration(FakeGeneration(), "weights", str)),
+        journal,
     )
     call(
-        answering(
-            STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "PROMPT")
+        responding(
+            STREAM_RESPONSE, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "PROMPT")
         ),
-        entries,
+        journal,
     )
-    first, second = whole(entries, 1), whole(entries, 2)
+    first, second = view_of(journal, 1), view_of(journal, 2)
     assert (first["answered_by"], first["prompt_tokens"]) == ("weights", 2)
-    assert (first["completion_tokens"], entries.num_completion_tokens) == (3, 6)
+    assert (first["completion_tokens"], journal.num_completion_tokens) == (3, 6)
     assert second["prompt"] == {"bytes": 6, "bytes_left_out": 0, "text": "PROMPT"}
 
 
-def test_nothing_of_a_backend_is_held_after_the_end() -> None:
-    entries = Journal()
+def test_the_generation_is_released_after_the_end() -> None:
+    journal = Journal()
     call(
-        answering(STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "p")),
-        entries,
+        responding(STREAM_RESPONSE, lambda: StartedGeneration(FakeGeneration(), "w", lambda: "p")),
+        journal,
     )
-    entry = entries.get(1)
+    entry = journal.get(1)
     assert entry is not None and entry.started is None
 
 
-@pytest.mark.parametrize(("num_tokens", "is_aside"), [(10, False), (5000, True)])
-def test_a_long_prompt_is_rendered_beside_the_event_loop(num_tokens: int, is_aside: bool) -> None:
+@pytest.mark.parametrize(("num_tokens", "uses_thread"), [(10, False), (5000, True)])
+def test_a_long_prompt_is_rendered_in_a_thread(num_tokens: int, uses_thread: bool) -> None:
     threads = []
 
     def prompt() -> str:
         threads.append(threading.current_thread())
         return "PROMPT"
 
-    entries = Journal()
-    app = answering(
-        STREAM_ANSWER, lambda: StartedGeneration(FakeGeneration(num_tokens), "w", prompt)
+    journal = Journal()
+    app = responding(
+        STREAM_RESPONSE, lambda: StartedGeneration(FakeGeneration(num_tokens), "w", prompt)
     )
-    call(app, entries)
-    assert [thread is not threading.main_thread() for thread in threads] == [is_aside]
-    assert whole(entries)["prompt"]["text"] == "PROMPT"
+    call(app, journal)
+    assert [thread is not threading.main_thread() for thread in threads] == [uses_thread]
+    assert view_of(journal)["prompt"]["text"] == "PROMPT"
 
 
-def test_an_answer_that_no_backend_made_says_itself_what_it_cost() -> None:
+def test_without_a_backend_the_token_counts_are_those_in_the_response() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-    entries = Journal()
-    call(answering(streaming(event({"response": "", "usage": usage}), END_OF_STREAM)), entries)
-    assert (whole(entries)["prompt_tokens"], whole(entries)["completion_tokens"]) == (5, 7)
+    journal = Journal()
+    call(responding(streaming(event({"response": "", "usage": usage}), END_OF_STREAM)), journal)
+    assert (view_of(journal)["prompt_tokens"], view_of(journal)["completion_tokens"]) == (5, 7)
 
 
 @pytest.mark.parametrize(
@@ -286,22 +287,22 @@ def test_an_answer_that_no_backend_made_says_itself_what_it_cost() -> None:
         (b"\xff\x00", None, None),
     ],
 )
-def test_a_model_is_found_wherever_it_is_named(
+def test_the_model_is_the_routes_or_the_one_in_the_body(
     body: bytes, found: str | None, model: str | None
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         context_of(scope).model = found
         await OK(scope, receive, send)
 
-    entries = Journal()
-    call(app, entries, body, path=f"/client/v4/accounts/{ACCOUNT_ID}/ai/run")
-    assert whole(entries)["model"] == model
+    journal = Journal()
+    call(app, journal, body, path=f"/client/v4/accounts/{ACCOUNT_ID}/ai/run")
+    assert view_of(journal)["model"] == model
 
 
-# ── forms of answers and bodies ──────────────────────────────────────────────────────────────
+# ── formats of responses and bodies ──────────────────────────────────────────────────────────
 
 
-FORMS = [
+FORMATS = [
     NativeFormat(),
     GzipFormat(),
     TensorFormat(""),
@@ -309,23 +310,25 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__)
-def test_the_text_is_found_in_every_form_of_answer(form: Any) -> None:
+@pytest.mark.parametrize(
+    "response_format", FORMATS, ids=lambda response_format: type(response_format).__name__
+)
+def test_the_text_is_found_in_every_response_format(response_format: Any) -> None:
     async def chunks() -> Any:
         for text in ("Hel", "lo é"):
             yield Chunk(text)
 
     async def whole_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await JsonResponse(form.whole("Hello é", FakeGeneration()))(scope, receive, send)
+        await JsonResponse(response_format.whole("Hello é", FakeGeneration()))(scope, receive, send)
 
     async def stream_app(scope: Scope, receive: Receive, send: Send) -> None:
-        frames = form.events(chunks(), FakeGeneration())
-        await StreamingResponse(frames, media_type="text/event-stream")(scope, receive, send)
+        events = response_format.events(chunks(), FakeGeneration())
+        await StreamingResponse(events, media_type="text/event-stream")(scope, receive, send)
 
-    entries = Journal()
-    call(whole_app, entries)
-    call(stream_app, entries)
-    assert [whole(entries, number)["answer"]["text"] for number in (1, 2)] == ["Hello é"] * 2
+    journal = Journal()
+    call(whole_app, journal)
+    call(stream_app, journal)
+    assert [view_of(journal, number)["answer"]["text"] for number in (1, 2)] == ["Hello é"] * 2
 
 
 @pytest.mark.parametrize(
@@ -340,162 +343,162 @@ def test_the_text_is_found_in_every_form_of_answer(form: Any) -> None:
         b"\x1f\x8b",
     ],
 )
-def test_any_body_makes_valid_json(body: bytes) -> None:
-    entries = Journal()
-    call(OK, entries, body)
-    assert isinstance(whole(entries)["request"]["body"], str)
+def test_a_body_that_is_not_json_is_shown_as_text(body: bytes) -> None:
+    journal = Journal()
+    call(OK, journal, body)
+    assert isinstance(view_of(journal)["request"]["body"], str)
 
 
-def test_a_body_in_gzip_is_shown_unpacked() -> None:
-    entries = Journal()
-    call(OK, entries, gzip.compress(b'{"prompt":"Hi"}'))
-    assert whole(entries)["request"]["body"] == {"prompt": "Hi"}
+def test_a_body_in_gzip_is_shown_decompressed() -> None:
+    journal = Journal()
+    call(OK, journal, gzip.compress(b'{"prompt":"Hi"}'))
+    assert view_of(journal)["request"]["body"] == {"prompt": "Hi"}
 
 
 # ── bounds ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_the_start_of_a_large_part_is_kept_and_the_rest_is_counted() -> None:
-    entries = Journal()
+def test_only_the_start_of_a_large_part_is_stored_and_the_rest_is_counted() -> None:
+    journal = Journal()
     text = "x" * MAX_PART_BYTES + "y" * 10
-    app = answering(
+    app = responding(
         streaming(*[b"z" * 1000] * 400),
         lambda: StartedGeneration(FakeGeneration(), "w", lambda: text),
     )
-    asyncio.run(acall(app, entries, [b"x" * MAX_PART_BYTES, b"y" * 20]))
-    kept = whole(entries)
-    assert kept["request"]["bytes_left_out"] == 20
-    assert kept["prompt"]["bytes_left_out"] == 10
-    assert kept["answer"]["bytes_left_out"] == 400_000 - MAX_PART_BYTES
-    assert kept["request"]["body"] == "x" * MAX_PART_BYTES
+    asyncio.run(acall(app, journal, [b"x" * MAX_PART_BYTES, b"y" * 20]))
+    view = view_of(journal)
+    assert view["request"]["bytes_left_out"] == 20
+    assert view["prompt"]["bytes_left_out"] == 10
+    assert view["answer"]["bytes_left_out"] == 400_000 - MAX_PART_BYTES
+    assert view["request"]["body"] == "x" * MAX_PART_BYTES
 
 
-def test_the_oldest_give_way_by_number() -> None:
-    entries = Journal(max_entries=3)
+def test_the_oldest_entries_are_dropped_above_the_maximum_number() -> None:
+    journal = Journal(max_entries=3)
     for _ in range(5):
-        call(OK, entries)
-    assert [entry.id for entry in entries.newest(10)] == [5, 4, 3]
-    assert (entries.get(2), entries.num_dropped) == (None, 2)
+        call(OK, journal)
+    assert [entry.id for entry in journal.newest(10)] == [5, 4, 3]
+    assert (journal.get(2), journal.num_dropped) == (None, 2)
 
 
-def test_the_oldest_give_way_by_size_and_the_count_of_bytes_is_right() -> None:
-    entries = Journal(max_bytes=100_000)
+def test_the_oldest_entries_are_dropped_above_the_maximum_size() -> None:
+    journal = Journal(max_bytes=100_000)
     for size in (10, 50_000, 30_000, 70_000, 5, 90_000, 1000):
-        call(OK, entries, b"x" * size)
-        kept = entries.newest(100)
-        assert entries.num_bytes == sum(entry.num_bytes for entry in kept) <= 100_000
-    entries.clear()
-    assert entries.num_bytes == 0
+        call(OK, journal, b"x" * size)
+        entries = journal.newest(100)
+        assert journal.num_bytes == sum(entry.num_bytes for entry in entries) <= 100_000
+    journal.clear()
+    assert journal.num_bytes == 0
 
 
-def test_a_call_that_gives_way_while_it_runs_goes_on_and_holds_nothing() -> None:
-    entries = Journal(max_entries=1)
-    seen = []
+def test_a_call_that_is_dropped_while_it_runs_completes_and_stores_nothing() -> None:
+    journal = Journal(max_entries=1)
+    stored = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        entry = entries.get(1)
-        await acall(OK, entries)
+        entry = journal.get(1)
+        await acall(OK, journal)
         await OK(scope, receive, send)
         assert entry is not None
-        seen.append((bytes(entry.request_body.stored), bytes(entry.response_body.stored)))
+        stored.append((bytes(entry.request_body.stored), bytes(entry.response_body.stored)))
 
-    sent = call(app, entries)
+    sent = call(app, journal)
     assert len(sent) == 2
-    assert (seen, [entry.id for entry in entries.newest(9)]) == ([(b"", b"")], [2])
-    assert entries.num_bytes == sum(entry.num_bytes for entry in entries.newest(9))
+    assert (stored, [entry.id for entry in journal.newest(9)]) == ([(b"", b"")], [2])
+    assert journal.num_bytes == sum(entry.num_bytes for entry in journal.newest(9))
 
 
-def test_a_journal_that_was_emptied_has_another_epoch_and_goes_on_counting() -> None:
-    entries = Journal()
-    call(OK, entries)
-    epoch = entries.epoch
-    entries.clear()
-    assert (len(entries), entries.num_dropped) == (0, 0)
-    assert entries.epoch != epoch
-    call(OK, entries)
-    assert [entry.id for entry in entries.newest(9)] == [2]
+def test_clearing_the_journal_changes_the_epoch_but_not_the_next_id() -> None:
+    journal = Journal()
+    call(OK, journal)
+    epoch = journal.epoch
+    journal.clear()
+    assert (len(journal), journal.num_dropped) == (0, 0)
+    assert journal.epoch != epoch
+    call(OK, journal)
+    assert [entry.id for entry in journal.newest(9)] == [2]
 
 
-def test_the_newest_are_those_after_an_id() -> None:
-    entries = Journal()
+def test_the_newest_entries_after_an_id_are_returned() -> None:
+    journal = Journal()
     for _ in range(6):
-        call(OK, entries)
-    assert [entry.id for entry in entries.newest(9, after=3)] == [6, 5, 4]
-    assert [entry.id for entry in entries.newest(2, after=3)] == [6, 5]
+        call(OK, journal)
+    assert [entry.id for entry in journal.newest(9, after=3)] == [6, 5, 4]
+    assert [entry.id for entry in journal.newest(2, after=3)] == [6, 5]
 
 
 # ── credentials ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("header", CREDENTIAL_HEADERS)
-def test_no_credential_is_kept_in_any_place(header: str) -> None:
-    def repeating() -> Response:
+def test_a_credential_is_redacted_everywhere(header: str) -> None:
+    def echo() -> Response:
         return JsonResponse(to_json({"result": {"response": f"it is {SECRET}"}}))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         started = StartedGeneration(FakeGeneration(), "w", lambda: f"prompt {SECRET}")
-        await answering(repeating, lambda: started)(scope, receive, send)
+        await responding(echo, lambda: started)(scope, receive, send)
 
-    entries = Journal()
+    journal = Journal()
     value = {"authorization": f"Bearer {SECRET}", "cookie": f"a=1; session={SECRET}"}
     call(
         app,
-        entries,
+        journal,
         to_json({"prompt": f"my key is {SECRET}", SECRET: 1}),
         headers={header: value.get(header, SECRET), "x-other": f"a {SECRET}"},
         path=f"{PATH}/{SECRET}",
         query_string=f"key={SECRET}".encode(),
     )
-    entry = entries.get(1)
+    entry = journal.get(1)
     assert entry is not None
-    text = json.dumps([whole(entries), views.row(entry)])
+    text = json.dumps([view_of(journal), views.row(entry)])
     assert SECRET not in text
     assert text.count("[redacted]") >= 9
 
 
-def test_a_credential_with_odd_characters_is_found_as_json_and_urls_write_it() -> None:
+def test_a_credential_is_redacted_as_escaped_in_json_and_urls() -> None:
     secret = 'a"b\\c/d+e'
-    entries = Journal()
+    journal = Journal()
     headers = {"authorization": f"Bearer {secret}"}
     call(
         OK,
-        entries,
+        journal,
         b"no JSON: " + to_json(secret),
         headers=headers,
         query_string=b"a%22b%5Cc%2Fd%2Be",
     )
-    kept = whole(entries)
-    assert kept["request"]["body"] == 'no JSON: "[redacted]"'
-    assert kept["query"] == "[redacted]"
+    view = view_of(journal)
+    assert view["request"]["body"] == 'no JSON: "[redacted]"'
+    assert view["query"] == "[redacted]"
 
 
-def test_half_a_credential_at_the_end_of_what_is_kept_is_taken_out() -> None:
-    entries = Journal()
+def test_the_start_of_a_credential_at_the_end_of_a_stored_part_is_removed() -> None:
+    journal = Journal()
     body = b"x" * (MAX_PART_BYTES - 8) + SECRET.encode()
-    call(OK, entries, body, headers={"authorization": f"Bearer {SECRET}"})
-    assert whole(entries)["request"]["body"] == "x" * (MAX_PART_BYTES - 8)
+    call(OK, journal, body, headers={"authorization": f"Bearer {SECRET}"})
+    assert view_of(journal)["request"]["body"] == "x" * (MAX_PART_BYTES - 8)
 
 
 @pytest.mark.parametrize("end", ["", "x" * MAX_PART_BYTES], ids=["whole", "cut"])
-def test_headers_inside_a_universal_body_count_as_headers(end: str) -> None:
+def test_credentials_in_headers_inside_a_universal_body_are_redacted(end: str) -> None:
     step = {"headers": {"Authorization": f"Bearer {SECRET}"}, "query": {"prompt": "Hi", "end": end}}
-    entries = Journal()
-    call(OK, entries, to_json([step]))
-    text = json.dumps(whole(entries))
+    journal = Journal()
+    call(OK, journal, to_json([step]))
+    text = json.dumps(view_of(journal))
     assert SECRET not in text and "[redacted]" in text
 
 
-def test_a_token_that_is_a_mere_word_spoils_no_text() -> None:
-    entries = Journal()
-    call(OK, entries, b'{"prompt":"x local"}', headers={"authorization": "Bearer local"})
-    kept = whole(entries)
-    assert kept["request"]["headers"] == {"authorization": "[redacted]"}
-    assert kept["request"]["body"] == {"prompt": "x local"}
+def test_a_short_token_is_not_redacted_in_texts() -> None:
+    journal = Journal()
+    call(OK, journal, b'{"prompt":"x local"}', headers={"authorization": "Bearer local"})
+    view = view_of(journal)
+    assert view["request"]["headers"] == {"authorization": "[redacted]"}
+    assert view["request"]["body"] == {"prompt": "x local"}
 
 
-def test_a_credential_written_token_by_token_is_taken_out_of_the_text() -> None:
+def test_a_credential_spread_over_several_events_is_redacted_in_the_text() -> None:
     pieces = [event({"response": piece}) for piece in ("sk-01", "2345", "6789", ".")]
-    entries = Journal()
+    journal = Journal()
     headers = {"authorization": f"Bearer {SECRET}"}
-    call(answering(streaming(*pieces, END_OF_STREAM)), entries, headers=headers)
-    assert whole(entries)["answer"]["text"] == "[redacted]."
+    call(responding(streaming(*pieces, END_OF_STREAM)), journal, headers=headers)
+    assert view_of(journal)["answer"]["text"] == "[redacted]."

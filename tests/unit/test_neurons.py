@@ -1,4 +1,4 @@
-"""What calls cost, and who may still spend."""
+"""Neurons: the price of calls, and the daily budget of an account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.server import FP16, INT8
 
 
 class Calendar:
-    """A day that tests turn."""
+    """Returns the day that a test sets."""
 
     def __init__(self) -> None:
         self.day = date(2026, 5, 29)
@@ -33,13 +33,13 @@ class Calendar:
         ("@cf/me/mine", 1_000_000, 1_000_000, 50_505 + 606_061),
     ],
 )
-def test_a_call_costs_what_the_service_takes(
+def test_a_call_costs_the_published_price(
     model: str, num_prompt: int, num_completion: int, neurons: float
 ) -> None:
     assert price_of(model).of(Usage(num_prompt, num_completion)) == neurons
 
 
-def test_an_account_may_spend_until_nothing_is_left() -> None:
+def test_an_account_is_refused_once_its_budget_is_used() -> None:
     budget = NeuronBudget(10)
     budget.check("a")
     budget.use("a", 9.5)
@@ -50,7 +50,7 @@ def test_an_account_may_spend_until_nothing_is_left() -> None:
     budget.check("b")
 
 
-def test_the_next_day_begins_with_nothing_spent() -> None:
+def test_the_counts_are_reset_on_the_next_day() -> None:
     calendar = Calendar()
     budget = NeuronBudget(1, calendar)
     budget.use("a", 2)
@@ -61,26 +61,26 @@ def test_the_next_day_begins_with_nothing_spent() -> None:
     assert budget.used == {}
 
 
-def test_a_reset_gives_everything_back() -> None:
+def test_a_reset_sets_the_counts_to_zero() -> None:
     budget = NeuronBudget(1)
     budget.use("a", 2)
     budget.reset()
     budget.check("a")
 
 
-def test_without_a_limit_it_only_counts() -> None:
+def test_without_a_limit_neurons_are_only_counted() -> None:
     budget = NeuronBudget(None)
     budget.use("a", 1e9)
     budget.check("a")
     assert budget.used == {"a": 1e9}
 
 
-def test_nothing_may_be_spent_of_nothing() -> None:
+def test_a_budget_of_zero_refuses_every_call() -> None:
     with pytest.raises(WireError, match="you have used up"):
         NeuronBudget(0).check("a")
 
 
-def test_of_very_many_accounts_the_last_are_remembered() -> None:
+def test_of_too_many_accounts_the_most_recent_are_kept() -> None:
     budget = NeuronBudget(None)
     for number in range(10_000):
         budget.use(str(number), 1)

@@ -1,4 +1,4 @@
-"""What OpenAI's API is asked, and what its events and errors are taken for."""
+"""Requests to OpenAI's API, and how its events and errors are read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from workers_ai_emulator.backends.openai_api import (
     EventDecoder,
     UpstreamFailed,
-    call_for,
-    error_of,
+    error_from,
     model_names,
+    streaming_request,
 )
 from workers_ai_emulator.engine.errors import CapacityExceeded, ContextTooLong, RequestRejected
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
@@ -21,7 +21,7 @@ from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
-def asked(
+def built(
     prompt: str | None = None,
     *messages: Message,
     raw: bool = False,
@@ -31,14 +31,14 @@ def asked(
     request = TextGenerationRequest(
         prompt, [*messages], raw, False, SamplingParams(**params), is_flattened
     )
-    return call_for(request, "m")
+    return streaming_request(request, "m")
 
 
-# ── what is asked ─────────────────────────────────────────────────────────────────────────────
+# ── requests ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_messages_go_as_they_are_and_options_only_where_they_say_something() -> None:
-    path, body = asked(None, Message("odd", "x"), max_tokens=7, temperature=0.5)
+def test_messages_are_sent_unchanged_and_defaults_are_left_out() -> None:
+    path, body = built(None, Message("odd", "x"), max_tokens=7, temperature=0.5)
     assert path == "/chat/completions"
     assert body == {
         "model": "m",
@@ -50,9 +50,9 @@ def test_messages_go_as_they_are_and_options_only_where_they_say_something() -> 
     }
 
 
-def test_all_options_are_passed_on_and_repetition_by_both_its_names() -> None:
+def test_all_options_are_sent_and_the_repetition_penalty_under_both_names() -> None:
     options: dict[str, Any] = {"top_p": 0.9, "top_k": 5, "seed": 0, "frequency_penalty": 1.0}
-    _, body = asked("x", repetition_penalty=1.1, **options)
+    _, body = built("x", repetition_penalty=1.1, **options)
     assert options.items() <= body.items()
     assert body["repetition_penalty"] == body["repeat_penalty"] == 1.1
 
@@ -67,18 +67,16 @@ def test_all_options_are_passed_on_and_repetition_by_both_its_names() -> None:
         ("hi", {"raw": True, "is_flattened": True}, ["user"]),
     ],
 )
-def test_a_prompt_becomes_the_conversation_that_it_stands_for(
-    prompt: str, flags: dict[str, bool], roles: list[str]
-) -> None:
-    path, body = asked(prompt, **flags)
+def test_a_prompt_becomes_messages(prompt: str, flags: dict[str, bool], roles: list[str]) -> None:
+    path, body = built(prompt, **flags)
     assert path == "/chat/completions"
     assert [message["role"] for message in body["messages"]] == roles
     assert body["messages"][-1]["content"] == "hi"
     assert roles != ["system", "user"] or body["messages"][0]["content"] == DEFAULT_SYSTEM_TEXT
 
 
-def test_a_raw_prompt_stays_a_text() -> None:
-    path, body = asked("[INST] hi [/INST]", raw=True)
+def test_a_raw_prompt_is_sent_as_text() -> None:
+    path, body = built("[INST] hi [/INST]", raw=True)
     assert (path, body["prompt"]) == ("/completions", "[INST] hi [/INST]")
     assert "messages" not in body
 
@@ -97,19 +95,19 @@ def decode(*events: str, num_prompt_tokens: int = 3) -> list[Chunk | Usage]:
     return chunks + decoder.flush()
 
 
-def test_texts_are_chunks_and_roles_are_not() -> None:
+def test_events_with_text_become_chunks() -> None:
     role = json.dumps({"choices": [{"delta": {"role": "assistant"}, "finish_reason": None}]})
     events = [role, delta(""), delta("a"), delta("b"), delta(None, "stop"), "[DONE]"]
-    ended = Chunk("", FinishReason.STOP)
-    assert decode(*events) == [Chunk("a"), Chunk("b"), Usage(3, 3), ended]
+    end = Chunk("", FinishReason.STOP)
+    assert decode(*events) == [Chunk("a"), Chunk("b"), Usage(3, 3), end]
 
 
-def test_a_completions_text_is_read_too() -> None:
+def test_events_of_the_completions_endpoint_become_chunks() -> None:
     events = [json.dumps({"choices": [{"text": "a", "finish_reason": "length"}]}), "[DONE]"]
     assert decode(*events) == [Chunk("a"), Usage(3, 1), Chunk("", FinishReason.LENGTH)]
 
 
-def test_the_servers_usage_holds_wherever_it_comes() -> None:
+def test_the_servers_usage_is_used_wherever_it_is_sent() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 4}}
     usage = {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
     last = json.dumps({"choices": [], "usage": usage | details})
@@ -117,25 +115,25 @@ def test_the_servers_usage_holds_wherever_it_comes() -> None:
     assert Usage(9, 8) in decode(delta("a", "stop", usage=usage), "[DONE]")
 
 
-def test_a_stream_ends_by_a_finish_reason_or_by_done() -> None:
+def test_a_stream_must_end_with_a_finish_reason_or_done() -> None:
     assert decode(delta("a", "stop"))[-1] == Chunk("", FinishReason.STOP)
     assert decode(delta("a"), "[DONE]")[-1] == Chunk("", FinishReason.STOP)
-    with pytest.raises(UpstreamFailed, match="before its end"):
+    with pytest.raises(UpstreamFailed, match="without a finish reason"):
         decode(delta("a"))
 
 
 @pytest.mark.parametrize("data", ["{", "[1]", "null", "1"])
-def test_an_event_that_is_no_object_is_an_error(data: str) -> None:
-    with pytest.raises(UpstreamFailed, match="no JSON object"):
+def test_an_event_that_is_not_an_object_is_an_error(data: str) -> None:
+    with pytest.raises(UpstreamFailed, match="not a JSON object"):
         decode(data)
 
 
 @pytest.mark.parametrize("event", [{}, {"choices": None}, {"choices": ["x"]}, {"usage": "x"}])
-def test_an_event_that_says_nothing_is_passed_over(event: dict[str, Any]) -> None:
+def test_an_event_without_choices_is_ignored(event: dict[str, Any]) -> None:
     assert decode(json.dumps(event), "[DONE]") == [Usage(3, 1), Chunk("", FinishReason.STOP)]
 
 
-def test_an_error_within_a_stream_is_the_error_that_it_says() -> None:
+def test_an_error_event_is_raised() -> None:
     with pytest.raises(RequestRejected, match="no such role"):
         decode(json.dumps({"error": {"message": "no such role", "code": 400}}))
     with pytest.raises(UpstreamFailed, match="out of memory"):
@@ -167,10 +165,10 @@ CONTEXT_TEXTS = [
 
 
 @pytest.mark.parametrize(("message", "num_tokens"), CONTEXT_TEXTS)
-def test_a_context_that_is_too_small_is_said_in_the_services_words(
+def test_an_error_about_the_context_length_becomes_context_too_long(
     message: str, num_tokens: int
 ) -> None:
-    error = error_of(400, json.dumps({"error": {"message": message}}), max_tokens=16)
+    error = error_from(400, json.dumps({"error": {"message": message}}), max_tokens=16)
     assert isinstance(error, ContextTooLong)
     assert str(error) == str(ContextTooLong(num_tokens, 512))
 
@@ -190,30 +188,30 @@ def test_a_context_that_is_too_small_is_said_in_the_services_words(
         (503, CapacityExceeded),
     ],
 )
-def test_a_status_says_whose_fault_it_is(status: int, error_class: type[EmulatorError]) -> None:
-    assert type(error_of(status, "{}", max_tokens=1)) is error_class
+def test_each_status_has_an_error_class(status: int, error_class: type[EmulatorError]) -> None:
+    assert type(error_from(status, "{}", max_tokens=1)) is error_class
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        '{"error": {"message": "it says"}}',
-        '{"error": "it says"}',
-        '{"object": "error", "message": "it says"}',
-        '{"detail": "it says"}',
-        "it\n says",
+        '{"error": {"message": "the reason"}}',
+        '{"error": "the reason"}',
+        '{"object": "error", "message": "the reason"}',
+        '{"detail": "the reason"}',
+        "the\n reason",
     ],
 )
-def test_the_message_is_found_wherever_it_is(body: str) -> None:
-    assert str(error_of(400, body, max_tokens=1)) == "it says"
+def test_the_error_text_is_found_under_every_key(body: str) -> None:
+    assert str(error_from(400, body, max_tokens=1)) == "the reason"
 
 
-def test_a_message_is_a_line_that_can_be_shown() -> None:
-    assert len(str(error_of(500, "x" * 100_000, max_tokens=1))) < 1100
-    assert str(error_of(500, "a\n\x1b[2Jb\0", max_tokens=1)) == "answers 500: a [2Jb"
+def test_an_error_text_is_one_printable_line() -> None:
+    assert len(str(error_from(500, "x" * 100_000, max_tokens=1))) < 1100
+    assert str(error_from(500, "a\n\x1b[2Jb\0", max_tokens=1)) == "answers 500: a [2Jb"
 
 
-def test_models_are_those_with_a_name() -> None:
+def test_model_names_are_the_ids_in_the_list() -> None:
     assert model_names('{"data": [{"id": "a"}, {}, 1, {"id": 2}, {"id": "b"}]}') == ["a", "b"]
     with pytest.raises(UpstreamFailed, match="no list of models"):
         model_names("<html>")

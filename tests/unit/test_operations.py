@@ -1,4 +1,4 @@
-"""What readyz says of engines in trouble."""
+"""The readiness endpoint."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from workers_ai_emulator.settings import Settings
 
 
 @dataclass
-class StandIn:
-    """As much of the engines as readyz looks at."""
+class FakeModels:
+    """The attributes of ModelManager that the readiness depends on."""
 
     phase: str
     failure: str | None
 
 
 @pytest.mark.parametrize(
-    ("engines", "status", "text"),
+    ("models", "status", "text"),
     [
-        (StandIn("ready", None), 200, "ready"),
-        (StandIn("loading x", None), 503, "loading x"),
-        (StandIn("ready", "it hangs"), 503, "it hangs"),
+        (FakeModels("ready", None), 200, "ready"),
+        (FakeModels("loading x", None), 503, "loading x"),
+        (FakeModels("ready", "it hangs"), 503, "it hangs"),
     ],
 )
-def test_readyz_tells_the_truth(engines: StandIn, status: int, text: str) -> None:
+def test_readyz_reports_the_phase_or_the_failure(
+    models: FakeModels, status: int, text: str
+) -> None:
     app = FastAPI()
     services = Services.create(Settings(), {})
-    backends = Backends(Settings(), cast(ModelManager, engines))
+    backends = Backends(Settings(), cast(ModelManager, models))
     app.state.services = replace(services, backends=backends)
     app.include_router(operations.router)
 
-    async def ask() -> httpx.Response:
+    async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/_emulator/readyz")
 
-    answer = asyncio.run(ask())
-    assert (answer.status_code, answer.json()) == (status, {"status": text})
+    response = asyncio.run(get())
+    assert (response.status_code, response.json()) == (status, {"status": text})

@@ -1,1 +1,1 @@
-"""What a request's text can come from: a model that runs here, a script, another server."""
+"""The sources of completions: a local model, a script, or another server."""

@@ -1,4 +1,4 @@
-"""The one interface of all backends."""
+"""The interface of all backends."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
 class Backend(Protocol):
-    """Generates the text of requests, in its own way."""
+    """Generates completions."""
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        """Whether `generate` starts without waiting for anything."""
+        """Returns whether `generate` starts at once, without loading or searching for a model."""
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        """Start to generate. May be cancelled. Raises an WireError, EngineError or WeightsUnusable.
+        """Starts a generation. The call may be cancelled.
 
-        `is_large`: the request is so large that others would notice work on the event loop.
+        `is_large`: tokenising the prompt on the event loop would delay other requests. Raises
+        WireError, EngineError or WeightsUnusable.
         """
 
     def cancel_all(self) -> None:
-        """Cancel every request that has not ended."""
+        """Cancels every running generation."""
 
     async def close(self) -> None:
-        """Cancel everything and give back what it holds."""
+        """Cancels every running generation and frees all resources."""

@@ -1,4 +1,4 @@
-"""All backends by name, and the choice of one for a request."""
+"""All backends by name, and the choice of a backend for a request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECORDING_BACKENDS = ("record", "replay")
 
 
 class Backends:
-    """All backends. Raises SettingInvalid for files and URLs that cannot be used.
+    """All backends. Raises SettingInvalid for an invalid script or an invalid upstream URL.
 
     `seed`: for requests that have none; `request_timeout_s`: the time limit of a request.
     """

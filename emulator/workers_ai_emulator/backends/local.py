@@ -1,4 +1,4 @@
-"""The backend `llama`: a model that runs here."""
+"""The backend `llama`: runs a model with llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
-_MAX_CHARACTERS_PER_TOKEN = 32  # of any text that is worth tokenising to count
+_MAX_CHARACTERS_PER_TOKEN = 32  # a longer prompt cannot fit, so it is not tokenised
 
 
 class LocalBackend:
-    """Runs requests on the engines, which load a model when it is first asked for."""
+    """Generates with the engine of the requested model, which is loaded first if necessary."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
@@ -43,16 +43,19 @@ class LocalBackend:
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
-    """The prompt's tokens. Raises ContextTooLong for what is too long to be worth counting."""
+    """Returns the prompt's tokens.
+
+    Raises ContextTooLong, with an estimate, for a prompt of far too many characters.
+    """
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
-        # The service estimates four characters a token [recorded texts name an estimate].
+        # Four characters per token, as the service estimates [recorded texts name an estimate].
         raise ContextTooLong(request.num_characters // 4 + request.params.max_tokens, limit)
     return request.render(model.template)
 
 
 def _text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The tokens as a person reads them, special ones by their names."""
+    """Returns the text of the tokens, with special tokens as their names."""
     names = {token: name for name, token in vocabulary.special_tokens.items()}
     pieces = (
         names[token].encode() if token in names else vocabulary.piece(token) for token in tokens

@@ -1,4 +1,4 @@
-"""OpenAI's API as its clients see it: what to ask, and what events and errors say. Pure."""
+"""OpenAI's API from the client's side: requests, events and errors. Pure."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 Json = dict[str, Any]
 
-
-class UpstreamFailed(EngineError):
-    """The upstream server cannot be reached, breaks off, or does not speak OpenAI's API."""
-
-
-_MAX_MESSAGE = 1000  # characters of a server's error text that are passed on
+_MAX_MESSAGE = 1000  # characters of a server's error text that are kept
 _END_OF_STREAM = "[DONE]"
 
-# "maximum context length is 512 tokens" of OpenAI, vLLM and llama_cpp.server, "(512 tokens)" of
-# llama-server; and of either what came: all of it, or the prompt alone.
+# The numbers in the error texts for a prompt that is too long. OpenAI, vLLM and llama_cpp.server
+# write "maximum context length is 512 tokens", llama-server "context size (512 tokens)". Some name
+# the tokens of prompt and completion, others those of the prompt only.
 _LIMIT = re.compile(r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)")
 _TOTAL = re.compile(r"requested (?:about )?(\d+) tokens")
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 
 
-def call_for(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
-    """The path and the body that ask for the request's text as a stream.
+class UpstreamFailed(EngineError):
+    """The upstream server cannot be reached, ends a stream early, or does not have OpenAI's API."""
 
-    A prompt becomes the conversation that the service makes of it; only a raw one stays a text.
+
+def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
+    """Returns the path and the body of a request that streams the completion.
+
+    A prompt becomes the messages that the service would make of it, unless it is raw.
     """
     if request.prompt is not None and request.raw and not request.is_flattened:
         return "/completions", {"model": model, "prompt": request.prompt} | _options(request.params)
@@ -54,9 +54,10 @@ def _messages(request: TextGenerationRequest) -> list[Message]:
 
 
 def _options(params: SamplingParams) -> Json:
-    """What differs from a server's own defaults: strict ones refuse keys they do not know.
+    """Returns the options that are set, since strict servers reject unknown keys.
 
-    `top_k` is known to vLLM and llama.cpp's servers. Repetition has two names: vLLM's first.
+    vLLM and llama.cpp's servers have `top_k`. The repetition penalty is `repetition_penalty` for
+    vLLM and `repeat_penalty` for llama.cpp's servers, so it is sent under both names.
     """
     options: Json = {
         "max_tokens": params.max_tokens,
@@ -75,9 +76,10 @@ def _options(params: SamplingParams) -> Json:
 
 
 class EventDecoder:
-    """Makes chunks of events. Feed it all of them, then flush it; `is_done` once all have come.
+    """Decodes a stream's events into chunks. `feed` takes each event, `flush` ends the stream.
 
-    Without a usage from the server `num_prompt_tokens` stands, and texts are counted.
+    `is_done` is true after the event `[DONE]`. If the server sends no usage, the prompt counts as
+    `num_prompt_tokens` tokens and each event with text as one completion token.
     """
 
     def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:
@@ -86,47 +88,55 @@ class EventDecoder:
         self._num_prompt_tokens = num_prompt_tokens
         self._num_texts = 0
         self._usage: Usage | None = None
-        self._ending: FinishReason | None = None
+        self._finish_reason: FinishReason | None = None
 
     def feed(self, data: str) -> list[Chunk]:
-        """The text in an event, if any. Raises what the server says, or UpstreamFailed."""
+        """Returns the event's text as a chunk, or no chunk if it has no text.
+
+        Raises an EngineError if the event is an error, and UpstreamFailed if it is not valid.
+        """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
             return []
-        event = _object(data)
+        event = _parse_object(data)
         if event is None:
-            raise UpstreamFailed(f"sent an event that is no JSON object: {clip(data)}")
+            raise UpstreamFailed(f"sent an event that is not a JSON object: {one_line(data)}")
         if error := event.get("error"):
             status = error.get("code") if isinstance(error, dict) else None
-            raise error_of(status if isinstance(status, int) else 500, data, self.max_tokens)
+            raise error_from(status if isinstance(status, int) else 500, data, self.max_tokens)
         self._usage = _usage(event.get("usage")) or self._usage
-        text, ending = _choice(event)
-        self._ending = ending or self._ending
+        text, finish_reason = _choice(event)
+        self._finish_reason = finish_reason or self._finish_reason
         self._num_texts += bool(text)
         return [Chunk(text)] if text else []
 
     def flush(self) -> list[Chunk | Usage]:
-        """The usage and the end. Raises UpstreamFailed if the stream had none."""
-        ending = self._ending or (FinishReason.STOP if self.is_done else None)
-        if ending is None:
-            raise UpstreamFailed("ended a stream before its end; its own log may say why")
-        num_ends = ending is FinishReason.STOP  # the token that ends it has no text
-        counted = Usage(self._num_prompt_tokens, self._num_texts + num_ends)
-        return [self._usage or counted, Chunk("", ending)]
+        """Returns the usage and the last chunk.
+
+        Raises UpstreamFailed if the stream had neither a finish reason nor `[DONE]`.
+        """
+        reason = self._finish_reason or (FinishReason.STOP if self.is_done else None)
+        if reason is None:
+            raise UpstreamFailed(
+                "ended a stream without a finish reason; its log may have the cause"
+            )
+        num_end_tokens = reason is FinishReason.STOP  # the end-of-text token has no event
+        counted = Usage(self._num_prompt_tokens, self._num_texts + num_end_tokens)
+        return [self._usage or counted, Chunk("", reason)]
 
 
 def _choice(event: Json) -> tuple[str, FinishReason | None]:
-    """The text of an event of either endpoint, and why it is the last one."""
+    """Returns the text and the finish reason in an event of either endpoint."""
     match event.get("choices"):
         case [dict() as choice, *_]:
             delta = choice.get("delta")
             text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-            ending = _ending(choice.get("finish_reason"))
-            return text if isinstance(text, str) else "", ending
+            finish_reason = _finish_reason(choice.get("finish_reason"))
+            return text if isinstance(text, str) else "", finish_reason
     return "", None
 
 
-def _ending(reason: Any) -> FinishReason | None:
+def _finish_reason(reason: Any) -> FinishReason | None:
     if reason == "length":
         return FinishReason.LENGTH
     return FinishReason.STOP if reason else None
@@ -142,23 +152,23 @@ def _usage(value: Any) -> Usage | None:
     return None
 
 
-def error_of(status: int, body: str, max_tokens: int) -> EngineError:
-    """What an answer with this status and body means for the one who asked for `max_tokens`."""
-    message = clip(_message(body))
+def error_from(status: int, body: str, max_tokens: int) -> EngineError:
+    """Returns the EngineError for an error response to a request with this `max_tokens`."""
+    message = one_line(_message(body))
     if status in (429, 503):
         return CapacityExceeded(f"answers {status}: {message}")
     if status in (400, 413, 422):
         return _context_exceeded(message, max_tokens) or RequestRejected(message)
     if status in (401, 403):
-        return UpstreamFailed(f"refuses the key, so check --upstream-api-key: {status} {message}")
+        return UpstreamFailed(f"rejects the key, check --upstream-api-key: {status} {message}")
     if status == 404:
-        where = "so check --upstream-url and --upstream-model"
-        return UpstreamFailed(f"does not have what it is asked for, {where}: 404 {message}")
+        reason = "does not have the path or the model, check --upstream-url and --upstream-model"
+        return UpstreamFailed(f"{reason}: 404 {message}")
     return UpstreamFailed(f"answers {status}: {message}")
 
 
 def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
-    """Said in the service's words, if the message tells the numbers."""
+    """Returns the error if the message is about the context length and contains its numbers."""
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
         return ContextTooLong(_number(total), _number(limit))
@@ -172,8 +182,8 @@ def _number(match: re.Match[str]) -> int:
 
 
 def _message(body: str) -> str:
-    """The text of an error, in whatever of the usual places it is; else all of the body."""
-    match _object(body):
+    """Returns the error's text from the keys that servers use, or otherwise the whole body."""
+    match _parse_object(body):
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             return message
         case {"message": str(message)} | {"detail": str(message)}:
@@ -181,22 +191,24 @@ def _message(body: str) -> str:
     return body or "nothing"
 
 
-def clip(text: str) -> str:
-    """A line that can be shown: not too long, nothing that a terminal would obey."""
+def one_line(text: str) -> str:
+    """Returns the text as one line of limited length without control characters."""
     line = " ".join(text[: 4 * _MAX_MESSAGE].split())[:_MAX_MESSAGE]
     return "".join(filter(str.isprintable, line))
 
 
 def model_names(body: str) -> list[str]:
-    """The names in a list of models. Raises UpstreamFailed where there is none."""
-    match _object(body):
+    """Returns the names in a list of models. Raises UpstreamFailed if the body is not a list."""
+    match _parse_object(body):
         case {"data": [*models]}:
             names = [model.get("id") for model in models if isinstance(model, dict)]
             return [name for name in names if isinstance(name, str)]
-    raise UpstreamFailed(f"has no list of models, so name one with --upstream-model: {clip(body)}")
+    raise UpstreamFailed(
+        f"sent no list of models, name one with --upstream-model: {one_line(body)}"
+    )
 
 
-def _object(text: str) -> Json | None:
+def _parse_object(text: str) -> Json | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

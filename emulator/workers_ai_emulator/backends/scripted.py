@@ -1,4 +1,4 @@
-"""The backend `scripted`: answers by rules, at once and the same each time, without a model."""
+"""The backend `scripted`: completions from the user's rules, without a model, always the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from workers_ai_emulator.backends.streamed import WORD, Streams, num_words
+from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
@@ -26,12 +26,13 @@ _MAX_WAIT_S = 86400
 
 
 class Rule(BaseModel):
-    """What to answer to which requests. Where nothing is said, all match.
+    """A completion, and the conditions under which a request gets it. All conditions must hold.
 
-    `model` is a name, with `*` for any part of one; `contains` is looked for in the last message
-    or the prompt, `matches` is a regular expression for it. `tokens_per_second` and
-    `first_token_after` (seconds) pace the answer, which else comes at once. `times`: after so many
-    answers the rule matches no more.
+    `answer` is the completion, and `finish` its finish reason. `model` is a name, in which `*`
+    matches any text. `contains` is a part of the last message, or of the prompt; `matches` is a
+    regular expression for it. Conditions that are not set match every request. The completion is
+    sent at once, unless `tokens_per_second` or `first_token_after` (seconds) is set. `times` is the
+    number of requests to which the rule applies.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,20 +64,20 @@ class Rule(BaseModel):
 
 
 class ScriptedBackend:
-    """Rules, of which the first that applies answers; without any, the text is repeated."""
+    """Generates by the first rule that applies; if none applies, the completion quotes the text."""
 
     def __init__(self, rules: list[Rule]) -> None:
-        self._own_rules = rules
-        self._streams = Streams()
+        self._initial_rules = rules
+        self._running = RunningGenerations()
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
-        """Take other rules from now on."""
+        """Replaces the rules."""
         self._rules = [(rule, rule.times) for rule in rules]
 
     def reset(self) -> None:
-        """Go back to the rules of the start."""
-        self.replace(self._own_rules)
+        """Restores the rules of the start."""
+        self.replace(self._initial_rules)
 
     def is_immediate(self, spec: ModelSpec) -> bool:
         return True
@@ -84,23 +85,24 @@ class ScriptedBackend:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        rule = self._rule(spec.name, _last_text(request))
+        rule = self._use_rule(spec.name, _last_text(request))
         prompt = _prompt(request)
-        counted = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        generation = self._streams.begin(
+        num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
+        generation = self._running.start(
             _chunks(rule, request.params.max_tokens),
-            num_prompt_tokens=counted,
+            num_prompt_tokens=num_tokens,
             fingerprint=f"{prompt} {request.params}",
         )
         return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
 
     def cancel_all(self) -> None:
-        self._streams.cancel_all()
+        self._running.cancel_all()
 
     async def close(self) -> None:
         self.cancel_all()
 
-    def _rule(self, model: str, text: str) -> Rule:
+    def _use_rule(self, model: str, text: str) -> Rule:
+        """Returns the first rule that applies, and counts its use."""
         for index, (rule, times) in enumerate(self._rules):
             if times != 0 and rule.applies(model, text):
                 self._rules[index] = (rule, times and times - 1)
@@ -109,11 +111,11 @@ class ScriptedBackend:
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """The rules in a file, YAML or JSON. Raises SettingInvalid, with a line for each mistake."""
+    """Reads a YAML or JSON file. Raises SettingInvalid with one line per mistake."""
     try:
         return parse_rules(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's has lines
+        reason = " ".join(str(error).split())  # errors of YAML have several lines
         raise SettingInvalid(f"--script: cannot read {path}: {reason}") from error
     except ValueError as error:
         lines = [f"--script: {path}: {line}" for line in str(error).splitlines()]
@@ -121,7 +123,10 @@ def read_rules(path: Path) -> list[Rule]:
 
 
 def parse_rules(value: Any) -> list[Rule]:
-    """The rules in a list, or under `rules`. Raises ValueError, with a line for each mistake."""
+    """Returns the rules in `value`: a list, or an object with the list under the key `rules`.
+
+    Raises ValueError with one line per mistake.
+    """
     if isinstance(value, dict) and set(value) == {"rules"}:
         value = value["rules"]
     if not isinstance(value, list):
@@ -138,7 +143,7 @@ def parse_rules(value: Any) -> list[Rule]:
 
 
 def _prompt(request: TextGenerationRequest) -> str:
-    """All of it, for people and for counting."""
+    """Returns the whole prompt as text, for the journal and for the token count."""
     if request.prompt is not None:
         return request.prompt
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
@@ -151,16 +156,19 @@ def _last_text(request: TextGenerationRequest) -> str:
 
 
 async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
-    """One for each word; like a model's, the answer ends with a token that has no text."""
-    pieces = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
-    is_cut = len(pieces) == max_tokens
-    ending = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
-    if ending is FinishReason.STOP or not pieces:
-        pieces.append("")
+    """Yields one chunk per word. The last chunk is empty, as with a model's end-of-text token.
+
+    At `max_tokens` words, or with `finish: length`, there is no empty chunk.
+    """
+    words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
+    is_cut = len(words) == max_tokens
+    reason = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
+    if reason is FinishReason.STOP or not words:
+        words.append("")
     loop = asyncio.get_running_loop()
     start = loop.time() + rule.first_token_after
-    for number, piece in enumerate(pieces):
+    for number, word in enumerate(words):
         due = start + number / (rule.tokens_per_second or math.inf)
         if (wait_s := due - loop.time()) > 0:
             await asyncio.sleep(wait_s)
-        yield Chunk(piece, ending if number == len(pieces) - 1 else None)
+        yield Chunk(word, reason if number == len(words) - 1 else None)

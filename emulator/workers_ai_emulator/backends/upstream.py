@@ -1,4 +1,4 @@
-"""The backend `upstream`: a server that speaks OpenAI's API computes the text."""
+"""The backend `upstream`: completions from a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx2
 
 from workers_ai_emulator.backends import openai_api
 from workers_ai_emulator.backends.openai_api import EventDecoder, Json, UpstreamFailed
-from workers_ai_emulator.backends.streamed import Streams, num_words
+from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -27,35 +27,35 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 log = logging.getLogger(__name__)
 
-_CONNECT_LIMIT_S = 10.0
-_IDLE_LIMIT_S = 3.0  # uvicorn closes a connection after 5, maybe just as it is used again
-_END_LIMIT_S = 1.0  # for a body to end after its last event, so that its connection can stay
+_CONNECT_TIMEOUT_S = 10.0
+_KEEP_ALIVE_S = 3.0  # uvicorn closes idle connections after 5 s; reusing one then would fail
+_END_TIMEOUT_S = 1.0  # for the end of a body after its last event
 _PROBE_INTERVAL_S = 1.0
-_MAX_BODY_BYTES = 2**22  # of a list of models, or an error
+_MAX_BODY_BYTES = 2**22  # of a list of models or an error
 
 
 class UpstreamBackend:
-    """Sends requests to the server whose API is at `url`, which ends in `/v1` as a rule.
+    """Sends requests to the server whose API is at `url`, which usually ends in `/v1`.
 
-    `model` is the name to ask for; None: the Workers AI name if the server has it, else the only
-    one that it has. A server that sends nothing for `stall_timeout_s` has failed. Raises
-    SettingInvalid.
+    `model` is the server's name of the model. Without it, the Workers AI name is used if the server
+    has it, and otherwise the server's only model. A request fails if the server sends nothing for
+    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key.
     """
 
     def __init__(
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
-        self.failure: str | None = None  # why it cannot compute, as long as that is so
+        self.failure: str | None = None  # why the server cannot generate at present
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
         self._model = model
-        self._found: dict[str, str] = {}  # the server's names by Workers AI's
-        self._streams = Streams()
+        self._model_names: dict[str, str] = {}  # Workers AI's name of a model -> the server's
+        self._running = RunningGenerations()
         self._probing: asyncio.Task[None] | None = None
         self._client = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {self._api_key}"} if self._api_key else {},
-            timeout=httpx2.Timeout(stall_timeout_s, connect=_CONNECT_LIMIT_S, pool=None),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_LIMIT_S),
+            timeout=httpx2.Timeout(stall_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None),
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S),
         )
 
     def is_immediate(self, spec: ModelSpec) -> bool:
@@ -65,24 +65,24 @@ class UpstreamBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
-        path, body = openai_api.call_for(request, model)
+        path, body = openai_api.streaming_request(request, model)
         prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
         content = json.dumps(body).encode()
-        counted = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        decoder = EventDecoder(counted, request.params.max_tokens)
-        generation = self._streams.begin(
+        num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
+        decoder = EventDecoder(num_tokens, request.params.max_tokens)
+        generation = self._running.start(
             self._chunks(spec, path, content, decoder),
-            num_prompt_tokens=counted,
+            num_prompt_tokens=num_tokens,
             fingerprint=content.decode(),
         )
         return StartedGeneration(generation, model, lambda: prompt)
 
     async def start(self, spec: ModelSpec) -> None:
-        """Return when the server has generated a token; until then `failure` says what is amiss."""
+        """Waits until the server has generated a token. `failure` has the reason why it cannot."""
         await self._watch(spec)
 
     def cancel_all(self) -> None:
-        self._streams.cancel_all()
+        self._running.cancel_all()
 
     async def close(self) -> None:
         self.cancel_all()
@@ -90,38 +90,44 @@ class UpstreamBackend:
             self._probing.cancel()
         await self._client.aclose()
 
-    # ── what is asked ─────────────────────────────────────────────────────────────────────────
+    # ── requests ──────────────────────────────────────────────────────────────────────────────
 
     def _name_for(self, spec: ModelSpec) -> str | None:
-        return self._model or self._found.get(spec.name)
+        return self._model or self._model_names.get(spec.name)
 
     async def _find_model(self, spec: ModelSpec) -> str:
-        """The server's name for the model. Raises UpstreamFailed where it is not plain."""
-        with self._translated(spec):
+        """Asks the server for its models and returns the name to use for `spec`.
+
+        Raises UpstreamFailed if the name is ambiguous or the request fails.
+        """
+        with self._upstream_errors(spec):
             async with self._client.stream("GET", f"{self._url}/models") as response:
                 body = await _read(response)
                 if not response.is_success:
-                    raise self._error_of(response.status_code, body, max_tokens=0)
+                    raise self._error_from(response.status_code, body, max_tokens=0)
             names = openai_api.model_names(body)
             if spec.name not in names and len(names) != 1:
                 listed = ", ".join(names) or "none"
-                raise UpstreamFailed(f"has these models: {listed}; name one by --upstream-model")
-        self._found[spec.name] = spec.name if spec.name in names else names[0]
-        return self._found[spec.name]
+                raise UpstreamFailed(f"has these models: {listed}; name one with --upstream-model")
+        self._model_names[spec.name] = spec.name if spec.name in names else names[0]
+        return self._model_names[spec.name]
 
     async def _chunks(
         self, spec: ModelSpec, path: str, content: bytes, decoder: EventDecoder
     ) -> AsyncGenerator[Chunk | Usage]:
-        """What the server makes of it. Leaving it closes the connection, so the server stops."""
+        """Yields the completion and its usage.
+
+        Closing this generator closes the connection, so the server stops generating.
+        """
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         url = self._url + path
-        with self._translated(spec):
+        with self._upstream_errors(spec):
             async with self._client.stream(
                 "POST", url, content=content, headers=headers
             ) as response:
                 if not response.is_success:
                     body = await _read(response)
-                    raise self._error_of(response.status_code, body, decoder.max_tokens)
+                    raise self._error_from(response.status_code, body, decoder.max_tokens)
                 events = aiter(httpx2.EventSource(response))
                 async for event in events:
                     for chunk in decoder.feed(event.data):
@@ -132,22 +138,25 @@ class UpstreamBackend:
             for item in decoder.flush():
                 yield item
 
-    # ── what goes wrong ───────────────────────────────────────────────────────────────────────
+    # ── failures ──────────────────────────────────────────────────────────────────────────────
 
-    def _error_of(self, status: int, body: str, max_tokens: int) -> EngineError:
+    def _error_from(self, status: int, body: str, max_tokens: int) -> EngineError:
         if self._api_key:
-            body = body.replace(self._api_key, "***")  # some servers repeat it
-        error = openai_api.error_of(status, body, max_tokens)
+            body = body.replace(self._api_key, "***")  # some servers repeat the key
+        error = openai_api.error_from(status, body, max_tokens)
         if isinstance(error, CapacityExceeded) and not self.failure:
-            message = openai_api.clip(body)
+            message = openai_api.one_line(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
         if status == 404:
-            self._found.clear()  # it may have other models now
+            self._model_names.clear()  # the server may have other models now
         return error
 
     @contextmanager
-    def _translated(self, spec: ModelSpec) -> Iterator[None]:
-        """Every failure becomes an UpstreamFailed that names the server."""
+    def _upstream_errors(self, spec: ModelSpec) -> Iterator[None]:
+        """Raises UpstreamFailed with the server's URL for any failure inside the block.
+
+        If the server cannot be reached, it also sets `failure` and starts to watch the server.
+        """
         try:
             yield
         except UpstreamFailed as error:
@@ -160,22 +169,22 @@ class UpstreamBackend:
             raise UpstreamFailed(self.failure) from error
 
     def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
-        """Ask again and again until it works; one such task is enough."""
+        """Returns the task that probes the server until it works; starts it if none is running."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_ready(spec))
         return self._probing
 
     async def _probe_until_ready(self, spec: ModelSpec) -> None:
-        said = None
+        logged = None
         while failure := await self._probe(spec):
-            if failure != said:
+            if failure != logged:
                 log.warning("not ready: %s", failure)
-            self.failure = said = failure
+            self.failure = logged = failure
             await asyncio.sleep(_PROBE_INTERVAL_S)
         self.failure = None
 
     async def _probe(self, spec: ModelSpec) -> str | None:
-        """Why it cannot generate a token; None if it has."""
+        """Requests one token. Returns None if that works, or the reason why it fails."""
         params = SamplingParams(max_tokens=1)
         hello = [Message("user", "Hello")]
         request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
@@ -191,7 +200,7 @@ class UpstreamBackend:
 
 
 def _checked_url(url: str) -> str:
-    """The URL without a slash at its end."""
+    """Returns the URL without a trailing slash. Raises SettingInvalid if it is invalid."""
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
@@ -212,12 +221,12 @@ def _checked_key(key: str | None) -> str | None:
 
 
 def _text(messages: list[Json]) -> str:
-    """All of a conversation, for people and for counting."""
+    """Returns the messages as text, for the journal and for the token count."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 async def _read(response: httpx2.Response) -> str:
-    """The body, or its first part if it is very long."""
+    """Returns the body's text, cut off soon after _MAX_BODY_BYTES."""
     body = bytearray()
     async for part in response.aiter_bytes():
         body += part
@@ -227,22 +236,22 @@ async def _read(response: httpx2.Response) -> str:
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
-    """Wait for the end of the body: only then can the next request use the connection."""
-    with suppress(TimeoutError, httpx2.TransportError):  # the answer is whole already
-        async with asyncio.timeout(_END_LIMIT_S):
+    """Reads to the end of the body, without which its connection cannot be reused."""
+    with suppress(TimeoutError, httpx2.TransportError):  # the completion is already complete
+        async with asyncio.timeout(_END_TIMEOUT_S):
             async for _ in events:
                 pass
 
 
 def _reason(error: BaseException) -> str:
-    """What the operating system said, behind the library's general words, or those."""
+    """Returns the operating system's reason if the error has one, or the library's text."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx2.ConnectTimeout):
-        return f"no connection within {_CONNECT_LIMIT_S:.0f} s"
+        return f"no connection within {_CONNECT_TIMEOUT_S:.0f} s"
     if isinstance(error, httpx2.TimeoutException):
         return "it sends nothing"
     return str(error) or type(error).__name__

@@ -84,12 +84,12 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
     """Returns the command's environment variables; writes the files that they name to `folder`."""
-    from workers_ai_emulator.interception.certificates import trusted, trusted_besides
+    from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
     from workers_ai_emulator.interception.environment import Interception, environment
 
     bundle, node_bundle = folder / "trusted.pem", folder / "trusted-by-node.pem"
-    bundle.write_bytes(trusted(ca, os.environ))
-    node_bundle.write_bytes(trusted_besides(ca, os.environ))
+    bundle.write_bytes(trust_bundle(ca, os.environ))
+    node_bundle.write_bytes(node_trust_bundle(ca, os.environ))
     addresses = emulator, proxy.address, proxy.tls_address
     return environment(Interception(*addresses, bundle, node_bundle), os.environ)
 

@@ -1,1 +1,1 @@
-"""A program whose calls to Cloudflare come here: by a proxy, by hooks, by its environment."""
+"""Redirects a program's requests for Cloudflare to the emulator."""

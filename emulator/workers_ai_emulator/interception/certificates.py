@@ -1,8 +1,8 @@
-"""The certificates that make programs take the emulator for Cloudflare.
+"""Certificates for Cloudflare's two API hosts, so that programs accept the emulator's TLS.
 
-A certificate authority of this user's own, kept in a folder, signs a certificate anew for every
-run. Only programs that `exec` runs are told to trust it, and its own certificate confines it to
-two hosts: whoever steals its key can pass for nothing else.
+A certificate authority, stored in a folder of the user, signs a new certificate for every run. Only
+programs that `exec` runs trust the authority. Name constraints in its certificate limit it to the
+two hosts, so a stolen key cannot be used to impersonate any other host.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 _NAME = "workers-ai-emulator"
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # the most that every client takes, and longer than any run
+_LIFE = 397 * _DAY  # the longest lifetime that every client accepts
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -50,19 +50,19 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 
-# Names of a kind that is not mentioned would be free, so addresses are excluded, all of them.
-_CONFINEMENT = x509.NameConstraints(
+# Constraints on DNS names do not limit IP addresses, so all IP addresses are excluded.
+_CONSTRAINTS = x509.NameConstraints(
     permitted_subtrees=[x509.DNSName(host) for host in HOSTS],
     excluded_subtrees=[
-        x509.IPAddress(ipaddress.ip_network(every)) for every in ("0.0.0.0/0", "::/0")
+        x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")
     ],
 )
 
 
 def authority(folder: Path) -> CA:
-    """The authority kept in a folder; made if none is there that can be used.
+    """Returns the authority stored in the folder; creates one if there is no usable one.
 
-    Raises CommandError.
+    Raises CommandError if the folder cannot be read or written.
     """
     path = folder / "authority.pem"
     try:
@@ -73,14 +73,14 @@ def authority(folder: Path) -> CA:
                 _write_private(path, pem)
     except OSError as error:
         raise CommandError(
-            f"cannot keep a certificate authority in {folder}: {error.strerror}; check whose "
-            "folder that is, or choose another place with XDG_CACHE_HOME"
+            f"cannot store a certificate authority in {folder}: {error.strerror}; check the "
+            "owner of that folder, or choose another one with XDG_CACHE_HOME"
         ) from error
     return CA.from_pem(pem, pem)
 
 
 def server_context(ca: CA) -> ssl.SSLContext:
-    """TLS as our hosts, by a certificate that is made now and kept nowhere."""
+    """Returns a TLS server context for HOSTS, with a new certificate that is not stored."""
     now = datetime.now(UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
@@ -91,10 +91,11 @@ def server_context(ca: CA) -> ssl.SSLContext:
     return context
 
 
-def trusted(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """For variables that replace what a program trusts: all that any did trust, and the authority.
+def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
+    """Returns a PEM bundle for variables that replace a program's trusted certificates.
 
-    `variables` are the user's own.
+    It has the authority, the system's certificates, certifi's, and those that the user's
+    environment `variables` name.
     """
     system = ssl.get_default_verify_paths()
     return _joined(
@@ -102,15 +103,15 @@ def trusted(ca: CA, variables: Mapping[str, str]) -> bytes:
         [
             *(variables.get(name, "") for name in _TRUST_VARIABLES),
             system.openssl_cafile,
-            # Debian and its kin have the whole in the folder of single certificates.
+            # Debian's bundle, in the folder that otherwise has one file per certificate.
             f"{system.openssl_capath}/ca-certificates.crt",
             certifi.where(),
         ],
     )
 
 
-def trusted_besides(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """For NODE_EXTRA_CA_CERTS, which adds to what node trusts."""
+def node_trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
+    """Returns a PEM bundle for NODE_EXTRA_CA_CERTS, which adds to node's own certificates."""
     return _joined(ca, [variables.get("NODE_EXTRA_CA_CERTS", "")])
 
 
@@ -121,25 +122,25 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
 
 
 def _usable(path: Path) -> bytes | None:
-    """The file's key and certificate, unless they are damaged, too old or of other hosts."""
+    """Returns the file's content, or None if it cannot be used or expires too soon."""
     try:
         pem = path.read_bytes()
         key = load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificate(pem)
         certificate.verify_directly_issued_by(certificate)
-        confinement = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     except (FileNotFoundError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return None
     is_usable = (
         key.public_key() == certificate.public_key()
-        and confinement.value == _CONFINEMENT
+        and constraints.value == _CONSTRAINTS
         and certificate.not_valid_after_utc > datetime.now(UTC) + _LIFE
     )
     return pem if is_usable else None
 
 
 def _new_authority() -> bytes:
-    """A key and a certificate. trustme's own authorities cannot be confined."""
+    """Returns a new key and certificate as PEM. trustme cannot create name constraints."""
     key = ec.generate_private_key(ec.SECP256R1())
     public_key = key.public_key()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _NAME)])
@@ -149,7 +150,7 @@ def _new_authority() -> bytes:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_SIGNS_CERTIFICATES, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(_CONFINEMENT, critical=True)
+        .add_extension(_CONSTRAINTS, critical=True)
         .sign(key, hashes.SHA256())
     )
     return key.private_bytes(
@@ -158,7 +159,7 @@ def _new_authority() -> bytes:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Write a file all at once that nobody else could read at any time."""
+    """Replaces the file atomically. Only its owner can read it, even while it is written."""
     partial = path.with_name(f"{path.name}.part")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)

@@ -1,4 +1,4 @@
-"""An emulator for one command: one that runs already, or one that ends with the command."""
+"""The emulator for one command: a running one, or a new one that stops with the command."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from workers_ai_emulator.interception.proxy import Address
-from workers_ai_emulator.launcher.child import started
+from workers_ai_emulator.launcher.child import emulator_process
 from workers_ai_emulator.launcher.readiness import phases
 
 
 @contextmanager
 def companion(
-    address: Address, variables: Mapping[str, str], tell: Callable[[str], None]
+    address: Address, variables: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Address]:
-    """Where an emulator listens that is ready: at `address` if there is one, else elsewhere.
+    """Yields the address of a ready emulator: the one at `address`, or otherwise a new one.
 
-    Port 0 always starts one. `tell` gets a line if that takes time. Raises CommandError.
+    Port 0 always starts a new one, with the environment `variables`. `report` receives each phase
+    of the start that it waits for. Raises CommandError if the new emulator does not start.
     """
-    if address.port and _is_ready(address, tell):
+    if address.port and _is_ready(address, report):
         yield address
         return
-    is_silent = "WORKERS_AI_EMULATOR_LOG_LEVEL" not in variables
-    with started(["--log-level", "warning"] if is_silent else [], variables) as base_url:
+    has_log_level = "WORKERS_AI_EMULATOR_LOG_LEVEL" in variables
+    flags = [] if has_log_level else ["--log-level", "warning"]
+    with emulator_process(flags, variables) as base_url:
         parts = urlsplit(base_url)
         assert parts.hostname and parts.port
         yield Address(parts.hostname, parts.port)
 
 
-def _is_ready(address: Address, tell: Callable[[str], None]) -> bool:
-    """Wait for it; False as soon as no emulator is there."""
-    said = None
+def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
+    """Waits until the emulator is ready. Returns False as soon as none responds at the address."""
+    reported = None
     for phase in phases(*address):
         if phase is None:
             return False
-        if phase != said:
-            tell(f"waiting for the emulator at {address}: {phase}")
-            said = phase
+        if phase != reported:
+            report(f"waiting for the emulator at {address}: {phase}")
+            reported = phase
     return True

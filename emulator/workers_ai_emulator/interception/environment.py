@@ -1,8 +1,8 @@
-"""The variables that make programs call the emulator instead of Cloudflare.
+"""The environment variables that make programs call the emulator instead of Cloudflare. Pure.
 
-Pure: no client honours them all, and each honours some. HTTPS_PROXY with a bundle of certificates
-reaches curl and most of Python; the hooks reach what goes by no proxy, as node does; wrangler has
-variables of its own.
+Each client reads some of them. curl and most Python clients read HTTPS_PROXY and the variables for
+certificates. The hooks redirect clients that use no proxy, such as node's. wrangler reads variables
+of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 
 _HOOKS = Path(__file__).parent / "hooks"
 
-# wrangler does not run without these, and a program without a token may not call. Any will do.
+# For users without credentials: wrangler and SDKs refuse to run without them. Any value works.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
@@ -27,7 +27,11 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """Where calls go, and what is to be trusted there; `node_bundle` adds to node's own."""
+    """The addresses of the emulator and of the proxy's two ports, and the files of certificates.
+
+    `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
+    certificates, `node_bundle` adds to node's.
+    """
 
     emulator: Address
     proxy: Address
@@ -37,7 +41,7 @@ class Interception:
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
-    """What to set for a program, beside the user's own `variables`."""
+    """Returns the variables to add to the user's own `variables`."""
     proxy = f"http://{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
     bundle = str(interception.bundle)
@@ -56,7 +60,7 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
         "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
         "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
         "CLOUDFLARE_API_BASE_URL": f"http://{interception.emulator}/client/v4",
-        # With these wrangler does not ask first whether Cloudflare Access guards a host.
+        # With these, wrangler does not first check whether Cloudflare Access protects a host.
         "CLOUDFLARE_ACCESS_CLIENT_ID": "local",
         "CLOUDFLARE_ACCESS_CLIENT_SECRET": "local",
         "CLOUDFLARE_CF_FETCH_ENABLED": "false",
@@ -65,22 +69,27 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 
 
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
-    """The user's exceptions but those for our hosts, and this machine, where the emulator is.
+    """Returns the user's proxy exceptions without those for HOSTS, and with the emulator's host.
 
-    What is dropped is not lost: the proxy has the user's own exceptions.
+    The proxy itself still applies all of the user's exceptions.
     """
-    users = re.split(r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}")
-    kept = [entry for entry in users if entry and not _has_our_host(entry)]
+    entries = re.split(
+        r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
+    )
+    kept = [entry for entry in entries if entry and not _excepts_our_host(entry)]
     return ",".join(dict.fromkeys([*kept, *LOOPBACK_NAMES, interception.emulator.host]))
 
 
-def _has_our_host(entry: str) -> bool:
-    """Whether an entry of NO_PROXY excepts one of our hosts, by any client's reading."""
+def _excepts_our_host(entry: str) -> bool:
+    """Returns whether any client would read this entry of NO_PROXY as one of HOSTS."""
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
 
 
-def _node_options(users: str) -> str:
-    """node takes the quotes off, and a backslash before each character that it is to keep."""
+def _node_options(options: str) -> str:
+    """Returns the user's NODE_OPTIONS with our hook appended.
+
+    node removes the quotes and reads a backslash as an escape, so both are escaped in the path.
+    """
     path = re.sub(r'(["\\])', r"\\\1", str(_HOOKS / "node.cjs"))
-    return f'{users} --require "{path}"'.lstrip()
+    return f'{options} --require "{path}"'.lstrip()

@@ -1,4 +1,4 @@
-"""A command in our place: the same terminal, the same signals, its exit code."""
+"""Runs a command in place of this process: with its terminal, its signals and its exit code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-_FROM_KEYS = (signal.SIGINT, signal.SIGQUIT)
-_FORWARDED = (*_FROM_KEYS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_KEYBOARD_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
+_FORWARDED = (*_KEYBOARD_SIGNALS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Foreground:
-    """Keeps the signals that come to us, from now on, for the command that it runs.
+    """Collects this process's signals from now on and forwards them to the command that it runs.
 
-    Those that we were started to ignore stay ignored, as after `nohup`.
+    Signals that this process ignores since its start, as under `nohup`, stay ignored.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,10 @@ class Foreground:
                 loop.add_signal_handler(number, self._signals.put_nowait, number)
 
     async def run(self, command: Sequence[str], variables: Mapping[str, str]) -> int:
-        """The exit code, or 128 + N after signal N. Raises OSError if it cannot be started."""
+        """Runs the command and returns its exit code, or 128 + N if signal N ended it.
+
+        Raises OSError if the command cannot be started.
+        """
         process = await asyncio.create_subprocess_exec(*command, env=variables)
         forwarding = asyncio.create_task(self._forward(process))
         try:
@@ -37,14 +40,17 @@ class Foreground:
 
     async def _forward(self, process: asyncio.subprocess.Process) -> None:
         while number := await self._signals.get():
-            if number in _FROM_KEYS and _is_in_foreground():
-                continue  # the terminal has sent it to the command, too
+            if number in _KEYBOARD_SIGNALS and _is_in_foreground():
+                continue  # the terminal has already sent it to the command
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
 
 def _is_in_foreground() -> bool:
-    """Whether the terminal sends us what its keys say, and so every process of our group."""
+    """Returns whether our process group is in the terminal's foreground.
+
+    The terminal then sends the signals of its keys, such as Ctrl+C, to every process of the group.
+    """
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

@@ -1,11 +1,13 @@
-"""Two ports of this machine that lead to the emulator, for programs that mean Cloudflare.
+"""An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-    program ── CONNECT api.cloudflare.com:443 ──> proxy ──> TLS port ──> emulator
-    program ── TLS, sent here by a hook ──────────────────> TLS port ──> emulator
-    program ── any other host ───────────────────> proxy ──> the host, or the user's own proxy
+It has two ports on the loopback interface:
 
-Bytes are passed on as they come. Who reads slowly slows the writer down, and an end that goes
-takes the other with it: that is how a cancelled stream gives its slot back.
+    program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
+    program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
+    program ── any other host ──────────────────> proxy port ──> the host, or the user's own proxy
+
+Bytes are relayed as they arrive. Back-pressure reaches the sender. If one side disconnects, the
+other side is disconnected too, so the emulator cancels the stream of a client that has left.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK = "127.0.0.1"
 _HEAD_LIMIT = 2**16
 _HEAD_TIMEOUT_S = 30.0
-_PIECE_SIZE = 2**16
+_READ_SIZE = 2**16
 _HOP_BY_HOP = ("proxy-", "connection:", "keep-alive:")
 
 
 class Address(NamedTuple):
-    """Where something listens."""
+    """A host name or IP address, and a port."""
 
     host: str
     port: int
@@ -49,7 +51,7 @@ class Connection(NamedTuple):
 
 
 class Refusal(Exception):
-    """A program cannot have what it asked for, and is told why in a line."""
+    """An error response that the proxy sends: a status and one line of text."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -66,30 +68,31 @@ class Refusal(Exception):
 
 
 class Proxy:
-    """Both ports, open inside its `async with`.
+    """The proxy; its ports are open inside its `async with`.
 
-    `own_proxies` are the user's, in the form of urllib's `getproxies`.
+    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies of the user's
+    environment, as urllib's `getproxies` returns them.
     """
 
     def __init__(
-        self, emulator: Address, context: ssl.SSLContext, own_proxies: Mapping[str, str]
+        self, emulator: Address, context: ssl.SSLContext, user_proxies: Mapping[str, str]
     ) -> None:
         self._emulator = emulator
         self._context = context
-        self._own_proxies = dict(own_proxies)
+        self._user_proxies = dict(user_proxies)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._tls_server = await asyncio.start_server(
-            self._in_task(self._answer), _LOOPBACK, 0, ssl=self._context
+            self._in_task(self._serve_tls), _LOOPBACK, 0, ssl=self._context
         )
         self._server = await asyncio.start_server(
-            self._in_task(self._forward), _LOOPBACK, 0, limit=_HEAD_LIMIT
+            self._in_task(self._serve_proxy), _LOOPBACK, 0, limit=_HEAD_LIMIT
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Take no more connections, and drop those that are left: nobody waits for them."""
+        """Closes both ports and every open connection."""
         self._server.close()
         self._tls_server.close()
         for task in self._tasks:
@@ -107,7 +110,10 @@ class Proxy:
     def _in_task(
         self, serve: Callable[[Connection], Coroutine[Any, Any, None]]
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        """asyncio's own tasks for connections complain when they are cancelled."""
+        """Returns a callback that serves each connection in a task, which `__aexit__` can cancel.
+
+        asyncio logs an error if a task that it created for a connection is cancelled.
+        """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.create_task(serve(Connection(reader, writer)))
@@ -116,38 +122,38 @@ class Proxy:
 
         return accept
 
-    async def _answer(self, client: Connection) -> None:
-        """Serve a connection to one of our hosts, whose TLS ends here."""
+    async def _serve_tls(self, client: Connection) -> None:
+        """Relays a connection to one of HOSTS, decrypted, to the emulator."""
         with closing(client.writer), suppress(OSError):
             try:
                 emulator = await _connect(self._emulator)
             except Refusal as refusal:
                 client.writer.write(refusal.response())
             else:
-                await _join(client, emulator)
+                await _relay(client, emulator)
 
-    async def _forward(self, client: Connection) -> None:
-        """Serve a connection of a program that goes by the proxy."""
+    async def _serve_proxy(self, client: Connection) -> None:
+        """Serves one request to the proxy, which may be a CONNECT."""
         with closing(client.writer), suppress(OSError):
             try:
                 request = Request.parse(await _read_head(client.reader))
-                upstream = await self._reach(request)
+                upstream = await self._connect_upstream(request)
             except Refusal as refusal:
                 client.writer.write(refusal.response())
                 return
             if request.is_connect:
                 client.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _join(client, upstream)
+            await _relay(client, upstream)
 
-    async def _reach(self, request: Request) -> Connection:
-        """A connection that takes what follows the request's head. Raises Refusal."""
-        if request.is_ours:
+    async def _connect_upstream(self, request: Request) -> Connection:
+        """Returns a connection to which the request's body can be written. Raises Refusal."""
+        if request.is_for_emulator:
             return await _connect(self.tls_address)
-        proxy = OwnProxy.of(request, self._own_proxies)
+        proxy = UserProxy.of(request, self._user_proxies)
         upstream = await _connect(proxy.address if proxy else request.destination)
         try:
             if not request.is_connect:
-                upstream.writer.write(request.forwarded(proxy))
+                upstream.writer.write(request.head_for(proxy))
             elif proxy:
                 await proxy.tunnel(upstream, request.destination)
         except BaseException:
@@ -158,7 +164,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The head of what a program asks a proxy for."""
+    """The head of a request to the proxy: its request line and its header fields."""
 
     method: str
     target: str
@@ -169,7 +175,7 @@ class Request:
 
     @classmethod
     def parse(cls, head: str) -> Self:
-        """Raises Refusal."""
+        """Parses a head that ends in an empty line. Raises Refusal if it is invalid."""
         line, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
         try:
             method, target, version = line.split(" ")
@@ -182,7 +188,7 @@ class Request:
         except ValueError:
             host = port = None
         if not host or not port:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"{line[:200]!r} is no request to a proxy")
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"{line[:200]!r} is not a request to a proxy")
         path = path if path.startswith("/") else f"/{path}"
         return cls(method, target, version, tuple(fields), Address(host, port), path)
 
@@ -191,40 +197,54 @@ class Request:
         return self.method == "CONNECT"
 
     @property
-    def is_ours(self) -> bool:
+    def is_for_emulator(self) -> bool:
         host, port = self.destination
         return port == 443 and host.removesuffix(".") in HOSTS
 
-    def forwarded(self, proxy: OwnProxy | None) -> bytes:
-        """The head as the next one is to get it. One request a connection keeps it simple."""
+    def head_for(self, proxy: UserProxy | None) -> bytes:
+        """Returns the head to send to the user's proxy, or to the destination if that is None.
+
+        It asks for the connection to be closed, so that each connection has only one request.
+        """
         fields = [f for f in self.fields if not f.lower().startswith(_HOP_BY_HOP)]
         line = f"{self.method} {self.target if proxy else self.path} {self.version}"
         return _head(line, *fields, "Connection: close", *(proxy.fields if proxy else ()))
 
 
 @dataclass(frozen=True, slots=True)
-class OwnProxy:
-    """The proxy that the user's environment names; `fields` let us in there."""
+class UserProxy:
+    """A proxy of the user's environment; `fields` are the header fields with its credentials."""
 
     address: Address
     fields: tuple[str, ...]
 
     @classmethod
-    def of(cls, request: Request, own_proxies: dict[str, str]) -> Self | None:
-        """The one for a request. Raises Refusal for one that we cannot speak to."""
+    def of(cls, request: Request, user_proxies: dict[str, str]) -> Self | None:
+        """Returns the proxy for a request, or None if the user has none for its destination.
+
+        Raises Refusal like `parse`.
+        """
         host, port = request.destination
-        url = own_proxies.get("https" if request.is_connect else "http") or own_proxies.get("all")
+        url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
         if not url or host in LOOPBACK_NAMES:
             return None
-        if proxy_bypass_environment(f"{host}:{port}", own_proxies):
+        if proxy_bypass_environment(f"{host}:{port}", user_proxies):
             return None
+        return cls.parse(url)
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Returns the proxy at a URL, whose scheme may be missing.
+
+        Raises Refusal for an invalid URL and for any scheme but http.
+        """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port or 80
         except ValueError:
             parts = urlsplit("")
         if parts.scheme != "http" or not parts.hostname:
-            raise Refusal(HTTPStatus.BAD_GATEWAY, "only proxies at http:// can be gone through")
+            raise Refusal(HTTPStatus.BAD_GATEWAY, "only proxies at http:// URLs are supported")
         fields = []
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -232,58 +252,59 @@ class OwnProxy:
         return cls(Address(parts.hostname, port), tuple(fields))
 
     async def tunnel(self, upstream: Connection, destination: Address) -> None:
-        """Have the connection go on to a destination. Raises Refusal."""
+        """Opens a tunnel to a destination through this proxy. Raises Refusal if that fails."""
         line = f"CONNECT {destination} HTTP/1.1"
         upstream.writer.write(_head(line, f"Host: {destination}", *self.fields))
         try:
-            answer = (await _read_head(upstream.reader)).splitlines()[0]
+            status_line = (await _read_head(upstream.reader)).splitlines()[0]
         except (Refusal, OSError) as error:
-            answer = str(error)
-        if not re.match(r"HTTP/1\.\d 2", answer):
-            raise Refusal(HTTPStatus.BAD_GATEWAY, f"the proxy {self.address} says {answer!r}")
+            status_line = str(error)
+        if not re.match(r"HTTP/1\.\d 2", status_line):
+            reason = f"the proxy {self.address} opened no tunnel: {status_line!r}"
+            raise Refusal(HTTPStatus.BAD_GATEWAY, reason)
 
 
 async def _connect(address: Address) -> Connection:
-    """Raises Refusal."""
+    """Raises Refusal if the address cannot be reached."""
     try:
         return Connection(*await asyncio.open_connection(*address))
-    except (OSError, UnicodeError) as error:  # the latter for a name that can be nobody's
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         raise Refusal(HTTPStatus.BAD_GATEWAY, f"cannot reach {address}: {error}") from error
 
 
 async def _read_head(reader: asyncio.StreamReader) -> str:
-    """Up to the empty line. Raises Refusal."""
+    """Reads up to the empty line. Raises Refusal if it does not arrive in time or is too long."""
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT_S):
             return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except TimeoutError as error:
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "no whole head came in time") from error
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the head did not arrive in time") from error
     except asyncio.IncompleteReadError as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the head ends in the middle") from error
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the connection ended inside the head") from error
     except asyncio.LimitOverrunError as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"the head is over {_HEAD_LIMIT} bytes") from error
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"the head has over {_HEAD_LIMIT} bytes") from error
 
 
 def _head(*lines: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def _join(one: Connection, other: Connection) -> None:
-    """Pass bytes both ways until both ends have said all, or one has gone."""
+async def _relay(one: Connection, other: Connection) -> None:
+    """Relays bytes in both directions until both sides have sent EOF or one has disconnected."""
     with closing(one.writer), closing(other.writer):
         try:
             async with asyncio.TaskGroup() as directions:
                 directions.create_task(_copy(one.reader, other.writer))
                 directions.create_task(_copy(other.reader, one.writer))
-        except* OSError:  # from the end that has gone
+        except* OSError:  # one side has disconnected
             pass
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(_PIECE_SIZE):
-        writer.write(piece)
+    while data := await reader.read(_READ_SIZE):
+        writer.write(data)
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
-    else:  # TLS knows no half
+    else:  # TLS has no half-closed connections
         writer.close()

@@ -1,7 +1,7 @@
-"""What a Worker's configuration says, so that the emulator answers its AI binding.
+"""Configurations of a Worker whose AI binding calls the emulator. Pure: text in, text out.
 
-Pure: text in, text out. `blocks` are to be pasted into the configuration of a tool; `local_config`
-turns a whole configuration of wrangler's into another.
+`blocks` returns text to paste into a tool's configuration. `local_config` converts a whole
+configuration of wrangler.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from pydantic import BaseModel, ValidationError
 
 from workers_ai_emulator.errors import CommandError
 
-FILE_NAMES = ("wrangler.json", "wrangler.jsonc", "wrangler.toml")  # in the order wrangler looks
+FILE_NAMES = (
+    "wrangler.json",
+    "wrangler.jsonc",
+    "wrangler.toml",
+)  # in the order in which wrangler looks for them
 LOCAL_FILE_NAME = "wrangler.local.jsonc"
 PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
 
 _SIGNATURE = "// Written by `workers-ai-emulator worker init`"
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
-_REASONS = {"missing": "is missing", "model_type": "is no table"}  # pydantic's types
+_REASONS = {"missing": "is missing", "model_type": "is not a table"}  # by pydantic's error type
 _BINDING = re.compile(r"[a-z_$][\w$]*", re.ASCII | re.IGNORECASE)
 
-# Without `remoteBindings: false` the pool wants a session with Cloudflare, whatever `ai` says.
+# Without `remoteBindings: false` the pool opens a session with Cloudflare, even for this `ai`.
 _VITEST_POOL_CONFIG = Template("""\
 import { defineWorkersConfig } from "@cloudflare/vitest-pool-workers/config";
 
@@ -65,7 +69,7 @@ export default defineConfig({
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Text to paste into the configuration of a tool; the heading says where."""
+    """Text to paste into a tool's configuration; `heading` names the file and the place in it."""
 
     tool: str
     heading: str
@@ -73,21 +77,24 @@ class Block:
 
 
 def blocks(binding: str, address: str) -> list[Block]:
-    """What each tool needs. Raises CommandError for a name or an address that cannot be used."""
+    """Returns the text for each tool.
+
+    Raises CommandError for an invalid name of a binding or an invalid address.
+    """
     if not _BINDING.fullmatch(binding):
         raise CommandError(
             f"--binding takes a name in the Worker's env, such as AI, not {binding!r}"
         )
     _check_address(address)
     local = {"local": {"unsafe": {"bindings": [_unsafe_binding(binding, address)]}}}
-    # Miniflare passes over a string where it wants a URL.
+    # Miniflare ignores a string here; it takes only a URL object.
     url = f'new URL("http://{address}")'
     ai = f'ai: {{ binding: "{binding}", remoteProxyConnectionString: {url} }},'
     vitest_config = "vitest.config.mjs with @cloudflare/vitest-pool-workers"
     return [
         Block(
             "wrangler",
-            "wrangler.jsonc, behind its first brace; then run `npx wrangler dev -e local`",
+            "wrangler.jsonc, after its first brace; then run `npx wrangler dev -e local`",
             f'"env": {_to_json(local)},',
         ),
         Block(
@@ -99,30 +106,31 @@ def blocks(binding: str, address: str) -> list[Block]:
 
 
 def local_config(path: Path, text: str, address: str) -> str:
-    """The configuration at `path`, with the emulator behind each AI binding and all else as it is.
+    """Returns the configuration `text` of the file `path`, with AI bindings that call the emulator.
 
-    Raises CommandError for a text that is none, or that has no such binding.
+    Nothing else in it changes. Raises CommandError if the text is not a valid configuration or has
+    no AI binding.
     """
     _check_address(address)
     config = _parse(path, text)
     _validate(path, config)
     if "pages_build_output_dir" in config:
         raise CommandError(
-            f"{path} is of a Pages project, which takes no other file: run "
+            f"{path} belongs to a Pages project, which cannot use another file: run "
             "`workers-ai-emulator exec -- npx wrangler pages dev`"
         )
-    local = _localized(config, address)
-    # Neither `ai` nor `unsafe` is inherited, so an environment is as good as a file of its own.
-    if environments := config.get("env"):
-        local["env"] = {name: _localized(of, address) for name, of in environments.items()}
+    local = _with_emulator(config, address)
+    # Environments inherit neither `ai` nor `unsafe`, so each one is converted by itself.
+    if scopes := config.get("env"):
+        local["env"] = {name: _with_emulator(scope, address) for name, scope in scopes.items()}
     if local == config:
         raise CommandError(f'{path} has no AI binding: add "ai": {{ "binding": "AI" }} to it')
-    heading = f"{_SIGNATURE} from {path.name}: change that, and run it again."
+    heading = f"{_SIGNATURE} from {path.name}: change that file and run the command again."
     return f"{heading}\n{_to_json(local)}\n"
 
 
 def is_ours(text: str) -> bool:
-    """Whether `local_config` wrote it."""
+    """Returns whether `local_config` wrote the text."""
     return text.startswith(_SIGNATURE)
 
 
@@ -144,8 +152,8 @@ def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
     }
 
 
-def _localized(scope: dict[str, Any], address: str) -> dict[str, Any]:
-    """The top level or an environment, with the plugin's binding in place of its `ai`."""
+def _with_emulator(scope: dict[str, Any], address: str) -> dict[str, Any]:
+    """Returns the top level or an environment with the plugin's binding in place of its `ai`."""
     if not scope.get("ai"):
         return dict(scope)
     unsafe = scope.get("unsafe") or {}
@@ -168,7 +176,7 @@ class _Scope(BaseModel):
 
 
 class _Config(_Scope):
-    """What must be so in a configuration; all else is wrangler's affair."""
+    """The parts of a configuration that are validated here. wrangler validates the rest."""
 
     env: dict[str, _Scope] | None = None
 
@@ -180,17 +188,17 @@ def _validate(path: Path, config: Any) -> None:
         detail = error.errors()[0]
         place = ": ".join(filter(None, (str(path), ".".join(map(str, detail["loc"])))))
         reason = _REASONS.get(detail["type"], detail["msg"])
-        raise CommandError(f"{place}: {reason}; mend it first") from error
+        raise CommandError(f"{place}: {reason}; correct it first") from error
 
 
 def _parse(path: Path, text: str) -> Any:
     try:
         return tomllib.loads(text) if path.suffix == ".toml" else json5.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CommandError(f"{path} is not TOML: {error}; mend it first") from error
+        raise CommandError(f"{path} is not TOML: {error}; correct it first") from error
     except ValueError as error:
         reason = str(error).replace("<string>:", "line ")
-        raise CommandError(f"{path} is not JSON: {reason}; mend it first") from error
+        raise CommandError(f"{path} is not JSON: {reason}; correct it first") from error
 
 
 def _to_json(value: Any) -> str:
@@ -198,5 +206,5 @@ def _to_json(value: Any) -> str:
 
 
 def _to_text(value: date | time) -> str:
-    """TOML's dates and times, which wrangler wants as text."""
+    """Converts a date or time of TOML to text, as wrangler expects it."""
     return value.isoformat()

@@ -1,4 +1,4 @@
-"""An emulator of one's own: a process that ends with whoever started it."""
+"""Starts an emulator as a child process, which exits when its parent exits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import IO
 from workers_ai_emulator.errors import CommandError
 
 _COMMAND = [sys.executable, "-P", "-m", "workers_ai_emulator.cli.exit_with_parent", "serve"]
-_STOP_LIMIT_S = 10.0
+_STOP_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def started(
+def emulator_process(
     flags: Sequence[str], variables: Mapping[str, str], log: IO[bytes] | None = None
 ) -> Iterator[str]:
-    """The base URL of a new emulator, ready, on a free port of this machine.
+    """Yields the base URL of a new, ready emulator on a free port of 127.0.0.1.
 
-    A child process rather than a thread: should llama.cpp crash, its parent goes on. `log` gets
-    its stderr, which else is the parent's. Raises CommandError where that says why.
+    It runs in a process of its own, so a crash of llama.cpp does not end the caller. `variables` is
+    its environment; `log` receives its stderr, which is otherwise the caller's. Raises CommandError
+    if the emulator does not start; its stderr then has the reason.
     """
     process = subprocess.Popen(
         [*_COMMAND, *flags, "--host", "127.0.0.1", "--port", "0"],
@@ -30,7 +31,7 @@ def started(
         stderr=log,
         text=True,
         env=variables,
-        start_new_session=True,  # Ctrl-C is for the parent, which may live on
+        start_new_session=True,  # Ctrl+C signals only the parent, which may go on
     )
     assert process.stdin and process.stdout
     try:
@@ -39,9 +40,14 @@ def started(
         yield base_url
     finally:
         process.stdin.close()
-        try:
-            process.wait(_STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _wait_or_kill(process)
         process.stdout.close()
+
+
+def _wait_or_kill(process: subprocess.Popen[str]) -> None:
+    """Waits for the process, which exits once its stdin is closed, and kills it if it does not."""
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

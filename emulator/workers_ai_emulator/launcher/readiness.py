@@ -1,4 +1,4 @@
-"""What an emulator says of itself while it starts."""
+"""Polls the health endpoints of an emulator that may still be starting."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import json
 import time
 from collections.abc import Iterator
 
-_ANSWER_LIMIT_S = 5.0
+_RESPONSE_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.2
 
 
 def phases(host: str, port: int) -> Iterator[str | None]:
-    """The phase of the start, again and again until the emulator there is ready.
+    """Polls the emulator at this address and yields the phase of its start until it is ready.
 
-    None while no emulator is there. Other programs are left alone.
+    Yields None while no emulator responds there. Any other server only receives requests for
+    `/_emulator/healthz`.
     """
     while (phase := _phase(host, port)) != "ready":
         yield phase
@@ -28,7 +29,7 @@ def _phase(host: str, port: int) -> str | None:
 
 
 def _status(host: str, port: int, endpoint: str) -> str | None:
-    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_LIMIT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
     try:
         connection.request("GET", f"/_emulator/{endpoint}")
         return str(json.loads(connection.getresponse().read(2**16))["status"])

@@ -64,7 +64,7 @@ async def gateway_url(request: Request, gateway_id: str, provider: str) -> Respo
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
-    call = tensors.read(body)
+    call = tensors.parse(body)
     response_format = TensorFormat(call.prompt if call.has_echo else "")
     return await generate(request, spec, call.inputs, response_format, is_flattened=True)
 

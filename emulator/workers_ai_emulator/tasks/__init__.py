@@ -1,1 +1,1 @@
-"""One file per kind of task that a model can do."""
+"""Models' tasks: their inputs and their outputs."""

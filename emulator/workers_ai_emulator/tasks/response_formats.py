@@ -1,6 +1,7 @@
-"""The forms of an answer: a model's own, a binding's, OpenAI's two. Each is made for one request.
+"""The formats of responses: Workers AI's own, those for bindings and SDKs, and OpenAI's two.
 
-All take the same chunks: JSON is the text of the stream.
+Each format writes a whole body or a stream of events from the same chunks. An object serves one
+request.
 """
 
 from __future__ import annotations
@@ -18,29 +19,32 @@ Json = dict[str, Any]
 
 
 class ResponseFormat(Protocol):
-    """What a client reads."""
+    """Writes the body of a response."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
-        """The body of an answer that is not streamed."""
+        """Returns the body of a response that is not streamed. The generation must have ended."""
 
     def events(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
-        """The events of a streamed answer; `[DONE]` last. A cancelled stream just ends."""
+        """Yields the events of a streamed response.
+
+        `[DONE]` is the last event, unless the generation is cancelled.
+        """
 
 
 class NativeFormat:
-    """The form of `ai/run`: `response` and `usage`, in an envelope or in padded events."""
+    """The format of `ai/run`: `response` and `usage`, in an envelope or in padded events."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return success(self.result(text, generation))
 
     def result(self, text: str, generation: Generation) -> Json:
-        """What the envelope is around."""
+        """Returns the content of the envelope."""
         return {"response": text, "usage": _usage(generation)}
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """One event per token, then the usage. The token that ends it has one with no text."""
+        """Yields one event per token, then the usage. The end token's event has an empty text."""
         padding = Padding(seed=generation.fingerprint)
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
@@ -51,24 +55,24 @@ class NativeFormat:
 
 
 class BareFormat(NativeFormat):
-    """What a Worker's binding reads: the same without an envelope [workerd, ai-api.ts]."""
+    """The format for a Worker's binding: no envelope [workerd, ai-api.ts]."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(self.result(text, generation))
 
 
 class GzipFormat(BareFormat):
-    """What `@cloudflare/ai` 1.1.0 reads: it unpacks every answer, whatever its headers say."""
+    """The format for `@cloudflare/ai` 1.1.0: a body in gzip without a header for it, or events."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return gzip.compress(super().whole(text, generation))
 
 
 class TensorFormat:
-    """What `@cloudflare/ai` 1.0 reads: a list of tensors, or a list in every event.
+    """The format for `@cloudflare/ai` 1.0: a list of tensors, or one list in every event.
 
-    Which one it takes depends on the model, so both are there. With `echo` the text begins with
-    that, since for some models the SDK cuts the prompt off; in a stream that is an event.
+    The SDK reads one of two tensors, depending on the model, so both are sent. `echo`, sent before
+    the completion, is the prompt for the models for which the SDK removes the prompt.
     """
 
     def __init__(self, echo: str) -> None:
@@ -96,10 +100,10 @@ def _tensors(text: str) -> Json:
 
 
 class OpenAIFormat(ABC):
-    """A completion as OpenAI's clients read it: no envelope, no padding.
+    """The base of OpenAI's formats: no envelope, no padding.
 
-    Key orders of whole answers and of text events were recorded from Llama 3 models. The last event
-    has an empty text where the service was seen with none, since clients read one in every event.
+    The order of keys is that of recorded responses of Llama 3 models. The last event has an empty
+    text. The recorded ones have none, but clients expect a text in every event.
     """
 
     whole_object: str
@@ -113,11 +117,11 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def choice(self, text: str, finish_reason: str) -> Json:
-        """The one choice of a whole answer."""
+        """Returns the only choice of a response that is not streamed."""
 
     @abstractmethod
     def delta(self, text: str) -> Json:
-        """The one choice of an event."""
+        """Returns the only choice of an event."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         choices = [self.choice(text, _finish_reason(generation))]
@@ -126,9 +130,9 @@ class OpenAIFormat(ABC):
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """One event per token, then the finish reason with the usage, as recorded.
+        """Yields one event per token, then the finish reason with the usage, as recorded.
 
-        With `stream_options.include_usage` the usage comes once more, as OpenAI documents it.
+        With `stream_options.include_usage`, one more event has the usage, as OpenAI documents it.
         """
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
@@ -161,7 +165,7 @@ class OpenAIFormat(ABC):
 
 
 class ChatCompletionFormat(OpenAIFormat):
-    """The form of `chat/completions`."""
+    """The format of `chat/completions`."""
 
     whole_object, event_object = "chat.completion", "chat.completion.chunk"
 
@@ -178,7 +182,7 @@ class ChatCompletionFormat(OpenAIFormat):
 
 
 class TextCompletionFormat(OpenAIFormat):
-    """The form of `completions`. [inferred: as OpenAI documents it]"""
+    """The format of `completions`. [inferred: as OpenAI documents it]"""
 
     whole_object = event_object = "text_completion"
 

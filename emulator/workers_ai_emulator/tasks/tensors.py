@@ -1,6 +1,6 @@
-"""The protocol of `@cloudflare/ai` 1.0: tensors in, as the servers behind Workers AI took them.
+"""The requests of the SDK `@cloudflare/ai` 1.0, whose inputs are tensors.
 
-All of it was read in the SDK and seen on its wire: npm @cloudflare/ai 1.0.12 to 1.0.53.
+[the source and the requests of npm @cloudflare/ai 1.0.12 to 1.0.53]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
 @dataclass(frozen=True, slots=True)
 class TensorCall:
-    """What the tensors say. With `has_echo` the SDK expects its prompt before the completion."""
+    """The values of the tensors. `has_echo`: the SDK expects the prompt before the completion."""
 
     prompt: str
     max_tokens: int
@@ -23,7 +23,7 @@ class TensorCall:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The same as a model's own input: the SDK has templated the prompt already."""
+        """The model's input. It is raw, since the SDK has already applied the chat template."""
         return {
             "prompt": self.prompt,
             "raw": True,
@@ -32,11 +32,12 @@ class TensorCall:
         }
 
 
-def read(body: Any) -> TensorCall:
-    """The call in a body `{"input": [tensor, …], "stream": …}`.
+def parse(body: Any) -> TensorCall:
+    """Parses a body `{"input": [tensor, …], "stream": …}`.
 
-    Prompt and limit are the tensors `INPUT_0` and `INPUT_1`, or for the models of 1.0.53 that run
-    on vLLM `text_input` and `sampling_parameters`, which is JSON. Raises WireError otherwise.
+    The prompt and the limit of tokens are the tensors `INPUT_0` and `INPUT_1`. SDK 1.0.53 sends
+    `text_input` and `sampling_parameters`, a JSON text, to models that run on vLLM. Raises
+    WireError for any other body.
     """
     match body:
         case {"input": [*tensors]}:
@@ -53,7 +54,7 @@ def read(body: Any) -> TensorCall:
 
 
 def _value(tensor: Any) -> tuple[str, Any] | None:
-    """The name of a tensor and its only value."""
+    """Returns the tensor's name and its only value, or None if it is not a tensor."""
     match tensor:
         case {"name": str(name), "value": [value]} | {"name": str(name), "value": value}:
             return name, value

@@ -1,6 +1,6 @@
-"""The task Text Generation: from a body's bytes to a generation, and its text.
+"""The task Text Generation: validates a request's input and converts it for the engine.
 
-The schemas are the published ones, in `models/cards`; limits and defaults come from there.
+Cloudflare's published schemas, in `models/cards`, define the limits and the defaults.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 
 @dataclass(frozen=True, slots=True)
 class TextGenerationRequest:
-    """A body that the service would run: either `prompt` or `messages` is set.
+    """A valid input. `messages` is used if `prompt` is None.
 
-    `is_flattened`: an old SDK has made the prompt of messages.
+    `is_flattened`: an old SDK has joined the messages into the prompt.
     """
 
     prompt: str | None
@@ -47,7 +47,7 @@ class TextGenerationRequest:
         return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
 
     def render(self, template: ChatTemplate) -> list[int]:
-        """The prompt's tokens."""
+        """Returns the prompt's tokens."""
         if self.prompt is None:
             return template.render(self.messages)
         if self.is_flattened:
@@ -60,9 +60,9 @@ class TextGenerationRequest:
 def parse(
     body: Any, spec: ModelSpec, *, seed: int | None = None, is_flattened: bool = False
 ) -> TextGenerationRequest:
-    """What the body asks of the model; `seed` is for a body that has none.
+    """Validates a model's input. `seed` is used if the body has none.
 
-    Raises BadInput and the other refusals of the service.
+    Raises WireError with the error that the service sends for an invalid or unsupported input.
     """
     try:
         spec.validator.validate(body)
@@ -85,10 +85,7 @@ def parse(
 
 
 async def join(chunks: AsyncIterator[Chunk]) -> str:
-    """The whole completion: the chunks of a stream, joined.
-
-    Raises RequestAborted when the generation is cancelled.
-    """
+    """Returns the whole completion. Raises WireError if the generation is cancelled."""
     text = ""
     async for chunk in chunks:
         if chunk.finish_reason is FinishReason.CANCELLED:
@@ -98,7 +95,10 @@ async def join(chunks: AsyncIterator[Chunk]) -> str:
 
 
 def _messages(value: Any) -> list[Message]:
-    """The schema lets odd values through: an object of messages, and items that are none."""
+    """Returns the messages in a value that the schema accepts.
+
+    The schema also accepts an object whose values are messages, and items that are not messages.
+    """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):
         return []
@@ -110,12 +110,15 @@ def _messages(value: Any) -> list[Message]:
 
 
 def _field(value: Any, name: str) -> Any:
-    """A property as JavaScript reads it: of what is no object, nothing."""
+    """Returns a property, or None for a value that is not an object, as JavaScript does."""
     return value.get(name) if isinstance(value, dict) else None
 
 
 def _text(content: Any) -> str:
-    """A content's text; that of several parts is joined by line breaks [inferred, as vLLM]."""
+    """Returns a content's text, with line breaks between several parts [inferred, as vLLM].
+
+    Raises WireError if a part has base64 data.
+    """
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
@@ -126,7 +129,7 @@ def _text(content: Any) -> str:
 
 
 def _data_type(part: Any) -> str | None:
-    """The type of a part's base64 data, in OpenAI's form; better refused than ignored."""
+    """Returns the media type of a part's base64 data in OpenAI's format, or None without data."""
     match part:
         case {"image_url": {"url": str(url)} | str(url)} if data := _DATA_URL.match(url):
             return data[1] or "text/plain"  # the default of data URLs [RFC 2397]

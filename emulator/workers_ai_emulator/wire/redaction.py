@@ -1,4 +1,4 @@
-"""Keeps a call's credentials out of whatever is told about it."""
+"""Removes a request's credentials from texts that are shown or stored."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CREDENTIAL_HEADERS = (
 )
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# A shorter one is a word such as `x` or `local`, which texts have for other reasons.
+# Shorter secrets are not removed: they are words such as `x` or `local`, which occur in any text.
 _MIN_LENGTH = 6
-_MIN_REST = 3  # of one that is cut off
-# AI Gateway's universal body has headers inside it.
+_MIN_START = 4  # of a secret that is cut off at the end of a text
+# The headers inside the body of AI Gateway's universal endpoint.
 _NAMED = re.compile(
     rf'("(?:{"|".join(map(re.escape, CREDENTIAL_HEADERS))})"\s*:\s*")(?:[^"\\]|\\.)*',
     re.IGNORECASE,
@@ -37,9 +37,9 @@ _NAMED = re.compile(
 
 
 class Redaction:
-    """Takes the values of one request's credentials out of texts, in any form that JSON has.
+    """Replaces the credentials in one request's headers, and `others`, in texts.
 
-    `others` are further secrets.
+    A secret is also found as it is escaped in JSON and in URLs.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -50,7 +50,10 @@ class Redaction:
         self._forms = sorted(forms, key=len, reverse=True)
 
     def text(self, text: str, *, is_cut: bool = False) -> str:
-        """The text without them; one that `is_cut` may end with the first half of one."""
+        """Returns the text without the secrets.
+
+        `is_cut`: the text may end inside a secret, whose start is then removed.
+        """
         for form in self._forms:
             text = text.replace(form, _MARK)
         if is_cut:
@@ -59,28 +62,31 @@ class Redaction:
         return text
 
     def is_needed(self, text: str) -> bool:
-        """Whether one of them is in the text."""
+        """Returns whether the text contains a secret."""
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Headers by name; those that carry credentials without their values."""
-        found: dict[str, str] = {}
+        """Returns the headers by name, without secrets. Repeated headers are joined by commas."""
+        redacted: dict[str, str] = {}
         for name, value in headers:
             value = _MARK if name in _HIDDEN_HEADERS else self.text(value)
-            found[name] = f"{found[name]}, {value}" if name in found else value
-        return found
+            redacted[name] = f"{redacted[name]}, {value}" if name in redacted else value
+        return redacted
 
     def json(self, text: str, *, is_cut: bool = False) -> Any:
-        """What JSON the text is, or else the text. Headers inside it count as headers."""
+        """Returns the JSON value of the text, or the text if it is not JSON, without secrets.
+
+        The values of members named like a header with credentials are removed too.
+        """
         try:
             return self.value(json.loads(text, parse_constant=float))
         except (ValueError, RecursionError):
             return self.text(_NAMED.sub(rf"\1{_MARK}", text), is_cut=is_cut)
 
     def value(self, value: Any) -> Any:
-        """The same of JSON that is parsed already.
+        """Returns a JSON value without secrets.
 
-        Raises ValueError for a number that JSON cannot express, such as 1e999.
+        Raises ValueError for a number that JSON cannot express, such as the infinity of `1e999`.
         """
         match value:
             case str():
@@ -98,20 +104,21 @@ class Redaction:
 
 
 def _secrets(name: str, value: str) -> list[str]:
-    """A header's value, and what of it is the secret itself."""
+    """Returns the header's value and the secrets inside it."""
     if name == "cookie":
-        found = [value, *(pair.partition("=")[2].strip() for pair in value.split(";"))]
+        candidates = [value, *(pair.partition("=")[2].strip() for pair in value.split(";"))]
     else:
-        found = [value, value.partition(" ")[2].strip()]  # behind `Bearer`
-    return [secret for secret in found if len(secret) >= _MIN_LENGTH]
+        candidates = [value, value.partition(" ")[2].strip()]  # the part after `Bearer`
+    return [secret for secret in candidates if len(secret) >= _MIN_LENGTH]
 
 
 def _forms(secret: str) -> set[str]:
+    """Returns the secret itself, and as it is escaped in JSON and in URLs."""
     return {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
 
 
 def _without_start(text: str, form: str) -> str:
-    for length in range(len(form) - 1, _MIN_REST, -1):
+    for length in range(len(form) - 1, _MIN_START - 1, -1):
         if text.endswith(form[:length]):
             return text[:-length]
     return text

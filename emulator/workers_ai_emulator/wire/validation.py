@@ -1,4 +1,4 @@
-"""What is wrong with a user's data, in lines for people."""
+"""Error messages for invalid data of users."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 
 def error_lines(error: ValidationError) -> list[str]:
-    """A line for each mistake: where it is, what it takes, what was given."""
+    """Returns one line per mistake, with its place, the reason and the start of the given value."""
     return [_line(detail) for detail in error.errors()]
 
 
-def _line(detail: Any) -> str:  # a dictionary, of a type that only pydantic's core has a name for
+def _line(detail: Any) -> str:  # a dictionary whose type only pydantic_core exports
     where = ".".join(map(str, detail["loc"]))
     given = json.dumps(detail["input"], default=str)[:80]
     message = detail["msg"].removeprefix("Value error, ")

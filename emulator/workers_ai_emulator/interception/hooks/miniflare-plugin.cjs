@@ -1,18 +1,18 @@
 "use strict";
 
-// A plugin of Miniflare, and so of `wrangler dev` from 4.36 on: the Worker gets the AI binding that
-// it has on Cloudflare, and the emulator answers it. `workers-ai-emulator worker config` prints how
-// to name it in a configuration.
+// A plugin for Miniflare, and so for `wrangler dev` since 4.36: it gives a Worker an AI binding that
+// calls the emulator. `workers-ai-emulator worker config` prints the lines of a configuration that
+// load this plugin.
 //
-// The binding is an object of workerd's own class, with its methods and its errors. Only the
-// service behind it is another: plain HTTP to one address.
+// The binding is an instance of workerd's own class, with its methods and its errors. Its requests
+// go to an external service: the emulator's address, over plain HTTP.
 
 const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 
-// SDKs up to 1.0.29 ask for the path alone, which only the binding of their time understood. Some
-// code looks at the name of the binding's class.
+// SDKs up to 1.0.29 call `fetch` with a path, which workerd's class no longer accepts. Some code
+// checks the name of the binding's class.
 const BINDING = `
   import { Ai } from "cloudflare-internal:ai-api";
 
@@ -27,8 +27,8 @@ const BINDING = `
   export default (env) => new EmulatedAi(env.fetcher);
 `;
 
-/** The name and the address of each of a Worker's bindings that are ours. */
-function bindingsOf(options) {
+/** Returns the name and the address of each binding of a Worker that uses this plugin. */
+function ownBindings(options) {
   // Miniflare 4 passes the list of unsafe bindings, Miniflare 5 all options of the Worker.
   const all = Array.isArray(options)
     ? options
@@ -38,10 +38,13 @@ function bindingsOf(options) {
     .map(({ name, options }) => ({ name, address: options?.address ?? ADDRESS }));
 }
 
-/** Two Workers may have bindings of one name, but at one address there is one service. */
+/** Returns the service's name. Bindings to the same address share one service. */
 const serviceAt = (address) => `${NAME}:${address}`;
 
-/** A class of the Miniflare that has loaded us, which we cannot require: it is not beside us. */
+/**
+ * Returns ProxyNodeBinding of the Miniflare that loaded this plugin. `require` cannot find that
+ * Miniflare from this folder, so it is taken from the cache of loaded modules.
+ */
 function nodeBindingClass() {
   const modules = Object.values(require.cache);
   const isMiniflare = (module) => /[\\/]miniflare[\\/]dist[\\/]/.test(module?.filename);
@@ -52,11 +55,11 @@ function nodeBindingClass() {
 const plugin = {
   bindingTypeDescription: "Workers AI, emulated",
 
-  // Where a schema of zod is expected: all options are taken as they are.
+  // Miniflare expects a zod schema. This one accepts all options unchanged.
   options: { parse: (value) => value, safeParse: (value) => ({ success: true, data: value }) },
 
   getBindings(options) {
-    return bindingsOf(options).map(({ name, address }) => ({
+    return ownBindings(options).map(({ name, address }) => ({
       name,
       wrapped: {
         moduleName: MODULE,
@@ -65,15 +68,15 @@ const plugin = {
     }));
   },
 
-  // For getPlatformProxy(), whose bindings are used outside of a Worker.
+  // For getPlatformProxy(), whose bindings are used outside a Worker.
   getNodeBindings(options) {
     const NodeBinding = nodeBindingClass();
     if (!NodeBinding) return {};
-    return Object.fromEntries(bindingsOf(options).map(({ name }) => [name, new NodeBinding()]));
+    return Object.fromEntries(ownBindings(options).map(({ name }) => [name, new NodeBinding()]));
   },
 
   getServices({ options }) {
-    return bindingsOf(options).map(({ address }) => ({
+    return ownBindings(options).map(({ address }) => ({
       name: serviceAt(address),
       external: { address, http: {} },
     }));

@@ -1,8 +1,11 @@
-// node loads this first: what a program means for Cloudflare goes to the emulator.
+// Redirects a node program's requests from Cloudflare's API to the emulator.
 //
-// `exec` names it in NODE_OPTIONS. Two things are patched, and only where a variable says to where:
-//   - TLS connections to Cloudflare's API, for programs that go by no proxy, as node's fetch does;
-//   - the AI binding of Workers that miniflare runs, within wrangler, vitest or vite.
+// `exec` names this file in NODE_OPTIONS, so node loads it before the program. Each part is active
+// only if the environment has its variable:
+//   - WORKERS_AI_EMULATOR_TLS_ADDRESS: TLS connections to Cloudflare's API, for clients that use no
+//     proxy, such as node's fetch;
+//   - WORKERS_AI_EMULATOR_ADDRESS: the AI binding of Workers that Miniflare runs, for example in
+//     wrangler, vitest or vite.
 "use strict";
 
 const HOSTS = ["api.cloudflare.com", "gateway.ai.cloudflare.com"];
@@ -10,9 +13,9 @@ const SERVICE = "workers-ai-emulator";
 
 const { WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS } = process.env;
 if (WORKERS_AI_EMULATOR_TLS_ADDRESS) redirectConnections(WORKERS_AI_EMULATOR_TLS_ADDRESS);
-if (WORKERS_AI_EMULATOR_ADDRESS) answerBindings(WORKERS_AI_EMULATOR_ADDRESS);
+if (WORKERS_AI_EMULATOR_ADDRESS) redirectBindings(WORKERS_AI_EMULATOR_ADDRESS);
 
-// Everything in node that speaks TLS ends in tls.connect: fetch, https with its agents, http2.
+// Every TLS client of node calls tls.connect: fetch, https with its agents, http2.
 function redirectConnections(address) {
   const tls = require("node:tls");
   const colon = address.lastIndexOf(":");
@@ -20,8 +23,8 @@ function redirectConnections(address) {
   const { connect } = tls;
   tls.connect = function (...args) {
     const options = optionsOf(args);
-    if (!isOurs(options)) return Reflect.apply(connect, this, args);
-    // The name is still the one that is asked for, and that the certificate is checked against.
+    if (!isForEmulator(options)) return Reflect.apply(connect, this, args);
+    // The certificate is still checked against the name of the original host.
     const redirected = { servername: options.host, ...options, ...target };
     const listeners = args.filter((arg) => typeof arg === "function");
     return Reflect.apply(connect, this, [redirected, ...listeners]);
@@ -37,14 +40,14 @@ function optionsOf(args) {
   return { port, ...(typeof host === "string" && { host }), ...options };
 }
 
-// A connection over a socket is a tunnel that has been opened already.
-function isOurs({ host, port, socket, path }) {
+// A connection over a `socket` runs inside a tunnel, whose proxy has already redirected it.
+function isForEmulator({ host, port, socket, path }) {
   const name = String(host).toLowerCase().replace(/\.$/, "");
   return HOSTS.includes(name) && Number(port) === 443 && !socket && !path;
 }
 
-// Miniflare is a dependency of the program, of any version, and is found as the program loads it.
-function answerBindings(address) {
+// A program may load any version of Miniflare, from any folder, so module loading is intercepted.
+function redirectBindings(address) {
   const Module = require("node:module");
   const patched = new WeakSet();
   const patchOnce = (plugin, patch) => {
@@ -57,16 +60,17 @@ function answerBindings(address) {
     const exports = Reflect.apply(load, this, [request, ...rest]);
     if (String(request).includes("miniflare")) {
       const { ai, core } = exports?.PLUGINS ?? {};
-      patchOnce(ai, patchPlugin);
-      patchOnce(core, patchOwnWorker);
+      patchOnce(ai, patchAiPlugin);
+      patchOnce(core, patchWranglerWorker);
     }
     return exports;
   };
 }
 
-// wrangler 3, and 4 at first, run a Worker of their own that asks Cloudflare through a function of
-// node's. That reads an answer to its end, whoever has left; a service does not.
-function patchOwnWorker(core, address) {
+// wrangler 3 and early versions of wrangler 4 run a Worker that calls Cloudflare through a function in
+// node. That function reads a response to its end even if the client disconnects; the service that
+// replaces it does not.
+function patchWranglerWorker(core, address) {
   for (const name of ["getBindings", "getServices"]) {
     const method = core[name].bind(core);
     core[name] = (...args) => {
@@ -79,9 +83,9 @@ function patchOwnWorker(core, address) {
   }
 }
 
-// Miniflare's plugin wraps a service that asks Cloudflare; with another one below, all that is
-// above it stays: the binding in a Worker is workerd's own.
-function patchPlugin(plugin, address) {
+// Miniflare's AI plugin wraps a service that calls Cloudflare in workerd's own binding. Only that
+// service is replaced.
+function patchAiPlugin(plugin, address) {
   const getBindings = plugin.getBindings.bind(plugin);
   plugin.getBindings = async (...args) => {
     const bindings = (await getBindings(...args)) ?? [];

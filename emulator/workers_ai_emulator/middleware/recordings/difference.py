@@ -1,4 +1,4 @@
-"""Which recorded call is most like another, and how they differ, for people to read."""
+"""Finds the recorded request that is most similar to another, and describes how they differ."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest, printable
 
-_MAX_COMPARED = 400  # lines; the time that comparing takes grows with the square
+_MAX_COMPARED = 400  # lines; the time of a comparison grows with their square
 _MAX_SHOWN = 16  # lines
 _MAX_WIDTH = 100  # characters of a value
-_BEFORE = 30  # characters that are shown of what is still the same
+_CONTEXT = 30  # equal characters that are shown before a difference
 _KEY = re.compile(r'"(?:[^"\\]|\\.){0,60}": ')
 
 _T = TypeVar("_T")
@@ -24,21 +24,25 @@ _Sliceable = TypeVar("_Sliceable", str, list[str])
 def nearest(
     request: RecordedRequest, others: Iterable[tuple[_T, RecordedRequest]]
 ) -> tuple[_T, RecordedRequest] | None:
-    """The one that differs in fewest lines; among those, with the longest equal start and end."""
+    """Returns the most similar of `others`, or None if there are none.
+
+    Requests for the same path come first, then those that differ in the fewest lines, then those
+    with the longest equal start or end.
+    """
     lines, canonical = Counter(_lines(request)), request.canonical
 
-    def likeness(other: RecordedRequest) -> tuple[bool, int, int]:
+    def similarity(other: RecordedRequest) -> tuple[bool, int, int]:
         other_lines = Counter(_lines(other))
         num_common = sum(min(count, lines[line]) for line, count in other_lines.items())
         num_different = lines.total() + other_lines.total() - 2 * num_common
         is_same_path = other.content["path"] == request.content["path"]
         return is_same_path, -num_different, sum(_ends(canonical, other.canonical))
 
-    return max(others, key=lambda item: likeness(item[1]), default=None)
+    return max(others, key=lambda item: similarity(item[1]), default=None)
 
 
 def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]:
-    """Lines `- …` of what only the recorded one has, and `+ …` of what only this one has."""
+    """Returns lines `- …` that only `recorded` has, and lines `+ …` that only `request` has."""
     old, new = _lines(recorded), _lines(request)
     start, end = _ends(old, new)
     old = old[start : len(old) - end][:_MAX_COMPARED]
@@ -52,13 +56,13 @@ def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]
 
 
 def _lines(request: RecordedRequest) -> list[str]:
-    """One for each value, without the commas, which depend on what follows."""
+    """Returns one line per value, without the comma, which depends on the next line."""
     text = json.dumps(request.content, ensure_ascii=False, indent=1, sort_keys=True)
     return [line.strip().removesuffix(",") for line in text.split("\n")]
 
 
 def _changed(old: list[str], new: list[str]) -> list[str]:
-    """Two lines in the same place are shown from where they begin to differ."""
+    """Returns the changed lines. A pair of lines starts shortly before its first difference."""
     shown = []
     for index in range(max(len(old), len(new))):
         pair = old[index : index + 1] + new[index : index + 1]
@@ -70,7 +74,7 @@ def _changed(old: list[str], new: list[str]) -> list[str]:
 
 def _cut(line: str, start: int) -> str:
     key = match[0] if (match := _KEY.match(line)) else ""
-    begin = max(len(key), start - _BEFORE)
+    begin = max(len(key), start - _CONTEXT)
     part = line[begin : begin + _MAX_WIDTH]
     text = f"{key}{'…' if begin > len(key) else ''}{part}"
     text += "…" if begin + _MAX_WIDTH < len(line) else ""
@@ -78,7 +82,7 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """How long a beginning they share, and how long an end of what is left."""
+    """Returns the lengths of the common prefix, and of the common suffix of the rest."""
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(
@@ -90,7 +94,7 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 
 
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
-    """The greatest number up to which all is equal; by halving, since texts may be megabytes."""
+    """Returns the greatest equal length, by binary search since texts may have megabytes."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Generations whose chunks come from an async generator, for backends that compute nothing."""
+"""Generations that relay the chunks of an async generator, for backends without an engine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
 log = logging.getLogger(__name__)
 
-# A word with the space before it, which stands for a token where no model counts.
+# A word with the space before it. Without a tokenizer, each word counts as one token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-_MAX_UNREAD = 1024  # chunks; a source that is read more slowly has to wait
+_MAX_UNREAD = 1024  # chunks in the queue; then the source waits until the client reads
 
 
 def num_words(text: str) -> int:
-    """How many tokens a text is taken to have where no model counts."""
+    """Returns the number of words, which is the token count of a text without a tokenizer."""
     return sum(1 for _ in WORD.finditer(text))
 
 
-class StreamedGeneration:
-    """Passes chunks on until one has a finish reason. However it ends, the source is closed.
+class RelayedGeneration:
+    """A Generation that relays chunks from a source until one of them has a finish reason.
 
-    Each chunk counts as a token, unless the source gives a Usage, which then holds.
+    It closes the source when it ends, for whatever reason. Each chunk counts as one completion
+    token until the source yields a Usage, which replaces the count.
     """
 
     def __init__(
@@ -41,26 +42,26 @@ class StreamedGeneration:
         self._is_ended = False
         self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_UNREAD)
         self._timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.create_task(self._pump(source))
+        self._task = asyncio.create_task(self._relay(source))
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return chunks_of(self._events)
 
     def cancel(self) -> None:
-        self._break_off(Chunk("", FinishReason.CANCELLED))
+        self._end_early(Chunk("", FinishReason.CANCELLED))
 
     def cancel_after(self, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limit_s, lambda: self._break_off(DeadlineExceeded()))
+        self._timer = loop.call_later(limit_s, lambda: self._end_early(DeadlineExceeded()))
 
-    async def _pump(self, source: AsyncGenerator[Chunk | Usage]) -> None:
+    async def _relay(self, source: AsyncGenerator[Chunk | Usage]) -> None:
         async with aclosing(source):
-            event = await self._pass_on(source)
+            event = await self._relay_until_last(source)
             await self._events.put(event)
             self._end(event.finish_reason if isinstance(event, Chunk) else None)
 
-    async def _pass_on(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
-        """The last event; all before it are passed on."""
+    async def _relay_until_last(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
+        """Relays all events but the last one, which it returns."""
         is_counting = True
         try:
             async for item in source:
@@ -76,11 +77,11 @@ class StreamedGeneration:
         except EngineError as error:
             return error
         except Exception as error:
-            log.exception("a backend failed; the request ends")
+            log.exception("a backend failed; its request ends with an error")
             return EngineError(str(error))
         return EngineError("the text ended without a finish reason")
 
-    def _break_off(self, event: Chunk | DeadlineExceeded) -> None:
+    def _end_early(self, event: Chunk | DeadlineExceeded) -> None:
         if self._is_ended:
             return
         self._task.cancel()
@@ -96,22 +97,22 @@ class StreamedGeneration:
             self._timer.cancel()
 
 
-class Streams:
-    """The generations of one backend, which may have to end all at once."""
+class RunningGenerations:
+    """Starts the generations of one backend, and can cancel all of them."""
 
     def __init__(self) -> None:
-        self._begun: WeakSet[StreamedGeneration] = WeakSet()
+        self._started: WeakSet[RelayedGeneration] = WeakSet()
 
-    def begin(
+    def start(
         self, source: AsyncGenerator[Chunk | Usage], *, num_prompt_tokens: int, fingerprint: str
-    ) -> StreamedGeneration:
-        generation = StreamedGeneration(
+    ) -> RelayedGeneration:
+        generation = RelayedGeneration(
             source, num_prompt_tokens=num_prompt_tokens, fingerprint=fingerprint
         )
-        self._begun.add(generation)
+        self._started.add(generation)
         return generation
 
     def cancel_all(self) -> None:
-        """Cancel every one that has not ended."""
-        for generation in list(self._begun):
+        """Cancels every generation that has not ended."""
+        for generation in list(self._started):
             generation.cancel()

@@ -1,4 +1,4 @@
-"""Recorded calls come back to the byte without a model; the real service can be recorded."""
+"""Recording and replaying calls, from a model and from the real service, byte for byte."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ SHORT = {"prompt": "Say yes.", "max_tokens": 6}
 STREAM = {**SHORT, "stream": True}
 CHAT = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 6, "model": INT8}
 STEP = {"provider": "workers-ai", "endpoint": INT8, "headers": {}, "query": SHORT}
-OWN_HEADERS = re.compile("content-type|content-length|cf-ai-.*|cf-aig-.*|x-emulator-.*|x-accel-.*")
+RECORDED_HEADERS = re.compile(
+    "content-type|content-length|cf-ai-.*|cf-aig-.*|x-emulator-.*|x-accel-.*"
+)
 
-Ask = Callable[[ServerProcess], httpx.Response]
+Call = Callable[[ServerProcess], httpx.Response]
 
 
-def run(body: Any, model: str = INT8) -> Ask:
+def run(body: Any, model: str = INT8) -> Call:
     return lambda server: server.run(body, model)
 
 
-def api(path: str, body: Any) -> Ask:
+def api(path: str, body: Any) -> Call:
     return lambda server: server.post(f"{server.base_url}/accounts/{ACCOUNT_ID}/ai{path}", body)
 
 
-def via_gateway(path: str, body: Any) -> Ask:
+def via_gateway(path: str, body: Any) -> Call:
     return lambda server: server.post(f"{server.root}/v1/{ACCOUNT_ID}/gw{path}", body)
 
 
-def binding(body: Any, path: str = "/run?version=3", through: Any = through_plugin) -> Ask:
+def binding(body: Any, path: str = "/run?version=3", through: Any = through_plugin) -> Call:
     return lambda server: through(server, body, path=path)
 
 
-CALLS: list[Ask] = [
+CALLS: list[Call] = [
     run(SHORT),
     run(STREAM),
     run({**SHORT, "seed": 1, "temperature": 0}),
@@ -76,16 +78,18 @@ CALLS: list[Ask] = [
     via_gateway("", [{"provider": "openai", "endpoint": "x"}, STEP]),
     binding(native(SHORT)),
     binding(native(STREAM), through=through_miniflare),
-    binding(native(SHORT), "/run?version=2"),  # packed
+    binding(native(SHORT), "/run?version=2"),  # compressed
     binding(tensors("[INST] Say yes. [/INST]", 6, stream=True), "/run"),
     binding(native({}), "/ai-gateway/run?version=3"),  # 5006
 ]
 
 
-def seen(answer: httpx.Response) -> tuple[int, dict[str, str], bytes]:
-    """What a client can tell of an answer."""
-    headers = {name: value for name, value in answer.headers.items() if OWN_HEADERS.fullmatch(name)}
-    return answer.status_code, headers, answer.content
+def recorded_parts(response: httpx.Response) -> tuple[int, dict[str, str], bytes]:
+    """Returns the status, the headers and the body that a recording stores."""
+    headers = {
+        name: value for name, value in response.headers.items() if RECORDED_HEADERS.fullmatch(name)
+    }
+    return response.status_code, headers, response.content
 
 
 def recording(folder: Path, *flags: str) -> Any:
@@ -96,9 +100,9 @@ def replaying(folder: Path, *flags: str) -> Any:
     return server_process("--backend", "replay", "--cassettes", str(folder), *flags)
 
 
-def recorded_from_script(folder: Path, *calls: Ask) -> list[httpx.Response]:
+def recorded_from_script(folder: Path, *calls: Call) -> list[httpx.Response]:
     with recording(folder, "--record-from", "scripted") as server:
-        return [ask(server) for ask in calls]
+        return [call(server) for call in calls]
 
 
 def only_file(folder: Path) -> Path:
@@ -109,21 +113,21 @@ def only_file(folder: Path) -> Path:
 # ── replay ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_s_answers_come_back_to_the_byte_without_a_model(tmp_path: Path) -> None:
-    folder, no_models = tmp_path / "cassettes", tmp_path / "models"
+def test_responses_of_a_model_are_replayed_byte_for_byte_without_the_model(tmp_path: Path) -> None:
+    folder, no_models = tmp_path / "recordings", tmp_path / "models"
     with recording(folder, "--parallel", "2", "--context-length", "1024") as server:
-        originals = [seen(ask(server)) for ask in CALLS]
+        originals = [recorded_parts(call(server)) for call in CALLS]
         assert server.metric("workers_ai_emulator_slots") == 2
     assert {status for status, _, _ in originals} == {200, 400, 405, 413}
     assert len(list(folder.iterdir())) == len(CALLS)
     with replaying(folder, "--models-dir", str(no_models)) as server:
-        for ask, original in zip(CALLS, originals, strict=True):
-            assert seen(ask(server)) == original
+        for call, original in zip(CALLS, originals, strict=True):
+            assert recorded_parts(call(server)) == original
         assert "slots{" not in httpx.get(f"{server.root}/_emulator/metrics").text
     assert not no_models.exists()
 
 
-def test_a_stream_s_frames_come_one_by_one(tmp_path: Path) -> None:
+def test_the_events_of_a_stream_are_replayed_one_by_one(tmp_path: Path) -> None:
     (original,) = recorded_from_script(tmp_path, run(STREAM))
     with replaying(tmp_path) as server, server.connect(STREAM) as connection:
         raw = b""
@@ -133,35 +137,37 @@ def test_a_stream_s_frames_come_one_by_one(tmp_path: Path) -> None:
     assert b"".join(chunks) == original.content and len(chunks) == original.text.count("\n\n")
 
 
-def test_the_account_and_the_token_need_not_be_those_of_the_recording(tmp_path: Path) -> None:
+def test_replay_ignores_the_account_the_token_and_the_formatting(tmp_path: Path) -> None:
     (original,) = recorded_from_script(tmp_path, run(SHORT))
     with replaying(tmp_path) as server:
         url = (
             server.run_url().replace(ACCOUNT_ID, OTHER_ACCOUNT).replace("cf/meta/", "cf%2Fmeta%2F")
         )
-        answer = httpx.post(url, content=json.dumps(SHORT, indent=2), headers={"x-auth-key": "x"})
-        assert seen(answer) == seen(original)
+        response = httpx.post(url, content=json.dumps(SHORT, indent=2), headers={"x-auth-key": "x"})
+        assert recorded_parts(response) == recorded_parts(original)
 
 
-def test_a_changed_call_is_an_error_that_shows_the_difference(tmp_path: Path) -> None:
+def test_a_changed_request_is_an_error_with_the_difference(tmp_path: Path) -> None:
     recorded_from_script(tmp_path, run(SHORT), run({"prompt": "Something else."}))
     with replaying(tmp_path) as server:
-        answer = server.run({**SHORT, "prompt": "Say yes!", "seed": 1})
-        through_a_binding = through_plugin(server, native(SHORT))
+        response = server.run({**SHORT, "prompt": "Say yes!", "seed": 1})
+        binding_response = through_plugin(server, native(SHORT))
         wait_until(lambda: "".join(server.log).count("No recording of POST") == 2)
         line = next(line for line in server.log if "No recording of POST" in line)
-    assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
-    (error,) = answer.json()["errors"]
+    assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+    (error,) = response.json()["errors"]
     assert error["code"] == 3901 and str(tmp_path) in error["message"]
     shown = ['- "prompt": "Say yes."', '+ "prompt": "Say yes!"', '+ "seed": 1']
     assert all(text in error["message"] and text in line for text in shown)
-    assert through_a_binding.json()["internalCode"] == 3901
+    assert binding_response.json()["internalCode"] == 3901
 
 
-def test_several_answers_to_a_call_come_in_their_order_and_then_the_last(tmp_path: Path) -> None:
+def test_responses_to_equal_requests_are_replayed_in_order_and_the_last_one_repeats(
+    tmp_path: Path,
+) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("[{answer: one, times: 1}, {answer: two, times: 1}, {answer: three}]")
-    folder = tmp_path / "cassettes"
+    folder = tmp_path / "recordings"
     with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
         originals = [server.run(SHORT).text for _ in range(3)]
     assert len(set(originals)) == 3
@@ -171,7 +177,9 @@ def test_several_answers_to_a_call_come_in_their_order_and_then_the_last(tmp_pat
         assert server.run(SHORT).text == originals[0]
 
 
-def test_recording_a_call_again_replaces_what_an_earlier_run_recorded(tmp_path: Path) -> None:
+def test_recording_a_request_again_replaces_the_recordings_of_an_earlier_run(
+    tmp_path: Path,
+) -> None:
     recorded_from_script(tmp_path, run(SHORT), run(SHORT), run(STREAM))
     (newest,) = recorded_from_script(tmp_path, run(SHORT))
     assert len(list(tmp_path.iterdir())) == 2
@@ -179,25 +187,27 @@ def test_recording_a_call_again_replaces_what_an_earlier_run_recorded(tmp_path: 
         assert [server.run(SHORT).text for _ in range(2)] == [newest.text] * 2
 
 
-def test_a_call_can_choose_to_be_recorded_or_replayed(tmp_path: Path) -> None:
+def test_a_header_chooses_to_record_or_to_replay(tmp_path: Path) -> None:
     flags = ["--backend", "scripted", "--record-from", "scripted", "--cassettes", str(tmp_path)]
     with server_process(*flags) as server:
 
-        def ask(backend: str) -> httpx.Response:
+        def call(backend: str) -> httpx.Response:
             headers = {"x-emulator-backend": backend}
             return httpx.post(server.run_url(), json=SHORT, headers=headers)
 
         assert server.run(SHORT).is_success and not list(tmp_path.iterdir())
-        assert ask("replay").json()["errors"][0]["code"] == 3901
-        assert seen(ask("record")) == seen(ask("replay"))
-        assert "record, replay" in ask("nothing").text
+        assert call("replay").json()["errors"][0]["code"] == 3901
+        assert recorded_parts(call("record")) == recorded_parts(call("replay"))
+        assert "record, replay" in call("nothing").text
 
 
-def test_a_replayed_stream_keeps_its_time_and_ends_when_the_client_leaves(tmp_path: Path) -> None:
-    """At a speed at which the second event would come in some hours."""
+def test_a_replayed_stream_keeps_its_pace_and_ends_when_the_client_disconnects(
+    tmp_path: Path,
+) -> None:
+    """At this speed, the second event would be sent after some hours."""
     rules = tmp_path / "rules.yaml"
     rules.write_text("[{answer: one two three, tokens_per_second: 5}]")
-    folder = tmp_path / "cassettes"
+    folder = tmp_path / "recordings"
     with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
         server.run(STREAM)
     with replaying(folder, "--replay-speed", "0.00001") as server:
@@ -210,24 +220,27 @@ def test_a_replayed_stream_keeps_its_time_and_ends_when_the_client_leaves(tmp_pa
         assert server.run(STREAM).text.endswith("data: [DONE]\n\n")
 
 
-def test_a_stream_that_the_client_left_breaks_off_where_it_did(tmp_path: Path) -> None:
+def test_a_stream_is_replayed_up_to_the_point_where_the_client_disconnected(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("[{answer: one two three, tokens_per_second: 0.001}]")
-    folder = tmp_path / "cassettes"
+    folder = tmp_path / "recordings"
     with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
         with server.connect(STREAM) as connection:
             while b'"one"' not in connection.recv(2**16):
                 pass
         wait_until(lambda: any(folder.glob("*.json")))
     assert json.loads(only_file(folder).read_text())["answer"]["ending"] == "client left"
-    with replaying(folder) as server, httpx.stream("POST", server.run_url(), json=STREAM) as answer:
-        chunks = answer.iter_text()
+    with (
+        replaying(folder) as server,
+        httpx.stream("POST", server.run_url(), json=STREAM) as response,
+    ):
+        chunks = response.iter_text()
         assert '"one"' in next(chunks)
         with pytest.raises(httpx.RemoteProtocolError):
             next(chunks)
 
 
-def test_tokens_are_checked_in_replay_as_well(tmp_path: Path) -> None:
+def test_replay_checks_tokens(tmp_path: Path) -> None:
     recorded_from_script(tmp_path, run(SHORT), via_gateway(f"/workers-ai/{INT8}", SHORT))
     with replaying(tmp_path, "--api-token", TOKEN) as server:
         assert server.run(SHORT).json()["errors"][0]["code"] == 9106
@@ -238,7 +251,7 @@ def test_tokens_are_checked_in_replay_as_well(tmp_path: Path) -> None:
         assert httpx.post(bad_account, json=SHORT).json()["errors"][0]["code"] == 7003
 
 
-def test_a_damaged_recording_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_recording_is_an_error_with_its_name(tmp_path: Path) -> None:
     recorded_from_script(tmp_path, run(SHORT))
     path = only_file(tmp_path)
     path.write_text(path.read_text()[:-20])
@@ -257,7 +270,7 @@ def test_a_damaged_recording_is_an_error_that_names_it(tmp_path: Path) -> None:
         (["--record-from", "upstream"], "--record-from upstream needs --upstream-url"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_one_line(flags: list[str], reason: str) -> None:
+def test_an_invalid_setting_is_one_line(flags: list[str], reason: str) -> None:
     done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -277,8 +290,8 @@ SECRET_HEADERS = [
 ]
 
 
-def test_no_credential_is_in_a_cassette_a_log_or_an_error(tmp_path: Path) -> None:
-    folder, email = tmp_path / "cassettes", "somebody@example.com"
+def test_no_recording_log_or_error_has_credentials(tmp_path: Path) -> None:
+    folder, email = tmp_path / "recordings", "somebody@example.com"
     prompts = ["I am", f"I am {TOKEN}", f"I am {TOKEN} {email}"]
     bodies: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts]
     bodies += [bodies[1] | {"stream": True}, {"prompt": "I am", TOKEN: 1}]
@@ -295,19 +308,19 @@ def test_no_credential_is_in_a_cassette_a_log_or_an_error(tmp_path: Path) -> Non
     assert "more or less" in miss.text
     files = list(folder.iterdir())
     assert len(files) == len(SECRET_HEADERS) * (2 * len(bodies) + 1)
-    told = "".join([file.name + file.read_text() for file in files])
-    assert "I am [redacted]" in told and ACCOUNT_ID not in told
-    assert TOKEN not in told + miss.text + "".join(server.log + replayer.log)
+    stored = "".join([file.name + file.read_text() for file in files])
+    assert "I am [redacted]" in stored and ACCOUNT_ID not in stored
+    assert TOKEN not in stored + miss.text + "".join(server.log + replayer.log)
     with_email = [text for file in files if email in (text := file.read_text())]
-    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)  # where it was no credential
+    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)  # one pair has it as a credential
 
 
-def test_an_answer_whose_credential_cannot_be_taken_out_is_not_stored(tmp_path: Path) -> None:
+def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_path: Path) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
     with recording(tmp_path, "--record-from", "scripted") as server:
         body = native({"prompt": f"I am {TOKEN}"})
-        packed = through_plugin(server, body, path="/run?version=2", headers=headers)
-        assert TOKEN in gzip.decompress(packed.content).decode()
+        compressed = through_plugin(server, body, path="/run?version=2", headers=headers)
+        assert TOKEN in gzip.decompress(compressed.content).decode()
         wait_until(lambda: any("not recorded" in line for line in server.log))
     assert not list(tmp_path.iterdir())
 
@@ -316,21 +329,21 @@ def test_an_answer_whose_credential_cannot_be_taken_out_is_not_stored(tmp_path: 
 
 
 class Service(ThreadingHTTPServer):
-    """A stand-in of the real service, whose streams wait for the test after each event."""
+    """A fake of the real service. Its streams wait for `go_on` after each part."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        super().__init__(("127.0.0.1", 0), ServiceHandler)
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.go_on = threading.Semaphore(0)
-        self.num_broken = 0
+        self.num_disconnects = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Answering(BaseHTTPRequestHandler):
-    """Answers by what stands in the prompt."""
+class ServiceHandler(BaseHTTPRequestHandler):
+    """Sends the response that the prompt names."""
 
     protocol_version = "HTTP/1.1"
     server: Service
@@ -338,7 +351,7 @@ class Answering(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.asked.append((self.path, headers, body))
+        self.server.requests.append((self.path, headers, body))
         prompt = json.loads(body).get("prompt")
         if prompt == "stream":
             self.stream()
@@ -361,19 +374,19 @@ class Answering(BaseHTTPRequestHandler):
     def stream(self) -> None:
         self.send_start(200, {"content-type": "text/event-stream"}, length=None)
         try:
-            # An event in two pieces, cut inside a character.
+            # The second event is sent in two parts, cut inside a character.
             whole = 'data: {"response":"é"}\n\n'.encode()
-            for piece in (
+            for part in (
                 b'data: {"response":"a"}\n\n',
                 whole[:20],
                 whole[20:],
                 b"data: [DONE]\n\n",
             ):
-                self.send_chunk(piece)
+                self.send_chunk(part)
                 assert self.server.go_on.acquire(timeout=30)
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
-            self.server.num_broken += 1
+            self.server.num_disconnects += 1
 
     def send_start(self, status: int, headers: dict[str, str], length: int | None) -> None:
         self.send_response(status)
@@ -390,7 +403,7 @@ class Answering(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -410,7 +423,9 @@ def recording_service(folder: Path, service: Service, *flags: str) -> Iterator[S
         yield server
 
 
-def ask_service(server: ServerProcess, prompt: str, model: str = "@cf/new/model") -> httpx.Response:
+def call_service(
+    server: ServerProcess, prompt: str, model: str = "@cf/new/model"
+) -> httpx.Response:
     headers = {
         "authorization": f"Bearer {TOKEN}",
         "cookie": "mine=1",
@@ -421,80 +436,78 @@ def ask_service(server: ServerProcess, prompt: str, model: str = "@cf/new/model"
     return httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=60)
 
 
-def test_the_real_service_is_asked_as_the_client_asked(tmp_path: Path, service: Service) -> None:
+def test_the_real_service_receives_the_clients_request(tmp_path: Path, service: Service) -> None:
     with recording_service(tmp_path, service) as server:
-        answer = ask_service(server, "hello", "@cf%2Fnew%2Fmodel")
-    ((path, headers, body),) = service.asked
+        response = call_service(server, "hello", "@cf%2Fnew%2Fmodel")
+    ((path, headers, body),) = service.requests
     assert path == f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/@cf%2Fnew%2Fmodel?a=%20b"
     assert json.loads(body) == {"prompt": "hello"}
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert (headers["cf-aig-skip-cache"], headers["accept-encoding"]) == ("true", "identity")
     assert "cookie" not in headers and "x-emulator-backend" not in headers
-    assert answer.json()["result"]["response"] == "from the service: hello"
-    assert answer.headers["cf-ai-neurons"] == "1.98"
-    assert answer.headers["x-emulator-model"] == "cloudflare"
-    assert "set-cookie" not in answer.headers
+    assert response.json()["result"]["response"] == "from the service: hello"
+    assert response.headers["cf-ai-neurons"] == "1.98"
+    assert response.headers["x-emulator-model"] == "cloudflare"
+    assert "set-cookie" not in response.headers
 
 
-def test_what_the_real_service_answered_is_replayed(tmp_path: Path, service: Service) -> None:
+def test_responses_of_the_real_service_are_replayed(tmp_path: Path, service: Service) -> None:
     prompts = ["hello", "gone", "busy", "teapot"]
     with recording_service(tmp_path, service) as server:
-        originals = [seen(ask_service(server, prompt)) for prompt in prompts]
+        originals = [recorded_parts(call_service(server, prompt)) for prompt in prompts]
     assert [status for status, _, _ in originals] == [200, 410, 429, 500]
     text = "".join(file.read_text() for file in tmp_path.iterdir())
     assert TOKEN not in text and ACCOUNT_ID not in text and "__cflb" not in text
-    num_asked = len(service.asked)
+    num_requests = len(service.requests)
     with replaying(tmp_path) as server:
-        assert [seen(ask_service(server, prompt)) for prompt in prompts] == originals
-        assert ask_service(server, "new").json()["errors"][0]["code"] == 3901
-    assert len(service.asked) == num_asked
+        assert [recorded_parts(call_service(server, prompt)) for prompt in prompts] == originals
+        assert call_service(server, "new").json()["errors"][0]["code"] == 3901
+    assert len(service.requests) == num_requests
 
 
-def test_the_real_service_s_chunks_are_passed_on_as_they_come(
-    tmp_path: Path, service: Service
-) -> None:
+def test_chunks_of_the_real_service_are_passed_on_at_once(tmp_path: Path, service: Service) -> None:
     body = {"prompt": "stream"}
     with recording_service(tmp_path, service) as server:
         headers = {"x-auth-email": "me@example.com", "x-auth-key": TOKEN}
         with httpx.stream(
             "POST", server.run_url(), json=body, headers=headers, timeout=60
-        ) as answer:
+        ) as response:
             chunks = []
-            for chunk in answer.iter_raw():
+            for chunk in response.iter_raw():
                 chunks.append(chunk)
-                service.go_on.release()  # the service sends no more before this has come
+                service.go_on.release()  # the service waits for this before the next chunk
         assert len(chunks) == 4
-        answer_events = json.loads(only_file(tmp_path).read_text())["answer"]["events"]
+        events = json.loads(only_file(tmp_path).read_text())["answer"]["events"]
     texts = ['data: {"response":"a"}\n\n', 'data: {"response":"é"}\n\n', "data: [DONE]\n\n"]
-    assert [text for _, text in answer_events] == texts
+    assert [text for _, text in events] == texts
     with replaying(tmp_path) as server:
         assert server.run(body).content == b"".join(chunks)
 
 
-def test_the_real_service_s_stream_ends_when_the_client_leaves(
+def test_a_stream_of_the_real_service_is_cancelled_when_the_client_disconnects(
     tmp_path: Path, service: Service
 ) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
     body = {"prompt": "stream"}
     with recording_service(tmp_path, service) as server:
-        with httpx.stream("POST", server.run_url(), json=body, headers=headers) as answer:
-            assert "a" in next(answer.iter_text())
+        with httpx.stream("POST", server.run_url(), json=body, headers=headers) as response:
+            assert "a" in next(response.iter_text())
         wait_until(lambda: any(tmp_path.glob("*.json")))
 
-        def is_broken() -> bool:
+        def is_disconnected() -> bool:
             service.go_on.release()
-            return service.num_broken == 1
+            return service.num_disconnects == 1
 
-        wait_until(is_broken)
+        wait_until(is_disconnected)
     assert json.loads(only_file(tmp_path).read_text())["answer"]["ending"] == "client left"
 
 
-def test_a_stream_that_the_real_service_broke_off_breaks_off(
+def test_a_stream_that_the_real_service_cuts_off_is_cut_off(
     tmp_path: Path, service: Service
 ) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
 
-    def ask(server: ServerProcess) -> str:
+    def call(server: ServerProcess) -> str:
         text = ""
         with (
             pytest.raises(httpx.RemoteProtocolError),
@@ -505,44 +518,44 @@ def test_a_stream_that_the_real_service_broke_off_breaks_off(
         return text
 
     with recording_service(tmp_path, service) as server:
-        assert ask(server) == 'data: {"response":"a"}\n\n'
+        assert call(server) == 'data: {"response":"a"}\n\n'
         wait_until(lambda: any(tmp_path.glob("*.json")))
     assert json.loads(only_file(tmp_path).read_text())["answer"]["ending"] == "broken off"
     with replaying(tmp_path) as server:
-        assert ask(server) == 'data: {"response":"a"}\n\n'
+        assert call(server) == 'data: {"response":"a"}\n\n'
 
 
-def test_a_gateway_s_call_may_have_its_credentials_in_the_body(
+def test_credentials_in_the_body_of_a_gateway_call_are_sent_but_not_stored(
     tmp_path: Path, service: Service
 ) -> None:
     step = {**STEP, "headers": {"Authorization": f"Bearer {TOKEN}"}}
     with recording_service(tmp_path, service) as server:
-        original = seen(via_gateway("", step)(server))
-    ((path, _, body),) = service.asked
+        original = recorded_parts(via_gateway("", step)(server))
+    ((path, _, body),) = service.requests
     assert path == f"/v1/{ACCOUNT_ID}/gw" and TOKEN.encode() in body
     assert TOKEN not in only_file(tmp_path).read_text()
     with replaying(tmp_path) as server:
         step = {**STEP, "headers": {"Authorization": "Bearer other"}}
-        assert seen(via_gateway("", step)(server)) == original
+        assert recorded_parts(via_gateway("", step)(server)) == original
 
 
-def test_what_the_real_service_says_of_the_caller_is_not_recorded(
+def test_errors_about_the_callers_credentials_are_not_recorded(
     tmp_path: Path, service: Service
 ) -> None:
     with recording_service(tmp_path, service) as server:
-        assert ask_service(server, "unauthorized").status_code == 401
+        assert call_service(server, "unauthorized").status_code == 401
         assert server.run({"prompt": "hello"}).json()["errors"][0]["code"] == 9106
         binding_error = through_plugin(server, native(SHORT), headers={"x-auth-key": TOKEN}).json()
         assert binding_error["internalCode"] == 3903 and "binding" in binding_error["message"]
         wait_until(lambda: any("401 is not a response of a model" in line for line in server.log))
-    assert len(service.asked) == 1 and not list(tmp_path.iterdir())
+    assert len(service.requests) == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_real_service_that_cannot_be_reached_is_a_clear_error(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_an_error_with_the_reason(tmp_path: Path) -> None:
     flags = ["--record-from", "cloudflare", "--cloudflare-url", "http://127.0.0.1:1"]
     with recording(tmp_path, *flags) as server:
-        answer = ask_service(server, "hello")
-    (error,) = answer.json()["errors"]
-    assert (answer.status_code, error["code"]) == (502, 3903)
+        response = call_service(server, "hello")
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"]) == (502, 3903)
     assert "the real service cannot be asked: 127.0.0.1" in error["message"]
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What counts as the same call, what a recording holds, and how calls differ."""
+"""Recordings: the lookup key, secrets, the capture of responses, the folder, and differences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ JSON_START = {
 STREAM_START = {**JSON_START, "headers": [(b"content-type", b"text/event-stream")]}
 
 
-def recorded(
+def request_of(
     body: Any, *, call: InferenceCall = CALL, query: bytes = b"", redaction: Redaction = REDACTION
 ) -> RecordedRequest:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -51,25 +51,25 @@ def part(body: bytes, *, is_last: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": not is_last}
 
 
-def tape_of(*messages: dict[str, Any]) -> ResponseCapture:
-    tape = ResponseCapture()
+def capture_of(*messages: dict[str, Any]) -> ResponseCapture:
+    capture = ResponseCapture()
     for message in messages:
-        tape.feed(message)
-    return tape
+        capture.feed(message)
+    return capture
 
 
 def event(text: str) -> bytes:
     return f"data: {json.dumps({'response': text})}\n\n".encode()
 
 
-def events_of(tape: ResponseCapture) -> list[str]:
-    answer = tape.response("whole", REDACTION)
-    assert answer is not None and answer.events is not None
-    return [text for _, text in answer.events]
+def events_in(capture: ResponseCapture) -> list[str]:
+    response = capture.response("whole", REDACTION)
+    assert response is not None and response.events is not None
+    return [text for _, text in response.events]
 
 
-def recording_of(request: RecordedRequest, **answer: Any) -> Recording:
-    fields: dict[str, Any] = {"status": 200, "headers": {}, "after_ms": 1, "text": "x"} | answer
+def recording_of(request: RecordedRequest, **response: Any) -> Recording:
+    fields: dict[str, Any] = {"status": 200, "headers": {}, "after_ms": 1, "text": "x"} | response
     return Recording(
         recorded_at="now",
         source="llama",
@@ -78,7 +78,7 @@ def recording_of(request: RecordedRequest, **answer: Any) -> Recording:
     )
 
 
-# ── the key ───────────────────────────────────────────────────────────────────────────────────
+# ── the lookup key ────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def recording_of(request: RecordedRequest, **answer: Any) -> Recording:
         gzip.compress(b'{"prompt":"a","max_tokens":8}'),
     ],
 )
-def test_how_a_body_is_written_makes_no_other_call(body: bytes) -> None:
-    assert recorded(body).key == recorded({"prompt": "a", "max_tokens": 8}).key
+def test_the_key_does_not_depend_on_the_serialisation_of_a_body(body: bytes) -> None:
+    assert request_of(body).key == request_of({"prompt": "a", "max_tokens": 8}).key
 
 
 @pytest.mark.parametrize(
@@ -105,31 +105,31 @@ def test_how_a_body_is_written_makes_no_other_call(body: bytes) -> None:
         b'{"prompt":"a","max_tokens":8',
     ],
 )
-def test_what_a_body_says_makes_another_call(body: Any) -> None:
-    assert recorded(body).key != recorded({"prompt": "a", "max_tokens": 8}).key
+def test_the_key_depends_on_the_values_in_a_body(body: Any) -> None:
+    assert request_of(body).key != request_of({"prompt": "a", "max_tokens": 8}).key
 
 
-def test_the_account_makes_no_other_call_but_path_query_and_model_do() -> None:
+def test_the_key_depends_on_path_query_and_model_but_not_on_the_account() -> None:
     binding = call_to("/run", None, "@cf/a/model")
     keys = {
-        recorded({}).key,
-        recorded({}, query=b"queueRequest=true").key,
-        recorded({}, call=binding).key,
-        recorded({}, call=binding, query=b"version=3").key,
-        recorded({}, call=call_to("/run", None, "@cf/b/model")).key,
+        request_of({}).key,
+        request_of({}, query=b"queueRequest=true").key,
+        request_of({}, call=binding).key,
+        request_of({}, call=binding, query=b"version=3").key,
+        request_of({}, call=call_to("/run", None, "@cf/b/model")).key,
     }
     assert len(keys) == 5
-    assert recorded({}, call=call_to(CALL.path, "1" * 32, CALL.model)).key in keys
-    assert recorded({}, query=b"b=2&a=1").key == recorded({}, query=b"a=1&b=2").key
+    assert request_of({}, call=call_to(CALL.path, "1" * 32, CALL.model)).key in keys
+    assert request_of({}, query=b"b=2&a=1").key == request_of({}, query=b"a=1&b=2").key
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"\xff\xfe", b'{"a":NaN}', b'{"a":1e999}', b"[" * 900 + b"]" * 900, b"[" * 10**6],
 )
-def test_what_is_no_json_has_a_key_and_a_file_too(body: bytes) -> None:
-    request = recorded(body)
-    assert request.key == recorded(body).key != recorded({}).key
+def test_a_body_that_is_not_json_has_a_key_and_can_be_stored(body: bytes) -> None:
+    request = request_of(body)
+    assert request.key == request_of(body).key != request_of({}).key
     text = recording_of(request).to_text()
     assert Recording.parse(text.encode()).recorded_request.key == request.key
 
@@ -144,9 +144,9 @@ def test_what_is_no_json_has_a_key_and_a_file_too(body: bytes) -> None:
         ("x" * 500, "x" * 60),
     ],
 )
-def test_a_file_s_name_is_harmless(model: str, slug: str) -> None:
-    assert recorded({"model": model}).slug == slug
-    assert recorded({}, call=call_to("/run", None, model)).slug == slug
+def test_a_file_name_has_only_safe_characters(model: str, slug: str) -> None:
+    assert request_of({"model": model}).slug == slug
+    assert request_of({}, call=call_to("/run", None, model)).slug == slug
 
 
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────
@@ -163,56 +163,56 @@ def test_a_file_s_name_is_harmless(model: str, slug: str) -> None:
         b"\xff" + TOKEN.encode(),
     ],
 )
-def test_no_credential_is_in_a_stored_request(body: Any) -> None:
-    text = recording_of(recorded(body)).to_text()
+def test_a_stored_request_has_no_credentials(body: Any) -> None:
+    text = recording_of(request_of(body)).to_text()
     assert TOKEN not in text and "short" not in text
     assert "redacted" in text or "base64" in text
 
 
-def test_a_call_is_the_same_with_another_token() -> None:
+def test_the_key_does_not_depend_on_the_token() -> None:
     other = Redaction(Headers({"x-auth-key": "another-key-of-mine"}))
-    one = recorded({"prompt": f"say {TOKEN}"})
-    assert one.key == recorded({"prompt": "say another-key-of-mine"}, redaction=other).key
+    one = request_of({"prompt": f"say {TOKEN}"})
+    assert one.key == request_of({"prompt": "say another-key-of-mine"}, redaction=other).key
 
 
-def test_a_credential_that_an_answer_repeats_is_taken_out() -> None:
-    whole = tape_of(JSON_START, part(b'{"response":"' + TOKEN.encode() + b'"}', is_last=True))
-    answer = whole.response("whole", REDACTION)
-    assert answer is not None and answer.text == '{"response":"[redacted]"}'
-    assert events_of(tape_of(STREAM_START, part(event(TOKEN)))) == [event("[redacted]").decode()]
+def test_a_credential_in_a_response_is_redacted() -> None:
+    whole = capture_of(JSON_START, part(b'{"response":"' + TOKEN.encode() + b'"}', is_last=True))
+    response = whole.response("whole", REDACTION)
+    assert response is not None and response.text == '{"response":"[redacted]"}'
+    assert events_in(capture_of(STREAM_START, part(event(TOKEN)))) == [event("[redacted]").decode()]
 
 
-def test_an_answer_that_repeats_a_credential_in_pieces_is_not_stored() -> None:
+def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored() -> None:
     pieces = [part(event(TOKEN[:9])), part(event("")), part(event(TOKEN[9:]))]
-    assert tape_of(STREAM_START, *pieces).response("whole", REDACTION) is None
-    packed = tape_of(JSON_START, part(gzip.compress(TOKEN.encode()), is_last=True))
-    assert packed.response("whole", REDACTION) is None
+    assert capture_of(STREAM_START, *pieces).response("whole", REDACTION) is None
+    compressed = capture_of(JSON_START, part(gzip.compress(TOKEN.encode()), is_last=True))
+    assert compressed.response("whole", REDACTION) is None
 
 
-# ── the tape ──────────────────────────────────────────────────────────────────────────────────
+# ── the capture ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_a_stream_has_the_same_events_however_it_was_cut(size: int) -> None:
+def test_a_stream_has_the_same_events_for_parts_of_any_size(size: int) -> None:
     stream = event("a") + event("é") + b"data: \xff\n\n" + b"data: [DONE]\n\n"
     parts = [part(stream[i : i + size]) for i in range(0, len(stream), size)]
-    tape = tape_of(STREAM_START, *parts)
-    assert tape.is_over and len(events_of(tape)) == 4
-    answer = tape.response("whole", REDACTION)
-    assert answer is not None
-    assert b"".join(data for _, data in answer.event_bytes) == stream
-    recording = Recording(recorded_at="now", source="x", request={"path": "/"}, answer=answer)
+    capture = capture_of(STREAM_START, *parts)
+    assert capture.is_over and len(events_in(capture)) == 4
+    response = capture.response("whole", REDACTION)
+    assert response is not None
+    assert b"".join(data for _, data in response.event_bytes) == stream
+    recording = Recording(recorded_at="now", source="x", request={"path": "/"}, answer=response)
     assert Recording.parse(recording.to_text().encode()) == recording
 
 
-def test_a_body_that_is_no_text_is_kept_to_the_byte() -> None:
+def test_a_binary_body_is_stored_byte_for_byte() -> None:
     data = gzip.compress(b"{}")
-    answer = tape_of(JSON_START, part(data, is_last=True)).response("whole", REDACTION)
-    assert answer is not None and answer.base64 and answer.body == data
+    response = capture_of(JSON_START, part(data, is_last=True)).response("whole", REDACTION)
+    assert response is not None and response.base64 and response.body == data
 
 
 @pytest.mark.parametrize(
-    ("last", "has_left", "is_cancelled", "ending"),
+    ("last", "is_disconnected", "is_cancelled", "ending"),
     [
         (part(b"", is_last=True), False, False, "whole"),
         (part(b"", is_last=True), False, True, "broken off"),
@@ -221,11 +221,11 @@ def test_a_body_that_is_no_text_is_kept_to_the_byte() -> None:
         (part(b"data: [DONE]\n\n"), True, True, "whole"),
     ],
 )
-def test_how_a_stream_ended_is_known(
-    last: dict[str, Any], has_left: bool, is_cancelled: bool, ending: str
+def test_the_ending_of_a_stream_is_captured(
+    last: dict[str, Any], is_disconnected: bool, is_cancelled: bool, ending: str
 ) -> None:
-    tape = tape_of(STREAM_START, part(event("a")), last)
-    assert tape.ending(is_disconnected=has_left, is_cancelled=is_cancelled) == ending
+    capture = capture_of(STREAM_START, part(event("a")), last)
+    assert capture.ending(is_disconnected=is_disconnected, is_cancelled=is_cancelled) == ending
 
 
 @pytest.mark.parametrize(
@@ -239,26 +239,28 @@ def test_how_a_stream_ended_is_known(
         (STREAM_START, "client left", ""),
     ],
 )
-def test_what_is_no_answer_is_not_recorded(start: Any, ending: Any, reason: str) -> None:
-    assert (tape_of(start, part(b"{}")).reason_not_to_record(ending) or "").startswith(reason)
-    assert bool(tape_of(start).reason_not_to_record(ending)) == bool(reason)
+def test_an_incomplete_or_unrelated_response_is_not_recorded(
+    start: Any, ending: Any, reason: str
+) -> None:
+    assert (capture_of(start, part(b"{}")).reason_not_to_record(ending) or "").startswith(reason)
+    assert bool(capture_of(start).reason_not_to_record(ending)) == bool(reason)
 
 
-def test_an_answer_that_is_too_large_is_let_go() -> None:
-    tape = tape_of(JSON_START, *[part(bytes(2**20))] * 65)
-    assert tape.reason_not_to_record("whole") == "it is larger than 64 MiB"
-    answer = tape.response("whole", REDACTION)
-    assert answer is not None and answer.body == b""
+def test_a_response_that_is_too_large_is_not_recorded() -> None:
+    capture = capture_of(JSON_START, *[part(bytes(2**20))] * 65)
+    assert capture.reason_not_to_record("whole") == "it is larger than 64 MiB"
+    response = capture.response("whole", REDACTION)
+    assert response is not None and response.body == b""
 
 
 # ── the folder ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_answers_to_one_call_are_found_in_their_order(tmp_path: Path) -> None:
-    folder, request = Folder(tmp_path / "new"), recorded({"prompt": "a"})
+def test_responses_to_equal_requests_keep_their_order(tmp_path: Path) -> None:
+    folder, request = Folder(tmp_path / "new"), request_of({"prompt": "a"})
     for number in (10, 2, 1):
         folder.write(recording_of(request, text=str(number)), number)
-    folder.write(recording_of(recorded({"prompt": "b"})), 1)
+    folder.write(recording_of(request_of({"prompt": "b"})), 1)
     texts = [folder.read(path).answer.text for path in folder.find(request)]
     assert texts == ["1", "2", "10"]
     folder.delete(request)
@@ -284,7 +286,9 @@ def test_answers_to_one_call_are_found_in_their_order(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_file_is_named_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_damaged_file_is_an_error_with_its_name_and_the_reason(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)
     with pytest.raises(WireError, match=reason) as raised:
@@ -292,7 +296,7 @@ def test_a_damaged_file_is_named_with_the_reason(tmp_path: Path, text: str, reas
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_an_invalid_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="--backend record"):
         Folder(tmp_path / "missing").prepare_to_replay()
     (tmp_path / "file").touch()
@@ -300,9 +304,9 @@ def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
         Folder(tmp_path / "file").prepare_to_record()
 
 
-def test_a_recording_is_not_lost_when_the_client_leaves_at_its_end(tmp_path: Path) -> None:
-    """As a source does that is cancelled while the last event goes out."""
-    request, is_sent = recorded({"prompt": "a"}), False
+def test_a_response_is_recorded_if_the_client_disconnects_at_its_last_event(tmp_path: Path) -> None:
+    """The source is cancelled while it sends the last event."""
+    request, is_sent = request_of({"prompt": "a"}), False
 
     async def source(scope: Scope, receive: Receive, send: Send) -> None:
         await send(STREAM_START)
@@ -312,7 +316,7 @@ def test_a_recording_is_not_lost_when_the_client_leaves_at_its_end(tmp_path: Pat
         await asyncio.wait({sending})
         assert sending.cancelled()
 
-    async def nothing() -> Message:
+    async def receive() -> Message:
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -321,7 +325,7 @@ def test_a_recording_is_not_lost_when_the_client_leaves_at_its_end(tmp_path: Pat
 
     folder = Folder(tmp_path)
     recorder = Recorder(folder, "test")
-    asyncio.run(recorder.record(request, REDACTION, source, {}, nothing, send))
+    asyncio.run(recorder.record(request, REDACTION, source, {}, receive, send))
     (path,) = folder.find(request)
     assert folder.read(path).answer.ending == "whole" and not is_sent
 
@@ -329,39 +333,39 @@ def test_a_recording_is_not_lost_when_the_client_leaves_at_its_end(tmp_path: Pat
 # ── the difference ────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_nearest_call_is_the_one_with_fewest_differences() -> None:
+def test_the_nearest_request_has_the_fewest_differences() -> None:
     others = [
-        (1, recorded({"prompt": "Why is the sky blue?", "max_tokens": 8})),
-        (2, recorded({"prompt": "Why is the sky so blue?", "max_tokens": 9})),
-        (3, recorded({"prompt": "Tell me a joke.", "max_tokens": 9})),
+        (1, request_of({"prompt": "Why is the sky blue?", "max_tokens": 8})),
+        (2, request_of({"prompt": "Why is the sky so blue?", "max_tokens": 9})),
+        (3, request_of({"prompt": "Tell me a joke.", "max_tokens": 9})),
         (
             4,
-            recorded(
+            request_of(
                 {"prompt": "Why is the sky blue?", "max_tokens": 9}, call=call_to("/x", "", "")
             ),
         ),
     ]
-    found = nearest(recorded({"prompt": "Why is the sky red?", "max_tokens": 9}), others)
+    found = nearest(request_of({"prompt": "Why is the sky red?", "max_tokens": 9}), others)
     assert found is not None and found[0] == 2
-    assert nearest(recorded({}), []) is None
+    assert nearest(request_of({}), []) is None
 
 
-def test_a_difference_shows_what_is_missing_and_what_is_new() -> None:
-    old = recorded({"prompt": "a", "max_tokens": 8, "seed": 1})
-    new = recorded({"prompt": "a", "max_tokens": 9, "stream": True})
+def test_a_difference_has_the_removed_and_the_added_lines() -> None:
+    old = request_of({"prompt": "a", "max_tokens": 8, "seed": 1})
+    new = request_of({"prompt": "a", "max_tokens": 9, "stream": True})
     assert difference(old, new) == ['- "max_tokens": 8', '+ "max_tokens": 9', '- "seed": 1',
                                     '+ "stream": true']  # fmt: skip
     assert difference(old, old) == []
 
 
-def test_a_long_text_is_shown_where_it_begins_to_differ() -> None:
+def test_a_long_text_is_shown_from_its_first_difference() -> None:
     shown = difference(
-        recorded({"prompt": "x" * 10**6}), recorded({"prompt": "x" * 10**6 + "\x1by"})
+        request_of({"prompt": "x" * 10**6}), request_of({"prompt": "x" * 10**6 + "\x1by"})
     )
     assert [line[:13] for line in shown] == ['- "prompt": …', '+ "prompt": …']
     assert shown[1].endswith('x\\u001by"') and all(len(line) < 150 for line in shown)
 
 
-def test_a_difference_ends_after_a_few_lines() -> None:
-    shown = difference(recorded([*range(5000)]), recorded([*range(10000, 15000)]))
+def test_a_difference_has_a_limited_number_of_lines() -> None:
+    shown = difference(request_of([*range(5000)]), request_of([*range(10000, 15000)]))
     assert shown[-1].startswith("… and ") and len(shown) < 20

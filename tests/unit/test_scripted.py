@@ -1,4 +1,4 @@
-"""Rules: which one answers, what it says and how fast, and what is wrong with bad ones."""
+"""The rules of the backend `scripted`: which rule applies, its completion, and invalid rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from tests.server import FP16, INT8
 
 
-async def begin(
+async def start(
     script: ScriptedBackend,
     *texts: str,
     model: str = INT8,
@@ -32,12 +32,12 @@ async def begin(
 
 def chunks(script: ScriptedBackend, *texts: str, **options: Any) -> list[Chunk]:
     async def read() -> list[Chunk]:
-        return [chunk async for chunk in await begin(script, *texts, **options)]
+        return [chunk async for chunk in await start(script, *texts, **options)]
 
     return asyncio.run(read())
 
 
-def answer(script: ScriptedBackend, *texts: str, **options: Any) -> str:
+def completion(script: ScriptedBackend, *texts: str, **options: Any) -> str:
     return "".join(chunk.text for chunk in chunks(script, *texts, **options))
 
 
@@ -45,65 +45,65 @@ def script(*rules: dict[str, Any]) -> ScriptedBackend:
     return ScriptedBackend(parse_rules([*rules]))
 
 
-# ── which rule ────────────────────────────────────────────────────────────────────────────────
+# ── the choice of a rule ──────────────────────────────────────────────────────────────────────
 
 
-def test_the_first_rule_that_applies_answers() -> None:
+def test_the_first_rule_that_applies_is_used() -> None:
     rules = [{"contains": "x", "answer": "1"}, {"contains": "xy", "answer": "2"}, {"answer": "3"}]
-    assert [answer(script(*rules), text) for text in ("xy", "z")] == ["1", "3"]
+    assert [completion(script(*rules), text) for text in ("xy", "z")] == ["1", "3"]
 
 
 @pytest.mark.parametrize(("pattern", "applies"), [(INT8, True), ("*int8", True), ("@cf/m", False)])
-def test_a_model_is_a_name_or_a_pattern_of_all_of_it(pattern: str, applies: bool) -> None:
+def test_a_model_is_a_name_or_a_pattern_for_the_whole_name(pattern: str, applies: bool) -> None:
     rules = script({"model": pattern, "answer": "1"}, {"answer": "2"})
-    assert answer(rules, "x") == ("1" if applies else "2")
-    assert answer(rules, "x", model=FP16) == "2"
+    assert completion(rules, "x") == ("1" if applies else "2")
+    assert completion(rules, "x", model=FP16) == "2"
 
 
-def test_only_the_last_message_is_looked_at_or_the_prompt() -> None:
+def test_conditions_are_compared_with_the_last_message_or_the_prompt() -> None:
     rules = script({"contains": "x", "answer": "1"}, {"answer": "2"})
-    assert answer(rules, "x", "y") == "2"
-    assert answer(rules, "y", "x") == "1"
-    assert answer(rules, prompt="x") == "1"
-    assert answer(rules) == "2"  # no message at all
+    assert completion(rules, "x", "y") == "2"
+    assert completion(rules, "y", "x") == "1"
+    assert completion(rules, prompt="x") == "1"
+    assert completion(rules) == "2"  # no message at all
 
 
 def test_a_regular_expression_may_match_anywhere() -> None:
     rules = script({"matches": r"(?i)\bweather in (Paris|Rome)\b", "answer": "1"}, {"answer": "2"})
-    assert answer(rules, "What is the WEATHER in rome?") == "1"
-    assert answer(rules, "weather in Romeo") == "2"
+    assert completion(rules, "What is the WEATHER in rome?") == "1"
+    assert completion(rules, "weather in Romeo") == "2"
 
 
 def test_all_conditions_of_a_rule_must_hold() -> None:
     rules = script({"contains": "x", "matches": "y", "answer": "1"}, {"answer": "2"})
-    assert [answer(rules, text) for text in ("xy", "x", "y")] == ["1", "2", "2"]
+    assert [completion(rules, text) for text in ("xy", "x", "y")] == ["1", "2", "2"]
 
 
-def test_a_rule_answers_as_often_as_it_says() -> None:
+def test_a_rule_with_times_applies_that_often() -> None:
     rules = script({"answer": "1", "times": 2}, {"answer": "2"})
-    assert [answer(rules, "x") for _ in range(4)] == ["1", "1", "2", "2"]
+    assert [completion(rules, "x") for _ in range(4)] == ["1", "1", "2", "2"]
     rules.reset()
-    assert answer(rules, "x") == "1"
+    assert completion(rules, "x") == "1"
 
 
-def test_other_rules_can_be_set_and_taken_back() -> None:
+def test_rules_can_be_replaced_and_restored() -> None:
     rules = script({"answer": "1"})
     rules.replace([Rule(answer="2")])
-    assert answer(rules, "x") == "2"
+    assert completion(rules, "x") == "2"
     rules.reset()
-    assert answer(rules, "x") == "1"
+    assert completion(rules, "x") == "1"
 
 
-def test_where_no_rule_applies_the_text_is_repeated() -> None:
-    assert answer(script({"contains": "y", "answer": "1"}), "x") == (
+def test_without_a_matching_rule_the_completion_quotes_the_text() -> None:
+    assert completion(script({"contains": "y", "answer": "1"}), "x") == (
         "This is a scripted answer to: x"
     )
 
 
-# ── what it says ──────────────────────────────────────────────────────────────────────────────
+# ── the completion ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_chunk_is_a_word_with_its_space_and_the_last_one_is_empty() -> None:
+def test_each_chunk_is_a_word_with_its_space_and_the_last_one_is_empty() -> None:
     texts = ["One", " two", "\n\n three", "  ", ""]
     assert [c.text for c in chunks(script({"answer": "One two\n\n three  "}), "x")] == texts
 
@@ -119,18 +119,18 @@ def test_a_chunk_is_a_word_with_its_space_and_the_last_one_is_empty() -> None:
         ({"answer": "", "finish": "length"}, 256, "", FinishReason.LENGTH),
     ],
 )
-def test_an_answer_ends_as_it_says_or_is_cut(
+def test_a_completion_ends_with_its_finish_reason_or_at_max_tokens(
     rule: dict[str, Any], max_tokens: int, text: str, reason: FinishReason
 ) -> None:
-    got = chunks(script(rule), "x", max_tokens=max_tokens)
-    assert "".join(chunk.text for chunk in got) == text
-    assert [chunk.finish_reason for chunk in got] == [None] * (len(got) - 1) + [reason]
-    assert len(got) <= max_tokens
+    found = chunks(script(rule), "x", max_tokens=max_tokens)
+    assert "".join(chunk.text for chunk in found) == text
+    assert [chunk.finish_reason for chunk in found] == [None] * (len(found) - 1) + [reason]
+    assert len(found) <= max_tokens
 
 
-def test_usage_counts_words_and_the_end() -> None:
+def test_usage_counts_the_words_and_the_end_token() -> None:
     async def usage() -> tuple[int, int]:
-        generation = await begin(script({"answer": "a b"}), "one two")
+        generation = await start(script({"answer": "a b"}), "one two")
         assert [chunk async for chunk in generation]
         return generation.usage.num_prompt_tokens, generation.usage.num_completion_tokens
 
@@ -140,33 +140,33 @@ def test_usage_counts_words_and_the_end() -> None:
 def test_equal_requests_have_equal_fingerprints() -> None:
     async def fingerprints() -> list[str]:
         rules = script({"answer": "a"})
-        return [(await begin(rules, text)).fingerprint for text in ("x", "x", "y")]
+        return [(await start(rules, text)).fingerprint for text in ("x", "x", "y")]
 
     first, second, third = asyncio.run(fingerprints())
     assert first == second != third
 
 
-def test_pace_is_kept() -> None:
+def test_chunks_are_not_sent_faster_than_the_rule_allows() -> None:
     async def times() -> list[float]:
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start_time = loop.time()
         rule = {"answer": "a b c", "first_token_after": 0.05, "tokens_per_second": 100}
-        return [loop.time() - start async for _ in await begin(script(rule), "x")]
+        return [loop.time() - start_time async for _ in await start(script(rule), "x")]
 
-    came = asyncio.run(times())
-    assert all(came_s >= 0.05 + 0.01 * i - 0.002 for i, came_s in enumerate(came))
+    arrivals = asyncio.run(times())
+    assert all(time >= 0.05 + 0.01 * i - 0.002 for i, time in enumerate(arrivals))
 
 
-# ── what is wrong ─────────────────────────────────────────────────────────────────────────────
+# ── invalid rules ─────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("value", [[{"answer": "a"}], {"rules": [{"answer": "a"}]}])
-def test_rules_are_a_list_or_stand_under_a_key(value: Any) -> None:
+def test_rules_are_a_list_with_or_without_a_key(value: Any) -> None:
     assert parse_rules(value) == [Rule(answer="a")]
 
 
 @pytest.mark.parametrize("value", [None, "x", {}, {"rules": []} | {"more": 1}, {"answer": "a"}])
-def test_anything_else_is_no_list_of_rules(value: Any) -> None:
+def test_any_other_value_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="list of rules"):
         parse_rules(value)
 
@@ -186,14 +186,14 @@ def test_anything_else_is_no_list_of_rules(value: Any) -> None:
         ({"answer": "a", "finish": "error"}, "rule 2: finish: Input should be 'stop' or 'length'"),
     ],
 )
-def test_a_mistake_is_a_line_that_says_where(rule: Any, line: str) -> None:
+def test_a_mistake_is_one_line_with_its_place(rule: Any, line: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_rules([{"answer": "a"}, rule])
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
 
-def test_every_mistake_has_its_line(tmp_path: Path) -> None:
+def test_every_mistake_in_a_file_has_a_line(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("- {answer: a, times: 0, speed: 1}\n- {answer: b}\n- {contains: x}\n")
     with pytest.raises(SettingInvalid) as caught:
@@ -208,9 +208,7 @@ def test_every_mistake_has_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"- {answer: [", b"\xff\xfe", b"\x00", b""])
-def test_a_file_that_cannot_be_read_is_a_setting_that_cannot_be_used(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_file_that_cannot_be_read_is_an_invalid_setting(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "rules.yaml"
     file.write_bytes(content)
     with pytest.raises(SettingInvalid, match=r"--script: ") as caught:
@@ -218,7 +216,7 @@ def test_a_file_that_cannot_be_read_is_a_setting_that_cannot_be_used(
     assert "\n" not in str(caught.value)
 
 
-def test_json_is_read_as_well(tmp_path: Path) -> None:
+def test_a_file_may_contain_json(tmp_path: Path) -> None:
     file = tmp_path / "rules.json"
     file.write_text('{"rules": [{"answer": "\\u00e9", "times": 1}]}')
     assert read_rules(file) == [Rule(answer="é", times=1)]

@@ -1,4 +1,4 @@
-"""A generation over an async generator: ends once, in every case, and closes its source."""
+"""Generations that relay an async generator: how they end, and that they close their source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
-from workers_ai_emulator.backends.streamed import StreamedGeneration, Streams, num_words
+from workers_ai_emulator.backends.relayed import RelayedGeneration, RunningGenerations, num_words
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     DeadlineExceeded,
@@ -20,12 +20,12 @@ LIMIT_S = 5
 
 
 class Source:
-    """Gives the items, raising those that are errors, then waits for ever if it is endless."""
+    """Yields the items, raises those that are errors, and then, if endless, waits for ever."""
 
     def __init__(self, *items: Item, is_endless: bool = False) -> None:
         self.items = items
         self.is_endless = is_endless
-        self.num_given = 0
+        self.num_yielded = 0
         self.is_closed = asyncio.Event()
 
     async def __call__(self) -> AsyncGenerator[Chunk | Usage]:
@@ -33,7 +33,7 @@ class Source:
             for item in self.items:
                 if isinstance(item, BaseException):
                     raise item
-                self.num_given += 1
+                self.num_yielded += 1
                 yield item
             if self.is_endless:
                 await asyncio.Event().wait()
@@ -41,11 +41,11 @@ class Source:
             self.is_closed.set()
 
 
-def begin(source: Source) -> StreamedGeneration:
-    return StreamedGeneration(source(), num_prompt_tokens=3, fingerprint="x")
+def start(source: Source) -> RelayedGeneration:
+    return RelayedGeneration(source(), num_prompt_tokens=3, fingerprint="x")
 
 
-async def read(generation: StreamedGeneration) -> list[Chunk]:
+async def read(generation: RelayedGeneration) -> list[Chunk]:
     return [chunk async for chunk in generation]
 
 
@@ -57,10 +57,10 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_chunks_come_in_order_and_each_counts_as_a_token() -> None:
+def test_chunks_are_relayed_in_order_and_each_counts_as_a_token() -> None:
     async def test() -> None:
         source = Source(Chunk("a"), Chunk("b"), END)
-        generation = begin(source)
+        generation = start(source)
         assert await read(generation) == [Chunk("a"), Chunk("b"), END]
         assert generation.usage == Usage(3, 3)
         assert generation.finish_reason is FinishReason.STOP
@@ -69,9 +69,9 @@ def test_chunks_come_in_order_and_each_counts_as_a_token() -> None:
     run(test)
 
 
-def test_a_usage_from_the_source_holds() -> None:
+def test_a_usage_from_the_source_replaces_the_count() -> None:
     async def test() -> None:
-        generation = begin(Source(Chunk("a"), Usage(17, 5, 2), END))
+        generation = start(Source(Chunk("a"), Usage(17, 5, 2), END))
         await read(generation)
         assert generation.usage == Usage(17, 5, 2)
 
@@ -79,40 +79,40 @@ def test_a_usage_from_the_source_holds() -> None:
 
 
 @pytest.mark.parametrize("error", [CapacityExceeded(), EngineError("broken")])
-def test_a_known_error_reaches_the_reader_as_it_is(error: EngineError) -> None:
+def test_an_engine_error_reaches_the_reader_unchanged(error: EngineError) -> None:
     async def test() -> None:
         source = Source(Chunk("a"), error)
         with pytest.raises(type(error)) as caught:
-            await read(begin(source))
+            await read(start(source))
         assert caught.value is error
         await source.is_closed.wait()
 
     run(test)
 
 
-def test_an_unknown_error_is_an_engine_error_with_its_text(
+def test_any_other_error_becomes_an_engine_error_with_its_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def test() -> None:
         with pytest.raises(EngineError, match="surprise"):
-            await read(begin(Source(ZeroDivisionError("surprise"))))
+            await read(start(Source(ZeroDivisionError("surprise"))))
 
     run(test)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_source_that_just_stops_is_an_error() -> None:
+def test_a_source_without_a_finish_reason_is_an_error() -> None:
     async def test() -> None:
         with pytest.raises(EngineError, match="without a finish reason"):
-            await read(begin(Source(Chunk("a"))))
+            await read(start(Source(Chunk("a"))))
 
     run(test)
 
 
-def test_a_cancel_ends_the_reader_and_closes_the_source() -> None:
+def test_cancelling_ends_the_iteration_and_closes_the_source() -> None:
     async def test() -> None:
         source = Source(Chunk("a"), is_endless=True)
-        generation = begin(source)
+        generation = start(source)
         chunks = aiter(generation)
         assert await anext(chunks) == Chunk("a")
         generation.cancel()
@@ -123,20 +123,20 @@ def test_a_cancel_ends_the_reader_and_closes_the_source() -> None:
     run(test)
 
 
-def test_a_cancel_before_the_first_step_ends_the_reader() -> None:
+def test_cancelling_before_the_first_chunk_reads_nothing_from_the_source() -> None:
     async def test() -> None:
         source = Source(Chunk("a"), END)
-        generation = begin(source)
+        generation = start(source)
         generation.cancel()
         assert await read(generation) == [Chunk("", FinishReason.CANCELLED)]
-        assert source.num_given == 0
+        assert source.num_yielded == 0
 
     run(test)
 
 
-def test_a_cancel_after_the_end_changes_nothing() -> None:
+def test_cancelling_after_the_end_changes_nothing() -> None:
     async def test() -> None:
-        generation = begin(Source(END))
+        generation = start(Source(END))
         await read(generation)
         generation.cancel()
         assert generation.finish_reason is FinishReason.STOP
@@ -144,10 +144,10 @@ def test_a_cancel_after_the_end_changes_nothing() -> None:
     run(test)
 
 
-def test_time_that_is_up_raises_and_closes_the_source() -> None:
+def test_a_time_limit_raises_and_closes_the_source() -> None:
     async def test() -> None:
         source = Source(is_endless=True)
-        generation = begin(source)
+        generation = start(source)
         generation.cancel_after(0.01)
         with pytest.raises(DeadlineExceeded):
             await read(generation)
@@ -156,13 +156,13 @@ def test_time_that_is_up_raises_and_closes_the_source() -> None:
     run(test)
 
 
-def test_a_reader_that_waits_stops_the_source_and_can_still_cancel() -> None:
+def test_a_full_queue_pauses_the_source_and_can_be_cancelled() -> None:
     async def test() -> None:
         source = Source(*[Chunk("a")] * 5000, END)
-        generation = begin(source)
+        generation = start(source)
         chunks = aiter(generation)
         await anext(chunks)
-        assert source.num_given < 5000
+        assert source.num_yielded < 5000
         generation.cancel()
         await source.is_closed.wait()
         assert [chunk async for chunk in chunks][-1] == Chunk("", FinishReason.CANCELLED)
@@ -170,25 +170,25 @@ def test_a_reader_that_waits_stops_the_source_and_can_still_cancel() -> None:
     run(test)
 
 
-def test_a_slow_reader_gets_everything() -> None:
+def test_all_chunks_of_a_source_longer_than_the_queue_arrive() -> None:
     async def test() -> None:
-        generation = begin(Source(*[Chunk("a")] * 5000, END))
+        generation = start(Source(*[Chunk("a")] * 5000, END))
         assert len(await read(generation)) == 5001
 
     run(test)
 
 
-def test_all_of_a_backend_are_cancelled_at_once() -> None:
+def test_all_generations_of_a_backend_can_be_cancelled() -> None:
     async def test() -> None:
-        streams = Streams()
+        running = RunningGenerations()
         sources = [Source(is_endless=True) for _ in range(3)]
-        begun = [streams.begin(s(), num_prompt_tokens=1, fingerprint="") for s in sources]
-        streams.cancel_all()
-        for generation in begun:
+        generations = [running.start(s(), num_prompt_tokens=1, fingerprint="") for s in sources]
+        running.cancel_all()
+        for generation in generations:
             assert await read(generation) == [Chunk("", FinishReason.CANCELLED)]
 
     run(test)
 
 
-def test_a_word_is_counted_with_the_space_before_it() -> None:
+def test_words_are_counted_with_the_space_before_them() -> None:
     assert [num_words(text) for text in ("", "a", " a  b ", "a\nb")] == [0, 1, 3, 2]

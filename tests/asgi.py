@@ -1,0 +1,93 @@
+"""Calls of ASGI applications and middleware without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TIMEOUT_S = 10
+
+
+def http_scope(
+    path: str = "/", method: str = "POST", headers: Mapping[str, str] | None = None, **others: Any
+) -> Scope:
+    """Returns the scope of an HTTP request, which a client on this machine sends."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
+        "client": ("127.0.0.1", 5000),
+        **others,
+    }
+
+
+def receiver(parts: Iterable[bytes] = (b"",), *, disconnects: bool = False) -> Receive:
+    """Returns a `receive` with the parts of a body. Then it disconnects, or waits for ever."""
+    messages: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": True} for part in parts
+    ]
+    if messages:
+        messages[-1]["more_body"] = False
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop(0)
+        if not disconnects:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+def call(
+    app: ASGIApp, scope: Scope, parts: Iterable[bytes] = (b"",), *, disconnects: bool = False
+) -> list[Message]:
+    """Calls the application and returns the messages that it sends."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def limited() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await app(scope, receiver(parts, disconnects=disconnects), send)
+
+    asyncio.run(limited())
+    return sent
+
+
+def status_of(sent: list[Message]) -> int:
+    """Returns the status of a response."""
+    status: int = sent[0]["status"]
+    return status
+
+
+def headers_of(sent: list[Message]) -> dict[str, str]:
+    """Returns the headers of a response."""
+    return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+def body_of(sent: list[Message]) -> bytes:
+    """Returns the body of a response."""
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+class Recorder:
+    """An application that keeps the scopes that it is called with, and responds with `OK`."""
+
+    def __init__(self, before_response: Callable[[Scope], object] = lambda scope: None) -> None:
+        self.scopes: list[Scope] = []
+        self._before_response = before_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        self._before_response(scope)
+        if scope["type"] == "http":
+            await PlainTextResponse("OK")(scope, receive, send)

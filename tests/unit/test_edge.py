@@ -1,0 +1,211 @@
+"""The edge: its headers, the rest of a request's body, and the log line of each request."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration, Usage
+from workers_ai_emulator.middleware import edge
+from workers_ai_emulator.middleware.edge import EdgeMiddleware
+from workers_ai_emulator.wire.context import context_of
+
+from tests.asgi import Recorder, body_of, call, headers_of, http_scope, receiver
+
+API_PATH = "/client/v4/accounts/x"
+
+
+def headers_for(path: str, headers: dict[str, str] | None = None, **scope: str) -> dict[str, str]:
+    return headers_of(call(EdgeMiddleware(Recorder()), http_scope(path, "GET", headers, **scope)))
+
+
+# ── headers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_response_names_cloudflare_and_a_ray() -> None:
+    for path in (API_PATH, "/v1/x/y", "/_emulator/healthz"):
+        headers = headers_for(path)
+        assert headers["server"] == "cloudflare"
+        assert re.fullmatch(r"[0-9a-f]{16}-LHR", headers["cf-ray"])
+    assert headers_for(API_PATH)["cf-ray"] != headers_for(API_PATH)["cf-ray"]
+
+
+def test_only_responses_of_the_api_have_its_other_headers() -> None:
+    headers = headers_for(API_PATH)
+    assert headers["cf-cache-status"] == "DYNAMIC"
+    assert headers["vary"] == "Accept-Encoding"
+    assert not headers_for("/v1/x/y").keys() & {"cf-cache-status", "vary", "connection"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "is_kept_alive"),
+    [
+        ({}, "1.1", True),
+        ({"connection": "keep-alive"}, "1.1", True),
+        ({"connection": "Close"}, "1.1", False),
+        ({}, "1.0", False),
+    ],
+)
+def test_a_connection_that_is_kept_alive_has_a_body_without_a_length(
+    headers: dict[str, str], version: str, is_kept_alive: bool
+) -> None:
+    found = headers_for(API_PATH, headers, http_version=version)
+    assert (found.get("connection") == "keep-alive") is is_kept_alive
+    assert ("content-length" not in found) is is_kept_alive
+
+
+def test_repeated_slashes_in_a_path_are_merged() -> None:
+    app = Recorder()
+    call(EdgeMiddleware(app), http_scope("//client/v4///accounts/x/"))
+    assert app.scopes[0]["path"] == "/client/v4/accounts/x/"
+
+
+def test_a_path_that_is_rewritten_further_in_stays_a_path_of_the_api() -> None:
+    def rewrite(scope: Scope) -> None:
+        scope["path"] = "/run"
+
+    sent = call(EdgeMiddleware(Recorder(rewrite)), http_scope(API_PATH))
+    assert headers_of(sent)["cf-cache-status"] == "DYNAMIC"
+
+
+def test_scopes_of_other_types_reach_the_application() -> None:
+    app = Recorder()
+    call(EdgeMiddleware(app), {"type": "lifespan"})
+    assert app.scopes == [{"type": "lifespan"}]
+
+
+# ── the rest of a body ────────────────────────────────────────────────────────────────────────
+
+
+class Upload:
+    """A request's body in parts, of which it counts those that were received."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.num_received = 0
+        self._receive = receiver(parts)
+
+    async def receive(self) -> Message:
+        self.num_received += 1
+        return await self._receive()
+
+
+def upload_to(app: Recorder, upload: Upload, headers: dict[str, str] | None = None) -> list[int]:
+    """Returns how many parts had been received when each message was sent."""
+    counts: list[int] = []
+
+    async def with_upload(scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting_send(message: Message) -> None:
+            counts.append(upload.num_received)
+            await send(message)
+
+        await EdgeMiddleware(app)(scope, upload.receive, counting_send)
+
+    sent = call(with_upload, http_scope(API_PATH, headers=headers))
+    assert body_of(sent) == b"OK"
+    return counts
+
+
+def test_the_rest_of_a_body_is_received_before_an_early_response() -> None:
+    assert upload_to(Recorder(), Upload(b"a", b"b", b"c")) == [3, 3]
+
+
+def test_a_body_that_the_client_has_not_been_asked_for_is_not_received() -> None:
+    assert upload_to(Recorder(), Upload(b"a"), {"expect": "100-continue"}) == [0, 0]
+
+
+def test_a_response_is_sent_if_the_rest_of_the_body_does_not_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge, "_REST_LIMIT_S", 0.01)
+    upload = Upload()
+    assert upload_to(Recorder(), upload) == [1, 1]
+
+
+# ── the log ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class FakeGeneration:
+    finish_reason: FinishReason | None
+    fingerprint: str = ""
+    usage = Usage(24, 7, 16)
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Does nothing."""
+
+    def cancel_after(self, limit_s: float) -> None:
+        """Does nothing."""
+
+
+def logged(caplog: pytest.LogCaptureFixture, app: Recorder, path: str = API_PATH) -> str:
+    """Returns the log line of a request, with its level and without its time."""
+    with caplog.at_level(logging.DEBUG, "workers_ai_emulator.middleware.edge"):
+        call(EdgeMiddleware(app), http_scope(path))
+    (record,) = caplog.records
+    line, seconds, _ = re.split(r", (\d+\.\d\d) s$", record.message)
+    assert float(seconds) < 10
+    return f"{record.levelname} {line}"
+
+
+def test_a_request_is_logged_with_its_status(caplog: pytest.LogCaptureFixture) -> None:
+    assert logged(caplog, Recorder()) == f"INFO POST {API_PATH} 200"
+
+
+def test_requests_to_the_emulators_own_endpoints_are_logged_at_debug_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert logged(caplog, Recorder(), "/_emulator/x") == "DEBUG POST /_emulator/x 200"
+
+
+def test_a_path_with_control_characters_is_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    line = logged(caplog, Recorder(), "/a\n\x1b[2J")
+    assert line == r"INFO 'POST /a\n\x1b[2J 200'"
+
+
+def test_a_fault_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def apply_fault(scope: Scope) -> None:
+        context_of(scope).fault = "capacity"
+
+    assert logged(caplog, Recorder(apply_fault)).endswith(" 200, fault capacity")
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"), [(FinishReason.LENGTH, "length"), (None, "unfinished")]
+)
+def test_a_generation_is_logged_with_its_tokens_and_its_finish_reason(
+    caplog: pytest.LogCaptureFixture, reason: FinishReason | None, text: str
+) -> None:
+    def start(scope: Scope) -> None:
+        context_of(scope).started = StartedGeneration(FakeGeneration(reason), "weights", str)
+
+    assert logged(caplog, Recorder(start)) == (
+        f"INFO POST {API_PATH} 200, 24 prompt (16 cached) + 7 completion tokens, {text}"
+    )
+
+
+def test_a_request_without_a_response_is_logged_and_its_error_is_raised(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(scope: Scope) -> None:
+        raise OSError("failed")
+
+    with pytest.raises(OSError, match="failed"):
+        logged(caplog, Recorder(fail))
+    assert f"POST {API_PATH} no response, " in caplog.text
+
+
+def test_the_status_is_that_of_the_response(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("", 429)(scope, receive, send)
+
+    with caplog.at_level(logging.INFO):
+        call(EdgeMiddleware(refuse), http_scope(API_PATH))
+    assert f"POST {API_PATH} 429, " in caplog.text

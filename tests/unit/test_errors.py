@@ -1,0 +1,156 @@
+"""The errors that clients receive: their texts, and the errors of the engine that become them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from string import Formatter
+
+import pytest
+from workers_ai_emulator.backends.openai_api import UpstreamFailed
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineClosed,
+    EngineError,
+    Interrupted,
+    RequestRejected,
+)
+from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    CONTEXT_EXCEEDED,
+    CONTROL_INVALID,
+    INTERNAL_ERROR,
+    INVALID_ACCOUNT,
+    NO_ROUTE,
+    OUT_OF_CAPACITY,
+    REFUSED_BY_ENGINE,
+    REQUEST_ABORTED,
+    REQUEST_TIMEOUT,
+    RETIRED,
+    ErrorType,
+    Sender,
+    WireError,
+    control_invalid,
+    error_types,
+    header_malformed,
+    no_route_in_account,
+    refused_by_engine,
+    wire_error,
+    wire_errors,
+)
+
+ROWS = error_types(*Sender)
+ENGINE_ERRORS: list[tuple[EngineError, ErrorType]] = [
+    (ContextTooLong(600, 512), CONTEXT_EXCEEDED),
+    (CapacityExceeded(), OUT_OF_CAPACITY),
+    (DeadlineExceeded(), REQUEST_TIMEOUT),
+    (EngineClosed(), REQUEST_ABORTED),
+    (RequestRejected("no such role"), REFUSED_BY_ENGINE),
+    (Interrupted(), INTERNAL_ERROR),
+    (UpstreamFailed("down"), INTERNAL_ERROR),
+    (EngineError("broken"), INTERNAL_ERROR),
+]
+
+
+def values_for(row: ErrorType) -> list[str]:
+    """Returns a value for each gap in the row's text."""
+    names = [name for _, name, _, _ in Formatter().parse(row.text) if name is not None]
+    num_gaps = names.count("") or len(set(names))
+    return [f"<{number}>" for number in range(num_gaps)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.sender.name}-{row.code}")
+def test_every_row_is_complete_and_its_text_has_a_value_in_every_gap(row: ErrorType) -> None:
+    values = values_for(row)
+    text = str(WireError(row, *values))
+    assert text and all(value in text for value in values)
+    assert "{" not in text and "}" not in text
+    assert 400 <= row.status < 600 and row.code > 0
+    assert row.summary.endswith((".", "]"))
+
+
+def test_every_sender_has_rows_and_no_two_rows_of_a_sender_have_one_code() -> None:
+    for sender in Sender:
+        codes = [row.code for row in error_types(sender)]
+        assert codes and len(set(codes)) == len(codes)
+
+
+def test_an_error_has_its_code_and_text_as_its_only_entry() -> None:
+    error = WireError(INVALID_ACCOUNT, "/accounts/x")
+    text = "Could not route to /accounts/x, perhaps your object identifier is invalid?"
+    assert error.entries == [{"code": 7003, "message": text}]
+
+
+def test_a_message_of_workers_ai_has_the_kind_before_the_text() -> None:
+    assert WireError(BAD_INPUT, "x").message == "AiError: Bad input: Error: x"
+    assert WireError(INTERNAL_ERROR).message == "AiError: Internal server error"
+    retired = WireError(RETIRED, "@cf/x/y").message
+    assert retired.startswith("AiError: Model has been deprecated: @cf/x/y was deprecated on ")
+
+
+@pytest.mark.parametrize(
+    ("error", "row"), ENGINE_ERRORS, ids=[type(error).__name__ for error, _ in ENGINE_ERRORS]
+)
+def test_each_error_of_the_engine_becomes_an_error_of_the_service(
+    error: EngineError, row: ErrorType
+) -> None:
+    assert wire_error(error).type is row
+
+
+def test_no_class_of_engine_errors_is_missing_above() -> None:
+    tested = {type(error) for error, _ in ENGINE_ERRORS}
+    assert set(EngineError.__subclasses__()) | {EngineError} == tested
+
+
+def test_a_context_error_has_both_numbers() -> None:
+    text = str(wire_error(ContextTooLong(600, 512)))
+    assert "(600)" in text and "(512)" in text
+
+
+def test_unusable_weights_are_an_internal_error() -> None:
+    assert wire_error(WeightsUnusable("missing")).type is INTERNAL_ERROR
+
+
+def test_the_text_of_a_refusal_by_the_engine_is_the_engines_json() -> None:
+    body = json.loads(str(refused_by_engine('a "quoted" reason')))
+    assert body == {
+        "object": "error",
+        "message": 'a "quoted" reason',
+        "type": "BadRequestError",
+        "param": None,
+        "code": 400,
+    }
+
+
+def test_an_unknown_path_below_a_malformed_account_has_two_entries() -> None:
+    error = no_route_in_account("/accounts/x/y")
+    assert error.type is NO_ROUTE
+    assert [entry["code"] for entry in error.entries] == [7003, 7000]
+
+
+def test_a_malformed_header_has_its_reason_in_an_error_chain() -> None:
+    (entry,) = header_malformed(6111, "Authorization").entries
+    chain = [{"code": 6111, "message": "Invalid format for Authorization header"}]
+    assert (entry["code"], entry["error_chain"]) == (6003, chain)
+
+
+def test_an_invalid_body_has_one_entry_per_mistake() -> None:
+    error = control_invalid(["first", "second"])
+    assert error.type is CONTROL_INVALID
+    assert [entry["message"] for entry in error.entries] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("error", "num_lines"), [(CapacityExceeded(), 0), (EngineError("out of memory"), 1)]
+)
+def test_only_internal_errors_are_logged(
+    caplog: pytest.LogCaptureFixture, error: EngineError, num_lines: int
+) -> None:
+    with caplog.at_level(logging.INFO), pytest.raises(WireError) as caught, wire_errors():
+        raise error
+    assert caught.value.__cause__ is error
+    assert len(caplog.records) == num_lines
+    assert all("EngineError: out of memory" in record.message for record in caplog.records)
