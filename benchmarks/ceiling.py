@@ -42,7 +42,7 @@ class Speed:
 
     num_sequences: int
     step_s: float
-    decode_s: float  # the part of it spent in the backend's decode call
+    decode_s: float  # the part of it spent in the runner's decode call
 
     @property
     def tokens_per_s(self) -> float:
@@ -53,7 +53,7 @@ class Speed:
         return self.step_s - self.decode_s
 
 
-class TimedBackend(LlamaRunner):
+class TimedRunner(LlamaRunner):
     """Notes every decode call of the worker's thread."""
 
     calls: list[Call]
@@ -125,15 +125,15 @@ async def _engine_speed(conditions: Conditions, num_sequences: int) -> Speed:
 
 def _open_engine(conditions: Conditions) -> tuple[Engine, list[Call]]:
     """An engine, and the list that its decode calls go to."""
-    backend = TimedBackend(
+    runner = TimedRunner(
         LlamaModel(conditions.weights),
         num_slots=max(NUM_SEQUENCES),
         context_length=CONTEXT_LENGTH,
         batch_length=TILING.batch_length,
         num_threads=conditions.num_threads,
     )
-    backend.calls = []
-    return Engine(backend, queue_size=0, tiling=TILING), backend.calls
+    runner.calls = []
+    return Engine(runner, queue_size=0, tiling=TILING), runner.calls
 
 
 async def _generate(engine: Engine, text: str) -> None:

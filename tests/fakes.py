@@ -1,4 +1,4 @@
-"""The engine's Backend over scripted tokens, strict where llama.cpp would silently go wrong.
+"""The engine's ModelRunner over scripted tokens, strict where llama.cpp would silently go wrong.
 
 Tokens 0-255 are bytes. A slot's cells are the tokens they were computed from, so what cannot happen
 in a correct engine (a wrong position, a hole, a cell too many, a wrong copy, old logits) is an
@@ -63,7 +63,7 @@ def _tokenize_part(part: str, parse_special: bool) -> list[int]:
     return list(_LONE_SURROGATE.sub("\ufffd", part).encode())
 
 
-class FakeBackend:
+class FakeRunner:
     """A model of the cells of every slot. Completions have `completion_length` letters, then END.
 
     Decode calls are counted from 1: those in `fail_at` raise `error` and leave garbage in their
@@ -145,7 +145,7 @@ class FakeBackend:
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         return FakeSampler(self, params, prompt_tokens)
 
-    def keep(self, slot: int, num_tokens: int) -> None:
+    def truncate(self, slot: int, num_tokens: int) -> None:
         held = len(self.cells[slot])
         assert num_tokens <= held, f"slot {slot} has {held} cells, not {num_tokens}"
         del self.cells[slot][num_tokens:]
@@ -215,25 +215,25 @@ class FakeSampler:
     """Samples only from the logits of its own sequence, token after token."""
 
     def __init__(
-        self, backend: FakeBackend, params: SamplingParams, prompt_tokens: Sequence[int]
+        self, runner: FakeRunner, params: SamplingParams, prompt_tokens: Sequence[int]
     ) -> None:
-        self._backend = backend
+        self._runner = runner
         self._params = params
         self._num_prompt_tokens = len(prompt_tokens)
-        self._cells = backend.prompt_cells(prompt_tokens)
+        self._cells = runner.prompt_cells(prompt_tokens)
         self._is_open = True
-        backend.num_open_samplers += 1
+        runner.num_open_samplers += 1
 
     def sample(self, row: int) -> int:
         assert self._is_open, "the sampler is closed"
-        cells = self._backend.take_output(row)
+        cells = self._runner.take_output(row)
         assert cells == self._cells, f"output {row} belongs to other tokens"
-        token = self._backend.next_token(cells, self._num_prompt_tokens, self._params)
+        token = self._runner.next_token(cells, self._num_prompt_tokens, self._params)
         self._cells.append(token)
         return token
 
     def close(self) -> None:
-        self._backend.num_open_samplers -= self._is_open
+        self._runner.num_open_samplers -= self._is_open
         self._is_open = False
 
 

@@ -1,6 +1,6 @@
 """What the scheduler promises, over hundreds of random runs and a few arranged ones.
 
-The fake backend proves the rest: it refuses wrong positions, holes, overflow, wrong copies and
+The fake runner proves the rest: it refuses wrong positions, holes, overflow, wrong copies and
 logits of other tokens.
 """
 
@@ -25,7 +25,7 @@ from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, Span
 
-from tests.fakes import FakeBackend
+from tests.fakes import FakeRunner
 
 CONTEXT_LENGTH = 96
 NUM_RUNS = 200
@@ -44,21 +44,21 @@ class Step:
 
 
 class Driver:
-    """Carries a scheduler's operations out on the fake backend, as the worker does."""
+    """Carries a scheduler's operations out on the fake runner, as the worker does."""
 
     def __init__(
         self,
-        backend: FakeBackend,
+        runner: FakeRunner,
         *,
         tiling: Tiling = TILING,
         prefill_budget: int = 8,
         snapshot_tokens: int = 64,
     ) -> None:
-        self.backend = backend
+        self.runner = runner
         self.tiling = tiling
         self.snapshot_tokens = snapshot_tokens
         self.scheduler = Scheduler(
-            num_slots=backend.num_slots,
+            num_slots=runner.num_slots,
             tiling=tiling,
             prefill_budget=prefill_budget,
             snapshot_tokens=snapshot_tokens,
@@ -111,19 +111,19 @@ class Driver:
             case Decode():
                 self._decode(operation, step)
             case Truncate(slot, num_tokens):
-                self.backend.keep(slot, num_tokens)
+                self.runner.truncate(slot, num_tokens)
             case Copy(source, target, num_tokens):
-                self.backend.load(target, self._state(source))
-                self.backend.keep(target, num_tokens)
+                self.runner.load(target, self._state(source))
+                self.runner.truncate(target, num_tokens)
             case Save(slot, snapshot):
-                self.snapshots[snapshot] = self.backend.save(slot)
+                self.snapshots[snapshot] = self.runner.save(slot)
             case Discard(snapshot):
                 del self.snapshots[snapshot]
 
     def _state(self, holder: Holder) -> bytes:
         if isinstance(holder, Snapshot):
             return self.snapshots[holder]
-        return self.backend.save(holder)
+        return self.runner.save(holder)
 
     def _decode(self, operation: Decode, step: Step) -> None:
         owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
@@ -134,15 +134,15 @@ class Driver:
         step.prompts += [(s, span) for s, span in owned if span.start < s.num_prompt_tokens]
         with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.wants_logits]
         assert with_logits == operation.outputs
-        self.backend.decode(operation.spans)
+        self.runner.decode(operation.spans)
         for row, sequence in enumerate(operation.outputs):
             self._sample(sequence, row)
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         if sequence.sampler is None:
-            sequence.sampler = self.backend.sampler(sequence.params, sequence.prompt_tokens)
+            sequence.sampler = self.runner.sampler(sequence.params, sequence.prompt_tokens)
         token = sequence.sampler.sample(row)
-        sequence.append(token, is_eog=self.backend.vocabulary.is_eog(token))
+        sequence.append(token, is_eog=self.runner.vocabulary.is_eog(token))
         if sequence.finish_reason:
             self.finish(sequence)
 
@@ -150,9 +150,9 @@ class Driver:
         match operation:
             case Decode(spans):
                 for span in spans:
-                    self.backend.spoil(span.slot)
+                    self.runner.spoil(span.slot)
             case Copy(_, target, _):
-                self.backend.spoil(target)
+                self.runner.spoil(target)
         for sequence in self.scheduler.affected(operation):
             self.finish(sequence, keep_cells=False)
 
@@ -175,14 +175,14 @@ def random_run(seed: int) -> Driver:
         length=length,
         chunk_length=length + rng.randint(0, 9),
     )
-    backend = FakeBackend(
+    runner = FakeRunner(
         num_slots=rng.randint(1, 5),
         context_length=CONTEXT_LENGTH,
         completion_length=rng.choice([None, 3, 6]),
         tiling=tiling,
     )
     driver = Driver(
-        backend,
+        runner,
         tiling=tiling,
         prefill_budget=length * rng.randint(1, 3),
         snapshot_tokens=rng.choice([0, 16, 40, 200]),
@@ -240,7 +240,7 @@ def test_every_completion_is_the_one_of_its_prompt_alone(runs: list[Driver]) -> 
     ended = (FinishReason.STOP, FinishReason.LENGTH)
     for driver in runs:
         for sequence in driver.arrived:
-            expected = driver.backend.completion(sequence.prompt_tokens, sequence.params)
+            expected = driver.runner.completion(sequence.prompt_tokens, sequence.params)
             tokens = sequence.completion_tokens
             assert tokens == expected[: len(tokens)]
             assert sequence.finish_reason not in ended or tokens == expected
@@ -250,7 +250,7 @@ def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> N
     for driver, step in steps(runs):
         assert all(len(span.tokens) <= driver.tiling.batch_length for _, span in step.prompts)
         for decode in step.rows:
-            assert len(decode.spans) <= driver.backend.num_slots
+            assert len(decode.spans) <= driver.runner.num_slots
             assert all(len(span.tokens) == 1 for span in decode.spans)
 
 
@@ -292,7 +292,7 @@ def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver
     for driver, spans in calls:
         assert len({len(span.tokens) for span in spans}) == 1
         assert sum(len(span.tokens) for span in spans) <= max(
-            driver.tiling.batch_length, driver.backend.num_slots
+            driver.tiling.batch_length, driver.runner.num_slots
         )
 
 
@@ -325,7 +325,7 @@ def test_cached_tokens_are_never_the_whole_prompt(runs: list[Driver]) -> None:
 
 
 def test_a_step_keeps_to_the_prefill_budget() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING), prefill_budget=8)
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING), prefill_budget=8)
     running, long = driver.add([1], 20), driver.add([2] * 40, 1)
     driver.step()
     while not long.is_finished:
@@ -337,8 +337,8 @@ def test_a_step_keeps_to_the_prefill_budget() -> None:
 def test_after_the_last_all_slots_are_free(runs: list[Driver]) -> None:
     for driver in runs:
         assert driver.scheduler.is_idle
-        assert driver.scheduler.num_free_slots == driver.backend.num_slots
-        assert driver.backend.num_open_samplers == 0
+        assert driver.scheduler.num_free_slots == driver.runner.num_slots
+        assert driver.runner.num_open_samplers == 0
 
 
 def test_snapshots_kept_are_those_not_discarded(runs: list[Driver]) -> None:
@@ -357,7 +357,7 @@ def test_without_a_budget_there_are_no_snapshots(runs: list[Driver]) -> None:
 
 
 def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     prompt = list(range(8))
     driver.add(prompt)
     driver.run()
@@ -368,7 +368,7 @@ def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
 
 
 def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     for length, num_cached in ((6 + 4 * 3, 6 + 4 * 2), (6 + 4 * 3 + 2, 6 + 4 * 3 + 1)):
         driver.add(list(range(length)))
         driver.run()
@@ -378,7 +378,7 @@ def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated()
 
 
 def test_the_next_turn_of_a_short_conversation_evaluates_only_what_is_new() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([1, 2], max_tokens=3)
     driver.run()
     turn = driver.add([1, 2, *first.completion_tokens, 5])
@@ -387,7 +387,7 @@ def test_the_next_turn_of_a_short_conversation_evaluates_only_what_is_new() -> N
 
 
 def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     first = driver.add(list(range(8)), max_tokens=12)
     driver.run()
     turn = driver.add([*range(8), *first.completion_tokens, 5])
@@ -396,7 +396,7 @@ def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
 
 
 def test_a_prefix_in_a_running_slot_is_copied() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([*range(6), 50], max_tokens=20)
     driver.step()
     driver.step()
@@ -407,7 +407,7 @@ def test_a_prefix_in_a_running_slot_is_copied() -> None:
 
 
 def test_the_last_token_of_a_prompt_joins_the_running_rows() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([1, 2, 3], max_tokens=9)
     driver.step()
     again = driver.add([1, 2, 3], max_tokens=9)
@@ -418,14 +418,14 @@ def test_the_last_token_of_a_prompt_joins_the_running_rows() -> None:
 
 
 def test_prompts_that_arrive_together_share_what_the_first_evaluates() -> None:
-    driver = Driver(FakeBackend(num_slots=4), prefill_budget=24)
+    driver = Driver(FakeRunner(num_slots=4), prefill_budget=24)
     sequences = [driver.add([*range(6), n]) for n in range(4)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 6, 6, 6]
 
 
 def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> None:
-    driver = Driver(FakeBackend(num_slots=5), tiling=Tiling(), prefill_budget=64)
+    driver = Driver(FakeRunner(num_slots=5), tiling=Tiling(), prefill_budget=64)
     base = list(range(20))
     driver.add(base)
     driver.run()
@@ -438,14 +438,14 @@ def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> Non
 
 
 def test_a_prompt_waits_for_tokens_that_another_is_about_to_evaluate() -> None:
-    driver = Driver(FakeBackend(num_slots=2), tiling=Tiling(), prefill_budget=64)
+    driver = Driver(FakeRunner(num_slots=2), tiling=Tiling(), prefill_budget=64)
     sequences = [driver.add([*range(20), n, n]) for n in (50, 60)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 20]
 
 
 def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
-    driver = Driver(FakeBackend(num_slots=3, tiling=TILING), prefill_budget=64)
+    driver = Driver(FakeRunner(num_slots=3, tiling=TILING), prefill_budget=64)
     short = [driver.add([n] * 3) for n in (1, 2)]
     long = driver.add([3] * 12)
     driver.run()
@@ -455,7 +455,7 @@ def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
 
 
 def test_what_gave_way_comes_back_from_its_snapshot() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6):
         sequence = driver.add(prompt)
         driver.run()
@@ -465,7 +465,7 @@ def test_what_gave_way_comes_back_from_its_snapshot() -> None:
 
 
 def test_what_the_slot_itself_holds_is_not_copied() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [1] * 6):
         driver.add(prompt)
         driver.run()
@@ -474,7 +474,7 @@ def test_what_the_slot_itself_holds_is_not_copied() -> None:
 
 
 def test_what_somebody_else_has_too_is_not_saved() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         driver.add(prompt)
         driver.run()
@@ -482,7 +482,7 @@ def test_what_somebody_else_has_too_is_not_saved() -> None:
 
 
 def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         sequence = driver.add(prompt, max_tokens=3)
         driver.run()
@@ -491,7 +491,7 @@ def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
 
 
 def test_the_least_recently_used_snapshot_gives_way_first() -> None:
-    driver = Driver(FakeBackend(num_slots=1), snapshot_tokens=24)
+    driver = Driver(FakeRunner(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
         driver.add([token] * 5)  # 8 cells, as the last token of a completion has none
         driver.run()
@@ -501,7 +501,7 @@ def test_the_least_recently_used_snapshot_gives_way_first() -> None:
 
 
 def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
-    driver = Driver(FakeBackend(num_slots=3))
+    driver = Driver(FakeRunner(num_slots=3))
     sequences = [driver.add([n] * 3, max_tokens=10) for n in range(3)]
     driver.step()
     driver.cancel(sequences[1])
@@ -512,7 +512,7 @@ def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
 
 
 def test_the_cells_of_a_moved_sequence_can_still_be_reused() -> None:
-    driver = Driver(FakeBackend(num_slots=3), prefill_budget=24, snapshot_tokens=0)
+    driver = Driver(FakeRunner(num_slots=3), prefill_budget=24, snapshot_tokens=0)
     sequences = [driver.add([n] * 5, max_tokens=10) for n in range(3)]
     driver.step()
     driver.cancel(sequences[1])
@@ -524,7 +524,7 @@ def test_the_cells_of_a_moved_sequence_can_still_be_reused() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 1, 4])
 def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
-    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+    driver = Driver(FakeRunner(num_slots=1), prefill_budget=4)
     sequence = driver.add([1] * 10, max_tokens=9)
     states = [SequenceStatus.WAITING, SequenceStatus.PREFILL, None, None, SequenceStatus.RUNNING]
     for _ in range(num_steps):
@@ -538,7 +538,7 @@ def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
 
 
 def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
-    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+    driver = Driver(FakeRunner(num_slots=1), prefill_budget=4)
     sequence = driver.add([1] * 20)
     driver.step()
     driver.step()
@@ -549,7 +549,7 @@ def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
-    driver = Driver(FakeBackend(num_slots=3), prefill_budget=4)
+    driver = Driver(FakeRunner(num_slots=3), prefill_budget=4)
     running = driver.add([1], max_tokens=9)
     driver.step()
     prefilling = driver.add([2] * 20)

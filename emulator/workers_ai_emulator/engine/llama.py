@@ -1,4 +1,4 @@
-"""llama.cpp behind the engine's Backend, through the low-level bindings of llama-cpp-python."""
+"""llama.cpp behind the engine's ModelRunner, through the low-level bindings of llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ class LlamaRunner:
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
 
-    def keep(self, slot: int, num_tokens: int) -> None:
+    def truncate(self, slot: int, num_tokens: int) -> None:
         llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
 
     def save(self, slot: int) -> State:
@@ -283,7 +283,7 @@ class LlamaRunner:
         pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], wants_logits=True)
         self._decode(self._batch.fill([pair], min_outputs=2))
         self._batch.outputs = [0]
-        self.keep(span.slot, span.start + 1)
+        self.truncate(span.slot, span.start + 1)
 
     def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
         """One thread computes attention in one piece; with two it costs less than a second row."""
@@ -298,10 +298,10 @@ class LlamaRunner:
         row = Span(0, 0, [self.vocabulary.bos or 0], wants_logits=True)
         self._decode(self._batch.fill([row]))
         alone = self.logits(0).copy()
-        self.keep(0, 0)
+        self.truncate(0, 0)
         self._decode_twice(row)
         beside = self.logits(0).copy()
-        self.keep(0, 0)
+        self.truncate(0, 0)
         return not np.array_equal(alone, beside)
 
     def _create_context(self) -> Any:

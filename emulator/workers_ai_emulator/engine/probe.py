@@ -70,7 +70,7 @@ def evaluate(path: Path) -> None:
     with ExitStack() as stack:
         model = LlamaModel(path)
         stack.callback(model.close)
-        backend = LlamaRunner(
+        runner = LlamaRunner(
             model,
             num_slots=1,
             context_length=_CONTEXT_LENGTH,
@@ -78,8 +78,8 @@ def evaluate(path: Path) -> None:
             num_threads=1,
             batch_invariant=False,
         )
-        stack.callback(backend.close)
-        _generate(backend)
+        stack.callback(runner.close)
+        _generate(runner)
 
 
 def limit_memory(file_size: int) -> None:
@@ -109,16 +109,16 @@ def main(path: Path) -> int:
     return 0
 
 
-def _generate(backend: LlamaRunner) -> None:
-    vocabulary = backend.vocabulary
+def _generate(runner: LlamaRunner) -> None:
+    vocabulary = runner.vocabulary
     text_tokens = vocabulary.tokenize(_TEXT)
     for token in text_tokens:
         vocabulary.piece(token)
     tokens, start = text_tokens[:_BATCH_LENGTH] or [vocabulary.bos or 0], 0
     for params in (_GREEDY, _RANDOM):
-        backend.decode([Span(0, start, tokens, wants_logits=True)])
-        _check_logits(backend.logits(0))
-        sampler = backend.sampler(params, tokens)
+        runner.decode([Span(0, start, tokens, wants_logits=True)])
+        _check_logits(runner.logits(0))
+        sampler = runner.sampler(params, tokens)
         start += len(tokens)
         tokens = [sampler.sample(0)]
         sampler.close()

@@ -144,7 +144,7 @@ class Vocabulary(Protocol):
         """Whether the token ends a completion."""
 
 
-class Backend(Protocol):
+class ModelRunner(Protocol):
     """What computes: llama.cpp, or the fake of the tests. One thread uses it.
 
     A slot holds the cells of tokens 0, 1, 2 ... of one sequence, at most `context_length`.
@@ -167,7 +167,7 @@ class Backend(Protocol):
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         """A new sampler for a sequence with this prompt."""
 
-    def keep(self, slot: int, num_tokens: int) -> None:
+    def truncate(self, slot: int, num_tokens: int) -> None:
         """Forget all cells of the slot but the first `num_tokens`."""
 
     def save(self, slot: int) -> State:

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the backend, and what the event loop sees of it.
+"""The engine: one thread that owns the runner, and what the event loop sees of it.
 
 event loop   submit, cancel ──► inbox ──┐
 worker       for each operation of scheduler.step(): carry it out, sample, detokenise
@@ -37,7 +37,7 @@ from workers_ai_emulator.engine.scheduler import (
 from workers_ai_emulator.engine.sequence import Sequence
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import (
-    Backend,
+    ModelRunner,
     Chunk,
     FinishReason,
     SamplingParams,
@@ -53,7 +53,7 @@ _CLOSE_LIMIT_S = 10
 _MAX_WATCH_INTERVAL_S = 1.0
 
 
-class Generation:
+class EngineGeneration:
     """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
 
     Ends with a chunk that has a finish reason, or raises EngineError or DeadlineExceeded.
@@ -135,25 +135,25 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        runner: ModelRunner,
         *,
         queue_size: int,
         tiling: Tiling,
         snapshot_bytes: int = 0,
         name: str = "engine",
     ) -> None:
-        self.vocabulary = backend.vocabulary
-        self.context_length = backend.context_length
-        self._backend = backend
+        self.vocabulary = runner.vocabulary
+        self.context_length = runner.context_length
+        self._runner = runner
         self._scheduler = Scheduler(
-            num_slots=backend.num_slots,
+            num_slots=runner.num_slots,
             tiling=tiling,
-            snapshot_tokens=snapshot_bytes // backend.cell_size,
+            snapshot_tokens=snapshot_bytes // runner.cell_size,
         )
         self._snapshots: dict[Snapshot, State] = {}
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()
-        self._live: dict[Sequence, Generation] = {}  # the event loop's
-        self._max_live = backend.num_slots + queue_size
+        self._live: dict[Sequence, EngineGeneration] = {}  # the event loop's
+        self._max_live = runner.num_slots + queue_size
         self._outbox: list[tuple[Sequence, Chunk | EngineError]] = []  # the worker's
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
@@ -176,7 +176,7 @@ class Engine:
     def status(self) -> EngineStatus:
         scheduler, counts = self._scheduler, self._counts
         return EngineStatus(
-            num_slots=self._backend.num_slots,
+            num_slots=self._runner.num_slots,
             num_free_slots=scheduler.num_free_slots,
             num_running=len(scheduler.running) + len(scheduler.prefilling),
             num_waiting=len(scheduler.waiting) + self._inbox.qsize(),
@@ -186,7 +186,7 @@ class Engine:
             finished=dict(self._finished),
         )
 
-    def submit(self, prompt_tokens: list[int], params: SamplingParams) -> Generation:
+    def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
         """Queue a request. Raises ContextTooLong, CapacityExceeded or EngineClosed at once.
 
         Raises EngineError while there is a failure.
@@ -202,7 +202,7 @@ class Engine:
             raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)
         if len(self._live) >= self._max_live:
             raise CapacityExceeded
-        generation = self._live[sequence] = Generation(self, sequence)
+        generation = self._live[sequence] = EngineGeneration(self, sequence)
         self._inbox.put(sequence)
         return generation
 
@@ -212,7 +212,7 @@ class Engine:
         self._inbox.put(_Cancel(sequence))
         with self._call_lock:
             if self._in_call and all(s.is_cancelled for s in self._in_call):
-                self._backend.interrupt(is_wanted=True)
+                self._runner.interrupt(is_wanted=True)
 
     def cancel_all(self) -> None:
         """Cancel every request that has not ended."""
@@ -224,7 +224,7 @@ class Engine:
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
     async def close(self) -> None:
-        """Cancel everything, stop the thread, free the backend; a thread that hangs is left."""
+        """Cancel everything, stop the thread, free the runner; a thread that hangs is left."""
         self._is_closing = True
         self.cancel_all()
         if self._watch is not None:
@@ -269,7 +269,7 @@ class Engine:
         for sequence in self._scheduler.sequences:
             self._end(sequence, FinishReason.CANCELLED)
         self._flush()
-        self._backend.close()
+        self._runner.close()
 
     def _receive(self) -> bool:
         """Take in all messages, waiting for one if there is nothing to do. False: close."""
@@ -312,12 +312,12 @@ class Engine:
                         self._fail([sequence], error)
                 self._flush()
             case Truncate(slot, num_tokens):
-                self._backend.keep(slot, num_tokens)
+                self._runner.truncate(slot, num_tokens)
             case Copy(source, target, num_tokens):
-                self._backend.load(target, self._state(source))
-                self._backend.keep(target, num_tokens)
+                self._runner.load(target, self._state(source))
+                self._runner.truncate(target, num_tokens)
             case Save(slot, snapshot):
-                self._snapshots[snapshot] = self._backend.save(slot)
+                self._snapshots[snapshot] = self._runner.save(slot)
             case Discard(snapshot):
                 del self._snapshots[snapshot]
 
@@ -325,9 +325,9 @@ class Engine:
         """Raises Interrupted if all of the sequences are given up before it ends."""
         with self._call_lock:
             self._in_call = sequences
-            self._backend.interrupt(is_wanted=all(s.is_cancelled for s in sequences))
+            self._runner.interrupt(is_wanted=all(s.is_cancelled for s in sequences))
         try:
-            self._backend.decode(spans)
+            self._runner.decode(spans)
         finally:
             with self._call_lock:
                 self._in_call = []
@@ -335,12 +335,12 @@ class Engine:
     def _state(self, holder: Holder) -> State:
         if isinstance(holder, Snapshot):
             return self._snapshots[holder]
-        return self._backend.save(holder)
+        return self._runner.save(holder)
 
     def _take_token(self, sequence: Sequence, row: int) -> None:
         """Sample the sequence's next token and put its text into the outbox."""
         if sequence.sampler is None:
-            sequence.sampler = self._backend.sampler(sequence.params, sequence.prompt_tokens)
+            sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)
             self._counts["prompt"] += sequence.num_prompt_tokens
             self._counts["cached"] += sequence.num_cached_tokens
         token = sequence.sampler.sample(row)

@@ -117,7 +117,7 @@ class Loader:
             f"and {machine.in_units(max(free, 0))} are free: lower --parallel or --context-length"
         )
 
-    def backend(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
+    def runner(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
         """What computes; it owns the model from here on."""
         log.info(
             "%s: weights %s, KV cache %s for %d sequences of %d tokens, up to %s for prefixes",

@@ -156,13 +156,13 @@ class ModelManager:
             opened = await _in_thread(self._loader.open, spec)
             try:
                 num_slots = await self._make_room(opened)
-                backend = await _in_thread(self._loader.backend, opened, num_slots)
+                runner = await _in_thread(self._loader.runner, opened, num_slots)
             except Exception:
                 opened.close()
                 raise
             self._enter(f"warming up {spec.name}")
             engine = Engine(
-                backend,
+                runner,
                 queue_size=self._settings.queue_size,
                 tiling=TILING,
                 snapshot_bytes=SNAPSHOT_BYTES,

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pytest
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
-from workers_ai_emulator.engine.types import Backend, SamplingParams, Span
+from workers_ai_emulator.engine.types import ModelRunner, SamplingParams, Span
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.store import Store
 from workers_ai_emulator.settings import Settings
 
-from tests.fakes import FakeBackend
+from tests.fakes import FakeRunner
 
 NUM_SLOTS = 3
 CONTEXT_LENGTH = 256
@@ -25,7 +25,7 @@ TEXT = (
 OTHER = "The rain in Spain stays mainly in the plain, or so they say, and nobody has looked since."
 
 
-def llama_backend() -> LlamaRunner:
+def llama_runner() -> LlamaRunner:
     settings = Settings()
     store = Store(settings.models_dir, num_threads=settings.threads)
     weights = store.weights(CATALOG["@cf/meta/llama-2-7b-chat-int8"])
@@ -38,39 +38,39 @@ def llama_backend() -> LlamaRunner:
     )
 
 
-def fake_backend() -> FakeBackend:
-    return FakeBackend(
+def fake_runner() -> FakeRunner:
+    return FakeRunner(
         num_slots=NUM_SLOTS, context_length=CONTEXT_LENGTH, batch_length=CONTEXT_LENGTH
     )
 
 
-@pytest.fixture(scope="module", params=[fake_backend, llama_backend])
-def shared_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    backend: Backend = request.param()
-    yield backend
-    backend.close()
+@pytest.fixture(scope="module", params=[fake_runner, llama_runner])
+def shared_runner(request: pytest.FixtureRequest) -> Iterator[ModelRunner]:
+    runner: ModelRunner = request.param()
+    yield runner
+    runner.close()
 
 
 @pytest.fixture
-def backend(shared_backend: Backend) -> Backend:
+def runner(shared_runner: ModelRunner) -> ModelRunner:
     """With empty slots."""
     for slot in range(NUM_SLOTS):
-        shared_backend.keep(slot, 0)
-    return shared_backend
+        shared_runner.truncate(slot, 0)
+    return shared_runner
 
 
 @dataclass
 class Completion:
     """A sequence driven by hand: what its slot evaluates, and what is sampled from it."""
 
-    backend: Backend
+    runner: ModelRunner
     slot: int
     prompt: list[int]
     params: SamplingParams = GREEDY
 
     def __post_init__(self) -> None:
         self.tokens: list[int] = []
-        self.sampler = self.backend.sampler(self.params, self.prompt)
+        self.sampler = self.runner.sampler(self.params, self.prompt)
 
     @property
     def row(self) -> Span:
@@ -81,7 +81,7 @@ class Completion:
     def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
         """Evaluate the prompt from `start` on, a call for each chunk, and sample."""
         for span in spans(self.slot, self.prompt, start, chunk_length):
-            self.backend.decode([span])
+            self.runner.decode([span])
         self.sample(0)
         return self
 
@@ -91,7 +91,7 @@ class Completion:
     def generate(self, num_tokens: int = 6) -> list[int]:
         """All tokens so far and `num_tokens` more."""
         for _ in range(num_tokens):
-            self.backend.decode([self.row])
+            self.runner.decode([self.row])
             self.sample(0)
         self.sampler.close()
         return self.tokens
@@ -105,11 +105,13 @@ def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> 
     ]
 
 
-def complete(backend: Backend, slot: int, text: str, params: SamplingParams = GREEDY) -> list[int]:
+def complete(
+    runner: ModelRunner, slot: int, text: str, params: SamplingParams = GREEDY
+) -> list[int]:
     """The completion of a prompt evaluated alone, in an empty slot."""
-    backend.keep(slot, 0)
-    prompt = backend.vocabulary.tokenize(text)
-    return Completion(backend, slot, prompt, params).prefill().generate()
+    runner.truncate(slot, 0)
+    prompt = runner.vocabulary.tokenize(text)
+    return Completion(runner, slot, prompt, params).prefill().generate()
 
 
 # ── cells ─────────────────────────────────────────────────────────────────────────────────────
@@ -117,104 +119,104 @@ def complete(backend: Backend, slot: int, text: str, params: SamplingParams = GR
 
 @pytest.mark.parametrize("chunk_length", [CONTEXT_LENGTH, 2 * CHUNK, CHUNK])
 def test_a_prompt_may_be_evaluated_in_one_or_several_spans(
-    backend: Backend, chunk_length: int
+    runner: ModelRunner, chunk_length: int
 ) -> None:
-    prompt = backend.vocabulary.tokenize(TEXT)
+    prompt = runner.vocabulary.tokenize(TEXT)
     assert len(prompt) > 2 * CHUNK
-    completion = Completion(backend, 1, prompt).prefill(chunk_length=chunk_length)
-    assert completion.generate() == complete(backend, 0, TEXT)
+    completion = Completion(runner, 1, prompt).prefill(chunk_length=chunk_length)
+    assert completion.generate() == complete(runner, 0, TEXT)
 
 
-def test_every_slot_gives_the_same(backend: Backend) -> None:
-    completions = [complete(backend, slot, TEXT) for slot in range(NUM_SLOTS)]
+def test_every_slot_gives_the_same(runner: ModelRunner) -> None:
+    completions = [complete(runner, slot, TEXT) for slot in range(NUM_SLOTS)]
     assert completions == completions[:1] * NUM_SLOTS
 
 
-def test_different_prompts_give_different_completions(backend: Backend) -> None:
-    assert complete(backend, 0, TEXT) != complete(backend, 1, OTHER)
+def test_different_prompts_give_different_completions(runner: ModelRunner) -> None:
+    assert complete(runner, 0, TEXT) != complete(runner, 1, OTHER)
 
 
-def test_a_prompt_can_be_evaluated_again_from_where_it_was_kept(backend: Backend) -> None:
-    expected = complete(backend, 0, TEXT)
-    backend.keep(0, 2 * CHUNK)
-    prompt = backend.vocabulary.tokenize(TEXT)
-    assert Completion(backend, 0, prompt).prefill(start=2 * CHUNK).generate() == expected
+def test_a_prompt_can_be_evaluated_again_from_where_it_was_kept(runner: ModelRunner) -> None:
+    expected = complete(runner, 0, TEXT)
+    runner.truncate(0, 2 * CHUNK)
+    prompt = runner.vocabulary.tokenize(TEXT)
+    assert Completion(runner, 0, prompt).prefill(start=2 * CHUNK).generate() == expected
 
 
-def test_keeping_nothing_empties_the_slot(backend: Backend) -> None:
-    empty = backend.save(0)
-    complete(backend, 0, OTHER)
-    assert len(backend.save(0)) > len(empty)
-    backend.keep(0, 0)
-    assert backend.save(0) == empty
-    assert complete(backend, 0, TEXT) == complete(backend, 1, TEXT)
+def test_keeping_nothing_empties_the_slot(runner: ModelRunner) -> None:
+    empty = runner.save(0)
+    complete(runner, 0, OTHER)
+    assert len(runner.save(0)) > len(empty)
+    runner.truncate(0, 0)
+    assert runner.save(0) == empty
+    assert complete(runner, 0, TEXT) == complete(runner, 1, TEXT)
 
 
-def test_an_empty_slot_can_be_emptied(backend: Backend) -> None:
-    backend.keep(0, 0)
-    backend.keep(0, 0)
+def test_an_empty_slot_can_be_emptied(runner: ModelRunner) -> None:
+    runner.truncate(0, 0)
+    runner.truncate(0, 0)
 
 
-def test_a_saved_state_goes_on_in_another_slot(backend: Backend) -> None:
-    expected = complete(backend, 0, TEXT)
-    complete(backend, 2, OTHER)  # gives way
-    backend.load(2, backend.save(0))
-    backend.keep(2, CHUNK)
-    prompt = backend.vocabulary.tokenize(TEXT)
-    assert Completion(backend, 2, prompt).prefill(start=CHUNK).generate() == expected
+def test_a_saved_state_goes_on_in_another_slot(runner: ModelRunner) -> None:
+    expected = complete(runner, 0, TEXT)
+    complete(runner, 2, OTHER)  # gives way
+    runner.load(2, runner.save(0))
+    runner.truncate(2, CHUNK)
+    prompt = runner.vocabulary.tokenize(TEXT)
+    assert Completion(runner, 2, prompt).prefill(start=CHUNK).generate() == expected
 
 
-def test_a_completion_goes_on_in_another_slot(backend: Backend) -> None:
-    expected = complete(backend, 0, TEXT)
-    backend.keep(0, 0)
-    completion = Completion(backend, 0, backend.vocabulary.tokenize(TEXT)).prefill()
-    backend.load(1, backend.save(0))
-    backend.keep(0, 0)
+def test_a_completion_goes_on_in_another_slot(runner: ModelRunner) -> None:
+    expected = complete(runner, 0, TEXT)
+    runner.truncate(0, 0)
+    completion = Completion(runner, 0, runner.vocabulary.tokenize(TEXT)).prefill()
+    runner.load(1, runner.save(0))
+    runner.truncate(0, 0)
     completion.slot = 1
     assert completion.generate() == expected
 
 
-def test_a_saved_state_outlives_its_slot(backend: Backend) -> None:
-    expected = complete(backend, 0, TEXT)
-    state = backend.save(0)
-    complete(backend, 0, OTHER)
-    backend.load(0, state)
-    backend.keep(0, CHUNK)
-    prompt = backend.vocabulary.tokenize(TEXT)
-    assert Completion(backend, 0, prompt).prefill(start=CHUNK).generate() == expected
+def test_a_saved_state_outlives_its_slot(runner: ModelRunner) -> None:
+    expected = complete(runner, 0, TEXT)
+    state = runner.save(0)
+    complete(runner, 0, OTHER)
+    runner.load(0, state)
+    runner.truncate(0, CHUNK)
+    prompt = runner.vocabulary.tokenize(TEXT)
+    assert Completion(runner, 0, prompt).prefill(start=CHUNK).generate() == expected
 
 
-def test_an_incomplete_state_is_refused(backend: Backend) -> None:
-    complete(backend, 0, TEXT)
+def test_an_incomplete_state_is_refused(runner: ModelRunner) -> None:
+    complete(runner, 0, TEXT)
     with pytest.raises(EngineError):
-        backend.load(1, backend.save(0)[:-1])
-    backend.keep(1, 0)
-    assert complete(backend, 1, TEXT) == complete(backend, 0, TEXT)
+        runner.load(1, runner.save(0)[:-1])
+    runner.truncate(1, 0)
+    assert complete(runner, 1, TEXT) == complete(runner, 0, TEXT)
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_sequence_gives_the_same_beside_another(backend: Backend) -> None:
-    alone = [complete(backend, 0, TEXT), complete(backend, 1, OTHER)]
+def test_a_sequence_gives_the_same_beside_another(runner: ModelRunner) -> None:
+    alone = [complete(runner, 0, TEXT), complete(runner, 1, OTHER)]
     for slot in (0, 1):
-        backend.keep(slot, 0)
-    prompts = [backend.vocabulary.tokenize(text) for text in (TEXT, OTHER)]
-    beside = [Completion(backend, slot, prompts[slot]).prefill() for slot in (0, 1)]
+        runner.truncate(slot, 0)
+    prompts = [runner.vocabulary.tokenize(text) for text in (TEXT, OTHER)]
+    beside = [Completion(runner, slot, prompts[slot]).prefill() for slot in (0, 1)]
     for _ in range(6):
-        backend.decode([completion.row for completion in beside])
+        runner.decode([completion.row for completion in beside])
         for row, completion in enumerate(beside):
             completion.sample(row)
     assert [completion.tokens for completion in beside] == alone
 
 
-def test_outputs_are_counted_over_the_spans_that_want_logits(backend: Backend) -> None:
-    expected = complete(backend, 2, OTHER)[:2]
-    backend.keep(2, 0)
-    completion = Completion(backend, 2, backend.vocabulary.tokenize(OTHER)).prefill()
-    prompt = backend.vocabulary.tokenize(TEXT)
-    backend.keep(1, 0)
-    backend.decode([Span(1, 0, prompt[:CHUNK], wants_logits=False), completion.row])
+def test_outputs_are_counted_over_the_spans_that_want_logits(runner: ModelRunner) -> None:
+    expected = complete(runner, 2, OTHER)[:2]
+    runner.truncate(2, 0)
+    completion = Completion(runner, 2, runner.vocabulary.tokenize(OTHER)).prefill()
+    prompt = runner.vocabulary.tokenize(TEXT)
+    runner.truncate(1, 0)
+    runner.decode([Span(1, 0, prompt[:CHUNK], wants_logits=False), completion.row])
     completion.sample(0)
     assert completion.tokens == expected
 
@@ -222,26 +224,26 @@ def test_outputs_are_counted_over_the_spans_that_want_logits(backend: Backend) -
 # ── samplers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_temperature_0_takes_the_same_tokens_whatever_the_seed(backend: Backend) -> None:
+def test_temperature_0_takes_the_same_tokens_whatever_the_seed(runner: ModelRunner) -> None:
     seeds = [SamplingParams(temperature=0.0, seed=seed) for seed in (1, 2)]
-    assert [complete(backend, 0, TEXT, params) for params in seeds] == [
-        complete(backend, 0, TEXT)
+    assert [complete(runner, 0, TEXT, params) for params in seeds] == [
+        complete(runner, 0, TEXT)
     ] * 2
 
 
-def test_the_same_seed_takes_the_same_tokens(backend: Backend) -> None:
+def test_the_same_seed_takes_the_same_tokens(runner: ModelRunner) -> None:
     params = SamplingParams(temperature=1.5, seed=7)
-    assert complete(backend, 0, TEXT, params) == complete(backend, 1, TEXT, params)
+    assert complete(runner, 0, TEXT, params) == complete(runner, 1, TEXT, params)
 
 
-def test_seeds_make_a_difference(backend: Backend) -> None:
+def test_seeds_make_a_difference(runner: ModelRunner) -> None:
     seeds = [SamplingParams(temperature=1.5, seed=seed) for seed in range(1, 6)]
-    assert len({tuple(complete(backend, 0, TEXT, params)) for params in seeds}) > 1
+    assert len({tuple(complete(runner, 0, TEXT, params)) for params in seeds}) > 1
 
 
-def test_only_the_most_likely_token_is_left_by_top_k_1(backend: Backend) -> None:
+def test_only_the_most_likely_token_is_left_by_top_k_1(runner: ModelRunner) -> None:
     params = SamplingParams(temperature=2.0, top_k=1, seed=3)
-    assert complete(backend, 0, TEXT, params) == complete(backend, 0, TEXT)
+    assert complete(runner, 0, TEXT, params) == complete(runner, 0, TEXT)
 
 
 @pytest.mark.parametrize(
@@ -253,29 +255,31 @@ def test_only_the_most_likely_token_is_left_by_top_k_1(backend: Backend) -> None
     ],
     ids=["repetition", "frequency", "presence"],
 )
-def test_a_penalty_changes_the_completion(backend: Backend, params: SamplingParams) -> None:
+def test_a_penalty_changes_the_completion(runner: ModelRunner, params: SamplingParams) -> None:
     text = "one two one two one two one two one two one two one two"
-    plain, penalised = complete(backend, 0, text), complete(backend, 0, text, params)
+    plain, penalised = complete(runner, 0, text), complete(runner, 0, text, params)
     assert penalised != plain
 
 
 @pytest.mark.parametrize("repetition_penalty", [0.0, 1.0])
-def test_neutral_penalties_change_nothing(backend: Backend, repetition_penalty: float) -> None:
+def test_neutral_penalties_change_nothing(runner: ModelRunner, repetition_penalty: float) -> None:
     params = SamplingParams(temperature=0.0, repetition_penalty=repetition_penalty)
-    assert complete(backend, 0, TEXT, params) == complete(backend, 0, TEXT)
+    assert complete(runner, 0, TEXT, params) == complete(runner, 0, TEXT)
 
 
-def test_an_interrupted_call_is_broken_off_and_an_emptied_slot_is_as_new(backend: Backend) -> None:
-    span = Span(1, 0, backend.vocabulary.tokenize(TEXT), wants_logits=True)
-    backend.interrupt(is_wanted=True)
+def test_an_interrupted_call_is_broken_off_and_an_emptied_slot_is_as_new(
+    runner: ModelRunner,
+) -> None:
+    span = Span(1, 0, runner.vocabulary.tokenize(TEXT), wants_logits=True)
+    runner.interrupt(is_wanted=True)
     with pytest.raises(Interrupted):
-        backend.decode([span])
-    backend.interrupt(is_wanted=False)
-    assert complete(backend, 1, TEXT) == complete(backend, 0, TEXT)
+        runner.decode([span])
+    runner.interrupt(is_wanted=False)
+    assert complete(runner, 1, TEXT) == complete(runner, 0, TEXT)
 
 
-def test_a_sampler_can_be_closed_twice(backend: Backend) -> None:
-    sampler = backend.sampler(GREEDY, [1, 2, 3])
+def test_a_sampler_can_be_closed_twice(runner: ModelRunner) -> None:
+    sampler = runner.sampler(GREEDY, [1, 2, 3])
     sampler.close()
     sampler.close()
 
@@ -286,19 +290,19 @@ def test_a_sampler_can_be_closed_twice(backend: Backend) -> None:
 @pytest.mark.parametrize(
     "text", [TEXT, " \n\t two  spaces ", "caf\u00e9 \u6f22\u5b57 \U0001f468\u200d\U0001f469", ""]
 )
-def test_the_pieces_of_a_text_are_its_bytes(backend: Backend, text: str) -> None:
-    vocabulary = backend.vocabulary
+def test_the_pieces_of_a_text_are_its_bytes(runner: ModelRunner, text: str) -> None:
+    vocabulary = runner.vocabulary
     pieces = [vocabulary.piece(token) for token in vocabulary.tokenize(text)]
     assert b"".join(pieces) == text.encode()
 
 
-def test_a_lone_surrogate_becomes_a_replacement_character(backend: Backend) -> None:
-    vocabulary = backend.vocabulary
+def test_a_lone_surrogate_becomes_a_replacement_character(runner: ModelRunner) -> None:
+    vocabulary = runner.vocabulary
     assert vocabulary.tokenize("a\ud800b") == vocabulary.tokenize("a\ufffdb")
 
 
-def test_special_tokens_stay_text_unless_they_are_parsed(backend: Backend) -> None:
-    vocabulary = backend.vocabulary
+def test_special_tokens_stay_text_unless_they_are_parsed(runner: ModelRunner) -> None:
+    vocabulary = runner.vocabulary
     token = vocabulary.special_tokens["<|im_start|>"]
     assert vocabulary.tokenize("<|im_start|>", parse_special=True) == [token]
     assert vocabulary.piece(token) == b""
@@ -307,14 +311,14 @@ def test_special_tokens_stay_text_unless_they_are_parsed(backend: Backend) -> No
     assert b"".join(map(vocabulary.piece, as_text)) == b"<|im_start|>"
 
 
-def test_the_end_of_a_completion_is_no_letter(backend: Backend) -> None:
-    vocabulary = backend.vocabulary
+def test_the_end_of_a_completion_is_no_letter(runner: ModelRunner) -> None:
+    vocabulary = runner.vocabulary
     assert vocabulary.eos is not None
     assert vocabulary.is_eog(vocabulary.eos)
     assert not any(map(vocabulary.is_eog, vocabulary.tokenize(TEXT)))
 
 
-def test_every_token_is_below_the_vocabulary_size(backend: Backend) -> None:
-    vocabulary = backend.vocabulary
+def test_every_token_is_below_the_vocabulary_size(runner: ModelRunner) -> None:
+    vocabulary = runner.vocabulary
     tokens = [*vocabulary.tokenize(TEXT), *vocabulary.special_tokens.values()]
     assert all(0 <= token < vocabulary.size for token in tokens)
