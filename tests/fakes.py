@@ -86,7 +86,6 @@ class FakeRunner:
     ) -> None:
         self.num_slots = num_slots
         self.context_length = context_length
-        self.cell_size = 1
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
         self.num_decodes = 0
         self.num_open_samplers = 0

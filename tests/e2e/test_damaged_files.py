@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
-from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 from workers_ai_emulator.engine.probe import probe
 
 from tests.gguf_files import llama2_model

@@ -166,7 +166,7 @@ def test_who_waits_for_a_load_runs_out_of_time(folder: Path) -> None:
 
 def test_who_waits_for_a_load_may_leave(server: ServerProcess) -> None:
     with server.connect(BODY, model=TWO):
-        wait_until(lambda: any("trying out" in line for line in list(server.log)[-1:]))
+        wait_until(lambda: any("test-loading" in line for line in list(server.log)[-1:]))
     wait_until(lambda: any(f"{TWO} 499" in line for line in list(server.log)))
     assert loaded(server) == {ONE}
     wait_until(lambda: loaded(server) == {ONE, TWO})

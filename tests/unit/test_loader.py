@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 from workers_ai_emulator.models.store import Weights
-from workers_ai_emulator.runtime.loader import is_llama_2, right_epsilon
+from workers_ai_emulator.runtime.loader import is_llama_2, corrected_epsilon
 
 from tests.fakes import FakeVocabulary
 
@@ -30,7 +30,7 @@ def header(**changes: Any) -> GgufHeader:
 
 
 def test_the_epsilon_of_the_well_known_file_is_corrected(caplog: pytest.LogCaptureFixture) -> None:
-    assert right_epsilon(header(), WEIGHTS) == 1e-5
+    assert corrected_epsilon(header(), WEIGHTS) == 1e-5
     assert "1e-5 is right" in caplog.text
 
 
@@ -49,7 +49,7 @@ def test_no_other_file_is_corrected(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    assert right_epsilon(header(**changes), WEIGHTS) is None
+    assert corrected_epsilon(header(**changes), WEIGHTS) is None
     assert not caplog.text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from workers_ai_emulator.engine.gguf_format import GgufHeader, GgufTensor
+from workers_ai_emulator.engine.gguf_header import GgufHeader, GgufTensor
 from workers_ai_emulator.runtime.offload import MAX_SLOTS, Offload, offload
 
 MIB = 2**20

@@ -50,7 +50,8 @@ def test_the_header_says_what_was_asked_for(path: Path, weights_type: WeightsTyp
     header = read_header(path)
     assert (header.architecture, header.weights_type) == ("llama", weights_type)
     assert (header.num_layers, header.embedding_length, header.context_length) == (2, 64, 4096)
-    assert (header.vocabulary_size, header.has_chat_template) == (32_000, True)
+    assert header.vocabulary_size == 32_000
+    assert header.metadata["tokenizer.chat_template"]
     assert header.rms_epsilon == pytest.approx(1e-5)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     assert len(shapes) == 3 + 9 * 2

@@ -42,7 +42,9 @@ def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
 
 @asynccontextmanager
 async def running(runner: FakeRunner, *, queue_size: int = 64) -> AsyncIterator[Engine]:
-    engine = Engine(runner, queue_size=queue_size, tiling=Tiling(), snapshot_bytes=256, name=THREAD)
+    engine = Engine(
+        runner, queue_size=queue_size, tiling=Tiling(), snapshot_tokens=256, name=THREAD
+    )
     try:
         yield engine
     finally:

@@ -87,15 +87,6 @@ class LlamaModel:
         """Bytes of all weights."""
         return int(llama.llama_model_size(self.pointer))
 
-    @property
-    def cell_size(self) -> int:
-        """Bytes that one token takes in a KV cache of 16-bit floats."""
-        num_heads = int(llama.llama_model_n_head(self.pointer))
-        head_length = int(llama.llama_model_n_embd(self.pointer)) // max(num_heads, 1)
-        num_kv_heads = int(llama.llama_model_n_head_kv(self.pointer))
-        num_layers = int(llama.llama_model_n_layer(self.pointer))
-        return num_layers * num_kv_heads * head_length * 2 * 2
-
     def metadata(self, key: str) -> str | None:
         """A value of the file's metadata as text."""
         length = llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
@@ -205,7 +196,6 @@ class LlamaRunner:
         self.vocabulary = model.vocabulary
         self.num_slots = num_slots
         self.context_length = context_length
-        self.cell_size = model.cell_size
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
         self._interrupt = ctypes.create_string_buffer(2)  # a text of length 1 or 0

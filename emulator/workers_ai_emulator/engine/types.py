@@ -152,7 +152,6 @@ class ModelRunner(Protocol):
 
     num_slots: int
     context_length: int
-    cell_size: int  # bytes of one token's cells
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -37,9 +37,9 @@ from workers_ai_emulator.engine.scheduler import (
 from workers_ai_emulator.engine.sequence import Sequence
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import (
-    ModelRunner,
     Chunk,
     FinishReason,
+    ModelRunner,
     SamplingParams,
     Span,
     State,
@@ -129,8 +129,8 @@ class _Close:
 class Engine:
     """Continuous batching on a thread of its own. All methods belong to the event loop.
 
-    At most `queue_size` requests wait for a slot; `snapshot_bytes` bounds the cells kept outside
-    the slots. `failure` says why it cannot compute, as long as that is so.
+    At most `queue_size` requests wait for a slot; `snapshot_tokens` bounds the cells kept
+    outside the slots. `failure` says why it cannot compute, as long as that is so.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Engine:
         *,
         queue_size: int,
         tiling: Tiling,
-        snapshot_bytes: int = 0,
+        snapshot_tokens: int = 0,
         name: str = "engine",
     ) -> None:
         self.vocabulary = runner.vocabulary
@@ -148,7 +148,7 @@ class Engine:
         self._scheduler = Scheduler(
             num_slots=runner.num_slots,
             tiling=tiling,
-            snapshot_tokens=snapshot_bytes // runner.cell_size,
+            snapshot_tokens=snapshot_tokens,
         )
         self._snapshots: dict[Snapshot, State] = {}
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()

@@ -148,7 +148,7 @@ class ModelManager:
 
     async def _load(self, spec: ModelSpec) -> LoadedModel:
         from workers_ai_emulator.engine.worker import Engine
-        from workers_ai_emulator.runtime.loader import SNAPSHOT_BYTES, TILING
+        from workers_ai_emulator.runtime.loader import TILING
 
         async with self._one_at_a_time:
             start = time.monotonic()
@@ -165,7 +165,7 @@ class ModelManager:
                 runner,
                 queue_size=self._settings.queue_size,
                 tiling=TILING,
-                snapshot_bytes=SNAPSHOT_BYTES,
+                snapshot_tokens=opened.snapshot_tokens,
                 name=spec.name,
             )
             memory = opened.memory(num_slots)
@@ -189,13 +189,13 @@ class ModelManager:
         Raises WeightsUnusable, or CapacityExceeded where only busy models are in the way.
         """
         if not self._loader.num_slots(opened, self._memory_limit):
-            raise self._loader.error_response(opened, self._memory_limit)
+            raise self._loader.memory_error(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
             idle = [model for model in self.loaded if self._is_idle(model)]
             if not idle and self._loaded:
                 raise CapacityExceeded
             if not idle:
-                raise self._loader.error_response(opened, self._free_memory())
+                raise self._loader.memory_error(opened, self._free_memory())
             del self._loaded[idle[0].spec.name]
             log.info("unloading %s to make room", idle[0].spec.name)
             await idle[0].close()
