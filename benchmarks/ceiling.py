@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from workers_ai_emulator.engine.engine import Engine
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import SamplingParams, Span
-from workers_ai_emulator.engine.worker import Engine
 from workers_ai_emulator.runtime.loader import TILING
 
 from benchmarks import peers, prompts, tables

@@ -125,7 +125,7 @@ class FakeRunner:
         for span in spans:
             is_tiled = len(span.tokens) >= self._tiling.length
             self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
-            if span.wants_logits:
+            if span.needs_logits:
                 self._outputs.append(list(self.cells[span.slot]))
 
     def _wait_for_gate(self) -> bool:
@@ -135,8 +135,8 @@ class FakeRunner:
                 return False
         return True
 
-    def interrupt(self, *, is_wanted: bool) -> None:
-        if is_wanted and self._can_be_interrupted:
+    def interrupt(self, *, is_requested: bool) -> None:
+        if is_requested and self._can_be_interrupted:
             self._is_interrupted.set()
         else:
             self._is_interrupted.clear()

@@ -48,7 +48,7 @@ def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64
     while start < length:
         size = TILING.next_length(start, length)
         size = size if size >= TILING.length else min(size, most_rows)
-        span = Span(slot, start, TOKENS[start : start + size], wants_logits=True)
+        span = Span(slot, start, TOKENS[start : start + size], needs_logits=True)
         runner.decode([span])
         start += size
     return runner.logits(0).copy()
@@ -63,7 +63,7 @@ def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.
     steps = []
     for step in range(NUM_STEPS):
         positions = [(other, starts[other] + step) for other in slots]
-        runner.decode([Span(s, p, [TOKENS[p]], wants_logits=True) for s, p in positions])
+        runner.decode([Span(s, p, [TOKENS[p]], needs_logits=True) for s, p in positions])
         steps.append(runner.logits(slots.index(slot)).copy())
     return np.concatenate(steps)
 
@@ -83,7 +83,7 @@ def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
         if start:
             evaluate(runner, slot, start)
     rests = [TOKENS[start : start + 20] for start in starts]
-    runner.decode([Span(i, starts[i], rest, wants_logits=True) for i, rest in enumerate(rests)])
+    runner.decode([Span(i, starts[i], rest, needs_logits=True) for i, rest in enumerate(rests)])
     for row, logits in enumerate(expected):
         assert np.array_equal(runner.logits(row), logits)
 
@@ -93,7 +93,7 @@ def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(runner: LlamaRunner) ->
     evaluate(runner, 1, TILING.start)
     start = TILING.start
     for size in (64, 191, 65, 128):
-        span = Span(1, start, TOKENS[start : start + size], wants_logits=True)
+        span = Span(1, start, TOKENS[start : start + size], needs_logits=True)
         runner.decode([span])
         start += size
     assert start == 700

@@ -76,7 +76,7 @@ class Completion:
     def row(self) -> Span:
         """The row of the token sampled last."""
         start = len(self.prompt) + len(self.tokens) - 1
-        return Span(self.slot, start, self.tokens[-1:], wants_logits=True)
+        return Span(self.slot, start, self.tokens[-1:], needs_logits=True)
 
     def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
         """Evaluate the prompt from `start` on, a call for each chunk, and sample."""
@@ -100,7 +100,7 @@ class Completion:
 def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> list[Span]:
     """The tokens from `start` on, cut at multiples of `length`; the last wants its logits."""
     return [
-        Span(slot, i, tokens[i : i + length], wants_logits=i + length >= len(tokens))
+        Span(slot, i, tokens[i : i + length], needs_logits=i + length >= len(tokens))
         for i in range(start, len(tokens), length)
     ]
 
@@ -216,7 +216,7 @@ def test_outputs_are_counted_over_the_spans_that_want_logits(runner: ModelRunner
     completion = Completion(runner, 2, runner.vocabulary.tokenize(OTHER)).prefill()
     prompt = runner.vocabulary.tokenize(TEXT)
     runner.truncate(1, 0)
-    runner.decode([Span(1, 0, prompt[:CHUNK], wants_logits=False), completion.row])
+    runner.decode([Span(1, 0, prompt[:CHUNK], needs_logits=False), completion.row])
     completion.sample(0)
     assert completion.tokens == expected
 
@@ -270,11 +270,11 @@ def test_neutral_penalties_change_nothing(runner: ModelRunner, repetition_penalt
 def test_an_interrupted_call_is_broken_off_and_an_emptied_slot_is_as_new(
     runner: ModelRunner,
 ) -> None:
-    span = Span(1, 0, runner.vocabulary.tokenize(TEXT), wants_logits=True)
-    runner.interrupt(is_wanted=True)
+    span = Span(1, 0, runner.vocabulary.tokenize(TEXT), needs_logits=True)
+    runner.interrupt(is_requested=True)
     with pytest.raises(Interrupted):
         runner.decode([span])
-    runner.interrupt(is_wanted=False)
+    runner.interrupt(is_requested=False)
     assert complete(runner, 1, TEXT) == complete(runner, 0, TEXT)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
-from workers_ai_emulator.engine.prefixes import Holder, Snapshot
+from workers_ai_emulator.engine.executor import Executor
+from workers_ai_emulator.engine.prefixes import Snapshot
 from workers_ai_emulator.engine.scheduler import (
     Copy,
     Decode,
@@ -67,7 +68,8 @@ class Driver:
         self.arrived: list[Sequence] = []
         self.operations: list[Operation] = []
         self.steps: list[Step] = []
-        self.snapshots: dict[Snapshot, bytes] = {}
+        self.executor = Executor(runner)
+        self.snapshots: dict[Snapshot, int] = {}  # tokens
 
     def add(self, prompt_tokens: list[int], max_tokens: int = 4) -> Sequence:
         sequence = Sequence(prompt_tokens, SamplingParams(max_tokens=max_tokens))
@@ -94,8 +96,12 @@ class Driver:
                 self._fail(operation)
                 step.failed = operation
                 break
-            self._carry_out(operation, step)
-            self._check_snapshots()
+            if isinstance(operation, Decode):
+                self._note(operation, step)
+            self.executor.execute(operation)
+            if isinstance(operation, Decode):
+                self._sample(operation)
+            self._track_snapshots(operation)
         self.scheduler.check_integrity()
         return step
 
@@ -106,45 +112,22 @@ class Driver:
             self.step()
         raise AssertionError("the scheduler does not come to an end")
 
-    def _carry_out(self, operation: Operation, step: Step) -> None:
-        match operation:
-            case Decode():
-                self._decode(operation, step)
-            case Truncate(slot, num_tokens):
-                self.runner.truncate(slot, num_tokens)
-            case Copy(source, target, num_tokens):
-                self.runner.load(target, self._state(source))
-                self.runner.truncate(target, num_tokens)
-            case Save(slot, snapshot):
-                self.snapshots[snapshot] = self.runner.save(slot)
-            case Discard(snapshot):
-                del self.snapshots[snapshot]
-
-    def _state(self, holder: Holder) -> bytes:
-        if isinstance(holder, Snapshot):
-            return self.snapshots[holder]
-        return self.runner.save(holder)
-
-    def _decode(self, operation: Decode, step: Step) -> None:
+    def _note(self, operation: Decode, step: Step) -> None:
+        """Records a decode call in the step, and checks its outputs."""
         owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
         sequences = [owners[span.slot] for span in operation.spans]
         owned = list(zip(sequences, operation.spans, strict=True))
-        if all(len(span.tokens) == 1 and span.wants_logits for span in operation.spans):
+        if all(len(span.tokens) == 1 and span.needs_logits for span in operation.spans):
             step.rows.append(operation)
         step.prompts += [(s, span) for s, span in owned if span.start < s.num_prompt_tokens]
-        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.wants_logits]
+        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.needs_logits]
         assert with_logits == operation.outputs
-        self.runner.decode(operation.spans)
-        for row, sequence in enumerate(operation.outputs):
-            self._sample(sequence, row)
 
-    def _sample(self, sequence: Sequence, row: int) -> None:
-        if sequence.sampler is None:
-            sequence.sampler = self.runner.sampler(sequence.params, sequence.prompt_tokens)
-        token = sequence.sampler.sample(row)
-        sequence.append(token, is_eog=self.runner.vocabulary.is_eog(token))
-        if sequence.finish_reason:
-            self.finish(sequence)
+    def _sample(self, operation: Decode) -> None:
+        for row, sequence in enumerate(operation.outputs):
+            self.executor.sample(sequence, row)
+            if sequence.finish_reason:
+                self.finish(sequence)
 
     def _fail(self, operation: Operation) -> None:
         match operation:
@@ -156,9 +139,14 @@ class Driver:
         for sequence in self.scheduler.affected(operation):
             self.finish(sequence, keep_cells=False)
 
-    def _check_snapshots(self) -> None:
-        num_tokens = sum(len(state) for state in self.snapshots.values()) // 4
-        assert num_tokens <= self.snapshot_tokens
+    def _track_snapshots(self, operation: Operation) -> None:
+        """Asserts that all snapshots together stay within their budget."""
+        match operation:
+            case Save(slot, snapshot):
+                self.snapshots[snapshot] = len(self.runner.cells[slot])
+            case Discard(snapshot):
+                del self.snapshots[snapshot]
+        assert sum(self.snapshots.values()) <= self.snapshot_tokens
 
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
@@ -278,7 +266,7 @@ def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> No
             is_tiled = len(span.tokens) >= driver.tiling.length
             assert is_tiled == (start <= span.start < end)
             is_last = span.start + len(span.tokens) == sequence.num_prompt_tokens
-            assert span.wants_logits == is_last
+            assert span.needs_logits == is_last
 
 
 def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver]) -> None:
@@ -557,7 +545,7 @@ def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
     driver.step()
     rows = driver.steps[-1].rows[0]
     assert driver.scheduler.affected(rows) == [running]
-    span = Span(1, 4, [2] * 4, wants_logits=False)
+    span = Span(1, 4, [2] * 4, needs_logits=False)
     assert driver.scheduler.affected(Decode([span], outputs=[])) == [prefilling]
     assert driver.scheduler.affected(Truncate(2, 0)) == [running, prefilling]
     assert waiting in driver.scheduler.sequences

@@ -66,3 +66,19 @@ def test_all_that_could_be_shared_is_shared() -> None:
     assert TILING.num_shareable(13, 14, 14) == 10
     assert TILING.num_shareable(15, 14, 14) == 15
     assert TILING.num_shareable(15, 18, 14) == 14
+
+
+@pytest.mark.parametrize(
+    ("position", "calls"),
+    [
+        (0, [*[63] * 4, *[128] * 5, 64, 44]),
+        (300, [*[128] * 4, 144, 44]),
+    ],
+)
+def test_the_example_in_the_module_is_right(position: int, calls: list[int]) -> None:
+    tiling, lengths = Tiling(), []
+    assert tiling.end(1000) == 956
+    while position < 1000:
+        lengths.append(tiling.next_length(position, 1000))
+        position += lengths[-1]
+    assert lengths == calls

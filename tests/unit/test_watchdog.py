@@ -10,13 +10,13 @@ class Shown:
         self._watchdog = Watchdog(limit_s=3)
 
     def complaints(self, *seen: tuple[int, bool], is_alive: bool = True) -> list[bool]:
-        """For each `num_done` and `is_busy`: whether something is wrong."""
+        """For each `num_completed` and `is_busy`: whether something is wrong."""
         return [
             self._watchdog.observe(
-                num_done=num_done, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
+                num_completed=num_completed, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
             )
             is not None
-            for num_done, is_busy in seen
+            for num_completed, is_busy in seen
         ]
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from workers_ai_emulator.engine.engine import Engine, EngineGeneration
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -18,7 +19,6 @@ from workers_ai_emulator.engine.errors import (
 )
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, State
-from workers_ai_emulator.engine.worker import Engine, EngineGeneration
 
 from tests.fakes import FakeRunner, FakeVocabulary
 

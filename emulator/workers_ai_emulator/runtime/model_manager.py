@@ -22,7 +22,7 @@ from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # slow to import, and not needed for a server that computes nothing
-    from workers_ai_emulator.engine.worker import Engine
+    from workers_ai_emulator.engine.engine import Engine
     from workers_ai_emulator.models.store import Weights
     from workers_ai_emulator.runtime.loader import Loader, OpenModel
 
@@ -147,7 +147,7 @@ class ModelManager:
             task.exception()
 
     async def _load(self, spec: ModelSpec) -> LoadedModel:
-        from workers_ai_emulator.engine.worker import Engine
+        from workers_ai_emulator.engine.engine import Engine
         from workers_ai_emulator.runtime.loader import TILING
 
         async with self._one_at_a_time:
