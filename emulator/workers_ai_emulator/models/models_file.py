@@ -22,8 +22,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.models.catalog import CATALOG, HubFile, ModelSpec
-from workers_ai_emulator.models.store import replace_text
 from workers_ai_emulator.models.validator import SchemaMismatch
 
 FILE_NAME = "models.toml"
@@ -139,7 +139,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _write(path: Path, text: str) -> None:
     try:
-        replace_text(path, text)
+        write_text_atomically(path, text)
     except OSError as error:
         raise SettingInvalid(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.stand_in import stand_in
 
@@ -63,7 +63,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Beside the file, all at once. Raises WeightsUnusable."""
         with _translated(path):
-            replace_text(_manifest_path(path), _to_json(asdict(self)))
+            write_text_atomically(_manifest_path(path), _to_json(asdict(self)))
 
     def fits(self, path: Path) -> bool:
         """Whether the file is there and as it was when it was checked."""
@@ -104,7 +104,7 @@ class Store:
         """It has now. A folder that cannot be written costs a trial every time."""
         proofs = self._proofs() | {str(path.absolute()): _proof(path)}
         with suppress(OSError):
-            replace_text(self.models_dir / _PROOFS, _to_json(proofs))
+            write_text_atomically(self.models_dir / _PROOFS, _to_json(proofs))
 
     def _proofs(self) -> dict[str, Any]:
         try:
@@ -145,13 +145,6 @@ def _translated(path: Path) -> Iterator[None]:
             f"cannot write or remove {error.filename or path}: {error.strerror}; check whose "
             "folder that is and how much space it has"
         ) from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file all at once. Raises OSError."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
 
 
 def _to_json(value: Any) -> str:
