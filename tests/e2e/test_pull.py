@@ -115,7 +115,7 @@ def test_a_file_comes_whole_and_its_origin_is_noted(puller: Puller, hub_of: HubO
         assert puller.pull() == CONTENT
         assert hub.ranges == [None]
     manifest = Manifest.read(puller.target)
-    assert manifest and manifest.fits(puller.target)
+    assert manifest and manifest.matches(puller.target)
     assert (manifest.sha256, manifest.size) == (hub.sha256, len(CONTENT))
     assert manifest.origin == f"{REPO}/{PATH}@{COMMIT}"
 
@@ -126,7 +126,7 @@ def test_a_second_pull_asks_nobody(puller: Puller, hub_of: HubOf) -> None:
         num_requests = len(hub.requests)
         assert puller.pull() == CONTENT
         assert len(hub.requests) == num_requests
-    assert "is there already" in puller.log.lines[-1]
+    assert "exists already" in puller.log.lines[-1]
 
 
 def test_nobody_is_told_about_us(puller: Puller, hub_of: HubOf) -> None:
@@ -193,7 +193,7 @@ def test_more_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -
 
 def test_fewer_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(announced={"X-Linked-Size": str(len(CONTENT) + 1000)}):
-        assert "less of" in puller.fail()
+        assert "fewer bytes of" in puller.fail()
 
 
 def test_a_hub_that_is_busy_for_a_while_is_asked_again(puller: Puller, hub_of: HubOf) -> None:
@@ -205,7 +205,7 @@ def test_a_hub_that_is_busy_for_a_while_is_asked_again(puller: Puller, hub_of: H
 
 def test_a_hub_that_stays_busy_is_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(head_faults=[Fault("503")] * 9):
-        assert re.search(r"answers 503, 4 times in a row: .*try again", puller.fail())
+        assert re.search(r"responded with status 503, 4 times in a row: .*try again", puller.fail())
 
 
 @pytest.mark.parametrize("status", ["400", "404", "451"])
@@ -214,8 +214,8 @@ def test_an_answer_that_nobody_expects_is_passed_on(
 ) -> None:
     with hub_of(head_faults=[Fault(status)] * 2, faults=[Fault(status)]) as hub:
         for _ in range(2):
-            assert f"answers {status}: " in puller.fail()
-        assert f"answers {status}: " in puller.fail()
+            assert f"responded with status {status}: " in puller.fail()
+        assert f"responded with status {status}: " in puller.fail()
         assert len(hub.gets) == 1
 
 
@@ -226,7 +226,7 @@ def test_a_hub_that_is_dead_is_an_error(puller: Puller, monkeypatch: pytest.Monk
 
 def test_a_hub_that_says_nothing_is_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(head_faults=[Fault("stall")] * 9):
-        assert "sends nothing" in puller.fail()
+        assert "sends no data" in puller.fail()
 
 
 def test_a_gated_file_needs_a_token(
@@ -245,7 +245,7 @@ def test_a_gated_file_needs_a_token(
         (HubFile("nobody/Nothing", PATH, COMMIT), "there is no repository nobody/Nothing"),
         (HubFile(REPO, "other.gguf", COMMIT), "has no file other.gguf"),
         (HubFile(REPO, PATH, "f" * 40), "has no revision ffff"),
-        (HubFile("not a name", PATH, COMMIT), "is no name of a repository"),
+        (HubFile("not a name", PATH, COMMIT), "is not a repository name"),
     ],
 )
 def test_what_does_not_exist_is_said(
@@ -264,7 +264,7 @@ def test_a_hub_that_does_not_tell_is_none(
     puller: Puller, hub_of: HubOf, header: str, what: str
 ) -> None:
     with hub_of(missing_headers=frozenset({header})) as hub:
-        assert f"names no {what}" in puller.fail()
+        assert f"has no {what}" in puller.fail()
         assert not hub.gets
 
 
@@ -385,7 +385,7 @@ def test_two_pulls_at_once_bring_it_once(puller: Puller, hub_of: HubOf) -> None:
 
 
 def test_a_model_that_is_on_no_hub_is_said(puller: Puller) -> None:
-    assert "name its `repo` in models.toml" in puller.fail(replace(SPEC, hub_file=None))
+    assert "set its `repo` in models.toml" in puller.fail(replace(SPEC, hub_file=None))
 
 
 @pytest.mark.parametrize(
