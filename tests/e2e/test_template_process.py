@@ -51,7 +51,7 @@ HOSTILE = {
 
 def conversation(*contents: str) -> Conversation:
     messages = [{"role": "user", "content": content} for content in contents]
-    return Conversation(messages, bos_token="<s>", eos_token="</s>", hidden={"<": "\ue000"})
+    return Conversation(messages, bos_token="<s>", eos_token="</s>", masked={"<": "\ue000"})
 
 
 def children() -> list[psutil.Process]:

@@ -386,7 +386,7 @@ def _text(value: object) -> str:
 
 
 def _leaves(values: list[object]) -> Iterator[object]:
-    """Yields the items of nested lists in order, and null for an empty list, which prints nothing."""
+    """Yields the items of nested lists in order; null for an empty list, which prints nothing."""
     pending: list[object] = [values]
     while pending:
         item = pending.pop()
