@@ -165,8 +165,8 @@ class JinjaTemplate:
     the messages. After rendering, the special tokens that the template wrote are found, and the
     text between them is unmasked and tokenised as plain text.
 
-    `make_renderer` returns a renderer for the template's source. Raises ValueError if the template does
-    not compile.
+    `make_renderer` returns a renderer for the template's source. Raises ValueError if the template
+    does not compile.
     """
 
     def __init__(
