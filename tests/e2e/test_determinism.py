@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.determinism import answers_in_turn, count_differences, make_requests
+from benchmarks.determinism import count_differences, make_requests, sequential_responses
 from tests.server import FP16, INT8, ServerProcess, server_process
 
 NUM_CLIENTS = 8
@@ -17,7 +17,7 @@ NUM_CLIENTS = 8
 @pytest.mark.parametrize("model", [INT8, FP16])
 def test_answers_are_the_same_bytes_whatever_runs_beside(server: ServerProcess, model: str) -> None:
     requests = make_requests(count=16, max_words=600)
-    expected = asyncio.run(answers_in_turn(server.run_url(model), requests))
+    expected = asyncio.run(sequential_responses(server.run_url(model), requests))
     assert len(set(expected)) == len(requests)
     with server_process("--parallel", "5", "--context-length", "1024") as other:
         for seed in range(2):  # the first time, nothing is known to the other server
