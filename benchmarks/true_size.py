@@ -93,7 +93,10 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
 
 
 def _as_model(models_dir: Path, weights: Path) -> Path:
-    """Creates a models folder in which the benchmarks' model has these weights; returns its path."""
+    """Configures `weights` as the weights of MODEL_NAME in a new models folder.
+
+    Returns the path of the weights in that folder.
+    """
     link = models_dir / weights.name
     link.symlink_to(weights)
     entry = f'["{MODEL_NAME}"]\nfile = "{link.name}"\n'

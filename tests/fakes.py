@@ -1,9 +1,9 @@
-"""The engine's ModelRunner over scripted tokens, strict where llama.cpp would silently go wrong.
+"""A fake ModelRunner, which asserts where llama.cpp would silently compute wrong results.
 
-Tokens 0-255 are bytes. A slot's cells are the tokens they were computed from, so what cannot happen
-in a correct engine (a wrong position, a hole, a cell too many, a wrong copy, old logits) is an
-assertion failure. The next token depends on every cell: one wrong cell changes the completion.
-With a tiling, a cell that a call computed in a tile differs from one that was computed by row.
+Tokens 0-255 are bytes. A slot's cells are the tokens that they were computed from. Mistakes of the
+engine (a wrong position, a missing or an extra cell, a wrong copy, old logits) therefore fail an
+assertion. The next token depends on every cell, so one wrong cell changes the completion. With a
+tiling, a cell that was computed in a tile differs from one that was computed row by row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIMEOUT_S = 10
 
 
 class FakeVocabulary:
-    """One token per byte, an end of generation and two special tokens."""
+    """One token per byte, an end-of-generation token and two special tokens."""
 
     def __init__(self, *, bos: int | None = None, is_sentencepiece: bool = False) -> None:
         self.size = 259
@@ -64,10 +64,11 @@ def _tokenize_part(part: str, parse_special: bool) -> list[int]:
 
 
 class FakeRunner:
-    """A model of the cells of every slot. Completions have `completion_length` letters, then END.
+    """A runner that simulates the cells of every slot.
 
-    Decode calls are counted from 1: those in `fail_at` raise `error` and leave garbage in their
-    slots; the one numbered `block_at` sets `is_blocked` and waits for `gate`.
+    Completions have `completion_length` letters, then END. Decode calls are numbered from 1: calls
+    in `fail_at` raise `error` and leave garbage cells in their slots; call `block_at` sets
+    `is_blocked` and waits for `gate`.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class FakeRunner:
 
 
 class FakeSampler:
-    """Samples only from the logits of its own sequence, token after token."""
+    """Asserts that it samples only from the logits of its own sequence, token after token."""
 
     def __init__(
         self, runner: FakeRunner, params: SamplingParams, prompt_tokens: Sequence[int]

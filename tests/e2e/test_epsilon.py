@@ -1,4 +1,4 @@
-"""The epsilon that llama.cpp computes with is the one that it is told."""
+"""llama.cpp computes with the epsilon that replaces the one in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def logits(path: Path, rms_epsilon: float | None = None) -> np.ndarray:
     return found
 
 
-def test_an_epsilon_that_is_handed_in_replaces_that_of_the_file(tmp_path: Path) -> None:
+def test_an_epsilon_argument_replaces_the_epsilon_of_the_file(tmp_path: Path) -> None:
     data = llama2_model()
     start = data.index(KEY) + len(KEY)
     (own,) = struct.unpack_from("<f", data, start)

@@ -1,4 +1,4 @@
-"""llama.cpp's own numbers: what the engine's rules about shapes of calls rest on, bit for bit."""
+"""Checks in llama.cpp's logits, bit for bit, that the engine's rules for decode calls hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_SLOTS = 4
 NUM_STEPS = 2
 TILING = Tiling()
 TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
-# Lengths of prompts without and with tiles, before and beyond where lone rows are split.
+# Prompts without and with tiles, shorter and longer than the length that splits lone rows.
 LENGTHS = [1, 40, 270, 600]
 
 
@@ -42,7 +42,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
 
 
 def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
-    """Logits after the first tokens, evaluated as a prompt, outside of tiles `most_rows` a call."""
+    """Returns the logits after a prompt of `length` tokens; calls have `most_rows` or are tiled."""
     runner.truncate(slot, 0)
     start = 0
     while start < length:
@@ -55,7 +55,7 @@ def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64
 
 
 def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.ndarray:
-    """Logits of some steps after a prompt of `length` tokens, beside sequences in other slots."""
+    """Returns the logits of some steps after a prompt, together with sequences in other slots."""
     slots = sorted([slot, *others])
     starts = {other: 10 * (other + 1) for other in others} | {slot: length}
     for other in slots:
@@ -69,14 +69,14 @@ def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_rows_may_be_cut_anywhere(runner: LlamaRunner, length: int) -> None:
+def test_rows_may_be_divided_into_calls_anywhere(runner: LlamaRunner, length: int) -> None:
     expected = evaluate(runner, 0, length)
     for most_rows in (62, 9, 1)[: 3 if length < 100 else 2]:
         assert np.array_equal(evaluate(runner, 0, length, most_rows=most_rows), expected)
 
 
 def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
-    starts = [0, 40, 280]  # of slots side by side
+    starts = [0, 40, 280]  # cached tokens in consecutive slots
     expected = [evaluate(runner, 0, start + 20) for start in starts]
     for slot, start in enumerate(starts):
         runner.truncate(slot, 0)
@@ -88,7 +88,7 @@ def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
         assert np.array_equal(runner.logits(row), logits)
 
 
-def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(runner: LlamaRunner) -> None:
+def test_tiles_may_be_divided_into_calls_of_64_rows_and_more(runner: LlamaRunner) -> None:
     expected = evaluate(runner, 0, 700)
     evaluate(runner, 1, TILING.start)
     start = TILING.start
@@ -101,12 +101,14 @@ def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(runner: LlamaRunner) ->
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_row_rounds_alike_alone_and_beside_others(runner: LlamaRunner, length: int) -> None:
+def test_a_row_has_the_same_logits_alone_and_together_with_others(
+    runner: LlamaRunner, length: int
+) -> None:
     expected = go_on(runner, 0, length, others=[])
     for slot, others in ((0, [1]), (1, [0, 2, 3]), (2, [])):
         assert np.array_equal(go_on(runner, slot, length, others), expected)
 
 
-def test_cells_of_steps_are_as_good_as_those_of_a_prompt(runner: LlamaRunner) -> None:
+def test_a_completion_has_the_same_cells_as_a_prompt(runner: LlamaRunner) -> None:
     steps = go_on(runner, 0, 40, others=[])
     assert np.array_equal(evaluate(runner, 1, 40 + NUM_STEPS), steps[-runner.vocabulary.size :])

@@ -1,4 +1,4 @@
-"""What the engine relies on, the same for the fake of the unit tests and for llama.cpp."""
+"""The properties that the engine needs of a model runner: of llama.cpp, and of the fake."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shared_runner(request: pytest.FixtureRequest) -> Iterator[ModelRunner]:
 
 @pytest.fixture
 def runner(shared_runner: ModelRunner) -> ModelRunner:
-    """With empty slots."""
+    """A runner with empty slots."""
     for slot in range(NUM_SLOTS):
         shared_runner.truncate(slot, 0)
     return shared_runner
@@ -61,7 +61,7 @@ def runner(shared_runner: ModelRunner) -> ModelRunner:
 
 @dataclass
 class Completion:
-    """A sequence driven by hand: what its slot evaluates, and what is sampled from it."""
+    """A sequence whose decode calls and samples the test makes itself."""
 
     runner: ModelRunner
     slot: int
@@ -74,12 +74,12 @@ class Completion:
 
     @property
     def row(self) -> Span:
-        """The row of the token sampled last."""
+        """The span of the token sampled last."""
         start = len(self.prompt) + len(self.tokens) - 1
         return Span(self.slot, start, self.tokens[-1:], needs_logits=True)
 
     def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
-        """Evaluate the prompt from `start` on, a call for each chunk, and sample."""
+        """Evaluates the prompt from `start` on, with a call for each chunk, and samples a token."""
         for span in spans(self.slot, self.prompt, start, chunk_length):
             self.runner.decode([span])
         self.sample(0)
@@ -89,7 +89,7 @@ class Completion:
         self.tokens.append(self.sampler.sample(row))
 
     def generate(self, num_tokens: int = 6) -> list[int]:
-        """All tokens so far and `num_tokens` more."""
+        """Generates `num_tokens` tokens; returns all tokens of the completion."""
         for _ in range(num_tokens):
             self.runner.decode([self.row])
             self.sample(0)
@@ -98,7 +98,7 @@ class Completion:
 
 
 def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> list[Span]:
-    """The tokens from `start` on, cut at multiples of `length`; the last wants its logits."""
+    """Returns spans of `length` tokens from `start` on; the last one needs logits."""
     return [
         Span(slot, i, tokens[i : i + length], needs_logits=i + length >= len(tokens))
         for i in range(start, len(tokens), length)
@@ -108,7 +108,7 @@ def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> 
 def complete(
     runner: ModelRunner, slot: int, text: str, params: SamplingParams = GREEDY
 ) -> list[int]:
-    """The completion of a prompt evaluated alone, in an empty slot."""
+    """Empties the slot and returns the completion of the prompt."""
     runner.truncate(slot, 0)
     prompt = runner.vocabulary.tokenize(text)
     return Completion(runner, slot, prompt, params).prefill().generate()
@@ -127,7 +127,7 @@ def test_a_prompt_may_be_evaluated_in_one_or_several_spans(
     assert completion.generate() == complete(runner, 0, TEXT)
 
 
-def test_every_slot_gives_the_same(runner: ModelRunner) -> None:
+def test_every_slot_gives_the_same_completion(runner: ModelRunner) -> None:
     completions = [complete(runner, slot, TEXT) for slot in range(NUM_SLOTS)]
     assert completions == completions[:1] * NUM_SLOTS
 
@@ -136,14 +136,14 @@ def test_different_prompts_give_different_completions(runner: ModelRunner) -> No
     assert complete(runner, 0, TEXT) != complete(runner, 1, OTHER)
 
 
-def test_a_prompt_can_be_evaluated_again_from_where_it_was_kept(runner: ModelRunner) -> None:
+def test_a_truncated_prompt_can_be_evaluated_again_from_there(runner: ModelRunner) -> None:
     expected = complete(runner, 0, TEXT)
     runner.truncate(0, 2 * CHUNK)
     prompt = runner.vocabulary.tokenize(TEXT)
     assert Completion(runner, 0, prompt).prefill(start=2 * CHUNK).generate() == expected
 
 
-def test_keeping_nothing_empties_the_slot(runner: ModelRunner) -> None:
+def test_truncating_to_0_tokens_empties_the_slot(runner: ModelRunner) -> None:
     empty = runner.save(0)
     complete(runner, 0, OTHER)
     assert len(runner.save(0)) > len(empty)
@@ -152,21 +152,21 @@ def test_keeping_nothing_empties_the_slot(runner: ModelRunner) -> None:
     assert complete(runner, 0, TEXT) == complete(runner, 1, TEXT)
 
 
-def test_an_empty_slot_can_be_emptied(runner: ModelRunner) -> None:
+def test_an_empty_slot_can_be_truncated(runner: ModelRunner) -> None:
     runner.truncate(0, 0)
     runner.truncate(0, 0)
 
 
-def test_a_saved_state_goes_on_in_another_slot(runner: ModelRunner) -> None:
+def test_a_prompt_continues_from_a_saved_state_in_another_slot(runner: ModelRunner) -> None:
     expected = complete(runner, 0, TEXT)
-    complete(runner, 2, OTHER)  # gives way
+    complete(runner, 2, OTHER)  # will be replaced
     runner.load(2, runner.save(0))
     runner.truncate(2, CHUNK)
     prompt = runner.vocabulary.tokenize(TEXT)
     assert Completion(runner, 2, prompt).prefill(start=CHUNK).generate() == expected
 
 
-def test_a_completion_goes_on_in_another_slot(runner: ModelRunner) -> None:
+def test_a_completion_continues_from_a_saved_state_in_another_slot(runner: ModelRunner) -> None:
     expected = complete(runner, 0, TEXT)
     runner.truncate(0, 0)
     completion = Completion(runner, 0, runner.vocabulary.tokenize(TEXT)).prefill()
@@ -186,7 +186,7 @@ def test_a_saved_state_outlives_its_slot(runner: ModelRunner) -> None:
     assert Completion(runner, 0, prompt).prefill(start=CHUNK).generate() == expected
 
 
-def test_an_incomplete_state_is_refused(runner: ModelRunner) -> None:
+def test_an_incomplete_state_is_rejected(runner: ModelRunner) -> None:
     complete(runner, 0, TEXT)
     with pytest.raises(EngineError):
         runner.load(1, runner.save(0)[:-1])
@@ -197,7 +197,7 @@ def test_an_incomplete_state_is_refused(runner: ModelRunner) -> None:
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_sequence_gives_the_same_beside_another(runner: ModelRunner) -> None:
+def test_a_sequence_gives_the_same_completion_together_with_another(runner: ModelRunner) -> None:
     alone = [complete(runner, 0, TEXT), complete(runner, 1, OTHER)]
     for slot in (0, 1):
         runner.truncate(slot, 0)
@@ -210,7 +210,7 @@ def test_a_sequence_gives_the_same_beside_another(runner: ModelRunner) -> None:
     assert [completion.tokens for completion in beside] == alone
 
 
-def test_outputs_are_counted_over_the_spans_that_want_logits(runner: ModelRunner) -> None:
+def test_outputs_are_numbered_over_the_spans_that_need_logits(runner: ModelRunner) -> None:
     expected = complete(runner, 2, OTHER)[:2]
     runner.truncate(2, 0)
     completion = Completion(runner, 2, runner.vocabulary.tokenize(OTHER)).prefill()
@@ -224,24 +224,24 @@ def test_outputs_are_counted_over_the_spans_that_want_logits(runner: ModelRunner
 # ── samplers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_temperature_0_takes_the_same_tokens_whatever_the_seed(runner: ModelRunner) -> None:
+def test_temperature_0_ignores_the_seed(runner: ModelRunner) -> None:
     seeds = [SamplingParams(temperature=0.0, seed=seed) for seed in (1, 2)]
     assert [complete(runner, 0, TEXT, params) for params in seeds] == [
         complete(runner, 0, TEXT)
     ] * 2
 
 
-def test_the_same_seed_takes_the_same_tokens(runner: ModelRunner) -> None:
+def test_equal_seeds_give_equal_tokens(runner: ModelRunner) -> None:
     params = SamplingParams(temperature=1.5, seed=7)
     assert complete(runner, 0, TEXT, params) == complete(runner, 1, TEXT, params)
 
 
-def test_seeds_make_a_difference(runner: ModelRunner) -> None:
+def test_different_seeds_give_different_tokens(runner: ModelRunner) -> None:
     seeds = [SamplingParams(temperature=1.5, seed=seed) for seed in range(1, 6)]
     assert len({tuple(complete(runner, 0, TEXT, params)) for params in seeds}) > 1
 
 
-def test_only_the_most_likely_token_is_left_by_top_k_1(runner: ModelRunner) -> None:
+def test_top_k_1_takes_the_most_likely_token(runner: ModelRunner) -> None:
     params = SamplingParams(temperature=2.0, top_k=1, seed=3)
     assert complete(runner, 0, TEXT, params) == complete(runner, 0, TEXT)
 
@@ -267,7 +267,7 @@ def test_neutral_penalties_change_nothing(runner: ModelRunner, repetition_penalt
     assert complete(runner, 0, TEXT, params) == complete(runner, 0, TEXT)
 
 
-def test_an_interrupted_call_is_broken_off_and_an_emptied_slot_is_as_new(
+def test_an_interrupted_decode_call_raises_and_its_slot_can_be_emptied_and_used(
     runner: ModelRunner,
 ) -> None:
     span = Span(1, 0, runner.vocabulary.tokenize(TEXT), needs_logits=True)
@@ -311,7 +311,7 @@ def test_special_tokens_stay_text_unless_they_are_parsed(runner: ModelRunner) ->
     assert b"".join(map(vocabulary.piece, as_text)) == b"<|im_start|>"
 
 
-def test_the_end_of_a_completion_is_no_letter(runner: ModelRunner) -> None:
+def test_no_token_of_a_text_ends_a_completion(runner: ModelRunner) -> None:
     vocabulary = runner.vocabulary
     assert vocabulary.eos is not None
     assert vocabulary.is_eog(vocabulary.eos)

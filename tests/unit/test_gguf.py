@@ -1,4 +1,4 @@
-"""What is read of a GGUF file, and every reason to refuse one."""
+"""Reading the header of a GGUF file, and every reason to reject a file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7
 
 
 def model(changes: Mapping[str, Any], tensors: Sequence[Tensor] = TENSORS) -> bytes:
-    """A well-formed file but for the changes; None takes a key away."""
+    """Returns a valid file with changes to its metadata; None removes a key."""
     metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
     return gguf(metadata, tensors)
 
@@ -76,7 +76,7 @@ def rejection(tmp_path: Path, content: bytes) -> str:
     return message
 
 
-def test_a_header_says_what_the_model_is(tmp_path: Path) -> None:
+def test_a_header_describes_the_model(tmp_path: Path) -> None:
     header = read(tmp_path, model({}))
     assert (header.version, header.architecture, header.name) == (3, "llama", "Tiny")
     assert (header.context_length, header.embedding_length, header.num_layers) == (512, 64, 2)
@@ -87,7 +87,7 @@ def test_a_header_says_what_the_model_is(tmp_path: Path) -> None:
     assert header.file_size == header.data_offset + 480
 
 
-def test_arrays_stay_in_the_file(tmp_path: Path) -> None:
+def test_the_elements_of_long_arrays_stay_in_the_file(tmp_path: Path) -> None:
     tokens = read(tmp_path, model({})).metadata["tokenizer.ggml.tokens"]
     assert tokens == GgufArray("string", 261, tokens.offset)
     content = (tmp_path / "model.gguf").read_bytes()
@@ -98,13 +98,13 @@ def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
     assert read(tmp_path, gguf(METADATA, TENSORS, version=2)).version == 2
 
 
-def test_what_is_not_said_is_none(tmp_path: Path) -> None:
+def test_missing_values_are_none(tmp_path: Path) -> None:
     missing = {"general.name": None, "llama.attention.layer_norm_rms_epsilon": None}
     header = read(tmp_path, model(missing))
     assert (header.name, header.rms_epsilon) == (None, None)
 
 
-def test_the_type_of_most_weights_counts_where_the_file_type_is_unknown(tmp_path: Path) -> None:
+def test_without_a_file_type_the_type_of_most_weights_counts(tmp_path: Path) -> None:
     assert read(tmp_path, model({"general.file_type": None})).weights_type == "F32"
     assert read(tmp_path, model({"general.file_type": 15})).weights_type == "Q4_K_M"
 
@@ -136,13 +136,13 @@ def test_padding_behind_the_last_tensor_may_be_missing(tmp_path: Path) -> None:
         (gguf(METADATA, TENSORS, version=3 << 24), "big-endian"),
     ],
 )
-def test_what_is_no_gguf_file_of_a_known_version_is_told(
+def test_files_of_other_formats_and_versions_are_rejected(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     assert reason in rejection(tmp_path, content)
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(GgufInvalid, match="No such file"):
         read_header(tmp_path / "model.gguf")
 
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ({"x" * 60_000: Typed(13, b"")}, "x…"),
     ],
 )
-def test_what_the_metadata_cannot_say_is_refused(
+def test_invalid_metadata_is_rejected(
     tmp_path: Path, changes: Mapping[str, Any], reason: str
 ) -> None:
     assert reason in rejection(tmp_path, model(changes))
@@ -234,7 +234,9 @@ def test_what_the_metadata_cannot_say_is_refused(
         {"general.languages": Typed(ARRAY, struct.pack("<IQ", STRING, 0))},
     ],
 )
-def test_what_is_odd_but_harmless_is_taken(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+def test_unusual_but_harmless_metadata_is_accepted(
+    tmp_path: Path, changes: Mapping[str, Any]
+) -> None:
     assert read(tmp_path, model(changes))
 
 
@@ -274,23 +276,23 @@ def test_what_is_odd_but_harmless_is_taken(tmp_path: Path, changes: Mapping[str,
         ([Tensor("a", (64,), F32, bytes(224))], "it has 6,720 of 6,752 bytes"),
     ],
 )
-def test_tensors_that_cannot_be_are_refused(
+def test_invalid_tensors_are_rejected(
     tmp_path: Path, tensors: Sequence[Tensor], reason: str
 ) -> None:
     assert reason in rejection(tmp_path, model({}, tensors))
 
 
-def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_rejected(tmp_path: Path) -> None:
     content = model({"general.aaaa": 1, "general.bbbb": 1}).replace(b"bbbb", b"aaaa")
     assert "key 'general.aaaa' twice" in rejection(tmp_path, content)
 
 
-def test_a_key_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     content = model({"general.aaaa": 1}).replace(b"aaaa", b"aa\xff\xff")
     assert "not UTF-8" in rejection(tmp_path, content)
 
 
-def test_data_that_do_not_begin_where_llama_cpp_can_use_them_are_refused(tmp_path: Path) -> None:
+def test_data_that_are_not_aligned_for_llama_cpp_are_rejected(tmp_path: Path) -> None:
     for length in range(32):
         metadata = METADATA | {"general.alignment": 16, "general.description": "x" * length}
         content = gguf(metadata, TENSORS, alignment=16)
@@ -302,7 +304,7 @@ def test_data_that_do_not_begin_where_llama_cpp_can_use_them_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize("claim", [2**20, 2**32, 2**62, 2**64 - 1])
-def test_lengths_that_a_file_claims_are_not_believed(tmp_path: Path, claim: int) -> None:
+def test_lengths_beyond_the_file_are_rejected(tmp_path: Path, claim: int) -> None:
     claims = [
         gguf(METADATA, TENSORS, num_keys=claim),
         gguf(METADATA, TENSORS, num_tensors=claim),
@@ -315,7 +317,7 @@ def test_lengths_that_a_file_claims_are_not_believed(tmp_path: Path, claim: int)
         assert "damaged" in rejection(tmp_path, content)
 
 
-def test_a_sparse_file_with_a_long_claim_takes_no_memory(tmp_path: Path) -> None:
+def test_a_huge_length_in_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(model({"general.name": Typed(STRING, struct.pack("<Q", 2**40))}))
     with path.open("r+b") as file:
@@ -324,12 +326,12 @@ def test_a_sparse_file_with_a_long_claim_takes_no_memory(tmp_path: Path) -> None
         read_header(path)
 
 
-def test_a_file_that_ends_anywhere_too_early_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_truncated_anywhere_is_rejected(tmp_path: Path) -> None:
     content = model({})
     for length in [*range(0, len(content) - 480, 97), *range(len(content) - 480, len(content), 20)]:
         assert rejection(tmp_path, content[:length])
 
 
-def test_a_vocabulary_without_weights_is_read_to_its_end() -> None:
+def test_a_vocabulary_without_weights_is_rejected() -> None:
     with pytest.raises(GgufInvalid, match=r"^it has a vocabulary but no weights$"):
         read_header(DATA / "llama2-vocab.gguf")

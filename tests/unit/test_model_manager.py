@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,12 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 from tests.fakes import FakeRunner
+from tests.loop import in_loop
 
 NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
 CATALOG = {name: ModelSpec(name, Path(f"{name.rsplit('/', 1)[-1]}.gguf")) for name in NAMES}
 ONE, TWO, THREE = CATALOG.values()
 SIZE = 100  # of each model
-TIMEOUT_S = 10
 
 
 class FakeTemplate:
@@ -78,20 +78,6 @@ class FakeLoader:
 
     def runner(self, opened: FakeOpenModel, num_slots: int) -> FakeRunner:
         return self.runner_of()
-
-
-def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Runs the test under asyncio, with a time limit."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await test()
-
-    def run() -> None:
-        asyncio.run(limited())
-
-    run.__name__ = getattr(test, "__name__", "test")
-    return run
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
-"""What the scheduler promises, over hundreds of random runs and a few arranged ones.
+"""Properties of the scheduler in hundreds of random runs, and its decisions in constructed runs.
 
-The fake runner proves the rest: it refuses wrong positions, holes, overflow, wrong copies and
-logits of other tokens.
+The fake runner also asserts that positions, cells, copies and logits are right.
 """
 
 from __future__ import annotations
@@ -36,16 +35,20 @@ CAN_FAIL = (Decode, Truncate, Copy, Save)
 
 @dataclass
 class Step:
-    """What one step did. `prompts` are the spans that evaluated prompt tokens, with their owner."""
+    """The decode calls of one step.
 
-    running: list[Sequence]  # before the step
+    `running`: the running sequences before the step. `rows`: calls with one row per sequence.
+    `prompts`: spans that evaluated prompt tokens, with their sequences.
+    """
+
+    running: list[Sequence]
     rows: list[Decode] = field(default_factory=list)
     prompts: list[tuple[Sequence, Span]] = field(default_factory=list)
     failed: Operation | None = None
 
 
 class Driver:
-    """Carries a scheduler's operations out on the fake runner, as the worker does."""
+    """Executes a scheduler's operations on the fake runner, and records them."""
 
     def __init__(
         self,
@@ -87,7 +90,7 @@ class Driver:
             sequence.sampler.close()
 
     def step(self, *, failure: random.Random | None = None) -> Step:
-        """One step. With `failure`, one operation in seven fails, and with it the step."""
+        """Runs one step. With `failure`, 15 % of the operations fail, and with them the step."""
         step = Step(running=list(self.scheduler.running))
         self.steps.append(step)
         for operation in self.scheduler.step():
@@ -110,7 +113,7 @@ class Driver:
             if self.scheduler.is_idle:
                 return
             self.step()
-        raise AssertionError("the scheduler does not come to an end")
+        raise AssertionError("the scheduler is not idle after 1,000 steps")
 
     def _note(self, operation: Decode, step: Step) -> None:
         """Records a decode call in the step, and checks its outputs."""
@@ -150,7 +153,7 @@ class Driver:
 
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
-    """A beginning that others share, and some tokens of its own."""
+    """Returns a prefix that other prompts share, followed by random tokens."""
     base = rng.choice(bases)
     return base[: rng.randrange(len(base) + 1)] + rng.choices(range(256), k=rng.randrange(1, 12))
 
@@ -204,7 +207,7 @@ def steps(runs: Iterable[Driver]) -> Iterable[tuple[Driver, Step]]:
     return ((driver, step) for driver in runs for step in driver.steps)
 
 
-def test_random_runs_come_across_everything(runs: list[Driver]) -> None:
+def test_random_runs_contain_every_kind_of_operation_and_failure(runs: list[Driver]) -> None:
     kinds = {type(operation) for driver in runs for operation in driver.operations}
     assert kinds == {Decode, Truncate, Copy, Save, Discard}
     sources = [o.source for d in runs for o in d.operations if isinstance(o, Copy)]
@@ -224,7 +227,7 @@ def test_every_sequence_finishes(runs: list[Driver]) -> None:
     assert all(sequence.is_finished for driver in runs for sequence in driver.arrived)
 
 
-def test_every_completion_is_the_one_of_its_prompt_alone(runs: list[Driver]) -> None:
+def test_every_completion_is_that_of_its_prompt_alone(runs: list[Driver]) -> None:
     ended = (FinishReason.STOP, FinishReason.LENGTH)
     for driver in runs:
         for sequence in driver.arrived:
@@ -242,7 +245,7 @@ def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> N
             assert all(len(span.tokens) == 1 for span in decode.spans)
 
 
-def test_a_call_has_slots_in_order_without_a_gap(runs: list[Driver]) -> None:
+def test_the_slots_of_a_decode_call_are_consecutive(runs: list[Driver]) -> None:
     for driver in runs:
         for operation in driver.operations:
             if isinstance(operation, Decode):
@@ -259,7 +262,7 @@ def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> N
             assert len(outputs) == len(set(outputs))
 
 
-def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> None:
+def test_exactly_the_tiled_tokens_are_evaluated_in_tiles(runs: list[Driver]) -> None:
     for driver, step in steps(runs):
         for sequence, span in step.prompts:
             start, end = driver.tiling.start, driver.tiling.end(sequence.num_prompt_tokens)
@@ -269,7 +272,7 @@ def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> No
             assert span.needs_logits == is_last
 
 
-def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver]) -> None:
+def test_prompts_in_one_call_have_equally_many_rows(runs: list[Driver]) -> None:
     calls = [
         (driver, operation.spans)
         for driver in runs
@@ -287,13 +290,13 @@ def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver
 def test_prompts_are_evaluated_in_order_of_arrival(runs: list[Driver]) -> None:
     for driver in runs:
         if any(step.failed for step in driver.steps):
-            continue  # a failed step is broken off, and somebody's last token waits for the next
+            continue  # a failed step ends early, before the last token of some prompts
         in_steps = [{driver.arrived.index(s) for s, _ in step.prompts} for step in driver.steps]
         order = [index for indexes in in_steps for index in sorted(indexes)]
         assert order == sorted(order)
 
 
-def test_all_but_the_cached_tokens_of_a_prompt_are_evaluated_once(runs: list[Driver]) -> None:
+def test_every_prompt_token_that_is_not_cached_is_evaluated_once(runs: list[Driver]) -> None:
     for driver in runs:
         evaluated: dict[Sequence, list[int]] = {}
         for step in driver.steps:
@@ -322,14 +325,14 @@ def test_a_step_keeps_to_the_prefill_budget() -> None:
         assert step.rows[0].outputs == [running]
 
 
-def test_after_the_last_all_slots_are_free(runs: list[Driver]) -> None:
+def test_all_slots_are_free_after_the_last_sequence(runs: list[Driver]) -> None:
     for driver in runs:
         assert driver.scheduler.is_idle
         assert driver.scheduler.num_free_slots == driver.runner.num_slots
         assert driver.runner.num_open_samplers == 0
 
 
-def test_snapshots_kept_are_those_not_discarded(runs: list[Driver]) -> None:
+def test_discarded_snapshots_no_longer_exist(runs: list[Driver]) -> None:
     for driver in runs:
         discarded = {o.snapshot for o in driver.operations if isinstance(o, Discard)}
         assert discarded.isdisjoint(driver.snapshots)
@@ -341,10 +344,10 @@ def test_without_a_budget_there_are_no_snapshots(runs: list[Driver]) -> None:
             assert not any(isinstance(o, Save | Discard) for o in driver.operations)
 
 
-# ── arranged runs ─────────────────────────────────────────────────────────────────────────────
+# ── constructed runs ──────────────────────────────────────────────────────────────────────────
 
 
-def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
+def test_a_repeated_prompt_evaluates_only_its_last_token() -> None:
     driver = Driver(FakeRunner(num_slots=2))
     prompt = list(range(8))
     driver.add(prompt)
@@ -355,7 +358,7 @@ def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
     assert not any(isinstance(operation, Copy) for operation in driver.operations)
 
 
-def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated() -> None:
+def test_a_repeated_long_prompt_evaluates_its_last_tile_and_the_tokens_after_it() -> None:
     driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     for length, num_cached in ((6 + 4 * 3, 6 + 4 * 2), (6 + 4 * 3 + 2, 6 + 4 * 3 + 1)):
         driver.add(list(range(length)))
@@ -365,16 +368,16 @@ def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated()
         assert again.num_cached_tokens == num_cached
 
 
-def test_the_next_turn_of_a_short_conversation_evaluates_only_what_is_new() -> None:
+def test_the_next_turn_of_a_short_conversation_evaluates_only_new_tokens() -> None:
     driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([1, 2], max_tokens=3)
     driver.run()
     turn = driver.add([1, 2, *first.completion_tokens, 5])
     driver.run()
-    assert turn.num_cached_tokens == 4  # all but the completion's last token, and the new one
+    assert turn.num_cached_tokens == 4  # not the completion's last token, which has no cell
 
 
-def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
+def test_a_completion_is_evaluated_again_where_the_next_prompt_has_tiles() -> None:
     driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     first = driver.add(list(range(8)), max_tokens=12)
     driver.run()
@@ -405,14 +408,14 @@ def test_the_last_token_of_a_prompt_joins_the_running_rows() -> None:
     driver.run()
 
 
-def test_prompts_that_arrive_together_share_what_the_first_evaluates() -> None:
+def test_prompts_that_arrive_together_share_the_prefix_that_the_first_evaluates() -> None:
     driver = Driver(FakeRunner(num_slots=4), prefill_budget=24)
     sequences = [driver.add([*range(6), n]) for n in range(4)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 6, 6, 6]
 
 
-def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> None:
+def test_short_remaining_parts_of_about_the_same_length_are_evaluated_in_one_call() -> None:
     driver = Driver(FakeRunner(num_slots=5), tiling=Tiling(), prefill_budget=64)
     base = list(range(20))
     driver.add(base)
@@ -425,14 +428,14 @@ def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> Non
     assert starts == {14: 11, 15: 11, 13: 11}
 
 
-def test_a_prompt_waits_for_tokens_that_another_is_about_to_evaluate() -> None:
+def test_a_prompt_waits_for_a_prefix_that_another_prompt_is_about_to_evaluate() -> None:
     driver = Driver(FakeRunner(num_slots=2), tiling=Tiling(), prefill_budget=64)
     sequences = [driver.add([*range(20), n, n]) for n in (50, 60)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 20]
 
 
-def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
+def test_a_prompt_with_tiles_is_evaluated_in_calls_of_its_own() -> None:
     driver = Driver(FakeRunner(num_slots=3, tiling=TILING), prefill_budget=64)
     short = [driver.add([n] * 3) for n in (1, 2)]
     long = driver.add([3] * 12)
@@ -442,7 +445,7 @@ def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
     assert [long] in calls
 
 
-def test_what_gave_way_comes_back_from_its_snapshot() -> None:
+def test_an_overwritten_prefix_is_restored_from_its_snapshot() -> None:
     driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6):
         sequence = driver.add(prompt)
@@ -452,16 +455,16 @@ def test_what_gave_way_comes_back_from_its_snapshot() -> None:
     assert copies == [Copy(Snapshot(1), 0, 5)]
 
 
-def test_what_the_slot_itself_holds_is_not_copied() -> None:
+def test_a_prefix_in_the_chosen_slot_is_not_copied_from_a_snapshot() -> None:
     driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [1] * 6):
         driver.add(prompt)
         driver.run()
-    # The snapshot has it too, but only the third needed it.
+    # Only the third prompt needed the snapshot; the fourth found its prefix in the slot.
     assert len([o for o in driver.operations if isinstance(o, Copy)]) == 1
 
 
-def test_what_somebody_else_has_too_is_not_saved() -> None:
+def test_a_prefix_that_a_snapshot_holds_is_not_saved_again() -> None:
     driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         driver.add(prompt)
@@ -469,7 +472,7 @@ def test_what_somebody_else_has_too_is_not_saved() -> None:
     assert len([o for o in driver.operations if isinstance(o, Save)]) == 2
 
 
-def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
+def test_a_lone_sequence_takes_the_slot_with_the_shortest_other_prefix() -> None:
     driver = Driver(FakeRunner(num_slots=2))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         sequence = driver.add(prompt, max_tokens=3)
@@ -478,12 +481,12 @@ def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
     assert not any(isinstance(o, Copy | Save) for o in driver.operations)
 
 
-def test_the_least_recently_used_snapshot_gives_way_first() -> None:
+def test_the_least_recently_used_snapshot_is_discarded_first() -> None:
     driver = Driver(FakeRunner(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
-        driver.add([token] * 5)  # 8 cells, as the last token of a completion has none
+        driver.add([token] * 5)  # 8 cells: the last token of a completion has none
         driver.run()
-    # 4 took the place of 2, then 5 that of 3: 1 is older, but was asked for since.
+    # Prompt 4 replaced snapshot 2, prompt 5 snapshot 3. Snapshot 1 is older but was used later.
     discarded = [o.snapshot for o in driver.operations if isinstance(o, Discard)]
     assert discarded == [Snapshot(2), Snapshot(3)]
 
@@ -525,7 +528,7 @@ def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
     assert driver.scheduler.num_free_slots == 1
 
 
-def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
+def test_the_evaluated_part_of_a_cancelled_prompt_is_reused() -> None:
     driver = Driver(FakeRunner(num_slots=1), prefill_budget=4)
     sequence = driver.add([1] * 20)
     driver.step()
@@ -533,7 +536,7 @@ def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 10  # 3 and 3 up to the first tile, and that
+    assert again.num_cached_tokens == 10  # two calls of 3 rows, and the first tile
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:

@@ -1,10 +1,10 @@
-"""The engine's thread over the fake runner, seen from the event loop."""
+"""The engine with its worker thread, over the fake runner."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -21,23 +21,9 @@ from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, State
 
 from tests.fakes import FakeRunner, FakeVocabulary
+from tests.loop import TIMEOUT_S, in_loop
 
 THREAD = "engine under test"
-TIMEOUT_S = 10
-
-
-def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Runs the test under asyncio, with a time limit."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await test()
-
-    def run() -> None:
-        asyncio.run(limited())
-
-    run.__name__ = getattr(test, "__name__", "test")
-    return run
 
 
 @asynccontextmanager
@@ -53,7 +39,7 @@ async def running(runner: FakeRunner, *, queue_size: int = 64) -> AsyncIterator[
 
 
 async def blocked(runner: FakeRunner) -> None:
-    """Until the worker stands before the decode call that waits for the gate."""
+    """Waits until the worker's decode call waits for the gate."""
     assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
 
 
@@ -94,7 +80,7 @@ async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
 
 
 @in_loop
-async def test_many_consumers_get_each_their_own_text() -> None:
+async def test_concurrent_generations_get_their_own_texts() -> None:
     runner = FakeRunner(num_slots=3, completion_length=12)
     prompts = [prompt("a prefix that all of them share, " * 2 + "x" * n) for n in range(20)]
     async with running(runner) as engine:
@@ -104,7 +90,7 @@ async def test_many_consumers_get_each_their_own_text() -> None:
 
 
 @in_loop
-async def test_a_consumer_that_never_reads_holds_up_nobody() -> None:
+async def test_a_generation_that_is_not_read_does_not_delay_another() -> None:
     runner = FakeRunner(num_slots=1)
     async with running(runner) as engine:
         engine.submit(prompt("unread"), params())
@@ -181,7 +167,7 @@ async def test_a_running_request_can_be_cancelled() -> None:
     async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
         await blocked(runner)
-        generation.cancel()  # which breaks off the call that is running
+        generation.cancel()  # interrupts the current decode call
         generation.cancel()
         text = await text_of(generation)
         assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
@@ -190,7 +176,9 @@ async def test_a_running_request_can_be_cancelled() -> None:
 
 
 @in_loop
-async def test_a_call_that_others_wait_for_is_not_broken_off() -> None:
+async def test_a_decode_call_is_not_interrupted_while_one_of_its_requests_is_not_cancelled() -> (
+    None
+):
     runner = FakeRunner(num_slots=2, block_at=3)
     async with running(runner) as engine:
         generations = [engine.submit(prompt(text), params(9)) for text in ("ab", "cd")]
@@ -203,7 +191,7 @@ async def test_a_call_that_others_wait_for_is_not_broken_off() -> None:
 
 
 @in_loop
-async def test_what_a_call_left_behind_that_was_broken_off_is_never_used() -> None:
+async def test_the_cells_of_an_interrupted_decode_call_are_not_reused() -> None:
     runner = FakeRunner(num_slots=1, block_at=1)
     async with running(runner) as engine:
         broken = engine.submit(prompt("x" * 40), params())
@@ -229,7 +217,7 @@ async def test_cancelling_a_finished_request_changes_nothing() -> None:
 
 
 @in_loop
-async def test_a_cancel_that_comes_too_late_changes_nothing() -> None:
+async def test_cancelling_during_the_last_decode_call_changes_nothing() -> None:
     runner = FakeRunner(block_at=3, can_be_interrupted=False)
     async with running(runner) as engine:
         generation = engine.submit(prompt(), params(3))
@@ -243,7 +231,7 @@ async def test_a_cancel_that_comes_too_late_changes_nothing() -> None:
 
 
 @in_loop
-async def test_a_full_queue_is_out_of_capacity() -> None:
+async def test_a_request_beyond_the_queue_is_rejected() -> None:
     runner = FakeRunner(num_slots=2, block_at=1)
     async with running(runner, queue_size=1) as engine:
         generations = [engine.submit(prompt(), params()) for _ in range(3)]
@@ -255,7 +243,7 @@ async def test_a_full_queue_is_out_of_capacity() -> None:
 
 
 @in_loop
-async def test_what_cannot_fit_the_context_is_refused() -> None:
+async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
     async with running(FakeRunner(context_length=64)) as engine:
         with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64"):
             engine.submit(prompt("p" * 60), params(5))
@@ -263,8 +251,8 @@ async def test_what_cannot_fit_the_context_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
-def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
-    """Call 1 is the short prompt, 2 the next token of it, 3 the first chunk of the long prompt."""
+def test_a_failed_decode_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
+    """Call 1: the short prompt. Call 2: its next token. Call 3: the long prompt's first chunk."""
 
     @in_loop
     async def check() -> None:
@@ -289,7 +277,7 @@ def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -
 
 
 @in_loop
-async def test_a_snapshot_that_cannot_be_loaded_ends_only_who_needs_it() -> None:
+async def test_a_snapshot_that_cannot_be_loaded_ends_only_the_request_that_needs_it() -> None:
     class Forgetful(FakeRunner):
         def load(self, slot: int, state: State) -> None:
             super().load(slot, state[:-1])
@@ -309,7 +297,7 @@ async def test_a_snapshot_that_cannot_be_loaded_ends_only_who_needs_it() -> None
 
 
 @in_loop
-async def test_the_text_before_a_failed_call_is_delivered() -> None:
+async def test_the_text_before_a_failed_decode_call_is_delivered() -> None:
     runner = FakeRunner(fail_at={4})
     text = ""
     async with running(runner) as engine:
@@ -334,7 +322,7 @@ async def test_the_engine_survives_an_unexpected_exception() -> None:
 
 
 @in_loop
-async def test_closing_cancels_everything_and_ends_the_thread() -> None:
+async def test_closing_cancels_all_requests_and_ends_the_thread() -> None:
     runner = FakeRunner(num_slots=1, block_at=3)
     engine = Engine(runner, queue_size=9, tiling=Tiling(), name=THREAD)
     generations = [engine.submit(prompt(), params()) for _ in range(3)]
@@ -350,7 +338,7 @@ async def test_closing_cancels_everything_and_ends_the_thread() -> None:
 
 
 @in_loop
-async def test_a_closed_engine_takes_nothing_more() -> None:
+async def test_a_closed_engine_rejects_requests() -> None:
     async with running(FakeRunner()) as engine:
         await engine.close()
         with pytest.raises(EngineClosed):
@@ -382,10 +370,12 @@ async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
 
 
 @in_loop
-async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover() -> None:
+async def test_requests_fail_while_the_worker_makes_no_progress_and_the_engine_can_recover() -> (
+    None
+):
     runner = FakeRunner(num_slots=1, block_at=3, can_be_interrupted=False)
     async with running(runner) as engine:
-        engine.watch(0.05)
+        engine.watch(0.2)
         generations = [engine.submit(prompt(), params()) for _ in range(2)]
         for generation in generations:
             with pytest.raises(EngineError, match="nothing done"):
@@ -402,9 +392,9 @@ async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover()
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @in_loop
-async def test_requests_fail_when_the_thread_has_died() -> None:
+async def test_requests_fail_after_the_worker_has_died() -> None:
     async with running(FakeRunner(fail_at={3}, error=cast(Exception, SystemExit()))) as engine:
-        engine.watch(0.05)
+        engine.watch(0.2)
         with pytest.raises(EngineError, match="thread has ended"):
             await text_of(engine.submit(prompt(), params()))
         with pytest.raises(EngineError, match="thread has ended"):
@@ -421,7 +411,7 @@ async def test_an_idle_engine_closes() -> None:
 
 
 @in_loop
-async def test_cancel_all_ends_every_request_and_the_engine_goes_on() -> None:
+async def test_cancel_all_ends_every_request_and_the_engine_accepts_new_ones() -> None:
     runner = FakeRunner(num_slots=2, block_at=1)
     async with running(runner) as engine:
         generations = [engine.submit(prompt(), params()) for _ in range(5)]
@@ -454,7 +444,7 @@ async def test_the_counters_balance() -> None:
     assert (status.num_free_slots, status.num_running, status.num_waiting) == (2, 0, 0)
 
 
-def test_a_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decode_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wakers: list[str] = []
     runner = FakeRunner(num_slots=4, block_at=1)
 
@@ -463,7 +453,7 @@ def test_a_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> No
         loop = asyncio.get_running_loop()
         call_soon_threadsafe = loop.call_soon_threadsafe
 
-        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # as the loop's own signature
+        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # the signature of the event loop
             wakers.append(threading.current_thread().name)
             return call_soon_threadsafe(*args, **kwargs)
 
