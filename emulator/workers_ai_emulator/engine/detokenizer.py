@@ -8,8 +8,8 @@ import codecs
 class Detokenizer:
     """An incremental UTF-8 decoder: keeps the bytes of an incomplete character for the next call.
 
-    `strip_leading_space`: SentencePiece writes a space before every word, and its own decoder
-    removes the space before the first word. This one then does, too.
+    `strip_leading_space` removes the space before the first word, as SentencePiece's own decoder
+    does: SentencePiece writes a space before every word.
     """
 
     def __init__(self, *, strip_leading_space: bool = False) -> None:

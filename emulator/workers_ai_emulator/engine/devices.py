@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
-_GPU_TYPES = (1, 2)  # of ggml_backend_dev_type: with memory of their own, and integrated GPUs
+_GPU_TYPES = (1, 2)  # dedicated and integrated GPUs in ggml_backend_dev_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,14 +39,14 @@ _MAX_WATCH_INTERVAL_S = 1.0
 
 
 class EngineGeneration:
-    """The generation of one sequence: see `Generation`. `cancel` cancels a sequence."""
+    """Implements `Generation` for one sequence. `cancel` is called with the sequence to cancel."""
 
     def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
         self._cancel = cancel
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
-        self.is_finished = False  # the last event has been delivered
+        self.is_finished = False  # whether the last event has been delivered
 
     @property
     def usage(self) -> Usage:

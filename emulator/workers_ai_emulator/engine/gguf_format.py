@@ -12,7 +12,7 @@ from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTe
 
 _VERSIONS = (2, 3)
 _MAX_HEADER = 256 * 2**20  # the longest known header, with 262,144 tokens and merges, has 16 MiB
-_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times the largest known numbers
+_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times the numbers of any known file
 _MAX_KEY = 65_535
 _MAX_TENSOR_NAME = 63
 _MAX_DIMENSIONS = 4
@@ -134,7 +134,7 @@ class Reader:
         return start
 
     def number(self, form: Struct, what: str) -> Any:
-        """Reads one number. Messages of errors call it `what`."""
+        """Reads one number, which error messages call `what`."""
         start = self.take(form.size, what)
         return form.unpack_from(self.data, start)[0]
 
@@ -181,7 +181,7 @@ class Reader:
 
 
 def shown(value: object) -> str:
-    """Returns a value of the file for an error message: on one line, and shortened."""
+    """Formats a value of the file for an error message: on one line, long values shortened."""
     shown = repr(value)
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 

@@ -23,8 +23,9 @@ from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, Stat
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
-_SPLIT_LENGTH = 256  # above so many cells, llama.cpp splits the attention of a lone row by threads
-_ABORTED = 2  # status of llama_decode
+# llama.cpp splits the attention of a lone row by threads if its sequence has more cells than this.
+_SPLIT_LENGTH = 256
+_ABORTED = 2  # the status that llama_decode returns after an abort
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -209,7 +210,7 @@ class LlamaRunner:
         self.context_length = context_length
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        self._interrupt = ctypes.create_string_buffer(2)  # a text of length 1 or 0
+        self._interrupt = ctypes.create_string_buffer(2)  # see _IS_NOT_EMPTY
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
@@ -258,7 +259,7 @@ class LlamaRunner:
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
-        state = np.empty(size, np.uint8)  # megabytes, so neither zeroed nor copied
+        state = np.empty(size, np.uint8)  # not zeroed and never copied, because it has megabytes
         with collected_errors() as errors:
             written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
         if not written:

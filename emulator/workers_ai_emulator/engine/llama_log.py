@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as llama
 
 log = logging.getLogger(__name__)
 
-_ERROR = 4  # of ggml_log_level
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _errors: ContextVar[list[str] | None] = ContextVar("llama_cpp_errors", default=None)
 
 

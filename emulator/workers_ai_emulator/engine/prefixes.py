@@ -18,12 +18,12 @@ class Snapshot:
     id: int
 
 
-Owner = int | Snapshot  # the place of cached cells: a slot number or a snapshot
+Owner = int | Snapshot  # the owner of cached cells: a slot, by its number, or a snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    """Tokens with cells, and the position where the tiles of their prompt end."""
+    """Tokens whose cells are cached, and the position where the tiles of their prompt end."""
 
     tokens: np.ndarray[Any, Any]
     tiled_end: int
@@ -39,7 +39,8 @@ class PrefixIndex:
     def set(self, owner: Owner, tokens: Sequence[int], num_prompt_tokens: int) -> None:
         """Records that the owner holds the cells of exactly these tokens.
 
-        They are a prompt of `num_prompt_tokens`, or its beginning, and perhaps a completion.
+        The tokens are a prompt of `num_prompt_tokens` tokens, perhaps incomplete, or a prompt with
+        a completion.
         """
         self.remove(owner)
         if tokens:

@@ -29,7 +29,7 @@ _SLOWEST_DISK = 50 * 10**6  # bytes per second
 _MEMORY = 4 * 2**30  # bytes, in addition to a copy of the weights that some types need
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"  # needs tokens for bytes
+_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"  # needs byte tokens, too
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
 

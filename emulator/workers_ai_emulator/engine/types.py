@@ -182,7 +182,7 @@ class ModelRunner(Protocol):
         """
 
     def interrupt(self, *, is_requested: bool) -> None:
-        """Makes current and later decode calls raise Interrupted, until called with False.
+        """Makes current and later decode calls raise Interrupted, until it is called with False.
 
         Any thread may call it. A GPU does not stop.
         """

@@ -6,8 +6,8 @@ from __future__ import annotations
 class Watchdog:
     """Decides from regular observations whether the worker makes progress.
 
-    `limit_s`: how long a busy worker may make none. Time counts only between observations, so
-    suspending the whole process does not count.
+    `limit_s`: the seconds for which a busy worker may make no progress. Only the time between
+    observations counts, so the time in which the whole process is suspended does not.
     """
 
     def __init__(self, limit_s: float) -> None:

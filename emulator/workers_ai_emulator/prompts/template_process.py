@@ -1,4 +1,4 @@
-"""Renders the chat templates of untrusted files in a subprocess.
+"""Renders untrusted chat templates, from imported files or from the user, in a subprocess.
 
 A template is a program: it can loop forever or fill the memory, and Jinja's sandbox does not stop
 that. So it runs in `python -m workers_ai_emulator.prompts.template_process LIMIT_S`, which reads
