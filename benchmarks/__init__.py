@@ -1,4 +1,4 @@
-"""How fast the emulator is beside its peers: `python -m benchmarks` prints Markdown tables.
+"""Measures the emulator and its peers: `python -m benchmarks` prints Markdown tables.
 
-Never part of a test run. Peers get the same weights, threads and slots.
+Not part of any test run. The peers get the same weights, threads and slots as the emulator.
 """

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks. Tables go to stdout, progress to stderr."""
+"""Runs the benchmarks. Writes tables to stdout and progress to stderr."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "determinism": determinism.report,
     "endurance": endurance.report,
 }
-# Only when named: they write 7 and 13 GB, need as much memory, and take half an hour each.
+# These run only if they are named. They write 7 and 13 GB, need as much memory, and take half an
+# hour each.
 LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size": true_size.report,
     "true-size-f16": partial(true_size.report, weights_type="F16"),
@@ -52,15 +53,20 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choices = f"{', '.join(PARTS)}, or all of these; {', '.join(LARGE_PARTS)}"
+    choices = f"{', '.join(PARTS)} (default: all of these); {', '.join(LARGE_PARTS)}"
     parser.add_argument("parts", nargs="*", metavar="part", help=choices)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, for a median (3)")
-    parser.add_argument("--quick", action="store_true", help="one round, with fewer requests")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="runs of each measurement; tables show medians (default: 3)",
+    )
+    parser.add_argument("--quick", action="store_true", help="one run of each, with fewer requests")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - (PARTS | LARGE_PARTS).keys():
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
-        parser.error("--rounds takes at least 1")
+        parser.error("--rounds must be at least 1")
     return arguments
 
 

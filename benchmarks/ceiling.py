@@ -1,4 +1,4 @@
-"""How near the engine comes to what llama.cpp computes at best, with no server around either."""
+"""Compares the engine's speed with llama.cpp's own batched benchmark, without HTTP servers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from workers_ai_emulator.engine.engine import Engine
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.types import SamplingParams, Span
-from workers_ai_emulator.engine.worker import Engine
 from workers_ai_emulator.runtime.loader import TILING
 
 from benchmarks import peers, prompts, tables
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 NUM_SEQUENCES = (1, 4, 16)
 NUM_PROMPT_TOKENS = NUM_NEW_TOKENS = 64
-CONTEXT_LENGTH = 256  # llama.cpp rounds up to multiples of it
+CONTEXT_LENGTH = 256  # llama.cpp rounds context lengths up to multiples of 256
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One decode call: when it began and ended, and for how many sequences it made a token."""
+    """Start and end of a decode call, and for how many sequences it computed the next token."""
 
     start_s: float
     end_s: float
@@ -38,11 +38,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How long the engine took for a step in which each sequence got a token, on average."""
+    """Mean times of steps in which every sequence got a token.
+
+    `decode_s` is the part of `step_s` that the decode call takes.
+    """
 
     num_sequences: int
     step_s: float
-    decode_s: float  # the part of it spent in the backend's decode call
+    decode_s: float
 
     @property
     def tokens_per_s(self) -> float:
@@ -53,8 +56,8 @@ class Speed:
         return self.step_s - self.decode_s
 
 
-class TimedBackend(LlamaRunner):
-    """Notes every decode call of the worker's thread."""
+class TimedRunner(LlamaRunner):
+    """Records the time of every decode call."""
 
     calls: list[Call]
 
@@ -66,7 +69,7 @@ class TimedBackend(LlamaRunner):
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """The engine beside `llama-batched-bench`, by the number of sequences."""
+    """Yields a table of the engine and `llama-batched-bench` for 1, 4 and 16 sequences."""
     bench: list[dict[int, float]] = []
     engine: list[dict[int, Speed]] = []
     for number in range(1, conditions.num_rounds + 1):
@@ -74,9 +77,10 @@ def report(conditions: Conditions) -> Iterator[str]:
         bench.append(_batched_bench(conditions))
         engine.append({n: asyncio.run(_engine_speed(conditions, n)) for n in NUM_SEQUENCES})
     yield (
-        f"Sequences of {NUM_PROMPT_TOKENS} + {NUM_NEW_TOKENS} tokens, while all of them run; one "
-        "KV stream each, flash attention. `llama-batched-bench` takes any token, the engine "
-        "samples, detokenises and delivers."
+        f"Every sequence has {NUM_PROMPT_TOKENS} prompt tokens and {NUM_NEW_TOKENS} completion "
+        "tokens; only steps in which all sequences run are counted. Both programs use one KV "
+        "stream per sequence and flash attention. `llama-batched-bench` does not sample; the "
+        "engine samples, detokenises and delivers chunks."
     )
     headings = ["sequences", "batched-bench, tokens/s", "engine, tokens/s", "ratio"]
     headings += ["outside decode, ms a step", "% of a step"]
@@ -100,7 +104,7 @@ def _row(num_sequences: int, bench: list[float], engine: list[Speed]) -> list[st
 
 
 def _batched_bench(conditions: Conditions) -> dict[int, float]:
-    """Tokens per second of generation, by the number of sequences."""
+    """Returns tokens per second of decode, by the number of sequences."""
     num_cells = max(NUM_SEQUENCES) * CONTEXT_LENGTH
     command = [
         *(str(peers.llama_cpp_program(peers.BATCHED_BENCH)), "--model", str(conditions.weights)),
@@ -124,20 +128,20 @@ async def _engine_speed(conditions: Conditions, num_sequences: int) -> Speed:
 
 
 def _open_engine(conditions: Conditions) -> tuple[Engine, list[Call]]:
-    """An engine, and the list that its decode calls go to."""
-    backend = TimedBackend(
+    """Returns an engine, and the list to which its runner appends decode calls."""
+    runner = TimedRunner(
         LlamaModel(conditions.weights),
         num_slots=max(NUM_SEQUENCES),
         context_length=CONTEXT_LENGTH,
         batch_length=TILING.batch_length,
         num_threads=conditions.num_threads,
     )
-    backend.calls = []
-    return Engine(backend, queue_size=0, tiling=TILING), backend.calls
+    runner.calls = []
+    return Engine(runner, queue_size=0, tiling=TILING), runner.calls
 
 
 async def _generate(engine: Engine, text: str) -> None:
-    """A prompt of the wanted length, and all of its completion."""
+    """Generates one completion of NUM_NEW_TOKENS tokens."""
     prompt_tokens = engine.vocabulary.tokenize(text * NUM_PROMPT_TOKENS)[:NUM_PROMPT_TOKENS]
     params = SamplingParams(max_tokens=NUM_NEW_TOKENS, temperature=0.0)
     async for _ in engine.submit(prompt_tokens, params):
@@ -145,7 +149,10 @@ async def _generate(engine: Engine, text: str) -> None:
 
 
 def _speed(calls: list[Call], num_sequences: int) -> Speed:
-    """Over the steps in which all sequences got a token. The last has no step after it."""
+    """Averages over the steps in which all sequences got a token.
+
+    A step lasts from the start of its decode call to the start of the next one.
+    """
     steps = [
         (call, following)
         for call, following in pairwise(calls)

@@ -1,6 +1,6 @@
-"""A streaming client that leaves the processor to the server.
+"""A streaming client that uses little processor time, which the server shares.
 
-It only notes when bytes come; what they say is read when nobody measures any more.
+During a measurement it only stores received bytes with their times. It parses them afterwards.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import Server
 
 _LIMIT_S = 600
-# Every server writes an event whole into one HTTP chunk.
+# Every measured server writes each event into one HTTP chunk.
 _EVENT = re.compile(rb"^data: (\{.*\})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: streamed, at temperature 0."""
+class ChatRequest:
+    """A chat completion request: streamed, at temperature 0."""
 
     prompt: str
     max_tokens: int
@@ -46,29 +46,29 @@ class Question:
 
 
 @dataclass(slots=True)
-class Recording:
-    """The bytes of an answer as they come in, each read with its time."""
+class TimedResponse:
+    """The bytes of a response. `reads` holds the result of every read with its time."""
 
-    question: Question
+    request: ChatRequest
     sent_s: float = 0.0
     reads: list[tuple[float, bytes]] = field(default_factory=list)
 
-    def answer(self) -> Answer:
-        """What the bytes say."""
+    def completion(self) -> Completion:
+        """Parses the bytes."""
         raw = b"".join(data for _, data in self.reads)
         ends = list(accumulate(len(data) for _, data in self.reads))
-        answer = Answer(self.question, self.sent_s)
+        completion = Completion(self.request, self.sent_s)
         for match in _EVENT.finditer(raw):
-            came_s = self.reads[bisect_left(ends, match.end())][0]
-            answer.add(json.loads(match[1]), came_s)
-        return answer
+            received_s = self.reads[bisect_left(ends, match.end())][0]
+            completion.add(json.loads(match[1]), received_s)
+        return completion
 
 
 @dataclass(slots=True)
-class Answer:
-    """An answer: its text, and when each token's text came, in the client's time."""
+class Completion:
+    """A completion's text, and the times at which the client received each event with text."""
 
-    question: Question
+    request: ChatRequest
     sent_s: float
     text: str = ""
     arrivals: list[float] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Answer:
 
     @property
     def num_tokens(self) -> int:
-        """As the server says, or else the events that had text."""
+        """The server's count of completion tokens; without one, the number of events with text."""
         return self.num_reported_tokens or len(self.arrivals)
 
     @property
@@ -86,33 +86,37 @@ class Answer:
 
     @property
     def gaps(self) -> list[tuple[float, float]]:
-        """The times between tokens, each as its start and end."""
+        """Start and end of the time between each two events with text."""
         return list(pairwise(self.arrivals))
 
-    def add(self, event: dict[str, Any], came_s: float) -> None:
+    def add(self, event: dict[str, Any], received_s: float) -> None:
+        """Adds an event of the stream."""
         if usage := event.get("usage"):
             self.num_reported_tokens = usage["completion_tokens"]
         for choice in event.get("choices", ()):
             if content := choice["delta"].get("content"):
                 self.text += content
-                self.arrivals.append(came_s)
+                self.arrivals.append(received_s)
             self.is_finished |= choice.get("finish_reason") is not None
 
 
-async def ask(server: Server, recording: Recording) -> None:
-    """Send the question and take in the answer until the server closes, or breaks off."""
-    body = recording.question.body()
+async def send(server: Server, response: TimedResponse) -> None:
+    """Sends the request and stores the response until the server closes the connection.
+
+    Errors and time-outs end the response; it then has no finish reason and counts as an error.
+    """
+    body = response.request.body()
     head = (
         f"POST {server.chat_path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
-    recording.sent_s = time.perf_counter()
-    with suppress(OSError):  # a timeout is one; an answer that lacks its end is an error
+    response.sent_s = time.perf_counter()
+    with suppress(OSError):  # TimeoutError is an OSError
         async with asyncio.timeout(_LIMIT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:
                 writer.write(head + body)
                 while data := await reader.read(2**16):
-                    recording.reads.append((time.perf_counter(), data))
+                    response.reads.append((time.perf_counter(), data))
             finally:
                 writer.close()

@@ -1,4 +1,4 @@
-"""Our server beside its peers: every scenario, every server in turn, round after round."""
+"""Compares the emulator with its peers in all scenarios."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks import measurements, prompts, servers, tables
-from benchmarks.client import Answer, Question, Recording, ask
+from benchmarks.client import ChatRequest, Completion, TimedResponse, send
 from benchmarks.conditions import Conditions
 from benchmarks.measurements import Measurement
 from benchmarks.scenarios import ClosedLoop, Scenario, scenarios
@@ -17,18 +17,18 @@ from benchmarks.servers import ServerSpec
 
 log = logging.getLogger(__name__)
 
-_WARM_UP = Question(prompts.WARM_UP, max_tokens=8)
+_WARM_UP = ChatRequest(prompts.WARM_UP, max_tokens=8)
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """A table for each scenario, how often a text was not the same, and all in one table."""
+    """Yields a table for each scenario, and tables that summarise all scenarios."""
     specs = servers.all_specs(conditions)
-    answers: dict[str, list[Answer]] = defaultdict(list)
+    completions: dict[str, list[Completion]] = defaultdict(list)
     summary, profile = [], []
     yield (
-        "Everybody starts afresh for each run and answers one request before it. A ratio of "
-        "tokens/s is better above 1, all others below; the better llama-server counts, metric by "
-        "metric."
+        "Every server is started for each run, and completes one request before the measurement. "
+        "A ratio above 1 is better for tokens/s; for all other metrics, a ratio below 1 is better. "
+        "Ratios compare with the better of the two llama-servers, for each metric."
     )
     for scenario in scenarios(is_quick=conditions.is_quick):
         able = [s for s in specs if s.is_concurrent or not scenario.needs_concurrency]
@@ -41,20 +41,23 @@ def report(conditions: Conditions) -> Iterator[str]:
         if isinstance(scenario, ClosedLoop):
             profile += measurements.profile(scenario.name, runs, conditions.num_threads)
         for name, of_server in runs.items():
-            answers[name] += [answer for run in of_server for answer in run.answers]
-    yield "### One prompt's different texts, most over all of these runs"
-    rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in answers.items()]
+            completions[name] += [c for run in of_server for c in run.completions]
+    yield "### Different texts of the same prompt: the most over all runs and prompts"
+    rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in completions.items()]
     yield tables.markdown(["", "texts per prompt"], rows)
-    yield "### Milliseconds of a processor for a token, in the server's threads"
+    yield "### Processor time per token in the server's threads, in milliseconds"
     yield tables.markdown(measurements.PROFILE_HEADINGS, profile)
-    yield "### In short: ours beside the better llama-server"
+    yield "### Summary: the emulator and the better llama-server"
     yield tables.markdown(measurements.SUMMARY_HEADINGS, summary)
 
 
 def measure(
     scenario: Scenario, specs: Sequence[ServerSpec], num_rounds: int
 ) -> dict[str, list[Measurement]]:
-    """The servers take turns, so that a slow minute of the machine hits all of them."""
+    """Runs the scenario on every server in each round, and returns the runs by server.
+
+    The servers take turns, so that other load on the machine affects all of them.
+    """
     runs: dict[str, list[Measurement]] = {spec.name: [] for spec in specs}
     for number in range(1, num_rounds + 1):
         for spec in specs:
@@ -65,7 +68,7 @@ def measure(
 
 def _run(scenario: Scenario, spec: ServerSpec) -> Measurement:
     async def warm_up_and_run() -> Measurement:
-        await ask(server, Recording(_WARM_UP))
+        await send(server, TimedResponse(_WARM_UP))
         before = server.thread_times
         measurement = await scenario.run(server)
         times = [total - before.get(id, 0.0) for id, total in server.thread_times.items()]

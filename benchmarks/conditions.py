@@ -1,4 +1,4 @@
-"""What all parts have in common, and the lines that tell a reader about it."""
+"""The conditions of all measurements, and their description in the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BINDINGS = "llama-cpp-python"
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The weights and threads that everybody gets, and how often everything is measured."""
+    """The weights and threads of all servers, and the number of runs of each measurement."""
 
     weights: Path
     num_threads: int
@@ -30,7 +30,7 @@ class Conditions:
 
     @classmethod
     def here(cls, *, num_rounds: int, is_quick: bool) -> Conditions:
-        """Those of this machine; makes the weights if need be."""
+        """Returns the conditions on this machine. Converts the weights if necessary."""
         settings = Settings()
         store = Store(settings.models_dir, num_threads=settings.threads)
         weights = store.weights(CATALOG[MODEL_NAME]).path
@@ -54,7 +54,7 @@ class Conditions:
 
 
 def _cpu() -> str:
-    """The processor's name, which only Linux tells in a file."""
+    """Returns the processor's name; on systems other than Linux, a less exact one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""How much of a growing conversation each turn evaluates."""
+"""Counts how many prompt tokens each turn of a growing conversation evaluates."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MAX_TOKENS = 60
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """A row for each turn."""
+    """Yields a table with a row for each turn."""
     yield (
-        f"A conversation of {_NUM_TURNS} turns. New is what no turn before had evaluated: the last "
-        "token of the answer, and the user's message with its template."
+        f"A conversation of {_NUM_TURNS} turns. New tokens are those that no earlier "
+        "turn evaluated: the completion's last token, and the user's message with its template."
     )
     with servers.running(servers.ours(conditions), 2, 2048) as server:
         rows = list(_turns(server))
@@ -29,22 +29,22 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 def _turns(server: Server) -> Iterator[list[str]]:
     messages: list[dict[str, str]] = []
-    num_known = 0
+    num_evaluated_before = 0
     for turn in range(_NUM_TURNS):
         messages.append({"role": "user", "content": prompts.PROMPTS[turn]})
         num_cached = server.metric("tokens_total", kind="cached")
-        result = _ask(server, messages)
+        result = _send(server, messages)
         num_prompt = result["usage"]["prompt_tokens"]
         num_evaluated = num_prompt - int(server.metric("tokens_total", kind="cached") - num_cached)
-        num_new = num_prompt - num_known
+        num_new = num_prompt - num_evaluated_before
         again = max(num_evaluated - num_new, 0)
         yield [str(n) for n in (turn + 1, num_prompt, num_new, num_evaluated, again)]
         messages.append({"role": "assistant", "content": result["response"]})
-        num_known = num_prompt + result["usage"]["completion_tokens"] - 1
+        num_evaluated_before = num_prompt + result["usage"]["completion_tokens"] - 1
 
 
-def _ask(server: Server, messages: list[dict[str, str]]) -> Any:
+def _send(server: Server, messages: list[dict[str, str]]) -> Any:
     body = {"messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0}
     request = urllib.request.Request(server.run_url(MODEL_NAME), json.dumps(body).encode())
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["result"]
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)["result"]

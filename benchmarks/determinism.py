@@ -1,8 +1,8 @@
-"""Whether equal requests get equal bytes, whatever runs beside them.
+"""Checks that equal requests get equal bytes, whatever other requests run at the same time.
 
-Different requests are asked one after the other, then many times at once, in random order, with
-other requests that are broken off at random moments. Greedy and seeded sampling, short and long
-prompts, shared beginnings, streams and whole answers.
+Sends different requests one after the other, then several times concurrently in random order,
+while other clients disconnect at random moments. The requests vary in sampling (greedy or seeded),
+prompt length, shared prefixes, and streaming.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ _NUM_CLIENTS = 16
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """The count of different answers, for both names."""
+    """Yields a table with the number of responses that differ, for both Llama 2 models."""
     num_rounds = 2 if conditions.is_quick else 10
     requests = make_requests(count=40, max_words=880)
     yield (
-        f"{len(requests)} requests in turn, then {num_rounds} times by {_NUM_CLIENTS} clients at "
-        "once, in random order, a third of them after one that is broken off."
+        f"{len(requests)} requests one after the other, then {num_rounds} times from "
+        f"{_NUM_CLIENTS} concurrent clients in random order. Before a third of the requests, the "
+        "client sends another request and disconnects."
     )
     rows = []
     for model in CATALOG:
         with servers.running(servers.ours(conditions), _NUM_CLIENTS, 1024) as server:
             url = server.run_url(model)
-            expected = asyncio.run(answers_in_turn(url, requests))
+            expected = asyncio.run(sequential_responses(url, requests))
             differences = [
                 asyncio.run(
                     count_differences(
@@ -47,11 +48,14 @@ def report(conditions: Conditions) -> Iterator[str]:
                 for number in range(num_rounds)
             ]
         rows.append([model, str(num_rounds * len(requests)), str(sum(differences))])
-    yield tables.markdown(["", "answers compared", "not the same bytes"], rows)
+    yield tables.markdown(["", "responses compared", "different bytes"], rows)
 
 
 def make_requests(count: int, max_words: int, seed: int = 1) -> list[dict[str, Any]]:
-    """`count` different bodies; prompts have up to `max_words` words, about as many tokens."""
+    """Returns `count` different bodies, whose prompts have up to `max_words` words.
+
+    A word has about one token.
+    """
     rng = random.Random(seed)
     bases = [rng.choices(_WORDS, k=max_words // part) for part in (1, 2, 5, 20)]
     return [_body(rng, bases, index) for index in range(count)]
@@ -70,25 +74,25 @@ def _body(rng: random.Random, bases: list[list[str]], index: int) -> dict[str, A
     return body | {"messages": [{"role": "user", "content": f"{' '.join(words)} {index}?"}]}
 
 
-async def answers_in_turn(url: str, requests: list[dict[str, Any]]) -> list[bytes]:
-    """What each gets alone."""
+async def sequential_responses(url: str, requests: list[dict[str, Any]]) -> list[bytes]:
+    """Returns the responses to the requests, sent one after the other."""
     async with Client(url) as client:
-        return [await client.ask(body) for body in requests]
+        return [await client.send(body) for body in requests]
 
 
 async def count_differences(
     url: str, requests: list[dict[str, Any]], expected: list[bytes], *, num_clients: int, seed: int
 ) -> int:
-    """Ask all at once, `num_clients` at a time; how many answers are not the expected bytes."""
+    """Sends all requests, `num_clients` at a time; returns how many responses are unexpected."""
     rng = random.Random(seed)
     order = rng.sample(range(len(requests)), len(requests))
-    places = asyncio.Semaphore(num_clients)
+    limit = asyncio.Semaphore(num_clients)
     async with Client(url) as client:
 
         async def differs(index: int) -> bool:
-            async with places:
+            async with limit:
                 if rng.random() < 0.3:
-                    await client.ask_and_leave(rng.choice(requests), after_s=rng.random() / 2)
-                return await client.ask(requests[index]) != expected[index]
+                    await client.send_and_disconnect(rng.choice(requests), after_s=rng.random() / 2)
+                return await client.send(requests[index]) != expected[index]
 
         return sum(await asyncio.gather(*map(differs, order)))

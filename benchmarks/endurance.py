@@ -1,4 +1,4 @@
-"""Whether anything grows or gets lost: many short requests, many that are broken off."""
+"""Checks for leaks of memory and slots: many short requests, and many disconnects."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from benchmarks.requests import Client
 from benchmarks.servers import Server
 
 _NUM_CLIENTS = 16
-_NUM_FIRST = 500  # after so many, caches are full
+_NUM_FIRST = 500  # after so many requests, all caches are full
 _SLOTS = "slots"
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Memory after many requests, and what is left of those that were broken off."""
+    """Yields a table of the memory after many requests, and of slots after many disconnects."""
     share = 10 if conditions.is_quick else 1
     with servers.running(servers.ours(conditions), _NUM_CLIENTS, 1024) as server:
-        first = asyncio.run(_ask_many(server, _NUM_FIRST))
+        first = asyncio.run(_send_many(server, _NUM_FIRST))
         memory_before = server.memory
-        last = asyncio.run(_ask_many(server, 10_000 // share - _NUM_FIRST))
+        last = asyncio.run(_send_many(server, 10_000 // share - _NUM_FIRST))
         memory_after = server.memory
-        asyncio.run(_leave_many(server, 1_000 // share))
+        asyncio.run(_disconnect_many(server, 1_000 // share))
         rows = [
-            ["requests answered", f"{first + last}"],
-            [f"resident after {_NUM_FIRST}", in_units(memory_before)],
-            ["resident after the last", f"{in_units(memory_after)}"],
+            ["responses", f"{first + last}"],
+            [f"resident memory after {_NUM_FIRST} responses", in_units(memory_before)],
+            ["resident memory after all responses", in_units(memory_after)],
             ["ratio", tables.ratio(memory_after, memory_before)],
-            ["requests broken off then", f"{1_000 // share}"],
+            ["requests with a disconnect after that", f"{1_000 // share}"],
             *_left_over(server),
-            ["resident at the end", in_units(server.memory)],
+            ["resident memory at the end", in_units(server.memory)],
         ]
     yield f"{_NUM_CLIENTS} clients, short requests."
     yield tables.markdown(["", ""], rows)
 
 
-async def _ask_many(server: Server, count: int) -> int:
-    """`count` requests of a few tokens each; how many were answered."""
+async def _send_many(server: Server, count: int) -> int:
+    """Sends `count` requests of a few tokens each; returns the number of responses."""
     async with Client(server.run_url(MODEL_NAME)) as client:
 
         async def be_client(number: int) -> int:
             indexes = range(number, count, _NUM_CLIENTS)
-            return sum([bool(await client.ask(_short(index))) for index in indexes])
+            return sum([bool(await client.send(_short(index))) for index in indexes])
 
         return sum(await asyncio.gather(*map(be_client, range(_NUM_CLIENTS))))
 
 
-async def _leave_many(server: Server, count: int) -> None:
-    """`count` requests that would take long, each broken off at a random moment."""
+async def _disconnect_many(server: Server, count: int) -> None:
+    """Sends `count` long requests; the clients disconnect at random moments."""
     rng = random.Random(1)
     async with Client(server.run_url(MODEL_NAME)) as client:
 
         async def be_client(number: int) -> None:
             for index in range(number, count, _NUM_CLIENTS):
                 body = _short(index) | {"max_tokens": 500, "stream": index % 2 == 0}
-                await client.ask_and_leave(body, after_s=rng.random() / 2)
+                await client.send_and_disconnect(body, after_s=rng.random() / 2)
 
         await asyncio.gather(*map(be_client, range(_NUM_CLIENTS)))
 
@@ -75,7 +75,7 @@ def _short(index: int) -> dict[str, Any]:
 
 
 def _left_over(server: Server) -> list[list[str]]:
-    """Slots that are free, requests and tokens that nobody has ended, once all is quiet."""
+    """Returns rows with the free slots and the unfinished requests, once no request runs."""
     deadline = time.monotonic() + 30
     while server.metric("running") + server.metric("waiting") and time.monotonic() < deadline:
         time.sleep(0.1)

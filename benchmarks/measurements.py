@@ -1,4 +1,4 @@
-"""What is measured of a server, and how it is compared."""
+"""The metrics of a run, and tables that compare servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import tables
-from benchmarks.client import Answer, Question
+from benchmarks.client import ChatRequest, Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +18,22 @@ class Measurement:
     ttfts: list[float]
     gaps: list[float]
     peak_memory: int
-    answers: list[Answer]
-    thread_times: list[float] = field(default_factory=list)  # seconds of a processor, most first
+    completions: list[Completion]
+    thread_times: list[float] = field(default_factory=list)  # processor seconds, largest first
 
     def thread_ms_per_token(self, threads: slice) -> float:
-        """Milliseconds of a processor that these threads took for a token of an answer."""
-        num_tokens = sum(answer.num_tokens for answer in self.answers)
+        """Returns these threads' processor time per completion token, in milliseconds."""
+        num_tokens = sum(completion.num_tokens for completion in self.completions)
         return 1000 * sum(self.thread_times[threads]) / max(num_tokens, 1)
 
     @property
     def num_errors(self) -> int:
-        return sum(not answer.is_finished for answer in self.answers)
+        return sum(not completion.is_finished for completion in self.completions)
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A column: what it is called, how it is read off a run and shown, and which is better."""
+    """A column of a table: heading, value of a run, decimal places, and max or min as the best."""
 
     heading: str
     value: Callable[[Measurement], float]
@@ -60,20 +60,20 @@ METRICS = (
 _SPEED, _TTFT, _, _, _GAP, _ = METRICS
 SUMMARY_HEADINGS = ["", "tokens/s", "llama-server's", "ratio", "TTFT p50, ratio", "gap p95, ratio"]
 
-PROFILE_HEADINGS = ["", "threads that compute", "all others"]
+PROFILE_HEADINGS = ["", "computing threads", "other threads"]
 
 
-def max_distinct_texts(answers: Iterable[Answer]) -> int:
-    """Of the question that was answered most variously: in how many ways."""
-    texts: dict[Question, set[str]] = {}
-    for answer in answers:
-        if answer.is_finished:
-            texts.setdefault(answer.question, set()).add(answer.text)
+def max_distinct_texts(completions: Iterable[Completion]) -> int:
+    """Returns the largest number of different texts that one request got."""
+    texts: dict[ChatRequest, set[str]] = {}
+    for completion in completions:
+        if completion.is_finished:
+            texts.setdefault(completion.request, set()).add(completion.text)
     return max(map(len, texts.values()), default=0)
 
 
 def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]) -> str:
-    """The medians of each server; below them ours by the best rival's, metric by metric."""
+    """Returns a table of each server's medians, and of our medians divided by the best rival's."""
     headings = ["", *(metric.heading for metric in METRICS), "errors", "texts per prompt"]
     rows = [[name, *_cells(of_server)] for name, of_server in runs.items()]
     ratios = [_ratio(metric, runs, ours, rivals) for metric in METRICS]
@@ -83,7 +83,7 @@ def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence
 def summary(
     name: str, runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]
 ) -> list[str]:
-    """A scenario in one row, under SUMMARY_HEADINGS."""
+    """Returns the row of a scenario for SUMMARY_HEADINGS."""
     return [
         name,
         _SPEED.cell(runs[ours]),
@@ -95,9 +95,9 @@ def summary(
 def profile(
     name: str, runs: Mapping[str, Sequence[Measurement]], num_threads: int
 ) -> list[list[str]]:
-    """A scenario in a row for each server, under PROFILE_HEADINGS.
+    """Returns a row for each server for PROFILE_HEADINGS.
 
-    The `num_threads` that take most are those that compute.
+    The `num_threads` threads with the most processor time count as those that compute.
     """
     computing, others = slice(num_threads), slice(num_threads, None)
     return [
@@ -125,7 +125,7 @@ def _best(
 
 
 def _cells(runs: Sequence[Measurement]) -> list[str]:
-    answers = [answer for run in runs for answer in run.answers]
+    completions = [completion for run in runs for completion in run.completions]
     num_errors = sum(run.num_errors for run in runs)
     values = [metric.cell(runs) for metric in METRICS]
-    return [*values, str(num_errors), str(max_distinct_texts(answers))]
+    return [*values, str(num_errors), str(max_distinct_texts(completions))]

@@ -1,6 +1,7 @@
-"""The peers' programs, of the llama.cpp that our bindings were built from; made on first use.
+"""Builds or installs the peers' programs in `.cache/` on first use.
 
-They lie in `.cache/`. `LLAMA_CPP_BIN` names a folder of programs that are there already.
+llama.cpp's programs are built from the same source as the installed bindings. If `LLAMA_CPP_BIN`
+is set, the programs in that folder are used instead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def llama_cpp_program(name: str) -> Path:
-    """The path of one of llama.cpp's programs."""
+    """Returns the path of one of llama.cpp's programs."""
     if given := os.environ.get("LLAMA_CPP_BIN"):
         if not (program := Path(given) / name).is_file():
             raise SystemExit(f"LLAMA_CPP_BIN: there is no {program}")
@@ -43,13 +44,13 @@ def llama_cpp_program(name: str) -> Path:
 
 
 def python_server_packages() -> Path:
-    """A folder of what `llama_cpp.server` imports beyond the bindings, for PYTHONPATH."""
+    """Returns a folder with the packages that `llama_cpp.server` needs, for PYTHONPATH."""
     folder = CACHE / f"llama_cpp.server-{metadata.version(BINDINGS)}"
     if not folder.exists():
-        log.info("installing what llama_cpp.server needs")
+        log.info("installing the packages that llama_cpp.server needs")
         CACHE.mkdir(exist_ok=True)
-        all_of_them = [r.partition(";") for r in metadata.requires(BINDINGS) or ()]
-        needed = [name for name, _, condition in all_of_them if "server" in condition]
+        requirements = [r.partition(";") for r in metadata.requires(BINDINGS) or ()]
+        needed = [name for name, _, condition in requirements if "server" in condition]
         with tempfile.TemporaryDirectory(dir=CACHE) as partial:
             _run(*_PIP, "install", "--target", f"{partial}/packages", *needed)
             Path(partial, "packages").rename(folder)
@@ -57,7 +58,7 @@ def python_server_packages() -> Path:
 
 
 def mock_program() -> Path:
-    """The path of the mock server, a program for node."""
+    """Returns the path of the mock server, a node program."""
     folder = CACHE / _MOCK_PACKAGE.partition("/")[2]
     program = folder / "node_modules" / ".bin" / "llmock"
     if not program.exists():
@@ -69,7 +70,7 @@ def mock_program() -> Path:
 
 
 def _download(target: Path) -> None:
-    """Put the llama.cpp of the bindings' source distribution there."""
+    """Downloads the bindings' source distribution and moves its llama.cpp to `target`."""
     version = metadata.version(BINDINGS)
     log.info("downloading the source of %s %s", BINDINGS, version)
     CACHE.mkdir(exist_ok=True)
@@ -84,7 +85,7 @@ def _download(target: Path) -> None:
 
 
 def _build(source: Path) -> None:
-    log.info("compiling %s, which takes some minutes", " and ".join(_PROGRAMS))
+    log.info("compiling %s; this takes some minutes", " and ".join(_PROGRAMS))
     build = str(source / "build")
     options = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF")
     _run("cmake", "-S", str(source), "-B", build, *options)
@@ -93,7 +94,7 @@ def _build(source: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    """Run it; what it says goes to a file, and a failure ends everything in a line."""
+    """Runs the command with its output in a log file. A failure ends the program with one line."""
     path = CACHE / "benchmark-build.log"
     try:
         with path.open("ab") as output:

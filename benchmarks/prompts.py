@@ -1,4 +1,4 @@
-"""What the clients ask: always the same, all different, and each worth a long answer."""
+"""The prompts of the benchmarks. All are different, and each asks for a long text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Weights of Llama 2 7B's form whose values are random: they compute as the real ones do, noise.
+"""Writes GGUF files in the shape of Llama 2 7B chat with random values.
 
-Names, shapes, types and metadata are those of Llama 2 7B chat, so size, memory and speed are too.
-`python -m benchmarks.random_weights PATH --type Q8_0` writes the file.
+Names, shapes, types and metadata of the tensors are Llama 2's, and so are file size, memory and
+speed. The completions are random. `python -m benchmarks.random_weights PATH --type Q8_0` writes a
+file.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ _CHAT_TEMPLATES = _DATA / "templates" / "llama2-reference-golden.json"
 _VOCABULARY_SIZE = 32_000
 
 _BLOCK_LENGTH = 32
-_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK_LENGTH)])  # of Q8_0
+_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK_LENGTH)])  # a block of Q8_0
 _MAX_VALUE = 127
-_DEVIATION = math.sqrt(_MAX_VALUE * (_MAX_VALUE + 1) / 3)  # of whole numbers up to it
-# Matrices repeat so many random blocks. As this has no factor in common with the blocks of a row,
-# no two rows are equal.
+# The standard deviation of uniformly distributed integers from -_MAX_VALUE to _MAX_VALUE.
+_DEVIATION = math.sqrt(_MAX_VALUE * (_MAX_VALUE + 1) / 3)
+# Matrices repeat this many random blocks. The number has no common factor with the number of blocks
+# in a row, so no two rows are equal.
 _NUM_BLOCKS = 2**18 + 1
 _FILE_TYPES = {"Q8_0": LlamaFileType.MOSTLY_Q8_0, "F16": LlamaFileType.MOSTLY_F16}
 _QUANTIZATION_VERSION = 2
@@ -44,9 +46,9 @@ _QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's name, and its shape with rows before columns.
+    """A tensor's name and shape, with rows before columns.
 
-    Matrices have values whose deviation is `deviation`; a vector, which is a norm's, has ones.
+    `deviation`: the standard deviation of a matrix's values. Vectors belong to norms and have ones.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Tensor:
         return GGMLQuantizationType[weights_type if self.is_matrix else "F32"]
 
     def size(self, weights_type: WeightsType) -> int:
-        """Bytes of its data."""
+        """Returns the bytes of the tensor's data."""
         length = math.prod(self.shape)
         if not self.is_matrix:
             return 4 * length
@@ -70,7 +72,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How large a Llama is. Lengths are multiples of 32."""
+    """The hyperparameters of a Llama model. Lengths are multiples of 32."""
 
     num_layers: int = 32
     embedding_length: int = 4096
@@ -85,7 +87,7 @@ class Shape:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, in the order of the file."""
+        """All tensors in the order of the file."""
         width = self.embedding_length
         layers = [tensor for layer in range(self.num_layers) for tensor in self._layer(layer)]
         return [
@@ -96,7 +98,7 @@ class Shape:
         ]
 
     def size(self, weights_type: WeightsType) -> int:
-        """Bytes of a file, but for some hundred of its metadata."""
+        """Returns the bytes of a file, except for some hundred bytes of metadata."""
         data = sum(tensor.size(weights_type) for tensor in self.tensors)
         return data + _VOCABULARY.stat().st_size
 
@@ -119,16 +121,16 @@ LLAMA_2_7B = Shape()
 
 
 def default_path(weights_type: WeightsType) -> Path:
-    """Where the file of this type is kept."""
+    """Returns the default path of a file of this type."""
     return CACHE / f"random-llama-2-7b.{weights_type}.gguf"
 
 
 def ensure(
     path: Path, weights_type: WeightsType, *, shape: Shape = LLAMA_2_7B, seed: int = 0
 ) -> None:
-    """Write the file unless it is there; under its name it is always whole.
+    """Writes the file unless it exists. The file at `path` is always complete.
 
-    Raises SystemExit where there is no space for it.
+    Raises SystemExit if the disk has too little free space.
     """
     if path.exists():
         return
@@ -136,7 +138,7 @@ def ensure(
     size, free = shape.size(weights_type), shutil.disk_usage(path.parent).free
     if size > free:
         raise SystemExit(
-            f"{path} needs {in_units(size)} and {in_units(free)} are free there: "
+            f"{path} needs {in_units(size)} and {in_units(free)} are free: "
             "free some space or choose another path"
         )
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -148,7 +150,10 @@ def ensure(
 
 
 def _matrix(name: str, num_rows: int, num_columns: int) -> Tensor:
-    """One that turns values of deviation 1 into such: so no layer lets them vanish or explode."""
+    """Returns a matrix whose products have the same standard deviation as its input vectors.
+
+    Values therefore neither vanish nor explode from layer to layer.
+    """
     return Tensor(name, (num_rows, num_columns), 1 / math.sqrt(num_columns))
 
 
@@ -190,7 +195,7 @@ def _add_metadata(writer: GGUFWriter, weights_type: WeightsType, shape: Shape) -
 
 
 def _add_vocabulary(writer: GGUFWriter) -> None:
-    """Llama 2's, and its chat template."""
+    """Adds Llama 2's vocabulary and chat template."""
     for entry in _vocabulary():
         writer.add_key_value(*entry)
     templates = json.loads(_CHAT_TEMPLATES.read_text("utf-8"))
@@ -199,7 +204,7 @@ def _add_vocabulary(writer: GGUFWriter) -> None:
 
 @cache  # reading takes seconds
 def _vocabulary() -> list[tuple[str, Any, GGUFValueType, GGUFValueType | None]]:
-    """Keys with their values and types, and with those of elements where the value is an array."""
+    """Returns key, value, type, and for arrays the type of the elements."""
     return [
         (field.name, field.contents(), field.types[0], [None, *field.types[1:]][-1])
         for field in GGUFReader(_VOCABULARY).fields.values()
@@ -208,7 +213,7 @@ def _vocabulary() -> list[tuple[str, Any, GGUFValueType, GGUFValueType | None]]:
 
 
 def _data(tensor: Tensor, weights_type: WeightsType, values: Array) -> Array:
-    """The tensor's data; a matrix is filled with `values`, times what gives their deviation."""
+    """Returns the tensor's data; a matrix repeats `values`, scaled to its standard deviation."""
     if not tensor.is_matrix:
         return np.ones(tensor.shape, np.float32)
     scale = tensor.deviation / _DEVIATION
@@ -222,9 +227,16 @@ def _data(tensor: Tensor, weights_type: WeightsType, values: Array) -> Array:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_weights")
-    parser.add_argument("path", nargs="?", type=Path, help="the file; one in .cache/")
-    parser.add_argument("--type", choices=get_args(WeightsType), default="Q8_0", help="(Q8_0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the values (0)")
+    parser.add_argument("path", nargs="?", type=Path, help="path of the file (default: in .cache/)")
+    parser.add_argument(
+        "--type",
+        choices=get_args(WeightsType),
+        default="Q8_0",
+        help="type of the weights (default: Q8_0)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random values (default: 0)"
+    )
     arguments = parser.parse_args()
     path = arguments.path or default_path(arguments.type)
     ensure(path, arguments.type, seed=arguments.seed)

@@ -1,4 +1,4 @@
-"""A client of the run endpoint that stays, or leaves before it is answered."""
+"""A client of the run endpoint that can disconnect before it gets the response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 600
 
 
 class Client:
-    """Asks one URL. Use it in an `async with`."""
+    """Sends requests to one URL. Use it as an async context manager."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -24,14 +24,14 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, body: dict[str, Any]) -> bytes:
-        """The whole answer. Raises httpx.HTTPError for a refusal."""
-        answer = await self._client.post(self._url, json=body)
-        answer.raise_for_status()
-        return answer.content
+    async def send(self, body: dict[str, Any]) -> bytes:
+        """Returns the body of the response. Raises httpx.HTTPError if its status is an error."""
+        response = await self._client.post(self._url, json=body)
+        response.raise_for_status()
+        return response.content
 
-    async def ask_and_leave(self, body: dict[str, Any], *, after_s: float) -> None:
-        """Close the connection after this time, unless the answer has come."""
+    async def send_and_disconnect(self, body: dict[str, Any], *, after_s: float) -> None:
+        """Sends a request and disconnects after `after_s` seconds, or after the response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
-                await self.ask(body)
+                await self.send(body)

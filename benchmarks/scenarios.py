@@ -1,4 +1,4 @@
-"""What the clients do."""
+"""The scenarios: what the clients do during a measurement."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 from dataclasses import dataclass
 
 from benchmarks import prompts
-from benchmarks.client import Answer, Question, Recording, ask
+from benchmarks.client import ChatRequest, Completion, TimedResponse, send
 from benchmarks.measurements import Measurement
 from benchmarks.servers import Server
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """Clients that each ask again as soon as they have been answered; the slots they are given."""
+    """Clients that send their next request as soon as the last response is complete.
+
+    `num_requests` counts the requests of each client. `num_slots` and `context_length` configure
+    the server.
+    """
 
     num_clients: int
-    num_requests: int  # of each client
+    num_requests: int
     max_tokens: int
     system_prompt: str | None = None
     num_slots: int = 16
@@ -24,7 +28,7 @@ class ClosedLoop:
 
     @property
     def needs_concurrency(self) -> bool:
-        """With so many clients, a server that computes one request at a time takes minutes."""
+        """Whether servers that compute one request at a time are left out: they take minutes."""
         return self.num_clients > 4
 
     @property
@@ -34,43 +38,46 @@ class ClosedLoop:
 
     @property
     def description(self) -> str:
-        return f"{self.name}, {self.max_tokens} new tokens, {self.num_requests} times"
+        return f"{self.name}, {self.max_tokens} new tokens, {self.num_requests} requests each"
 
     async def run(self, server: Server) -> Measurement:
-        recordings = await asyncio.gather(
-            *(self._be_client(server, number) for number in range(self.num_clients))
+        responses = await asyncio.gather(
+            *(self._run_client(server, number) for number in range(self.num_clients))
         )
-        answers = [recording.answer() for of_client in recordings for recording in of_client]
-        spoken = [answer for answer in answers if answer.arrivals]
-        start_s = min(answer.sent_s for answer in answers)
-        end_s = max((answer.arrivals[-1] for answer in spoken), default=start_s)
-        num_tokens = sum(answer.num_tokens for answer in answers)
+        completions = [response.completion() for of_client in responses for response in of_client]
+        with_text = [completion for completion in completions if completion.arrivals]
+        start_s = min(completion.sent_s for completion in completions)
+        end_s = max((completion.arrivals[-1] for completion in with_text), default=start_s)
+        num_tokens = sum(completion.num_tokens for completion in completions)
         return Measurement(
-            tokens_per_s=num_tokens / (end_s - start_s) if spoken else 0.0,
-            ttfts=[answer.ttft_s for answer in spoken],
-            gaps=[end - start for answer in spoken for start, end in answer.gaps],
+            tokens_per_s=num_tokens / (end_s - start_s) if with_text else 0.0,
+            ttfts=[completion.ttft_s for completion in with_text],
+            gaps=[end - start for completion in with_text for start, end in completion.gaps],
             peak_memory=server.peak_memory,
-            answers=answers,
+            completions=completions,
         )
 
-    async def _be_client(self, server: Server, number: int) -> list[Recording]:
-        recordings = [Recording(self._question(number, i)) for i in range(self.num_requests)]
-        for recording in recordings:
-            await ask(server, recording)
-        return recordings
+    async def _run_client(self, server: Server, number: int) -> list[TimedResponse]:
+        responses = [TimedResponse(self._request(number, i)) for i in range(self.num_requests)]
+        for response in responses:
+            await send(server, response)
+        return responses
 
-    def _question(self, client: int, request: int) -> Question:
-        """Clients move on by half their number: most questions come twice, from two of them."""
+    def _request(self, client: int, request: int) -> ChatRequest:
+        """Returns a request; most prompts are sent by two clients, at different times."""
         index = client + request * max(self.num_clients // 2, 1)
-        return Question(prompts.PROMPTS[index], self.max_tokens, self.system_prompt)
+        return ChatRequest(prompts.PROMPTS[index], self.max_tokens, self.system_prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class LongArrival:
-    """Streams run when a long prompt comes: how they fare until its first token."""
+    """A long prompt arrives while streams run. Measures the streams until its first token.
+
+    The prompt is sent when each stream has received `num_tokens_before` tokens.
+    """
 
     num_streams: int = 4
-    num_tokens_before: int = 8  # of each stream
+    num_tokens_before: int = 8
     max_tokens: int = 1024
     num_slots: int = 5
     context_length: int = 4096
@@ -86,27 +93,31 @@ class LongArrival:
 
     async def run(self, server: Server) -> Measurement:
         streams = [
-            Recording(Question(prompt, self.max_tokens))
+            TimedResponse(ChatRequest(prompt, self.max_tokens))
             for prompt in prompts.PROMPTS[: self.num_streams]
         ]
-        tasks = [asyncio.create_task(ask(server, stream)) for stream in streams]
+        tasks = [asyncio.create_task(send(server, stream)) for stream in streams]
         await self._until_running(streams, tasks)
-        arrival = Recording(Question(prompts.LONG_PROMPT, max_tokens=4))
-        await ask(server, arrival)
+        arrival = TimedResponse(ChatRequest(prompts.LONG_PROMPT, max_tokens=4))
+        await send(server, arrival)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return self._measure(server, [stream.answer() for stream in streams], arrival.answer())
+        return self._measure(
+            server, [stream.completion() for stream in streams], arrival.completion()
+        )
 
     async def _until_running(
-        self, streams: list[Recording], tasks: list[asyncio.Task[None]]
+        self, streams: list[TimedResponse], tasks: list[asyncio.Task[None]]
     ) -> None:
         while any(len(stream.reads) < self.num_tokens_before for stream in streams):
             if any(task.done() for task in tasks):
-                return  # it failed, and will show no tokens
+                return  # the stream failed; the measurement then shows no tokens
             await asyncio.sleep(0.01)
 
-    def _measure(self, server: Server, streams: list[Answer], arrival: Answer) -> Measurement:
+    def _measure(
+        self, server: Server, streams: list[Completion], arrival: Completion
+    ) -> Measurement:
         start_s, first_s = arrival.sent_s, (arrival.arrivals or [arrival.sent_s])[0]
         num_tokens = sum(start_s < a <= first_s for stream in streams for a in stream.arrivals)
         return Measurement(
@@ -119,7 +130,7 @@ class LongArrival:
                 if end > start_s and start < first_s
             ],
             peak_memory=server.peak_memory,
-            answers=[arrival],
+            completions=[arrival],
         )
 
 
@@ -127,7 +138,7 @@ Scenario = ClosedLoop | LongArrival
 
 
 def scenarios(*, is_quick: bool) -> list[Scenario]:
-    """All of them; the quick ones ask less often."""
+    """Returns all scenarios; quick ones have a third of the requests."""
     share = 3 if is_quick else 1
     plain = [
         ClosedLoop(num_clients, max(num_requests // share, 1), max_tokens=64)

@@ -1,6 +1,6 @@
-"""The backend `scripted` beside a mock server of the same purpose, @copilotkit/aimock.
+"""Compares the backend `scripted` with @copilotkit/aimock, a mock server for the same purpose.
 
-Both give the same answer by a rule, as JSON over connections that stay open.
+Both return the same response by a rule, as JSON on persistent connections.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 _NUM_CLIENTS = 16
 _NUM_WARM_UPS = 200
-_ANSWER = "Hello! How can I help you today?"
+_TEXT = "Hello! How can I help you today?"
 _NATIVE, _CHAT, _PEER, _LIMIT = "emulator, ai/run", "emulator, chat", peers.MOCK, "client alone"
-# Answers at once, whatever it is asked: what the client could measure at most.
+# Sends a fixed response to every request: shows the most that the client can measure.
 _FASTEST_SERVER = """
 import asyncio, sys
-ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}"
+RESPONSE = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}"
 class Connection(asyncio.Protocol):
     def connection_made(self, transport): self.transport = transport
-    def data_received(self, data): self.transport.write(ANSWER)
+    def data_received(self, data): self.transport.write(RESPONSE)
 async def serve():
     loop, port = asyncio.get_running_loop(), int(sys.argv[2])
     await (await loop.create_server(Connection, "127.0.0.1", port)).serve_forever()
@@ -42,19 +42,20 @@ import uvloop; uvloop.run(serve())
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run against one server: seconds of each answer at one client, answers/s at many."""
+    """A run against one server: seconds of each response to one client, responses/s to many."""
 
     latencies: list[float]
-    answers_per_s: float
+    responses_per_s: float
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """The start, then the answers."""
+    """Yields a table of start times and a table of response times."""
     specs = _specs()
     yield (
-        f"Both answer `{_ANSWER}` to one message, unstreamed, and log nothing. A run is "
-        f"{_num_requests(conditions)} answers at one client, then as many at {_NUM_CLIENTS}; "
-        "servers take turns, and the client shares the machine with them."
+        f"Both servers respond `{_TEXT}` to one message, without streaming, and log nothing. A run "
+        f"has {_num_requests(conditions)} requests from one client, then as many from "
+        f"{_NUM_CLIENTS} concurrent clients. The servers take turns; the client runs on the same "
+        "machine."
     )
     yield _starts(conditions, specs)
     runs: dict[str, list[Run]] = {spec.name: [] for spec in specs}
@@ -71,7 +72,7 @@ def _table(medians: dict[str, tuple[float, float, float]]) -> str:
         [name, f"{p50:.2f}", f"{p95:.2f}", f"{n:.0f}"] for name, (p50, p95, n) in medians.items()
     ]
     ratios = map(tables.ratio, medians[_CHAT], medians[_PEER])
-    headings = ["", "p50, ms", "p95, ms", f"answers/s, {_NUM_CLIENTS} clients"]
+    headings = ["", "p50, ms", "p95, ms", f"responses/s, {_NUM_CLIENTS} clients"]
     return tables.markdown(headings, [*rows, [f"{_CHAT} / {_PEER}", *ratios]])
 
 
@@ -80,12 +81,12 @@ def _num_requests(conditions: Conditions) -> int:
 
 
 def _specs() -> list[ServerSpec]:
-    """Ours on two paths, the peer, and what does nothing."""
+    """Returns the emulator on two paths, the peer, and the server with a fixed response."""
     folder = peers.CACHE / "benchmark-scripted"
     folder.mkdir(parents=True, exist_ok=True)
     rules, fixtures = folder / "rules.json", folder / "fixtures.json"
-    rules.write_text(json.dumps([{"contains": "hello", "answer": _ANSWER}]))
-    fixture = {"match": {"userMessage": "hello"}, "response": {"content": _ANSWER}}
+    rules.write_text(json.dumps([{"contains": "hello", "answer": _TEXT}]))
+    fixture = {"match": {"userMessage": "hello"}, "response": {"content": _TEXT}}
     fixtures.write_text(json.dumps({"fixtures": [fixture]}))
     serve = (sys.executable, "-m", "workers_ai_emulator", "serve", "--log-level", "warning")
     ours = (*serve, "--backend", "scripted", "--script", str(rules))
@@ -102,7 +103,7 @@ def _specs() -> list[ServerSpec]:
 def _starts(conditions: Conditions, specs: list[ServerSpec]) -> str:
     num_runs = 1 if conditions.is_quick else start.NUM_RUNS
     times: dict[str, list[float]] = {}
-    for _ in range(num_runs + 1):  # the first fills the page cache
+    for _ in range(num_runs + 1):  # the first start fills the page cache
         for spec in (specs[0], specs[2]):
             with servers.running(spec, num_slots=1, context_length=1) as server:
                 times.setdefault(spec.name.partition(",")[0], []).append(server.start_s)
@@ -115,11 +116,11 @@ def _starts(conditions: Conditions, specs: list[ServerSpec]) -> str:
 
 async def _run(server: Server, num_requests: int) -> Run:
     request = _request(server)
-    await _be_client(server.port, request, _NUM_WARM_UPS)
-    latencies = await _be_client(server.port, request, num_requests)
+    await _run_client(server.port, request, _NUM_WARM_UPS)
+    latencies = await _run_client(server.port, request, num_requests)
     start_s = time.perf_counter()
     each = num_requests // _NUM_CLIENTS
-    await asyncio.gather(*(_be_client(server.port, request, each) for _ in range(_NUM_CLIENTS)))
+    await asyncio.gather(*(_run_client(server.port, request, each) for _ in range(_NUM_CLIENTS)))
     return Run(latencies, each * _NUM_CLIENTS / (time.perf_counter() - start_s))
 
 
@@ -133,23 +134,23 @@ def _request(server: Server) -> bytes:
     return head.encode() + body
 
 
-async def _be_client(port: int, request: bytes, num_requests: int) -> list[float]:
-    """Seconds of each answer, asked for one after the other on one connection."""
+async def _run_client(port: int, request: bytes, num_requests: int) -> list[float]:
+    """Sends requests one after the other on one connection; returns the seconds of each."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     latencies = []
     for _ in range(num_requests):
         start_s = time.perf_counter()
         writer.write(request)
-        await _read_answer(reader)
+        await _read_response(reader)
         latencies.append(time.perf_counter() - start_s)
     writer.close()
     return latencies
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> None:
+async def _read_response(reader: asyncio.StreamReader) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     if not head.startswith(b"http/1.1 200"):
-        raise SystemExit(f"an error: {head.decode()}")
+        raise SystemExit(f"the server responded with an error: {head.decode()}")
     _, found, rest = head.partition(b"content-length:")
     if found:
         await reader.readexactly(int(rest.partition(b"\r\n")[0]))
@@ -158,9 +159,9 @@ async def _read_answer(reader: asyncio.StreamReader) -> None:
 
 
 def _medians(runs: list[Run]) -> tuple[float, float, float]:
-    """p50 and p95 in ms, and answers/s."""
+    """Returns p50 and p95 in milliseconds, and responses/s."""
     p50, p95 = (
         1000 * statistics.median(tables.percentile(run.latencies, p) for run in runs)
         for p in (50, 95)
     )
-    return p50, p95, statistics.median(run.answers_per_s for run in runs)
+    return p50, p95, statistics.median(run.responses_per_s for run in runs)

@@ -1,4 +1,4 @@
-"""Real servers, ours and the peers': started on a free port, stopped at the end."""
+"""Starts and stops the servers, the emulator and its peers, as subprocesses on free ports."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from benchmarks.conditions import Conditions
 OURS = "emulator"
 PYTHON_SERVER = "llama_cpp.server"
 API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
-_START_LIMIT_S = 600  # from a slow disk, with large weights
+_START_LIMIT_S = 600  # enough for large weights on a slow disk
 _STOP_LIMIT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """How a server is started, and where it answers."""
+    """The command that starts a server, and the paths of its endpoints.
+
+    `size_flags` is a format string of `num_slots`, `context_length` and their product `num_cells`.
+    """
 
     name: str
     command: tuple[str, ...]
-    size_flags: str  # of `num_slots`, `context_length` and their product `num_cells`
+    size_flags: str
     chat_path: str
     ready_path: str
     is_concurrent: bool = True
@@ -49,7 +52,7 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that is ready for requests, which it was `start_s` seconds after its start."""
+    """A running server. `start_s`: seconds from the start of the process until it was ready."""
 
     port: int
     chat_path: str
@@ -58,35 +61,35 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Bytes that are resident now."""
+        """The resident memory in bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
     @property
     def own_memory(self) -> int | None:
-        """Bytes of it that are no file's, as mapped weights are; None where nobody tells."""
+        """Resident bytes that are not mapped from a file; None on systems other than Linux."""
         return self._status("RssAnon")
 
     @property
     def thread_times(self) -> dict[int, float]:
-        """Seconds of a processor that each thread has taken so far, by its id."""
+        """The processor time of each thread in seconds, by thread id."""
         threads = psutil.Process(self.pid).threads()
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
 
     @property
     def peak_memory(self) -> int:
-        """Bytes: the most that was resident so far, or what is now where nobody tells the most."""
+        """The largest resident memory so far in bytes; without Linux, the current one."""
         peak = self._status("VmHWM")
         return self.memory if peak is None else peak
 
     def run_url(self, model: str) -> str:
-        """Our run endpoint."""
+        """Returns the URL of the emulator's run endpoint."""
         return f"http://127.0.0.1:{self.port}{API}/run/{model}"
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of our metric's samples that have these labels."""
+        """Returns the sum of the samples of an emulator's metric that have these labels."""
         url = f"http://127.0.0.1:{self.port}/_emulator/metrics"
-        with urllib.request.urlopen(url) as answer:
-            lines = answer.read().decode().splitlines()
+        with urllib.request.urlopen(url) as response:
+            lines = response.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         return sum(
             float(line.rsplit(" ", 1)[1])
@@ -95,7 +98,7 @@ class Server:
         )
 
     def _status(self, name: str) -> int | None:
-        """Bytes, as Linux counts them for the process."""
+        """Returns a size in bytes from the process's status file of Linux; None if missing."""
         path = Path(f"/proc/{self.pid}/status")
         lines = path.read_text().splitlines() if path.exists() else []
         sizes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
@@ -103,12 +106,15 @@ class Server:
 
 
 def all_specs(conditions: Conditions) -> list[ServerSpec]:
-    """Ours first. Peers have their own defaults but for weights, threads and slots."""
+    """Returns all servers, the emulator first.
+
+    The peers have the same weights, threads and slots, and their own defaults for the rest.
+    """
     return [*concurrent_specs(conditions), _python_server(conditions)]
 
 
 def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
-    """Those that compute several requests at once; ours first."""
+    """Returns the servers that compute several requests at once, the emulator first."""
     return [
         ours(conditions),
         _llama_server(conditions, "--no-kv-unified"),
@@ -118,7 +124,7 @@ def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
 
 @contextmanager
 def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[Server]:
-    """Start the server and wait until it is ready; what it says goes to a file in `.cache/`."""
+    """Starts the server, yields it when it is ready, and stops it. Its output goes to `.cache/`."""
     port = _free_port()
     command = spec.command_for(port, num_slots, context_length)
     log_path = peers.CACHE / "benchmark-server.log"
@@ -141,7 +147,7 @@ def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[S
 
 
 def ours(conditions: Conditions, *flags: str) -> ServerSpec:
-    """The emulator, with room in its queue for what benchmarks ask at once, and more flags."""
+    """Returns the emulator with the given flags."""
     return ServerSpec(
         OURS,
         (
@@ -170,7 +176,10 @@ def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
 
 
 def _python_server(conditions: Conditions) -> ServerSpec:
-    """It computes one request at a time; by default the next one would cut it off."""
+    """Returns `llama_cpp.server`, which computes one request at a time.
+
+    By default, a new request would interrupt the one before it.
+    """
     threads = str(conditions.num_threads)
     return ServerSpec(
         PYTHON_SERVER,

@@ -1,4 +1,4 @@
-"""How long from the start of the process to a model that has generated a token."""
+"""Measures the time from the start of the process until a model has generated a token."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ NUM_RUNS = 5
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """The median and best of several starts, and what the interpreter alone takes."""
+    """Yields a table with the median and the best of several starts.
+
+    For comparison, it also has the time that the Python interpreter takes to start.
+    """
     serve = [sys.executable, "-m", "workers_ai_emulator", "serve", "--port", "0"]
     interpreter = [sys.executable, "-c", "print('up', flush=True)"]
     seconds_until_first_line(serve)  # fills the page cache
     num_runs = 1 if conditions.is_quick else NUM_RUNS
-    yield f"Default settings. Starts: {num_runs}."
+    yield f"Default settings, {num_runs} starts."
     rows = [
         [name, f"{statistics.median(times):.2f}", f"{min(times):.2f}"]
         for name, command in {"start to ready": serve, "interpreter alone": interpreter}.items()
@@ -30,7 +33,7 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 def seconds_until_first_line(command: list[str]) -> float:
-    """From starting the command to its first line on stdout; it is then stopped."""
+    """Starts the command, returns the seconds until its first line on stdout, and stops it."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout

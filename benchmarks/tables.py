@@ -1,4 +1,4 @@
-"""Markdown tables, and the numbers in them."""
+"""Formats Markdown tables, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+    """Returns a table whose first column is text and whose other columns are numbers."""
     rule = ["---"] + ["--:"] * (len(headings) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows))
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that `percent` of all do not exceed; not a number when there are none."""
+    """Returns the smallest value that `percent` of all values do not exceed; NaN without values."""
     ranked = sorted(values)
     return ranked[max(math.ceil(len(ranked) * percent / 100) - 1, 0)] if ranked else math.nan
 

@@ -1,6 +1,7 @@
-"""Our server at the size that users run: Llama 2 7B, whose values are random here.
+"""Measures the emulator with weights of Llama 2 7B's size and random values.
 
-No kernel looks at values, so speed and memory are those of the real weights; texts are noise.
+Speed and memory do not depend on the values, so they are those of the real weights. The texts are
+random.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from workers_ai_emulator.machine import in_units
 from workers_ai_emulator.models.models_file import FILE_NAME
 
 from benchmarks import comparison, measurements, prompts, random_weights, servers, tables
-from benchmarks.client import Question, Recording, ask
+from benchmarks.client import ChatRequest, TimedResponse, send
 from benchmarks.conditions import MODEL_NAME, Conditions
 from benchmarks.requests import Client
 from benchmarks.scenarios import ClosedLoop
@@ -44,10 +45,10 @@ _START_HEADINGS = [
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a request does when it is broken off: evaluate its prompt, or generate tokens.
+    """The part of a request in which it is interrupted: prefill, or decode.
 
-    It does so from `start_s` after its start on, for `length_s` or more. `has_tokens`: it has
-    generated some by then.
+    The phase begins `start_s` seconds after the request is sent and lasts at least `length_s`.
+    `has_tokens`: the request has generated tokens by then.
     """
 
     name: str
@@ -58,32 +59,32 @@ class Phase:
     length_s: float = 0.0
 
     def body(self, number: int) -> dict[str, Any]:
-        """A request whose prompt begins as that of no other number."""
+        """Returns a request body; bodies of different numbers share no prefix."""
         prompt = f"{number}: {self.prompt}"
         return {"prompt": prompt, "raw": True, "max_tokens": self.max_tokens, "temperature": 0}
 
     def moments(self, count: int) -> list[float]:
-        """Seconds after a request's start, evenly spread over the phase."""
+        """Returns `count` times in seconds after the request is sent, spread over the phase."""
         return [self.start_s + (i + 0.5) / count * self.length_s for i in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How long something took, and whether it was what should be."""
+    """The time that an operation took, and whether its result was as expected."""
 
     elapsed_s: float
-    is_right: bool
+    is_expected: bool
 
 
 def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterator[str]:
-    """Start and memory, speed beside llama-server, and how soon what is broken off has ended."""
+    """Yields tables of start, memory and speed, and of the time that interruptions take."""
     path = random_weights.default_path(weights_type)
-    log.info("writing %s, unless it is there", path)
+    log.info("writing %s, unless it exists", path)
     random_weights.ensure(path, weights_type)
     with tempfile.TemporaryDirectory() as folder:
         sized = replace(conditions, weights=_as_model(Path(folder), path))
         yield (
-            f"Not the weights above, but {path.name} ({in_units(path.stat().st_size)}): Llama 2 "
+            f"The weights of this part are {path.name} ({in_units(path.stat().st_size)}): Llama 2 "
             f"7B with random values. {_NUM_SLOTS} slots of {_CONTEXT_LENGTH} tokens."
         )
         yield from _starts(sized, path)
@@ -92,7 +93,10 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
 
 
 def _as_model(models_dir: Path, weights: Path) -> Path:
-    """Make a folder of models where the name we ask for has these weights; their path in it."""
+    """Configures `weights` as the weights of MODEL_NAME in a new models folder.
+
+    Returns the path of the weights in that folder.
+    """
     link = models_dir / weights.name
     link.symlink_to(weights)
     entry = f'["{MODEL_NAME}"]\nfile = "{link.name}"\n'
@@ -106,16 +110,16 @@ def _as_model(models_dir: Path, weights: Path) -> Path:
 def _starts(conditions: Conditions, weights: Path) -> Iterator[str]:
     yield "### From the start of the process to ready"
     yield (
-        "Cold: the file is not in this machine's page cache; a virtual machine's host may have "
-        "it. Our first start tries the file out in a process of its own. Mapped weights count as "
-        "resident as soon as they are read."
+        "Cold: the file is not in this machine's page cache; the host of a virtual machine may "
+        "still have it cached. The emulator's first start test-loads the file in a subprocess. "
+        "Mapped weights count as resident once they are read."
     )
     specs = servers.concurrent_specs(conditions)
     yield tables.markdown(_START_HEADINGS, [_start(spec, weights) for spec in specs])
 
 
 def _start(spec: ServerSpec, weights: Path) -> list[str]:
-    """A row: three starts, and the memory after the last of them."""
+    """Returns a row with three starts, and the memory after the last start."""
     times, memory = [], []
     for number, is_cold in enumerate((True, True, False), start=1):
         log.info("start %d of %s", number, spec.name)
@@ -125,7 +129,7 @@ def _start(spec: ServerSpec, weights: Path) -> list[str]:
             times.append(f"{server.start_s:.1f}")
             if not is_cold:
                 memory = _memory(server)
-                asyncio.run(ask(server, Recording(Question(_LONG_PROMPT, max_tokens=4))))
+                asyncio.run(send(server, TimedResponse(ChatRequest(_LONG_PROMPT, max_tokens=4))))
                 memory += _memory(server)
     return [spec.name, *times, *memory]
 
@@ -138,7 +142,7 @@ def _memory(server: Server) -> list[str]:
 def _drop_from_page_cache(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)  # only what is on the disk is dropped
+        os.fsync(file)  # only pages that are written to the disk can be dropped
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)
@@ -163,37 +167,35 @@ def _speeds(conditions: Conditions) -> Iterator[str]:
         yield measurements.table(runs, servers.OURS, rivals)
 
 
-# ── what is broken off ────────────────────────────────────────────────────────────────────────
+# ── interruptions ─────────────────────────────────────────────────────────────────────────────
 
 
 def _interruptions(conditions: Conditions) -> Iterator[str]:
-    yield "### Broken off"
+    yield "### Interrupted requests"
     count = 2 if conditions.is_quick else 5
     rows: list[list[str]] = []
-    log.info("clients that leave")
+    log.info("clients that disconnect")
     with _ours(conditions) as server:
         phases = _phases(server)
         for phase in phases:
             outcomes = [
-                _leave(server, phase, number, after_s)
+                _disconnect(server, phase, number, after_s)
                 for number, after_s in enumerate(phase.moments(count), start=1)
             ]
-            rows.append(
-                _row(f"client leaves during {phase.name}: until its slot is free", outcomes)
-            )
+            rows.append(_row(f"disconnect during {phase.name}: until the slot is free", outcomes))
     limit_s = round(phases[0].length_s / 8, 1)
     log.info("requests that take longer than %.1f s", limit_s)
     with _ours(conditions, "--request-timeout", str(limit_s)) as server:
         for phase in phases:
-            both = [_outlast(server, phase, number, limit_s) for number in range(1, count + 1)]
+            both = [_time_out(server, phase, number, limit_s) for number in range(1, count + 1)]
             name = f"request timeout of {limit_s:.1f} s during {phase.name}"
-            rows.append(_row(f"{name}: 408 later than that by", [late for late, _ in both]))
+            rows.append(_row(f"{name}: delay of the 408", [late for late, _ in both]))
             rows.append(_row(f"{name}: from the 408 until the slot is free", [f for _, f in both]))
     for phase in phases:
         log.info("stops during %s", phase.name)
         outcomes = [_stop(conditions, phase) for _ in range(conditions.num_rounds)]
         rows.append(_row(f"SIGTERM during {phase.name}: until the process has ended", outcomes))
-    yield tables.markdown(["", "median, s", "longest, s", "as it should be"], rows)
+    yield tables.markdown(["", "median, s", "longest, s", "as expected"], rows)
 
 
 def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]:
@@ -201,61 +203,70 @@ def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]
 
 
 def _phases(server: Server) -> tuple[Phase, Phase]:
-    """The evaluation of a prompt, and generation; their times as measured."""
+    """Returns the phases prefill and decode, with measured times."""
     prefill = Phase("a prompt of 400 tokens", _LONG_PROMPT, max_tokens=1, has_tokens=False)
-    _, prefill_s = _ask(server, prefill.body(0))
+    _, prefill_s = _send(server, prefill.body(0))
     decode = Phase("generation", prompts.WARM_UP, max_tokens=400, has_tokens=True)
-    _, first_token_s = _ask(server, decode.body(0) | {"max_tokens": 1})
+    _, first_token_s = _send(server, decode.body(0) | {"max_tokens": 1})
     return (
         replace(prefill, length_s=0.9 * prefill_s),
         replace(decode, start_s=2 * first_token_s, length_s=2.0),
     )
 
 
-def _leave(server: Server, phase: Phase, number: int, after_s: float) -> Outcome:
-    """From the moment a client leaves; right if its request was cancelled, in this phase."""
+def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Outcome:
+    """Measures the time from a disconnect until the slot is free.
 
-    async def ask_and_leave() -> float:
+    Expected: the request is cancelled in this phase.
+    """
+
+    async def send_and_disconnect() -> float:
         async with Client(server.run_url(MODEL_NAME)) as client:
-            await client.ask_and_leave(phase.body(number), after_s=after_s)
+            await client.send_and_disconnect(phase.body(number), after_s=after_s)
             return time.perf_counter()
 
     num_cancelled, num_prompt_tokens = _num_cancelled(server), _num_prompt_tokens(server)
-    left_s = asyncio.run(ask_and_leave())
-    elapsed_s = _wait_until_free(server) - left_s
+    disconnected_s = asyncio.run(send_and_disconnect())
+    elapsed_s = _wait_until_free(server) - disconnected_s
     is_cancelled = _num_cancelled(server) == num_cancelled + 1
     has_tokens = _num_prompt_tokens(server) > num_prompt_tokens
     return Outcome(elapsed_s, is_cancelled and has_tokens == phase.has_tokens)
 
 
-def _outlast(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
-    """By how much an answer comes later than the limit, and from then until its slot is free."""
-    status, elapsed_s = _ask(server, phase.body(number))
-    answered_s = time.perf_counter()
-    free_s = _wait_until_free(server) - answered_s
-    is_right = status == httpx.codes.REQUEST_TIMEOUT
-    return Outcome(elapsed_s - limit_s, is_right), Outcome(free_s, is_right)
+def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
+    """Measures by how much a response exceeds the limit, and how long its slot stays taken then."""
+    status, elapsed_s = _send(server, phase.body(number))
+    responded_s = time.perf_counter()
+    free_s = _wait_until_free(server) - responded_s
+    is_expected = status == httpx.codes.REQUEST_TIMEOUT
+    return Outcome(elapsed_s - limit_s, is_expected), Outcome(free_s, is_expected)
 
 
 def _stop(conditions: Conditions, phase: Phase) -> Outcome:
-    """From SIGTERM to the end; right if the exit code is 0 and the client was told, or answered."""
+    """Measures the time from SIGTERM to the end of the process.
+
+    Expected: the exit code is 0, and the client receives a response.
+    """
     (after_s,) = phase.moments(1)
     with _ours(conditions) as server, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(_ask, server, phase.body(1))
+        response = pool.submit(_send, server, phase.body(1))
         time.sleep(after_s)
         process = psutil.Process(server.pid)
         start_s = time.perf_counter()
         process.terminate()
         exit_code = process.wait(_LIMIT_S)
         elapsed_s = time.perf_counter() - start_s
-        status, _ = answer.result()
-    log.info("exit code %s, the client got %s", exit_code, status or "no answer")
-    is_told = status in (httpx.codes.OK, httpx.codes.REQUEST_TIMEOUT)
-    return Outcome(elapsed_s, exit_code == 0 and is_told)
+        status, _ = response.result()
+    log.info("exit code %s, the client got %s", exit_code, status or "no response")
+    has_response = status in (httpx.codes.OK, httpx.codes.REQUEST_TIMEOUT)
+    return Outcome(elapsed_s, exit_code == 0 and has_response)
 
 
-def _ask(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
-    """An answer's status, None where it was cut off, and how many seconds it took."""
+def _send(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
+    """Sends a request; returns the response's status and its seconds.
+
+    The status is None if the connection was closed without a response.
+    """
     start_s = time.perf_counter()
     try:
         status = httpx.post(server.run_url(MODEL_NAME), json=body, timeout=_LIMIT_S).status_code
@@ -265,11 +276,11 @@ def _ask(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
 
 
 def _wait_until_free(server: Server) -> float:
-    """The time at which all slots are."""
+    """Waits until all slots are free; returns the time."""
     deadline = time.perf_counter() + _LIMIT_S
     while server.metric("free_slots") < server.metric("slots"):
         if time.perf_counter() > deadline:
-            raise SystemExit(f"a slot is not free after {_LIMIT_S} s")
+            raise SystemExit(f"a slot is still taken after {_LIMIT_S} s")
         time.sleep(0.01)
     return time.perf_counter()
 
@@ -279,16 +290,16 @@ def _num_cancelled(server: Server) -> float:
 
 
 def _num_prompt_tokens(server: Server) -> float:
-    """Of requests that have generated a token."""
+    """Returns the prompt tokens of all requests that have generated a token."""
     return server.metric("tokens_total", kind="prompt")
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     times = [outcome.elapsed_s for outcome in outcomes]
-    num_right = sum(outcome.is_right for outcome in outcomes)
+    num_expected = sum(outcome.is_expected for outcome in outcomes)
     return [
         name,
         f"{statistics.median(times):.2f}",
         f"{max(times):.2f}",
-        f"{num_right} of {len(outcomes)}",
+        f"{num_expected} of {len(outcomes)}",
     ]

@@ -1,9 +1,9 @@
-"""The engine's Backend over scripted tokens, strict where llama.cpp would silently go wrong.
+"""A fake ModelRunner, which asserts where llama.cpp would silently compute wrong results.
 
-Tokens 0-255 are bytes. A slot's cells are the tokens they were computed from, so what cannot happen
-in a correct engine (a wrong position, a hole, a cell too many, a wrong copy, old logits) is an
-assertion failure. The next token depends on every cell: one wrong cell changes the completion.
-With a tiling, a cell that a call computed in a tile differs from one that was computed by row.
+Tokens 0-255 are bytes. A slot's cells are the tokens that they were computed from. Mistakes of the
+engine (a wrong position, a missing or an extra cell, a wrong copy, old logits) therefore fail an
+assertion. The next token depends on every cell, so one wrong cell changes the completion. With a
+tiling, a cell that was computed in a tile differs from one that was computed row by row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIMEOUT_S = 10
 
 
 class FakeVocabulary:
-    """One token per byte, an end of generation and two special tokens."""
+    """One token per byte, an end-of-generation token and two special tokens."""
 
     def __init__(self, *, bos: int | None = None, is_sentencepiece: bool = False) -> None:
         self.size = 259
@@ -63,11 +63,12 @@ def _tokenize_part(part: str, parse_special: bool) -> list[int]:
     return list(_LONE_SURROGATE.sub("\ufffd", part).encode())
 
 
-class FakeBackend:
-    """A model of the cells of every slot. Completions have `completion_length` letters, then END.
+class FakeRunner:
+    """A runner that simulates the cells of every slot.
 
-    Decode calls are counted from 1: those in `fail_at` raise `error` and leave garbage in their
-    slots; the one numbered `block_at` sets `is_blocked` and waits for `gate`.
+    Completions have `completion_length` letters, then END. Decode calls are numbered from 1: calls
+    in `fail_at` raise `error` and leave garbage cells in their slots; call `block_at` sets
+    `is_blocked` and waits for `gate`.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class FakeBackend:
     ) -> None:
         self.num_slots = num_slots
         self.context_length = context_length
-        self.cell_size = 1
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
         self.num_decodes = 0
         self.num_open_samplers = 0
@@ -126,7 +126,7 @@ class FakeBackend:
         for span in spans:
             is_tiled = len(span.tokens) >= self._tiling.length
             self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
-            if span.wants_logits:
+            if span.needs_logits:
                 self._outputs.append(list(self.cells[span.slot]))
 
     def _wait_for_gate(self) -> bool:
@@ -136,8 +136,8 @@ class FakeBackend:
                 return False
         return True
 
-    def interrupt(self, *, is_wanted: bool) -> None:
-        if is_wanted and self._can_be_interrupted:
+    def interrupt(self, *, is_requested: bool) -> None:
+        if is_requested and self._can_be_interrupted:
             self._is_interrupted.set()
         else:
             self._is_interrupted.clear()
@@ -145,7 +145,7 @@ class FakeBackend:
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         return FakeSampler(self, params, prompt_tokens)
 
-    def keep(self, slot: int, num_tokens: int) -> None:
+    def truncate(self, slot: int, num_tokens: int) -> None:
         held = len(self.cells[slot])
         assert num_tokens <= held, f"slot {slot} has {held} cells, not {num_tokens}"
         del self.cells[slot][num_tokens:]
@@ -212,28 +212,28 @@ class FakeBackend:
 
 
 class FakeSampler:
-    """Samples only from the logits of its own sequence, token after token."""
+    """Asserts that it samples only from the logits of its own sequence, token after token."""
 
     def __init__(
-        self, backend: FakeBackend, params: SamplingParams, prompt_tokens: Sequence[int]
+        self, runner: FakeRunner, params: SamplingParams, prompt_tokens: Sequence[int]
     ) -> None:
-        self._backend = backend
+        self._runner = runner
         self._params = params
         self._num_prompt_tokens = len(prompt_tokens)
-        self._cells = backend.prompt_cells(prompt_tokens)
+        self._cells = runner.prompt_cells(prompt_tokens)
         self._is_open = True
-        backend.num_open_samplers += 1
+        runner.num_open_samplers += 1
 
     def sample(self, row: int) -> int:
         assert self._is_open, "the sampler is closed"
-        cells = self._backend.take_output(row)
+        cells = self._runner.take_output(row)
         assert cells == self._cells, f"output {row} belongs to other tokens"
-        token = self._backend.next_token(cells, self._num_prompt_tokens, self._params)
+        token = self._runner.next_token(cells, self._num_prompt_tokens, self._params)
         self._cells.append(token)
         return token
 
     def close(self) -> None:
-        self._backend.num_open_samplers -= self._is_open
+        self._runner.num_open_samplers -= self._is_open
         self._is_open = False
 
 

@@ -1,4 +1,4 @@
-"""Damaged GGUF files: refused with a reason, or harmless, and never the end of the server."""
+"""Damaged GGUF files are rejected with a reason, or harmless; they never crash the server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
-from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 from workers_ai_emulator.engine.probe import probe
 
 from tests.gguf_files import llama2_model
 
 NUM_CHILDREN = 2
 NUM_FLIPS = 500
-# Loads what it is told to, one file after the other, and dies of it or says how it went.
+# Loads the files whose paths it reads. For each file it prints the result, or crashes.
 CHILD = """
 import signal, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ for line in sys.stdin:
         evaluate(Path(line.strip()))
         print("computes", flush=True)
     except EngineError as error:
-        print("refused:", error, flush=True)
+        print("rejected:", error, flush=True)
     signal.alarm(0)
 """
 
@@ -50,13 +50,13 @@ class Flip:
 
 
 class Child:
-    """A process that tries files, and is replaced when one kills it."""
+    """A process that loads files; it is restarted after a crash."""
 
     def __init__(self) -> None:
         self._process = self._start()
 
     def outcome(self, path: Path) -> str:
-        """`computes`, `refused: …` or `crashes: …`."""
+        """Returns `computes`, `rejected: …` or `crashes: …`."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{path}\n")
@@ -99,7 +99,7 @@ def path(tmp_path: Path, content: bytes) -> Path:
 
 
 def flips(header: GgufHeader, count: int, seed: int) -> list[Flip]:
-    """Half of them anywhere, half where the header says the most: outside of its arrays."""
+    """Returns random bits: half from anywhere in the header, half from outside of its arrays."""
     chooser = random.Random(seed)
     arrays = [value for value in header.metadata.values() if isinstance(value, GgufArray)]
     first, last = (pick(array.offset for array in arrays) for pick in (min, max))
@@ -112,7 +112,7 @@ def flips(header: GgufHeader, count: int, seed: int) -> list[Flip]:
 
 
 def outcomes(path: Path, chosen: Sequence[Flip]) -> Iterator[str]:
-    """What becomes of the file with each of the bits flipped, one at a time."""
+    """Yields the outcome for the file with each of the bits flipped, one at a time."""
     child = Child()
     try:
         with path.open("r+b", buffering=0) as file:
@@ -135,46 +135,46 @@ def outcome(path: Path, child: Child) -> str:
     try:
         read_header(path)
     except GgufInvalid as error:
-        return f"refused: {error}"
+        return f"rejected: {error}"
     return child.outcome(path)
 
 
-def test_a_file_that_is_whole_computes(path: Path) -> None:
+def test_an_undamaged_file_computes(path: Path) -> None:
     assert read_header(path).weights_type == "F32"
     probe(path)
 
 
-def test_a_file_that_crashes_llama_cpp_does_not_crash_who_probes_it(path: Path) -> None:
-    replace(path, b"<0x41>", b"<0x42>")  # two tokens with one text
+def test_a_file_that_crashes_llama_cpp_does_not_crash_the_prober(path: Path) -> None:
+    replace(path, b"<0x41>", b"<0x42>")  # two tokens have the same text
     with pytest.raises(
         GgufInvalid, match=r"^llama.cpp crashes on it \(SIGABRT: GGML_ASSERT\(.*\)$"
     ):
         probe(path)
 
 
-def test_llama_cpp_says_why_it_refuses_a_file(path: Path) -> None:
+def test_the_reason_of_llama_cpp_is_raised(path: Path) -> None:
     replace(path, b"blk.1.attn_q.weight", b"blk.1.attn_Q.weight")
     read_header(path)
     with pytest.raises(GgufInvalid, match=r"'blk\.1\.attn_q\.weight' not found"):
         probe(path)
 
 
-def test_weights_that_are_no_numbers_are_told(path: Path) -> None:
+def test_weights_that_are_not_numbers_are_rejected(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(-256, os.SEEK_END)
         file.write(b"\xff" * 256)
-    with pytest.raises(GgufInvalid, match=r"computes no numbers: of 32,000 logits 32,000 are NaN"):
+    with pytest.raises(GgufInvalid, match=r"not numbers: 32,000 of 32,000 logits are NaN"):
         probe(path)
 
 
-def test_a_probe_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+def test_a_probe_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.touch()
-    with pytest.raises(GgufInvalid, match="has not loaded it after"):
+    with pytest.raises(GgufInvalid, match="did not load it within"):
         probe(path, limit_s=0.001)
 
 
-def test_a_child_cannot_take_the_memory_of_the_machine(path: Path) -> None:
+def test_the_memory_of_a_probe_is_limited(path: Path) -> None:
     program = (
         "from workers_ai_emulator.engine.probe import limit_memory; limit_memory(0); "
         "import numpy; numpy.ones(5 * 2**30, 'u1')"
@@ -183,7 +183,7 @@ def test_a_child_cannot_take_the_memory_of_the_machine(path: Path) -> None:
     assert "MemoryError" in child.stderr
 
 
-def test_a_file_that_is_truncated_anywhere_is_refused_before_llama_cpp_sees_it(
+def test_a_file_that_is_truncated_anywhere_is_rejected_before_llama_cpp_loads_it(
     path: Path, content: bytes
 ) -> None:
     header_length = read_header(path).data_offset
@@ -199,7 +199,7 @@ def test_a_file_that_is_truncated_anywhere_is_refused_before_llama_cpp_sees_it(
         assert str(raised.value).isprintable()
 
 
-def test_a_flipped_bit_in_the_header_is_refused_or_does_no_harm(
+def test_a_flipped_bit_in_the_header_is_rejected_or_harmless(
     tmp_path: Path, content: bytes
 ) -> None:
     paths = [tmp_path / f"{index}.gguf" for index in range(NUM_CHILDREN)]
@@ -211,5 +211,5 @@ def test_a_flipped_bit_in_the_header_is_refused_or_does_no_harm(
         found = threads.map(lambda path, share: list(outcomes(path, share)), paths, shares)
     for share, results in zip(shares, found, strict=True):
         for flip, result in zip(share, results, strict=True):
-            assert result == "computes" or result.startswith("refused: "), flip
-            assert result.removeprefix("refused: "), f"{flip}: the reason is missing"
+            assert result == "computes" or result.startswith("rejected: "), flip
+            assert result.removeprefix("rejected: "), f"{flip}: the reason is missing"

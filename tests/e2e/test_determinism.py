@@ -1,4 +1,4 @@
-"""Equal requests get equal bytes, alone or beside others, from cells of their own or of others."""
+"""Equal requests get equal bytes: alone or with others, with cached prefixes or without."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.determinism import answers_in_turn, count_differences, make_requests
+from benchmarks.determinism import count_differences, make_requests, sequential_responses
 from tests.server import FP16, INT8, ServerProcess, server_process
 
 NUM_CLIENTS = 8
 
 
 @pytest.mark.parametrize("model", [INT8, FP16])
-def test_answers_are_the_same_bytes_whatever_runs_beside(server: ServerProcess, model: str) -> None:
+def test_responses_are_the_same_bytes_whatever_other_requests_run(
+    server: ServerProcess, model: str
+) -> None:
     requests = make_requests(count=16, max_words=600)
-    expected = asyncio.run(answers_in_turn(server.run_url(model), requests))
+    expected = asyncio.run(sequential_responses(server.run_url(model), requests))
     assert len(set(expected)) == len(requests)
     with server_process("--parallel", "5", "--context-length", "1024") as other:
-        for seed in range(2):  # the first time, nothing is known to the other server
+        for seed in range(2):  # in the first round, the other server has no cached prefixes
             num_different = asyncio.run(
                 count_differences(
                     other.run_url(model), requests, expected, num_clients=NUM_CLIENTS, seed=seed
@@ -29,7 +31,7 @@ def test_answers_are_the_same_bytes_whatever_runs_beside(server: ServerProcess, 
             assert num_different == 0
 
 
-def test_a_default_seed_fixes_what_has_none() -> None:
+def test_the_seed_setting_applies_to_requests_without_a_seed() -> None:
     def texts(server: ServerProcess, **body: Any) -> set[str]:
         body = {"prompt": "Tell me something.", "max_tokens": 12, "temperature": 2} | body
         return {server.run(body).json()["result"]["response"] for _ in range(4)}
@@ -41,7 +43,7 @@ def test_a_default_seed_fixes_what_has_none() -> None:
         assert texts(server, seed=6) != fixed
 
 
-def test_without_a_seed_answers_vary(server: ServerProcess) -> None:
+def test_responses_vary_without_a_seed(server: ServerProcess) -> None:
     body = {"prompt": "Tell me something.", "max_tokens": 12, "temperature": 2}
     answers: list[httpx.Response] = [server.run(body) for _ in range(4)]
     assert len({answer.json()["result"]["response"] for answer in answers}) > 1

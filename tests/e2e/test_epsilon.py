@@ -1,4 +1,4 @@
-"""The epsilon that llama.cpp computes with is the one that it is told."""
+"""llama.cpp computes with the epsilon that replaces the one in the file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KEY = string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<I", FLOAT
 
 def logits(path: Path, rms_epsilon: float | None = None) -> np.ndarray:
     model = LlamaModel(path, rms_epsilon=rms_epsilon)
-    backend = LlamaRunner(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
-    backend.decode([Span(0, 0, [1, 15043], wants_logits=True)])
-    found = backend.logits(0).copy()
-    backend.close()
+    runner = LlamaRunner(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
+    runner.decode([Span(0, 0, [1, 15043], needs_logits=True)])
+    found = runner.logits(0).copy()
+    runner.close()
     return found
 
 
-def test_an_epsilon_that_is_handed_in_replaces_that_of_the_file(tmp_path: Path) -> None:
+def test_an_epsilon_argument_replaces_the_epsilon_of_the_file(tmp_path: Path) -> None:
     data = llama2_model()
     start = data.index(KEY) + len(KEY)
     (own,) = struct.unpack_from("<f", data, start)

@@ -1,4 +1,4 @@
-"""Several models in one server, and the commands that look after their files."""
+"""Several models in one server, and the commands that manage their files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BODY = {"prompt": "Hi", "max_tokens": 4, "temperature": 0}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of models with three names for two files."""
+    """A models folder with three models on two files."""
     for seed, name in enumerate(("one.gguf", "two.gguf")):
         (tmp_path / name).write_bytes(llama2_model(seed=seed))
     (tmp_path / "models.toml").write_text(MODELS_FILE)
@@ -54,7 +54,7 @@ def serving(folder: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
 
 
 def loaded(server: ServerProcess) -> set[str]:
-    """The models that are in memory."""
+    """Returns the names of the loaded models."""
     metrics = httpx.get(f"{server.root}/_emulator/metrics").text.splitlines()
     return {line.split('"')[1] for line in metrics if "emulator_slots{" in line}
 
@@ -65,7 +65,7 @@ def get(server: ServerProcess, path: str) -> object:
     return response.json()["result"]
 
 
-def test_three_names_on_two_files_all_answer(server: ServerProcess) -> None:
+def test_three_models_on_two_files_generate(server: ServerProcess) -> None:
     answers = {name: server.run(BODY, model=name) for name in (ONE, TWO, THREE)}
     assert [answer.status_code for answer in answers.values()] == [200] * 3
     weights = {name: answer.headers["x-emulator-model"] for name, answer in answers.items()}
@@ -74,7 +74,7 @@ def test_three_names_on_two_files_all_answer(server: ServerProcess) -> None:
     assert server.run(BODY, model="@cf/someone/four").json()["errors"][0]["code"] == 5007
 
 
-def test_further_models_are_listed_with_what_they_take(server: ServerProcess) -> None:
+def test_added_models_are_listed_with_their_schemas(server: ServerProcess) -> None:
     cards = {card["name"]: card for card in get(server, "models/search")}  # type: ignore[attr-defined]
     assert {ONE, TWO, THREE, INT8} < cards.keys()
     assert cards[TWO]["description"] == "the second"
@@ -83,20 +83,20 @@ def test_further_models_are_listed_with_what_they_take(server: ServerProcess) ->
     assert schema["input"]["oneOf"][0]["properties"]["max_tokens"]["default"] == 3  # type: ignore[index]
 
 
-def test_defaults_and_context_of_a_model_are_its_own(server: ServerProcess) -> None:
+def test_a_model_has_its_own_defaults_and_context_length(server: ServerProcess) -> None:
     answer = server.run({"prompt": "Hi"}, model=TWO).json()
     assert answer["result"]["usage"]["completion_tokens"] <= 3
     answer = server.run({"prompt": "Hi", "max_tokens": 510}, model=ONE)
     assert answer.json()["errors"][0]["code"] == 5021
 
 
-def test_the_openai_routes_know_further_models(server: ServerProcess) -> None:
+def test_the_openai_routes_serve_added_models(server: ServerProcess) -> None:
     body = {"model": THREE, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     answer = server.post(f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/v1/chat/completions", body)
     assert (answer.status_code, answer.json()["model"]) == (200, THREE)
 
 
-def test_only_what_is_asked_for_is_loaded_and_only_once(server: ServerProcess) -> None:
+def test_only_requested_models_are_loaded_and_only_once(server: ServerProcess) -> None:
     assert loaded(server) == {ONE}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: server.run(BODY, model=TWO), range(4)))
@@ -105,7 +105,7 @@ def test_only_what_is_asked_for_is_loaded_and_only_once(server: ServerProcess) -
     assert sum(f"{TWO} runs on two" in line for line in server.log) == 1
 
 
-def test_the_least_recently_used_model_makes_room(folder: Path) -> None:
+def test_the_least_recently_used_model_is_unloaded(folder: Path) -> None:
     with serving(folder, "--memory", "700MiB") as server:  # each takes more than 256 MiB
         assert server.run(BODY, model=TWO).status_code == 200
         assert loaded(server) == {ONE, TWO}
@@ -129,17 +129,17 @@ def test_a_model_that_is_busy_is_not_unloaded(folder: Path) -> None:
         assert loaded(server) == {TWO}
 
 
-def test_a_model_that_never_fits_says_so_with_figures(folder: Path) -> None:
+def test_a_model_that_never_fits_is_an_error_with_sizes(folder: Path) -> None:
     line = failing_start(folder, "--memory", "100MiB")
     assert "needs" in line and "100 MiB are free" in line and "--parallel" in line
     with (folder / "models.toml").open("a") as file:
         file.write('["@cf/someone/long"]\nfile = "two.gguf"\ncontext_length = 4096\n')
     with serving(folder, "--memory", "300MiB", "--parallel", "60") as server:
         assert server.run(BODY, model="@cf/someone/long").status_code == 500
-        assert loaded(server) == {ONE}  # which need not make room in vain
+        assert loaded(server) == {ONE}  # it is not unloaded in vain
 
 
-def test_a_failed_load_is_an_error_and_does_not_poison_the_next(folder: Path) -> None:
+def test_a_failed_load_is_an_error_and_the_next_request_loads_again(folder: Path) -> None:
     whole = (folder / "two.gguf").read_bytes()
     (folder / "two.gguf").write_bytes(whole[: len(whole) // 2])
     with serving(folder) as server:
@@ -156,17 +156,17 @@ def test_a_failed_load_is_an_error_and_does_not_poison_the_next(folder: Path) ->
         assert not any("Traceback" in line for line in server.log)
 
 
-def test_who_waits_for_a_load_runs_out_of_time(folder: Path) -> None:
+def test_a_request_can_time_out_during_a_load(folder: Path) -> None:
     with serving(folder, "--request-timeout", "0.15") as server:
-        answer = server.run(BODY, model=TWO)  # it is tried out in another process first
+        answer = server.run(BODY, model=TWO)  # it is test-loaded in a subprocess first
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3007)
         wait_until(lambda: loaded(server) == {ONE, TWO})
         assert server.run(BODY, model=TWO).status_code == 200
 
 
-def test_who_waits_for_a_load_may_leave(server: ServerProcess) -> None:
+def test_a_client_can_disconnect_during_a_load(server: ServerProcess) -> None:
     with server.connect(BODY, model=TWO):
-        wait_until(lambda: any("trying out" in line for line in list(server.log)[-1:]))
+        wait_until(lambda: any("test-loading" in line for line in list(server.log)[-1:]))
     wait_until(lambda: any(f"{TWO} 499" in line for line in list(server.log)))
     assert loaded(server) == {ONE}
     wait_until(lambda: loaded(server) == {ONE, TWO})
@@ -184,7 +184,7 @@ def test_a_file_may_have_any_name(folder: Path) -> None:
     )
 
 
-def test_a_hostile_template_gets_an_error_and_nobody_else_notices(folder: Path) -> None:
+def test_a_hostile_template_is_an_error_and_delays_no_other_request(folder: Path) -> None:
     (folder / "endless.jinja").write_text(
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     )
@@ -200,14 +200,14 @@ def test_a_hostile_template_gets_an_error_and_nobody_else_notices(folder: Path) 
 
 
 def failing_start(folder: Path, *flags: str) -> str:
-    """The one line of a start that cannot succeed."""
+    """Runs a start that fails; returns its only line of output."""
     command = ["serve", "--port", "0", "--log-level", "error", "--preload", ONE, *flags]
     status, said, complaint = run(folder, *command)
     assert (status, said, len(complaint.splitlines())) == (1, "", 1), complaint
     return complaint
 
 
-def test_a_name_to_preload_that_is_none_is_said(folder: Path) -> None:
+def test_an_unknown_name_to_preload_is_an_error(folder: Path) -> None:
     assert "no model is called @cf/a/b" in failing_start(folder, "--preload", "@cf/a/b")
 
 
@@ -223,7 +223,7 @@ def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Status, stdout and stderr of a command."""
+    """Runs a command; returns its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "workers_ai_emulator", *arguments, "--models-dir", str(folder)],
         capture_output=True,
@@ -242,7 +242,7 @@ def facts(folder: Path, name: str) -> dict[str, object]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's own file, in a folder of his own."""
+    """A GGUF file outside of the models folder."""
     path = tmp_path / "elsewhere" / "own.gguf"
     path.parent.mkdir()
     path.write_bytes(llama2_model(seed=5))
@@ -284,7 +284,7 @@ def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
     assert len(complaint.splitlines()) == 1
 
 
-def test_what_is_no_model_is_not_imported(tmp_path: Path, own: Path) -> None:
+def test_an_invalid_file_is_not_imported(tmp_path: Path, own: Path) -> None:
     own.write_bytes(own.read_bytes()[:-1000])
     for name, reason in ((ONE, "cannot be used"), ("llama", "@cf/author/model")):
         status, _, complaint = run(tmp_path, "models", "import", str(own), "--as", name)
@@ -305,7 +305,7 @@ def test_a_file_that_another_model_uses_stays(folder: Path) -> None:
     assert not (folder / "one.gguf").exists()
 
 
-def test_a_file_elsewhere_stays(tmp_path: Path, own: Path) -> None:
+def test_a_file_outside_of_the_models_folder_is_not_removed(tmp_path: Path, own: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "models.toml").write_text(f'["{ONE}"]\nfile = "{own}"\n')

@@ -1,4 +1,4 @@
-"""Prompts as token ids, by the real tokenizer: those of the model's own training format."""
+"""Prompts as token ids of the real tokenizers, compared with the models' training formats."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -90,7 +90,7 @@ def random_text(random: Random, tags: Sequence[str]) -> str:
 
 
 def random_dialog(random: Random, tags: Sequence[str]) -> list[Message]:
-    """A system message or none, then user and assistant in turns, the user last."""
+    """Returns a dialog in an order that Meta's code accepts."""
     roles = ["user", *random.randint(0, 3) * ["assistant", "user"]]
     roles = ["system", *roles] if random.random() < 0.5 else roles
     return [Message(role, random_text(random, tags)) for role in roles]
@@ -112,9 +112,7 @@ def test_llama2_template_of_a_gguf_file_gives_the_same_token_ids(
 
 
 @pytest.mark.parametrize("text", ["</s>", "<s>", "[INST]", "<unk>", "a</s><s>[INST] b [/INST]"])
-def test_llama2_special_token_that_a_user_typed_stays_text(
-    llama2: LlamaVocabulary, text: str
-) -> None:
+def test_llama2_special_token_in_a_message_stays_text(llama2: LlamaVocabulary, text: str) -> None:
     tokens = Llama2Template(llama2).render([Message("user", text)])
     assert tokens[0] == llama2.bos
     assert not {0, 1, 2} & set(tokens[1:])
@@ -122,14 +120,14 @@ def test_llama2_special_token_that_a_user_typed_stays_text(
 
 
 def llama2_text(random: Random) -> str:
-    """Short, empty or, once in a while, thousands of characters; often blank at the edges."""
+    """Returns a text, rarely with thousands of characters, often with white space at the edges."""
     pieces = random.choices([*WORDS, *SCRIPTS, *LLAMA2_TAGS], k=random.choice([0, 1, 3, 12]))
     text = "".join(pieces) * (200 if random.random() < 0.02 else 1)
     return random.choice(EDGES) + text + random.choice(EDGES)
 
 
 def llama2_dialog(random: Random) -> list[Message]:
-    """Three in four are in the order that Meta's code takes; the others in any."""
+    """Returns a dialog, in three of four cases in an order that Meta's code accepts."""
     roles = [
         *random.choice([[], ["system"]]),
         "user",
@@ -142,7 +140,7 @@ def llama2_dialog(random: Random) -> list[Message]:
 
 
 def reference_ids(vocabulary: LlamaVocabulary, messages: list[Message]) -> list[int] | None:
-    """None for what Meta's code refuses."""
+    """Returns the token ids of Meta's code; None if it rejects the dialog."""
     try:
         return token_ids(messages, vocabulary.tokenize, bos=1, eos=2)
     except DialogRefused:
@@ -167,17 +165,17 @@ def test_llama2_prompt_of_any_dialog_has_the_token_ids_of_the_reference(
         tokens = template.render(messages)
         expected = reference_ids(llama2, messages)
         if expected is None:
-            check_refused(tokens, messages, llama2)
+            check_rejected(tokens, messages, llama2)
         else:
             num_accepted += 1
             assert tokens == expected, messages
     assert NUM_DIALOGS // 2 < num_accepted < NUM_DIALOGS
 
 
-def check_refused(tokens: list[int], messages: list[Message], vocabulary: LlamaVocabulary) -> None:
-    """All texts are in the prompt, and only the marks of the SDK's format are special tokens.
+def check_rejected(tokens: list[int], messages: list[Message], vocabulary: LlamaVocabulary) -> None:
+    """Asserts that the prompt contains all texts, and only the special tokens of the SDK's format.
 
-    SentencePiece takes a `▁` for a space.
+    SentencePiece decodes a `▁` in the text as a space.
     """
     roles = [message.role for message in messages]
     num_users = sum(
@@ -207,13 +205,13 @@ def test_llama2_template_of_a_gguf_file_follows_the_reference_for_any_dialog(
 
 
 @pytest.mark.parametrize("case", GOLDEN["smollm2_chatml"]["cases"], ids=lambda case: case["id"])
-def test_prompt_of_the_embedded_model_has_the_known_token_ids(
+def test_prompt_of_the_stand_in_model_has_the_known_token_ids(
     chatml: JinjaTemplate, case: dict[str, Any]
 ) -> None:
     assert chatml.render(messages_of(case)) == case["ids"]
 
 
-def test_special_token_that_a_user_typed_never_ends_a_turn_of_the_embedded_model(
+def test_special_token_in_a_message_never_ends_a_turn_of_the_stand_in_model(
     chatml: JinjaTemplate, stand_in: LlamaModel
 ) -> None:
     random = Random(135)

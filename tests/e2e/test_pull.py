@@ -1,4 +1,4 @@
-"""Weights from a hub that misbehaves: the right file in the end, or one clear line."""
+"""Pulling weights from a hub with faults: the right file in the end, or a one-line error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RETRIES = Retries(number=3, first_delay_s=0.01)
 
 @dataclass
 class Log:
-    """What a user would have seen."""
+    """Records the progress that a user would see."""
 
     lines: list[str] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Log:
 
 @dataclass
 class Puller:
-    """Somebody who pulls into a folder of his own."""
+    """Pulls into a folder, and checks the result."""
 
     folder: Path
     log: Log = field(default_factory=Log)
@@ -104,32 +104,32 @@ def hub_of(monkeypatch: pytest.MonkeyPatch) -> HubOf:
 
 
 def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """As `HF_ENDPOINT` does when the library is imported."""
+    """Sets the endpoint, as `HF_ENDPOINT` does when the library is imported."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
-def test_a_file_comes_whole_and_its_origin_is_noted(puller: Puller, hub_of: HubOf) -> None:
+def test_a_pulled_file_has_a_manifest_with_its_origin(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         assert puller.pull() == CONTENT
         assert hub.ranges == [None]
     manifest = Manifest.read(puller.target)
-    assert manifest and manifest.fits(puller.target)
+    assert manifest and manifest.matches(puller.target)
     assert (manifest.sha256, manifest.size) == (hub.sha256, len(CONTENT))
     assert manifest.origin == f"{REPO}/{PATH}@{COMMIT}"
 
 
-def test_a_second_pull_asks_nobody(puller: Puller, hub_of: HubOf) -> None:
+def test_a_second_pull_sends_no_request(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         puller.pull()
         num_requests = len(hub.requests)
         assert puller.pull() == CONTENT
         assert len(hub.requests) == num_requests
-    assert "is there already" in puller.log.lines[-1]
+    assert "exists already" in puller.log.lines[-1]
 
 
-def test_nobody_is_told_about_us(puller: Puller, hub_of: HubOf) -> None:
+def test_a_pull_sends_no_usage_data(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         puller.pull()
     assert {path.split("/resolve/")[0] for _, path, _ in hub.requests} == {f"/{REPO}"}
@@ -151,7 +151,7 @@ def test_a_redirect_to_another_origin_is_followed_without_the_token(
 
 @pytest.mark.parametrize("needs_redirect", [False, True], ids=["direct", "redirected"])
 @pytest.mark.parametrize("kind", ["cut", "reset", "stall"])
-def test_what_has_come_before_a_break_is_kept_and_used(
+def test_bytes_received_before_an_interruption_are_kept_and_used(
     puller: Puller, hub_of: HubOf, kind: str, needs_redirect: bool
 ) -> None:
     faults = [Fault(kind, 400_000), Fault(kind, 300_000), Fault("503")]
@@ -164,16 +164,14 @@ def test_what_has_come_before_a_break_is_kept_and_used(
     assert puller.log.shares == sorted(puller.log.shares)
 
 
-def test_a_server_that_ignores_ranges_sends_again_what_is_there(
-    puller: Puller, hub_of: HubOf
-) -> None:
+def test_bytes_that_a_server_sends_again_are_skipped(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(faults=[Fault("cut", 400_000), Fault("whole")]) as hub:
         assert puller.pull() == CONTENT
     assert [bool(r) for r in hub.ranges] == [False, True]
     assert puller.log.shares == sorted(puller.log.shares)
 
 
-def test_a_wrong_byte_is_noticed_and_the_file_comes_again(puller: Puller, hub_of: HubOf) -> None:
+def test_a_file_with_a_wrong_byte_is_downloaded_again(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(faults=[Fault("corrupt", 700_000)]) as hub:
         assert puller.pull() == CONTENT
     assert hub.ranges == [None, None]
@@ -193,10 +191,10 @@ def test_more_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -
 
 def test_fewer_bytes_than_announced_are_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(announced={"X-Linked-Size": str(len(CONTENT) + 1000)}):
-        assert "less of" in puller.fail()
+        assert "fewer bytes of" in puller.fail()
 
 
-def test_a_hub_that_is_busy_for_a_while_is_asked_again(puller: Puller, hub_of: HubOf) -> None:
+def test_a_busy_hub_is_retried(puller: Puller, hub_of: HubOf) -> None:
     busy = [Fault("503"), Fault("429"), Fault("reset")]
     with hub_of(head_faults=busy, faults=[Fault("503"), Fault("500")]):
         assert puller.pull() == CONTENT
@@ -205,28 +203,30 @@ def test_a_hub_that_is_busy_for_a_while_is_asked_again(puller: Puller, hub_of: H
 
 def test_a_hub_that_stays_busy_is_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(head_faults=[Fault("503")] * 9):
-        assert re.search(r"answers 503, 4 times in a row: .*try again", puller.fail())
+        assert re.search(r"responded with status 503, 4 times in a row: .*try again", puller.fail())
 
 
 @pytest.mark.parametrize("status", ["400", "404", "451"])
-def test_an_answer_that_nobody_expects_is_passed_on(
+def test_an_unexpected_status_is_an_error_without_retries(
     puller: Puller, hub_of: HubOf, status: str
 ) -> None:
     with hub_of(head_faults=[Fault(status)] * 2, faults=[Fault(status)]) as hub:
         for _ in range(2):
-            assert f"answers {status}: " in puller.fail()
-        assert f"answers {status}: " in puller.fail()
+            assert f"responded with status {status}: " in puller.fail()
+        assert f"responded with status {status}: " in puller.fail()
         assert len(hub.gets) == 1
 
 
-def test_a_hub_that_is_dead_is_an_error(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_connections_is_an_error(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_endpoint(monkeypatch, "http://127.0.0.1:9")
     assert re.search(r"127.0.0.1:9: .*refused, 4 times in a row", puller.fail())
 
 
-def test_a_hub_that_says_nothing_is_an_error(puller: Puller, hub_of: HubOf) -> None:
+def test_a_hub_that_sends_no_data_is_an_error(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(head_faults=[Fault("stall")] * 9):
-        assert "sends nothing" in puller.fail()
+        assert "sends no data" in puller.fail()
 
 
 def test_a_gated_file_needs_a_token(
@@ -245,10 +245,10 @@ def test_a_gated_file_needs_a_token(
         (HubFile("nobody/Nothing", PATH, COMMIT), "there is no repository nobody/Nothing"),
         (HubFile(REPO, "other.gguf", COMMIT), "has no file other.gguf"),
         (HubFile(REPO, PATH, "f" * 40), "has no revision ffff"),
-        (HubFile("not a name", PATH, COMMIT), "is no name of a repository"),
+        (HubFile("not a name", PATH, COMMIT), "is not a repository name"),
     ],
 )
-def test_what_does_not_exist_is_said(
+def test_a_missing_repository_file_or_revision_is_an_error(
     puller: Puller, hub_of: HubOf, file: HubFile, message: str
 ) -> None:
     with hub_of() as hub:
@@ -260,11 +260,11 @@ def test_what_does_not_exist_is_said(
     ("header", "what"),
     [("X-Repo-Commit", "commit"), ("X-Linked-Etag", "sha256")],
 )
-def test_a_hub_that_does_not_tell_is_none(
+def test_a_hub_without_the_needed_headers_is_an_error(
     puller: Puller, hub_of: HubOf, header: str, what: str
 ) -> None:
     with hub_of(missing_headers=frozenset({header})) as hub:
-        assert f"names no {what}" in puller.fail()
+        assert f"has no {what}" in puller.fail()
         assert not hub.gets
 
 
@@ -278,7 +278,7 @@ def test_a_disk_without_enough_space_is_an_error_before_the_first_byte(
         assert not hub.gets
 
 
-def test_a_disk_that_fills_up_is_an_error_and_what_has_come_is_used(
+def test_a_disk_that_fills_up_is_an_error_and_the_received_bytes_are_used(
     puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = [600_000]
@@ -286,7 +286,7 @@ def test_a_disk_that_fills_up_is_an_error_and_what_has_come_is_used(
     def write(descriptor: int, data: memoryview) -> int:
         if not room[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        num_bytes = min(len(data), room[0])  # a full disk takes a part first
+        num_bytes = min(len(data), room[0])  # a full disk accepts part of the data first
         room[0] -= num_bytes
         return os_write(descriptor, data[:num_bytes])
 
@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_is_an_error_and_what_has_come_is_used(
         assert hub.ranges == [None, "bytes=600000-"]
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(puller: Puller, hub_of: HubOf) -> None:
+def test_another_file_of_the_same_name_is_not_overwritten(puller: Puller, hub_of: HubOf) -> None:
     puller.folder.mkdir()
     puller.target.write_bytes(b"mine")
     with hub_of(), pytest.raises(PullFailed, match="is another file than"):
@@ -307,7 +307,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(puller: Puller, hub_of: HubO
     assert puller.target.read_bytes() == b"mine"
 
 
-def test_the_right_file_put_there_by_hand_is_taken(puller: Puller, hub_of: HubOf) -> None:
+def test_the_right_file_without_a_manifest_is_accepted(puller: Puller, hub_of: HubOf) -> None:
     puller.folder.mkdir()
     puller.target.write_bytes(CONTENT)
     with hub_of() as hub:
@@ -316,7 +316,7 @@ def test_the_right_file_put_there_by_hand_is_taken(puller: Puller, hub_of: HubOf
     assert Manifest.read(puller.target)
 
 
-def test_a_file_that_has_changed_since_is_looked_at_again(puller: Puller, hub_of: HubOf) -> None:
+def test_a_file_that_has_changed_is_checked_again(puller: Puller, hub_of: HubOf) -> None:
     with hub_of():
         puller.pull()
         puller.target.write_bytes(CONTENT[:-1])
@@ -325,7 +325,7 @@ def test_a_file_that_has_changed_since_is_looked_at_again(puller: Puller, hub_of
 
 
 def cached(folder: Path, content: bytes, sha256: str) -> None:
-    """A file in the cache of the hub's library, as that leaves it."""
+    """Creates a file in the cache of huggingface-hub, as the library does."""
     home = folder.parent / "cache" / f"models--{REPO.replace('/', '--')}"
     blob, link = home / "blobs" / sha256, home / "snapshots" / COMMIT / PATH
     for path in (blob, link, home / "refs" / "main"):
@@ -335,9 +335,7 @@ def cached(folder: Path, content: bytes, sha256: str) -> None:
     (home / "refs" / "main").write_text(COMMIT)
 
 
-def test_what_the_hubs_own_cache_has_is_linked_and_nobody_is_asked(
-    puller: Puller, hub_of: HubOf
-) -> None:
+def test_a_cached_file_is_linked_without_a_request(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         cached(puller.folder, CONTENT, hub.sha256)
         assert puller.pull() == CONTENT
@@ -345,14 +343,14 @@ def test_what_the_hubs_own_cache_has_is_linked_and_nobody_is_asked(
     assert puller.target.stat().st_nlink == 2
 
 
-def test_a_branch_in_the_cache_is_taken_if_it_has_not_moved(puller: Puller, hub_of: HubOf) -> None:
+def test_a_cached_branch_is_used_if_its_commit_is_the_same(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         cached(puller.folder, CONTENT, hub.sha256)
         assert puller.pull(replace(SPEC, hub_file=HubFile(REPO, PATH, "main"))) == CONTENT
         assert [method for method, _, _ in hub.requests] == ["HEAD"]
 
 
-def test_a_damaged_copy_in_the_cache_is_not_taken(puller: Puller, hub_of: HubOf) -> None:
+def test_a_damaged_file_in_the_cache_is_not_used(puller: Puller, hub_of: HubOf) -> None:
     with hub_of() as hub:
         cached(puller.folder, CONTENT[:-1], hub.sha256)
         assert puller.pull() == CONTENT
@@ -360,7 +358,7 @@ def test_a_damaged_copy_in_the_cache_is_not_taken(puller: Puller, hub_of: HubOf)
     assert any("damaged" in line for line in puller.log.lines)
 
 
-def test_offline_only_the_cache_is_asked(
+def test_only_the_cache_is_used_offline(
     puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -372,7 +370,7 @@ def test_offline_only_the_cache_is_asked(
         assert not hub.requests
 
 
-def test_two_pulls_at_once_bring_it_once(puller: Puller, hub_of: HubOf) -> None:
+def test_two_concurrent_pulls_download_once(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(pause_s=0.002) as hub:
         second = Puller(puller.folder)
         thread = threading.Thread(target=second.pull)
@@ -384,8 +382,8 @@ def test_two_pulls_at_once_bring_it_once(puller: Puller, hub_of: HubOf) -> None:
     assert "waiting for it" in puller.log.lines[0]
 
 
-def test_a_model_that_is_on_no_hub_is_said(puller: Puller) -> None:
-    assert "name its `repo` in models.toml" in puller.fail(replace(SPEC, hub_file=None))
+def test_a_model_without_a_repository_is_an_error(puller: Puller) -> None:
+    assert "set its `repo` in models.toml" in puller.fail(replace(SPEC, hub_file=None))
 
 
 @pytest.mark.parametrize(
@@ -438,7 +436,9 @@ def command(folder: Path, hub: FakeHub, *flags: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # some runners ignore it
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # some test runners ignore the signal
     )
 
 
@@ -446,7 +446,9 @@ def has_sent(hub: FakeHub, num_bytes: int) -> bool:
     return hub.num_bytes_sent >= num_bytes
 
 
-def test_killed_twenty_times_the_command_still_brings_it_and_wastes_little(tmp_path: Path) -> None:
+def test_a_command_killed_twenty_times_completes_the_file_without_many_repeated_bytes(
+    tmp_path: Path,
+) -> None:
     rng = random.Random(2)
     content = rng.randbytes(40_000_000)
     folder = tmp_path / "models"
@@ -465,7 +467,7 @@ def test_killed_twenty_times_the_command_still_brings_it_and_wastes_little(tmp_p
     assert not list(folder.rglob("*.part"))
 
 
-def test_the_command_shows_terms_and_needs_agreement(tmp_path: Path) -> None:
+def test_the_command_shows_the_terms_and_needs_agreement(tmp_path: Path) -> None:
     with fake_hub(CONTENT) as hub:
         process = command(tmp_path / "models", hub, "pull", "@cf/meta/llama-2-7b-chat-int8")
         said, complaint = process.communicate(timeout=30)
@@ -480,7 +482,7 @@ def test_the_command_shows_terms_and_needs_agreement(tmp_path: Path) -> None:
         assert len(complaint.splitlines()) == 1
 
 
-def test_a_name_that_is_none_is_a_line(tmp_path: Path) -> None:
+def test_an_unknown_model_is_a_one_line_error(tmp_path: Path) -> None:
     with fake_hub(CONTENT) as hub:
         process = command(tmp_path / "models", hub, "pull", "@cf/nobody/nothing")
         _, complaint = process.communicate(timeout=30)
@@ -491,7 +493,7 @@ def test_a_name_that_is_none_is_a_line(tmp_path: Path) -> None:
     )
 
 
-def test_ctrl_c_keeps_what_has_come(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_received_bytes(tmp_path: Path) -> None:
     with fake_hub(CONTENT, pause_s=0.01) as hub:
         process = command(tmp_path / "models", hub, "pull", SPEC.name)
         wait_until(lambda: hub.num_bytes_sent > 300_000)

@@ -1,4 +1,4 @@
-"""llama.cpp's own numbers: what the engine's rules about shapes of calls rest on, bit for bit."""
+"""Checks in llama.cpp's logits, bit for bit, that the engine's rules for decode calls hold."""
 
 from __future__ import annotations
 
@@ -20,93 +20,95 @@ NUM_SLOTS = 4
 NUM_STEPS = 2
 TILING = Tiling()
 TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
-# Lengths of prompts without and with tiles, before and beyond where lone rows are split.
+# Prompts without and with tiles, shorter and longer than the length that splits lone rows.
 LENGTHS = [1, 40, 270, 600]
 
 
 @pytest.fixture(scope="module", params=[INT8, FP16])
-def backend(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
+def runner(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
     settings = Settings()
     weights = Store(settings.models_dir, num_threads=settings.threads).weights(
         CATALOG[request.param]
     )
-    backend = LlamaRunner(
+    runner = LlamaRunner(
         LlamaModel(weights.path),
         num_slots=NUM_SLOTS,
         context_length=768,
         batch_length=TILING.batch_length,
         num_threads=2,
     )
-    yield backend
-    backend.close()
+    yield runner
+    runner.close()
 
 
-def evaluate(backend: LlamaRunner, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
-    """Logits after the first tokens, evaluated as a prompt, outside of tiles `most_rows` a call."""
-    backend.keep(slot, 0)
+def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
+    """Returns the logits after a prompt of `length` tokens; calls have `most_rows` or are tiled."""
+    runner.truncate(slot, 0)
     start = 0
     while start < length:
         size = TILING.next_length(start, length)
         size = size if size >= TILING.length else min(size, most_rows)
-        span = Span(slot, start, TOKENS[start : start + size], wants_logits=True)
-        backend.decode([span])
+        span = Span(slot, start, TOKENS[start : start + size], needs_logits=True)
+        runner.decode([span])
         start += size
-    return backend.logits(0).copy()
+    return runner.logits(0).copy()
 
 
-def go_on(backend: LlamaRunner, slot: int, length: int, others: list[int]) -> np.ndarray:
-    """Logits of some steps after a prompt of `length` tokens, beside sequences in other slots."""
+def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.ndarray:
+    """Returns the logits of some steps after a prompt, together with sequences in other slots."""
     slots = sorted([slot, *others])
     starts = {other: 10 * (other + 1) for other in others} | {slot: length}
     for other in slots:
-        evaluate(backend, other, starts[other])
+        evaluate(runner, other, starts[other])
     steps = []
     for step in range(NUM_STEPS):
         positions = [(other, starts[other] + step) for other in slots]
-        backend.decode([Span(s, p, [TOKENS[p]], wants_logits=True) for s, p in positions])
-        steps.append(backend.logits(slots.index(slot)).copy())
+        runner.decode([Span(s, p, [TOKENS[p]], needs_logits=True) for s, p in positions])
+        steps.append(runner.logits(slots.index(slot)).copy())
     return np.concatenate(steps)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_rows_may_be_cut_anywhere(backend: LlamaRunner, length: int) -> None:
-    expected = evaluate(backend, 0, length)
+def test_rows_may_be_divided_into_calls_anywhere(runner: LlamaRunner, length: int) -> None:
+    expected = evaluate(runner, 0, length)
     for most_rows in (62, 9, 1)[: 3 if length < 100 else 2]:
-        assert np.array_equal(evaluate(backend, 0, length, most_rows=most_rows), expected)
+        assert np.array_equal(evaluate(runner, 0, length, most_rows=most_rows), expected)
 
 
-def test_prompts_may_be_evaluated_in_one_call(backend: LlamaRunner) -> None:
-    starts = [0, 40, 280]  # of slots side by side
-    expected = [evaluate(backend, 0, start + 20) for start in starts]
+def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
+    starts = [0, 40, 280]  # cached tokens in consecutive slots
+    expected = [evaluate(runner, 0, start + 20) for start in starts]
     for slot, start in enumerate(starts):
-        backend.keep(slot, 0)
+        runner.truncate(slot, 0)
         if start:
-            evaluate(backend, slot, start)
+            evaluate(runner, slot, start)
     rests = [TOKENS[start : start + 20] for start in starts]
-    backend.decode([Span(i, starts[i], rest, wants_logits=True) for i, rest in enumerate(rests)])
+    runner.decode([Span(i, starts[i], rest, needs_logits=True) for i, rest in enumerate(rests)])
     for row, logits in enumerate(expected):
-        assert np.array_equal(backend.logits(row), logits)
+        assert np.array_equal(runner.logits(row), logits)
 
 
-def test_tiles_may_be_cut_into_calls_of_64_rows_and_more(backend: LlamaRunner) -> None:
-    expected = evaluate(backend, 0, 700)
-    evaluate(backend, 1, TILING.start)
+def test_tiles_may_be_divided_into_calls_of_64_rows_and_more(runner: LlamaRunner) -> None:
+    expected = evaluate(runner, 0, 700)
+    evaluate(runner, 1, TILING.start)
     start = TILING.start
     for size in (64, 191, 65, 128):
-        span = Span(1, start, TOKENS[start : start + size], wants_logits=True)
-        backend.decode([span])
+        span = Span(1, start, TOKENS[start : start + size], needs_logits=True)
+        runner.decode([span])
         start += size
     assert start == 700
-    assert np.array_equal(backend.logits(0), expected)
+    assert np.array_equal(runner.logits(0), expected)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_row_rounds_alike_alone_and_beside_others(backend: LlamaRunner, length: int) -> None:
-    expected = go_on(backend, 0, length, others=[])
+def test_a_row_has_the_same_logits_alone_and_together_with_others(
+    runner: LlamaRunner, length: int
+) -> None:
+    expected = go_on(runner, 0, length, others=[])
     for slot, others in ((0, [1]), (1, [0, 2, 3]), (2, [])):
-        assert np.array_equal(go_on(backend, slot, length, others), expected)
+        assert np.array_equal(go_on(runner, slot, length, others), expected)
 
 
-def test_cells_of_steps_are_as_good_as_those_of_a_prompt(backend: LlamaRunner) -> None:
-    steps = go_on(backend, 0, 40, others=[])
-    assert np.array_equal(evaluate(backend, 1, 40 + NUM_STEPS), steps[-backend.vocabulary.size :])
+def test_a_completion_has_the_same_cells_as_a_prompt(runner: LlamaRunner) -> None:
+    steps = go_on(runner, 0, 40, others=[])
+    assert np.array_equal(evaluate(runner, 1, 40 + NUM_STEPS), steps[-runner.vocabulary.size :])

@@ -1,4 +1,4 @@
-"""Templates in a process of their own: what it answers, what it survives, and its end."""
+"""Templates in a subprocess: results, hostile templates, and the end of the process."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ ENDLESS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
     "{% endfor %}{% endfor %}{% endfor %}"
 )
-# Each is written where the first message says so: the process must be as good as new afterwards.
+# Each runs if the first message is `attack`. The next conversation must be rendered normally.
 HOSTILE = {
     "loops": (ENDLESS, "did not end within"),
     "macros": (
@@ -51,11 +51,11 @@ HOSTILE = {
 
 def conversation(*contents: str) -> Conversation:
     messages = [{"role": "user", "content": content} for content in contents]
-    return Conversation(messages, bos_token="<s>", eos_token="</s>", hidden={"<": "\ue000"})
+    return Conversation(messages, bos_token="<s>", eos_token="</s>", masked={"<": "\ue000"})
 
 
 def children() -> list[psutil.Process]:
-    """The template processes that are ours; other tests may have processes of theirs."""
+    """Returns the template processes among this process's children."""
     found = psutil.Process().children()
     return [child for child in found if MODULE in child.cmdline()]
 
@@ -72,7 +72,7 @@ def words() -> Iterator[IsolatedRenderer]:
         yield renderer
 
 
-def test_a_template_renders_as_it_does_in_this_process() -> None:
+def test_a_template_renders_as_in_this_process() -> None:
     source = (
         "{{ bos_token }}{% generation %}{% for m in messages %}{% if '<x>' in m.content %}"
         "{% continue %}{% endif %}{{ m | tojson(indent=2) }}{% endfor %}{% endgeneration %}"
@@ -86,7 +86,7 @@ def test_a_template_renders_as_it_does_in_this_process() -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_an_error_and_the_next_call_is_answered(name: str) -> None:
+def test_a_hostile_template_is_an_error_and_the_next_conversation_is_rendered(name: str) -> None:
     source, reason = HOSTILE[name]
     if "memory" in reason and sys.platform != "linux":
         pytest.skip("only Linux keeps to a limit of addresses")
@@ -103,7 +103,7 @@ def test_a_hostile_template_is_an_error_and_the_next_call_is_answered(name: str)
     ["{% for %}", "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "{{ 9 ** (9 ** 9) }}"],
     ids=["syntax", "depth", "time"],
 )
-def test_a_template_that_does_not_compile_is_refused_at_once(source: str) -> None:
+def test_a_template_that_does_not_compile_is_rejected_at_once(source: str) -> None:
     with (
         pytest.raises(ValueError, match="its chat template"),
         closing(IsolatedRenderer(source, limit_s=1)),
@@ -112,7 +112,7 @@ def test_a_template_that_does_not_compile_is_refused_at_once(source: str) -> Non
     assert not children()
 
 
-def test_a_template_that_refuses_is_heard_and_its_process_kept() -> None:
+def test_a_template_that_rejects_a_conversation_keeps_its_process() -> None:
     with closing(IsolatedRenderer("{{ raise_exception('roles must alternate') }}")) as renderer:
         before = children()
         with pytest.raises(TemplateError, match=r"^roles must alternate$") as caught:
@@ -121,7 +121,7 @@ def test_a_template_that_refuses_is_heard_and_its_process_kept() -> None:
         assert children() == before
 
 
-def test_several_threads_get_each_its_own_answer(words: IsolatedRenderer) -> None:
+def test_concurrent_threads_get_their_own_results(words: IsolatedRenderer) -> None:
     def render(i: int) -> bool:
         return words.render(conversation(f"{i}" * 1000)) == f"{i}" * 1000 + "."
 
@@ -129,14 +129,14 @@ def test_several_threads_get_each_its_own_answer(words: IsolatedRenderer) -> Non
         assert all(pool.map(render, range(200)))
 
 
-def test_a_process_that_died_between_two_calls_is_replaced(words: IsolatedRenderer) -> None:
+def test_a_process_that_died_between_two_conversations_is_replaced(words: IsolatedRenderer) -> None:
     (child,) = children()
     child.kill()
     psutil.wait_procs([child], timeout=10)
     assert words.render(conversation("hi")) == "hi."
 
 
-def test_the_process_knows_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", "secret")
     with closing(IsolatedRenderer(WORDS)):
@@ -150,7 +150,7 @@ def test_the_process_loads_neither_llama_cpp_nor_a_web_framework() -> None:
     assert not {"llama_cpp", "numpy", "fastapi", "workers_ai_emulator.prompts.chat"} & set(modules)
 
 
-def test_closing_leaves_no_process_and_may_be_repeated(words: IsolatedRenderer) -> None:
+def test_closing_ends_the_process_and_may_be_repeated(words: IsolatedRenderer) -> None:
     words.close()
     words.close()
     assert not children()
@@ -159,7 +159,7 @@ def test_closing_leaves_no_process_and_may_be_repeated(words: IsolatedRenderer) 
     assert not children()
 
 
-def test_closing_ends_a_rendering_that_does_not_end() -> None:
+def test_closing_ends_an_endless_rendering() -> None:
     with ThreadPoolExecutor(1) as pool, closing(IsolatedRenderer(ENDLESS, limit_s=600)) as renderer:
         (child,) = children()
         rendering = pool.submit(renderer.render, conversation("hi"))
@@ -176,7 +176,7 @@ def test_the_process_ends_with_its_parent(source: str) -> None:
         "import psutil\n"
         "from workers_ai_emulator.prompts.template_process import *\n"
         f"renderer = IsolatedRenderer({source!r}, limit_s=0.2)\n"
-        "renderer._limit_s = 600\n"  # the child keeps to its own
+        "renderer._limit_s = 600\n"  # the child keeps its own limit
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "renderer.render(Conversation([], '', '', {}))\n"
         "input()\n"

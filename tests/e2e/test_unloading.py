@@ -1,4 +1,4 @@
-"""A model that is unloaded while somebody still reads its vocabulary."""
+"""Unloading a model while another thread uses its vocabulary."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_the_vocabulary_of_an_unloaded_model_is_an_error() -> None:
         with pytest.raises(EngineError, match="unloaded"):
             use()
     with pytest.raises(EngineError, match="unloaded"):
-        vocabulary.special_tokens  # noqa: B018  # it is computed when it is read
+        vocabulary.special_tokens  # noqa: B018  # the property is computed now
 
 
-def test_unloading_waits_for_who_reads() -> None:
+def test_unloading_waits_until_no_thread_uses_the_model() -> None:
     model = LlamaModel(VOCABULARY, vocabulary_only=True)
     closing = threading.Thread(target=model.close)
     with model.in_use():

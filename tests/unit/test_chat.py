@@ -1,4 +1,4 @@
-"""Prompts as text, over a vocabulary of bytes: neither llama.cpp nor a model is needed."""
+"""Chat templates over a vocabulary of bytes, without llama.cpp and without a model."""
 
 import json
 import re
@@ -32,7 +32,7 @@ CHATML = (
 BARE = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
 SPECIAL_TOKENS = {"<unk>": 256, "<s>": 257, "</s>": 258}
 
-# As those of reasoning models do, it drops what an assistant thought before its last answer.
+# Like templates of reasoning models, it removes the thoughts of all but the last assistant message.
 THINKING = """
 {%- for message in messages %}
     {%- set content = message.content | trim %}
@@ -45,7 +45,7 @@ THINKING = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}
 """
-# Small templates after those of well-known models; the names are those of their special tokens.
+# Small templates in the style of well-known models, with the models' special tokens.
 FAMILIES = {
     "Llama 3": (
         "{{ bos_token }}{% if not date_string is defined %}"
@@ -92,7 +92,7 @@ FAMILIES = {
 
 
 class ByteVocabulary:
-    """A token for each byte, and special ones above."""
+    """A token for each byte, and special tokens from 256 on."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class ByteVocabulary:
 
 
 def vocabulary_of(names: list[str]) -> ByteVocabulary:
-    """Those special tokens, and `<s>` and `</s>`."""
+    """Returns a vocabulary with these special tokens and `<s>` and `</s>`."""
     return ByteVocabulary(
         {name: 256 + i for i, name in enumerate(["<unk>", "<s>", "</s>", *names])}
     )
@@ -140,7 +140,7 @@ def typed(text: str) -> list[int]:
 
 
 def conversation(*turns: str) -> list[Message]:
-    """Each turn is written `role: content`."""
+    """Returns messages; each argument has the form `role: content`."""
     return [Message(*turn.split(": ", 1)) for turn in turns]
 
 
@@ -150,7 +150,7 @@ def llama2_text(messages: list[Message]) -> str:
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
-def test_llama2_prompt_is_that_of_the_reference(case: dict[str, Any]) -> None:
+def test_llama2_prompt_equals_the_references(case: dict[str, Any]) -> None:
     assert llama2_text([Message(**message) for message in case["messages"]]) == case["prompt"]
 
 
@@ -168,7 +168,7 @@ SDK_CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("name", SDK_CONVERSATIONS)
-def test_conversation_that_the_reference_refuses_is_rendered_as_by_the_sdk(name: str) -> None:
+def test_conversation_that_the_reference_rejects_is_rendered_as_by_the_sdk(name: str) -> None:
     expected = SDK_PROMPTS[name]["@cloudflare/ai 1.2.2"]
     expected = expected if expected.startswith("<s>") else f"<s>{expected}"
     assert llama2_text(conversation(*SDK_CONVERSATIONS[name])) == expected
@@ -182,7 +182,7 @@ def test_bare_prompt_is_wrapped_in_the_default_system_text_as_by_the_sdk() -> No
     assert tokens == [257, *typed(sdk_prompt)]
 
 
-def test_llama2_marks_become_tokens_and_typed_ones_stay_text() -> None:
+def test_llama2_marks_become_tokens_and_those_in_messages_stay_text() -> None:
     messages = conversation("user: </s><s>", "assistant: <unk></s>", "user: [INST]")
     first, last = "[INST] </s><s> [/INST] <unk></s> ", "[INST] [INST] [/INST]"
     tokens = Llama2Template(ByteVocabulary()).render(messages)
@@ -233,7 +233,7 @@ def test_overlapping_nested_and_one_character_special_tokens_stay_text() -> None
     assert tokens == [259, *typed(content), 258]
 
 
-def test_special_token_without_a_name_is_left_alone() -> None:
+def test_special_token_without_a_name_is_ignored() -> None:
     vocabulary = ByteVocabulary({"": 256, "<s>": 257})
     assert JinjaTemplate("<s>hi", vocabulary).render([]) == [257, *typed("hi")]
 
@@ -246,13 +246,13 @@ def test_private_use_characters_in_content_are_kept(last: int) -> None:
 
 
 def random_piece(random: Random) -> str:
-    """Whole special tokens and others, their parts, and what may stand between them."""
+    """Returns a special token, another tag, a part of one, or a separator."""
     name = random.choice([*SPECIAL_TOKENS, "<think>", "</think>"])
     start, end = sorted(random.choices(range(len(name) + 1), k=2))
     return random.choice([name, name, name[start:end], " ", "\n", "X", "\ue000", "猫"])
 
 
-def test_no_content_or_role_makes_a_special_token_and_every_text_is_kept() -> None:
+def test_no_content_or_role_becomes_a_special_token_and_every_text_is_kept() -> None:
     random = Random(1)
     vocabulary = vocabulary_of(["<think>", "</think>"])
     sources = {
@@ -287,7 +287,7 @@ def test_template_of_a_well_known_family_renders_a_conversation(name: str) -> No
     assert {vocabulary.special_tokens[special] for special in special_tokens} <= set(tokens)
 
 
-def test_template_without_system_messages_gets_the_text_before_the_first_users() -> None:
+def test_template_without_system_messages_gets_the_system_text_in_the_first_user_message() -> None:
     source, special_tokens = FAMILIES["Gemma"]
     template = JinjaTemplate(source, vocabulary_of(special_tokens))
     expected = template.render(conversation("user: S\n\nu1", "assistant: a1", "user: u2"))
@@ -297,7 +297,7 @@ def test_template_without_system_messages_gets_the_text_before_the_first_users()
         template.render(conversation("system: S", "user: u1", "user: u2"))
 
 
-def test_template_in_a_process_of_its_own_gives_the_same_tokens() -> None:
+def test_template_in_a_subprocess_gives_the_same_tokens() -> None:
     here = JinjaTemplate(THINKING, ByteVocabulary())
     messages = [Message("user", "</s>é\ud800"), Message("assistant", "<think>a</think>\n\ue000b")]
     with closing(JinjaTemplate(THINKING, ByteVocabulary(), IsolatedRenderer)) as there:
@@ -306,7 +306,7 @@ def test_template_in_a_process_of_its_own_gives_the_same_tokens() -> None:
         assert there.render_prompt("hi") == here.render_prompt("hi")
 
 
-def test_template_in_a_process_of_its_own_refuses_as_one_here_does() -> None:
+def test_template_in_a_subprocess_rejects_conversations_as_one_in_this_process() -> None:
     source = "{% if messages %}{{ raise_exception('no ' ~ messages[0].content) }}{% endif %}"
     with closing(JinjaTemplate(source, ByteVocabulary(), IsolatedRenderer)) as template:
         with pytest.raises(RequestRejected, match="no <s>"):
@@ -326,7 +326,7 @@ def test_content_as_json_is_kept() -> None:
     assert template.render([Message("user", "é<s>")]) == typed('"é<s>"')
 
 
-def test_bos_is_added_where_the_model_wants_it_and_the_template_gives_none() -> None:
+def test_bos_is_added_if_the_model_needs_it_and_the_template_writes_none() -> None:
     wanting = ByteVocabulary(adds_bos=True)
     messages = [Message("user", "hi")]
     source = "{{ messages[0].content }}"
@@ -340,13 +340,13 @@ def test_bos_is_added_where_the_model_wants_it_and_the_template_gives_none() -> 
     assert JinjaTemplate("", ByteVocabulary(bos=None)).render(messages) == []
 
 
-def test_template_that_raises_refuses_with_its_own_words() -> None:
+def test_template_that_raises_rejects_with_its_own_message() -> None:
     template = JinjaTemplate("{{ raise_exception('roles must alternate') }}", ByteVocabulary())
     with pytest.raises(RequestRejected, match="roles must alternate"):
         template.render([Message("user", "hi")])
 
 
-def test_template_that_does_not_parse_is_refused_at_once() -> None:
+def test_template_that_does_not_compile_is_rejected_at_once() -> None:
     with pytest.raises(ValueError, match="chat template is not valid"):
         JinjaTemplate("{% for %}", ByteVocabulary())
 
@@ -375,7 +375,7 @@ def test_hostile_template_is_an_error(expression: str) -> None:
 
 
 @pytest.mark.parametrize("expression", ["messages.__class__", "raise_exception.__globals__"])
-def test_unsafe_attribute_alone_writes_nothing(expression: str) -> None:
+def test_unsafe_attribute_renders_as_nothing(expression: str) -> None:
     template = JinjaTemplate("{{ " + expression + " }}", ByteVocabulary(bos=None))
     assert template.render([Message("user", "hi")]) == []
 
@@ -389,17 +389,17 @@ def test_template_of_another_model_gets_the_messages_of_a_flattened_prompt() -> 
 
 
 @pytest.mark.parametrize("form", ["<|im_start|>user\nu1<|im_end|>\n<|im_start|>assistant\n", "u1"])
-def test_template_of_another_model_renders_what_an_sdk_flattened_anew(form: str) -> None:
+def test_template_of_another_model_renders_the_messages_that_an_sdk_flattened(form: str) -> None:
     template = JinjaTemplate(CHATML, ByteVocabulary())
     assert template.render_flattened(form) == template.render([Message("user", "u1")])
 
 
-def test_a_flattened_prompt_with_the_model_s_own_tokens_stays_as_it_is() -> None:
+def test_a_flattened_prompt_with_the_models_own_special_tokens_is_raw() -> None:
     template = JinjaTemplate(CHATML, ByteVocabulary())
     assert template.render_flattened("<s>u1</s>") == template.render_raw("<s>u1</s>")
 
 
-def test_llama_2_takes_a_flattened_prompt_as_it_is() -> None:
+def test_for_llama_2_a_flattened_prompt_is_raw() -> None:
     template = Llama2Template(ByteVocabulary())
     prompt = "[INST] u1 [/INST] a1</s><s>[INST] u2 [/INST]"
     assert template.render_flattened(prompt) == template.render_raw(prompt)

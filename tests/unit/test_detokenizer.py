@@ -1,4 +1,4 @@
-"""However the bytes are cut, the text is the same."""
+"""The text is the same, however its bytes are divided into pieces."""
 
 import random
 
@@ -16,7 +16,7 @@ TEXTS = {
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
-    """The data in pieces at random places; some are empty."""
+    """Cuts the data at random positions; some pieces are empty."""
     ends = [*sorted(rng.choices(range(len(data) + 1), k=rng.randrange(len(data)))), len(data)]
     return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -34,7 +34,7 @@ def test_text_is_the_same_wherever_its_bytes_are_cut(name: str) -> None:
         assert "".join(parts) == TEXTS[name]
 
 
-def test_bytes_that_are_no_text_give_the_same_wherever_they_are_cut() -> None:
+def test_invalid_utf8_gives_the_same_text_wherever_it_is_cut() -> None:
     rng = random.Random(1)
     for _ in range(200):
         data = rng.randbytes(30)
@@ -42,7 +42,7 @@ def test_bytes_that_are_no_text_give_the_same_wherever_they_are_cut() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_text_comes_out_as_soon_as_a_character_is_whole(name: str) -> None:
+def test_a_character_is_returned_as_soon_as_it_is_complete(name: str) -> None:
     detokenizer = Detokenizer()
     for character in TEXTS[name]:
         *first, last = character.encode()
@@ -55,11 +55,11 @@ def test_an_unfinished_character_becomes_a_replacement_character() -> None:
     assert parts == ["a", "", "\ufffd"]
 
 
-def test_a_character_broken_off_by_text_is_replaced_at_once() -> None:
+def test_an_incomplete_character_before_text_is_replaced_at_once() -> None:
     assert detokenize(["\u20ac".encode()[:2], b"x"]) == ["", "\ufffdx", ""]
 
 
-def test_nothing_is_left_to_flush_after_whole_text() -> None:
+def test_flush_returns_nothing_after_complete_text() -> None:
     assert detokenize([b"whole"]) == ["whole", ""]
 
 

@@ -1,4 +1,4 @@
-"""What a file is taken for: Llama 2 or not, and with the right epsilon or not."""
+"""Which files count as Llama 2, and which have a wrong epsilon."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 from workers_ai_emulator.models.store import Weights
-from workers_ai_emulator.runtime.loader import is_llama_2, right_epsilon
+from workers_ai_emulator.runtime.loader import corrected_epsilon, is_llama_2
 
 from tests.fakes import FakeVocabulary
 
@@ -30,7 +30,7 @@ def header(**changes: Any) -> GgufHeader:
 
 
 def test_the_epsilon_of_the_well_known_file_is_corrected(caplog: pytest.LogCaptureFixture) -> None:
-    assert right_epsilon(header(), WEIGHTS) == 1e-5
+    assert corrected_epsilon(header(), WEIGHTS) == 1e-5
     assert "1e-5 is right" in caplog.text
 
 
@@ -49,7 +49,7 @@ def test_no_other_file_is_corrected(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    assert right_epsilon(header(**changes), WEIGHTS) is None
+    assert corrected_epsilon(header(**changes), WEIGHTS) is None
     assert not caplog.text
 
 
@@ -63,7 +63,7 @@ def test_no_other_file_is_corrected(
         (32_064, True, None, False),
     ],
 )
-def test_llama_2_is_known_by_its_vocabulary_and_its_template(
+def test_llama_2_is_recognised_by_its_vocabulary_and_its_template(
     size: int, is_sentencepiece: bool, template: str | None, expected: bool
 ) -> None:
     vocabulary = FakeVocabulary(is_sentencepiece=is_sentencepiece)

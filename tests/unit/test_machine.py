@@ -1,4 +1,4 @@
-"""Limits of a container, read from files that a test writes."""
+"""The limits of a container, read from control group files that the tests write."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_container_the_machine_is_the_limit(cgroup: Path) -> None:
+def test_without_a_container_the_limits_are_the_machines(cgroup: Path) -> None:
     assert machine.available_memory() > 0
     assert machine.num_cores() == len(os.sched_getaffinity(0))
 
 
-def test_a_container_without_limits_is_the_machine(cgroup: Path) -> None:
+def test_a_container_without_limits_has_the_machines(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text("max\n")
     (cgroup / "memory.current").write_text("1000\n")
     (cgroup / "cpu.max").write_text("max 100000\n")
@@ -40,5 +40,5 @@ def test_a_container_limits_memory_and_cores(cgroup: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 MiB"), (144 * 2**20, "144 MiB"), (3 * 2**29, "1.5 GiB")]
 )
-def test_bytes_for_people(size: int, text: str) -> None:
+def test_sizes_are_shown_in_mib_or_gib(size: int, text: str) -> None:
     assert machine.in_units(size) == text

@@ -1,4 +1,4 @@
-"""Messages, read out of the prompts that old SDKs flattened them to."""
+"""Parsing the messages that old SDKs flattened into prompts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_text(random: Random, *, may_be_empty: bool = True) -> str:
 
 
 def random_conversation(random: Random) -> list[Message]:
-    """One that the reference takes, without tags of the format in the texts."""
+    """Returns a conversation that the reference accepts."""
     messages = [Message("system", random_text(random))] if random.random() < 0.5 else []
     for _ in range(random.randint(0, 3)):
         messages += [Message("user", random_text(random))]
@@ -50,7 +50,7 @@ def without_tags(messages: list[Message]) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_flattening_and_parsing_gives_the_conversation_again(seed: int) -> None:
+def test_parsing_a_flattened_conversation_returns_the_conversation(seed: int) -> None:
     messages = random_conversation(Random(seed))
     while not without_tags(messages):
         messages = random_conversation(Random(seed := seed + 1000))
@@ -70,19 +70,19 @@ def test_flattening_and_parsing_gives_the_conversation_again(seed: int) -> None:
         "<s> hi",
     ],
 )
-def test_text_that_mentions_the_tags_is_not_taken_as_flattened(prompt: str) -> None:
+def test_text_that_mentions_the_tags_is_not_parsed(prompt: str) -> None:
     assert parse_llama2(prompt) is None
 
 
 @pytest.mark.parametrize("spaces", [" " * 131_072, "\n" * 131_072])
-def test_a_long_run_of_spaces_is_parsed_in_no_time(spaces: str) -> None:
+def test_many_spaces_are_parsed_in_linear_time(spaces: str) -> None:
     assert parse_llama2(spaces) is None
     assert parse_llama2(f"<s>{spaces}") is None
     assert parse_llama2(f"[INST]{spaces}<s>{spaces}") is None
     assert parse_llama2(f"[INST]{spaces}hi{spaces}[/INST]") == conversation("user: hi")
 
 
-def test_the_first_sdks_flattened_a_system_text_as_a_turn_of_its_own() -> None:
+def test_a_system_text_in_a_turn_of_its_own_is_parsed() -> None:
     prompt = "[INST]<<SYS>>S<</SYS>>[/INST]\n[INST]u1[/INST]\na1\n[INST]u2[/INST]\n"
     messages = conversation("system: S", "user: u1", "assistant: a1", "user: u2")
     assert parse_llama2(prompt) == messages
@@ -97,5 +97,5 @@ def test_text_in_no_format_is_not_parsed(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<|user|>\n", "User: ", "<s>", "\n"])
-def test_a_long_prompt_in_any_format_takes_no_time(text: str) -> None:
+def test_a_long_prompt_in_any_format_is_parsed_in_linear_time(text: str) -> None:
     parse_flattened(text * 100_000 + "Assistant: ")

@@ -1,4 +1,4 @@
-"""A user's models.toml: what it maps, and a line for every mistake in it."""
+"""The models file: the models that it adds, and the line for every mistake in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def mistakes(folder: Path, text: str) -> list[str]:
-    """The lines that a start would print, without the path before each."""
+    """Returns the error's lines without the path of the file."""
     path = write(folder, text)
     with pytest.raises(SettingInvalid) as failure:
         read_catalog(folder)
@@ -29,16 +29,16 @@ def mistakes(folder: Path, text: str) -> list[str]:
     return [line.removeprefix(f"{path}:") for line in lines]
 
 
-def test_without_a_file_there_are_the_two_models(tmp_path: Path) -> None:
+def test_without_a_models_file_the_catalogue_has_the_built_in_models(tmp_path: Path) -> None:
     assert read_catalog(tmp_path) == CATALOG
 
 
-def test_a_chosen_file_must_be_there(tmp_path: Path) -> None:
+def test_a_configured_models_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="cannot be read"):
         read_catalog(tmp_path, tmp_path / "other.toml")
 
 
-def test_a_further_name_means_a_file_beside_the_models_file(tmp_path: Path) -> None:
+def test_an_entry_adds_a_model_with_a_file_next_to_the_models_file(tmp_path: Path) -> None:
     write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\n')
     catalog = read_catalog(tmp_path)
     assert list(catalog) == [*CATALOG, NAME]
@@ -47,14 +47,14 @@ def test_a_further_name_means_a_file_beside_the_models_file(tmp_path: Path) -> N
     assert (spec.hub_file, spec.stand_in, spec.license) == (None, None, None)
 
 
-def test_what_is_on_the_hub_goes_where_no_other_repository_has_it(tmp_path: Path) -> None:
+def test_files_of_the_hub_have_a_folder_for_each_repository(tmp_path: Path) -> None:
     write(tmp_path, f'["{NAME}"]\nfile = "q8/some.gguf"\nrepo = "a/B"\nrevision = "main"\n')
     spec = read_catalog(tmp_path)[NAME]
     assert spec.weights_file == Path("a/B/q8/some.gguf")
     assert spec.hub_file == HubFile("a/B", "q8/some.gguf", "main")
 
 
-def test_a_name_of_ours_gets_other_weights_and_keeps_its_card(tmp_path: Path) -> None:
+def test_an_entry_replaces_the_weights_of_a_built_in_model_but_not_its_card(tmp_path: Path) -> None:
     write(tmp_path, f'["{INT8}"]\nfile = "some.gguf"\ncontext_length = 2048\n')
     spec = read_catalog(tmp_path)[INT8]
     assert (spec.weights_file.name, spec.context_length) == ("some.gguf", 2048)
@@ -62,7 +62,7 @@ def test_a_name_of_ours_gets_other_weights_and_keeps_its_card(tmp_path: Path) ->
     assert spec.stand_in is None
 
 
-def test_defaults_of_its_own_are_in_the_schema_and_in_requests(tmp_path: Path) -> None:
+def test_the_defaults_of_an_entry_are_in_the_schema_and_in_requests(tmp_path: Path) -> None:
     defaults = "{ max_tokens = 9, temperature = 0, seed = 1 }"
     write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\ndefaults = {defaults}\n')
     spec = read_catalog(tmp_path)[NAME]
@@ -72,7 +72,7 @@ def test_defaults_of_its_own_are_in_the_schema_and_in_requests(tmp_path: Path) -
     assert CATALOG[INT8].defaults["max_tokens"] == 256
 
 
-def test_a_further_model_has_a_card_of_its_own(tmp_path: Path) -> None:
+def test_an_added_model_has_its_own_card(tmp_path: Path) -> None:
     write(
         tmp_path,
         f'["{NAME}"]\nfile = "some.gguf"\ncontext_length = 1024\ndescription = "for tests"\n',
@@ -84,7 +84,7 @@ def test_a_further_model_has_a_card_of_its_own(tmp_path: Path) -> None:
     assert spec.card["task"] == CATALOG[INT8].card["task"]
 
 
-def test_a_template_of_its_own_is_read(tmp_path: Path) -> None:
+def test_the_chat_template_of_an_entry_is_read(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("{{ messages }}")
     write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\nchat_template = "own.jinja"\n')
     assert read_catalog(tmp_path)[NAME].chat_template == "{{ messages }}"
@@ -132,7 +132,7 @@ stop = "x"
     assert "@cf/author/model" in found[3]
 
 
-def test_a_default_that_no_request_could_have_is_a_mistake(tmp_path: Path) -> None:
+def test_a_default_that_is_invalid_in_requests_is_a_mistake(tmp_path: Path) -> None:
     text = f'["{NAME}"]\nfile = "x.gguf"\n\n[ "{NAME}".defaults]\ntemperature = 9\n'
     (line,) = mistakes(tmp_path, text)
     assert line.startswith(f'5: "{NAME}".defaults.temperature: ')
@@ -143,11 +143,11 @@ def test_a_default_that_no_request_could_have_is_a_mistake(tmp_path: Path) -> No
     ("text", "reason"),
     [("[", "is not TOML"), ('"@cf/a/b" = 1\n', "should be a valid dictionary"), ("\0", "not TOML")],
 )
-def test_what_is_no_table_of_models_is_said(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_file_without_model_tables_is_a_mistake(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in mistakes(tmp_path, text)[0]
 
 
-def test_an_entry_is_added_and_removed_and_all_else_stays_as_it_is_written(tmp_path: Path) -> None:
+def test_adding_and_removing_an_entry_leaves_the_other_lines_unchanged(tmp_path: Path) -> None:
     text = "# mine\n['@cf/a/b'] # one\nfile   =  'b.gguf'\n"
     path = write(tmp_path, text)
     add_entry(path, NAME, "some.gguf")
@@ -158,7 +158,7 @@ def test_an_entry_is_added_and_removed_and_all_else_stays_as_it_is_written(tmp_p
     assert not remove_entry(path, NAME)
 
 
-def test_a_name_that_is_there_gets_another_file_and_keeps_its_settings(tmp_path: Path) -> None:
+def test_adding_an_existing_name_replaces_its_file_and_keeps_its_settings(tmp_path: Path) -> None:
     path = write(tmp_path, f'["{NAME}"]\nfile = "a.gguf"\nrepo = "a/B"\ncontext_length = 512\n')
     add_entry(path, NAME, "b.gguf")
     spec = read_catalog(tmp_path)[NAME]
@@ -166,7 +166,7 @@ def test_a_name_that_is_there_gets_another_file_and_keeps_its_settings(tmp_path:
     assert spec.hub_file is None
 
 
-def test_an_entry_is_the_first_one(tmp_path: Path) -> None:
+def test_adding_the_first_entry_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     assert not remove_entry(path, NAME)
     add_entry(path, NAME, "some.gguf")
@@ -176,6 +176,6 @@ def test_an_entry_is_the_first_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["llama", "@cf/meta", "@cf//x", "@cf/a/b/c", "@xy/a/b", "@cf/a /b"]
 )
-def test_a_name_that_is_none_is_refused(name: str) -> None:
+def test_a_malformed_name_is_rejected(name: str) -> None:
     with pytest.raises(SettingInvalid, match="@cf/author/model"):
         check_name(name)

@@ -1,9 +1,9 @@
-"""How much of a model goes to a GPU of some size."""
+"""How many layers of a model fit a GPU with some free memory."""
 
 from __future__ import annotations
 
 import pytest
-from workers_ai_emulator.engine.gguf_format import GgufHeader, GgufTensor
+from workers_ai_emulator.engine.gguf_header import GgufHeader, GgufTensor
 from workers_ai_emulator.runtime.offload import MAX_SLOTS, Offload, offload
 
 MIB = 2**20
@@ -12,7 +12,7 @@ SLOT = 64 * MIB  # 2048 tokens of 4 layers with 8 KV heads of 256
 
 
 def header() -> GgufHeader:
-    """Four layers of 100 MiB, an output of 50 and embeddings of 50."""
+    """A model with four layers of 100 MiB each, an output of 50 MiB and embeddings of 50 MiB."""
     sizes = {"token_embd.weight": 50, "output.weight": 50}
     sizes |= {f"blk.{n}.ffn_up.weight": 60 for n in range(4)}
     sizes |= {f"blk.{n}.attn_q.weight": 40 for n in range(4)}
@@ -33,25 +33,25 @@ def fitting(free: int, parallel: int | None = None, num_layers: int | None = Non
     )
 
 
-def test_all_of_it_goes_there_with_as_many_sequences_as_fit() -> None:
+def test_all_layers_are_offloaded_with_as_many_sequences_as_fit() -> None:
     assert fitting(100_000 * MIB) == Offload(5, 0.9, 1.0, MAX_SLOTS)
     assert fitting(MARGIN + 450 * MIB + 3 * SLOT) == Offload(5, 0.9, 1.0, 3)
     assert fitting(MARGIN + 450 * MIB + 3 * SLOT, parallel=2).max_slots == 2
 
 
-def test_else_as_many_layers_as_fit_with_their_cells() -> None:
+def test_as_many_layers_are_offloaded_as_fit_with_their_cells() -> None:
     half = fitting(MARGIN + 200 * MIB + 2 * SLOT // 4, parallel=1)
     assert half.num_layers == 2
     assert half.weights_share == pytest.approx(200 / 500)
     assert half.cells_share == 0.5
 
 
-def test_a_gpu_that_is_too_small_gets_nothing() -> None:
+def test_a_gpu_that_is_too_small_gets_no_layers() -> None:
     assert fitting(MARGIN, parallel=1).num_layers == 0
     assert fitting(0) == Offload(0, 0.0, 0.0, MAX_SLOTS)
 
 
-def test_a_number_that_the_user_names_is_taken() -> None:
+def test_the_users_number_of_layers_is_used() -> None:
     assert fitting(0, num_layers=3).num_layers == 3
     assert fitting(0, num_layers=99) == Offload(5, 0.9, 1.0, MAX_SLOTS)
     assert fitting(100_000 * MIB, num_layers=0).num_layers == 0

@@ -1,4 +1,4 @@
-"""The index finds who holds a beginning of a prompt, with the cells that the prompt would get."""
+"""The index finds cached prefixes of a prompt whose cells equal the prompt's own."""
 
 from workers_ai_emulator.engine.prefixes import PrefixIndex, Snapshot
 from workers_ai_emulator.engine.tiling import Tiling
@@ -7,87 +7,87 @@ TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def index_of(*held: list[int], tiling: Tiling = TILING) -> PrefixIndex:
-    """Slots that hold whole prompts without a completion."""
+    """Returns an index of slots that hold whole prompts without a completion."""
     index = PrefixIndex(tiling)
     for slot, tokens in enumerate(held):
-        index.hold(slot, tokens, len(tokens))
+        index.set(slot, tokens, len(tokens))
     return index
 
 
-def test_a_beginning_is_found_to_the_first_difference() -> None:
+def test_a_prefix_ends_at_the_first_different_token() -> None:
     index = index_of([1, 2, 3, 4])
-    assert index.find([1, 2, 3, 5, 6]) == {0: 3}
-    assert index.find([1, 9, 3, 4]) == {0: 1}
-    assert index.find([2, 1, 3, 4]) == {}
+    assert index.match([1, 2, 3, 5, 6]) == {0: 3}
+    assert index.match([1, 9, 3, 4]) == {0: 1}
+    assert index.match([2, 1, 3, 4]) == {}
     assert index.length(0) == 4
 
 
-def test_the_last_token_of_a_prompt_is_always_left_to_evaluate() -> None:
+def test_the_last_token_of_a_prompt_is_never_part_of_the_prefix() -> None:
     index = index_of([1, 2, 3])
-    assert index.find([1, 2, 3]) == {0: 2}
-    assert index.find([1, 2, 3, 4]) == {0: 3}
-    assert index.find([1]) == {}
+    assert index.match([1, 2, 3]) == {0: 2}
+    assert index.match([1, 2, 3, 4]) == {0: 3}
+    assert index.match([1]) == {}
 
 
-def test_every_holder_is_found_with_its_own_length() -> None:
+def test_every_owner_is_found_with_the_length_of_its_prefix() -> None:
     index = index_of([1, 2, 3], [1, 2, 4])
-    index.hold(Snapshot(1), [1], 1)
-    assert index.find([1, 2, 3, 5]) == {0: 3, 1: 2, Snapshot(1): 1}
+    index.set(Snapshot(1), [1], 1)
+    assert index.match([1, 2, 3, 5]) == {0: 3, 1: 2, Snapshot(1): 1}
 
 
-def test_a_completion_is_as_good_as_a_prompt_where_there_are_no_tiles() -> None:
+def test_a_completion_is_reused_where_the_prompt_has_no_tiles() -> None:
     index = PrefixIndex(TILING)
-    index.hold(0, [1, 2, 3, 4, 5], 2)
-    assert index.find([1, 2, 3, 4, 5, 6]) == {0: 5}
+    index.set(0, [1, 2, 3, 4, 5], 2)
+    assert index.match([1, 2, 3, 4, 5, 6]) == {0: 5}
 
 
-def test_a_completion_is_of_no_use_where_the_prompt_has_tiles() -> None:
+def test_a_completion_is_not_reused_where_the_prompt_has_tiles() -> None:
     index = PrefixIndex(TILING)
-    index.hold(0, list(range(12)), 7)
-    assert index.find(list(range(14))) == {0: TILING.start}
+    index.set(0, list(range(12)), 7)
+    assert index.match(list(range(14))) == {0: TILING.start}
 
 
-def test_tiles_are_of_no_use_where_the_prompt_has_none() -> None:
+def test_tiles_are_not_reused_where_the_prompt_has_none() -> None:
     index = index_of(list(range(12)))
-    assert index.find([*range(8), 50]) == {0: TILING.start}
+    assert index.match([*range(8), 50]) == {0: TILING.start}
 
 
-def test_tiles_are_shared_to_the_first_difference_if_what_is_left_fills_one() -> None:
+def test_tiles_are_reused_up_to_the_first_difference_if_the_remaining_tokens_fill_one() -> None:
     index = index_of(list(range(20)))
-    assert index.find([*range(13), *[50] * 10]) == {0: 13}
-    assert index.find([*range(13), *[50] * 2]) == {0: 10}
+    assert index.match([*range(13), *[50] * 10]) == {0: 13}
+    assert index.match([*range(13), *[50] * 2]) == {0: 10}
 
 
-def test_what_follows_equal_tiles_is_shared_to_the_first_difference() -> None:
+def test_tokens_after_equal_tiles_are_reused_up_to_the_first_difference() -> None:
     index = index_of(list(range(13)))
-    assert index.find([*range(12), 50]) == {0: 12}
+    assert index.match([*range(12), 50]) == {0: 12}
 
 
-def test_holding_something_else_forgets_what_was_held() -> None:
+def test_setting_an_owner_replaces_its_tokens() -> None:
     index = index_of([1, 2, 3])
-    index.hold(0, [4, 5], 2)
-    assert index.find([1, 2, 3, 4]) == {}
-    assert index.find([4, 5, 6]) == {0: 2}
-    index.hold(0, [], 9)
+    index.set(0, [4, 5], 2)
+    assert index.match([1, 2, 3, 4]) == {}
+    assert index.match([4, 5, 6]) == {0: 2}
+    index.set(0, [], 9)
     assert index.length(0) == 0
 
 
-def test_what_is_dropped_is_not_found() -> None:
+def test_a_removed_owner_is_not_found() -> None:
     index = index_of([1, 2], [1, 2])
-    index.drop(0)
-    index.drop(0)
-    assert index.find([1, 2, 3]) == {1: 2}
+    index.remove(0)
+    index.remove(0)
+    assert index.match([1, 2, 3]) == {1: 2}
 
 
-def test_a_share_is_held_until_it_is_dropped_too() -> None:
+def test_a_copy_outlives_its_source() -> None:
     index = index_of([1, 2])
-    index.share(0, Snapshot(7))
-    index.drop(0)
-    assert index.find([1, 2, 3]) == {Snapshot(7): 2}
+    index.copy(0, Snapshot(7))
+    index.remove(0)
+    assert index.match([1, 2, 3]) == {Snapshot(7): 2}
 
 
-def test_what_only_one_holder_has_is_counted() -> None:
+def test_tokens_that_only_one_owner_holds_are_counted() -> None:
     index = index_of([1, 2, 3, 4], [1, 2, 5])
-    assert [index.num_only_in(slot) for slot in (0, 1, 2)] == [2, 1, 0]
-    index.share(0, Snapshot(1))
-    assert index.num_only_in(0) == 0
+    assert [index.num_unique(slot) for slot in (0, 1, 2)] == [2, 1, 0]
+    index.copy(0, Snapshot(1))
+    assert index.num_unique(0) == 0

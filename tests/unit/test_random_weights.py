@@ -1,4 +1,4 @@
-"""Files of random weights, tiny ones, and the sizes of large ones."""
+"""Files with random weights: the contents of tiny ones, and the sizes of large ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers_ai_emulator.engine.types import WeightsType
 from benchmarks.random_weights import LLAMA_2_7B, Shape, ensure
 
 TINY = Shape(num_layers=2, embedding_length=64, feed_forward_length=96, num_heads=4, num_kv_heads=2)
-# Of TheBloke/Llama-2-7B-Chat-GGUF and of a conversion of Meta's files.
+# The sizes of TheBloke/Llama-2-7B-Chat-GGUF and of a conversion of Meta's files.
 REAL_SIZES: dict[WeightsType, int] = {"Q8_0": 7_161_089_728, "F16": 13_478_104_576}
 
 
@@ -35,7 +35,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, weights_type: WeightsType) ->
 
 
 def matrices(path: Path) -> dict[str, Any]:
-    """The values of each, a row for each row."""
+    """Returns the values of every matrix by its name."""
     header, found = read_header(path), {}
     for tensor in header.tensors:
         if len(tensor.shape) == 2:
@@ -46,11 +46,12 @@ def matrices(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_header_says_what_was_asked_for(path: Path, weights_type: WeightsType) -> None:
+def test_the_header_describes_the_requested_shape(path: Path, weights_type: WeightsType) -> None:
     header = read_header(path)
     assert (header.architecture, header.weights_type) == ("llama", weights_type)
     assert (header.num_layers, header.embedding_length, header.context_length) == (2, 64, 4096)
-    assert (header.vocabulary_size, header.has_chat_template) == (32_000, True)
+    assert header.vocabulary_size == 32_000
+    assert header.metadata["tokenizer.chat_template"]
     assert header.rms_epsilon == pytest.approx(1e-5)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     assert len(shapes) == 3 + 9 * 2
@@ -61,7 +62,7 @@ def test_the_header_says_what_was_asked_for(path: Path, weights_type: WeightsTyp
     assert {types[name] for name in types if "norm" not in name} == {weights_type}
 
 
-def test_llama_cpp_computes_with_it(path: Path) -> None:
+def test_llama_cpp_computes_with_the_file(path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "workers_ai_emulator.engine.probe", str(path)], check=True
     )
@@ -83,20 +84,20 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
     assert first != other
 
 
-def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "weights.gguf"
     path.write_bytes(b"whole")
     ensure(path, "Q8_0", shape=TINY)
     assert path.read_bytes() == b"whole"
 
 
-def test_nothing_is_written_where_there_is_no_space(tmp_path: Path) -> None:
+def test_no_file_is_written_without_enough_space(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"needs .* GiB and .* are free"):
         ensure(tmp_path / "weights.gguf", "F16", shape=Shape(num_layers=10**4))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_size_is_that_of_the_file(path: Path, weights_type: WeightsType) -> None:
+def test_the_computed_size_is_that_of_the_file(path: Path, weights_type: WeightsType) -> None:
     assert TINY.size(weights_type) == pytest.approx(path.stat().st_size, abs=10_000)
 
 

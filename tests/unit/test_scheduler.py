@@ -1,7 +1,6 @@
-"""What the scheduler promises, over hundreds of random runs and a few arranged ones.
+"""Properties of the scheduler in hundreds of random runs, and its decisions in constructed runs.
 
-The fake backend proves the rest: it refuses wrong positions, holes, overflow, wrong copies and
-logits of other tokens.
+The fake runner also asserts that positions, cells, copies and logits are right.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
-from workers_ai_emulator.engine.prefixes import Holder, Snapshot
+from workers_ai_emulator.engine.executor import Executor
+from workers_ai_emulator.engine.prefixes import Snapshot
 from workers_ai_emulator.engine.scheduler import (
     Copy,
     Decode,
@@ -25,7 +25,7 @@ from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, Span
 
-from tests.fakes import FakeBackend
+from tests.fakes import FakeRunner
 
 CONTEXT_LENGTH = 96
 NUM_RUNS = 200
@@ -35,30 +35,34 @@ CAN_FAIL = (Decode, Truncate, Copy, Save)
 
 @dataclass
 class Step:
-    """What one step did. `prompts` are the spans that evaluated prompt tokens, with their owner."""
+    """The decode calls of one step.
 
-    running: list[Sequence]  # before the step
+    `running`: the running sequences before the step. `rows`: calls with one row per sequence.
+    `prompts`: spans that evaluated prompt tokens, with their sequences.
+    """
+
+    running: list[Sequence]
     rows: list[Decode] = field(default_factory=list)
     prompts: list[tuple[Sequence, Span]] = field(default_factory=list)
     failed: Operation | None = None
 
 
 class Driver:
-    """Carries a scheduler's operations out on the fake backend, as the worker does."""
+    """Executes a scheduler's operations on the fake runner, and records them."""
 
     def __init__(
         self,
-        backend: FakeBackend,
+        runner: FakeRunner,
         *,
         tiling: Tiling = TILING,
         prefill_budget: int = 8,
         snapshot_tokens: int = 64,
     ) -> None:
-        self.backend = backend
+        self.runner = runner
         self.tiling = tiling
         self.snapshot_tokens = snapshot_tokens
         self.scheduler = Scheduler(
-            num_slots=backend.num_slots,
+            num_slots=runner.num_slots,
             tiling=tiling,
             prefill_budget=prefill_budget,
             snapshot_tokens=snapshot_tokens,
@@ -67,7 +71,8 @@ class Driver:
         self.arrived: list[Sequence] = []
         self.operations: list[Operation] = []
         self.steps: list[Step] = []
-        self.snapshots: dict[Snapshot, bytes] = {}
+        self.executor = Executor(runner)
+        self.snapshots: dict[Snapshot, int] = {}  # tokens
 
     def add(self, prompt_tokens: list[int], max_tokens: int = 4) -> Sequence:
         sequence = Sequence(prompt_tokens, SamplingParams(max_tokens=max_tokens))
@@ -85,7 +90,7 @@ class Driver:
             sequence.sampler.close()
 
     def step(self, *, failure: random.Random | None = None) -> Step:
-        """One step. With `failure`, one operation in seven fails, and with it the step."""
+        """Runs one step. With `failure`, 15 % of the operations fail, and with them the step."""
         step = Step(running=list(self.scheduler.running))
         self.steps.append(step)
         for operation in self.scheduler.step():
@@ -94,8 +99,12 @@ class Driver:
                 self._fail(operation)
                 step.failed = operation
                 break
-            self._carry_out(operation, step)
-            self._check_snapshots()
+            if isinstance(operation, Decode):
+                self._note(operation, step)
+            self.executor.execute(operation)
+            if isinstance(operation, Decode):
+                self._sample(operation)
+            self._track_snapshots(operation)
         self.scheduler.check_integrity()
         return step
 
@@ -104,65 +113,47 @@ class Driver:
             if self.scheduler.is_idle:
                 return
             self.step()
-        raise AssertionError("the scheduler does not come to an end")
+        raise AssertionError("the scheduler is not idle after 1,000 steps")
 
-    def _carry_out(self, operation: Operation, step: Step) -> None:
-        match operation:
-            case Decode():
-                self._decode(operation, step)
-            case Truncate(slot, num_tokens):
-                self.backend.keep(slot, num_tokens)
-            case Copy(source, target, num_tokens):
-                self.backend.load(target, self._state(source))
-                self.backend.keep(target, num_tokens)
-            case Save(slot, snapshot):
-                self.snapshots[snapshot] = self.backend.save(slot)
-            case Discard(snapshot):
-                del self.snapshots[snapshot]
-
-    def _state(self, holder: Holder) -> bytes:
-        if isinstance(holder, Snapshot):
-            return self.snapshots[holder]
-        return self.backend.save(holder)
-
-    def _decode(self, operation: Decode, step: Step) -> None:
+    def _note(self, operation: Decode, step: Step) -> None:
+        """Records a decode call in the step, and checks its outputs."""
         owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
         sequences = [owners[span.slot] for span in operation.spans]
         owned = list(zip(sequences, operation.spans, strict=True))
-        if all(len(span.tokens) == 1 and span.wants_logits for span in operation.spans):
+        if all(len(span.tokens) == 1 and span.needs_logits for span in operation.spans):
             step.rows.append(operation)
         step.prompts += [(s, span) for s, span in owned if span.start < s.num_prompt_tokens]
-        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.wants_logits]
+        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.needs_logits]
         assert with_logits == operation.outputs
-        self.backend.decode(operation.spans)
-        for row, sequence in enumerate(operation.outputs):
-            self._sample(sequence, row)
 
-    def _sample(self, sequence: Sequence, row: int) -> None:
-        if sequence.sampler is None:
-            sequence.sampler = self.backend.sampler(sequence.params, sequence.prompt_tokens)
-        token = sequence.sampler.sample(row)
-        sequence.append(token, is_eog=self.backend.vocabulary.is_eog(token))
-        if sequence.finish_reason:
-            self.finish(sequence)
+    def _sample(self, operation: Decode) -> None:
+        for row, sequence in enumerate(operation.outputs):
+            self.executor.sample(sequence, row)
+            if sequence.finish_reason:
+                self.finish(sequence)
 
     def _fail(self, operation: Operation) -> None:
         match operation:
             case Decode(spans):
                 for span in spans:
-                    self.backend.spoil(span.slot)
+                    self.runner.spoil(span.slot)
             case Copy(_, target, _):
-                self.backend.spoil(target)
+                self.runner.spoil(target)
         for sequence in self.scheduler.affected(operation):
             self.finish(sequence, keep_cells=False)
 
-    def _check_snapshots(self) -> None:
-        num_tokens = sum(len(state) for state in self.snapshots.values()) // 4
-        assert num_tokens <= self.snapshot_tokens
+    def _track_snapshots(self, operation: Operation) -> None:
+        """Asserts that all snapshots together stay within their budget."""
+        match operation:
+            case Save(slot, snapshot):
+                self.snapshots[snapshot] = len(self.runner.cells[slot])
+            case Discard(snapshot):
+                del self.snapshots[snapshot]
+        assert sum(self.snapshots.values()) <= self.snapshot_tokens
 
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
-    """A beginning that others share, and some tokens of its own."""
+    """Returns a prefix that other prompts share, followed by random tokens."""
     base = rng.choice(bases)
     return base[: rng.randrange(len(base) + 1)] + rng.choices(range(256), k=rng.randrange(1, 12))
 
@@ -175,14 +166,14 @@ def random_run(seed: int) -> Driver:
         length=length,
         chunk_length=length + rng.randint(0, 9),
     )
-    backend = FakeBackend(
+    runner = FakeRunner(
         num_slots=rng.randint(1, 5),
         context_length=CONTEXT_LENGTH,
         completion_length=rng.choice([None, 3, 6]),
         tiling=tiling,
     )
     driver = Driver(
-        backend,
+        runner,
         tiling=tiling,
         prefill_budget=length * rng.randint(1, 3),
         snapshot_tokens=rng.choice([0, 16, 40, 200]),
@@ -216,7 +207,7 @@ def steps(runs: Iterable[Driver]) -> Iterable[tuple[Driver, Step]]:
     return ((driver, step) for driver in runs for step in driver.steps)
 
 
-def test_random_runs_come_across_everything(runs: list[Driver]) -> None:
+def test_random_runs_contain_every_kind_of_operation_and_failure(runs: list[Driver]) -> None:
     kinds = {type(operation) for driver in runs for operation in driver.operations}
     assert kinds == {Decode, Truncate, Copy, Save, Discard}
     sources = [o.source for d in runs for o in d.operations if isinstance(o, Copy)]
@@ -236,11 +227,11 @@ def test_every_sequence_finishes(runs: list[Driver]) -> None:
     assert all(sequence.is_finished for driver in runs for sequence in driver.arrived)
 
 
-def test_every_completion_is_the_one_of_its_prompt_alone(runs: list[Driver]) -> None:
+def test_every_completion_is_that_of_its_prompt_alone(runs: list[Driver]) -> None:
     ended = (FinishReason.STOP, FinishReason.LENGTH)
     for driver in runs:
         for sequence in driver.arrived:
-            expected = driver.backend.completion(sequence.prompt_tokens, sequence.params)
+            expected = driver.runner.completion(sequence.prompt_tokens, sequence.params)
             tokens = sequence.completion_tokens
             assert tokens == expected[: len(tokens)]
             assert sequence.finish_reason not in ended or tokens == expected
@@ -250,11 +241,11 @@ def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> N
     for driver, step in steps(runs):
         assert all(len(span.tokens) <= driver.tiling.batch_length for _, span in step.prompts)
         for decode in step.rows:
-            assert len(decode.spans) <= driver.backend.num_slots
+            assert len(decode.spans) <= driver.runner.num_slots
             assert all(len(span.tokens) == 1 for span in decode.spans)
 
 
-def test_a_call_has_slots_in_order_without_a_gap(runs: list[Driver]) -> None:
+def test_the_slots_of_a_decode_call_are_consecutive(runs: list[Driver]) -> None:
     for driver in runs:
         for operation in driver.operations:
             if isinstance(operation, Decode):
@@ -271,17 +262,17 @@ def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> N
             assert len(outputs) == len(set(outputs))
 
 
-def test_tiles_and_nothing_else_are_evaluated_in_tiles(runs: list[Driver]) -> None:
+def test_exactly_the_tiled_tokens_are_evaluated_in_tiles(runs: list[Driver]) -> None:
     for driver, step in steps(runs):
         for sequence, span in step.prompts:
             start, end = driver.tiling.start, driver.tiling.end(sequence.num_prompt_tokens)
             is_tiled = len(span.tokens) >= driver.tiling.length
             assert is_tiled == (start <= span.start < end)
             is_last = span.start + len(span.tokens) == sequence.num_prompt_tokens
-            assert span.wants_logits == is_last
+            assert span.needs_logits == is_last
 
 
-def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver]) -> None:
+def test_prompts_in_one_call_have_equally_many_rows(runs: list[Driver]) -> None:
     calls = [
         (driver, operation.spans)
         for driver in runs
@@ -292,20 +283,20 @@ def test_prompts_evaluated_in_one_call_bring_equally_many_rows(runs: list[Driver
     for driver, spans in calls:
         assert len({len(span.tokens) for span in spans}) == 1
         assert sum(len(span.tokens) for span in spans) <= max(
-            driver.tiling.batch_length, driver.backend.num_slots
+            driver.tiling.batch_length, driver.runner.num_slots
         )
 
 
 def test_prompts_are_evaluated_in_order_of_arrival(runs: list[Driver]) -> None:
     for driver in runs:
         if any(step.failed for step in driver.steps):
-            continue  # a failed step is broken off, and somebody's last token waits for the next
+            continue  # a failed step ends early, before the last token of some prompts
         in_steps = [{driver.arrived.index(s) for s, _ in step.prompts} for step in driver.steps]
         order = [index for indexes in in_steps for index in sorted(indexes)]
         assert order == sorted(order)
 
 
-def test_all_but_the_cached_tokens_of_a_prompt_are_evaluated_once(runs: list[Driver]) -> None:
+def test_every_prompt_token_that_is_not_cached_is_evaluated_once(runs: list[Driver]) -> None:
     for driver in runs:
         evaluated: dict[Sequence, list[int]] = {}
         for step in driver.steps:
@@ -325,7 +316,7 @@ def test_cached_tokens_are_never_the_whole_prompt(runs: list[Driver]) -> None:
 
 
 def test_a_step_keeps_to_the_prefill_budget() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING), prefill_budget=8)
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING), prefill_budget=8)
     running, long = driver.add([1], 20), driver.add([2] * 40, 1)
     driver.step()
     while not long.is_finished:
@@ -334,14 +325,14 @@ def test_a_step_keeps_to_the_prefill_budget() -> None:
         assert step.rows[0].outputs == [running]
 
 
-def test_after_the_last_all_slots_are_free(runs: list[Driver]) -> None:
+def test_all_slots_are_free_after_the_last_sequence(runs: list[Driver]) -> None:
     for driver in runs:
         assert driver.scheduler.is_idle
-        assert driver.scheduler.num_free_slots == driver.backend.num_slots
-        assert driver.backend.num_open_samplers == 0
+        assert driver.scheduler.num_free_slots == driver.runner.num_slots
+        assert driver.runner.num_open_samplers == 0
 
 
-def test_snapshots_kept_are_those_not_discarded(runs: list[Driver]) -> None:
+def test_discarded_snapshots_no_longer_exist(runs: list[Driver]) -> None:
     for driver in runs:
         discarded = {o.snapshot for o in driver.operations if isinstance(o, Discard)}
         assert discarded.isdisjoint(driver.snapshots)
@@ -353,11 +344,11 @@ def test_without_a_budget_there_are_no_snapshots(runs: list[Driver]) -> None:
             assert not any(isinstance(o, Save | Discard) for o in driver.operations)
 
 
-# ── arranged runs ─────────────────────────────────────────────────────────────────────────────
+# ── constructed runs ──────────────────────────────────────────────────────────────────────────
 
 
-def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+def test_a_repeated_prompt_evaluates_only_its_last_token() -> None:
+    driver = Driver(FakeRunner(num_slots=2))
     prompt = list(range(8))
     driver.add(prompt)
     driver.run()
@@ -367,8 +358,8 @@ def test_of_a_repeated_prompt_only_the_last_token_is_evaluated() -> None:
     assert not any(isinstance(operation, Copy) for operation in driver.operations)
 
 
-def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+def test_a_repeated_long_prompt_evaluates_its_last_tile_and_the_tokens_after_it() -> None:
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     for length, num_cached in ((6 + 4 * 3, 6 + 4 * 2), (6 + 4 * 3 + 2, 6 + 4 * 3 + 1)):
         driver.add(list(range(length)))
         driver.run()
@@ -377,17 +368,17 @@ def test_of_a_repeated_long_prompt_the_last_tile_and_what_follows_is_evaluated()
         assert again.num_cached_tokens == num_cached
 
 
-def test_the_next_turn_of_a_short_conversation_evaluates_only_what_is_new() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+def test_the_next_turn_of_a_short_conversation_evaluates_only_new_tokens() -> None:
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([1, 2], max_tokens=3)
     driver.run()
     turn = driver.add([1, 2, *first.completion_tokens, 5])
     driver.run()
-    assert turn.num_cached_tokens == 4  # all but the completion's last token, and the new one
+    assert turn.num_cached_tokens == 4  # not the completion's last token, which has no cell
 
 
-def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
-    driver = Driver(FakeBackend(num_slots=2, tiling=TILING))
+def test_a_completion_is_evaluated_again_where_the_next_prompt_has_tiles() -> None:
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
     first = driver.add(list(range(8)), max_tokens=12)
     driver.run()
     turn = driver.add([*range(8), *first.completion_tokens, 5])
@@ -396,7 +387,7 @@ def test_a_completion_in_the_place_of_tiles_is_evaluated_again() -> None:
 
 
 def test_a_prefix_in_a_running_slot_is_copied() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([*range(6), 50], max_tokens=20)
     driver.step()
     driver.step()
@@ -407,7 +398,7 @@ def test_a_prefix_in_a_running_slot_is_copied() -> None:
 
 
 def test_the_last_token_of_a_prompt_joins_the_running_rows() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+    driver = Driver(FakeRunner(num_slots=2))
     first = driver.add([1, 2, 3], max_tokens=9)
     driver.step()
     again = driver.add([1, 2, 3], max_tokens=9)
@@ -417,15 +408,15 @@ def test_the_last_token_of_a_prompt_joins_the_running_rows() -> None:
     driver.run()
 
 
-def test_prompts_that_arrive_together_share_what_the_first_evaluates() -> None:
-    driver = Driver(FakeBackend(num_slots=4), prefill_budget=24)
+def test_prompts_that_arrive_together_share_the_prefix_that_the_first_evaluates() -> None:
+    driver = Driver(FakeRunner(num_slots=4), prefill_budget=24)
     sequences = [driver.add([*range(6), n]) for n in range(4)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 6, 6, 6]
 
 
-def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> None:
-    driver = Driver(FakeBackend(num_slots=5), tiling=Tiling(), prefill_budget=64)
+def test_short_remaining_parts_of_about_the_same_length_are_evaluated_in_one_call() -> None:
+    driver = Driver(FakeRunner(num_slots=5), tiling=Tiling(), prefill_budget=64)
     base = list(range(20))
     driver.add(base)
     driver.run()
@@ -437,15 +428,15 @@ def test_short_rests_of_about_the_same_length_are_evaluated_in_one_call() -> Non
     assert starts == {14: 11, 15: 11, 13: 11}
 
 
-def test_a_prompt_waits_for_tokens_that_another_is_about_to_evaluate() -> None:
-    driver = Driver(FakeBackend(num_slots=2), tiling=Tiling(), prefill_budget=64)
+def test_a_prompt_waits_for_a_prefix_that_another_prompt_is_about_to_evaluate() -> None:
+    driver = Driver(FakeRunner(num_slots=2), tiling=Tiling(), prefill_budget=64)
     sequences = [driver.add([*range(20), n, n]) for n in (50, 60)]
     driver.run()
     assert [sequence.num_cached_tokens for sequence in sequences] == [0, 20]
 
 
-def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
-    driver = Driver(FakeBackend(num_slots=3, tiling=TILING), prefill_budget=64)
+def test_a_prompt_with_tiles_is_evaluated_in_calls_of_its_own() -> None:
+    driver = Driver(FakeRunner(num_slots=3, tiling=TILING), prefill_budget=64)
     short = [driver.add([n] * 3) for n in (1, 2)]
     long = driver.add([3] * 12)
     driver.run()
@@ -454,8 +445,8 @@ def test_a_rest_in_the_place_of_tiles_is_evaluated_alone() -> None:
     assert [long] in calls
 
 
-def test_what_gave_way_comes_back_from_its_snapshot() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+def test_an_overwritten_prefix_is_restored_from_its_snapshot() -> None:
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6):
         sequence = driver.add(prompt)
         driver.run()
@@ -464,25 +455,25 @@ def test_what_gave_way_comes_back_from_its_snapshot() -> None:
     assert copies == [Copy(Snapshot(1), 0, 5)]
 
 
-def test_what_the_slot_itself_holds_is_not_copied() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+def test_a_prefix_in_the_chosen_slot_is_not_copied_from_a_snapshot() -> None:
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [1] * 6):
         driver.add(prompt)
         driver.run()
-    # The snapshot has it too, but only the third needed it.
+    # Only the third prompt needed the snapshot; the fourth found its prefix in the slot.
     assert len([o for o in driver.operations if isinstance(o, Copy)]) == 1
 
 
-def test_what_somebody_else_has_too_is_not_saved() -> None:
-    driver = Driver(FakeBackend(num_slots=1))
+def test_a_prefix_that_a_snapshot_holds_is_not_saved_again() -> None:
+    driver = Driver(FakeRunner(num_slots=1))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         driver.add(prompt)
         driver.run()
     assert len([o for o in driver.operations if isinstance(o, Save)]) == 2
 
 
-def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
-    driver = Driver(FakeBackend(num_slots=2))
+def test_a_lone_sequence_takes_the_slot_with_the_shortest_other_prefix() -> None:
+    driver = Driver(FakeRunner(num_slots=2))
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [2] * 6):
         sequence = driver.add(prompt, max_tokens=3)
         driver.run()
@@ -490,18 +481,18 @@ def test_a_lone_sequence_takes_the_slot_with_least_to_lose() -> None:
     assert not any(isinstance(o, Copy | Save) for o in driver.operations)
 
 
-def test_the_least_recently_used_snapshot_gives_way_first() -> None:
-    driver = Driver(FakeBackend(num_slots=1), snapshot_tokens=24)
+def test_the_least_recently_used_snapshot_is_discarded_first() -> None:
+    driver = Driver(FakeRunner(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
-        driver.add([token] * 5)  # 8 cells, as the last token of a completion has none
+        driver.add([token] * 5)  # 8 cells: the last token of a completion has none
         driver.run()
-    # 4 took the place of 2, then 5 that of 3: 1 is older, but was asked for since.
+    # Prompt 4 replaced snapshot 2, prompt 5 snapshot 3. Snapshot 1 is older but was used later.
     discarded = [o.snapshot for o in driver.operations if isinstance(o, Discard)]
     assert discarded == [Snapshot(2), Snapshot(3)]
 
 
 def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
-    driver = Driver(FakeBackend(num_slots=3))
+    driver = Driver(FakeRunner(num_slots=3))
     sequences = [driver.add([n] * 3, max_tokens=10) for n in range(3)]
     driver.step()
     driver.cancel(sequences[1])
@@ -512,7 +503,7 @@ def test_a_sequence_behind_a_gap_moves_with_all_its_cells() -> None:
 
 
 def test_the_cells_of_a_moved_sequence_can_still_be_reused() -> None:
-    driver = Driver(FakeBackend(num_slots=3), prefill_budget=24, snapshot_tokens=0)
+    driver = Driver(FakeRunner(num_slots=3), prefill_budget=24, snapshot_tokens=0)
     sequences = [driver.add([n] * 5, max_tokens=10) for n in range(3)]
     driver.step()
     driver.cancel(sequences[1])
@@ -524,7 +515,7 @@ def test_the_cells_of_a_moved_sequence_can_still_be_reused() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 1, 4])
 def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
-    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+    driver = Driver(FakeRunner(num_slots=1), prefill_budget=4)
     sequence = driver.add([1] * 10, max_tokens=9)
     states = [SequenceStatus.WAITING, SequenceStatus.PREFILL, None, None, SequenceStatus.RUNNING]
     for _ in range(num_steps):
@@ -537,19 +528,19 @@ def test_a_sequence_can_be_cancelled_in_every_state(num_steps: int) -> None:
     assert driver.scheduler.num_free_slots == 1
 
 
-def test_what_was_evaluated_of_a_cancelled_prompt_is_reused() -> None:
-    driver = Driver(FakeBackend(num_slots=1), prefill_budget=4)
+def test_the_evaluated_part_of_a_cancelled_prompt_is_reused() -> None:
+    driver = Driver(FakeRunner(num_slots=1), prefill_budget=4)
     sequence = driver.add([1] * 20)
     driver.step()
     driver.step()
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 10  # 3 and 3 up to the first tile, and that
+    assert again.num_cached_tokens == 10  # two calls of 3 rows, and the first tile
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
-    driver = Driver(FakeBackend(num_slots=3), prefill_budget=4)
+    driver = Driver(FakeRunner(num_slots=3), prefill_budget=4)
     running = driver.add([1], max_tokens=9)
     driver.step()
     prefilling = driver.add([2] * 20)
@@ -557,7 +548,7 @@ def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
     driver.step()
     rows = driver.steps[-1].rows[0]
     assert driver.scheduler.affected(rows) == [running]
-    span = Span(1, 4, [2] * 4, wants_logits=False)
+    span = Span(1, 4, [2] * 4, needs_logits=False)
     assert driver.scheduler.affected(Decode([span], outputs=[])) == [prefilling]
     assert driver.scheduler.affected(Truncate(2, 0)) == [running, prefilling]
     assert waiting in driver.scheduler.sequences

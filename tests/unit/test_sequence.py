@@ -1,4 +1,4 @@
-"""A sequence counts its own tokens and knows when it has enough."""
+"""A sequence counts its tokens and ends at its last one."""
 
 import pytest
 from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
@@ -36,7 +36,7 @@ def test_a_completion_ends_where_the_model_ends_it() -> None:
     assert sequence.finish_reason is FinishReason.STOP
 
 
-def test_an_end_that_is_also_the_last_token_allowed_is_a_stop() -> None:
+def test_an_end_of_generation_token_at_max_tokens_is_a_stop() -> None:
     sequence = Sequence([1], SamplingParams(max_tokens=1))
     sequence.append(256, is_eog=True)
     assert sequence.finish_reason is FinishReason.STOP
@@ -54,12 +54,14 @@ def test_the_token_that_ends_a_completion_is_counted() -> None:
 @pytest.mark.parametrize(
     ("num_computed", "evaluated"), [(0, []), (2, [1, 2]), (5, [1, 2, 3, 7, 8])]
 )
-def test_the_evaluated_tokens_are_those_computed(num_computed: int, evaluated: list[int]) -> None:
+def test_the_evaluated_tokens_are_the_first_computed_ones(
+    num_computed: int, evaluated: list[int]
+) -> None:
     sequence = Sequence([1, 2, 3], SamplingParams())
     sequence.completion_tokens = [7, 8, 9]
     sequence.num_computed_tokens = num_computed
     assert sequence.evaluated_tokens == evaluated
 
 
-def test_sequences_with_equal_tokens_are_different() -> None:
+def test_sequences_with_equal_tokens_are_not_equal() -> None:
     assert Sequence([1], SamplingParams()) != Sequence([1], SamplingParams())

@@ -1,4 +1,4 @@
-"""The pool gives every slot to one at a time."""
+"""The pool tracks which slots are free."""
 
 import random
 
@@ -37,14 +37,16 @@ def test_only_a_taken_slot_can_be_released(slot: int) -> None:
     ("taken", "complaint"),
     [([0, 0], "taken twice"), ([0, 1], "a taken slot is free"), ([], "a slot is lost")],
 )
-def test_the_integrity_check_finds_wrong_books(taken: list[int], complaint: str) -> None:
+def test_the_integrity_check_finds_wrong_sets_of_taken_slots(
+    taken: list[int], complaint: str
+) -> None:
     pool = SlotPool(2)
     pool.take(0)
     with pytest.raises(AssertionError, match=complaint):
         pool.check_integrity(taken)
 
 
-def test_the_books_balance_after_any_takes_and_releases() -> None:
+def test_every_slot_is_free_or_taken_after_any_operations() -> None:
     rng = random.Random(1)
     pool, taken = SlotPool(5), set[int]()
     for _ in range(500):

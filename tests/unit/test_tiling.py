@@ -1,4 +1,4 @@
-"""A token is computed in a tile or by row as its place in its prompt says, however it is cut."""
+"""The position of a prompt token decides whether it is computed in a tile or row by row."""
 
 import itertools
 
@@ -9,7 +9,7 @@ TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
-    """Start and length of all calls that evaluate the rest of a prompt."""
+    """Returns start and length of the calls that evaluate a prompt from `position` on."""
     found = []
     while position < num_prompt_tokens:
         length = TILING.next_length(position, num_prompt_tokens)
@@ -20,7 +20,7 @@ def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
 
 
 def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
-    """The tokens of the rest of a prompt that are computed in tiles."""
+    """Returns the positions, from `position` on, whose tokens are computed in tiles."""
     return {
         token
         for start, length in chunks(num_prompt_tokens, position)
@@ -40,7 +40,7 @@ def test_a_short_prompt_has_no_tiles() -> None:
 
 
 @pytest.mark.parametrize("num_prompt_tokens", range(1, 30))
-def test_tokens_are_tiled_by_their_place_alone(num_prompt_tokens: int) -> None:
+def test_only_the_position_of_a_token_decides_whether_it_is_tiled(num_prompt_tokens: int) -> None:
     end = TILING.end(num_prompt_tokens)
     expected = set(range(TILING.start, end))
     positions = {*range(TILING.start + 1), *range(TILING.start, end - TILING.length + 1)}
@@ -50,7 +50,7 @@ def test_tokens_are_tiled_by_their_place_alone(num_prompt_tokens: int) -> None:
     assert all(length <= TILING.batch_length for _, length in chunks(num_prompt_tokens))
 
 
-def test_what_is_shared_was_computed_in_the_same_way_and_leaves_room_for_tiles() -> None:
+def test_shared_tokens_are_computed_in_the_same_way_and_the_remaining_tiles_fill_a_call() -> None:
     for mine, other in itertools.product(range(1, 30), repeat=2):
         for num_equal in range(min(mine, other) + 1):
             shared = TILING.num_shareable(num_equal, TILING.end(mine), TILING.end(other))
@@ -59,10 +59,26 @@ def test_what_is_shared_was_computed_in_the_same_way_and_leaves_room_for_tiles()
             assert tiled(mine, shared) == {t for t in tiled(mine) if t >= shared}
 
 
-def test_all_that_could_be_shared_is_shared() -> None:
+def test_the_longest_possible_prefix_is_shared() -> None:
     assert TILING.num_shareable(5, 6, 6) == 5
     assert TILING.num_shareable(8, 6, 6) == 8
     assert TILING.num_shareable(13, 18, 18) == 13
     assert TILING.num_shareable(13, 14, 14) == 10
     assert TILING.num_shareable(15, 14, 14) == 15
     assert TILING.num_shareable(15, 18, 14) == 14
+
+
+@pytest.mark.parametrize(
+    ("position", "calls"),
+    [
+        (0, [*[63] * 4, *[128] * 5, 64, 44]),
+        (300, [*[128] * 4, 144, 44]),
+    ],
+)
+def test_the_example_in_the_module_is_right(position: int, calls: list[int]) -> None:
+    tiling, lengths = Tiling(), []
+    assert tiling.end(1000) == 956
+    while position < 1000:
+        lengths.append(tiling.next_length(position, 1000))
+        position += lengths[-1]
+    assert lengths == calls

@@ -1,7 +1,7 @@
-"""The validator against what the package it ports was seen to answer (see models/validator.py).
+"""Compares the validator with recorded results of the package that it ports.
 
-The vectors of the published schemas are in tests/data/validator; those below show one quirk each,
-with a schema of their own, and came from the same package.
+The vectors for the published schemas are in tests/data/validator. The vectors below show one quirk
+of the package each, with small schemas.
 """
 
 import json
@@ -38,7 +38,7 @@ def vectors() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("model", "request_body", "expected"), list(vectors()))
-def test_published_schema_gives_the_recorded_verdict(
+def test_published_schema_gives_the_recorded_result(
     model: str, request_body: object, expected: str
 ) -> None:
     path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
@@ -308,7 +308,7 @@ def test_value_nested_deeper_than_python_recurses_is_printed() -> None:
     assert verdict({"enum": ["a"]}, value) == "Error: enum x not in a at '/'"
 
 
-def test_value_is_left_as_it_was() -> None:
+def test_validation_does_not_change_the_value() -> None:
     value = {"p": {"b": 1}, "9": 1, "1": 2}
     before = json.dumps(value)
     verdict({**prop({"default": 1}, "q"), "additionalProperties": {}}, value)
@@ -324,7 +324,7 @@ def test_value_is_left_as_it_was() -> None:
         {"oneOf": [{"additionalProperties": {"not": {}}}]},
     ],
 )
-def test_keyword_that_is_not_ported_is_refused_at_once(schema: dict[str, Any]) -> None:
+def test_keyword_that_is_not_ported_is_rejected_at_once(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"schema keyword '.*' is not supported"):
         Validator(schema)
 

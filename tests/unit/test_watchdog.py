@@ -1,47 +1,47 @@
-"""The watchdog counts the time in which nothing gets done while somebody waits."""
+"""The watchdog counts the time in which a busy worker makes no progress."""
 
 from workers_ai_emulator.engine.watchdog import Watchdog
 
 
-class Shown:
-    """A watchdog of 3 s that is shown the worker every second."""
+class Observed:
+    """A watchdog with a limit of 3 s that observes the worker every second."""
 
     def __init__(self) -> None:
         self._watchdog = Watchdog(limit_s=3)
 
-    def complaints(self, *seen: tuple[int, bool], is_alive: bool = True) -> list[bool]:
-        """For each `num_done` and `is_busy`: whether something is wrong."""
+    def failures(self, *seen: tuple[int, bool], is_alive: bool = True) -> list[bool]:
+        """Returns for each `num_completed` and `is_busy` whether there is a failure."""
         return [
             self._watchdog.observe(
-                num_done=num_done, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
+                num_completed=num_completed, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
             )
             is not None
-            for num_done, is_busy in seen
+            for num_completed, is_busy in seen
         ]
 
 
-def test_progress_is_fine() -> None:
-    assert not any(Shown().complaints(*((n, True) for n in range(10))))
+def test_progress_is_no_failure() -> None:
+    assert not any(Observed().failures(*((n, True) for n in range(10))))
 
 
-def test_idleness_is_fine() -> None:
-    assert not any(Shown().complaints(*[(5, False)] * 10))
+def test_an_idle_worker_is_no_failure() -> None:
+    assert not any(Observed().failures(*[(5, False)] * 10))
 
 
-def test_no_progress_is_wrong_after_the_limit() -> None:
-    assert Shown().complaints(*[(5, True)] * 5) == [False, False, False, True, True]
+def test_no_progress_is_a_failure_after_the_limit() -> None:
+    assert Observed().failures(*[(5, True)] * 5) == [False, False, False, True, True]
 
 
-def test_it_stays_wrong_when_nobody_waits_any_more() -> None:
-    assert Shown().complaints(*[(0, True)] * 3, *[(0, False)] * 2) == [False, False, *[True] * 3]
+def test_a_failure_remains_when_the_worker_is_no_longer_busy() -> None:
+    assert Observed().failures(*[(0, True)] * 3, *[(0, False)] * 2) == [False, False, *[True] * 3]
 
 
-def test_progress_makes_it_right_again() -> None:
-    assert Shown().complaints(*[(0, True)] * 3, (1, True), (1, True)) == [
+def test_progress_ends_a_failure() -> None:
+    assert Observed().failures(*[(0, True)] * 3, (1, True), (1, True)) == [
         *[False, False, True],
         *[False, False],
     ]
 
 
-def test_a_dead_thread_is_wrong_at_once() -> None:
-    assert Shown().complaints((1, False), is_alive=False) == [True]
+def test_a_dead_thread_is_a_failure_at_once() -> None:
+    assert Observed().failures((1, False), is_alive=False) == [True]

@@ -1,14 +1,15 @@
-"""The engine's thread over the fake backend, seen from the event loop."""
+"""The engine with its worker thread, over the fake runner."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from workers_ai_emulator.engine.engine import Engine, EngineGeneration
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -18,46 +19,31 @@ from workers_ai_emulator.engine.errors import (
 )
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, State
-from workers_ai_emulator.engine.worker import Engine, Generation
 
-from tests.fakes import FakeBackend, FakeVocabulary
+from tests.fakes import FakeRunner, FakeVocabulary
+from tests.loop import TIMEOUT_S, in_loop
 
 THREAD = "engine under test"
-TIMEOUT_S = 10
-
-
-def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Runs the test under asyncio, with a time limit."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await test()
-
-    def run() -> None:
-        asyncio.run(limited())
-
-    run.__name__ = getattr(test, "__name__", "test")
-    return run
 
 
 @asynccontextmanager
-async def running(backend: FakeBackend, *, queue_size: int = 64) -> AsyncIterator[Engine]:
+async def running(runner: FakeRunner, *, queue_size: int = 64) -> AsyncIterator[Engine]:
     engine = Engine(
-        backend, queue_size=queue_size, tiling=Tiling(), snapshot_bytes=256, name=THREAD
+        runner, queue_size=queue_size, tiling=Tiling(), snapshot_tokens=256, name=THREAD
     )
     try:
         yield engine
     finally:
-        backend.gate.set()
+        runner.gate.set()
         await engine.close()
 
 
-async def blocked(backend: FakeBackend) -> None:
-    """Until the worker stands before the decode call that waits for the gate."""
-    assert await asyncio.to_thread(backend.is_blocked.wait, TIMEOUT_S)
+async def blocked(runner: FakeRunner) -> None:
+    """Waits until the worker's decode call waits for the gate."""
+    assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
 
 
-async def text_of(generation: Generation) -> str:
+async def text_of(generation: EngineGeneration) -> str:
     return "".join([chunk.text async for chunk in generation])
 
 
@@ -74,12 +60,12 @@ def engine_threads() -> list[threading.Thread]:
 
 
 @in_loop
-async def test_a_stream_is_the_text_of_the_backend() -> None:
-    backend = FakeBackend(completion_length=7)
-    async with running(backend) as engine:
+async def test_the_chunks_of_a_generation_are_the_text_of_the_runner() -> None:
+    runner = FakeRunner(completion_length=7)
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
         chunks = [chunk async for chunk in generation]
-    assert "".join(chunk.text for chunk in chunks) == backend.text(prompt(), params())
+    assert "".join(chunk.text for chunk in chunks) == runner.text(prompt(), params())
     assert [chunk.finish_reason for chunk in chunks] == [None] * 7 + [FinishReason.STOP]
     assert generation.finish_reason is FinishReason.STOP
     assert generation.usage.num_completion_tokens == 8
@@ -87,50 +73,50 @@ async def test_a_stream_is_the_text_of_the_backend() -> None:
 
 @in_loop
 async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
-    backend = FakeBackend()
-    async with running(backend) as engine:
+    runner = FakeRunner()
+    async with running(runner) as engine:
         chunks = [chunk async for chunk in engine.submit(prompt(), params(3))]
     assert [chunk.finish_reason for chunk in chunks] == [None, None, FinishReason.LENGTH]
 
 
 @in_loop
-async def test_many_consumers_get_each_their_own_text() -> None:
-    backend = FakeBackend(num_slots=3, completion_length=12)
+async def test_concurrent_generations_get_their_own_texts() -> None:
+    runner = FakeRunner(num_slots=3, completion_length=12)
     prompts = [prompt("a prefix that all of them share, " * 2 + "x" * n) for n in range(20)]
-    async with running(backend) as engine:
+    async with running(runner) as engine:
         texts = await asyncio.gather(*(text_of(engine.submit(p, params())) for p in prompts))
         assert engine.status.num_cached_tokens > 0
-    assert texts == [backend.text(p, params()) for p in prompts]
+    assert texts == [runner.text(p, params()) for p in prompts]
 
 
 @in_loop
-async def test_a_consumer_that_never_reads_holds_up_nobody() -> None:
-    backend = FakeBackend(num_slots=1)
-    async with running(backend) as engine:
+async def test_a_generation_that_is_not_read_does_not_delay_another() -> None:
+    runner = FakeRunner(num_slots=1)
+    async with running(runner) as engine:
         engine.submit(prompt("unread"), params())
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
 
 
 @in_loop
 async def test_the_prompt_of_a_finished_request_is_reused() -> None:
-    backend = FakeBackend()
-    async with running(backend) as engine:
+    runner = FakeRunner()
+    async with running(runner) as engine:
         await text_of(engine.submit(prompt("p" * 40), params(2)))
         again = engine.submit(prompt("p" * 40), params(2))
-        assert await text_of(again) == backend.text(prompt("p" * 40), params(2))
+        assert await text_of(again) == runner.text(prompt("p" * 40), params(2))
     assert again.usage.num_cached_tokens == 39
 
 
 @pytest.mark.parametrize(("is_sentencepiece", "text"), [(True, "a b"), (False, " a b")])
 def test_a_leading_space_is_stripped_for_sentencepiece(is_sentencepiece: bool, text: str) -> None:
-    class Words(FakeBackend):
+    class Words(FakeRunner):
         def next_token(self, cells: list[int], num_prompt_tokens: int, _: SamplingParams) -> int:
             return b" a b"[len(cells) - num_prompt_tokens]
 
     @in_loop
     async def check() -> None:
-        backend = Words(vocabulary=FakeVocabulary(is_sentencepiece=is_sentencepiece))
-        async with running(backend) as engine:
+        runner = Words(vocabulary=FakeVocabulary(is_sentencepiece=is_sentencepiece))
+        async with running(runner) as engine:
             assert await text_of(engine.submit(prompt(), params(4))) == text
 
     check()
@@ -138,7 +124,7 @@ def test_a_leading_space_is_stripped_for_sentencepiece(is_sentencepiece: bool, t
 
 @in_loop
 async def test_an_unfinished_character_ends_as_a_replacement_character() -> None:
-    class Euro(FakeBackend):
+    class Euro(FakeRunner):
         def next_token(self, cells: list[int], num_prompt_tokens: int, _: SamplingParams) -> int:
             return "\u20ac".encode()[len(cells) - num_prompt_tokens]
 
@@ -149,77 +135,79 @@ async def test_an_unfinished_character_ends_as_a_replacement_character() -> None
 
 @in_loop
 async def test_a_waiting_request_can_be_cancelled() -> None:
-    backend = FakeBackend(num_slots=1, block_at=1)
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=1, block_at=1)
+    async with running(runner) as engine:
         first = engine.submit(prompt("first"), params())
-        await blocked(backend)
+        await blocked(runner)
         waiting = engine.submit(prompt("waiting"), params())
         waiting.cancel()
-        backend.gate.set()
+        runner.gate.set()
         assert await text_of(waiting) == ""
-        assert await text_of(first) == backend.text(prompt("first"), params())
+        assert await text_of(first) == runner.text(prompt("first"), params())
     assert waiting.finish_reason is FinishReason.CANCELLED
     assert waiting.usage.num_completion_tokens == 0
 
 
 @in_loop
 async def test_a_request_can_be_cancelled_while_its_prompt_is_evaluated() -> None:
-    backend = FakeBackend(num_slots=1, block_at=2)
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=1, block_at=2)
+    async with running(runner) as engine:
         generation = engine.submit(prompt("p" * 400), params())
-        await blocked(backend)
+        await blocked(runner)
         generation.cancel()
-        backend.gate.set()
+        runner.gate.set()
         chunks = [chunk async for chunk in generation]
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
     assert [(chunk.text, chunk.finish_reason) for chunk in chunks] == [("", FinishReason.CANCELLED)]
 
 
 @in_loop
 async def test_a_running_request_can_be_cancelled() -> None:
-    backend = FakeBackend(num_slots=1, block_at=4)
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=1, block_at=4)
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
-        await blocked(backend)
-        generation.cancel()  # which breaks off the call that is running
+        await blocked(runner)
+        generation.cancel()  # interrupts the current decode call
         generation.cancel()
         text = await text_of(generation)
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
-    assert text == backend.text(prompt(), params(3))
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
+    assert text == runner.text(prompt(), params(3))
     assert generation.finish_reason is FinishReason.CANCELLED
 
 
 @in_loop
-async def test_a_call_that_others_wait_for_is_not_broken_off() -> None:
-    backend = FakeBackend(num_slots=2, block_at=3)
-    async with running(backend) as engine:
+async def test_a_decode_call_is_not_interrupted_while_one_of_its_requests_is_not_cancelled() -> (
+    None
+):
+    runner = FakeRunner(num_slots=2, block_at=3)
+    async with running(runner) as engine:
         generations = [engine.submit(prompt(text), params(9)) for text in ("ab", "cd")]
-        await blocked(backend)
+        await blocked(runner)
         generations[0].cancel()
-        backend.gate.set()
+        runner.gate.set()
         await text_of(generations[0])
-        assert await text_of(generations[1]) == backend.text(prompt("cd"), params(9))
+        assert await text_of(generations[1]) == runner.text(prompt("cd"), params(9))
         assert engine.status.finished == {"cancelled": 1, "length": 1}
 
 
 @in_loop
-async def test_what_a_call_left_behind_that_was_broken_off_is_never_used() -> None:
-    backend = FakeBackend(num_slots=1, block_at=1)
-    async with running(backend) as engine:
+async def test_the_cells_of_an_interrupted_decode_call_are_not_reused() -> None:
+    runner = FakeRunner(num_slots=1, block_at=1)
+    async with running(runner) as engine:
         broken = engine.submit(prompt("x" * 40), params())
-        await blocked(backend)
+        await blocked(runner)
         broken.cancel()
         assert await text_of(broken) == ""
         again = engine.submit(prompt("x" * 40), params())
-        assert await text_of(again) == backend.text(prompt("x" * 40), params())
+        assert await text_of(again) == runner.text(prompt("x" * 40), params())
         assert engine.status.num_cached_tokens == 0
-    assert backend.num_open_samplers == 0
+    assert runner.num_open_samplers == 0
 
 
 @in_loop
 async def test_cancelling_a_finished_request_changes_nothing() -> None:
-    backend = FakeBackend()
-    async with running(backend) as engine:
+    runner = FakeRunner()
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params(2))
         await text_of(generation)
         generation.cancel()
@@ -229,129 +217,129 @@ async def test_cancelling_a_finished_request_changes_nothing() -> None:
 
 
 @in_loop
-async def test_a_cancel_that_comes_too_late_changes_nothing() -> None:
-    backend = FakeBackend(block_at=3, can_be_interrupted=False)
-    async with running(backend) as engine:
+async def test_cancelling_during_the_last_decode_call_changes_nothing() -> None:
+    runner = FakeRunner(block_at=3, can_be_interrupted=False)
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params(3))
-        await blocked(backend)
+        await blocked(runner)
         generation.cancel()
-        backend.gate.set()
-        assert await text_of(generation) == backend.text(prompt(), params(3))
+        runner.gate.set()
+        assert await text_of(generation) == runner.text(prompt(), params(3))
         await text_of(engine.submit(prompt(), params(3)))
         assert engine.status.finished == {"length": 2}
     assert generation.finish_reason is FinishReason.LENGTH
 
 
 @in_loop
-async def test_a_full_queue_is_out_of_capacity() -> None:
-    backend = FakeBackend(num_slots=2, block_at=1)
-    async with running(backend, queue_size=1) as engine:
+async def test_a_request_beyond_the_queue_is_rejected() -> None:
+    runner = FakeRunner(num_slots=2, block_at=1)
+    async with running(runner, queue_size=1) as engine:
         generations = [engine.submit(prompt(), params()) for _ in range(3)]
         with pytest.raises(CapacityExceeded):
             engine.submit(prompt(), params())
-        backend.gate.set()
+        runner.gate.set()
         await asyncio.gather(*map(text_of, generations))
         await text_of(engine.submit(prompt(), params()))
 
 
 @in_loop
-async def test_what_cannot_fit_the_context_is_refused() -> None:
-    async with running(FakeBackend(context_length=64)) as engine:
+async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
+    async with running(FakeRunner(context_length=64)) as engine:
         with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64"):
             engine.submit(prompt("p" * 60), params(5))
         await text_of(engine.submit(prompt("p" * 60), params(4)))
 
 
 @pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
-def test_a_failed_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
-    """Call 1 is the short prompt, 2 the next token of it, 3 the first chunk of the long prompt."""
+def test_a_failed_decode_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
+    """Call 1: the short prompt. Call 2: its next token. Call 3: the long prompt's first chunk."""
 
     @in_loop
     async def check() -> None:
-        backend = FakeBackend(num_slots=2, block_at=1, fail_at={failing})
+        runner = FakeRunner(num_slots=2, block_at=1, fail_at={failing})
         prompts = [prompt("short"), prompt("long" * 50)]
-        async with running(backend) as engine:
+        async with running(runner) as engine:
             short = engine.submit(prompts[0], params())
-            await blocked(backend)
+            await blocked(runner)
             generations = [short, engine.submit(prompts[1], params())]
-            backend.gate.set()
+            runner.gate.set()
             with pytest.raises(EngineError, match="decode failed"):
                 await text_of(generations[is_long])
-            assert await text_of(generations[not is_long]) == backend.text(
+            assert await text_of(generations[not is_long]) == runner.text(
                 prompts[not is_long], params()
             )
             again = engine.submit(prompts[is_long], params())
-            assert await text_of(again) == backend.text(prompts[is_long], params())
+            assert await text_of(again) == runner.text(prompts[is_long], params())
             assert engine.status.finished == {"length": 2, "error": 1}
-        assert backend.num_open_samplers == 0
+        assert runner.num_open_samplers == 0
 
     check()
 
 
 @in_loop
-async def test_a_snapshot_that_cannot_be_loaded_ends_only_who_needs_it() -> None:
-    class Forgetful(FakeBackend):
+async def test_a_snapshot_that_cannot_be_loaded_ends_only_the_request_that_needs_it() -> None:
+    class Forgetful(FakeRunner):
         def load(self, slot: int, state: State) -> None:
             super().load(slot, state[:-1])
 
-    backend = Forgetful(num_slots=1, block_at=3)
-    async with running(backend) as engine:
+    runner = Forgetful(num_slots=1, block_at=3)
+    async with running(runner) as engine:
         await text_of(engine.submit(prompt("a" * 40), params(2)))  # decode calls 1 and 2
         second = engine.submit(prompt("b" * 40), params(2))
-        await blocked(backend)
+        await blocked(runner)
         again = engine.submit(prompt("a" * 40), params(2))
         waiting = engine.submit(prompt("c" * 40), params(2))
-        backend.gate.set()
+        runner.gate.set()
         await text_of(second)
         with pytest.raises(EngineError, match="incomplete"):
             await text_of(again)
-        assert await text_of(waiting) == backend.text(prompt("c" * 40), params(2))
+        assert await text_of(waiting) == runner.text(prompt("c" * 40), params(2))
 
 
 @in_loop
-async def test_the_text_before_a_failed_call_is_delivered() -> None:
-    backend = FakeBackend(fail_at={4})
+async def test_the_text_before_a_failed_decode_call_is_delivered() -> None:
+    runner = FakeRunner(fail_at={4})
     text = ""
-    async with running(backend) as engine:
+    async with running(runner) as engine:
         with pytest.raises(EngineError):
             async for chunk in engine.submit(prompt(), params()):
                 text += chunk.text
-    assert text == backend.text(prompt(), params(3))
+    assert text == runner.text(prompt(), params(3))
 
 
 @in_loop
 async def test_the_engine_survives_an_unexpected_exception() -> None:
-    backend = FakeBackend(num_slots=1, fail_at={1}, error=RuntimeError("boom"), block_at=1)
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=1, fail_at={1}, error=RuntimeError("boom"), block_at=1)
+    async with running(runner) as engine:
         failing = engine.submit(prompt(), params())
-        await blocked(backend)
-        backend.gate.set()
+        await blocked(runner)
+        runner.gate.set()
         with pytest.raises(EngineError, match="boom"):
             await text_of(failing)
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
         assert engine.status.finished == {"error": 1, "length": 1}
-    assert backend.num_open_samplers == 0
+    assert runner.num_open_samplers == 0
 
 
 @in_loop
-async def test_closing_cancels_everything_and_ends_the_thread() -> None:
-    backend = FakeBackend(num_slots=1, block_at=3)
-    engine = Engine(backend, queue_size=9, tiling=Tiling(), name=THREAD)
+async def test_closing_cancels_all_requests_and_ends_the_thread() -> None:
+    runner = FakeRunner(num_slots=1, block_at=3)
+    engine = Engine(runner, queue_size=9, tiling=Tiling(), name=THREAD)
     generations = [engine.submit(prompt(), params()) for _ in range(3)]
-    await blocked(backend)
+    await blocked(runner)
     assert engine_threads()
     await engine.close()
     assert not engine_threads()
-    assert backend.is_closed
-    assert backend.num_open_samplers == 0
+    assert runner.is_closed
+    assert runner.num_open_samplers == 0
     texts = await asyncio.gather(*map(text_of, generations))
-    assert texts == [backend.text(prompt(), params(2)), "", ""]
+    assert texts == [runner.text(prompt(), params(2)), "", ""]
     assert {generation.finish_reason for generation in generations} == {FinishReason.CANCELLED}
 
 
 @in_loop
-async def test_a_closed_engine_takes_nothing_more() -> None:
-    async with running(FakeBackend()) as engine:
+async def test_a_closed_engine_rejects_requests() -> None:
+    async with running(FakeRunner()) as engine:
         await engine.close()
         with pytest.raises(EngineClosed):
             engine.submit(prompt(), params())
@@ -359,33 +347,35 @@ async def test_a_closed_engine_takes_nothing_more() -> None:
 
 @in_loop
 async def test_a_generation_that_takes_too_long_ends_in_a_timeout_and_frees_its_slot() -> None:
-    backend = FakeBackend(num_slots=1, block_at=3)
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=1, block_at=3)
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
-        await blocked(backend)
+        await blocked(runner)
         generation.cancel_after(0)
         with pytest.raises(DeadlineExceeded):
             await text_of(generation)
-        backend.gate.set()
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        runner.gate.set()
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
         assert engine.status.finished == {"cancelled": 1, "length": 1}
 
 
 @in_loop
 async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
-    backend = FakeBackend()
-    async with running(backend) as engine:
+    runner = FakeRunner()
+    async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
         generation.cancel_after(60)
-        assert await text_of(generation) == backend.text(prompt(), params())
+        assert await text_of(generation) == runner.text(prompt(), params())
         assert engine.status.finished == {"length": 1}
 
 
 @in_loop
-async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover() -> None:
-    backend = FakeBackend(num_slots=1, block_at=3, can_be_interrupted=False)
-    async with running(backend) as engine:
-        engine.watch(0.05)
+async def test_requests_fail_while_the_worker_makes_no_progress_and_the_engine_can_recover() -> (
+    None
+):
+    runner = FakeRunner(num_slots=1, block_at=3, can_be_interrupted=False)
+    async with running(runner) as engine:
+        engine.watch(0.2)
         generations = [engine.submit(prompt(), params()) for _ in range(2)]
         for generation in generations:
             with pytest.raises(EngineError, match="nothing done"):
@@ -393,18 +383,18 @@ async def test_requests_fail_when_nothing_gets_done_and_the_engine_may_recover()
         assert engine.failure
         with pytest.raises(EngineError, match="nothing done"):
             engine.submit(prompt(), params())
-        backend.gate.set()
+        runner.gate.set()
         while engine.failure:
             await asyncio.sleep(0.01)
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
         assert engine.status.finished == {"cancelled": 2, "length": 1}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @in_loop
-async def test_requests_fail_when_the_thread_has_died() -> None:
-    async with running(FakeBackend(fail_at={3}, error=cast(Exception, SystemExit()))) as engine:
-        engine.watch(0.05)
+async def test_requests_fail_after_the_worker_has_died() -> None:
+    async with running(FakeRunner(fail_at={3}, error=cast(Exception, SystemExit()))) as engine:
+        engine.watch(0.2)
         with pytest.raises(EngineError, match="thread has ended"):
             await text_of(engine.submit(prompt(), params()))
         with pytest.raises(EngineError, match="thread has ended"):
@@ -413,36 +403,36 @@ async def test_requests_fail_when_the_thread_has_died() -> None:
 
 @in_loop
 async def test_an_idle_engine_closes() -> None:
-    backend = FakeBackend()
-    async with running(backend):
+    runner = FakeRunner()
+    async with running(runner):
         pass
-    assert backend.is_closed
+    assert runner.is_closed
     assert not engine_threads()
 
 
 @in_loop
-async def test_cancel_all_ends_every_request_and_the_engine_goes_on() -> None:
-    backend = FakeBackend(num_slots=2, block_at=1)
-    async with running(backend) as engine:
+async def test_cancel_all_ends_every_request_and_the_engine_accepts_new_ones() -> None:
+    runner = FakeRunner(num_slots=2, block_at=1)
+    async with running(runner) as engine:
         generations = [engine.submit(prompt(), params()) for _ in range(5)]
-        await blocked(backend)
+        await blocked(runner)
         engine.cancel_all()
-        backend.gate.set()
+        runner.gate.set()
         await asyncio.gather(*map(text_of, generations))
         assert engine.status.finished == {"cancelled": 5}
-        assert await text_of(engine.submit(prompt(), params())) == backend.text(prompt(), params())
+        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
 
 
 @in_loop
 async def test_the_counters_balance() -> None:
-    backend = FakeBackend(num_slots=2, completion_length=9, block_at=1, fail_at={12})
-    async with running(backend) as engine:
+    runner = FakeRunner(num_slots=2, completion_length=9, block_at=1, fail_at={12})
+    async with running(runner) as engine:
         generations = [engine.submit(prompt("p" * 20 * n), params(2 * n)) for n in range(1, 9)]
-        await blocked(backend)
+        await blocked(runner)
         assert engine.status.num_free_slots == 1
         assert engine.status.num_running == 1
         generations[4].cancel()
-        backend.gate.set()
+        runner.gate.set()
         await asyncio.gather(*map(text_of, generations), return_exceptions=True)
         status = engine.status
     usages = [g.usage for g in generations if g.usage.num_completion_tokens]
@@ -454,26 +444,26 @@ async def test_the_counters_balance() -> None:
     assert (status.num_free_slots, status.num_running, status.num_waiting) == (2, 0, 0)
 
 
-def test_a_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decode_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wakers: list[str] = []
-    backend = FakeBackend(num_slots=4, block_at=1)
+    runner = FakeRunner(num_slots=4, block_at=1)
 
     @in_loop
     async def check() -> None:
         loop = asyncio.get_running_loop()
         call_soon_threadsafe = loop.call_soon_threadsafe
 
-        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # as the loop's own signature
+        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # the signature of the event loop
             wakers.append(threading.current_thread().name)
             return call_soon_threadsafe(*args, **kwargs)
 
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        async with running(backend) as engine:
+        async with running(runner) as engine:
             first = engine.submit(prompt(), params(6))
-            await blocked(backend)
+            await blocked(runner)
             others = [engine.submit(prompt(), params(6)) for _ in range(3)]
-            backend.gate.set()
+            runner.gate.set()
             await asyncio.gather(*map(text_of, [first, *others]))
 
     check()
-    assert wakers.count(THREAD) == backend.num_decodes < 4 * 6
+    assert wakers.count(THREAD) == runner.num_decodes < 4 * 6

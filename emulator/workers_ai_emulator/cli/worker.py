@@ -11,6 +11,7 @@ import typer
 from workers_ai_emulator.cli.options import DEFAULTS
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.settings.declaration import env_var
 
 _ADDRESS = f"{DEFAULTS.host}:{DEFAULTS.port}"
@@ -97,10 +98,8 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    from workers_ai_emulator.models.store import replace_text  # slow to import
-
     try:
-        replace_text(path, text)
+        write_text_atomically(path, text)
     except OSError as error:
         raise CommandError(
             f"cannot write {path}: {error.strerror}; check whose folder that is and how much "

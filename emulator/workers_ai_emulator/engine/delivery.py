@@ -1,4 +1,4 @@
-"""How a generation's events come to its reader."""
+"""The events of a generation: chunks, or one error. Other sources of completions use it, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Event = Chunk | EngineError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:
-    """The chunks, up to one with a finish reason. Raises an error that comes instead."""
+    """Yields chunks up to the first one with a finish reason. Raises an error from the queue."""
     while True:
         event = await events.get()
         if not isinstance(event, Chunk):

@@ -1,4 +1,4 @@
-"""From the bytes of tokens to text, one token at a time."""
+"""Turns the bytes of tokens into text, one token at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import codecs
 
 
 class Detokenizer:
-    """Holds back the bytes of an unfinished character until the rest arrives.
+    """An incremental UTF-8 decoder: keeps the bytes of an incomplete character for the next call.
 
-    `strip_leading_space`: SentencePiece marks the start of a word by a space, also at the start of
-    the text, where its own decoder drops it.
+    `strip_leading_space` removes the space before the first word, as SentencePiece's own decoder
+    does: SentencePiece writes a space before every word.
     """
 
     def __init__(self, *, strip_leading_space: bool = False) -> None:
@@ -17,11 +17,11 @@ class Detokenizer:
         self._strip_leading_space = strip_leading_space
 
     def feed(self, piece: bytes) -> str:
-        """The text that `piece` completes."""
+        """Returns the text that is complete after `piece`."""
         return self._strip(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """What is left: U+FFFD for a character that never became whole."""
+        """Returns U+FFFD if the last character is incomplete, otherwise nothing."""
         return self._strip(self._decoder.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What llama.cpp could compute on, as the installed build knows it."""
+"""Lists the GPUs that the installed build of llama.cpp can use."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
-_TYPES_OF_GPUS = (1, 2)  # with memory of its own, or with the machine's
+_GPU_TYPES = (1, 2)  # dedicated and integrated GPUs in ggml_backend_dev_type
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU; `free` in bytes."""
+    """A GPU and its free memory in bytes."""
 
     name: str
     free: int
 
 
 def gpus() -> list[Device]:
-    """All GPUs that this build of llama.cpp can use; none if it was built for the CPU alone."""
-    llama.llama_backend_init()  # loads what is a library of its own
+    """Returns all GPUs; an empty list if llama.cpp was built for the CPU only."""
+    llama.llama_backend_init()  # loads GPU backends that are separate libraries
     if not llama.llama_supports_gpu_offload():
         return []
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     type_of = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     devices = [get(index) for index in range(count())]
-    return [_device(device) for device in devices if type_of(device) in _TYPES_OF_GPUS]
+    return [_device(device) for device in devices if type_of(device) in _GPU_TYPES]
 
 
 def _device(pointer: int) -> Device:

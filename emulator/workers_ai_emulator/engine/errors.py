@@ -1,8 +1,8 @@
-"""The errors that the engine and other sources of completions raise. They know no HTTP.
+"""The errors that the engine and other sources of completions raise. No HTTP in here.
 
-    EngineError              a generation cannot start or cannot go on
+    EngineError              a generation cannot start or cannot continue
     ├── Interrupted          llama.cpp stopped a decode call because every client has disconnected
-    ├── CapacityExceeded     no slot, no place in the queue, or no memory for the model
+    ├── CapacityExceeded     no free slot and a full queue, or no memory for the model
     ├── ContextTooLong       prompt and longest completion do not fit the context
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
@@ -18,7 +18,7 @@ from workers_ai_emulator.errors import EmulatorError
 
 
 class EngineError(EmulatorError):
-    """A generation cannot start or cannot go on. The message is for the log."""
+    """A generation cannot start or cannot continue. The message is for the log."""
 
 
 class Interrupted(EngineError):
@@ -26,11 +26,14 @@ class Interrupted(EngineError):
 
 
 class CapacityExceeded(EngineError):
-    """All slots are taken and the queue is full, or busy models use the memory that one needs."""
+    """All slots are taken and the queue is full, or busy models take the memory for another one."""
 
 
 class ContextTooLong(EngineError):
-    """The prompt and the longest completion allowed have `num_tokens`, more than the context."""
+    """The prompt and the longest completion allowed do not fit the context.
+
+    Together they have `num_tokens` tokens; the context has `context_length`.
+    """
 
     def __init__(self, num_tokens: int, context_length: int) -> None:
         super().__init__(f"{num_tokens} tokens do not fit a context of {context_length}")

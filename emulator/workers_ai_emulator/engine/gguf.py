@@ -1,7 +1,7 @@
-"""Whether a GGUF file is a whole model that generates text, before llama.cpp sees it.
+"""Checks that a GGUF file is a complete text-generation model, before llama.cpp loads it.
 
-llama.cpp ends the whole process over much that a header may say wrongly. What it would not survive
-is refused here, and what is easily told better; the rest of what is wrong it refuses by itself.
+llama.cpp aborts the whole process on many invalid headers. These checks reject those headers, and
+some mistakes that they can describe better; llama.cpp itself rejects the other invalid files.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.engine.errors import GgufInvalid
-from workers_ai_emulator.engine.gguf_format import GgufArray, GgufHeader, Reader, parse, shown
+from workers_ai_emulator.engine.gguf_format import MAX_LAYERS, Reader, parse, shown
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 
-_MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
-_MAPPED_ALIGNMENT = 32  # of what llama.cpp computes with where it is mapped
-_MAX_TOKENS = 2**22  # ten times what is known, or more
-# llama.cpp holds intermediate results in these, and multiplies no weights that are stored so.
-_NO_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
-_ROUTING_TABLE = "tid2eid"  # whole numbers, but no weights
-# Those that encode, diffuse, speak or assist: none gives a text token by token.
+_MAPPED_ALIGNMENT = 32  # llama.cpp needs it for weights that it uses from the mapped file
+_MAX_TOKENS = 2**22  # at least ten times the largest known vocabulary
+# llama.cpp stores only intermediate results in these types and cannot multiply with such weights.
+_UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
+_ROUTING_TABLE = "tid2eid"  # part of a tensor's name; holds integers that are not weights
+# Encoders, diffusion models, speech models and draft models: they do not generate token by token.
 _NOT_GENERATING = re.compile(
     ".*bert.*|gemma-embedding|llama-embed|t5|t5encoder|clip|wavtokenizer-dec|qwen3tts|pockettts"
     "|dream|llada|llada-moe|rnd1|eagle3|dflash|gemma4-assistant"
@@ -31,7 +31,7 @@ _NOT_GENERATING = re.compile(
 _SPECIAL_FILES = {
     "adapter": "an adapter (LoRA) for a model",
     "mmproj": "the image part of a model",
-    "imatrix": "measurements for quantizing a model",
+    "imatrix": "statistics for quantizing a model",
 }
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
@@ -39,10 +39,10 @@ _NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of a whole model that generates text, which is checked.
+    """Returns the checked header of a GGUF file that contains a text-generation model.
 
-    It takes some 40 ms for each 100,000 tokens and merges of the vocabulary. Raises GgufInvalid for
-    any other file, and for one that cannot be read.
+    Takes about 40 ms for each 100,000 tokens and merges of the vocabulary. Raises GgufInvalid if
+    the file cannot be read, is not GGUF, is damaged, or contains something else.
     """
     try:
         with path.open("rb") as file:
@@ -57,30 +57,30 @@ def _checked(reader: Reader) -> GgufHeader:
     _check_tokenizer(header, reader)
     if not header.tensors:
         raise GgufInvalid("it has a vocabulary but no weights")
-    _check_hyperparameters(header, reader)
+    _check_hyperparameters(header)
     _check_types(header)
     _check_data(header)
     return header
 
 
 def _check_kind(header: GgufHeader) -> None:
-    """Whether it is a whole model that generates text."""
+    """Raises GgufInvalid unless the file is a complete model that generates text."""
     metadata = header.metadata
     architecture = metadata.get("general.architecture")
     if architecture is None:
-        raise GgufInvalid("it does not say its architecture")
+        raise GgufInvalid("its metadata has no general.architecture")
     if not isinstance(architecture, str) or not re.fullmatch(r"[\w.-]{1,40}", architecture):
         raise GgufInvalid(f"it is damaged: its architecture is {shown(architecture)}")
     kind = metadata.get("general.type")
     if isinstance(kind, str) and kind in _SPECIAL_FILES:
-        raise GgufInvalid(f"it is no model but {_SPECIAL_FILES[kind]}")
+        raise GgufInvalid(f"it is not a model but {_SPECIAL_FILES[kind]}")
     num_parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
     if not isinstance(num_parts, int) or not isinstance(part, int):
-        raise GgufInvalid("it is damaged: 'split.count' or 'split.no' is no whole number")
+        raise GgufInvalid("it is damaged: 'split.count' or 'split.no' is not an integer")
     if num_parts > 1:
         raise GgufInvalid(
-            f"it is part {part + 1} of {num_parts} of a model, and only whole files can be used: "
-            "join them with `llama-gguf-split --merge`"
+            f"it is part {part + 1} of {num_parts} of a model, and split models are not supported: "
+            "join the parts with `llama-gguf-split --merge`"
         )
     if _NOT_GENERATING.fullmatch(header.architecture):
         raise GgufInvalid(f"its architecture, {header.architecture}, does not generate text")
@@ -90,14 +90,14 @@ def _check_tokenizer(header: GgufHeader, reader: Reader) -> None:
     metadata = header.metadata
     model, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
     if not isinstance(model, str) or model in ("none", "no_vocab") or tokens is None:
-        raise GgufInvalid("it has no tokenizer, so it is no text model")
+        raise GgufInvalid("it has no tokenizer, so it is not a text model")
     _check_array(metadata, "tokens", ("string",), 1)
     if tokens.length > _MAX_TOKENS:
-        raise GgufInvalid(f"it is damaged: it says that it has {tokens.length:,} tokens")
+        raise GgufInvalid(f"it is damaged: it declares {tokens.length:,} tokens")
     _check_array(metadata, "scores", ("float32", "int32"), tokens.length)
     _check_array(metadata, "token_type", ("int32",), tokens.length)
     for key in ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"):
-        if not 0 <= _whole(metadata, key, default=0) < tokens.length:
+        if not 0 <= _integer(metadata, key, default=0) < tokens.length:
             raise GgufInvalid(
                 f"it is damaged: {key!r} is {metadata[key]:,} and it has {tokens.length:,} tokens"
             )
@@ -109,13 +109,16 @@ def _check_tokenizer(header: GgufHeader, reader: Reader) -> None:
 def _check_array(
     metadata: Mapping[str, Any], name: str, element_types: tuple[str, ...], min_length: int
 ) -> None:
-    """Whether an array of the tokenizer, if it is there, is of a right type and long enough."""
+    """Raises GgufInvalid if an array of the tokenizer has a wrong type or is too short.
+
+    A missing array is accepted.
+    """
     key = f"tokenizer.ggml.{name}"
     array = metadata.get(key)
     if array is None:
         return
     if not isinstance(array, GgufArray) or array.element_type not in element_types:
-        raise GgufInvalid(f"it is damaged: {key!r} is no array of {' or '.join(element_types)}")
+        raise GgufInvalid(f"it is damaged: {key!r} is not an array of {' or '.join(element_types)}")
     if array.length < min_length:
         raise GgufInvalid(
             f"it is damaged: {key!r} has {array.length:,} elements, {min_length:,} are needed"
@@ -123,7 +126,10 @@ def _check_array(
 
 
 def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
-    """The texts of all tokens as llama.cpp reads them, which aborts if two are equal."""
+    """Returns the texts of all tokens as llama.cpp reads them.
+
+    Raises GgufInvalid if two tokens have the same text, because llama.cpp aborts on that.
+    """
     texts = [token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i, token in enumerate(tokens)]
     distinct = set(texts)
     if len(distinct) < len(texts):
@@ -136,47 +142,48 @@ def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
 
 
 def _check_bytes(texts: set[bytes]) -> None:
-    """Whether any text can be tokenized, byte by byte if need be; llama.cpp aborts if not."""
+    """Raises GgufInvalid if a byte of UTF-8 text has no token, because llama.cpp aborts then."""
     for byte in range(256):
         single = bytes([byte]) if byte else b"<0x00>"
         if byte not in _NEVER_IN_UTF8 and not {b"<0x%02X>" % byte, single} & texts:
             raise GgufInvalid(f"it is damaged: its vocabulary has no token for byte 0x{byte:02X}")
 
 
-def _check_hyperparameters(header: GgufHeader, reader: Reader) -> None:
+def _check_hyperparameters(header: GgufHeader) -> None:
     metadata, prefix = header.metadata, header.architecture
     for key, most in (("context_length", 2**31 - 1), ("embedding_length", 2**31 - 1)):
         _check_range(metadata, f"{prefix}.{key}", 1, most)
-    _check_range(metadata, f"{prefix}.block_count", 1, _MAX_LAYERS)
-    num_layers = _whole(metadata, f"{prefix}.block_count")
+    _check_range(metadata, f"{prefix}.block_count", 1, MAX_LAYERS)
+    num_layers = _integer(metadata, f"{prefix}.block_count")
     if f"{prefix}.nextn_predict_layers" in metadata:
         _check_range(metadata, f"{prefix}.nextn_predict_layers", 0, num_layers - 1)
-    _check_heads(header, reader)
-    _check_experts(header, reader)
+    _check_heads(header)
+    _check_experts(header)
     _check_numerics(header)
 
 
-def _check_heads(header: GgufHeader, reader: Reader) -> None:
-    heads = _layers(header, reader, "attention.head_count")
-    kv_heads = _layers(header, reader, "attention.head_count_kv") or heads
+def _check_heads(header: GgufHeader) -> None:
+    heads = header.per_layer("attention.head_count")
+    kv_heads = header.per_layer("attention.head_count_kv") or heads
     for num_heads, num_kv_heads in zip(heads, kv_heads, strict=False):
         if num_kv_heads and num_heads % num_kv_heads:
             raise GgufInvalid(
-                f"it is damaged: {num_heads:,} attention heads cannot share {num_kv_heads:,} keys"
+                f"it is damaged: {num_heads:,} attention heads cannot share {num_kv_heads:,} "
+                "KV heads"
             )
 
 
-def _check_experts(header: GgufHeader, reader: Reader) -> None:
+def _check_experts(header: GgufHeader) -> None:
     metadata, prefix = header.metadata, header.architecture
-    count = _whole(metadata, f"{prefix}.expert_count", default=0)
+    count = _integer(metadata, f"{prefix}.expert_count", default=0)
     if count <= 1 and prefix in ("hunyuan-dense", "hunyuan_vl"):
-        return  # llama.cpp takes these for models without experts
-    used = _layers(header, reader, "expert_used_count") or [0]
+        return  # llama.cpp loads these as models without experts
+    used = header.per_layer("expert_used_count") or [0]
     is_possible = min(used) >= 0 and max(used) <= count <= _MAX_EXPERTS
     if not is_possible or (count > 0) != any(used):
         raise GgufInvalid(f"it is damaged: it uses {max(used):,} of {count:,} experts")
-    groups = _whole(metadata, f"{prefix}.expert_group_count", default=0)
-    used_groups = _whole(metadata, f"{prefix}.expert_group_used_count", default=0)
+    groups = _integer(metadata, f"{prefix}.expert_group_count", default=0)
+    used_groups = _integer(metadata, f"{prefix}.expert_group_used_count", default=0)
     is_odd = groups > 1 and (count % groups or not 0 < used_groups < groups)
     if (groups and groups >= count) or is_odd:
         raise GgufInvalid(
@@ -197,29 +204,30 @@ def _check_numerics(header: GgufHeader) -> None:
 
 
 def _check_types(header: GgufHeader) -> None:
-    """Whether llama.cpp can compute with what is stored so; it aborts if not."""
+    """Raises GgufInvalid if llama.cpp would abort when it computes with a tensor of this type."""
     for tensor in header.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith("_norm.weight")
-        is_odd = tensor.type_name in _NO_WEIGHTS and _ROUTING_TABLE not in tensor.name
+        is_odd = tensor.type_name in _UNSUPPORTED_WEIGHTS and _ROUTING_TABLE not in tensor.name
         if is_odd or (is_vector and tensor.type_name != "F32"):
             raise GgufInvalid(
-                f"it is damaged: tensor {tensor.name!r} is of type {tensor.type_name}, "
-                "which it cannot be"
+                f"it is damaged: tensor {tensor.name!r} has type {tensor.type_name}, "
+                "which llama.cpp does not support for it"
             )
 
 
 def _check_data(header: GgufHeader) -> None:
+    """Raises GgufInvalid if the data section is not aligned or the file is truncated."""
     if header.data_offset % _MAPPED_ALIGNMENT:
         raise GgufInvalid(
             f"its data begin at byte {header.data_offset:,}, and llama.cpp needs a multiple of "
-            f"{_MAPPED_ALIGNMENT}: have it written again"
+            f"{_MAPPED_ALIGNMENT}: write it again with this alignment"
         )
     needed = header.data_offset + max(tensor.offset + tensor.size for tensor in header.tensors)
     if needed > header.file_size:
-        has, all_of = _in_units(header.file_size), _in_units(needed)
-        if has == all_of:
-            has, all_of = f"{header.file_size:,}", f"{needed:,} bytes"
-        raise GgufInvalid(f"it is truncated: it has {has} of {all_of}; fetch it again")
+        present, complete = _in_units(header.file_size), _in_units(needed)
+        if present == complete:
+            present, complete = f"{header.file_size:,}", f"{needed:,} bytes"
+        raise GgufInvalid(f"it is truncated: it has {present} of {complete}; download it again")
 
 
 def _in_units(size: int) -> str:
@@ -227,29 +235,15 @@ def _in_units(size: int) -> str:
 
 
 def _check_range(metadata: Mapping[str, Any], key: str, least: int, most: int) -> None:
-    value = _whole(metadata, key)
+    value = _integer(metadata, key)
     if not least <= value <= most:
         raise GgufInvalid(f"it is damaged: {key!r} is {value:,}, not {least:,} to {most:,}")
 
 
-def _whole(metadata: Mapping[str, Any], key: str, *, default: int | None = None) -> int:
+def _integer(metadata: Mapping[str, Any], key: str, *, default: int | None = None) -> int:
     if key not in metadata and default is None:
         raise GgufInvalid(f"it is damaged: {key!r} is missing")
     value = metadata.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise GgufInvalid(f"it is damaged: {key!r} is no whole number")
+        raise GgufInvalid(f"it is damaged: {key!r} is not an integer")
     return value
-
-
-def _layers(header: GgufHeader, reader: Reader, name: str) -> list[int]:
-    """A number for each layer, which the file may give once for all. Empty if it is not there."""
-    key = f"{header.architecture}.{name}"
-    value = header.metadata.get(key)
-    if value is None:
-        return []
-    num_layers = header.num_layers or 0
-    if not isinstance(value, GgufArray):
-        return [_whole(header.metadata, key)] * num_layers
-    if "int" not in value.element_type or value.length != num_layers:
-        raise GgufInvalid(f"it is damaged: {key!r} is no array of {num_layers} whole numbers")
-    return reader.numbers(value)

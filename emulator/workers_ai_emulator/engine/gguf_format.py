@@ -1,31 +1,31 @@
-"""The format GGUF: a header of keys and tensors, read without believing any length in it."""
+"""Parses the header of a GGUF file without trusting any length that the file contains."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from struct import Struct
 from typing import Any, BinaryIO
 
 from workers_ai_emulator.engine.errors import GgufInvalid
+from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTensor
 
 _VERSIONS = (2, 3)
-_MAX_HEADER = 256 * 2**20  # the longest known, with 262,144 tokens and their merges, has 16 MiB
-_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # ten times what is known, or more
+_MAX_HEADER = 256 * 2**20  # the longest known header, with 262,144 tokens and merges, has 16 MiB
+_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times the numbers of any known file
 _MAX_KEY = 65_535
 _MAX_TENSOR_NAME = 63
 _MAX_DIMENSIONS = 4
 _MAX_SIZE = 2**63 - 1
 _MAX_SHOWN = 80
+MAX_LAYERS = 512
 _CHUNK = 2**20
 _DEFAULT_ALIGNMENT = 32
 
 _COUNT = Struct("<Q")
 _U32 = Struct("<I")
-_STRING, _ARRAY = 8, 9
-_SCALARS = {
+STRING, ARRAY = 8, 9
+SCALAR_TYPES = {
     0: ("uint8", Struct("<B")),
     1: ("int8", Struct("<b")),
     2: ("uint16", Struct("<H")),
@@ -39,9 +39,9 @@ _SCALARS = {
     12: ("float64", Struct("<d")),
 }
 
-# Type: name, elements in a block, bytes of a block. Numbers that are missing are of types that
-# llama.cpp has given up.
-_TENSOR_TYPES = {
+# Number of a tensor type: its name, the elements of a block, the bytes of a block.
+# llama.cpp has removed the types whose numbers are missing.
+TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
     2: ("Q4_0", 32, 18),
@@ -79,152 +79,28 @@ _TENSOR_TYPES = {
     42: ("Q2_0", 64, 18),
 }
 
-
-# What `general.file_type` says of the weights as a whole.
-_FILE_TYPES = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4",
-    39: "NVFP4",
-    40: "Q1_0",
-    41: "Q2_0",
-}
-
-# How other files begin, and what to do about them. A download that failed is the usual reason.
+# The first bytes of files in other formats, and what the user can do. Most are failed downloads.
 _OTHER_FORMATS = {
-    b"version https://git-lfs": "a pointer of git-lfs: fetch the file itself with `git lfs pull`",
-    b"lmgg": "a GGML file from before GGUF: have it converted",
-    b"fmgg": "a GGML file from before GGUF: have it converted",
-    b"tjgg": "a GGML file from before GGUF: have it converted",
+    b"version https://git-lfs": "a git-lfs pointer: download the file itself with `git lfs pull`",
+    b"lmgg": "a GGML file from before GGUF: convert it",
+    b"fmgg": "a GGML file from before GGUF: convert it",
+    b"tjgg": "a GGML file from before GGUF: convert it",
     b"algg": "an adapter from before GGUF",
-    b"PK\x03\x04": "a zip archive (or PyTorch's weights)",
-    b"\x1f\x8b": "compressed with gzip",
+    b"PK\x03\x04": "a zip archive (or PyTorch weights)",
+    b"\x1f\x8b": "a gzip archive",
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML document",
     b"{": "JSON",
-    b"\0\0\0\0": "zeros where it begins: its download has not ended",
+    b"\0\0\0\0": "a file that begins with zeros: its download is incomplete",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GgufArray:
-    """An array in the metadata, which stays in the file."""
-
-    element_type: str
-    length: int
-    offset: int  # of its first element in the file
-
-
-@dataclass(frozen=True, slots=True)
-class GgufTensor:
-    """A tensor's place and form; `offset` counts from the start of all data."""
-
-    name: str
-    shape: tuple[int, ...]
-    type_name: str
-    offset: int
-    size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    """What a GGUF file says of itself."""
-
-    version: int
-    metadata: Mapping[str, Any]  # bool, int, float, str or GgufArray
-    tensors: tuple[GgufTensor, ...]
-    data_offset: int
-    file_size: int
-
-    @property
-    def architecture(self) -> str:
-        return str(self.metadata["general.architecture"])
-
-    @property
-    def name(self) -> str | None:
-        name = self.metadata.get("general.name")
-        return name if isinstance(name, str) else None
-
-    @property
-    def context_length(self) -> int | None:
-        """The most tokens that it was trained on at once."""
-        return self._whole("context_length")
-
-    @property
-    def embedding_length(self) -> int | None:
-        return self._whole("embedding_length")
-
-    @property
-    def num_layers(self) -> int | None:
-        return self._whole("block_count")
-
-    @property
-    def vocabulary_size(self) -> int | None:
-        tokens = self.metadata.get("tokenizer.ggml.tokens")
-        return tokens.length if isinstance(tokens, GgufArray) else None
-
-    @property
-    def rms_epsilon(self) -> float | None:
-        epsilon = self.metadata.get(f"{self.architecture}.attention.layer_norm_rms_epsilon")
-        return epsilon if isinstance(epsilon, float) else None
-
-    @property
-    def weights_type(self) -> str:
-        """How the weights are stored: `Q8_0`, `F16`, `Q4_K_M` and so on."""
-        file_type = self.metadata.get("general.file_type")
-        if isinstance(file_type, int) and file_type in _FILE_TYPES:
-            return _FILE_TYPES[file_type]
-        sizes: Counter[str] = Counter()
-        for tensor in self.tensors:
-            sizes[tensor.type_name] += tensor.size
-        return sizes.most_common(1)[0][0]
-
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self.metadata.get("tokenizer.chat_template"))
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
-
-    def _whole(self, key: str) -> int | None:
-        value = self.metadata.get(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def parse(reader: Reader) -> GgufHeader:
-    """The header at the start of a file. Raises GgufInvalid if it is none, or damaged."""
+    """Returns the header at the start of a file.
+
+    Raises GgufInvalid if the file is not GGUF or its header is damaged.
+    """
     _check_magic(reader)
     version = reader.number(_U32, "the version")
     _check_version(version)
@@ -238,9 +114,10 @@ def parse(reader: Reader) -> GgufHeader:
 
 
 class Reader:
-    """A file's bytes from its start, fetched as they are needed; lengths are never believed.
+    """Reads a file from its start, and checks every length against the file's size first.
 
-    It is not mapped: a mapped file that somebody shortens ends the process.
+    The file is not memory-mapped: if another process shortened a mapped file, reading it would
+    kill this process.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -250,24 +127,27 @@ class Reader:
         self.position = 0
 
     def take(self, length: int, what: str) -> int:
-        """Step over bytes, which `data` then has; returns where they start."""
+        """Moves past `length` bytes, which are in `data` afterwards; returns where they start."""
         start = self.position
         self.fetch(start + length, what)
         self.position = start + length
         return start
 
     def number(self, form: Struct, what: str) -> Any:
-        start = self.take(form.size, what)  # before `data` is looked at
+        """Reads one number, which error messages call `what`."""
+        start = self.take(form.size, what)
         return form.unpack_from(self.data, start)[0]
 
     def string(self, what: str, max_length: int = _MAX_HEADER) -> bytes:
+        """Reads a length and as many bytes. Raises GgufInvalid for more than `max_length`."""
         length = self.number(_COUNT, what)
         if length > max_length:
             raise GgufInvalid(f"it is damaged: {what} is {length:,} bytes long")
         start = self.take(length, what)
         return bytes(self.data[start : start + length])
 
-    def step_over_strings(self, count: int, what: str) -> None:
+    def skip_strings(self, count: int, what: str) -> None:
+        """Moves past `count` strings, which are in `data` afterwards."""
         position, length_at = self.position, _COUNT.unpack_from
         for _ in range(count):
             if position + 8 > len(self.data):
@@ -277,7 +157,7 @@ class Reader:
         self.position = position
 
     def strings(self, array: GgufArray) -> list[bytes]:
-        """The elements of an array that has been stepped over."""
+        """Returns the elements of an array of strings that this reader has moved past."""
         found, position, view = [], array.offset, memoryview(self.data)
         for _ in range(array.length):
             end = position + 8 + _COUNT.unpack_from(view, position)[0]
@@ -285,13 +165,8 @@ class Reader:
             position = end
         return found
 
-    def numbers(self, array: GgufArray) -> list[Any]:
-        form = next(form for name, form in _SCALARS.values() if name == array.element_type)
-        end = array.offset + array.length * form.size
-        return [value for (value,) in form.iter_unpack(self.data[array.offset : end])]
-
     def fetch(self, end: int, what: str) -> None:
-        """Have all bytes before `end` in `data`."""
+        """Reads the file up to byte `end` into `data`."""
         if end > self.size:
             raise GgufInvalid(
                 f"it is truncated or damaged: {what} ends at byte {end:,} of {self.size:,}"
@@ -301,8 +176,14 @@ class Reader:
         while len(self.data) < end:
             chunk = self._file.read(max(end - len(self.data), _CHUNK))
             if not chunk:
-                raise GgufInvalid("it was shortened while it was read")
+                raise GgufInvalid("another process shortened it during the check")
             self.data += chunk
+
+
+def shown(value: object) -> str:
+    """Formats a value of the file for an error message: on one line, long values shortened."""
+    shown = repr(value)
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 
 
 def _check_magic(reader: Reader) -> None:
@@ -311,34 +192,36 @@ def _check_magic(reader: Reader) -> None:
     reader.fetch(min(reader.size, 64), "its start")
     start = bytes(reader.data[:64])
     if not start.startswith(b"GGUF"):
-        raise GgufInvalid(f"it is not a GGUF file but {_look_of(start, reader.size)}")
+        raise GgufInvalid(f"it is not a GGUF file but {_describe(start, reader.size)}")
     reader.take(4, "its start")
 
 
-def _look_of(start: bytes, size: int) -> str:
-    """What a file that begins so, and is no GGUF file, may be."""
+def _describe(start: bytes, size: int) -> str:
+    """Returns what kind of file begins with the bytes `start`, if it is not a GGUF file."""
     if len(start) > 8 and start[8:9] == b"{" and _COUNT.unpack_from(start)[0] < size:
-        return "safetensors: have it converted, with llama.cpp's convert_hf_to_gguf.py"
+        return "safetensors: convert it with llama.cpp's convert_hf_to_gguf.py"
     lowered = start.lstrip().lower()
-    for magic, look in _OTHER_FORMATS.items():
+    for magic, description in _OTHER_FORMATS.items():
         if start.startswith(magic) or lowered.startswith(magic):
-            return look
-    return f"something that begins with the bytes {start[:4].hex(' ')}"
+            return description
+    return f"an unknown format: it begins with the bytes {start[:4].hex(' ')}"
 
 
 def _check_version(version: int) -> None:
     if version & 0xFFFF == 0 and version:
         raise GgufInvalid("it is a GGUF file for big-endian machines")
     if version < min(_VERSIONS):
-        raise GgufInvalid(f"it is of GGUF version {version}: have it converted again")
+        raise GgufInvalid(f"it has GGUF version {version}, which is too old: convert it again")
     if version > max(_VERSIONS):
-        raise GgufInvalid(f"it is of GGUF version {version}, and 3 is the newest that is known")
+        raise GgufInvalid(
+            f"it has GGUF version {version}, and the newest supported version is {max(_VERSIONS)}"
+        )
 
 
 def _read_count(reader: Reader, what: str, most: int) -> int:
     count: int = reader.number(_COUNT, f"the number of {what}")
     if count > most:
-        raise GgufInvalid(f"it is damaged: it says that it has {count:,} {what}")
+        raise GgufInvalid(f"it is damaged: it declares {count:,} {what}")
     return count
 
 
@@ -353,12 +236,6 @@ def _read_metadata(reader: Reader, num_keys: int) -> dict[str, Any]:
     return metadata
 
 
-def shown(value: object) -> str:
-    """A value of the file for a message: on one line, and not all of a long one."""
-    shown = repr(value)
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
-
-
 def _utf8(text: bytes, what: str) -> str:
     try:
         decoded = text.decode()
@@ -371,12 +248,12 @@ def _utf8(text: bytes, what: str) -> str:
 
 def _read_value(reader: Reader, what: str) -> Any:
     value_type = reader.number(_U32, what)
-    if value_type == _ARRAY:
+    if value_type == ARRAY:
         return _read_array(reader, what)
-    if value_type == _STRING:
+    if value_type == STRING:
         return reader.string(what).decode("utf-8", "replace")
-    if value_type in _SCALARS:
-        return reader.number(_SCALARS[value_type][1], what)
+    if value_type in SCALAR_TYPES:
+        return reader.number(SCALAR_TYPES[value_type][1], what)
     raise GgufInvalid(f"it is damaged: {what} has the unknown type {value_type}")
 
 
@@ -384,16 +261,19 @@ def _read_array(reader: Reader, what: str) -> GgufArray:
     element_type = reader.number(_U32, what)
     length = reader.number(_COUNT, what)
     start = reader.position
-    if element_type == _STRING:
+    if element_type == STRING:
         if length > reader.size // _COUNT.size:
             raise GgufInvalid(f"it is truncated or damaged: {what} has {length:,} strings")
-        reader.step_over_strings(length, what)
+        reader.skip_strings(length, what)
         return GgufArray("string", length, start)
-    if element_type not in _SCALARS:
+    if element_type not in SCALAR_TYPES:
         raise GgufInvalid(f"it is damaged: {what} has elements of the unknown type {element_type}")
-    name, form = _SCALARS[element_type]
+    name, form = SCALAR_TYPES[element_type]
     reader.take(length * form.size, what)
-    return GgufArray(name, length, start)
+    if length > MAX_LAYERS:
+        return GgufArray(name, length, start)
+    elements = form.iter_unpack(reader.data[start : reader.position])
+    return GgufArray(name, length, start, tuple(number for (number,) in elements))
 
 
 def _alignment(metadata: Mapping[str, Any]) -> int:
@@ -408,7 +288,7 @@ def _padded(size: int, alignment: int) -> int:
 
 
 def _read_tensors(reader: Reader, num_tensors: int, alignment: int) -> tuple[GgufTensor, ...]:
-    """All tensors. As llama.cpp wants it, each one's data follows that of the one before it."""
+    """Reads all tensors. llama.cpp requires that their data follow each other without gaps."""
     tensors: dict[str, GgufTensor] = {}
     end = 0
     for index in range(num_tensors):
@@ -418,7 +298,7 @@ def _read_tensors(reader: Reader, num_tensors: int, alignment: int) -> tuple[Ggu
         if tensor.offset != end:
             raise GgufInvalid(
                 f"it is damaged: the data of tensor {tensor.name!r} begin at {tensor.offset:,}, "
-                f"and those before it end at {end:,}"
+                f"but the data of the tensor before it end at {end:,}"
             )
         tensors[tensor.name] = tensor
         end = _padded(tensor.offset + tensor.size, alignment)
@@ -432,15 +312,15 @@ def _read_tensor(reader: Reader, place: str) -> GgufTensor:
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
         raise GgufInvalid(f"it is damaged: {what} has {num_dimensions:,} dimensions")
     shape = tuple(reader.number(_COUNT, what) for _ in range(num_dimensions))
-    type_name, size = _size(shape, reader.number(_U32, what), what)
-    return GgufTensor(name, shape, type_name, reader.number(_COUNT, what), size)
+    type_name, size = _type_and_size(shape, reader.number(_U32, what), what)
+    return GgufTensor(name, shape, type_name, offset=reader.number(_COUNT, what), size=size)
 
 
-def _size(shape: tuple[int, ...], type_number: int, what: str) -> tuple[str, int]:
-    """The name of a tensor's type and its bytes."""
-    if type_number not in _TENSOR_TYPES:
-        raise GgufInvalid(f"{what} has type {type_number}, which llama.cpp does not know")
-    name, block_length, block_size = _TENSOR_TYPES[type_number]
+def _type_and_size(shape: tuple[int, ...], type_number: int, what: str) -> tuple[str, int]:
+    """Returns the name of a tensor's type and the tensor's size in bytes."""
+    if type_number not in TENSOR_TYPES:
+        raise GgufInvalid(f"{what} has type {type_number}, which llama.cpp does not support")
+    name, block_length, block_size = TENSOR_TYPES[type_number]
     size = math.prod(shape) // block_length * block_size
     if shape[0] % block_length or not 0 < size <= _MAX_SIZE:
         sides = " x ".join(f"{side:,}" for side in shape)

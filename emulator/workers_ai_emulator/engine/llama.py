@@ -1,4 +1,4 @@
-"""llama.cpp behind the engine's Backend, through the low-level bindings of llama-cpp-python."""
+"""Runs a GGUF model with llama.cpp, through the low-level bindings of llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ import numpy as np
 
 from workers_ai_emulator.engine import llama_log
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
-from workers_ai_emulator.engine.llama_log import complaint
+from workers_ai_emulator.engine.llama_log import collected_errors, reason
 from workers_ai_emulator.engine.sampler import GreedySampler, LlamaSampler
 from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, State
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
-_SPLIT_LENGTH = 256  # cells beyond which llama.cpp splits the attention of a lone row by threads
-_ABORTED = 2  # of llama_decode
+# llama.cpp splits the attention of a lone row by threads if its sequence has more cells than this.
+_SPLIT_LENGTH = 256
+_ABORTED = 2  # the status that llama_decode returns after an abort
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# llama.cpp asks it between any two operations whether to stop. A callback in Python would need the
-# interpreter's lock a thousand times a call; `strlen` only looks into the buffer.
+# llama.cpp calls the abort callback between any two operations, a thousand times in a decode call.
+# A Python callback would take the interpreter's lock each time, so the callback is `strlen` on a
+# buffer: llama.cpp aborts if the buffer contains a text of length 1.
 _C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
 
 class LlamaModel:
-    """A GGUF file's weights and vocabulary, before any context.
+    """The weights and the vocabulary of a GGUF file, without a KV cache.
 
-    `rms_epsilon` replaces the one that the file gives for its norms. Raises EngineError, with
-    llama.cpp's own reason, when the file cannot be loaded.
+    `gpu_layers`: the number of layers on the GPU. `rms_epsilon` replaces the epsilon that the file
+    contains for its RMS norms. Raises EngineError with llama.cpp's reason if the file cannot be
+    loaded.
     """
 
     def __init__(
@@ -54,19 +57,23 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        overrides = _overrides(rms_epsilon)  # lives as long as the call below
+        overrides = _overrides(rms_epsilon)  # must live until the call below returns
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
-        pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+        with collected_errors() as errors:
+            pointer = llama.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
-            raise EngineError(complaint("llama.cpp cannot load it"))
+            raise EngineError(reason(errors, "llama.cpp cannot load it"))
         self.pointer: Any = pointer
         self._num_users = 0
         self._users_change = threading.Condition()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, the memory stays. Raises EngineError if it has gone."""
+        """Keeps the model in memory during the block.
+
+        Raises EngineError if the model has been unloaded.
+        """
         with self._users_change:
             if self.pointer is None:
                 raise EngineError("the model has been unloaded")
@@ -87,17 +94,8 @@ class LlamaModel:
         """Bytes of all weights."""
         return int(llama.llama_model_size(self.pointer))
 
-    @property
-    def cell_size(self) -> int:
-        """Bytes that one token takes in a KV cache of 16-bit floats."""
-        num_heads = int(llama.llama_model_n_head(self.pointer))
-        head_length = int(llama.llama_model_n_embd(self.pointer)) // max(num_heads, 1)
-        num_kv_heads = int(llama.llama_model_n_head_kv(self.pointer))
-        num_layers = int(llama.llama_model_n_layer(self.pointer))
-        return num_layers * num_kv_heads * head_length * 2 * 2
-
     def metadata(self, key: str) -> str | None:
-        """A value of the file's metadata as text."""
+        """Returns a metadata value of the file as text; None if the file does not contain it."""
         length = llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
         if length < 0:
             return None
@@ -106,7 +104,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Free it, once nobody uses it. May be called again."""
+        """Frees the memory once no thread uses the model. May be called more than once."""
         with self._users_change:
             pointer, self.pointer = self.pointer, None
             self._users_change.wait_for(lambda: self._num_users == 0)
@@ -115,13 +113,13 @@ class LlamaModel:
 
 
 class LlamaVocabulary:
-    """The tokenizer inside a GGUF file. Reading it is safe from any thread, at any time.
+    """The tokenizer in a GGUF file. Any thread may use it at any time.
 
     Methods raise EngineError once the model has been unloaded.
     """
 
     def __init__(self, model: LlamaModel) -> None:
-        self._model = model  # owns the memory
+        self._model = model
         vocab: Any = llama.llama_model_get_vocab(model.pointer)
         self._vocab = vocab
         self.size = llama.llama_vocab_n_tokens(vocab)
@@ -142,9 +140,9 @@ class LlamaVocabulary:
             }
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        # A lone surrogate passes the service's JSON parser but has no UTF-8 form.
+        # JSON can contain a lone surrogate, which has no UTF-8 form.
         data = _LONE_SURROGATE.sub("\ufffd", text).encode()
-        capacity = len(data) + 8  # never more tokens than bytes, but for a space before the first
+        capacity = len(data) + 8  # a token per byte at most, and a space before the first word
         tokens = (llama.llama_token * capacity)()
         with self._model.in_use():
             count = llama.llama_tokenize(
@@ -169,7 +167,7 @@ class LlamaVocabulary:
 
 
 def _overrides(rms_epsilon: float | None) -> Any:
-    """What replaces metadata of the file: an array that ends in an empty key, or nothing."""
+    """Returns the metadata overrides for llama.cpp, an array that ends with an empty key."""
     if rms_epsilon is None:
         return None
     overrides: Any = (llama.llama_model_kv_override * 2)()
@@ -184,11 +182,16 @@ def _token_or_none(token: int) -> int | None:
 
 
 class LlamaRunner:
-    """A model with a context: one KV stream per slot, flash attention, 16-bit cells.
+    """A model with a KV cache: one stream per slot, flash attention, 16-bit cells.
 
-    `num_threads` compute; `batch_length` is the most rows of one decode call. Where it
-    `batch_invariant`, a row's logits are the same bits alone in a call and beside others; on a GPU
-    nothing is done about that.
+    `batch_length`: the most rows of one decode call. `num_threads`: threads that compute. With
+    `batch_invariant`, a row's logits are the same bits alone in a call and together with other
+    rows; on a GPU the flag has no effect. Closing the runner closes the model.
+
+    llama.cpp is not batch invariant by itself: it computes a lone row (the only row of a call)
+    differently from several rows. It splits the attention of a lone row by threads, and for some
+    weights it multiplies a lone row with other code. A lone row is therefore computed on one
+    thread, or twice in one call.
     """
 
     def __init__(
@@ -205,10 +208,9 @@ class LlamaRunner:
         self.vocabulary = model.vocabulary
         self.num_slots = num_slots
         self.context_length = context_length
-        self.cell_size = model.cell_size
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        self._interrupt = ctypes.create_string_buffer(2)  # a text of length 1 or 0
+        self._interrupt = ctypes.create_string_buffer(2)  # see _IS_NOT_EMPTY
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
@@ -216,7 +218,7 @@ class LlamaRunner:
         try:
             self._needs_second_row = self._batch_invariant and self._differs_for_two_rows()
         except EngineError:
-            llama.llama_free(self._context)  # the model is still the caller's
+            llama.llama_free(self._context)  # the caller still owns the model
             raise
 
     def decode(self, spans: Sequence[Span]) -> None:
@@ -229,8 +231,8 @@ class LlamaRunner:
         else:
             self._decode(self._batch.fill(spans, min_outputs=1 + self._needs_second_row))
 
-    def interrupt(self, *, is_wanted: bool) -> None:
-        self._interrupt[0] = b"\x01" if is_wanted else b"\x00"
+    def interrupt(self, *, is_requested: bool) -> None:
+        self._interrupt[0] = b"\x01" if is_requested else b"\x00"
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         if GreedySampler.suits(params):
@@ -245,25 +247,31 @@ class LlamaRunner:
         )
 
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Scores of all tokens in output `row` of the last call, valid until the next one."""
+        """Returns the scores of all tokens in output `row` of the last decode call.
+
+        The array is valid until the next decode call.
+        """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
 
-    def keep(self, slot: int, num_tokens: int) -> None:
+    def truncate(self, slot: int, num_tokens: int) -> None:
         llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
-        state = np.empty(size, np.uint8)  # megabytes, so neither zeroed nor copied
-        written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
+        state = np.empty(size, np.uint8)  # not zeroed and never copied, because it has megabytes
+        with collected_errors() as errors:
+            written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
         if not written:
-            raise EngineError(complaint("llama.cpp does not give the state of a slot"))
+            raise EngineError(reason(errors, "llama.cpp does not return the state of a slot"))
         return state[:written].data
 
     def load(self, slot: int, state: State) -> None:
         data = np.frombuffer(state, np.uint8)
-        if not llama.llama_state_seq_set_data(self._context, _bytes(data), len(data), slot):
-            raise EngineError(complaint("llama.cpp does not take back a saved state"))
+        with collected_errors() as errors:
+            read = llama.llama_state_seq_set_data(self._context, _bytes(data), len(data), slot)
+        if not read:
+            raise EngineError(reason(errors, "llama.cpp does not accept a saved state"))
 
     def close(self) -> None:
         if self._context is not None:
@@ -272,21 +280,28 @@ class LlamaRunner:
             self._model.close()
 
     def _decode(self, batch: llama.llama_batch) -> None:
-        status = llama.llama_decode(self._context, batch)
+        with collected_errors() as errors:
+            status = llama.llama_decode(self._context, batch)
         if status == _ABORTED:
-            raise Interrupted("broken off")
+            raise Interrupted("interrupted")
         if status != 0:
-            raise EngineError(complaint(f"llama_decode gave {status}"))
+            raise EngineError(reason(errors, f"llama_decode returned {status}"))
 
     def _decode_twice(self, span: Span) -> None:
-        """Give a lone row company: itself once more, in the next cell, which is then forgotten."""
-        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], wants_logits=True)
+        """Evaluates a lone row together with a copy of itself in the next cell.
+
+        The copy's cell is removed afterwards.
+        """
+        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], needs_logits=True)
         self._decode(self._batch.fill([pair], min_outputs=2))
         self._batch.outputs = [0]
-        self.keep(span.slot, span.start + 1)
+        self.truncate(span.slot, span.start + 1)
 
     def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
-        """One thread computes attention in one piece; with two it costs less than a second row."""
+        """Evaluates a lone row on one thread, so that llama.cpp does not split its attention.
+
+        If two threads are configured, this costs less than adding a second row.
+        """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:
             self._decode(self._batch.fill(spans))
@@ -294,15 +309,18 @@ class LlamaRunner:
             llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
 
     def _differs_for_two_rows(self) -> bool:
-        """Whether these weights' products round differently for one row and for two [16-bit]."""
-        row = Span(0, 0, [self.vocabulary.bos or 0], wants_logits=True)
+        """Returns whether products with these weights round differently for one row and for two.
+
+        They do for 16-bit weights [measured]. Leaves slot 0 empty.
+        """
+        row = Span(0, 0, [self.vocabulary.bos or 0], needs_logits=True)
         self._decode(self._batch.fill([row]))
         alone = self.logits(0).copy()
-        self.keep(0, 0)
+        self.truncate(0, 0)
         self._decode_twice(row)
-        beside = self.logits(0).copy()
-        self.keep(0, 0)
-        return not np.array_equal(alone, beside)
+        with_second_row = self.logits(0).copy()
+        self.truncate(0, 0)
+        return not np.array_equal(alone, with_second_row)
 
     def _create_context(self) -> Any:
         params = llama.llama_context_default_params()
@@ -314,28 +332,31 @@ class LlamaRunner:
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = False
         params.no_perf = True
-        llama_log.attach()
-        context = llama.llama_init_from_model(self._model.pointer, params)
+        with collected_errors() as errors:
+            context = llama.llama_init_from_model(self._model.pointer, params)
         if not context:
-            raise EngineError(complaint("llama.cpp cannot create a context"))
+            raise EngineError(reason(errors, "llama.cpp cannot create a context"))
         return context
 
 
 class _BatchArrays:
-    """The memory of one llama_batch, filled span by span without a loop over tokens."""
+    """The arrays of one llama_batch. They are filled span by span, without a loop over tokens."""
 
     def __init__(self, length: int) -> None:
         self.length = length
         self._tokens = np.zeros(length, np.int32)
         self._positions = np.zeros(length, np.int32)
         self._slots = np.zeros(length, np.int32)
-        self._wants_logits = np.zeros(length, np.int8)
+        self._needs_logits = np.zeros(length, np.int8)
         self._num_slots = np.ones(length, np.int32)
         self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
-        self.outputs: list[int] = []  # where in the batch each output stands
+        self.outputs: list[int] = []  # each output's index in the batch
 
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
-        """The spans' rows. Where logits are wanted, there are those of `min_outputs` rows."""
+        """Returns a batch with the rows of the spans.
+
+        If any span needs logits, at least `min_outputs` rows output logits.
+        """
         end = 0
         self.outputs = []
         for span in spans:
@@ -343,19 +364,19 @@ class _BatchArrays:
             self._tokens[start:end] = span.tokens
             self._positions[start:end] = np.arange(span.start, span.start + len(span.tokens))
             self._slots[start:end] = span.slot
-            self._wants_logits[start:end] = 0
-            if span.wants_logits:
-                self._wants_logits[end - 1] = 1
+            self._needs_logits[start:end] = 0
+            if span.needs_logits:
+                self._needs_logits[end - 1] = 1
                 self.outputs.append(end - 1)
         if 0 < len(self.outputs) < min_outputs:
-            self._wants_logits[max(self.outputs[0] - 1, 0)] = 1
+            self._needs_logits[max(self.outputs[0] - 1, 0)] = 1
         return llama.llama_batch(
             n_tokens=end,
             token=_pointer(self._tokens, llama.llama_token),
             pos=_pointer(self._positions, llama.llama_pos),
             n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
             seq_id=_pointer(self._slot_addresses, ctypes.POINTER(llama.llama_seq_id)),
-            logits=_pointer(self._wants_logits, ctypes.c_int8),
+            logits=_pointer(self._needs_logits, ctypes.c_int8),
         )
 
 

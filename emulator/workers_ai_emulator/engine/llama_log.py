@@ -1,34 +1,53 @@
-"""llama.cpp's log. It is also the only place where llama.cpp says why a call failed."""
+"""Forwards llama.cpp's log to ours, and collects its error lines.
+
+llama.cpp reports why a call failed only in its log, on the thread that made the call.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import llama_cpp.llama_cpp as llama
 
 log = logging.getLogger(__name__)
 
-_ERROR = 4  # of ggml_log_level
-_complaints: deque[str] = deque(maxlen=4)
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_errors: ContextVar[list[str] | None] = ContextVar("llama_cpp_errors", default=None)
 
 
 def attach() -> None:
-    """Send llama.cpp's lines to our log (level debug) and forget old complaints."""
-    llama.llama_log_set(_take_line, ctypes.c_void_p(0))
-    _complaints.clear()
+    """Makes llama.cpp write its log lines to our log, at level debug. May be called repeatedly."""
+    llama.llama_log_set(_forward, ctypes.c_void_p(0))
 
 
-def complaint(default: str) -> str:
-    """The first reason since `attach`, without the name of llama.cpp's function before it."""
-    return _complaints[0].split(": ", 1)[-1] if _complaints else default
+@contextmanager
+def collected_errors() -> Iterator[list[str]]:
+    """Yields a list that receives the error lines of llama.cpp calls in the block.
+
+    Only calls of the current thread count.
+    """
+    lines: list[str] = []
+    token = _errors.set(lines)
+    try:
+        yield lines
+    finally:
+        _errors.reset(token)
+
+
+def reason(errors: Sequence[str], default: str) -> str:
+    """Returns the first error line without the name of llama.cpp's function, or `default`."""
+    return errors[0].split(": ", 1)[-1] if errors else default
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]  # the bindings are untyped here
-def _take_line(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+def _forward(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace").strip()
-    if level == _ERROR:
-        _complaints.append(line)
+    errors = _errors.get()
+    if level == _ERROR and errors is not None:
+        errors.append(line)
     if line.strip("."):
         log.debug("%s", line)

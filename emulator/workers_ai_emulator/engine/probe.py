@@ -1,8 +1,7 @@
-"""Tries a GGUF file in a process of its own, which llama.cpp may crash.
+"""Test-loads a GGUF file in a subprocess, because llama.cpp crashes on some damaged files.
 
-llama.cpp ends the whole process on some files. The first load therefore happens in a child,
-`python -m workers_ai_emulator.engine.probe FILE`, which exits with 0, exits with 1 and prints the
-reason as its last line, or crashes.
+The subprocess is `python -m workers_ai_emulator.engine.probe FILE`. It exits with status 0, or
+prints the reason as its last line and exits with status 1, or crashes.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from workers_ai_emulator.engine.types import SamplingParams, Span
 if sys.platform != "win32":
     import resource
 
-_REFUSED = 1
+_REJECTED = 1
 _SLOWEST_DISK = 50 * 10**6  # bytes per second
-_MEMORY = 4 * 2**30  # beside a copy of the weights, which llama.cpp makes of some types
+_MEMORY = 4 * 2**30  # bytes, in addition to a copy of the weights that some types need
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"  # bytes and characters
+_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"  # needs byte tokens, too
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
 
 
 def probe(path: Path, *, limit_s: float = 120.0) -> None:
-    """Have a child process load the file, evaluate some tokens and sample.
+    """Loads the file in a subprocess, which evaluates some tokens on one thread and samples.
 
-    The child may take `limit_s` beside the time that a slow disk needs for the file; it runs on
-    one thread, without a GPU. Raises GgufInvalid with llama.cpp's reason, or with what is known of
-    its crash, and OSError for a file that is not there.
+    The time limit is `limit_s` plus the time that a slow disk takes to read the file. Raises
+    GgufInvalid with llama.cpp's reason or a description of its crash, and OSError if the file is
+    missing.
     """
     command = [sys.executable, "-P", "-m", "workers_ai_emulator.engine.probe", str(path)]
     limit_s += path.stat().st_size / _SLOWEST_DISK
@@ -52,25 +51,25 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
             encoding="utf-8",
             errors="replace",
             timeout=limit_s,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else gdb is asked, if there is one
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp must not start gdb
         )
     except subprocess.TimeoutExpired as error:
-        raise GgufInvalid(f"llama.cpp has not loaded it after {limit_s:.0f} s") from error
-    if child.returncode == _REFUSED:
+        raise GgufInvalid(f"llama.cpp did not load it within {limit_s:.0f} s") from error
+    if child.returncode == _REJECTED:
         raise GgufInvalid(_last_line(child.stdout) or _last_line(child.stderr))
     if child.returncode != 0:
-        raise GgufInvalid(f"llama.cpp crashes on it ({_death(child.returncode, child.stderr)})")
+        raise GgufInvalid(f"llama.cpp crashes on it ({_crash(child.returncode, child.stderr)})")
 
 
 def evaluate(path: Path) -> None:
-    """Load the file, tokenize, evaluate and sample twice, and turn the tokens into text.
+    """Loads the file in this process, then tokenizes, evaluates, samples and detokenizes.
 
-    Raises EngineError with llama.cpp's reason. llama.cpp may end the process instead.
+    Raises EngineError with llama.cpp's reason. llama.cpp may crash this process instead.
     """
     with ExitStack() as stack:
         model = LlamaModel(path)
         stack.callback(model.close)
-        backend = LlamaRunner(
+        runner = LlamaRunner(
             model,
             num_slots=1,
             context_length=_CONTEXT_LENGTH,
@@ -78,14 +77,14 @@ def evaluate(path: Path) -> None:
             num_threads=1,
             batch_invariant=False,
         )
-        stack.callback(backend.close)
-        _generate(backend)
+        stack.callback(runner.close)
+        _generate(runner)
 
 
 def limit_memory(file_size: int) -> None:
-    """Let this process have no more memory than a file of this size can need, and leave no dump.
+    """Limits this process to the memory that a file of `file_size` bytes can need.
 
-    Only what is written counts, so neither a mapped file nor addresses that are merely reserved.
+    Mapped files and reserved addresses do not count. Also disables core dumps.
     """
     if sys.platform == "win32":
         return
@@ -98,27 +97,27 @@ def limit_memory(file_size: int) -> None:
 
 
 def main(path: Path) -> int:
-    """The child's work; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for llama.cpp
+    """Runs in the subprocess; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would wait for llama.cpp
     limit_memory(path.stat().st_size)
     try:
         evaluate(path)
     except EngineError as error:
         sys.stdout.write(f"{error}\n")
-        return _REFUSED
+        return _REJECTED
     return 0
 
 
-def _generate(backend: LlamaRunner) -> None:
-    vocabulary = backend.vocabulary
+def _generate(runner: LlamaRunner) -> None:
+    vocabulary = runner.vocabulary
     text_tokens = vocabulary.tokenize(_TEXT)
     for token in text_tokens:
         vocabulary.piece(token)
     tokens, start = text_tokens[:_BATCH_LENGTH] or [vocabulary.bos or 0], 0
     for params in (_GREEDY, _RANDOM):
-        backend.decode([Span(0, start, tokens, wants_logits=True)])
-        _check_logits(backend.logits(0))
-        sampler = backend.sampler(params, tokens)
+        runner.decode([Span(0, start, tokens, needs_logits=True)])
+        _check_logits(runner.logits(0))
+        sampler = runner.sampler(params, tokens)
         start += len(tokens)
         tokens = [sampler.sample(0)]
         sampler.close()
@@ -129,7 +128,8 @@ def _check_logits(logits: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     num_nan = int(np.isnan(logits).sum())
     if num_nan or not np.isfinite(logits).any():
         raise EngineError(
-            f"it loads but computes no numbers: of {len(logits):,} logits {num_nan:,} are NaN"
+            f"it loads but its results are not numbers: {num_nan:,} of {len(logits):,} logits are "
+            "NaN"
         )
 
 
@@ -138,14 +138,14 @@ def _last_line(output: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _death(status: int, output: str) -> str:
-    """A crash in a few words: the signal, and the assertion or exception if there was one."""
+def _crash(status: int, output: str) -> str:
+    """Describes a crash: the signal or status, and the line with the failed assertion, if any."""
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"exit status {status}"
-    told = [line for line in output.splitlines() if "GGML_ASSERT" in line or "what():" in line]
-    line = told[-1] if told else _last_line(output)
+    reasons = [line for line in output.splitlines() if "GGML_ASSERT" in line or "what():" in line]
+    line = reasons[-1] if reasons else _last_line(output)
     for start in ("GGML_ASSERT", "what():"):
         line = line[max(line.find(start), 0) :]
     return f"{name}: {line.strip()}" if line else name

@@ -15,17 +15,19 @@ _FTYPES = {"Q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0, "F16": llama.LLAMA_FTYPE_MOSTL
 
 
 def quantize(source: Path, target: Path, weights_type: WeightsType, *, num_threads: int) -> None:
-    """Write `source` as `weights_type` to `target`.
+    """Writes the weights of `source` as `weights_type` to `target`.
 
-    Raises EngineError; a partial file may then be left.
+    Raises EngineError; `target` may then contain part of the file.
     """
     llama_log.attach()
     params = llama.llama_model_quantize_default_params()
     params.ftype = _FTYPES[weights_type]
     params.nthread = num_threads
     params.allow_requantize = True
-    status = llama.llama_model_quantize(
-        str(source).encode(), str(target).encode(), ctypes.byref(params)
-    )
+    with llama_log.collected_errors() as errors:
+        status = llama.llama_model_quantize(
+            str(source).encode(), str(target).encode(), ctypes.byref(params)
+        )
     if status != 0:
-        raise EngineError(llama_log.complaint(f"cannot convert {source.name} to {weights_type}"))
+        default = f"cannot convert {source.name} to {weights_type}"
+        raise EngineError(llama_log.reason(errors, default))

@@ -1,7 +1,8 @@
-"""Sampling parameters as a chain of llama.cpp samplers.
+"""Turns sampling parameters into a chain of llama.cpp samplers.
 
-Order as in vLLM, which the service is known to have run: penalties, temperature, top-k, top-p. The
-repetition penalty looks at prompt and completion, the other two at the completion only.
+The order is vLLM's, which the service is known to have used: penalties, temperature, top-k, top-p.
+The repetition penalty counts tokens of prompt and completion, the other penalties count tokens of
+the completion only.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from workers_ai_emulator.engine.types import SamplingParams
 
 Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
 
-_SEEDS = 0xFFFFFFFF  # llama.cpp takes 0 .. 2**32-2; the last value means "choose one"
+_NUM_SEEDS = 0xFFFFFFFF  # llama.cpp uses 0 to 2**32 - 2; for 2**32 - 1 it chooses a seed itself
 
 
 class GreedySampler:
-    """Takes the most likely token, the first of several: llama.cpp's choice, without its copy."""
+    """Samples the most likely token, the first one if several are equally likely.
+
+    The result is that of llama.cpp's greedy sampler, which copies all logits and so takes longer.
+    """
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits
 
     @staticmethod
     def suits(params: SamplingParams) -> bool:
-        """Whether these parameters ask for nothing else."""
+        """Returns whether these parameters always select the most likely token."""
         is_neutral = _repetition_penalty(params) == 1.0
-        return params.temperature <= 0 and is_neutral and not _later_penalties(params)
+        return params.temperature <= 0 and is_neutral and _completion_penalties(params) is None
 
     def sample(self, row: int) -> int:
         return int(self._logits(row).argmax())
@@ -41,10 +45,10 @@ class GreedySampler:
 
 
 class LlamaSampler:
-    """A chain for one sequence; close it to free it.
+    """A chain of llama.cpp samplers for one sequence.
 
-    `history_length`: how many tokens the penalties remember. `batch_index` tells which row of the
-    last batch an output is.
+    `history_length`: the number of last tokens that penalties count. `batch_index` returns the
+    index of an output in the last batch.
     """
 
     def __init__(
@@ -68,8 +72,8 @@ class LlamaSampler:
             for token in prompt_tokens:
                 llama.llama_sampler_accept(penalty, token)
             self._add(penalty)
-        if later := _later_penalties(params):
-            self._add(llama.llama_sampler_init_penalties(*history, 1.0, *later))
+        if penalties := _completion_penalties(params):
+            self._add(llama.llama_sampler_init_penalties(*history, 1.0, *penalties))
         self._add_choice(params)
 
     def sample(self, row: int) -> int:
@@ -90,7 +94,7 @@ class LlamaSampler:
             self._add(llama.llama_sampler_init_top_k(params.top_k))
         if params.top_p is not None:
             self._add(llama.llama_sampler_init_top_p(params.top_p, 1))
-        seed = secrets.randbelow(_SEEDS) if params.seed is None else params.seed % _SEEDS
+        seed = secrets.randbelow(_NUM_SEEDS) if params.seed is None else params.seed % _NUM_SEEDS
         self._add(llama.llama_sampler_init_dist(seed))
 
     def _add(self, sampler: ctypes.c_void_p) -> None:
@@ -98,11 +102,11 @@ class LlamaSampler:
 
 
 def _repetition_penalty(params: SamplingParams) -> float:
-    """The schema allows 0, which would divide by zero: off, like 1."""
+    """Returns the penalty, or 1 for 0: the schema allows 0, and llama.cpp divides by it."""
     return params.repetition_penalty or 1.0
 
 
-def _later_penalties(params: SamplingParams) -> tuple[float, float] | None:
-    """Those of frequency and presence, if there are any."""
+def _completion_penalties(params: SamplingParams) -> tuple[float, float] | None:
+    """Returns the frequency penalty and the presence penalty; None if both are 0."""
     penalties = (params.frequency_penalty, params.presence_penalty)
     return penalties if any(penalties) else None

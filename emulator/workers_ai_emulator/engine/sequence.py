@@ -1,4 +1,4 @@
-"""A sequence is the tokens and the state of one request inside the engine."""
+"""A sequence: the tokens and the state of one request inside the engine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from workers_ai_emulator.engine.types import FinishReason, Sampler, SamplingPara
 
 
 class SequenceStatus(Enum):
-    WAITING = auto()  # has no slot yet
+    """The stages of a sequence."""
+
+    WAITING = auto()  # it has no slot
     PREFILL = auto()  # its prompt is being evaluated
-    RUNNING = auto()  # one token a step
+    RUNNING = auto()  # it gets one token in each step
     FINISHED = auto()
 
 
 class Sequence:
-    """One request's prompt and completion. Only the worker's thread changes it, but for one flag.
+    """One request's prompt and completion.
 
-    `sampler` is set when the sequence gets a slot, `finish_reason` when it ends.
+    Only the worker thread changes it, except for `is_cancelled`. `sampler` is set before the first
+    token is sampled, `finish_reason` when the sequence ends.
     """
 
     def __init__(
@@ -29,11 +32,11 @@ class Sequence:
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
-        self.num_cached_tokens = 0  # prompt tokens taken from cells that were there already
+        self.num_cached_tokens = 0  # prompt tokens whose cells were reused
         self.num_computed_tokens = 0  # tokens whose cells the slot holds
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
-        self.is_cancelled = False  # set by the event loop; nobody waits for it
+        self.is_cancelled = False  # set by the event loop, when no client waits any more
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
@@ -44,7 +47,7 @@ class Sequence:
 
     @property
     def num_reserved_tokens(self) -> int:
-        """The most cells the sequence can come to need."""
+        """The most cells that the sequence can need."""
         return self.num_prompt_tokens + self.params.max_tokens
 
     @property
@@ -61,7 +64,7 @@ class Sequence:
         return Usage(self.num_prompt_tokens, len(self.completion_tokens), self.num_cached_tokens)
 
     def append(self, token: int, *, is_eog: bool) -> None:
-        """Take the sampled token; sets `finish_reason` if it is the last."""
+        """Adds a sampled token to the completion; sets `finish_reason` if it is the last one."""
         self.completion_tokens.append(token)
         if is_eog:
             self.finish_reason = FinishReason.STOP

@@ -1,4 +1,4 @@
-"""Slots are the sequence ids of the llama context. The pool says who has which."""
+"""Tracks which slots are free. A slot is one sequence id of the llama.cpp context."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 
 
 class SlotPool:
-    """Keeps count of free and taken slots, numbered from 0."""
+    """The set of free slots. Slots are numbered from 0."""
 
     def __init__(self, num_slots: int) -> None:
         self._all = frozenset(range(num_slots))
@@ -17,14 +17,16 @@ class SlotPool:
         return self._free
 
     def take(self, slot: int) -> None:
+        """Marks a free slot as taken. Raises KeyError if it is not free."""
         self._free.remove(slot)
 
     def release(self, slot: int) -> None:
+        """Marks a taken slot as free."""
         assert slot in self._all and slot not in self._free
         self._free.add(slot)
 
     def check_integrity(self, taken: Iterable[int]) -> None:
-        """Free and taken slots are all slots, and none is both or taken twice."""
+        """Asserts that every slot is either free or in `taken`, and in `taken` only once."""
         slots = sorted(taken)
         assert len(slots) == len(set(slots)), f"a slot is taken twice: {slots}"
         assert self._free.isdisjoint(slots), "a taken slot is free"

@@ -1,4 +1,4 @@
-"""What crosses the engine's borders: parameters in, chunks out, and what computes between."""
+"""The types at the engine's borders: parameters, chunks, and the protocols of its parts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-WeightsType = Literal["Q8_0", "F16"]  # those that the embedded model is converted to
+WeightsType = Literal["Q8_0", "F16"]  # the types that the stand-in model is converted to
 
 
 class FinishReason(Enum):
     """Why a completion ended."""
 
-    STOP = "stop"  # the model ended it
-    LENGTH = "length"  # `max_tokens` reached
-    CANCELLED = "cancelled"  # the client left, or the server is closing
+    STOP = "stop"  # the model generated an end-of-generation token
+    LENGTH = "length"  # the completion has `max_tokens` tokens
+    CANCELLED = "cancelled"  # the client disconnected, or the server shuts down
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen, and how many there may be.
+    """Parameters of sampling, and the largest number of completion tokens.
 
-    `temperature` 0 takes the most likely token. `top_k`, `top_p` and `seed` are off when None, a
-    `repetition_penalty` of 1 (or 0) and the other penalties at 0 change nothing.
+    `temperature` 0 selects the most likely token. `top_k`, `top_p` and `seed` have no effect if
+    they are None, `repetition_penalty` if it is 1 or 0, the other penalties if they are 0.
     """
 
     max_tokens: int = 256
@@ -38,7 +38,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. The token that ends a completion is counted."""
+    """Token counts of one request. Completion tokens include the end-of-generation token."""
 
     num_prompt_tokens: int
     num_completion_tokens: int
@@ -51,16 +51,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The text of one completion token; empty where the token completes no character."""
+    """The text that one completion token adds; empty if the token completes no character."""
 
     text: str
     finish_reason: FinishReason | None = None
 
 
 class Generation(Protocol):
-    """A request's handle on its completion: iterate it once for chunks, cancel it at any time.
+    """The handle of one completion: an async iterator of chunks that can be cancelled.
 
-    Ends with a chunk that has a finish reason, or raises EngineError.
+    It can be iterated once. The iteration ends with a chunk that has a finish reason, or raises
+    EngineError.
     """
 
     @property
@@ -69,19 +70,22 @@ class Generation(Protocol):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """None until it has ended."""
+        """None while the generation runs."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal requests."""
+        """A text that is equal for equal requests."""
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
     def cancel(self) -> None:
-        """Stop generating. Does nothing once it has ended."""
+        """Cancels the generation. Does nothing if it has ended."""
 
     def cancel_after(self, limit_s: float) -> None:
-        """Cancel it in `limit_s` seconds, unless it has ended; its reader gets DeadlineExceeded."""
+        """Cancels the generation after `limit_s` seconds; its iterator raises DeadlineExceeded.
+
+        Does nothing if the generation ends before that.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,8 @@ class StartedGeneration:
     """A generation, with the name of the model that computes it.
 
     `model_name` names the weights, or the source of a completion that no model computes. `prompt`
-    returns the text that the model sees; it may be slow, and raises EngineError if the model has
-    been unloaded.
+    returns the rendered prompt; it may be slow, and raises EngineError if the model has been
+    unloaded.
     """
 
     generation: Generation
@@ -100,81 +104,100 @@ class StartedGeneration:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive tokens of one slot that one decode call evaluates."""
+    """Consecutive tokens of one slot that one decode call evaluates.
+
+    `start` is the position of the first token in its sequence. `needs_logits`: the decode call
+    must output the logits of the last token.
+    """
 
     slot: int
     start: int
     tokens: Sequence[int]
-    wants_logits: bool  # of the last token
+    needs_logits: bool
 
 
-State = bytes | memoryview  # of all cells of a slot
+State = bytes | memoryview  # a copy of all KV cells of a slot
 
 
 class Sampler(Protocol):
-    """Picks a sequence's next token from the logits of the last decode call."""
+    """Samples the next tokens of one sequence from the logits of the last decode call."""
 
     def sample(self, row: int) -> int:
-        """The token chosen from output `row`, counted over the spans that want logits."""
+        """Returns the token sampled from output `row`.
+
+        Rows are numbered over the spans of the decode call that need logits.
+        """
 
     def close(self) -> None:
-        """Give the memory back. May be called again."""
+        """Frees the sampler. May be called more than once."""
 
 
 class Vocabulary(Protocol):
-    """Text to tokens and back. Any thread may use it."""
+    """The tokenizer of a model. Any thread may use it.
+
+    `adds_bos`: the model needs a BOS token before every prompt.
+    """
 
     size: int
     bos: int | None
     eos: int | None
-    adds_bos: bool  # the model wants a BOS token before every prompt
+    adds_bos: bool
     is_sentencepiece: bool
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Those that only a template may write."""
+        """Ids of the control tokens by their text. Only a chat template may write them."""
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """The tokens of `text`, nothing added; special tokens stay text unless parsed."""
+        """Returns the tokens of `text`, without a BOS token.
+
+        The text of a special token becomes that token only with `parse_special`.
+        """
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; none for a special token."""
+        """Returns the bytes that a token stands for; empty for a special token."""
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends a completion."""
+        """Returns whether the token ends a completion."""
 
 
-class Backend(Protocol):
-    """What computes: llama.cpp, or the fake of the tests. One thread uses it.
+class ModelRunner(Protocol):
+    """A model with its KV cache: llama.cpp, or the fake of the tests. One thread uses it.
 
-    A slot holds the cells of tokens 0, 1, 2 ... of one sequence, at most `context_length`.
+    Each slot holds the KV cells of one sequence: of its tokens 0, 1, 2 and so on, at most
+    `context_length` of them.
     """
 
     num_slots: int
     context_length: int
-    cell_size: int  # bytes of one token's cells
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The model's."""
+        """The model's tokenizer."""
 
     def decode(self, spans: Sequence[Span]) -> None:
-        """Evaluate all rows in one call. Raises EngineError; Interrupted if it was."""
+        """Evaluates all spans in one call.
 
-    def interrupt(self, *, is_wanted: bool) -> None:
-        """Break off calls from now on, or no more. Any thread may call it; a GPU goes on."""
+        Raises Interrupted if `interrupt` stopped the call, and EngineError if it failed.
+        """
+
+    def interrupt(self, *, is_requested: bool) -> None:
+        """Makes current and later decode calls raise Interrupted, until it is called with False.
+
+        Any thread may call it. A GPU does not stop.
+        """
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
-        """A new sampler for a sequence with this prompt."""
+        """Returns a new sampler for a sequence with this prompt."""
 
-    def keep(self, slot: int, num_tokens: int) -> None:
-        """Forget all cells of the slot but the first `num_tokens`."""
+    def truncate(self, slot: int, num_tokens: int) -> None:
+        """Removes all cells of the slot except the first `num_tokens`."""
 
     def save(self, slot: int) -> State:
-        """The state of all cells of the slot."""
+        """Returns a copy of all cells of the slot."""
 
     def load(self, slot: int, state: State) -> None:
-        """Replace the slot's cells by a saved state. Raises EngineError."""
+        """Replaces the cells of the slot with a saved state. Raises EngineError."""
 
     def close(self) -> None:
-        """Free model and context."""
+        """Frees the KV cache and the model."""

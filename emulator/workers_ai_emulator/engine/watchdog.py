@@ -1,28 +1,33 @@
-"""Tells when the worker's thread is no more, or has got nothing done for too long."""
+"""Detects that the worker thread has died or makes no progress."""
 
 from __future__ import annotations
 
 
 class Watchdog:
-    """Shown the worker at regular moments, it says in words what is wrong, or None.
+    """Decides from regular observations whether the worker makes progress.
 
-    It counts the time between these moments: while the whole process is stopped, none passes.
+    `limit_s`: the seconds for which a busy worker may make no progress. Only the time between
+    observations counts, so the time in which the whole process is suspended does not.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._num_done = 0
+        self._num_completed = 0
         self._stalled_s = 0.0
 
     def observe(
-        self, *, num_done: int, is_busy: bool, is_alive: bool, elapsed_s: float
+        self, *, num_completed: int, is_busy: bool, is_alive: bool, elapsed_s: float
     ) -> str | None:
-        """`num_done`: calls of llama.cpp that have ended; `is_busy`: somebody waits for more."""
+        """Returns a description of the failure, or None if there is none.
+
+        `num_completed`: operations that the worker has completed so far. `is_busy`: requests are
+        waiting or running. `elapsed_s`: seconds since the last observation.
+        """
         if not is_alive:
             return "the engine's thread has ended: restart the server"
         is_stalled = self._stalled_s >= self._limit_s
-        if num_done != self._num_done or not (is_busy or is_stalled):
-            self._num_done = num_done
+        if num_completed != self._num_completed or not (is_busy or is_stalled):
+            self._num_completed = num_completed
             self._stalled_s = 0.0
             return None
         self._stalled_s += elapsed_s

@@ -1,4 +1,4 @@
-"""The models we serve, by their Workers AI names. A user's own come from `models_file.py`."""
+"""The built-in models by their Workers AI names. `models_file.py` adds the user's models."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from typing import Any
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.models.validator import Validator
 
-DEFAULT_CONTEXT_LENGTH = 4096  # tokens of a sequence: Llama 2's
+DEFAULT_CONTEXT_LENGTH = 4096  # tokens: Llama 2's
 
-# The card and schema that models without published ones take after: the newest we have.
-_PATTERN = "@cf/meta/llama-2-7b-chat-int8"
+# A user's model has the schema of this model, and its card with other names and descriptions.
+_TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def default_context_length(known: int | None) -> int:
-    """Tokens of a sequence where nobody names a number; `known`: what the model was trained on."""
-    return min(DEFAULT_CONTEXT_LENGTH, known or DEFAULT_CONTEXT_LENGTH)
+def default_context_length(trained: int | None) -> int:
+    """Returns the tokens of a sequence if no context length is configured.
+
+    `trained`: the context length that the model was trained on, if its file contains it.
+    """
+    return min(DEFAULT_CONTEXT_LENGTH, trained or DEFAULT_CONTEXT_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file on a Hugging Face hub. A revision that is a commit never changes."""
+    """A file on a Hugging Face hub. `revision` is a branch, a tag or a commit."""
 
     repo: str
     path: str
@@ -37,7 +40,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """Terms that a user must accept before weights are downloaded."""
+    """The terms that a user must accept before the weights are downloaded."""
 
     name: str
     url: str
@@ -46,12 +49,13 @@ class License:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model: its name, the file of its weights, and where that can be had.
+    """One model of the catalogue: its name, its weights file, and its settings.
 
-    `weights_file` is relative to the folder of models, or absolute. `stand_in` is the type that the
-    embedded default is converted to until there are weights: the name promises int8 or fp16, so
-    that is what computes. `chat_template` replaces the one in the file; `own_defaults` replace
-    those of the schema; None for `context_length` is what the server's setting says.
+    `weights_file` is relative to the models folder, or absolute. `hub_file` is the file that `pull`
+    downloads. `stand_in` is the type of the stand-in model that is used while the weights are
+    missing; it is the type that the model's name contains, int8 or fp16. `context_length` replaces
+    the server's setting, `chat_template` the template in the file, and `own_defaults` the
+    parameters' defaults in the schema.
     """
 
     name: str
@@ -66,12 +70,12 @@ class ModelSpec:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """What `ai/models/search` shows: what Cloudflare published about it, or the like of it."""
+        """The model's entry in `ai/models/search`: Cloudflare's, or one in the same form."""
         return {key: value for key, value in self._published.items() if key != "schema"}
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The published `input` and `output` schemas, with this model's own defaults."""
+        """The model's `input` and `output` JSON schemas, with its own defaults."""
         schema: dict[str, Any] = deepcopy(self._published["schema"])
         for branch in schema["input"]["oneOf"]:
             for key, value in self.own_defaults.items():
@@ -80,7 +84,7 @@ class ModelSpec:
 
     @property
     def author(self) -> str:
-        """The part of the name that tells who made the model."""
+        """The author in the name `@cf/author/model`."""
         return self.name.split("/")[1]
 
     @cached_property
@@ -89,7 +93,7 @@ class ModelSpec:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The schema's default of every input property that has one."""
+        """The default values of the input properties in the schema."""
         return {
             key: value["default"]
             for branch in self.schema["input"]["oneOf"]
@@ -99,7 +103,7 @@ class ModelSpec:
 
     @cached_property
     def _published(self) -> dict[str, Any]:
-        return _published(self.name) or _published(_PATTERN) | self._own_card
+        return _published(self.name) or _published(_TEMPLATE_MODEL) | self._own_card
 
     @property
     def _own_card(self) -> dict[str, Any]:
@@ -113,7 +117,7 @@ class ModelSpec:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Card and schema that came with this package; empty for a name that has none."""
+    """Returns the card and the schema in this package; empty if it has none for this name."""
     path = files("workers_ai_emulator") / "models" / "cards" / f"{name.rsplit('/', 1)[-1]}.json"
     card: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return card if card.get("name") == name else {}

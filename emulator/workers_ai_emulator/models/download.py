@@ -1,8 +1,8 @@
-"""Brings a remote file to a path: resumed after whatever stopped it, every byte checked.
+"""Downloads a remote file: resumes after any interruption, and checks every byte's sha256.
 
-.FILE.lock               held by whoever writes; the system lets go of it when a process dies
-FILE.<sha256>.part       what has come so far, in order; kept when a download breaks off
-FILE                     only ever the whole file, with the right digest
+.FILE.lock               the lock file; the system releases the lock when the process dies
+FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted
+FILE                     the complete file; it never exists with other content
 """
 
 from __future__ import annotations
@@ -23,59 +23,60 @@ from filelock import FileLock, Timeout
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.machine import in_units
 
-_READ_BYTES = 2**20
-_MARGIN_BYTES = 16 * 2**20  # of the disk, left to others
+_BLOCK_BYTES = 2**20
+_MARGIN_BYTES = 16 * 2**20  # disk space that must remain free
 _MAX_DELAY_S = 30.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# From a byte on: where the bytes that come begin, and the bytes.
-Reading = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
+# Opens the remote file from byte `start` on. Returns the position of the first byte that the
+# server sends, which is 0 if it ignores `start`, and the bytes.
+OpenRemote = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 
 _T = TypeVar("_T")
 
 
 class Progress(Protocol):
-    """Is told how far a file has come."""
+    """Receives the progress of a transfer, to show it to the user."""
 
     def begin(self, what: str, done: int, size: int) -> None:
-        """From here on, `what` goes from `done` to `size` bytes."""
+        """Starts to count the bytes of `what`: `done` of `size` are complete."""
 
     def advance(self, num_bytes: int) -> None:
-        """So many more."""
+        """Adds completed bytes."""
 
     def end(self) -> None:
-        """It goes no further, for whatever reason."""
+        """Stops counting, whether or not all bytes are complete."""
 
     def note(self, line: str) -> None:
-        """Something that a user should know."""
+        """Shows a line of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often in a row something may be interrupted, and how long to wait after the first."""
+    """How many interruptions in a row are retried, and the delay before the first retry."""
 
     number: int = 6
     first_delay_s: float = 1.0
 
 
-class Patience:
-    """Waits after an interruption, longer each time, until there were too many in a row."""
+class Retrier:
+    """Repeats interrupted attempts, with a delay that doubles after each interruption in a row."""
 
     def __init__(self, retries: Retries, progress: Progress) -> None:
         self._retries = retries
         self._progress = progress
         self._num_failures = 0
 
-    def until_done(self, attempt: Callable[[], _T]) -> _T:
-        """The attempt's result. Raises PullFailed when it was interrupted too often."""
+    def run(self, attempt: Callable[[], _T]) -> _T:
+        """Returns the attempt's result. Raises PullFailed after too many interruptions in a row."""
         while True:
             try:
                 return attempt()
             except TransferInterrupted as error:
                 self._wait(error)
 
-    def restore(self) -> None:
-        """There was progress: count anew."""
+    def reset(self) -> None:
+        """Starts to count interruptions anew, because the attempt has made progress."""
         self._num_failures = 0
 
     def _wait(self, error: TransferInterrupted) -> None:
@@ -83,7 +84,7 @@ class Patience:
         if self._num_failures > self._retries.number:
             raise PullFailed(
                 f"{error}, {self._num_failures} times in a row: check the network and try again; "
-                "what has come is kept"
+                "the received bytes are kept"
             ) from error
         delay_s = min(self._retries.first_delay_s * 2 ** (self._num_failures - 1), _MAX_DELAY_S)
         self._progress.note(f"{error}; trying again in {delay_s:.0f} s")
@@ -91,10 +92,7 @@ class Patience:
 
 
 class Download:
-    """One file on its way to `target`; `reading` opens it anew from a byte on.
-
-    The caller holds the lock (`exclusive`).
-    """
+    """The download of one file to `target`. The caller must hold the lock (see `locked`)."""
 
     def __init__(
         self,
@@ -102,7 +100,7 @@ class Download:
         *,
         size: int,
         sha256: str,
-        reading: Reading,
+        open_remote: OpenRemote,
         progress: Progress,
         retries: Retries,
     ) -> None:
@@ -110,43 +108,46 @@ class Download:
         self._part = target.with_name(f"{target.name}.{sha256}.part")
         self._size = size
         self._sha256 = sha256
-        self._reading = reading
+        self._open_remote = open_remote
         self._progress = progress
-        self._patience = Patience(retries, progress)
+        self._retrier = Retrier(retries, progress)
         self._digest = hashlib.sha256()
         self._done = 0
 
     def run(self) -> None:
-        """Raises PullFailed; what has come is kept, unless its digest is wrong."""
+        """Downloads the file; a second time if its sha256 is wrong.
+
+        Raises PullFailed. The received bytes are kept, except those with a wrong sha256.
+        """
         try:
             for _ in range(2):
-                self._take_up()
+                self._resume()
                 self._check_space()
-                self._patience.until_done(self._continue)
+                self._retrier.run(self._append_rest)
                 if self._digest.hexdigest() == self._sha256:
-                    publish(self._part, self._target)
+                    rename_durably(self._part, self._target)
                     return
                 self._part.unlink()
-                self._progress.note("its sha256 is not the one that the hub gives; once more")
+                self._progress.note("the sha256 differs from the hub's; downloading it again")
         except OSError as error:
             raise self._disk_failure(error) from error
         finally:
             self._progress.end()
         raise PullFailed(
-            f"{self._target.name} came twice with another sha256 than the hub gives: something "
-            "between here and there changes it; try another network or HF_ENDPOINT"
+            f"{self._target.name} was received twice with another sha256 than the hub's: the "
+            "network or a proxy changes it; try another network or HF_ENDPOINT"
         )
 
-    def _take_up(self) -> None:
-        """Read again what is there: the digest needs it, and nobody else has checked it."""
+    def _resume(self) -> None:
+        """Computes the sha256 of the bytes from an earlier download, if there are any."""
         self._digest, self._done = hashlib.sha256(), 0
         self._part.touch()
         if (length := self._part.stat().st_size) > self._size:
             os.truncate(self._part, 0)
         elif length:
             self._progress.begin(f"checking {self._target.name}", 0, length)
-            for chunk in chunks_of(self._part):
-                self._take(chunk)
+            for block in _blocks_of(self._part):
+                self._count(block)
         self._progress.begin(self._target.name, self._done, self._size)
 
     def _check_space(self) -> None:
@@ -158,47 +159,54 @@ class Download:
                 f"{in_units(free)} free: free some space or choose another folder with --models-dir"
             )
 
-    def _continue(self) -> None:
-        """Append what comes. Raises TransferInterrupted if that is not all."""
+    def _append_rest(self) -> None:
+        """Downloads the missing bytes. Raises TransferInterrupted if some are still missing."""
         if self._done == self._size:
             return
-        with self._part.open("ab", buffering=0) as file, self._reading(self._done) as (start, rest):
-            for chunk in _without_first(self._done - start, rest):
-                if self._done + len(chunk) > self._size:
+        with (
+            self._part.open("ab", buffering=0) as file,
+            self._open_remote(self._done) as (start, blocks),
+        ):
+            for block in _skip(self._done - start, blocks):
+                if self._done + len(block) > self._size:
                     raise PullFailed(
-                        f"more bytes come of {self._target.name} than the {self._size} announced"
+                        f"the server sends more bytes of {self._target.name} than the {self._size} "
+                        "that it announced"
                     )
-                _write(file.fileno(), chunk)
-                self._take(chunk)
-                self._patience.restore()
+                _write(file.fileno(), block)
+                self._count(block)
+                self._retrier.reset()
         if self._done < self._size:
-            raise TransferInterrupted(f"{self._target.name} broke off")
+            raise TransferInterrupted(f"the download of {self._target.name} was interrupted")
 
-    def _take(self, chunk: bytes) -> None:
-        self._digest.update(chunk)
-        self._done += len(chunk)
-        self._progress.advance(len(chunk))
+    def _count(self, block: bytes) -> None:
+        self._digest.update(block)
+        self._done += len(block)
+        self._progress.advance(len(block))
 
     def _disk_failure(self, error: OSError) -> PullFailed:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             left = in_units(self._size - self._done)
             return PullFailed(
                 f"{self._part.parent} is full and {left} of {self._target.name} are missing: free "
-                "some space and try again; what has come is kept"
+                "some space and try again; the received bytes are kept"
             )
         return PullFailed(f"cannot write {self._part}: {error.strerror}; check --models-dir")
 
 
 @contextmanager
-def exclusive(target: Path, progress: Progress) -> Iterator[None]:
-    """Nobody else writes `target` meanwhile. Waits for whoever does. Raises PullFailed."""
+def locked(target: Path, progress: Progress) -> Iterator[None]:
+    """Holds the lock of `target` during the block, so that only one process writes the file.
+
+    Waits until other processes release the lock. Raises PullFailed if the folder is not writable.
+    """
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.note(f"another process brings {target.name}: waiting for it")
+            progress.note(f"another process is writing {target.name}: waiting for it")
             lock.acquire()
     except OSError as error:
         raise PullFailed(f"cannot write {target}: {error.strerror}; check --models-dir") from error
@@ -208,16 +216,19 @@ def exclusive(target: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def place(source: Path, target: Path) -> None:
-    """Let `target` be the same file; a copy, where it is on another disk. Raises PullFailed."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` a hard link to `source`, or a copy if links are impossible.
+
+    Raises PullFailed.
+    """
     try:
         os.link(source.resolve(), target)
         return
-    except OSError:  # another disk, or one that has no links
+    except OSError:  # on another disk, or the file system has no links
         part = target.with_name(f"{target.name}.copy.part")
     try:
         shutil.copyfile(source, part)
-        publish(part, target)
+        rename_durably(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise PullFailed(
@@ -226,41 +237,47 @@ def place(source: Path, target: Path) -> None:
         ) from error
 
 
-def publish(part: Path, target: Path) -> None:
-    """Give the whole file its name, so that it outlasts a loss of power."""
+def rename_durably(part: Path, target: Path) -> None:
+    """Writes the file's data to the disk, then renames it. Raises OSError.
+
+    After a power failure, `target` is therefore missing or complete.
+    """
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(target)
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """The file's digest."""
+    """Returns the sha256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     progress.begin(f"checking {path.name}", 0, path.stat().st_size)
-    for chunk in chunks_of(path):
-        digest.update(chunk)
-        progress.advance(len(chunk))
+    for block in _blocks_of(path):
+        digest.update(block)
+        progress.advance(len(block))
     progress.end()
     return digest.hexdigest()
 
 
-def chunks_of(path: Path) -> Iterator[bytes]:
-    """The file's bytes, a megabyte at a time."""
+def _blocks_of(path: Path) -> Iterator[bytes]:
+    """Yields the bytes of a file, a megabyte at a time."""
     with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            yield chunk
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
-def _without_first(num_bytes: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """A server that ignores where to begin sends again what is there already."""
-    for chunk in chunks:
-        if len(chunk) > num_bytes:
-            yield chunk[num_bytes:]
-        num_bytes = max(num_bytes - len(chunk), 0)
+def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the blocks without their first `num_bytes`.
+
+    These bytes are stored already; the server sends them again if it ignores the Range header.
+    """
+    for block in blocks:
+        if len(block) > num_bytes:
+            yield block[num_bytes:]
+        num_bytes = max(num_bytes - len(block), 0)
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of it, with nothing held back that would be lost when the process is killed."""
+    """Writes all of `data` without a buffer that would be lost if the process were killed."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

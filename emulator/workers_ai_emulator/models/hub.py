@@ -1,7 +1,7 @@
-"""A Hugging Face hub: where a file lies there, its size, digest and bytes.
+"""The client of a Hugging Face hub: size, sha256 and bytes of a file.
 
-`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE` and the like are the library's. It is slow to
-import, and only who pulls needs it.
+The library huggingface-hub reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
+It is slow to import, so only `pull` imports this module.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
 
-# Else its first call reports what runs it.
+# Otherwise the library's first call sends usage data.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
-_CHUNK_BYTES = 2**16
+_BLOCK_BYTES = 2**16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the hub describes it. `commit` is what the revision stands for now."""
+    """The hub's description of a file. `commit` is the commit that the revision points to."""
 
     url: str
     commit: str
@@ -56,11 +56,14 @@ class RemoteFile:
     sha256: str
 
 
-def locate(file: HubFile) -> RemoteFile:
-    """Ask the hub. Raises PullFailed for good, or TransferInterrupted for now."""
+def describe(file: HubFile) -> RemoteFile:
+    """Requests the hub's description of a file.
+
+    Raises TransferInterrupted for errors that a retry may solve, and PullFailed for all others.
+    """
     url = url_of(file)
-    with _translated(file):
-        metadata = get_hf_file_metadata(url, headers=_headers(), timeout=_ask_timeout_s())
+    with _hub_errors(file):
+        metadata = get_hf_file_metadata(url, headers=_headers(), timeout=_metadata_timeout_s())
     missing = [
         name
         for name, value in (
@@ -72,18 +75,18 @@ def locate(file: HubFile) -> RemoteFile:
     ]
     if missing or metadata.commit_hash is None or metadata.size is None or metadata.etag is None:
         raise PullFailed(
-            f"{url} names no {' and no '.join(missing)}: check that HF_ENDPOINT is a Hugging Face "
-            "hub and that the file is stored there as a large one"
+            f"the response of {url} has no {' and no '.join(missing)}: check that HF_ENDPOINT is a "
+            "Hugging Face hub, and that the file is stored there as a large file (LFS or Xet)"
         )
     return RemoteFile(url, metadata.commit_hash, metadata.size, metadata.etag)
 
 
 def find_cached(file: HubFile) -> tuple[Path, str] | None:
-    """The file in the hub library's own cache, and the sha256 it is filed under.
+    """Returns the file in the cache of huggingface-hub, with the sha256 in its file name.
 
-    Raises PullFailed for a name that is none.
+    Returns None if it is not cached. Raises PullFailed for an invalid repository name.
     """
-    with _translated(file):
+    with _hub_errors(file):
         found = try_to_load_from_cache(file.repo, file.path, revision=file.revision)
     if not isinstance(found, str):
         return None
@@ -92,34 +95,37 @@ def find_cached(file: HubFile) -> tuple[Path, str] | None:
 
 
 @contextmanager
-def reading(file: HubFile, remote: RemoteFile, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The file's bytes, and where they begin: at `start`, or at 0 where the server ignores that.
+def open_remote(
+    file: HubFile, remote: RemoteFile, start: int
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Requests the file's bytes from `start` on; yields the first byte's position and the bytes.
 
-    Raises PullFailed for good, or TransferInterrupted for now, also while it is read.
+    The position is 0 if the server ignores the Range header. Raises TransferInterrupted for errors
+    that a retry may solve, and PullFailed for all others, also while the bytes are read.
     """
     headers = _headers() | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     with (
-        _translated(file),
+        _hub_errors(file),
         get_session().stream(
             "GET", remote.url, headers=headers, timeout=timeout, follow_redirects=True
         ) as response,
     ):
         if response.is_error:
-            response.read()  # the library looks for a reason in it
+            response.read()  # the library looks for the reason in the body
         hf_raise_for_status(response)
-        yield _first_byte(response, start), response.iter_raw(_CHUNK_BYTES)
+        yield _first_byte(response, start), response.iter_raw(_BLOCK_BYTES)
 
 
 def is_offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids to ask."""
+    """Returns whether `HF_HUB_OFFLINE` forbids requests."""
     return constants.is_offline_mode()
 
 
 def page(file: HubFile) -> str:
-    """The repository's page for people."""
+    """Returns the URL of the repository's web page."""
     return f"{constants.ENDPOINT}/{file.repo}"
 
 
@@ -138,48 +144,62 @@ def _headers() -> dict[str, str]:
     return build_hf_headers(library_name="workers-ai-emulator", library_version=__version__)
 
 
-def _ask_timeout_s() -> float:
+def _metadata_timeout_s() -> float:
     return float(constants.HF_HUB_ETAG_TIMEOUT)
 
 
 @contextmanager
-def _translated(file: HubFile) -> Iterator[None]:
-    """The library's many exceptions as two: for good, and for now."""
-    where = f"{file.repo} at {constants.ENDPOINT}"
+def _hub_errors(file: HubFile) -> Iterator[None]:
+    """Raises PullFailed or TransferInterrupted in place of the library's exceptions."""
     try:
         yield
-    except GatedRepoError as error:
-        raise PullFailed(
-            f"{file.repo} is gated: accept its terms at {page(file)}, then set HF_TOKEN to a token "
-            "of that account"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise PullFailed(
-            f"there is no repository {where}, or it is private: check the name, or set HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise PullFailed(f"{where} has no revision {file.revision}: check it") from error
-    except RemoteEntryNotFoundError as error:
-        raise PullFailed(
-            f"{where} has no file {file.path} in revision {file.revision}: check the name"
-        ) from error
-    except HFValidationError as error:
-        raise PullFailed(f"{file.repo!r} is no name of a repository: {error}") from error
-    except OfflineModeIsEnabled as error:
-        raise PullFailed(
-            f"{file.path} of {file.repo} is in no cache and HF_HUB_OFFLINE is set: unset it to "
-            "download the file"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in _TRANSIENT:
-            raise TransferInterrupted(f"{where} answers {status}") from error
-        if status == 416:
-            raise PullFailed(f"{where} has less of {file.path} than it announces") from error
-        reason = " ".join(str(error.server_message or error).split())  # the library writes lines
-        raise PullFailed(f"{where} answers {status}: {reason}") from error
-    except httpx2.TimeoutException as error:
-        raise TransferInterrupted(f"{constants.ENDPOINT} sends nothing") from error
-    except httpx2.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise TransferInterrupted(f"{constants.ENDPOINT}: {reason}") from error
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError) as error:
+        raise mapped_error(error, file) from error
+
+
+def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterrupted:
+    """Returns the error that replaces one of the library's exceptions.
+
+    TransferInterrupted stands for errors that a retry may solve, PullFailed for all others.
+    """
+    where = f"{file.repo} at {constants.ENDPOINT}"
+    match error:
+        case GatedRepoError():
+            return PullFailed(
+                f"{file.repo} is gated: accept its terms at {page(file)}, then set HF_TOKEN to a "
+                "token of that account"
+            )
+        case RepositoryNotFoundError():
+            return PullFailed(
+                f"there is no repository {where}, or it is private: check the name, or set HF_TOKEN"
+            )
+        case RevisionNotFoundError():
+            return PullFailed(f"{where} has no revision {file.revision}: check its name")
+        case RemoteEntryNotFoundError():
+            return PullFailed(
+                f"{where} has no file {file.path} in revision {file.revision}: check the name"
+            )
+        case HFValidationError():
+            return PullFailed(f"{file.repo!r} is not a repository name: {error}")
+        case OfflineModeIsEnabled():
+            return PullFailed(
+                f"{file.path} of {file.repo} is not cached and HF_HUB_OFFLINE is set: unset it to "
+                "download the file"
+            )
+        case HfHubHTTPError():
+            return _status_error(error, file, where)
+        case httpx2.TimeoutException():
+            return TransferInterrupted(f"{constants.ENDPOINT} sends no data")
+    return TransferInterrupted(f"{constants.ENDPOINT}: {str(error) or type(error).__name__}")
+
+
+def _status_error(
+    error: HfHubHTTPError, file: HubFile, where: str
+) -> PullFailed | TransferInterrupted:
+    status = error.response.status_code
+    if status in _TRANSIENT:
+        return TransferInterrupted(f"{where} responded with status {status}")
+    if status == 416:
+        return PullFailed(f"{where} has fewer bytes of {file.path} than it announces")
+    reason = " ".join(str(error.server_message or error).split())  # the text has several lines
+    return PullFailed(f"{where} responded with status {status}: {reason}")

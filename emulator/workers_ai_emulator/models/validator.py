@@ -1,15 +1,16 @@
-"""Cloudflare's JSON-schema validator, ported: the same verdict, the same text byte for byte.
+"""A port of Cloudflare's JSON-schema validator: the same results and, byte for byte, texts.
 
-Clients see these texts, so every oddity is kept. The facts come from running npm
-@cloudflare/cabidela 0.2.4 with its default options under node 22; the golden vectors in
-tests/data/validator and the differential test in tests/conformance hold the port to it.
+Clients receive these texts, so the port keeps the package's mistakes. Its behaviour was observed by
+running npm @cloudflare/cabidela 0.2.4 with default options under node 22. The golden vectors in
+tests/data/validator and the differential test in tests/conformance compare the two.
 
-Values are what `json` gives; they are read as JavaScript reads what JSON.parse gives: all numbers
-are doubles, strings are UTF-16, integer keys come first, objects inherit members. Recursion is
-as deep as the schema, never as deep as the value.
+Values come from Python's `json`, but are read as JavaScript reads the result of JSON.parse: all
+numbers are doubles, strings are UTF-16, integer keys come first, and objects inherit members.
+Functions recurse as deep as the schema, never as deep as the value.
 
-Not ported: the keywords in `_UNPORTED` (refused), patterns that mean something else to `re`, and
-inherited members but those of Object.prototype: users can make the package read no others.
+Not ported: the keywords in `_UNPORTED`, which raise ValueError; patterns with another meaning in
+`re`; and inherited members, except those of Object.prototype, which are the only ones that a
+request can make the package read.
 """
 
 import math
@@ -21,26 +22,26 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-# Any: a schema is JSON, and each keyword is read where its type is known.
+# Any: a schema is JSON; each function checks the types of the keywords that it reads.
 Schema = Mapping[str, Any]
 
 
 class SchemaMismatch(ValueError):
-    """The value is refused; `str()` is the text the service sends after `Error: `."""
+    """The schema rejects the value. The service sends the message after `Error: `."""
 
 
 class Validator:
-    """Checks values against one schema.
+    """Validates values against one schema.
 
-    A schema with a keyword this port does not know raises ValueError here, not at the first value.
+    Raises ValueError if the schema contains a keyword that is not ported.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        _refuse_unported(schema)
+        _check_keywords(schema)
         self._schema = schema
 
     def validate(self, value: object) -> None:
-        """Raise SchemaMismatch unless the schema accepts the value."""
+        """Raises SchemaMismatch if the schema rejects the value."""
         _count_matches(self._schema, _Place(value, "", _Walk()))
 
 
@@ -49,22 +50,22 @@ _UNPORTED = frozenset(
 )
 
 
-def _refuse_unported(schema: object) -> None:
+def _check_keywords(schema: object) -> None:
     if not isinstance(schema, Mapping):
         return
     if unported := sorted(_UNPORTED & schema.keys()):
         raise ValueError(f"schema keyword {unported[0]!r} is not supported")
     for keyword in ("items", "additionalProperties", "unevaluatedProperties"):
-        _refuse_unported(schema.get(keyword))
+        _check_keywords(schema.get(keyword))
     for part in (*schema.get("oneOf", ()), *schema.get("properties", {}).values()):
-        _refuse_unported(part)
+        _check_keywords(part)
 
 
 class _Absent(Enum):
-    """What JavaScript has where JSON has nothing."""
+    """Values of JavaScript that JSON does not have."""
 
     UNDEFINED = "undefined"
-    FUNCTION = "function"  # inherited from Object.prototype; of no JSON type
+    FUNCTION = "function"  # a member of Object.prototype
 
 
 _UNDEFINED = _Absent.UNDEFINED
@@ -72,16 +73,20 @@ _UNDEFINED = _Absent.UNDEFINED
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """What all places of one walk share; the dict is an ordered set."""
+    """State of one traversal of a value: error texts so far, and paths of evaluated properties.
+
+    `errors` is used as an ordered set. Inside a oneOf (`is_branch`), an error text does not list
+    the errors before it.
+    """
 
     errors: dict[str, None] = field(default_factory=dict)
     evaluated: set[str] = field(default_factory=set)
-    is_branch: bool = False  # inside a oneOf an error does not list the ones before it
+    is_branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A value and where it is; the path is "" at the root."""
+    """A value and its path, which is "" at the root."""
 
     value: object
     path: str
@@ -100,7 +105,10 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """0 where there is nothing to match, and the number of matching items for an array."""
+    """Returns how often the schema matches: the number of matching items for an array, else 0 or 1.
+
+    Raises SchemaMismatch.
+    """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
     schema = _keywords(schema)
@@ -118,12 +126,12 @@ def _count_matches(schema: object, place: _Place) -> int:
 
 
 def _keywords(schema: object) -> Schema:
-    """A schema that is no object accepts everything: true and, unlike in the standard, false."""
+    """Returns the schema's keywords; none for true and, unlike in the standard, for false."""
     return schema if isinstance(schema, Mapping) else {}
 
 
 def _match_one_of(schema: Schema, place: _Place) -> int:
-    """1 when the branches matched once; else 0, or an error at the root."""
+    """Returns 1 if the branches matched once, otherwise 0; raises SchemaMismatch at the root."""
     branch_place = replace(place, walk=replace(place.walk, is_branch=True))
     matches = 0
     for branch in schema["oneOf"]:
@@ -133,7 +141,7 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            if matches != 1:  # so a branch that matched nothing ends the search as well
+            if matches != 1:  # a branch with 0 matches ends the search, too
                 break
     if matches != 1 and not place.path:
         raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
@@ -141,7 +149,7 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
-    """Whether any property matched. Nothing asks whether the value is an object at all."""
+    """Returns whether any property matched. Like the package, accepts values that are no object."""
     known = _match_properties(schema, place)
     matches, evaluated = len(known), place.walk.evaluated
     if "additionalProperties" in schema:
@@ -156,7 +164,7 @@ def _match_object(schema: Schema, place: _Place) -> bool:
 
 
 def _match_properties(schema: Schema, place: _Place) -> set[str]:
-    """The paths of the properties that matched."""
+    """Returns the paths of the properties that matched."""
     children = (
         (place.child(key, _member(place.value, key)), subschema)
         for key, subschema in _entries(schema.get("properties", {}))
@@ -165,7 +173,7 @@ def _match_properties(schema: Schema, place: _Place) -> set[str]:
 
 
 def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
-    """How many of the value's properties outside `known` the schema matches."""
+    """Returns how many of the value's properties outside `known` the schema matches."""
     paths = [f"{place.path}/{key}" for key in _keys(place.value)]
     others = [path for path in paths if path not in known]
     if schema is False and others:
@@ -175,8 +183,8 @@ def _match_others(schema: object, place: _Place, known: set[str], evaluated: set
         )
     matches = 0
     for path in others:
-        # The package takes the key back from the path, so of a key "a/b" it reads property "b",
-        # and it starts a walk of its own there: the texts inside have relative paths.
+        # The package derives the key from the path, so for a key "a/b" it reads property "b". It
+        # starts a new traversal there, so the error texts inside contain relative paths.
         key = path.rpartition("/")[2]
         if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
             matches += 1
@@ -235,18 +243,18 @@ def _check_range(schema: Schema, place: _Place) -> None:
 
 
 def _is_pattern_found(pattern: str, value: object) -> bool:
-    # JavaScript's $ is the very end, Python's also stands before a last line feed.
+    # JavaScript's $ matches only at the end, Python's also before a line feed at the end.
     python_pattern = re.sub(
         r"(\\.|\[(?:\\.|[^\]\\])*\])|\$", lambda match: match[1] or r"\Z", pattern
     )
     try:
         return re.search(python_pattern, _text(value), re.ASCII) is not None
-    except (re.error, SchemaMismatch):  # the package takes whatever goes wrong for "not found"
+    except (re.error, SchemaMismatch):  # for the package, any error means "not found"
         return False
 
 
 def _types(value: object) -> tuple[str, ...]:
-    """The package's names for what the value is, as its messages list them."""
+    """Returns the package's names of the value's types, in the order of its messages."""
     match value:
         case None:
             return ("null",)
@@ -264,7 +272,7 @@ def _types(value: object) -> tuple[str, ...]:
 
 
 def _is_binary(items: list[object]) -> bool:
-    """Whether the first item that is neither string nor number is missing, or null."""
+    """Returns whether the first item that is neither string nor number is null or missing."""
     others = (item for item in items if not isinstance(item, str) and not _is_number(item))
     return next(others, None) is None
 
@@ -274,7 +282,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_same(value: object, other: object) -> bool:
-    """JavaScript's `===`: by value, but an object is only the same as itself."""
+    """Compares like JavaScript's `===`: by value, except that two objects are never equal."""
     if _is_number(value) and _is_number(other):
         return _double(value) == _double(other)
     is_primitive = value is None or isinstance(value, str | bool)
@@ -282,11 +290,11 @@ def _is_same(value: object, other: object) -> bool:
 
 
 _INDEX = re.compile("0|[1-9][0-9]{0,9}")
-_NO_INDEX = 2**32 - 1  # JavaScript's array indices are smaller
+_NO_INDEX = 2**32 - 1  # greater than any array index of JavaScript
 
 
 def _keys(value: object) -> list[str]:
-    """An object's keys in JavaScript's order: indices by size, then the others as written."""
+    """Returns an object's keys in JavaScript's order: array indices by size, then other keys."""
     keys = value if isinstance(value, Mapping) else ()
     return sorted(
         keys, key=lambda key: min(int(key), _NO_INDEX) if _INDEX.fullmatch(key) else _NO_INDEX
@@ -294,7 +302,7 @@ def _keys(value: object) -> list[str]:
 
 
 def _entries(value: object) -> Iterator[tuple[str, Any]]:
-    """What JavaScript's `for (key in value)` meets."""
+    """Yields the keys of JavaScript's `for (key in value)`, each with its value."""
     if isinstance(value, Mapping):
         yield from ((key, value[key]) for key in _keys(value))
     elif isinstance(value, list):
@@ -319,7 +327,7 @@ _OBJECT_FUNCTIONS = frozenset(
 
 
 def _member(value: object, key: str) -> object:
-    """What the package reads at `value[key]`: nothing from a falsy value, else as JavaScript."""
+    """Returns `value[key]` of JavaScript; for falsy values undefined, as the package does."""
     if isinstance(value, dict) and key in value:
         return value[key]
     if value in (None, False, 0, "", _UNDEFINED):
@@ -349,7 +357,7 @@ def _utf16(text: str) -> bytes:
 
 
 def _double(number: object) -> float:
-    """The number as JavaScript holds it; what is too large for a double is infinite."""
+    """Returns the number as a double; infinity if it is too large."""
     assert isinstance(number, int | float)
     try:
         return float(number)
@@ -358,7 +366,7 @@ def _double(number: object) -> float:
 
 
 def _text(value: object) -> str:
-    """The value as JavaScript's template literals print it."""
+    """Returns the text of the value in a template literal of JavaScript."""
     match value:
         case None:
             return "null"
@@ -370,7 +378,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # a member of the user's, so not a function
+        case dict() if "toString" in value:  # the value's own member, not a function
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value
@@ -378,7 +386,7 @@ def _text(value: object) -> str:
 
 
 def _leaves(values: list[object]) -> Iterator[object]:
-    """The items of nested lists in order, with null for an empty list: both print as nothing."""
+    """Yields the items of nested lists in order; null for an empty list, which prints nothing."""
     pending: list[object] = [values]
     while pending:
         item = pending.pop()
@@ -389,7 +397,10 @@ def _leaves(values: list[object]) -> Iterator[object]:
 
 
 def _number_text(number: float) -> str:
-    """The shortest digits that give the double back, with an exponent from 1e21 and below 1e-6."""
+    """Returns JavaScript's text of a double: the shortest digits that identify it.
+
+    From 1e21 on and below 1e-6, the text has an exponent.
+    """
     if math.isinf(number):
         return "Infinity" if number > 0 else "-Infinity"
     if number == 0 or 1e-6 <= abs(number) < 1e21:

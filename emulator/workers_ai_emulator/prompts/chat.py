@@ -1,6 +1,6 @@
-"""From messages to prompt tokens, by the template that the weights were trained on.
+"""Turns messages into prompt tokens, with the chat template that the weights were trained on.
 
-Only a template may write special tokens: what a user typed is always tokenised as plain text.
+Only a template can write special tokens: the users' text is always tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers_ai_emulator.prompts.template import (
     Renderer,
 )
 
-# What the service puts before a bare `prompt` [npm @cloudflare/ai 1.0.53, dist/templates.js].
+# The service's system message for a bare `prompt` [npm @cloudflare/ai 1.0.53, dist/templates.js].
 DEFAULT_SYSTEM_TEXT = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -32,39 +32,44 @@ DEFAULT_SYSTEM_TEXT = (
 
 
 class ChatTemplate(Protocol):
-    """How one model wants its prompt."""
+    """The prompt format of one model. All methods return the tokens of the whole prompt.
 
-    is_isolated: bool  # rendering waits for another process, so it is not for an event loop
+    They raise RequestRejected if the template rejects the conversation. `is_isolated`: the template
+    runs in a subprocess, so rendering would block an event loop.
+    """
+
+    is_isolated: bool
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's tokens for a conversation."""
+        """Renders a conversation."""
 
     def render_prompt(self, prompt: str) -> list[int]:
-        """The prompt's tokens for a bare prompt, with the service's default system text."""
+        """Renders a bare prompt as a user message after the service's default system message."""
 
     def render_raw(self, prompt: str) -> list[int]:
-        """The tokens of a prompt that the user has templated already."""
+        """Tokenises a prompt to which the client has applied a template itself."""
 
     def render_flattened(self, prompt: str) -> list[int]:
-        """The tokens of a prompt that an old SDK has made, in the format of the model's name."""
+        """Renders a prompt into which an old SDK may have flattened messages."""
 
     def close(self) -> None:
-        """Give back what rendering took. May be called again."""
+        """Ends the subprocess, if there is one. May be called more than once."""
 
 
 class Mark(Enum):
-    """A special token that a template sets between texts, as it is written in Llama 2's format."""
+    """A special token between the texts of a Llama 2 prompt."""
 
     BOS = "<s>"
     EOS = "</s>"
 
 
 class Llama2Template:
-    """Llama 2's own format, exactly.
+    """Llama 2's prompt format, exactly.
 
-    A conversation that Meta's reference takes (an optional system message, then user and assistant
-    in turns, the user last) is rendered as meta-llama/llama `generation.py` does. One that it
-    refuses follows Cloudflare's SDK (npm @cloudflare/ai 1.2.2), since the service answered those.
+    Meta's code accepts an optional system message, then user and assistant messages in turns, the
+    user last. Such a conversation is rendered as by meta-llama/llama `generation.py`. All others
+    are rendered as by Cloudflare's SDK (npm @cloudflare/ai 1.2.2), because the service accepted
+    them.
     """
 
     is_isolated = False
@@ -102,14 +107,17 @@ class Llama2Template:
         pass
 
     def parts(self, messages: Sequence[Message]) -> list[str | Mark]:
-        """The prompt as texts and marks; begins with a BOS mark."""
+        """Returns the prompt as texts and marks; the first one is a BOS mark."""
         if (dialog := _fold_system(messages)) is not None:
             return _reference_parts(dialog)
         return _sdk_parts(messages)
 
 
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
-    """The dialog with a first system text put before the first user's; None if it is no dialog."""
+    """Returns the messages with the system text inserted into the first user message.
+
+    Returns None if user and assistant do not take turns, or the user is not last.
+    """
     dialog = list(messages)
     if len(dialog) > 1 and dialog[0].role == "system":
         system, user = dialog[:2]
@@ -121,17 +129,18 @@ def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
 
 def _reference_parts(dialog: Sequence[Message]) -> list[str | Mark]:
     parts: list[str | Mark] = []
-    for user, answer in zip(dialog[::2], dialog[1::2], strict=False):
-        text = f"[INST] {user.content.strip()} [/INST] {answer.content.strip()} "
+    for user, assistant in zip(dialog[::2], dialog[1::2], strict=False):
+        text = f"[INST] {user.content.strip()} [/INST] {assistant.content.strip()} "
         parts += [Mark.BOS, text, Mark.EOS]
     return [*parts, Mark.BOS, f"[INST] {dialog[-1].content.strip()} [/INST]"]
 
 
 def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
-    """Roles it does not know are dropped, nothing is stripped, runs of one role are joined.
+    """Returns the prompt that Cloudflare's SDK makes of the messages.
 
-    Where the SDK's text begins without `<s>` the service's tokenizer added it; whether it doubled
-    one that was there is not known, so there is always one.
+    Unknown roles are dropped, texts are not stripped, and several messages of one role in a row
+    are allowed. The service's tokenizer added `<s>` to a text without it. Whether it added a second
+    `<s>` otherwise is unknown; this prompt always begins with exactly one.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):
@@ -149,19 +158,22 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
 
 
 class JinjaTemplate:
-    """A GGUF file's own chat template, run by what `renders` makes of its source.
+    """A Jinja chat template, from a GGUF file or from the user.
 
-    In what users typed, every character that a special token begins or ends with is hidden behind
-    an unused one while the template runs, and mended after the template's own tokens have been
-    found: none can begin or end in a user's text. A template that looks into a text for a tag finds
-    it all the same. Raises ValueError if it does not parse.
+    The users' text must not become special tokens. Therefore the first and last characters of all
+    special tokens are masked in it: replaced by characters that occur in neither the template nor
+    the messages. After rendering, the special tokens that the template wrote are found, and the
+    text between them is unmasked and tokenised as plain text.
+
+    `make_renderer` returns a renderer for the template's source. Raises ValueError if the template
+    does not compile.
     """
 
     def __init__(
         self,
         source: str,
         vocabulary: Vocabulary,
-        renders: Callable[[str], Renderer] = JinjaRenderer,
+        make_renderer: Callable[[str], Renderer] = JinjaRenderer,
     ) -> None:
         self._vocabulary = vocabulary
         self._names = {token: name for name, token in vocabulary.special_tokens.items()}
@@ -169,13 +181,14 @@ class JinjaTemplate:
         self._edges = "".join(sorted({edge for name in names for edge in (name[0], name[-1])}))
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._source = source
-        self._renderer = renders(source)
+        self._renderer = make_renderer(source)
         self.is_isolated = self._renderer.is_isolated
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's tokens. Raises RequestRejected where the template refuses.
+        """Renders a conversation. Raises RequestRejected if the template rejects it.
 
-        One that knows no system messages gets the text of a first one before the first user's.
+        If a template rejects a conversation that begins with a system message and a user message,
+        the two are merged and rendered again: some templates do not support system messages.
         """
         try:
             return self._tokens(messages)
@@ -195,7 +208,11 @@ class JinjaTemplate:
         return self._with_bos(self._vocabulary.tokenize(prompt, parse_special=True))
 
     def render_flattened(self, prompt: str) -> list[int]:
-        """The conversation is rendered anew, or a text in which none is found, as a user's."""
+        """Renders the messages that an old SDK flattened into the prompt.
+
+        A prompt in no known format is raw if it contains special tokens of this model, otherwise a
+        user message.
+        """
         if messages := parse_flattened(prompt):
             return self.render(messages)
         if self._special.search(prompt):
@@ -206,33 +223,33 @@ class JinjaTemplate:
         self._renderer.close()
 
     def _tokens(self, messages: Sequence[Message]) -> list[int]:
-        typed = "".join(m.role + m.content for m in messages)
-        unused = _unused_characters(self._source + typed, len(self._edges))
-        hide, mend = str.maketrans(self._edges, unused), str.maketrans(unused, self._edges)
+        text = self._source + "".join(m.role + m.content for m in messages)
+        unused = _unused_characters(text, len(self._edges))
+        mask, unmask = str.maketrans(self._edges, unused), str.maketrans(unused, self._edges)
         conversation = Conversation(
             messages=[
-                {"role": m.role.translate(hide), "content": m.content.translate(hide)}
+                {"role": m.role.translate(mask), "content": m.content.translate(mask)}
                 for m in messages
             ],
             bos_token=self._name(self._vocabulary.bos),
             eos_token=self._name(self._vocabulary.eos),
-            hidden=dict(zip(self._edges, unused, strict=True)),
+            masked=dict(zip(self._edges, unused, strict=True)),
         )
         try:
-            text = self._renderer.render(conversation)
-        except TemplateError as error:  # it may cite what users typed
-            raise type(error)(str(error).translate(mend)) from error
-        return self._with_bos(self._split(text, mend))
+            rendered = self._renderer.render(conversation)
+        except TemplateError as error:  # its message may contain masked text
+            raise type(error)(str(error).translate(unmask)) from error
+        return self._with_bos(self._tokenize(rendered, unmask))
 
-    def _split(self, text: str, mend: Mapping[int, int]) -> list[int]:
-        """The tokens of a rendered text: special ones where it has their names, plain ones else."""
+    def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
+        """Returns the tokens of a rendered prompt, with the special tokens that it names."""
         tokens: list[int] = []
         end = 0
         for match in self._special.finditer(text):
-            tokens += self._plain(text[end : match.start()].translate(mend))
+            tokens += self._plain(text[end : match.start()].translate(unmask))
             tokens.append(self._vocabulary.special_tokens[match[0]])
             end = match.end()
-        return tokens + self._plain(text[end:].translate(mend))
+        return tokens + self._plain(text[end:].translate(unmask))
 
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._names.get(token, "")
@@ -248,12 +265,15 @@ class JinjaTemplate:
 
 
 def wrap_prompt(prompt: str) -> list[Message]:
-    """The conversation that the service makes of a bare prompt."""
+    """Returns the conversation that the service makes of a bare prompt."""
     return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
-    """The first two messages as one of a user; None if they are not system and user."""
+    """Merges a system message and the user message after it into one user message.
+
+    Returns None if the conversation does not begin with these two.
+    """
     match messages:
         case [Message(role="system") as system, Message(role="user") as user, *others]:
             return [Message("user", f"{system.content}\n\n{user.content}"), *others]
@@ -261,6 +281,6 @@ def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def _unused_characters(text: str, count: int) -> str:
-    """Characters that do not stand in `text`, private ones first."""
+    """Returns `count` characters that do not occur in `text`, from the private use area on."""
     used = set(text)
     return "".join(islice((c for c in map(chr, range(0xE000, 0x110000)) if c not in used), count))

@@ -1,7 +1,8 @@
-"""Messages, and the prompts that old SDKs flattened them to.
+"""Messages, and parsers of prompts into which old SDKs flattened messages.
 
-`@cloudflare/ai` 1.0 sends no messages but one text, in the format of the model it names. That means
-nothing to weights trained on another format, so the messages are read out of it again.
+`@cloudflare/ai` 1.0 sends a conversation as one text, in the prompt format of the requested model.
+Weights that were trained on another format would misunderstand it, so the messages are parsed
+back and rendered with the chat template of the weights.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ class Message:
 
 
 def parse_flattened(prompt: str) -> list[Message] | None:
-    """The messages in a prompt of any of that SDK's formats; None if it is in none.
+    """Returns the messages of a prompt in any format of that SDK; None if no format matches.
 
-    Formats that leave no trace of the turns cannot be read: `bare`, and `sqlcoder`'s.
+    The formats `bare` and `sqlcoder` do not mark turns and cannot be parsed.
     """
     if messages := parse_llama2(prompt):
         return messages
@@ -30,13 +31,13 @@ def parse_flattened(prompt: str) -> list[Message] | None:
 
 
 def parse_llama2(prompt: str) -> list[Message] | None:
-    """The messages in a prompt of Llama 2's format, or Mistral's; None if it is none."""
+    """Returns the messages of a prompt in Llama 2's or Mistral's format; None if it has neither."""
     if not _FLATTENED.match(prompt):
         return None
     messages: list[Message] = []
     for turn in _TURN_START.split(prompt)[1:]:
         user, closed, answer = turn.partition("[/INST]")
-        has_only_system = user.endswith("<</SYS>>")  # SDK 1.0.12 to 1.0.29
+        has_only_system = user.endswith("<</SYS>>")  # as SDK 1.0.12 to 1.0.29 wrote it
         if system := _SYSTEM_BLOCK.match(user):
             messages.append(Message("system", system[1]))
             user = user[system.end() :]
@@ -47,17 +48,17 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# No two unbounded repeats meet: a long run of spaces must not take quadratic time.
+# Unbounded repeats never follow each other: otherwise many spaces would take quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 
 class _Format:
-    """A format in which a header stands before every turn, and one for the answer at the end.
+    """A prompt format with a header before every turn, and the assistant's header at the end.
 
-    `headers` gives each header's role. `end` stands after every turn. With `has_bare_system` what
-    stands before the first header is the system's text.
+    `headers`: the role of each header. `end`: the text after every turn. `has_bare_system`: the
+    text before the first header is the system message.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class _Format:
         self._has_bare_system = has_bare_system
 
     def parse(self, prompt: str) -> list[Message] | None:
-        """The messages; None unless it begins and ends as the format does."""
+        """Returns the messages; None if the prompt does not begin and end as in this format."""
         text = prompt.rstrip()
         if not text.endswith(self._last):
             return None
@@ -95,7 +96,7 @@ _FORMATS = (
         },
         end="<|im_end|>\n",
     ),
-    _Format(  # Zephyr's, and TinyLlama's
+    _Format(  # Zephyr and TinyLlama
         {"<|system|>\n": "system", "<|user|>\n": "user", "<|assistant|>\n": "assistant"},
         end="</s>\n",
     ),

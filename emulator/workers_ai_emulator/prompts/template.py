@@ -1,4 +1,10 @@
-"""Runs a chat template: Jinja, set up as templates expect it, in a sandbox."""
+"""Renders chat templates with Jinja, in a sandbox, with the functions that transformers provides.
+
+Users must not be able to write special tokens. So in the messages, the first and last characters
+of all special tokens are masked: replaced by characters that occur nowhere else. A template that
+searches a message for some text must still find it, so search methods also try the masked form of
+the text, and both sides of a comparison are masked. The caller unmasks the rendered text.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +20,12 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_MAX_OWN_CHARACTERS = 2**18  # that a template writes beside what it was given
+# A rendered prompt has at most these characters, plus the messages this many times.
+_MAX_OWN_CHARACTERS = 2**18
 _MAX_REPEATS = 4
 MAX_REASON_LENGTH = 1000
-_HIDE = "hide"
-_HIDDEN = "hidden characters"  # no template can name a variable with a space
+_MASK = "mask"
+_MASKED = "masked characters"  # the space keeps templates from using the variable
 _SEARCHES = (
     *("count", "find", "index", "rfind", "rindex", "partition", "rpartition", "split", "rsplit"),
     *("startswith", "endswith", "removeprefix", "removesuffix", "replace"),
@@ -26,48 +33,48 @@ _SEARCHES = (
 
 
 class LimitExceeded(TemplateError):
-    """A template takes too much time or memory, or writes too much."""
+    """Rendering took too much time or memory, or the rendered prompt is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a template is given.
-
-    In the messages some characters are hidden: each of `hidden` stands there as another one.
-    """
+    """The input of a template. `masked`: the masked characters and their replacements."""
 
     messages: list[dict[str, str]]
     bos_token: str
     eos_token: str
-    hidden: dict[str, str]
+    masked: dict[str, str]
 
     @property
     def max_characters(self) -> int:
-        """How long a prompt made of it may be."""
-        typed = sum(len(text) for message in self.messages for text in message.values())
-        return _MAX_OWN_CHARACTERS + _MAX_REPEATS * typed
+        """The most characters of the rendered prompt."""
+        num_characters = sum(len(text) for message in self.messages for text in message.values())
+        return _MAX_OWN_CHARACTERS + _MAX_REPEATS * num_characters
 
 
 class Renderer(Protocol):
-    """Runs one template. Any thread may use it."""
+    """Renders one template. Any thread may use it.
 
-    is_isolated: bool  # rendering waits for another process, so it is not for an event loop
+    `is_isolated`: the template runs in a subprocess, so rendering would block an event loop.
+    """
+
+    is_isolated: bool
 
     def render(self, conversation: Conversation) -> str:
-        """The prompt's text.
+        """Returns the prompt's text, with masked characters.
 
-        Raises TemplateError with the template's own words where it refuses, and LimitExceeded.
+        Raises TemplateError with the template's own message if it rejects the conversation, and
+        LimitExceeded.
         """
 
     def close(self) -> None:
-        """Give back what it holds. May be called again."""
+        """Ends the subprocess, if there is one. May be called more than once."""
 
 
 class JinjaRenderer:
-    """Runs a template in this process, in Jinja's sandbox, which cannot stop one that never ends.
+    """Renders a template in this process. Jinja's sandbox cannot stop an endless loop.
 
-    What transformers gives a template is there. Where a template looks for a text, it finds the
-    hidden one too. Raises ValueError if it does not parse.
+    Raises ValueError if the template does not compile.
     """
 
     is_isolated = False
@@ -76,9 +83,9 @@ class JinjaRenderer:
         environment = _Environment()
         try:
             tree = environment.parse(source)
-            _hide_operands(tree, environment)
+            _mask_operands(tree, environment)
             code = environment.compile(tree)
-        except Exception as error:  # Python's own, too: it refuses what is nested too deeply
+        except Exception as error:  # Python's errors, too: it rejects deep nesting
             raise ValueError(f"its chat template is not valid: {reason_of(error)}") from error
         self._template = environment.template_class.from_code(
             environment, code, environment.make_globals(None)
@@ -91,7 +98,7 @@ class JinjaRenderer:
                 "add_generation_prompt": True,
                 "bos_token": conversation.bos_token,
                 "eos_token": conversation.eos_token,
-                _HIDDEN: str.maketrans(conversation.hidden),
+                _MASKED: str.maketrans(conversation.masked),
             }
         )
         try:
@@ -100,7 +107,7 @@ class JinjaRenderer:
             raise LimitExceeded("its chat template took too much memory") from error
         except LimitExceeded:
             raise
-        except Exception as error:  # a template is a program: anything can come out of it
+        except Exception as error:  # a template is a program and can raise any error
             raise TemplateError(reason_of(error)) from error
 
     def close(self) -> None:
@@ -108,10 +115,10 @@ class JinjaRenderer:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja as transformers sets it up, and a sandbox.
+    """Jinja with the options of transformers, and a sandbox.
 
-    A text that a template looks for in a message is hidden there, so it is looked for in its
-    hidden form wherever the plain one is not found. What it writes is never hidden.
+    If a text does not contain the argument of a search method, the method gets the argument's
+    masked form. The template's own texts are not masked in the output.
     """
 
     def __init__(self) -> None:
@@ -120,20 +127,20 @@ class _Environment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _GenerationTag],
         )
-        self.filters |= {"tojson": _to_json, "replace": _replace, _HIDE: _hide}
+        self.filters |= {"tojson": _to_json, "replace": _replace, _MASK: _mask}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         text = getattr(__obj, "__self__", None)
         if isinstance(text, str) and args and __obj.__name__ in _SEARCHES:
-            sought, *others = args
-            if not (isinstance(sought, str) and sought in text):
-                args = (_hide(__context, sought), *others)
+            argument, *others = args
+            if not (isinstance(argument, str) and argument in text):
+                args = (_mask(__context, argument), *others)
         return super().call(__context, __obj, *args, **kwargs)
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks what an assistant says, for training only."""
+    """The tag `{% generation %}`, which marks the assistant's text for training. Has no effect."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -142,30 +149,30 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _hide_operands(tree: nodes.Template, environment: _Environment) -> None:
-    """Let texts be compared in their hidden form: two are equal, or one in the other, as before."""
+def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
+    """Masks both sides of every comparison, so that masks do not change its result."""
     for comparison in list(tree.find_all(nodes.Compare)):
-        holders: list[Any] = [comparison, *comparison.ops]
-        for holder in holders:
-            line = holder.expr.lineno
-            holder.expr = nodes.Filter(holder.expr, _HIDE, [], [], None, None, lineno=line)
+        parents: list[Any] = [comparison, *comparison.ops]
+        for parent in parents:
+            line = parent.expr.lineno
+            parent.expr = nodes.Filter(parent.expr, _MASK, [], [], None, None, lineno=line)
     tree.set_environment(environment)
 
 
 @pass_context
-def _hide(context: Context, value: Any) -> Any:
+def _mask(context: Context, value: Any) -> Any:
     if isinstance(value, str):
-        return value.translate(context[_HIDDEN])
+        return value.translate(context[_MASKED])
     if isinstance(value, list):
-        return [_hide(context, item) for item in value]
+        return [_mask(context, item) for item in value]
     if isinstance(value, tuple):
-        return tuple(_hide(context, item) for item in value)
+        return tuple(_mask(context, item) for item in value)
     return value
 
 
 @pass_context
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
-    """Jinja's filter, by way of the method, which knows of hidden texts."""
+    """Jinja's filter `replace`, through the method `replace`, which handles masked texts."""
     environment = context.environment
     assert isinstance(environment, _Environment)
     replace = str(text).replace
@@ -179,7 +186,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """transformers' filter, which templates are written for: Jinja's own escapes for HTML."""
+    """The filter `tojson` of transformers. Jinja's own filter escapes HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -198,7 +205,7 @@ def _strftime_now(layout: str) -> str:
 
 
 def _join(pieces: Iterable[str], max_characters: int) -> str:
-    """Raises LimitExceeded as soon as there are too many characters."""
+    """Joins the pieces. Raises LimitExceeded at the first character beyond `max_characters`."""
     kept: list[str] = []
     left = max_characters
     for piece in pieces:

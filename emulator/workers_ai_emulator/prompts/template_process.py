@@ -1,9 +1,8 @@
-"""A chat template from somebody's weights runs in a process of its own.
+"""Renders untrusted chat templates, from imported files or from the user, in a subprocess.
 
-Such a template is a program: it may loop for ever or fill the memory, and no sandbox inside a
-process stops that. So it runs in a child, `python -m
-workers_ai_emulator.prompts.template_process LIMIT_S`, which reads requests from its standard input
-and exits when that closes.
+A template is a program: it can loop forever or fill the memory, and Jinja's sandbox does not stop
+that. So it runs in `python -m workers_ai_emulator.prompts.template_process LIMIT_S`, which reads
+requests from its standard input and exits when that is closed.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ if sys.platform != "win32":
     import resource
 
 MODULE = "workers_ai_emulator.prompts.template_process"  # __name__ may be __main__
-_START_LIMIT_S = 60.0  # Python's start is our business, so a slow machine may take its time
-_MEMORY = 768 * 2**20  # addresses; the child begins with some 50 MiB of them
+_START_LIMIT_S = 60.0  # the time that Python takes to start is not limited by `limit_s`
+_MEMORY = 768 * 2**20  # bytes of address space; the child needs about 50 MiB to start
 _KEPT_VARIABLES = ("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 
-_READY, _TEXT, _REFUSED, _EXCEEDED, _INVALID, _REQUEST = b"rtxliq"  # kinds of frames
+_READY, _TEXT, _REJECTED, _EXCEEDED, _INVALID, _REQUEST = b"rtxliq"  # kinds of frames
 _FRAME_HEAD = struct.Struct(">BI")
 
 
 class IsolatedRenderer:
-    """Runs a template in a child process, which is killed if it takes longer than `limit_s`.
+    """Renders a template in a child process, which is killed if it takes longer than `limit_s`.
 
-    The child has little memory, none of our environment variables and no file to write to. It is
-    kept between calls and replaced after it was killed. Raises ValueError if the template does not
-    parse.
+    The child has little memory and no secrets in its environment, and cannot write files. It
+    handles one conversation after the other, and is replaced after it was killed. Raises ValueError
+    if the template does not compile.
     """
 
     is_isolated = True
@@ -62,7 +61,7 @@ class IsolatedRenderer:
         try:
             self._start()
         except OSError as error:
-            raise ValueError(f"its chat template has no process to run in: {error}") from error
+            raise ValueError(f"no process can be started for its chat template: {error}") from error
         except LimitExceeded as error:
             raise ValueError(str(error)) from error
 
@@ -73,29 +72,29 @@ class IsolatedRenderer:
             child = self._child
             if child is None or not child.is_alive:
                 child = self._start()
-            return self._ask(child, asdict(conversation), conversation.max_characters)
+            return self._request(child, asdict(conversation), conversation.max_characters)
         finally:
             self._lock.release()
 
     def close(self) -> None:
         self._is_closed = True
         if child := self._child:
-            child.kill()  # whoever waits for it gets an error, so the lock is free at once
+            child.kill()  # a rendering in progress fails and releases the lock
         with self._lock:
             self._drop()
 
     def _start(self) -> _Child:
-        """A child that has compiled the template. Raises ValueError, OSError, LimitExceeded."""
+        """Starts a child that compiles the template. Raises ValueError, OSError, LimitExceeded."""
         self._drop()
         if self._is_closed:
             raise LimitExceeded("its chat template is being unloaded")
         child = self._child = _Child(self._limit_s)
-        self._ask(child, self._source, 0)
+        self._request(child, self._source, 0)
         return child
 
-    def _ask(self, child: _Child, request: Any, max_characters: int) -> str:
+    def _request(self, child: _Child, request: Any, max_characters: int) -> str:
         try:
-            return child.ask(request, max_characters, self._limit_s)
+            return child.request(request, max_characters, self._limit_s)
         except (LimitExceeded, ValueError):
             self._drop()
             raise
@@ -107,7 +106,7 @@ class IsolatedRenderer:
 
 
 class _Child:
-    """The process, from outside. One thread uses it; only `kill` may come from another."""
+    """A child process. One thread uses it, except for `kill`, which any thread may call."""
 
     def __init__(self, limit_s: float) -> None:
         self._process = subprocess.Popen(
@@ -132,8 +131,11 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: Any, max_characters: int, limit_s: float) -> str:
-        """The reply's text. Raises TemplateError, LimitExceeded or ValueError, as the child did."""
+    def request(self, request: Any, max_characters: int, limit_s: float) -> str:
+        """Sends a request and returns the reply's text.
+
+        Raises TemplateError, LimitExceeded or ValueError if that happened in the child.
+        """
         if not self._is_ready:
             self._exchange(None, 0, _START_LIMIT_S)
             self._is_ready = True
@@ -142,7 +144,7 @@ class _Child:
             raise ValueError(text)
         if kind == _EXCEEDED:
             raise LimitExceeded(text)
-        if kind == _REFUSED:
+        if kind == _REJECTED:
             raise TemplateError(text)
         return text
 
@@ -153,11 +155,14 @@ class _Child:
         self.kill()
         self._process.wait()
         self._replies.close()
-        with suppress(OSError):  # what it did not read
+        with suppress(OSError):  # bytes that the child did not read
             self._requests.close()
 
     def _exchange(self, request: Any, max_characters: int, limit_s: float) -> tuple[int, str]:
-        """Send a request, if there is one, and read a frame; the child is killed if it is late."""
+        """Sends the request, unless it is None, and returns the kind and the text of the reply.
+
+        Kills the child and raises LimitExceeded after `limit_s`.
+        """
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
         end = time.monotonic() + limit_s
         timer = threading.Timer(limit_s, self.kill)
@@ -173,26 +178,26 @@ class _Child:
             raise LimitExceeded(f"its chat template {what}") from error
         finally:
             timer.cancel()
-        if time.monotonic() >= end:  # it may have been killed after its reply
+        if time.monotonic() >= end:  # the timer may have killed it after the reply
             raise LimitExceeded(f"its chat template did not end within {limit_s:g} s")
         return kind, text
 
 
 def _bare_environment() -> dict[str, str]:
-    """Where Python finds its modules, and no secrets."""
+    """Returns the variables that Python needs to find its modules, and no others."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _write(stream: IO[bytes], kind: int, text: str) -> None:
-    data = text.encode("utf-8", "surrogatepass")  # a lone one passes the service's JSON parser
+    data = text.encode("utf-8", "surrogatepass")  # JSON can contain a lone surrogate
     stream.write(_FRAME_HEAD.pack(kind, len(data)))
     stream.write(data)
     stream.flush()
 
 
 def _read(stream: IO[bytes], max_bytes: int) -> tuple[int, str]:
-    """A frame's kind and text. Raises EOFError, or ValueError for what is no frame."""
+    """Reads a frame; returns its kind and text. Raises EOFError, or ValueError if too long."""
     kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
     if size > max_bytes:
         raise ValueError(f"a frame of {size} bytes is too long")
@@ -207,7 +212,7 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _limit_resources() -> None:
-    """No dump, no file, little memory; what a system does not know or allow is left out."""
+    """Disables core dumps and file writes, and limits the memory, if the system supports that."""
     if sys.platform == "win32":
         return
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: _MEMORY}
@@ -217,8 +222,8 @@ def _limit_resources() -> None:
 
 
 def main(limit_s: float) -> None:
-    """The child's work: the first request is the template, each other one a conversation."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
+    """Runs in the child: the first request is the template, all later ones are conversations."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     _limit_resources()
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     _write(replies, _READY, "")
@@ -226,7 +231,7 @@ def main(limit_s: float) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             _, text = _read(requests, sys.maxsize)
-            # A parent that was killed cannot kill: then this does, whatever the interpreter does.
+            # If the parent has been killed, this ends the process, even in an endless loop.
             faulthandler.dump_traceback_later(limit_s + 1, exit=True)
             renderer, reply = _reply(renderer, json.loads(text))
             faulthandler.cancel_dump_traceback_later()
@@ -236,7 +241,7 @@ def main(limit_s: float) -> None:
 def _reply(
     renderer: JinjaRenderer | None, request: Any
 ) -> tuple[JinjaRenderer | None, tuple[int, str]]:
-    """What renders from here on, and the frame that answers the request."""
+    """Returns the renderer for later requests, and the frame of the reply."""
     try:
         if renderer is None:
             return JinjaRenderer(request), (_TEXT, "")
@@ -244,7 +249,7 @@ def _reply(
     except LimitExceeded as error:
         return renderer, (_EXCEEDED, reason_of(error))
     except TemplateError as error:
-        return renderer, (_REFUSED, reason_of(error))
+        return renderer, (_REJECTED, reason_of(error))
     except ValueError as error:
         return renderer, (_INVALID, reason_of(error))
 

@@ -1,4 +1,4 @@
-"""From a model's file to something that computes: checked first, then sized for the memory."""
+"""Loads a model from its file: checks the file, sizes the KV cache, and creates the runner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers_ai_emulator import machine
 from workers_ai_emulator.engine.devices import gpus
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
-from workers_ai_emulator.engine.gguf_format import GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufHeader
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.engine.tiling import Tiling
@@ -34,34 +34,44 @@ log = logging.getLogger(__name__)
 TILING = Tiling()
 SNAPSHOT_BYTES = 256 * 2**20
 _LLAMA_2_VOCABULARY_SIZE = 32_000
-_LLAMA_2_7B = ("llama", 32_000, 4096, 32, 4096)  # architecture, vocabulary, width, layers, context
-_SHARE_OF_MEMORY = 0.5  # of what is free, for the KV cache of one model
+# Architecture, vocabulary size, embedding length, number of layers, context length.
+_LLAMA_2_7B = ("llama", 32_000, 4096, 32, 4096)
+_KV_CACHE_SHARE = 0.5  # of the free memory, for the KV cache of one model
 
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
-    """Weights and vocabulary in memory, and the template that makes prompts."""
+    """A model whose file is checked and mapped, with its chat template, before it has a KV cache.
+
+    `cell_size`: bytes of one token in the KV cache.
+    """
 
     spec: ModelSpec
     weights: Weights
     model: LlamaModel
     template: ChatTemplate
     context_length: int
+    cell_size: int
     offload: Offload
 
     @property
     def weights_size(self) -> int:
-        """Bytes of the weights that are not on a GPU."""
+        """Bytes of the weights in main memory, not on a GPU."""
         return int(self.model.size * (1 - self.offload.weights_share))
 
     @property
     def slot_size(self) -> int:
-        """Bytes of one sequence's cells that are not on a GPU."""
-        cells = self.context_length * self.model.cell_size
+        """Bytes of one sequence's KV cells in main memory, not on a GPU."""
+        cells = self.context_length * self.cell_size
         return int(cells * (1 - self.offload.cells_share))
 
+    @property
+    def snapshot_tokens(self) -> int:
+        """The number of tokens whose cells fit into SNAPSHOT_BYTES."""
+        return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
+
     def memory(self, num_slots: int) -> int:
-        """Bytes of the machine's memory that it takes with so many slots, at most."""
+        """Returns the most bytes of main memory that the model takes with `num_slots` slots."""
         return self.weights_size + num_slots * self.slot_size + SNAPSHOT_BYTES
 
     def close(self) -> None:
@@ -70,9 +80,9 @@ class OpenModel:
 
 
 class Loader:
-    """Opens models as the settings say. Its methods are slow and may be called from any thread.
+    """Opens models according to the settings. Its methods are slow; any thread may call them.
 
-    All raise WeightsUnusable, with the file, the reason and figures where there are some.
+    They raise WeightsUnusable with the path and the reason.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,7 +90,10 @@ class Loader:
         self._store = Store(settings.models_dir, num_threads=settings.threads)
 
     def open(self, spec: ModelSpec) -> OpenModel:
-        """Check the file and map its weights, which takes no memory yet."""
+        """Checks the file and maps its weights. Mapped weights take no memory until they are read.
+
+        Raises WeightsUnusable.
+        """
         weights = self._store.weights(spec)
         try:
             with ExitStack() as on_failure:
@@ -90,37 +103,46 @@ class Loader:
                 model = LlamaModel(
                     weights.path,
                     gpu_layers=offload.num_layers,
-                    rms_epsilon=right_epsilon(header, weights),
+                    rms_epsilon=corrected_epsilon(header, weights),
                 )
                 on_failure.callback(model.close)
                 template = _template(spec, weights, model)
                 on_failure.pop_all()
         except (EngineError, GgufInvalid, ValueError) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        return OpenModel(spec, weights, model, template, context_length, offload)
+        return OpenModel(
+            spec, weights, model, template, context_length, header.kv_cell_size, offload
+        )
 
     def num_slots(self, opened: OpenModel, free: int) -> int:
-        """How many sequences run at once in `free` bytes; 0 where it does not fit."""
+        """Returns how many sequences run at once in `free` bytes; 0 if the model does not fit."""
         left = free - opened.memory(0)
-        fitting = int(left * _SHARE_OF_MEMORY) // max(opened.slot_size, 1)
+        fitting = int(left * _KV_CACHE_SHARE) // max(opened.slot_size, 1)
         wanted = self._settings.parallel or max(1, min(fitting, opened.offload.max_slots))
         return wanted if opened.memory(wanted) <= free else 0
 
-    def error_response(self, opened: OpenModel, free: int) -> WeightsUnusable:
-        """What to say where it does not fit."""
+    def memory_error(self, opened: OpenModel, free: int) -> WeightsUnusable:
+        """Returns the error for a model that does not fit into `free` bytes."""
         num_slots = self._settings.parallel or 1
+        parts = {
+            "weights": opened.weights_size,
+            "a sequence": opened.slot_size,
+            "prefix snapshots": SNAPSHOT_BYTES,
+        }
+        shares = ", ".join(f"{name} {machine.in_units(size)}" for name, size in parts.items())
         return WeightsUnusable(
             f"{opened.weights.name} with {num_slots} sequences of {opened.context_length} tokens "
-            f"needs {machine.in_units(opened.memory(num_slots))} of memory (weights "
-            f"{machine.in_units(opened.weights_size)}, a sequence "
-            f"{machine.in_units(opened.slot_size)}, prefixes {machine.in_units(SNAPSHOT_BYTES)}) "
-            f"and {machine.in_units(max(free, 0))} are free: lower --parallel or --context-length"
+            f"needs {machine.in_units(opened.memory(num_slots))} of memory ({shares}) and "
+            f"{machine.in_units(max(free, 0))} are free: lower --parallel or --context-length"
         )
 
-    def backend(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
-        """What computes; it owns the model from here on."""
+    def runner(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
+        """Creates the KV cache and returns the runner, which closes the model with itself.
+
+        Raises WeightsUnusable.
+        """
         log.info(
-            "%s: weights %s, KV cache %s for %d sequences of %d tokens, up to %s for prefixes",
+            "%s: weights %s, KV cache %s for %d sequences of %d tokens, prefix snapshots up to %s",
             opened.weights.name,
             machine.in_units(opened.model.size),
             machine.in_units(num_slots * opened.slot_size),
@@ -141,27 +163,30 @@ class Loader:
             raise WeightsUnusable(f"{opened.weights.path} cannot be loaded: {error}") from error
 
     def _check(self, weights: Weights) -> GgufHeader:
-        """Our own look at the file; then, once for each file, llama.cpp's in another process."""
+        """Checks the header, and test-loads each untrusted file once, in a subprocess."""
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
-            log.info("trying out %s", weights.path)
+            log.info("test-loading %s in a subprocess", weights.path)
             probe(weights.path)
             self._store.mark_verified(weights.path)
         return header
 
     def _context_length(self, spec: ModelSpec, header: GgufHeader) -> int:
-        """Raises ValueError for one that is asked for and that the model does not know."""
-        known = header.context_length or DEFAULT_CONTEXT_LENGTH
+        """Returns the tokens of one sequence.
+
+        Raises ValueError if the configured length exceeds the model's.
+        """
+        longest = header.context_length or DEFAULT_CONTEXT_LENGTH
         wanted = spec.context_length or self._settings.context_length
         if wanted is None:
-            return default_context_length(known)
-        if wanted > known:
+            return default_context_length(longest)
+        if wanted > longest:
             where = "its context_length" if spec.context_length else "--context-length"
-            raise ValueError(f"it knows contexts of up to {known} tokens: lower {where}")
+            raise ValueError(f"it supports contexts of up to {longest} tokens: lower {where}")
         return wanted
 
     def _offload(self, header: GgufHeader, context_length: int) -> Offload:
-        """What goes to a GPU, where there is one; said in the log."""
+        """Returns how much of the model goes to the GPUs, and logs it."""
         settings = self._settings
         devices = gpus() if settings.gpu_layers != 0 else []
         if not devices:
@@ -184,9 +209,10 @@ class Loader:
 
 
 def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTemplate:
-    """The one that the user chose, our own for Llama 2, else the one in the file.
+    """Returns the configured chat template, our own for Llama 2, or the one in the file.
 
-    A stranger's runs in a process of its own. Raises ValueError.
+    A template from the user or from an untrusted file runs in a subprocess. Raises ValueError if
+    there is no template or it does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
@@ -194,26 +220,31 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
         return Llama2Template(vocabulary)
     source = spec.chat_template or source
     if source is None:
-        raise ValueError("it has no chat template: name one as chat_template in models.toml")
+        raise ValueError("it has no chat template: set chat_template in models.toml")
     is_trusted = weights.is_trusted and spec.chat_template is None
     return JinjaTemplate(source, vocabulary, JinjaRenderer if is_trusted else IsolatedRenderer)
 
 
 def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:
-    """Llama 2 and its like: its vocabulary, and a template of its form or, in old files, none."""
+    """Returns whether prompts need Llama 2's format.
+
+    The vocabulary must be Llama 2's, and the chat template in Llama 2's form or, as in old files,
+    missing.
+    """
     has_vocabulary = vocabulary.is_sentencepiece and vocabulary.size == _LLAMA_2_VOCABULARY_SIZE
     return has_vocabulary and (template is None or "<<SYS>>" in template)
 
 
-def right_epsilon(header: GgufHeader, weights: Weights) -> float | None:
-    """What replaces the epsilon of RMS norms in files made before Meta corrected its own.
+def corrected_epsilon(header: GgufHeader, weights: Weights) -> float | None:
+    """Returns the epsilon that replaces a wrong one in the file; None if the file's is right.
 
-    The well-known Q8_0 file is one of them [facebookresearch/llama#771]. Llama 1, where the other
-    is right, has the same shape but for its context.
+    Llama 2 7B files made before Meta corrected its own contain 1e-6 for the RMS norms; the
+    well-known Q8_0 file is one of them [facebookresearch/llama#771]. For Llama 1, 1e-6 is right; it
+    has the same shape except for its context length.
     """
     shape = (header.vocabulary_size, header.embedding_length, header.num_layers)
     is_llama_2_7b = (header.architecture, *shape, header.context_length) == _LLAMA_2_7B
     if not is_llama_2_7b or not math.isclose(header.rms_epsilon or 0, 1e-6, rel_tol=1e-3):
         return None
-    log.warning("%s says 1e-6 for the epsilon of its norms; 1e-5 is right", weights.name)
+    log.warning("%s contains 1e-6 as RMS norm epsilon; 1e-5 is right and used", weights.name)
     return 1e-5

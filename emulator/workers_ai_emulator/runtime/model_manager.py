@@ -1,4 +1,4 @@
-"""From a model's name to its running engine: loaded when needed, unloaded when others need room."""
+"""Loads models when they are needed, and unloads idle models when another needs their memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.settings import Settings
 
-if TYPE_CHECKING:  # slow to import, and not needed for a server that computes nothing
-    from workers_ai_emulator.engine.worker import Engine
+if TYPE_CHECKING:  # slow to import, and not needed by servers with another backend
+    from workers_ai_emulator.engine.engine import Engine
     from workers_ai_emulator.models.store import Weights
     from workers_ai_emulator.runtime.loader import Loader, OpenModel
 
@@ -34,10 +34,7 @@ _P = ParamSpec("_P")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that answers: its engine, and the template that makes its prompts.
-
-    `memory`: bytes it takes at most.
-    """
+    """A loaded model: its engine and its chat template. `memory`: the most bytes that it takes."""
 
     spec: ModelSpec
     weights: Weights
@@ -46,35 +43,43 @@ class LoadedModel:
     memory: int
 
     async def close(self) -> None:
-        """Stop the engine and free everything."""
+        """Stops the engine and frees the model."""
         await self.engine.close()
         self.template.close()
 
 
 class ModelManager:
-    """All models of the catalogue; methods belong to the event loop.
+    """The loaded models of a catalogue. All methods belong to the event loop.
 
-    `phase` says in a word what the start is doing; it ends as `ready`.
+    `phase` names the current step of the server's start for `readyz`; after the start, `ready`.
+    Tests pass a `loader` that needs no files.
     """
 
-    def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Mapping[str, ModelSpec],
+        *,
+        loader: Loader | None = None,
+    ) -> None:
         self._settings = settings
         self.catalog = catalog
+        self._given_loader = loader
         self._loaded: dict[str, LoadedModel] = {}  # least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._num_leases: Counter[str] = Counter()
-        self._one_at_a_time = asyncio.Lock()
+        self._load_lock = asyncio.Lock()
         self._memory_limit = settings.memory_limit or machine.available_memory()
         self.phase = "starting"
 
     @property
     def loaded(self) -> list[LoadedModel]:
-        """The models that are in memory."""
+        """The loaded models, least recently used first."""
         return list(self._loaded.values())
 
     @property
     def failure(self) -> str | None:
-        """Why a model that is in memory cannot compute, if so."""
+        """The first failure of a loaded model's engine; None if all can compute."""
         return next((m.engine.failure for m in self.loaded if m.engine.failure), None)
 
     def is_loaded(self, spec: ModelSpec) -> bool:
@@ -84,10 +89,10 @@ class ModelManager:
     def _loader(self) -> Loader:
         from workers_ai_emulator.runtime.loader import Loader
 
-        return Loader(self._settings)
+        return self._given_loader or Loader(self._settings)
 
     async def start(self) -> None:
-        """Load the models that a start waits for, and let each generate a token.
+        """Loads the models that are configured to be loaded at the start.
 
         Raises SettingInvalid or WeightsUnusable.
         """
@@ -103,10 +108,11 @@ class ModelManager:
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
-        """The running model, loaded if need be, once for all who ask; it stays until the exit.
+        """Yields the model, which is not unloaded during the block. Loads it if necessary.
 
-        After that it stays as long as it has requests. Raises WeightsUnusable, or CapacityExceeded
-        where models that are busy take the memory it needs.
+        Simultaneous calls load it once. After the block, the model stays in memory while it has
+        requests. Raises WeightsUnusable, or CapacityExceeded if busy models take the memory that it
+        needs.
         """
         self._num_leases[spec.name] += 1
         try:
@@ -117,18 +123,18 @@ class ModelManager:
             self._num_leases[spec.name] -= 1
 
     def cancel_all(self) -> None:
-        """Cancel every request that has not ended."""
+        """Cancels every request that has not ended."""
         for model in self.loaded:
             model.engine.cancel_all()
 
     async def close(self) -> None:
-        """Stop all engines and free their memory."""
+        """Stops all engines and frees their memory."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*(model.close() for model in self.loaded))
 
     async def load(self, spec: ModelSpec) -> None:
-        """Bring the model into memory. Raises as `lease` does."""
+        """Loads the model unless it is loaded. Raises the errors of `lease`."""
         await self._get(spec)
 
     async def _get(self, spec: ModelSpec) -> LoadedModel:
@@ -137,67 +143,68 @@ class ModelManager:
         task = self._loading.get(spec.name)
         if task is None:
             task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
-            task.add_done_callback(lambda task: self._forget(spec, task))
-        return await asyncio.shield(task)  # others may wait for it too
+            task.add_done_callback(lambda task: self._end_load(spec, task))
+        return await asyncio.shield(task)  # other callers may wait for the same task
 
-    def _forget(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
-        """The next request tries again. An error is for those who wait; there may be none."""
+    def _end_load(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
+        """Removes a load that has ended, so that the next request loads again if it failed.
+
+        Reads the exception, because asyncio logs an exception that no caller has read.
+        """
         del self._loading[spec.name]
         if not task.cancelled():
             task.exception()
 
     async def _load(self, spec: ModelSpec) -> LoadedModel:
-        from workers_ai_emulator.engine.worker import Engine
-        from workers_ai_emulator.runtime.loader import SNAPSHOT_BYTES, TILING
-
-        async with self._one_at_a_time:
+        async with self._load_lock:
             start = time.monotonic()
-            self._enter(f"loading {spec.name}")
+            self._set_phase(f"loading {spec.name}")
             opened = await _in_thread(self._loader.open, spec)
-            try:
-                num_slots = await self._make_room(opened)
-                backend = await _in_thread(self._loader.backend, opened, num_slots)
-            except Exception:
-                opened.close()
-                raise
-            self._enter(f"warming up {spec.name}")
-            engine = Engine(
-                backend,
-                queue_size=self._settings.queue_size,
-                tiling=TILING,
-                snapshot_bytes=SNAPSHOT_BYTES,
-                name=spec.name,
-            )
-            memory = opened.memory(num_slots)
-            loaded = LoadedModel(spec, opened.weights, engine, opened.template, memory)
-            try:
-                await _generate_token(engine)
-            except EngineError as error:
-                await loaded.close()
-                raise WeightsUnusable(
-                    f"{opened.weights.path} loads but does not compute: {error}"
-                ) from error
-            engine.watch(self._settings.stall_timeout)
+            loaded = await self._start_engine(opened)
+            self._set_phase(f"warming up {spec.name}")
+            await _check_computes(loaded)
+            loaded.engine.watch(self._settings.stall_timeout)
             self._loaded[spec.name] = loaded
             elapsed_s = time.monotonic() - start
             log.info("%s runs on %s after %.1f s", spec.name, opened.weights.name, elapsed_s)
             return loaded
 
-    async def _make_room(self, opened: OpenModel) -> int:
-        """How many slots the model gets; idle models are unloaded if it does not fit beside them.
+    async def _start_engine(self, opened: OpenModel) -> LoadedModel:
+        from workers_ai_emulator.engine.engine import Engine
+        from workers_ai_emulator.runtime.loader import TILING
 
-        Raises WeightsUnusable, or CapacityExceeded where only busy models are in the way.
+        try:
+            num_slots = await self._make_room(opened)
+            runner = await _in_thread(self._loader.runner, opened, num_slots)
+        except Exception:
+            opened.close()
+            raise
+        engine = Engine(
+            runner,
+            queue_size=self._settings.queue_size,
+            tiling=TILING,
+            snapshot_tokens=opened.snapshot_tokens,
+            name=opened.spec.name,
+        )
+        memory = opened.memory(num_slots)
+        return LoadedModel(opened.spec, opened.weights, engine, opened.template, memory)
+
+    async def _make_room(self, opened: OpenModel) -> int:
+        """Unloads idle models until the new one fits; returns the number of its slots.
+
+        Raises WeightsUnusable if the model cannot fit, and CapacityExceeded if only busy models
+        take the memory that it needs.
         """
         if not self._loader.num_slots(opened, self._memory_limit):
-            raise self._loader.error_response(opened, self._memory_limit)
+            raise self._loader.memory_error(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
             idle = [model for model in self.loaded if self._is_idle(model)]
             if not idle and self._loaded:
                 raise CapacityExceeded
             if not idle:
-                raise self._loader.error_response(opened, self._free_memory())
+                raise self._loader.memory_error(opened, self._free_memory())
             del self._loaded[idle[0].spec.name]
-            log.info("unloading %s to make room", idle[0].spec.name)
+            log.info("unloading %s to free memory", idle[0].spec.name)
             await idle[0].close()
         return num_slots
 
@@ -205,26 +212,38 @@ class ModelManager:
         return model.engine.is_idle and not self._num_leases[model.spec.name]
 
     def _free_memory(self) -> int:
-        """Bytes for one more model. Weights that are mapped count as free until they are used."""
+        """Returns the bytes that one more model may take.
+
+        The machine counts mapped weights as free until they are read, so the loaded models' sizes
+        are subtracted from the limit.
+        """
         taken = sum(model.memory for model in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())
 
-    def _enter(self, phase: str) -> None:
+    def _set_phase(self, phase: str) -> None:
         if self.phase != "ready":
             self.phase = phase
 
 
-async def _generate_token(engine: Engine) -> None:
-    """A model is ready when it has really generated."""
-    prompt_tokens = engine.vocabulary.tokenize("Hello")
-    async for chunk in engine.submit(prompt_tokens, SamplingParams(max_tokens=2, temperature=0.0)):
-        assert chunk.finish_reason is not FinishReason.CANCELLED
+async def _check_computes(loaded: LoadedModel) -> None:
+    """Generates a short completion. Closes the model and raises WeightsUnusable if that fails."""
+    prompt_tokens = loaded.engine.vocabulary.tokenize("Hello")
+    params = SamplingParams(max_tokens=2, temperature=0.0)
+    try:
+        async for chunk in loaded.engine.submit(prompt_tokens, params):
+            assert chunk.finish_reason is not FinishReason.CANCELLED
+    except EngineError as error:
+        await loaded.close()
+        raise WeightsUnusable(
+            f"{loaded.weights.path} loads but does not compute: {error}"
+        ) from error
 
 
 async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """The function's result, from a thread that no end of the process waits for.
+    """Calls the function on a daemon thread and returns its result.
 
-    Loading takes as long as the disk does, and llama.cpp cannot be interrupted.
+    Threads of an executor would delay the process's exit until the function returns, and llama.cpp
+    cannot interrupt a load from a slow disk.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -243,7 +262,7 @@ async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
             result = function(*args, **kwargs)
         except Exception as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop may have ended meanwhile
+        with suppress(RuntimeError):  # the loop may be closed
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name=f"load-{function.__name__}", daemon=True).start()

@@ -1,4 +1,4 @@
-"""How much of a model goes to the GPU: all of it with some sequences, else what layers fit."""
+"""Decides how much of a model goes to the GPU: all layers, or as many layers as fit."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from workers_ai_emulator.engine.gguf_format import GgufHeader
+from workers_ai_emulator.engine.gguf_header import GgufHeader
 
-MAX_SLOTS = 8  # where the user names no number
-_MARGIN_BYTES = 768 * 2**20  # of the GPU, for buffers of a calculation and for others
+MAX_SLOTS = 8  # unless the user sets a number
+_MARGIN_BYTES = 768 * 2**20  # GPU memory for compute buffers and for other processes
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """`num_layers` as llama.cpp counts them: the last layers, then the output.
+    """How much of a model is on the GPU.
 
-    `weights_share` and `cells_share` of all are on the GPU then, for up to `max_slots` sequences.
+    `num_layers` counts as llama.cpp does: the last layers first, then the output. `weights_share`
+    and `cells_share` are the shares of all weights and of all KV cells on the GPU. At most
+    `max_slots` sequences run at once.
     """
 
     num_layers: int = 0
@@ -34,13 +36,14 @@ def offload(
     parallel: int | None,
     num_layers: int | None,
 ) -> Offload:
-    """What fits into `free` bytes of the GPU, or what `num_layers` that the user named come to.
+    """Returns the largest part of the model that fits into `free` bytes of GPU memory.
 
-    `context_length` in tokens; `parallel`: how many sequences the user wants.
+    `context_length`: tokens of one sequence. `parallel`: the number of sequences that the user
+    set, if any. `num_layers`: the number of layers that the user set; it replaces the calculation.
     """
-    sizes = _sizes(header)
+    sizes = _layer_sizes(header)
     total = sum(tensor.size for tensor in header.tensors)
-    slot_size = context_length * _cell_size(header)
+    slot_size = context_length * header.kv_cell_size
     wanted = parallel or MAX_SLOTS
     if num_layers is not None:
         return _offload(sizes, total, min(num_layers, len(sizes)), wanted)
@@ -51,10 +54,10 @@ def offload(
     return _offload(sizes, total, max(fitting, default=0), wanted)
 
 
-def _sizes(header: GgufHeader) -> list[int]:
-    """Bytes of the weights that each further layer on the GPU brings there, the output last.
+def _layer_sizes(header: GgufHeader) -> list[int]:
+    """Returns the bytes of each layer's weights, the last layer first, then those of the output.
 
-    A model without an output of its own uses its embeddings, which then are there a second time.
+    A model without output weights uses its embeddings as output, and the GPU gets a second copy.
     """
     layers: Counter[int] = Counter()
     others: Counter[str] = Counter()
@@ -67,20 +70,8 @@ def _sizes(header: GgufHeader) -> list[int]:
     return [*(layers[number] for number in sorted(layers, reverse=True)), output]
 
 
-def _cell_size(header: GgufHeader) -> int:
-    """Bytes of one token in all layers, as 16-bit floats; too many where layers differ."""
-    num_heads = _number(header, "attention.head_count", 1)
-    num_kv_heads = _number(header, "attention.head_count_kv", num_heads)
-    length = _number(header, "attention.key_length", (header.embedding_length or 0) // num_heads)
-    return (header.num_layers or 0) * num_kv_heads * length * 2 * 2
-
-
-def _number(header: GgufHeader, key: str, default: int) -> int:
-    value = header.metadata.get(f"{header.architecture}.{key}")
-    return value if isinstance(value, int) and value else default
-
-
 def _needed(sizes: list[int], num_layers: int, cells_size: int) -> int:
+    """Returns the GPU memory in bytes that `num_layers` layers need; `cells_size`: all KV cells."""
     num_with_cells = min(num_layers, len(sizes) - 1)
     cells = cells_size * num_with_cells // max(len(sizes) - 1, 1)
     return sum(sizes[:num_layers]) + cells + _MARGIN_BYTES * bool(num_layers)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.middleware.recordings.recording import Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
-from workers_ai_emulator.models.store import replace_text
 from workers_ai_emulator.wire.errors import RECORDING_UNUSABLE, WireError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Folder:
         """Writes the `number`th recording of a call atomically. Raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self._path(recording.recorded_request, number)
-        replace_text(path, recording.to_text())
+        write_text_atomically(path, recording.to_text())
         return path
 
     def delete(self, request: RecordedRequest) -> None:

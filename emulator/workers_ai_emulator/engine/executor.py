@@ -1,0 +1,46 @@
+"""Carries out the scheduler's operations on a model runner."""
+
+from __future__ import annotations
+
+from workers_ai_emulator.engine.prefixes import Owner, Snapshot
+from workers_ai_emulator.engine.scheduler import Copy, Decode, Discard, Operation, Save, Truncate
+from workers_ai_emulator.engine.sequence import Sequence
+from workers_ai_emulator.engine.types import ModelRunner, State
+
+
+class Executor:
+    """A model runner, and the states of all snapshots. Only the worker thread uses it."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._vocabulary = runner.vocabulary
+        self._states: dict[Snapshot, State] = {}
+
+    def execute(self, operation: Operation) -> None:
+        """Carries out one operation. Raises EngineError, or Interrupted for a decode call."""
+        match operation:
+            case Decode(spans):
+                self._runner.decode(spans)
+            case Truncate(slot, num_tokens):
+                self._runner.truncate(slot, num_tokens)
+            case Copy(source, target, num_tokens):
+                self._runner.load(target, self._state(source))
+                self._runner.truncate(target, num_tokens)
+            case Save(slot, snapshot):
+                self._states[snapshot] = self._runner.save(slot)
+            case Discard(snapshot):
+                del self._states[snapshot]
+
+    def sample(self, sequence: Sequence, row: int) -> int:
+        """Samples the sequence's next token from output `row` of the last decode call.
+
+        Appends the token to the sequence and returns it.
+        """
+        if sequence.sampler is None:
+            sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)
+        token = sequence.sampler.sample(row)
+        sequence.append(token, is_eog=self._vocabulary.is_eog(token))
+        return token
+
+    def _state(self, owner: Owner) -> State:
+        return self._states[owner] if isinstance(owner, Snapshot) else self._runner.save(owner)

@@ -1,0 +1,167 @@
+"""The contents of a GGUF file's header: metadata, and the place and type of every tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workers_ai_emulator.engine.errors import GgufInvalid
+
+_KV_ELEMENT_SIZE = 2  # bytes of a 16-bit float
+
+# The values of `general.file_type`: how the weights as a whole are stored.
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufArray:
+    """An array of the metadata. Its elements stay in the file, except for short lists of numbers.
+
+    `offset` is the first element's position in the file. `numbers` are the elements of a numeric
+    array with at most one element for each layer; the tuple is empty for all other arrays.
+    """
+
+    element_type: str
+    length: int
+    offset: int
+    numbers: tuple[int | float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """A tensor's shape, type, size in bytes, and offset from the start of the data section."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """The header of a GGUF file. Metadata values are bool, int, float, str or GgufArray."""
+
+    version: int
+    metadata: Mapping[str, Any]
+    tensors: tuple[GgufTensor, ...]
+    data_offset: int
+    file_size: int
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def name(self) -> str | None:
+        name = self.metadata.get("general.name")
+        return name if isinstance(name, str) else None
+
+    @property
+    def context_length(self) -> int | None:
+        """The number of tokens in the longest context that the model was trained on."""
+        return self._integer("context_length")
+
+    @property
+    def embedding_length(self) -> int | None:
+        return self._integer("embedding_length")
+
+    @property
+    def num_layers(self) -> int | None:
+        return self._integer("block_count")
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        return tokens.length if isinstance(tokens, GgufArray) else None
+
+    @property
+    def rms_epsilon(self) -> float | None:
+        epsilon = self.metadata.get(f"{self.architecture}.attention.layer_norm_rms_epsilon")
+        return epsilon if isinstance(epsilon, float) else None
+
+    @property
+    def weights_type(self) -> str:
+        """The type of most weights: `Q8_0`, `F16`, `Q4_K_M` and so on."""
+        file_type = self.metadata.get("general.file_type")
+        if isinstance(file_type, int) and file_type in FILE_TYPES:
+            return FILE_TYPES[file_type]
+        sizes: Counter[str] = Counter()
+        for tensor in self.tensors:
+            sizes[tensor.type_name] += tensor.size
+        return sizes.most_common(1)[0][0]
+
+    @property
+    def kv_cell_size(self) -> int:
+        """Bytes of one token in the KV cache: keys and values of all layers, as 16-bit floats.
+
+        A model without attention heads has cells of 0 bytes.
+        """
+        num_heads = self.per_layer("attention.head_count")
+        num_kv_heads = self.per_layer("attention.head_count_kv") or num_heads
+        head_length = (self.embedding_length or 0) // max([1, *num_heads])
+        key_length = self._integer("attention.key_length") or head_length
+        value_length = self._integer("attention.value_length") or head_length
+        return sum(num_kv_heads) * (key_length + value_length) * _KV_ELEMENT_SIZE
+
+    def per_layer(self, name: str) -> list[int]:
+        """Returns an integer for each layer, from an array or from one integer for all layers.
+
+        `name` is a key without the architecture. The list is empty if the key is missing. Raises
+        GgufInvalid if the value has another type or the array another length.
+        """
+        key = f"{self.architecture}.{name}"
+        value = self.metadata.get(key)
+        num_layers = self.num_layers or 0
+        if value is None:
+            return []
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value] * num_layers
+        if not isinstance(value, GgufArray):
+            raise GgufInvalid(f"it is damaged: {key!r} is not an integer")
+        if "int" not in value.element_type or value.length != num_layers:
+            raise GgufInvalid(f"it is damaged: {key!r} is not an array of {num_layers} integers")
+        return [int(number) for number in value.numbers]
+
+    def _integer(self, name: str) -> int | None:
+        value = self.metadata.get(f"{self.architecture}.{name}")
+        return value if isinstance(value, int) and not isinstance(value, bool) else None

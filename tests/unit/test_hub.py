@@ -1,0 +1,71 @@
+"""Errors of the hub's library: permanent or retryable, and the text that the user gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx2
+import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from workers_ai_emulator.errors import PullFailed, TransferInterrupted
+from workers_ai_emulator.models.catalog import HubFile
+from workers_ai_emulator.models.hub import mapped_error
+
+FILE = HubFile("someone/Model-GGUF", "model.gguf", "v1")
+
+
+def response(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.example/"))
+
+
+def hub_error(error: Callable[..., HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return error("message", response=response(status))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (hub_error(GatedRepoError, 401), "someone/Model-GGUF is gated: accept its terms"),
+        (hub_error(RepositoryNotFoundError, 401), "there is no repository someone/Model-GGUF"),
+        (hub_error(RevisionNotFoundError, 404), "has no revision v1"),
+        (hub_error(RemoteEntryNotFoundError, 404), "has no file model.gguf in revision v1"),
+        (HFValidationError("a space"), "'someone/Model-GGUF' is not a repository name: a space"),
+        (OfflineModeIsEnabled(), "model.gguf of someone/Model-GGUF is not cached"),
+        (hub_error(HfHubHTTPError, 416), "fewer bytes of model.gguf than it announces"),
+        (hub_error(HfHubHTTPError, 403), "responded with status 403: "),
+    ],
+)
+def test_errors_that_stay_are_not_retried(error: Exception, text: str) -> None:
+    mapped = mapped_error(error, FILE)
+    assert isinstance(mapped, PullFailed)
+    assert text in str(mapped)
+    assert "\n" not in str(mapped)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_busy_hub_is_retried(status: int) -> None:
+    mapped = mapped_error(hub_error(HfHubHTTPError, status), FILE)
+    assert isinstance(mapped, TransferInterrupted)
+    assert str(mapped).endswith(f"responded with status {status}")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (httpx2.ReadTimeout("slow"), "sends no data"),
+        (httpx2.ConnectError("connection refused"), ": connection refused"),
+        (httpx2.RemoteProtocolError(""), ": RemoteProtocolError"),
+    ],
+)
+def test_network_errors_are_retried(error: Exception, text: str) -> None:
+    mapped = mapped_error(error, FILE)
+    assert isinstance(mapped, TransferInterrupted)
+    assert str(mapped).endswith(text)

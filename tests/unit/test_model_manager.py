@@ -1,0 +1,243 @@
+"""Which models are in memory: over a loader that needs no files, and fake runners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
+from workers_ai_emulator.engine.types import SamplingParams
+from workers_ai_emulator.errors import SettingInvalid, WeightsUnusable
+from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.store import Weights
+from workers_ai_emulator.runtime.loader import Loader
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.settings import Settings
+
+from tests.fakes import FakeRunner
+from tests.loop import in_loop
+
+NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
+CATALOG = {name: ModelSpec(name, Path(f"{name.rsplit('/', 1)[-1]}.gguf")) for name in NAMES}
+ONE, TWO, THREE = CATALOG.values()
+SIZE = 100  # of each model
+
+
+class FakeTemplate:
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class FakeOpenModel:
+    """An opened model that takes SIZE bytes with any number of slots."""
+
+    spec: ModelSpec
+    snapshot_tokens: int = 0
+    template: FakeTemplate = field(default_factory=FakeTemplate)
+    is_closed: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.spec.weights_file)
+
+    def memory(self, num_slots: int) -> int:
+        return SIZE
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class FakeLoader:
+    """Opens models without files. `failures`: errors of the next calls of `open`."""
+
+    failures: list[Exception] = field(default_factory=list)
+    runner_of: Callable[[], FakeRunner] = FakeRunner
+    opened: list[FakeOpenModel] = field(default_factory=list)
+
+    def open(self, spec: ModelSpec) -> FakeOpenModel:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.opened.append(FakeOpenModel(spec))
+        return self.opened[-1]
+
+    def num_slots(self, opened: FakeOpenModel, free: int) -> int:
+        return int(free >= SIZE)
+
+    def memory_error(self, opened: FakeOpenModel, free: int) -> WeightsUnusable:
+        return WeightsUnusable(f"{SIZE} bytes do not fit into {free}")
+
+    def runner(self, opened: FakeOpenModel, num_slots: int) -> FakeRunner:
+        return self.runner_of()
+
+
+@asynccontextmanager
+async def managing(
+    loader: FakeLoader, *, memory_limit: int = 2 * SIZE, preload: tuple[str, ...] = ()
+) -> AsyncIterator[ModelManager]:
+    settings = Settings(memory_limit=memory_limit, preload=preload)
+    manager = ModelManager(settings, CATALOG, loader=cast(Loader, loader))
+    try:
+        yield manager
+    finally:
+        await manager.close()
+
+
+def names(manager: ModelManager) -> list[str]:
+    return [model.spec.name for model in manager.loaded]
+
+
+@in_loop
+async def test_the_start_loads_the_first_model_of_the_catalogue() -> None:
+    async with managing(FakeLoader()) as manager:
+        assert manager.phase == "starting"
+        await manager.start()
+        assert (names(manager), manager.phase) == ([ONE.name], "ready")
+
+
+@in_loop
+async def test_the_start_loads_the_models_to_preload() -> None:
+    async with managing(FakeLoader(), preload=(TWO.name, THREE.name)) as manager:
+        await manager.start()
+        assert names(manager) == [TWO.name, THREE.name]
+
+
+@in_loop
+async def test_a_name_to_preload_must_be_in_the_catalogue() -> None:
+    async with managing(FakeLoader(), preload=("@cf/a/four",)) as manager:
+        with pytest.raises(SettingInvalid, match="@cf/a/four"):
+            await manager.start()
+
+
+@in_loop
+async def test_simultaneous_leases_load_a_model_once() -> None:
+    loader = FakeLoader()
+
+    async def lease(manager: ModelManager) -> str:
+        async with manager.lease(ONE) as loaded:
+            return loaded.spec.name
+
+    async with managing(loader) as manager:
+        assert not manager.is_loaded(ONE)
+        assert await asyncio.gather(*(lease(manager) for _ in range(4))) == [ONE.name] * 4
+        assert manager.is_loaded(ONE)
+    assert len(loader.opened) == 1
+
+
+@in_loop
+async def test_the_least_recently_used_idle_model_is_unloaded() -> None:
+    loader = FakeLoader()
+    async with managing(loader) as manager:
+        for spec in (ONE, TWO, ONE):
+            async with manager.lease(spec):
+                pass
+        await manager.load(THREE)
+        assert names(manager) == [ONE.name, THREE.name]
+    assert [opened.template.is_closed for opened in loader.opened] == [True] * 3
+
+
+@in_loop
+async def test_a_leased_model_is_not_unloaded() -> None:
+    async with managing(FakeLoader(), memory_limit=SIZE) as manager, manager.lease(ONE):
+        with pytest.raises(CapacityExceeded):
+            await manager.load(TWO)
+        assert names(manager) == [ONE.name]
+
+
+@in_loop
+async def test_a_model_with_requests_is_not_unloaded() -> None:
+    runner = FakeRunner(block_at=3)  # after the two tokens of the check at the start
+    async with managing(FakeLoader(runner_of=lambda: runner), memory_limit=SIZE) as manager:
+        async with manager.lease(ONE) as loaded:
+            generation = loaded.engine.submit([1, 2, 3], SamplingParams(max_tokens=4))
+        with pytest.raises(CapacityExceeded):
+            await manager.load(TWO)
+        runner.gate.set()
+        assert len([chunk async for chunk in generation]) == 4
+
+
+@in_loop
+async def test_a_model_larger_than_the_limit_unloads_no_other() -> None:
+    loader = FakeLoader()
+    async with managing(loader, memory_limit=SIZE - 1) as manager:
+        with pytest.raises(WeightsUnusable, match="do not fit into 99"):
+            await manager.load(ONE)
+    assert loader.opened[0].is_closed
+
+
+@in_loop
+async def test_a_failed_load_is_raised_and_the_next_load_tries_again() -> None:
+    loader = FakeLoader(failures=[WeightsUnusable("damaged")])
+    async with managing(loader) as manager:
+        with pytest.raises(WeightsUnusable, match="damaged"):
+            await manager.load(ONE)
+        await manager.load(ONE)
+        assert names(manager) == [ONE.name]
+
+
+@in_loop
+async def test_a_model_that_cannot_generate_is_closed() -> None:
+    runner = FakeRunner(fail_at={1}, error=EngineError("no numbers"))
+    loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(loader) as manager:
+        with pytest.raises(WeightsUnusable, match="does not compute: no numbers"):
+            await manager.load(ONE)
+        assert names(manager) == []
+    assert runner.is_closed
+    assert loader.opened[0].template.is_closed
+
+
+@in_loop
+async def test_a_cancelled_lease_does_not_cancel_the_load() -> None:
+    async with managing(FakeLoader()) as manager:
+        waiting = asyncio.create_task(manager.load(ONE))
+        await asyncio.sleep(0)  # the load starts
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await manager.load(ONE)
+        assert names(manager) == [ONE.name]
+
+
+@in_loop
+async def test_cancel_all_ends_the_requests_of_every_model() -> None:
+    runners: list[FakeRunner] = []
+
+    def blocking() -> FakeRunner:
+        runners.append(FakeRunner(block_at=3))
+        return runners[-1]
+
+    async with managing(FakeLoader(runner_of=blocking)) as manager:
+        generations = []
+        for spec in (ONE, TWO):
+            async with manager.lease(spec) as loaded:
+                generations.append(loaded.engine.submit([1], SamplingParams(max_tokens=400)))
+        manager.cancel_all()
+        for generation in generations:
+            last = [chunk async for chunk in generation][-1]
+            assert last.finish_reason is not None and last.finish_reason.value == "cancelled"
+
+
+@in_loop
+async def test_the_failure_of_an_engine_is_the_managers_failure() -> None:
+    async with managing(FakeLoader()) as manager, manager.lease(ONE) as loaded:
+        assert manager.failure is None
+        loaded.engine.failure = "it hangs"
+        assert manager.failure == "it hangs"
+
+
+@in_loop
+async def test_closing_closes_every_runner() -> None:
+    runner = FakeRunner()
+    async with managing(FakeLoader(runner_of=lambda: runner)) as manager:
+        await manager.load(ONE)
+    assert runner.is_closed
