@@ -1,4 +1,4 @@
-"""Assembles the application: services, routes, middleware, and a response for every error."""
+"""Assembles the application: the routes, the middleware around them, and error responses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ from workers_ai_emulator.routes import binding, gateway, models, openai, remote_
 from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.wire.authorization import no_route
 from workers_ai_emulator.wire.calls import allowed_methods
-from workers_ai_emulator.wire.errors import (
-    INTERNAL_ERROR,
-    METHOD_NOT_SUPPORTED,
-    WireError,
-)
+from workers_ai_emulator.wire.errors import INTERNAL_ERROR, METHOD_NOT_SUPPORTED, WireError
 from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
@@ -42,15 +38,15 @@ ROUTERS = [
 
 
 def create_app(services: Services) -> ASGIApp:
-    """Returns the application around these services. It closes the backends when it ends."""
+    """Returns the ASGI application for these services. At its shutdown it closes the backends."""
     api = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan)
     api.state.services = services
     for router in ROUTERS:
         api.include_router(router)
-    api.add_exception_handler(WireError, _answer_wire_error)
-    api.add_exception_handler(HTTPException, _answer_http_error)
-    api.add_exception_handler(ClientDisconnect, _answer_disconnect)
-    api.add_exception_handler(Exception, _answer_unexpected_error)
+    api.add_exception_handler(WireError, _respond_to_wire_error)
+    api.add_exception_handler(HTTPException, _respond_to_http_error)
+    api.add_exception_handler(ClientDisconnect, _respond_to_disconnect)
+    api.add_exception_handler(Exception, _respond_to_unexpected_error)
     app: ASGIApp = api
     for middleware in reversed(_middleware(services)):
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
@@ -60,8 +56,8 @@ def create_app(services: Services) -> ASGIApp:
 def _middleware(services: Services) -> list[Middleware]:
     """Returns the middleware in the order in which a request passes through it.
 
-    It wraps the FastAPI application from outside, so that it also sees responses to unexpected
-    errors, which Starlette sends outside of its own middleware.
+    It is not registered with FastAPI, because Starlette sends responses to unexpected errors
+    outside of registered middleware.
     """
     settings = services.settings
     return [
@@ -86,13 +82,13 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         await services.backends.close()
 
 
-async def _answer_wire_error(request: Request, error: Exception) -> Response:
+async def _respond_to_wire_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WireError)
     return error_response(request.scope["path"], error)
 
 
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    """Responds to a path that no endpoint has, and to a method that the endpoint does not have."""
+async def _respond_to_http_error(request: Request, error: Exception) -> Response:
+    """Responds to a path without an endpoint, or to a method that the path does not have."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == METHOD_NOT_SUPPORTED.status:
@@ -101,11 +97,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     return error_response(path, no_route(path))
 
 
-async def _answer_unexpected_error(request: Request, error: Exception) -> Response:
+async def _respond_to_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s: %s", type(error).__name__, error)
     return error_response(request.scope["path"], WireError(INTERNAL_ERROR))
 
 
-async def _answer_disconnect(request: Request, error: Exception) -> Response:
-    """Ends a request whose client has disconnected. 499 is nginx's status for it, never sent."""
+async def _respond_to_disconnect(request: Request, error: Exception) -> Response:
+    """Ends a request whose client has disconnected. Only log and journal receive nginx's 499."""
     return Response(status_code=499)

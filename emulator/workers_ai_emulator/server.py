@@ -1,4 +1,4 @@
-"""uvicorn around the application: listens at once, loads models meanwhile, stops within seconds."""
+"""Runs the application in uvicorn: listens first, then loads models, and stops within seconds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_CANCEL_AFTER_S = 2.0  # after a signal: until then, running generations may finish
-_CLOSE_AFTER_S = 4  # after a signal: for clients that do not read their response
+_CANCEL_AFTER_S = 2.0  # from a signal to the cancellation of generations that still run
+_CLOSE_AFTER_S = 4  # from a signal to the cancellation of responses that clients do not read
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -36,16 +36,16 @@ def listen(settings: Settings) -> socket.socket:
         listener.close()
         raise AddressUnavailable(
             f"cannot listen on {settings.host} port {settings.port} "
-            f"({getattr(error, 'strerror', None) or error}): stop what uses it, or choose "
-            "others with --host and --port (0 picks a free one)"
+            f"({getattr(error, 'strerror', None) or error}): stop the program that uses it, "
+            "or choose another address with --host and --port (0 picks a free port)"
         ) from error
     return listener
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal arrives or the start fails; `failure` is then the reason.
+    """Serves until a signal arrives or the start fails. `failure` is the reason of a failed start.
 
-    `on_ready` is called once, with the base URL, when requests can be answered.
+    Calls `on_ready` once, with the base URL, when the backends have started.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
         self._start = asyncio.create_task(self._start_backends())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts no more connections. Running generations may finish, then are cancelled."""
+        """Stops accepting connections, and cancels generations that still run after two seconds."""
         self._start.cancel()
         self._services.faults.reset()  # ends the waiting of delayed responses
         loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stops the server in an orderly way, so that the process exits with status 0."""
+        """Stops the server. uvicorn would raise the signal again; here the exit status is 0."""
         self.should_exit = True
 
     async def _start_backends(self) -> None:
@@ -116,13 +116,13 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 
 def _configure_libraries() -> None:
-    """Changes what sse-starlette and uvicorn hold for the whole process. It may run repeatedly."""
-    AppStatus.enable_automatic_graceful_drain = False  # it would cut all streams at a signal
+    """Changes process-wide state of sse-starlette and uvicorn. Calling it twice does no harm."""
+    AppStatus.enable_automatic_graceful_drain = False  # it would end all streams at a signal
     uvicorn_log = logging.getLogger("uvicorn.error")
     if _is_relevant not in uvicorn_log.filters:
         uvicorn_log.addFilter(_is_relevant)
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """A stream that breaks off is logged elsewhere, or is a fault that the user requested."""
+    """Returns False for broken streams: their cause is logged elsewhere, or is a fault."""
     return "without completing response" not in record.getMessage()

@@ -1,7 +1,7 @@
 """The endpoints that a Worker's AI binding calls, in all protocols of its SDKs.
 
-`middleware/binding_transports.py` turns other tools' forms of these calls into these paths. A
-binding reads results and errors without an envelope [workerd, ai-api.ts].
+`middleware/binding_transports.py` unwraps the calls of Miniflare and wrangler 3. A binding reads
+results and errors without an envelope [workerd, ai-api.ts].
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors
 from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, TensorFormat
 from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, INVALID_DATA, WireError
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_MODEL_HEADER = "cf-consn-model-id"
 _ANY_ACCOUNT = "0" * 32  # a binding does not send its account
 
 router = EndpointRouter()
@@ -30,7 +30,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.BINDING_RUN)
 async def run_model(request: Request) -> Response:
-    """`env.AI.run()`. `?version=3`: the binding; 2: SDK 1.1; no version: the tensors of SDK 1.0."""
+    """Runs a model. `?version=3`: workerd's binding; 2: SDK 1.1; without: tensors of SDK 1.0."""
     spec = _model(request)
     if "userInputs" in request.query_params:  # the body is audio or an image
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
@@ -57,7 +57,7 @@ async def run_universal(request: Request) -> Response:
 @router.handles(endpoints.BINDING_GATEWAY_URL)
 async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
     """Returns the base URL of this server's AI Gateway endpoints."""
-    host, port = request.scope["server"]  # the header Host has the service's name
+    host, port = request.scope["server"]  # the header `Host` has the service's host name
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
     return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
@@ -70,15 +70,15 @@ async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response
 
 
 def _model(request: Request) -> ModelSpec:
-    """Returns the model that the binding names, with or without a prefix such as `workers-ai:`.
+    """Returns the model in the binding's header, with or without a prefix such as `workers-ai:`.
 
     Raises WireError if the header is missing or no model has the name.
     """
-    name = request.headers.get(_MODEL_HEADER)
+    name = request.headers.get(MODEL_HEADER)
     if name is None:
-        raise WireError(INCOMPLETE_REQUEST, _MODEL_HEADER)
-    is_known = name in services_of(request).catalog
-    return find_model(request, name if is_known else name.rpartition(":")[2])
+        raise WireError(INCOMPLETE_REQUEST, MODEL_HEADER)
+    is_served = name in services_of(request).catalog
+    return find_model(request, name if is_served else name.rpartition(":")[2])
 
 
 def _is_queued(body: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from workers_ai_emulator import __version__
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.wire import endpoints, errors
+from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 from workers_ai_emulator.wire.errors import ErrorType, Sender, error_types
 
@@ -43,14 +44,14 @@ def document(catalog: Catalog) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class _Details:
-    """What the document says of an endpoint, besides its row in the table.
+    """The description of an endpoint, in addition to its row in the table.
 
-    `answer`: the content of its successful response, by media type. `body`: the schema of its
-    request body. `errors`: errors that its access and its kind do not imply. `refusals`: statuses
-    of responses `{"error": TEXT}`.
+    `content`: the content of its successful response, by media type. `body`: the schema of its
+    request body. `errors`: errors in addition to those of its access check and of inference.
+    `refusals`: statuses of responses `{"error": TEXT}`.
     """
 
-    answer: Json
+    content: Json
     body: Json | None = None
     query: Iterable[Json] = ()
     errors: tuple[ErrorType, ...] = ()
@@ -59,7 +60,7 @@ class _Details:
 
 
 def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Json]]:
-    """Returns the paths of an endpoint and their operations: one path for each model, or one."""
+    """Returns paths and operations of an endpoint: one for each model if the path has a model."""
     describe = _DESCRIBE[endpoint]
     if _MODEL_GAP not in endpoint.path:
         path = endpoint.path.replace(":path", "")
@@ -71,7 +72,7 @@ def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Jso
 
 
 def _operation(endpoint: Endpoint, summary: str, details: _Details) -> Json:
-    success = {str(details.status): {"description": "success", "content": details.answer}}
+    success = {str(details.status): {"description": "success", "content": details.content}}
     operation = {
         "summary": summary,
         "parameters": [*details.query],
@@ -154,26 +155,27 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 
 def _input(catalog: Catalog) -> Json:
-    """The input of one model, without its name."""
+    """Returns the schema of a model's input without the model's name."""
     return _any_of(_ref(spec, "input") for spec in catalog.values())
 
 
 def _flat(catalog: Catalog, prefix: str = "") -> Json:
-    """A model's name and its input in one object, as OpenAI's clients send it."""
+    """Returns the schema of an input that has the model's name among its keys, as OpenAI's."""
     specs = catalog.values()
-    named = [(_object(model={"const": prefix + spec.name}), _ref(spec, "input")) for spec in specs]
-    return _any_of({"allOf": [name, inputs]} for name, inputs in named)
+    names = [_object(model={"const": prefix + spec.name}) for spec in specs]
+    inputs = [_ref(spec, "input") for spec in specs]
+    return _any_of({"allOf": [*pair]} for pair in zip(names, inputs, strict=True))
 
 
 def _nested(catalog: Catalog) -> Json:
-    """A model's name beside its input."""
+    """Returns the schema of `{"model": NAME, "input": INPUT}`."""
     return _any_of(
         _object(model={"const": spec.name}, input=_ref(spec, "input")) for spec in catalog.values()
     )
 
 
 def _steps(catalog: Catalog) -> Json:
-    """The steps of AI Gateway's universal endpoint."""
+    """Returns the schema of the steps of AI Gateway's universal endpoint."""
     return _list_of(
         _any_of(
             _object(
@@ -204,7 +206,7 @@ _BINDING_QUERY = [
 
 
 def _model_header(catalog: Catalog) -> Json:
-    return _query("cf-consn-model-id", {"enum": [*catalog]}, required=True) | {"in": "header"}
+    return _query(MODEL_HEADER, {"enum": [*catalog]}, required=True) | {"in": "header"}
 
 
 # ── successful responses ──────────────────────────────────────────────────────────────────────
@@ -215,7 +217,7 @@ def _content(schema: Json) -> Json:
 
 
 def _whole_or_stream(whole: Json) -> Json:
-    """JSON, or events whose data is JSON or `[DONE]`."""
+    """Returns content that is JSON, or events whose data is JSON or `[DONE]`."""
     return _content(whole) | {"text/event-stream": {"schema": _object(data=_TEXT)}}
 
 
@@ -234,7 +236,7 @@ def _page(row: Json) -> Json:
 
 
 def _native(catalog: Catalog) -> Json:
-    """The published output: its first form in an envelope, or a stream."""
+    """Returns the content of the run endpoint: output in an envelope, or a stream."""
     return _whole_or_stream(_success(_bare_output(catalog)))
 
 
@@ -342,8 +344,8 @@ def _failure(error: ErrorType, *, is_bare: bool) -> Json:
         case Sender.WORKERS_AI:
             message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
             return _failed(_one(_object(message=message, code=code)), {"type": "object"})
-    # A malformed account id in a path that no endpoint has makes two errors; each mistake in a
-    # body for the emulator's own endpoints makes one.
+    # The list can have more entries: two for a malformed account id in a path without an endpoint,
+    # one for each mistake in a body for the emulator's own endpoints.
     entries = {"type": "array", "contains": _object(code=code, message=_TEXT)}
     return _failed(entries, {"type": "null"})
 
@@ -356,16 +358,16 @@ def _failed(entries: Json, result: Json) -> Json:
 
 
 def _fixed(
-    answer: Json, *, query: Iterable[Json] = (), **others: Any
+    content: Json, *, query: Iterable[Json] = (), **details: Any
 ) -> Callable[[Catalog], _Details]:
-    """Describes an endpoint whose description does not depend on the catalogue."""
-    return lambda catalog: _Details(answer, query=query, **others)
+    """Returns a function that describes an endpoint in the same way for every catalogue."""
+    return lambda catalog: _Details(content, query=query, **details)
 
 
 def _binding_run(catalog: Catalog) -> _Details:
-    answer = _whole_or_stream(_bare_output(catalog))
+    content = _whole_or_stream(_bare_output(catalog))
     body = _object(inputs=_input(catalog))
-    return _Details(answer, body, [_model_header(catalog), *_BINDING_QUERY])
+    return _Details(content, body, [_model_header(catalog), *_BINDING_QUERY])
 
 
 def _universal(catalog: Catalog) -> _Details:

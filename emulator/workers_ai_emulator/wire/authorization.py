@@ -1,4 +1,4 @@
-"""Authorization: any caller may call, unless the user has set tokens that the server accepts."""
+"""Authorization: checks the account id, and the token if the user has set accepted tokens."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)",
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What authorization reads of a request.
+    """The parts of a request that authorization reads.
 
-    `account_id` is the one in the path; `is_trusted`: a binding on this machine, which has no
-    token to send.
+    `account_id` is the account in the path, None for a path without one. `is_trusted`: the client
+    is on this machine, where bindings send no token.
     """
 
     headers: Mapping[str, str]
@@ -52,21 +52,21 @@ class Caller:
 
     @classmethod
     def of(cls, scope: Scope, account_id: str | None) -> Caller:
-        """The caller that sent this ASGI scope."""
+        """Returns the caller of the request with this ASGI scope."""
         is_trusted = not context_of(scope).needs_token and _is_local(scope.get("client"))
         return cls(Headers(scope=scope), scope["path"], account_id, is_trusted)
 
 
 class Authorization:
-    """Checks callers against the accepted tokens. Without any token, every caller passes."""
+    """Checks account ids and tokens. If `tokens` is empty, no request needs a token."""
 
     def __init__(self, tokens: frozenset[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
 
     def check(self, access: Access, caller: Caller) -> None:
-        """Raises the WireError that the service sends unless the caller has this access.
+        """Raises WireError if the request does not pass the check of an endpoint.
 
-        The account id is checked first, then the token [recorded, without a token].
+        The account id is checked before the token [recorded for a request without a token].
         """
         match access:
             case Access.ACCOUNT:
@@ -84,8 +84,8 @@ class Authorization:
     def token_id(self, headers: Mapping[str, str]) -> str:
         """Returns an id of 32 hexadecimal digits for the token in the `Authorization` header.
 
-        Raises WireError: CREDENTIALS_MISSING, HEADER_MALFORMED, TOKEN_MISSING (a key is no token)
-        or TOKEN_INVALID.
+        Raises WireError: CREDENTIALS_MISSING, HEADER_MALFORMED, TOKEN_MISSING (for a key instead
+        of a token) or TOKEN_INVALID.
         """
         authorization = headers.get("authorization")
         if self._tokens:
@@ -97,30 +97,28 @@ class Authorization:
         return hashlib.sha256((authorization or "").encode()).hexdigest()[:32]
 
     def _check_token(self, headers: Mapping[str, str]) -> None:
-        """Reads `Authorization: Bearer TOKEN`, `X-Auth-Email` with `X-Auth-Key`, or
-        `X-Auth-User-Service-Key`.
-        """
+        """Raises WireError unless the headers have an accepted token, or a key in its place."""
         if self._tokens and not self._is_accepted(_credential(headers)):
             raise WireError(AUTHENTICATION_FAILED)
 
     def _check_gateway(self, caller: Caller) -> None:
-        """AI Gateway reads a header of its own first, and has its own errors."""
+        """Checks AI Gateway's own header instead of `Authorization` if the request has it."""
         if not _is_account_id(caller.account_id):
             raise WireError(GATEWAY_NOT_CONFIGURED)
-        own = caller.headers.get("cf-aig-authorization")
+        header = caller.headers.get("cf-aig-authorization")
         try:
-            self._check_token(caller.headers if own is None else {"authorization": own})
+            self._check_token(caller.headers if header is None else {"authorization": header})
         except WireError as error:
             raise WireError(GATEWAY_UNAUTHORIZED) from error
 
     def _is_accepted(self, token: str) -> bool:
-        # Compares in constant time, and always with all tokens.
+        # Constant time: the duration shows neither a token's beginning nor its place in the set.
         matches = [hmac.compare_digest(token.encode(), accepted) for accepted in self._tokens]
         return any(matches)
 
 
 def no_route(path: str) -> WireError:
-    """The error for a path that no endpoint has. It depends on the account id in the path."""
+    """Returns the error for a path without an endpoint, which depends on the path's account id."""
     account = _ACCOUNT_PATH.fullmatch(path)
     if account and not _ACCOUNT_ID.fullmatch(account["id"]):
         return no_route_in_account(account["path"])
@@ -135,7 +133,7 @@ def _check_account(caller: Caller) -> None:
 def _is_account_id(account_id: str | None) -> bool:
     if _ACCOUNT_ID.fullmatch(account_id or ""):
         return True
-    log.warning("account id %r is refused: it takes any 32 digits of 0-9 and a-f", account_id)
+    log.warning("account id %r is refused: use any 32 hexadecimal digits (0-9, a-f)", account_id)
     return False
 
 
@@ -144,7 +142,11 @@ def _is_local(client: tuple[str, int] | None) -> bool:
 
 
 def _credential(headers: Mapping[str, str]) -> str:
-    """Returns the token or key in the headers. Raises WireError if there is none, or it is bad."""
+    """Returns the token in `Authorization: Bearer TOKEN`, or the key in `X-Auth-User-Service-Key`
+    or in `X-Auth-Email` with `X-Auth-Key`.
+
+    Raises WireError if the headers have no credentials, or malformed ones.
+    """
     if (authorization := headers.get("authorization")) is not None:
         bearer = _BEARER.fullmatch(authorization)
         if not bearer:

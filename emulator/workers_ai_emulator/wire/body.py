@@ -44,7 +44,7 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
 async def read_body(receive: Receive) -> tuple[bytes, Receive]:
     """Returns the body and a `receive` that repeats its messages.
 
-    Stops reading as soon as the body exceeds MAX_BODY_BYTES, and returns what it has read.
+    Stops reading when the body exceeds MAX_BODY_BYTES, and then returns only its beginning.
     """
     messages: list[Message] = []
     size = 0
@@ -75,7 +75,7 @@ def gunzip(body: bytes) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Returns the body's JSON as JavaScript's `request.json()` parses it, whatever its type.
+    """Returns the JSON value in the body, of any type, as JavaScript's `request.json()` does.
 
     Raises WireError for an empty body and for a body that is not JSON [inferred].
     """
@@ -91,7 +91,7 @@ def parse_json(body: bytes) -> Any:
 async def compute(
     context: CallContext, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
-    """Returns the function's result; calls it in a thread if the request is large."""
+    """Returns the function's result. For large requests the function runs in a thread."""
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)

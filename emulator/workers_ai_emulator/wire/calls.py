@@ -11,6 +11,8 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 
+MODEL_HEADER = "cf-consn-model-id"  # in which bindings send the model's name
+
 _PATTERNS = [(endpoint, compile_path(endpoint.path)[0]) for endpoint in ENDPOINTS]
 _INFERENCE_PATTERNS = [(endpoint, p) for endpoint, p in _PATTERNS if endpoint.is_inference]
 _ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
@@ -20,8 +22,8 @@ _ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
 class InferenceCall:
     """A request that runs a model.
 
-    `path` lacks the account and the gateway. `account_id` is None for a binding, which does not
-    send one; `model` is None if only the body names the model.
+    `path` is the part of the path after account and gateway. `account_id` is None for bindings,
+    which do not send their account; `model` is None if only the body has the model's name.
     """
 
     endpoint: Endpoint
@@ -31,14 +33,14 @@ class InferenceCall:
 
 
 def inference_call(scope: Scope) -> InferenceCall | None:
-    """Returns the call that an ASGI scope begins, or None for any other request."""
+    """Returns the inference call with this ASGI scope, or None if the request runs no model."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     for endpoint, pattern in _INFERENCE_PATTERNS:
         if match := pattern.match(scope["path"]):
             parts = match.groupdict()
             path = _ACCOUNT_PART.sub("", scope["path"])
-            model = _model(endpoint, parts.get("model")) or _model_header(scope)
+            model = _model(endpoint, parts.get("model")) or Headers(scope=scope).get(MODEL_HEADER)
             return InferenceCall(endpoint, path, parts.get("account_id"), model)
     return None
 
@@ -49,12 +51,7 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """AI Gateway accepts `run/` before the model's name."""
+    """Removes the `run/` that AI Gateway accepts before a model's name."""
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")
     return name
-
-
-def _model_header(scope: Scope) -> str | None:
-    """Returns the header in which a binding names the model."""
-    return Headers(scope=scope).get("cf-consn-model-id")

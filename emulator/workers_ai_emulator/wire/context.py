@@ -13,10 +13,10 @@ _KEY = "workers_ai_emulator.call_context"
 
 @dataclass(slots=True)
 class CallContext:
-    """What the layers of one request tell each other. Each field has one writer.
+    """State that the middleware and the routes of one request share. Each field has one writer.
 
-    `needs_token`: a transport of bindings sends its user's token, which is then checked even if
-    the client is on this machine (`middleware/binding_transports.py`).
+    `needs_token`: the request came from wrangler 3, which sends its user's token, so the token is
+    checked even if the client is on this machine (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
     `is_large`: the body is so large that parsing it on the event loop would delay other requests
     (`wire/body.py`).
@@ -32,6 +32,6 @@ class CallContext:
 
 
 def context_of(scope: Scope) -> CallContext:
-    """Returns the context of the request that this ASGI scope belongs to, new for a new request."""
+    """Returns the context of the request with this ASGI scope. The first call creates it."""
     context: CallContext = scope.setdefault(_KEY, CallContext())
     return context

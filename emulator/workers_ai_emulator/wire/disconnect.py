@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 async def on_disconnect(receive: Receive, action: Callable[[], object]) -> AsyncIterator[None]:
     """Calls `action` if the client disconnects inside the block.
 
-    The request's body must have been read: until then `receive` returns its parts.
+    The request's body must have been read before, because `receive` returns its parts first.
     """
 
     async def watch() -> None:
@@ -37,8 +37,8 @@ async def while_connected(
 ) -> _T:
     """Returns the result of `work`, which is cancelled if the client disconnects first.
 
-    Raises ClientDisconnect then, TimeoutError after `limit_s` seconds, and what `work` raises. The
-    request's body must have been read.
+    Raises ClientDisconnect in that case, TimeoutError if `work` takes longer than `limit_s`
+    seconds, and every exception of `work`. The request's body must have been read before.
     """
     task = asyncio.create_task(work)
     try:

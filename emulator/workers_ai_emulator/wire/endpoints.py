@@ -1,8 +1,7 @@
-"""The one table of all endpoints: what each serves, who may call it, and which run a model.
+"""The table of all endpoints: method, path, access check, and whether the endpoint runs a model.
 
-Routes attach a handler to a row (`routes/router.py`), the middleware finds inference calls by it
-(`wire/calls.py`), errors take the form that its caller reads (`wire/responses.py`), and the
-OpenAPI document describes every row (`routes/openapi.py`).
+A route attaches a handler to each row (`routes/router.py`), the middleware finds inference calls
+in the table (`wire/calls.py`), and the OpenAPI document describes every row (`routes/openapi.py`).
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ from enum import Enum
 
 
 class Access(Enum):
-    """The check that a caller must pass (`wire/authorization.py`)."""
+    """The check that a request must pass (`wire/authorization.py`)."""
 
     PUBLIC = "no check before the handler"
     ACCOUNT = "a well-formed account id, then a token of Cloudflare's API"
     ACCOUNT_ID = "a well-formed account id only; the handler checks the token"
     GATEWAY = "a well-formed account id, then a token of AI Gateway"
-    BINDING = "a token, unless the caller is on this machine"
+    BINDING = "a token, unless the client is on this machine"
     CONTROL = "a token of Cloudflare's API"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A method and a path. `path` has gaps as Starlette writes them: `{name}` or `{name:path}`.
+    """A method and a path with parameters in Starlette's form: `{name}` or `{name:path}`.
 
-    `is_inference`: the middleware records the call, counts its neurons and applies faults to it.
+    `is_inference`: the endpoint runs a model. The middleware adds calls of such endpoints to the
+    journal, applies faults to them, counts their neurons and records them.
     """
 
     method: str
@@ -150,5 +150,5 @@ DASHBOARD_REDIRECT = _control("GET", "", "Redirects to the dashboard", Access.PU
 DASHBOARD = _control("GET", "/", "The dashboard, a web page", Access.PUBLIC)
 DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Access.PUBLIC)
 
-# A request is matched against the rows in this order, like a router does.
+# Requests are matched against the rows in this order, like routes in a router.
 ENDPOINTS = tuple(value for value in globals().values() if isinstance(value, Endpoint))

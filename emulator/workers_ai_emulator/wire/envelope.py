@@ -11,9 +11,9 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
-# Each event carries padding of random length, so that the length of an encrypted event does not
-# show the length of its token: the start of this text. Recorded lengths are 0 to 49 and look
-# uniform; at 0 the key `p` is absent.
+# The service pads each event, so that the length of an encrypted event does not show the length of
+# its token. The padding is the start of this text. Recorded lengths are 0 to 49 and look uniform;
+# at 0 the key `p` is absent.
 _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 _MAX_PADDING = 49
 
@@ -41,7 +41,7 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
 def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> bytes:
     """Returns the body for an error, with the keys in the order in which its sender writes them.
 
-    `is_bare`: Workers AI's errors have no envelope, as AI Gateway and bindings pass them on.
+    `is_bare`: errors of Workers AI have no envelope, as AI Gateway and bindings send them.
     """
     match error.type.sender:
         case Sender.WORKERS_AI if is_bare:
@@ -66,7 +66,7 @@ def event(value: Any) -> bytes:
 
 
 class Padding:
-    """Adds padding to events. The same seed gives the same lengths."""
+    """Adds padding to the events of a stream. The same seed results in the same lengths."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)

@@ -1,7 +1,7 @@
 """The errors that a client can receive, as data: one row for each.
 
-Texts and codes are the service's: those recorded from it first, then those of its error table
-(developers.cloudflare.com/workers-ai/platform/errors). Rows marked [ours] are the emulator's own.
+Texts and codes are the service's, as recorded, otherwise as documented
+(developers.cloudflare.com/workers-ai/platform/errors). Rows marked [ours] are the emulator's.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Sender(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """A row: HTTP status, error code, text with gaps `{}`, and a line for the OpenAPI document.
+    """A row: HTTP status, error code, text with gaps `{}`, and a summary for the OpenAPI document.
 
-    Workers AI puts `kind` before the text in messages, and `more` after it in bare errors.
+    Workers AI writes `kind` before the text in messages, and `more` after the text in bare errors.
     """
 
     sender: Sender
@@ -60,9 +60,9 @@ class ErrorType:
 
 
 class WireError(EmulatorError):
-    """An error with a form on the wire: the row, and the values that fill the gaps of its text.
+    """An error that the client receives: its row, and the values for the gaps in the row's text.
 
-    `entries` replace the list of errors in the response where that is not the code and the text.
+    `entries` replace the response's list of errors, which otherwise has only code and text.
     """
 
     def __init__(self, type: ErrorType, *values: object, entries: Sequence[Json] = ()) -> None:
@@ -101,8 +101,8 @@ INVALID_ACCOUNT = _api(
 AUTHENTICATION_FAILED = _api(
     401, 10000, "Authentication error", "The token is not an accepted one.")
 FOREIGN_ORIGIN = _api(
-    403, 9109, "Unauthorized to access requested resource: {0} is not of this machine. "
-    "To let its pages in, start the emulator with --allow-origin {0}",
+    403, 9109, "Unauthorized to access requested resource: {0} is not a local origin. "
+    "To allow its pages, start the emulator with --allow-origin {0}",
     "A web page from another machine called without permission. [the service's code, our text]")
 CONTROL_INVALID = _api(
     400, 6007, "{}", "An endpoint of the emulator got an invalid body. [ours]")
@@ -175,35 +175,35 @@ REFUSED_BY_ENGINE = _ai(
 
 
 def error_types(*senders: Sender) -> list[ErrorType]:
-    """All rows of these senders."""
+    """Returns all rows of these senders."""
     rows = [value for value in globals().values() if isinstance(value, ErrorType)]
     return [row for row in rows if row.sender in senders]
 
 
 def no_route_in_account(path: str) -> WireError:
-    """No endpoint has the path, and its account id is malformed: two errors in one. [recorded]
+    """Returns the error for a path without an endpoint and with a malformed account id.
 
-    `path` begins after `/client/v4`.
+    It has two entries [recorded]. `path` begins after `/client/v4`.
     """
     account = WireError(INVALID_ACCOUNT, path)
     return WireError(NO_ROUTE, entries=account.entries + WireError(NO_ROUTE).entries)
 
 
 def header_malformed(detail_code: int, header: str) -> WireError:
-    """A header with credentials cannot be parsed; `detail_code` is that of the inner error."""
+    """Returns the error for malformed credentials. `detail_code` is the code of its inner error."""
     chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
     entry = WireError(HEADER_MALFORMED).entries[0] | {"error_chain": chain}
     return WireError(HEADER_MALFORMED, entries=[entry])
 
 
 def control_invalid(mistakes: Sequence[str]) -> WireError:
-    """An endpoint of the emulator got an invalid body: one entry for each mistake."""
+    """Returns the error for an invalid body, with one entry for each mistake."""
     entries = [{"code": CONTROL_INVALID.code, "message": mistake} for mistake in mistakes]
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 
 
 def refused_by_engine(reason: str) -> WireError:
-    """The inference engine rejects the request; its own error is the text. [recorded]"""
+    """Returns the error whose text is an error of the inference engine, as JSON [recorded]."""
     body = {"object": "error", "message": reason, "type": "BadRequestError"}
     return WireError(
         REFUSED_BY_ENGINE,
@@ -212,7 +212,7 @@ def refused_by_engine(reason: str) -> WireError:
 
 
 def wire_error(error: EngineError | WeightsUnusable) -> WireError:
-    """The error that a client receives when its generation fails with `error`."""
+    """Returns the error that a client receives when its generation fails with `error`."""
     match error:
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
@@ -229,14 +229,14 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
 
 @contextmanager
 def wire_errors() -> Iterator[None]:
-    """Raises the client's WireError in place of an error of the engine inside the block.
+    """Raises WireError in place of an error of the engine inside the block.
 
-    Logs an error that the client sees only as an internal one.
+    Logs an error that the client receives as INTERNAL_ERROR, without its cause.
     """
     try:
         yield
     except (EngineError, WeightsUnusable) as error:
-        seen = wire_error(error)
-        if seen.type is INTERNAL_ERROR:
+        converted = wire_error(error)
+        if converted.type is INTERNAL_ERROR:
             log.error("%s: %s", type(error).__name__, error)
-        raise seen from error
+        raise converted from error

@@ -32,16 +32,16 @@ class JsonResponse(Response):
 
 
 def json_response(value: Any, status: int = 200) -> JsonResponse:
-    """The response of one of the emulator's own endpoints: the value as JSON."""
+    """Returns a response whose body is the value as JSON."""
     return JsonResponse(to_json(value), status)
 
 
 def error_response(
     path: str, error: WireError, headers: Mapping[str, str] | None = None
 ) -> JsonResponse:
-    """The response to a request for `path` that fails with `error`.
+    """Returns the response to a request for `path` that fails with `error`.
 
-    `headers` are added to errors that have no request id.
+    Adds `headers`, except to errors of Workers AI, whose only other header is the request id.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:
@@ -51,9 +51,9 @@ def error_response(
 
 
 class EventStream(EventSourceResponse):
-    """A stream of events. It calls `on_end` however it ends, so that its slot becomes free.
+    """A stream of events. Calls `on_end` when the stream is complete, cut or cancelled.
 
-    It has no pings, no comments and no charset, because the service sends none.
+    Sends no pings, no comments and no charset, because the service sends none.
     """
 
     def __init__(
