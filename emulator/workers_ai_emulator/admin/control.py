@@ -1,4 +1,4 @@
-"""Endpoints that control the responses: faults, scripted rules, neurons, and the reset."""
+"""Endpoints that control the emulator: faults, scripted rules, neurons, and the reset."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ async def show_neurons(request: Request) -> Response:
 
 @router.handles(endpoints.RESET)
 async def reset(request: Request) -> Response:
-    """Restores the state of the start. Models that have been loaded stay loaded."""
+    """Restores the state of the start, except that loaded models stay loaded."""
     services_of(request).reset()
     return json_response({"status": "reset"})
 
 
 def _checked(function: Callable[[Any], _T], value: Any) -> _T:
-    """Returns the function's result. Raises WireError with one entry for each mistake."""
+    """Returns the function's result. Raises WireError in place of ValueError, an entry per line."""
     try:
         return function(value)
     except ValueError as error:

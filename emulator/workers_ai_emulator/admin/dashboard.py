@@ -56,12 +56,12 @@ async def file(request: Request, name: str) -> Response:
 
 @router.handles(endpoints.REQUESTS)
 async def requests(request: Request) -> Response:
-    """Lists the last calls, newest first: at most `?limit=`, only those after the id `?after=`."""
+    """Lists at most `?limit=` calls with ids above `?after=`, newest first."""
     journal = services_of(request).journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)
     after = _number(request, "after", default=0, least=0, most=2**53)
     if limit is None or after is None:
-        return _refused(400, f"limit takes 1 to {MAX_ENTRIES}, and after the id of a request")
+        return _refused(400, f"limit takes 1 to {MAX_ENTRIES}, and after takes the id of a request")
     return json_response(
         {
             "epoch": journal.epoch,
@@ -75,18 +75,18 @@ async def requests(request: Request) -> Response:
 
 @router.handles(endpoints.ONE_REQUEST)
 async def one_request(request: Request, number: str) -> Response:
-    """Returns everything that the journal stores of one call."""
+    """Returns one entry of the journal, with headers and bodies."""
     journal = services_of(request).journal
     entry = journal.get(int(number)) if number.isdecimal() and len(number) < 16 else None
     if entry is None:
-        return _refused(404, f"there is no request {number}, or it has given way to newer ones")
+        return _refused(404, f"there is no request {number}, or newer requests have replaced it")
     await journal.store_prompt(entry)
     return JsonResponse(await views.whole(entry))
 
 
 @router.handles(endpoints.LOAD)
 async def load(request: Request) -> Response:
-    """Returns the load of the last minutes; only samples after the time `?after=`."""
+    """Returns samples of the load in the last five minutes, taken after the time `?after=`."""
     services = services_of(request)
     try:
         after = float(request.query_params.get("after", "0"))
@@ -98,7 +98,7 @@ async def load(request: Request) -> Response:
 
 
 def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int | None:
-    """Returns a number in the query, or None if it is not one or lies outside the limits."""
+    """Returns a number in the query, or None for text that is no number within the limits."""
     text = request.query_params.get(name, str(default))
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
     return number if least <= number <= most else None

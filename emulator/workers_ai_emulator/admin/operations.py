@@ -28,10 +28,10 @@ async def healthz() -> Response:
 
 @router.handles(endpoints.READYZ)
 async def readyz(request: Request) -> Response:
-    """Returns 200 once a model has generated a token, and 503 with the phase of the start before.
+    """Returns 200 once a model has generated a token; before that, 503 with the start's phase.
 
-    Returns 503 with the reason while an engine hangs or has failed, or an upstream server does not
-    answer.
+    Returns 503 with the reason while an engine hangs or has failed, or while the upstream server
+    does not respond.
     """
     status = services_of(request).backends.status
     return json_response({"status": status}, status=200 if status == "ready" else 503)
@@ -39,7 +39,7 @@ async def readyz(request: Request) -> Response:
 
 @router.handles(endpoints.METRICS)
 async def metrics(request: Request) -> Response:
-    """Returns slots, queue lengths and token counts of every loaded model, for Prometheus."""
+    """Returns slots, requests and tokens of every loaded model, in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_EngineCollector(services_of(request).models))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -52,7 +52,7 @@ async def openapi(request: Request) -> Response:
 
 
 class _EngineCollector(Collector):
-    """Reads the status of all engines at the moment of a scrape."""
+    """Collects the status of all engines when Prometheus scrapes the metrics."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models

@@ -1,4 +1,4 @@
-"""AI Gateway's endpoints for Workers AI, on this server's port. Their errors have no envelope."""
+"""AI Gateway's endpoints for Workers AI. Workers AI's errors have no envelope here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def run_universal(request: Request) -> Response:
 
 @router.handles(endpoints.GATEWAY_COMPAT)
 async def compat_chat_completions(request: Request) -> Response:
-    """The model's name begins with its provider [developers.cloudflare.com/ai-gateway]."""
+    """Runs the model `workers-ai/NAME` [developers.cloudflare.com/ai-gateway]."""
     body = await body_of(request)
     if not (name := model_name(body)).startswith(_PROVIDER):
         raise WireError(NO_SUCH_MODEL, name)  # a model of another provider
@@ -54,10 +54,10 @@ async def run_model(request: Request, model: str) -> Response:
 
 
 async def universal(request: Request) -> Response:
-    """Tries the steps in the body in order, and returns the first response that is no error.
+    """Runs the steps in the body in order, and returns the first response that is no error.
 
-    A step is `{"provider": …, "endpoint": …, "query": …}`. Raises the error of the last step if all
-    of them fail.
+    A step is `{"provider": …, "endpoint": …, "query": …}`. If all steps fail, raises the error of
+    the last one.
     """
     body = await body_of(request)
     steps = body if isinstance(body, list) else [body]

@@ -1,4 +1,4 @@
-"""From a request's body to its response, for every endpoint that generates text."""
+"""Generates the response to a request, for every endpoint that runs a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def body_of(request: Request) -> Any:
 
 
 def model_name(body: Any) -> str:
-    """Returns the model that a body names; `undefined`, as JavaScript prints it, for no model."""
+    """Returns the model's name in a body. A missing name is `undefined` [inferred]."""
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 
@@ -57,8 +57,8 @@ async def generate(
 ) -> Response:
     """Runs the model on these inputs, and responds with JSON or with a stream.
 
-    `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for all
-    that fails before the first token, so that no part of a response has been sent by then.
+    `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for every
+    failure before the first token; no part of the response is sent before that.
     """
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
@@ -72,26 +72,16 @@ async def generate(
     )
     with wire_errors():
         started = await _start(request, backend, task_request, spec)
-        generation = started.generation
-        chunks = await _while_connected(request, generation, _after_first(generation))
-        headers = {
-            "cf-ai-req-id": str(uuid.uuid4()),
-            "x-emulator-model": quote(started.model_name),
-        }
-        if task_request.stream:
-            events = response_format.events(chunks, generation)
-            return EventStream(events, generation.cancel, headers)
-        text = await _while_connected(request, generation, text_generation.join(chunks))
-        return JsonResponse(response_format.whole(text, generation), headers=headers)
+        return await _respond(request, started, response_format, is_stream=task_request.stream)
 
 
 async def _start(
     request: Request, backend: Backend, task_request: TextGenerationRequest, spec: ModelSpec
 ) -> StartedGeneration:
-    """Starts the generation and notes it in the request's context.
+    """Starts the generation, and stores it in the request's context.
 
-    A backend that has to load a model first is given up when the client disconnects or the time
-    limit passes; the model goes on loading for other requests.
+    Waiting for the start ends when the client disconnects or the time limit passes. A model that is
+    being loaded by then is still loaded, for later requests.
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
@@ -109,10 +99,31 @@ async def _start(
     return started
 
 
-async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
-    """Waits for the first chunk, then returns all chunks.
+async def _respond(
+    request: Request,
+    started: StartedGeneration,
+    response_format: ResponseFormat,
+    *,
+    is_stream: bool,
+) -> Response:
+    """Waits for the first chunk, and responds with a stream; for JSON waits for all chunks."""
+    generation = started.generation
+    chunks = await _while_connected(request, generation, _after_first(generation))
+    headers = {
+        "cf-ai-req-id": str(uuid.uuid4()),
+        "x-emulator-model": quote(started.model_name),
+    }
+    if is_stream:
+        events = response_format.events(chunks, generation)
+        return EventStream(events, generation.cancel, headers)
+    text = await _while_connected(request, generation, text_generation.join(chunks))
+    return JsonResponse(response_format.whole(text, generation), headers=headers)
 
-    Until the first chunk exists, an error can still become an ordinary error response.
+
+async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
+    """Waits for the first chunk, and returns an iterator over all chunks.
+
+    An error before the first chunk becomes an error response; a later one cuts the stream.
     """
     chunks = aiter(generation)
     first = await anext(chunks)
@@ -128,9 +139,9 @@ async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
 
 
 async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
-    """Returns the result of `work`; cancels the generation if the client disconnects.
+    """Returns the result of `work`, and cancels the generation if the client disconnects.
 
-    A cancelled generation ends `work` itself, after the engine has counted its tokens.
+    `work` itself is not cancelled: it ends with the generation, which has counted its tokens then.
     """
     try:
         async with on_disconnect(request.receive, generation.cancel):

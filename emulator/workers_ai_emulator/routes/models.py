@@ -1,4 +1,4 @@
-"""The catalogue over HTTP: the models and tasks served here, and the schemas of the models."""
+"""Endpoints that list the served models and tasks, and the schemas of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import page, success
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_PAGE_SIZE = 50  # the service's, where the request has no `per_page`
+_PAGE_SIZE = 50  # the service's default of `per_page`
 
 router = EndpointRouter()
 
@@ -22,7 +22,7 @@ router = EndpointRouter()
 @router.handles(endpoints.SEARCH_MODELS)
 @router.handles(endpoints.BINDING_SEARCH_MODELS)
 async def search_models(request: Request) -> Response:
-    """Lists the models in pages. A page beyond the last is empty, because SDKs read up to it.
+    """Lists the models in pages. SDKs request pages until one is empty, so a page may be empty.
 
     Filters: `search`, `author`, `task`, `source`, `hide_experimental`; others are ignored.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
@@ -34,14 +34,14 @@ async def search_models(request: Request) -> Response:
 
 @router.handles(endpoints.MODEL_SCHEMA)
 async def model_schema(request: Request) -> Response:
-    """Returns the `input` and `output` schemas of `?model=`. An unknown model is 5007, inferred."""
+    """Returns the input and output schemas of `?model=`. An unknown model is 5007 [inferred]."""
     spec = find_model(request, request.query_params.get("model", ""))
     return JsonResponse(success(spec.schema))
 
 
 @router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """Lists the tasks of the models. The form of a row is inferred from a model's card."""
+    """Lists the tasks of the models, in the form that a model's card has [inferred]."""
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints as Workers AI serves them: its own schemas and errors, OpenAI's responses."""
+"""OpenAI's endpoints: responses as OpenAI's, schemas and errors as for the run endpoint."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def chat_completions(request: Request) -> Response:
 
 @router.handles(endpoints.COMPLETIONS)
 async def completions(request: Request) -> Response:
-    """Not documented, but clients call it: everything about it is inferred."""
+    """An endpoint that clients call though it is not documented: its behaviour is inferred."""
     return await complete(request, await body_of(request), TextCompletionFormat)
 
 
 @router.handles(endpoints.OTHER_OPENAI)
 async def other_endpoint(request: Request) -> Response:
-    """Refuses POST with 7000; GET gets 7001, as on an existing route [recorded, /ai/v1/models]."""
+    """Refuses POST with 7000. As the route exists, GET gets 7001 [recorded, /ai/v1/models]."""
     raise no_route(request.scope["path"])
 
 
@@ -55,7 +55,7 @@ async def complete(
 
 
 def _inputs(body: Any) -> Any:
-    """Returns the input for the model's schema. OpenAI's clients send null for unset [inferred]."""
+    """Returns the input without nulls, which OpenAI's clients send for unset keys [inferred]."""
     if not isinstance(body, dict):
         return body
     inputs = {key: value for key, value in body.items() if value is not None}

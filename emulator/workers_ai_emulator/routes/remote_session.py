@@ -1,7 +1,7 @@
 """Endpoints that `wrangler dev` calls before it starts with a binding that has no local mode.
 
-wrangler asks the API for a remote session. It does not use the session here, because this server
-answers the binding. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
+wrangler creates a remote session through the API. It does not use that session, because the binding
+calls this server. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
 """
 
 from __future__ import annotations

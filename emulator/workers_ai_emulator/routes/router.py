@@ -15,10 +15,10 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Response]])
 
 
 class EndpointRouter(APIRouter):
-    """A router whose routes take method, path and access check from the endpoint table."""
+    """A router whose routes have method, path and access check of a row in the endpoint table."""
 
     def handles(self, endpoint: Endpoint) -> Callable[[_Handler], _Handler]:
-        """A decorator that makes a function the endpoint's handler."""
+        """Returns a decorator that registers a function as the endpoint's handler."""
 
         def add(handler: _Handler) -> _Handler:
             self.add_api_route(
@@ -33,9 +33,9 @@ class EndpointRouter(APIRouter):
 
 
 def _authorization(access: Access) -> Any:  # FastAPI exports no type for a dependency
-    """The access check as a dependency.
+    """Returns the access check as a FastAPI dependency.
 
-    It is a coroutine because FastAPI calls other functions in a thread, which takes 0.3 ms.
+    The check is a coroutine because FastAPI runs other functions in a thread, which takes 0.3 ms.
     """
 
     async def check(request: Request) -> None:

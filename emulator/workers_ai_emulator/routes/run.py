@@ -1,4 +1,4 @@
-"""The run endpoint: a model's own input and output."""
+"""The run endpoint: runs a model with its native input and output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ router = EndpointRouter()
 
 @router.handles(endpoints.RUN)
 async def run_model_in_body(request: Request) -> Response:
-    """`{"model": …, "input": {…}}` [AI Gateway's documentation of 2026]; flat as well, inferred."""
+    """Runs the model in a body `{"model": …, "input": {…}}` [AI Gateway's documentation of 2026].
+
+    The keys of the input may also be beside `model` [inferred].
+    """
     body = await body_of(request)
     spec = find_model(request, model_name(body))
     is_nested = isinstance(body, dict) and "input" in body
@@ -41,7 +44,7 @@ async def run(
     *,
     is_queued: bool = False,
 ) -> Response:
-    """Runs the model and responds in its own format."""
+    """Runs the model, and responds in the given format, otherwise in the native one."""
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
     return await generate(request, spec, inputs, response_format or NativeFormat())
@@ -50,8 +53,8 @@ async def run(
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
     """Refuses a batch request.
 
-    The schemas of these models have no `requests`, so a body with it already fails validation. What
-    the service says to a body that is valid otherwise is not known [inferred].
+    A body with `requests` fails validation, because the schemas of these models do not have it. The
+    error for a valid body is inferred.
     """
     text_generation.parse(inputs, spec)
     raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

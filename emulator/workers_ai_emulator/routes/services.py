@@ -1,4 +1,4 @@
-"""The objects that one application holds. Routes and the server reach them here."""
+"""The services of one application, for its routes, its middleware and the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers_ai_emulator.wire.authorization import Authorization
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The objects that one application holds."""
+    """The objects that live as long as the application."""
 
     settings: Settings
     models: ModelManager
@@ -35,7 +35,7 @@ class Services:
 
     @classmethod
     def create(cls, settings: Settings, catalog: Mapping[str, ModelSpec]) -> Services:
-        """Creates all of them. Raises SettingInvalid for files and URLs that cannot be used."""
+        """Creates the services. Raises SettingInvalid for files and URLs that cannot be used."""
         models, journal = ModelManager(settings, catalog), Journal()
         return cls(
             settings=settings,
@@ -51,11 +51,11 @@ class Services:
 
     @property
     def catalog(self) -> Mapping[str, ModelSpec]:
-        """The models that the server serves, by name."""
+        """The served models, by name."""
         return self.models.catalog
 
     def reset(self) -> None:
-        """Restores the state of the start. Models that have been loaded stay loaded."""
+        """Restores the state of the start, except that loaded models stay loaded."""
         self.backends.scripted.reset()
         self.faults.reset()
         self.neurons.reset()

@@ -1,4 +1,4 @@
-"""Token verification, which many clients call first."""
+"""Endpoints that verify a token. Many clients call them first."""
 
 from __future__ import annotations
 
