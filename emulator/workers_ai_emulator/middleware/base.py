@@ -1,4 +1,4 @@
-"""The base of the middleware that concerns inference calls only."""
+"""The base class of middleware for inference calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers_ai_emulator.wire.calls import InferenceCall, inference_call
 
 
 class InferenceMiddleware(ABC):
-    """An ASGI application around another one. Requests that run no model pass unchanged."""
+    """Middleware that handles inference calls, and passes on other requests unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,4 +25,4 @@ class InferenceMiddleware(ABC):
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Handles a request that runs a model."""
+        """Handles an inference call."""

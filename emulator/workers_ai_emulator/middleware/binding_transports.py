@@ -1,10 +1,9 @@
-"""Turns other tools' forms of a binding's calls into the form that `routes/binding.py` serves.
+"""Unwraps requests of AI bindings for `routes/binding.py`.
 
-workerd sends a binding's request unchanged if this server is its external service. Two tools wrap
-that request:
-- Miniflare's remote proxy sends every request to one address, with the binding's URL and headers
-  inside headers of its own (`mf-url`, `mf-header-*`).
-- wrangler 3 sends every request to one path of the API, with the binding's path in `x-forwarded`.
+workerd sends such a request unchanged if the binding is an external service. Two tools wrap it:
+- Miniflare's remote proxy sends every request to one URL, with the binding's URL and headers
+  in the headers `mf-url` and `mf-header-NAME`.
+- wrangler 3 sends every request to one path of the API, with the binding's URL in `x-forwarded`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _MINIFLARE_PREFIX = b"mf-header-"
 
 
 class BindingTransportMiddleware:
-    """Rewrites the path, query and headers of requests that Miniflare or wrangler 3 wrapped."""
+    """Gives wrapped requests the path, query and headers of the binding's request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,15 +40,15 @@ class BindingTransportMiddleware:
 
 
 def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Returns the binding's headers, which replace headers of the same name of Miniflare's."""
-    own = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
-    wrapped = [
+    """Returns the binding's headers, and Miniflare's own headers with other names."""
+    outer = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
+    inner = [
         (name.removeprefix(_MINIFLARE_PREFIX), value)
         for name, value in headers
         if name.startswith(_MINIFLARE_PREFIX)
     ]
-    replaced = {name for name, _ in wrapped}
-    return [*((name, value) for name, value in own if name not in replaced), *wrapped]
+    replaced = {name for name, _ in inner}
+    return [*((name, value) for name, value in outer if name not in replaced), *inner]
 
 
 def _rewrite_target(url: str, scope: Scope) -> None:
@@ -62,7 +61,7 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 def _run_path(headers: Headers) -> str:
     """Returns the binding's path for wrangler 3.20 to 3.35, which do not send it.
 
-    It depends on the version of the SDK that made the call.
+    The path follows from the version of the SDK in the Worker.
     """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):

@@ -1,4 +1,4 @@
-"""Cloudflare's edge: the headers that it adds to every response. Also logs each request."""
+"""Adds the headers that Cloudflare's edge adds to every response, and logs each request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
-_REST_LIMIT_S = 10  # for receiving the unread rest of a body
+_REST_LIMIT_S = 10  # for receiving the rest of a body that the application has not read
 _SLASHES = re.compile("/{2,}")
 
 
@@ -59,9 +59,8 @@ class _Response:
         self.status = 0
         self.body = body
         self._scope = scope
-        self._is_api = scope["path"].startswith(
-            _API_PREFIX
-        )  # as sent: bindings' paths are rewritten
+        # The path that the client sent: `binding_transports.py` may rewrite it later.
+        self._is_api = scope["path"].startswith(_API_PREFIX)
         self._send = send
 
     async def send(self, message: Message) -> None:
@@ -84,10 +83,10 @@ class _Response:
 
 
 class _Body:
-    """A request's body while it is received.
+    """Receives a request's body, and discards the part that the application has not read.
 
-    An error is often sent before the whole body has been read. A client that still sends when the
-    connection closes sees a reset instead of the response, so the rest is received and discarded.
+    An error is often sent before the whole body has been read. A client that is still sending when
+    the connection closes gets a reset instead of the response.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -96,7 +95,7 @@ class _Body:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        self._is_requested = True  # uvicorn now answers `Expect: 100-continue`
+        self._is_requested = True  # uvicorn now sends `100 Continue` if the client waits for it
         message = await self._receive()
         self._is_whole = not message.get("more_body", False)
         return message
@@ -129,7 +128,7 @@ def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
 
 
 def _tokens(context: CallContext) -> str:
-    """Describes the generation: its token counts, and why it ended."""
+    """Returns the token counts and the finish reason of the generation."""
     assert context.started is not None
     generation = context.started.generation
     usage, reason = generation.usage, generation.finish_reason
@@ -141,5 +140,5 @@ def _tokens(context: CallContext) -> str:
 
 
 def _printable(text: str) -> str:
-    """A path may contain line breaks and terminal escapes; such a text is quoted."""
+    """Quotes a text with line breaks or terminal escapes, which a path may contain."""
     return text if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""Neurons, the unit that Workers AI bills: what calls cost, and what an account may use per day."""
+"""Counts neurons, the unit that Workers AI bills, and limits each account's neurons per day."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-BINDINGS = "bindings"  # a binding does not send its account, so all bindings share this one
+BINDINGS = "bindings"  # the account of all bindings, which do not send their account
 
 _MAX_ACCOUNTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Neurons for a million prompt tokens, and for a million completion tokens."""
+    """Neurons per million prompt tokens and per million completion tokens."""
 
     prompt: int
     completion: int
@@ -36,8 +36,8 @@ class Price:
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# [developers.cloudflare.com/workers-ai/platform/pricing] The second price is that of the model
-# which has answered under this name since 2024.
+# [developers.cloudflare.com/workers-ai/platform/pricing] Since 2024 another model has responded
+# under the name of the int8 model; the price is that model's.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),
@@ -46,19 +46,20 @@ _OTHER_PRICE = _PRICES["@cf/meta/llama-2-7b-chat-fp16"]
 
 
 def price_of(model: str | None) -> Price:
-    """Returns the published price of a model; for a model without one, that of Llama 2 fp16."""
+    """Returns the published price of a model, or the price of Llama 2 fp16 for another model."""
     return _PRICES.get(model or "", _OTHER_PRICE)
 
 
 def utc_today() -> date:
-    """Returns the date in UTC, by which the service counts days."""
+    """Returns the date in UTC, as the service counts days."""
     return datetime.now(UTC).date()
 
 
 class NeuronBudget:
-    """Counts the neurons that each account uses per day, up to a limit.
+    """Counts the neurons that each account uses per day, and refuses calls beyond a limit.
 
-    `limit` None: no limit. Of more than 10,000 accounts, those that used neurons last are kept.
+    `limit`: neurons per day and account, None for no limit. Counts at most 10,000 accounts: beyond
+    that it drops the account whose last call is the oldest.
     """
 
     def __init__(self, limit: int | None, today: Callable[[], date] = utc_today) -> None:
@@ -82,19 +83,19 @@ class NeuronBudget:
             raise WireError(DAILY_LIMIT)
 
     def use(self, account: str, neurons: float) -> None:
-        """Adds neurons to the account's."""
+        """Adds neurons to those that the account has used today."""
         used = self.used
-        used[account] = used.pop(account, 0.0) + neurons  # re-inserted: dropped last
+        used[account] = used.pop(account, 0.0) + neurons  # moved to the end: dropped last
         if len(used) > _MAX_ACCOUNTS:
             del used[next(iter(used))]
 
     def reset(self) -> None:
-        """Sets every account to zero."""
+        """Sets the neurons of all accounts to zero."""
         self._used = {}
 
 
 class NeuronMiddleware(InferenceMiddleware):
-    """Counts the neurons of calls, and refuses calls of an account that has used up its own."""
+    """Counts the neurons of calls, and refuses calls of accounts that have reached the limit."""
 
     def __init__(self, app: ASGIApp, budget: NeuronBudget) -> None:
         super().__init__(app)

@@ -1,7 +1,7 @@
 """Refuses requests from web pages that are neither local nor allowed by the user.
 
-Any web page can make a browser send requests to 127.0.0.1. The header `Origin` shows a page of
-another origin. The header `Host` shows a page whose host name was made to resolve to 127.0.0.1 (DNS
+Any web page can make a browser send requests to 127.0.0.1. The browser sends the page's origin in
+`Origin`, and in `Host` the name of a page whose host name was made to resolve to 127.0.0.1 (DNS
 rebinding).
 """
 
@@ -34,16 +34,16 @@ _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+
 _SERVICE_HOSTS = frozenset(
     {"api.cloudflare.com", "gateway.ai.cloudflare.com", "workers-binding.ai", "ai.cloudflare.com"}
 )
-# Host names that public DNS does not resolve: one word, as containers have, or reserved suffixes
-# [RFC 6761, 6762].
+# Host names that public DNS does not resolve: single words, such as the names of containers, and
+# names with reserved suffixes [RFC 6761, 6762].
 _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
-    """Refuses requests of foreign pages, and sends CORS headers to pages that may call.
+    """Refuses requests of foreign pages, and sends CORS headers to local and allowed pages.
 
     `allowed_origins` are the origins that the user allows, `*` for all; `host` is the host name
-    that the server listens on. Local pages may always call.
+    that the server listens on.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Iterable[str], host: str) -> None:
@@ -70,16 +70,16 @@ class OriginGuardMiddleware:
         headers = Headers(scope=scope)
         foreign = self._foreign_origin(headers)
         if foreign is not None:
-            log.warning("refused a request of a page on %r", foreign)
+            log.warning("refused a request of a web page from %r", foreign)
             error = WireError(FOREIGN_ORIGIN, foreign)
             await error_response(scope["path"], error)(scope, receive, send)
         elif "origin" in headers:
             await self._cors_app(scope, receive, send)
-        else:  # not a page: the response has only headers that the service sends
+        else:  # not a page: the response needs no CORS headers
             await self._app(scope, receive, send)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
-        """Returns the origin of a page that may not call, or None for any other client."""
+        """Returns the origin of a page that is neither local nor allowed, otherwise None."""
         if "*" in self._origins:
             return None
         host, origin = headers.get("host"), headers.get("origin")
@@ -89,7 +89,7 @@ class OriginGuardMiddleware:
             origin is None
             or origin in self._origins
             or re.fullmatch(_LOCAL_ORIGIN, origin)
-            or origin.partition("://")[2] == host  # a page that this server sent
+            or origin.partition("://")[2] == host  # a page of this server: the dashboard
         )
         return None if is_known else origin
 

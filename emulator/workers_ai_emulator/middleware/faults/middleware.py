@@ -1,6 +1,7 @@
-"""Faults: errors and broken streams that the user requests for tests.
+"""Applies faults: errors and broken streams that the user requests for tests.
 
-A fault is applied before authorization, validation and the model.
+An error is sent before authorization and validation, and runs no model. Other faults delay or
+change the application's response.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# The service names the model that answered under this name at the end [recorded].
+# The error has the name of the model that responded under this name last [recorded].
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
-_NUM_ENDS = {"no-done": 0, "double-done": 2}
+_NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many events `[DONE]` are sent
 
 
 class FaultMiddleware(InferenceMiddleware):
-    """Applies the fault that a call requests itself, or that a rule has for it."""
+    """Applies the fault that a call requests, otherwise the fault of the first matching rule."""
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
         super().__init__(app)
@@ -84,10 +85,10 @@ class FaultMiddleware(InferenceMiddleware):
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
-        """Returns the fault that the call requests, or else that of the first rule that applies.
+        """Returns the fault that the call requests, otherwise the fault of the first matching rule.
 
-        A fault of streams is ignored for a request that does not stream. Raises WireError if the
-        requested fault does not exist.
+        Ignores a fault of streams if the call does not stream. Raises WireError if the requested
+        fault does not exist.
         """
         if requested is None:
             return self._rules.choose(subject)
@@ -109,7 +110,7 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, request.receive, send)
 
     async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
-        """Sends the beginning of a stream. uvicorn then closes the connection, as it has no end."""
+        """Sends an incomplete stream, after which uvicorn closes the connection."""
         stream = BreakingStream(fault, request.receive, send)
         await self._app(scope, stream.receive, stream.send)
         if stream.is_broken and fault.fault == "stall":
@@ -132,7 +133,7 @@ class FaultMiddleware(InferenceMiddleware):
 class _Request:
     """A request whose body has been read.
 
-    `receive` repeats the body; `receive_rest` returns the messages after it.
+    `receive` returns the messages of the body again; `receive_rest` returns later messages.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class _Request:
         self.is_gateway = call.endpoint.access is Access.GATEWAY
         self._value = _parse(body)
         parts = self._value if isinstance(self._value, list) else [self._value]
-        # A list has the steps of AI Gateway's universal endpoint.
+        # A list is the body of AI Gateway's universal endpoint, with one object for each step.
         self._parts = [part for part in parts if isinstance(part, dict)]
         names = (part.get(key) for part in self._parts for key in ("model", "endpoint"))
         model = call.model or next((name for name in names if isinstance(name, str)), None)
@@ -164,7 +165,7 @@ class _Request:
 
     @property
     def _inputs(self) -> list[dict[str, Any]]:
-        """Every object in the body that may be a model's input: each part, and objects in it."""
+        """All objects in the body that may be a model's input: top-level and nested ones."""
         nested = (part.get(key) for part in self._parts for key in ("inputs", "input", "query"))
         return [*self._parts, *(inputs for inputs in nested if isinstance(inputs, dict))]
 
@@ -185,15 +186,13 @@ def _error(name: str, request: _Request) -> WireError:
         model = request.subject.model or ""
         return WireError(errors.RETIRED, _RETIRED_AS.get(model, model or "undefined"))
     if name == "auth":
-        is_gateway = request.is_gateway
-        return WireError(
-            errors.GATEWAY_UNAUTHORIZED if is_gateway else errors.AUTHENTICATION_FAILED
-        )
+        api, gateway = errors.AUTHENTICATION_FAILED, errors.GATEWAY_UNAUTHORIZED
+        return WireError(gateway if request.is_gateway else api)
     return WireError(_ERROR_TYPES[name])
 
 
 def _parse(body: bytes) -> Any:
-    """Returns the body's JSON, or None for an invalid body, which the route refuses."""
+    """Returns the JSON value in the body, or None for an invalid body, which the route refuses."""
     try:
         return parse_json(gunzip(body) if body.startswith(GZIP_MAGIC) else body)
     except WireError:

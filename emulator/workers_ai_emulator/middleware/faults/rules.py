@@ -1,10 +1,10 @@
-"""Chooses the fault of a call: the fault that the call requests, or else that of the first rule.
+"""Faults, the rules that choose a fault for a call, and faults that a call requests itself.
 
     x-emulator-fault: NAME                    a header of the call
     Authorization: Bearer fault:NAME          the call's token or key
-    {"fault": "NAME", "times": 2}             a rule, added beforehand
+    {"fault": "NAME", "times": 2}             a rule, added before the call
 
-Header and token accept options as well: `cut-mid-event;after_events=3`.
+Header and token can have options: `cut-mid-event;after_events=3`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The properties of a call that rules match. None: the call does not have the property."""
+    """The properties of a call that rules match. None is a property that the call lacks."""
 
     account_id: str | None
     model: str | None
@@ -63,7 +63,7 @@ class Subject:
 
 
 class Fault(BaseModel):
-    """A fault.
+    """A fault and its options.
 
     `after_events`: events that are sent before a stream breaks. `seconds`: delay of the first
     token.
@@ -77,29 +77,30 @@ class Fault(BaseModel):
 
     @field_validator("after_events")
     @classmethod
-    def _breaks(cls, value: int, info: ValidationInfo) -> int:
+    def _check_after_events(cls, value: int, info: ValidationInfo) -> int:
         if "fault" in info.data and info.data["fault"] not in BREAKS:
             raise ValueError(f"this is for {', '.join(get_args(BreakName))}")
         return value
 
     @field_validator("seconds")
     @classmethod
-    def _waits(cls, value: float, info: ValidationInfo) -> float:
+    def _check_seconds(cls, value: float, info: ValidationInfo) -> float:
         if "fault" in info.data and info.data["fault"] != "slow-first-token":
             raise ValueError("this is for slow-first-token")
         return value
 
     def applies(self, subject: Subject) -> bool:
-        """Whether the fault can occur: faults of streams need a call that streams."""
+        """Returns whether the call gets the fault. Faults of streams need a call that streams."""
         return subject.is_stream or self.fault not in _OF_STREAMS
 
 
 class FaultRule(Fault):
     """A fault and the calls that get it. Unset conditions match every call.
 
-    `times`: the rule is removed after so many calls; None: it stays until the reset.
-    `probability`: of each call, drawn independently; the same `seed` draws the same calls.
-    `model`: a model's name, in which `*` matches any text.
+    `times`: the number of calls that get the fault, after which the rule is removed; None: every
+    matching call until the reset. `probability`: the probability that a matching call gets the
+    fault; with `seed` the same calls get it in every run. `model`: a model's name, in which `*`
+    matches any text.
     """
 
     times: int | None = Field(default=None, ge=1)
@@ -118,7 +119,7 @@ class FaultRule(Fault):
 
 @dataclass(slots=True)
 class _ActiveRule:
-    """A rule with the number of calls that it still applies to."""
+    """A rule, with the number of calls that still get its fault."""
 
     rule: FaultRule
     times: int | None
@@ -129,7 +130,7 @@ class _ActiveRule:
 
 
 class FaultRules:
-    """The active rules, in order. `released` is set when delayed responses must stop waiting."""
+    """The active rules, in order. `released` is set when delayed responses must end their delay."""
 
     def __init__(self) -> None:
         self.released = asyncio.Event()
@@ -139,7 +140,7 @@ class FaultRules:
         return len(self._rules)
 
     def add(self, rules: list[FaultRule]) -> None:
-        """Adds rules after the active ones. Raises ValueError if that makes too many."""
+        """Adds rules after the active ones. Raises ValueError if there would be too many."""
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
         self._rules += [_ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]
@@ -156,14 +157,14 @@ class FaultRules:
         return None
 
     def reset(self) -> None:
-        """Removes all rules, and ends all waiting of delayed responses."""
+        """Removes all rules, and ends the delay of all responses."""
         self._rules.clear()
         self.released.set()
         self.released = asyncio.Event()
 
     @property
     def active(self) -> list[dict[str, Any]]:
-        """The active rules as they were added, with the current value of `times`."""
+        """The active rules as JSON, as they were added except for the current value of `times`."""
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})
@@ -172,7 +173,7 @@ class FaultRules:
 
 
 def parse_fault_rules(value: Any) -> list[FaultRule]:
-    """Returns the rules in a JSON value, one rule or a list.
+    """Returns the rules in a JSON value, which is one rule or a list of rules.
 
     Raises ValueError with a line for each mistake.
     """
@@ -188,7 +189,7 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:
-    """Returns the fault that a call requests by header or token, as written there, or None."""
+    """Returns the text with which a call requests a fault, in a header or a token, or None."""
     if (text := headers.get(FAULT_HEADER)) is not None:
         return text
     tokens = (_TOKEN.fullmatch(headers.get(name, "")) for name in _TOKEN_HEADERS)

@@ -1,4 +1,4 @@
-"""Faults of streams: a stream that breaks, and one that ends twice or never."""
+"""Faults of streams: streams that break, and streams with two events `[DONE]` or none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from starlette.types import Message, Receive, Send
 from workers_ai_emulator.middleware.faults.rules import Fault
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
 
-_TEXT = re.compile(
-    rb'"(response|content|text)":"|"value":\["'
-)  # the text of an event, in every response format
+# The beginning of the text in an event, in every response format.
+_TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')
 _CHARACTER = "🍎".encode()
 
 
 class BreakingStream:
-    """Sends a stream up to its fault, then makes the application see a disconnected client.
+    """Sends a stream up to its fault, then reports to the application that the client disconnected.
 
     The application therefore cancels the generation, which frees its slot.
     """
@@ -58,7 +57,7 @@ class BreakingStream:
         await self._send(message)
 
     def _is_due(self, event: bytes) -> bool:
-        """Whether the stream breaks in this event: at the latest in `[DONE]`."""
+        """Returns whether the stream breaks in this event. It breaks in `[DONE]` at the latest."""
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM
 
@@ -73,7 +72,7 @@ def _beginning(event: bytes, name: str) -> bytes:
 def _up_to_half_a_character(event: bytes) -> bytes:
     """Returns the event up to the first byte of its first multi-byte character.
 
-    An event without such a character gets one.
+    Inserts such a character into an event without one.
     """
     if event.isascii():
         text = _TEXT.search(event)

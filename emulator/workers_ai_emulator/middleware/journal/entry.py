@@ -1,4 +1,4 @@
-"""One call in the journal. It stores bytes as they pass; they are parsed only when it is read."""
+"""One call in the journal. Bodies are stored as bytes and parsed only when the entry is read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.redaction import Redaction
 
-MAX_PART_BYTES = 2**18  # stored of a body, a prompt or a response
+MAX_PART_BYTES = 2**18  # stored bytes of each body and of the prompt
 
 _EMPTY_BYTES = 4096  # memory of an entry without texts
-_MAX_WORD_LENGTH = 2000  # characters of a path or a header
+_MAX_TEXT_LENGTH = 2000  # characters of a path or a header
 _MAX_HEADERS = 100
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _CODE = re.compile(rb'"(?:internalCode|code)":(\d+)')
@@ -27,7 +27,7 @@ _USAGE = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
 
 
 class Part:
-    """Bytes, of which only the first MAX_PART_BYTES are stored."""
+    """A body or prompt, of which only the first MAX_PART_BYTES are stored."""
 
     __slots__ = ("num_bytes", "stored")
 
@@ -36,7 +36,7 @@ class Part:
         self.num_bytes = len(data)
 
     def add(self, data: bytes) -> int:
-        """Adds bytes. Returns how many of them are stored."""
+        """Adds bytes. Returns the number of bytes that were stored."""
         self.num_bytes += len(data)
         data = data[: MAX_PART_BYTES - len(self.stored)]
         self.stored += data
@@ -56,8 +56,8 @@ class Part:
 class Entry:
     """A call and its response so far. Times are in seconds since the request arrived.
 
-    `outcome` is None while the call runs, then `ok`, an error's code, `cancelled` (the client
-    disconnected) or `cut` (the response broke off).
+    `outcome` is None until the call has ended, then `ok`, the code of an error, `cancelled` (the
+    client disconnected) or `cut` (the response is incomplete).
     """
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
@@ -66,9 +66,9 @@ class Entry:
         self.id = number
         self.time = datetime.now(UTC)
         self.method: str = scope["method"]
-        self.path = self._word(scope["path"])
-        self.query = self._word(scope["query_string"].decode("latin-1"))
-        self.account_id = call.account_id and self._word(call.account_id)
+        self.path = self._redacted(scope["path"])
+        self.query = self._redacted(scope["query_string"].decode("latin-1"))
+        self.account_id = call.account_id and self._redacted(call.account_id)
         self.request_headers = self._headers(headers)
         self.request_body = Part()
         self.prompt: Part | None = None
@@ -85,7 +85,7 @@ class Entry:
         self.num_bytes = (  # an estimate of the memory that the entry takes
             _EMPTY_BYTES + len(self.path) + len(self.query) + _size(self.request_headers)
         )
-        self._model = call.model and self._word(call.model)
+        self._model = call.model and self._redacted(call.model)
         self._start = time.monotonic()
         self._context = context_of(scope)
         self._usage: Usage | None = None
@@ -93,12 +93,12 @@ class Entry:
 
     @property
     def model(self) -> str | None:
-        """The model that the call names: in the path, a header, or somewhere in the body."""
+        """The requested model's name, from the path, a header or the body."""
         return self._model or self._context.model
 
     @property
     def started(self) -> StartedGeneration | None:
-        """The generation of a running call. A finished call has none: it would keep a model."""
+        """The generation of a running call. Later None, because a generation refers to a model."""
         return self._context.started
 
     @property
@@ -108,7 +108,7 @@ class Entry:
 
     @property
     def answered_by(self) -> str | None:
-        """The name of the weights, or of another source of the completion."""
+        """The name of the weights, or of the source of a completion without weights."""
         return self.started.model_name if self.started else self._model_name
 
     @property
@@ -124,30 +124,30 @@ class Entry:
         return time.monotonic() - self._start
 
     def copy(self) -> Entry:
-        """Returns a copy that another thread can read while the call goes on."""
+        """Returns a copy that another thread can read while the call continues."""
         duplicate = copy.copy(self)
         duplicate.request_body = self.request_body.copy()
         duplicate.response_body = self.response_body.copy()
         return duplicate
 
     def add_request_body(self, body: bytes, *, is_last: bool) -> int:
-        """Adds a part of the request's body. Returns how many bytes of it are stored."""
+        """Adds a part of the request's body. Returns the number of bytes that were stored."""
         num_stored = self.request_body.add(body)
         if is_last and self._model is None and (name := _MODEL.search(self.request_body.stored)):
-            self._model = self._word(name[1].decode("utf-8", "replace"))
+            self._model = self._redacted(name[1].decode("utf-8", "replace"))
         return num_stored
 
     def add_response_start(self, message: Message) -> int:
-        """Adds the response's status and headers. Returns how many bytes of them are stored."""
+        """Adds the response's status and headers. Returns the number of bytes that were stored."""
         self.status = message["status"]
         headers = Headers(raw=message["headers"])
         self.response_headers = self._headers(headers)
         if name := headers.get("x-emulator-model"):
-            self._model_name = self._word(unquote(name))
+            self._model_name = self._redacted(unquote(name))
         return _size(self.response_headers)
 
     def add_response_body(self, body: bytes) -> int:
-        """Adds a part of the response's body. Returns how many bytes of it are stored."""
+        """Adds a part of the response's body. Returns the number of bytes that were stored."""
         now = self.elapsed_s
         if self.first_s is None:
             self.first_s = now
@@ -158,7 +158,7 @@ class Entry:
         return self.response_body.add(body)
 
     def end(self, outcome: str) -> None:
-        """Closes the entry. An outcome `error` is replaced by the code in the response."""
+        """Closes the entry. Replaces the outcome `error` by the code in the response."""
         code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
         self._usage = self.usage or self._usage_in_response()
@@ -166,12 +166,12 @@ class Entry:
         self._context = CallContext(fault=self.fault, model=self.model)  # without the generation
 
     def drop(self) -> None:
-        """Discards all texts."""
+        """Discards the bodies and the prompt."""
         self.is_dropped = True
         self.request_body, self.response_body, self.prompt = Part(), Part(), None
 
     def _usage_in_response(self) -> Usage | None:
-        """Returns the last token counts in a response that no backend of this server made."""
+        """Returns the last token counts in a response that no generation of this server made."""
         counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
 
@@ -179,7 +179,7 @@ class Entry:
         shown = self.redaction.headers(headers.items()[:_MAX_HEADERS])
         return {name: _shortened(value) for name, value in shown.items()}
 
-    def _word(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         return _shortened(self.redaction.text(text))
 
 
@@ -188,6 +188,6 @@ def _size(headers: dict[str, str]) -> int:
 
 
 def _shortened(text: str) -> str:
-    if len(text) <= _MAX_WORD_LENGTH:
+    if len(text) <= _MAX_TEXT_LENGTH:
         return text
-    return f"{text[:_MAX_WORD_LENGTH]}… ({len(text) - _MAX_WORD_LENGTH} more)"
+    return f"{text[:_MAX_TEXT_LENGTH]}… ({len(text) - _MAX_TEXT_LENGTH} more)"

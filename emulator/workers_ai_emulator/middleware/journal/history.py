@@ -18,8 +18,8 @@ _NUM_SAMPLES = 300
 class Sample:
     """The load at one moment. `time` is in seconds since 1970.
 
-    `running`: calls with a slot; `waiting`: calls without a slot or without a started backend;
-    `slots` and `free_slots`: of all loaded models together.
+    `running`: calls with a slot; `waiting`: calls without a slot, or without a generation yet;
+    `slots`, `free_slots`: sums over all loaded models.
     """
 
     time: float
@@ -41,7 +41,7 @@ class History:
         self._time = time.monotonic() - INTERVAL_S
 
     async def record(self) -> None:
-        """Takes samples until cancelled."""
+        """Adds a sample every second until it is cancelled."""
         while True:
             self.samples.append(self._sample())
             await asyncio.sleep(INTERVAL_S)
@@ -62,7 +62,7 @@ class History:
         )
 
     def _tokens_per_second(self) -> float:
-        """Returns the rate since the last sample."""
+        """Returns the rate of completion tokens since the last sample."""
         now, num_tokens = time.monotonic(), self._journal.num_completion_tokens
         elapsed_s, num_new = now - self._time, num_tokens - self._num_tokens
         self._time, self._num_tokens = now, num_tokens

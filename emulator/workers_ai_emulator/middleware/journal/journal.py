@@ -17,11 +17,11 @@ from workers_ai_emulator.wire.calls import InferenceCall
 MAX_ENTRIES = 1000
 MAX_BYTES = 16 * 2**20
 
-_LONG_PROMPT = 1024  # tokens; converting more to text on the event loop delays other requests
+_LONG_PROMPT = 1024  # tokens; converting more of them on the event loop delays other requests
 
 
 class Journal:
-    """The last calls. Over its limits it drops the oldest. All methods belong to the event loop.
+    """The last calls. Beyond its limits it drops the oldest. Not thread-safe.
 
     `epoch` changes when the journal is emptied. `num_dropped` counts entries dropped since then.
     """
@@ -42,7 +42,7 @@ class Journal:
 
     @property
     def num_completion_tokens(self) -> int:
-        """Completion tokens of all calls since the start."""
+        """The number of completion tokens of all calls since the start."""
         running = [entry.usage for entry in self.running]
         return self._num_tokens + sum(usage.num_completion_tokens for usage in running if usage)
 
@@ -63,7 +63,7 @@ class Journal:
         self.epoch = str(uuid4())
 
     def begin(self, scope: Scope, call: InferenceCall) -> Entry:
-        """Returns a new entry for this call."""
+        """Adds an entry for this call, and returns it."""
         self._last_id += 1
         entry = Entry(self._last_id, scope, call)
         self._entries[entry.id] = entry
@@ -72,19 +72,19 @@ class Journal:
         return entry
 
     def grow(self, entry: Entry, num_bytes: int) -> None:
-        """Counts further bytes of an entry, and drops the oldest entries to stay within bounds."""
+        """Counts new bytes of an entry, and drops the oldest entries beyond the limits."""
         entry.num_bytes += num_bytes
         self._add_bytes(num_bytes)
 
     async def store_prompt(self, entry: Entry) -> None:
-        """Stores the text that the model sees in the entry, if a backend has started."""
+        """Stores the rendered prompt in the entry, if a backend has started the generation."""
         if entry.prompt is not None or entry.started is None or entry.is_dropped:
             return
         try:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
-        except EngineError:  # the model has just been unloaded
+        except EngineError:  # the model has been unloaded
             return
-        if entry.prompt is None and not entry.is_dropped:  # both may have changed meanwhile
+        if entry.prompt is None and not entry.is_dropped:  # both may have changed during the await
             entry.prompt = prompt
             self.grow(entry, len(prompt.stored))
 

@@ -1,4 +1,4 @@
-"""Writes the journal while calls pass through."""
+"""Adds calls and their responses to the journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JournalMiddleware(InferenceMiddleware):
 
 
 class _Observer:
-    """Passes on the messages of one call, and copies them to its entry."""
+    """Passes on the ASGI messages of one call, and copies them to the call's entry."""
 
     def __init__(self, journal: Journal, entry: Entry, receive: Receive, send: Send) -> None:
         self._journal = journal
@@ -47,7 +47,7 @@ class _Observer:
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            # After the whole response a disconnect is normal.
+            # A disconnect after the complete response is normal.
             self._is_disconnected |= not self._is_whole
         elif not self._entry.is_dropped:
             is_last = not message.get("more_body", False)
@@ -65,7 +65,7 @@ class _Observer:
         if self._is_whole:
             self._entry.duration_s = self._entry.elapsed_s
         if not has_begun and self._entry.first_s is not None:
-            # After the first bytes are sent, so that the client need not wait for the prompt.
+            # Only now, because rendering the prompt must not delay the first bytes.
             await self._journal.store_prompt(self._entry)
 
     async def end(self) -> None:
@@ -79,7 +79,7 @@ class _Observer:
             self._journal.end(self._entry, outcome)
 
     def _add(self, message: Message) -> int:
-        """Adds a part of the response to the entry. Returns how many bytes the entry stores."""
+        """Adds a part of the response to the entry. Returns the number of stored bytes."""
         if message["type"] == "http.response.start":
             return self._entry.add_response_start(message)
         if body := message.get("body", b""):

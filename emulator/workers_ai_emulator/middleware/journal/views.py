@@ -1,4 +1,4 @@
-"""The JSON of the journal: a row for each call, or everything that is stored of one call."""
+"""The JSON of the journal: the row of a call in a list, and a call with its bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONG_BYTES = 2**15  # parsing a larger entry on the event loop delays other req
 
 
 def row(entry: Entry) -> Json:
-    """Returns the row of a call in a list. Unknown values are null."""
+    """Returns the row of a call in a list. Values that are not known yet are null."""
     usage = entry.usage
     return {
         "id": entry.id,
@@ -42,7 +42,7 @@ def row(entry: Entry) -> Json:
 
 
 async def whole(entry: Entry) -> bytes:
-    """Returns everything that is stored of a call, as JSON."""
+    """Returns a call with headers, bodies and prompt as JSON."""
     duplicate = entry.copy()
     if entry.num_bytes > _LONG_BYTES:
         return await asyncio.to_thread(_whole, duplicate)
@@ -76,7 +76,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _tokens_per_second(entry: Entry) -> float | None:
-    """Returns the rate between the first and last token of a stream, or of a whole response."""
+    """Returns the rate since the first token of a stream, or since the request if not streamed."""
     num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
     if entry.first_s is None or num_tokens == 0:
         return None
@@ -92,7 +92,7 @@ def _sizes(part: Part) -> Json:
 
 
 def _body(entry: Entry) -> Any:
-    """Returns the request's body, parsed if all of it is stored; None if it was never read."""
+    """Returns the request's body, parsed if it is stored completely; None if it is empty."""
     part = entry.request_body
     text = _text(bytes(part.stored))
     return entry.redaction.json(text, is_cut=part.num_left_out > 0) if text else None
@@ -107,7 +107,7 @@ def _prompt(entry: Entry) -> Json | None:
 
 
 def _response(entry: Entry) -> Json:
-    """Returns the bytes that were sent, and the completion in them if there is one."""
+    """Returns the response's body as `sent`, and the completion in it, if any, as `text`."""
     is_cut = entry.response_body.num_left_out > 0
     sent = _text(bytes(entry.response_body.stored))
     text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
@@ -119,12 +119,12 @@ def _response(entry: Entry) -> Json:
 
 
 def _text(data: bytes) -> str:
-    """Decodes UTF-8, after unpacking gzip, which some SDKs send and some expect."""
+    """Decodes UTF-8, or gzipped UTF-8, which SDK 1.1 sends and receives."""
     return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Unpacks at most MAX_PART_BYTES; the end of the data may be missing."""
+    """Unpacks at most MAX_PART_BYTES of gzip, whose end may be missing."""
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
     except zlib.error:
@@ -133,7 +133,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _texts(events: str) -> Iterator[str]:
-    """Returns the text of each event that has one."""
+    """Returns the text of each event that contains text."""
     for line in events.splitlines():
         if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
             yield text
@@ -147,9 +147,9 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _completion(answer: Any) -> str | None:
+def _completion(value: Any) -> str | None:
     """Returns the text in a response or event, in any format of tasks/response_formats.py."""
-    match answer:
+    match value:
         case {"result": {"response": text}} | {"response": text}:
             return str(text)
         case {"choices": [{"message": {"content": str(text)}}, *_]}:

@@ -1,1 +1,1 @@
-"""Recordings: one file for each inference call and its response, written and replayed."""
+"""Recordings: files with an inference call and its response, for replay without a model."""

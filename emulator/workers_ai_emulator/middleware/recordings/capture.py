@@ -1,4 +1,4 @@
-"""Captures a response while it is sent: status, headers, and each event with its time."""
+"""Captures a response while it is sent: status, headers, and the body or its timed events."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _END_OF_EVENT = b"\n\n"
 _HEADERS = ("content-type", "cache-control", "retry-after", "x-accel-buffering")
 _HEADER_PREFIXES = ("cf-ai-", "cf-aig-", "x-emulator-model")
 
-_Place = tuple[str | int, ...]  # the keys and indices of a value in JSON
+_Place = tuple[str | int, ...]  # the keys and indices that lead to a value in JSON
 
 
 class ResponseCapture:
-    """Stores at most 64 MiB of one response. `feed` takes every ASGI message."""
+    """Stores at most 64 MiB of one response, whose ASGI messages are passed to `feed`."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -35,8 +35,8 @@ class ResponseCapture:
         self._headers = Headers()
         self._after_ms = 0
         self._size = 0
-        self._parts: list[bytes] = []  # of a body
-        self._rest = b""  # the start of an incomplete event
+        self._parts: list[bytes] = []  # of a body without events
+        self._rest = b""  # an incomplete event
         self._events: list[tuple[int, str]] = []
         self._has_last_message = False
 
@@ -50,7 +50,7 @@ class ResponseCapture:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last message or `[DONE]` was sent: some clients disconnect at `[DONE]`."""
+        """Whether the last message or `[DONE]` was sent, at which some clients disconnect."""
         return self._has_last_message or self._is_done
 
     def feed(self, message: Message) -> None:
@@ -63,13 +63,13 @@ class ResponseCapture:
             self._has_last_message = not message.get("more_body", False)
 
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
-        """Returns how the response ended. `is_cancelled`: its generation was cancelled."""
+        """Returns how the response ended. `is_cancelled` concerns the generation."""
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"
         return "client left" if is_disconnected else "broken off"
 
     def reason_not_to_record(self, ending: Ending) -> str | None:
-        """Returns why the response cannot be recorded, or None if it can."""
+        """Returns the reason not to record the response, or None."""
         if ending != "whole" and not self.is_stream:
             return "the client disconnected" if ending == "client left" else "it broke off"
         if self._size > _MAX_BYTES:
@@ -78,12 +78,12 @@ class ResponseCapture:
             return "it is compressed, so credentials in it cannot be found"
         if self._status >= 400 and "cf-ai-req-id" not in self._headers:
             # Every error of Workers AI has this header [recorded]. Other errors concern the
-            # caller, for example its token.
+            # client, for example its token.
             return f"{self._status} is not a response of a model"
         return None
 
     def response(self, ending: Ending, redaction: Redaction) -> RecordedResponse | None:
-        """Returns the response for a recording, or None if it has a secret in several pieces."""
+        """Returns the response for a recording, or None if a secret in it cannot be redacted."""
         content = self._redacted_events(redaction) if self.is_stream else self._redacted(redaction)
         if content is None:
             return None
@@ -123,7 +123,7 @@ class ResponseCapture:
     def _redacted_events(self, redaction: Redaction) -> Json | None:
         rest = [(self._elapsed_ms(), _to_text(self._rest))] if self._rest else []
         events = [(ms, redaction.text(event)) for ms, event in self._events + rest]
-        # A model may repeat a secret in pieces, one in each event.
+        # A model may repeat a secret that is then spread over several events.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
         return {"events": events}
@@ -133,7 +133,7 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Whether a header belongs to the response itself rather than to the server or connection."""
+    """Returns whether a header describes the response rather than the server or the connection."""
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 
 
@@ -146,7 +146,7 @@ def _unpacked(body: bytes) -> str:
 
 
 def _streamed_texts(events: Iterable[str]) -> Iterator[str]:
-    """Returns streamed texts: the strings at the same place in the events, joined."""
+    """Joins the strings at the same place in the JSON of the events. Returns a text per place."""
     texts: defaultdict[_Place, list[str]] = defaultdict(list)
     for event in events:
         try:

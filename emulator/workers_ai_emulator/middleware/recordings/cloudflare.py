@@ -1,4 +1,4 @@
-"""The real service as an ASGI application: calls Cloudflare with the client's credentials."""
+"""The real service as an ASGI application, which calls Cloudflare with the client's credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _API_PREFIX = "/client/v4/"
 _API_URL = "https://api.cloudflare.com"
 _GATEWAY_URL = "https://gateway.ai.cloudflare.com"
 _CREDENTIALS = ("authorization", "x-auth-key", "x-auth-user-service-key")
-# All other headers stay here, for example a browser's cookies.
+# Other headers are not forwarded, for example cookies.
 _FORWARDED = {
     *_CREDENTIALS,
     "x-auth-email",
@@ -35,12 +35,12 @@ _FORWARDED = {
     "x-session-affinity",
 }
 _FORWARDED_PREFIX = "cf-aig-"
-_OF_BODY = ("content-encoding", "content-length")
-_TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a model may take minutes
+_BODY_HEADERS = ("content-encoding", "content-length")
+_TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take minutes
 
 
 class Cloudflare:
-    """Forwards calls and responses unchanged. It cannot serve bindings.
+    """Forwards calls and responses unchanged, except calls of bindings, which it refuses.
 
     `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL.
     """
@@ -50,7 +50,7 @@ class Cloudflare:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises WireError before the response begins if the call cannot be forwarded."""
-        url = f"{self._host(scope)}{_written_path(scope)}"
+        url = f"{self._host(scope)}{_raw_target(scope)}"
         headers = _forwarded(Headers(scope=scope))
         body, _ = await read_body(receive)
         request = httpx2.Request("POST", url, headers=headers, content=body)
@@ -59,7 +59,7 @@ class Cloudflare:
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
-        if path.startswith(GATEWAY_PREFIX):  # its body may have the credentials
+        if path.startswith(GATEWAY_PREFIX):  # the credentials may be in the body
             return self._url or _GATEWAY_URL
         if not path.startswith(_API_PREFIX):
             raise WireError(
@@ -82,8 +82,8 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _written_path(scope: Scope) -> str:
-    """Returns path and query as the client sent them, since only the service interprets `%2F`."""
+def _raw_target(scope: Scope) -> str:
+    """Returns path and query as the client sent them: decoding `%2F` would change the path."""
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     return (path + b"?" + query if query else path).decode("latin-1")
@@ -114,7 +114,7 @@ async def _forward(request: httpx2.Request, send: Send) -> None:
 
 
 def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Returns the headers to forward. Compression is refused: recordings would be unreadable."""
+    """Returns the headers to forward. They refuse compression, to keep recordings readable."""
     forwarded = [
         (name, value)
         for name, value in headers.items()
@@ -124,10 +124,10 @@ def _forwarded(headers: Headers) -> list[tuple[str, str]]:
 
 
 def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
-    """Returns the response's headers without those of the connection to Cloudflare."""
-    kept = [
+    """Returns the headers that describe the response or its body, and `x-emulator-model`."""
+    forwarded = [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.items()
-        if is_response_header(name) or name in _OF_BODY
+        if is_response_header(name) or name in _BODY_HEADERS
     ]
-    return [*kept, (b"x-emulator-model", b"cloudflare")]
+    return [*forwarded, (b"x-emulator-model", b"cloudflare")]

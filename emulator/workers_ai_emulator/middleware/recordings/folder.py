@@ -1,4 +1,4 @@
-"""The folder of recordings. A call's first is `MODEL-KEY.json`, its second `MODEL-KEY.2.json`."""
+"""The folder of recordings. A call's files are MODEL-KEY.json, MODEL-KEY.2.json and so on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\.(\d+)\.json")
 
 
 class Folder:
-    """Reads and writes recordings. It keeps none in memory."""
+    """Reads and writes recordings, and caches none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +47,7 @@ class Folder:
         log.info("replaying %d recordings from %s", num_files, self.path)
 
     def find(self, request: RecordedRequest) -> list[Path]:
-        """Returns the recordings of this call, in the order in which they were made."""
+        """Returns the paths of this call's recordings, in the order of their numbers."""
         return sorted(self.path.glob(f"*-{request.key}*.json"), key=_number)
 
     def read(self, path: Path) -> Recording:
@@ -72,7 +72,7 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def comparable(self, request: RecordedRequest) -> Iterator[tuple[Path, RecordedRequest]]:
-        """Returns recorded calls, those of the same model first, up to 64 MiB of files."""
+        """Returns recorded calls from at most 64 MiB of files, calls of the same model first."""
         size = 0
         files = self.path.glob("*.json")
         for path in sorted(files, key=lambda path: (not path.name.startswith(request.slug), path)):

@@ -1,7 +1,7 @@
-"""Records calls with their responses in files, and replays them: the same bytes without a model.
+"""Records calls and their responses in files, and replays them without a model.
 
-`record` lets another source respond and writes the response to a file. `replay` responds from the
-files alone: a call without a recording is an error and never runs a model.
+`record` passes a call on to another backend or to the real service, and writes the response to a
+file. `replay` sends the response in the file; a call without a recording gets an error.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ log = logging.getLogger(__name__)
 
 
 class RecordingMiddleware(InferenceMiddleware):
-    """Records the application's responses, or responds in its place.
+    """Handles calls whose backend is `record` or `replay`.
 
-    A call chooses by the header `x-emulator-backend: record` or `replay`, otherwise the setting
-    `backend` does.
+    The header `x-emulator-backend` of a call replaces the setting `backend`.
     """
 
     def __init__(self, app: ASGIApp, recordings: Recordings, authorization: Authorization) -> None:
@@ -49,7 +48,7 @@ class RecordingMiddleware(InferenceMiddleware):
             await self._app(scope, receive, send)
             return
         try:
-            # A replayed call does not reach the routes, which check all other calls.
+            # The routes check authorization too, but a replayed call does not reach them.
             self._authorization.check(call.endpoint.access, Caller.of(scope, call.account_id))
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
@@ -69,11 +68,12 @@ class RecordingMiddleware(InferenceMiddleware):
             await _send_error(error, scope, receive, send)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the response that is recorded: the real service's, or that of a backend."""
+        """Sends the response to record, which comes from the real service or from a backend."""
         if self._recordings.service is not None:
             await self._recordings.service(scope, receive, send)
             return
-        scope = {**scope, "headers": list(scope["headers"])}  # other middleware sees the client's
+        # A copy, because the other middleware reads the client's headers.
+        scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)[BACKEND_HEADER] = self._recordings.source_name
         await self._app(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""Replays recordings."""
+"""Sends recorded responses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from workers_ai_emulator.wire.errors import RECORDING_MISSING, RECORDING_UNUSABL
 
 
 class Player:
-    """Sends the recordings of a call in their order; after the last, sends the last again.
+    """Sends the recordings of a call one after the other, and the last one for all further calls.
 
-    `speed` is relative to the recorded times; 0: without any waiting.
+    `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
     """
 
     def __init__(self, folder: Folder, speed: float) -> None:
@@ -61,7 +61,7 @@ class Player:
         return recording.answer
 
     def _explain(self, request: RecordedRequest) -> str:
-        """Returns an error text: the call, and how the nearest recording differs from it."""
+        """Returns an error text with the call and its differences from the nearest recording."""
         missing = f"No recording of {request.title} in {self._folder.path}"
         found = nearest(request, self._folder.comparable(request))
         if found is None:

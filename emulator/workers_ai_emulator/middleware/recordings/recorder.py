@@ -1,4 +1,4 @@
-"""Records responses while they pass."""
+"""Records responses while they are sent."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Records the responses of a source, which is called `source_name` in recordings.
+    """Records the responses of a source, whose name in recordings is `source_name`.
 
-    The first recording of a call replaces those of earlier runs; further ones are added to it.
+    The first recording of a call replaces the call's recordings of earlier runs. Later recordings
+    of the same call are added.
     """
 
     def __init__(self, folder: Folder, source_name: str) -> None:
@@ -47,9 +48,9 @@ class Recorder:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Sends the source's response, and stores it before its last message is sent.
+        """Sends the source's response, and stores it before sending its last message.
 
-        Raises what the source raises.
+        Raises every exception of the source.
         """
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
@@ -68,12 +69,12 @@ class Recorder:
         capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Writes the file. Returns why not if the response cannot be recorded."""
+        """Writes the file. Returns the reason if that is not possible, otherwise None."""
         if reason := capture.reason_not_to_record(ending):
             return reason
         response = await asyncio.to_thread(capture.response, ending, redaction)
         if response is None:
-            return "its response repeats a credential in pieces"
+            return "its response has a credential that cannot be redacted"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         recording = Recording(
             recorded_at=now, source=self._source_name, request=request.content, answer=response
@@ -95,7 +96,7 @@ class Recorder:
 
 
 class _Session:
-    """Passes one response on to the client. Calls `store` once, when the response has ended."""
+    """Passes on one response to the client, and calls `store` once at its end."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class _Session:
     async def _end(self) -> None:
         if self._storing is None:
             self._storing = asyncio.create_task(self._store(self._capture, self._ending()))
-        # A disconnect now cancels this task too: the shield lets the file be written all the same.
+        # A disconnect may cancel this task now. The shield lets `store` complete.
         await asyncio.shield(self._storing)
 
     def _ending(self) -> Ending:

@@ -1,4 +1,4 @@
-"""One recording: a call and its response, and the text of its file."""
+"""A recording: a call, its response, and the format of the file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RecordedResponse(BaseModel):
     """A response. Times are in milliseconds since the request.
 
     `after_ms`: when the response began; `events`: the time and text of each event. Exactly one of
-    `text`, `base64` and `events` is set. A response with another ending than `whole` breaks off
-    when it is replayed.
+    `text`, `base64` and `events` is set. A response whose `ending` is not `whole` is cut again when
+    it is replayed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +52,7 @@ class RecordedResponse(BaseModel):
 
     @property
     def event_bytes(self) -> Iterator[tuple[int, bytes]]:
-        """The time and bytes of each event. Surrogates in a text stand for bytes beyond UTF-8."""
+        """The time and bytes of each event. Lone surrogates in a text stand for invalid UTF-8."""
         for ms, event in self.events or ():
             yield ms, event.encode("utf-8", "surrogateescape")
 
@@ -70,7 +70,7 @@ class Recording(BaseModel):
 
     @classmethod
     def parse(cls, data: bytes) -> Recording:
-        """Parses the text that `to_text` wrote. Raises ValueError for any other text."""
+        """Parses a text that `to_text` returned. Raises ValueError for any other text."""
         try:
             recording = cls.model_validate(json.loads(data))
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The objects that record and replay, made from the settings."""
+"""Creates the recorder and the player from the settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Recordings:
     """The player and the recorder of one folder of recordings.
 
     `default_backend`: the setting `backend`, for calls that choose no backend. `source_name`: the
-    backend or service whose responses are recorded; `service` sends calls to the real service, if
-    that is the source. Raises SettingInvalid for a folder or URL that cannot be used.
+    backend whose responses are recorded, or `cloudflare`, for which `service` forwards the calls.
+    Raises SettingInvalid for a folder or URL that cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,7 +31,7 @@ class Recordings:
         self.recorder = Recorder(folder, settings.record_from)
 
     def reset(self) -> None:
-        """Replays every series of recordings from its first; new recordings replace the old."""
+        """Starts again: replays each call's first recording, and replaces older recordings."""
         self.player.reset()
         self.recorder.reset()
 

@@ -1,8 +1,8 @@
 """The canonical form of a call, which is the lookup key of its recording.
 
 Two calls match if path (without the account), query, model and body are equal. Credentials, the
-order of keys, white space and `1.0` instead of `1` make no difference. An omitted parameter does
-not match an explicit default.
+order of keys, white space and `1.0` instead of `1` make no difference. An omitted parameter and an
+explicit default do not match.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Json = dict[str, Any]
 
 KEY_LENGTH = 16  # hexadecimal digits of the key in a file's name
 _MAX_DEPTH = 100  # of nested JSON; a deeper body is stored as text
-_MAX_EXACT = 2**53  # larger integers are not all exact as floats
+_MAX_EXACT = 2**53  # a float can differ from a larger integer
 _MAX_SLUG = 60
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """The content of a recording's request.
+    """The request of a recording.
 
-    `path`, optionally `query` and `model`, and the body: JSON as `body`, otherwise `text` or
-    `base64`.
+    Keys of `content` are `path`, optionally `query` and `model`, and one key for the body: `body`
+    for JSON, otherwise `text` or `base64`.
     """
 
     content: Json
@@ -55,7 +55,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """A text that is the same for calls that match."""
+        """A text that is equal for calls that match."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -64,17 +64,17 @@ class RecordedRequest:
 
     @property
     def title(self) -> str:
-        """The call's name in messages and logs."""
+        """The call in messages and logs."""
         return f"POST {printable(self.content['path'])}"
 
     @property
     def slug(self) -> str:
-        """The model, or otherwise the path, as part of a file name."""
+        """The model, or for an unknown model the path, as part of a file name."""
         path, body = self.content["path"], self.content.get("body")
-        named = body.get("model") if isinstance(body, dict) else None
-        if not isinstance(named, str):
-            named = self.content.get("model") or path[path.find("@") if "@" in path else 0 :]
-        return re.sub("[^A-Za-z0-9.]+", "-", named).strip("-.")[:_MAX_SLUG] or "call"
+        name = body.get("model") if isinstance(body, dict) else None
+        if not isinstance(name, str):
+            name = self.content.get("model") or path[path.find("@") if "@" in path else 0 :]
+        return re.sub("[^A-Za-z0-9.]+", "-", name).strip("-.")[:_MAX_SLUG] or "call"
 
 
 def printable(text: str) -> str:
@@ -92,13 +92,13 @@ def text_or_base64(data: bytes, redaction: Redaction) -> Json:
 
 
 def _body(body: bytes, redaction: Redaction) -> Json:
-    """Returns the body, parsed like the routes parse it: whatever its headers say."""
+    """Returns the body for `content`. As in the routes, its headers do not matter."""
     try:
         if body.startswith(GZIP_MAGIC):
             body = gunzip(body)
         return {"body": redaction.value(_normalized(parse_json(body)))}
     except (WireError, RecursionError, ValueError):  # the call fails, and its error can be recorded
-        return _unread(body, redaction)
+        return _unparsed(body, redaction)
 
 
 def _normalized(value: Any, depth: int = 0) -> Any:
@@ -115,7 +115,7 @@ def _normalized(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _unread(body: bytes, redaction: Redaction) -> Json:
+def _unparsed(body: bytes, redaction: Redaction) -> Json:
     try:
         value = redaction.json(body.decode())
     except UnicodeDecodeError:
