@@ -1,4 +1,4 @@
-"""Servers that give the answers which snapshots hold; with --target=cloudflare, the real one."""
+"""The servers that send the responses in snapshots: the emulator, or the real service."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 from tests.conformance.snapshots import Target
 from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
-# The service has no such settings, or is not reached there.
+# The real service has no such settings, and its bindings can be called from Workers only.
 EMULATOR_SERVERS = ("strict", "busy", "impatient", "binding", "faulty")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only tests with a target can ask the service."""
+    """Skips tests that send no requests to the service, with --target=cloudflare."""
     if config.getoption("--target") == "cloudflare":
         for item in items:
             if "target" not in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.skip(reason="is about the emulator only"))
+                item.add_marker(pytest.mark.skip(reason="tests the emulator only"))
 
 
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that asks for a token."""
+    """A server that requires a token."""
     file: Path = tmp_path_factory.mktemp("tokens") / "tokens"
     file.write_text("from-file\n\n")
     flags = ["--api-token", "first", "--api-token", "second", "--api-token-file", str(file)]
@@ -35,7 +35,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def busy() -> Iterator[ServerProcess]:
-    """A server whose only slot is taken and where nobody may wait."""
+    """A server whose only slot is taken and whose queue has no places."""
     flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096"]
     body = {**ENDLESS, "max_tokens": 4000, "stream": True}
     with server_process(*flags) as running, running.connect(body):
@@ -45,30 +45,30 @@ def busy() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def impatient() -> Iterator[ServerProcess]:
-    """A server where every request takes too long."""
+    """A server whose time limit is shorter than any completion takes."""
     with server_process("--request-timeout", "0.05", "--context-length", "1024") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def binding(server: ServerProcess) -> ServerProcess:
-    """A server as a Worker's binding sees it: only Cloudflare's runtime reaches the real one."""
+    """The shared server, for snapshots of requests that a Worker's binding sends."""
     return server
 
 
 @pytest.fixture(scope="session")
 def faulty() -> Iterator[ServerProcess]:
-    """A server whose answers are wrong on purpose, and where words do not matter."""
+    """A server with the scripted backend, for faults."""
     with server_process("--backend", "scripted") as running:
         yield running
 
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> Target:
-    """The server that a snapshot names, given as the test's parameter."""
+    """The server whose fixture is the test's parameter, or the real service."""
     if request.config.getoption("--target") == "cloudflare":
         if request.param in EMULATOR_SERVERS:
-            pytest.skip("a setting of the emulator, or a binding's door")
+            pytest.skip("needs a setting of the emulator, or a binding")
         return Target(
             root="https://api.cloudflare.com",
             gateway_root="https://gateway.ai.cloudflare.com",

@@ -1,4 +1,4 @@
-"""Keeps completions short: what schemathesis tests is the wire, not the model."""
+"""Keeps completions short, because schemathesis tests requests and responses, not the model."""
 
 from __future__ import annotations
 

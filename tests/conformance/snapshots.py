@@ -1,7 +1,7 @@
-"""Snapshots: one request to the service and the answer it gave, made comparable.
+"""Snapshots: a request, and the response of the service in a form that can be compared.
 
-What differs from call to call (ids, times, generated text, counts, padding) stands as a placeholder
-in a snapshot, and is replaced by it in an answer before the two are compared.
+Values that differ between responses (ids, times, generated text, counts, padding) are placeholders
+in snapshots, and are replaced by placeholders in a response before it is compared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PLACEHOLDERS = [
 
 @dataclass(frozen=True)
 class Target:
-    """A server to ask: the emulator, or the real one."""
+    """A server that receives the requests of tests: the emulator or the real service."""
 
     root: str
     account: str
@@ -48,7 +48,7 @@ class Target:
     gateway_root: str
 
     def send(self, request: dict[str, Any]) -> httpx.Response:
-        """Send a snapshot's request, its placeholders filled in."""
+        """Sends a snapshot's request with values instead of its placeholders."""
         root = self.gateway_root if request["path"].startswith("/v1/") else self.root
         headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
         return httpx.request(
@@ -62,7 +62,7 @@ class Target:
         )
 
     def normalize(self, text: str) -> str:
-        """An answer's text with placeholders; repeated events stand once."""
+        """Returns a response's text with placeholders. Of equal consecutive events it has one."""
         text = text.replace(self.account, "<account>").replace(self.model, "<model>")
         text = text.replace(self.root, "<root>")
         for pattern, placeholder in _PLACEHOLDERS:
@@ -78,10 +78,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a file of the folder holds.
+    """A file of the folder.
 
-    `provenance` says how we know the answer: `recorded` from the service, `documented`, `inferred`.
-    `server` names the fixture that gives such an answer; `surface` and `shows` are for the README.
+    `provenance`: how the response is known: `recorded`, `documented` or `inferred`. `server`: the
+    fixture that sends such a response. `surface` and `shows`: row and text in docs/parity.md.
     """
 
     path: Path
@@ -110,25 +110,25 @@ class Snapshot:
         body = re.sub(_DESCRIPTION, '"description":"<prose>"', response["body"])
         return response | {"body": body}
 
-    def record(self, answer: httpx.Response, target: Target, date: str) -> None:
-        """Replace the answer by the one that the real service has just given."""
+    def record(self, response: httpx.Response, target: Target, date: str) -> None:
+        """Writes a response of the real service into the file."""
         changed = self.__dict__ | {
             "provenance": "recorded",
             "source": "the service itself",
             "recorded_date": date,
-            "response": self.without_prose(observed(answer, target)),
+            "response": self.without_prose(observed(response, target)),
         }
         del changed["path"]
         self.path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def observed(answer: httpx.Response, target: Target) -> dict[str, Any]:
-    """An answer in the form of a snapshot's `response`."""
-    headers = {name: answer.headers[name] for name in HEADERS if name in answer.headers}
+def observed(response: httpx.Response, target: Target) -> dict[str, Any]:
+    """Returns a response in the form of a snapshot's `response`."""
+    headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
     return {
-        "status": answer.status_code,
+        "status": response.status_code,
         "headers": {name: target.normalize(value) for name, value in headers.items()},
-        "body": target.normalize(answer.text),
+        "body": target.normalize(response.text),
     }
 
 

@@ -1,10 +1,11 @@
-"""What a Worker's AI binding sends, in all its protocols and through all doors."""
+"""Requests of a Worker's AI binding, in all protocols of its SDKs and over all transports."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import httpx
@@ -14,41 +15,51 @@ from tests.server import ACCOUNT_ID, INT8, ServerProcess
 
 pytestmark = pytest.mark.documented
 
+Headers = Mapping[str, str]
+Transport = Callable[..., httpx.Response]
+
 INPUTS = {"prompt": "Say yes.", "max_tokens": 8, "temperature": 0}
 NATIVE = {"cf-consn-sdk-version": "2.0.0", "cf-consn-model-id": INT8}
 PROXY = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/proxy"
 PROMPT = "[INST] <<SYS>>\nYou are kind\n<</SYS>>\n\nSay yes. [/INST]"
 
 
-def through_plugin(server: ServerProcess, body: Any, **options: Any) -> httpx.Response:
-    """The request that workerd makes where its `external` service is this server."""
-    headers = {"host": "workers-binding.ai", **NATIVE, **options.pop("headers", {})}
-    path = options.pop("path", "/run?version=3")
-    return httpx.post(server.root + path, content=pack(body), headers=headers, timeout=120)
+def workerd(path: str, headers: Headers) -> tuple[str, Headers]:
+    """workerd sends a request unchanged if the binding's external service is this server."""
+    return path, {"host": "workers-binding.ai", **headers}
 
 
-def through_miniflare(server: ServerProcess, body: Any, **options: Any) -> httpx.Response:
-    """The request of Miniflare's remote proxy: all of the binding's own is in headers."""
-    headers = {**NATIVE, "content-type": "application/json", **options.pop("headers", {})}
-    inside = {f"mf-header-{name}": value for name, value in headers.items()}
-    path = options.pop("path", "/run?version=3")
-    inside |= {"mf-binding": "AI", "mf-url": f"https://workers-binding.ai{path}"}
-    return httpx.post(server.root, content=pack(body), headers=inside, timeout=120)
+def miniflare(path: str, headers: Headers) -> tuple[str, Headers]:
+    """Miniflare's remote proxy sends the URL and the headers of a request inside headers."""
+    inner = {"content-type": "application/json", **headers}
+    outer = {"mf-binding": "AI", "mf-url": f"https://workers-binding.ai{path}"}
+    return "/", outer | {f"mf-header-{name}": value for name, value in inner.items()}
 
 
-def through_wrangler_3(server: ServerProcess, body: Any, **options: Any) -> httpx.Response:
-    path = options.pop("path", "/run?version=3")
-    headers = {
-        "x-forwarded": f"https://workers-binding.ai{path}",
-        "authorization": "Bearer local",
-        **NATIVE,
-        **options.pop("headers", {}),
-    }
-    return httpx.post(server.root + PROXY, content=pack(body), headers=headers, timeout=120)
+def wrangler_3(path: str, headers: Headers) -> tuple[str, Headers]:
+    """wrangler 3 sends the URL of a request inside a header, and the token of its user."""
+    url = f"https://workers-binding.ai{path}"
+    return PROXY, {"x-forwarded": url, "authorization": "Bearer local", **headers}
 
 
-def pack(body: Any) -> bytes:
-    return body if isinstance(body, bytes) else json.dumps(body).encode()
+def send(
+    wrap: Callable[[str, Headers], tuple[str, Headers]],
+    server: ServerProcess,
+    body: Any,
+    *,
+    path: str = "/run?version=3",
+    headers: Headers | None = None,
+    method: str = "POST",
+) -> httpx.Response:
+    """Sends a binding's request over the transport `wrap`. `body` is JSON or bytes."""
+    path, headers = wrap(path, {**NATIVE, **(headers or {})})
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.request(method, server.root + path, content=content, headers=headers, timeout=120)
+
+
+via_workerd = partial(send, workerd)
+via_miniflare = partial(send, miniflare)
+via_wrangler_3 = partial(send, wrangler_3)
 
 
 def native(inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -79,46 +90,56 @@ def vllm_tensors(prompt: str, max_tokens: int, **call: Any) -> dict[str, Any]:
     }
 
 
-def texts(answer: httpx.Response, name: str) -> list[str]:
-    """The value of that tensor in each event of a stream."""
-    *events, end = answer.text.removesuffix("\n\n").split("\n\n")
+def texts(response: httpx.Response, name: str) -> list[str]:
+    """Returns the value of the tensor `name` in each event of a stream."""
+    *events, end = response.text.removesuffix("\n\n").split("\n\n")
     assert end == "data: [DONE]"
     results = [json.loads(event.removeprefix("data: "))["result"] for event in events]
     return [t["value"][0] for result in results for t in result if t["name"] == name]
 
 
-DOORS = [through_plugin, through_miniflare, through_wrangler_3]
+TRANSPORTS = [
+    pytest.param(via_workerd, id="workerd"),
+    pytest.param(via_miniflare, id="miniflare"),
+    pytest.param(via_wrangler_3, id="wrangler_3"),
+]
 
 
-@pytest.mark.parametrize("through", DOORS)
-def test_all_doors_lead_to_the_same_bare_answer(server: ServerProcess, through: Any) -> None:
-    answer = through(server, native(INPUTS))
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == server.run(INPUTS).json()["result"]
+@pytest.mark.parametrize("via", TRANSPORTS)
+def test_every_transport_gets_the_result_without_an_envelope(
+    server: ServerProcess, via: Transport
+) -> None:
+    response = via(server, native(INPUTS))
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == server.run(INPUTS).json()["result"]
 
 
-@pytest.mark.parametrize("through", DOORS)
-def test_all_doors_lead_to_the_same_stream(server: ServerProcess, through: Any) -> None:
+@pytest.mark.parametrize("via", TRANSPORTS)
+def test_every_transport_gets_the_stream_of_the_run_endpoint(
+    server: ServerProcess, via: Transport
+) -> None:
     inputs = {**INPUTS, "stream": True, "seed": 1}
-    answer = through(server, native(inputs))
-    assert answer.headers["content-type"] == "text/event-stream"
-    assert answer.text == server.run(inputs).text
+    response = via(server, native(inputs))
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.text == server.run(inputs).text
 
 
-@pytest.mark.parametrize("through", DOORS)
-def test_all_doors_lead_to_the_same_error(server: ServerProcess, through: Any) -> None:
-    answer = through(server, native({**INPUTS, "temperature": 9}))
-    error = answer.json()
-    assert (answer.status_code, error["name"], error["internalCode"]) == (400, "AiError", 5006)
+@pytest.mark.parametrize("via", TRANSPORTS)
+def test_every_transport_gets_an_error_without_an_envelope(
+    server: ServerProcess, via: Transport
+) -> None:
+    response = via(server, native({**INPUTS, "temperature": 9}))
+    error = response.json()
+    assert (response.status_code, error["name"], error["internalCode"]) == (400, "AiError", 5006)
     assert error["description"].startswith("Error: oneOf at '/' not met")
-    assert error["requestId"] == answer.headers["cf-ai-req-id"]
+    assert error["requestId"] == response.headers["cf-ai-req-id"]
 
 
-@pytest.mark.parametrize("through", DOORS)
-def test_models_are_found_through_all_doors(server: ServerProcess, through: Any) -> None:
-    answer = httpx.get(f"{server.root}/ai-api/models/search", headers={"host": "ai.cloudflare.com"})
-    assert INT8 in [model["name"] for model in answer.json()["result"]]
+@pytest.mark.parametrize("via", TRANSPORTS)
+def test_every_transport_gets_the_list_of_models(server: ServerProcess, via: Transport) -> None:
+    response = via(server, b"", path="/ai-api/models/search", method="GET")
+    assert INT8 in [model["name"] for model in response.json()["result"]]
 
 
 @pytest.mark.inferred
@@ -126,52 +147,52 @@ def test_models_are_found_through_all_doors(server: ServerProcess, through: Any)
     ("sdk_version", "body"),
     [("1.0.53", tensors(PROMPT, 8)), ("1.1.0", native(INPUTS)), ("2.0.0", native(INPUTS))],
 )
-def test_where_wrangler_does_not_say_what_was_asked_the_sdk_tells(
+def test_without_a_forwarded_url_the_sdk_version_chooses_the_protocol(
     server: ServerProcess, sdk_version: str, body: Any
 ) -> None:
     headers = {"cf-consn-model-id": INT8, "cf-consn-sdk-version": sdk_version}
-    answer = httpx.post(server.root + PROXY, json=body, headers=headers, timeout=120)
-    assert answer.status_code == 200
-    assert answer.content.startswith(gzip.compress(b"")[:2]) == (sdk_version == "1.1.0")
+    response = httpx.post(server.root + PROXY, json=body, headers=headers, timeout=120)
+    assert response.status_code == 200
+    assert response.content.startswith(gzip.compress(b"")[:2]) == (sdk_version == "1.1.0")
 
 
-def test_sdk_1_1_gets_gzip_that_no_header_announces(server: ServerProcess) -> None:
-    # Its own requests announce an encoding that is none.
+def test_sdk_1_1_gets_gzip_without_a_content_encoding(server: ServerProcess) -> None:
+    # The SDK sends this invalid encoding.
     headers = {"content-encoding": "application/json", "cf-consn-sdk-version": "1.1.0"}
-    answer = through_plugin(server, native(INPUTS), path="/run?version=2", headers=headers)
-    assert answer.headers["content-type"] == "application/json"
-    assert "content-encoding" not in answer.headers
-    assert json.loads(gzip.decompress(answer.content)) == server.run(INPUTS).json()["result"]
+    response = via_workerd(server, native(INPUTS), path="/run?version=2", headers=headers)
+    assert response.headers["content-type"] == "application/json"
+    assert "content-encoding" not in response.headers
+    assert json.loads(gzip.decompress(response.content)) == server.run(INPUTS).json()["result"]
 
 
-def test_sdk_1_1_gets_streams_and_errors_as_they_are(server: ServerProcess) -> None:
+def test_sdk_1_1_gets_streams_and_errors_uncompressed(server: ServerProcess) -> None:
     inputs = {**INPUTS, "stream": True, "seed": 1}
-    stream = through_plugin(server, native(inputs), path="/run?version=2")
+    stream = via_workerd(server, native(inputs), path="/run?version=2")
     assert stream.text == server.run(inputs).text
-    assert through_plugin(server, native({}), path="/run?version=2").json()["internalCode"] == 5006
+    assert via_workerd(server, native({}), path="/run?version=2").json()["internalCode"] == 5006
 
 
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_sdk_1_0_gets_tensors(server: ServerProcess, is_packed: bool) -> None:
-    body = pack(tensors(PROMPT, 8))
-    answer = through_plugin(server, gzip.compress(body) if is_packed else body, path="/run")
-    result = answer.json()["result"]
+@pytest.mark.parametrize("is_gzipped", [False, True])
+def test_sdk_1_0_gets_tensors(server: ServerProcess, is_gzipped: bool) -> None:
+    body = json.dumps(tensors(PROMPT, 8)).encode()
+    response = via_workerd(server, gzip.compress(body) if is_gzipped else body, path="/run")
+    result = response.json()["result"]
     assert [tensor["name"] for tensor in result] == ["name", "generated_text"]
     assert all((t["type"], t["shape"], len(t["value"])) == ("str", [1], 1) for t in result)
     assert result[0]["value"] == result[1]["value"] != [""]
 
 
 def test_sdk_1_0_gets_streams_of_tensors(server: ServerProcess) -> None:
-    answer = through_plugin(server, tensors(PROMPT, 8, stream=True), path="/run")
-    assert answer.headers["content-type"] == "text/event-stream"
-    assert texts(answer, "name") == texts(answer, "generated_text")
-    assert 1 <= len(texts(answer, "name")) <= 8
+    response = via_workerd(server, tensors(PROMPT, 8, stream=True), path="/run")
+    assert response.headers["content-type"] == "text/event-stream"
+    assert texts(response, "name") == texts(response, "generated_text")
+    assert 1 <= len(texts(response, "name")) <= 8
 
 
-def test_a_prompt_that_the_sdk_will_cut_off_comes_first(server: ServerProcess) -> None:
-    whole = through_plugin(server, vllm_tensors(PROMPT, 8), path="/run").json()["result"][0]
+def test_a_text_begins_with_the_prompt_if_the_sdk_removes_it(server: ServerProcess) -> None:
+    whole = via_workerd(server, vllm_tensors(PROMPT, 8), path="/run").json()["result"][0]
     assert whole["value"][0].startswith(PROMPT) and len(whole["value"][0]) > len(PROMPT)
-    stream = through_plugin(server, vllm_tensors(PROMPT, 8, stream=True), path="/run")
+    stream = via_workerd(server, vllm_tensors(PROMPT, 8, stream=True), path="/run")
     assert texts(stream, "name")[0] == PROMPT
 
 
@@ -191,54 +212,56 @@ def test_a_prompt_that_the_sdk_will_cut_off_comes_first(server: ServerProcess) -
         {"input": [None, 1, {"name": {}, "value": {}}]},
     ],
 )  # fmt: skip
-def test_tensors_of_no_text_generation_are_refused(server: ServerProcess, body: Any) -> None:
-    answer = through_plugin(server, body, path="/run")
-    assert (answer.status_code, answer.json()["internalCode"]) == (400, 3003)
+def test_tensors_that_are_no_input_of_text_generation_are_refused(
+    server: ServerProcess, body: Any
+) -> None:
+    response = via_workerd(server, body, path="/run")
+    assert (response.status_code, response.json()["internalCode"]) == (400, 3003)
 
 
 @pytest.mark.inferred
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", gzip.compress(b"x" * 99)[:40]])
 def test_a_body_without_inputs_is_refused(server: ServerProcess, body: bytes) -> None:
-    answer = through_plugin(server, body)
-    assert (answer.status_code, answer.json()["internalCode"]) == (400, 3003)
+    response = via_workerd(server, body)
+    assert (response.status_code, response.json()["internalCode"]) == (400, 3003)
 
 
-def test_a_body_that_unpacks_to_too_much_is_refused(server: ServerProcess) -> None:
-    answer = through_plugin(server, gzip.compress(b" " * (17 * 2**20)))
-    assert (answer.status_code, answer.json()["internalCode"]) == (413, 3006)
+def test_a_gzipped_body_beyond_the_limit_is_refused(server: ServerProcess) -> None:
+    response = via_workerd(server, gzip.compress(b" " * (17 * 2**20)))
+    assert (response.status_code, response.json()["internalCode"]) == (413, 3006)
 
 
 @pytest.mark.parametrize("name", [f"my-prefix:{INT8}", INT8])
-def test_the_model_may_have_a_prefix(server: ServerProcess, name: str) -> None:
-    answer = through_plugin(server, native(INPUTS), headers={"cf-consn-model-id": name})
-    assert answer.status_code == 200
+def test_the_name_of_the_model_may_have_a_prefix(server: ServerProcess, name: str) -> None:
+    response = via_workerd(server, native(INPUTS), headers={"cf-consn-model-id": name})
+    assert response.status_code == 200
 
 
 def test_an_unknown_model_is_5007(server: ServerProcess) -> None:
     headers = {"cf-consn-model-id": "@cf/meta/llama-9"}
-    error = through_plugin(server, native(INPUTS), headers=headers).json()
+    error = via_workerd(server, native(INPUTS), headers=headers).json()
     assert error["internalCode"] == 5007
     assert error["description"] == "No such model @cf/meta/llama-9 or task"
 
 
 @pytest.mark.inferred
-def test_a_file_beside_the_inputs_is_refused(server: ServerProcess) -> None:
+def test_an_audio_body_is_refused(server: ServerProcess) -> None:
     headers = {"content-type": "audio/mpeg"}
     path = "/run?version=3&userInputs=%7B%7D"
-    error = through_plugin(server, b"\xff\xf3", path=path, headers=headers).json()
+    error = via_workerd(server, b"\xff\xf3", path=path, headers=headers).json()
     assert (error["internalCode"], "audio/mpeg" in error["description"]) == (5004, True)
 
 
 @pytest.mark.inferred
 def test_a_batch_is_refused(server: ServerProcess) -> None:
-    answer = through_plugin(server, native(INPUTS, queueRequest=True))
-    assert answer.json()["internalCode"] == 5006
+    response = via_workerd(server, native(INPUTS, queueRequest=True))
+    assert response.json()["internalCode"] == 5006
 
 
-def test_a_call_through_a_gateway_has_its_log_id(server: ServerProcess) -> None:
-    answer = through_plugin(server, native(INPUTS), path="/ai-gateway/run?version=3")
-    assert len(answer.headers["cf-aig-log-id"]) == 26
-    assert answer.json() == server.run(INPUTS).json()["result"]
+def test_a_call_through_a_gateway_gets_a_log_id(server: ServerProcess) -> None:
+    response = via_workerd(server, native(INPUTS), path="/ai-gateway/run?version=3")
+    assert len(response.headers["cf-aig-log-id"]) == 26
+    assert response.json() == server.run(INPUTS).json()["result"]
 
 
 def step(provider: str, endpoint: str, **query: Any) -> dict[str, Any]:
@@ -252,16 +275,16 @@ def test_a_universal_call_falls_back_to_the_next_step(server: ServerProcess, pat
         step("workers-ai", INT8, max_tokens=8),
         step("workers-ai", INT8, **INPUTS),
     ]
-    answer = through_plugin(server, steps, path=path)
-    assert answer.headers["cf-aig-step"] == "2"
-    assert answer.json() == server.run(INPUTS).json()
+    response = via_workerd(server, steps, path=path)
+    assert response.headers["cf-aig-step"] == "2"
+    assert response.json() == server.run(INPUTS).json()
 
 
-def test_a_universal_call_may_be_one_step_of_openai_s_form(server: ServerProcess) -> None:
+def test_a_universal_call_may_be_one_step_with_chat_completions(server: ServerProcess) -> None:
     messages = [{"role": "user", "content": "Say yes."}]
     query = step("workers-ai", "v1/chat/completions", model=INT8, messages=messages, max_tokens=8)
-    answer = through_plugin(server, query, path="/ai-gateway/universal/run/gw")
-    assert answer.json()["object"] == "chat.completion"
+    response = via_workerd(server, query, path="/ai-gateway/universal/run/gw")
+    assert response.json()["object"] == "chat.completion"
 
 
 @pytest.mark.inferred
@@ -274,39 +297,41 @@ def test_a_universal_call_may_be_one_step_of_openai_s_form(server: ServerProcess
         ([step("openai", "x"), step("workers-ai", INT8, prompt=1)], 5006),
     ],
 )
-def test_a_universal_call_without_an_answer_gives_the_last_error(
+def test_a_universal_call_whose_steps_all_fail_gets_the_last_error(
     server: ServerProcess, steps: Any, code: int
 ) -> None:
-    answer = through_plugin(server, steps, path="/ai-gateway/universal/run/gw")
-    assert answer.json()["internalCode"] == code
+    response = via_workerd(server, steps, path="/ai-gateway/universal/run/gw")
+    assert response.json()["internalCode"] == code
 
 
-def test_the_gateway_s_url_leads_here(server: ServerProcess) -> None:
+def test_the_url_of_the_gateway_is_on_this_server(server: ServerProcess) -> None:
     url = httpx.get(f"{server.root}/ai-gateway/gateways/gw/url/workers-ai").json()["result"]["url"]
-    answer = httpx.post(f"{url}/{INT8}", json=INPUTS, timeout=120)
-    assert answer.json() == server.run(INPUTS).json()
+    response = httpx.post(f"{url}/{INT8}", json=INPUTS, timeout=120)
+    assert response.json() == server.run(INPUTS).json()
 
 
-def test_a_binding_needs_no_token_but_wrangler_s_is_checked(strict: ServerProcess) -> None:
-    assert through_plugin(strict, native({})).json()["internalCode"] == 5006
-    assert through_miniflare(strict, native({})).json()["internalCode"] == 5006
-    assert through_wrangler_3(strict, native({})).json()["errors"][0]["code"] == 10000
+def test_a_binding_needs_no_token_but_the_token_of_wrangler_3_is_checked(
+    strict: ServerProcess,
+) -> None:
+    assert via_workerd(strict, native({})).json()["internalCode"] == 5006
+    assert via_miniflare(strict, native({})).json()["internalCode"] == 5006
+    assert via_wrangler_3(strict, native({})).json()["errors"][0]["code"] == 10000
     headers = {"authorization": "Bearer first"}
-    answer = through_wrangler_3(strict, native({}), headers=headers)
-    assert answer.json()["internalCode"] == 5006
+    response = via_wrangler_3(strict, native({}), headers=headers)
+    assert response.json()["internalCode"] == 5006
 
 
 @pytest.mark.parametrize("url", ["http://[", "", "no url", "https://workers-binding.ai/nothing"])
-def test_a_door_that_leads_nowhere_is_no_route(server: ServerProcess, url: str) -> None:
-    answer = httpx.post(server.root, headers={"mf-url": url, "mf-binding": "AI"})
-    assert answer.json()["errors"][0]["code"] == 7000
+def test_a_wrapped_url_without_an_endpoint_is_7000(server: ServerProcess, url: str) -> None:
+    response = httpx.post(server.root, headers={"mf-url": url, "mf-binding": "AI"})
+    assert response.json()["errors"][0]["code"] == 7000
 
 
-def test_an_upgrade_is_not_taken(server: ServerProcess) -> None:
-    """Older versions of Miniflare try it before every request, and do without."""
+def test_a_websocket_upgrade_is_refused(server: ServerProcess) -> None:
+    """Older versions of Miniflare try an upgrade before every request, and work without it."""
     headers = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-key": "x" * 24}
-    answer = httpx.get(f"{server.root}/?MF-Binding=AI", headers=headers)
-    assert answer.status_code == 400
+    response = httpx.get(f"{server.root}/?MF-Binding=AI", headers=headers)
+    assert response.status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -317,7 +342,7 @@ def test_an_upgrade_is_not_taken(server: ServerProcess) -> None:
         ("POST", "scripts/my-worker/edge-preview", {"preview_token": "local"}),
     ],
 )
-def test_wrangler_gets_its_remote_session(
+def test_wrangler_gets_a_remote_session(
     server: ServerProcess, method: str, path: str, result: dict[str, str]
 ) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/workers/{path}"

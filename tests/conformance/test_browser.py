@@ -75,41 +75,41 @@ def preflight(server: ServerProcess, origin: str, **headers: str) -> httpx.Respo
 
 @pytest.mark.parametrize("origin", LOCAL_ORIGINS)
 def test_a_local_page_may_read_the_answer(server: ServerProcess, origin: str) -> None:
-    answer = post(server, origin=origin)
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
-    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    response = post(server, origin=origin)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
+    exposed = response.headers["access-control-expose-headers"].split(", ")
     assert {"cf-ai-req-id", "cf-ray", "x-emulator-model"} <= set(exposed)
-    assert answer.headers["vary"] == "Origin, Accept-Encoding"
+    assert response.headers["vary"] == "Origin, Accept-Encoding"
 
 
 @pytest.mark.parametrize("path", ["/run?version=3", f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/x"])
 def test_a_local_page_may_read_an_error(server: ServerProcess, path: str) -> None:
-    answer = httpx.post(server.root + path, headers={"origin": "http://localhost:3000"})
-    assert answer.status_code == 400
-    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+    response = httpx.post(server.root + path, headers={"origin": "http://localhost:3000"})
+    assert response.status_code == 400
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
 
 
 @pytest.mark.parametrize("origin", LOCAL_ORIGINS)
 def test_a_local_page_may_send_what_it_wants(server: ServerProcess, origin: str) -> None:
-    answer = preflight(server, origin)
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
-    assert "POST" in answer.headers["access-control-allow-methods"]
-    assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
-    assert "access-control-allow-private-network" not in answer.headers
+    response = preflight(server, origin)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
+    assert "POST" in response.headers["access-control-allow-methods"]
+    assert response.headers["access-control-allow-headers"] == "authorization,content-type"
+    assert "access-control-allow-private-network" not in response.headers
 
 
 def test_a_page_on_a_wider_network_may_ask_to_come_in(server: ServerProcess) -> None:
     asked = {"access-control-request-private-network": "true"}
-    answer = preflight(server, "http://localhost:3000", **asked)
-    assert answer.headers["access-control-allow-private-network"] == "true"
+    response = preflight(server, "http://localhost:3000", **asked)
+    assert response.headers["access-control-allow-private-network"] == "true"
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
 def test_a_foreign_page_is_refused(server: ServerProcess, origin: str) -> None:
     num_requests = server.metric("workers_ai_emulator_requests_total")
-    for answer in (post(server, origin=origin), preflight(server, origin)):
-        assert_is_refused(answer)
-        assert "access-control-allow-origin" not in answer.headers
+    for response in (post(server, origin=origin), preflight(server, origin)):
+        assert_is_refused(response)
+        assert "access-control-allow-origin" not in response.headers
     assert server.metric("workers_ai_emulator_requests_total") == num_requests
 
 
@@ -132,9 +132,9 @@ def test_a_page_of_this_server_may_call_it_by_any_name_it_has(server: ServerProc
 
 
 def test_who_sends_no_origin_gets_no_headers_for_pages(server: ServerProcess) -> None:
-    answer = post(server)
-    assert not [name for name in answer.headers if name.startswith("access-control")]
-    assert answer.headers["vary"] == "Accept-Encoding"
+    response = post(server)
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    assert response.headers["vary"] == "Accept-Encoding"
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,8 @@ def opened() -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("origin", ["https://app.example", "null"])
 def test_an_allowed_page_may_call(opened: ServerProcess, origin: str) -> None:
-    answer = post(opened, origin=origin)
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    response = post(opened, origin=origin)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
     assert preflight(opened, origin).status_code == 200
 
 
@@ -164,8 +164,12 @@ def test_all_pages_may_be_let_in(headers: dict[str, str]) -> None:
         assert post(server, **headers).status_code == 200
 
 
-def assert_is_refused(answer: httpx.Response) -> None:
-    error: dict[str, Any] = answer.json()
-    assert (answer.status_code, error["success"], error["errors"][0]["code"]) == (403, False, 9109)
+def assert_is_refused(response: httpx.Response) -> None:
+    error: dict[str, Any] = response.json()
+    assert (response.status_code, error["success"], error["errors"][0]["code"]) == (
+        403,
+        False,
+        9109,
+    )
     assert "--allow-origin" in error["errors"][0]["message"]
-    assert answer.headers["content-type"] == "application/json"
+    assert response.headers["content-type"] == "application/json"

@@ -57,14 +57,14 @@ def run(server: ServerProcess, body: Any = PROMPT, **headers: str) -> httpx.Resp
     return httpx.post(server.run_url(), json=body, headers=named)
 
 
-def code(answer: httpx.Response) -> int:
-    found: int = answer.json()["errors"][0]["code"]
+def code(response: httpx.Response) -> int:
+    found: int = response.json()["errors"][0]["code"]
     return found
 
 
-def mistakes(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 400
-    return [entry["message"] for entry in answer.json()["errors"]]
+def mistakes(response: httpx.Response) -> list[str]:
+    assert response.status_code == 400
+    return [entry["message"] for entry in response.json()["errors"]]
 
 
 @pytest.mark.parametrize("fault", ERRORS)
@@ -72,17 +72,17 @@ def test_bindings_and_the_gateway_get_a_bare_error(scripted: ServerProcess, faul
     headers = {"x-emulator-fault": fault}
     gateway = f"/v1/{ACCOUNT_ID}/gw/workers-ai/{INT8}"
     for path, more in ((gateway, {}), ("/run?version=3", BINDING)):
-        answer = httpx.post(scripted.root + path, json={"inputs": {}}, headers=headers | more)
+        response = httpx.post(scripted.root + path, json={"inputs": {}}, headers=headers | more)
         status, code = ERRORS[fault]
-        assert answer.status_code == status
-        assert (answer.json()["internalCode"], answer.json()["httpCode"]) == (code, status)
-        assert answer.headers["x-emulator-fault"] == fault
+        assert response.status_code == status
+        assert (response.json()["internalCode"], response.json()["httpCode"]) == (code, status)
+        assert response.headers["x-emulator-fault"] == fault
 
 
 def test_openai_s_clients_get_the_envelope(scripted: ServerProcess) -> None:
     url = f"{scripted.base_url}/accounts/{ACCOUNT_ID}/ai/v1/chat/completions"
-    answer = httpx.post(url, json={"model": INT8}, headers={"x-emulator-fault": "rate-limit"})
-    assert (answer.status_code, code(answer)) == (429, 3021)
+    response = httpx.post(url, json={"model": INT8}, headers={"x-emulator-fault": "rate-limit"})
+    assert (response.status_code, code(response)) == (429, 3021)
 
 
 def test_no_authentication_is_10000_or_the_gateway_s_own(scripted: ServerProcess) -> None:
@@ -91,24 +91,24 @@ def test_no_authentication_is_10000_or_the_gateway_s_own(scripted: ServerProcess
         '[{"code":10000,"message":"Authentication error"}],"messages":[]}'
     )
     url = f"{scripted.root}/v1/{ACCOUNT_ID}/gw/workers-ai/{INT8}"
-    answer = httpx.post(url, headers={"cf-aig-authorization": "Bearer fault:auth"})
-    assert (answer.status_code, answer.json()["error"][0]["code"]) == (401, 2009)
+    response = httpx.post(url, headers={"cf-aig-authorization": "Bearer fault:auth"})
+    assert (response.status_code, response.json()["error"][0]["code"]) == (401, 2009)
 
 
 def test_a_binding_is_reached_by_a_rule(scripted: ServerProcess) -> None:
     control(scripted, "faults", {"fault": "capacity", "times": 1})
     body = {"inputs": PROMPT}
-    answers = [
+    responses = [
         httpx.post(f"{scripted.root}/run?version=3", json=body, headers=BINDING) for _ in range(2)
     ]
-    assert [answer.status_code for answer in answers] == [429, 200]
+    assert [response.status_code for response in responses] == [429, 200]
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut-mid-event", "cut-mid-utf8", "no-done"])
 def test_a_stream_s_fault_leaves_an_answer_alone(scripted: ServerProcess, fault: str) -> None:
-    answer = run(scripted, x_emulator_fault=fault)
-    assert answer.json()["result"]["response"]
-    assert "x-emulator-fault" not in answer.headers
+    response = run(scripted, x_emulator_fault=fault)
+    assert response.json()["result"]["response"]
+    assert "x-emulator-fault" not in response.headers
 
 
 @pytest.mark.parametrize("headers", [{}, {"x_emulator_fault": "retired"}])
@@ -117,8 +117,8 @@ def test_a_fault_comes_before_everything_else(
 ) -> None:
     """What is wrong with the call itself is not even looked at."""
     control(scripted, "faults", {"fault": "capacity"})
-    answer = run(scripted, "no object", authorization="nonsense", **headers)
-    assert code(answer) == (5028 if headers else 3040)
+    response = run(scripted, "no object", authorization="nonsense", **headers)
+    assert code(response) == (5028 if headers else 3040)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_fault_comes_before_everything_else(
 def test_an_unknown_fault_is_refused_with_the_names_of_all(
     scripted: ServerProcess, headers: dict[str, str]
 ) -> None:
-    answer = run(scripted, **headers)
-    (message,) = mistakes(answer)
-    assert code(answer) == 3003
+    response = run(scripted, **headers)
+    (message,) = mistakes(response)
+    assert code(response) == 3003
     assert 'not "capasity"' in message
     names = [*ERRORS, "auth", "no-done", "cut-mid-event", "cut-mid-utf8", "stall"]
     names += ["slow-first-token", "json-instead-of-stream", "double-done"]
@@ -159,8 +159,8 @@ def test_every_mistake_in_a_rule_is_an_entry(scripted: ServerProcess) -> None:
 @pytest.mark.parametrize("path", ["faults", "script"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_what_is_no_json_sets_nothing(scripted: ServerProcess, path: str, content: bytes) -> None:
-    answer = httpx.post(f"{scripted.root}/_emulator/{path}", content=content)
-    assert (answer.status_code, code(answer)) == (400, 3003)
+    response = httpx.post(f"{scripted.root}/_emulator/{path}", content=content)
+    assert (response.status_code, code(response)) == (400, 3003)
 
 
 def test_the_script_is_replaced_until_the_reset(scripted: ServerProcess) -> None:
@@ -186,10 +186,10 @@ def test_a_token_that_asks_for_a_fault_is_no_way_in(guarded: ServerProcess) -> N
         "json-instead-of-stream",
         "slow-first-token;seconds=0.01",
     ):
-        answer = run(guarded, STREAM, authorization=f"Bearer fault:{fault}")
-        assert (answer.status_code, code(answer)) == (401, 10000)
-    answer = run(guarded, STREAM, authorization="Bearer good", x_emulator_fault="no-done")
-    assert answer.text.startswith("data: ") and "[DONE]" not in answer.text
+        response = run(guarded, STREAM, authorization=f"Bearer fault:{fault}")
+        assert (response.status_code, code(response)) == (401, 10000)
+    response = run(guarded, STREAM, authorization="Bearer good", x_emulator_fault="no-done")
+    assert response.text.startswith("data: ") and "[DONE]" not in response.text
 
 
 def test_where_a_token_is_needed_it_is_for_rules_as_well(guarded: ServerProcess) -> None:
@@ -233,12 +233,12 @@ def test_an_account_spends_its_neurons(thrifty: ServerProcess) -> None:
 def test_bindings_have_one_account_together(thrifty: ServerProcess) -> None:
     control(thrifty, "reset", None)
     headers = {"cf-consn-model-id": FP16}
-    answers = [
+    responses = [
         httpx.post(f"{thrifty.root}/run?version=3", json={"inputs": PROMPT}, headers=headers)
         for _ in range(2)
     ]
-    assert [answer.status_code for answer in answers] == [200, 429]
-    assert answers[1].json()["internalCode"] == 4006
+    assert [response.status_code for response in responses] == [200, 429]
+    assert responses[1].json()["internalCode"] == 4006
     assert list(httpx.get(f"{thrifty.root}/_emulator/neurons").json()["spent"]) == ["bindings"]
 
 

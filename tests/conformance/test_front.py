@@ -38,16 +38,16 @@ def post(server: ServerProcess, path: str, body: str = "{}") -> httpx.Response:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_route_is_7000(server: ServerProcess, method: str, path: str) -> None:
-    answer = httpx.request(method, server.root + path)
-    assert (answer.status_code, answer.text) == (400, NO_ROUTE)
+    response = httpx.request(method, server.root + path)
+    assert (response.status_code, response.text) == (400, NO_ROUTE)
 
 
 @pytest.mark.inferred
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_a_wrong_method_is_7001(server: ServerProcess, method: str) -> None:
-    answer = httpx.request(method, server.run_url())
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert answer.text == (
+    response = httpx.request(method, server.run_url())
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.text == (
         '{"result":null,"success":false,"errors":[{"code":7001,'
         f'"message":"{method} not supported for requested URI."}}],"messages":[]}}'
     )

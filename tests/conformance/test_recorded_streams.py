@@ -27,9 +27,9 @@ def ours(target: Target, path: str, **body: Any) -> str:
     """The stream as it is on the wire, from a completion that the model ends itself."""
     body |= {"messages": QUESTION, "temperature": 0, "stream": True}
     path = f"/client/v4/accounts/<account>/ai/{path}"
-    answer = target.send({"method": "POST", "path": path, "body": json.dumps(body)})
-    assert answer.headers["content-type"] == "text/event-stream"
-    return answer.content.decode()
+    response = target.send({"method": "POST", "path": path, "body": json.dumps(body)})
+    assert response.headers["content-type"] == "text/event-stream"
+    return response.content.decode()
 
 
 def shape(stream: str) -> list[str]:
@@ -62,17 +62,17 @@ def _blank(value: Any) -> Any:
     return value
 
 
-def side_by_side(recording: str, answer: str) -> str:
+def side_by_side(recording: str, response: str) -> str:
     """Both streams in two columns, for whoever has to find the difference."""
-    left, right = recording.split("\n\n"), answer.split("\n\n")
+    left, right = recording.split("\n\n"), response.split("\n\n")
     return "\n".join(f"{a[:90]:90} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
 def test_a_native_stream_is_like_the_recorded_one(target: Target, name: str) -> None:
-    recording, answer = recorded(name), ours(target, "run/<model>")
-    assert shape(answer) == shape(recording), "\n" + side_by_side(recording, answer)
+    recording, response = recorded(name), ours(target, "run/<model>")
+    assert shape(response) == shape(recording), "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.recorded
@@ -99,12 +99,12 @@ def test_an_openai_stream_is_like_the_recorded_one_but_for_its_last_delta(
     assert '"prompt_tokens_details"' in last_again  # came with the usage of autumn 2026
     # Here the last delta has an empty content, since some clients read one in every event.
     last = last.replace('"delta": {}', '"delta": {"content": ""}')
-    answer = ours(target, "v1/chat/completions", model="<model>")
-    assert shape(answer) == [text, last, done], "\n" + side_by_side(recording, answer)
+    response = ours(target, "v1/chat/completions", model="<model>")
+    assert shape(response) == [text, last, done], "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.documented
 def test_a_stream_of_2023_is_ours_without_padding_and_usage(target: Target) -> None:
     text, done = shape(recorded("native-docs-2023.sse"))
-    answer = shape(ours(target, "run/<model>"))
-    assert (answer[0], answer[-1]) == (text, done)
+    response = shape(ours(target, "run/<model>"))
+    assert (response[0], response[-1]) == (text, done)

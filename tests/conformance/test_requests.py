@@ -63,12 +63,12 @@ def test_a_body_may_be_printed_prettily(server: ServerProcess) -> None:
     ids=json.dumps,
 )
 def test_keys_that_clients_add_change_nothing(server: ServerProcess, extra: dict[str, Any]) -> None:
-    answer = send(server, json.dumps(BODY | extra))
-    assert list(answer.json()["result"]) == ["response", "usage"]
+    response = send(server, json.dumps(BODY | extra))
+    assert list(response.json()["result"]) == ["response", "usage"]
 
 
 def test_headers_that_clients_add_change_nothing(server: ServerProcess) -> None:
-    answer = send(
+    response = send(
         server,
         json.dumps(BODY),
         x_stainless_lang="python",
@@ -77,5 +77,5 @@ def test_headers_that_clients_add_change_nothing(server: ServerProcess) -> None:
         cf_aig_authorization="Bearer x",
         accept="text/html",
     )
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"

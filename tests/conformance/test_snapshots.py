@@ -26,11 +26,11 @@ from tests.conformance.snapshots import SNAPSHOTS, Snapshot, Target, observed
 def test_the_answer_is_the_snapshot_s(
     snapshot: Snapshot, target: Target, request: pytest.FixtureRequest
 ) -> None:
-    answer = target.send(snapshot.request)
+    response = target.send(snapshot.request)
     if request.config.getoption("--record"):
-        snapshot.record(answer, target, date.today().isoformat())
+        snapshot.record(response, target, date.today().isoformat())
     # Descriptions of models, tasks and properties are our own words, so they are not compared.
-    response = snapshot.without_prose(observed(answer, target))
-    assert response == snapshot.without_prose(snapshot.response)
-    if uuid := re.search(r'(?:\(|"requestId":")([0-9a-f-]{36})', answer.text):
-        assert uuid[1] == answer.headers["cf-ai-req-id"]
+    sent = snapshot.without_prose(observed(response, target))
+    assert sent == snapshot.without_prose(snapshot.response)
+    if uuid := re.search(r'(?:\(|"requestId":")([0-9a-f-]{36})', response.text):
+        assert uuid[1] == response.headers["cf-ai-req-id"]

@@ -89,7 +89,7 @@ def ask_package(
     node_modules: Path, schemas: Sequence[Schema], cases: Sequence[Case]
 ) -> list[str | None]:
     messages = [schemas, *({"schema": index, "body": body} for index, body in cases)]
-    answer = subprocess.run(
+    response = subprocess.run(
         ["node", str(ORACLE), str(node_modules)],
         input="".join(json.dumps(message) + "\n" for message in messages),
         check=True,
@@ -97,7 +97,7 @@ def ask_package(
         encoding="utf-8",
         timeout=600,
     )
-    return [json.loads(line) for line in answer.stdout.split("\n")[:-1]]
+    return [json.loads(line) for line in response.stdout.split("\n")[:-1]]
 
 
 STRINGS = [

@@ -115,12 +115,12 @@ def test_the_steps_that_follow_reach_a_ready_emulator(runner: Runner) -> None:
     base_url = f"http://127.0.0.1:{runner.inputs['port']}/client/v4"
     assert runner.outputs["start"] == {"base-url": base_url}
     assert variables["CLOUDFLARE_BASE_URL"] == base_url
-    answer = httpx.post(
+    response = httpx.post(
         f"{base_url}/accounts/{variables['CLOUDFLARE_ACCOUNT_ID']}/ai/run/{INT8}",
         json={"prompt": "Hi"},
         headers={"authorization": f"Bearer {variables['CLOUDFLARE_API_TOKEN']}"},
     )
-    assert answer.json()["result"]["response"] == "This is a scripted answer to: Hi"
+    assert response.json()["result"]["response"] == "This is a scripted answer to: Hi"
 
 
 def test_a_start_that_fails_fails_the_step_with_the_reason(runner: Runner) -> None:

@@ -79,14 +79,14 @@ def server() -> Iterator[ServerProcess]:
 def exchange(server: ServerProcess, data: bytes, *, ends: bool = False) -> bytes:
     """All that the server says to these bytes until it closes the connection."""
     url = httpx.URL(server.root)
-    answer = b""
+    response = b""
     with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
         connection.sendall(data)
         if ends:
             connection.shutdown(socket.SHUT_WR)
         while part := connection.recv(2**16):
-            answer += part
-    return answer
+            response += part
+    return response
 
 
 def request(
@@ -99,11 +99,11 @@ def request(
     return b"\r\n".join([line, b"Host: x", b"Connection: close", size, *headers, b"", body])
 
 
-def assert_is_refusal(answer: httpx.Response) -> None:
+def assert_is_refusal(response: httpx.Response) -> None:
     """A 4xx in one of the service's three forms, and not in a framework's."""
-    assert 400 <= answer.status_code < 500
-    assert answer.headers["content-type"] == "application/json"
-    value = answer.json()
+    assert 400 <= response.status_code < 500
+    assert response.headers["content-type"] == "application/json"
+    value = response.json()
     if "internalCode" in value:  # the gateway hands on the model's error as it is
         assert list(value)[:3] == ["name", "internalCode", "httpCode"]
         return
@@ -128,15 +128,15 @@ def test_a_body_beyond_the_limits_is_refused(
     server: ServerProcess, surface: str, fields: str
 ) -> None:
     content = f'{{"model":"{NAMES.get(surface, INT8)}",{fields}}}'.encode()
-    answer = httpx.post(server.root + SURFACES[surface], content=content, timeout=60)
-    assert_is_refusal(answer)
-    assert "5007" not in answer.text  # the model was found
+    response = httpx.post(server.root + SURFACES[surface], content=content, timeout=60)
+    assert_is_refusal(response)
+    assert "5007" not in response.text  # the model was found
 
 
 @pytest.mark.parametrize("content", [pytest.param(b, id=n) for n, b in TAKEN.items()])
 def test_a_body_that_is_odd_but_right_is_answered(server: ServerProcess, content: bytes) -> None:
-    answer = httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
-    assert (answer.status_code, answer.json()["success"]) == (200, True)
+    response = httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
+    assert (response.status_code, response.json()["success"]) == (200, True)
 
 
 @pytest.mark.parametrize("path", [f"{RUN}/@cf/no/model", "/client/v4/nothing", f"{RUN}/{INT8}"])
@@ -186,9 +186,9 @@ NOT_HTTP = {
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in NOT_HTTP.items()])
 def test_what_is_no_http_gets_a_clean_400(server: ServerProcess, data: bytes) -> None:
-    answer = exchange(server, data)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.endswith(b"\r\n\r\nInvalid HTTP request received.")
+    response = exchange(server, data)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.endswith(b"\r\n\r\nInvalid HTTP request received.")
 
 
 ODD_HTTP = {
@@ -211,8 +211,8 @@ ODD_HTTP = {
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in ODD_HTTP.items()])
 def test_what_is_odd_http_is_answered(server: ServerProcess, data: bytes) -> None:
-    answer = exchange(server, data)
-    assert answer.count(b" 200 OK\r\n") == data.count(b"POST ")
+    response = exchange(server, data)
+    assert response.count(b" 200 OK\r\n") == data.count(b"POST ")
 
 
 def test_a_length_that_is_too_short_cuts_the_body(server: ServerProcess) -> None:
@@ -248,5 +248,5 @@ def test_a_client_that_never_ends_its_body_holds_up_nobody(server: ServerProcess
 )
 def test_any_query_of_the_catalogue_is_answered(server: ServerProcess, query: str) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search?{query}"
-    answer = httpx.get(url)
-    assert (answer.status_code, answer.json()["success"]) == (200, True)
+    response = httpx.get(url)
+    assert (response.status_code, response.json()["success"]) == (200, True)

@@ -128,11 +128,11 @@ def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
     try:
         while not phases or phases[-1] != "ready":
             try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/_emulator/readyz", timeout=5)
+                response = httpx.get(f"http://127.0.0.1:{port}/_emulator/readyz", timeout=5)
             except httpx.ConnectError:
                 continue
-            phases.append(answer.json()["status"])
-            assert answer.status_code == (200 if phases[-1] == "ready" else 503)
+            phases.append(response.json()["status"])
+            assert response.status_code == (200 if phases[-1] == "ready" else 503)
         assert any(phase.startswith("loading") for phase in phases)
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/client/v4\n"
     finally:
@@ -163,11 +163,11 @@ def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int
 
 def test_a_request_that_does_not_end_before_the_server_does_is_aborted() -> None:
     with server_process("--parallel", "2") as server, ThreadPoolExecutor() as pool:
-        answer = pool.submit(server.run, ENDLESS)
+        response = pool.submit(server.run, ENDLESS)
         wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
         server.process.terminate()
-        assert answer.result().status_code == 408
-        assert answer.result().json()["errors"][0]["code"] == 3008
+        assert response.result().status_code == 408
+        assert response.result().json()["errors"][0]["code"] == 3008
 
 
 def test_health_is_answered_while_the_model_computes(server: ServerProcess) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conformance.test_binding import native, tensors, through_miniflare, through_plugin
+from tests.conformance.test_binding import native, tensors, via_miniflare, via_workerd
 from tests.server import (
     ACCOUNT_ID,
     INT8,
@@ -51,7 +51,7 @@ def via_gateway(path: str, body: Any) -> Call:
     return lambda server: server.post(f"{server.root}/v1/{ACCOUNT_ID}/gw{path}", body)
 
 
-def binding(body: Any, path: str = "/run?version=3", through: Any = through_plugin) -> Call:
+def binding(body: Any, path: str = "/run?version=3", through: Any = via_workerd) -> Call:
     return lambda server: through(server, body, path=path)
 
 
@@ -77,7 +77,7 @@ CALLS: list[Call] = [
     via_gateway("/compat/chat/completions", {**CHAT, "model": f"workers-ai/{INT8}"}),
     via_gateway("", [{"provider": "openai", "endpoint": "x"}, STEP]),
     binding(native(SHORT)),
-    binding(native(STREAM), through=through_miniflare),
+    binding(native(STREAM), through=via_miniflare),
     binding(native(SHORT), "/run?version=2"),  # compressed
     binding(tensors("[INST] Say yes. [/INST]", 6, stream=True), "/run"),
     binding(native({}), "/ai-gateway/run?version=3"),  # 5006
@@ -151,7 +151,7 @@ def test_a_changed_request_is_an_error_with_the_difference(tmp_path: Path) -> No
     recorded_from_script(tmp_path, run(SHORT), run({"prompt": "Something else."}))
     with replaying(tmp_path) as server:
         response = server.run({**SHORT, "prompt": "Say yes!", "seed": 1})
-        binding_response = through_plugin(server, native(SHORT))
+        binding_response = via_workerd(server, native(SHORT))
         wait_until(lambda: "".join(server.log).count("No recording of POST") == 2)
         line = next(line for line in server.log if "No recording of POST" in line)
     assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
@@ -300,7 +300,7 @@ def test_no_recording_log_or_error_has_credentials(tmp_path: Path) -> None:
         for headers in SECRET_HEADERS:
             for body in bodies:
                 httpx.post(server.run_url(), json=body, headers=headers)
-                through_plugin(server, native(body), headers=headers)
+                via_workerd(server, native(body), headers=headers)
             httpx.post(f"{server.root}/v1/{ACCOUNT_ID}/gw", json=[step], headers=headers)
     with replaying(folder) as replayer:
         body = {"prompt": f"I am {TOKEN} {email}, more or less"}
@@ -319,7 +319,7 @@ def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_
     headers = {"authorization": f"Bearer {TOKEN}"}
     with recording(tmp_path, "--record-from", "scripted") as server:
         body = native({"prompt": f"I am {TOKEN}"})
-        compressed = through_plugin(server, body, path="/run?version=2", headers=headers)
+        compressed = via_workerd(server, body, path="/run?version=2", headers=headers)
         assert TOKEN in gzip.decompress(compressed.content).decode()
         wait_until(lambda: any("not recorded" in line for line in server.log))
     assert not list(tmp_path.iterdir())
@@ -545,7 +545,7 @@ def test_errors_about_the_callers_credentials_are_not_recorded(
     with recording_service(tmp_path, service) as server:
         assert call_service(server, "unauthorized").status_code == 401
         assert server.run({"prompt": "hello"}).json()["errors"][0]["code"] == 9106
-        binding_error = through_plugin(server, native(SHORT), headers={"x-auth-key": TOKEN}).json()
+        binding_error = via_workerd(server, native(SHORT), headers={"x-auth-key": TOKEN}).json()
         assert binding_error["internalCode"] == 3903 and "binding" in binding_error["message"]
         wait_until(lambda: any("401 is not a response of a model" in line for line in server.log))
     assert len(service.requests) == 1 and not list(tmp_path.iterdir())
