@@ -1,4 +1,4 @@
-"""Which pages may call: what a browser asks first, and what it is told."""
+"""Requests of web pages: CORS for local and allowed pages, refusal of foreign pages and hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.server import ACCOUNT_ID, ServerProcess, server_process
 
-pytestmark = pytest.mark.inferred  # the service takes no calls from pages at all
+pytestmark = pytest.mark.inferred  # the service sends no CORS headers
 
 INPUTS = {"prompt": "Say yes.", "max_tokens": 4, "temperature": 0}
 LOCAL_ORIGINS = [
@@ -34,7 +34,7 @@ FOREIGN_ORIGINS = [
     "http://[",
     "",
 ]
-OWN_HOSTS = [
+SERVED_HOSTS = [
     "localhost",
     "LOCALHOST:8790",
     "localhost.:8790",
@@ -65,16 +65,17 @@ def post(server: ServerProcess, **headers: str) -> httpx.Response:
 
 
 def preflight(server: ServerProcess, origin: str, **headers: str) -> httpx.Response:
-    asked = {
+    sent = {
+        "origin": origin,
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type",
         **headers,
     }
-    return httpx.options(server.run_url(), headers={"origin": origin, **asked})
+    return httpx.options(server.run_url(), headers=sent)
 
 
 @pytest.mark.parametrize("origin", LOCAL_ORIGINS)
-def test_a_local_page_may_read_the_answer(server: ServerProcess, origin: str) -> None:
+def test_a_local_page_may_read_the_response(server: ServerProcess, origin: str) -> None:
     response = post(server, origin=origin)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
     exposed = response.headers["access-control-expose-headers"].split(", ")
@@ -90,7 +91,9 @@ def test_a_local_page_may_read_an_error(server: ServerProcess, path: str) -> Non
 
 
 @pytest.mark.parametrize("origin", LOCAL_ORIGINS)
-def test_a_local_page_may_send_what_it_wants(server: ServerProcess, origin: str) -> None:
+def test_a_preflight_allows_local_pages_the_method_and_the_headers(
+    server: ServerProcess, origin: str
+) -> None:
     response = preflight(server, origin)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
     assert "POST" in response.headers["access-control-allow-methods"]
@@ -98,9 +101,9 @@ def test_a_local_page_may_send_what_it_wants(server: ServerProcess, origin: str)
     assert "access-control-allow-private-network" not in response.headers
 
 
-def test_a_page_on_a_wider_network_may_ask_to_come_in(server: ServerProcess) -> None:
-    asked = {"access-control-request-private-network": "true"}
-    response = preflight(server, "http://localhost:3000", **asked)
+def test_a_preflight_allows_local_pages_private_network_access(server: ServerProcess) -> None:
+    headers = {"access-control-request-private-network": "true"}
+    response = preflight(server, "http://localhost:3000", **headers)
     assert response.headers["access-control-allow-private-network"] == "true"
 
 
@@ -113,52 +116,54 @@ def test_a_foreign_page_is_refused(server: ServerProcess, origin: str) -> None:
     assert server.metric("workers_ai_emulator_requests_total") == num_requests
 
 
-@pytest.mark.parametrize("host", OWN_HOSTS)
-def test_a_host_that_only_this_machine_can_have_is_served(server: ServerProcess, host: str) -> None:
+@pytest.mark.parametrize("host", SERVED_HOSTS)
+def test_hosts_without_public_dns_and_hosts_of_the_service_are_served(
+    server: ServerProcess, host: str
+) -> None:
     assert post(server, host=host).status_code == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
 @pytest.mark.parametrize("path", ["", "/_emulator/healthz", "/run"])
 def test_a_foreign_host_is_refused(server: ServerProcess, host: str, path: str) -> None:
-    """As a page sends it whose name was made to resolve to this machine."""
+    """A page whose host name was made to resolve to this machine sends its own host."""
     url = server.root + path if path else server.run_url()
     assert_is_refused(httpx.get(url, headers={"host": host}))
 
 
-def test_a_page_of_this_server_may_call_it_by_any_name_it_has(server: ServerProcess) -> None:
+def test_a_page_of_this_server_may_call_the_host_that_it_came_from(server: ServerProcess) -> None:
     host = "192.168.1.5:8790"
     assert post(server, host=host, origin=f"http://{host}").status_code == 200
 
 
-def test_who_sends_no_origin_gets_no_headers_for_pages(server: ServerProcess) -> None:
+def test_a_request_without_an_origin_gets_no_cors_headers(server: ServerProcess) -> None:
     response = post(server)
     assert not [name for name in response.headers if name.startswith("access-control")]
     assert response.headers["vary"] == "Accept-Encoding"
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[ServerProcess]:
+def with_origins() -> Iterator[ServerProcess]:
     origins = ["--allow-origin", "https://App.example/", "--allow-origin", "null"]
     with server_process(*origins, "--parallel", "1", "--context-length", "512") as running:
         yield running
 
 
 @pytest.mark.parametrize("origin", ["https://app.example", "null"])
-def test_an_allowed_page_may_call(opened: ServerProcess, origin: str) -> None:
-    response = post(opened, origin=origin)
+def test_an_allowed_page_may_call(with_origins: ServerProcess, origin: str) -> None:
+    response = post(with_origins, origin=origin)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
-    assert preflight(opened, origin).status_code == 200
+    assert preflight(with_origins, origin).status_code == 200
 
 
-def test_an_allowed_page_s_host_is_served(opened: ServerProcess) -> None:
-    assert post(opened, host="app.example").status_code == 200
-    assert_is_refused(post(opened, host="other.example"))
-    assert_is_refused(post(opened, origin="http://app.example"))
+def test_the_host_of_an_allowed_page_is_served(with_origins: ServerProcess) -> None:
+    assert post(with_origins, host="app.example").status_code == 200
+    assert_is_refused(post(with_origins, host="other.example"))
+    assert_is_refused(post(with_origins, origin="http://app.example"))
 
 
 @pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"host": "evil.example"}])
-def test_all_pages_may_be_let_in(headers: dict[str, str]) -> None:
+def test_an_asterisk_allows_every_page_and_host(headers: dict[str, str]) -> None:
     flags = ["--allow-origin", "*", "--parallel", "1", "--context-length", "512"]
     with server_process(*flags) as server:
         assert post(server, **headers).status_code == 200

@@ -1,4 +1,4 @@
-"""Faults on demand, the neurons of the day and the endpoints that set them, on the wire."""
+"""Faults on demand, daily neurons, and the endpoints that control them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ERRORS = {
 
 @pytest.fixture
 def scripted(faulty: ServerProcess) -> Iterator[ServerProcess]:
-    """A server that answers by script and has no faults left from another test."""
+    """A server with the scripted backend, without the faults of other tests."""
     assert control(faulty, "reset", None).status_code == 200
     yield faulty
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[ServerProcess]:
+def with_token() -> Iterator[ServerProcess]:
     with server_process("--backend", "scripted", "--api-token", "good") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def thrifty() -> Iterator[ServerProcess]:
+def with_neurons() -> Iterator[ServerProcess]:
     with server_process("--backend", "scripted", "--daily-neurons", "1") as running:
         yield running
 
@@ -52,9 +52,10 @@ def control(server: ServerProcess, path: str, body: Any, token: str = "x") -> ht
     return httpx.post(f"{server.root}/_emulator/{path}", json=body, headers=headers)
 
 
-def run(server: ServerProcess, body: Any = PROMPT, **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(server.run_url(), json=body, headers=named)
+def run(
+    server: ServerProcess, headers: dict[str, str] | None = None, body: Any = PROMPT
+) -> httpx.Response:
+    return httpx.post(server.run_url(), json=body, headers=headers)
 
 
 def code(response: httpx.Response) -> int:
@@ -79,14 +80,14 @@ def test_bindings_and_the_gateway_get_a_bare_error(scripted: ServerProcess, faul
         assert response.headers["x-emulator-fault"] == fault
 
 
-def test_openai_s_clients_get_the_envelope(scripted: ServerProcess) -> None:
+def test_openai_endpoints_get_an_error_in_the_envelope(scripted: ServerProcess) -> None:
     url = f"{scripted.base_url}/accounts/{ACCOUNT_ID}/ai/v1/chat/completions"
     response = httpx.post(url, json={"model": INT8}, headers={"x-emulator-fault": "rate-limit"})
     assert (response.status_code, code(response)) == (429, 3021)
 
 
-def test_no_authentication_is_10000_or_the_gateway_s_own(scripted: ServerProcess) -> None:
-    assert run(scripted, authorization="Bearer fault:auth").text == (
+def test_the_auth_fault_is_10000_or_the_error_of_the_gateway(scripted: ServerProcess) -> None:
+    assert run(scripted, {"authorization": "Bearer fault:auth"}).text == (
         '{"result":null,"success":false,"errors":'
         '[{"code":10000,"message":"Authentication error"}],"messages":[]}'
     )
@@ -95,7 +96,7 @@ def test_no_authentication_is_10000_or_the_gateway_s_own(scripted: ServerProcess
     assert (response.status_code, response.json()["error"][0]["code"]) == (401, 2009)
 
 
-def test_a_binding_is_reached_by_a_rule(scripted: ServerProcess) -> None:
+def test_a_rule_applies_to_bindings(scripted: ServerProcess) -> None:
     control(scripted, "faults", {"fault": "capacity", "times": 1})
     body = {"inputs": PROMPT}
     responses = [
@@ -105,29 +106,30 @@ def test_a_binding_is_reached_by_a_rule(scripted: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut-mid-event", "cut-mid-utf8", "no-done"])
-def test_a_stream_s_fault_leaves_an_answer_alone(scripted: ServerProcess, fault: str) -> None:
-    response = run(scripted, x_emulator_fault=fault)
+def test_a_stream_fault_does_not_change_a_json_response(
+    scripted: ServerProcess, fault: str
+) -> None:
+    response = run(scripted, {"x-emulator-fault": fault})
     assert response.json()["result"]["response"]
     assert "x-emulator-fault" not in response.headers
 
 
-@pytest.mark.parametrize("headers", [{}, {"x_emulator_fault": "retired"}])
-def test_a_fault_comes_before_everything_else(
+@pytest.mark.parametrize("headers", [{}, {"x-emulator-fault": "retired"}])
+def test_a_fault_comes_before_authorization_and_validation(
     scripted: ServerProcess, headers: dict[str, str]
 ) -> None:
-    """What is wrong with the call itself is not even looked at."""
     control(scripted, "faults", {"fault": "capacity"})
-    response = run(scripted, "no object", authorization="nonsense", **headers)
+    response = run(scripted, {"authorization": "nonsense", **headers}, "no object")
     assert code(response) == (5028 if headers else 3040)
 
 
 @pytest.mark.parametrize(
-    "headers", [{"x_emulator_fault": "capasity"}, {"authorization": "Bearer fault:capasity"}]
+    "headers", [{"x-emulator-fault": "capasity"}, {"authorization": "Bearer fault:capasity"}]
 )
-def test_an_unknown_fault_is_refused_with_the_names_of_all(
+def test_an_unknown_fault_is_refused_with_a_list_of_all_names(
     scripted: ServerProcess, headers: dict[str, str]
 ) -> None:
-    response = run(scripted, **headers)
+    response = run(scripted, headers)
     (message,) = mistakes(response)
     assert code(response) == 3003
     assert 'not "capasity"' in message
@@ -136,17 +138,17 @@ def test_an_unknown_fault_is_refused_with_the_names_of_all(
     assert all(f"'{name}'" in message for name in names)
 
 
-def test_rules_are_shown_with_what_is_left_of_them(scripted: ServerProcess) -> None:
+def test_rules_are_listed_with_their_remaining_times(scripted: ServerProcess) -> None:
     first = {"fault": "capacity", "times": 2, "model": "*-int8"}
     control(scripted, "faults", first)
-    set_now = control(scripted, "faults", [{"fault": "internal", "account": OTHER_ACCOUNT}])
+    added = control(scripted, "faults", [{"fault": "internal", "account": OTHER_ACCOUNT}])
     run(scripted)
     shown = httpx.get(f"{scripted.root}/_emulator/faults").json()["faults"]
-    assert set_now.json()["faults"][0] == first
+    assert added.json()["faults"][0] == first
     assert shown == [{**first, "times": 1}, {"fault": "internal", "account": OTHER_ACCOUNT}]
 
 
-def test_every_mistake_in_a_rule_is_an_entry(scripted: ServerProcess) -> None:
+def test_every_mistake_in_a_rule_is_an_entry_of_the_error(scripted: ServerProcess) -> None:
     body = [{"fault": "capasity", "times": 0}, {"fault": "capacity", "modle": "x"}]
     lines = mistakes(control(scripted, "faults", body))
     assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
@@ -158,13 +160,15 @@ def test_every_mistake_in_a_rule_is_an_entry(scripted: ServerProcess) -> None:
 
 @pytest.mark.parametrize("path", ["faults", "script"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
-def test_what_is_no_json_sets_nothing(scripted: ServerProcess, path: str, content: bytes) -> None:
+def test_a_body_that_is_no_json_is_refused(
+    scripted: ServerProcess, path: str, content: bytes
+) -> None:
     response = httpx.post(f"{scripted.root}/_emulator/{path}", content=content)
     assert (response.status_code, code(response)) == (400, 3003)
 
 
 def test_the_script_is_replaced_until_the_reset(scripted: ServerProcess) -> None:
-    own = run(scripted).json()["result"]["response"]
+    initial = run(scripted).json()["result"]["response"]
     assert control(scripted, "script", [{"answer": "Other."}]).json() == {"rules": 1}
     assert run(scripted).json()["result"]["response"] == "Other."
     lines = mistakes(control(scripted, "script", [{"anwser": "x"}, {"answer": 1}]))
@@ -175,30 +179,32 @@ def test_the_script_is_replaced_until_the_reset(scripted: ServerProcess) -> None
     ]
     assert run(scripted).json()["result"]["response"] == "Other."
     control(scripted, "reset", None)
-    assert run(scripted).json()["result"]["response"] == own
+    assert run(scripted).json()["result"]["response"] == initial
 
 
-def test_a_token_that_asks_for_a_fault_is_no_way_in(guarded: ServerProcess) -> None:
-    assert code(run(guarded, authorization="Bearer fault:capacity")) == 3040
+def test_a_token_that_requests_a_fault_does_not_authorize(with_token: ServerProcess) -> None:
+    assert code(run(with_token, {"authorization": "Bearer fault:capacity"})) == 3040
     for fault in (
         "no-done",
         "double-done",
         "json-instead-of-stream",
         "slow-first-token;seconds=0.01",
     ):
-        response = run(guarded, STREAM, authorization=f"Bearer fault:{fault}")
+        response = run(with_token, {"authorization": f"Bearer fault:{fault}"}, STREAM)
         assert (response.status_code, code(response)) == (401, 10000)
-    response = run(guarded, STREAM, authorization="Bearer good", x_emulator_fault="no-done")
+    response = run(
+        with_token, {"authorization": "Bearer good", "x-emulator-fault": "no-done"}, STREAM
+    )
     assert response.text.startswith("data: ") and "[DONE]" not in response.text
 
 
-def test_where_a_token_is_needed_it_is_for_rules_as_well(guarded: ServerProcess) -> None:
+def test_control_endpoints_require_the_token(with_token: ServerProcess) -> None:
     rule = {"fault": "capacity", "times": 1}
     for path in ("faults", "script", "reset"):
-        assert code(control(guarded, path, rule, token="bad")) == 10000
-    assert code(httpx.get(f"{guarded.root}/_emulator/neurons")) == 9106
-    assert control(guarded, "faults", rule, token="good").status_code == 200
-    assert control(guarded, "reset", None, token="good").status_code == 200
+        assert code(control(with_token, path, rule, token="bad")) == 10000
+    assert code(httpx.get(f"{with_token.root}/_emulator/neurons")) == 9106
+    assert control(with_token, "faults", rule, token="good").status_code == 200
+    assert control(with_token, "reset", None, token="good").status_code == 200
 
 
 @pytest.mark.parametrize("fault", ["cut-mid-event", "cut-mid-utf8", "stall"])
@@ -208,48 +214,48 @@ def test_a_broken_stream_is_one_line_in_the_log(scripted: ServerProcess, fault: 
     with httpx.stream("POST", scripted.run_url(), json=STREAM, headers=headers) as response:
         next(response.iter_bytes())
     wait_until(lambda: len(scripted.log) > start)
-    run(scripted, "the line of which comes last")
+    run(scripted, body="no object, whose log line comes last")
     wait_until(lambda: " 400, " in scripted.log[-1])
     (line, _) = scripted.log[start:]
     assert f" 200, fault {fault}, " in line and " INFO " in line
 
 
-def test_an_account_spends_its_neurons(thrifty: ServerProcess) -> None:
-    control(thrifty, "reset", None)
+def test_an_account_that_has_used_its_neurons_is_refused(with_neurons: ServerProcess) -> None:
+    control(with_neurons, "reset", None)
     body = {"prompt": "Hi", "stream": True}
-    assert httpx.post(thrifty.run_url(FP16), json=body).text.endswith("data: [DONE]\n\n")
-    neurons = (1 * 50_505 + 8 * 606_061) / 1e6  # "Hi" has one of the script's tokens, the answer 8
-    shown = httpx.get(f"{thrifty.root}/_emulator/neurons").json()
+    assert httpx.post(with_neurons.run_url(FP16), json=body).text.endswith("data: [DONE]\n\n")
+    neurons = (1 * 50_505 + 8 * 606_061) / 1e6  # the prompt has 1 token, the completion 8
+    shown = httpx.get(f"{with_neurons.root}/_emulator/neurons").json()
     assert shown == {"daily_neurons": 1, "spent": {ACCOUNT_ID: neurons}}
-    refused = run(thrifty)
+    refused = run(with_neurons)
     assert (refused.status_code, code(refused)) == (429, 4006)
     assert "your daily free allocation of 10,000 neurons, please upgrade" in refused.text
-    other = thrifty.run_url().replace(ACCOUNT_ID, OTHER_ACCOUNT)
+    other = with_neurons.run_url().replace(ACCOUNT_ID, OTHER_ACCOUNT)
     assert httpx.post(other, json=PROMPT).status_code == 200
-    control(thrifty, "reset", None)
-    assert run(thrifty).status_code == 200
+    control(with_neurons, "reset", None)
+    assert run(with_neurons).status_code == 200
 
 
-def test_bindings_have_one_account_together(thrifty: ServerProcess) -> None:
-    control(thrifty, "reset", None)
+def test_all_bindings_share_one_account(with_neurons: ServerProcess) -> None:
+    control(with_neurons, "reset", None)
     headers = {"cf-consn-model-id": FP16}
     responses = [
-        httpx.post(f"{thrifty.root}/run?version=3", json={"inputs": PROMPT}, headers=headers)
+        httpx.post(f"{with_neurons.root}/run?version=3", json={"inputs": PROMPT}, headers=headers)
         for _ in range(2)
     ]
     assert [response.status_code for response in responses] == [200, 429]
     assert responses[1].json()["internalCode"] == 4006
-    assert list(httpx.get(f"{thrifty.root}/_emulator/neurons").json()["spent"]) == ["bindings"]
+    assert list(httpx.get(f"{with_neurons.root}/_emulator/neurons").json()["spent"]) == ["bindings"]
 
 
-def test_what_is_refused_costs_nothing(thrifty: ServerProcess) -> None:
-    control(thrifty, "reset", None)
-    assert run(thrifty, {"prompt": ""}).status_code == 400
-    assert run(thrifty, x_emulator_fault="capacity").status_code == 429
-    assert httpx.get(f"{thrifty.root}/_emulator/neurons").json()["spent"] == {}
+def test_refused_calls_use_no_neurons(with_neurons: ServerProcess) -> None:
+    control(with_neurons, "reset", None)
+    assert run(with_neurons, body={"prompt": ""}).status_code == 400
+    assert run(with_neurons, {"x-emulator-fault": "capacity"}).status_code == 429
+    assert httpx.get(f"{with_neurons.root}/_emulator/neurons").json()["spent"] == {}
 
 
-def test_a_held_stream_does_not_hold_the_server_up() -> None:
+def test_a_stalled_stream_does_not_delay_the_shutdown() -> None:
     with server_process("--backend", "scripted") as server:
         headers = {"x-emulator-fault": "stall"}
         with httpx.stream("POST", server.run_url(), json=STREAM, headers=headers) as response:

@@ -1,4 +1,4 @@
-"""Prompts against the SDK that makes them: the messages must come out as they went in."""
+"""Prompts that an SDK has made from messages are parsed into the same messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONVERSATION = [
     Message("assistant", "Yes, one."),
     Message("user", "User, how are you?"),
 ]
-# These formats have no place for a system text: the SDK puts it before the first user's.
+# For formats without a system message, the SDK puts its text before the first user message.
 MERGED = [Message("user", f"Be kind. {CONVERSATION[1].content}"), *CONVERSATION[2:]]
 UNREADABLE = {
     "@cf/defog/sqlcoder-7b-2",
@@ -34,7 +34,7 @@ UNREADABLE = {
 
 @pytest.fixture(scope="module")
 def prompts() -> dict[str, tuple[str, str]]:
-    """By model: the name of the prompt's tensor, and the prompt."""
+    """Returns by model the name of the prompt's tensor, and the prompt."""
     require_node()
     package = install(["@cloudflare/ai@1.0.53"], cache_folder()) / "@cloudflare" / "ai"
     messages = [{"role": m.role, "content": m.content} for m in CONVERSATION]
@@ -50,7 +50,7 @@ def prompts() -> dict[str, tuple[str, str]]:
     return by_model
 
 
-def test_the_messages_are_read_out_of_every_model_s_prompt(
+def test_the_prompt_of_every_model_is_parsed_into_its_messages(
     prompts: dict[str, tuple[str, str]],
 ) -> None:
     parsed = {model: parse_flattened(prompt) for model, (_, prompt) in prompts.items()}
@@ -63,7 +63,7 @@ def test_the_messages_are_read_out_of_every_model_s_prompt(
     assert len(parsed) > 20 and sum(m == CONVERSATION for m in parsed.values()) > 10
 
 
-def test_every_model_s_prompt_is_in_a_tensor_that_we_read(
+def test_the_prompt_of_every_model_is_in_a_tensor_that_the_emulator_reads(
     prompts: dict[str, tuple[str, str]],
 ) -> None:
     assert {name for name, _ in prompts.values()} == {"INPUT_0", "text_input"}
