@@ -1,6 +1,6 @@
-"""The server against its own document: no answer outside it, over thousands of generated calls.
+"""Thousands of generated requests: the OpenAPI document describes every response to them.
 
-WORKERS_AI_EMULATOR_TEST_SEED chooses other calls.
+The environment variable WORKERS_AI_EMULATOR_TEST_SEED selects other requests.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import ACCOUNT_ID, ServerProcess, server_process
+from tests.server import ServerProcess, server_process
+from tests.unit.test_endpoints import filled
 
-VALUES = {"account_id": ACCOUNT_ID, "gateway_id": "default", "name": "index.html"}
 SEED = os.environ.get("WORKERS_AI_EMULATOR_TEST_SEED", "20250324")
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
-# The published schemas are not what the service's validator makes of them: it takes bodies that
-# they refuse, and refuses some that they take. test_validator_differential.py is about that.
+# The service's validator accepts bodies that the published schemas reject, and rejects some that
+# they accept. test_validator_differential.py tests the validator.
 NOT_CHECKED = "negative_data_rejection,positive_data_acceptance"
-# These change what all other endpoints send, so they are tried by themselves.
+# These endpoints change the responses of other endpoints, so they are tested separately.
 CONTROL = "^/_emulator/(faults|script|reset)$"
 
 
@@ -31,7 +31,7 @@ CONTROL = "^/_emulator/(faults|script|reset)$"
     [("--exclude-path-regex", 2000), ("--include-path-regex", 50)],
     ids=["api", "control"],
 )
-def test_no_response_is_outside_the_document(
+def test_the_document_describes_every_response(
     selection: str, min_cases: int, tmp_path: Path
 ) -> None:
     flags = ("--parallel", "8", "--context-length", "2048")
@@ -40,7 +40,7 @@ def test_no_response_is_outside_the_document(
 
 
 def check(server: ServerProcess, selection: list[str], min_cases: int, folder: Path) -> None:
-    """Sends generated calls to the selected endpoints, and fails at an undocumented response."""
+    """Sends generated requests to the selected endpoints. Fails if a response is not described."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color", "--seed", SEED]
     limits = [*selection, "--phases", "coverage,fuzzing", "--max-examples", "10"]
     document = f"{server.root}/_emulator/openapi.json"
@@ -62,5 +62,4 @@ def test_every_path_of_the_document_is_served(server: ServerProcess) -> None:
     document = httpx.get(f"{server.root}/_emulator/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     for path in document["paths"]:
-        filled = re.sub(r"{(\w+)}", lambda gap: VALUES.get(gap[1], "x"), path)
-        assert httpx.options(server.root + filled).status_code == 405, path
+        assert httpx.options(server.root + filled(path)).status_code == 405, path

@@ -1,4 +1,4 @@
-"""Recorded streams beside ours: they differ in text, in the lengths of `p`, and in counts only."""
+"""Streams of the emulator differ from recorded streams in texts, padding and counts only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recorded(name: str) -> str:
 
 
 def ours(target: Target, path: str, **body: Any) -> str:
-    """The stream as it is on the wire, from a completion that the model ends itself."""
+    """Returns the stream of the emulator for a prompt with a short completion."""
     body |= {"messages": QUESTION, "temperature": 0, "stream": True}
     path = f"/client/v4/accounts/<account>/ai/{path}"
     response = target.send({"method": "POST", "path": path, "body": json.dumps(body)})
@@ -33,20 +33,20 @@ def ours(target: Target, path: str, **body: Any) -> str:
 
 
 def shape(stream: str) -> list[str]:
-    """What has to be equal: the frames in order, without what may differ, each kind once a run."""
+    """Returns the events without values that may differ. Of equal consecutive ones it has one."""
     assert stream.endswith("\n\n")
-    lines = [_shape_of_frame(frame) for frame in stream.removesuffix("\n\n").split("\n\n")]
+    lines = [_shape_of_event(event) for event in stream.removesuffix("\n\n").split("\n\n")]
     return [line for line, _ in groupby(lines)]
 
 
-def _shape_of_frame(frame: str) -> str:
-    assert frame.startswith("data: ") and "\n" not in frame
-    data = frame.removeprefix("data: ")
+def _shape_of_event(event: str) -> str:
+    assert event.startswith("data: ") and "\n" not in event
+    data = event.removeprefix("data: ")
     return data if data == "[DONE]" else json.dumps(_blank(json.loads(data)))
 
 
 def _blank(value: Any) -> Any:
-    """The value with its text, numbers and ids left out; `p` too, which is absent at length 0."""
+    """Replaces texts, numbers and ids, and removes `p`, which events without padding lack."""
     match value:
         case dict():
             assert "p" not in list(value)[:-1]
@@ -63,21 +63,21 @@ def _blank(value: Any) -> Any:
 
 
 def side_by_side(recording: str, response: str) -> str:
-    """Both streams in two columns, for whoever has to find the difference."""
+    """Returns both streams in two columns, for the message of a failure."""
     left, right = recording.split("\n\n"), response.split("\n\n")
     return "\n".join(f"{a[:90]:90} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
-def test_a_native_stream_is_like_the_recorded_one(target: Target, name: str) -> None:
+def test_a_native_stream_has_the_shape_of_the_recorded_one(target: Target, name: str) -> None:
     recording, response = recorded(name), ours(target, "run/<model>")
     assert shape(response) == shape(recording), "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
-def test_padding_is_of_the_recorded_kind(target: Target, name: str) -> None:
+def test_padding_has_the_recorded_characters_and_lengths(target: Target, name: str) -> None:
     for stream in (recorded(name), ours(target, "run/<model>")):
         for padding in paddings(stream):
             assert (ALPHABET * 2).startswith(padding)
@@ -85,26 +85,26 @@ def test_padding_is_of_the_recorded_kind(target: Target, name: str) -> None:
 
 
 def paddings(stream: str) -> Iterator[str]:
-    for frame in stream.split("\n\n"):
-        if '"p":' in frame:
-            yield json.loads(frame.removeprefix("data: "))["p"]
+    for event in stream.split("\n\n"):
+        if '"p":' in event:
+            yield json.loads(event.removeprefix("data: "))["p"]
 
 
 @pytest.mark.recorded
-def test_an_openai_stream_is_like_the_recorded_one_but_for_its_last_delta(
+def test_an_openai_stream_has_the_recorded_shape_except_for_its_last_delta(
     target: Target,
 ) -> None:
     recording = recorded("openai-compat-llama3.1-8b-RECONSTRUCTED-2026-05.sse")
     text, last, last_again, done = shape(recording)
-    assert '"prompt_tokens_details"' in last_again  # came with the usage of autumn 2026
-    # Here the last delta has an empty content, since some clients read one in every event.
+    assert '"prompt_tokens_details"' in last_again  # added to the service in autumn 2026
+    # The emulator's last delta has an empty content, because some clients require it.
     last = last.replace('"delta": {}', '"delta": {"content": ""}')
     response = ours(target, "v1/chat/completions", model="<model>")
     assert shape(response) == [text, last, done], "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.documented
-def test_a_stream_of_2023_is_ours_without_padding_and_usage(target: Target) -> None:
+def test_a_stream_of_2023_lacks_only_padding_and_usage(target: Target) -> None:
     text, done = shape(recorded("native-docs-2023.sse"))
     response = shape(ours(target, "run/<model>"))
     assert (response[0], response[-1]) == (text, done)

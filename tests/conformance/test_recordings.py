@@ -1,9 +1,9 @@
-"""Every recorded body is reproduced byte for byte, or there is a reason why not.
+"""Every recorded body is the body of a snapshot, or has a reason why the emulator does not send it.
 
-`recordings/*.jsonl` hold what people published of the service's answers, a line each. A line that
-we reproduce names a snapshot, and what has to be replaced in the record to get the snapshot's body:
-what another model's schema asks for, what its publisher left out. test_snapshots.py holds the
-server to the snapshot.
+A line of `recordings/*.jsonl` is a response of the service, as a user published it. A `Reproduced`
+line has a snapshot, and the replacements that turn the line into the snapshot's body, for example
+where another model's schema differs or the user removed a part. test_snapshots.py compares the
+snapshots with the server's responses.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from tests.conformance.snapshots import SNAPSHOTS, Target
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 BODIES = {snapshot.name: snapshot.response["body"] for snapshot in SNAPSHOTS}
-NOBODY = Target("http://nobody", "<account>", "", "<model>", "")  # only to put the placeholders in
+NO_TARGET = Target("http://nobody", "<account>", "", "<model>", "")  # inserts placeholders only
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """By this snapshot, after these replacements (regular expressions) in the record.
+    """A line that is the body of `snapshot` after `replacements` of regular expressions.
 
-    `part` marks a record of the message alone, or of a piece of it.
+    `is_part`: the line has only a part of the body.
     """
 
     snapshot: str
     replacements: tuple[tuple[str, str], ...] = ()
-    part: bool = False
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
 class NotServed:
+    """A line that the emulator does not send, with the reason."""
+
     reason: str
 
 
-OTHER_TASK = NotServed("another task's model")
+OTHER_TASK = NotServed("a model of another task")
 OTHER_SCHEMA = NotServed("a model with another schema")
-PLAN = NotServed("there is no plan, licence or allocation here")
-NO_USAGE = NotServed("before answers had `usage`; the rest is run-answer")
+PLAN = NotServed("the emulator has no plans, licences or allocations")
+NO_USAGE = NotServed("older than `usage`; the rest is run-answer")
 
 OWN_NAMES = (("'input'", "'prompt'"), ("'requests'", "'messages'"))  # another model's schema
 SHORT_ID = (r" \([0-9a-f]{8}\)\"", ' (<uuid>)"')
@@ -74,9 +76,9 @@ ERRORS: list[Reproduced | NotServed] = [
     Reproduced("run-5006-nothing", (*OWN_NAMES, *HIDDEN_UUID)),
     Reproduced("run-5006-nothing", (*OWN_NAMES, *ADD_UUID)),
     Reproduced("chat-5006-parts"),
-    Reproduced("chat-5006-null", part=True),
-    Reproduced("run-5006-top-k", part=True),
-    Reproduced("run-5006-null", part=True),
+    Reproduced("chat-5006-null", is_part=True),
+    Reproduced("run-5006-top-k", is_part=True),
+    Reproduced("run-5006-null", is_part=True),
     OTHER_TASK,
     OTHER_TASK,
     OTHER_SCHEMA,
@@ -84,36 +86,36 @@ ERRORS: list[Reproduced | NotServed] = [
     Reproduced("chat-5007"),
     Reproduced("chat-5007", OTHER_NAME),
     Reproduced("run-5028", (("infire-llama-3.1-8b-instruct", "llama-2-7b-chat-fp16"), SHORT_ID)),
-    Reproduced("run-5028", part=True),
-    Reproduced("run-5028-alias", part=True),
-    Reproduced("binding-5028", (("5028: ", ""), OTHER_BASE), part=True),
+    Reproduced("run-5028", is_part=True),
+    Reproduced("run-5028-alias", is_part=True),
+    Reproduced("binding-5028", (("5028: ", ""), OTHER_BASE), is_part=True),
     Reproduced("run-5021"),
     Reproduced("run-5021"),
     Reproduced("run-4006"),
     Reproduced("run-3021", (SHORT_ID,)),
     Reproduced("run-3040", ((r"\.\.\.\}", REST), *ADD_UUID)),
-    NotServed("the gateway here limits no rate"),
+    NotServed("the emulator's gateway has no rate limit"),
     Reproduced("run-10000"),
     Reproduced("run-10000"),
-    NotServed("as it was in 2023; the newer form is run-10000"),
+    NotServed("the text of 2023; the newer text is run-10000"),
     Reproduced("run-7003"),
     Reproduced("chat-7003", (("<bad id>", "anonymous"),)),
     Reproduced("no-route-account"),
-    NotServed("superseded: official SDKs send %2F now, so it is served; the body is no-route"),
+    NotServed("outdated: the path is served, because SDKs send %2F; the body is no-route"),
     Reproduced("no-route"),
     Reproduced("v1-models-7001"),
     Reproduced("run-6003-key"),
     Reproduced("run-6003-authorization"),
-    Reproduced("run-9106", part=True),
-    NotServed("a newer router's text for what 9106 says; one had to be chosen"),
+    Reproduced("run-9106", is_part=True),
+    NotServed("the newer router's text for 9106; the emulator sends the other one"),
     PLAN,
     PLAN,
     PLAN,
-    Reproduced("run-5025", (("5025: ", ""),), part=True),
+    Reproduced("run-5025", (("5025: ", ""),), is_part=True),
     OTHER_TASK,
     Reproduced("run-8007", OWN_REASON),
     OTHER_SCHEMA,
-    NotServed("no retries happen between machines here"),
+    NotServed("the emulator does not retry on other machines"),
     Reproduced("run-3007", OF_RESPONSES),
     NotServed("ai/v1/responses is not served: only gpt-oss models had it"),
     Reproduced("gateway-5006", OWN_ONE_OF),
@@ -125,14 +127,14 @@ SUCCESSES: list[Reproduced | NotServed] = [
     NO_USAGE,
     NO_USAGE,
     Reproduced("run-answer"),
-    NotServed("a model that calls functions; without `tool_calls` it is run-answer"),
-    NotServed("after the models had been retired"),
-    NotServed("after the models had been retired"),
+    NotServed("a model with function calls; without `tool_calls` it is run-answer"),
+    NotServed("recorded after the models had been retired"),
+    NotServed("recorded after the models had been retired"),
     OTHER_TASK,
     NotServed("only the text was published, and text depends on the weights"),
     NotServed("another engine's key order; llama-3-8b's is chat-answer"),
     NotServed("another engine's form, through a Worker's binding"),
-    NotServed("only for models that can batch"),
+    NotServed("only models with batching send it"),
     Reproduced("verify", (("<32 hex>", "0" * 32),)),
 ]
 
@@ -143,7 +145,7 @@ def records(name: str) -> list[dict[str, Any]]:
 
 
 def text(record: dict[str, Any]) -> str:
-    """The record's body, or the piece of one that was published."""
+    """Returns the record's body, or the part of the body that was published."""
     for key in ("body", "errors", "message", "message_prefix"):
         if key in record:
             value = record[key]
@@ -165,10 +167,10 @@ def compact(value: Any) -> str:
         if isinstance(verdict, Reproduced)
     ],
 )
-def test_a_recorded_answer_is_a_snapshot_s(record: str, verdict: Reproduced) -> None:
+def test_a_recorded_body_is_the_body_of_a_snapshot(record: str, verdict: Reproduced) -> None:
     for pattern, replacement in verdict.replacements:
         record = re.sub(pattern, replacement, record)
-    record = NOBODY.normalize(record)
+    record = NO_TARGET.normalize(record)
     body = BODIES[verdict.snapshot]
     assert record
-    assert record in body if verdict.part else record == body
+    assert record in body if verdict.is_part else record == body

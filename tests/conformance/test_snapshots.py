@@ -1,4 +1,4 @@
-"""Every snapshot, against the emulator or, with --target=cloudflare, against the service.
+"""Compares snapshots with the emulator, or with the service if --target=cloudflare is set.
 
     CLOUDFLARE_ACCOUNT_ID=… CLOUDFLARE_API_TOKEN=… pytest tests/conformance/test_snapshots.py \
         --target=cloudflare --model=@cf/meta/llama-3.1-8b-instruct [--record]
@@ -23,7 +23,7 @@ from tests.conformance.snapshots import SNAPSHOTS, Snapshot, Target, observed
     indirect=["target"],
     ids=[snapshot.name for snapshot in SNAPSHOTS],
 )
-def test_the_answer_is_the_snapshot_s(
+def test_the_response_is_that_of_the_snapshot(
     snapshot: Snapshot, target: Target, request: pytest.FixtureRequest
 ) -> None:
     response = target.send(snapshot.request)

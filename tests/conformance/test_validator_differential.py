@@ -1,6 +1,7 @@
-"""The validator against the package it is a port of, over random bodies: no verdict may differ.
+"""The validator and the npm package that it ports have equal results for random bodies.
 
-WORKERS_AI_EMULATOR_TEST_SEED and WORKERS_AI_EMULATOR_TEST_BODIES choose other bodies, or more.
+WORKERS_AI_EMULATOR_TEST_SEED and WORKERS_AI_EMULATOR_TEST_BODIES set the seed and the number of
+bodies.
 """
 
 import json
@@ -35,16 +36,16 @@ def node_modules() -> Path:
 
 
 @pytest.mark.parametrize("model", ["llama-2-7b-chat-int8", "llama-2-7b-chat-fp16"])
-def test_published_schemas_give_the_verdicts_of_the_package(node_modules: Path, model: str) -> None:
+def test_port_and_package_agree_on_published_schemas(node_modules: Path, model: str) -> None:
     path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
     schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     random = Random(f"{SEED} {model}")
     keys = KEYS + INHERITED_KEYS
     cases = [(0, BodyWriter(random, keys).write(schema)) for _ in range(NUM_BODIES)]
-    assert_same_verdicts(node_modules, [schema], cases)
+    assert_same_results(node_modules, [schema], cases)
 
 
-def test_random_schemas_give_the_verdicts_of_the_package(node_modules: Path) -> None:
+def test_port_and_package_agree_on_random_schemas(node_modules: Path) -> None:
     random = Random(SEED)
     schemas = [write_schema(random, depth=3) for _ in range(NUM_BODIES // 10)]
     cases = [
@@ -52,23 +53,23 @@ def test_random_schemas_give_the_verdicts_of_the_package(node_modules: Path) -> 
         for index, schema in enumerate(schemas)
         for _ in range(10)
     ]
-    assert_same_verdicts(node_modules, schemas, cases)
+    assert_same_results(node_modules, schemas, cases)
 
 
-def test_quirks_of_the_unit_test_are_those_of_the_package(node_modules: Path) -> None:
+def test_the_package_has_the_quirks_of_the_unit_test(node_modules: Path) -> None:
     schemas = [schema for schema, _, _ in QUIRKS.values()]
     cases = [(index, body) for index, (_, body, _) in enumerate(QUIRKS.values())]
     expected = [text for _, _, text in QUIRKS.values()]
-    assert ask_package(node_modules, schemas, cases) == expected
+    assert results_of_package(node_modules, schemas, cases) == expected
 
 
-def assert_same_verdicts(
+def assert_same_results(
     node_modules: Path, schemas: Sequence[Schema], cases: Sequence[Case]
 ) -> None:
-    package = ask_package(node_modules, schemas, cases)
+    package = results_of_package(node_modules, schemas, cases)
     validators = [Validator(schema) for schema in schemas]
-    port = [ask_port(validators[index], body) for index, body in cases]
-    print(f"seed {SEED}: {len(cases)} bodies, {port.count(None)} valid, {len(set(port))} verdicts")
+    port = [result_of_port(validators[index], body) for index, body in cases]
+    print(f"seed {SEED}: {len(cases)} bodies, {port.count(None)} valid, {len(set(port))} results")
     differences = [
         f"schema {schemas[index]!r:.2000}\nbody {body:.2000}\npackage {theirs!r}\nport    {ours!r}"
         for (index, body), theirs, ours in zip(cases, package, port, strict=True)
@@ -77,7 +78,7 @@ def assert_same_verdicts(
     assert not differences, f"seed {SEED}: {len(differences)}\n" + "\n\n".join(differences[:3])
 
 
-def ask_port(validator: Validator, body: str) -> str | None:
+def result_of_port(validator: Validator, body: str) -> str | None:
     try:
         validator.validate(json.loads(body))
     except SchemaMismatch as error:
@@ -85,7 +86,7 @@ def ask_port(validator: Validator, body: str) -> str | None:
     return None
 
 
-def ask_package(
+def results_of_package(
     node_modules: Path, schemas: Sequence[Schema], cases: Sequence[Case]
 ) -> list[str | None]:
     messages = [schemas, *({"schema": index, "body": body} for index, body in cases)]
@@ -115,13 +116,13 @@ KEYS = [
     *["length", "__proto__", "constructor", "toString", "valueOf", "hasOwnProperty", "é", "\ud83d"],
     *["/", "a/b", "x/type", "x/a", "a//", "b", "~1", "a b", "/a"],
 ]
-# Read as members JavaScript's objects inherit. Only the published schemas are sure to look no
-# deeper into those, which the port does not know.
+# Keys of members that JavaScript's objects inherit, which the port does not have. The published
+# schemas do not look inside such members; random schemas may.
 INHERITED_KEYS = ["x/constructor", "x/toString", "x/__proto__"]
 
 
 class BodyWriter:
-    """Writes JSON texts that fit a schema but for the share of it that goes wrong."""
+    """Writes random JSON texts that match a schema, except for a random share of their values."""
 
     def __init__(self, random: Random, keys: Sequence[str]) -> None:
         self._random = random
@@ -211,7 +212,7 @@ class BodyWriter:
 
 
 def write_schema(random: Random, depth: int) -> Any:
-    """A schema over the keywords of the port; the package rewrites none of them."""
+    """Returns a random schema from keywords that the port has and the package does not rewrite."""
     names = ["a", "b", "length", "10", "0", "a/b", ""]
     parts = [write_schema(random, depth - 1) for _ in range(3)] if depth else [{}, True, {}]
     schemas: list[Any] = [

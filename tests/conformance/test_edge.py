@@ -1,4 +1,4 @@
-"""What Cloudflare's API front says before a model is reached, and the headers of every answer."""
+"""Routing by Cloudflare's API, and the headers that Cloudflare's edge adds to every response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_ROUTE = (
     '{"success":false,"errors":[{"code":7000,"message":"No route for that URI"}],'
     '"messages":[],"result":null}'
 )
-GENERIC = {
+EDGE_HEADERS = {
     "server": "cloudflare",
     "cf-cache-status": "DYNAMIC",
     "connection": "keep-alive",
@@ -63,13 +63,15 @@ def test_a_wrong_method_is_7001(server: ServerProcess, method: str) -> None:
         f"/accounts/{ACCOUNT_ID}/ai/run/{INT8}?stop=x",
     ],
 )
-def test_the_paths_that_clients_send_reach_the_model(server: ServerProcess, path: str) -> None:
+def test_all_forms_of_a_path_that_clients_send_reach_the_model(
+    server: ServerProcess, path: str
+) -> None:
     assert post(server, path, '{"prompt":"Hi","max_tokens":1}').status_code == 200
 
 
 @pytest.mark.inferred
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_every_answer_of_the_api_has_the_front_s_headers(
+def test_every_response_of_the_api_has_the_headers_of_the_edge(
     server: ServerProcess, is_stream: bool
 ) -> None:
     body = {"prompt": "Hi", "max_tokens": 1, "stream": is_stream}
@@ -77,8 +79,8 @@ def test_every_answer_of_the_api_has_the_front_s_headers(
         server.run_url(), json=body, headers={"accept-encoding": "gzip, br"}, timeout=60
     ).headers
     assert re.fullmatch(r"[0-9a-f]{16}-[A-Z]{3}", headers["cf-ray"])
-    assert {name: headers.get_list(name) for name in GENERIC} == {
-        name: [value] for name, value in GENERIC.items()
+    assert {name: headers.get_list(name) for name in EDGE_HEADERS} == {
+        name: [value] for name, value in EDGE_HEADERS.items()
     }
     assert headers["cache-control"].startswith("no-store")
     assert not headers.keys() & {"content-length", "content-encoding", "x-powered-by"}
