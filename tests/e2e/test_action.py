@@ -1,11 +1,10 @@
-"""The GitHub Action, run as a runner would: its steps' scripts by bash, with the runner's files."""
+"""The GitHub Action: bash runs the scripts of its steps, with the files of a runner."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import yaml
 
 from tests.pages import ROOT, blocks
 from tests.server import INT8
+from tests.upstreams import free_port
 
 FOLDER = ROOT / ".ci" / "action"
 ACTION: dict[str, Any] = yaml.safe_load((FOLDER / "action.yml").read_text("utf-8"))
@@ -28,7 +28,7 @@ LIMIT_S = 120
 
 @dataclass
 class Runner:
-    """Runs steps of an action in a folder; `groups` are the processes that were started."""
+    """Runs the steps of the action. `groups` are the process groups of the steps."""
 
     temp: Path
     inputs: dict[str, str]
@@ -36,7 +36,7 @@ class Runner:
     groups: list[int] = field(default_factory=list)
 
     def run(self) -> subprocess.CompletedProcess[str] | None:
-        """All steps; the last one that ran."""
+        """Runs the steps until one fails, and returns the result of the last one."""
         done = None
         for step in ACTION["runs"]["steps"]:
             if "run" in step and self._value(step.get("if", "true")) == "true":
@@ -46,12 +46,12 @@ class Runner:
         return done
 
     def variables(self, name: str = "GITHUB_ENV") -> dict[str, str]:
-        """What steps wrote into a file of the runner."""
+        """Returns the variables that steps have written into a file of the runner."""
         lines = (self.temp / name).read_text("utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def stop(self) -> None:
-        """End what is left behind, as a runner does."""
+        """Kills the processes that steps have left running, as a runner does."""
         for group in self.groups:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
@@ -82,7 +82,7 @@ class Runner:
         return subprocess.CompletedProcess(step["run"], status, output.read_text("utf-8"))
 
     def _value(self, text: str) -> str:
-        """The text with what its expressions stand for."""
+        """Returns the text with values instead of its expressions."""
         return re.sub(r"\$\{\{ (.+?) \}\}", lambda match: self._expression(match[1]), text)
 
     def _expression(self, expression: str) -> str:
@@ -96,19 +96,17 @@ class Runner:
                 return str(FOLDER)
             case ["steps", step, "outputs", name]:
                 return self.outputs[step][name]
-        raise AssertionError(f"what is {expression}?")
+        raise AssertionError(f"unknown expression {expression}")
 
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    runner = Runner(tmp_path, {"install": "false", "port": str(port)})
+    runner = Runner(tmp_path, {"install": "false", "port": str(free_port())})
     yield runner
     runner.stop()
 
 
-def test_the_steps_that_follow_reach_a_ready_emulator(runner: Runner) -> None:
+def test_later_steps_reach_a_ready_emulator(runner: Runner) -> None:
     done = runner.run()
     assert done and done.returncode == 0, done and done.stdout
     variables = runner.variables()
@@ -123,14 +121,14 @@ def test_the_steps_that_follow_reach_a_ready_emulator(runner: Runner) -> None:
     assert response.json()["result"]["response"] == "This is a scripted answer to: Hi"
 
 
-def test_a_start_that_fails_fails_the_step_with_the_reason(runner: Runner) -> None:
+def test_a_failed_start_fails_the_step_with_the_reason(runner: Runner) -> None:
     runner.inputs["args"] = "--backend nope"
     done = runner.run()
     assert done and done.returncode == 1
     assert "'nope' is not one of" in done.stdout
 
 
-def test_the_key_of_the_cache_is_that_of_what_is_compiled(runner: Runner) -> None:
+def test_the_cache_key_has_platform_python_version_and_hash(runner: Runner) -> None:
     runner.inputs["install"] = "true"
     [key, *_] = [step for step in ACTION["runs"]["steps"] if step.get("id") == "key"]
     assert runner._run(key).returncode == 0
@@ -139,7 +137,7 @@ def test_the_key_of_the_cache_is_that_of_what_is_compiled(runner: Runner) -> Non
     assert re.fullmatch(rf"workers-ai-emulator-Linux-X64-{version}-[0-9a-f]{{64}}", name)
 
 
-def test_the_page_shows_inputs_that_are_there() -> None:
+def test_the_documented_inputs_exist() -> None:
     [step, *_] = yaml.safe_load(blocks("testing.md", "yaml")[0])
     assert step["uses"].split("@")[0].endswith("/.ci/action")
     assert set(step["with"]) <= set(ACTION["inputs"])

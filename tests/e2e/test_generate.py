@@ -1,4 +1,4 @@
-"""Answers of the real model over HTTP: streamed and whole, alone and together, left half-way."""
+"""Completions of the stand-in model over HTTP: streams, JSON, concurrency and disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS = [INT8, FP16]
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON of each event; asserts on the frame and on the end."""
+    """Yields the JSON of each event. Asserts that the stream ends with `[DONE]`."""
     is_done = False
     for line in response.iter_lines():
         if line == "data: [DONE]":
@@ -43,7 +43,7 @@ def streamed(server: ServerProcess, body: dict[str, Any], model: str = INT8) -> 
     [{"temperature": 0}, {"seed": 7}, {"seed": 8, "top_k": 5, "top_p": 0.9, "temperature": 1.5}],
     ids=str,
 )
-def test_streamed_text_equals_whole_text(
+def test_streamed_text_equals_the_text_in_json(
     server: ServerProcess, model: str, sampling: dict[str, Any]
 ) -> None:
     body = {"prompt": "Name three kinds of cheese 🧀.", "max_tokens": 48} | sampling
@@ -52,7 +52,7 @@ def test_streamed_text_equals_whole_text(
     assert server.run(body, model).json()["result"]["response"] == whole
 
 
-def test_each_name_is_answered_by_its_own_weights(server: ServerProcess) -> None:
+def test_each_model_runs_on_its_own_weights(server: ServerProcess) -> None:
     body = {"prompt": "Hi", "max_tokens": 1}
     assert server.run(body, INT8).headers["x-emulator-model"] == "SmolLM2-135M-Instruct.Q8_0"
     assert server.run(body, FP16).headers["x-emulator-model"] == "SmolLM2-135M-Instruct.F16"
@@ -83,14 +83,14 @@ def test_every_sampling_parameter_is_applied(
     assert server.run(body | parameter).json()["result"]["response"] != plain
 
 
-def test_max_tokens_ends_the_answer(server: ServerProcess) -> None:
+def test_max_tokens_limits_the_completion(server: ServerProcess) -> None:
     usage = server.run({"prompt": "Tell me a long story", "max_tokens": 5}).json()["result"][
         "usage"
     ]
     assert usage["completion_tokens"] == 5
 
 
-def test_a_raw_prompt_is_sent_as_it_is(server: ServerProcess) -> None:
+def test_a_raw_prompt_gets_no_chat_template(server: ServerProcess) -> None:
     raw = server.run({"prompt": "One two three", "raw": True, "max_tokens": 1})
     wrapped = server.run({"prompt": "One two three", "max_tokens": 1})
     assert raw.json()["result"]["usage"]["prompt_tokens"] <= 4
@@ -115,9 +115,7 @@ def test_all_of_8_streams_begin_before_any_ends(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "json"])
 @pytest.mark.parametrize("prompt", [ENDLESS["prompt"], "word " * 1500], ids=["decode", "prefill"])
-def test_a_client_that_leaves_frees_its_slot(
-    server: ServerProcess, prompt: str, is_stream: bool
-) -> None:
+def test_a_disconnect_frees_the_slot(server: ServerProcess, prompt: str, is_stream: bool) -> None:
     before = num_cancelled(server)
     body = {**ENDLESS, "prompt": prompt, "stream": is_stream, "max_tokens": 400}
     with server.connect(body):
@@ -126,7 +124,7 @@ def test_a_client_that_leaves_frees_its_slot(
     assert server.metric("workers_ai_emulator_free_slots", model=INT8) == 8
 
 
-def test_a_client_that_leaves_the_queue_is_never_run(server: ServerProcess) -> None:
+def test_a_disconnect_removes_a_waiting_request(server: ServerProcess) -> None:
     before = num_cancelled(server)
     prompt_tokens = server.metric("workers_ai_emulator_tokens_total", model=INT8, kind="prompt")
     body = {"prompt": "word " * 1200, "max_tokens": 400}
@@ -142,7 +140,7 @@ def test_a_client_that_leaves_the_queue_is_never_run(server: ServerProcess) -> N
     assert after < prompt_tokens + 12 * 1200
 
 
-def test_a_client_that_never_reads_does_not_hold_its_slot(server: ServerProcess) -> None:
+def test_a_client_that_does_not_read_frees_its_slot(server: ServerProcess) -> None:
     with server.connect({**ENDLESS, "stream": True, "max_tokens": 300}):
         wait_until(lambda: server.metric("workers_ai_emulator_running", model=INT8) == 1)
         assert server.run({"prompt": "Hi", "max_tokens": 3}).status_code == 200

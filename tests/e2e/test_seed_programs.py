@@ -1,16 +1,15 @@
-"""The programs of Cloudflare's own documentation, as they are but for the host."""
+"""Programs from Cloudflare's documentation, unchanged except for the host."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from tests.npm import require_programs
 from tests.server import ACCOUNT_ID, INT8, ServerProcess
 
 MESSAGES = (
@@ -25,24 +24,24 @@ def output_of(*command: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def assert_is_real_answer(answer: dict[str, Any]) -> None:
-    assert list(answer) == ["result", "success", "errors", "messages"]
-    assert (answer["success"], answer["errors"], answer["messages"]) == (True, [], [])
-    assert list(answer["result"]) == ["response", "usage"]
-    assert len(answer["result"]["response"].split()) >= 3
-    usage = answer["result"]["usage"]
+def assert_is_completion(body: dict[str, Any]) -> None:
+    assert list(body) == ["result", "success", "errors", "messages"]
+    assert (body["success"], body["errors"], body["messages"]) == (True, [], [])
+    assert list(body["result"]) == ["response", "usage"]
+    assert len(body["result"]["response"].split()) >= 3
+    usage = body["result"]["usage"]
     assert list(usage) == ["prompt_tokens", "completion_tokens", "total_tokens"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def test_curl_gets_a_real_answer(server: ServerProcess) -> None:
+def test_curl_gets_a_completion(server: ServerProcess) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/run/{INT8}"
     body = f'{{ "messages": {MESSAGES}}}'
     text = output_of("curl", "-s", url, "-X", "POST", "-H", "Authorization: Bearer x", "-d", body)
-    assert_is_real_answer(json.loads(text))
+    assert_is_completion(json.loads(text))
 
 
-def test_python_requests_gets_a_real_answer(server: ServerProcess) -> None:
+def test_python_requests_gets_a_completion(server: ServerProcess) -> None:
     program = f"""
 import json
 import requests
@@ -58,13 +57,12 @@ def run(model, inputs):
 inputs = {MESSAGES}
 print(json.dumps(run("{INT8}", inputs)))
 """
-    assert_is_real_answer(json.loads(output_of(sys.executable, "-c", program)))
+    assert_is_completion(json.loads(output_of(sys.executable, "-c", program)))
 
 
 @pytest.mark.node
-def test_node_fetch_gets_a_real_answer(server: ServerProcess) -> None:
-    if not shutil.which("node") and "CI" not in os.environ:
-        pytest.skip("node is not installed")
+def test_node_fetch_gets_a_completion(server: ServerProcess) -> None:
+    require_programs("node")
     program = f"""
 async function run(model, input) {{
   const response = await fetch(
@@ -82,4 +80,4 @@ run("{INT8}", {{ messages: {MESSAGES} }}).then((response) => {{
   console.log(JSON.stringify(response));
 }});
 """
-    assert_is_real_answer(json.loads(output_of("node", "-e", program)))
+    assert_is_completion(json.loads(output_of("node", "-e", program)))

@@ -25,7 +25,7 @@ def name_of(endpoint: Endpoint) -> str:
 
 
 def filled(path: str) -> str:
-    """The path with a value in every gap."""
+    """Returns the path with a value for every parameter."""
     return re.sub(r"{(\w+)(:path)?}", lambda gap: VALUES.get(gap[1], "x"), path)
 
 
@@ -41,7 +41,7 @@ def test_every_endpoint_has_a_route_and_every_route_is_an_endpoint() -> None:
     assert served == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
-def test_every_endpoint_is_described_and_nothing_else() -> None:
+def test_the_document_describes_every_endpoint_and_no_other() -> None:
     described = {
         (method.upper(), path)
         for path, item in document(CATALOG)["paths"].items()
@@ -56,7 +56,7 @@ def test_every_endpoint_is_described_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)
-def test_an_endpoint_is_found_as_a_call_if_it_runs_a_model(endpoint: Endpoint) -> None:
+def test_a_request_is_an_inference_call_if_its_endpoint_runs_a_model(endpoint: Endpoint) -> None:
     scope = {
         "type": "http",
         "method": endpoint.method,
@@ -98,7 +98,7 @@ def test_an_endpoint_is_found_as_a_call_if_it_runs_a_model(endpoint: Endpoint) -
         ("/", {}, None),
     ],
 )
-def test_a_call_has_its_account_its_model_and_its_path_without_the_account(
+def test_an_inference_call_has_account_model_and_the_path_without_account(
     path: str, headers: dict[str, str], call: tuple[object, ...] | None
 ) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -107,5 +107,5 @@ def test_a_call_has_its_account_its_model_and_its_path_without_the_account(
 
 
 @pytest.mark.parametrize("scope", [{"type": "lifespan"}, {"type": "http", "method": "GET"}])
-def test_other_requests_are_no_calls(scope: dict[str, object]) -> None:
+def test_other_requests_are_no_inference_calls(scope: dict[str, object]) -> None:
     assert inference_call({"path": "/run", "headers": [], **scope}) is None

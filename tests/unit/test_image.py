@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be read; tests/prove_image.sh builds and runs it."""
+"""The text of the Dockerfile. tests/prove_image.sh builds and runs the image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_the_compose_file_checks_health_as_the_image_does() -> None:
     ]
 
 
-def test_what_the_image_copies_is_not_ignored() -> None:
-    kept = (ROOT / ".dockerignore").read_text("utf-8").split()
+def test_files_that_the_image_copies_are_not_ignored() -> None:
+    lines = (ROOT / ".dockerignore").read_text("utf-8").split()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     assert copied
-    assert all(f"!{name}" in kept for names in copied for name in names.split())
+    assert all(f"!{name}" in lines for names in copied for name in names.split())

@@ -47,13 +47,13 @@ USES_HTTPX = {
     f"{ROOT}.middleware.recordings.cloudflare",
     f"{ROOT}.models.hub",
 }
-# Run as processes of their own, so they may print.
+# Modules that run as processes, so they may print.
 PROGRAMS = {f"{ROOT}.engine.probe", f"{ROOT}.prompts.template_process"}
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 
 def imports(module: str) -> set[str]:
-    """The modules that a module imports, wherever in it."""
+    """Returns the modules that a module imports, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -71,28 +71,28 @@ def packages(module: str) -> set[str]:
 
 
 def layer(module: str) -> int | None:
-    """The number of the module's layer; None for the package itself, which has only a version."""
+    """Returns the index of the module's layer; None for the package itself, which has no layer."""
     name = module.removeprefix(ROOT).removeprefix(".")
     return LAYERS.index(name.split(".")[0]) if name else None
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module: str) -> None:
+def test_a_module_imports_only_its_own_layer_and_lower_ones(module: str) -> None:
     own = layer(module)
     for imported in imports(module) & MODULES.keys():
         other = layer(imported)
         assert own is None or other is None or own <= other, f"{module} imports {imported}"
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = {module: imports(module) & MODULES.keys() - {module} for module in MODULES}
     while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
         for module in leaves:
             del graph[module]
-    assert not graph, f"these import each other: {sorted(graph)}"
+    assert not graph, f"cycles between {sorted(graph)}"
 
 
-def test_few_modules_lie_loose_at_the_top() -> None:
+def test_at_most_10_modules_are_outside_of_folders() -> None:
     assert len([*PACKAGE.glob("*.py")]) <= 10
 
 
@@ -102,17 +102,17 @@ def test_the_engine_imports_no_http_library(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_few_modules_import_llama_cpp(module: str) -> None:
+def test_only_listed_modules_import_llama_cpp(module: str) -> None:
     assert ("llama_cpp" in packages(module)) <= (module in USES_LLAMA_CPP)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_one_module_imports_the_hub_client(module: str) -> None:
+def test_only_one_module_imports_the_hub_client(module: str) -> None:
     assert ("huggingface_hub" in packages(module)) <= (module == f"{ROOT}.models.hub")
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_few_modules_import_the_http_client(module: str) -> None:
+def test_only_listed_modules_import_the_http_client(module: str) -> None:
     assert ("httpx2" in packages(module)) <= (module in USES_HTTPX)
 
 

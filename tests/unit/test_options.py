@@ -91,7 +91,7 @@ def test_a_boolean_can_be_turned_off() -> None:
         ("--allow-origin", "here", 1),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_flag_and_variable(
+def test_a_bad_value_is_one_line_with_flag_and_variable(
     flag: str,
     value: str,
     status: int,
@@ -104,7 +104,7 @@ def test_a_bad_value_is_one_line_that_names_flag_and_variable(
     assert line.startswith("workers-ai-emulator: ") and flag in line and variable in line
 
 
-def test_a_bad_variable_is_one_line_that_names_it(
+def test_a_bad_variable_is_one_line_with_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORKERS_AI_EMULATOR_THREADS", "0")
