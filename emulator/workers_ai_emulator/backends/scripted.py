@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-from workers_ai_emulator.wire.validation import error_lines
+from workers_ai_emulator.wire.validation import parse_rule_list
 
 MODEL_NAME = "scripted"
 _MAX_WAIT_S = 86400
@@ -131,15 +131,7 @@ def parse_rules(value: Any) -> list[Rule]:
         value = value["rules"]
     if not isinstance(value, list):
         raise ValueError("it takes a list of rules, each with an `answer`")
-    rules, lines = [], []
-    for number, item in enumerate(value, 1):
-        try:
-            rules.append(Rule.model_validate(item))
-        except ValidationError as error:
-            lines += [f"rule {number}: {line}" for line in error_lines(error)]
-    if lines:
-        raise ValueError("\n".join(lines))
-    return rules
+    return parse_rule_list(Rule, value)
 
 
 def _prompt(request: TextGenerationRequest) -> str:
