@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 
+from tests.pages import ROOT
 from tests.server import ServerProcess
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_first_curl_gets_a_response_like_the_one_shown(server: ServerProcess) -> None:

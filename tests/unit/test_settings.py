@@ -18,6 +18,12 @@ def value_of(name: str, given: Any) -> Any:
     return DECLARATIONS[name].value_of(given)
 
 
+def error_of(name: str, given: Any) -> str:
+    with pytest.raises(SettingInvalid) as failure:
+        value_of(name, given)
+    return str(failure.value)
+
+
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
     [
@@ -34,9 +40,7 @@ def test_a_size_is_converted_to_bytes(text: str, num_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "12 apples", "AUTO"])
 def test_a_bad_size_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(SettingInvalid) as failure:
-        value_of("memory_limit", text)
-    assert str(failure.value) == (
+    assert error_of("memory_limit", text) == (
         "--memory (or WORKERS_AI_EMULATOR_MEMORY) takes `auto` or a size such as 12GiB, "
         f"not {text!r}"
     )
@@ -52,9 +56,7 @@ def test_a_number_within_its_limits_is_accepted(name: str, text: str, expected: 
 
 @pytest.mark.parametrize("text", ["0", "257", "-1", "many", "", "²"])
 def test_a_bad_number_is_refused_with_its_limits(text: str) -> None:
-    with pytest.raises(SettingInvalid) as failure:
-        value_of("parallel", text)
-    assert str(failure.value) == (
+    assert error_of("parallel", text) == (
         "--parallel (or WORKERS_AI_EMULATOR_PARALLEL) takes `auto` or a number from 1 to 256, "
         f"not {text!r}"
     )
@@ -94,9 +96,7 @@ def test_origins_are_stored_as_browsers_write_them() -> None:
 
 @pytest.mark.parametrize("text", ["app.example", "http://app.example/path", "http://a http://b"])
 def test_a_bad_origin_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(SettingInvalid) as failure:
-        value_of("allowed_origins", ["*", text])
-    assert str(failure.value) == (
+    assert error_of("allowed_origins", ["*", text]) == (
         "--allow-origin (or WORKERS_AI_EMULATOR_ALLOW_ORIGIN) takes an origin such as "
         f"https://app.example:3000, `null` or `*`, not {text!r}"
     )
