@@ -23,7 +23,7 @@ def recorded(name: str) -> str:
     return (RECORDINGS / name).read_text("utf-8")
 
 
-def ours(target: Target, path: str, **body: Any) -> str:
+def emulated(target: Target, path: str, **body: Any) -> str:
     """Returns the stream of the emulator for a prompt with a short completion."""
     body |= {"messages": QUESTION, "temperature": 0, "stream": True}
     path = f"/client/v4/accounts/<account>/ai/{path}"
@@ -71,14 +71,14 @@ def side_by_side(recording: str, response: str) -> str:
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
 def test_a_native_stream_has_the_shape_of_the_recorded_one(target: Target, name: str) -> None:
-    recording, response = recorded(name), ours(target, "run/<model>")
+    recording, response = recorded(name), emulated(target, "run/<model>")
     assert shape(response) == shape(recording), "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", ["native-classic-p-2025-03.sse", "native-classic-p-second.sse"])
 def test_padding_has_the_recorded_characters_and_lengths(target: Target, name: str) -> None:
-    for stream in (recorded(name), ours(target, "run/<model>")):
+    for stream in (recorded(name), emulated(target, "run/<model>")):
         for padding in paddings(stream):
             assert (ALPHABET * 2).startswith(padding)
             assert 0 < len(padding) < 50
@@ -99,12 +99,12 @@ def test_an_openai_stream_has_the_recorded_shape_except_for_its_last_delta(
     assert '"prompt_tokens_details"' in last_again  # added to the service in autumn 2026
     # The emulator's last delta has an empty content, because some clients require it.
     last = last.replace('"delta": {}', '"delta": {"content": ""}')
-    response = ours(target, "v1/chat/completions", model="<model>")
+    response = emulated(target, "v1/chat/completions", model="<model>")
     assert shape(response) == [text, last, done], "\n" + side_by_side(recording, response)
 
 
 @pytest.mark.documented
 def test_a_stream_of_2023_lacks_only_padding_and_usage(target: Target) -> None:
     text, done = shape(recorded("native-docs-2023.sse"))
-    response = shape(ours(target, "run/<model>"))
+    response = shape(emulated(target, "run/<model>"))
     assert (response[0], response[-1]) == (text, done)

@@ -71,9 +71,9 @@ def assert_same_results(
     port = [result_of_port(validators[index], body) for index, body in cases]
     print(f"seed {SEED}: {len(cases)} bodies, {port.count(None)} valid, {len(set(port))} results")
     differences = [
-        f"schema {schemas[index]!r:.2000}\nbody {body:.2000}\npackage {theirs!r}\nport    {ours!r}"
-        for (index, body), theirs, ours in zip(cases, package, port, strict=True)
-        if theirs != ours
+        f"schema {schemas[index]!r:.2000}\nbody {body:.2000}\npackage {expected}\nport    {result}"
+        for (index, body), expected, result in zip(cases, package, port, strict=True)
+        if result != expected
     ]
     assert not differences, f"seed {SEED}: {len(differences)}\n" + "\n\n".join(differences[:3])
 
