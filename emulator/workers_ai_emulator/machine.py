@@ -1,4 +1,4 @@
-"""The memory and the cores that this process may use, within the limits of its container."""
+"""Measures how much memory and how many cores this process and its container may use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")  # control groups version 2, as in a container
+_CGROUP = Path("/sys/fs/cgroup")  # contains the limits of the container (cgroup v2)
 
 
 def available_memory() -> int:
     """Returns the bytes that this process can still allocate.
 
-    This is the smaller of two numbers: the machine's free and reclaimable memory, and the rest of
-    the container's limit.
+    This is the smaller of two numbers: the machine's free and reclaimable memory, and the
+    container's memory limit minus the memory that the container uses.
     """
     on_machine = psutil.virtual_memory().available
     limit = _cgroup_value("memory.max")
@@ -25,7 +25,7 @@ def available_memory() -> int:
 
 
 def num_cores() -> int:
-    """Returns the number of cores that CPU affinity and the container's quota allow; at least 1."""
+    """Returns how many cores the CPU affinity and the container's CPU quota allow; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota, period = _cgroup_value("cpu.max"), _cgroup_value("cpu.max", field=1)
     if quota is None or not period:
@@ -34,14 +34,15 @@ def num_cores() -> int:
 
 
 def in_units(size: int) -> str:
-    """Returns a number of bytes as text for people: `1.5 GiB`, `144 MiB`."""
+    """Formats a number of bytes as text, such as `1.5 GiB` or `144 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _cgroup_value(name: str, field: int = 0) -> int | None:
-    """Returns a number from a file of the control group.
+    """Returns one of the numbers in a file of the container's control group (cgroup).
 
-    Returns None if the file contains no number, which means no limit, or does not exist.
+    `field`: which of the values in the file, counted from 0. Returns None if the file does not
+    exist, or if the value is not a number: then there is no limit.
     """
     try:
         return int((_CGROUP / name).read_text().split()[field])

@@ -1,11 +1,13 @@
-"""Continuous batching over one model: prompt tokens in, chunks of text out. No HTTP in here."""
+"""Runs models with continuous batching: takes prompt tokens, returns chunks of text.
+
+The engine has no HTTP code.
+"""
 
 import os
 
-# llama.cpp's threads wait for each other many times per token. By default, OpenMP lets a waiting
-# thread spin for a long time, which takes the core from any other busy process, or hardly at all
-# if the process has ever had more computing threads than cores. A short spin followed by sleep is
-# as fast as a long spin. OpenMP reads both variables when it is loaded; `active` makes it spin in
-# all cases.
+# llama.cpp's OpenMP threads wait for each other many times per token. These two variables make a
+# waiting thread spin briefly, then sleep: this is as fast as OpenMP's default, a long spin, but
+# leaves the core to other processes. `active` is needed because OpenMP otherwise hardly spins once
+# the process has had more threads than cores. OpenMP reads the variables only when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_WAIT_POLICY", "active")

@@ -1,4 +1,7 @@
-"""The events of a generation: chunks, or one error. Other sources of completions use it, too."""
+"""Defines the events of a generation: chunks of text, or an error.
+
+The engine and the backends without an engine use this module.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ Event = Chunk | EngineError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:
-    """Yields chunks up to the first one with a finish reason. Raises an error from the queue."""
+    """Yields the chunks in a queue, up to and including the first one with a finish reason.
+
+    If the queue contains an error, raises this error.
+    """
     while True:
         event = await events.get()
         if not isinstance(event, Chunk):

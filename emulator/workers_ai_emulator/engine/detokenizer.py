@@ -1,4 +1,4 @@
-"""Turns the bytes of tokens into text, one token at a time."""
+"""Decodes the bytes of generated tokens into text, one token at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import codecs
 
 
 class Detokenizer:
-    """An incremental UTF-8 decoder: keeps the bytes of an incomplete character for the next call.
+    """Decodes the tokens of one completion as UTF-8, token by token.
 
-    `strip_leading_space` removes the space before the first word, as SentencePiece's own decoder
-    does: SentencePiece writes a space before every word.
+    Keeps the bytes of an incomplete character until a later token completes the character.
+    `strip_leading_space`: removes the space at the start of a completion, because SentencePiece
+    tokens begin with a space at every word, also at the first one.
     """
 
     def __init__(self, *, strip_leading_space: bool = False) -> None:
@@ -17,11 +18,11 @@ class Detokenizer:
         self._strip_leading_space = strip_leading_space
 
     def feed(self, piece: bytes) -> str:
-        """Returns the text that is complete after `piece`."""
+        """Decodes the bytes of the next token and returns all characters that are now complete."""
         return self._strip(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """Returns U+FFFD if the last character is incomplete, otherwise nothing."""
+        """Ends the completion: returns U+FFFD if its last character is incomplete, otherwise ""."""
         return self._strip(self._decoder.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:

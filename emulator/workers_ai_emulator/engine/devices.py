@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
-_GPU_TYPES = (1, 2)  # dedicated and integrated GPUs in ggml_backend_dev_type
+_GPU_TYPES = (1, 2)  # values of ggml_backend_dev_type: dedicated GPU, integrated GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU and its free memory in bytes."""
+    """A GPU: its name, and how many bytes of its memory are free."""
 
     name: str
     free: int
 
 
 def gpus() -> list[Device]:
-    """Returns all GPUs; an empty list if llama.cpp was built for the CPU only."""
-    llama.llama_backend_init()  # loads GPU backends that are separate libraries
+    """Returns the GPUs that llama.cpp can use; none if it was built for the CPU only."""
+    llama.llama_backend_init()  # loads llama.cpp's GPU backends if they are shared libraries
     if not llama.llama_supports_gpu_offload():
         return []
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)

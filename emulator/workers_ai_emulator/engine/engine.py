@@ -1,8 +1,8 @@
-"""The engine as the event loop uses it: accepts requests, cancels them, and returns their chunks.
+"""The engine: queues requests, generates completions on a worker thread, and returns chunks.
 
-event loop   submit, cancel ──► worker's inbox ──┐
-worker       evaluates the sequences in steps: worker.py
-event loop   generations get their chunks ◄── one call_soon_threadsafe per decode call
+event loop      submit() and cancel() put messages into the worker's inbox
+worker thread   evaluates the sequences step by step (worker.py)
+event loop      generations receive their chunks: one call_soon_threadsafe for each decode call
 """
 
 from __future__ import annotations
@@ -39,18 +39,21 @@ _MAX_WATCH_INTERVAL_S = 1.0
 
 
 class EngineGeneration:
-    """Implements `Generation` for one sequence. `cancel` is called with the sequence to cancel."""
+    """The generation of one request in the engine; implements the protocol `Generation`.
+
+    `cancel`: a function that cancels the sequence that it is called with.
+    """
 
     def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
         self._cancel = cancel
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
-        self.is_finished = False  # whether the last event has been delivered
+        self.is_finished = False  # True once the last chunk or an error is in the queue
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far."""
+        """The numbers of prompt, completion and cached tokens so far."""
         return self._sequence.usage
 
     @property
@@ -59,29 +62,29 @@ class EngineGeneration:
 
     @property
     def fingerprint(self) -> str:
-        """A text that is equal for equal requests."""
+        """The prompt tokens and the parameters as text; seeds the random padding of events."""
         return f"{self._sequence.prompt_tokens} {self._sequence.params}"
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return chunks_of(self._events)
 
     def cancel(self) -> None:
-        """Cancels the generation; its slot is free after at most one step.
+        """Cancels the generation; the engine frees its slot after at most one step.
 
-        Does nothing if it has ended.
+        Does nothing if the generation has ended.
         """
         if not self.is_finished:
             self._cancel(self._sequence)
 
     def cancel_after(self, limit_s: float) -> None:
-        """Cancels the generation after `limit_s` seconds; its iterator raises DeadlineExceeded.
+        """Cancels the generation if it has not ended within `limit_s` seconds from now.
 
-        Does nothing if the generation ends before that.
+        The iterator of the generation then raises DeadlineExceeded.
         """
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
 
     def deliver(self, event: Event) -> None:
-        """Passes an event to the iterator."""
+        """Appends a chunk or an error to the queue that the generation's iterator reads."""
         self.is_finished = isinstance(event, EngineError) or event.finish_reason is not None
         if self.is_finished and self._timer is not None:
             self._timer.cancel()
@@ -93,11 +96,12 @@ class EngineGeneration:
 
 
 class Engine:
-    """Continuous batching over one model, on a thread of its own.
+    """Runs one model with continuous batching, on a worker thread.
 
-    All methods belong to the event loop. At most `queue_size` requests wait for a slot.
-    `snapshot_tokens` bounds the KV cells that are stored outside the slots. `failure` describes
-    why the engine cannot compute at present; it is None if it can.
+    All methods must be called on the event loop's thread. `queue_size`: the maximum number of
+    requests that wait for a slot. `snapshot_tokens`: the maximum number of tokens in snapshots,
+    which are copies of KV cells outside the slots. `failure`: an error text while the worker
+    thread is stuck, otherwise None.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is waiting or running."""
+        """Whether the engine has no waiting and no running requests."""
         return not self._live
 
     @property
@@ -134,8 +138,9 @@ class Engine:
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
         """Queues a request and returns its generation.
 
-        Raises ContextTooLong, CapacityExceeded, EngineClosed, or EngineError while the engine has a
-        failure.
+        Raises ContextTooLong if the prompt and `max_tokens` exceed the context length,
+        CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down, and
+        EngineError while the worker thread is stuck.
         """
         if self._is_closing:
             raise EngineClosed
@@ -153,21 +158,23 @@ class Engine:
         return generation
 
     def cancel_all(self) -> None:
-        """Cancels every request that has not ended."""
+        """Cancels all waiting and running requests of the engine."""
         for generation in list(self._live.values()):
             generation.cancel()
 
     def watch(self, limit_s: float) -> None:
-        """Starts to watch the worker: sets `failure` and fails all requests while it is stuck.
+        """Starts a task that detects a stuck worker thread.
 
-        The worker is stuck if it has died or has completed no operation for `limit_s` seconds.
+        The worker is stuck if its thread has ended, or if it has requests and has completed no
+        operation (such as a decode call) for `limit_s` seconds. While the worker is stuck, the
+        task sets `failure`, and all requests fail.
         """
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
     async def close(self) -> None:
-        """Cancels all requests, ends the thread and frees the model.
+        """Cancels all requests, ends the worker thread and frees the model.
 
-        Returns after 10 seconds even if the thread does not end.
+        Waits at most 10 seconds for the thread to end.
         """
         self._is_closing = True
         self.cancel_all()
@@ -197,21 +204,22 @@ class Engine:
     def _fail_all(self, error: EngineError) -> None:
         """Ends every request with the error.
 
-        Cancels the sequences, so that a worker that recovers does not continue them.
+        Also cancels the requests in the worker; otherwise the worker would compute them later if
+        it recovers.
         """
         for sequence in list(self._live):
             self._worker.cancel(sequence)
             self._live.pop(sequence).deliver(error)
 
     def _deliver_threadsafe(self, events: Delivery) -> None:
-        """Passes events from the worker's thread to the event loop."""
+        """Passes events to the event loop. The worker calls this method on its own thread."""
         self._loop.call_soon_threadsafe(self._deliver, events)
 
     def _deliver(self, events: Delivery) -> None:
         for sequence, event in events:
             generation = self._live.get(sequence)
             if generation is None:
-                continue  # the request has already failed
+                continue  # `_fail_all` has already ended this request
             generation.deliver(event)
             if generation.is_finished:
                 del self._live[sequence]

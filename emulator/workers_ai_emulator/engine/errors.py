@@ -1,15 +1,15 @@
-"""The errors that the engine and other sources of completions raise. No HTTP in here.
+"""The errors that the engine and the backends raise, without HTTP statuses.
 
     EngineError              a generation cannot start or cannot continue
-    ├── Interrupted          llama.cpp stopped a decode call because every client has disconnected
-    ├── CapacityExceeded     no free slot and a full queue, or no memory for the model
-    ├── ContextTooLong       prompt and longest completion do not fit the context
+    ├── Interrupted          a decode call was stopped: all its requests have been cancelled
+    ├── CapacityExceeded     no free slot and a full queue, or not enough memory for the model
+    ├── ContextTooLong       the prompt and `max_tokens` exceed the context length
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
     └── RequestRejected      the chat template or an upstream server rejects the request
     GgufInvalid              a file is not a GGUF file that llama.cpp can run
 
-`wire/errors.py` maps them to the errors that a client receives.
+`wire/errors.py` maps these errors to the errors that a client receives.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from workers_ai_emulator.errors import EmulatorError
 
 
 class EngineError(EmulatorError):
-    """A generation cannot start or cannot continue. The message is for the log."""
+    """A generation cannot start or cannot continue. The message appears in the log."""
 
 
 class Interrupted(EngineError):
-    """llama.cpp stopped a decode call because every client that it served has disconnected."""
+    """A decode call was stopped because all requests that it computed had been cancelled."""
 
 
 class CapacityExceeded(EngineError):
-    """All slots are taken and the queue is full, or busy models take the memory for another one."""
+    """All slots are taken and the queue is full, or busy models leave no memory for this model."""
 
 
 class ContextTooLong(EngineError):
-    """The prompt and the longest completion allowed do not fit the context.
+    """The number of prompt tokens plus `max_tokens` exceeds the context length.
 
-    Together they have `num_tokens` tokens; the context has `context_length`.
+    `num_tokens`: this sum. `context_length`: the maximum number of tokens of a sequence.
     """
 
     def __init__(self, num_tokens: int, context_length: int) -> None:
@@ -50,8 +50,11 @@ class EngineClosed(EngineError):
 
 
 class RequestRejected(EngineError):
-    """The chat template or an upstream server rejects the request. The message says why."""
+    """The chat template or an upstream server rejects the request. The message is the reason."""
 
 
 class GgufInvalid(EmulatorError):
-    """The file is not a GGUF file that llama.cpp can run. The message calls the file "it"."""
+    """The file is not a GGUF file that llama.cpp can run.
+
+    The message is a clause in which "it" is the file, such as "it is empty".
+    """

@@ -1,4 +1,4 @@
-"""Carries out the scheduler's operations on a model runner."""
+"""Carries out the scheduler's operations, such as decode calls, on a model runner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from workers_ai_emulator.engine.types import ModelRunner, State
 
 
 class Executor:
-    """A model runner, and the states of all snapshots. Only the worker thread uses it."""
+    """Carries out the scheduler's operations on a model runner, and stores all snapshots.
+
+    A snapshot is a copy of a slot's KV cells. Only the worker thread uses the executor.
+    """
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -17,7 +20,11 @@ class Executor:
         self._states: dict[Snapshot, State] = {}
 
     def execute(self, operation: Operation) -> None:
-        """Carries out one operation. Raises EngineError, or Interrupted for a decode call."""
+        """Carries out one operation of the scheduler, such as a decode call.
+
+        Raises Interrupted if a decode call was stopped because all its requests were cancelled,
+        and EngineError if the operation failed.
+        """
         match operation:
             case Decode(spans):
                 self._runner.decode(spans)
@@ -32,9 +39,9 @@ class Executor:
                 del self._states[snapshot]
 
     def sample(self, sequence: Sequence, row: int) -> int:
-        """Samples the sequence's next token from output `row` of the last decode call.
+        """Samples a sequence's next token, appends it to the sequence and returns it.
 
-        Appends the token to the sequence and returns it.
+        `row`: the index of the sequence's logits among the logits that the last decode call output.
         """
         if sequence.sampler is None:
             sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)

@@ -1,7 +1,8 @@
 """Checks that a GGUF file is a complete text-generation model, before llama.cpp loads it.
 
-llama.cpp aborts the whole process on many invalid headers. These checks reject those headers, and
-some mistakes that they can describe better; llama.cpp itself rejects the other invalid files.
+llama.cpp aborts the whole process on many invalid headers. The checks in this module reject such
+headers first. They also reject some files for which llama.cpp has no clear error text. llama.cpp
+itself rejects all other invalid files without aborting.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from workers_ai_emulator.engine.gguf_format import MAX_LAYERS, Reader, parse, sh
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 
 _MAX_EXPERTS = 1024
-_MAPPED_ALIGNMENT = 32  # llama.cpp needs it for weights that it uses from the mapped file
-_MAX_TOKENS = 2**22  # at least ten times the largest known vocabulary
-# llama.cpp stores only intermediate results in these types and cannot multiply with such weights.
+_MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires it of weights in a memory-mapped file
+_MAX_TOKENS = 2**22  # at least ten times as many as in the largest known vocabulary
+# llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
+# of these types.
 _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
-_ROUTING_TABLE = "tid2eid"  # part of a tensor's name; holds integers that are not weights
-# Encoders, diffusion models, speech models and draft models: they do not generate token by token.
+_ROUTING_TABLE = "tid2eid"  # tensors with this in their name contain integers, not weights
+# Architectures that do not generate text token by token: encoders, diffusion models, speech models
+# and draft models.
 _NOT_GENERATING = re.compile(
     ".*bert.*|gemma-embedding|llama-embed|t5|t5encoder|clip|wavtokenizer-dec|qwen3tts|pockettts"
     "|dream|llada|llada-moe|rnd1|eagle3|dflash|gemma4-assistant"
@@ -39,10 +42,10 @@ _NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Returns the checked header of a GGUF file that contains a text-generation model.
+    """Reads and checks the header of a GGUF file, and returns it.
 
-    Takes about 40 ms for each 100,000 tokens and merges of the vocabulary. Raises GgufInvalid if
-    the file cannot be read, is not GGUF, is damaged, or contains something else.
+    Raises GgufInvalid if the file cannot be read, is not GGUF, is damaged, or is not a complete
+    text-generation model. Takes about 40 ms for each 100,000 tokens and merges of the vocabulary.
     """
     try:
         with path.open("rb") as file:
@@ -64,7 +67,10 @@ def _checked(reader: Reader) -> GgufHeader:
 
 
 def _check_kind(header: GgufHeader) -> None:
-    """Raises GgufInvalid unless the file is a complete model that generates text."""
+    """Raises GgufInvalid unless the file is a complete model that generates text.
+
+    Rejects, for example, adapters, parts of a split model, and encoders.
+    """
     metadata = header.metadata
     architecture = metadata.get("general.architecture")
     if architecture is None:
@@ -109,9 +115,9 @@ def _check_tokenizer(header: GgufHeader, reader: Reader) -> None:
 def _check_array(
     metadata: Mapping[str, Any], name: str, element_types: tuple[str, ...], min_length: int
 ) -> None:
-    """Raises GgufInvalid if an array of the tokenizer has a wrong type or is too short.
+    """Raises GgufInvalid if the array `tokenizer.ggml.NAME` has a wrong type or is too short.
 
-    A missing array is accepted.
+    Accepts a file without this array.
     """
     key = f"tokenizer.ggml.{name}"
     array = metadata.get(key)
@@ -126,9 +132,9 @@ def _check_array(
 
 
 def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
-    """Returns the texts of all tokens as llama.cpp reads them.
+    """Returns the texts of all vocabulary tokens as llama.cpp reads them: up to a zero byte.
 
-    Raises GgufInvalid if two tokens have the same text, because llama.cpp aborts on that.
+    Raises GgufInvalid if two tokens have the same text, because llama.cpp would abort.
     """
     texts = [token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i, token in enumerate(tokens)]
     distinct = set(texts)
@@ -142,7 +148,10 @@ def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
 
 
 def _check_bytes(texts: set[bytes]) -> None:
-    """Raises GgufInvalid if a byte of UTF-8 text has no token, because llama.cpp aborts then."""
+    """Raises GgufInvalid if the vocabulary has no token for a byte that can occur in UTF-8.
+
+    llama.cpp would abort on such a vocabulary.
+    """
     for byte in range(256):
         single = bytes([byte]) if byte else b"<0x00>"
         if byte not in _NEVER_IN_UTF8 and not {b"<0x%02X>" % byte, single} & texts:
@@ -177,7 +186,7 @@ def _check_experts(header: GgufHeader) -> None:
     metadata, prefix = header.metadata, header.architecture
     count = _integer(metadata, f"{prefix}.expert_count", default=0)
     if count <= 1 and prefix in ("hunyuan-dense", "hunyuan_vl"):
-        return  # llama.cpp loads these as models without experts
+        return  # llama.cpp loads these architectures without experts
     used = header.per_layer("expert_used_count") or [0]
     is_possible = min(used) >= 0 and max(used) <= count <= _MAX_EXPERTS
     if not is_possible or (count > 0) != any(used):
@@ -204,7 +213,7 @@ def _check_numerics(header: GgufHeader) -> None:
 
 
 def _check_types(header: GgufHeader) -> None:
-    """Raises GgufInvalid if llama.cpp would abort when it computes with a tensor of this type."""
+    """Raises GgufInvalid if a tensor has a type on which llama.cpp would abort."""
     for tensor in header.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith("_norm.weight")
         is_odd = tensor.type_name in _UNSUPPORTED_WEIGHTS and _ROUTING_TABLE not in tensor.name
@@ -216,7 +225,7 @@ def _check_types(header: GgufHeader) -> None:
 
 
 def _check_data(header: GgufHeader) -> None:
-    """Raises GgufInvalid if the data section is not aligned or the file is truncated."""
+    """Raises GgufInvalid if the weights are not aligned or the file is truncated."""
     if header.data_offset % _MAPPED_ALIGNMENT:
         raise GgufInvalid(
             f"its data begin at byte {header.data_offset:,}, and llama.cpp needs a multiple of "

@@ -1,4 +1,4 @@
-"""Parses the header of a GGUF file without trusting any length that the file contains."""
+"""Parses the header of a GGUF file, and checks every length in it before using the length."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTensor
 
 _VERSIONS = (2, 3)
-_MAX_HEADER = 256 * 2**20  # the longest known header, with 262,144 tokens and merges, has 16 MiB
-_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times the numbers of any known file
+_MAX_HEADER = 256 * 2**20  # bytes; the longest known header, with 262,144 tokens, has 16 MiB
+_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times as many as in any known file
 _MAX_KEY = 65_535
 _MAX_TENSOR_NAME = 63
 _MAX_DIMENSIONS = 4
@@ -39,8 +39,8 @@ SCALAR_TYPES = {
     12: ("float64", Struct("<d")),
 }
 
-# Number of a tensor type: its name, the elements of a block, the bytes of a block.
-# llama.cpp has removed the types whose numbers are missing.
+# GGUF's tensor types by number: the name, the elements of a block, and the bytes of a block.
+# llama.cpp no longer supports the missing numbers.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -79,7 +79,8 @@ TENSOR_TYPES = {
     42: ("Q2_0", 64, 18),
 }
 
-# The first bytes of files in other formats, and what the user can do. Most are failed downloads.
+# Describes files that are not GGUF in the error message, by their first bytes. Users have such
+# files mostly after a failed download.
 _OTHER_FORMATS = {
     b"version https://git-lfs": "a git-lfs pointer: download the file itself with `git lfs pull`",
     b"lmgg": "a GGML file from before GGUF: convert it",
@@ -97,7 +98,7 @@ _OTHER_FORMATS = {
 
 
 def parse(reader: Reader) -> GgufHeader:
-    """Returns the header at the start of a file.
+    """Parses the header at the start of a GGUF file and returns it.
 
     Raises GgufInvalid if the file is not GGUF or its header is damaged.
     """
@@ -114,9 +115,12 @@ def parse(reader: Reader) -> GgufHeader:
 
 
 class Reader:
-    """Reads a file from its start, and checks every length against the file's size first.
+    """Reads the values in the header of a GGUF file one after the other.
 
-    The file is not memory-mapped: if another process shortened a mapped file, reading it would
+    `data`: the bytes read so far. `position`: the offset of the next value. Methods raise
+    GgufInvalid if a value ends beyond the file's end; error messages call the value `what`.
+
+    The file is not memory-mapped: if another process truncated a mapped file, reading it would
     kill this process.
     """
 
@@ -127,19 +131,22 @@ class Reader:
         self.position = 0
 
     def take(self, length: int, what: str) -> int:
-        """Moves past `length` bytes, which are in `data` afterwards; returns where they start."""
+        """Reads the next `length` bytes into `data` and returns the offset of the first one."""
         start = self.position
         self.fetch(start + length, what)
         self.position = start + length
         return start
 
     def number(self, form: Struct, what: str) -> Any:
-        """Reads one number, which error messages call `what`."""
+        """Reads the next value as a number in the binary format `form`, and returns it."""
         start = self.take(form.size, what)
         return form.unpack_from(self.data, start)[0]
 
     def string(self, what: str, max_length: int = _MAX_HEADER) -> bytes:
-        """Reads a length and as many bytes. Raises GgufInvalid for more than `max_length`."""
+        """Reads the next value as a string (a length of 8 bytes, then the text), and returns it.
+
+        Raises GgufInvalid if the text is longer than `max_length` bytes.
+        """
         length = self.number(_COUNT, what)
         if length > max_length:
             raise GgufInvalid(f"it is damaged: {what} is {length:,} bytes long")
@@ -147,7 +154,7 @@ class Reader:
         return bytes(self.data[start : start + length])
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Moves past `count` strings, which are in `data` afterwards."""
+        """Reads the next `count` strings into `data` without returning them."""
         position, length_at = self.position, _COUNT.unpack_from
         for _ in range(count):
             if position + 8 > len(self.data):
@@ -157,7 +164,7 @@ class Reader:
         self.position = position
 
     def strings(self, array: GgufArray) -> list[bytes]:
-        """Returns the elements of an array of strings that this reader has moved past."""
+        """Returns the elements of an array of strings, which must already be in `data`."""
         found, position, view = [], array.offset, memoryview(self.data)
         for _ in range(array.length):
             end = position + 8 + _COUNT.unpack_from(view, position)[0]
@@ -166,7 +173,10 @@ class Reader:
         return found
 
     def fetch(self, end: int, what: str) -> None:
-        """Reads the file up to byte `end` into `data`."""
+        """Reads the file into `data` up to the offset `end`.
+
+        Raises GgufInvalid if the file or the longest accepted header is shorter.
+        """
         if end > self.size:
             raise GgufInvalid(
                 f"it is truncated or damaged: {what} ends at byte {end:,} of {self.size:,}"
@@ -181,7 +191,7 @@ class Reader:
 
 
 def shown(value: object) -> str:
-    """Formats a value of the file for an error message: on one line, long values shortened."""
+    """Formats a value from the file for an error message; shortens it to 80 characters."""
     shown = repr(value)
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 
@@ -197,7 +207,7 @@ def _check_magic(reader: Reader) -> None:
 
 
 def _describe(start: bytes, size: int) -> str:
-    """Returns what kind of file begins with the bytes `start`, if it is not a GGUF file."""
+    """Describes the format of a file that is not GGUF, recognised by its first bytes."""
     if len(start) > 8 and start[8:9] == b"{" and _COUNT.unpack_from(start)[0] < size:
         return "safetensors: convert it with llama.cpp's convert_hf_to_gguf.py"
     lowered = start.lstrip().lower()
@@ -288,7 +298,10 @@ def _padded(size: int, alignment: int) -> int:
 
 
 def _read_tensors(reader: Reader, num_tensors: int, alignment: int) -> tuple[GgufTensor, ...]:
-    """Reads all tensors. llama.cpp requires that their data follow each other without gaps."""
+    """Reads the descriptions of all tensors: name, shape, type, offset and size.
+
+    Raises GgufInvalid if there are gaps between the tensors' data, because llama.cpp accepts none.
+    """
     tensors: dict[str, GgufTensor] = {}
     end = 0
     for index in range(num_tensors):
@@ -317,7 +330,10 @@ def _read_tensor(reader: Reader, place: str) -> GgufTensor:
 
 
 def _type_and_size(shape: tuple[int, ...], type_number: int, what: str) -> tuple[str, int]:
-    """Returns the name of a tensor's type and the tensor's size in bytes."""
+    """Returns the name of a tensor's type, and the tensor's size in bytes.
+
+    Raises GgufInvalid if llama.cpp does not support the type or the shape does not suit it.
+    """
     if type_number not in TENSOR_TYPES:
         raise GgufInvalid(f"{what} has type {type_number}, which llama.cpp does not support")
     name, block_length, block_size = TENSOR_TYPES[type_number]

@@ -1,4 +1,4 @@
-"""The contents of a GGUF file's header: metadata, and the place and type of every tensor."""
+"""The parsed header of a GGUF file: metadata, and the type and position of every tensor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from workers_ai_emulator.engine.errors import GgufInvalid
 
-_KV_ELEMENT_SIZE = 2  # bytes of a 16-bit float
+_KV_ELEMENT_SIZE = 2  # bytes; the KV cache contains 16-bit floats
 
-# The values of `general.file_type`: how the weights as a whole are stored.
+# Names of weight types, by the number in the metadata key `general.file_type`.
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -54,10 +54,10 @@ FILE_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class GgufArray:
-    """An array of the metadata. Its elements stay in the file, except for short lists of numbers.
+    """An array in the metadata of a GGUF file.
 
-    `offset` is the first element's position in the file. `numbers` are the elements of a numeric
-    array with at most one element for each layer; the tuple is empty for all other arrays.
+    `offset`: the position of the first element in the file. `numbers`: the elements, if these are
+    at most 512 numbers; the elements of all other arrays remain in the file.
     """
 
     element_type: str
@@ -68,7 +68,10 @@ class GgufArray:
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor's shape, type, size in bytes, and offset from the start of the data section."""
+    """The description of one tensor in the header of a GGUF file.
+
+    `size`: bytes. `offset`: bytes from the start of the data section, which follows the header.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +82,11 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """The header of a GGUF file. Metadata values are bool, int, float, str or GgufArray."""
+    """The header of a GGUF file.
+
+    `metadata`: values of type bool, int, float, str or GgufArray. `data_offset`: the position of
+    the tensors' data in the file.
+    """
 
     version: int
     metadata: Mapping[str, Any]
@@ -98,7 +105,7 @@ class GgufHeader:
 
     @property
     def context_length(self) -> int | None:
-        """The number of tokens in the longest context that the model was trained on."""
+        """The longest context, in tokens, on which the model was trained; None if unknown."""
         return self._integer("context_length")
 
     @property
@@ -121,7 +128,7 @@ class GgufHeader:
 
     @property
     def weights_type(self) -> str:
-        """The type of most weights: `Q8_0`, `F16`, `Q4_K_M` and so on."""
+        """The name of the type that most weights have, such as `Q8_0`, `F16` or `Q4_K_M`."""
         file_type = self.metadata.get("general.file_type")
         if isinstance(file_type, int) and file_type in FILE_TYPES:
             return FILE_TYPES[file_type]
@@ -132,9 +139,9 @@ class GgufHeader:
 
     @property
     def kv_cell_size(self) -> int:
-        """Bytes of one token in the KV cache: keys and values of all layers, as 16-bit floats.
+        """The bytes of one token in the KV cache: keys and values of all layers as 16-bit floats.
 
-        A model without attention heads has cells of 0 bytes.
+        The size is 0 for a model without attention heads.
         """
         num_heads = self.per_layer("attention.head_count")
         num_kv_heads = self.per_layer("attention.head_count_kv") or num_heads
@@ -144,10 +151,11 @@ class GgufHeader:
         return sum(num_kv_heads) * (key_length + value_length) * _KV_ELEMENT_SIZE
 
     def per_layer(self, name: str) -> list[int]:
-        """Returns an integer for each layer, from an array or from one integer for all layers.
+        """Returns the value of an integer metadata key for each layer; [] if the key is missing.
 
-        `name` is a key without the architecture. The list is empty if the key is missing. Raises
-        GgufInvalid if the value has another type or the array another length.
+        The file contains an array with a value for each layer, or one value for all layers. `name`:
+        the key without the architecture. Raises GgufInvalid if the value is not an integer or an
+        array of as many integers as the model has layers.
         """
         key = f"{self.architecture}.{name}"
         value = self.metadata.get(key)

@@ -23,15 +23,16 @@ from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, Stat
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
-# llama.cpp splits the attention of a lone row by threads if its sequence has more cells than this.
+# If a decode call has only one row (token), and its sequence has more KV cells than this, then
+# llama.cpp splits the attention of the row among the threads.
 _SPLIT_LENGTH = 256
-_ABORTED = 2  # the status that llama_decode returns after an abort
+_ABORTED = 2  # the status that llama_decode returns if the abort callback stopped it
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# llama.cpp calls the abort callback between any two operations, a thousand times in a decode call.
-# A Python callback would take the interpreter's lock each time, so the callback is `strlen` on a
-# buffer: llama.cpp aborts if the buffer contains a text of length 1.
+# The callback that llama.cpp calls to ask whether it should abort, about a thousand times in a
+# decode call. A Python function would acquire the GIL each time. So the callback is C's `strlen`
+# on a two-byte buffer: a text in the buffer has the length 1, which means "abort".
 _C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
@@ -39,9 +40,9 @@ _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 class LlamaModel:
     """The weights and the vocabulary of a GGUF file, without a KV cache.
 
-    `gpu_layers`: the number of layers on the GPU. `rms_epsilon` replaces the epsilon that the file
-    contains for its RMS norms. Raises EngineError with llama.cpp's reason if the file cannot be
-    loaded.
+    `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, replaces the epsilon
+    of the RMS norms in the file. The constructor raises EngineError with llama.cpp's reason if the
+    file cannot be loaded.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        overrides = _overrides(rms_epsilon)  # must live until the call below returns
+        overrides = _overrides(rms_epsilon)  # this array must exist until the model is loaded
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         with collected_errors() as errors:
@@ -70,9 +71,9 @@ class LlamaModel:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps the model in memory during the block.
+        """Keeps the model in memory during the `with` block: delays `close` on other threads.
 
-        Raises EngineError if the model has been unloaded.
+        Raises EngineError if the model has already been unloaded.
         """
         with self._users_change:
             if self.pointer is None:
@@ -91,11 +92,11 @@ class LlamaModel:
 
     @property
     def size(self) -> int:
-        """Bytes of all weights."""
+        """The size of all weights in bytes."""
         return int(llama.llama_model_size(self.pointer))
 
     def metadata(self, key: str) -> str | None:
-        """Returns a metadata value of the file as text; None if the file does not contain it."""
+        """Returns a metadata value of the GGUF file as text; None if the file lacks the key."""
         length = llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
         if length < 0:
             return None
@@ -104,7 +105,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Frees the memory once no thread uses the model. May be called more than once."""
+        """Waits until all `in_use` blocks have ended, then frees the model. May be repeated."""
         with self._users_change:
             pointer, self.pointer = self.pointer, None
             self._users_change.wait_for(lambda: self._num_users == 0)
@@ -113,9 +114,10 @@ class LlamaModel:
 
 
 class LlamaVocabulary:
-    """The tokenizer in a GGUF file. Any thread may use it at any time.
+    """The tokenizer of a GGUF file. Several threads may use it at the same time.
 
-    Methods raise EngineError once the model has been unloaded.
+    `tokenize`, `piece` and `special_tokens` raise EngineError after the model was unloaded, except
+    for results that were cached before.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -140,9 +142,9 @@ class LlamaVocabulary:
             }
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        # JSON can contain a lone surrogate, which has no UTF-8 form.
+        # The JSON of a request can contain a lone surrogate, which UTF-8 cannot encode.
         data = _LONE_SURROGATE.sub("\ufffd", text).encode()
-        capacity = len(data) + 8  # a token per byte at most, and a space before the first word
+        capacity = len(data) + 8  # one token per byte at most; the rest is a reserve
         tokens = (llama.llama_token * capacity)()
         with self._model.in_use():
             count = llama.llama_tokenize(
@@ -160,14 +162,18 @@ class LlamaVocabulary:
         buffer = ctypes.create_string_buffer(size)
         with self._model.in_use():
             length = llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if length < 0:  # the buffer is too small and the length is -length
+            if length < 0:  # the buffer is too small; the needed size is -length
                 buffer = ctypes.create_string_buffer(-length)
                 length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
         return buffer.raw[:length]
 
 
 def _overrides(rms_epsilon: float | None) -> Any:
-    """Returns the metadata overrides for llama.cpp, an array that ends with an empty key."""
+    """Returns llama.cpp's parameter that replaces the epsilon of the RMS norms.
+
+    The parameter is an array of metadata keys and values that ends with an empty key. Returns
+    None if `rms_epsilon` is None.
+    """
     if rms_epsilon is None:
         return None
     overrides: Any = (llama.llama_model_kv_override * 2)()
@@ -182,16 +188,17 @@ def _token_or_none(token: int) -> int | None:
 
 
 class LlamaRunner:
-    """A model with a KV cache: one stream per slot, flash attention, 16-bit cells.
+    """Runs a model with llama.cpp: owns its KV cache and makes the decode calls.
 
-    `batch_length`: the most rows of one decode call. `num_threads`: threads that compute. With
-    `batch_invariant`, a row's logits are the same bits alone in a call and together with other
-    rows; on a GPU the flag has no effect. Closing the runner closes the model.
+    `batch_length`: the maximum number of rows (tokens) of a decode call. `num_threads`: the number
+    of threads that compute. `batch_invariant`: whether a token gets bit-identical logits alone in a
+    decode call and together with other sequences; has no effect on a GPU. Closing the runner closes
+    the model.
 
-    llama.cpp is not batch invariant by itself: it computes a lone row (the only row of a call)
-    differently from several rows. It splits the attention of a lone row by threads, and for some
-    weights it multiplies a lone row with other code. A lone row is therefore computed on one
-    thread, or twice in one call.
+    llama.cpp is not batch invariant by itself. If a decode call has only one row, llama.cpp splits
+    the attention of this row among the threads, and for some weights multiplies it with other code.
+    Both change the rounding. With `batch_invariant`, the runner avoids this: it evaluates a single
+    row on one thread, or adds a copy of the row to the call.
     """
 
     def __init__(
@@ -210,7 +217,8 @@ class LlamaRunner:
         self.context_length = context_length
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        self._interrupt = ctypes.create_string_buffer(2)  # see _IS_NOT_EMPTY
+        # llama.cpp stops the current decode call while this buffer contains a text.
+        self._interrupt = ctypes.create_string_buffer(2)
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
@@ -218,7 +226,7 @@ class LlamaRunner:
         try:
             self._needs_second_row = self._batch_invariant and self._differs_for_two_rows()
         except EngineError:
-            llama.llama_free(self._context)  # the caller still owns the model
+            llama.llama_free(self._context)  # the model stays open: the caller closes it
             raise
 
     def decode(self, spans: Sequence[Span]) -> None:
@@ -247,9 +255,10 @@ class LlamaRunner:
         )
 
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Returns the scores of all tokens in output `row` of the last decode call.
+        """Returns the logits of all vocabulary tokens from the last decode call.
 
-        The array is valid until the next decode call.
+        `row`: the index among the rows for which the call has output logits. The next decode call
+        overwrites the array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
@@ -259,7 +268,8 @@ class LlamaRunner:
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
-        state = np.empty(size, np.uint8)  # not zeroed and never copied, because it has megabytes
+        # A state is several megabytes large, so the array is not filled with zeros first.
+        state = np.empty(size, np.uint8)
         with collected_errors() as errors:
             written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)
         if not written:
@@ -288,9 +298,9 @@ class LlamaRunner:
             raise EngineError(reason(errors, f"llama_decode returned {status}"))
 
     def _decode_twice(self, span: Span) -> None:
-        """Evaluates a lone row together with a copy of itself in the next cell.
+        """Evaluates a single row (token) together with a copy of itself in one decode call.
 
-        The copy's cell is removed afterwards.
+        The copy's KV cell is removed afterwards.
         """
         pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], needs_logits=True)
         self._decode(self._batch.fill([pair], min_outputs=2))
@@ -298,9 +308,10 @@ class LlamaRunner:
         self.truncate(span.slot, span.start + 1)
 
     def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
-        """Evaluates a lone row on one thread, so that llama.cpp does not split its attention.
+        """Evaluates a single row (token) on one thread.
 
-        If two threads are configured, this costs less than adding a second row.
+        With more threads, llama.cpp would split the row's attention, which changes the rounding.
+        If at most two threads are configured, this costs less than adding a second row.
         """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:
@@ -309,9 +320,9 @@ class LlamaRunner:
             llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
 
     def _differs_for_two_rows(self) -> bool:
-        """Returns whether products with these weights round differently for one row and for two.
+        """Returns whether a token's logits differ between a decode call with one row and with two.
 
-        They do for 16-bit weights [measured]. Leaves slot 0 empty.
+        They differ for 16-bit weights [measured]. The test uses slot 0 and leaves it empty.
         """
         row = Span(0, 0, [self.vocabulary.bos or 0], needs_logits=True)
         self._decode(self._batch.fill([row]))
@@ -340,7 +351,10 @@ class LlamaRunner:
 
 
 class _BatchArrays:
-    """The arrays of one llama_batch. They are filled span by span, without a loop over tokens."""
+    """The NumPy arrays of the `llama_batch` that all decode calls of a runner reuse.
+
+    A span (consecutive tokens of one slot) is written at once, without a Python loop over tokens.
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -350,12 +364,13 @@ class _BatchArrays:
         self._needs_logits = np.zeros(length, np.int8)
         self._num_slots = np.ones(length, np.int32)
         self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
-        self.outputs: list[int] = []  # each output's index in the batch
+        self.outputs: list[int] = []  # the batch index of each row that outputs logits
 
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
-        """Returns a batch with the rows of the spans.
+        """Writes the tokens of the spans into the arrays and returns the batch.
 
-        If any span needs logits, at least `min_outputs` rows output logits.
+        The last row of a span that needs logits outputs logits. If there is such a span, at least
+        `min_outputs` rows output logits: some weights round differently for a single output.
         """
         end = 0
         self.outputs = []

@@ -1,6 +1,6 @@
-"""Forwards llama.cpp's log to ours, and collects its error lines.
+"""Forwards llama.cpp's log to Python's logging, and collects llama.cpp's error lines.
 
-llama.cpp reports why a call failed only in its log, on the thread that made the call.
+If a llama.cpp function fails, the reason is only in llama.cpp's log, written on the calling thread.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import llama_cpp.llama_cpp as llama
 
 log = logging.getLogger(__name__)
 
-_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_ERROR = 4  # llama.cpp's GGML_LOG_LEVEL_ERROR
 _errors: ContextVar[list[str] | None] = ContextVar("llama_cpp_errors", default=None)
 
 
 def attach() -> None:
-    """Makes llama.cpp write its log lines to our log, at level debug. May be called repeatedly."""
+    """Forwards llama.cpp's log lines to this logger at level DEBUG. May be called repeatedly."""
     llama.llama_log_set(_forward, ctypes.c_void_p(0))
 
 
 @contextmanager
 def collected_errors() -> Iterator[list[str]]:
-    """Yields a list that receives the error lines of llama.cpp calls in the block.
+    """Yields a list to which llama.cpp's error lines are appended during the `with` block.
 
-    Only calls of the current thread count.
+    Collects only errors of llama.cpp functions that the current thread calls.
     """
     lines: list[str] = []
     token = _errors.set(lines)
@@ -39,7 +39,7 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: Sequence[str], default: str) -> str:
-    """Returns the first error line without the name of llama.cpp's function, or `default`."""
+    """Returns the first of the error lines without its function name; `default` without lines."""
     return errors[0].split(": ", 1)[-1] if errors else default
 
 

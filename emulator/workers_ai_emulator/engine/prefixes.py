@@ -1,4 +1,4 @@
-"""The index of cached prefixes: which tokens have KV cells in which slot or snapshot."""
+"""Finds cached prefixes: records for which tokens each slot and snapshot has KV cells."""
 
 from __future__ import annotations
 
@@ -13,34 +13,41 @@ from workers_ai_emulator.engine.tiling import Tiling
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The number of a saved copy of a slot's cells."""
+    """The id of a snapshot, which is a copy of a slot's KV cells outside the KV cache."""
 
     id: int
 
 
-Owner = int | Snapshot  # the owner of cached cells: a slot, by its number, or a snapshot
+Owner = int | Snapshot  # where cached KV cells are: a slot (its number) or a snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    """Tokens whose cells are cached, and the position where the tiles of their prompt end."""
+    """The tokens whose KV cells one slot or snapshot holds.
+
+    `tiled_end`: the position in the prompt where tiled evaluation ends. Cells from tiled and from
+    other evaluation differ in rounding (tiling.py).
+    """
 
     tokens: np.ndarray[Any, Any]
     tiled_end: int
 
 
 class PrefixIndex:
-    """Finds cached prefixes of a prompt whose cells are equal, bit for bit, to the prompt's own."""
+    """Finds slots and snapshots whose KV cells a new prompt can reuse.
+
+    Reusable cells are bit-identical to the cells that evaluating the prompt would produce.
+    """
 
     def __init__(self, tiling: Tiling) -> None:
         self._tiling = tiling
         self._cached: dict[Owner, _Cached] = {}
 
     def set(self, owner: Owner, tokens: Sequence[int], num_prompt_tokens: int) -> None:
-        """Records that the owner holds the cells of exactly these tokens.
+        """Records that a slot or snapshot (`owner`) holds the KV cells of exactly `tokens`.
 
-        The tokens are a prompt of `num_prompt_tokens` tokens, perhaps incomplete, or a prompt with
-        a completion.
+        `tokens`: the evaluated part of a prompt and its completion. `num_prompt_tokens`: the
+        length of the whole prompt.
         """
         self.remove(owner)
         if tokens:
@@ -48,21 +55,21 @@ class PrefixIndex:
             self._cached[owner] = _Cached(np.array(tokens, np.int32), tiled_end)
 
     def copy(self, source: Owner, target: Owner) -> None:
-        """Records that `target` holds the same cells as `source`."""
+        """Records that the slot or snapshot `target` holds the same KV cells as `source`."""
         self._cached[target] = self._cached[source]
 
     def remove(self, owner: Owner) -> None:
-        """Records that the owner holds no cells."""
+        """Records that a slot or snapshot (`owner`) holds no KV cells."""
         self._cached.pop(owner, None)
 
     def length(self, owner: Owner) -> int:
-        """Returns the number of tokens whose cells the owner holds."""
+        """Returns the number of KV cells that a slot or snapshot (`owner`) holds."""
         return len(self._cached[owner].tokens) if owner in self._cached else 0
 
     def match(self, prompt_tokens: Sequence[int]) -> dict[Owner, int]:
-        """Returns the owners of a prefix of the prompt, each with the prefix's length.
+        """Returns all slots and snapshots that hold a prefix of the prompt, with its length.
 
-        The prompt's last token is never part of the prefix, because its logits are needed.
+        The prompt's last token is never part of a prefix: it must be evaluated for its logits.
         """
         tokens = np.array(prompt_tokens, np.int32)
         prompt = _Cached(tokens[:-1], self._tiling.end(len(tokens)))
@@ -70,7 +77,10 @@ class PrefixIndex:
         return {owner: length for owner, length in lengths.items() if length}
 
     def num_unique(self, owner: Owner) -> int:
-        """Returns how many of the owner's last tokens have cells in no other slot or snapshot."""
+        """Returns how many KV cells only this slot or snapshot (`owner`) holds.
+
+        These are the cells after the longest prefix that another slot or snapshot also holds.
+        """
         if owner not in self._cached:
             return 0
         own = self._cached[owner]

@@ -1,7 +1,8 @@
 """Test-loads a GGUF file in a subprocess, because llama.cpp crashes on some damaged files.
 
-The subprocess is `python -m workers_ai_emulator.engine.probe FILE`. It exits with status 0, or
-prints the reason as its last line and exits with status 1, or crashes.
+The subprocess is `python -m workers_ai_emulator.engine.probe FILE`. If llama.cpp can run the file,
+the subprocess exits with status 0. If llama.cpp rejects the file, the subprocess prints the reason
+as its last line and exits with status 1.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ if sys.platform != "win32":
     import resource
 
 _REJECTED = 1
-_SLOWEST_DISK = 50 * 10**6  # bytes per second
-_MEMORY = 4 * 2**30  # bytes, in addition to a copy of the weights that some types need
+_SLOWEST_DISK = 50 * 10**6  # bytes per second, to calculate the time limit
+_MEMORY = 4 * 2**30  # bytes that the subprocess may allocate besides one copy of the weights
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"  # needs byte tokens, too
+# Some of these characters are not in most vocabularies, so they are split into byte tokens.
+_TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
 
 
 def probe(path: Path, *, limit_s: float = 120.0) -> None:
-    """Loads the file in a subprocess, which evaluates some tokens on one thread and samples.
+    """Test-loads a GGUF file in a subprocess, which also generates two tokens.
 
-    The time limit is `limit_s` plus the time that a slow disk takes to read the file. Raises
-    GgufInvalid with llama.cpp's reason or a description of its crash, and OSError if the file is
-    missing.
+    Raises GgufInvalid if llama.cpp rejects the file, crashes or takes too long. Raises OSError if
+    the file is missing. The time limit is `limit_s` plus the time that a slow disk takes to read
+    the file.
     """
     command = [sys.executable, "-P", "-m", "workers_ai_emulator.engine.probe", str(path)]
     limit_s += path.stat().st_size / _SLOWEST_DISK
@@ -51,7 +53,7 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
             encoding="utf-8",
             errors="replace",
             timeout=limit_s,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp must not start gdb
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # keeps llama.cpp from starting gdb
         )
     except subprocess.TimeoutExpired as error:
         raise GgufInvalid(f"llama.cpp did not load it within {limit_s:.0f} s") from error
@@ -62,9 +64,10 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
 
 
 def evaluate(path: Path) -> None:
-    """Loads the file in this process, then tokenizes, evaluates, samples and detokenizes.
+    """Loads a GGUF file in this process, tokenises a text, and generates two tokens.
 
-    Raises EngineError with llama.cpp's reason. llama.cpp may crash this process instead.
+    Raises EngineError with llama.cpp's reason if llama.cpp rejects the file. On some damaged files,
+    llama.cpp crashes this process instead.
     """
     with ExitStack() as stack:
         model = LlamaModel(path)
@@ -82,9 +85,10 @@ def evaluate(path: Path) -> None:
 
 
 def limit_memory(file_size: int) -> None:
-    """Limits this process to the memory that a file of `file_size` bytes can need.
+    """Limits this process's memory (on Linux) and disables core dumps (not on Windows).
 
-    Mapped files and reserved addresses do not count. Also disables core dumps.
+    The process may allocate 4 GiB plus `file_size`, which is the size of the GGUF file in bytes.
+    Memory-mapped files do not count.
     """
     if sys.platform == "win32":
         return
@@ -97,8 +101,9 @@ def limit_memory(file_size: int) -> None:
 
 
 def main(path: Path) -> int:
-    """Runs in the subprocess; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would wait for llama.cpp
+    """Test-loads the file in the subprocess, and returns the exit status: 0, or 1 if rejected."""
+    # Ctrl-C must end the process at once; Python's own handler waits until llama.cpp returns.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_memory(path.stat().st_size)
     try:
         evaluate(path)
@@ -139,7 +144,11 @@ def _last_line(output: str) -> str:
 
 
 def _crash(status: int, output: str) -> str:
-    """Describes a crash: the signal or status, and the line with the failed assertion, if any."""
+    """Describes a crash of the subprocess: its signal or exit status, and the failed assertion.
+
+    `output`: what the subprocess has written to standard error. If it contains no assertion, its
+    last line is the description.
+    """
     try:
         name = signal.Signals(-status).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Converts a GGUF file to another type of weights."""
+"""Converts the weights of a GGUF file to another type: Q8_0 or F16."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FTYPES = {"Q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0, "F16": llama.LLAMA_FTYPE_MOSTL
 
 
 def quantize(source: Path, target: Path, weights_type: WeightsType, *, num_threads: int) -> None:
-    """Writes the weights of `source` as `weights_type` to `target`.
+    """Converts the weights in `source` to `weights_type` and writes a GGUF file to `target`.
 
-    Raises EngineError; `target` may then contain part of the file.
+    Raises EngineError if the conversion fails; `target` may then be incomplete.
     """
     llama_log.attach()
     params = llama.llama_model_quantize_default_params()

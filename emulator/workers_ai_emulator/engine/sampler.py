@@ -1,8 +1,8 @@
 """Turns sampling parameters into a chain of llama.cpp samplers.
 
-The order is vLLM's, which the service is known to have used: penalties, temperature, top-k, top-p.
-The repetition penalty counts tokens of prompt and completion, the other penalties count tokens of
-the completion only.
+The samplers have the same order as in vLLM, which the service is known to have used: penalties,
+temperature, top-k, top-p. The repetition penalty counts the tokens of the prompt and of the
+completion. The frequency and presence penalties count only the tokens of the completion.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from workers_ai_emulator.engine.types import SamplingParams
 
 Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
 
-_NUM_SEEDS = 0xFFFFFFFF  # llama.cpp uses 0 to 2**32 - 2; for 2**32 - 1 it chooses a seed itself
+_NUM_SEEDS = 0xFFFFFFFF  # seeds are 0 to 2**32 - 2; for 2**32 - 1, llama.cpp chooses a random seed
 
 
 class GreedySampler:
-    """Samples the most likely token, the first one if several are equally likely.
+    """Always samples the most likely token; the lowest token id if several are equally likely.
 
-    The result is that of llama.cpp's greedy sampler, which copies all logits and so takes longer.
+    llama.cpp's greedy sampler returns the same token but is slower, because it copies all logits.
     """
 
     def __init__(self, logits: Logits) -> None:
@@ -33,7 +33,7 @@ class GreedySampler:
 
     @staticmethod
     def suits(params: SamplingParams) -> bool:
-        """Returns whether these parameters always select the most likely token."""
+        """Returns whether sampling with these parameters always selects the most likely token."""
         is_neutral = _repetition_penalty(params) == 1.0
         return params.temperature <= 0 and is_neutral and _completion_penalties(params) is None
 
@@ -47,8 +47,8 @@ class GreedySampler:
 class LlamaSampler:
     """A chain of llama.cpp samplers for one sequence.
 
-    `history_length`: the number of last tokens that penalties count. `batch_index` returns the
-    index of an output in the last batch.
+    `history_length`: how many of the last tokens the penalties count. `batch_index`: a function
+    that returns the position in the last batch of the n-th row that has output logits.
     """
 
     def __init__(
@@ -102,7 +102,10 @@ class LlamaSampler:
 
 
 def _repetition_penalty(params: SamplingParams) -> float:
-    """Returns the penalty, or 1 for 0: the schema allows 0, and llama.cpp divides by it."""
+    """Returns the repetition penalty; 1, which has no effect, if the request contains 0.
+
+    The request's schema allows 0, but llama.cpp divides by the penalty.
+    """
     return params.repetition_penalty or 1.0
 
 

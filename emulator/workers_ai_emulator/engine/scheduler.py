@@ -1,7 +1,8 @@
-"""Decides which tokens the next calls evaluate, and in which slots. It has no model and no clock.
+"""Decides which tokens the next decode calls evaluate, and in which slots.
 
-A step is a sequence of operations. The caller carries out each operation before it requests the
-next one, so the scheduler's state is right even if an operation fails.
+The scheduler yields operations, such as decode calls and copies of KV cells; the worker carries
+them out. The worker carries out each operation before it requests the next one. So the scheduler's
+state stays consistent with the KV cache if an operation fails.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ from workers_ai_emulator.engine.slots import SlotPool
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Span
 
-# A slot is saved only if at least this share of its tokens has cells in no other place.
+# Before a slot is overwritten, its KV cells are saved only if at least this share of them is in no
+# other slot or snapshot.
 _MIN_SNAPSHOT_SHARE = 0.25
-_ROWS_PER_CALL = 6  # the fixed cost of a prefill call, in rows [measured on two cores]
+# The fixed cost of a prefill call: it takes as long as evaluating this many rows (tokens) [measured
+# on two cores].
+_ROWS_PER_CALL = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Evaluate the spans in one call. `outputs`: the sequences of the spans that need logits."""
+    """An operation: evaluate all spans (consecutive tokens of one slot) in one decode call.
+
+    `outputs`: the sequences for which the call outputs logits, in the order of their spans.
+    """
 
     spans: list[Span]
     outputs: list[Sequence]
@@ -31,7 +38,7 @@ class Decode:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Remove all cells of the slot except the first `num_tokens`."""
+    """An operation: remove all KV cells of a slot except the first `num_tokens`."""
 
     slot: int
     num_tokens: int
@@ -39,7 +46,10 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Replace the cells of slot `target` with the first `num_tokens` cells of `source`."""
+    """An operation: replace the KV cells of a slot with cells of another slot or of a snapshot.
+
+    `source`: the slot or snapshot whose first `num_tokens` cells are copied to slot `target`.
+    """
 
     source: Owner
     target: int
@@ -48,7 +58,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Copy the cells of the slot to a new snapshot."""
+    """An operation: copy all KV cells of a slot to a new snapshot."""
 
     slot: int
     snapshot: Snapshot
@@ -56,7 +66,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Delete the snapshot."""
+    """An operation: delete a snapshot (a saved copy of a slot's KV cells)."""
 
     snapshot: Snapshot
 
@@ -65,12 +75,15 @@ Operation = Decode | Truncate | Copy | Save | Discard
 
 
 class Scheduler:
-    """Schedules sequences first come, first served; prefill comes before decode.
+    """Schedules sequences in order of arrival; each step evaluates prompts before it decodes.
 
-    Prompts are evaluated one at a time, or together if their remaining parts are short and about
-    equally long. `prefill_budget`: prompt tokens that one step evaluates. `snapshot_tokens`: the
-    most tokens in all snapshots together. `min_snapshot_tokens`: a slot with fewer unique tokens
-    is overwritten without a snapshot.
+    Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
+    and about equally long, one decode call evaluates them together.
+
+    `prefill_budget`: a step begins no further prefill call after this many prompt tokens.
+    `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
+    `min_snapshot_tokens`: a slot is overwritten without saving its KV cells if fewer of them than
+    this number are in no other slot or snapshot.
     """
 
     def __init__(
@@ -84,11 +97,12 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.prefilling: list[Sequence] = []  # in order of arrival
+        self.prefilling: list[Sequence] = []  # in prefill, in order of arrival
         self._slots = SlotPool(num_slots)
         self._tiling = tiling
         self._prefixes = PrefixIndex(tiling)
-        self._snapshots: OrderedDict[Snapshot, int] = OrderedDict()  # least recently used first
+        # The number of tokens in each snapshot; the least recently used snapshot comes first.
+        self._snapshots: OrderedDict[Snapshot, int] = OrderedDict()
         self._num_snapshots_made = 0
         self._prefill_budget = prefill_budget
         self._snapshot_tokens = snapshot_tokens
@@ -104,7 +118,7 @@ class Scheduler:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All sequences that are not finished."""
+        """All waiting, prefilling and running sequences."""
         return [*self._with_slot, *self.waiting]
 
     @property
@@ -112,13 +126,13 @@ class Scheduler:
         return [*self.running, *self.prefilling]
 
     def add(self, sequence: Sequence) -> None:
-        """Appends a new sequence to the queue."""
+        """Appends a new sequence to the queue of waiting sequences."""
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, *, keep_cells: bool = True) -> None:
-        """Removes the sequence, in whatever state it is, and frees its slot.
+        """Removes a sequence with any status from the scheduler, and frees its slot.
 
-        Without `keep_cells`, later prompts do not reuse the slot's cells.
+        `keep_cells`: whether later prompts may reuse the KV cells in this slot.
         """
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
@@ -133,9 +147,10 @@ class Scheduler:
             sequence.slot = None
 
     def step(self) -> Iterator[Operation]:
-        """Yields the operations of one step.
+        """Yields the operations of one step, which the caller carries out one by one.
 
-        They evaluate prompt tokens up to the budget, then one token of every running sequence.
+        The operations evaluate prompt tokens up to the prefill budget, and then one token of every
+        running sequence.
         """
         budget = self._prefill_budget
         while budget > 0 and (self.prefilling or self._can_admit):
@@ -146,7 +161,11 @@ class Scheduler:
         yield from self._decode_running()
 
     def affected(self, operation: Operation) -> list[Sequence]:
-        """Returns the sequences that must end if the operation fails."""
+        """Returns the sequences that must end if the operation fails.
+
+        These are the sequences in the decode call, or for any other operation all sequences that
+        have a slot.
+        """
         slots = (
             {span.slot for span in operation.spans}
             if isinstance(operation, Decode)
@@ -155,7 +174,10 @@ class Scheduler:
         return [s for s in self._with_slot if s.slot in slots]
 
     def check_integrity(self) -> None:
-        """Asserts that every slot is free or belongs to one sequence, and that states are right."""
+        """Asserts that the scheduler's state is consistent.
+
+        For example, every slot must be free or belong to exactly one sequence.
+        """
         self._slots.check_integrity(_slot(s) for s in self._with_slot)
         assert all(s.status is SequenceStatus.RUNNING for s in self.running)
         assert all(s.status is SequenceStatus.WAITING and s.slot is None for s in self.waiting)
@@ -171,10 +193,11 @@ class Scheduler:
             yield Decode(spans, outputs=rows)
 
     def _prefill(self) -> Generator[Operation, None, int]:
-        """Evaluates the next chunk of the admitted prompts in one call; returns its rows.
+        """Evaluates the next tokens of all prompts in prefill in one decode call.
 
-        If only the last token of a prompt remains, its sequence starts to run instead, and the
-        token is evaluated together with the running sequences.
+        If only the last token of a prompt remains, its sequence becomes a running sequence instead,
+        and the decode call of the running sequences evaluates this token. Returns the number of
+        prompt tokens that were evaluated.
         """
         if _num_remaining(self.prefilling[0]) == 1:
             self._start_running(self.prefilling[0])
@@ -188,7 +211,10 @@ class Scheduler:
         return sum(len(span.tokens) for span in spans)
 
     def _next_chunk(self, sequence: Sequence) -> Span:
-        """Returns the next span of a prompt, and counts its tokens as computed."""
+        """Returns the tokens of a prompt that the next decode call evaluates.
+
+        Counts these tokens as computed.
+        """
         start = sequence.num_computed_tokens
         end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
         sequence.num_computed_tokens = end
@@ -202,7 +228,10 @@ class Scheduler:
         self._index_slot(_slot(sequence), sequence)
 
     def _index_slot(self, slot: int, sequence: Sequence, *, keep_cells: bool = True) -> None:
-        """Records in the prefix index that the slot holds the sequence's evaluated tokens."""
+        """Records in the prefix index for which tokens of a sequence the slot has KV cells.
+
+        Without `keep_cells`, records that the slot has no cells.
+        """
         tokens = sequence.evaluated_tokens if keep_cells else []
         self._prefixes.set(slot, tokens, sequence.num_prompt_tokens)
 
@@ -212,16 +241,16 @@ class Scheduler:
 
     @property
     def _free_adjacent_slots(self) -> Set[int]:
-        """The free slots next to a slot whose prompt is being evaluated."""
+        """The free slots whose number is next to the number of a slot in prefill."""
         slots = [_slot(sequence) for sequence in self.prefilling]
         return self._slots.free & {beside for slot in slots for beside in (slot - 1, slot + 1)}
 
     def _admit_to_same_call(self, budget: int) -> Iterator[Operation]:
-        """Admits the next sequences if one call can evaluate their prompts with the admitted ones.
+        """Admits waiting sequences whose prompts can share the prefill call of the current prompt.
 
         llama.cpp evaluates several sequences in one pass over the weights only if their slots are
-        consecutive and all have equally many rows. A prompt with fewer remaining tokens therefore
-        evaluates some of its cached tokens again.
+        consecutive and each sequence has the same number of rows (tokens) in the call. So for a
+        prompt with fewer unevaluated tokens, some cached tokens are evaluated again.
         """
         while self.waiting and self._fits_same_call(self.waiting[0], budget):
             yield from self._admit_next(budget)
@@ -233,7 +262,10 @@ class Scheduler:
                 yield Truncate(_slot(sequence), num_kept)
 
     def _fits_same_call(self, sequence: Sequence, budget: int) -> bool:
-        """Returns whether the prompt costs less in a call with the admitted ones than after it."""
+        """Returns whether a waiting prompt should share the decode call of the prompts in prefill.
+
+        It should if the shared call is possible and costs less than a second call.
+        """
         num_cached = max(self._prefixes.match(sequence.prompt_tokens).values(), default=0)
         remaining = [
             *map(_num_remaining, self.prefilling),
@@ -258,10 +290,11 @@ class Scheduler:
         )
 
     def _admit_next(self, budget: int) -> Iterator[Operation]:
-        """Gives the next waiting sequence a slot and the longest cached prefix of its prompt.
+        """Gives the next waiting sequence a slot with the longest cached prefix of its prompt.
 
-        If the prompt needs more than this step, the gaps between running slots are closed first,
-        so that the new slot does not separate them.
+        `budget`: the number of prompt tokens that this step still evaluates. If the prompt has more
+        tokens, the running sequences are first moved to consecutive slots. Otherwise the new
+        sequence could separate them for several steps.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)
@@ -282,11 +315,12 @@ class Scheduler:
         yield Truncate(slot, num_cached) if source == slot else Copy(source, slot, num_cached)
 
     def _choose_slot(self, owners: dict[Owner, int]) -> int:
-        """Returns the free slot for a sequence; `owners`: the cached prefixes of its prompt.
+        """Returns a free slot for a waiting sequence.
 
-        If other sequences have slots, it is the lowest free slot, or one beside the prompts that
-        the same call evaluates: rows of one call need consecutive slots. Otherwise it is the slot
-        with the longest prefix.
+        If no sequence has a slot, this is the slot with the longest cached prefix of the prompt.
+        Otherwise it is a free slot next to a slot in prefill, because the sequences of one decode
+        call need consecutive slots. If there is none, it is the lowest free slot. `owners`: the
+        length of the cached prefix by slot and snapshot.
         """
         if self._with_slot:
             return min(self._free_adjacent_slots or self._slots.free)
@@ -296,9 +330,10 @@ class Scheduler:
         )
 
     def _close_gaps(self) -> Iterator[Operation]:
-        """Moves running sequences to consecutive slots.
+        """Moves the running sequences to consecutive slots.
 
-        llama.cpp evaluates only consecutive slots in one pass over the weights.
+        llama.cpp evaluates several sequences in one pass over the weights only if their slots are
+        consecutive.
         """
         rows = sorted(self.running, key=_slot)
         while rows and _slot(rows[-1]) - _slot(rows[0]) >= len(rows):
@@ -317,10 +352,11 @@ class Scheduler:
     def _vacate(
         self, slot: int, *, num_kept: int = 0, needed: Owner | None = None
     ) -> Iterator[Operation]:
-        """Prepares a slot for overwriting all its cells except the first `num_kept`.
+        """Prepares a slot for overwriting all its KV cells except the first `num_kept`.
 
-        Saves the slot first if enough of the lost tokens have cells in no other place. The
-        snapshot `needed` is not discarded for that.
+        If enough of the cells to overwrite are in no other slot or snapshot, all cells of the slot
+        are saved to a snapshot first. If this requires deleting other snapshots, the snapshot
+        `needed` is not deleted.
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_unique(slot), num_held - num_kept)
@@ -329,12 +365,17 @@ class Scheduler:
         self._prefixes.remove(slot)
 
     def _save(self, slot: int, num_tokens: int, needed: Owner | None) -> Iterator[Operation]:
-        """Saves the slot; discards the least recently used snapshots if the budget requires it."""
+        """Saves a slot's KV cells to a new snapshot.
+
+        Deletes the least recently used snapshots if all snapshots together would have more than
+        `snapshot_tokens` tokens. Saves nothing if the slot's cells do not fit beside the snapshot
+        `needed`, which is not deleted.
+        """
         reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
         if num_tokens > self._snapshot_tokens - reserved:
             return
         while sum(self._snapshots.values()) + num_tokens > self._snapshot_tokens:
-            oldest = next(iter(self._snapshots))  # never `needed`, which was used last
+            oldest = next(iter(self._snapshots))  # not `needed`, the most recently used one
             del self._snapshots[oldest]
             self._prefixes.remove(oldest)
             yield Discard(oldest)
@@ -351,11 +392,14 @@ def _slot(sequence: Sequence) -> int:
 
 
 def _num_remaining(sequence: Sequence) -> int:
-    """Returns how many prompt tokens are not evaluated yet."""
+    """Returns how many tokens of the sequence's prompt have not been evaluated yet."""
     return sequence.num_prompt_tokens - sequence.num_computed_tokens
 
 
 def _next_row(sequence: Sequence) -> Span:
-    """Returns the span of the token sampled last, or of the prompt's last token."""
+    """Returns the next token of a running sequence for the decode call.
+
+    This is the last sampled token, or the prompt's last token if no token has been sampled.
+    """
     tokens = sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]
     return Span(_slot(sequence), sequence.num_computed_tokens, tokens, needs_logits=True)

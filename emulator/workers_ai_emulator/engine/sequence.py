@@ -1,4 +1,4 @@
-"""A sequence: the tokens and the state of one request inside the engine."""
+"""Defines a sequence: the tokens and the state of one request in the engine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from workers_ai_emulator.engine.types import FinishReason, Sampler, SamplingPara
 
 
 class SequenceStatus(Enum):
-    """The stages of a sequence."""
+    """The stages of a request in the engine."""
 
-    WAITING = auto()  # it has no slot
-    PREFILL = auto()  # its prompt is being evaluated
-    RUNNING = auto()  # it gets one token in each step
+    WAITING = auto()  # the sequence has no slot yet
+    PREFILL = auto()  # the prompt of the sequence is being evaluated
+    RUNNING = auto()  # the sequence generates one token per step
     FINISHED = auto()
 
 
 class Sequence:
-    """One request's prompt and completion.
+    """The prompt, the completion and the state of one request in the engine.
 
-    Only the worker thread changes it, except for `is_cancelled`. `sampler` is set before the first
-    token is sampled, `finish_reason` when the sequence ends.
+    Only the worker thread changes a sequence; the event loop changes only `is_cancelled`.
+    `sampler` is None until the first token is sampled. `finish_reason` is None until the sequence
+    ends.
     """
 
     def __init__(
@@ -32,11 +33,11 @@ class Sequence:
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
-        self.num_cached_tokens = 0  # prompt tokens whose cells were reused
-        self.num_computed_tokens = 0  # tokens whose cells the slot holds
+        self.num_cached_tokens = 0  # prompt tokens whose KV cells were reused from the cache
+        self.num_computed_tokens = 0  # tokens for which the slot has KV cells
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
-        self.is_cancelled = False  # set by the event loop, when no client waits any more
+        self.is_cancelled = False  # the event loop sets this to end the sequence
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
@@ -47,7 +48,7 @@ class Sequence:
 
     @property
     def num_reserved_tokens(self) -> int:
-        """The most cells that the sequence can need."""
+        """The maximum number of KV cells that the sequence needs: prompt plus `max_tokens`."""
         return self.num_prompt_tokens + self.params.max_tokens
 
     @property
@@ -56,7 +57,7 @@ class Sequence:
 
     @property
     def evaluated_tokens(self) -> list[int]:
-        """The tokens whose cells the slot holds."""
+        """The prompt and completion tokens for which the slot has KV cells."""
         return [*self.prompt_tokens, *self.completion_tokens][: self.num_computed_tokens]
 
     @property
@@ -64,7 +65,10 @@ class Sequence:
         return Usage(self.num_prompt_tokens, len(self.completion_tokens), self.num_cached_tokens)
 
     def append(self, token: int, *, is_eog: bool) -> None:
-        """Adds a sampled token to the completion; sets `finish_reason` if it is the last one."""
+        """Appends a sampled token to the completion.
+
+        Sets `finish_reason` if this is an EOG token or the completion has `max_tokens` tokens.
+        """
         self.completion_tokens.append(token)
         if is_eog:
             self.finish_reason = FinishReason.STOP

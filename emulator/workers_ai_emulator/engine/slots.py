@@ -1,4 +1,4 @@
-"""Tracks which slots are free. A slot is one sequence id of the llama.cpp context."""
+"""Tracks which slots of the KV cache are free. A slot's number is a llama.cpp sequence id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 
 
 class SlotPool:
-    """The set of free slots. Slots are numbered from 0."""
+    """The slots of the KV cache, numbered from 0. Each slot is free or taken."""
 
     def __init__(self, num_slots: int) -> None:
         self._all = frozenset(range(num_slots))
@@ -17,7 +17,7 @@ class SlotPool:
         return self._free
 
     def take(self, slot: int) -> None:
-        """Marks a free slot as taken. Raises KeyError if it is not free."""
+        """Marks a free slot as taken. Raises KeyError if the slot is not free."""
         self._free.remove(slot)
 
     def release(self, slot: int) -> None:
@@ -26,7 +26,7 @@ class SlotPool:
         self._free.add(slot)
 
     def check_integrity(self, taken: Iterable[int]) -> None:
-        """Asserts that every slot is either free or in `taken`, and in `taken` only once."""
+        """Asserts that every slot is either free or exactly once in `taken`."""
         slots = sorted(taken)
         assert len(slots) == len(set(slots)), f"a slot is taken twice: {slots}"
         assert self._free.isdisjoint(slots), "a taken slot is free"

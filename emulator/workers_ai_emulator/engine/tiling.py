@@ -1,10 +1,11 @@
-"""Decides which tokens of a prompt are evaluated in which call, so that results are reproducible.
+"""Splits prompts into decode calls such that equal prompts get bit-identical KV cells.
 
-On a CPU, llama.cpp computes attention in one of two ways. A sequence with 64 rows or more in a
-decode call is computed in tiles, a sequence with fewer rows is computed row by row. The two round
-differently. A prompt gets the same KV cells every time, bit for bit, only if each of its tokens
-is always computed in the same way: also if part of the prompt is cached, and whatever other
-sequences run. So the position of a token in its prompt decides:
+On a CPU, llama.cpp computes attention in one of two ways. If a sequence has 64 rows (tokens) or
+more in a decode call, its rows are computed in tiles. If it has fewer rows, they are computed row
+by row. The two ways round differently. So a prompt gets the same KV cells every time only if each
+of its tokens is always computed in the same way, even if part of the prompt is cached, and
+whatever other sequences run. Therefore the position of a token in its prompt decides how the token
+is computed:
 
     0 .......... start .......... end .......... prompt's end .......... completion
      row by row        in tiles       row by row              row by row
@@ -17,13 +18,14 @@ Example, with the default start 252 and tile length 64. A prompt of 1,000 tokens
     tokens 956 ... 999   row by row, in one call of 44 rows
 
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
-the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144. Where a tiled
-call ends and the next one begins does not change the results, if every call has 64 rows or more.
+the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144. The positions at
+which the tiled tokens are split into calls do not change the results, as long as every call has 64
+rows or more.
 
-Two consequences, which `num_shareable` implements: A completion is computed row by row, so the
-next turn of a conversation cannot reuse the completion's cells where its own prompt has tiles. And
-after a reused prefix, the remaining tiled tokens must fill a call of 64 rows, so up to 63 cached
-tokens are evaluated again.
+This limits which cached KV cells a prompt can reuse (`num_shareable`). First, a completion is
+computed row by row. So the next turn of a conversation cannot reuse the completion's cells at
+positions that its own prompt computes in tiles. Second, the tiled tokens after a reused prefix must
+fill a call of 64 rows. So up to 63 cached tokens are evaluated again.
 
 The first 252 tokens are never tiled, because tiles save little time while the context is short.
 """
@@ -35,10 +37,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """The rule with its parameters. All numbers are tokens, which are rows of a call.
+    """Decides how each prompt is split into decode calls. All numbers are numbers of tokens.
 
-    Tiles begin at position `start`, a multiple of `length - 1`. A call with at least `length` rows
-    of a sequence is tiled. Tiled calls have `chunk_length` rows, or a few more at the end.
+    llama.cpp computes a sequence in tiles if a call has at least `length` tokens of it. `start`:
+    the first position in a prompt that is computed in tiles; a multiple of `length - 1`.
+    `chunk_length`: the tokens of a call in tiles, except for the last such call of a prompt.
     """
 
     start: int = 4 * 63
@@ -47,16 +50,22 @@ class Tiling:
 
     @property
     def batch_length(self) -> int:
-        """The most rows of one call."""
+        """The maximum number of rows (tokens) in one decode call."""
         return self.chunk_length + self.length - 1
 
     def end(self, num_prompt_tokens: int) -> int:
-        """Returns the position where a prompt's tiles end; `start` if the prompt has none."""
+        """Returns the position in a prompt after the last token that is computed in tiles.
+
+        Returns `start` if no token of the prompt is computed in tiles.
+        """
         num_beyond = max(num_prompt_tokens - self.start, 0)
         return self.start + num_beyond // self.length * self.length
 
     def next_length(self, position: int, num_prompt_tokens: int) -> int:
-        """Returns how many rows the next call evaluates if the first `position` tokens are done."""
+        """Returns how many tokens of a prompt the next decode call evaluates.
+
+        `position`: the number of prompt tokens that have been evaluated already.
+        """
         end = self.end(num_prompt_tokens)
         if self.start <= position < end:
             remaining = end - position
@@ -65,17 +74,21 @@ class Tiling:
         return min(self.length - 1, limit - position)
 
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
-        """Returns whether the last `length` tokens of a prompt fit one call that is not tiled."""
+        """Returns whether one decode call can evaluate the last `length` tokens of a prompt.
+
+        It can if there are few enough tokens and none of them must be computed in tiles.
+        """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length
         return length < self.length and position >= (end if end > self.start else 0)
 
     def num_shareable(self, num_equal: int, end: int, other_end: int) -> int:
-        """Returns how many of the first `num_equal` tokens of two prompts have equal cells.
+        """Returns how many KV cells of another prompt a prompt can reuse, bit for bit.
 
-        Both prompts begin with the same `num_equal` tokens. Their tiles end at `end` and
-        `other_end`. The first prompt reuses the cells, so its remaining tiled tokens must fill a
-        call.
+        Both prompts begin with the same `num_equal` tokens. `end`: the position in the reusing
+        prompt after its last tiled token. `other_end`: the same position in the other prompt. If
+        tiled tokens remain after the reused cells, they must fill a call, so some cells are not
+        reused.
         """
         if num_equal <= self.start:
             return num_equal

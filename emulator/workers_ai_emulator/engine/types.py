@@ -1,4 +1,4 @@
-"""The types at the engine's borders: parameters, chunks, and the protocols of its parts."""
+"""The data types and protocols of the engine, such as chunks and sampling parameters."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-WeightsType = Literal["Q8_0", "F16"]  # the types that the stand-in model is converted to
+WeightsType = Literal["Q8_0", "F16"]  # the types of weights that the stand-in model has
 
 
 class FinishReason(Enum):
     """Why a completion ended."""
 
-    STOP = "stop"  # the model generated an end-of-generation token
+    STOP = "stop"  # the model generated an EOG token
     LENGTH = "length"  # the completion has `max_tokens` tokens
-    CANCELLED = "cancelled"  # the client disconnected, or the server shuts down
+    CANCELLED = "cancelled"  # for example, the client disconnected
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Parameters of sampling, and the largest number of completion tokens.
+    """The sampling parameters of a request, and the maximum number of completion tokens.
 
-    `temperature` 0 selects the most likely token. `top_k`, `top_p` and `seed` have no effect if
-    they are None, `repetition_penalty` if it is 1 or 0, the other penalties if they are 0.
+    With `temperature` 0, the most likely token is always selected. Without a seed, a random seed is
+    used. These values have no effect: None for `top_k` and `top_p`, 1 and 0 for
+    `repetition_penalty`, 0 for the other penalties.
     """
 
     max_tokens: int = 256
@@ -38,7 +39,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. Completion tokens include the end-of-generation token."""
+    """The token counts of one request.
+
+    `num_completion_tokens` includes the EOG token. `num_cached_tokens`: the prompt tokens whose KV
+    cells were reused from the cache.
+    """
 
     num_prompt_tokens: int
     num_completion_tokens: int
@@ -51,50 +56,56 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The text that one completion token adds; empty if the token completes no character."""
+    """The text of one generated token; empty if the token completes no character.
+
+    `finish_reason`: why the completion ended, in its last chunk; None in all other chunks.
+    """
 
     text: str
     finish_reason: FinishReason | None = None
 
 
 class Generation(Protocol):
-    """The handle of one completion: an async iterator of chunks that can be cancelled.
+    """A completion in progress: an async iterator of chunks, with a method to cancel it.
 
-    It can be iterated once. The iteration ends with a chunk that has a finish reason, or raises
-    EngineError.
+    A generation can be iterated only once. The last chunk has a finish reason. If the generation
+    fails, the iterator raises EngineError.
     """
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far."""
+        """The numbers of prompt, completion and cached tokens so far."""
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """None while the generation runs."""
+        """Why the generation ended; None while it runs."""
 
     @property
     def fingerprint(self) -> str:
-        """A text that is equal for equal requests."""
+        """A text that is equal for requests with the same prompt and parameters.
+
+        It seeds the random padding of events, so equal requests get equal padding.
+        """
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
     def cancel(self) -> None:
-        """Cancels the generation. Does nothing if it has ended."""
+        """Cancels the generation. Does nothing if the generation has ended."""
 
     def cancel_after(self, limit_s: float) -> None:
-        """Cancels the generation after `limit_s` seconds; its iterator raises DeadlineExceeded.
+        """Cancels the generation if it has not ended within `limit_s` seconds from now.
 
-        Does nothing if the generation ends before that.
+        The iterator of the generation then raises DeadlineExceeded.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class StartedGeneration:
-    """A generation, with the name of the model that computes it.
+    """A generation, with the name of its model and a function that returns its prompt.
 
-    `model_name` names the weights, or the source of a completion that no model computes. `prompt`
-    returns the rendered prompt; it may be slow, and raises EngineError if the model has been
-    unloaded.
+    `model_name`: the name of the weights, or of the backend if no model computes the completion.
+    `prompt`: a function that returns the rendered prompt. The function may be slow, and raises
+    EngineError if the model has been unloaded.
     """
 
     generation: Generation
@@ -106,8 +117,8 @@ class StartedGeneration:
 class Span:
     """Consecutive tokens of one slot that one decode call evaluates.
 
-    `start` is the position of the first token in its sequence. `needs_logits`: the decode call
-    must output the logits of the last token.
+    `start`: the position of the first of these tokens in the sequence. `needs_logits`: whether the
+    decode call must output logits for the last of these tokens.
     """
 
     slot: int
@@ -120,22 +131,22 @@ State = bytes | memoryview  # a copy of all KV cells of a slot
 
 
 class Sampler(Protocol):
-    """Samples the next tokens of one sequence from the logits of the last decode call."""
+    """Samples the tokens of one sequence, each from the logits of the last decode call."""
 
     def sample(self, row: int) -> int:
-        """Returns the token sampled from output `row`.
+        """Samples a token from the logits of the last decode call, and returns it.
 
-        Rows are numbered over the spans of the decode call that need logits.
+        `row`: the index among the sequences for which the call has output logits.
         """
 
     def close(self) -> None:
-        """Frees the sampler. May be called more than once."""
+        """Frees the memory of the sampler. May be called more than once."""
 
 
 class Vocabulary(Protocol):
     """The tokenizer of a model. Any thread may use it.
 
-    `adds_bos`: the model needs a BOS token before every prompt.
+    `adds_bos`: whether the model needs a BOS token before every prompt.
     """
 
     size: int
@@ -146,26 +157,27 @@ class Vocabulary(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Ids of the control tokens by their text. Only a chat template may write them."""
+        """The ids of all control tokens, such as `</s>`, by the text of the token."""
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Returns the tokens of `text`, without a BOS token.
 
-        The text of a special token becomes that token only with `parse_special`.
+        `parse_special`: whether the text of a special token, such as `</s>`, becomes this token.
+        Otherwise it is tokenised as plain text.
         """
 
     def piece(self, token: int) -> bytes:
-        """Returns the bytes that a token stands for; empty for a special token."""
+        """Returns the bytes of a token's text; no bytes for a special token."""
 
     def is_eog(self, token: int) -> bool:
-        """Returns whether the token ends a completion."""
+        """Returns whether the token is an EOG token, which ends a completion."""
 
 
 class ModelRunner(Protocol):
-    """A model with its KV cache: llama.cpp, or the fake of the tests. One thread uses it.
+    """Evaluates tokens with a model and its KV cache. Only one thread may use a runner.
 
-    Each slot holds the KV cells of one sequence: of its tokens 0, 1, 2 and so on, at most
-    `context_length` of them.
+    Each slot holds the KV cells of one sequence, without gaps from its first token on, and at most
+    `context_length` cells. llama.cpp implements this protocol; the tests have a fake.
     """
 
     num_slots: int
@@ -176,28 +188,32 @@ class ModelRunner(Protocol):
         """The model's tokenizer."""
 
     def decode(self, spans: Sequence[Span]) -> None:
-        """Evaluates all spans in one call.
+        """Evaluates the tokens of all spans in one decode call.
 
-        Raises Interrupted if `interrupt` stopped the call, and EngineError if it failed.
+        Raises Interrupted if `interrupt` stopped the call, and EngineError if the call failed.
         """
 
     def interrupt(self, *, is_requested: bool) -> None:
-        """Makes current and later decode calls raise Interrupted, until it is called with False.
+        """Makes decode calls stop and raise Interrupted, also the call in progress.
 
-        Any thread may call it. A GPU does not stop.
+        This lasts until the method is called with `is_requested=False`. Any thread may call this
+        method. Decode calls on a GPU do not stop.
         """
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
-        """Returns a new sampler for a sequence with this prompt."""
+        """Returns a new sampler for one sequence."""
 
     def truncate(self, slot: int, num_tokens: int) -> None:
-        """Removes all cells of the slot except the first `num_tokens`."""
+        """Removes all KV cells of the slot except the first `num_tokens`."""
 
     def save(self, slot: int) -> State:
-        """Returns a copy of all cells of the slot."""
+        """Returns a copy of all KV cells of the slot."""
 
     def load(self, slot: int, state: State) -> None:
-        """Replaces the cells of the slot with a saved state. Raises EngineError."""
+        """Replaces the KV cells of the slot with a copy that `save` has returned.
+
+        Raises EngineError if llama.cpp does not accept the copy.
+        """
 
     def close(self) -> None:
         """Frees the KV cache and the model."""

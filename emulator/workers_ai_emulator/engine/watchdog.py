@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 class Watchdog:
-    """Decides from regular observations whether the worker makes progress.
+    """Decides from regular observations whether the worker thread makes progress.
 
-    `limit_s`: the seconds for which a busy worker may make no progress. Only the time between
-    observations counts, so the time in which the whole process is suspended does not.
+    `limit_s`: a busy worker has failed if it makes no progress for this many seconds. The watchdog
+    does not read a clock but adds up the `elapsed_s` of the observations. So time during which the
+    whole process is suspended does not count.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -18,10 +19,11 @@ class Watchdog:
     def observe(
         self, *, num_completed: int, is_busy: bool, is_alive: bool, elapsed_s: float
     ) -> str | None:
-        """Returns a description of the failure, or None if there is none.
+        """Returns an error text if the worker thread has ended or is stuck, otherwise None.
 
-        `num_completed`: operations that the worker has completed so far. `is_busy`: requests are
-        waiting or running. `elapsed_s`: seconds since the last observation.
+        `num_completed`: how many operations (such as decode calls) the worker has completed since
+        its start. `is_busy`: whether requests are waiting or running. `elapsed_s`: the seconds
+        since the last observation.
         """
         if not is_alive:
             return "the engine's thread has ended: restart the server"

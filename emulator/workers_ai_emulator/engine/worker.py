@@ -1,7 +1,7 @@
-"""The engine's thread: evaluates sequences step by step and delivers their events.
+"""The engine's worker thread: evaluates sequences step by step and delivers their events.
 
-Messages from the event loop come through the inbox; events go to the `deliver` callback, in one
-list per decode call:
+The event loop puts messages into the worker's inbox. After each decode call, the worker passes a
+list of events (chunks and errors) to the callback `deliver`:
 
     inbox ──► scheduler.step() ──► executor.execute(operation) ──► sample, detokenise ──► deliver
 """
@@ -29,7 +29,11 @@ Delivery = list[tuple[Sequence, Event]]
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Current and total numbers of an engine, for metrics. `finished`: requests by outcome."""
+    """Numbers of an engine for the metrics.
+
+    Slots, running and waiting requests are current numbers; the token counts are totals since the
+    engine's start. `finished`: the number of ended requests by outcome.
+    """
 
     num_slots: int
     num_free_slots: int
@@ -47,13 +51,15 @@ class _Cancel:
 
 
 class _Close:
-    """The last message to the worker."""
+    """The message that ends the worker thread."""
 
 
 class Worker:
-    """A thread that owns the model runner. Public methods belong to the event loop.
+    """The thread that schedules, evaluates and samples the sequences of one model.
 
-    `deliver` is called on the thread. `num_completed` counts completed operations.
+    Public methods must be called on the event loop's thread; the callback `deliver` is called on
+    the worker thread. `num_completed`: how many operations (such as decode calls) the worker has
+    completed.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Worker:
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._call_lock = threading.Lock()  # guards `_in_call` and the runner's interrupt flag
-        self._in_call: list[Sequence] = []  # sequences of the current decode call
+        self._in_call: list[Sequence] = []  # the sequences that the current decode call evaluates
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -98,13 +104,13 @@ class Worker:
         )
 
     def submit(self, sequence: Sequence) -> None:
-        """Queues a new sequence."""
+        """Puts a new sequence into the worker's inbox."""
         self._inbox.put(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Ends the sequence before the next step.
+        """Cancels the sequence: the worker ends it before the next step.
 
-        Interrupts the current decode call if all its sequences are cancelled.
+        Interrupts the current decode call if all sequences in the call are cancelled.
         """
         sequence.is_cancelled = True
         self._inbox.put(_Cancel(sequence))
@@ -113,11 +119,14 @@ class Worker:
                 self._runner.interrupt(is_requested=True)
 
     def close(self) -> None:
-        """Cancels all sequences, closes the runner and ends the thread, after the current step."""
+        """Sends the worker the message to cancel all sequences, close the runner and end.
+
+        The worker handles the message after the current step; this method does not wait.
+        """
         self._inbox.put(_Close())
 
     def join(self, limit_s: float) -> None:
-        """Blocks until the thread has ended, for at most `limit_s` seconds."""
+        """Waits until the worker thread has ended, for at most `limit_s` seconds."""
         self._thread.join(limit_s)
 
     # ── on the thread ─────────────────────────────────────────────────────────────────────────
@@ -136,7 +145,10 @@ class Worker:
         self._runner.close()
 
     def _receive(self) -> bool:
-        """Handles all messages; blocks while there is no sequence. Returns False to close."""
+        """Handles all messages in the inbox; waits for messages while there is no sequence.
+
+        Returns False if a message ends the worker thread, otherwise True.
+        """
         while self._scheduler.is_idle or not self._inbox.empty():
             if self._scheduler.is_idle:
                 self._scheduler.check_integrity()
@@ -151,9 +163,10 @@ class Worker:
         return True
 
     def _step(self) -> None:
-        """Schedules, executes, samples and delivers, until the step's operations are done.
+        """Executes all operations of one scheduler step.
 
-        If an operation fails, only the sequences that it affects end, and the step ends.
+        After each decode call, samples tokens and delivers events. If an operation fails, the
+        affected sequences end, and the rest of the step is skipped.
         """
         for operation in self._scheduler.step():
             try:
@@ -172,7 +185,7 @@ class Worker:
             self.num_completed += 1
 
     def _execute(self, operation: Operation) -> None:
-        """Executes the operation. While it is a decode call, `cancel` can interrupt it."""
+        """Executes one operation of the scheduler. `cancel` can interrupt a decode call."""
         if not isinstance(operation, Decode):
             self._executor.execute(operation)
             return
@@ -187,7 +200,10 @@ class Worker:
                 self._in_call = []
 
     def _sample(self, outputs: list[Sequence]) -> None:
-        """Adds the next token of each sequence to the outbox; a failure ends only its sequence."""
+        """Samples the next token of each sequence, and adds its text to the outbox.
+
+        If sampling fails for a sequence, only this sequence ends.
+        """
         for row, sequence in enumerate(outputs):
             try:
                 self._take_token(sequence, row)

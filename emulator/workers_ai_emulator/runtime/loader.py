@@ -1,4 +1,4 @@
-"""Loads a model from its file: checks the file, sizes the KV cache, and creates the runner."""
+"""Loads a model from its GGUF file: checks the file and creates a runner with a KV cache."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 TILING = Tiling()
 SNAPSHOT_BYTES = 256 * 2**20
 _LLAMA_2_VOCABULARY_SIZE = 32_000
-# Architecture, vocabulary size, embedding length, number of layers, context length.
+# Llama 2 7B: architecture, vocabulary size, embedding length, number of layers, context length.
 _LLAMA_2_7B = ("llama", 32_000, 4096, 32, 4096)
-_KV_CACHE_SHARE = 0.5  # of the free memory, for the KV cache of one model
+_KV_CACHE_SHARE = 0.5  # the share of the free memory that one model's KV cache may take
 
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
-    """A model whose file is checked and mapped, with its chat template, before it has a KV cache.
+    """A model with checked, memory-mapped weights and a chat template, but without a KV cache.
 
-    `cell_size`: bytes of one token in the KV cache.
+    `cell_size`: the bytes of one token in the KV cache.
     """
 
     spec: ModelSpec
@@ -56,22 +56,22 @@ class OpenModel:
 
     @property
     def weights_size(self) -> int:
-        """Bytes of the weights in main memory, not on a GPU."""
+        """The bytes of the weights in main memory, without the layers on a GPU."""
         return int(self.model.size * (1 - self.offload.weights_share))
 
     @property
     def slot_size(self) -> int:
-        """Bytes of one sequence's KV cells in main memory, not on a GPU."""
+        """The bytes of one sequence's KV cells in main memory, without the cells on a GPU."""
         cells = self.context_length * self.cell_size
         return int(cells * (1 - self.offload.cells_share))
 
     @property
     def snapshot_tokens(self) -> int:
-        """The number of tokens whose cells fit into SNAPSHOT_BYTES."""
+        """How many tokens' KV cells fit into SNAPSHOT_BYTES, the memory for snapshots."""
         return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
 
     def memory(self, num_slots: int) -> int:
-        """Returns the most bytes of main memory that the model takes with `num_slots` slots."""
+        """Returns the maximum main memory, in bytes, that the model takes with `num_slots` slots."""
         return self.weights_size + num_slots * self.slot_size + SNAPSHOT_BYTES
 
     def close(self) -> None:
@@ -80,9 +80,10 @@ class OpenModel:
 
 
 class Loader:
-    """Opens models according to the settings. Its methods are slow; any thread may call them.
+    """Opens GGUF files and creates runners according to the settings.
 
-    They raise WeightsUnusable with the path and the reason.
+    `open` and `runner` can take minutes; any thread may call them. They raise WeightsUnusable with
+    the file's path and the reason if the model cannot be loaded.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -90,9 +91,10 @@ class Loader:
         self._store = Store(settings.models_dir, num_threads=settings.threads)
 
     def open(self, spec: ModelSpec) -> OpenModel:
-        """Checks the file and maps its weights. Mapped weights take no memory until they are read.
+        """Checks a model's file, memory-maps its weights, and compiles its chat template.
 
-        Raises WeightsUnusable.
+        Memory-mapped weights take no memory until they are read. Raises WeightsUnusable if the
+        model cannot be loaded.
         """
         weights = self._store.weights(spec)
         try:
@@ -115,14 +117,14 @@ class Loader:
         )
 
     def num_slots(self, opened: OpenModel, free: int) -> int:
-        """Returns how many sequences run at once in `free` bytes; 0 if the model does not fit."""
+        """Returns how many slots the model gets in `free` bytes; 0 if the model does not fit."""
         left = free - opened.memory(0)
         fitting = int(left * _KV_CACHE_SHARE) // max(opened.slot_size, 1)
         wanted = self._settings.parallel or max(1, min(fitting, opened.offload.max_slots))
         return wanted if opened.memory(wanted) <= free else 0
 
     def memory_error(self, opened: OpenModel, free: int) -> WeightsUnusable:
-        """Returns the error for a model that does not fit into `free` bytes."""
+        """Returns the error for a model that needs more memory than `free` bytes."""
         num_slots = self._settings.parallel or 1
         parts = {
             "weights": opened.weights_size,
@@ -137,9 +139,10 @@ class Loader:
         )
 
     def runner(self, opened: OpenModel, num_slots: int) -> LlamaRunner:
-        """Creates the KV cache and returns the runner, which closes the model with itself.
+        """Creates the KV cache of an open model and returns the model's runner.
 
-        Raises WeightsUnusable.
+        Closing the runner also closes the model. Raises WeightsUnusable if llama.cpp cannot create
+        the KV cache.
         """
         log.info(
             "%s: weights %s, KV cache %s for %d sequences of %d tokens, prefix snapshots up to %s",
@@ -163,7 +166,10 @@ class Loader:
             raise WeightsUnusable(f"{opened.weights.path} cannot be loaded: {error}") from error
 
     def _check(self, weights: Weights) -> GgufHeader:
-        """Checks the header, and test-loads each untrusted file once, in a subprocess."""
+        """Checks the header of a GGUF file and returns it.
+
+        A file that the user imported is also test-loaded in a subprocess, the first time only.
+        """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
             log.info("test-loading %s in a subprocess", weights.path)
@@ -172,9 +178,9 @@ class Loader:
         return header
 
     def _context_length(self, spec: ModelSpec, header: GgufHeader) -> int:
-        """Returns the tokens of one sequence.
+        """Returns the maximum number of tokens of one sequence, from the settings or the file.
 
-        Raises ValueError if the configured length exceeds the model's.
+        Raises ValueError if the configured length exceeds the longest context of the model.
         """
         longest = header.context_length or DEFAULT_CONTEXT_LENGTH
         wanted = spec.context_length or self._settings.context_length
@@ -186,7 +192,7 @@ class Loader:
         return wanted
 
     def _offload(self, header: GgufHeader, context_length: int) -> Offload:
-        """Returns how much of the model goes to the GPUs, and logs it."""
+        """Decides how much of the model goes to the GPUs, and logs the result."""
         settings = self._settings
         devices = gpus() if settings.gpu_layers != 0 else []
         if not devices:
@@ -209,10 +215,11 @@ class Loader:
 
 
 def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTemplate:
-    """Returns the configured chat template, our own for Llama 2, or the one in the file.
+    """Returns the model's chat template.
 
-    A template from the user or from an untrusted file runs in a subprocess. Raises ValueError if
-    there is no template or it does not compile.
+    This is the template in `models.toml`, or `Llama2Template` for Llama 2 models, or the template
+    in the GGUF file. A template from `models.toml` or from an imported file runs in a subprocess.
+    Raises ValueError if the model has no template or its template does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
@@ -226,21 +233,21 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 
 
 def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:
-    """Returns whether prompts need Llama 2's format.
+    """Returns whether a model expects prompts in Llama 2's format.
 
-    The vocabulary must be Llama 2's, and the chat template in Llama 2's form or, as in old files,
-    missing.
+    It does if it has Llama 2's vocabulary, and its chat template has Llama 2's tag `<<SYS>>` or is
+    missing, as in old files.
     """
     has_vocabulary = vocabulary.is_sentencepiece and vocabulary.size == _LLAMA_2_VOCABULARY_SIZE
     return has_vocabulary and (template is None or "<<SYS>>" in template)
 
 
 def corrected_epsilon(header: GgufHeader, weights: Weights) -> float | None:
-    """Returns the epsilon that replaces a wrong one in the file; None if the file's is right.
+    """Returns the RMS norm epsilon that replaces a wrong value in the file, otherwise None.
 
-    Llama 2 7B files made before Meta corrected its own contain 1e-6 for the RMS norms; the
-    well-known Q8_0 file is one of them [facebookresearch/llama#771]. For Llama 1, 1e-6 is right; it
-    has the same shape except for its context length.
+    Llama 2 7B needs 1e-5. Files made before Meta corrected its weights contain 1e-6, also the
+    widely used Q8_0 file [facebookresearch/llama#771]. Llama 1 needs 1e-6; its files differ from
+    Llama 2's in the context length.
     """
     shape = (header.vocabulary_size, header.embedding_length, header.num_layers)
     is_llama_2_7b = (header.architecture, *shape, header.context_length) == _LLAMA_2_7B

@@ -1,4 +1,4 @@
-"""Loads models when they are needed, and unloads idle models when another needs their memory."""
+"""Loads models on demand, and unloads idle models if another model needs their memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.settings import Settings
 
-if TYPE_CHECKING:  # slow to import, and not needed by servers with another backend
+if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their import is slow
     from workers_ai_emulator.engine.engine import Engine
     from workers_ai_emulator.models.store import Weights
     from workers_ai_emulator.runtime.loader import Loader, OpenModel
@@ -34,7 +34,10 @@ _P = ParamSpec("_P")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A loaded model: its engine and its chat template. `memory`: the most bytes that it takes."""
+    """A model in memory, with its engine and its chat template.
+
+    `memory`: the maximum number of bytes that the model takes.
+    """
 
     spec: ModelSpec
     weights: Weights
@@ -49,10 +52,11 @@ class LoadedModel:
 
 
 class ModelManager:
-    """The loaded models of a catalogue. All methods belong to the event loop.
+    """Loads and unloads the models of a catalogue.
 
-    `phase` names the current step of the server's start for `readyz`; after the start, `ready`.
-    Tests pass a `loader` that needs no files.
+    All methods must be called on the event loop's thread. `catalog`: all models that the server
+    serves. `phase`: what the server does during its start-up, for the endpoint `readyz`; `ready`
+    after the start-up. `loader`: replaces the loader in tests.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class ModelManager:
         self._settings = settings
         self.catalog = catalog
         self._given_loader = loader
-        self._loaded: dict[str, LoadedModel] = {}  # least recently used first
+        self._loaded: dict[str, LoadedModel] = {}  # the least recently used model comes first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._num_leases: Counter[str] = Counter()
         self._load_lock = asyncio.Lock()
@@ -79,7 +83,7 @@ class ModelManager:
 
     @property
     def failure(self) -> str | None:
-        """The first failure of a loaded model's engine; None if all can compute."""
+        """The error text of the first engine that is stuck; None if no engine is stuck."""
         return next((m.engine.failure for m in self.loaded if m.engine.failure), None)
 
     def is_loaded(self, spec: ModelSpec) -> bool:
@@ -92,9 +96,9 @@ class ModelManager:
         return self._given_loader or Loader(self._settings)
 
     async def start(self) -> None:
-        """Loads the models that are configured to be loaded at the start.
+        """Loads the models of the setting `--preload`; by default the catalogue's first model.
 
-        Raises SettingInvalid or WeightsUnusable.
+        Raises SettingInvalid if a name is unknown, and WeightsUnusable if a model cannot be loaded.
         """
         names = self._settings.preload or (next(iter(self.catalog)),)
         if unknown := [name for name in names if name not in self.catalog]:
@@ -108,33 +112,34 @@ class ModelManager:
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
-        """Yields the model, which is not unloaded during the block. Loads it if necessary.
+        """Yields a loaded model, which is not unloaded during the `with` block.
 
-        Simultaneous calls load it once. After the block, the model stays in memory while it has
-        requests. Raises WeightsUnusable, or CapacityExceeded if busy models take the memory that it
-        needs.
+        Loads the model first if necessary; simultaneous callers share one load. After the block,
+        the model stays loaded at least until its requests have ended. Raises WeightsUnusable if the
+        model cannot be loaded, and CapacityExceeded if busy models take the memory that it needs.
         """
         self._num_leases[spec.name] += 1
         try:
             loaded = await self._get(spec)
-            self._loaded[spec.name] = self._loaded.pop(spec.name)  # used last
+            # Moves the model to the end of the dict: it is the most recently used model.
+            self._loaded[spec.name] = self._loaded.pop(spec.name)
             yield loaded
         finally:
             self._num_leases[spec.name] -= 1
 
     def cancel_all(self) -> None:
-        """Cancels every request that has not ended."""
+        """Cancels all waiting and running requests of all models."""
         for model in self.loaded:
             model.engine.cancel_all()
 
     async def close(self) -> None:
-        """Stops all engines and frees their memory."""
+        """Stops all engines and frees the memory of all models."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*(model.close() for model in self.loaded))
 
     async def load(self, spec: ModelSpec) -> None:
-        """Loads the model unless it is loaded. Raises the errors of `lease`."""
+        """Loads the model if it is not loaded. Raises the same errors as `lease`."""
         await self._get(spec)
 
     async def _get(self, spec: ModelSpec) -> LoadedModel:
@@ -144,12 +149,12 @@ class ModelManager:
         if task is None:
             task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
             task.add_done_callback(lambda task: self._end_load(spec, task))
-        return await asyncio.shield(task)  # other callers may wait for the same task
+        return await asyncio.shield(task)  # cancelling one caller must not cancel the load
 
     def _end_load(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
-        """Removes a load that has ended, so that the next request loads again if it failed.
+        """Removes the task of a load that has ended; if it failed, the next request loads again.
 
-        Reads the exception, because asyncio logs an exception that no caller has read.
+        Reads the task's exception, because asyncio logs exceptions that have not been read.
         """
         del self._loading[spec.name]
         if not task.cancelled():
@@ -190,10 +195,10 @@ class ModelManager:
         return LoadedModel(opened.spec, opened.weights, engine, opened.template, memory)
 
     async def _make_room(self, opened: OpenModel) -> int:
-        """Unloads idle models until the new one fits; returns the number of its slots.
+        """Unloads idle models until the new model fits into memory.
 
-        Raises WeightsUnusable if the model cannot fit, and CapacityExceeded if only busy models
-        take the memory that it needs.
+        Returns the number of slots for the new model. Raises WeightsUnusable if the model does not
+        fit even without other models, and CapacityExceeded if busy models take the memory.
         """
         if not self._loader.num_slots(opened, self._memory_limit):
             raise self._loader.memory_error(opened, self._memory_limit)
@@ -212,10 +217,10 @@ class ModelManager:
         return model.engine.is_idle and not self._num_leases[model.spec.name]
 
     def _free_memory(self) -> int:
-        """Returns the bytes that one more model may take.
+        """Returns how many bytes of memory another model may take.
 
-        The machine counts mapped weights as free until they are read, so the loaded models' sizes
-        are subtracted from the limit.
+        The operating system counts memory-mapped weights as free memory until they have been read.
+        So the result is also at most the memory limit minus the sizes of all loaded models.
         """
         taken = sum(model.memory for model in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())
@@ -226,7 +231,10 @@ class ModelManager:
 
 
 async def _check_computes(loaded: LoadedModel) -> None:
-    """Generates a short completion. Closes the model and raises WeightsUnusable if that fails."""
+    """Checks that a loaded model can generate two tokens.
+
+    If it cannot, closes the model and raises WeightsUnusable.
+    """
     prompt_tokens = loaded.engine.vocabulary.tokenize("Hello")
     params = SamplingParams(max_tokens=2, temperature=0.0)
     try:
@@ -240,10 +248,10 @@ async def _check_computes(loaded: LoadedModel) -> None:
 
 
 async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Calls the function on a daemon thread and returns its result.
+    """Calls a function on a daemon thread and returns its result.
 
-    Threads of an executor would delay the process's exit until the function returns, and llama.cpp
-    cannot interrupt a load from a slow disk.
+    A daemon thread does not delay the exit of the process. A thread of `asyncio.to_thread` would
+    delay it until the function returns, and llama.cpp cannot interrupt a load from a slow disk.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -262,7 +270,7 @@ async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
             result = function(*args, **kwargs)
         except Exception as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop may be closed
+        with suppress(RuntimeError):  # the event loop may be closed already
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name=f"load-{function.__name__}", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Decides how much of a model goes to the GPU: all layers, or as many layers as fit."""
+"""Decides how many layers of a model go to the GPU: all layers, or as many as fit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from workers_ai_emulator.engine.gguf_header import GgufHeader
 
-MAX_SLOTS = 8  # unless the user sets a number
-_MARGIN_BYTES = 768 * 2**20  # GPU memory for compute buffers and for other processes
+MAX_SLOTS = 8  # the maximum number of slots of a model, unless the user sets `--parallel`
+_MARGIN_BYTES = 768 * 2**20  # GPU memory left for compute buffers and other processes
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """How much of a model is on the GPU.
+    """Which part of a model is on the GPU.
 
-    `num_layers` counts as llama.cpp does: the last layers first, then the output. `weights_share`
-    and `cells_share` are the shares of all weights and of all KV cells on the GPU. At most
-    `max_slots` sequences run at once.
+    `num_layers`: llama.cpp's n_gpu_layers, which counts the model's last layers first, and after
+    all layers the output weights. `weights_share` and `cells_share`: the shares (0 to 1) of all
+    weights and of all KV cells on the GPU. `max_slots`: the maximum number of slots.
     """
 
     num_layers: int = 0
@@ -38,8 +38,9 @@ def offload(
 ) -> Offload:
     """Returns the largest part of the model that fits into `free` bytes of GPU memory.
 
-    `context_length`: tokens of one sequence. `parallel`: the number of sequences that the user
-    set, if any. `num_layers`: the number of layers that the user set; it replaces the calculation.
+    `context_length`: the maximum number of tokens of one sequence. `parallel`: the number of slots
+    that the user has set; None if not set. `num_layers`: the number of layers that the user has
+    set; if it is not None, the function does not check whether they fit.
     """
     sizes = _layer_sizes(header)
     total = sum(tensor.size for tensor in header.tensors)
@@ -55,9 +56,10 @@ def offload(
 
 
 def _layer_sizes(header: GgufHeader) -> list[int]:
-    """Returns the bytes of each layer's weights, the last layer first, then those of the output.
+    """Returns the bytes of each layer's weights, the last layer first, then of the output weights.
 
-    A model without output weights uses its embeddings as output, and the GPU gets a second copy.
+    A model without output weights uses its token embeddings instead; llama.cpp then copies the
+    embeddings to the GPU.
     """
     layers: Counter[int] = Counter()
     others: Counter[str] = Counter()
@@ -71,7 +73,10 @@ def _layer_sizes(header: GgufHeader) -> list[int]:
 
 
 def _needed(sizes: list[int], num_layers: int, cells_size: int) -> int:
-    """Returns the GPU memory in bytes that `num_layers` layers need; `cells_size`: all KV cells."""
+    """Returns how many bytes of GPU memory `num_layers` layers need, with their KV cells.
+
+    `sizes`: the bytes of each layer's weights. `cells_size`: the bytes of all layers' KV cells.
+    """
     num_with_cells = min(num_layers, len(sizes) - 1)
     cells = cells_size * num_with_cells // max(len(sizes) - 1, 1)
     return sum(sizes[:num_layers]) + cells + _MARGIN_BYTES * bool(num_layers)
