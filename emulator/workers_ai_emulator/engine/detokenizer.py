@@ -9,8 +9,8 @@ class Detokenizer:
     """Decodes the tokens of one completion as UTF-8, token by token.
 
     Keeps the bytes of an incomplete character until a later token completes the character.
-    `strip_leading_space`: removes the space at the start of a completion, because SentencePiece
-    tokens begin with a space at every word, also at the first one.
+    `strip_leading_space`: whether to remove the space before the first word, which SentencePiece
+    models generate.
     """
 
     def __init__(self, *, strip_leading_space: bool = False) -> None:

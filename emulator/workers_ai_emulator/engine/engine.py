@@ -41,7 +41,7 @@ _MAX_WATCH_INTERVAL_S = 1.0
 class EngineGeneration:
     """The generation of one request in the engine; implements the protocol `Generation`.
 
-    `cancel`: a function that cancels the sequence that it is called with.
+    `cancel`: a function that cancels a sequence in the worker.
     """
 
     def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None]) -> None:
@@ -69,7 +69,7 @@ class EngineGeneration:
         return chunks_of(self._events)
 
     def cancel(self) -> None:
-        """Cancels the generation; the engine frees its slot after at most one step.
+        """Cancels the generation; the engine frees its slot after at most one scheduler step.
 
         Does nothing if the generation has ended.
         """

@@ -26,7 +26,7 @@ class Interrupted(EngineError):
 
 
 class CapacityExceeded(EngineError):
-    """All slots are taken and the queue is full, or busy models leave no memory for this model."""
+    """All slots are taken and the queue is full, or busy models leave too little memory."""
 
 
 class ContextTooLong(EngineError):

@@ -1,8 +1,8 @@
 """Checks that a GGUF file is a complete text-generation model, before llama.cpp loads it.
 
 llama.cpp aborts the whole process on many invalid headers. The checks in this module reject such
-headers first. They also reject some files for which llama.cpp has no clear error text. llama.cpp
-itself rejects all other invalid files without aborting.
+headers first. They also reject some files for which llama.cpp has no clear error text. All other
+invalid files are left to llama.cpp.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from workers_ai_emulator.engine.gguf_format import MAX_LAYERS, Reader, parse, sh
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 
 _MAX_EXPERTS = 1024
-_MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires it of weights in a memory-mapped file
-_MAX_TOKENS = 2**22  # at least ten times as many as in the largest known vocabulary
+_MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this of weights in a memory-mapped file
+_MAX_TOKENS = 2**22  # at least ten times as many tokens as the largest known vocabulary has
 # llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
 # of these types.
 _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
@@ -186,7 +186,7 @@ def _check_experts(header: GgufHeader) -> None:
     metadata, prefix = header.metadata, header.architecture
     count = _integer(metadata, f"{prefix}.expert_count", default=0)
     if count <= 1 and prefix in ("hunyuan-dense", "hunyuan_vl"):
-        return  # llama.cpp loads these architectures without experts
+        return  # llama.cpp loads these architectures as models without experts
     used = header.per_layer("expert_used_count") or [0]
     is_possible = min(used) >= 0 and max(used) <= count <= _MAX_EXPERTS
     if not is_possible or (count > 0) != any(used):

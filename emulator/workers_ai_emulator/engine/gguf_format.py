@@ -79,8 +79,8 @@ TENSOR_TYPES = {
     42: ("Q2_0", 64, 18),
 }
 
-# Describes files that are not GGUF in the error message, by their first bytes. Users have such
-# files mostly after a failed download.
+# Descriptions of other file formats for error messages, by the first bytes of a file. Most such
+# files come from failed downloads.
 _OTHER_FORMATS = {
     b"version https://git-lfs": "a git-lfs pointer: download the file itself with `git lfs pull`",
     b"lmgg": "a GGML file from before GGUF: convert it",

@@ -105,7 +105,10 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Waits until all `in_use` blocks have ended, then frees the model. May be repeated."""
+        """Waits until all `in_use` blocks have ended, then frees the model's memory.
+
+        May be called more than once.
+        """
         with self._users_change:
             pointer, self.pointer = self.pointer, None
             self._users_change.wait_for(lambda: self._num_users == 0)
@@ -370,7 +373,8 @@ class _BatchArrays:
         """Writes the tokens of the spans into the arrays and returns the batch.
 
         The last row of a span that needs logits outputs logits. If there is such a span, at least
-        `min_outputs` rows output logits: some weights round differently for a single output.
+        `min_outputs` rows output logits, because with some weights llama.cpp rounds a single output
+        differently.
         """
         end = 0
         self.outputs = []

@@ -1,6 +1,6 @@
 """Forwards llama.cpp's log to Python's logging, and collects llama.cpp's error lines.
 
-If a llama.cpp function fails, the reason is only in llama.cpp's log, written on the calling thread.
+If a llama.cpp function fails, llama.cpp logs the reason on the calling thread, but does not return it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _errors: ContextVar[list[str] | None] = ContextVar("llama_cpp_errors", default=N
 
 
 def attach() -> None:
-    """Forwards llama.cpp's log lines to this logger at level DEBUG. May be called repeatedly."""
+    """Forwards llama.cpp's log lines to Python's log at level DEBUG. May be called repeatedly."""
     llama.llama_log_set(_forward, ctypes.c_void_p(0))
 
 
@@ -39,7 +39,7 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: Sequence[str], default: str) -> str:
-    """Returns the first of the error lines without its function name; `default` without lines."""
+    """Returns the first error line without its function name; `default` if there is no line."""
     return errors[0].split(": ", 1)[-1] if errors else default
 
 

@@ -25,8 +25,8 @@ Owner = int | Snapshot  # where cached KV cells are: a slot (its number) or a sn
 class _Cached:
     """The tokens whose KV cells one slot or snapshot holds.
 
-    `tiled_end`: the position in the prompt where tiled evaluation ends. Cells from tiled and from
-    other evaluation differ in rounding (tiling.py).
+    `tiled_end`: the position in the prompt up to which llama.cpp computes tokens in tiles. Tokens
+    after this position are computed row by row, which rounds differently (tiling.py).
     """
 
     tokens: np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ class PrefixIndex:
         return len(self._cached[owner].tokens) if owner in self._cached else 0
 
     def match(self, prompt_tokens: Sequence[int]) -> dict[Owner, int]:
-        """Returns all slots and snapshots that hold a prefix of the prompt, with its length.
+        """Returns the slots and snapshots that hold a prefix of the prompt, and the prefix lengths.
 
         The prompt's last token is never part of a prefix: it must be evaluated for its logits.
         """

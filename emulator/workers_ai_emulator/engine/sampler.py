@@ -19,7 +19,9 @@ from workers_ai_emulator.engine.types import SamplingParams
 
 Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
 
-_NUM_SEEDS = 0xFFFFFFFF  # seeds are 0 to 2**32 - 2; for 2**32 - 1, llama.cpp chooses a random seed
+_NUM_SEEDS = (
+    0xFFFFFFFF  # valid seeds are 0 to 2**32 - 2; for 2**32 - 1, llama.cpp chooses a random seed
+)
 
 
 class GreedySampler:
@@ -48,7 +50,7 @@ class LlamaSampler:
     """A chain of llama.cpp samplers for one sequence.
 
     `history_length`: how many of the last tokens the penalties count. `batch_index`: a function
-    that returns the position in the last batch of the n-th row that has output logits.
+    that converts the index of an output of the last decode call to its row in the batch.
     """
 
     def __init__(

@@ -80,10 +80,10 @@ class Scheduler:
     Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
     and about equally long, one decode call evaluates them together.
 
-    `prefill_budget`: a step begins no further prefill call after this many prompt tokens.
+    `prefill_budget`: a step begins no prefill call after it has evaluated this many prompt tokens.
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
-    `min_snapshot_tokens`: a slot is overwritten without saving its KV cells if fewer of them than
-    this number are in no other slot or snapshot.
+    `min_snapshot_tokens`: before a slot is overwritten, its KV cells are saved if at least this
+    many of them are in no other slot or snapshot.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.prefilling: list[Sequence] = []  # in prefill, in order of arrival
+        self.prefilling: list[Sequence] = []  # the sequences in prefill, in order of arrival
         self._slots = SlotPool(num_slots)
         self._tiling = tiling
         self._prefixes = PrefixIndex(tiling)
@@ -149,7 +149,7 @@ class Scheduler:
     def step(self) -> Iterator[Operation]:
         """Yields the operations of one step, which the caller carries out one by one.
 
-        The operations evaluate prompt tokens up to the prefill budget, and then one token of every
+        The operations evaluate about `prefill_budget` prompt tokens, and then one token of every
         running sequence.
         """
         budget = self._prefill_budget
@@ -292,7 +292,7 @@ class Scheduler:
     def _admit_next(self, budget: int) -> Iterator[Operation]:
         """Gives the next waiting sequence a slot with the longest cached prefix of its prompt.
 
-        `budget`: the number of prompt tokens that this step still evaluates. If the prompt has more
+        `budget`: the number of prompt tokens that this step may still evaluate. If the prompt has more
         tokens, the running sequences are first moved to consecutive slots. Otherwise the new
         sequence could separate them for several steps.
         """
@@ -375,7 +375,7 @@ class Scheduler:
         if num_tokens > self._snapshot_tokens - reserved:
             return
         while sum(self._snapshots.values()) + num_tokens > self._snapshot_tokens:
-            oldest = next(iter(self._snapshots))  # not `needed`, the most recently used one
+            oldest = next(iter(self._snapshots))  # never `needed`, the most recently used snapshot
             del self._snapshots[oldest]
             self._prefixes.remove(oldest)
             yield Discard(oldest)

@@ -86,9 +86,9 @@ class Tiling:
         """Returns how many KV cells of another prompt a prompt can reuse, bit for bit.
 
         Both prompts begin with the same `num_equal` tokens. `end`: the position in the reusing
-        prompt after its last tiled token. `other_end`: the same position in the other prompt. If
-        tiled tokens remain after the reused cells, they must fill a call, so some cells are not
-        reused.
+        prompt after its last tiled token. `other_end`: the same position in the other prompt. The
+        tiled tokens that remain after the reused cells must fill a decode call of `length` tokens,
+        so the result can be smaller than the number of equal cells.
         """
         if num_equal <= self.start:
             return num_equal

@@ -15,7 +15,7 @@ class FinishReason(Enum):
 
     STOP = "stop"  # the model generated an EOG token
     LENGTH = "length"  # the completion has `max_tokens` tokens
-    CANCELLED = "cancelled"  # for example, the client disconnected
+    CANCELLED = "cancelled"  # the generation was cancelled, for example after a disconnect
 
 
 @dataclass(frozen=True, slots=True)

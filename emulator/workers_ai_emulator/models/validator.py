@@ -1,16 +1,18 @@
-"""A port of Cloudflare's JSON-schema validator: the same results and, byte for byte, texts.
+"""A port of Cloudflare's JSON-schema validator, npm @cloudflare/cabidela ("cabidela" below).
 
-Clients receive these texts, so the port keeps the package's mistakes. Its behaviour was observed by
-running npm @cloudflare/cabidela 0.2.4 with default options under node 22. The golden vectors in
-tests/data/validator and the differential test in tests/conformance compare the two.
+Clients receive the error texts. So the port accepts the same values as cabidela, produces the same
+error texts, and keeps cabidela's mistakes. We observed version 0.2.4 with default options under
+node 22. The data in tests/data/validator and a test in tests/conformance compare the port with
+cabidela.
 
-Values come from Python's `json`, but are read as JavaScript reads the result of JSON.parse: all
-numbers are doubles, strings are UTF-16, integer keys come first, and objects inherit members.
-Functions recurse as deep as the schema, never as deep as the value.
+Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
+numbers are doubles, strings are UTF-16, integer keys come before other keys, and objects inherit
+members. The recursion depth depends on the schema only, so a deeply nested value cannot exhaust
+the stack.
 
-Not ported: the keywords in `_UNPORTED`, which raise ValueError; patterns with another meaning in
-`re`; and inherited members, except those of Object.prototype, which are the only ones that a
-request can make the package read.
+The port raises ValueError for the schema keywords in `_UNPORTED`. It does not support patterns that
+mean something else in Python's `re`. Of the inherited members, it has only those of
+Object.prototype, because a request cannot make cabidela read other ones.
 """
 
 import math
@@ -22,18 +24,18 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-# Any: a schema is JSON; each function checks the types of the keywords that it reads.
+# A schema is a JSON object, so the values of its keywords have the type Any.
 Schema = Mapping[str, Any]
 
 
 class SchemaMismatch(ValueError):
-    """The schema rejects the value. The service sends the message after `Error: `."""
+    """The schema rejects the value. The client receives the message with `Error: ` before it."""
 
 
 class Validator:
-    """Validates values against one schema.
+    """Validates values against one JSON schema.
 
-    Raises ValueError if the schema contains a keyword that is not ported.
+    The constructor raises ValueError if the schema contains a keyword that is not supported.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -62,10 +64,10 @@ def _check_keywords(schema: object) -> None:
 
 
 class _Absent(Enum):
-    """Values of JavaScript that JSON does not have."""
+    """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    FUNCTION = "function"  # a member of Object.prototype
+    FUNCTION = "function"  # a function that all objects inherit from Object.prototype
 
 
 _UNDEFINED = _Absent.UNDEFINED
@@ -73,10 +75,11 @@ _UNDEFINED = _Absent.UNDEFINED
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """State of one traversal of a value: error texts so far, and paths of evaluated properties.
+    """The state of one validation: the errors and the evaluated properties so far.
 
-    `errors` is used as an ordered set. Inside a oneOf (`is_branch`), an error text does not list
-    the errors before it.
+    `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of
+    properties. `is_branch`: whether a branch of a `oneOf` is validated; then a new error text does
+    not list the earlier errors.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A value and its path, which is "" at the root."""
+    """A part of the validated value, with its path; the whole value has the path ""."""
 
     value: object
     path: str
@@ -105,9 +108,10 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Returns how often the schema matches: the number of matching items for an array, else 0 or 1.
+    """Validates a value, and returns how often the schema matches it.
 
-    Raises SchemaMismatch.
+    This is the number of matching items if the schema has the type `array`, otherwise 0 or 1.
+    Raises SchemaMismatch if the schema rejects the value.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
@@ -126,12 +130,18 @@ def _count_matches(schema: object, place: _Place) -> int:
 
 
 def _keywords(schema: object) -> Schema:
-    """Returns the schema's keywords; none for true and, unlike in the standard, for false."""
+    """Returns the keywords of a schema; no keywords for the schemas `true` and `false`.
+
+    So `false` accepts every value, as in cabidela, but unlike in the JSON Schema standard.
+    """
     return schema if isinstance(schema, Mapping) else {}
 
 
 def _match_one_of(schema: Schema, place: _Place) -> int:
-    """Returns 1 if the branches matched once, otherwise 0; raises SchemaMismatch at the root."""
+    """Returns 1 if the branches of `oneOf` match the value exactly once, otherwise 0.
+
+    For the whole value (path ""), raises SchemaMismatch instead of returning 0.
+    """
     branch_place = replace(place, walk=replace(place.walk, is_branch=True))
     matches = 0
     for branch in schema["oneOf"]:
@@ -141,7 +151,7 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            if matches != 1:  # a branch with 0 matches ends the search, too
+            if matches != 1:  # cabidela also stops after a branch with 0 matches
                 break
     if matches != 1 and not place.path:
         raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
@@ -149,7 +159,11 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
-    """Returns whether any property matched. Like the package, accepts values that are no object."""
+    """Validates the properties of a value, and returns whether at least one of them matches.
+
+    Like cabidela, accepts values that are not objects. Raises SchemaMismatch if a required property
+    is missing or does not match.
+    """
     known = _match_properties(schema, place)
     matches, evaluated = len(known), place.walk.evaluated
     if "additionalProperties" in schema:
@@ -164,7 +178,7 @@ def _match_object(schema: Schema, place: _Place) -> bool:
 
 
 def _match_properties(schema: Schema, place: _Place) -> set[str]:
-    """Returns the paths of the properties that matched."""
+    """Validates the properties that the schema lists; returns the paths of those that match."""
     children = (
         (place.child(key, _member(place.value, key)), subschema)
         for key, subschema in _entries(schema.get("properties", {}))
@@ -173,7 +187,11 @@ def _match_properties(schema: Schema, place: _Place) -> set[str]:
 
 
 def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
-    """Returns how many of the value's properties outside `known` the schema matches."""
+    """Validates the properties whose paths are not in `known`; returns how many match `schema`.
+
+    Adds the paths of the matching properties to `evaluated`. Raises SchemaMismatch if `schema` is
+    False and the value has such properties.
+    """
     paths = [f"{place.path}/{key}" for key in _keys(place.value)]
     others = [path for path in paths if path not in known]
     if schema is False and others:
@@ -183,8 +201,8 @@ def _match_others(schema: object, place: _Place, known: set[str], evaluated: set
         )
     matches = 0
     for path in others:
-        # The package derives the key from the path, so for a key "a/b" it reads property "b". It
-        # starts a new traversal there, so the error texts inside contain relative paths.
+        # cabidela takes the key from the end of the path, so for a key "a/b" it reads property "b".
+        # It starts a new validation there, so error texts contain paths relative to the property.
         key = path.rpartition("/")[2]
         if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
             matches += 1
@@ -243,18 +261,19 @@ def _check_range(schema: Schema, place: _Place) -> None:
 
 
 def _is_pattern_found(pattern: str, value: object) -> bool:
-    # JavaScript's $ matches only at the end, Python's also before a line feed at the end.
+    # JavaScript's $ matches only at the end of a text; Python's $ also matches before a line feed
+    # at the end, so it is replaced by \Z.
     python_pattern = re.sub(
         r"(\\.|\[(?:\\.|[^\]\\])*\])|\$", lambda match: match[1] or r"\Z", pattern
     )
     try:
         return re.search(python_pattern, _text(value), re.ASCII) is not None
-    except (re.error, SchemaMismatch):  # for the package, any error means "not found"
+    except (re.error, SchemaMismatch):  # cabidela treats errors as "not found"
         return False
 
 
 def _types(value: object) -> tuple[str, ...]:
-    """Returns the package's names of the value's types, in the order of its messages."""
+    """Returns cabidela's names of a value's types, in the order in which error texts list them."""
     match value:
         case None:
             return ("null",)
@@ -272,7 +291,11 @@ def _types(value: object) -> tuple[str, ...]:
 
 
 def _is_binary(items: list[object]) -> bool:
-    """Returns whether the first item that is neither string nor number is null or missing."""
+    """Returns whether cabidela gives an array the type `binary` in addition to `array`.
+
+    It does if the first item that is neither a string nor a number is null, or if there is no such
+    item.
+    """
     others = (item for item in items if not isinstance(item, str) and not _is_number(item))
     return next(others, None) is None
 
@@ -282,7 +305,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_same(value: object, other: object) -> bool:
-    """Compares like JavaScript's `===`: by value, except that two objects are never equal."""
+    """Compares like JavaScript's `===`, but objects and arrays are never equal."""
     if _is_number(value) and _is_number(other):
         return _double(value) == _double(other)
     is_primitive = value is None or isinstance(value, str | bool)
@@ -294,7 +317,7 @@ _NO_INDEX = 2**32 - 1  # greater than any array index of JavaScript
 
 
 def _keys(value: object) -> list[str]:
-    """Returns an object's keys in JavaScript's order: array indices by size, then other keys."""
+    """Returns an object's keys in JavaScript's order: integers by size, then all other keys."""
     keys = value if isinstance(value, Mapping) else ()
     return sorted(
         keys, key=lambda key: min(int(key), _NO_INDEX) if _INDEX.fullmatch(key) else _NO_INDEX
@@ -302,7 +325,10 @@ def _keys(value: object) -> list[str]:
 
 
 def _entries(value: object) -> Iterator[tuple[str, Any]]:
-    """Yields the keys of JavaScript's `for (key in value)`, each with its value."""
+    """Yields the keys of an object, or the indices of an array as text, each with its value.
+
+    The keys have the order of JavaScript's `for (key in value)`.
+    """
     if isinstance(value, Mapping):
         yield from ((key, value[key]) for key in _keys(value))
     elif isinstance(value, list):
@@ -327,7 +353,10 @@ _OBJECT_FUNCTIONS = frozenset(
 
 
 def _member(value: object, key: str) -> object:
-    """Returns `value[key]` of JavaScript; for falsy values undefined, as the package does."""
+    """Returns JavaScript's `value[key]`, including members that objects inherit.
+
+    Returns undefined for falsy values, as cabidela does.
+    """
     if isinstance(value, dict) and key in value:
         return value[key]
     if value in (None, False, 0, "", _UNDEFINED):
@@ -357,7 +386,7 @@ def _utf16(text: str) -> bytes:
 
 
 def _double(number: object) -> float:
-    """Returns the number as a double; infinity if it is too large."""
+    """Converts a number of any size to a double; infinity if the number is too large."""
     assert isinstance(number, int | float)
     try:
         return float(number)
@@ -366,7 +395,7 @@ def _double(number: object) -> float:
 
 
 def _text(value: object) -> str:
-    """Returns the text of the value in a template literal of JavaScript."""
+    """Converts a value to text as JavaScript does in a template literal, `${value}`."""
     match value:
         case None:
             return "null"
@@ -378,7 +407,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # the value's own member, not a function
+        case dict() if "toString" in value:  # JavaScript calls this, but it is no function
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value
@@ -386,7 +415,10 @@ def _text(value: object) -> str:
 
 
 def _leaves(values: list[object]) -> Iterator[object]:
-    """Yields the items of nested lists in order; null for an empty list, which prints nothing."""
+    """Yields the items of nested arrays in order.
+
+    Yields null for an empty array, because JavaScript converts both to an empty text.
+    """
     pending: list[object] = [values]
     while pending:
         item = pending.pop()
@@ -397,9 +429,9 @@ def _leaves(values: list[object]) -> Iterator[object]:
 
 
 def _number_text(number: float) -> str:
-    """Returns JavaScript's text of a double: the shortest digits that identify it.
+    """Converts a double to text as JavaScript does: the shortest digits that identify it.
 
-    From 1e21 on and below 1e-6, the text has an exponent.
+    The text has an exponent if the absolute value is at least 1e21 or below 1e-6.
     """
     if math.isinf(number):
         return "Infinity" if number > 0 else "-Infinity"

@@ -1,6 +1,6 @@
 """Turns messages into prompt tokens, with the chat template that the weights were trained on.
 
-Only a template can write special tokens: the users' text is always tokenised as plain text.
+Special tokens come only from the template: the text of messages is tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from workers_ai_emulator.prompts.template import (
     Renderer,
 )
 
-# The service's system message for a bare `prompt` [npm @cloudflare/ai 1.0.53, dist/templates.js].
+# The system message that the service puts before a bare `prompt` [npm @cloudflare/ai 1.0.53,
+# dist/templates.js].
 DEFAULT_SYSTEM_TEXT = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -32,44 +33,45 @@ DEFAULT_SYSTEM_TEXT = (
 
 
 class ChatTemplate(Protocol):
-    """The prompt format of one model. All methods return the tokens of the whole prompt.
+    """Turns conversations and prompts into prompt tokens, in the prompt format of one model.
 
-    They raise RequestRejected if the template rejects the conversation. `is_isolated`: the template
-    runs in a subprocess, so rendering would block an event loop.
+    The `render` methods return the tokens of the whole prompt, and raise RequestRejected if the
+    template rejects the conversation. `is_isolated`: whether the template runs in a subprocess;
+    then the `render` methods must not be called on the event loop's thread, because they block.
     """
 
     is_isolated: bool
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Renders a conversation."""
+        """Returns the prompt tokens of a conversation."""
 
     def render_prompt(self, prompt: str) -> list[int]:
-        """Renders a bare prompt as a user message after the service's default system message."""
+        """Returns the tokens of a default system message, followed by `prompt` as user message."""
 
     def render_raw(self, prompt: str) -> list[int]:
-        """Tokenises a prompt to which the client has applied a template itself."""
+        """Returns the tokens of a prompt to which the client has already applied a template."""
 
     def render_flattened(self, prompt: str) -> list[int]:
-        """Renders a prompt into which an old SDK may have flattened messages."""
+        """Returns the tokens of a prompt into which an old SDK may have joined several messages."""
 
     def close(self) -> None:
-        """Ends the subprocess, if there is one. May be called more than once."""
+        """Ends the subprocess of the template, if any. May be called more than once."""
 
 
 class Mark(Enum):
-    """A special token between the texts of a Llama 2 prompt."""
+    """The special tokens that separate the texts of a Llama 2 prompt."""
 
     BOS = "<s>"
     EOS = "</s>"
 
 
 class Llama2Template:
-    """Llama 2's prompt format, exactly.
+    """Renders conversations in Llama 2's prompt format.
 
-    Meta's code accepts an optional system message, then user and assistant messages in turns, the
-    user last. Such a conversation is rendered as by meta-llama/llama `generation.py`. All others
-    are rendered as by Cloudflare's SDK (npm @cloudflare/ai 1.2.2), because the service accepted
-    them.
+    Meta's code (meta-llama/llama, `generation.py`) accepts an optional system message, then user
+    and assistant messages in turns, and a user message at the end. Such conversations are rendered
+    exactly as by Meta's code. The service accepted other conversations, too; these are rendered as
+    by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
     """
 
     is_isolated = False
@@ -107,16 +109,17 @@ class Llama2Template:
         pass
 
     def parts(self, messages: Sequence[Message]) -> list[str | Mark]:
-        """Returns the prompt as texts and marks; the first one is a BOS mark."""
+        """Returns the prompt as a list of texts and special tokens; the first item is BOS."""
         if (dialog := _fold_system(messages)) is not None:
             return _reference_parts(dialog)
         return _sdk_parts(messages)
 
 
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
-    """Returns the messages with the system text inserted into the first user message.
+    """Inserts a leading system message into the first user message, as Meta's code does.
 
-    Returns None if user and assistant do not take turns, or the user is not last.
+    Returns the new messages. Returns None if user and assistant messages do not take turns, or the
+    last message is not a user message.
     """
     dialog = list(messages)
     if len(dialog) > 1 and dialog[0].role == "system":
@@ -136,11 +139,11 @@ def _reference_parts(dialog: Sequence[Message]) -> list[str | Mark]:
 
 
 def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
-    """Returns the prompt that Cloudflare's SDK makes of the messages.
+    """Returns the Llama 2 prompt that Cloudflare's SDK makes of the messages.
 
-    Unknown roles are dropped, texts are not stripped, and several messages of one role in a row
-    are allowed. The service's tokenizer added `<s>` to a text without it. Whether it added a second
-    `<s>` otherwise is unknown; this prompt always begins with exactly one.
+    Messages with unknown roles are dropped, texts are not stripped, and consecutive messages may
+    have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
+    added a missing `<s>`; it is unknown whether it added a second one to a prompt that had one.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):
@@ -158,15 +161,15 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
 
 
 class JinjaTemplate:
-    """A Jinja chat template, from a GGUF file or from the user.
+    """Renders conversations with a Jinja chat template, from a GGUF file or from the user.
 
-    The users' text must not become special tokens. Therefore the first and last characters of all
-    special tokens are masked in it: replaced by characters that occur in neither the template nor
-    the messages. After rendering, the special tokens that the template wrote are found, and the
-    text between them is unmasked and tokenised as plain text.
+    The text of messages must not become special tokens such as `</s>`. So messages are masked
+    before rendering: every character with which a special token begins or ends is replaced by a
+    character that occurs nowhere else. Special tokens in the rendered prompt therefore come from
+    the template. The text between them is unmasked and tokenised as plain text.
 
-    `make_renderer` returns a renderer for the template's source. Raises ValueError if the template
-    does not compile.
+    `make_renderer`: a function that returns a renderer for the template's source. The constructor
+    raises ValueError if the template does not compile.
     """
 
     def __init__(
@@ -185,10 +188,11 @@ class JinjaTemplate:
         self.is_isolated = self._renderer.is_isolated
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Renders a conversation. Raises RequestRejected if the template rejects it.
+        """Returns the prompt tokens of a conversation.
 
-        If a template rejects a conversation that begins with a system message and a user message,
-        the two are merged and rendered again: some templates do not support system messages.
+        Some templates reject system messages. If the template rejects a conversation that begins
+        with a system message and a user message, these two are merged into one user message, and
+        the conversation is rendered again. Raises RequestRejected if the template rejects it again.
         """
         try:
             return self._tokens(messages)
@@ -208,10 +212,11 @@ class JinjaTemplate:
         return self._with_bos(self._vocabulary.tokenize(prompt, parse_special=True))
 
     def render_flattened(self, prompt: str) -> list[int]:
-        """Renders the messages that an old SDK flattened into the prompt.
+        """Returns the tokens of a prompt into which an old SDK may have joined several messages.
 
-        A prompt in no known format is raw if it contains special tokens of this model, otherwise a
-        user message.
+        If the prompt has a format of that SDK, its messages are extracted and rendered. Otherwise
+        it is tokenised without a template if it contains special tokens of this model, and rendered
+        as one user message if it contains none.
         """
         if messages := parse_flattened(prompt):
             return self.render(messages)
@@ -237,12 +242,15 @@ class JinjaTemplate:
         )
         try:
             rendered = self._renderer.render(conversation)
-        except TemplateError as error:  # its message may contain masked text
+        except TemplateError as error:  # the error text may contain masked characters
             raise type(error)(str(error).translate(unmask)) from error
         return self._with_bos(self._tokenize(rendered, unmask))
 
     def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
-        """Returns the tokens of a rendered prompt, with the special tokens that it names."""
+        """Returns the tokens of a rendered prompt.
+
+        Finds the special tokens; unmasks the text between them and tokenises it as plain text.
+        """
         tokens: list[int] = []
         end = 0
         for match in self._special.finditer(text):
@@ -265,14 +273,14 @@ class JinjaTemplate:
 
 
 def wrap_prompt(prompt: str) -> list[Message]:
-    """Returns the conversation that the service makes of a bare prompt."""
+    """Returns the service's default system message and the bare prompt as a user message."""
     return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
-    """Merges a system message and the user message after it into one user message.
+    """Merges a leading system message and the next user message into one user message.
 
-    Returns None if the conversation does not begin with these two.
+    Returns None if the conversation does not begin with a system and a user message.
     """
     match messages:
         case [Message(role="system") as system, Message(role="user") as user, *others]:
@@ -281,6 +289,6 @@ def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def _unused_characters(text: str, count: int) -> str:
-    """Returns `count` characters that do not occur in `text`, from the private use area on."""
+    """Returns `count` characters that do not occur in `text`, from U+E000 (private use) on."""
     used = set(text)
     return "".join(islice((c for c in map(chr, range(0xE000, 0x110000)) if c not in used), count))

@@ -1,8 +1,8 @@
-"""Messages, and parsers of prompts into which old SDKs flattened messages.
+"""Extracts messages from prompts into which an old SDK has joined all messages of a conversation.
 
-`@cloudflare/ai` 1.0 sends a conversation as one text, in the prompt format of the requested model.
-Weights that were trained on another format would misunderstand it, so the messages are parsed
-back and rendered with the chat template of the weights.
+npm `@cloudflare/ai` 1.0 sends a conversation as one text, in the prompt format of the requested
+model. The weights that compute the completion may need another format. So the messages are
+extracted from the text, and rendered with the chat template of the weights.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One message of a conversation: its role, such as `user`, and its text."""
 
     role: str
     content: str
 
 
 def parse_flattened(prompt: str) -> list[Message] | None:
-    """Returns the messages of a prompt in any format of that SDK; None if no format matches.
+    """Returns the messages that npm `@cloudflare/ai` 1.0 has joined into the prompt.
 
-    The formats `bare` and `sqlcoder` do not mark turns and cannot be parsed.
+    Returns None if the prompt has none of the SDK's formats. Also returns None for its formats
+    `bare` and `sqlcoder`, because they do not mark where a message begins.
     """
     if messages := parse_llama2(prompt):
         return messages
@@ -31,13 +32,14 @@ def parse_flattened(prompt: str) -> list[Message] | None:
 
 
 def parse_llama2(prompt: str) -> list[Message] | None:
-    """Returns the messages of a prompt in Llama 2's or Mistral's format; None if it has neither."""
+    """Returns the messages of a prompt in Llama 2's or Mistral's format, otherwise None."""
     if not _FLATTENED.match(prompt):
         return None
     messages: list[Message] = []
     for turn in _TURN_START.split(prompt)[1:]:
         user, closed, answer = turn.partition("[/INST]")
-        has_only_system = user.endswith("<</SYS>>")  # as SDK 1.0.12 to 1.0.29 wrote it
+        # npm @cloudflare/ai 1.0.12 to 1.0.29 write the system message as a turn of its own.
+        has_only_system = user.endswith("<</SYS>>")
         if system := _SYSTEM_BLOCK.match(user):
             messages.append(Message("system", system[1]))
             user = user[system.end() :]
@@ -48,17 +50,17 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# Unbounded repeats never follow each other: otherwise many spaces would take quadratic time.
+# No two unbounded repeats are adjacent: otherwise matching many spaces would take quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 
 class _Format:
-    """A prompt format with a header before every turn, and the assistant's header at the end.
+    """A prompt format that has a header before every message, and ends with the assistant's header.
 
-    `headers`: the role of each header. `end`: the text after every turn. `has_bare_system`: the
-    text before the first header is the system message.
+    `headers`: maps each header to the role of its message. `end`: the text after every message.
+    `has_bare_system`: whether the text before the first header is the system message.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class _Format:
         self._has_bare_system = has_bare_system
 
     def parse(self, prompt: str) -> list[Message] | None:
-        """Returns the messages; None if the prompt does not begin and end as in this format."""
+        """Returns the messages of a prompt in this format; None for a prompt in another format."""
         text = prompt.rstrip()
         if not text.endswith(self._last):
             return None
@@ -96,7 +98,7 @@ _FORMATS = (
         },
         end="<|im_end|>\n",
     ),
-    _Format(  # Zephyr and TinyLlama
+    _Format(  # the format of Zephyr and TinyLlama
         {"<|system|>\n": "system", "<|user|>\n": "user", "<|assistant|>\n": "assistant"},
         end="</s>\n",
     ),

@@ -1,9 +1,11 @@
 """Renders chat templates with Jinja, in a sandbox, with the functions that transformers provides.
 
-Users must not be able to write special tokens. So in the messages, the first and last characters
-of all special tokens are masked: replaced by characters that occur nowhere else. A template that
-searches a message for some text must still find it, so search methods also try the masked form of
-the text, and both sides of a comparison are masked. The caller unmasks the rendered text.
+Messages must not be able to contain special tokens such as `</s>`. So the caller masks the messages
+before rendering: it replaces every character with which a special token begins or ends by a
+character that occurs nowhere else. The caller unmasks the rendered text.
+
+A template that searches a message for a text must still find it. So this module masks both sides of
+every comparison, and search methods such as `find` also search for the masked text.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# A rendered prompt has at most these characters, plus the messages this many times.
+# A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times as many
+# as the messages.
 _MAX_OWN_CHARACTERS = 2**18
 _MAX_REPEATS = 4
 MAX_REASON_LENGTH = 1000
 _MASK = "mask"
-_MASKED = "masked characters"  # the space keeps templates from using the variable
+_MASKED = "masked characters"  # a template cannot use a variable with a space in its name
 _SEARCHES = (
     *("count", "find", "index", "rfind", "rindex", "partition", "rpartition", "split", "rsplit"),
     *("startswith", "endswith", "removeprefix", "removesuffix", "replace"),
@@ -33,12 +36,16 @@ _SEARCHES = (
 
 
 class LimitExceeded(TemplateError):
-    """Rendering took too much time or memory, or the rendered prompt is too long."""
+    """Rendering a template took too much time or memory, or the rendered prompt is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The input of a template. `masked`: the masked characters and their replacements."""
+    """The values that a chat template renders: the messages and two special tokens.
+
+    `masked`: maps each character with which a special token begins or ends to the character that
+    replaces it in the messages.
+    """
 
     messages: list[dict[str, str]]
     bos_token: str
@@ -47,34 +54,36 @@ class Conversation:
 
     @property
     def max_characters(self) -> int:
-        """The most characters of the rendered prompt."""
+        """The maximum number of characters in the rendered prompt."""
         num_characters = sum(len(text) for message in self.messages for text in message.values())
         return _MAX_OWN_CHARACTERS + _MAX_REPEATS * num_characters
 
 
 class Renderer(Protocol):
-    """Renders one template. Any thread may use it.
+    """Renders one chat template. Any thread may use it.
 
-    `is_isolated`: the template runs in a subprocess, so rendering would block an event loop.
+    `is_isolated`: whether the template runs in a subprocess; then `render` must not be called on
+    the event loop's thread, because it blocks.
     """
 
     is_isolated: bool
 
     def render(self, conversation: Conversation) -> str:
-        """Returns the prompt's text, with masked characters.
+        """Returns the text of the rendered prompt, in which the messages are still masked.
 
-        Raises TemplateError with the template's own message if it rejects the conversation, and
-        LimitExceeded.
+        Raises TemplateError with the template's error text if the template rejects the
+        conversation, and LimitExceeded if rendering exceeds the limit of time, memory or length.
         """
 
     def close(self) -> None:
-        """Ends the subprocess, if there is one. May be called more than once."""
+        """Ends the subprocess of the template, if any. May be called more than once."""
 
 
 class JinjaRenderer:
-    """Renders a template in this process. Jinja's sandbox cannot stop an endless loop.
+    """Renders a trusted chat template in this process, without a time limit.
 
-    Raises ValueError if the template does not compile.
+    An untrusted template needs `IsolatedRenderer`, because Jinja's sandbox cannot stop an endless
+    loop. The constructor raises ValueError if the template does not compile.
     """
 
     is_isolated = False
@@ -85,7 +94,7 @@ class JinjaRenderer:
             tree = environment.parse(source)
             _mask_operands(tree, environment)
             code = environment.compile(tree)
-        except Exception as error:  # Python's errors, too: it rejects deep nesting
+        except Exception as error:  # Python itself rejects deeply nested templates
             raise ValueError(f"its chat template is not valid: {reason_of(error)}") from error
         self._template = environment.template_class.from_code(
             environment, code, environment.make_globals(None)
@@ -115,10 +124,10 @@ class JinjaRenderer:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja with the options of transformers, and a sandbox.
+    """Jinja's sandbox with the options, filters and functions of transformers.
 
-    If a text does not contain the argument of a search method, the method gets the argument's
-    masked form. The template's own texts are not masked in the output.
+    Search methods such as `find` also work on masked messages: if the message does not contain the
+    argument of the method, the argument is masked, too.
     """
 
     def __init__(self) -> None:
@@ -140,7 +149,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(Extension):
-    """The tag `{% generation %}`, which marks the assistant's text for training. Has no effect."""
+    """Accepts and ignores `{% generation %}`, which marks the assistant's text for training."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -150,7 +159,10 @@ class _GenerationTag(Extension):
 
 
 def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
-    """Masks both sides of every comparison, so that masks do not change its result."""
+    """Makes a template mask both sides of every comparison.
+
+    Otherwise a text in the template would never equal a message, because messages are masked.
+    """
     for comparison in list(tree.find_all(nodes.Compare)):
         parents: list[Any] = [comparison, *comparison.ops]
         for parent in parents:
@@ -172,7 +184,7 @@ def _mask(context: Context, value: Any) -> Any:
 
 @pass_context
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
-    """Jinja's filter `replace`, through the method `replace`, which handles masked texts."""
+    """Implements Jinja's filter `replace` such that it also finds text in masked messages."""
     environment = context.environment
     assert isinstance(environment, _Environment)
     replace = str(text).replace
@@ -186,7 +198,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter `tojson` of transformers. Jinja's own filter escapes HTML."""
+    """Implements transformers' filter `tojson`, which does not escape HTML as Jinja's does."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -205,7 +217,7 @@ def _strftime_now(layout: str) -> str:
 
 
 def _join(pieces: Iterable[str], max_characters: int) -> str:
-    """Joins the pieces. Raises LimitExceeded at the first character beyond `max_characters`."""
+    """Joins pieces of text. Raises LimitExceeded if they exceed `max_characters` together."""
     kept: list[str] = []
     left = max_characters
     for piece in pieces:

@@ -1,8 +1,9 @@
 """Renders untrusted chat templates, from imported files or from the user, in a subprocess.
 
-A template is a program: it can loop forever or fill the memory, and Jinja's sandbox does not stop
-that. So it runs in `python -m workers_ai_emulator.prompts.template_process LIMIT_S`, which reads
-requests from its standard input and exits when that is closed.
+A chat template is a program. It can loop forever or fill the memory, and Jinja's sandbox does not
+prevent this. So the template runs in a subprocess with limits for time and memory. The subprocess,
+`python -m workers_ai_emulator.prompts.template_process LIMIT_S`, reads requests from its standard
+input, and exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -33,21 +34,23 @@ from workers_ai_emulator.prompts.template import (
 if sys.platform != "win32":
     import resource
 
-MODULE = "workers_ai_emulator.prompts.template_process"  # __name__ may be __main__
-_START_LIMIT_S = 60.0  # the time that Python takes to start is not limited by `limit_s`
-_MEMORY = 768 * 2**20  # bytes of address space; the child needs about 50 MiB to start
+# This module's name as a literal, because `__name__` is `__main__` in the subprocess.
+MODULE = "workers_ai_emulator.prompts.template_process"
+_START_LIMIT_S = 60.0  # time limit for starting the subprocess; `limit_s` does not include this
+_MEMORY = 768 * 2**20  # bytes of the subprocess's address space; it needs 50 MiB to start
 _KEPT_VARIABLES = ("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 
-_READY, _TEXT, _REJECTED, _EXCEEDED, _INVALID, _REQUEST = b"rtxliq"  # kinds of frames
+# The kinds of messages between the parent and the subprocess: five replies and the request.
+_READY, _TEXT, _REJECTED, _EXCEEDED, _INVALID, _REQUEST = b"rtxliq"
 _FRAME_HEAD = struct.Struct(">BI")
 
 
 class IsolatedRenderer:
-    """Renders a template in a child process, which is killed if it takes longer than `limit_s`.
+    """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
-    The child has little memory and no secrets in its environment, and cannot write files. It
-    handles one conversation after the other, and is replaced after it was killed. Raises ValueError
-    if the template does not compile.
+    The subprocess has little memory and no secrets in its environment, and cannot write files. It
+    renders one conversation after the other. If it was killed, the next rendering starts another
+    one. The constructor raises ValueError if the template does not compile.
     """
 
     is_isolated = True
@@ -79,12 +82,16 @@ class IsolatedRenderer:
     def close(self) -> None:
         self._is_closed = True
         if child := self._child:
-            child.kill()  # a rendering in progress fails and releases the lock
+            child.kill()  # makes a rendering in progress fail and release the lock
         with self._lock:
             self._drop()
 
     def _start(self) -> _Child:
-        """Starts a child that compiles the template. Raises ValueError, OSError, LimitExceeded."""
+        """Starts a subprocess, and makes it compile the template.
+
+        Raises ValueError if the template does not compile, OSError if no subprocess can be started,
+        and LimitExceeded if compiling takes too long or the renderer is closed.
+        """
         self._drop()
         if self._is_closed:
             raise LimitExceeded("its chat template is being unloaded")
@@ -106,7 +113,10 @@ class IsolatedRenderer:
 
 
 class _Child:
-    """A child process. One thread uses it, except for `kill`, which any thread may call."""
+    """The subprocess of a renderer, with the pipes to it.
+
+    Any thread may call `kill`; only one thread at a time may call the other methods.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self._process = subprocess.Popen(
@@ -132,9 +142,10 @@ class _Child:
         return self._process.poll() is None
 
     def request(self, request: Any, max_characters: int, limit_s: float) -> str:
-        """Sends a request and returns the reply's text.
+        """Sends the template or a conversation to the subprocess, and returns the reply's text.
 
-        Raises TemplateError, LimitExceeded or ValueError if that happened in the child.
+        Raises the TemplateError, LimitExceeded or ValueError that the subprocess reports. Raises
+        LimitExceeded after `limit_s` seconds.
         """
         if not self._is_ready:
             self._exchange(None, 0, _START_LIMIT_S)
@@ -155,13 +166,14 @@ class _Child:
         self.kill()
         self._process.wait()
         self._replies.close()
-        with suppress(OSError):  # bytes that the child did not read
+        with suppress(OSError):  # closing fails if the subprocess has not read all bytes
             self._requests.close()
 
     def _exchange(self, request: Any, max_characters: int, limit_s: float) -> tuple[int, str]:
-        """Sends the request, unless it is None, and returns the kind and the text of the reply.
+        """Sends a request to the subprocess, and returns the kind and the text of its next reply.
 
-        Kills the child and raises LimitExceeded after `limit_s`.
+        Sends nothing if `request` is None. After `limit_s` seconds, kills the subprocess and raises
+        LimitExceeded.
         """
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
         end = time.monotonic() + limit_s
@@ -178,26 +190,30 @@ class _Child:
             raise LimitExceeded(f"its chat template {what}") from error
         finally:
             timer.cancel()
-        if time.monotonic() >= end:  # the timer may have killed it after the reply
+        if time.monotonic() >= end:  # the timer may have killed the subprocess after its reply
             raise LimitExceeded(f"its chat template did not end within {limit_s:g} s")
         return kind, text
 
 
 def _bare_environment() -> dict[str, str]:
-    """Returns the variables that Python needs to find its modules, and no others."""
+    """Returns the subprocess's environment: only what Python needs to start, and no secrets."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _write(stream: IO[bytes], kind: int, text: str) -> None:
-    data = text.encode("utf-8", "surrogatepass")  # JSON can contain a lone surrogate
+    # The JSON of a client's request can contain a lone surrogate, which strict UTF-8 rejects.
+    data = text.encode("utf-8", "surrogatepass")
     stream.write(_FRAME_HEAD.pack(kind, len(data)))
     stream.write(data)
     stream.flush()
 
 
 def _read(stream: IO[bytes], max_bytes: int) -> tuple[int, str]:
-    """Reads a frame; returns its kind and text. Raises EOFError, or ValueError if too long."""
+    """Reads one message from a pipe, and returns its kind and its text.
+
+    Raises EOFError if the pipe is closed, and ValueError if the text exceeds `max_bytes` bytes.
+    """
     kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
     if size > max_bytes:
         raise ValueError(f"a frame of {size} bytes is too long")
@@ -212,7 +228,10 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _limit_resources() -> None:
-    """Disables core dumps and file writes, and limits the memory, if the system supports that."""
+    """Limits the memory of this process, and disables core dumps and writing files.
+
+    A limit that the operating system does not support is skipped.
+    """
     if sys.platform == "win32":
         return
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: _MEMORY}
@@ -222,8 +241,11 @@ def _limit_resources() -> None:
 
 
 def main(limit_s: float) -> None:
-    """Runs in the child: the first request is the template, all later ones are conversations."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    """Runs in the subprocess: compiles the template, then renders one conversation per request.
+
+    The first request on standard input is the template; all later requests are conversations.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignores Ctrl-C: the parent ends this process
     _limit_resources()
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     _write(replies, _READY, "")
@@ -231,7 +253,7 @@ def main(limit_s: float) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             _, text = _read(requests, sys.maxsize)
-            # If the parent has been killed, this ends the process, even in an endless loop.
+            # Ends this process if the template loops forever and no parent process is left to kill it.
             faulthandler.dump_traceback_later(limit_s + 1, exit=True)
             renderer, reply = _reply(renderer, json.loads(text))
             faulthandler.cancel_dump_traceback_later()
@@ -241,7 +263,10 @@ def main(limit_s: float) -> None:
 def _reply(
     renderer: JinjaRenderer | None, request: Any
 ) -> tuple[JinjaRenderer | None, tuple[int, str]]:
-    """Returns the renderer for later requests, and the frame of the reply."""
+    """Handles one request: compiles the template or renders a conversation.
+
+    Returns the renderer for later requests, and the kind and the text of the reply.
+    """
     try:
         if renderer is None:
             return JinjaRenderer(request), (_TEXT, "")

@@ -71,7 +71,7 @@ class OpenModel:
         return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
 
     def memory(self, num_slots: int) -> int:
-        """Returns the maximum main memory, in bytes, that the model takes with `num_slots` slots."""
+        """Returns the maximum bytes of main memory that the model takes with `num_slots` slots."""
         return self.weights_size + num_slots * self.slot_size + SNAPSHOT_BYTES
 
     def close(self) -> None:
