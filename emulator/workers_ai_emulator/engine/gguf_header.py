@@ -154,8 +154,8 @@ class GgufHeader:
         """Returns the value of an integer metadata key for each layer; [] if the key is missing.
 
         The file contains an array with a value for each layer, or one value for all layers. `name`:
-        the key without the architecture. Raises GgufInvalid if the value is not an integer or an
-        array of as many integers as the model has layers.
+        the key without the architecture. Raises GgufInvalid if the value is neither an integer
+        nor an array with one integer for each layer.
         """
         key = f"{self.architecture}.{name}"
         value = self.metadata.get(key)

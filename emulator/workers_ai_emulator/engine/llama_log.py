@@ -1,6 +1,6 @@
 """Forwards llama.cpp's log to Python's logging, and collects llama.cpp's error lines.
 
-If a llama.cpp function fails, llama.cpp logs the reason on the calling thread, but does not return it.
+If a llama.cpp function fails, it does not return the reason but logs it, on the calling thread.
 """
 
 from __future__ import annotations

@@ -292,9 +292,9 @@ class Scheduler:
     def _admit_next(self, budget: int) -> Iterator[Operation]:
         """Gives the next waiting sequence a slot with the longest cached prefix of its prompt.
 
-        `budget`: the number of prompt tokens that this step may still evaluate. If the prompt has more
-        tokens, the running sequences are first moved to consecutive slots. Otherwise the new
-        sequence could separate them for several steps.
+        `budget`: the number of prompt tokens that this step may still evaluate. If the prompt needs
+        more, the running sequences are first moved to consecutive slots. Otherwise the new sequence
+        could separate them for several steps.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)

@@ -165,8 +165,9 @@ class JinjaTemplate:
 
     The text of messages must not become special tokens such as `</s>`. So messages are masked
     before rendering: every character with which a special token begins or ends is replaced by a
-    character that occurs nowhere else. Special tokens in the rendered prompt therefore come from
-    the template. The text between them is unmasked and tokenised as plain text.
+    character that is in neither the template nor the messages. So all special tokens in the
+    rendered prompt come from the template. The text between them is unmasked and tokenised as plain
+    text.
 
     `make_renderer`: a function that returns a renderer for the template's source. The constructor
     raises ValueError if the template does not compile.
@@ -242,7 +243,7 @@ class JinjaTemplate:
         )
         try:
             rendered = self._renderer.render(conversation)
-        except TemplateError as error:  # the error text may contain masked characters
+        except TemplateError as error:  # the error text may contain masked characters, too
             raise type(error)(str(error).translate(unmask)) from error
         return self._with_bos(self._tokenize(rendered, unmask))
 

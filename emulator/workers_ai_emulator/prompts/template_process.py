@@ -253,7 +253,7 @@ def main(limit_s: float) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             _, text = _read(requests, sys.maxsize)
-            # Ends this process if the template loops forever and no parent process is left to kill it.
+            # Ends this process if the template loops forever and the parent cannot kill it.
             faulthandler.dump_traceback_later(limit_s + 1, exit=True)
             renderer, reply = _reply(renderer, json.loads(text))
             faulthandler.cancel_dump_traceback_later()

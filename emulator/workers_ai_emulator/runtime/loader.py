@@ -67,7 +67,10 @@ class OpenModel:
 
     @property
     def snapshot_tokens(self) -> int:
-        """How many tokens' KV cells fit into SNAPSHOT_BYTES, the memory for snapshots."""
+        """The maximum number of tokens in all snapshots, which are saved copies of KV cells.
+
+        The cells of these tokens fill SNAPSHOT_BYTES.
+        """
         return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
 
     def memory(self, num_slots: int) -> int:
@@ -168,7 +171,7 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Checks the header of a GGUF file and returns it.
 
-        A file that the user imported is also test-loaded in a subprocess, the first time only.
+        If the user imported the file, it is also test-loaded in a subprocess, the first time only.
         """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
@@ -178,7 +181,7 @@ class Loader:
         return header
 
     def _context_length(self, spec: ModelSpec, header: GgufHeader) -> int:
-        """Returns the maximum number of tokens of one sequence, from the settings or the file.
+        """Returns the maximum number of tokens of one sequence: the configured or a default number.
 
         Raises ValueError if the configured length exceeds the longest context of the model.
         """
@@ -192,7 +195,7 @@ class Loader:
         return wanted
 
     def _offload(self, header: GgufHeader, context_length: int) -> Offload:
-        """Decides how much of the model goes to the GPUs, and logs the result."""
+        """Returns how much of the model goes to the GPUs (nothing without a GPU), and logs it."""
         settings = self._settings
         devices = gpus() if settings.gpu_layers != 0 else []
         if not devices:
@@ -245,9 +248,9 @@ def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:
 def corrected_epsilon(header: GgufHeader, weights: Weights) -> float | None:
     """Returns the RMS norm epsilon that replaces a wrong value in the file, otherwise None.
 
-    Llama 2 7B needs 1e-5. Files made before Meta corrected its weights contain 1e-6, also the
-    widely used Q8_0 file [facebookresearch/llama#771]. Llama 1 needs 1e-6; its files differ from
-    Llama 2's in the context length.
+    Llama 2 7B needs 1e-5. Files that were made before Meta corrected its value contain 1e-6, for
+    example the widely used Q8_0 file [facebookresearch/llama#771]. Llama 1 does need 1e-6; its 7B
+    files differ from Llama 2's in the context length.
     """
     shape = (header.vocabulary_size, header.embedding_length, header.num_layers)
     is_llama_2_7b = (header.architecture, *shape, header.context_length) == _LLAMA_2_7B

@@ -220,7 +220,8 @@ class ModelManager:
         """Returns how many bytes of memory another model may take.
 
         The operating system counts memory-mapped weights as free memory until they have been read.
-        So the result is also at most the memory limit minus the sizes of all loaded models.
+        So the sizes of all loaded models are also subtracted from the memory limit; the smaller
+        number is returned.
         """
         taken = sum(model.memory for model in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())

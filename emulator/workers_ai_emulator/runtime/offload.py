@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from workers_ai_emulator.engine.gguf_header import GgufHeader
 
 MAX_SLOTS = 8  # the maximum number of slots of a model, unless the user sets `--parallel`
-_MARGIN_BYTES = 768 * 2**20  # GPU memory left for compute buffers and other processes
+_MARGIN_BYTES = 768 * 2**20  # bytes of GPU memory for compute buffers and other processes
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -73,9 +73,10 @@ def _layer_sizes(header: GgufHeader) -> list[int]:
 
 
 def _needed(sizes: list[int], num_layers: int, cells_size: int) -> int:
-    """Returns how many bytes of GPU memory `num_layers` layers need, with their KV cells.
+    """Returns how many bytes of GPU memory `num_layers` layers need.
 
-    `sizes`: the bytes of each layer's weights. `cells_size`: the bytes of all layers' KV cells.
+    This includes the KV cells of these layers and a margin for compute buffers. `sizes`: the bytes
+    of each layer's weights. `cells_size`: the bytes of all layers' KV cells.
     """
     num_with_cells = min(num_layers, len(sizes) - 1)
     cells = cells_size * num_with_cells // max(len(sizes) - 1, 1)
