@@ -49,7 +49,7 @@ class EngineGeneration:
         self._cancel = cancel
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
-        self.is_finished = False  # True once the last chunk or an error is in the queue
+        self.is_finished = False  # True once the last chunk or an error is delivered
 
     @property
     def usage(self) -> Usage:

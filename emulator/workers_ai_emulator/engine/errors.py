@@ -18,7 +18,7 @@ from workers_ai_emulator.errors import EmulatorError
 
 
 class EngineError(EmulatorError):
-    """A generation cannot start or cannot continue. The message appears in the log."""
+    """A generation cannot start or cannot continue. The message is only logged."""
 
 
 class Interrupted(EngineError):
@@ -50,7 +50,7 @@ class EngineClosed(EngineError):
 
 
 class RequestRejected(EngineError):
-    """The chat template or an upstream server rejects the request. The message is the reason."""
+    """The chat template or an upstream server rejects the request. Clients get the message."""
 
 
 class GgufInvalid(EmulatorError):

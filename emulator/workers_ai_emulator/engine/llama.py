@@ -26,7 +26,7 @@ _MAX_PIECE_BYTES = 256
 # If a decode call has only one row (token), and its sequence has more KV cells than this, then
 # llama.cpp splits the attention of the row among the threads.
 _SPLIT_LENGTH = 256
-_ABORTED = 2  # the status that llama_decode returns if the abort callback stopped it
+_ABORTED = 2  # the status that llama_decode returns if the abort callback stops the call
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -147,7 +147,7 @@ class LlamaVocabulary:
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         # The JSON of a request can contain a lone surrogate, which UTF-8 cannot encode.
         data = _LONE_SURROGATE.sub("\ufffd", text).encode()
-        capacity = len(data) + 8  # one token per byte at most; the rest is a reserve
+        capacity = len(data) + 8  # at most one token per byte, and a reserve of 8
         tokens = (llama.llama_token * capacity)()
         with self._model.in_use():
             count = llama.llama_tokenize(
@@ -260,7 +260,7 @@ class LlamaRunner:
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Returns the logits of all vocabulary tokens from the last decode call.
 
-        `row`: the index among the rows for which the call has output logits. The next decode call
+        `row`: the index among the rows for which the call computed logits. The next decode call
         overwrites the array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
@@ -372,9 +372,9 @@ class _BatchArrays:
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
         """Writes the tokens of the spans into the arrays and returns the batch.
 
-        The last row of a span that needs logits outputs logits. If there is such a span, at least
-        `min_outputs` rows output logits, because with some weights llama.cpp rounds a single output
-        differently.
+        If a span needs logits, its last row (token) outputs logits. If any span needs them, at
+        least `min_outputs` rows output logits, because with some weights llama.cpp rounds a single
+        output differently.
         """
         end = 0
         self.outputs = []

@@ -30,7 +30,7 @@ _SLOWEST_DISK = 50 * 10**6  # bytes per second, to calculate the time limit
 _MEMORY = 4 * 2**30  # bytes that the subprocess may allocate besides one copy of the weights
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-# Some of these characters are not in most vocabularies, so they are split into byte tokens.
+# Most vocabularies lack some of these characters, which are then split into byte tokens.
 _TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)

@@ -211,9 +211,9 @@ class Scheduler:
         return sum(len(span.tokens) for span in spans)
 
     def _next_chunk(self, sequence: Sequence) -> Span:
-        """Returns the tokens of a prompt that the next decode call evaluates.
+        """Returns the span of a prompt that the next decode call evaluates.
 
-        Counts these tokens as computed.
+        Adds the tokens of the span to the sequence's computed tokens.
         """
         start = sequence.num_computed_tokens
         end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
@@ -241,7 +241,7 @@ class Scheduler:
 
     @property
     def _free_adjacent_slots(self) -> Set[int]:
-        """The free slots whose number is next to the number of a slot in prefill."""
+        """The free slots with a number next to that of a slot whose prompt is in prefill."""
         slots = [_slot(sequence) for sequence in self.prefilling]
         return self._slots.free & {beside for slot in slots for beside in (slot - 1, slot + 1)}
 

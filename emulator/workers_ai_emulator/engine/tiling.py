@@ -41,7 +41,8 @@ class Tiling:
 
     llama.cpp computes a sequence in tiles if a call has at least `length` tokens of it. `start`:
     the first position in a prompt that is computed in tiles; a multiple of `length - 1`.
-    `chunk_length`: the tokens of a call in tiles, except for the last such call of a prompt.
+    `chunk_length`: the number of tokens in a call that is computed in tiles. The last such call of
+    a prompt may have more or fewer.
     """
 
     start: int = 4 * 63
@@ -83,12 +84,12 @@ class Tiling:
         return length < self.length and position >= (end if end > self.start else 0)
 
     def num_shareable(self, num_equal: int, end: int, other_end: int) -> int:
-        """Returns how many KV cells of another prompt a prompt can reuse, bit for bit.
+        """Returns how many KV cells a prompt can reuse from another prompt, bit for bit.
 
         Both prompts begin with the same `num_equal` tokens. `end`: the position in the reusing
-        prompt after its last tiled token. `other_end`: the same position in the other prompt. The
-        tiled tokens that remain after the reused cells must fill a decode call of `length` tokens,
-        so the result can be smaller than the number of equal cells.
+        prompt after its last tiled token. `other_end`: the position in the other prompt after its
+        last tiled token. The tiled tokens that remain after the reused cells must fill a decode
+        call of `length` tokens, so the result can be smaller than the number of equal cells.
         """
         if num_equal <= self.start:
             return num_equal

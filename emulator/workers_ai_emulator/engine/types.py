@@ -136,7 +136,7 @@ class Sampler(Protocol):
     def sample(self, row: int) -> int:
         """Samples a token from the logits of the last decode call, and returns it.
 
-        `row`: the index among the sequences for which the call has output logits.
+        `row`: the index among the sequences for which the call computed logits.
         """
 
     def close(self) -> None:

@@ -145,7 +145,7 @@ class Worker:
         self._runner.close()
 
     def _receive(self) -> bool:
-        """Handles all messages in the inbox; waits for messages while there is no sequence.
+        """Handles all messages in the inbox; waits for messages while the worker has no sequences.
 
         Returns False if a message ends the worker thread, otherwise True.
         """

@@ -11,8 +11,8 @@ members. The recursion depth depends on the schema only, so a deeply nested valu
 the stack.
 
 The port raises ValueError for the schema keywords in `_UNPORTED`. It does not support patterns that
-mean something else in Python's `re`. Of the inherited members, it has only those of
-Object.prototype, because a request cannot make cabidela read other ones.
+have one meaning in JavaScript and another one in Python's `re`. Of the inherited members, it has
+only the members of Object.prototype, because a request cannot make cabidela read other ones.
 """
 
 import math
@@ -273,7 +273,7 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
 
 
 def _types(value: object) -> tuple[str, ...]:
-    """Returns cabidela's names of a value's types, in the order in which error texts list them."""
+    """Returns cabidela's names for the types of a value, in the order of its error texts."""
     match value:
         case None:
             return ("null",)
@@ -305,7 +305,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_same(value: object, other: object) -> bool:
-    """Compares like JavaScript's `===`, but objects and arrays are never equal."""
+    """Compares two values like JavaScript's `===`: objects and arrays are never equal."""
     if _is_number(value) and _is_number(other):
         return _double(value) == _double(other)
     is_primitive = value is None or isinstance(value, str | bool)
@@ -407,7 +407,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # JavaScript calls this, but it is no function
+        case dict() if "toString" in value:  # JavaScript calls `toString`, here not a function
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value

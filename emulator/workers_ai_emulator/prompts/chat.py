@@ -243,14 +243,15 @@ class JinjaTemplate:
         )
         try:
             rendered = self._renderer.render(conversation)
-        except TemplateError as error:  # the error text may contain masked characters, too
+        except TemplateError as error:  # the error text may contain masked (replaced) characters
             raise type(error)(str(error).translate(unmask)) from error
         return self._with_bos(self._tokenize(rendered, unmask))
 
     def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
         """Returns the tokens of a rendered prompt.
 
-        Finds the special tokens; unmasks the text between them and tokenises it as plain text.
+        Finds the special tokens. Tokenises the text between them as plain text, after restoring the
+        masked (replaced) characters of the messages.
         """
         tokens: list[int] = []
         end = 0

@@ -69,8 +69,9 @@ class Renderer(Protocol):
     is_isolated: bool
 
     def render(self, conversation: Conversation) -> str:
-        """Returns the text of the rendered prompt, in which the messages are still masked.
+        """Returns the rendered prompt, in which the text of the messages is still masked.
 
+        The caller has masked it by replacing the first and last characters of special tokens.
         Raises TemplateError with the template's error text if the template rejects the
         conversation, and LimitExceeded if rendering exceeds the limit of time, memory or length.
         """
@@ -126,8 +127,9 @@ class JinjaRenderer:
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the options, filters and functions of transformers.
 
-    Search methods such as `find` also work on masked messages: if the message does not contain the
-    argument of the method, the argument is masked, too.
+    In messages, the first and last characters of special tokens are masked (replaced by others). If
+    a template calls a search method such as `find`, and the message does not contain the method's
+    argument, the argument is masked, too.
     """
 
     def __init__(self) -> None:
@@ -161,7 +163,8 @@ class _GenerationTag(Extension):
 def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
     """Makes a template mask both sides of every comparison.
 
-    Otherwise a text in the template would never equal a message, because messages are masked.
+    In messages, the first and last characters of special tokens are masked (replaced by others). So
+    without this, a text in the template might not equal the same text in a message.
     """
     for comparison in list(tree.find_all(nodes.Compare)):
         parents: list[Any] = [comparison, *comparison.ops]
@@ -184,7 +187,10 @@ def _mask(context: Context, value: Any) -> Any:
 
 @pass_context
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
-    """Implements Jinja's filter `replace` such that it also finds text in masked messages."""
+    """Implements Jinja's filter `replace` such that it also works on masked messages.
+
+    In masked messages, the first and last characters of special tokens are replaced by others.
+    """
     environment = context.environment
     assert isinstance(environment, _Environment)
     replace = str(text).replace

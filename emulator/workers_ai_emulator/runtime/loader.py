@@ -120,7 +120,7 @@ class Loader:
         )
 
     def num_slots(self, opened: OpenModel, free: int) -> int:
-        """Returns how many slots the model gets in `free` bytes; 0 if the model does not fit."""
+        """Returns how many slots fit if `free` bytes are free; 0 if the model does not fit."""
         left = free - opened.memory(0)
         fitting = int(left * _KV_CACHE_SHARE) // max(opened.slot_size, 1)
         wanted = self._settings.parallel or max(1, min(fitting, opened.offload.max_slots))
