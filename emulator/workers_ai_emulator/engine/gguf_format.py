@@ -191,7 +191,7 @@ class Reader:
 
 
 def shown(value: object) -> str:
-    """Formats a value from the file for an error message; shortens it to 80 characters."""
+    """Formats a value from the file for an error message; shortens texts of over 80 characters."""
     shown = repr(value)
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 

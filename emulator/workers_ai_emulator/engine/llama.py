@@ -30,9 +30,9 @@ _ABORTED = 2  # the status that llama_decode returns if the abort callback stops
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# The callback that llama.cpp calls to ask whether it should abort, about a thousand times in a
-# decode call. A Python function would acquire the GIL each time. So the callback is C's `strlen`
-# on a two-byte buffer: a text in the buffer has the length 1, which means "abort".
+# llama.cpp calls the abort callback about a thousand times in a decode call, and stops the call if
+# the result is not 0. A Python function would acquire the GIL each time. So the callback is C's
+# `strlen` on a two-byte buffer: the result is 1 if the buffer contains a text.
 _C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
@@ -199,9 +199,9 @@ class LlamaRunner:
     the model.
 
     llama.cpp is not batch invariant by itself. If a decode call has only one row, llama.cpp splits
-    the attention of this row among the threads, and for some weights multiplies it with other code.
-    Both change the rounding. With `batch_invariant`, the runner avoids this: it evaluates a single
-    row on one thread, or adds a copy of the row to the call.
+    the attention of this row among the threads, and for some weights uses another multiplication
+    routine. Both change the rounding. With `batch_invariant`, the runner avoids this: it evaluates
+    a single row on one thread, or adds a copy of the row to the call.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class LlamaRunner:
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
-        # A state is several megabytes large, so the array is not filled with zeros first.
+        # A slot's state is several megabytes large, so the array is not filled with zeros first.
         state = np.empty(size, np.uint8)
         with collected_errors() as errors:
             written = llama.llama_state_seq_get_data(self._context, _bytes(state), size, slot)

@@ -85,7 +85,7 @@ def evaluate(path: Path) -> None:
 
 
 def limit_memory(file_size: int) -> None:
-    """Limits this process's memory (on Linux) and disables core dumps (not on Windows).
+    """Limits this process's memory (on Linux) and disables core dumps (except on Windows).
 
     The process may allocate 4 GiB plus `file_size`, which is the size of the GGUF file in bytes.
     Memory-mapped files do not count.

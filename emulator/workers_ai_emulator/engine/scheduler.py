@@ -318,9 +318,9 @@ class Scheduler:
         """Returns a free slot for a waiting sequence.
 
         If no sequence has a slot, this is the slot with the longest cached prefix of the prompt.
-        Otherwise it is a free slot next to a slot in prefill, because the sequences of one decode
-        call need consecutive slots. If there is none, it is the lowest free slot. `owners`: the
-        length of the cached prefix by slot and snapshot.
+        Otherwise it is a free slot next to a slot whose prompt is in prefill, because the sequences
+        of one decode call need consecutive slots. If there is none, it is the lowest free slot.
+        `owners`: the length of the cached prefix in each slot and snapshot.
         """
         if self._with_slot:
             return min(self._free_adjacent_slots or self._slots.free)

@@ -29,7 +29,7 @@ Delivery = list[tuple[Sequence, Event]]
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Numbers of an engine for the metrics.
+    """The numbers that the metrics endpoint shows for one engine.
 
     Slots, running and waiting requests are current numbers; the token counts are totals since the
     engine's start. `finished`: the number of ended requests by outcome.
@@ -200,7 +200,7 @@ class Worker:
                 self._in_call = []
 
     def _sample(self, outputs: list[Sequence]) -> None:
-        """Samples the next token of each sequence, and adds its text to the outbox.
+        """Samples the next token of each sequence, and adds the token's text to the outbox.
 
         If sampling fails for a sequence, only this sequence ends.
         """

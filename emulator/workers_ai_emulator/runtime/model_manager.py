@@ -139,7 +139,11 @@ class ModelManager:
         await asyncio.gather(*(model.close() for model in self.loaded))
 
     async def load(self, spec: ModelSpec) -> None:
-        """Loads the model if it is not loaded. Raises the same errors as `lease`."""
+        """Loads the model into memory unless it is already loaded.
+
+        Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
+        take the memory that it needs.
+        """
         await self._get(spec)
 
     async def _get(self, spec: ModelSpec) -> LoadedModel:
@@ -219,9 +223,9 @@ class ModelManager:
     def _free_memory(self) -> int:
         """Returns how many bytes of memory another model may take.
 
-        The operating system counts memory-mapped weights as free memory until they have been read.
-        So the sizes of all loaded models are also subtracted from the memory limit; the smaller
-        number is returned.
+        This is the smaller of two numbers: the machine's free memory, and the memory limit minus
+        the sizes of all loaded models. The second number is needed because the operating system
+        counts memory-mapped weights as free memory until they have been read.
         """
         taken = sum(model.memory for model in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())
