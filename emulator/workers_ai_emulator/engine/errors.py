@@ -26,7 +26,11 @@ class Interrupted(EngineError):
 
 
 class CapacityExceeded(EngineError):
-    """All slots are taken and the queue is full, or busy models leave too little memory."""
+    """The server is too busy for the request.
+
+    All slots are taken and the queue is full, or busy models use the memory that the requested
+    model needs.
+    """
 
 
 class ContextTooLong(EngineError):

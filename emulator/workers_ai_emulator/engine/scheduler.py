@@ -20,8 +20,8 @@ from workers_ai_emulator.engine.types import Span
 # Before a slot is overwritten, its KV cells are saved only if at least this share of them is in no
 # other slot or snapshot.
 _MIN_SNAPSHOT_SHARE = 0.25
-# The fixed cost of a prefill call: it takes as long as evaluating this many rows (tokens) [measured
-# on two cores].
+# The fixed cost of a prefill call, in rows (tokens): each call takes as much additional time as
+# evaluating this many rows [measured on two cores].
 _ROWS_PER_CALL = 6
 
 

@@ -33,7 +33,7 @@ class Sequence:
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
-        self.num_cached_tokens = 0  # prompt tokens whose KV cells were reused from the cache
+        self.num_cached_tokens = 0  # prompt tokens for which cached KV cells were reused
         self.num_computed_tokens = 0  # tokens for which the slot has KV cells
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None

@@ -10,7 +10,7 @@ is computed:
     0 .......... start .......... end .......... prompt's end .......... completion
      row by row        in tiles       row by row              row by row
 
-Example, with the default start 252 and tile length 64. A prompt of 1,000 tokens has
+This example uses the default values: start 252, tile length 64. A prompt of 1,000 tokens has
 (1,000 - 252) // 64 = 11 complete tiles, so `end` is 252 + 11 * 64 = 956:
 
     tokens   0 ... 251   row by row, in 4 calls of 63 rows, the largest calls that are not tiled

@@ -275,7 +275,7 @@ class JinjaTemplate:
 
 
 def wrap_prompt(prompt: str) -> list[Message]:
-    """Returns the service's default system message and the bare prompt as a user message."""
+    """Returns two messages: the service's default system message, and `prompt` by the user."""
     return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 

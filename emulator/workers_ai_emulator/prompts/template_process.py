@@ -48,7 +48,7 @@ _FRAME_HEAD = struct.Struct(">BI")
 class IsolatedRenderer:
     """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
-    The subprocess has little memory and no secrets in its environment, and cannot write files. It
+    The subprocess has limited memory and no secrets in its environment, and cannot write files. It
     renders one conversation after the other. If it was killed, the next rendering starts another
     one. The constructor raises ValueError if the template does not compile.
     """
