@@ -417,7 +417,7 @@ def _text(value: object) -> str:
 def _leaves(values: list[object]) -> Iterator[object]:
     """Yields the items of nested arrays in order.
 
-    Yields null for an empty array, because JavaScript converts null and an empty array to empty texts.
+    Yields null for an empty array, because JavaScript converts both values to an empty text.
     """
     pending: list[object] = [values]
     while pending:
