@@ -117,7 +117,7 @@ def _messages(value: Any) -> list[Message]:
 
 
 def _field(value: Any, name: str) -> Any:
-    """Returns a property of a JSON object, or None if `value` is no object or lacks the property."""
+    """Returns a property of a JSON object, or None if `value` is no object or lacks the name."""
     return value.get(name) if isinstance(value, dict) else None
 
 
