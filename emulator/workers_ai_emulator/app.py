@@ -59,8 +59,8 @@ def create_app(services: Services) -> ASGIApp:
 def _middleware(services: Services) -> list[Middleware]:
     """Returns the middleware, outermost first.
 
-    `create_app` wraps it around FastAPI instead of registering it with FastAPI: Starlette sends
-    the responses to unexpected errors outside of registered middleware.
+    `create_app` wraps it around FastAPI. It is not registered with FastAPI, because registered
+    middleware would not see Starlette's responses to unexpected errors.
     """
     settings = services.settings
     return [

@@ -22,7 +22,7 @@ class EmulatorError(Exception):
 
 
 class CommandError(EmulatorError):
-    """A command fails. The message is printed on stderr, with one line for each mistake."""
+    """A command failed. Its message is printed on stderr, with one line for each mistake."""
 
 
 class StartError(CommandError):

@@ -24,9 +24,9 @@ from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# This long after the shutdown begins, the server cancels the generations that are still running.
+# Seconds from the beginning of the shutdown until the server cancels running generations.
 _CANCEL_AFTER_S = 2.0
-# This long after the shutdown begins, uvicorn cancels responses that clients have not read.
+# Seconds from the beginning of the shutdown until uvicorn cancels responses that still run.
 _CLOSE_AFTER_S = 4
 
 
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Makes the server stop with exit status 0 when a signal arrives.
 
-        uvicorn's own handler raises the signal again after the shutdown.
+        uvicorn's own handler would raise the signal again, so the exit status would not be 0.
         """
         self.should_exit = True
 
@@ -140,6 +140,6 @@ def _configure_libraries() -> None:
 def _is_relevant(record: logging.LogRecord) -> bool:
     """Filters uvicorn's log: drops the records about incomplete responses.
 
-    The code that cuts a response logs the reason itself, unless a fault rule demanded the cut.
+    The code that cuts a response logs the reason itself. A cut that a fault requests is not logged.
     """
     return "without completing response" not in record.getMessage()

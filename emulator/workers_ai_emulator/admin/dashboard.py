@@ -86,7 +86,7 @@ async def one_request(request: Request, number: str) -> Response:
 
 @router.handles(endpoints.LOAD)
 async def load(request: Request) -> Response:
-    """Returns samples of the server's load in the last five minutes, later than `?after=`."""
+    """Returns the samples of the server's load that were taken after the time `?after=`."""
     services = services_of(request)
     try:
         after = float(request.query_params.get("after", "0"))

@@ -20,10 +20,11 @@ def emulator_process(
 ) -> Iterator[str]:
     """Starts an emulator on a free port of 127.0.0.1, and yields its base URL when it is ready.
 
-    Stops the emulator at the end of the block. It is a child process, so a crash of llama.cpp does
-    not end the caller. `flags` are flags of `serve`, `variables` the environment variables of the
-    child process. The child process writes its stderr to `log`, or to the caller's stderr if `log`
-    is None. Raises CommandError if the emulator does not start; its stderr then has the reason.
+    Stops the emulator at the end of the `with` block. The emulator is a child process, so a crash
+    of llama.cpp does not end the caller. `flags` are flags of `serve`. `variables` are the
+    environment variables of the child process, and `log` is the file for its stderr, None for the
+    caller's stderr. Raises CommandError if the emulator does not start; its stderr then contains
+    the reason.
     """
     process = subprocess.Popen(
         [*_COMMAND, *flags, "--host", "127.0.0.1", "--port", "0"],

@@ -35,7 +35,7 @@ class BindingTransportMiddleware:
                 scope["headers"] = _unwrapped(scope["headers"])
                 _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
-                context_of(scope).needs_token = True  # wrangler 3 sends its user's token
+                context_of(scope).needs_token = True  # wrangler 3 sends a token: check it
                 _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 

@@ -18,7 +18,7 @@ from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-BINDINGS = "bindings"  # counts as the account of all bindings, which send none
+BINDINGS = "bindings"  # stands for the account of bindings, which do not send one
 
 _MAX_ACCOUNTS = 10_000
 

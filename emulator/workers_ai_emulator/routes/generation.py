@@ -34,7 +34,7 @@ async def body_of(request: Request) -> Any:
 
 
 def model_name(body: Any) -> str:
-    """Returns the key `model` of a request's body, or `undefined` if it is missing [inferred]."""
+    """Returns the model's name in the key `model` of a body; `undefined` without it [inferred]."""
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 

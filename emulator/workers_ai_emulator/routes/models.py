@@ -46,10 +46,7 @@ async def model_schema(request: Request) -> Response:
 
 @router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """Lists the tasks of the served models; a task has the same form as in a model's card.
-
-    [inferred]
-    """
+    """Lists the tasks of the served models, in the form used in the list of models [inferred]."""
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))

@@ -55,7 +55,7 @@ async def complete(
 ) -> Response:
     """Runs the model that the body names, and returns a response in OpenAI's format.
 
-    `prefix` is a part before the model's name in the body, for example `workers-ai/`.
+    `prefix` is the text before the model's name in the body, for example `workers-ai/`.
     """
     name = model_name(body)
     spec = find_model(request, name.removeprefix(prefix))

@@ -33,7 +33,7 @@ class EndpointRouter(APIRouter):
 
 
 def _authorization(access: Access) -> Any:  # FastAPI exports no type for `Depends(…)`
-    """Returns a FastAPI dependency that makes the access check of an endpoint.
+    """Returns a FastAPI dependency that performs the authorization check `access`.
 
     The dependency is an async function: FastAPI runs a sync function in a thread, which takes
     0.3 ms.

@@ -58,7 +58,7 @@ class Services:
         return self.models.catalog
 
     def reset(self) -> None:
-        """Restores the state at start-up of script, faults, neurons, journal and recordings.
+        """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
 
         Loaded models stay loaded.
         """

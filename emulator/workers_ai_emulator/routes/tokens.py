@@ -10,7 +10,8 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.responses import JsonResponse
 
-# Recorded in responses for a valid token, though 10000 elsewhere means failed authentication.
+# The service sends this message for a valid token [recorded]. In errors of other endpoints, code
+# 10000 means that the authentication failed.
 _VALID = {"code": 10000, "message": "This API Token is valid and active", "type": None}
 
 router = EndpointRouter()

@@ -122,7 +122,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _text(content: Any) -> str:
-    """Returns the text in the content of a message. Raises WireError for base64 data, as of images.
+    """Returns the text in the content of a message. Raises WireError if it contains base64 data.
 
     If the content has several parts, joins their texts by line breaks, as vLLM does [inferred].
     """

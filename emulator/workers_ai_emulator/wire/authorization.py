@@ -107,7 +107,7 @@ class Authorization:
             raise WireError(AUTHENTICATION_FAILED)
 
     def _check_gateway(self, caller: Caller) -> None:
-        """Checks the account id, then the token as AI Gateway does. Raises WireError.
+        """Raises WireError if a request to AI Gateway has a wrong account id or token.
 
         The token is in `cf-aig-authorization`; without this header, it is in `Authorization`.
         """

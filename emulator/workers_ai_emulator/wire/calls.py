@@ -34,7 +34,7 @@ class InferenceCall:
 
 
 def inference_call(scope: Scope) -> InferenceCall | None:
-    """Returns the inference call in this ASGI scope, or None if the request runs no model."""
+    """Returns the request in this ASGI scope as an inference call, or None if it runs no model."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     for endpoint, pattern in _INFERENCE_PATTERNS:

@@ -15,7 +15,8 @@ _KEY = "workers_ai_emulator.call_context"
 class CallContext:
     """State that the middleware and the route of one request share.
 
-    Only the module in parentheses sets a field:
+    Each field is set by a single module, which is named in parentheses.
+
     `needs_token`: the token is checked even if the client is on this machine, because the request
     came from wrangler 3, which sends its user's token (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).

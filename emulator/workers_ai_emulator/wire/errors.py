@@ -205,7 +205,7 @@ def header_malformed(detail_code: int, header: str) -> WireError:
 
 
 def control_invalid(mistakes: Sequence[str]) -> WireError:
-    """Returns the error for an invalid body of a request to `/_emulator/`: an entry per mistake."""
+    """Returns the error for an invalid body sent to `/_emulator/`: one entry for each mistake."""
     entries = [{"code": CONTROL_INVALID.code, "message": mistake} for mistake in mistakes]
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 

@@ -26,9 +26,9 @@ CREDENTIAL_HEADERS = (
 )
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# Shorter credentials are not removed: words such as `x` or `local` occur in ordinary texts too.
+# Credentials below this length are not removed: a word like `x` or `local` is also ordinary text.
 _MIN_LENGTH = 6
-# If a text is cut inside a secret, this many characters of the secret suffice for its removal.
+# If a cut text ends with the beginning of a secret, the beginning is removed from this length on.
 _MIN_START = 4
 # Matches credential headers inside a JSON body, as AI Gateway's universal endpoint accepts them.
 _NAMED = re.compile(
@@ -79,8 +79,8 @@ class Redaction:
     def json(self, text: str, *, is_cut: bool = False) -> Any:
         """Parses the text, and returns its JSON value without secrets.
 
-        Returns the text without secrets if it is not JSON; `is_cut` as in the method `text`. Also
-        removes the value of each JSON key that is the name of a credential header.
+        Returns the text without secrets if it is not JSON. Also removes the value of each JSON key
+        that is the name of a credential header. `is_cut`: the text may end inside a secret.
         """
         try:
             return self.value(json.loads(text, parse_constant=float))

@@ -35,7 +35,7 @@ def parse_rule_list(
     return rules
 
 
-def _line(detail: Any) -> str:  # pydantic does not export the type ErrorDetails
+def _line(detail: Any) -> str:  # pydantic does not export the type of `detail`
     where = ".".join(map(str, detail["loc"]))
     given = json.dumps(detail["input"], default=str)[:80]
     message = detail["msg"].removeprefix("Value error, ")

@@ -106,7 +106,7 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, request.receive, repeat_end(send, _NUM_ENDS[name]))
         elif name == "json-instead-of-stream":
             await self._app(scope, request.receive_without_stream(), send)
-        elif await self._wait(request.receive_rest, fault.seconds):  # slow-first-token
+        elif await self._wait(request.receive_rest, fault.seconds):  # the fault slow-first-token
             await self._app(scope, request.receive, send)
 
     async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:

@@ -57,7 +57,10 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The properties of a call that fault rules compare. A property that the call lacks is None."""
+    """The properties of an inference call by which fault rules select calls.
+
+    A property is None if the call does not have it.
+    """
 
     account_id: str | None
     model: str | None

@@ -21,7 +21,7 @@ from workers_ai_emulator.wire.redaction import Redaction
 
 MAX_PART_BYTES = 2**18  # limit for the stored bytes of each body, and of the prompt
 
-_EMPTY_BYTES = 4096  # estimated memory of an entry with empty texts
+_EMPTY_BYTES = 4096  # estimated memory of an entry without headers and bodies
 _MAX_TEXT_LENGTH = 2000  # characters; longer paths and headers are shortened
 _MAX_HEADERS = 100
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
@@ -79,7 +79,7 @@ class Entry:
         self.status: int | None = None
         self.response_headers: dict[str, str] = {}
         self.response_body = Part()
-        self.num_pieces = 0  # parts of the response's body; in a stream, events
+        self.num_pieces = 0  # number of ASGI messages with a part of the response's body
         self.first_s: float | None = None
         self.last_s = 0.0
         self.longest_gap_s = 0.0
@@ -104,7 +104,7 @@ class Entry:
     def started(self) -> StartedGeneration | None:
         """The generation of a running call; None before its start, and after the call has ended.
 
-        A stored generation would keep its model in memory.
+        The entry of an ended call stores no generation, because that would keep a model in memory.
         """
         return self._context.started
 
@@ -115,7 +115,7 @@ class Entry:
 
     @property
     def answered_by(self) -> str | None:
-        """The name of the weights that generate the completion, or of another source of it."""
+        """The name of the weights, or of the backend or service that generates the response."""
         return self.started.model_name if self.started else self._model_name
 
     @property

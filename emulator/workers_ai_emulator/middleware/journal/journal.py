@@ -1,4 +1,4 @@
-"""The journal: stores the most recent inference calls in memory, up to two limits."""
+"""The journal: stores the most recent inference calls in memory, up to a number and a size."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Journal:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
         except EngineError:  # the model has been unloaded
             return
-        if entry.prompt is None and not entry.is_dropped:  # the entry may have changed meanwhile
+        if entry.prompt is None and not entry.is_dropped:  # the entry may have changed in the await
             entry.prompt = prompt
             self.grow(entry, len(prompt.stored))
 

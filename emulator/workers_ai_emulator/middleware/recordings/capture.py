@@ -85,7 +85,7 @@ class ResponseCapture:
             return "it is compressed, so credentials in it cannot be found"
         if self._status >= 400 and "cf-ai-req-id" not in self._headers:
             # Every error of Workers AI has the header `cf-ai-req-id` [recorded]. An error without
-            # this header concerns the client, for example its token.
+            # this header does not come from a model: it is, for example, about the client's token.
             return f"{self._status} is not a response of a model"
         return None
 
@@ -140,9 +140,9 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Returns whether a response header of this name is recorded.
+    """Returns whether a response header with this name is recorded and forwarded.
 
-    Headers that describe the server or the connection, not the response, are not recorded.
+    Headers that describe the server or the connection are neither recorded nor forwarded.
     """
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 

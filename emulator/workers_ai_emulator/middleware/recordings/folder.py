@@ -1,6 +1,6 @@
-"""The folder of recordings, one JSON file for each.
+"""The folder of recordings. Each recording is a JSON file.
 
-The first recording of a call is in MODEL-KEY.json, the second one in MODEL-KEY.2.json.
+The first recording of a call is MODEL-KEY.json, the second one is MODEL-KEY.2.json.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from workers_ai_emulator.wire.errors import RECORDING_MISSING, RECORDING_UNUSABL
 class Player:
     """Sends recorded responses to calls.
 
-    If a call has several recordings, sends them one after the other, then the last one again and
-    again. `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
+    If a call has several recordings, sends them one after the other, and then repeats the last
+    one. `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
     """
 
     def __init__(self, folder: Folder, speed: float) -> None:
@@ -62,7 +62,7 @@ class Player:
         return recording.answer
 
     def _explain(self, request: RecordedRequest) -> str:
-        """Returns the error text for a call without a recording, with the most similar recording."""
+        """Returns the error text for a call without a recording; it shows the nearest recording."""
         missing = f"No recording of {request.title} in {self._folder.path}"
         found = nearest(request, self._folder.comparable(request))
         if found is None:

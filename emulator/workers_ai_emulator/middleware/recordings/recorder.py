@@ -36,7 +36,7 @@ class Recorder:
         self.reset()
 
     def reset(self) -> None:
-        self._num_begun: Counter[str] = Counter()  # number of calls, by their key
+        self._num_begun: Counter[str] = Counter()  # number of calls, by the key of the call
         self._replaced: set[str] = set()
 
     async def record(
@@ -70,7 +70,7 @@ class Recorder:
         capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Writes the recording of a response, and returns None, or the reason why it is impossible."""
+        """Writes the recording. Returns None, or the reason why the response cannot be recorded."""
         if reason := capture.reason_not_to_record(ending):
             return reason
         response = await asyncio.to_thread(capture.response, ending, redaction)

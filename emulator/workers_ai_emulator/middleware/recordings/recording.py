@@ -1,4 +1,4 @@
-"""The content of a recording, an inference call and its response, and the format of its file."""
+"""A recording, which contains an inference call and its response, and the format of its file."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 KEY_LENGTH = 16  # hexadecimal digits of a call's key in the names of its files
 _MAX_DEPTH = 100  # levels of nested JSON; a deeper body is stored as text
-_MAX_EXACT = 2**53  # larger integers are not exact as floats
+_MAX_EXACT = 2**53  # floats cannot represent all larger integers
 _MAX_SLUG = 60
 
 
@@ -55,7 +55,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """The canonical form as JSON text. A recording matches a call if these texts are equal."""
+        """The canonical form as a JSON text, which is the same for a call and its recordings."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -71,7 +71,7 @@ class RecordedRequest:
     def slug(self) -> str:
         """The first part of the names of the call's recordings: the model's name.
 
-        If the model's name is missing, it is the path.
+        It is the path if the call does not name a model.
         """
         path, body = self.content["path"], self.content.get("body")
         name = body.get("model") if isinstance(body, dict) else None
