@@ -38,7 +38,7 @@ ROUTERS = [
 
 
 def create_app(services: Services) -> ASGIApp:
-    """Returns the ASGI application, whose routes and middleware use these services.
+    """Returns the ASGI application, whose routes and middleware use `services`.
 
     When the application shuts down, it closes the backends.
     """

@@ -23,7 +23,7 @@ _MINIFLARE_PREFIX = b"mf-header-"
 
 
 class BindingTransportMiddleware:
-    """Replaces path, query and headers of a wrapping request by those of the binding's request."""
+    """Unwraps requests of AI bindings: restores their original path, query and headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

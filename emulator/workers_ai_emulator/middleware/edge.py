@@ -60,7 +60,7 @@ class _Response:
         self.status = 0
         self.body = body
         self._scope = scope
-        # Read now, because `binding_transports.py` may replace the path that the client sent.
+        # The client's path is read now, because `binding_transports.py` may replace it later.
         self._is_api = scope["path"].startswith(_API_PREFIX)
         self._send = send
 

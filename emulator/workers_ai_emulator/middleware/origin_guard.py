@@ -40,7 +40,7 @@ _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
-    """Refuses requests of foreign web pages, and sends CORS headers to local and allowed pages.
+    """Refuses requests of web pages, except local and allowed pages, which get CORS headers.
 
     `allowed_origins` are the origins that the user allows, `*` for all origins. `host` is the host
     name or address on which the server listens.

@@ -364,7 +364,7 @@ def _failed(entries: Json, result: Json) -> Json:
 def _fixed(
     content: Json, *, query: Iterable[Json] = (), **details: Any
 ) -> Callable[[Catalog], _Details]:
-    """Returns a function for `_DESCRIBE` whose result does not depend on the served models."""
+    """Returns a function that describes an endpoint independently of the served models."""
     return lambda catalog: _Details(content, query=query, **details)
 
 

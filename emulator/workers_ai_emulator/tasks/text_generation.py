@@ -117,7 +117,10 @@ def _messages(value: Any) -> list[Message]:
 
 
 def _field(value: Any, name: str) -> Any:
-    """Returns a property of a JSON object, or None if `value` is no object or lacks the name."""
+    """Returns the property `name` of a JSON object.
+
+    Returns None if `value` is not an object or has no such property.
+    """
     return value.get(name) if isinstance(value, dict) else None
 
 
@@ -136,7 +139,7 @@ def _text(content: Any) -> str:
 
 
 def _data_type(part: Any) -> str | None:
-    """Returns the media type of the image or audio in a content part, in OpenAI's format.
+    """Returns the media type of the image or audio in a message part of OpenAI's format.
 
     Returns None if the part contains no base64 data.
     """

@@ -87,7 +87,7 @@ class Authorization:
                 self._check_token(caller.headers)
 
     def token_id(self, headers: Mapping[str, str]) -> str:
-        """Returns the id of the token in the `Authorization` header: 32 hexadecimal digits.
+        """Returns 32 hexadecimal digits that identify the token in the header `Authorization`.
 
         If `tokens` is not empty, raises WireError for a missing, malformed or unknown token, and
         for an API key in place of the token.
@@ -107,7 +107,7 @@ class Authorization:
             raise WireError(AUTHENTICATION_FAILED)
 
     def _check_gateway(self, caller: Caller) -> None:
-        """Raises WireError if a request to AI Gateway has a wrong account id or token.
+        """Raises WireError if a request to AI Gateway has a malformed account id or a wrong token.
 
         The token is in `cf-aig-authorization`; without this header, it is in `Authorization`.
         """

@@ -45,9 +45,10 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
 
 
 def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> bytes:
-    """Returns the JSON body of an error response, in the form of the program that sends the error.
+    """Returns the JSON body of an error response.
 
-    The keys have the order of recorded responses. `is_bare`: an error of Workers AI has no
+    Its form depends on the program that sends the error: Cloudflare's API, AI Gateway or Workers
+    AI. The keys have the order of recorded responses. `is_bare`: an error of Workers AI has no
     envelope, as AI Gateway and bindings send it.
     """
     match error.type.sender:

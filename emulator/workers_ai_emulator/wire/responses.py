@@ -74,6 +74,6 @@ class EventStream(EventSourceResponse):
             # The status 200 was already sent, so the error can only be reported by a cut stream.
             log.error("a stream breaks off: %s", error)
         finally:
-            # The generator `events` does not call `on_end` in its own `finally`: if a stream is cut,
+            # The generator `events` does not call `on_end` in a `finally` of its own: after a cut,
             # Python may run that `finally` only when it garbage-collects the generator.
             self._on_end()

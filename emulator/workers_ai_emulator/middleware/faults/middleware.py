@@ -55,7 +55,11 @@ _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fau
 
 
 class FaultMiddleware(InferenceMiddleware):
-    """Applies to a call the fault that it requests, or the fault of the first matching rule."""
+    """Applies a fault to an inference call.
+
+    It is the fault that the call requests, otherwise the fault of the first fault rule that matches
+    the call.
+    """
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
         super().__init__(app)

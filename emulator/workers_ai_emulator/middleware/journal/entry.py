@@ -184,7 +184,8 @@ class Entry:
     def _usage_in_response(self) -> Usage | None:
         """Returns the token counts in the response's body, or None if it has none.
 
-        For responses without a generation on this server: replayed or from the real service.
+        This is for replayed responses and for responses of the real service, because this server
+        runs no generation for them.
         """
         counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None

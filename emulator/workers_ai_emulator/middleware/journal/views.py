@@ -19,7 +19,7 @@ _LONG_BYTES = 2**15
 
 
 def row(entry: Entry) -> Json:
-    """Returns the summary of an entry for the list of calls. Values that are not known yet are null."""
+    """Returns the summary of an entry for the list of calls. Unknown values are null."""
     usage = entry.usage
     return {
         "id": entry.id,

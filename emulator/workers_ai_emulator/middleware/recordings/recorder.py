@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Recorder:
     """Records calls and their responses. `source_name` names the backend or service that responds.
 
-    The first recording of a call since the server's start replaces the recordings of the same call
-    from earlier runs of the server. Later recordings of the call are added.
+    The first recording of a call after the server's start or reset replaces all older recordings of
+    that call. Later recordings of the call are added.
     """
 
     def __init__(self, folder: Folder, source_name: str) -> None:
