@@ -140,6 +140,6 @@ def _configure_libraries() -> None:
 def _is_relevant(record: logging.LogRecord) -> bool:
     """Filters uvicorn's log: drops the records about incomplete responses.
 
-    The code that cuts a response logs the reason itself. A cut that a fault requests is not logged.
+    The code that cuts a response logs the reason itself. If a fault cuts it, no log is needed.
     """
     return "without completing response" not in record.getMessage()

@@ -18,7 +18,8 @@ from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-BINDINGS = "bindings"  # stands for the account of bindings, which do not send one
+# The account under which the neurons of all bindings are counted: bindings send no account id.
+BINDINGS = "bindings"
 
 _MAX_ACCOUNTS = 10_000
 

@@ -62,7 +62,7 @@ async def run_universal(request: Request) -> Response:
 @router.handles(endpoints.BINDING_GATEWAY_URL)
 async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
     """Returns the base URL of this server's AI Gateway routes, for `env.AI.gateway().getUrl()`."""
-    # Not from the header `Host`: a binding sends the host name of the real service there.
+    # The header `Host` cannot be used: a binding sends the host name of the real service in it.
     host, port = request.scope["server"]
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"

@@ -44,8 +44,8 @@ async def completions(request: Request) -> Response:
 async def other_endpoint(request: Request) -> Response:
     """Refuses a POST to an endpoint of OpenAI that Workers AI does not have, with code 7000.
 
-    Without this route a GET of the path would also get 7000. With it a GET gets 7001, "method not
-    supported" [recorded for /ai/v1/models].
+    This route exists only for POST, so a GET of the same path gets code 7001, "not supported"
+    [recorded for /ai/v1/models].
     """
     raise no_route(request.scope["path"])
 

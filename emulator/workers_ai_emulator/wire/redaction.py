@@ -28,7 +28,8 @@ _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
 # Credentials below this length are not removed: a word like `x` or `local` is also ordinary text.
 _MIN_LENGTH = 6
-# If a cut text ends with the beginning of a secret, the beginning is removed from this length on.
+# A cut text may end with a part of a secret. The part is removed if it has at least this many
+# characters.
 _MIN_START = 4
 # Matches credential headers inside a JSON body, as AI Gateway's universal endpoint accepts them.
 _NAMED = re.compile(

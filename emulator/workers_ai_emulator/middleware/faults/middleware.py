@@ -89,7 +89,7 @@ class FaultMiddleware(InferenceMiddleware):
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
-        """Returns the fault that the call requests, or the fault of the first matching fault rule.
+        """Returns the fault that the call requests, otherwise that of the first matching rule.
 
         Returns None if a fault of streams is requested for a call that does not stream. Raises
         WireError if the requested fault does not exist or has invalid options.

@@ -1,4 +1,4 @@
-"""The journal: stores the most recent inference calls in memory, up to a number and a size."""
+"""The journal: stores the most recent inference calls, up to a maximum number and size."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Journal:
         return self._num_tokens + sum(usage.num_completion_tokens for usage in running if usage)
 
     def newest(self, limit: int, after: int = 0) -> list[Entry]:
-        """Returns at most `limit` entries with ids above `after`, newest first."""
+        """Returns at most `limit` entries whose ids are greater than `after`, newest first."""
         newer = takewhile(lambda entry: entry.id > after, reversed(self._entries.values()))
         return [*islice(newer, limit)]
 
@@ -86,7 +86,7 @@ class Journal:
             return
         try:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
-        except EngineError:  # the model has been unloaded
+        except EngineError:  # the model of this generation was unloaded
             return
         if entry.prompt is None and not entry.is_dropped:  # the entry may have changed in the await
             entry.prompt = prompt

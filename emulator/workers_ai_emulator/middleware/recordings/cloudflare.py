@@ -116,7 +116,7 @@ async def _forward(request: httpx2.Request, send: Send) -> None:
             raise WireError(
                 SERVICE_UNREACHABLE, f"the real service cannot be asked: {reason}"
             ) from error
-        # The status was already sent, so the error can only be reported by a cut response.
+        # The status was already sent: the only way to report the error is to cut the response.
         log.error("a response of the real service breaks off: %s", reason)
 
 

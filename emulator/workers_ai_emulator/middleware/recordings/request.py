@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 KEY_LENGTH = 16  # hexadecimal digits of a call's key in the names of its files
 _MAX_DEPTH = 100  # levels of nested JSON; a deeper body is stored as text
-_MAX_EXACT = 2**53  # floats cannot represent all larger integers
+_MAX_EXACT = 2**53  # floats cannot represent all integers above this limit
 _MAX_SLUG = 60
 
 
