@@ -71,7 +71,7 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except EmulatorError as error:
-            # The status 200 was already sent: the only way to report the error is to cut the stream.
+            # The status was already sent: the only way to report the error is to cut the stream.
             log.error("a stream breaks off: %s", error)
         finally:
             # The generator `events` does not call `on_end` in a `finally` of its own: after a cut,
