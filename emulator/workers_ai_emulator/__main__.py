@@ -1,4 +1,4 @@
-"""`python -m workers_ai_emulator` is the command `workers-ai-emulator`."""
+"""Runs the command `workers-ai-emulator` when called as `python -m workers_ai_emulator`."""
 
 from workers_ai_emulator.cli import main
 

@@ -1,4 +1,4 @@
-"""Assembles the application: the routes, the middleware around them, and error responses."""
+"""Assembles the ASGI application from the routes, the middleware and the error handlers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ ROUTERS = [
 
 
 def create_app(services: Services) -> ASGIApp:
-    """Returns the ASGI application for these services. At its shutdown it closes the backends."""
+    """Returns the ASGI application, whose routes and middleware use `services`.
+
+    When the application shuts down, it closes the backends.
+    """
     api = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan)
     api.state.services = services
     for router in ROUTERS:
@@ -54,10 +57,10 @@ def create_app(services: Services) -> ASGIApp:
 
 
 def _middleware(services: Services) -> list[Middleware]:
-    """Returns the middleware in the order in which a request passes through it.
+    """Returns the middleware, outermost first.
 
-    It is not registered with FastAPI, because Starlette sends responses to unexpected errors
-    outside of registered middleware.
+    `create_app` wraps it around FastAPI. It is not registered with FastAPI, because registered
+    middleware would not see Starlette's responses to unexpected errors.
     """
     settings = services.settings
     return [
@@ -88,7 +91,7 @@ async def _respond_to_wire_error(request: Request, error: Exception) -> Response
 
 
 async def _respond_to_http_error(request: Request, error: Exception) -> Response:
-    """Responds to a path without an endpoint, or to a method that the path does not have."""
+    """Converts Starlette's 404 and 405 to Cloudflare's errors for an unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == METHOD_NOT_SUPPORTED.status:
@@ -103,5 +106,8 @@ async def _respond_to_unexpected_error(request: Request, error: Exception) -> Re
 
 
 async def _respond_to_disconnect(request: Request, error: Exception) -> Response:
-    """Ends a request whose client has disconnected. Only log and journal receive nginx's 499."""
+    """Returns status 499, as nginx does, after the client has disconnected.
+
+    The client cannot receive the response. The log and the journal show its status.
+    """
     return Response(status_code=499)

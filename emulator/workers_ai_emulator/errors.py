@@ -1,7 +1,7 @@
-"""The errors that every layer may raise. Each message names the cause and the next step.
+"""The exceptions that any module may raise. Each message names the cause and the next step.
 
     EmulatorError
-    ├── CommandError              a command cannot do its work: one line on stderr, exit status 1
+    ├── CommandError              a command fails: prints the message on stderr, exits with 1
     │   ├── StartError            the server cannot start
     │   │   ├── SettingInvalid
     │   │   ├── AddressUnavailable
@@ -10,18 +10,19 @@
     │   └── ModelUnknown          the catalogue has no model with the name given to a command
     └── TransferInterrupted       a download failed and may be retried
 
-`engine/errors.py` has the errors of generations, `wire/errors.py` those that a client receives.
+`engine/errors.py` defines the errors of generations, `wire/errors.py` the errors that clients
+receive.
 """
 
 from __future__ import annotations
 
 
 class EmulatorError(Exception):
-    """The base of all errors that this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class CommandError(EmulatorError):
-    """A command cannot do its work. The message has one line for each mistake."""
+    """A command failed. Its message is printed on stderr, with one line for each mistake."""
 
 
 class StartError(CommandError):
@@ -29,7 +30,7 @@ class StartError(CommandError):
 
 
 class SettingInvalid(StartError):
-    """A flag, an environment variable or a file that it names has an invalid value."""
+    """A setting is invalid: a flag, an environment variable, or a file that one of them names."""
 
 
 class AddressUnavailable(StartError):
@@ -41,12 +42,12 @@ class WeightsUnusable(StartError):
 
 
 class PullFailed(CommandError):
-    """Weights cannot be downloaded. The bytes received so far are kept."""
+    """Weights cannot be downloaded. The bytes received so far stay on disk for the next try."""
 
 
 class ModelUnknown(CommandError):
-    """The catalogue has no model of this name."""
+    """A command names a model that is not in the catalogue of models."""
 
 
 class TransferInterrupted(EmulatorError):
-    """A download broke off, or could not begin, and may be retried."""
+    """A download of weights failed, at its start or in the middle, and may be retried."""

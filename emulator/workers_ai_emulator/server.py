@@ -1,4 +1,8 @@
-"""Runs the application in uvicorn: listens first, then loads models, and stops within seconds."""
+"""Runs the application in uvicorn.
+
+The server accepts connections while the models are still loading, and stops within seconds of a
+signal.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,17 @@ from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_CANCEL_AFTER_S = 2.0  # from a signal to the cancellation of generations that still run
-_CLOSE_AFTER_S = 4  # from a signal to the cancellation of responses that clients do not read
+# Seconds from the beginning of the shutdown until the server cancels running generations.
+_CANCEL_AFTER_S = 2.0
+# Seconds from the beginning of the shutdown until uvicorn cancels responses that still run.
+_CLOSE_AFTER_S = 4
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Returns a listening socket. Raises AddressUnavailable, with the next step in the message."""
+    """Returns a socket that listens on the configured host and port.
+
+    Raises AddressUnavailable if the server cannot listen there.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,9 +52,10 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal arrives or the start fails. `failure` is the reason of a failed start.
+    """A uvicorn server that stops at a signal, or when the backends cannot start.
 
-    Calls `on_ready` once, with the base URL, when the backends have started.
+    Calls `on_ready` once, with the base URL, when the backends have started. If they cannot start,
+    `failure` is the error.
     """
 
     def __init__(
@@ -64,7 +74,7 @@ class Server(uvicorn.Server):
         super().__init__(_config(create_app(self._services)))
 
     def serve_until_stopped(self) -> None:
-        """Runs the server. Raises StartError if the start fails."""
+        """Runs the server until it stops. Raises StartError if the backends cannot start."""
         _configure_libraries()
         self.run(sockets=[self._listener])
         if self.failure:
@@ -75,15 +85,18 @@ class Server(uvicorn.Server):
         self._start = asyncio.create_task(self._start_backends())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting connections, and cancels generations that still run after two seconds."""
+        """Stops accepting connections, and cancels the running generations two seconds later."""
         self._start.cancel()
-        self._services.faults.reset()  # ends the waiting of delayed responses
+        self._services.faults.reset()  # ends the delay of responses that a fault delays
         loop = asyncio.get_running_loop()
         loop.call_later(_CANCEL_AFTER_S, self._services.backends.cancel_all)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stops the server. uvicorn would raise the signal again; here the exit status is 0."""
+        """Makes the server stop with exit status 0 when a signal arrives.
+
+        uvicorn's own handler would raise the signal again, so the exit status would not be 0.
+        """
         self.should_exit = True
 
     async def _start_backends(self) -> None:
@@ -109,20 +122,24 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        ws="none",  # a WebSocket upgrade is handled like any GET request
+        ws="none",  # uvicorn handles a WebSocket upgrade like any GET request
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_CLOSE_AFTER_S,
     )
 
 
 def _configure_libraries() -> None:
-    """Changes process-wide state of sse-starlette and uvicorn. Calling it twice does no harm."""
-    AppStatus.enable_automatic_graceful_drain = False  # it would end all streams at a signal
+    """Sets process-wide options of sse-starlette and uvicorn. May be called more than once."""
+    # By default, sse-starlette ends all streams when a signal arrives.
+    AppStatus.enable_automatic_graceful_drain = False
     uvicorn_log = logging.getLogger("uvicorn.error")
     if _is_relevant not in uvicorn_log.filters:
         uvicorn_log.addFilter(_is_relevant)
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """Returns False for broken streams: their cause is logged elsewhere, or is a fault."""
+    """Filters uvicorn's log: drops the records about incomplete responses.
+
+    The code that cuts a response logs the reason itself. If a fault cuts it, no log is needed.
+    """
     return "without completing response" not in record.getMessage()

@@ -1,1 +1,1 @@
-"""The emulator's own endpoints, under /_emulator/: health, metrics, control, and the dashboard."""
+"""The emulator's own endpoints, under /_emulator/: health, metrics, faults, and the dashboard."""

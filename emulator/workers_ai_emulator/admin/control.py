@@ -1,4 +1,4 @@
-"""Endpoints that control the emulator: faults, scripted rules, neurons, and the reset."""
+"""Routes under /_emulator/ for tests: fault rules, scripted rules, neurons, and the reset."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ router = EndpointRouter()
 
 @router.handles(endpoints.SHOW_FAULTS)
 async def show_faults(request: Request) -> Response:
-    """Returns the fault rules, and how often each still applies."""
+    """Returns the active fault rules, each with the number of calls that still get its fault."""
     return json_response({"faults": services_of(request).faults.active})
 
 
 @router.handles(endpoints.ADD_FAULTS)
 async def add_faults(request: Request) -> Response:
-    """Adds a fault rule, or a list of them, after the active ones."""
+    """Adds the fault rules in the body after the active rules, and returns all active rules."""
     faults = services_of(request).faults
     _checked(faults.add, _checked(parse_fault_rules, await body_of(request)))
     return json_response({"faults": faults.active})
@@ -37,7 +37,7 @@ async def add_faults(request: Request) -> Response:
 
 @router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Replaces the rules of the scripted backend until the reset."""
+    """Replaces the rules of the scripted backend. A reset restores the rules of `--script`."""
     rules = _checked(parse_rules, await body_of(request))
     services_of(request).backends.scripted.replace(rules)
     return json_response({"rules": len(rules)})
@@ -45,20 +45,23 @@ async def replace_script(request: Request) -> Response:
 
 @router.handles(endpoints.SHOW_NEURONS)
 async def show_neurons(request: Request) -> Response:
-    """Returns the neurons that each account has used today."""
+    """Returns the neurons that each account has used today, and the daily limit."""
     budget = services_of(request).neurons
     return json_response({"daily_neurons": budget.limit, "spent": budget.used})
 
 
 @router.handles(endpoints.RESET)
 async def reset(request: Request) -> Response:
-    """Restores the state of the start, except that loaded models stay loaded."""
+    """Restores the server's state at start-up, except that loaded models stay loaded."""
     services_of(request).reset()
     return json_response({"status": "reset"})
 
 
 def _checked(function: Callable[[Any], _T], value: Any) -> _T:
-    """Returns the function's result. Raises WireError in place of ValueError, an entry per line."""
+    """Calls `function` with `value`, and returns its result.
+
+    Converts a ValueError to a WireError, with an entry for each line of its text.
+    """
     try:
         return function(value)
     except ValueError as error:

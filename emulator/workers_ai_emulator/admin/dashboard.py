@@ -1,4 +1,4 @@
-"""The dashboard, a web page at /_emulator/, and the JSON that it shows: journal and load."""
+"""Routes of the dashboard, a web page at /_emulator/, and of the JSON data that it shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.DASHBOARD_REDIRECT)
 async def redirect() -> Response:
-    """Redirects to the address with a slash, to which the page's links are relative."""
+    """Redirects `/_emulator` to `/_emulator/`, since the dashboard's links are relative to that."""
     return RedirectResponse(f"{endpoints.CONTROL_PREFIX}/")
 
 
@@ -56,7 +56,7 @@ async def file(request: Request, name: str) -> Response:
 
 @router.handles(endpoints.REQUESTS)
 async def requests(request: Request) -> Response:
-    """Lists at most `?limit=` calls with ids above `?after=`, newest first."""
+    """Lists the calls in the journal, newest first: at most `?limit=`, with ids above `?after=`."""
     journal = services_of(request).journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)
     after = _number(request, "after", default=0, least=0, most=2**53)
@@ -75,7 +75,7 @@ async def requests(request: Request) -> Response:
 
 @router.handles(endpoints.ONE_REQUEST)
 async def one_request(request: Request, number: str) -> Response:
-    """Returns one entry of the journal, with headers and bodies."""
+    """Returns one inference call in the journal, with headers, bodies and prompt."""
     journal = services_of(request).journal
     entry = journal.get(int(number)) if number.isdecimal() and len(number) < 16 else None
     if entry is None:
@@ -86,7 +86,7 @@ async def one_request(request: Request, number: str) -> Response:
 
 @router.handles(endpoints.LOAD)
 async def load(request: Request) -> Response:
-    """Returns samples of the load in the last five minutes, taken after the time `?after=`."""
+    """Returns the samples of the server's load that were taken after the time `?after=`."""
     services = services_of(request)
     try:
         after = float(request.query_params.get("after", "0"))
@@ -98,7 +98,10 @@ async def load(request: Request) -> Response:
 
 
 def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int | None:
-    """Returns a number in the query, or None for text that is no number within the limits."""
+    """Returns a query parameter as an integer, or the default if the parameter is missing.
+
+    Returns None if its value is not an integer from `least` to `most`.
+    """
     text = request.query_params.get(name, str(default))
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
     return number if least <= number <= most else None

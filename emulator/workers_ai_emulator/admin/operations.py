@@ -1,4 +1,4 @@
-"""Endpoints for operating the server: health, readiness, metrics, and the OpenAPI document."""
+"""Routes for operating the server: health, readiness, metrics, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ router = EndpointRouter()
 
 @router.handles(endpoints.HEALTHZ)
 async def healthz() -> Response:
-    """Returns 200 as long as the process answers."""
+    """Returns 200 whenever the server process responds, even while no model is loaded."""
     return json_response({"status": "alive"})
 
 
 @router.handles(endpoints.READYZ)
 async def readyz(request: Request) -> Response:
-    """Returns 200 once a model has generated a token; before that, 503 with the start's phase.
+    """Returns 200 once a model has generated a token; until then, 503 with the start-up phase.
 
-    Returns 503 with the reason while an engine hangs or has failed, or while the upstream server
-    does not respond.
+    After that, returns 503 with the reason while an engine hangs or has failed, or while the
+    upstream server does not respond.
     """
     status = services_of(request).backends.status
     return json_response({"status": status}, status=200 if status == "ready" else 503)
@@ -39,7 +39,7 @@ async def readyz(request: Request) -> Response:
 
 @router.handles(endpoints.METRICS)
 async def metrics(request: Request) -> Response:
-    """Returns slots, requests and tokens of every loaded model, in Prometheus's text format."""
+    """Returns the numbers of slots, requests and tokens of each loaded model, for Prometheus."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_EngineCollector(services_of(request).models))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -52,7 +52,7 @@ async def openapi(request: Request) -> Response:
 
 
 class _EngineCollector(Collector):
-    """Collects the status of all engines when Prometheus scrapes the metrics."""
+    """Collects the metrics of all loaded models each time that Prometheus requests them."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models

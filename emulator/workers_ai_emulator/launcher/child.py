@@ -18,11 +18,13 @@ _STOP_TIMEOUT_S = 10.0
 def emulator_process(
     flags: Sequence[str], variables: Mapping[str, str], log: IO[bytes] | None = None
 ) -> Iterator[str]:
-    """Yields the base URL of a new, ready emulator on a free port of 127.0.0.1.
+    """Starts an emulator on a free port of 127.0.0.1, and yields its base URL when it is ready.
 
-    It runs in a process of its own, so a crash of llama.cpp does not end the caller. `variables` is
-    its environment; `log` receives its stderr, which is otherwise the caller's. Raises CommandError
-    if the emulator does not start; its stderr then has the reason.
+    Stops the emulator at the end of the `with` block. The emulator is a child process, so a crash
+    of llama.cpp does not end the caller. `flags` are flags of `serve`. `variables` are the
+    environment variables of the child process, and `log` is the file for its stderr, None for the
+    caller's stderr. Raises CommandError if the emulator does not start; its stderr then contains
+    the reason.
     """
     process = subprocess.Popen(
         [*_COMMAND, *flags, "--host", "127.0.0.1", "--port", "0"],
@@ -31,7 +33,7 @@ def emulator_process(
         stderr=log,
         text=True,
         env=variables,
-        start_new_session=True,  # Ctrl+C signals only the parent, which may go on
+        start_new_session=True,  # so Ctrl+C in the terminal does not signal the emulator
     )
     assert process.stdin and process.stdout
     try:
@@ -45,7 +47,10 @@ def emulator_process(
 
 
 def _wait_or_kill(process: subprocess.Popen[str]) -> None:
-    """Waits for the process, which exits once its stdin is closed, and kills it if it does not."""
+    """Waits until the process exits, which it does after its stdin was closed.
+
+    Kills the process if it has not exited after ten seconds.
+    """
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:

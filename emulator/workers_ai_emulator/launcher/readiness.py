@@ -12,10 +12,10 @@ _POLL_INTERVAL_S = 0.2
 
 
 def phases(host: str, port: int) -> Iterator[str | None]:
-    """Polls the emulator at this address and yields the phase of its start until it is ready.
+    """Polls the emulator at this address, and yields its start-up phase until it is ready.
 
-    Yields None while no emulator responds there. Any other server only receives requests for
-    `/_emulator/healthz`.
+    Yields None while no emulator responds at the address. If a server that is not an emulator
+    responds, it only receives requests for `/_emulator/healthz`.
     """
     while (phase := _phase(host, port)) != "ready":
         yield phase

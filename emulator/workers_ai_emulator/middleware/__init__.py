@@ -1,1 +1,1 @@
-"""ASGI middleware around the routes. `app.py` lists it in order. It imports no routes."""
+"""The ASGI middleware through which requests reach the routes. `app.py` defines its order."""

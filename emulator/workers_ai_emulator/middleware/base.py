@@ -1,4 +1,4 @@
-"""The base class of middleware for inference calls."""
+"""The base class of middleware that handles only inference calls: requests that run a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from workers_ai_emulator.wire.calls import InferenceCall, inference_call
 
 
 class InferenceMiddleware(ABC):
-    """Middleware that handles inference calls, and passes on other requests unchanged."""
+    """Middleware that handles only inference calls: requests that run a model.
+
+    It passes other requests on to the application unchanged.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,4 +28,4 @@ class InferenceMiddleware(ABC):
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Handles an inference call."""
+        """Passes an inference call on to `self._app`, or sends a response itself."""

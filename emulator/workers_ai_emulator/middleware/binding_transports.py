@@ -1,9 +1,10 @@
-"""Unwraps requests of AI bindings for `routes/binding.py`.
+"""Unwraps requests of AI bindings, which development tools wrap in requests to another URL.
 
-workerd sends such a request unchanged if the binding is an external service. Two tools wrap it:
-- Miniflare's remote proxy sends every request to one URL, with the binding's URL and headers
-  in the headers `mf-url` and `mf-header-NAME`.
-- wrangler 3 sends every request to one path of the API, with the binding's URL in `x-forwarded`.
+`routes/binding.py` handles the unwrapped requests. Two tools wrap the requests of a binding:
+- Miniflare's remote proxy sends all of them to one URL. The headers `mf-url` and `mf-header-NAME`
+  contain the URL and the headers of the binding's request.
+- wrangler 3 sends all of them to one path of Cloudflare's API. The header `x-forwarded` contains
+  the URL of the binding's request.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MINIFLARE_PREFIX = b"mf-header-"
 
 
 class BindingTransportMiddleware:
-    """Gives wrapped requests the path, query and headers of the binding's request."""
+    """Unwraps requests of AI bindings: restores their original path, query and headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -34,13 +35,16 @@ class BindingTransportMiddleware:
                 scope["headers"] = _unwrapped(scope["headers"])
                 _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
-                context_of(scope).needs_token = True  # wrangler sends its user's token
+                context_of(scope).needs_token = True  # wrangler 3 sends a token: check it
                 _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 
 
 def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Returns the binding's headers, and Miniflare's own headers with other names."""
+    """Returns the headers of the binding's request, which Miniflare sent as `mf-header-NAME`.
+
+    Adds headers of Miniflare's own request if the binding's request has no headers of that name.
+    """
     outer = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
     inner = [
         (name.removeprefix(_MINIFLARE_PREFIX), value)
@@ -59,9 +63,9 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 
 
 def _run_path(headers: Headers) -> str:
-    """Returns the binding's path for wrangler 3.20 to 3.35, which do not send it.
+    """Returns the path of a binding's request that wrangler 3.20 to 3.35 wrapped without its URL.
 
-    The path follows from the version of the SDK in the Worker.
+    The path depends on the version of the Worker's SDK, which the SDK sends in a header.
     """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):

@@ -1,4 +1,4 @@
-"""Adds the headers that Cloudflare's edge adds to every response, and logs each request."""
+"""Adds the headers that Cloudflare's edge servers add to each response, and logs each request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX
 log = logging.getLogger(__name__)
 
 _API_PREFIX = "/client/v4/"
-_DATA_CENTRE = "LHR"  # clients do not interpret the suffix of `cf-ray`
-# Recorded on another endpoint of the API [cloudflare-typescript#161], so inferred here.
+_DATA_CENTRE = "LHR"  # the suffix of `cf-ray`, which clients do not interpret
+# These headers are inferred: they were recorded for another endpoint [cloudflare-typescript#161].
 _HEADERS = {
     "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
     "cf-cache-status": "DYNAMIC",
@@ -28,12 +28,13 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
-_REST_LIMIT_S = 10  # for receiving the rest of a body that the application has not read
+# The time limit for receiving the part of a request body that the application has not read.
+_REST_LIMIT_S = 10
 _SLASHES = re.compile("/{2,}")
 
 
 class EdgeMiddleware:
-    """Adds the edge's headers, merges repeated slashes in paths, and logs one line per request."""
+    """Adds Cloudflare's headers to responses, merges repeated slashes in paths, logs requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,7 +43,7 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Some clients join a base URL and a path with one slash too many.
+        # A client sends `//` if its base URL ends with a slash and the path begins with one.
         scope["path"] = _SLASHES.sub("/", scope["path"])
         start = time.monotonic()
         response = _Response(scope, _Body(scope, receive), send)
@@ -53,13 +54,13 @@ class EdgeMiddleware:
 
 
 class _Response:
-    """Sends a response with the edge's headers, once the request's body has been received."""
+    """Sends a response with Cloudflare's headers, after the whole request body was received."""
 
     def __init__(self, scope: Scope, body: _Body, send: Send) -> None:
         self.status = 0
         self.body = body
         self._scope = scope
-        # The path that the client sent: `binding_transports.py` may rewrite it later.
+        # The client's path is read now, because `binding_transports.py` may replace it later.
         self._is_api = scope["path"].startswith(_API_PREFIX)
         self._send = send
 
@@ -79,14 +80,14 @@ class _Response:
         headers.add_vary_header("Accept-Encoding")
         if _may_keep_alive(self._scope):
             headers["connection"] = "keep-alive"
-            del headers["content-length"]  # uvicorn then sends the body chunked, as recorded
+            del headers["content-length"]  # makes uvicorn send the body chunked, as recorded
 
 
 class _Body:
     """Receives a request's body, and discards the part that the application has not read.
 
-    An error is often sent before the whole body has been read. A client that is still sending when
-    the connection closes gets a reset instead of the response.
+    The application often sends an error before it has read the whole body. If the connection was
+    closed then, a client that is still sending the body would get a reset instead of the response.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -128,7 +129,7 @@ def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
 
 
 def _tokens(context: CallContext) -> str:
-    """Returns the token counts and the finish reason of the generation."""
+    """Returns the token counts and the finish reason of a request's generation, for the log."""
     assert context.started is not None
     generation = context.started.generation
     usage, reason = generation.usage, generation.finish_reason
@@ -140,5 +141,5 @@ def _tokens(context: CallContext) -> str:
 
 
 def _printable(text: str) -> str:
-    """Quotes a text with line breaks or terminal escapes, which a path may contain."""
+    """Escapes line breaks and terminal escape sequences, which a request's path may contain."""
     return text if text.isprintable() else repr(text)

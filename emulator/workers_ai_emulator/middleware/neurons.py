@@ -18,26 +18,27 @@ from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-BINDINGS = "bindings"  # the account of all bindings, which do not send their account
+# The account under which the neurons of all bindings are counted: bindings send no account id.
+BINDINGS = "bindings"
 
 _MAX_ACCOUNTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Neurons per million prompt tokens and per million completion tokens."""
+    """A model's price: neurons per million prompt tokens, and per million completion tokens."""
 
     prompt: int
     completion: int
 
     def of(self, usage: Usage) -> float:
-        """Returns the neurons of one call."""
+        """Returns the neurons that a call with these token counts costs."""
         prompt = usage.num_prompt_tokens * self.prompt
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# [developers.cloudflare.com/workers-ai/platform/pricing] Since 2024 another model has responded
-# under the name of the int8 model; the price is that model's.
+# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. The price of the int8
+# model is that of the model that has responded under its name since 2024.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),
@@ -46,20 +47,20 @@ _OTHER_PRICE = _PRICES["@cf/meta/llama-2-7b-chat-fp16"]
 
 
 def price_of(model: str | None) -> Price:
-    """Returns the published price of a model, or the price of Llama 2 fp16 for another model."""
+    """Returns the published price of a model; any other model has the price of Llama 2 fp16."""
     return _PRICES.get(model or "", _OTHER_PRICE)
 
 
 def utc_today() -> date:
-    """Returns the date in UTC, as the service counts days."""
+    """Returns the current date in UTC: the daily limit of neurons starts anew at midnight UTC."""
     return datetime.now(UTC).date()
 
 
 class NeuronBudget:
     """Counts the neurons that each account uses per day, and refuses calls beyond a limit.
 
-    `limit`: neurons per day and account, None for no limit. Counts at most 10,000 accounts: beyond
-    that it drops the account whose last call is the oldest.
+    `limit`: neurons per day and account, None for no limit. If there are more than 10,000 accounts,
+    drops the count of the account that has sent no call for the longest time.
     """
 
     def __init__(self, limit: int | None, today: Callable[[], date] = utc_today) -> None:
@@ -83,14 +84,15 @@ class NeuronBudget:
             raise WireError(DAILY_LIMIT)
 
     def use(self, account: str, neurons: float) -> None:
-        """Adds neurons to those that the account has used today."""
+        """Adds `neurons` to the neurons that the account has used today."""
         used = self.used
-        used[account] = used.pop(account, 0.0) + neurons  # moved to the end: dropped last
+        # Moves the account to the end of the dict, so that it is dropped last.
+        used[account] = used.pop(account, 0.0) + neurons
         if len(used) > _MAX_ACCOUNTS:
             del used[next(iter(used))]
 
     def reset(self) -> None:
-        """Sets the neurons of all accounts to zero."""
+        """Sets the used neurons of all accounts to zero."""
         self._used = {}
 
 

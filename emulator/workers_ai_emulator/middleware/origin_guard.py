@@ -1,8 +1,8 @@
 """Refuses requests from web pages that are neither local nor allowed by the user.
 
 Any web page can make a browser send requests to 127.0.0.1. The browser sends the page's origin in
-`Origin`, and in `Host` the name of a page whose host name was made to resolve to 127.0.0.1 (DNS
-rebinding).
+the header `Origin`. A page can also make its own host name resolve to 127.0.0.1 (DNS rebinding);
+the browser then sends that name in the header `Host`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXPOSED = (
     "x-emulator-model",
 )
 _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
-# The hosts that bindings and redirected programs call.
+# Cloudflare's host names, which bindings and programs under `exec` send in the header `Host`.
 _SERVICE_HOSTS = frozenset(
     {"api.cloudflare.com", "gateway.ai.cloudflare.com", "workers-binding.ai", "ai.cloudflare.com"}
 )
@@ -40,10 +40,10 @@ _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
-    """Refuses requests of foreign pages, and sends CORS headers to local and allowed pages.
+    """Refuses requests of web pages, except local and allowed pages, which get CORS headers.
 
-    `allowed_origins` are the origins that the user allows, `*` for all; `host` is the host name
-    that the server listens on.
+    `allowed_origins` are the origins that the user allows, `*` for all origins. `host` is the host
+    name or address on which the server listens.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Iterable[str], host: str) -> None:
@@ -75,11 +75,11 @@ class OriginGuardMiddleware:
             await error_response(scope["path"], error)(scope, receive, send)
         elif "origin" in headers:
             await self._cors_app(scope, receive, send)
-        else:  # not a page: the response needs no CORS headers
+        else:  # the client is not a web page, so it needs no CORS headers
             await self._app(scope, receive, send)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
-        """Returns the origin of a page that is neither local nor allowed, otherwise None."""
+        """Returns the origin of a web page that is neither local nor allowed, otherwise None."""
         if "*" in self._origins:
             return None
         host, origin = headers.get("host"), headers.get("origin")
@@ -89,7 +89,7 @@ class OriginGuardMiddleware:
             origin is None
             or origin in self._origins
             or re.fullmatch(_LOCAL_ORIGIN, origin)
-            or origin.partition("://")[2] == host  # a page of this server: the dashboard
+            or origin.partition("://")[2] == host  # the page is this server's dashboard
         )
         return None if is_known else origin
 
@@ -100,11 +100,11 @@ class OriginGuardMiddleware:
             ipaddress.ip_address(host)
         except ValueError:
             return False
-        return True  # an IP address involves no DNS, so it cannot be rebound
+        return True  # DNS rebinding needs a host name, not an IP address
 
 
 def _host_of(url: str) -> str:
-    """Returns the host name of a URL in lower case, or an empty text for an invalid URL."""
+    """Returns the host name in a URL in lower case, or an empty text if the URL is invalid."""
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:

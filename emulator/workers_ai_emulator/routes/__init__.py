@@ -1,1 +1,1 @@
-"""The routes of Cloudflare's API, AI Gateway and bindings: one module for each group."""
+"""The routes of Cloudflare's API, of AI Gateway and of Workers' AI bindings."""

@@ -1,7 +1,8 @@
-"""The endpoints that a Worker's AI binding calls, in all protocols of its SDKs.
+"""The routes that a Worker's AI binding `env.AI` calls, in all protocols of its SDKs.
 
-`middleware/binding_transports.py` unwraps the calls of Miniflare and wrangler 3. A binding reads
-results and errors without an envelope [workerd, ai-api.ts].
+Miniflare and wrangler 3 wrap a binding's requests; `middleware/binding_transports.py` has already
+unwrapped them here. Bindings expect results and errors without Cloudflare's envelope [workerd,
+ai-api.ts].
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, INVALID_DATA, WireError
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_ANY_ACCOUNT = "0" * 32  # a binding does not send its account
+_ANY_ACCOUNT = "0" * 32  # in place of the account id, which a binding does not send
 
 router = EndpointRouter()
 
 
 @router.handles(endpoints.BINDING_RUN)
 async def run_model(request: Request) -> Response:
-    """Runs a model. `?version=3`: workerd's binding; 2: SDK 1.1; without: tensors of SDK 1.0."""
+    """Runs a model for `env.AI.run()`.
+
+    The query parameter `version` selects the protocol: 3 is that of workerd's own binding, 2 that
+    of the SDK `@cloudflare/ai` 1.1. Without it, the request has the tensors of SDK 1.0.
+    """
     spec = _model(request)
-    if "userInputs" in request.query_params:  # the body is audio or an image
+    if "userInputs" in request.query_params:  # the request's body is audio or an image
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
     body = await body_of(request)
     version = request.query_params.get("version")
@@ -56,8 +61,9 @@ async def run_universal(request: Request) -> Response:
 
 @router.handles(endpoints.BINDING_GATEWAY_URL)
 async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
-    """Returns the base URL of this server's AI Gateway endpoints."""
-    host, port = request.scope["server"]  # the header `Host` has the service's host name
+    """Returns the base URL of this server's AI Gateway routes, for `env.AI.gateway().getUrl()`."""
+    # The header `Host` cannot be used: a binding sends the host name of the real service in it.
+    host, port = request.scope["server"]
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
     return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
@@ -70,9 +76,9 @@ async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response
 
 
 def _model(request: Request) -> ModelSpec:
-    """Returns the model in the binding's header, with or without a prefix such as `workers-ai:`.
+    """Returns the model that a binding names in a header, perhaps with a prefix like `workers-ai:`.
 
-    Raises WireError if the header is missing or no model has the name.
+    Raises WireError if the header is missing or no served model has the name.
     """
     name = request.headers.get(MODEL_HEADER)
     if name is None:

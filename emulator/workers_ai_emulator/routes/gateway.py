@@ -1,4 +1,7 @@
-"""AI Gateway's endpoints for Workers AI. Workers AI's errors have no envelope here."""
+"""The routes of AI Gateway that run models of Workers AI.
+
+AI Gateway sends errors of Workers AI without Cloudflare's envelope.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,29 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
 
 _PROVIDER = "workers-ai/"
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's
+_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # the digits of ULIDs [Crockford's Base32]
 
 router = EndpointRouter()
 
 
 @router.handles(endpoints.GATEWAY_UNIVERSAL)
 async def run_universal(request: Request) -> Response:
-    """[developers.cloudflare.com/ai-gateway/usage/universal]."""
+    """Runs the requests in the body in order until one succeeds.
+
+    [developers.cloudflare.com/ai-gateway/usage/universal]
+    """
     return await universal(request)
 
 
 @router.handles(endpoints.GATEWAY_COMPAT)
 async def compat_chat_completions(request: Request) -> Response:
-    """Runs the model `workers-ai/NAME` [developers.cloudflare.com/ai-gateway]."""
+    """Runs OpenAI-compatible chat completions; the body names the model as `workers-ai/NAME`.
+
+    [developers.cloudflare.com/ai-gateway]
+    """
     body = await body_of(request)
     if not (name := model_name(body)).startswith(_PROVIDER):
-        raise WireError(NO_SUCH_MODEL, name)  # a model of another provider
+        raise WireError(NO_SUCH_MODEL, name)  # the model is of another provider
     return with_log_id(await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER))
 
 
@@ -48,16 +57,19 @@ async def completions(request: Request) -> Response:
 
 @router.handles(endpoints.GATEWAY_RUN_MODEL)
 async def run_model(request: Request, model: str) -> Response:
-    """[developers.cloudflare.com/ai-gateway/providers/workersai]."""
+    """Runs a model of Workers AI through AI Gateway.
+
+    [developers.cloudflare.com/ai-gateway/providers/workersai]
+    """
     spec = find_model(request, model.removeprefix("run/"))
     return with_log_id(await run.run(request, spec, await body_of(request)))
 
 
 async def universal(request: Request) -> Response:
-    """Runs the steps in the body in order, and returns the first response that is no error.
+    """Runs the requests in the body in order, and returns the first successful response.
 
-    A step is `{"provider": …, "endpoint": …, "query": …}`. If all steps fail, raises the error of
-    the last one.
+    Each request in the body is `{"provider": …, "endpoint": …, "query": …}`. If all of them fail,
+    raises the WireError of the last one.
     """
     body = await body_of(request)
     steps = body if isinstance(body, list) else [body]
@@ -86,7 +98,10 @@ async def _run_step(request: Request, step: Any) -> Response:
 
 
 def with_log_id(response: Response) -> Response:
-    """Adds the id of the gateway's log entry, a ULID, to the response [header recorded]."""
+    """Adds the header `cf-aig-log-id` with a new ULID to the response, and returns the response.
+
+    AI Gateway sends the id of its log entry in this header [recorded].
+    """
     value = int(time.time() * 1000) << 80 | secrets.randbits(80)
     digits = [_BASE32[value >> shift & 31] for shift in range(125, -5, -5)]
     response.headers["cf-aig-log-id"] = "".join(digits)

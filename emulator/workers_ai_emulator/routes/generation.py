@@ -1,4 +1,4 @@
-"""Generates the response to a request, for every endpoint that runs a model."""
+"""Runs a model and returns its response, for all endpoints that run models."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _T = TypeVar("_T")
 
 
 async def body_of(request: Request) -> Any:
-    """Returns the parsed JSON of the request's body. Raises WireError if it is not JSON."""
+    """Returns the JSON value of the request's body. Raises WireError if the body is not JSON."""
     return await read_json(request.stream(), context_of(request.scope))
 
 
 def model_name(body: Any) -> str:
-    """Returns the model's name in a body. A missing name is `undefined` [inferred]."""
+    """Returns the model's name in the key `model` of a body; `undefined` without it [inferred]."""
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 
 
 def find_model(request: Request, name: str) -> ModelSpec:
-    """Returns the model of this name. Raises WireError if there is none."""
+    """Returns the served model with this name. Raises WireError if there is no such model."""
     catalog = services_of(request).catalog
     if name not in catalog:
         raise WireError(NO_SUCH_MODEL, name)
@@ -55,10 +55,10 @@ async def generate(
     *,
     is_flattened: bool = False,
 ) -> Response:
-    """Runs the model on these inputs, and responds with JSON or with a stream.
+    """Runs the model on these inputs, and returns a JSON response or a stream of events.
 
     `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for every
-    failure before the first token; no part of the response is sent before that.
+    failure before the first token. Until then, the client has received no part of the response.
     """
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
@@ -80,8 +80,8 @@ async def _start(
 ) -> StartedGeneration:
     """Starts the generation, and stores it in the request's context.
 
-    Waiting for the start ends when the client disconnects or the time limit passes. A model that is
-    being loaded by then is still loaded, for later requests.
+    Raises ClientDisconnect or DeadlineExceeded if the client disconnects or time is up while the
+    model is being loaded. The loading continues, for later requests.
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
@@ -106,7 +106,7 @@ async def _respond(
     *,
     is_stream: bool,
 ) -> Response:
-    """Waits for the first chunk, and responds with a stream; for JSON waits for all chunks."""
+    """Waits for the first chunk and returns a stream, or waits for all chunks and returns JSON."""
     generation = started.generation
     chunks = await _while_connected(request, generation, _after_first(generation))
     headers = {
@@ -121,9 +121,10 @@ async def _respond(
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
-    """Waits for the first chunk, and returns an iterator over all chunks.
+    """Waits until the first chunk is generated, and returns an iterator over all chunks.
 
-    An error before the first chunk becomes an error response; a later one cuts the stream.
+    An error before the first chunk is raised here and becomes an error response. A later error is
+    raised by the iterator and cuts the stream.
     """
     chunks = aiter(generation)
     first = await anext(chunks)
@@ -139,9 +140,10 @@ async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
 
 
 async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
-    """Returns the result of `work`, and cancels the generation if the client disconnects.
+    """Returns the result of `work`. Cancels the generation if the client disconnects meanwhile.
 
-    `work` itself is not cancelled: it ends with the generation, which has counted its tokens then.
+    It does not cancel `work`, which waits for the generation and ends when the generation ends. By
+    then the generation has counted its tokens.
     """
     try:
         async with on_disconnect(request.receive, generation.cancel):

@@ -1,4 +1,4 @@
-"""Endpoints that list the served models and tasks, and the schemas of a model."""
+"""Routes that list the served models, their tasks, and the schemas of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import page, success
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_PAGE_SIZE = 50  # the service's default of `per_page`
+_PAGE_SIZE = 50  # the default of the query parameter `per_page`, as on the service
 
 router = EndpointRouter()
 
@@ -22,9 +22,11 @@ router = EndpointRouter()
 @router.handles(endpoints.SEARCH_MODELS)
 @router.handles(endpoints.BINDING_SEARCH_MODELS)
 async def search_models(request: Request) -> Response:
-    """Lists the models in pages. SDKs request pages until one is empty, so a page may be empty.
+    """Lists one page of the served models that match the filters in the query.
 
-    Filters: `search`, `author`, `task`, `source`, `hide_experimental`; others are ignored.
+    The filters are `search`, `author`, `task`, `source` and `hide_experimental`; other query
+    parameters are ignored. A page after the last one is an empty list, because SDKs request pages
+    until a page is empty.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
     """
     query = request.query_params
@@ -34,14 +36,17 @@ async def search_models(request: Request) -> Response:
 
 @router.handles(endpoints.MODEL_SCHEMA)
 async def model_schema(request: Request) -> Response:
-    """Returns the input and output schemas of `?model=`. An unknown model is 5007 [inferred]."""
+    """Returns the input and output schemas of the model that `?model=` names.
+
+    Raises WireError with code 5007 if no served model has the name [inferred].
+    """
     spec = find_model(request, request.query_params.get("model", ""))
     return JsonResponse(success(spec.schema))
 
 
 @router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """Lists the tasks of the models, in the form that a model's card has [inferred]."""
+    """Lists the tasks of the served models, in the form used in the list of models [inferred]."""
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))
@@ -67,6 +72,6 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 
 
 def _positive(text: str | None, *, default: int) -> int:
-    """Returns the positive number in `text`, or the default for any other text [inferred]."""
+    """Returns `text` as an integer, or the default if it is not a positive integer [inferred]."""
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

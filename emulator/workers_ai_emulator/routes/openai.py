@@ -1,4 +1,7 @@
-"""OpenAI's endpoints: responses as OpenAI's, schemas and errors as for the run endpoint."""
+"""The OpenAI-compatible routes.
+
+Their responses have OpenAI's form. Their input schemas and errors are those of `ai/run`.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +24,38 @@ router = EndpointRouter()
 
 @router.handles(endpoints.CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
-    """[developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]."""
+    """Runs OpenAI-compatible chat completions.
+
+    [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
+    """
     return await complete(request, await body_of(request), ChatCompletionFormat)
 
 
 @router.handles(endpoints.COMPLETIONS)
 async def completions(request: Request) -> Response:
-    """An endpoint that clients call though it is not documented: its behaviour is inferred."""
+    """Runs OpenAI-compatible text completions.
+
+    Clients call this endpoint, but Cloudflare does not document it: its behaviour is inferred.
+    """
     return await complete(request, await body_of(request), TextCompletionFormat)
 
 
 @router.handles(endpoints.OTHER_OPENAI)
 async def other_endpoint(request: Request) -> Response:
-    """Refuses POST with 7000. As the route exists, GET gets 7001 [recorded, /ai/v1/models]."""
+    """Refuses a POST to an endpoint of OpenAI that Workers AI does not have, with code 7000.
+
+    This route exists only for POST, so a GET of the same path gets code 7001, "not supported"
+    [recorded for /ai/v1/models].
+    """
     raise no_route(request.scope["path"])
 
 
 async def complete(
     request: Request, body: Any, response_format: type[OpenAIFormat], *, prefix: str = ""
 ) -> Response:
-    """Runs the model that the body names, and responds in OpenAI's format.
+    """Runs the model that the body names, and returns a response in OpenAI's format.
 
-    `prefix` precedes the model's name in the body, for example `workers-ai/`.
+    `prefix` is the text before the model's name in the body, for example `workers-ai/`.
     """
     name = model_name(body)
     spec = find_model(request, name.removeprefix(prefix))
@@ -55,7 +68,11 @@ async def complete(
 
 
 def _inputs(body: Any) -> Any:
-    """Returns the input without nulls, which OpenAI's clients send for unset keys [inferred]."""
+    """Returns the model's input in the body of a request to an OpenAI-compatible route.
+
+    Removes nulls, which OpenAI's clients send for unset keys, and uses `max_completion_tokens` as
+    `max_tokens` [inferred].
+    """
     if not isinstance(body, dict):
         return body
     inputs = {key: value for key, value in body.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The OpenAPI document: one operation for every row of the endpoint table."""
+"""Builds the OpenAPI document, with an operation for each row of the endpoint table."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Json = dict[str, Any]
 Catalog = Mapping[str, ModelSpec]
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_MODEL_GAP = "{model:path}"
+_MODEL_PARAMETER = "{model:path}"
 
 
 def document(catalog: Catalog) -> Json:
-    """Returns an OpenAPI 3.1 document as JSON."""
+    """Returns the server's OpenAPI 3.1 document, for the models in `catalog`."""
     paths: dict[str, Json] = {}
     for endpoint in ENDPOINTS:
         for path, operation in _operations(endpoint, catalog):
@@ -44,11 +44,12 @@ def document(catalog: Catalog) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class _Details:
-    """The description of an endpoint, in addition to its row in the table.
+    """The parts of an endpoint's OpenAPI description that the endpoint table does not contain.
 
-    `content`: the content of its successful response, by media type. `body`: the schema of its
-    request body. `errors`: errors in addition to those of its access check and of inference.
-    `refusals`: statuses of responses `{"error": TEXT}`.
+    `content`, `status`: the schemas of the successful response by media type, and its HTTP status.
+    `body`: the schema of the request body. `query`: parameters in the query or in headers.
+    `errors`: errors that only this endpoint sends, in addition to those of its access check and of
+    inference. `refusals`: HTTP statuses of responses with the body `{"error": TEXT}`.
     """
 
     content: Json
@@ -60,14 +61,17 @@ class _Details:
 
 
 def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Json]]:
-    """Returns paths and operations of an endpoint: one for each model if the path has a model."""
+    """Yields the OpenAPI path and operation of an endpoint.
+
+    If the endpoint's path contains a model's name, yields a path and operation for each model.
+    """
     describe = _DESCRIBE[endpoint]
-    if _MODEL_GAP not in endpoint.path:
+    if _MODEL_PARAMETER not in endpoint.path:
         path = endpoint.path.replace(":path", "")
         yield path, _operation(endpoint, endpoint.summary, describe(catalog))
         return
     for spec in catalog.values():
-        path = endpoint.path.replace(_MODEL_GAP, spec.name)
+        path = endpoint.path.replace(_MODEL_PARAMETER, spec.name)
         yield path, _operation(endpoint, f"Run {spec.name}", describe({spec.name: spec}))
 
 
@@ -116,7 +120,7 @@ def _path_parameters(path: str) -> list[Json]:
 
 
 def _schemas(catalog: Catalog) -> Json:
-    """Returns the input and output schemas of all models."""
+    """Returns the input and output schemas of all models, for the OpenAPI document."""
     specs = catalog.values()
     return {_schema(spec, side): spec.schema[side] for spec in specs for side in spec.schema}
 
@@ -130,7 +134,7 @@ def _ref(spec: ModelSpec, side: str, part: str = "") -> Json:
 
 
 def _object(**properties: Any) -> Json:
-    """Returns the schema of an object that has all of these properties, and may have more."""
+    """Returns the schema of a JSON object that must have these properties and may have others."""
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
@@ -155,12 +159,12 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 
 def _input(catalog: Catalog) -> Json:
-    """Returns the schema of a model's input without the model's name."""
+    """Returns the schema of a request body that is the input of one of the models."""
     return _any_of(_ref(spec, "input") for spec in catalog.values())
 
 
 def _flat(catalog: Catalog, prefix: str = "") -> Json:
-    """Returns the schema of an input that has the model's name among its keys, as OpenAI's."""
+    """Returns the schema of a request body like OpenAI's: a model's input plus the key `model`."""
     specs = catalog.values()
     names = [_object(model={"const": prefix + spec.name}) for spec in specs]
     inputs = [_ref(spec, "input") for spec in specs]
@@ -168,14 +172,14 @@ def _flat(catalog: Catalog, prefix: str = "") -> Json:
 
 
 def _nested(catalog: Catalog) -> Json:
-    """Returns the schema of `{"model": NAME, "input": INPUT}`."""
+    """Returns the schema of a request body `{"model": NAME, "input": INPUT}`."""
     return _any_of(
         _object(model={"const": spec.name}, input=_ref(spec, "input")) for spec in catalog.values()
     )
 
 
 def _steps(catalog: Catalog) -> Json:
-    """Returns the schema of the steps of AI Gateway's universal endpoint."""
+    """Returns the schema of a list of requests, the body of AI Gateway's universal endpoint."""
     return _list_of(
         _any_of(
             _object(
@@ -199,7 +203,7 @@ _SEARCH = [
     _query("hide_experimental", {"type": "boolean"}),
     *_PAGING,
 ]
-# Version 3 of the binding's protocol; the responses of older versions are not JSON.
+# The OpenAPI document describes only version 3 of the AI binding's protocol.
 _BINDING_QUERY = [
     _query("version", {"const": 3}, required=True),
 ]
@@ -217,7 +221,7 @@ def _content(schema: Json) -> Json:
 
 
 def _whole_or_stream(whole: Json) -> Json:
-    """Returns content that is JSON, or events whose data is JSON or `[DONE]`."""
+    """Returns the OpenAPI content of a response that is JSON or a stream of events."""
     return _content(whole) | {"text/event-stream": {"schema": _object(data=_TEXT)}}
 
 
@@ -236,7 +240,7 @@ def _page(row: Json) -> Json:
 
 
 def _native(catalog: Catalog) -> Json:
-    """Returns the content of the run endpoint: output in an envelope, or a stream."""
+    """Returns the OpenAPI content of `ai/run`: JSON in Cloudflare's envelope, or a stream."""
     return _whole_or_stream(_success(_bare_output(catalog)))
 
 
@@ -299,7 +303,7 @@ _ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
 
 
 def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
-    """Returns a response for every status that the endpoint's errors have."""
+    """Returns the OpenAPI error responses of an endpoint, one for each HTTP status."""
     types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_ORIGIN}
     types |= {*_ACCESS_ERRORS[endpoint.access], *details.errors}
     if endpoint.is_inference:
@@ -344,8 +348,8 @@ def _failure(error: ErrorType, *, is_bare: bool) -> Json:
         case Sender.WORKERS_AI:
             message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
             return _failed(_one(_object(message=message, code=code)), {"type": "object"})
-    # The list can have more entries: two for a malformed account id in a path without an endpoint,
-    # one for each mistake in a body for the emulator's own endpoints.
+    # `contains` permits further entries in the list of errors: an unknown path with a malformed
+    # account id gets two errors, an invalid body for `/_emulator/` gets an error for each mistake.
     entries = {"type": "array", "contains": _object(code=code, message=_TEXT)}
     return _failed(entries, {"type": "null"})
 
@@ -360,7 +364,7 @@ def _failed(entries: Json, result: Json) -> Json:
 def _fixed(
     content: Json, *, query: Iterable[Json] = (), **details: Any
 ) -> Callable[[Catalog], _Details]:
-    """Returns a function that describes an endpoint in the same way for every catalogue."""
+    """Returns a function that describes an endpoint independently of the served models."""
     return lambda catalog: _Details(content, query=query, **details)
 
 

@@ -1,7 +1,8 @@
-"""Endpoints that `wrangler dev` calls before it starts with a binding that has no local mode.
+"""Routes that `wrangler dev` calls when it starts a Worker with an AI binding.
 
-wrangler creates a remote session through the API. It does not use that session, because the binding
-calls this server. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
+An AI binding has no local mode, so wrangler creates a remote session through Cloudflare's API.
+These routes return dummy tokens for the session, which wrangler does not use: the binding calls
+this server. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attaches handlers to the rows of the endpoint table."""
+"""Registers a handler function for each row of the endpoint table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Response]])
 
 
 class EndpointRouter(APIRouter):
-    """A router whose routes have method, path and access check of a row in the endpoint table."""
+    """A FastAPI router whose routes get method, path and access check from the endpoint table."""
 
     def handles(self, endpoint: Endpoint) -> Callable[[_Handler], _Handler]:
-        """Returns a decorator that registers a function as the endpoint's handler."""
+        """Returns a decorator that registers a function as the handler of `endpoint`."""
 
         def add(handler: _Handler) -> _Handler:
             self.add_api_route(
@@ -32,10 +32,11 @@ class EndpointRouter(APIRouter):
         return add
 
 
-def _authorization(access: Access) -> Any:  # FastAPI exports no type for a dependency
-    """Returns the access check as a FastAPI dependency.
+def _authorization(access: Access) -> Any:  # FastAPI exports no type for `Depends(…)`
+    """Returns a FastAPI dependency that performs the authorization check `access`.
 
-    The check is a coroutine because FastAPI runs other functions in a thread, which takes 0.3 ms.
+    The dependency is an async function: FastAPI runs a sync function in a thread, which takes
+    0.3 ms.
     """
 
     async def check(request: Request) -> None:

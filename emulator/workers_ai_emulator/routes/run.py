@@ -1,4 +1,4 @@
-"""The run endpoint: runs a model with its native input and output."""
+"""The routes of `ai/run`, which run a model with Workers AI's own input and output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ router = EndpointRouter()
 
 @router.handles(endpoints.RUN)
 async def run_model_in_body(request: Request) -> Response:
-    """Runs the model in a body `{"model": …, "input": {…}}` [AI Gateway's documentation of 2026].
+    """Runs the model that the body names: `{"model": …, "input": {…}}`.
 
-    The keys of the input may also be beside `model` [inferred].
+    [AI Gateway's documentation of 2026] Without the key `input`, the whole body is the model's
+    input [inferred].
     """
     body = await body_of(request)
     spec = find_model(request, model_name(body))
@@ -31,7 +32,7 @@ async def run_model_in_body(request: Request) -> Response:
 
 @router.handles(endpoints.RUN_MODEL)
 async def run_model_in_path(request: Request, model: str) -> Response:
-    """Runs a model [developers.cloudflare.com/api/resources/ai/methods/run]."""
+    """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run]."""
     spec = find_model(request, model)
     return await run(request, spec, await body_of(request))
 
@@ -44,17 +45,21 @@ async def run(
     *,
     is_queued: bool = False,
 ) -> Response:
-    """Runs the model, and responds in the given format, otherwise in the native one."""
+    """Runs the model, and returns a response in `response_format`, by default that of `ai/run`.
+
+    Raises WireError if the client asks for batch processing: `is_queued`, or `queueRequest` in the
+    query.
+    """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
     return await generate(request, spec, inputs, response_format or NativeFormat())
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
-    """Refuses a batch request.
+    """Raises WireError, because these models do not support batch processing.
 
-    A body with `requests` fails validation, because the schemas of these models do not have it. The
-    error for a valid body is inferred.
+    First validates the input: the key `requests` of a batch does not match the models' schemas, so
+    it results in a schema error. The error for an input that matches is inferred.
     """
     text_generation.parse(inputs, spec)
     raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

@@ -1,4 +1,4 @@
-"""The services of one application, for its routes, its middleware and the server."""
+"""Creates the objects that the routes and the middleware share, such as backends and journal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers_ai_emulator.wire.authorization import Authorization
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The objects that live as long as the application."""
+    """The objects that all requests of an application share, such as backends and journal."""
 
     settings: Settings
     models: ModelManager
@@ -35,7 +35,10 @@ class Services:
 
     @classmethod
     def create(cls, settings: Settings, catalog: Mapping[str, ModelSpec]) -> Services:
-        """Creates the services. Raises SettingInvalid for files and URLs that cannot be used."""
+        """Creates the services from the settings and the catalogue of models.
+
+        Raises SettingInvalid if a file or URL in the settings cannot be used.
+        """
         models, journal = ModelManager(settings, catalog), Journal()
         return cls(
             settings=settings,
@@ -55,7 +58,10 @@ class Services:
         return self.models.catalog
 
     def reset(self) -> None:
-        """Restores the state of the start, except that loaded models stay loaded."""
+        """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
+
+        Loaded models stay loaded.
+        """
         self.backends.scripted.reset()
         self.faults.reset()
         self.neurons.reset()

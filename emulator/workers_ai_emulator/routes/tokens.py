@@ -1,4 +1,4 @@
-"""Endpoints that verify a token. Many clients call them first."""
+"""Routes that verify an API token. Many clients call them before they call other routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.responses import JsonResponse
 
-# [recorded] Elsewhere the service uses the same code for a failed authentication.
+# The service sends this message for a valid token [recorded]. In errors of other endpoints, code
+# 10000 means that the authentication failed.
 _VALID = {"code": 10000, "message": "This API Token is valid and active", "type": None}
 
 router = EndpointRouter()
@@ -19,6 +20,9 @@ router = EndpointRouter()
 @router.handles(endpoints.VERIFY_USER_TOKEN)
 @router.handles(endpoints.VERIFY_ACCOUNT_TOKEN)
 async def verify(request: Request) -> Response:
-    """[developers.cloudflare.com/api/resources/user/subresources/tokens/methods/verify]."""
+    """Verifies the token in the header `Authorization`, and returns the token's id and status.
+
+    [developers.cloudflare.com/api/resources/user/subresources/tokens/methods/verify]
+    """
     token_id = services_of(request).authorization.token_id(request.headers)
     return JsonResponse(success({"id": token_id, "status": "active"}, [_VALID]))

@@ -1,1 +1,1 @@
-"""Models' tasks: their inputs and their outputs."""
+"""The task of text generation: validates requests and formats responses."""

@@ -1,7 +1,6 @@
-"""The formats of responses: Workers AI's own, those for bindings and SDKs, and OpenAI's two.
+"""The formats in which a response contains a completion: Workers AI's, its SDKs' and OpenAI's.
 
-Each format writes a whole body or a stream of events from the same chunks. An object serves one
-request.
+Each format can write a whole body or a stream of events. A format object is used for one request.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Json = dict[str, Any]
 
 
 class ResponseFormat(Protocol):
-    """Writes the body of a response."""
+    """Writes a completion as the body of a response."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
-        """Returns the body of a response that is not streamed. The generation must have ended."""
+        """Returns the body of a response that is not a stream. The generation must have ended."""
 
     def events(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
         """Yields the events of a streamed response.
@@ -32,19 +31,25 @@ class ResponseFormat(Protocol):
 
 
 class NativeFormat:
-    """The format of `ai/run`: `response` and `usage`, in an envelope or in padded events."""
+    """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
+
+    A whole body has Cloudflare's envelope; the events of a stream have padding.
+    """
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return success(self.result(text, generation))
 
     def result(self, text: str, generation: Generation) -> Json:
-        """Returns the content of the envelope."""
+        """Returns the JSON object with the completion and the token counts, without an envelope."""
         return {"response": text, "usage": _usage(generation)}
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """Yields one event per token, then the usage. The end token's event has an empty text."""
+        """Yields one event per token, an event with the token counts, and `[DONE]`.
+
+        The event of the end-of-sequence token has an empty text.
+        """
         padding = Padding(seed=generation.fingerprint)
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
@@ -55,24 +60,28 @@ class NativeFormat:
 
 
 class BareFormat(NativeFormat):
-    """The format for a Worker's binding: no envelope [workerd, ai-api.ts]."""
+    """The format for a Worker's AI binding: `ai/run` without envelope [workerd, ai-api.ts]."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(self.result(text, generation))
 
 
 class GzipFormat(BareFormat):
-    """The format for `@cloudflare/ai` 1.1.0: a body in gzip without a header for it, or events."""
+    """The format for the SDK `@cloudflare/ai` 1.1: a gzipped body, or events without gzip.
+
+    The SDK expects the gzipped body without the header content-encoding.
+    """
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return gzip.compress(super().whole(text, generation))
 
 
 class TensorFormat:
-    """The format for `@cloudflare/ai` 1.0: a list of tensors, or one list in every event.
+    """The format for the SDK `@cloudflare/ai` 1.0: a list of tensors, or such a list in each event.
 
-    The SDK reads one of two tensors, depending on the model, so both are sent. `echo`, sent before
-    the completion, is the prompt for the models for which the SDK removes the prompt.
+    The list has two tensors with the same text, because the SDK reads one or the other, depending
+    on the model. `echo` is sent before the completion: it is the prompt if the SDK removes the
+    prompt from this model's responses, otherwise empty.
     """
 
     def __init__(self, echo: str) -> None:
@@ -100,10 +109,10 @@ def _tensors(text: str) -> Json:
 
 
 class OpenAIFormat(ABC):
-    """The base of OpenAI's formats: no envelope, no padding.
+    """The base class of OpenAI's two formats, which have no envelope and no padding.
 
-    The order of keys is that of recorded responses of Llama 3 models. The last event has an empty
-    text. The recorded ones have none, but clients expect a text in every event.
+    The keys have the order of recorded responses of Llama 3 models. The event with the finish
+    reason has an empty text: recorded events have no text there, but clients expect one.
     """
 
     whole_object: str
@@ -117,11 +126,11 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def choice(self, text: str, finish_reason: str) -> Json:
-        """Returns the only choice of a response that is not streamed."""
+        """Returns the only element of `choices` in a response that is not a stream."""
 
     @abstractmethod
     def delta(self, text: str) -> Json:
-        """Returns the only choice of an event."""
+        """Returns the only element of `choices` in an event, with the text of a chunk."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         choices = [self.choice(text, _finish_reason(generation))]
@@ -130,9 +139,10 @@ class OpenAIFormat(ABC):
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """Yields one event per token, then the finish reason with the usage, as recorded.
+        """Yields one event per token, an event with finish reason and token counts, and `[DONE]`.
 
-        With `stream_options.include_usage`, one more event has the usage, as OpenAI documents it.
+        If the request sets `stream_options.include_usage`, yields the token counts once more in an
+        event without choices, as OpenAI documents it.
         """
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
@@ -165,7 +175,7 @@ class OpenAIFormat(ABC):
 
 
 class ChatCompletionFormat(OpenAIFormat):
-    """The format of `chat/completions`."""
+    """OpenAI's format for the endpoint `chat/completions`."""
 
     whole_object, event_object = "chat.completion", "chat.completion.chunk"
 
@@ -182,7 +192,7 @@ class ChatCompletionFormat(OpenAIFormat):
 
 
 class TextCompletionFormat(OpenAIFormat):
-    """The format of `completions`. [inferred: as OpenAI documents it]"""
+    """The format of the endpoint `completions`, as OpenAI documents it [inferred]."""
 
     whole_object = event_object = "text_completion"
 
@@ -195,7 +205,7 @@ class TextCompletionFormat(OpenAIFormat):
 
 def _finish_reason(generation: Generation) -> str:
     reason = generation.finish_reason
-    assert reason is not None  # the chunks have ended
+    assert reason is not None  # the generation has ended
     return reason.value
 
 

@@ -1,4 +1,4 @@
-"""The requests of the SDK `@cloudflare/ai` 1.0, whose inputs are tensors.
+"""Parses requests of the SDK `@cloudflare/ai` 1.0, which sends a model's input as tensors.
 
 [the source and the requests of npm @cloudflare/ai 1.0.12 to 1.0.53]
 """
@@ -14,7 +14,10 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
 @dataclass(frozen=True, slots=True)
 class TensorCall:
-    """The values of the tensors. `has_echo`: the SDK expects the prompt before the completion."""
+    """A model's input, read from the tensors of a request.
+
+    `has_echo`: the SDK expects the response to repeat the prompt before the completion.
+    """
 
     prompt: str
     max_tokens: int
@@ -23,7 +26,10 @@ class TensorCall:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The model's input. It is raw, since the SDK has already applied the chat template."""
+        """The model's input in the form of `ai/run`.
+
+        `raw` is true, because the SDK has already applied the chat template to the prompt.
+        """
         return {
             "prompt": self.prompt,
             "raw": True,
@@ -33,11 +39,11 @@ class TensorCall:
 
 
 def parse(body: Any) -> TensorCall:
-    """Parses a body `{"input": [tensor, …], "stream": …}`.
+    """Parses a request body `{"input": [TENSOR, …], "stream": …}`.
 
-    The prompt and the limit of tokens are the tensors `INPUT_0` and `INPUT_1`. SDK 1.0.53 sends
-    `text_input` and `sampling_parameters`, a JSON text, to models that run on vLLM. Raises
-    WireError for any other body.
+    The tensor `INPUT_0` is the prompt, `INPUT_1` the maximum number of completion tokens. For
+    models that Cloudflare runs on vLLM, SDK 1.0.53 sends other tensors: the prompt as `text_input`,
+    and the maximum in `sampling_parameters`, a JSON text. Raises WireError for any other body.
     """
     match body:
         case {"input": [*tensors]}:
@@ -54,7 +60,7 @@ def parse(body: Any) -> TensorCall:
 
 
 def _value(tensor: Any) -> tuple[str, Any] | None:
-    """Returns the tensor's name and its only value, or None if it is not a tensor."""
+    """Returns the name and the only value of a tensor, or None if the JSON value is no tensor."""
     match tensor:
         case {"name": str(name), "value": [value]} | {"name": str(name), "value": value}:
             return name, value

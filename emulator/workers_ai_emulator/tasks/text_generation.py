@@ -1,6 +1,7 @@
-"""The task Text Generation: validates a request's input and converts it for the engine.
+"""Validates the input of a text-generation request, and converts it for the engine.
 
-Cloudflare's published schemas, in `models/cards`, define the limits and the defaults.
+The limits and defaults of its parameters are those of Cloudflare's published schemas, which are in
+`models/cards`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 
 @dataclass(frozen=True, slots=True)
 class TextGenerationRequest:
-    """A valid input. `messages` is used if `prompt` is None.
+    """The valid input of a text-generation request: a prompt or, if `prompt` is None, messages.
 
-    `is_flattened`: an old SDK has joined the messages into the prompt.
+    `raw`: the model gets the prompt without a chat template. `is_flattened`: an old SDK has joined
+    the messages into the prompt.
     """
 
     prompt: str | None
@@ -47,7 +49,7 @@ class TextGenerationRequest:
         return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
 
     def render(self, template: ChatTemplate) -> list[int]:
-        """Returns the prompt's tokens."""
+        """Applies the chat template to the input, and returns the tokens of the result."""
         if self.prompt is None:
             return template.render(self.messages)
         if self.is_flattened:
@@ -60,9 +62,10 @@ class TextGenerationRequest:
 def parse(
     body: Any, spec: ModelSpec, *, seed: int | None = None, is_flattened: bool = False
 ) -> TextGenerationRequest:
-    """Validates a model's input. `seed` is used if the body has none.
+    """Validates a model's input, and returns it as a TextGenerationRequest.
 
-    Raises WireError with the error that the service sends for an invalid or unsupported input.
+    `seed` is used if the body has no seed. `is_flattened`: an old SDK has joined the messages into
+    the prompt. For an invalid or unsupported input, raises WireError with the service's error.
     """
     try:
         spec.validator.validate(body)
@@ -85,7 +88,10 @@ def parse(
 
 
 async def join(chunks: AsyncIterator[Chunk]) -> str:
-    """Returns the whole completion. Raises WireError if the generation is cancelled."""
+    """Waits for all chunks, and returns their texts joined to one completion.
+
+    Raises WireError if the generation is cancelled.
+    """
     text = ""
     async for chunk in chunks:
         if chunk.finish_reason is FinishReason.CANCELLED:
@@ -95,9 +101,10 @@ async def join(chunks: AsyncIterator[Chunk]) -> str:
 
 
 def _messages(value: Any) -> list[Message]:
-    """Returns the messages in a value that the schema accepts.
+    """Converts the value of the key `messages` in a validated body.
 
-    The schema also accepts an object whose values are messages, and items that are not messages.
+    Besides a list of messages, the published schema accepts an object whose values are messages,
+    and also items that are not messages. Ignores such items.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):
@@ -110,14 +117,17 @@ def _messages(value: Any) -> list[Message]:
 
 
 def _field(value: Any, name: str) -> Any:
-    """Returns a property, or None for a value that is not an object, as JavaScript does."""
+    """Returns the property `name` of a JSON object.
+
+    Returns None if `value` is not an object or has no such property.
+    """
     return value.get(name) if isinstance(value, dict) else None
 
 
 def _text(content: Any) -> str:
-    """Returns a content's text, with line breaks between several parts [inferred, as vLLM].
+    """Returns the text in the content of a message. Raises WireError if it contains base64 data.
 
-    Raises WireError if a part has base64 data.
+    If the content has several parts, joins their texts by line breaks, as vLLM does [inferred].
     """
     if isinstance(content, str):
         return content
@@ -129,10 +139,13 @@ def _text(content: Any) -> str:
 
 
 def _data_type(part: Any) -> str | None:
-    """Returns the media type of a part's base64 data in OpenAI's format, or None without data."""
+    """Returns the media type of the image or audio in a message part of OpenAI's format.
+
+    Returns None if the part contains no base64 data.
+    """
     match part:
         case {"image_url": {"url": str(url)} | str(url)} if data := _DATA_URL.match(url):
-            return data[1] or "text/plain"  # the default of data URLs [RFC 2397]
+            return data[1] or "text/plain"  # the default media type of data URLs [RFC 2397]
         case {"input_audio": {"data": str(), "format": str(audio_format)}}:
             return f"audio/{audio_format}"
     return None

@@ -1,4 +1,4 @@
-"""Authorization: checks the account id, and the token if the user has set accepted tokens."""
+"""Checks the account id of a request, and its token if `--api-token` is set."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)",
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The parts of a request that authorization reads.
+    """The parts of a request that its authorization check reads.
 
-    `account_id` is the account in the path, None for a path without one. `is_trusted`: the client
-    is on this machine, where bindings send no token.
+    `account_id`: the account id in the path, None if the path has none. `is_trusted`: the client
+    is on this machine and may call a binding's endpoints without a token; False for wrangler 3,
+    which sends a token.
     """
 
     headers: Mapping[str, str]
@@ -52,21 +53,25 @@ class Caller:
 
     @classmethod
     def of(cls, scope: Scope, account_id: str | None) -> Caller:
-        """Returns the caller of the request with this ASGI scope."""
+        """Returns the `Caller` of a request, from its ASGI scope and the account id in its path."""
         is_trusted = not context_of(scope).needs_token and _is_local(scope.get("client"))
         return cls(Headers(scope=scope), scope["path"], account_id, is_trusted)
 
 
 class Authorization:
-    """Checks account ids and tokens. If `tokens` is empty, no request needs a token."""
+    """Checks the account ids and the tokens of requests.
+
+    `tokens` are the accepted tokens. If the set is empty, no request needs a token.
+    """
 
     def __init__(self, tokens: frozenset[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
 
     def check(self, access: Access, caller: Caller) -> None:
-        """Raises WireError if the request does not pass the check of an endpoint.
+        """Raises WireError if the request does not pass the access check of its endpoint.
 
-        The account id is checked before the token [recorded for a request without a token].
+        Checks the account id before the token, as the service does [recorded for a request
+        without a token].
         """
         match access:
             case Access.ACCOUNT:
@@ -82,10 +87,10 @@ class Authorization:
                 self._check_token(caller.headers)
 
     def token_id(self, headers: Mapping[str, str]) -> str:
-        """Returns an id of 32 hexadecimal digits for the token in the `Authorization` header.
+        """Returns 32 hexadecimal digits that identify the token in the header `Authorization`.
 
-        Raises WireError: CREDENTIALS_MISSING, HEADER_MALFORMED, TOKEN_MISSING (for a key instead
-        of a token) or TOKEN_INVALID.
+        If `tokens` is not empty, raises WireError for a missing, malformed or unknown token, and
+        for an API key in place of the token.
         """
         authorization = headers.get("authorization")
         if self._tokens:
@@ -97,12 +102,15 @@ class Authorization:
         return hashlib.sha256((authorization or "").encode()).hexdigest()[:32]
 
     def _check_token(self, headers: Mapping[str, str]) -> None:
-        """Raises WireError unless the headers have an accepted token, or a key in its place."""
+        """Raises WireError if a token is needed and the headers have no accepted token or key."""
         if self._tokens and not self._is_accepted(_credential(headers)):
             raise WireError(AUTHENTICATION_FAILED)
 
     def _check_gateway(self, caller: Caller) -> None:
-        """Checks AI Gateway's own header instead of `Authorization` if the request has it."""
+        """Raises WireError if a request to AI Gateway has a malformed account id or a wrong token.
+
+        The token is in `cf-aig-authorization`; without this header, it is in `Authorization`.
+        """
         if not _is_account_id(caller.account_id):
             raise WireError(GATEWAY_NOT_CONFIGURED)
         header = caller.headers.get("cf-aig-authorization")
@@ -112,13 +120,17 @@ class Authorization:
             raise WireError(GATEWAY_UNAUTHORIZED) from error
 
     def _is_accepted(self, token: str) -> bool:
-        # Constant time: the duration shows neither a token's beginning nor its place in the set.
+        # Compares with all tokens in constant time, so that a client cannot guess an accepted token
+        # from the duration of the check.
         matches = [hmac.compare_digest(token.encode(), accepted) for accepted in self._tokens]
         return any(matches)
 
 
 def no_route(path: str) -> WireError:
-    """Returns the error for a path without an endpoint, which depends on the path's account id."""
+    """Returns the error for a path that no endpoint has.
+
+    If the path contains a malformed account id, the error mentions that too.
+    """
     account = _ACCOUNT_PATH.fullmatch(path)
     if account and not _ACCOUNT_ID.fullmatch(account["id"]):
         return no_route_in_account(account["path"])
@@ -142,10 +154,11 @@ def _is_local(client: tuple[str, int] | None) -> bool:
 
 
 def _credential(headers: Mapping[str, str]) -> str:
-    """Returns the token in `Authorization: Bearer TOKEN`, or the key in `X-Auth-User-Service-Key`
-    or in `X-Auth-Email` with `X-Auth-Key`.
+    """Returns the token or the API key in the headers.
 
-    Raises WireError if the headers have no credentials, or malformed ones.
+    The token is in `Authorization: Bearer TOKEN`. Without that header, the key is in
+    `X-Auth-User-Service-Key`, or in `X-Auth-Key` if `X-Auth-Email` is present too. Raises WireError
+    if the headers have no credentials, or malformed ones.
     """
     if (authorization := headers.get("authorization")) is not None:
         bearer = _BEARER.fullmatch(authorization)

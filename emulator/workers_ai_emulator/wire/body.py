@@ -1,4 +1,4 @@
-"""Request bodies: size limits, gzip, and JSON as the service reads it."""
+"""Reads request bodies: limits their size, decompresses gzip, and parses JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, REQUEST_TOO_LARGE, WireError
 
 MAX_BODY_BYTES = 16 * 2**20
-GZIP_MAGIC = b"\x1f\x8b"  # no JSON text begins with these bytes
+GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins with them
 
-_LARGE_BODY_BYTES = 2**14  # parsing more delays other requests noticeably
-_MAX_DIGITS = 400  # a double has at most 309; Python refuses to parse very long integers
+# A larger body is parsed in a thread: parsing it on the event loop would delay other requests.
+_LARGE_BODY_BYTES = 2**14
+# An integer with more digits becomes an infinite float: Python refuses to parse very long integers.
+_MAX_DIGITS = 400
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
 async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
-    """Returns the parsed JSON of a body that arrives in `parts`.
+    """Reads a request body from `parts`, and returns its JSON value. The body may be gzipped.
 
-    Ignores content type and content encoding, which some clients send wrongly. Raises WireError
-    for a body that is too large, empty, or neither JSON nor gzipped JSON.
+    Sets `context.is_large`. Ignores the headers content-type and content-encoding, which some
+    clients send wrongly. Raises WireError for a body that is too large, empty, or neither JSON nor
+    gzipped JSON.
     """
     body = bytearray()
     async for part in parts:
@@ -42,9 +45,10 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
 
 
 async def read_body(receive: Receive) -> tuple[bytes, Receive]:
-    """Returns the body and a `receive` that repeats its messages.
+    """Returns the request's body, and an ASGI `receive` that returns the same body again.
 
-    Stops reading when the body exceeds MAX_BODY_BYTES, and then returns only its beginning.
+    If the body is larger than MAX_BODY_BYTES, stops reading and returns only the part read so far,
+    which is larger than MAX_BODY_BYTES too.
     """
     messages: list[Message] = []
     size = 0
@@ -61,7 +65,11 @@ async def read_body(receive: Receive) -> tuple[bytes, Receive]:
 
 
 def gunzip(body: bytes) -> bytes:
-    """Returns the uncompressed body. Raises WireError if it is too large, cut off or damaged."""
+    """Returns the decompressed body.
+
+    Raises WireError if the gzip data is damaged or incomplete, or if the decompressed body is
+    larger than MAX_BODY_BYTES.
+    """
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         content = decompressor.decompress(body, MAX_BODY_BYTES + 1)
@@ -75,7 +83,7 @@ def gunzip(body: bytes) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Returns the JSON value in the body, of any type, as JavaScript's `request.json()` does.
+    """Parses the body like JavaScript's `request.json()`, and returns its JSON value, of any type.
 
     Raises WireError for an empty body and for a body that is not JSON [inferred].
     """
@@ -91,7 +99,10 @@ def parse_json(body: bytes) -> Any:
 async def compute(
     context: CallContext, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
-    """Returns the function's result. For large requests the function runs in a thread."""
+    """Calls `function` and returns its result.
+
+    If the request's body is large, calls it in a thread, so that the event loop is not blocked.
+    """
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)

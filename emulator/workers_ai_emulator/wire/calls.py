@@ -1,4 +1,4 @@
-"""Matches requests against the endpoint table, by method and path alone."""
+"""Finds the row of the endpoint table that has the method and the path of a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 
-MODEL_HEADER = "cf-consn-model-id"  # in which bindings send the model's name
+MODEL_HEADER = "cf-consn-model-id"  # AI bindings send the model's name in this header
 
 _PATTERNS = [(endpoint, compile_path(endpoint.path)[0]) for endpoint in ENDPOINTS]
 _INFERENCE_PATTERNS = [(endpoint, p) for endpoint, p in _PATTERNS if endpoint.is_inference]
@@ -22,8 +22,9 @@ _ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
 class InferenceCall:
     """A request that runs a model.
 
-    `path` is the part of the path after account and gateway. `account_id` is None for bindings,
-    which do not send their account; `model` is None if only the body has the model's name.
+    `path`: the request's path without the account and the gateway. `account_id`: None for an AI
+    binding, which does not send its account id. `model`: the model's name in the path or in a
+    header, None if only the body has it.
     """
 
     endpoint: Endpoint
@@ -33,7 +34,7 @@ class InferenceCall:
 
 
 def inference_call(scope: Scope) -> InferenceCall | None:
-    """Returns the inference call with this ASGI scope, or None if the request runs no model."""
+    """Returns the request in this ASGI scope as an inference call, or None if it runs no model."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     for endpoint, pattern in _INFERENCE_PATTERNS:
@@ -46,12 +47,12 @@ def inference_call(scope: Scope) -> InferenceCall | None:
 
 
 def allowed_methods(path: str) -> list[str]:
-    """Returns the methods of the endpoints that have this path."""
+    """Returns the HTTP methods that the endpoints with this path support, sorted."""
     return sorted({endpoint.method for endpoint, pattern in _PATTERNS if pattern.match(path)})
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Removes the `run/` that AI Gateway accepts before a model's name."""
+    """Returns a model's name without the prefix `run/`, which AI Gateway accepts in paths."""
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")
     return name

@@ -1,4 +1,4 @@
-"""State that the middleware and the routes of one request share."""
+"""The context of a request: state that its middleware and its route share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _KEY = "workers_ai_emulator.call_context"
 
 @dataclass(slots=True)
 class CallContext:
-    """State that the middleware and the routes of one request share. Each field has one writer.
+    """State that the middleware and the route of one request share.
 
-    `needs_token`: the request came from wrangler 3, which sends its user's token, so the token is
-    checked even if the client is on this machine (`middleware/binding_transports.py`).
+    Each field is set by a single module, which is named in parentheses.
+
+    `needs_token`: the token is checked even if the client is on this machine, because the request
+    came from wrangler 3, which sends its user's token (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
     `is_large`: the body is so large that parsing it on the event loop would delay other requests
     (`wire/body.py`).
@@ -32,6 +34,6 @@ class CallContext:
 
 
 def context_of(scope: Scope) -> CallContext:
-    """Returns the context of the request with this ASGI scope. The first call creates it."""
+    """Returns the context in a request's ASGI scope. Creates the context if there is none yet."""
     context: CallContext = scope.setdefault(_KEY, CallContext())
     return context

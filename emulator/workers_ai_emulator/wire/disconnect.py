@@ -1,4 +1,4 @@
-"""Reactions to a client's disconnect while a response is being computed."""
+"""Stops work for a response when the client disconnects before the response is complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _T = TypeVar("_T")
 
 @asynccontextmanager
 async def on_disconnect(receive: Receive, action: Callable[[], object]) -> AsyncIterator[None]:
-    """Calls `action` if the client disconnects inside the block.
+    """Context manager that calls `action` if the client disconnects while its block runs.
 
-    The request's body must have been read before, because `receive` returns its parts first.
+    The request's body must have been read before: the context manager discards all messages of
+    `receive` until the disconnect.
     """
 
     async def watch() -> None:
@@ -35,10 +36,10 @@ async def on_disconnect(receive: Receive, action: Callable[[], object]) -> Async
 async def while_connected(
     work: Coroutine[Any, Any, _T], receive: Receive, *, limit_s: float | None = None
 ) -> _T:
-    """Returns the result of `work`, which is cancelled if the client disconnects first.
+    """Runs `work` and returns its result. Cancels `work` if the client disconnects or time is up.
 
-    Raises ClientDisconnect in that case, TimeoutError if `work` takes longer than `limit_s`
-    seconds, and every exception of `work`. The request's body must have been read before.
+    Raises ClientDisconnect if the client disconnects, TimeoutError if `work` takes longer than
+    `limit_s` seconds, and every exception of `work`. The request's body must have been read before.
     """
     task = asyncio.create_task(work)
     try:

@@ -1,7 +1,7 @@
-"""The table of all endpoints: method, path, access check, and whether the endpoint runs a model.
+"""The endpoint table: method, path and access check of each endpoint, and whether it runs a model.
 
-A route attaches a handler to each row (`routes/router.py`), the middleware finds inference calls
-in the table (`wire/calls.py`), and the OpenAPI document describes every row (`routes/openapi.py`).
+Three modules read the table: `routes/router.py` attaches a handler to each row, `wire/calls.py`
+finds the requests that run a model, and `routes/openapi.py` describes each row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Access(Enum):
-    """The check that a request must pass (`wire/authorization.py`)."""
+    """The authorization check of an endpoint, which `wire/authorization.py` performs."""
 
     PUBLIC = "no check before the handler"
     ACCOUNT = "a well-formed account id, then a token of Cloudflare's API"
@@ -23,10 +23,11 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A method and a path with parameters in Starlette's form: `{name}` or `{name:path}`.
+    """A row of the endpoint table.
 
-    `is_inference`: the endpoint runs a model. The middleware adds calls of such endpoints to the
-    journal, applies faults to them, counts their neurons and records them.
+    `path` may have path parameters in Starlette's form: `{name}` or `{name:path}`. `is_inference`:
+    the endpoint runs a model, so the middleware adds its calls to the journal, applies faults to
+    them, counts their neurons and records them.
     """
 
     method: str
@@ -150,5 +151,5 @@ DASHBOARD_REDIRECT = _control("GET", "", "Redirects to the dashboard", Access.PU
 DASHBOARD = _control("GET", "/", "The dashboard, a web page", Access.PUBLIC)
 DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Access.PUBLIC)
 
-# Requests are matched against the rows in this order, like routes in a router.
+# The endpoint table. The first row that matches a request is used, so the order matters.
 ENDPOINTS = tuple(value for value in globals().values() if isinstance(value, Endpoint))

@@ -1,4 +1,4 @@
-"""The JSON bodies and events that the service sends."""
+"""Builds JSON bodies and server-sent events in the form that Cloudflare sends them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
-# The service pads each event, so that the length of an encrypted event does not show the length of
-# its token. The padding is the start of this text. Recorded lengths are 0 to 49 and look uniform;
-# at 0 the key `p` is absent.
+# Workers AI pads each event of a stream, so that the length of an encrypted event does not reveal
+# the length of its token. The padding, under the key `p`, is the beginning of this text. Recorded
+# paddings have 0 to 49 characters, all lengths about equally often. At length 0, `p` is absent.
 _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 _MAX_PADDING = 49
 
 
 def to_json(value: Any) -> bytes:
-    """Returns compact JSON in UTF-8. Only lone surrogates, which UTF-8 cannot hold, are escaped."""
+    """Returns the value as compact JSON in UTF-8.
+
+    Escapes only lone surrogates, because UTF-8 cannot encode them.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
 
 
 def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
-    """Returns the envelope around a result."""
+    """Returns the JSON body of a successful response: `result` in Cloudflare's envelope."""
     return to_json({"result": result, "success": True, "errors": [], "messages": messages})
 
 
 def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
-    """Returns the envelope around page `number` (from 1) of `rows`. [documented]"""
+    """Returns the JSON body of a list that is divided into pages [documented].
+
+    `rows` is the whole list; the body contains page `number`, counted from 1, of `size` rows.
+    """
     result = rows[(number - 1) * size : number * size]
     info = {"count": len(result), "page": number, "per_page": size, "total_count": len(rows)}
     return to_json(
@@ -39,9 +45,11 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
 
 
 def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> bytes:
-    """Returns the body for an error, with the keys in the order in which its sender writes them.
+    """Returns the JSON body of an error response.
 
-    `is_bare`: errors of Workers AI have no envelope, as AI Gateway and bindings send them.
+    Its form depends on the program that sends the error: Cloudflare's API, AI Gateway or Workers
+    AI. The keys have the order of recorded responses. `is_bare`: an error of Workers AI has no
+    envelope, as AI Gateway and bindings send it.
     """
     match error.type.sender:
         case Sender.WORKERS_AI if is_bare:
@@ -61,18 +69,21 @@ def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> byte
 
 
 def event(value: Any) -> bytes:
-    """Returns one event of a stream."""
+    """Returns a server-sent event whose data is the value as JSON."""
     return b"data: " + to_json(value) + b"\n\n"
 
 
 class Padding:
-    """Adds padding to the events of a stream. The same seed results in the same lengths."""
+    """Adds padding of random lengths to the events of a stream.
+
+    The same seed results in the same lengths.
+    """
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
 
     def pad(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Returns the event's content with the padding `p` as its last key."""
+        """Adds the padding, as the key `p`, to an event's JSON object. Returns the object."""
         if length := self._random.randint(0, _MAX_PADDING):
             content["p"] = _PADDING[:length]
         return content

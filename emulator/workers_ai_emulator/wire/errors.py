@@ -1,7 +1,8 @@
-"""The errors that a client can receive, as data: one row for each.
+"""The error table: one row for each error that a client can receive.
 
-Texts and codes are the service's, as recorded, otherwise as documented
-(developers.cloudflare.com/workers-ai/platform/errors). Rows marked [ours] are the emulator's.
+Texts and codes are those of the service: recorded or, if there is no recording, documented
+(developers.cloudflare.com/workers-ai/platform/errors). Errors marked [ours] exist only in the
+emulator.
 """
 
 from __future__ import annotations
@@ -31,23 +32,25 @@ Json = dict[str, Any]
 
 
 class Sender(Enum):
-    """The program that sends an error. It decides the form of the body.
+    """The program of Cloudflare that sends an error. Each program has its own form of error body.
 
-    Two programs make up Cloudflare's API v4, as recorded bodies show: the legacy router puts
+    Cloudflare's API v4 consists of two programs, as recorded bodies show: the legacy router puts
     `result` last and escapes slashes, the newer API puts `result` first.
     """
 
     LEGACY_API = "API v4, legacy router"
     API = "API v4"
     GATEWAY = "AI Gateway"
-    WORKERS_AI = "Workers AI"  # the only one whose errors have a request id
+    WORKERS_AI = "Workers AI"  # only errors of Workers AI have a request id
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """A row: HTTP status, error code, text with gaps `{}`, and a summary for the OpenAPI document.
+    """A row of the error table.
 
-    Workers AI writes `kind` before the text in messages, and `more` after the text in bare errors.
+    `status` is the HTTP status, `code` Cloudflare's error code, `text` the message with
+    placeholders `{}`, and `summary` the description in the OpenAPI document. In messages of Workers
+    AI, `kind` precedes the text; in its errors without an envelope, `more` follows the text.
     """
 
     sender: Sender
@@ -60,9 +63,10 @@ class ErrorType:
 
 
 class WireError(EmulatorError):
-    """An error that the client receives: its row, and the values for the gaps in the row's text.
+    """An error that the client receives.
 
-    `entries` replace the response's list of errors, which otherwise has only code and text.
+    `type` is the error's row of the error table; `values` replace the placeholders in its text.
+    `entries` is the list of errors in the response, by default one entry with code and text.
     """
 
     def __init__(self, type: ErrorType, *values: object, entries: Sequence[Json] = ()) -> None:
@@ -72,7 +76,7 @@ class WireError(EmulatorError):
 
     @property
     def message(self) -> str:
-        """The text as Workers AI writes it: `AiError: KIND: TEXT`."""
+        """The error's message as Workers AI writes it: `AiError: KIND: TEXT`."""
         return ": ".join(filter(None, ("AiError", self.type.kind, str(self))))
 
 
@@ -162,7 +166,7 @@ CONTEXT_EXCEEDED = _ai(
     413, 5021, "The estimated number of input and maximum output tokens ({}) "
     "exceeded this model context window limit ({}).",
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
-JSON_MODE_UNSUPPORTED = _ai(  # the typo is the service's
+JSON_MODE_UNSUPPORTED = _ai(  # the service's message has this typo
     400, 5025, "This model doesn't suuport JSON Schema.",
     "The request asks for JSON mode, which Llama 2 never had.")
 RETIRED = _ai(
@@ -175,35 +179,42 @@ REFUSED_BY_ENGINE = _ai(
 
 
 def error_types(*senders: Sender) -> list[ErrorType]:
-    """Returns all rows of these senders."""
+    """Returns the rows of the error table whose sender is one of `senders`."""
     rows = [value for value in globals().values() if isinstance(value, ErrorType)]
     return [row for row in rows if row.sender in senders]
 
 
 def no_route_in_account(path: str) -> WireError:
-    """Returns the error for a path without an endpoint and with a malformed account id.
+    """Returns the error for a path that no endpoint has and whose account id is malformed.
 
-    It has two entries [recorded]. `path` begins after `/client/v4`.
+    The list of errors in the response has two entries [recorded]. `path` is the part of the path
+    after `/client/v4`.
     """
     account = WireError(INVALID_ACCOUNT, path)
     return WireError(NO_ROUTE, entries=account.entries + WireError(NO_ROUTE).entries)
 
 
 def header_malformed(detail_code: int, header: str) -> WireError:
-    """Returns the error for malformed credentials. `detail_code` is the code of its inner error."""
+    """Returns the error for malformed credentials in the header named `header`.
+
+    `detail_code` is the code of the more specific error in the response's `error_chain`.
+    """
     chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
     entry = WireError(HEADER_MALFORMED).entries[0] | {"error_chain": chain}
     return WireError(HEADER_MALFORMED, entries=[entry])
 
 
 def control_invalid(mistakes: Sequence[str]) -> WireError:
-    """Returns the error for an invalid body, with one entry for each mistake."""
+    """Returns the error for an invalid body sent to `/_emulator/`: one entry for each mistake."""
     entries = [{"code": CONTROL_INVALID.code, "message": mistake} for mistake in mistakes]
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 
 
 def refused_by_engine(reason: str) -> WireError:
-    """Returns the error whose text is an error of the inference engine, as JSON [recorded]."""
+    """Returns the error that Workers AI sends if its inference engine rejects a request.
+
+    Its text is the engine's own error message as JSON [recorded]. `reason` is the engine's reason.
+    """
     body = {"object": "error", "message": reason, "type": "BadRequestError"}
     return WireError(
         REFUSED_BY_ENGINE,
@@ -229,9 +240,9 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
 
 @contextmanager
 def wire_errors() -> Iterator[None]:
-    """Raises WireError in place of an error of the engine inside the block.
+    """Context manager that converts the engine's errors, raised in its block, to WireError.
 
-    Logs an error that the client receives as INTERNAL_ERROR, without its cause.
+    Logs the original error if the client receives INTERNAL_ERROR, which does not show the cause.
     """
     try:
         yield

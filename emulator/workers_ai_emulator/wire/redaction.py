@@ -1,4 +1,4 @@
-"""Removes a request's credentials from texts that are shown or stored."""
+"""Removes a request's credentials from texts that the journal shows or recordings store."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ CREDENTIAL_HEADERS = (
 )
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# Shorter secrets are not removed: they are words such as `x` or `local`, which occur in any text.
+# Credentials below this length are not removed: a word like `x` or `local` is also ordinary text.
 _MIN_LENGTH = 6
-_MIN_START = 4  # of a secret that is cut off at the end of a text
-# The headers inside the body of AI Gateway's universal endpoint.
+# A cut text may end with a part of a secret. The part is removed if it has at least this many
+# characters.
+_MIN_START = 4
+# Matches credential headers inside a JSON body, as AI Gateway's universal endpoint accepts them.
 _NAMED = re.compile(
     rf'("(?:{"|".join(map(re.escape, CREDENTIAL_HEADERS))})"\s*:\s*")(?:[^"\\]|\\.)*',
     re.IGNORECASE,
@@ -37,9 +39,10 @@ _NAMED = re.compile(
 
 
 class Redaction:
-    """Replaces the credentials in one request's headers, and `others`, in texts.
+    """Replaces the secrets of one request by `[redacted]` in texts, headers and JSON values.
 
-    A secret is also found as it is escaped in JSON and in URLs.
+    The secrets are the credentials in the request's headers, and `others`. A secret is also
+    replaced where it is escaped for JSON or for a URL.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -50,9 +53,10 @@ class Redaction:
         self._forms = sorted(forms, key=len, reverse=True)
 
     def text(self, text: str, *, is_cut: bool = False) -> str:
-        """Returns the text without the secrets.
+        """Returns the text with `[redacted]` in place of each secret.
 
-        `is_cut`: the text may end inside a secret, whose start is then removed.
+        `is_cut`: the text was cut and may end inside a secret. The beginning of a secret at the end
+        is then removed too.
         """
         for form in self._forms:
             text = text.replace(form, _MARK)
@@ -66,7 +70,7 @@ class Redaction:
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Returns the headers by name, without secrets. Repeated headers are joined by commas."""
+        """Returns the headers without secrets. Joins the values of a repeated header by commas."""
         redacted: dict[str, str] = {}
         for name, value in headers:
             value = _MARK if name in _HIDDEN_HEADERS else self.text(value)
@@ -74,9 +78,10 @@ class Redaction:
         return redacted
 
     def json(self, text: str, *, is_cut: bool = False) -> Any:
-        """Returns the JSON value of the text, or the text if it is not JSON, without secrets.
+        """Parses the text, and returns its JSON value without secrets.
 
-        The values of members named like a header with credentials are removed too.
+        Returns the text without secrets if it is not JSON. Also removes the value of each JSON key
+        that is the name of a credential header. `is_cut`: the text may end inside a secret.
         """
         try:
             return self.value(json.loads(text, parse_constant=float))
@@ -84,9 +89,9 @@ class Redaction:
             return self.text(_NAMED.sub(rf"\1{_MARK}", text), is_cut=is_cut)
 
     def value(self, value: Any) -> Any:
-        """Returns a JSON value without secrets.
+        """Returns a parsed JSON value with `[redacted]` in place of each secret.
 
-        Raises ValueError for a number that JSON cannot express, such as the infinity of `1e999`.
+        Raises ValueError for a number that JSON cannot express: Python parses `1e999` as infinity.
         """
         match value:
             case str():
@@ -104,16 +109,16 @@ class Redaction:
 
 
 def _secrets(name: str, value: str) -> list[str]:
-    """Returns the header's value and the secrets inside it."""
+    """Returns the secrets in a credential header: the whole value, and its token or cookies."""
     if name == "cookie":
         candidates = [value, *(pair.partition("=")[2].strip() for pair in value.split(";"))]
     else:
-        candidates = [value, value.partition(" ")[2].strip()]  # the part after `Bearer`
+        candidates = [value, value.partition(" ")[2].strip()]  # the token after `Bearer`
     return [secret for secret in candidates if len(secret) >= _MIN_LENGTH]
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the secret itself, and as it is escaped in JSON and in URLs."""
+    """Returns the secret in three forms: unchanged, escaped for JSON, and escaped for URLs."""
     return {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
 
 

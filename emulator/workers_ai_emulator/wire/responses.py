@@ -1,4 +1,4 @@
-"""The HTTP responses of all endpoints: JSON, an error, or a stream of events."""
+"""The kinds of HTTP responses that endpoints send: JSON, errors, and streams of events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 log = logging.getLogger(__name__)
 
-# AI Gateway's clients and bindings get Workers AI's errors without an envelope.
+# Paths of AI Gateway and of bindings, for which errors of Workers AI have no envelope.
 _BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
 
 
 class JsonResponse(Response):
-    """A JSON body. Its content type has no charset, like the service's."""
+    """A response with a JSON body. Its content type has no charset, as on the service."""
 
     def __init__(
         self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
@@ -41,7 +41,7 @@ def error_response(
 ) -> JsonResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
-    Adds `headers`, except to errors of Workers AI, whose only other header is the request id.
+    Adds `headers` to the response. An error of Workers AI has the header `cf-ai-req-id` instead.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:
@@ -51,9 +51,9 @@ def error_response(
 
 
 class EventStream(EventSourceResponse):
-    """A stream of events. Calls `on_end` when the stream is complete, cut or cancelled.
+    """A response that streams events. Calls `on_end` when it is complete, cut or cancelled.
 
-    Sends no pings, no comments and no charset, because the service sends none.
+    Sends no pings, no comments and no charset, because Cloudflare sends none.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except EmulatorError as error:
-            # The status is already sent: the only way to report the error is to cut the stream.
+            # The status was already sent: the only way to report the error is to cut the stream.
             log.error("a stream breaks off: %s", error)
         finally:
-            # The `finally` of a suspended generator may run only when it is garbage-collected.
+            # The generator `events` does not call `on_end` in a `finally` of its own: after a cut,
+            # Python may run that `finally` only when it garbage-collects the generator.
             self._on_end()

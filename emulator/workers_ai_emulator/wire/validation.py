@@ -1,4 +1,4 @@
-"""Error messages for invalid data of users."""
+"""Validates rules that users write, and converts pydantic's errors to lines of text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ _Rule = TypeVar("_Rule", bound=BaseModel)
 
 
 def error_lines(error: ValidationError) -> list[str]:
-    """Returns one line per mistake, with its place, the reason and the start of the given value."""
+    """Returns one line per mistake: the field, the reason, and the start of the invalid value."""
     return [_line(detail) for detail in error.errors()]
 
 
 def parse_rule_list(
     rule_type: type[_Rule], values: Iterable[Any], *, strict: bool = False
 ) -> list[_Rule]:
-    """Returns a rule for each JSON value. Raises ValueError with one line per mistake.
+    """Validates each JSON value as a rule of type `rule_type`, and returns the rules.
 
-    `strict`: no value is converted to another type.
+    Raises ValueError, with one line per mistake. `strict`: pydantic converts no value to another
+    type, for example no text to a number.
     """
     rules, lines = [], []
     for number, value in enumerate(values, 1):
@@ -34,7 +35,7 @@ def parse_rule_list(
     return rules
 
 
-def _line(detail: Any) -> str:  # a dictionary whose type only pydantic_core exports
+def _line(detail: Any) -> str:  # pydantic does not export the type of `detail`
     where = ".".join(map(str, detail["loc"]))
     given = json.dumps(detail["input"], default=str)[:80]
     message = detail["msg"].removeprefix("Value error, ")

@@ -1,1 +1,1 @@
-"""Faults on demand: the rules that choose them, and the middleware that applies them."""
+"""Faults: errors and broken streams that a user requests for tests."""

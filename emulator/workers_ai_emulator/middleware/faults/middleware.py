@@ -1,7 +1,7 @@
-"""Applies faults: errors and broken streams that the user requests for tests.
+"""Applies faults to inference calls: errors and broken streams that a user requests for tests.
 
-An error is sent before authorization and validation, and runs no model. Other faults delay or
-change the application's response.
+If the fault is an error, it is sent before authorization and validation, and no model runs. Other
+faults delay or change the application's response.
 """
 
 from __future__ import annotations
@@ -49,13 +49,17 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# The error has the name of the model that responded under this name last [recorded].
+# The error for a retired model names the model that responded under its name last [recorded].
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
-_NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many events `[DONE]` are sent
+_NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
 
 class FaultMiddleware(InferenceMiddleware):
-    """Applies the fault that a call requests, otherwise the fault of the first matching rule."""
+    """Applies a fault to an inference call.
+
+    It is the fault that the call requests, otherwise the fault of the first fault rule that matches
+    the call.
+    """
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
         super().__init__(app)
@@ -85,10 +89,10 @@ class FaultMiddleware(InferenceMiddleware):
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
-        """Returns the fault that the call requests, otherwise the fault of the first matching rule.
+        """Returns the fault that the call requests, otherwise that of the first matching rule.
 
-        Ignores a fault of streams if the call does not stream. Raises WireError if the requested
-        fault does not exist.
+        Returns None if a fault of streams is requested for a call that does not stream. Raises
+        WireError if the requested fault does not exist or has invalid options.
         """
         if requested is None:
             return self._rules.choose(subject)
@@ -106,20 +110,24 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, request.receive, repeat_end(send, _NUM_ENDS[name]))
         elif name == "json-instead-of-stream":
             await self._app(scope, request.receive_without_stream(), send)
-        elif await self._wait(request.receive_rest, fault.seconds):  # slow-first-token
+        elif await self._wait(request.receive_rest, fault.seconds):  # the fault slow-first-token
             await self._app(scope, request.receive, send)
 
     async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
-        """Sends an incomplete stream, after which uvicorn closes the connection."""
+        """Sends the beginning of a stream. uvicorn then closes the connection.
+
+        With the fault `stall`, the connection stays open until the client disconnects or the fault
+        rules are reset.
+        """
         stream = BreakingStream(fault, request.receive, send)
         await self._app(scope, stream.receive, stream.send)
         if stream.is_broken and fault.fault == "stall":
             await self._wait(request.receive_rest, None)
 
     async def _wait(self, receive: Receive, limit_s: float | None) -> bool:
-        """Waits until the time has passed or the rules are reset.
+        """Waits for `limit_s` seconds (None: without limit) or until the fault rules are reset.
 
-        Returns False if the client disconnects first.
+        Returns False if the client disconnects before that, otherwise True.
         """
         try:
             await while_connected(self._rules.released.wait(), receive, limit_s=limit_s)
@@ -131,9 +139,10 @@ class FaultMiddleware(InferenceMiddleware):
 
 
 class _Request:
-    """A request whose body has been read.
+    """The request of an inference call, after the middleware has read its body.
 
-    `receive` returns the messages of the body again; `receive_rest` returns later messages.
+    `receive` returns the ASGI messages with the body again; `receive_rest` returns only the
+    messages after them, such as a disconnect.
     """
 
     def __init__(
@@ -144,7 +153,7 @@ class _Request:
         self.is_gateway = call.endpoint.access is Access.GATEWAY
         self._value = _parse(body)
         parts = self._value if isinstance(self._value, list) else [self._value]
-        # A list is the body of AI Gateway's universal endpoint, with one object for each step.
+        # AI Gateway's universal endpoint takes a list of requests, which are JSON objects.
         self._parts = [part for part in parts if isinstance(part, dict)]
         names = (part.get(key) for part in self._parts for key in ("model", "endpoint"))
         model = call.model or next((name for name in names if isinstance(name, str)), None)
@@ -152,7 +161,7 @@ class _Request:
         self.subject = Subject(call.account_id, model and _bare_name(model), is_stream)
 
     def receive_without_stream(self) -> Receive:
-        """Returns a `receive` for the same body with `stream` set to false."""
+        """Returns an ASGI `receive` that returns the request's body with `stream` set to false."""
         for inputs in self._inputs:
             if "stream" in inputs:
                 inputs["stream"] = False
@@ -165,13 +174,13 @@ class _Request:
 
     @property
     def _inputs(self) -> list[dict[str, Any]]:
-        """All objects in the body that may be a model's input: top-level and nested ones."""
+        """All JSON objects in the body that may be a model's input, top-level or nested."""
         nested = (part.get(key) for part in self._parts for key in ("inputs", "input", "query"))
         return [*self._parts, *(inputs for inputs in nested if isinstance(inputs, dict))]
 
 
 def _with_fault_header(send: Send, name: str) -> Send:
-    """Returns a `send` that adds the fault's name to the response's headers."""
+    """Returns an ASGI `send` that adds the header `x-emulator-fault` with the fault's name."""
 
     async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -192,7 +201,10 @@ def _error(name: str, request: _Request) -> WireError:
 
 
 def _parse(body: bytes) -> Any:
-    """Returns the JSON value in the body, or None for an invalid body, which the route refuses."""
+    """Returns the JSON value of a request body, or None if the body is invalid.
+
+    The route refuses a call with an invalid body.
+    """
     try:
         return parse_json(gunzip(body) if body.startswith(GZIP_MAGIC) else body)
     except WireError:
@@ -200,5 +212,5 @@ def _parse(body: bytes) -> Any:
 
 
 def _bare_name(model: str) -> str:
-    """Returns a model's name without the prefixes of bindings and AI Gateway."""
+    """Returns a model's name without the prefixes that bindings and AI Gateway put before it."""
     return model.rpartition(":")[2].removeprefix("workers-ai/").removeprefix("run/")

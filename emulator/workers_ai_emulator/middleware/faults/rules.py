@@ -1,10 +1,12 @@
-"""Faults, the rules that choose a fault for a call, and faults that a call requests itself.
+"""Defines faults, and chooses the fault for an inference call.
+
+A user requests a fault in one of three ways:
 
     x-emulator-fault: NAME                    a header of the call
     Authorization: Bearer fault:NAME          the call's token or key
-    {"fault": "NAME", "times": 2}             a rule, added before the call
+    {"fault": "NAME", "times": 2}             a fault rule, added before the call
 
-Header and token can have options: `cut-mid-event;after_events=3`.
+In the header or the token, options follow the name: `cut-mid-event;after_events=3`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The properties of a call that rules match. None is a property that the call lacks."""
+    """The properties of an inference call by which fault rules select calls.
+
+    A property is None if the call does not have it.
+    """
 
     account_id: str | None
     model: str | None
@@ -65,8 +70,8 @@ class Subject:
 class Fault(BaseModel):
     """A fault and its options.
 
-    `after_events`: events that are sent before a stream breaks. `seconds`: delay of the first
-    token.
+    `after_events`: the number of events that are sent before the stream breaks. `seconds`: the
+    delay of the first token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,17 +95,17 @@ class Fault(BaseModel):
         return value
 
     def applies(self, subject: Subject) -> bool:
-        """Returns whether the call gets the fault. Faults of streams need a call that streams."""
+        """Returns whether the fault can be applied. Faults of streams need a call that streams."""
         return subject.is_stream or self.fault not in _OF_STREAMS
 
 
 class FaultRule(Fault):
-    """A fault and the calls that get it. Unset conditions match every call.
+    """A fault, and conditions for the calls that get it.
 
-    `times`: the number of calls that get the fault, after which the rule is removed; None: every
-    matching call until the reset. `probability`: the probability that a matching call gets the
-    fault; with `seed` the same calls get it in every run. `model`: a model's name, in which `*`
-    matches any text.
+    A condition that is not set matches all calls. `times`: the number of calls that get the fault,
+    after which the rule is removed; None: all matching calls until the next reset. `probability`:
+    the probability that a matching call gets the fault. `seed`: the seed of this random choice, to
+    get the same choices in every run. `model`: a model's name, in which `*` matches any text.
     """
 
     times: int | None = Field(default=None, ge=1)
@@ -119,7 +124,7 @@ class FaultRule(Fault):
 
 @dataclass(slots=True)
 class _ActiveRule:
-    """A rule, with the number of calls that still get its fault."""
+    """An active fault rule. `times` is the number of further calls that get its fault."""
 
     rule: FaultRule
     times: int | None
@@ -130,7 +135,10 @@ class _ActiveRule:
 
 
 class FaultRules:
-    """The active rules, in order. `released` is set when delayed responses must end their delay."""
+    """The active fault rules, in the order in which they were added.
+
+    `released` is an asyncio event for which delayed responses wait: when it is set, the delay ends.
+    """
 
     def __init__(self) -> None:
         self.released = asyncio.Event()
@@ -140,13 +148,16 @@ class FaultRules:
         return len(self._rules)
 
     def add(self, rules: list[FaultRule]) -> None:
-        """Adds rules after the active ones. Raises ValueError if there would be too many."""
+        """Adds fault rules after the active ones. Raises ValueError if there are too many rules."""
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
         self._rules += [_ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]
 
     def choose(self, subject: Subject) -> Fault | None:
-        """Returns the fault of the first rule that applies, and counts the call for that rule."""
+        """Returns the fault of the first fault rule that applies to the call, or None.
+
+        Decrements `times` of that rule, and removes the rule at zero.
+        """
         for number, each in enumerate(self._rules):
             if each.draws(subject):
                 if each.times is not None:
@@ -157,14 +168,14 @@ class FaultRules:
         return None
 
     def reset(self) -> None:
-        """Removes all rules, and ends the delay of all responses."""
+        """Removes all fault rules, and ends the delay of the responses that a fault delays."""
         self._rules.clear()
         self.released.set()
         self.released = asyncio.Event()
 
     @property
     def active(self) -> list[dict[str, Any]]:
-        """The active rules as JSON, as they were added except for the current value of `times`."""
+        """The active fault rules as the user wrote them in JSON, but with the current `times`."""
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})
@@ -173,7 +184,7 @@ class FaultRules:
 
 
 def parse_fault_rules(value: Any) -> list[FaultRule]:
-    """Returns the rules in a JSON value, which is one rule or a list of rules.
+    """Returns the fault rules in a JSON value, which is one rule or a list of rules.
 
     Raises ValueError with a line for each mistake.
     """
@@ -182,7 +193,7 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:
-    """Returns the text with which a call requests a fault, in a header or a token, or None."""
+    """Returns the name and options of the fault that a call requests in its headers, or None."""
     if (text := headers.get(FAULT_HEADER)) is not None:
         return text
     tokens = (_TOKEN.fullmatch(headers.get(name, "")) for name in _TOKEN_HEADERS)
@@ -190,7 +201,7 @@ def requested_fault(headers: Mapping[str, str]) -> str | None:
 
 
 def parse_fault(text: str) -> Fault:
-    """Returns the fault in `NAME;option=value`. Raises WireError with all mistakes."""
+    """Parses a fault `NAME;option=value`. Raises WireError with all mistakes in the text."""
     name, *options = (part.strip() for part in text.split(";"))
     pairs = (option.partition("=") for option in options)
     try:

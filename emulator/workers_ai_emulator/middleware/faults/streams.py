@@ -1,4 +1,4 @@
-"""Faults of streams: streams that break, and streams with two events `[DONE]` or none."""
+"""Applies faults to streams: breaks a stream, or sends its event `[DONE]` twice or never."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from starlette.types import Message, Receive, Send
 from workers_ai_emulator.middleware.faults.rules import Fault
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
 
-# The beginning of the text in an event, in every response format.
+# Matches the JSON before the completion text in an event, for all response formats.
 _TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')
 _CHARACTER = "🍎".encode()
 
 
 class BreakingStream:
-    """Sends a stream up to its fault, then reports to the application that the client disconnected.
+    """Sends the beginning of a stream, and then breaks it.
 
-    The application therefore cancels the generation, which frees its slot.
+    After the break, `receive` returns a disconnect, so that the application cancels the generation
+    and frees its slot.
     """
 
     def __init__(self, fault: Fault, receive: Receive, send: Send) -> None:
@@ -57,22 +58,25 @@ class BreakingStream:
         await self._send(message)
 
     def _is_due(self, event: bytes) -> bool:
-        """Returns whether the stream breaks in this event. It breaks in `[DONE]` at the latest."""
+        """Returns whether the stream breaks in this event. Counts the event.
+
+        The stream breaks after `after_events` events, or in `[DONE]` if it has fewer events.
+        """
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM
 
 
 def _beginning(event: bytes, name: str) -> bytes:
-    """Returns the part of an event that is sent before the stream breaks."""
+    """Returns the part of an event that the fault `name` sends before it breaks the stream."""
     if name == "cut-mid-event":
         return event[: len(event) // 2]
     return _up_to_half_a_character(event) if name == "cut-mid-utf8" else b""
 
 
 def _up_to_half_a_character(event: bytes) -> bytes:
-    """Returns the event up to the first byte of its first multi-byte character.
+    """Returns the event up to and including the first byte of its first multi-byte character.
 
-    Inserts such a character into an event without one.
+    If the event has no multi-byte character, inserts one before cutting the event.
     """
     if event.isascii():
         text = _TEXT.search(event)
@@ -81,7 +85,7 @@ def _up_to_half_a_character(event: bytes) -> bytes:
 
 
 def repeat_end(send: Send, num_ends: int) -> Send:
-    """Returns a `send` that sends the event `[DONE]` `num_ends` times."""
+    """Returns an ASGI `send` that sends the event `[DONE]` `num_ends` times instead of once."""
 
     async def send_ends(message: Message) -> None:
         is_end = message.get("body") == END_OF_STREAM

@@ -1,1 +1,1 @@
-"""The journal: the last inference calls, in memory and within bounds."""
+"""The journal: the most recent inference calls and their responses, stored in memory."""

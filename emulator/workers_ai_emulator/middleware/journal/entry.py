@@ -1,4 +1,7 @@
-"""One call in the journal. Bodies are stored as bytes and parsed only when the entry is read."""
+"""An entry of the journal: an inference call and its response.
+
+Bodies are stored as bytes, and parsed only when the entry is displayed.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.redaction import Redaction
 
-MAX_PART_BYTES = 2**18  # stored bytes of each body and of the prompt
+MAX_PART_BYTES = 2**18  # limit for the stored bytes of each body, and of the prompt
 
-_EMPTY_BYTES = 4096  # memory of an entry without texts
-_MAX_TEXT_LENGTH = 2000  # characters of a path or a header
+_EMPTY_BYTES = 4096  # estimated memory of an entry without headers and bodies
+_MAX_TEXT_LENGTH = 2000  # characters; longer paths and headers are shortened
 _MAX_HEADERS = 100
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _CODE = re.compile(rb'"(?:internalCode|code)":(\d+)')
@@ -27,7 +30,7 @@ _USAGE = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
 
 
 class Part:
-    """A body or prompt, of which only the first MAX_PART_BYTES are stored."""
+    """A request body, response body or prompt. Only its first MAX_PART_BYTES are stored."""
 
     __slots__ = ("num_bytes", "stored")
 
@@ -36,7 +39,7 @@ class Part:
         self.num_bytes = len(data)
 
     def add(self, data: bytes) -> int:
-        """Adds bytes. Returns the number of bytes that were stored."""
+        """Appends bytes up to MAX_PART_BYTES. Returns the number of bytes that were stored."""
         self.num_bytes += len(data)
         data = data[: MAX_PART_BYTES - len(self.stored)]
         self.stored += data
@@ -44,7 +47,7 @@ class Part:
 
     @property
     def num_left_out(self) -> int:
-        """The number of bytes that are not stored."""
+        """The number of bytes that were not stored, because of the limit MAX_PART_BYTES."""
         return self.num_bytes - len(self.stored)
 
     def copy(self) -> Part:
@@ -54,10 +57,11 @@ class Part:
 
 
 class Entry:
-    """A call and its response so far. Times are in seconds since the request arrived.
+    """An inference call, and the part of its response that was sent so far.
 
-    `outcome` is None until the call has ended, then `ok`, the code of an error, `cancelled` (the
-    client disconnected) or `cut` (the response is incomplete).
+    `first_s`, `last_s`: when the first and the last part of the response's body were sent, in
+    seconds since the request arrived. `outcome`: None until the call has ended, then `ok`, an
+    error code, `cancelled` (the client disconnected) or `cut` (the response is incomplete).
     """
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
@@ -75,14 +79,14 @@ class Entry:
         self.status: int | None = None
         self.response_headers: dict[str, str] = {}
         self.response_body = Part()
-        self.num_pieces = 0  # body messages of the response; one for each event of a stream
+        self.num_pieces = 0  # number of ASGI messages with a part of the response's body
         self.first_s: float | None = None
         self.last_s = 0.0
         self.longest_gap_s = 0.0
         self.duration_s: float | None = None
         self.outcome: str | None = None
         self.is_dropped = False
-        self.num_bytes = (  # an estimate of the memory that the entry takes
+        self.num_bytes = (  # estimated memory of the entry
             _EMPTY_BYTES + len(self.path) + len(self.query) + _size(self.request_headers)
         )
         self._model = call.model and self._redacted(call.model)
@@ -98,17 +102,20 @@ class Entry:
 
     @property
     def started(self) -> StartedGeneration | None:
-        """The generation of a running call. Later None, because a generation refers to a model."""
+        """The generation of a running call; None before its start, and after the call has ended.
+
+        The entry of an ended call stores no generation, because that would keep a model in memory.
+        """
         return self._context.started
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts so far, or None if no backend has started."""
+        """The call's token counts so far, or None if no backend has started a generation."""
         return self.started.generation.usage if self.started else self._usage
 
     @property
     def answered_by(self) -> str | None:
-        """The name of the weights, or of the source of a completion without weights."""
+        """The name of the weights, or of the backend or service that generates the response."""
         return self.started.model_name if self.started else self._model_name
 
     @property
@@ -158,20 +165,28 @@ class Entry:
         return self.response_body.add(body)
 
     def end(self, outcome: str) -> None:
-        """Closes the entry. Replaces the outcome `error` by the code in the response."""
+        """Stores the outcome of the call, which has ended. Discards its generation.
+
+        Replaces the outcome `error` by the error code in the response.
+        """
         code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
         self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
-        self._context = CallContext(fault=self.fault, model=self.model)  # without the generation
+        # The old context contains the generation, which would keep its model in memory.
+        self._context = CallContext(fault=self.fault, model=self.model)
 
     def drop(self) -> None:
-        """Discards the bodies and the prompt."""
+        """Discards the bodies and the prompt, because the journal has dropped the entry."""
         self.is_dropped = True
         self.request_body, self.response_body, self.prompt = Part(), Part(), None
 
     def _usage_in_response(self) -> Usage | None:
-        """Returns the last token counts in a response that no generation of this server made."""
+        """Returns the token counts in the response's body, or None if it has none.
+
+        This is for replayed responses and for responses of the real service, because this server
+        runs no generation for them.
+        """
         counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
 

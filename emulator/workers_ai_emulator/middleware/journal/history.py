@@ -1,4 +1,4 @@
-"""The server's load in the last minutes: one sample per second."""
+"""Measures the server's load once per second, and stores the samples of the last five minutes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _NUM_SAMPLES = 300
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The load at one moment. `time` is in seconds since 1970.
+    """The server's load at one moment.
 
-    `running`: calls with a slot; `waiting`: calls without a slot, or without a generation yet;
-    `slots`, `free_slots`: sums over all loaded models.
+    `time`: seconds since 1970. `running`: the number of inference calls that have a slot.
+    `waiting`: the number of calls whose generation has not started or waits for a slot. `slots`,
+    `free_slots`: the slots of all loaded models together.
     """
 
     time: float
@@ -31,7 +32,7 @@ class Sample:
 
 
 class History:
-    """The samples of the last five minutes."""
+    """Stores the samples of the server's load in the last five minutes."""
 
     def __init__(self, models: ModelManager, journal: Journal) -> None:
         self.samples: deque[Sample] = deque(maxlen=_NUM_SAMPLES)
@@ -41,7 +42,7 @@ class History:
         self._time = time.monotonic() - INTERVAL_S
 
     async def record(self) -> None:
-        """Adds a sample every second until it is cancelled."""
+        """Adds a sample of the server's load every second, until its task is cancelled."""
         while True:
             self.samples.append(self._sample())
             await asyncio.sleep(INTERVAL_S)
@@ -62,7 +63,7 @@ class History:
         )
 
     def _tokens_per_second(self) -> float:
-        """Returns the rate of completion tokens since the last sample."""
+        """Returns the completion tokens per second of all calls since the last sample."""
         now, num_tokens = time.monotonic(), self._journal.num_completion_tokens
         elapsed_s, num_new = now - self._time, num_tokens - self._num_tokens
         self._time, self._num_tokens = now, num_tokens

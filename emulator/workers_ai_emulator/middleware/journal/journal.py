@@ -1,4 +1,4 @@
-"""The last inference calls, in memory and within bounds."""
+"""The journal: stores the most recent inference calls, up to a maximum number and size."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from workers_ai_emulator.wire.calls import InferenceCall
 MAX_ENTRIES = 1000
 MAX_BYTES = 16 * 2**20
 
-_LONG_PROMPT = 1024  # tokens; converting more of them on the event loop delays other requests
+# A prompt with more tokens is converted to text in a thread: on the event loop it would delay other
+# requests.
+_LONG_PROMPT = 1024
 
 
 class Journal:
-    """The last calls. Beyond its limits it drops the oldest. Not thread-safe.
+    """Stores the most recent inference calls. Not thread-safe.
 
-    `epoch` changes when the journal is emptied. `num_dropped` counts entries dropped since then.
+    Drops the oldest entries if there are more than `max_entries` entries or `max_bytes` bytes.
+    `epoch` is a random id, which changes when the journal is cleared; `num_dropped` counts the
+    entries that were dropped since then.
     """
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -42,28 +46,28 @@ class Journal:
 
     @property
     def num_completion_tokens(self) -> int:
-        """The number of completion tokens of all calls since the start."""
+        """The number of completion tokens of all calls since the server's start."""
         running = [entry.usage for entry in self.running]
         return self._num_tokens + sum(usage.num_completion_tokens for usage in running if usage)
 
     def newest(self, limit: int, after: int = 0) -> list[Entry]:
-        """Returns at most `limit` entries with ids above `after`, newest first."""
+        """Returns at most `limit` entries whose ids are greater than `after`, newest first."""
         newer = takewhile(lambda entry: entry.id > after, reversed(self._entries.values()))
         return [*islice(newer, limit)]
 
     def get(self, number: int) -> Entry | None:
-        """Returns the entry with this id, or None if it was dropped or never existed."""
+        """Returns the entry with this id, or None if the entry was dropped or never existed."""
         return self._entries.get(number)
 
     def clear(self) -> None:
-        """Drops all entries, also those of running calls."""
+        """Drops all entries, including the entries of running calls."""
         while self._entries:
             self._drop_oldest()
         self.num_dropped = 0
         self.epoch = str(uuid4())
 
     def begin(self, scope: Scope, call: InferenceCall) -> Entry:
-        """Adds an entry for this call, and returns it."""
+        """Adds an entry for a new inference call, and returns the entry."""
         self._last_id += 1
         entry = Entry(self._last_id, scope, call)
         self._entries[entry.id] = entry
@@ -72,24 +76,24 @@ class Journal:
         return entry
 
     def grow(self, entry: Entry, num_bytes: int) -> None:
-        """Counts new bytes of an entry, and drops the oldest entries beyond the limits."""
+        """Adds `num_bytes` to the size of an entry. Drops the oldest entries beyond the limits."""
         entry.num_bytes += num_bytes
         self._add_bytes(num_bytes)
 
     async def store_prompt(self, entry: Entry) -> None:
-        """Stores the rendered prompt in the entry, if a backend has started the generation."""
+        """Stores the rendered prompt in the entry. Does nothing if no generation has started."""
         if entry.prompt is not None or entry.started is None or entry.is_dropped:
             return
         try:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
-        except EngineError:  # the model has been unloaded
+        except EngineError:  # the model of this generation was unloaded
             return
-        if entry.prompt is None and not entry.is_dropped:  # both may have changed during the await
+        if entry.prompt is None and not entry.is_dropped:  # the entry may have changed in the await
             entry.prompt = prompt
             self.grow(entry, len(prompt.stored))
 
     def end(self, entry: Entry, outcome: str) -> None:
-        """Closes the entry of a finished call."""
+        """Stores the outcome of an ended call in its entry, and counts its completion tokens."""
         self.running.discard(entry)
         entry.end(outcome)
         self._num_tokens += entry.usage.num_completion_tokens if entry.usage else 0

@@ -1,4 +1,4 @@
-"""Adds calls and their responses to the journal."""
+"""Middleware that adds inference calls and their responses to the journal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workers_ai_emulator.wire.calls import InferenceCall
 
 _END_OF_STREAM = b"data: [DONE]"
 _TAIL_BYTES = 32
-_CLIENT_CLOSED_REQUEST = 499  # the application's status for a client that has disconnected
+_CLIENT_CLOSED_REQUEST = 499  # `app.py` sends this status after a disconnect
 
 
 class JournalMiddleware(InferenceMiddleware):
-    """Adds each call and its response to the journal."""
+    """Adds each inference call and its response to the journal."""
 
     def __init__(self, app: ASGIApp, journal: Journal) -> None:
         super().__init__(app)
@@ -33,7 +33,7 @@ class JournalMiddleware(InferenceMiddleware):
 
 
 class _Observer:
-    """Passes on the ASGI messages of one call, and copies them to the call's entry."""
+    """Passes on the ASGI messages of an inference call, and copies them to its journal entry."""
 
     def __init__(self, journal: Journal, entry: Entry, receive: Receive, send: Send) -> None:
         self._journal = journal
@@ -47,7 +47,7 @@ class _Observer:
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            # A disconnect after the complete response is normal.
+            # A disconnect after the complete response does not make the outcome `cancelled`.
             self._is_disconnected |= not self._is_whole
         elif not self._entry.is_dropped:
             is_last = not message.get("more_body", False)
@@ -65,11 +65,11 @@ class _Observer:
         if self._is_whole:
             self._entry.duration_s = self._entry.elapsed_s
         if not has_begun and self._entry.first_s is not None:
-            # Only now, because rendering the prompt must not delay the first bytes.
+            # Rendering the prompt takes time, so it is done after the first bytes were sent.
             await self._journal.store_prompt(self._entry)
 
     async def end(self) -> None:
-        """Closes the entry."""
+        """Stores duration, prompt and outcome in the call's journal entry."""
         outcome = self._outcome()
         if self._entry.duration_s is None:
             self._entry.duration_s = self._entry.elapsed_s
@@ -79,7 +79,7 @@ class _Observer:
             self._journal.end(self._entry, outcome)
 
     def _add(self, message: Message) -> int:
-        """Adds a part of the response to the entry. Returns the number of stored bytes."""
+        """Adds an ASGI message of the response to the entry. Returns the number of stored bytes."""
         if message["type"] == "http.response.start":
             return self._entry.add_response_start(message)
         if body := message.get("body", b""):

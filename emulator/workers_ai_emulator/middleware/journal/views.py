@@ -1,4 +1,4 @@
-"""The JSON of the journal: the row of a call in a list, and a call with its bodies."""
+"""Converts journal entries to JSON: a summary for the list of calls, or all details of a call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from workers_ai_emulator.wire.envelope import to_json
 
 Json = dict[str, Any]
 
-_LONG_BYTES = 2**15  # parsing a larger entry on the event loop delays other requests
+# A larger entry is converted to JSON in a thread: on the event loop it would delay other requests.
+_LONG_BYTES = 2**15
 
 
 def row(entry: Entry) -> Json:
-    """Returns the row of a call in a list. Values that are not known yet are null."""
+    """Returns the summary of an entry for the list of calls. Unknown values are null."""
     usage = entry.usage
     return {
         "id": entry.id,
@@ -42,7 +43,7 @@ def row(entry: Entry) -> Json:
 
 
 async def whole(entry: Entry) -> bytes:
-    """Returns a call with headers, bodies and prompt as JSON."""
+    """Returns all details of an entry as JSON: the summary, headers, bodies and the prompt."""
     duplicate = entry.copy()
     if entry.num_bytes > _LONG_BYTES:
         return await asyncio.to_thread(_whole, duplicate)
@@ -76,7 +77,11 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _tokens_per_second(entry: Entry) -> float | None:
-    """Returns the rate since the first token of a stream, or since the request if not streamed."""
+    """Returns the completion tokens per second.
+
+    For a stream, measures the time since the first token; otherwise, the time since the request
+    arrived. Returns None if the rate cannot be computed.
+    """
     num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
     if entry.first_s is None or num_tokens == 0:
         return None
@@ -92,7 +97,10 @@ def _sizes(part: Part) -> Json:
 
 
 def _body(entry: Entry) -> Any:
-    """Returns the request's body, parsed if it is stored completely; None if it is empty."""
+    """Returns the request's body, without credentials: a JSON value or, if it is not JSON, a text.
+
+    Returns None if the body is empty.
+    """
     part = entry.request_body
     text = _text(bytes(part.stored))
     return entry.redaction.json(text, is_cut=part.num_left_out > 0) if text else None
@@ -107,7 +115,7 @@ def _prompt(entry: Entry) -> Json | None:
 
 
 def _response(entry: Entry) -> Json:
-    """Returns the response's body as `sent`, and the completion in it, if any, as `text`."""
+    """Returns the response's body under the key `sent`, and the completion in it under `text`."""
     is_cut = entry.response_body.num_left_out > 0
     sent = _text(bytes(entry.response_body.stored))
     text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
@@ -119,12 +127,15 @@ def _response(entry: Entry) -> Json:
 
 
 def _text(data: bytes) -> str:
-    """Decodes UTF-8, or gzipped UTF-8, which SDK 1.1 sends and receives."""
+    """Decodes a body in UTF-8. Bodies from and to the SDK `@cloudflare/ai` 1.1 may be gzipped."""
     return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Unpacks at most MAX_PART_BYTES of gzip, whose end may be missing."""
+    """Decompresses gzip data, whose end may be missing, to at most MAX_PART_BYTES.
+
+    Returns the data unchanged if they cannot be decompressed.
+    """
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
     except zlib.error:
@@ -133,14 +144,14 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _texts(events: str) -> Iterator[str]:
-    """Returns the text of each event that contains text."""
+    """Yields the completion text in each event of a stream that contains such text."""
     for line in events.splitlines():
         if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
             yield text
 
 
 def _parsed(text: str) -> Any:
-    """Returns the parsed JSON, or None for any other text."""
+    """Returns the JSON value of the text, or None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -148,7 +159,10 @@ def _parsed(text: str) -> Any:
 
 
 def _completion(value: Any) -> str | None:
-    """Returns the text in a response or event, in any format of tasks/response_formats.py."""
+    """Returns the completion text in the JSON of a response or an event, or None.
+
+    Supports all formats in `tasks/response_formats.py`.
+    """
     match value:
         case {"result": {"response": text}} | {"response": text}:
             return str(text)

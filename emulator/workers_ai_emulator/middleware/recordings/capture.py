@@ -1,4 +1,4 @@
-"""Captures a response while it is sent: status, headers, and the body or its timed events."""
+"""Copies a response for its recording while it is sent: status, headers, body or timed events."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _END_OF_EVENT = b"\n\n"
 _HEADERS = ("content-type", "cache-control", "retry-after", "x-accel-buffering")
 _HEADER_PREFIXES = ("cf-ai-", "cf-aig-", "x-emulator-model")
 
-_Place = tuple[str | int, ...]  # the keys and indices that lead to a value in JSON
+_Place = tuple[str | int, ...]  # the keys and indices on the way to a value in JSON
 
 
 class ResponseCapture:
-    """Stores at most 64 MiB of one response, whose ASGI messages are passed to `feed`."""
+    """A copy of one response for its recording, made from the ASGI messages passed to `feed`.
+
+    Discards the body if it is larger than 64 MiB.
+    """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -35,8 +38,8 @@ class ResponseCapture:
         self._headers = Headers()
         self._after_ms = 0
         self._size = 0
-        self._parts: list[bytes] = []  # of a body without events
-        self._rest = b""  # an incomplete event
+        self._parts: list[bytes] = []  # the parts of the body, if it is not a stream
+        self._rest = b""  # the beginning of an event whose end is not sent yet
         self._events: list[tuple[int, str]] = []
         self._has_last_message = False
 
@@ -50,7 +53,7 @@ class ResponseCapture:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last message or `[DONE]` was sent, at which some clients disconnect."""
+        """Whether the last message of the response, or the event `[DONE]`, was passed to `feed`."""
         return self._has_last_message or self._is_done
 
     def feed(self, message: Message) -> None:
@@ -63,13 +66,17 @@ class ResponseCapture:
             self._has_last_message = not message.get("more_body", False)
 
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
-        """Returns how the response ended. `is_cancelled` concerns the generation."""
+        """Returns how the response ended: complete, by a disconnect, or broken off.
+
+        `is_disconnected`: the client has disconnected. `is_cancelled`: the generation of the
+        response was cancelled.
+        """
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"
         return "client left" if is_disconnected else "broken off"
 
     def reason_not_to_record(self, ending: Ending) -> str | None:
-        """Returns the reason not to record the response, or None."""
+        """Returns the reason why the response cannot be recorded, or None if it can."""
         if ending != "whole" and not self.is_stream:
             return "the client disconnected" if ending == "client left" else "it broke off"
         if self._size > _MAX_BYTES:
@@ -77,13 +84,13 @@ class ResponseCapture:
         if self._headers.get("content-encoding", "identity") != "identity":
             return "it is compressed, so credentials in it cannot be found"
         if self._status >= 400 and "cf-ai-req-id" not in self._headers:
-            # Every error of Workers AI has this header [recorded]. Other errors concern the
-            # client, for example its token.
+            # Every error of Workers AI has the header `cf-ai-req-id` [recorded]. An error without
+            # this header does not come from a model: it is, for example, about the client's token.
             return f"{self._status} is not a response of a model"
         return None
 
     def response(self, ending: Ending, redaction: Redaction) -> RecordedResponse | None:
-        """Returns the response for a recording, or None if a secret in it cannot be redacted."""
+        """Returns the copied response, or None if it contains a secret that cannot be redacted."""
         content = self._redacted_events(redaction) if self.is_stream else self._redacted(redaction)
         if content is None:
             return None
@@ -123,7 +130,7 @@ class ResponseCapture:
     def _redacted_events(self, redaction: Redaction) -> Json | None:
         rest = [(self._elapsed_ms(), _to_text(self._rest))] if self._rest else []
         events = [(ms, redaction.text(event)) for ms, event in self._events + rest]
-        # A model may repeat a secret that is then spread over several events.
+        # If a model repeats a secret, each event may contain only a part of the secret.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
         return {"events": events}
@@ -133,7 +140,10 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Returns whether a header describes the response rather than the server or the connection."""
+    """Returns whether a response header with this name is recorded and forwarded.
+
+    Headers that describe the server or the connection are neither recorded nor forwarded.
+    """
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 
 
@@ -146,13 +156,16 @@ def _unpacked(body: bytes) -> str:
 
 
 def _streamed_texts(events: Iterable[str]) -> Iterator[str]:
-    """Joins the strings at the same place in the JSON of the events. Returns a text per place."""
+    """Returns the texts that a stream sends in pieces, for example the whole completion.
+
+    Joins the strings that are at the same place in the JSON of all events.
+    """
     texts: defaultdict[_Place, list[str]] = defaultdict(list)
     for event in events:
         try:
             value = json.loads(event.removeprefix("data:"))
         except (ValueError, RecursionError):
-            continue  # `[DONE]`, or not JSON
+            continue  # the event is `[DONE]` or not JSON
         for place, text in _strings(value):
             texts[place].append(text)
     return map("".join, texts.values())

@@ -1,4 +1,4 @@
-"""The real service as an ASGI application, which calls Cloudflare with the client's credentials."""
+"""An ASGI application that forwards calls to Cloudflare with the client's own credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _API_PREFIX = "/client/v4/"
 _API_URL = "https://api.cloudflare.com"
 _GATEWAY_URL = "https://gateway.ai.cloudflare.com"
 _CREDENTIALS = ("authorization", "x-auth-key", "x-auth-user-service-key")
-# Other headers are not forwarded, for example cookies.
+# Only these request headers are forwarded to Cloudflare; cookies, for example, are not.
 _FORWARDED = {
     *_CREDENTIALS,
     "x-auth-email",
@@ -40,16 +40,20 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take min
 
 
 class Cloudflare:
-    """Forwards calls and responses unchanged, except calls of bindings, which it refuses.
+    """Forwards calls to Cloudflare, and its responses to the client. Refuses calls of bindings.
 
-    `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL.
+    `url` replaces the URLs of Cloudflare's API and of AI Gateway. Raises SettingInvalid if `url` is
+    not a valid URL.
     """
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url and _checked(url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises WireError before the response begins if the call cannot be forwarded."""
+        """Forwards one call to Cloudflare, and the response to the client.
+
+        Raises WireError before the response begins if the call cannot be forwarded.
+        """
         url = f"{self._host(scope)}{_raw_target(scope)}"
         headers = _forwarded(Headers(scope=scope))
         body, _ = await read_body(receive)
@@ -59,7 +63,7 @@ class Cloudflare:
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
-        if path.startswith(GATEWAY_PREFIX):  # the credentials may be in the body
+        if path.startswith(GATEWAY_PREFIX):  # AI Gateway also accepts credentials in the body
             return self._url or _GATEWAY_URL
         if not path.startswith(_API_PREFIX):
             raise WireError(
@@ -83,7 +87,10 @@ def _checked(url: str) -> str:
 
 
 def _raw_target(scope: Scope) -> str:
-    """Returns path and query as the client sent them: decoding `%2F` would change the path."""
+    """Returns the request's path and query with the percent-encoding that the client sent.
+
+    Decoding would change the path: `%2F` would become a slash.
+    """
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     return (path + b"?" + query if query else path).decode("latin-1")
@@ -109,12 +116,16 @@ async def _forward(request: httpx2.Request, send: Send) -> None:
             raise WireError(
                 SERVICE_UNREACHABLE, f"the real service cannot be asked: {reason}"
             ) from error
-        # The status is already sent: the only way to report the error is to cut the response.
+        # The status was already sent: the only way to report the error is to cut the response.
         log.error("a response of the real service breaks off: %s", reason)
 
 
 def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Returns the headers to forward. They refuse compression, to keep recordings readable."""
+    """Returns the request headers that are forwarded to Cloudflare.
+
+    Adds `accept-encoding: identity`, because a compressed response would not be readable in a
+    recording.
+    """
     forwarded = [
         (name, value)
         for name, value in headers.items()
@@ -124,7 +135,10 @@ def _forwarded(headers: Headers) -> list[tuple[str, str]]:
 
 
 def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
-    """Returns the headers that describe the response or its body, and `x-emulator-model`."""
+    """Returns the headers of Cloudflare's response that are forwarded to the client.
+
+    Adds `x-emulator-model: cloudflare`.
+    """
     forwarded = [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.items()

@@ -1,4 +1,4 @@
-"""Finds the recorded request that is most similar to another, and describes how they differ."""
+"""Compares a request without a recording with the most similar request that has a recording."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest, printable
 
-_MAX_COMPARED = 400  # lines; the time of a comparison grows with their square
-_MAX_SHOWN = 16  # lines
-_MAX_WIDTH = 100  # characters of a value
-_CONTEXT = 30  # equal characters that are shown before a difference
+_MAX_COMPARED = 400  # compared lines per request; the time grows with their square
+_MAX_SHOWN = 16  # lines in an error message
+_MAX_WIDTH = 100  # characters of a value in a shown line
+_CONTEXT = 30  # equal characters shown before the first difference in a line
 _KEY = re.compile(r'"(?:[^"\\]|\\.){0,60}": ')
 
 _T = TypeVar("_T")
@@ -24,10 +24,10 @@ _Sliceable = TypeVar("_Sliceable", str, list[str])
 def nearest(
     request: RecordedRequest, others: Iterable[tuple[_T, RecordedRequest]]
 ) -> tuple[_T, RecordedRequest] | None:
-    """Returns the most similar of `others`, or None if there are none.
+    """Returns the request in `others` that is most similar to `request`; None if `others` is empty.
 
-    Requests for the same path come first, then those that differ in the fewest lines, then those
-    with the longest equal start or end.
+    Prefers a request for the same path, then the request with the fewest different lines, then the
+    request with the longest common beginning and end.
     """
     lines, canonical = Counter(_lines(request)), request.canonical
 
@@ -42,7 +42,7 @@ def nearest(
 
 
 def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]:
-    """Returns lines `- …` that only `recorded` has, and lines `+ …` that only `request` has."""
+    """Returns the lines that only one request has: `- …` for `recorded`, `+ …` for `request`."""
     old, new = _lines(recorded), _lines(request)
     start, end = _ends(old, new)
     old = old[start : len(old) - end][:_MAX_COMPARED]
@@ -56,13 +56,19 @@ def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]
 
 
 def _lines(request: RecordedRequest) -> list[str]:
-    """Returns one line per value, without the comma, which depends on the next line."""
+    """Returns the request as sorted JSON, with one line for each value.
+
+    Removes the comma at the end of a line, because it depends on whether another value follows.
+    """
     text = json.dumps(request.content, ensure_ascii=False, indent=1, sort_keys=True)
     return [line.strip().removesuffix(",") for line in text.split("\n")]
 
 
 def _changed(old: list[str], new: list[str]) -> list[str]:
-    """Returns the changed lines. A pair of lines starts shortly before its first difference."""
+    """Returns the lines of a difference: old lines with `-`, new lines with `+`.
+
+    An old line and its new version are both cut, to begin shortly before their first difference.
+    """
     shown = []
     for index in range(max(len(old), len(new))):
         pair = old[index : index + 1] + new[index : index + 1]
@@ -82,7 +88,7 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """Returns the lengths of the common prefix, and of the common suffix of the rest."""
+    """Returns the length of the common prefix, and that of the common suffix after the prefix."""
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(
@@ -94,7 +100,11 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 
 
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
-    """Returns the greatest equal length, by binary search since texts may have megabytes."""
+    """Returns the greatest length, up to `limit`, at which two texts are equal.
+
+    `is_equal` compares the texts between two positions. Uses a binary search, because a text may be
+    several megabytes long.
+    """
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

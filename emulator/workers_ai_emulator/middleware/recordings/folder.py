@@ -1,4 +1,7 @@
-"""The folder of recordings. A call's files are MODEL-KEY.json, MODEL-KEY.2.json and so on."""
+"""The folder of recordings. Each recording is a JSON file.
+
+The first recording of a call is MODEL-KEY.json, the second one is MODEL-KEY.2.json.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _NUMBER = re.compile(r"\.(\d+)\.json")
 
 
 class Folder:
-    """Reads and writes recordings, and caches none."""
+    """Reads and writes the files of recordings in a folder. Keeps no recordings in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def prepare_to_record(self) -> None:
-        """Creates the folder if necessary. Raises SettingInvalid if it is not writable."""
+        """Creates the folder if it does not exist. Raises SettingInvalid if it is not writable."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -36,7 +39,7 @@ class Folder:
             raise SettingInvalid(f"--cassettes: cannot write to {self.path}: {error}") from error
 
     def prepare_to_replay(self) -> None:
-        """Raises SettingInvalid if the folder cannot be read."""
+        """Logs the number of recordings. Raises SettingInvalid if the folder cannot be read."""
         try:
             num_files = sum(path.suffix == ".json" for path in self.path.iterdir())
         except OSError as error:
@@ -47,11 +50,11 @@ class Folder:
         log.info("replaying %d recordings from %s", num_files, self.path)
 
     def find(self, request: RecordedRequest) -> list[Path]:
-        """Returns the paths of this call's recordings, in the order of their numbers."""
+        """Returns the paths of this call's recordings, in the order of the numbers in the names."""
         return sorted(self.path.glob(f"*-{request.key}*.json"), key=_number)
 
     def read(self, path: Path) -> Recording:
-        """Returns the recording in a file. Raises WireError if it is damaged or unreadable."""
+        """Returns the recording in a file. Raises WireError if the file is damaged or missing."""
         try:
             return Recording.parse(path.read_bytes())
         except OSError as error:
@@ -60,19 +63,26 @@ class Folder:
             raise WireError(RECORDING_UNUSABLE, f"{path} is no recording: {error}") from error
 
     def write(self, recording: Recording, number: int) -> Path:
-        """Writes the `number`th recording of a call atomically. Raises OSError."""
+        """Writes a recording to its file, atomically, and returns the path.
+
+        `number`: 1 for the first recording of the call, 2 for the second. Raises OSError if the
+        file cannot be written.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self._path(recording.recorded_request, number)
         write_text_atomically(path, recording.to_text())
         return path
 
     def delete(self, request: RecordedRequest) -> None:
-        """Deletes the recordings of this call. Raises OSError."""
+        """Deletes all recordings of this call. Raises OSError if a file cannot be deleted."""
         for path in self.find(request):
             path.unlink(missing_ok=True)
 
     def comparable(self, request: RecordedRequest) -> Iterator[tuple[Path, RecordedRequest]]:
-        """Returns recorded calls from at most 64 MiB of files, calls of the same model first."""
+        """Yields recorded calls for a comparison with `request`, calls of the same model first.
+
+        Reads at most 64 MiB of files. Logs and skips files that cannot be read.
+        """
         size = 0
         files = self.path.glob("*.json")
         for path in sorted(files, key=lambda path: (not path.name.startswith(request.slug), path)):

@@ -1,7 +1,8 @@
 """Records calls and their responses in files, and replays them without a model.
 
-`record` passes a call on to another backend or to the real service, and writes the response to a
-file. `replay` sends the response in the file; a call without a recording gets an error.
+The backend `record` passes a call on to another backend or to the real service, and writes the
+response to a file. The backend `replay` sends the recorded response; a call without a recording
+gets an error.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 class RecordingMiddleware(InferenceMiddleware):
-    """Handles calls whose backend is `record` or `replay`.
+    """Handles inference calls whose backend is `record` or `replay`, and passes on all other calls.
 
-    The header `x-emulator-backend` of a call replaces the setting `backend`.
+    A call's backend is that in its header `x-emulator-backend`, otherwise the setting `backend`.
     """
 
     def __init__(self, app: ASGIApp, recordings: Recordings, authorization: Authorization) -> None:
@@ -48,7 +49,7 @@ class RecordingMiddleware(InferenceMiddleware):
             await self._app(scope, receive, send)
             return
         try:
-            # The routes check authorization too, but a replayed call does not reach them.
+            # A replayed call does not reach its route, which would check the authorization.
             self._authorization.check(call.endpoint.access, Caller.of(scope, call.account_id))
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
@@ -68,11 +69,11 @@ class RecordingMiddleware(InferenceMiddleware):
             await _send_error(error, scope, receive, send)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the response to record, which comes from the real service or from a backend."""
+        """Runs the call that is recorded, on the real service or on another backend."""
         if self._recordings.service is not None:
             await self._recordings.service(scope, receive, send)
             return
-        # A copy, because the other middleware reads the client's headers.
+        # Changes a copy of the scope, because other middleware reads the client's own headers.
         scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)[BACKEND_HEADER] = self._recordings.source_name
         await self._app(scope, receive, send)
@@ -82,5 +83,5 @@ async def _send_error(error: WireError, scope: Scope, receive: Receive, send: Se
     response = error_response(scope["path"], error)
     if error.type.status >= 500:
         log.error("%s", " | ".join(str(error).splitlines()))
-        response.headers["x-should-retry"] = "false"  # otherwise SDKs wait and retry
+        response.headers["x-should-retry"] = "false"  # without this header, SDKs retry
     await response(scope, receive, send)

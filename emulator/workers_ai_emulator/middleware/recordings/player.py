@@ -1,4 +1,4 @@
-"""Sends recorded responses."""
+"""Replays recordings: sends recorded responses to calls."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from workers_ai_emulator.wire.errors import RECORDING_MISSING, RECORDING_UNUSABL
 
 
 class Player:
-    """Sends the recordings of a call one after the other, and the last one for all further calls.
+    """Sends recorded responses to calls.
 
-    `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
+    If a call has several recordings, sends them one after the other, and then repeats the last
+    one. `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
     """
 
     def __init__(self, folder: Folder, speed: float) -> None:
         self._folder = folder
         self._speed = speed
-        self._num_played: Counter[str] = Counter()  # by key of the call
+        self._num_played: Counter[str] = Counter()  # number of replays, by the key of the call
 
     def reset(self) -> None:
         self._num_played.clear()
 
     async def play(self, request: RecordedRequest, send: Send) -> None:
-        """Sends the recorded response. Raises WireError if no usable recording matches."""
+        """Sends the recorded response to a call. Raises WireError if it has no usable recording."""
         response = await self._find(request)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -46,7 +47,7 @@ class Player:
         for ms, event in response.event_bytes:
             await wait_until(ms)
             await send({"type": "http.response.body", "body": event, "more_body": True})
-        if response.ending == "whole":  # otherwise the response breaks off, as recorded
+        if response.ending == "whole":  # any other response breaks off, as recorded
             await send({"type": "http.response.body", "body": response.body})
 
     async def _find(self, request: RecordedRequest) -> RecordedResponse:
@@ -61,7 +62,7 @@ class Player:
         return recording.answer
 
     def _explain(self, request: RecordedRequest) -> str:
-        """Returns an error text with the call and its differences from the nearest recording."""
+        """Returns the error text for a call without a recording; it shows the nearest recording."""
         missing = f"No recording of {request.title} in {self._folder.path}"
         found = nearest(request, self._folder.comparable(request))
         if found is None:

@@ -1,4 +1,4 @@
-"""Records responses while they are sent."""
+"""Records responses to calls while they are sent to the client."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Records the responses of a source, whose name in recordings is `source_name`.
+    """Records calls and their responses. `source_name` names the backend or service that responds.
 
-    The first recording of a call replaces the call's recordings of earlier runs. Later recordings
-    of the same call are added.
+    The first recording of a call after the server's start or reset replaces all older recordings of
+    that call. Later recordings of the call are added.
     """
 
     def __init__(self, folder: Folder, source_name: str) -> None:
@@ -36,7 +36,7 @@ class Recorder:
         self.reset()
 
     def reset(self) -> None:
-        self._num_begun: Counter[str] = Counter()  # by key of the call
+        self._num_begun: Counter[str] = Counter()  # number of calls, by the key of the call
         self._replaced: set[str] = set()
 
     async def record(
@@ -48,9 +48,10 @@ class Recorder:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Sends the source's response, and stores it before sending its last message.
+        """Runs a call on `source`, sends the response to the client, and writes the recording.
 
-        Raises every exception of the source.
+        Writes the recording before it sends the last message of the response. Raises every
+        exception of `source`.
         """
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
@@ -69,7 +70,7 @@ class Recorder:
         capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Writes the file. Returns the reason if that is not possible, otherwise None."""
+        """Writes the recording. Returns None, or the reason why the response cannot be recorded."""
         if reason := capture.reason_not_to_record(ending):
             return reason
         response = await asyncio.to_thread(capture.response, ending, redaction)
@@ -96,7 +97,7 @@ class Recorder:
 
 
 class _Session:
-    """Passes on one response to the client, and calls `store` once at its end."""
+    """Passes one response on to the client, and calls `store` once, when the response ends."""
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class _Session:
     async def _end(self) -> None:
         if self._storing is None:
             self._storing = asyncio.create_task(self._store(self._capture, self._ending()))
-        # A disconnect may cancel this task now. The shield lets `store` complete.
+        # A disconnect may cancel this task; because of the shield, `store` still completes.
         await asyncio.shield(self._storing)
 
     def _ending(self) -> Ending:

@@ -1,4 +1,4 @@
-"""A recording: a call, its response, and the format of the file."""
+"""A recording, which contains an inference call and its response, and the format of its file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _EMPTY_EVENTS_AT_END = "[]\n  }\n}"
 
 
 class RecordedResponse(BaseModel):
-    """A response. Times are in milliseconds since the request.
+    """The response in a recording. Times are in milliseconds since the request arrived.
 
-    `after_ms`: when the response began; `events`: the time and text of each event. Exactly one of
-    `text`, `base64` and `events` is set. A response whose `ending` is not `whole` is cut again when
-    it is replayed.
+    `after_ms`: the time when the response began. `events`: the time and the text of each event of a
+    stream. Exactly one of `text`, `base64` and `events` is set. `ending`: if it is not `whole`, the
+    replayed response breaks off at the end of the recorded part.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,18 +47,21 @@ class RecordedResponse(BaseModel):
 
     @property
     def body(self) -> bytes:
-        """The whole body of a response without events."""
+        """The whole body of a response that is not a stream."""
         return (self.text or "").encode() or b64decode(self.base64 or "")
 
     @property
     def event_bytes(self) -> Iterator[tuple[int, bytes]]:
-        """The time and bytes of each event. Lone surrogates in a text stand for invalid UTF-8."""
+        """The time and the bytes of each event of a stream.
+
+        Lone surrogates in the text of an event represent bytes that are not valid UTF-8.
+        """
         for ms, event in self.events or ():
             yield ms, event.encode("utf-8", "surrogateescape")
 
 
 class Recording(BaseModel):
-    """A call and its response. `source` names the backend or service that responded."""
+    """An inference call and its response. `source` names the backend or service that responded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,7 +73,7 @@ class Recording(BaseModel):
 
     @classmethod
     def parse(cls, data: bytes) -> Recording:
-        """Parses a text that `to_text` returned. Raises ValueError for any other text."""
+        """Parses the content of a recording's file. Raises ValueError if the content is invalid."""
         try:
             recording = cls.model_validate(json.loads(data))
         except ValidationError as error:
@@ -86,7 +89,7 @@ class Recording(BaseModel):
         return RecordedRequest(self.request)
 
     def to_text(self) -> str:
-        """Returns readable JSON, with one line for each event."""
+        """Returns the recording as indented JSON, with one line for each event of a stream."""
         answer = self.answer.model_dump(exclude_none=True)
         events = answer.pop("events", None)
         content = {**self.model_dump(exclude={"answer"}), "answer": answer}
@@ -100,6 +103,6 @@ class Recording(BaseModel):
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """Returns JSON in which only lone surrogates are escaped, because UTF-8 cannot hold them."""
+    """Returns the value as JSON. Escapes only lone surrogates, because UTF-8 cannot encode them."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode()

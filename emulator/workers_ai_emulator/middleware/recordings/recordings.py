@@ -1,4 +1,4 @@
-"""Creates the recorder and the player from the settings."""
+"""Creates the recorder and the player of recordings from the settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from workers_ai_emulator.settings import Settings
 class Recordings:
     """The player and the recorder of one folder of recordings.
 
-    `default_backend`: the setting `backend`, for calls that choose no backend. `source_name`: the
-    backend whose responses are recorded, or `cloudflare`, for which `service` forwards the calls.
-    Raises SettingInvalid for a folder or URL that cannot be used.
+    `default_backend`: the backend of calls that choose no backend. `source_name`: the backend whose
+    responses are recorded, or `cloudflare`. `service`: the application that forwards calls to
+    Cloudflare, None for another source. Raises SettingInvalid for a folder or URL that cannot be
+    used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,12 +32,17 @@ class Recordings:
         self.recorder = Recorder(folder, settings.record_from)
 
     def reset(self) -> None:
-        """Starts again: replays each call's first recording, and replaces older recordings."""
+        """Forgets which calls were replayed or recorded since the server's start or the last reset.
+
+        After that, replay sends each call's first recording again, and a new recording of a call
+        replaces the older recordings of that call.
+        """
         self.player.reset()
         self.recorder.reset()
 
 
 def _cloudflare(settings: Settings) -> ASGIApp:
-    from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare  # slow to import
+    # Imported only if calls are forwarded, because its HTTP client is slow to import.
+    from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare
 
     return Cloudflare(settings.cloudflare_url)

@@ -1,8 +1,8 @@
-"""The canonical form of a call, which is the lookup key of its recording.
+"""The canonical form of an inference call, from which the key of its recordings is computed.
 
-Two calls match if path (without the account), query, model and body are equal. Credentials, the
-order of keys, white space and `1.0` instead of `1` make no difference. An omitted parameter and an
-explicit default do not match.
+A recording matches a call if the path without the account id, the query, the model and the body are
+equal. Credentials, the order of JSON keys, white space and `1.0` instead of `1` make no difference.
+An omitted parameter does not match an explicit default.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from workers_ai_emulator.wire.redaction import Redaction
 
 Json = dict[str, Any]
 
-KEY_LENGTH = 16  # hexadecimal digits of the key in a file's name
-_MAX_DEPTH = 100  # of nested JSON; a deeper body is stored as text
-_MAX_EXACT = 2**53  # a float can differ from a larger integer
+KEY_LENGTH = 16  # hexadecimal digits of a call's key in the names of its files
+_MAX_DEPTH = 100  # levels of nested JSON; a deeper body is stored as text
+_MAX_EXACT = 2**53  # floats cannot represent all integers above this limit
 _MAX_SLUG = 60
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """The request of a recording.
+    """An inference call in the canonical form that recordings store.
 
-    Keys of `content` are `path`, optionally `query` and `model`, and one key for the body: `body`
-    for JSON, otherwise `text` or `base64`.
+    The keys of `content` are `path`, optionally `query` and `model`, and one key for the body:
+    `body` for JSON, otherwise `text` or `base64`.
     """
 
     content: Json
@@ -55,7 +55,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """A text that is equal for calls that match."""
+        """The canonical form as a JSON text, which is the same for a call and its recordings."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -64,12 +64,15 @@ class RecordedRequest:
 
     @property
     def title(self) -> str:
-        """The call in messages and logs."""
+        """The call's method and path, for error messages and logs."""
         return f"POST {printable(self.content['path'])}"
 
     @property
     def slug(self) -> str:
-        """The model, or for an unknown model the path, as part of a file name."""
+        """The first part of the names of the call's recordings: the model's name.
+
+        It is the path if the call does not name a model.
+        """
         path, body = self.content["path"], self.content.get("body")
         name = body.get("model") if isinstance(body, dict) else None
         if not isinstance(name, str):
@@ -78,12 +81,15 @@ class RecordedRequest:
 
 
 def printable(text: str) -> str:
-    """Replaces line breaks and terminal escapes."""
+    """Replaces characters that are not printable, such as line breaks and terminal escapes."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def text_or_base64(data: bytes, redaction: Redaction) -> Json:
-    """Returns bytes for JSON: as `text` if they are UTF-8, otherwise as `base64`."""
+    """Returns a body, without secrets, in the form in which recordings store it.
+
+    The form is `{"text": …}` for UTF-8, otherwise `{"base64": …}`.
+    """
     try:
         return {"text": redaction.text(data.decode())}
     except UnicodeDecodeError:
@@ -92,17 +98,24 @@ def text_or_base64(data: bytes, redaction: Redaction) -> Json:
 
 
 def _body(body: bytes, redaction: Redaction) -> Json:
-    """Returns the body for `content`. As in the routes, its headers do not matter."""
+    """Returns the canonical form of a request body, without secrets.
+
+    Ignores the headers content-type and content-encoding, as the routes do.
+    """
     try:
         if body.startswith(GZIP_MAGIC):
             body = gunzip(body)
         return {"body": redaction.value(_normalized(parse_json(body)))}
-    except (WireError, RecursionError, ValueError):  # the call fails, and its error can be recorded
+    except (WireError, RecursionError, ValueError):
+        # The body is not valid JSON. The error response to such a call can be recorded too.
         return _unparsed(body, redaction)
 
 
 def _normalized(value: Any, depth: int = 0) -> Any:
-    """Replaces floats by equal integers. Raises RecursionError if the value is nested too deep."""
+    """Replaces each float that is equal to an integer by that integer.
+
+    Raises RecursionError if the JSON value is nested more than 100 levels deep.
+    """
     if depth > _MAX_DEPTH:
         raise RecursionError
     match value:
