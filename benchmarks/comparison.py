@@ -37,7 +37,7 @@ def report(conditions: Conditions) -> Iterator[str]:
         runs = measure(scenario, able, conditions.num_rounds)
         rivals = [s.name for s in able if s.is_concurrent and s.name != servers.OURS]
         yield f"### {scenario.description}"
-        yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
+        yield f"Each server has {scenario.num_slots} slots of {scenario.context_length} tokens."
         yield measurements.table(runs, servers.OURS, rivals)
         summary.append(measurements.summary(scenario.name, runs, servers.OURS, rivals))
         if isinstance(scenario, ClosedLoop):
