@@ -77,10 +77,12 @@ def report(conditions: Conditions) -> Iterator[str]:
         bench.append(_batched_bench(conditions))
         engine.append({n: asyncio.run(_engine_speed(conditions, n)) for n in NUM_SEQUENCES})
     yield (
+        "`llama-batched-bench` is llama.cpp's benchmark of decode calls without a server. Its "
+        "speed is the ceiling for the engine. "
         f"Every sequence has {NUM_PROMPT_TOKENS} prompt tokens and {NUM_NEW_TOKENS} completion "
         "tokens; only steps in which all sequences run are counted. Both programs use one KV "
-        "stream per sequence and flash attention. `llama-batched-bench` does not sample; the "
-        "engine samples, detokenises and delivers chunks."
+        "stream per sequence and flash attention. `llama-batched-bench` does not sample tokens; "
+        "the engine samples, detokenises and delivers chunks."
     )
     headings = ["sequences", "batched-bench, tokens/s", "engine, tokens/s", "ratio"]
     headings += ["outside decode, ms a step", "% of a step"]

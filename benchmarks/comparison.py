@@ -26,23 +26,25 @@ def report(conditions: Conditions) -> Iterator[str]:
     completions: dict[str, list[Completion]] = defaultdict(list)
     summary, profile = [], []
     yield (
-        "Every server is started for each run, and completes one request before the measurement. "
-        "A ratio above 1 is better for tokens/s; for all other metrics, a ratio below 1 is better. "
-        "Ratios compare with the better of the two llama-servers, for each metric."
+        "Every server is started anew for each run, and completes one request before the "
+        "measurement. The rows `ours / best llama-server` divide the emulator's figure by the "
+        "better figure of llama-server's two modes. A ratio above 1 means that the emulator is "
+        "better in the column tokens/s; in all other columns, a ratio below 1 means that the "
+        "emulator is better."
     )
     for scenario in scenarios(is_quick=conditions.is_quick):
         able = [s for s in specs if s.is_concurrent or not scenario.needs_concurrency]
         runs = measure(scenario, able, conditions.num_rounds)
         rivals = [s.name for s in able if s.is_concurrent and s.name != servers.OURS]
         yield f"### {scenario.description}"
-        yield f"{scenario.num_slots} slots of {scenario.context_length} tokens."
+        yield f"Each server has {scenario.num_slots} slots of {scenario.context_length} tokens."
         yield measurements.table(runs, servers.OURS, rivals)
         summary.append(measurements.summary(scenario.name, runs, servers.OURS, rivals))
         if isinstance(scenario, ClosedLoop):
             profile += measurements.profile(scenario.name, runs, conditions.num_threads)
         for name, of_server in runs.items():
             completions[name] += [c for run in of_server for c in run.completions]
-    yield "### Different texts of the same prompt: the most over all runs and prompts"
+    yield "### Number of different completions of one prompt: the maximum over all runs and prompts"
     rows = [[name, str(measurements.max_distinct_texts(of))] for name, of in completions.items()]
     yield tables.markdown(["", "texts per prompt"], rows)
     yield "### Processor time per token in the server's threads, in milliseconds"

@@ -18,8 +18,9 @@ _MAX_TOKENS = 60
 def report(conditions: Conditions) -> Iterator[str]:
     """Yields a table with a row for each turn."""
     yield (
-        f"A conversation of {_NUM_TURNS} turns. New tokens are those that no earlier "
-        "turn evaluated: the completion's last token, and the user's message with its template."
+        f"Evaluated prompt tokens in a conversation of {_NUM_TURNS} turns. New tokens are tokens "
+        "that no earlier turn evaluated: the last token of the previous completion, and the user's "
+        "new message with the text that the chat template adds."
     )
     with servers.running(servers.ours(conditions), 2, 2048) as server:
         rows = list(_turns(server))

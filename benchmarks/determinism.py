@@ -30,9 +30,10 @@ def report(conditions: Conditions) -> Iterator[str]:
     num_rounds = 2 if conditions.is_quick else 10
     requests = make_requests(count=40, max_words=880)
     yield (
-        f"{len(requests)} requests one after the other, then {num_rounds} times from "
-        f"{_NUM_CLIENTS} concurrent clients in random order. Before a third of the requests, the "
-        "client sends another request and disconnects."
+        f"The benchmark sends {len(requests)} requests one after the other, then the same requests "
+        f"{num_rounds} times from {_NUM_CLIENTS} concurrent clients in random order, and compares "
+        "the bytes of the responses. Before a third of the requests, the client sends another "
+        "request and disconnects."
     )
     rows = []
     for model in CATALOG:

@@ -38,7 +38,10 @@ def report(conditions: Conditions) -> Iterator[str]:
             *_left_over(server),
             ["resident memory at the end", in_units(server.memory)],
         ]
-    yield f"{_NUM_CLIENTS} clients, short requests."
+    yield (
+        f"{_NUM_CLIENTS} clients send short requests, and the benchmark measures the memory of the "
+        "server's process."
+    )
     yield tables.markdown(["", ""], rows)
 
 

@@ -23,7 +23,7 @@ def report(conditions: Conditions) -> Iterator[str]:
     interpreter = [sys.executable, "-c", "print('up', flush=True)"]
     seconds_until_first_line(serve)  # fills the page cache
     num_runs = 1 if conditions.is_quick else NUM_RUNS
-    yield f"Default settings, {num_runs} starts."
+    yield f"Time of {num_runs} starts with default settings, until the server is ready."
     rows = [
         [name, f"{statistics.median(times):.2f}", f"{min(times):.2f}"]
         for name, command in {"start to ready": serve, "interpreter alone": interpreter}.items()

@@ -84,8 +84,8 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
     with tempfile.TemporaryDirectory() as folder:
         sized = replace(conditions, weights=_as_model(Path(folder), path))
         yield (
-            f"The weights of this part are {path.name} ({in_units(path.stat().st_size)}): Llama 2 "
-            f"7B with random values. {_NUM_SLOTS} slots of {_CONTEXT_LENGTH} tokens."
+            f"The weights are the file {path.name} ({in_units(path.stat().st_size)}): Llama 2 7B "
+            f"with random values. Each server has {_NUM_SLOTS} slots of {_CONTEXT_LENGTH} tokens."
         )
         yield from _starts(sized, path)
         yield from _speeds(sized)
@@ -110,9 +110,11 @@ def _as_model(models_dir: Path, weights: Path) -> Path:
 def _starts(conditions: Conditions, weights: Path) -> Iterator[str]:
     yield "### From the start of the process to ready"
     yield (
-        "Cold: the file is not in this machine's page cache; the host of a virtual machine may "
-        "still have it cached. The emulator's first start test-loads the file in a subprocess. "
-        "Mapped weights count as resident once they are read."
+        "Cold: the weights are not in this machine's page cache; the host of a virtual machine may "
+        "still have them cached. On its first start, the emulator also test-loads the file in a "
+        "subprocess. Resident: the resident memory of the process, which includes the weights that "
+        "are mapped from the file and have been read. Not mapped: the resident memory without "
+        "mapped files."
     )
     specs = servers.concurrent_specs(conditions)
     yield tables.markdown(_START_HEADINGS, [_start(spec, weights) for spec in specs])

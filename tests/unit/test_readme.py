@@ -134,9 +134,9 @@ def names_in_the_package() -> set[str]:
     return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
-def walks() -> dict[str, list[tuple[int, str]]]:
-    """Returns the steps of each walk: the depth of a step, and its file."""
-    section = ARCHITECTURE.split("## Three walks\n")[1].split("\n## ")[0]
+def walkthroughs() -> dict[str, list[tuple[int, str]]]:
+    """Returns the steps of each walkthrough: the depth of a step, and its file."""
+    section = ARCHITECTURE.split("## Three walkthroughs\n")[1].split("\n## ")[0]
     titles = re.split(r"^### (.*)$", section, flags=re.MULTILINE)[1:]
     steps = re.compile(r"^( *)\d+\. `([\w/]+\.py):", re.MULTILINE)
     return {
@@ -163,18 +163,19 @@ def test_the_table_of_layers_matches_the_import_rules() -> None:
     assert rows == LAYERS
 
 
-@pytest.mark.parametrize("title", walks())
-def test_a_walk_goes_down_only(title: str) -> None:
+@pytest.mark.parametrize("title", walkthroughs())
+def test_a_walkthrough_goes_down_only(title: str) -> None:
     last = {0: 0}  # the layer of the last step at each depth
-    for depth, file in walks()[title]:
+    for depth, file in walkthroughs()[title]:
         caller, last[depth] = last[max(depth - 1, 0)], layer_number(file)
         assert caller <= last[depth], f"{file} is above the layer of its caller"
 
 
-def test_the_first_walk_has_the_middleware_in_its_order() -> None:
+def test_the_first_walkthrough_has_the_middleware_in_its_order() -> None:
     listed = re.findall(r"Middleware\((\w+)", (PACKAGE / "app.py").read_text("utf-8"))
-    walk = ARCHITECTURE.split("### ")[1]
-    assert re.findall(r"^   \d+\. `middleware/[\w/]+\.py:(\w+)`", walk, re.MULTILINE) == listed
+    walkthrough = ARCHITECTURE.split("### ")[1]
+    step = re.compile(r"^   \d+\. `middleware/[\w/]+\.py:(\w+)`", re.MULTILINE)
+    assert step.findall(walkthrough) == listed
 
 
 def test_every_term_of_the_glossary_has_one_row_and_its_names_exist() -> None:
