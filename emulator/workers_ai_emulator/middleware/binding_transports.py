@@ -63,9 +63,9 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 
 
 def _run_path(headers: Headers) -> str:
-    """Returns the path of a binding's request that wrangler 3.20 to 3.35 wrapped without its URL.
+    """Returns the path of a binding's request whose URL wrangler 3.20 to 3.35 does not forward.
 
-    The path depends on the version of the Worker's SDK, which the SDK sends in a header.
+    The path follows from the version of the Worker's SDK, which the SDK sends in a header.
     """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):

@@ -138,9 +138,9 @@ def _keywords(schema: object) -> Schema:
 
 
 def _match_one_of(schema: Schema, place: _Place) -> int:
-    """Returns 1 if the branches of `oneOf` match the value exactly once, otherwise 0.
+    """Returns 1 if the match counts of all branches of `oneOf` add up to 1, otherwise 0.
 
-    For the whole value (path ""), raises SchemaMismatch instead of returning 0.
+    At the top level (path ""), raises SchemaMismatch instead of returning 0.
     """
     branch_place = replace(place, walk=replace(place.walk, is_branch=True))
     matches = 0

@@ -69,7 +69,7 @@ class RecordingMiddleware(InferenceMiddleware):
             await _send_error(error, scope, receive, send)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the call that is recorded, on the real service or on another backend."""
+        """Sends the call to the source of recordings: the real service, or another backend."""
         if self._recordings.service is not None:
             await self._recordings.service(scope, receive, send)
             return
