@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-from io import StringIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
@@ -26,7 +29,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     wait for the other end of a pipe.
     """
     try:
-        with open(path, "rb", opener=_open_regular) as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1) or b""
         if len(data) > max_bytes:
             raise ValueError(f"is longer than {max_bytes:,} bytes")
@@ -35,8 +38,16 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise TextUnreadable(path, f"is not UTF-8 text: {error.reason}") from error
     except OSError as error:
         raise TextUnreadable(path, f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # ours, or Python's about a NUL character in the path
+    except ValueError as error:  # from above, or about a NUL character in the path
         raise TextUnreadable(path, str(error)) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file for reading, and does not wait for the other end of a pipe.
+
+    Raises ValueError for a directory, device or pipe, and OSError.
+    """
+    return open(path, "rb", opener=_open_regular)
 
 
 def one_line(text: str) -> str:
@@ -44,14 +55,30 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+@contextmanager
+def new_part(path: Path) -> Iterator[Path]:
+    """Yields the path of a new, empty file, which is deleted at the end unless it was renamed.
+
+    Replaces a file, or a symbolic link, that exists under this path, and does not follow the link.
+    The caller must make sure that no other process uses the path. Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    path.open("xb").close()  # fails if another program has created a link meanwhile
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, so that other processes see the old file or the new one, complete.
 
     Raises OSError.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    name = f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
+    with new_part(path.with_name(name)) as partial:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator.models.models_file import read_catalog
+from workers_ai_emulator.models.store import Store
 
 from tests.gguf_files import llama2_model
-from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
+from tests.server import ACCOUNT_ID, ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
 
 ONE, TWO, THREE = "@cf/someone/one", "@cf/someone/two", "@hf/someone/three"
 MODELS_FILE = f"""
@@ -267,7 +269,7 @@ def test_a_file_is_imported_served_verified_and_removed(tmp_path: Path, own: Pat
     assert "own.gguf" in row and digest[:12] in row
     assert run(folder, "models", "remove", ONE)[0] == 0
     assert own.exists()
-    assert not (folder / "own.gguf").exists()
+    assert not (folder / "imported" / "own.gguf").exists()
     assert ONE not in run(folder, "models", "list")[1]
 
 
@@ -276,8 +278,8 @@ def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
     run(folder, "models", "import", str(own), "--as", ONE)
     data = bytearray(own.read_bytes())
     data[-1] ^= 1
-    (folder / "own.gguf").unlink()
-    (folder / "own.gguf").write_bytes(data)
+    (folder / "imported" / "own.gguf").unlink()
+    (folder / "imported" / "own.gguf").write_bytes(data)
     status, _, complaint = run(folder, "models", "verify", ONE, "--quiet")
     assert status == 1
     assert "own.gguf is damaged: its sha256 is" in complaint
@@ -293,9 +295,51 @@ def test_an_invalid_file_is_not_imported(tmp_path: Path, own: Path) -> None:
 
 
 def test_another_file_of_the_same_name_is_not_overwritten(folder: Path, own: Path) -> None:
+    run(folder, "models", "import", str(folder / "one.gguf"), "--as", "@cf/a/a")
     own = own.rename(own.with_name("one.gguf"))
     status, _, complaint = run(folder, "models", "import", str(own), "--as", "@cf/a/b")
     assert (status, "rename one of the two" in complaint) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "model"),
+    [
+        ("SmolLM2-135M-Instruct.Q8_0.gguf", INT8),
+        ("SmolLM2-135M-Instruct.F16.gguf", FP16),
+        ("llama-2-7b-chat.Q8_0.gguf", INT8),
+        ("Llama-2-7b-chat-hf-f16.gguf", FP16),
+    ],
+)
+def test_an_imported_file_is_not_used_for_another_model(
+    tmp_path: Path, own: Path, file_name: str, model: str
+) -> None:
+    own = own.rename(own.with_name(file_name))
+    folder = tmp_path / "models"
+    assert run(folder, "models", "import", str(own), "--as", ONE)[0] == 0
+    catalog = read_catalog(folder)
+    store = Store(folder, num_threads=1)
+    assert store.path(catalog[ONE]).samefile(own)
+    assert store.weights(catalog[ONE]).is_trusted is False
+    weights = store.weights(catalog[model])
+    assert weights.is_trusted and not weights.path.samefile(own)
+
+
+@pytest.mark.parametrize("name", [".verified.json", "own.gguf.json", "models.toml", "own.part"])
+def test_a_reserved_file_name_is_not_imported(tmp_path: Path, own: Path, name: str) -> None:
+    own = own.rename(own.with_name(name))
+    status, _, complaint = run(tmp_path / "models", "models", "import", str(own), "--as", ONE)
+    assert (status, "are reserved: rename" in complaint) == (1, True), complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_file_imported_under_an_old_name_is_test_loaded_again(folder: Path, own: Path) -> None:
+    store = Store(folder, num_threads=1)
+    run(folder, "models", "import", str(own), "--as", ONE)
+    imported = store.path(read_catalog(folder)[ONE])
+    store.mark_verified(imported)
+    run(folder, "models", "remove", ONE)
+    run(folder, "models", "import", str(own), "--as", ONE)
+    assert not store.is_verified(imported)
 
 
 def test_a_file_that_another_model_uses_stays(folder: Path) -> None:

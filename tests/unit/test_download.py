@@ -276,7 +276,7 @@ def test_a_renamed_file_replaces_the_target(tmp_path: Path, target: Path) -> Non
 def test_a_lock_creates_the_folder_and_can_be_taken_again(tmp_path: Path) -> None:
     target, log = tmp_path / "models" / "model.gguf", Log()
     for _ in range(2):
-        with locked(target, log):
+        with locked(target, log.note):
             assert target.parent.is_dir()
     assert log.lines == []
 
@@ -285,6 +285,6 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with (
         pytest.raises(PullFailed, match=r"cannot write .*--models-dir"),
-        locked(tmp_path / "models" / "model.gguf", Log()),
+        locked(tmp_path / "models" / "model.gguf", Log().note),
     ):
         pass

@@ -10,7 +10,8 @@ import pytest
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import store as store_module
 from workers_ai_emulator.models.catalog import HubFile, ModelSpec
-from workers_ai_emulator.models.store import Manifest, Store, Weights
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.store import Store, Weights
 
 NAME = "@cf/someone/some-model"
 SPEC = ModelSpec(NAME, Path("some.gguf"))

@@ -11,7 +11,12 @@ from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import models_file
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
-from workers_ai_emulator.models.store import Manifest, Store
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.store import Store
+
+# In the models folder.
+IMPORTED = "imported"
+_RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 
 
 def import_weights(
@@ -19,18 +24,21 @@ def import_weights(
 ) -> None:
     """Links or copies a GGUF file into the models folder, and adds `name` to the models file.
 
-    Raises WeightsUnusable, PullFailed or SettingInvalid.
+    Imported files have a folder of their own, so that the name of an untrusted file cannot be that
+    of a pulled or converted one. Raises WeightsUnusable, PullFailed or SettingInvalid.
     """
     models_file.check_name(name)
+    _check_file_name(file)
     _check(file)
-    target = store.models_dir / file.name
+    target = store.models_dir / IMPORTED / file.name
     sha256 = sha256_of(file, progress)
-    with locked(target, progress):
+    with locked(target, progress.note):
         if target.exists() and not target.samefile(file) and sha256_of(target, progress) != sha256:
             raise WeightsUnusable(
                 f"{target} is another file of the same name: rename one of the two"
             )
         if not target.exists():
+            store.unmark_verified(target)
             link_or_copy(file, target)
         Manifest.of(target, origin=f"imported from {file.absolute()}", sha256=sha256).write(target)
     models_file.add_entry(models_path, name, _relative(target, models_path.parent))
@@ -77,6 +85,16 @@ def remove_weights(
             yield f"{path} stays: it is outside of {store.models_dir}"
     if models_file.remove_entry(models_path, spec.name):
         yield f"removed {spec.name} from {models_path}"
+
+
+def _check_file_name(file: Path) -> None:
+    """Raises WeightsUnusable for names that our own files in the models folder can have."""
+    if file.name.startswith(".") or file.name.endswith(_RESERVED_ENDINGS):
+        endings = ", ".join(_RESERVED_ENDINGS)
+        raise WeightsUnusable(
+            f"{file}: names that begin with a dot or end with {endings} are reserved: rename the "
+            "file to NAME.gguf"
+        )
 
 
 def _relative(path: Path, folder: Path) -> str:
