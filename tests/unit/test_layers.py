@@ -48,7 +48,7 @@ USES_HTTPX = {
     f"{ROOT}.models.hub",
 }
 # Run as processes of their own, so they may print.
-PROGRAMS = {f"{ROOT}.engine.probe", f"{ROOT}.prompts.template_process"}
+PROGRAMS = {f"{ROOT}.engine.probe"}
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 

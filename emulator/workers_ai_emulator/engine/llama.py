@@ -139,6 +139,14 @@ class LlamaVocabulary:
                 if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
             }
 
+    @cached_property
+    def num_searched_tokens(self) -> int:
+        """The number of tokens that llama.cpp searches for in a text before it tokenises it."""
+        kinds = _SPECIAL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+        with self._model.in_use():
+            attributes = (llama.llama_vocab_get_attr(self._vocab, t) for t in range(self.size))
+            return sum(bool(attribute & kinds) for attribute in attributes)
+
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         # JSON can contain a lone surrogate, which has no UTF-8 form.
         data = _LONE_SURROGATE.sub("\ufffd", text).encode()

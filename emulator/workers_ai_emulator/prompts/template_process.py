@@ -7,21 +7,15 @@ requests from its standard input and exits when that is closed.
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import os
-import signal
-import struct
-import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
+from workers_ai_emulator.engine.child import Child, ChildFailed, limit, restrict, serve
 from workers_ai_emulator.prompts.template import (
     MAX_REASON_LENGTH,
     Conversation,
@@ -34,12 +28,8 @@ if sys.platform != "win32":
     import resource
 
 MODULE = "workers_ai_emulator.prompts.template_process"  # __name__ may be __main__
-_START_LIMIT_S = 60.0  # the time that Python takes to start is not limited by `limit_s`
 _MEMORY = 768 * 2**20  # bytes of address space; the child needs about 50 MiB to start
-_KEPT_VARIABLES = ("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
-
-_READY, _TEXT, _REJECTED, _EXCEEDED, _INVALID, _REQUEST = b"rtxliq"  # kinds of frames
-_FRAME_HEAD = struct.Struct(">BI")
+_TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
 
 
 class IsolatedRenderer:
@@ -56,7 +46,7 @@ class IsolatedRenderer:
         self._source = source
         self._limit_s = limit_s
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._is_closed = False
         try:
             self._start()
@@ -83,21 +73,36 @@ class IsolatedRenderer:
         with self._lock:
             self._drop()
 
-    def _start(self) -> _Child:
+    def _start(self) -> Child:
         """Starts a child that compiles the template. Raises ValueError, OSError, LimitExceeded."""
         self._drop()
         if self._is_closed:
             raise LimitExceeded("its chat template is being unloaded")
-        child = self._child = _Child(self._limit_s)
+        child = self._child = Child(MODULE, str(self._limit_s))
         self._request(child, self._source, 0)
         return child
 
-    def _request(self, child: _Child, request: Any, max_characters: int) -> str:
+    def _request(self, child: Child, request: Any, max_characters: int) -> str:
+        """Returns the text of the reply.
+
+        Raises TemplateError, LimitExceeded or ValueError if that happened in the child.
+        """
+        content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
         try:
-            return child.request(request, max_characters, self._limit_s)
-        except (LimitExceeded, ValueError):
+            kind, reply = child.exchange(content, max_bytes=max_bytes, limit_s=self._limit_s)
+        except ChildFailed as error:
             self._drop()
-            raise
+            late = f"did not end within {self._limit_s:g} s"
+            what = late if error.is_late else "broke the process it ran in"
+            raise LimitExceeded(f"its chat template {what}") from error
+        text = reply.decode("utf-8", "surrogatepass")
+        if kind == _REJECTED:
+            raise TemplateError(text)
+        if kind in (_EXCEEDED, _INVALID):
+            self._drop()
+            raise LimitExceeded(text) if kind == _EXCEEDED else ValueError(text)
+        return text
 
     def _drop(self) -> None:
         if child := self._child:
@@ -105,153 +110,37 @@ class IsolatedRenderer:
             child.close()
 
 
-class _Child:
-    """A child process. One thread uses it, except for `kill`, which any thread may call."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                MODULE,
-                str(limit_s),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_bare_environment(),
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        assert self._process.stdin and self._process.stdout
-        self._requests, self._replies = self._process.stdin, self._process.stdout
-        self._is_ready = False
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def request(self, request: Any, max_characters: int, limit_s: float) -> str:
-        """Sends a request and returns the reply's text.
-
-        Raises TemplateError, LimitExceeded or ValueError if that happened in the child.
-        """
-        if not self._is_ready:
-            self._exchange(None, 0, _START_LIMIT_S)
-            self._is_ready = True
-        kind, text = self._exchange(request, max_characters, limit_s)
-        if kind == _INVALID:
-            raise ValueError(text)
-        if kind == _EXCEEDED:
-            raise LimitExceeded(text)
-        if kind == _REJECTED:
-            raise TemplateError(text)
-        return text
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def close(self) -> None:
-        self.kill()
-        self._process.wait()
-        self._replies.close()
-        with suppress(OSError):  # bytes that the child did not read
-            self._requests.close()
-
-    def _exchange(self, request: Any, max_characters: int, limit_s: float) -> tuple[int, str]:
-        """Sends the request, unless it is None, and returns the kind and the text of the reply.
-
-        Kills the child and raises LimitExceeded after `limit_s`.
-        """
-        max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
-        end = time.monotonic() + limit_s
-        timer = threading.Timer(limit_s, self.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            if request is not None:
-                _write(self._requests, _REQUEST, json.dumps(request, ensure_ascii=False))
-            kind, text = _read(self._replies, max_bytes)
-        except (OSError, EOFError, ValueError) as error:
-            is_late = time.monotonic() >= end
-            what = f"did not end within {limit_s:g} s" if is_late else "broke the process it ran in"
-            raise LimitExceeded(f"its chat template {what}") from error
-        finally:
-            timer.cancel()
-        if time.monotonic() >= end:  # the timer may have killed it after the reply
-            raise LimitExceeded(f"its chat template did not end within {limit_s:g} s")
-        return kind, text
-
-
-def _bare_environment() -> dict[str, str]:
-    """Returns the variables that Python needs to find its modules, and no others."""
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-def _write(stream: IO[bytes], kind: int, text: str) -> None:
-    data = text.encode("utf-8", "surrogatepass")  # JSON can contain a lone surrogate
-    stream.write(_FRAME_HEAD.pack(kind, len(data)))
-    stream.write(data)
-    stream.flush()
-
-
-def _read(stream: IO[bytes], max_bytes: int) -> tuple[int, str]:
-    """Reads a frame; returns its kind and text. Raises EOFError, or ValueError if too long."""
-    kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
-    if size > max_bytes:
-        raise ValueError(f"a frame of {size} bytes is too long")
-    return kind, _read_exactly(stream, size).decode("utf-8", "surrogatepass")
-
-
-def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
-
-
-def _limit_resources() -> None:
-    """Disables core dumps and file writes, and limits the memory, if the system supports that."""
-    if sys.platform == "win32":
-        return
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: _MEMORY}
-    for name, limit in limits.items():
-        with suppress(OSError, ValueError):
-            resource.setrlimit(name, (limit, limit))
-
-
 def main(limit_s: float) -> None:
     """Runs in the child: the first request is the template, all later ones are conversations."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    _limit_resources()
-    requests, replies = sys.stdin.buffer, sys.stdout.buffer
-    _write(replies, _READY, "")
-    renderer: JinjaRenderer | None = None
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            _, text = _read(requests, sys.maxsize)
-            # If the parent has been killed, this ends the process, even in an endless loop.
-            faulthandler.dump_traceback_later(limit_s + 1, exit=True)
-            renderer, reply = _reply(renderer, json.loads(text))
-            faulthandler.cancel_dump_traceback_later()
-            _write(replies, *reply)
+    restrict()
+    if sys.platform != "win32":
+        limit(resource.RLIMIT_AS, _MEMORY)
+    serve(_Program().answer, limit_s=limit_s)
 
 
-def _reply(
-    renderer: JinjaRenderer | None, request: Any
-) -> tuple[JinjaRenderer | None, tuple[int, str]]:
-    """Returns the renderer for later requests, and the frame of the reply."""
-    try:
-        if renderer is None:
-            return JinjaRenderer(request), (_TEXT, "")
-        return renderer, (_TEXT, renderer.render(Conversation(**request)))
-    except LimitExceeded as error:
-        return renderer, (_EXCEEDED, reason_of(error))
-    except TemplateError as error:
-        return renderer, (_REJECTED, reason_of(error))
-    except ValueError as error:
-        return renderer, (_INVALID, reason_of(error))
+class _Program:
+    """The child's template, once it is compiled."""
+
+    def __init__(self) -> None:
+        self._renderer: JinjaRenderer | None = None
+
+    def answer(self, request: bytes) -> tuple[int, bytes]:
+        """Returns the kind and the text of the reply."""
+        try:
+            kind, text = _TEXT, self._text(json.loads(request.decode("utf-8", "surrogatepass")))
+        except LimitExceeded as error:
+            kind, text = _EXCEEDED, reason_of(error)
+        except TemplateError as error:
+            kind, text = _REJECTED, reason_of(error)
+        except ValueError as error:
+            kind, text = _INVALID, reason_of(error)
+        return kind, text.encode("utf-8", "surrogatepass")  # JSON can contain a lone surrogate
+
+    def _text(self, request: Any) -> str:
+        if self._renderer is None:
+            self._renderer = JinjaRenderer(request)
+            return ""
+        return self._renderer.render(Conversation(**request))
 
 
 if __name__ == "__main__":
