@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -11,6 +12,15 @@ from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
+
+
+class IrregularFile(OSError):
+    """A path names a directory, device or pipe. `strerror` says which."""
+
+    strerror: str
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EINVAL, reason)
 
 
 class TextUnreadable(ValueError):
@@ -36,6 +46,8 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         return StringIO(data.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError as error:
         raise TextUnreadable(path, f"is not UTF-8 text: {error.reason}") from error
+    except IrregularFile as error:
+        raise TextUnreadable(path, error.strerror) from error
     except OSError as error:
         raise TextUnreadable(path, f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # from above, or about a NUL character in the path
@@ -45,7 +57,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading, and does not wait for the other end of a pipe.
 
-    Raises ValueError for a directory, device or pipe, and OSError.
+    Raises OSError, for a directory, device or pipe IrregularFile.
     """
     return open(path, "rb", opener=_open_regular)
 
@@ -82,12 +94,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file. Raises ValueError for other kinds of files, and OSError."""
+    """Opens a regular file. Raises OSError, for other kinds of files IrregularFile."""
     _check_regular(os.stat(path))  # opening a device may have effects
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         _check_regular(os.fstat(descriptor))  # the path may name another file by now
-    except ValueError:
+    except IrregularFile:
         os.close(descriptor)
         raise
     return descriptor
@@ -95,9 +107,9 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _check_regular(found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise ValueError("is a directory, not a file")
+        raise IrregularFile("is a directory, not a file")
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError("is a device or a pipe, not a file")
+        raise IrregularFile("is a device or a pipe, not a file")
 
 
 def _escaped(character: str) -> str:

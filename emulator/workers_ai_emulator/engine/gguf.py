@@ -10,14 +10,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_format import MAX_LAYERS, Reader, parse, shown
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
-from workers_ai_emulator.files import open_regular
+from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
 _MAPPED_ALIGNMENT = 32  # llama.cpp needs it for weights that it uses from the mapped file
@@ -47,17 +46,12 @@ def read_header(path: Path) -> GgufHeader:
     the file cannot be read, is not GGUF, is damaged, or contains something else.
     """
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             return _checked(Reader(file, os.fstat(file.fileno()).st_size))
+    except IrregularFile as error:
+        raise GgufInvalid(f"it {error.strerror}") from error
     except OSError as error:
         raise GgufInvalid(f"it cannot be read: {error.strerror}") from error
-
-
-def _open(path: Path) -> BufferedReader:
-    try:
-        return open_regular(path)
-    except ValueError as error:
-        raise GgufInvalid(f"it {error}") from error
 
 
 def _checked(reader: Reader) -> GgufHeader:

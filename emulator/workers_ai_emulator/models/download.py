@@ -25,7 +25,7 @@ from typing import Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
-from workers_ai_emulator.files import new_part
+from workers_ai_emulator.files import new_part, open_regular
 from workers_ai_emulator.machine import in_units
 
 _BLOCK_BYTES = 2**20
@@ -268,19 +268,23 @@ def rename_durably(part: Path, target: Path) -> None:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """Returns the sha256 of a file as hexadecimal digits."""
+    """Returns the sha256 of a file as hexadecimal digits. Raises PullFailed."""
     digest = hashlib.sha256()
-    progress.begin(f"checking {path.name}", 0, path.stat().st_size)
-    for block in _blocks_of(path):
-        digest.update(block)
-        progress.advance(len(block))
-    progress.end()
+    try:
+        progress.begin(f"checking {path.name}", 0, path.stat().st_size)
+        for block in _blocks_of(path):
+            digest.update(block)
+            progress.advance(len(block))
+    except OSError as error:
+        raise PullFailed(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        progress.end()
     return digest.hexdigest()
 
 
 def _blocks_of(path: Path) -> Iterator[bytes]:
     """Yields the bytes of a file, a megabyte at a time."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
 

@@ -9,13 +9,11 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import models_file
-from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.catalog import IMPORTED_FOLDER, ModelSpec
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.store import Store
 
-# In the models folder.
-IMPORTED = "imported"
 _RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 
 
@@ -30,7 +28,7 @@ def import_weights(
     models_file.check_name(name)
     _check_file_name(file)
     _check(file)
-    target = store.models_dir / IMPORTED / file.name
+    target = store.models_dir / IMPORTED_FOLDER / file.name
     sha256 = sha256_of(file, progress)
     with locked(target, progress.note):
         if target.exists() and not target.samefile(file) and sha256_of(target, progress) != sha256:
@@ -97,10 +95,10 @@ def _check_file_name(file: Path) -> None:
         )
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _relative(path: Path, folder: Path) -> Path:
     """Returns the path relative to `folder` if it is inside, so that the folder can be moved."""
     path, folder = path.absolute(), folder.absolute()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _check(path: Path) -> None:

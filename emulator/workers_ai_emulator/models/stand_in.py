@@ -13,6 +13,7 @@ from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.errors import PullFailed, WeightsUnusable
 from workers_ai_emulator.files import new_part
+from workers_ai_emulator.models.catalog import STAND_IN_FOLDER
 from workers_ai_emulator.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,6 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _NAME = "SmolLM2-135M-Instruct"
 _ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored in the manifest
 
-# In the models folder. Neither `import` nor `pull` writes into this folder.
-FOLDER = "stand-in"
-
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
     """Returns the stand-in model as `weights_type`; converts it on first use.
@@ -35,7 +33,7 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
     The file is trusted, so it is used only while the manifest of our own conversion matches it.
     Raises WeightsUnusable.
     """
-    target = models_dir / FOLDER / f"{_NAME}.{weights_type}.gguf"
+    target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
         _convert(_find(), target, weights_type, num_threads)
     return target
