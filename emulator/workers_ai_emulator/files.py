@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
+# Characters that end a line, change the direction of a text, or are none by themselves.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 class IrregularFile(OSError):
@@ -63,8 +68,13 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def one_line(text: str) -> str:
-    r"""Returns the text with every control character escaped, as a terminal can show it: `\x1b`."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    r"""Returns the text with every control character escaped, as a terminal can show it: `\x1b`.
+
+    File names that Python has decoded with another encoding than UTF-8 become readable again.
+    """
+    with suppress(UnicodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @contextmanager
@@ -110,7 +120,3 @@ def _check_regular(found: os.stat_result) -> None:
         raise IrregularFile("is a directory, not a file")
     if not stat.S_ISREG(found.st_mode):
         raise IrregularFile("is a device or a pipe, not a file")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.models.store import Store
 
@@ -224,13 +226,15 @@ def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
 # ── the commands ──────────────────────────────────────────────────────────────────────────────
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+def run(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Runs a command; returns its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "workers_ai_emulator", *arguments, "--models-dir", str(folder)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=60,
+        env=os.environ | variables,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -356,3 +360,65 @@ def test_a_file_outside_of_the_models_folder_is_not_removed(tmp_path: Path, own:
     assert f"{own} stays: it is outside of" in run(folder, "models", "remove", ONE)[2]
     assert own.exists()
     assert ONE not in (folder / "models.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0"}, r"caf\xe9.gguf"),
+        ({"PYTHONIOENCODING": "ascii:strict"}, r"caf\xe9.gguf"),
+        ({"PYTHONIOENCODING": "latin-1"}, "caf\ufffd.gguf"),
+        ({"PYTHONIOENCODING": "utf-8"}, "café.gguf"),
+    ],
+)
+def test_an_accented_file_name_can_be_used_with_any_locale(
+    tmp_path: Path, own: Path, variables: dict[str, str], shown: str
+) -> None:
+    own = own.rename(own.with_name("café.gguf"))
+    folder = tmp_path / "models"
+    results = [
+        run(folder, "models", *arguments, **variables)
+        for arguments in (
+            ("import", str(own), "--as", ONE),
+            ("list",),
+            ("show", ONE),
+            ("verify", ONE),
+            ("remove", ONE),
+        )
+    ]
+    assert [status for status, _, _ in results] == [0] * 5, results
+    assert not any("Traceback" in complaint for _, _, complaint in results)
+    assert all(shown in said + complaint for _, said, complaint in results)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other encodings")
+def test_a_file_name_that_is_not_utf8_is_not_imported(tmp_path: Path, own: Path) -> None:
+    name = own.rename(own.with_name(os.fsdecode(b"caf\xe9.gguf")))
+    status, _, complaint = run(tmp_path / "models", "models", "import", str(name), "--as", ONE)
+    assert (status, "not UTF-8: rename the file" in complaint) == (1, True), complaint
+    assert not (tmp_path / "models").exists()
+
+
+def test_control_characters_are_not_printed(folder: Path) -> None:
+    Manifest.of(folder / "one.gguf", origin="\x1b]0;title\x07\n", sha256="\x1b").write(
+        folder / "one.gguf"
+    )
+    for arguments in (["list"], ["show", ONE], ["show", "\x1b[2J"]):
+        _, said, complaint = run(folder, "models", *arguments)
+        assert r"\x1b" in said + complaint
+        assert "\x1b" not in said + complaint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_pipe_or_a_folder_instead_of_weights_is_reported_by_every_command(folder: Path) -> None:
+    (folder / "one.gguf").unlink()
+    os.mkfifo(folder / "one.gguf")
+    (folder / "two.gguf").unlink()
+    (folder / "two.gguf").mkdir()
+    _, said, _ = run(folder, "models", "list")
+    assert "it is a device or a pipe" in said and "it is a directory" in said
+    status, _, complaint = run(folder, "models", "verify")
+    assert (status, len(complaint.splitlines())) == (1, 3)
+    pipe = str(folder / "one.gguf")
+    assert "it is a device or a pipe" in run(folder, "models", "import", pipe, "--as", "@cf/a/b")[2]
+    assert "one.gguf cannot be loaded: it is a device or a pipe" in failing_start(folder)

@@ -89,6 +89,8 @@ def test_a_path_that_cannot_exist_is_refused_in_one_printable_line(
         ("two\nlines\r", r"two\nlines\r"),
         ("\u202ereversed", r"\u202ereversed"),
         ("\udce9", r"\udce9"),
+        ("caf\udcc3\udca9", "café"),
+        ("a\u00a0b\u3000c", "a\u00a0b\u3000c"),
     ],
 )
 def test_characters_that_change_a_terminal_are_escaped(text: str, line: str) -> None:

@@ -61,7 +61,7 @@ class LlamaModel:
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         with collected_errors() as errors:
-            pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+            pointer = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise EngineError(reason(errors, "llama.cpp cannot load it"))
         self.pointer: Any = pointer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models import models_file
 from workers_ai_emulator.models.catalog import IMPORTED_FOLDER, ModelSpec
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
@@ -38,7 +40,8 @@ def import_weights(
         if not target.exists():
             store.unmark_verified(target)
             link_or_copy(file, target)
-        Manifest.of(target, origin=f"imported from {file.absolute()}", sha256=sha256).write(target)
+        origin = f"imported from {one_line(str(file.absolute()))}"
+        Manifest.of(target, origin=origin, sha256=sha256).write(target)
     models_file.add_entry(models_path, name, _relative(target, models_path.parent))
     progress.note(f"{name} is {target}")
 
@@ -86,13 +89,20 @@ def remove_weights(
 
 
 def _check_file_name(file: Path) -> None:
-    """Raises WeightsUnusable for names that our own files in the models folder can have."""
+    """Raises WeightsUnusable for names that our own files in the models folder can have.
+
+    Also for names that models.toml cannot contain.
+    """
     if file.name.startswith(".") or file.name.endswith(_RESERVED_ENDINGS):
         endings = ", ".join(_RESERVED_ENDINGS)
         raise WeightsUnusable(
             f"{file}: names that begin with a dot or end with {endings} are reserved: rename the "
             "file to NAME.gguf"
         )
+    try:
+        os.fsencode(file.name).decode()
+    except UnicodeDecodeError as error:
+        raise WeightsUnusable(f"{file}: its name is not UTF-8: rename the file") from error
 
 
 def _relative(path: Path, folder: Path) -> Path:

@@ -128,7 +128,7 @@ def check_name(name: str) -> None:
 
 
 def _is_name(name: str) -> bool:
-    return bool(len(name) <= _MAX_NAME and name.isprintable() and _NAME.fullmatch(name))
+    return bool(len(name) <= _MAX_NAME and one_line(name) == name and _NAME.fullmatch(name))
 
 
 def add_entry(path: Path, name: str, file: Path) -> None:

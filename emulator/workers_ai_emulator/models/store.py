@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Weights:
     @property
     def name(self) -> str:
         """The name of the weights in responses."""
-        return self.path.stem
+        return os.fsencode(self.path.stem).decode("utf-8", "replace")
 
 
 class Store:
