@@ -24,6 +24,7 @@ from tests.gguf_files import DATA
 from tests.server import INT8, server_process
 
 NAME = "@cf/someone/hostile"
+SIZE = 49_152  # of the stand-in model's vocabulary
 LONG = "a" * 500_000  # takes some tenths of a second
 
 
@@ -42,7 +43,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tokenizer(hostile: Path) -> Iterator[IsolatedTokenizer]:
-    with closing(IsolatedTokenizer(hostile, limit_s=60)) as tokenizer:
+    with closing(IsolatedTokenizer(hostile, SIZE, limit_s=60)) as tokenizer:
         yield tokenizer
 
 
@@ -79,11 +80,26 @@ def test_a_text_that_crashes_the_tokenizer_is_rejected_and_later_texts_are_not(
 
 
 def test_a_text_that_takes_too_long_is_rejected_and_later_texts_are_not(hostile: Path) -> None:
-    with closing(IsolatedTokenizer(hostile, limit_s=0.001)) as tokenizer:
+    with closing(IsolatedTokenizer(hostile, SIZE, limit_s=0.001)) as tokenizer:
         with pytest.raises(RequestRejected, match=r"did not process the prompt within 0\.001 s"):
             tokenizer.tokenize([LONG])
         tokenizer._limit_s = 60
         assert len(tokenizer.tokenize(["Hello"])) == 1
+
+
+def test_tokens_that_the_model_lacks_are_an_error(hostile: Path) -> None:
+    with (
+        closing(IsolatedTokenizer(hostile, 10, limit_s=60)) as tokenizer,
+        pytest.raises(EngineError, match="replaced by a file with other tokens"),
+    ):
+        tokenizer.tokenize(["Hello"])
+
+
+def test_a_killed_process_is_replaced(tokenizer: IsolatedTokenizer) -> None:
+    (child,) = children()
+    child.kill()
+    child.wait(timeout=60)
+    assert len(tokenizer.tokenize(["Hello"])) == 1
 
 
 def test_closing_ends_the_process_and_may_be_repeated(tokenizer: IsolatedTokenizer) -> None:
@@ -99,7 +115,7 @@ def test_the_process_has_no_secrets_in_its_environment(
     hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
-    with closing(IsolatedTokenizer(hostile)):
+    with closing(IsolatedTokenizer(hostile, SIZE)):
         (child,) = children()
         assert "secret" not in child.environ().values()
 
@@ -126,11 +142,12 @@ def test_hostile_texts_delay_no_other_request(hostile: Path) -> None:
     flags = ("--models-dir", str(hostile.parent), "--preload", NAME, "--parallel", "1")
     texts = ["a" * 31_000, "b" * 130_000, "Ab" * 60_000]
     with server_process(*flags) as server, ThreadPoolExecutor() as pool:
-        bodies = [{"messages": [{"role": "user", "content": t}], "max_tokens": 1} for t in texts]
+        bodies: list[object] = [{"messages": [{"role": "user", "content": t}]} for t in texts]
+        bodies += [{"prompt": text, "raw": True} for text in texts]
         refused = [pool.submit(server.run, body, model=NAME) for body in bodies]
         while not all(future.done() for future in refused):
             assert httpx.get(f"{server.root}/_emulator/healthz", timeout=30).status_code == 200
-        assert [future.result().status_code // 100 for future in refused] == [4] * 3
+        assert [future.result().status_code // 100 for future in refused] == [4] * 6
         answer = server.run({"prompt": "Hi", "max_tokens": 2}, model=NAME)
         assert answer.status_code == 200
         assert server.metric("workers_ai_emulator_running") == 0

@@ -41,14 +41,16 @@ def is_safe(vocabulary: LlamaVocabulary) -> bool:
 class IsolatedTokenizer:
     """Tokenises in a child process, which is killed if a prompt takes longer than `limit_s`.
 
-    The child loads the vocabulary of the file `path`. It handles one prompt after the other, and is
-    replaced after it was killed or has crashed. Raises EngineError if no process can be started.
+    The child loads the vocabulary of the file `path`, which has `vocabulary_size` tokens. It
+    handles one prompt after the other, and is replaced after it was killed or has crashed. Raises
+    EngineError if no process can be started.
     """
 
     is_isolated = True
 
-    def __init__(self, path: Path, *, limit_s: float = 5.0) -> None:
+    def __init__(self, path: Path, vocabulary_size: int, *, limit_s: float = 5.0) -> None:
         self._path = path
+        self._vocabulary_size = vocabulary_size
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._is_closed = False
@@ -91,7 +93,10 @@ class IsolatedTokenizer:
             raise RequestRejected(f"the model's tokenizer {what}") from error
         if kind == _FAILED:
             raise RequestRejected("the model's tokenizer does not process the prompt")
-        return _split(reply)
+        lists = _split(reply)
+        if any(not 0 <= token < self._vocabulary_size for tokens in lists for token in tokens):
+            raise EngineError(f"{self._path} has been replaced by a file with other tokens")
+        return lists
 
     def _start(self) -> Child:
         if self._is_closed:

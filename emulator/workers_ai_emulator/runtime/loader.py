@@ -242,7 +242,7 @@ def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
     """Returns the tokenizer of an untrusted file in a subprocess, unless no text can break it."""
     if weights.is_trusted or is_safe(vocabulary):
         return DirectTokenizer(vocabulary)
-    return IsolatedTokenizer(weights.path)
+    return IsolatedTokenizer(weights.path, vocabulary.size)
 
 
 def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:
