@@ -143,7 +143,7 @@ def test_a_default_that_is_invalid_in_requests_is_a_mistake(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "repo", ["../..", "a/..", "./a", "a", "a/b/c", "imported/x", "stand-in/x", "/a/b"]
 )
-def test_a_repo_that_is_none_is_a_mistake(tmp_path: Path, repo: str) -> None:
+def test_a_malformed_or_reserved_repo_is_a_mistake(tmp_path: Path, repo: str) -> None:
     (line,) = mistakes(tmp_path, f'["{NAME}"]\nfile = "x.gguf"\nrepo = "{repo}"\n')
     assert line.startswith(f'3: "{NAME}".repo: ')
 

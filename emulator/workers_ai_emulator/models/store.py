@@ -69,7 +69,7 @@ class Store:
         self._write_verified(self._verified_files() | {str(path.absolute()): _fingerprint(path)})
 
     def unmark_verified(self, path: Path) -> None:
-        """Forgets the test load of an earlier file of this path. Write errors are ignored."""
+        """Removes the record of a test load of this path. Write errors are ignored."""
         verified = self._verified_files()
         if verified.pop(str(path.absolute()), None):
             self._write_verified(verified)
