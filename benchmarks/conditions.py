@@ -21,8 +21,9 @@ BINDINGS = "llama-cpp-python"
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The weights and threads of all servers, and the number of runs of each measurement."""
+    """The weights, their models folder and the threads of all servers, and the number of runs."""
 
+    models_dir: Path
     weights: Path
     num_threads: int
     num_rounds: int
@@ -34,7 +35,7 @@ class Conditions:
         settings = Settings()
         store = Store(settings.models_dir, num_threads=settings.threads)
         weights = store.weights(CATALOG[MODEL_NAME]).path
-        return cls(weights, settings.threads, num_rounds, is_quick)
+        return cls(settings.models_dir, weights, settings.threads, num_rounds, is_quick)
 
     @property
     def description(self) -> str:

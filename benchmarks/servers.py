@@ -152,7 +152,7 @@ def ours(conditions: Conditions, *flags: str) -> ServerSpec:
         OURS,
         (
             *(sys.executable, "-m", "workers_ai_emulator", "serve", "--log-level", "warning"),
-            *("--models-dir", str(conditions.weights.parent)),
+            *("--models-dir", str(conditions.models_dir)),
             *("--threads", str(conditions.num_threads)),
             *flags,
         ),

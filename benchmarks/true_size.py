@@ -82,7 +82,7 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
     log.info("writing %s, unless it exists", path)
     random_weights.ensure(path, weights_type)
     with tempfile.TemporaryDirectory() as folder:
-        sized = replace(conditions, weights=_as_model(Path(folder), path))
+        sized = replace(conditions, models_dir=Path(folder), weights=_as_model(Path(folder), path))
         yield (
             f"The weights are the file {path.name} ({in_units(path.stat().st_size)}): Llama 2 7B "
             f"with random values. Each server has {_NUM_SLOTS} slots of {_CONTEXT_LENGTH} tokens."

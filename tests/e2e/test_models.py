@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.models_file import read_catalog
+from workers_ai_emulator.models.store import Store
 
 from tests.gguf_files import llama2_model
-from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
+from tests.server import ACCOUNT_ID, ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
 
 ONE, TWO, THREE = "@cf/someone/one", "@cf/someone/two", "@hf/someone/three"
 MODELS_FILE = f"""
@@ -222,13 +226,15 @@ def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
 # ── the commands ──────────────────────────────────────────────────────────────────────────────
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+def run(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Runs a command; returns its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "workers_ai_emulator", *arguments, "--models-dir", str(folder)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=60,
+        env=os.environ | variables,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -267,7 +273,7 @@ def test_a_file_is_imported_served_verified_and_removed(tmp_path: Path, own: Pat
     assert "own.gguf" in row and digest[:12] in row
     assert run(folder, "models", "remove", ONE)[0] == 0
     assert own.exists()
-    assert not (folder / "own.gguf").exists()
+    assert not (folder / "imported" / "own.gguf").exists()
     assert ONE not in run(folder, "models", "list")[1]
 
 
@@ -276,8 +282,8 @@ def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
     run(folder, "models", "import", str(own), "--as", ONE)
     data = bytearray(own.read_bytes())
     data[-1] ^= 1
-    (folder / "own.gguf").unlink()
-    (folder / "own.gguf").write_bytes(data)
+    (folder / "imported" / "own.gguf").unlink()
+    (folder / "imported" / "own.gguf").write_bytes(data)
     status, _, complaint = run(folder, "models", "verify", ONE, "--quiet")
     assert status == 1
     assert "own.gguf is damaged: its sha256 is" in complaint
@@ -293,9 +299,51 @@ def test_an_invalid_file_is_not_imported(tmp_path: Path, own: Path) -> None:
 
 
 def test_another_file_of_the_same_name_is_not_overwritten(folder: Path, own: Path) -> None:
+    run(folder, "models", "import", str(folder / "one.gguf"), "--as", "@cf/a/a")
     own = own.rename(own.with_name("one.gguf"))
     status, _, complaint = run(folder, "models", "import", str(own), "--as", "@cf/a/b")
     assert (status, "rename one of the two" in complaint) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "model"),
+    [
+        ("SmolLM2-135M-Instruct.Q8_0.gguf", INT8),
+        ("SmolLM2-135M-Instruct.F16.gguf", FP16),
+        ("llama-2-7b-chat.Q8_0.gguf", INT8),
+        ("Llama-2-7b-chat-hf-f16.gguf", FP16),
+    ],
+)
+def test_an_imported_file_is_not_used_for_another_model(
+    tmp_path: Path, own: Path, file_name: str, model: str
+) -> None:
+    own = own.rename(own.with_name(file_name))
+    folder = tmp_path / "models"
+    assert run(folder, "models", "import", str(own), "--as", ONE)[0] == 0
+    catalog = read_catalog(folder)
+    store = Store(folder, num_threads=1)
+    assert store.path(catalog[ONE]).samefile(own)
+    assert store.weights(catalog[ONE]).is_trusted is False
+    weights = store.weights(catalog[model])
+    assert weights.is_trusted and not weights.path.samefile(own)
+
+
+@pytest.mark.parametrize("name", [".verified.json", "own.gguf.json", "models.toml", "own.part"])
+def test_a_reserved_file_name_is_not_imported(tmp_path: Path, own: Path, name: str) -> None:
+    own = own.rename(own.with_name(name))
+    status, _, complaint = run(tmp_path / "models", "models", "import", str(own), "--as", ONE)
+    assert (status, "are reserved: rename" in complaint) == (1, True), complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_file_imported_under_an_old_name_is_test_loaded_again(folder: Path, own: Path) -> None:
+    store = Store(folder, num_threads=1)
+    run(folder, "models", "import", str(own), "--as", ONE)
+    imported = store.path(read_catalog(folder)[ONE])
+    store.mark_verified(imported)
+    run(folder, "models", "remove", ONE)
+    run(folder, "models", "import", str(own), "--as", ONE)
+    assert not store.is_verified(imported)
 
 
 def test_a_file_that_another_model_uses_stays(folder: Path) -> None:
@@ -312,3 +360,65 @@ def test_a_file_outside_of_the_models_folder_is_not_removed(tmp_path: Path, own:
     assert f"{own} stays: it is outside of" in run(folder, "models", "remove", ONE)[2]
     assert own.exists()
     assert ONE not in (folder / "models.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0"}, r"caf\xe9.gguf"),
+        ({"PYTHONIOENCODING": "ascii:strict"}, r"caf\xe9.gguf"),
+        ({"PYTHONIOENCODING": "latin-1"}, "caf\ufffd.gguf"),
+        ({"PYTHONIOENCODING": "utf-8"}, "café.gguf"),
+    ],
+)
+def test_an_accented_file_name_can_be_used_with_any_locale(
+    tmp_path: Path, own: Path, variables: dict[str, str], shown: str
+) -> None:
+    own = own.rename(own.with_name("café.gguf"))
+    folder = tmp_path / "models"
+    results = [
+        run(folder, "models", *arguments, **variables)
+        for arguments in (
+            ("import", str(own), "--as", ONE),
+            ("list",),
+            ("show", ONE),
+            ("verify", ONE),
+            ("remove", ONE),
+        )
+    ]
+    assert [status for status, _, _ in results] == [0] * 5, results
+    assert not any("Traceback" in complaint for _, _, complaint in results)
+    assert all(shown in said + complaint for _, said, complaint in results)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other encodings")
+def test_a_file_name_that_is_not_utf8_is_not_imported(tmp_path: Path, own: Path) -> None:
+    name = own.rename(own.with_name(os.fsdecode(b"caf\xe9.gguf")))
+    status, _, complaint = run(tmp_path / "models", "models", "import", str(name), "--as", ONE)
+    assert (status, "not UTF-8: rename the file" in complaint) == (1, True), complaint
+    assert not (tmp_path / "models").exists()
+
+
+def test_control_characters_are_not_printed(folder: Path) -> None:
+    Manifest.of(folder / "one.gguf", origin="\x1b]0;title\x07\n", sha256="\x1b").write(
+        folder / "one.gguf"
+    )
+    for arguments in (["list"], ["show", ONE], ["show", "\x1b[2J"]):
+        _, said, complaint = run(folder, "models", *arguments)
+        assert r"\x1b" in said + complaint
+        assert "\x1b" not in said + complaint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_pipe_or_a_folder_instead_of_weights_is_reported_by_every_command(folder: Path) -> None:
+    (folder / "one.gguf").unlink()
+    os.mkfifo(folder / "one.gguf")
+    (folder / "two.gguf").unlink()
+    (folder / "two.gguf").mkdir()
+    _, said, _ = run(folder, "models", "list")
+    assert "it is a device or a pipe" in said and "it is a directory" in said
+    status, _, complaint = run(folder, "models", "verify")
+    assert (status, len(complaint.splitlines())) == (1, 3)
+    pipe = str(folder / "one.gguf")
+    assert "it is a device or a pipe" in run(folder, "models", "import", pipe, "--as", "@cf/a/b")[2]
+    assert "one.gguf cannot be loaded: it is a device or a pipe" in failing_start(folder)

@@ -22,8 +22,9 @@ from huggingface_hub import constants
 from workers_ai_emulator.errors import PullFailed
 from workers_ai_emulator.models.catalog import CATALOG, HubFile, ModelSpec
 from workers_ai_emulator.models.download import Retries
+from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.pull import pull
-from workers_ai_emulator.models.store import Manifest, Store
+from workers_ai_emulator.models.store import Store
 
 from tests.hub import COMMIT, PATH, REPO, TOKEN, FakeHub, Fault, fake_hub
 from tests.server import wait_until

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,6 +220,39 @@ def _fail() -> None:
     raise TransferInterrupted("the connection was lost")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows restricts links")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_in_the_place_of_the_part_is_not_written_through(
+    tmp_path: Path, target: Path, part: Path, link: Callable[[Path, Path], None]
+) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b"old")
+    link(precious, part)
+    download(target, Remote())
+    assert (precious.read_bytes(), target.read_bytes()) == (b"old", CONTENT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_pipe_in_the_place_of_the_part_is_replaced(target: Path, part: Path) -> None:
+    os.mkfifo(part)
+    download(target, Remote())
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_folder_in_the_place_of_the_part_is_an_error(target: Path, part: Path) -> None:
+    part.mkdir()
+    with pytest.raises(PullFailed, match="cannot write"):
+        download(target, Remote())
+
+
+def test_parts_of_other_revisions_are_deleted(tmp_path: Path, target: Path) -> None:
+    other, unrelated = (tmp_path / f"{name}.{'0' * 64}.part" for name in ("model.gguf", "x.gguf"))
+    other.touch()
+    unrelated.touch()
+    download(target, Remote())
+    assert not other.exists() and unrelated.exists()
+
+
 # ── files ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -237,15 +271,16 @@ def test_a_link_shares_the_bytes_of_its_source(tmp_path: Path, target: Path) -> 
     assert target.samefile(source)
 
 
+def fail_to_link(*_: object) -> None:
+    raise OSError("no links")
+
+
 def test_a_file_system_without_links_gets_a_copy(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("no links")
-
     source = tmp_path / "source.gguf"
     source.write_bytes(CONTENT)
-    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("os.link", fail_to_link)
     link_or_copy(source, target)
     assert target.read_bytes() == CONTENT
     assert not target.samefile(source)
@@ -264,6 +299,25 @@ def test_a_copy_that_fails_is_an_error_and_leaves_no_part(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows restricts links")
+def test_a_link_in_the_place_of_a_copys_part_is_not_written_through(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious, source = tmp_path / "precious.txt", tmp_path / "source.gguf"
+    precious.write_bytes(b"old")
+    source.write_bytes(CONTENT)
+    target.with_name("model.gguf.copy.part").symlink_to(precious)
+    monkeypatch.setattr("os.link", fail_to_link)
+    link_or_copy(source, target)
+    assert (precious.read_bytes(), target.read_bytes()) == (b"old", CONTENT)
+
+
+def test_a_file_that_cannot_be_read_has_no_sha256(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.gguf"):
+        with pytest.raises(PullFailed, match="cannot be read"):
+            sha256_of(path, Log())
+
+
 def test_a_renamed_file_replaces_the_target(tmp_path: Path, target: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(CONTENT)
@@ -276,7 +330,7 @@ def test_a_renamed_file_replaces_the_target(tmp_path: Path, target: Path) -> Non
 def test_a_lock_creates_the_folder_and_can_be_taken_again(tmp_path: Path) -> None:
     target, log = tmp_path / "models" / "model.gguf", Log()
     for _ in range(2):
-        with locked(target, log):
+        with locked(target, log.note):
             assert target.parent.is_dir()
     assert log.lines == []
 
@@ -285,6 +339,6 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with (
         pytest.raises(PullFailed, match=r"cannot write .*--models-dir"),
-        locked(tmp_path / "models" / "model.gguf", Log()),
+        locked(tmp_path / "models" / "model.gguf", Log().note),
     ):
         pass

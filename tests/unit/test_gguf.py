@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -335,3 +336,13 @@ def test_a_file_that_is_truncated_anywhere_is_rejected(tmp_path: Path) -> None:
 def test_a_vocabulary_without_weights_is_rejected() -> None:
     with pytest.raises(GgufInvalid, match=r"^it has a vocabulary but no weights$"):
         read_header(DATA / "llama2-vocab.gguf")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_path_that_is_no_regular_file_is_rejected_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(
+            GgufInvalid, match=r"^it is a (directory|device or a pipe), not a file$"
+        ):
+            read_header(path)

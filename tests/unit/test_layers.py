@@ -47,8 +47,8 @@ USES_HTTPX = {
     f"{ROOT}.middleware.recordings.cloudflare",
     f"{ROOT}.models.hub",
 }
-# Modules that run as processes, so they may print.
-PROGRAMS = {f"{ROOT}.engine.probe", f"{ROOT}.prompts.template_process"}
+# Run as processes of their own, so they may print.
+PROGRAMS = {f"{ROOT}.engine.probe"}
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,82 @@ def test_a_default_that_is_invalid_in_requests_is_a_mistake(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "repo", ["../..", "a/..", "./a", "a", "a/b/c", "imported/x", "stand-in/x", "/a/b"]
+)
+def test_a_malformed_or_reserved_repo_is_a_mistake(tmp_path: Path, repo: str) -> None:
+    (line,) = mistakes(tmp_path, f'["{NAME}"]\nfile = "x.gguf"\nrepo = "{repo}"\n')
+    assert line.startswith(f'3: "{NAME}".repo: ')
+
+
+@pytest.mark.parametrize("file", ["../x.gguf", "a/../../x.gguf", "/x.gguf", ".", "a/.."])
+def test_a_file_outside_of_its_repo_is_a_mistake(tmp_path: Path, file: str) -> None:
+    (line,) = mistakes(tmp_path, f'["{NAME}"]\nfile = "{file}"\nrepo = "a/B"\n')
+    assert line == f'2: "{NAME}".file: must be a path inside the repo'
+
+
+@pytest.mark.parametrize("file", ["x" * 5000, r"a\u0000b"])
+def test_a_file_that_cannot_exist_is_a_mistake(tmp_path: Path, file: str) -> None:
+    (line,) = mistakes(tmp_path, f'["{NAME}"]\nfile = "{file}"\n')
+    assert line.startswith(f'2: "{NAME}".file: cannot be read: ')
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("name", ["pipe", "folder", "/dev/zero"])
+def test_a_chat_template_that_is_no_file_is_a_mistake(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    text = f'["{NAME}"]\nfile = "x.gguf"\nchat_template = "{name}"\n'
+    (line,) = mistakes(tmp_path, text)
+    assert line.startswith(f'3: "{NAME}".chat_template: ') and line.endswith("not a file")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_models_file_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "models.toml")
+    with pytest.raises(SettingInvalid, match=r"is a device or a pipe, not a file$"):
+        read_catalog(tmp_path)
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(SettingInvalid, match=r"not a file$"):
+            read_catalog(tmp_path, path)
+
+
+def test_a_byte_order_mark_is_accepted_and_later_removed(tmp_path: Path) -> None:
+    path = write(tmp_path, f'\ufeff["{NAME}"]\nfile = "some.gguf"\n')
+    assert NAME in read_catalog(tmp_path)
+    add_entry(path, "@cf/a/b", Path("b.gguf"))
+    assert path.read_text("utf-8").startswith(f'["{NAME}"]')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 20_000,
+        "x = " + "{a=" * 20_000,
+        "a" + ".a" * 400_000 + " = 1",
+        f'["{NAME}"]\nfile = "x"\ncontext_length = ' + "9" * 5000,
+        "#" * 2**20 + "\n",
+    ],
+    ids=["arrays", "tables", "dotted key", "digits", "size"],
+)
+def test_an_extreme_file_is_an_error_of_one_line(tmp_path: Path, text: str) -> None:
+    assert len(mistakes(tmp_path, text)) == 1
+
+
+def test_a_mistake_in_a_large_file_has_its_line(tmp_path: Path) -> None:
+    table = '["@cf/a/m{0}"]\nfile = "x"\ndescription = """\n[1]\n"""  # [\n'
+    text = "".join(table.format(number) for number in range(3000))
+    assert mistakes(tmp_path, f'{text}\n["{NAME}"]\nsize = 1') == [
+        f'15002: "{NAME}".file: is missing',
+        f'15003: "{NAME}".size: there is no such key',
+    ]
+
+
+def test_control_characters_are_escaped_in_errors(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, r'["@cf/a/\u001b[31mb\u0007"]' + '\nfile = "x"\n')
+    assert r'"@cf/a/\x1b[31mb\x07"' in line
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [("[", "is not TOML"), ('"@cf/a/b" = 1\n', "should be a valid dictionary"), ("\0", "not TOML")],
 )
@@ -150,7 +227,7 @@ def test_a_file_without_model_tables_is_a_mistake(tmp_path: Path, text: str, rea
 def test_adding_and_removing_an_entry_leaves_the_other_lines_unchanged(tmp_path: Path) -> None:
     text = "# mine\n['@cf/a/b'] # one\nfile   =  'b.gguf'\n"
     path = write(tmp_path, text)
-    add_entry(path, NAME, "some.gguf")
+    add_entry(path, NAME, Path("some.gguf"))
     assert list(read_catalog(tmp_path)) == [*CATALOG, "@cf/a/b", NAME]
     assert path.read_text().startswith(text)
     assert remove_entry(path, NAME)
@@ -160,7 +237,7 @@ def test_adding_and_removing_an_entry_leaves_the_other_lines_unchanged(tmp_path:
 
 def test_adding_an_existing_name_replaces_its_file_and_keeps_its_settings(tmp_path: Path) -> None:
     path = write(tmp_path, f'["{NAME}"]\nfile = "a.gguf"\nrepo = "a/B"\ncontext_length = 512\n')
-    add_entry(path, NAME, "b.gguf")
+    add_entry(path, NAME, Path("b.gguf"))
     spec = read_catalog(tmp_path)[NAME]
     assert (spec.weights_file, spec.context_length) == (tmp_path / "b.gguf", 512)
     assert spec.hub_file is None
@@ -169,12 +246,16 @@ def test_adding_an_existing_name_replaces_its_file_and_keeps_its_settings(tmp_pa
 def test_adding_the_first_entry_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     assert not remove_entry(path, NAME)
-    add_entry(path, NAME, "some.gguf")
+    add_entry(path, NAME, Path("some.gguf"))
     assert NAME in read_catalog(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "@cf/meta", "@cf//x", "@cf/a/b/c", "@xy/a/b", "@cf/a /b"]
+    "name",
+    [
+        *("llama", "@cf/meta", "@cf//x", "@cf/a/b/c", "@xy/a/b", "@cf/a /b"),
+        *("@cf/a/\x1b[31m", "@cf/a/\u202e", "@cf/a/" + "b" * 5000),
+    ],
 )
 def test_a_malformed_name_is_rejected(name: str) -> None:
     with pytest.raises(SettingInvalid, match="@cf/author/model"):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workers_ai_emulator.engine import quantize
 from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import stand_in as module
+from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.stand_in import REQUIREMENT, stand_in
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -51,7 +57,7 @@ def test_it_is_converted_once_for_each_type(
     converted = convert(monkeypatch)
     folder = tmp_path / "models"
     paths = [stand_in(folder, "Q8_0", num_threads=1) for _ in range(2)]
-    assert paths == [folder / "SmolLM2-135M-Instruct.Q8_0.gguf"] * 2
+    assert paths == [folder / "stand-in" / "SmolLM2-135M-Instruct.Q8_0.gguf"] * 2
     assert stand_in(folder, "F16", num_threads=1).read_text() == "F16"
     assert converted == ["Q8_0", "F16"]
 
@@ -63,7 +69,94 @@ def test_a_failed_conversion_leaves_no_file(
     convert(monkeypatch, error)
     with pytest.raises(WeightsUnusable, match=r"cannot write .*no space.*--models-dir"):
         stand_in(tmp_path / "models", "Q8_0", num_threads=1)
-    assert list((tmp_path / "models").iterdir()) == []
+    files = [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
+    assert [path.suffix for path in files] == [".lock"]
+
+
+def test_a_file_of_the_same_name_is_not_trusted(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = convert(monkeypatch)
+    path = tmp_path / "stand-in" / "SmolLM2-135M-Instruct.Q8_0.gguf"
+    path.parent.mkdir()
+    path.write_text("an untrusted file")
+    assert stand_in(tmp_path, "Q8_0", num_threads=1).read_text() == "Q8_0"
+    assert converted == ["Q8_0"]
+
+
+def test_a_file_beside_the_converted_one_is_neither_used_nor_changed(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(monkeypatch)
+    path = tmp_path / "SmolLM2-135M-Instruct.Q8_0.gguf"
+    path.write_text("an untrusted file")
+    assert stand_in(tmp_path, "Q8_0", num_threads=1).read_text() == "Q8_0"
+    assert path.read_text() == "an untrusted file"
+
+
+@pytest.mark.parametrize("content", ["Q8_X", "an untrusted file"])
+def test_a_changed_file_is_converted_anew(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    converted = convert(monkeypatch)
+    path = stand_in(tmp_path, "Q8_0", num_threads=1)
+    path.write_text(content)
+    os.utime(path, ns=(1, 1))
+    assert stand_in(tmp_path, "Q8_0", num_threads=1).read_text() == "Q8_0"
+    assert converted == ["Q8_0", "Q8_0"]
+
+
+def test_a_copy_of_the_converted_file_is_used(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = convert(monkeypatch)
+    os.utime(stand_in(tmp_path, "Q8_0", num_threads=1), ns=(1, 1))
+    stand_in(tmp_path, "Q8_0", num_threads=1)
+    assert converted == ["Q8_0"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"origin": "imported from /tmp/x.gguf"}, {"sha256": "0" * 64, "size": 0}]
+)
+def test_a_manifest_of_another_file_is_not_trusted(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    converted = convert(monkeypatch)
+    path = stand_in(tmp_path, "Q8_0", num_threads=1)
+    manifest = Manifest.read(path)
+    assert manifest
+    replace(manifest, **changes).write(path)
+    stand_in(tmp_path, "Q8_0", num_threads=1)
+    assert converted == ["Q8_0", "Q8_0"]
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(monkeypatch)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("old")
+    folder = tmp_path / "models" / "stand-in"
+    folder.mkdir(parents=True)
+    (folder / "SmolLM2-135M-Instruct.Q8_0.gguf.part").symlink_to(precious)
+    stand_in(tmp_path / "models", "Q8_0", num_threads=1)
+    assert precious.read_text() == "old"
+
+
+def test_parts_of_killed_conversions_are_deleted(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(monkeypatch)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = "SmolLM2-135M-Instruct.Q8_0"
+    (tmp_path / "stand-in").mkdir()
+    (tmp_path / "stand-in" / f"{name}.gguf.part").touch()
+    (tmp_path / f"{name}.{dead.pid}.part").touch()  # version 0.1 wrote this
+    alive = tmp_path / f"{name}.{os.getpid()}.part"
+    alive.touch()
+    stand_in(tmp_path, "Q8_0", num_threads=1)
+    assert list(tmp_path.rglob("*.part")) == [alive]
 
 
 def test_a_damaged_wheel_is_an_error(wheel: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models import store as store_module
 from workers_ai_emulator.models.catalog import HubFile, ModelSpec
-from workers_ai_emulator.models.store import Manifest, Store, Weights
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.store import Store, Weights
 
 NAME = "@cf/someone/some-model"
 SPEC = ModelSpec(NAME, Path("some.gguf"))
@@ -45,6 +46,7 @@ def test_an_absolute_path_is_outside_of_the_folder(store: Store, tmp_path: Path)
 
 def test_the_name_of_the_weights_is_that_of_the_file() -> None:
     assert Weights(Path("folder/llama-2-7b-chat.Q8_0.gguf")).name == "llama-2-7b-chat.Q8_0"
+    assert Weights(Path("caf\udce9.gguf")).name == "caf\ufffd"
 
 
 @pytest.mark.parametrize(

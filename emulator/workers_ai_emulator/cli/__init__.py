@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import models, worker
 from workers_ai_emulator.cli.execute import execute
-from workers_ai_emulator.cli.output import fail, print_line
+from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
 from workers_ai_emulator.cli.serve import serve
 from workers_ai_emulator.cli.wait import wait
 from workers_ai_emulator.errors import CommandError
@@ -44,6 +44,7 @@ def root(
 
 def main() -> None:
     """Runs the command; prints its errors to stderr without a traceback."""
+    accept_all_characters()
     try:
         status = app(standalone_mode=False)
     except CommandError as error:

@@ -106,7 +106,8 @@ def import_file(
 ) -> None:
     """Serve a GGUF file of yours under a model name.
 
-    The file is checked, then linked into the folder of the weights, or copied from another disk.
+    The file is checked, then linked into the folder `imported` beside the weights, or copied from
+    another disk.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import import_weights
@@ -196,7 +197,7 @@ class _Library:
         """Reads the model's manifest and the header of its weights, if it has any."""
         from workers_ai_emulator.engine.gguf import read_header
         from workers_ai_emulator.models.catalog import default_context_length
-        from workers_ai_emulator.models.store import Manifest
+        from workers_ai_emulator.models.manifest import Manifest
 
         path = self.store.path(spec)
         if not path.exists():

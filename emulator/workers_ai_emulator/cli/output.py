@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from io import TextIOWrapper
 from typing import NoReturn
+
+from workers_ai_emulator.files import one_line
+
+
+def accept_all_characters() -> None:
+    """Makes stdout and stderr escape the characters that their encoding lacks.
+
+    Otherwise, printing them would raise UnicodeEncodeError.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def shown(text: str) -> str:
+    """Returns the text with control characters escaped, except newlines and tabs."""
+    return "".join(p if p in ("\n", "\t") else one_line(p) for p in re.split(r"([\n\t])", text))
 
 
 def print_line(line: str) -> None:
     """Prints a result and flushes stdout."""
-    print(line, flush=True)
+    print(shown(line), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints rows of cells under headings, each column as wide as its longest cell."""
-    table = [headings, *rows]
+    table = [[one_line(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -22,7 +41,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Never, TextIO
 
 from tqdm import tqdm
 
+from workers_ai_emulator.cli.output import shown
 from workers_ai_emulator.machine import in_units
 
 _LINE_INTERVAL_S = 10.0
@@ -23,8 +24,8 @@ class Bar:
     def begin(self, what: str, done: int, size: int) -> None:
         self.end()
         self._bar = tqdm(
-            desc=what, initial=done, total=size, unit="B", unit_scale=True, unit_divisor=1024,
-            file=self._stream, dynamic_ncols=True,
+            desc=shown(what), initial=done, total=size, unit="B", unit_scale=True,
+            unit_divisor=1024, file=self._stream, dynamic_ncols=True,
         )  # fmt: skip
 
     def advance(self, num_bytes: int) -> None:
@@ -38,7 +39,7 @@ class Bar:
 
     def note(self, line: str) -> None:
         self.end()
-        print(line, file=self._stream, flush=True)
+        print(shown(line), file=self._stream, flush=True)
 
 
 class Lines:
@@ -67,7 +68,7 @@ class Lines:
         self._what = ""
 
     def note(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(shown(line), file=self._stream, flush=True)
 
     def _print(self) -> None:
         self._printed_s = time.monotonic()

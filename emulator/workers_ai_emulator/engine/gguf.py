@@ -17,6 +17,7 @@ from typing import Any
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_format import MAX_LAYERS, Reader, parse, shown
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
+from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
 _MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this of weights in a memory-mapped file
@@ -48,8 +49,10 @@ def read_header(path: Path) -> GgufHeader:
     text-generation model. Takes about 40 ms for each 100,000 tokens and merges of the vocabulary.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _checked(Reader(file, os.fstat(file.fileno()).st_size))
+    except IrregularFile as error:
+        raise GgufInvalid(f"it {error.strerror}") from error
     except OSError as error:
         raise GgufInvalid(f"it cannot be read: {error.strerror}") from error
 

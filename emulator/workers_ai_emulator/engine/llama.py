@@ -62,7 +62,7 @@ class LlamaModel:
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         with collected_errors() as errors:
-            pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+            pointer = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise EngineError(reason(errors, "llama.cpp cannot load it"))
         self.pointer: Any = pointer
@@ -143,6 +143,14 @@ class LlamaVocabulary:
                 for token in range(self.size)
                 if llama.llama_vocab_get_attr(vocab, token) & _SPECIAL
             }
+
+    @cached_property
+    def num_searched_tokens(self) -> int:
+        """The number of tokens that llama.cpp searches for in a text before it tokenises it."""
+        kinds = _SPECIAL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+        with self._model.in_use():
+            attributes = (llama.llama_vocab_get_attr(self._vocab, t) for t in range(self.size))
+            return sum(bool(attribute & kinds) for attribute in attributes)
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         # The JSON of a request can contain a lone surrogate, which UTF-8 cannot encode.

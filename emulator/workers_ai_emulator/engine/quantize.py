@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -26,7 +27,7 @@ def quantize(source: Path, target: Path, weights_type: WeightsType, *, num_threa
     params.allow_requantize = True
     with llama_log.collected_errors() as errors:
         status = llama.llama_model_quantize(
-            str(source).encode(), str(target).encode(), ctypes.byref(params)
+            os.fsencode(source), os.fsencode(target), ctypes.byref(params)
         )
     if status != 0:
         default = f"cannot convert {source.name} to {weights_type}"

@@ -17,6 +17,10 @@ from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: Llama 2's
 
+# Folders in the models folder. Pulled files are in OWNER/REPOSITORY.
+IMPORTED_FOLDER = "imported"
+STAND_IN_FOLDER = "stand-in"
+
 # A user's model has the schema of this model, and its card with other names and descriptions.
 _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 

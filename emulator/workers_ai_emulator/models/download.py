@@ -1,31 +1,37 @@
 """Downloads a remote file: resumes after any interruption, and checks every byte's sha256.
 
 .FILE.lock               the lock file; the system releases the lock when the process dies
-FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted
+FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted, deleted
+                         when another revision is downloaded
 FILE                     the complete file; it never exists with other content
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
+from workers_ai_emulator.files import new_part, open_regular
 from workers_ai_emulator.machine import in_units
 
 _BLOCK_BYTES = 2**20
 _MARGIN_BYTES = 16 * 2**20  # disk space that must remain free
 _MAX_DELAY_S = 30.0
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows needs it
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Opens the remote file from byte `start` on. Returns the position of the first byte that the
@@ -141,14 +147,26 @@ class Download:
     def _resume(self) -> None:
         """Computes the sha256 of the bytes from an earlier download, if there are any."""
         self._digest, self._done = hashlib.sha256(), 0
-        self._part.touch()
-        if (length := self._part.stat().st_size) > self._size:
-            os.truncate(self._part, 0)
-        elif length:
+        self._remove_unusable_parts()
+        self._open_part().close()
+        if length := self._part.stat().st_size:
             self._progress.begin(f"checking {self._target.name}", 0, length)
             for block in _blocks_of(self._part):
                 self._count(block)
         self._progress.begin(self._target.name, self._done, self._size)
+
+    def _remove_unusable_parts(self) -> None:
+        """Deletes parts of other revisions, and a part that no download of this file wrote."""
+        for part in self._target.parent.glob(f"{glob.escape(self._target.name)}.*.part"):
+            if part != self._part or not _is_own_file(part, self._size):
+                part.unlink()
+
+    def _open_part(self) -> FileIO:
+        """Opens the part to append to it; creates it if necessary. Does not follow a link."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        return FileIO(
+            self._part, "ab", opener=lambda path, _: os.open(path, flags | _BINARY, 0o666)
+        )
 
     def _check_space(self) -> None:
         left = self._size - self._done
@@ -164,7 +182,7 @@ class Download:
         if self._done == self._size:
             return
         with (
-            self._part.open("ab", buffering=0) as file,
+            self._open_part() as file,
             self._open_remote(self._done) as (start, blocks),
         ):
             for block in _skip(self._done - start, blocks):
@@ -195,10 +213,11 @@ class Download:
 
 
 @contextmanager
-def locked(target: Path, progress: Progress) -> Iterator[None]:
+def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock of `target` during the block, so that only one process writes the file.
 
-    Waits until other processes release the lock. Raises PullFailed if the folder is not writable.
+    Waits until other processes release the lock, and calls `note` with a line that says so. Raises
+    PullFailed if the folder is not writable.
     """
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -206,10 +225,11 @@ def locked(target: Path, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.note(f"another process is writing {target.name}: waiting for it")
+            note(f"another process is writing {target.name}: waiting for it")
             lock.acquire()
-    except OSError as error:
-        raise PullFailed(f"cannot write {target}: {error.strerror}; check --models-dir") from error
+    except (OSError, NotImplementedError) as error:  # the latter: the file system has no locks
+        reason = getattr(error, "strerror", None) or error
+        raise PullFailed(f"cannot write {target}: {reason}; check --models-dir") from error
     try:
         yield
     finally:
@@ -225,12 +245,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
         return
     except OSError:  # on another disk, or the file system has no links
-        part = target.with_name(f"{target.name}.copy.part")
+        pass
     try:
-        shutil.copyfile(source, part)
-        rename_durably(part, target)
+        with new_part(target.with_name(f"{target.name}.copy.part")) as part:
+            shutil.copyfile(source, part)
+            rename_durably(part, target)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise PullFailed(
             f"cannot copy {source} to {target}: {error.strerror}; free some space or choose "
             "another folder with --models-dir"
@@ -248,21 +268,31 @@ def rename_durably(part: Path, target: Path) -> None:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """Returns the sha256 of a file as hexadecimal digits."""
+    """Returns the sha256 of a file as hexadecimal digits. Raises PullFailed."""
     digest = hashlib.sha256()
-    progress.begin(f"checking {path.name}", 0, path.stat().st_size)
-    for block in _blocks_of(path):
-        digest.update(block)
-        progress.advance(len(block))
-    progress.end()
+    try:
+        progress.begin(f"checking {path.name}", 0, path.stat().st_size)
+        for block in _blocks_of(path):
+            digest.update(block)
+            progress.advance(len(block))
+    except OSError as error:
+        raise PullFailed(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        progress.end()
     return digest.hexdigest()
 
 
 def _blocks_of(path: Path) -> Iterator[bytes]:
     """Yields the bytes of a file, a megabyte at a time."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
+
+
+def _is_own_file(part: Path, max_size: int) -> bool:
+    """Returns whether a regular file without other names has this path, of `max_size` at most."""
+    found = part.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models import models_file
-from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.catalog import IMPORTED_FOLDER, ModelSpec
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
-from workers_ai_emulator.models.store import Manifest, Store
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.store import Store
+
+_RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 
 
 def import_weights(
@@ -19,20 +24,24 @@ def import_weights(
 ) -> None:
     """Links or copies a GGUF file into the models folder, and adds `name` to the models file.
 
-    Raises WeightsUnusable, PullFailed or SettingInvalid.
+    Imported files have a folder of their own, so that the name of an untrusted file cannot be that
+    of a pulled or converted one. Raises WeightsUnusable, PullFailed or SettingInvalid.
     """
     models_file.check_name(name)
+    _check_file_name(file)
     _check(file)
-    target = store.models_dir / file.name
+    target = store.models_dir / IMPORTED_FOLDER / file.name
     sha256 = sha256_of(file, progress)
-    with locked(target, progress):
+    with locked(target, progress.note):
         if target.exists() and not target.samefile(file) and sha256_of(target, progress) != sha256:
             raise WeightsUnusable(
                 f"{target} is another file of the same name: rename one of the two"
             )
         if not target.exists():
+            store.unmark_verified(target)
             link_or_copy(file, target)
-        Manifest.of(target, origin=f"imported from {file.absolute()}", sha256=sha256).write(target)
+        origin = f"imported from {one_line(str(file.absolute()))}"
+        Manifest.of(target, origin=origin, sha256=sha256).write(target)
     models_file.add_entry(models_path, name, _relative(target, models_path.parent))
     progress.note(f"{name} is {target}")
 
@@ -79,10 +88,27 @@ def remove_weights(
         yield f"removed {spec.name} from {models_path}"
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _check_file_name(file: Path) -> None:
+    """Raises WeightsUnusable for names that our own files in the models folder can have.
+
+    Also for names that models.toml cannot contain.
+    """
+    if file.name.startswith(".") or file.name.endswith(_RESERVED_ENDINGS):
+        endings = ", ".join(_RESERVED_ENDINGS)
+        raise WeightsUnusable(
+            f"{file}: names that begin with a dot or end with {endings} are reserved: rename the "
+            "file to NAME.gguf"
+        )
+    try:
+        os.fsencode(file.name).decode()
+    except UnicodeDecodeError as error:
+        raise WeightsUnusable(f"{file}: its name is not UTF-8: rename the file") from error
+
+
+def _relative(path: Path, folder: Path) -> Path:
     """Returns the path relative to `folder` if it is inside, so that the folder can be moved."""
     path, folder = path.absolute(), folder.absolute()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _check(path: Path) -> None:

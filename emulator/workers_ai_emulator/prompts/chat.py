@@ -6,10 +6,11 @@ Special tokens come only from the template: the text of messages is tokenised as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
+from operator import add
 from typing import Protocol
 
 from jinja2 import TemplateError
@@ -58,6 +59,36 @@ class ChatTemplate(Protocol):
         """Ends the subprocess of the template, if any. May be called more than once."""
 
 
+class Tokenizer(Protocol):
+    """Tokenises texts with the vocabulary of one model. Any thread may use it.
+
+    `is_isolated`: it runs in a subprocess, so it would block an event loop.
+    """
+
+    is_isolated: bool
+
+    def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        """Returns the tokens of each text. Raises RequestRejected."""
+
+    def close(self) -> None:
+        """Ends the subprocess, if there is one. May be called more than once."""
+
+
+class DirectTokenizer:
+    """Tokenises in this process."""
+
+    is_isolated = False
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        return [self._vocabulary.tokenize(text, parse_special=parse_special) for text in texts]
+
+    def close(self) -> None:
+        pass
+
+
 class Mark(Enum):
     """The special tokens that separate the texts of a Llama 2 prompt."""
 
@@ -74,45 +105,51 @@ class Llama2Template:
     by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
     """
 
-    is_isolated = False
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, tokenizer: Tokenizer | None = None) -> None:
         assert vocabulary.bos is not None and vocabulary.eos is not None
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer or DirectTokenizer(vocabulary)
+        self.is_isolated = self._tokenizer.is_isolated
         self._bos = vocabulary.bos
         self._eos = vocabulary.eos
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        tokens: list[int] = []
-        text = ""
-        for part in [*self.parts(messages), None]:
-            if isinstance(part, str):
-                text += part
-                continue
-            tokens += self._vocabulary.tokenize(text) if text else []
-            text = ""
-            if part is not None:
-                tokens.append(self._bos if part is Mark.BOS else self._eos)
-        return tokens
+        parts = _join_texts(self.parts(messages))
+        texts = [part for part in parts if isinstance(part, str)]
+        tokens_of_texts = iter(self._tokenizer.tokenize(texts))
+        marks = {Mark.BOS: [self._bos], Mark.EOS: [self._eos]}
+        lists = (next(tokens_of_texts) if isinstance(p, str) else marks[p] for p in parts)
+        return list(chain.from_iterable(lists))
 
     def render_prompt(self, prompt: str) -> list[int]:
         return self.render(wrap_prompt(prompt))
 
     def render_raw(self, prompt: str) -> list[int]:
-        tokens = self._vocabulary.tokenize(prompt, parse_special=True)
+        (tokens,) = self._tokenizer.tokenize([prompt], parse_special=True)
         return tokens if tokens[:1] == [self._bos] else [self._bos, *tokens]
 
     def render_flattened(self, prompt: str) -> list[int]:
         return self.render_raw(prompt)
 
     def close(self) -> None:
-        pass
+        self._tokenizer.close()
 
     def parts(self, messages: Sequence[Message]) -> list[str | Mark]:
         """Returns the prompt as a list of texts and special tokens; the first item is BOS."""
         if (dialog := _fold_system(messages)) is not None:
             return _reference_parts(dialog)
         return _sdk_parts(messages)
+
+
+def _join_texts(parts: Iterable[str | Mark]) -> list[str | Mark]:
+    """Joins consecutive texts, and drops empty texts."""
+    joined: list[str | Mark] = []
+    for part in parts:
+        previous = joined[-1] if joined else None
+        if isinstance(part, str) and isinstance(previous, str):
+            joined[-1] = previous + part
+        elif part != "":
+            joined.append(part)
+    return joined
 
 
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
@@ -169,8 +206,9 @@ class JinjaTemplate:
     rendered prompt come from the template. The text between them is unmasked and tokenised as plain
     text.
 
-    `make_renderer`: a function that returns a renderer for the template's source. The constructor
-    raises ValueError if the template does not compile.
+    `make_renderer`: a function that returns a renderer for the template's source. `tokenizer`: a
+    tokenizer that is used instead of the one of `vocabulary`. The constructor raises ValueError if
+    the template does not compile.
     """
 
     def __init__(
@@ -178,15 +216,17 @@ class JinjaTemplate:
         source: str,
         vocabulary: Vocabulary,
         make_renderer: Callable[[str], Renderer] = JinjaRenderer,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self._vocabulary = vocabulary
+        self._tokenizer = tokenizer or DirectTokenizer(vocabulary)
         self._names = {token: name for name, token in vocabulary.special_tokens.items()}
         names = sorted(filter(None, vocabulary.special_tokens), key=len, reverse=True)
         self._edges = "".join(sorted({edge for name in names for edge in (name[0], name[-1])}))
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._source = source
         self._renderer = make_renderer(source)
-        self.is_isolated = self._renderer.is_isolated
+        self.is_isolated = self._renderer.is_isolated or self._tokenizer.is_isolated
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Returns the prompt tokens of a conversation.
@@ -210,7 +250,8 @@ class JinjaTemplate:
     def render_raw(self, prompt: str) -> list[int]:
         if messages := parse_llama2(prompt):
             return self.render(messages)
-        return self._with_bos(self._vocabulary.tokenize(prompt, parse_special=True))
+        (tokens,) = self._tokenizer.tokenize([prompt], parse_special=True)
+        return self._with_bos(tokens)
 
     def render_flattened(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt into which an old SDK may have joined several messages.
@@ -227,6 +268,7 @@ class JinjaTemplate:
 
     def close(self) -> None:
         self._renderer.close()
+        self._tokenizer.close()
 
     def _tokens(self, messages: Sequence[Message]) -> list[int]:
         text = self._source + "".join(m.role + m.content for m in messages)
@@ -253,19 +295,23 @@ class JinjaTemplate:
         Finds the special tokens. Tokenises the text between them as plain text, after restoring the
         masked (replaced) characters of the messages.
         """
-        tokens: list[int] = []
+        texts: list[str] = []
+        specials: list[list[int]] = []
         end = 0
         for match in self._special.finditer(text):
-            tokens += self._plain(text[end : match.start()].translate(unmask))
-            tokens.append(self._vocabulary.special_tokens[match[0]])
+            texts.append(text[end : match.start()].translate(unmask))
+            specials.append([self._vocabulary.special_tokens[match[0]]])
             end = match.end()
-        return tokens + self._plain(text[end:].translate(unmask))
+        texts.append(text[end:].translate(unmask))
+        return list(chain.from_iterable(map(add, self._plain(texts), [*specials, []])))
 
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._names.get(token, "")
 
-    def _plain(self, text: str) -> list[int]:
-        return self._vocabulary.tokenize(text) if text else []
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the tokens of each text. An empty text has none: llama.cpp may add a space."""
+        tokens = iter(self._tokenizer.tokenize([text for text in texts if text]))
+        return [next(tokens) if text else [] for text in texts]
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._vocabulary.bos

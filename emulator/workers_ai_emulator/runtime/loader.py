@@ -12,9 +12,10 @@ from workers_ai_emulator.engine.devices import gpus
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_header import GgufHeader
-from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner, LlamaVocabulary
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.tokenizer_process import IsolatedTokenizer, is_safe
 from workers_ai_emulator.engine.types import Vocabulary
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.catalog import (
@@ -23,7 +24,13 @@ from workers_ai_emulator.models.catalog import (
     default_context_length,
 )
 from workers_ai_emulator.models.store import Store, Weights
-from workers_ai_emulator.prompts.chat import ChatTemplate, JinjaTemplate, Llama2Template
+from workers_ai_emulator.prompts.chat import (
+    ChatTemplate,
+    DirectTokenizer,
+    JinjaTemplate,
+    Llama2Template,
+    Tokenizer,
+)
 from workers_ai_emulator.prompts.template import JinjaRenderer
 from workers_ai_emulator.prompts.template_process import IsolatedRenderer
 from workers_ai_emulator.runtime.offload import Offload, offload
@@ -227,12 +234,25 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
     if spec.chat_template is None and is_llama_2(vocabulary, source):
-        return Llama2Template(vocabulary)
+        return Llama2Template(vocabulary, _tokenizer(weights, vocabulary))
     source = spec.chat_template or source
     if source is None:
         raise ValueError("it has no chat template: set chat_template in models.toml")
     is_trusted = weights.is_trusted and spec.chat_template is None
-    return JinjaTemplate(source, vocabulary, JinjaRenderer if is_trusted else IsolatedRenderer)
+    make_renderer = JinjaRenderer if is_trusted else IsolatedRenderer
+    tokenizer = _tokenizer(weights, vocabulary)
+    try:
+        return JinjaTemplate(source, vocabulary, make_renderer, tokenizer)
+    except ValueError:
+        tokenizer.close()
+        raise
+
+
+def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
+    """Returns the tokenizer of an untrusted file in a subprocess, unless no text can break it."""
+    if weights.is_trusted or is_safe(vocabulary):
+        return DirectTokenizer(vocabulary)
+    return IsolatedTokenizer(weights.path, vocabulary.size)
 
 
 def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:

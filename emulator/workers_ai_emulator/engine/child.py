@@ -1,0 +1,171 @@
+"""Exchanges frames with a child process that is killed if a reply takes too long.
+
+The child is `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
+replies to its standard output, and exits when its input is closed. It inherits no secrets.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO
+
+if sys.platform != "win32":
+    import resource
+
+_START_LIMIT_S = 60.0  # the time that Python takes to start is not part of the reply's limit
+_KEPT_VARIABLES = (
+    *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
+    *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),
+)
+_READY, _REQUEST = b"rq"  # kinds of frames; programs use others for their replies
+_FRAME_HEAD = struct.Struct(">BI")
+
+# Returns the kind and the content of the reply to a request.
+Answer = Callable[[bytes], tuple[int, bytes]]
+
+
+class ChildFailed(Exception):
+    """The child has died, was killed, or sent too long a reply.
+
+    `is_late`: it was killed because its reply took too long.
+    """
+
+    def __init__(self, *, is_late: bool) -> None:
+        super().__init__("the child process failed")
+        self.is_late = is_late
+
+
+class Child:
+    """A child process. One thread uses it, except for `kill`, which any thread may call.
+
+    Raises OSError if it cannot be started.
+    """
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_bare_environment(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._is_ready = False
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def exchange(self, request: bytes, *, max_bytes: int, limit_s: float) -> tuple[int, bytes]:
+        """Sends a request; returns the kind and the content of the reply.
+
+        Kills the child after `limit_s`. Raises ChildFailed; the child must then be closed.
+        """
+        if not self._is_ready:
+            with self._limited(_START_LIMIT_S):
+                read_frame(self._replies, 0)
+            self._is_ready = True
+        with self._limited(limit_s):
+            write_frame(self._requests, _REQUEST, request)
+            return read_frame(self._replies, max_bytes)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._replies.close()
+        with suppress(OSError):  # bytes that the child did not read
+            self._requests.close()
+
+    def _limited(self, limit_s: float) -> _TimeLimit:
+        return _TimeLimit(limit_s, self.kill)
+
+
+class _TimeLimit:
+    """Calls `kill` if the block takes longer, and raises ChildFailed for failures in the block."""
+
+    def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
+        self._end = time.monotonic() + limit_s
+        self._timer = threading.Timer(limit_s, kill)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._timer.cancel()
+        is_late = time.monotonic() >= self._end  # the timer may have killed it after the reply
+        if is_late or isinstance(error, (OSError, EOFError, ValueError)):
+            raise ChildFailed(is_late=is_late) from error
+
+
+def serve(answer: Answer, *, limit_s: float) -> None:
+    """Runs in the child: answers requests until its input is closed.
+
+    Ends the process if an answer takes a second longer than `limit_s`, which happens only if the
+    parent has been killed before it could end the process itself.
+    """
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    write_frame(replies, _READY, b"")
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            _, request = read_frame(requests, sys.maxsize)
+            faulthandler.dump_traceback_later(limit_s + 1, exit=True)  # works in an endless loop
+            reply = answer(request)
+            faulthandler.cancel_dump_traceback_later()
+            write_frame(replies, *reply)
+
+
+def restrict() -> None:
+    """Runs in the child: ignores Ctrl-C, and allows neither core dumps nor writing files."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    if sys.platform != "win32":
+        limit(resource.RLIMIT_CORE, 0)
+        limit(resource.RLIMIT_FSIZE, 0)
+
+
+def limit(resource_type: int, value: int) -> None:
+    """Limits a resource of this process, if the system supports that."""
+    if sys.platform != "win32":
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource_type, (value, value))
+
+
+def write_frame(stream: IO[bytes], kind: int, content: bytes) -> None:
+    stream.write(_FRAME_HEAD.pack(kind, len(content)))
+    stream.write(content)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes], max_bytes: int) -> tuple[int, bytes]:
+    """Returns the kind and the content of a frame. Raises EOFError, or ValueError if too long."""
+    kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
+    if size > max_bytes:
+        raise ValueError(f"a frame of {size} bytes is too long")
+    return kind, _read_exactly(stream, size)
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _bare_environment() -> dict[str, str]:
+    """Returns the variables that Python needs to find its modules, and no others."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

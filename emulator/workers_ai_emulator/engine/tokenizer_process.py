@@ -1,0 +1,157 @@
+"""Tokenises with the tokenizer of an untrusted file, in a subprocess.
+
+For most kinds of tokenizers, llama.cpp splits a text with `std::regex`, which calls itself for
+every character and overflows the stack of a usual thread at 30,000 characters of one kind. Some
+texts take minutes. So tokenising runs in `python -m workers_ai_emulator.engine.tokenizer_process
+FILE LIMIT_S`, which has a large stack and is killed after a time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from array import array
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from workers_ai_emulator.engine.child import Child, ChildFailed, restrict, serve
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, RequestRejected
+from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
+from workers_ai_emulator.engine.probe import limit_memory
+
+MODULE = "workers_ai_emulator.engine.tokenizer_process"  # __name__ may be __main__
+_STACK_BYTES = 256 * 2**20  # for half a million characters; only used pages take memory
+_MAX_TOKENS_PER_CHARACTER = 8
+_MAX_SPECIAL_TOKENS = 2048
+_TOKENS, _FAILED = b"tf"  # kinds of replies
+_TOKEN_TYPE = "i"
+
+
+def is_safe(vocabulary: LlamaVocabulary) -> bool:
+    """Returns whether llama.cpp tokenises every text quickly and without recursion.
+
+    That holds for SentencePiece, as in Llama 2. llama.cpp also searches the text for each special
+    token, so an untrusted file must not have many.
+    """
+    return vocabulary.is_sentencepiece and vocabulary.num_searched_tokens <= _MAX_SPECIAL_TOKENS
+
+
+class IsolatedTokenizer:
+    """Tokenises in a child process, which is killed if a prompt takes longer than `limit_s`.
+
+    The child loads the vocabulary of the file `path`, which has `vocabulary_size` tokens. It
+    handles one prompt after the other, and is replaced after it was killed or has crashed. Raises
+    EngineError if no process can be started.
+    """
+
+    is_isolated = True
+
+    def __init__(self, path: Path, vocabulary_size: int, *, limit_s: float = 5.0) -> None:
+        self._path = path
+        self._vocabulary_size = vocabulary_size
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._child: Child | None = self._start()
+
+    def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        """Returns the tokens of each text.
+
+        Raises RequestRejected if the tokenizer crashes or takes too long, CapacityExceeded if it is
+        busy for as long, and EngineError once it has been closed.
+        """
+        if not self._lock.acquire(timeout=self._limit_s):
+            raise CapacityExceeded("the model's tokenizer is busy with other prompts")
+        try:
+            return self._tokenize(texts, parse_special)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Ends the subprocess. May be called more than once."""
+        self._is_closed = True
+        if child := self._child:
+            child.kill()  # a prompt in progress fails and releases the lock
+        with self._lock:
+            self._drop()
+
+    def _tokenize(self, texts: Sequence[str], parse_special: bool) -> list[list[int]]:
+        if self._child is None or not self._child.is_alive:
+            self._drop()
+            self._child = self._start()
+        request = json.dumps([list(texts), parse_special]).encode()
+        num_characters = sum(map(len, texts)) + len(texts)
+        max_bytes = num_characters * _MAX_TOKENS_PER_CHARACTER * array(_TOKEN_TYPE).itemsize
+        try:
+            kind, reply = self._child.exchange(request, max_bytes=max_bytes, limit_s=self._limit_s)
+        except ChildFailed as error:
+            self._drop()
+            late = f"did not process the prompt within {self._limit_s:g} s"
+            what = late if error.is_late else "crashed on the prompt"
+            raise RequestRejected(f"the model's tokenizer {what}") from error
+        if kind == _FAILED:
+            raise RequestRejected("the model's tokenizer does not process the prompt")
+        lists = _split(reply)
+        if any(not 0 <= token < self._vocabulary_size for tokens in lists for token in tokens):
+            raise EngineError(f"{self._path} has been replaced by a file with other tokens")
+        return lists
+
+    def _start(self) -> Child:
+        if self._is_closed:
+            raise EngineError("the model has been unloaded")
+        try:
+            return Child(MODULE, str(self._path.absolute()), str(self._limit_s))
+        except OSError as error:
+            raise EngineError(f"no process can be started for its tokenizer: {error}") from error
+
+    def _drop(self) -> None:
+        if child := self._child:
+            self._child = None
+            child.close()
+
+
+def main(path: Path, limit_s: float) -> None:
+    """Runs in the child."""
+    restrict()
+    vocabulary = LlamaModel(path, vocabulary_only=True).vocabulary
+    limit_memory(_STACK_BYTES)
+    threading.stack_size(_STACK_BYTES)
+    answer = partial(_answer, vocabulary)
+    thread = threading.Thread(target=serve, args=[answer], kwargs={"limit_s": limit_s})
+    thread.start()
+    thread.join()
+
+
+def _answer(vocabulary: LlamaVocabulary, request: bytes) -> tuple[int, bytes]:
+    texts, parse_special = json.loads(request)
+    try:
+        lists = [vocabulary.tokenize(text, parse_special=parse_special) for text in texts]
+    except EngineError:
+        return _FAILED, b""
+    return _TOKENS, _join(lists)
+
+
+def _join(lists: Sequence[Sequence[int]]) -> bytes:
+    """Returns each list's length and tokens, one list after the other, as 32-bit integers."""
+    numbers = array(_TOKEN_TYPE)
+    for tokens in lists:
+        numbers.append(len(tokens))
+        numbers.extend(tokens)
+    return numbers.tobytes()
+
+
+def _split(data: bytes) -> list[list[int]]:
+    numbers = array(_TOKEN_TYPE, data).tolist()
+    lists: list[list[int]] = []
+    start = 0
+    while start < len(numbers):
+        end = start + 1 + numbers[start]
+        lists.append(numbers[start + 1 : end])
+        start = end
+    return lists
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))
