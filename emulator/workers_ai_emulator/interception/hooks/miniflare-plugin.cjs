@@ -1,7 +1,8 @@
 "use strict";
 
-// A plugin for Miniflare, and for `wrangler dev` since 4.36: gives a Worker an AI binding that calls
-// the emulator. `workers-ai-emulator worker config` prints the configuration that loads this plugin.
+// A plugin for Miniflare, and for `wrangler dev` since 4.36: gives a Worker an AI binding that
+// calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration that
+// load this plugin.
 //
 // The binding is an instance of workerd's own class `Ai`, with the same methods and errors. It
 // sends its requests to the emulator's address over plain HTTP.
