@@ -15,8 +15,8 @@ export function headers() {
   return { authorization: `Bearer ${$("token").value || "local"}` };
 }
 
-// Requests `path` with GET and returns the parsed JSON. Throws ApiError if the response is an error,
-// and the errors of fetch().
+// Requests `path` with GET and returns the parsed JSON. Throws ApiError if the response is an
+// error, and the errors of fetch().
 export async function fetchJson(path, signal) {
   const response = await fetch(path, { headers: headers(), signal });
   const body = await response.json();
