@@ -29,9 +29,9 @@ CONTEXT_LENGTH = 256  # llama.cpp rounds context lengths up to multiples of 256
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """When a decode call started and ended, and how many sequences got a token.
+    """When a decode call started and ended, and how many completion tokens it computed.
 
-    `num_tokens` is 0 if the call computed prompt tokens.
+    `num_tokens` is 0 if the call evaluated more than one token of any sequence, as in a prefill.
     """
 
     start_s: float
@@ -60,7 +60,7 @@ class Speed:
 
 
 class TimedRunner(LlamaRunner):
-    """A model runner that appends the times of every decode call to `calls`."""
+    """A model runner that measures every decode call, and appends a `Call` to `calls`."""
 
     calls: list[Call]
 
@@ -74,7 +74,7 @@ class TimedRunner(LlamaRunner):
 def report(conditions: Conditions) -> Iterator[str]:
     """Yields a table with the tokens/s of the engine and of `llama-batched-bench`.
 
-    The table has a row each for 1, 4 and 16 sequences.
+    The table has one row for each number of sequences: 1, 4 and 16.
     """
     bench: list[dict[int, float]] = []
     engine: list[dict[int, Speed]] = []

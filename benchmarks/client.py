@@ -94,7 +94,7 @@ class Completion:
 
     @property
     def gaps(self) -> list[tuple[float, float]]:
-        """The arrival times of each two consecutive events with text."""
+        """The arrival times of each event with text and of the next event with text."""
         return list(pairwise(self.arrivals))
 
     def add(self, event: dict[str, Any], received_s: float) -> None:
@@ -120,7 +120,7 @@ async def send(server: Server, response: TimedResponse) -> None:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
     response.sent_s = time.perf_counter()
-    with suppress(OSError):  # includes TimeoutError
+    with suppress(OSError):  # OSError includes TimeoutError
         async with asyncio.timeout(_LIMIT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:

@@ -56,8 +56,7 @@ def measure(
 ) -> dict[str, list[Measurement]]:
     """Measures every server `num_rounds` times. Returns the measurements by server name.
 
-    Measures every server once before the next round. Other load on the machine then affects all
-    servers alike.
+    Measures all servers once in each round, so other load on the machine affects all servers alike.
     """
     runs: dict[str, list[Measurement]] = {spec.name: [] for spec in specs}
     for number in range(1, num_rounds + 1):

@@ -21,7 +21,7 @@ BINDINGS = "llama-cpp-python"
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The weights and the number of threads of all servers, and the number of rounds."""
+    """The weights and the number of threads of all servers, and how often each is measured."""
 
     weights: Path
     num_threads: int

@@ -21,7 +21,7 @@ from benchmarks.requests import Client
 _WORDS = ["river", "stone", "light", "winter", "market", "engine", "paper", "garden", "letter"]
 _WORDS += ["mountain", "silver", "window", "music", "harbour", "train", "orange", "history"]
 _WORDS += ["doctor", "island", "bread", "candle", "forest", "question", "answer"]
-_MAX_PROMPT_LENGTH = 4096  # characters; below the limits of the published schemas
+_MAX_PROMPT_LENGTH = 4096  # characters; below the limits of Cloudflare's schemas
 _NUM_CLIENTS = 16
 
 

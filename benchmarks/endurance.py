@@ -16,7 +16,7 @@ from benchmarks.requests import Client
 from benchmarks.servers import Server
 
 _NUM_CLIENTS = 16
-_NUM_FIRST = 500  # the number of requests that fill all caches
+_NUM_FIRST = 500  # all caches of the emulator are full after this many requests
 _SLOTS = "slots"
 
 

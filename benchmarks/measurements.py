@@ -14,8 +14,8 @@ from benchmarks.client import ChatRequest, Completion
 class Measurement:
     """The results of one run of a scenario against one server.
 
-    `ttfts`: seconds to the first token, of each request. `gaps`: seconds between each two events
-    with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, largest first.
+    `ttfts`: seconds to the first token, of each request. `gaps`: seconds between consecutive
+    events with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, largest first.
     """
 
     tokens_per_s: float
@@ -28,7 +28,7 @@ class Measurement:
     def thread_ms_per_token(self, threads: slice) -> float:
         """Returns the CPU time of some threads per completion token, in milliseconds.
 
-        `threads`: which threads, as a slice of `thread_times`.
+        `threads`: a slice of `thread_times`, which selects the threads.
         """
         num_tokens = sum(completion.num_tokens for completion in self.completions)
         return 1000 * sum(self.thread_times[threads]) / max(num_tokens, 1)
@@ -75,7 +75,10 @@ PROFILE_HEADINGS = ["", "computing threads", "other threads"]
 
 
 def max_distinct_texts(completions: Iterable[Completion]) -> int:
-    """Returns how many different completions equal requests got, at most; 1 if deterministic."""
+    """Returns the highest number of different completions that the same request got.
+
+    The number is 1 if equal requests got equal completions.
+    """
     texts: dict[ChatRequest, set[str]] = {}
     for completion in completions:
         if completion.is_finished:

@@ -133,7 +133,7 @@ def default_path(weights_type: WeightsType) -> Path:
 def ensure(
     path: Path, weights_type: WeightsType, *, shape: Shape = LLAMA_2_7B, seed: int = 0
 ) -> None:
-    """Writes the GGUF file to `path` if it does not exist. The file is never incomplete.
+    """Writes the GGUF file to `path` if there is none. An incomplete file never has this path.
 
     Raises SystemExit if the disk has too little free space.
     """

@@ -77,7 +77,7 @@ class LongArrival:
     """A scenario: a client sends a long prompt while other clients receive streams.
 
     The client sends the prompt when each stream has received `num_tokens_before` tokens. The
-    scenario measures the streams from then until the first token of the long prompt's completion.
+    measurement begins then, and ends with the first token of the long prompt's completion.
     """
 
     num_streams: int = 4
@@ -142,7 +142,7 @@ Scenario = ClosedLoop | LongArrival
 
 
 def scenarios(*, is_quick: bool) -> list[Scenario]:
-    """Returns all scenarios. If `is_quick`, clients send a third of the requests."""
+    """Returns all scenarios. If `is_quick` is true, clients send only a third of the requests."""
     share = 3 if is_quick else 1
     plain = [
         ClosedLoop(num_clients, max(num_requests // share, 1), max_tokens=64)

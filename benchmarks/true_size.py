@@ -58,7 +58,10 @@ class Phase:
     length_s: float = 0.0
 
     def body(self, number: int) -> dict[str, Any]:
-        """Returns a request body. The prompts of different numbers share no prefix."""
+        """Returns a request body whose prompt begins with `number`.
+
+        Requests with different numbers therefore share no cached prefix.
+        """
         prompt = f"{number}: {self.prompt}"
         return {"prompt": prompt, "raw": True, "max_tokens": self.max_tokens, "temperature": 0}
 
@@ -79,7 +82,7 @@ class Outcome:
 
 
 def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterator[str]:
-    """Yields tables of start times, memory, speed, and reaction times to interruptions."""
+    """Yields tables of start times, memory and speed, and of how fast interruptions take effect."""
     path = random_weights.default_path(weights_type)
     log.info("writing %s, unless it exists", path)
     random_weights.ensure(path, weights_type)
@@ -121,7 +124,7 @@ def _starts(conditions: Conditions, weights: Path) -> Iterator[str]:
 
 
 def _start(spec: ServerSpec, weights: Path) -> list[str]:
-    """Starts the server three times; returns a table row with the times and memory."""
+    """Starts the server three times. Returns a table row with the start times and the memory."""
     times, memory = [], []
     for number, is_cold in enumerate((True, True, False), start=1):
         log.info("start %d of %s", number, spec.name)
@@ -205,7 +208,7 @@ def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]
 
 
 def _phases(server: Server) -> tuple[Phase, Phase]:
-    """Returns the phases prefill and decode. Measures on the server when they begin and end."""
+    """Returns the phases prefill and decode, after measuring on the server when they begin."""
     prefill = Phase("a prompt of 400 tokens", _LONG_PROMPT, max_tokens=1, has_tokens=False)
     _, prefill_s = _send(server, prefill.body(0))
     decode = Phase("generation", prompts.WARM_UP, max_tokens=400, has_tokens=True)
@@ -237,7 +240,7 @@ def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Ou
 
 
 def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
-    """Measures how a request ends that takes longer than the request timeout, `limit_s`.
+    """Measures a request that takes longer than the server's request timeout, `limit_s`.
 
     Returns the time from the timeout to the response, and from the response until the slot is free.
     Expected: the status is 408.
@@ -283,7 +286,7 @@ def _send(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
 
 
 def _wait_until_free(server: Server) -> float:
-    """Waits until all slots of the server are free; returns the time of `perf_counter` then."""
+    """Waits until all slots of the server are free, then returns `time.perf_counter()`."""
     deadline = time.perf_counter() + _LIMIT_S
     while server.metric("free_slots") < server.metric("slots"):
         if time.perf_counter() > deadline:

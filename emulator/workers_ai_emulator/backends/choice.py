@@ -12,7 +12,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # this module imports slowly, and only `--upstream-url` needs it
+if TYPE_CHECKING:  # UpstreamBackend imports slowly; only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
@@ -46,9 +46,9 @@ class Backends:
 
     @property
     def status(self) -> str:
-        """The error text if generation is impossible now; otherwise the phase of the start-up.
+        """The error text if the default backend cannot generate now.
 
-        The phase is `ready` after the start-up.
+        Otherwise the phase of the start-up, such as `ready` after the start-up.
         """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase

@@ -11,7 +11,9 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
-_MAX_CHARACTERS_PER_TOKEN = 32  # a prompt with more is rejected without tokenising
+# A prompt is rejected before it is tokenised if it has more characters than this number times the
+# context length.
+_MAX_CHARACTERS_PER_TOKEN = 32
 
 
 class LocalBackend:

@@ -134,7 +134,7 @@ class EventDecoder:
 
 
 def _choice(event: Json) -> tuple[str, FinishReason | None]:
-    """Returns the text and the finish reason in an event of a chat or text completion."""
+    """Returns the text and the finish reason in an event of a chat or text completion stream."""
     match event.get("choices"):
         case [dict() as choice, *_]:
             delta = choice.get("delta")

@@ -28,10 +28,10 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-_KEEP_ALIVE_S = 3.0  # below the 5 s after which uvicorn closes an idle connection
-_END_TIMEOUT_S = 1.0  # limit of the wait for the end of a body after `[DONE]`
+_KEEP_ALIVE_S = 3.0  # closes idle connections before a server with uvicorn does (5 s)
+_END_TIMEOUT_S = 1.0  # how long to wait for the end of a body after `[DONE]`
 _PROBE_INTERVAL_S = 1.0
-_MAX_BODY_BYTES = 2**22  # the limit for bodies of `/models` and of error responses
+_MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of models
 
 
 class UpstreamBackend:
@@ -81,7 +81,7 @@ class UpstreamBackend:
     async def start(self, spec: ModelSpec) -> None:
         """Waits until the upstream server has generated a token.
 
-        Meanwhile, `failure` contains the reason why the server cannot generate.
+        During the wait, `failure` contains the reason why the server cannot generate.
         """
         await self._watch(spec)
 
@@ -148,7 +148,7 @@ class UpstreamBackend:
 
     def _error_from(self, status: int, body: str, max_tokens: int) -> EngineError:
         if self._api_key:
-            body = body.replace(self._api_key, "***")  # some error texts repeat the key
+            body = body.replace(self._api_key, "***")  # some error texts contain the API key
         error = openai_api.error_from(status, body, max_tokens)
         if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.one_line(body)
@@ -249,7 +249,10 @@ async def _read(response: httpx2.Response) -> str:
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
-    """Reads a response's body to its end. Otherwise its connection could not be reused."""
+    """Reads a response to its end, because httpx2 reuses a connection only after that.
+
+    Gives up after 1 second.
+    """
     # Errors do not matter here: the client already has the whole completion.
     with suppress(TimeoutError, httpx2.TransportError):
         async with asyncio.timeout(_END_TIMEOUT_S):

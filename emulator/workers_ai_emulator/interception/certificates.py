@@ -1,4 +1,4 @@
-"""Creates TLS certificates for Cloudflare's two API hosts, for the proxy of `exec`.
+"""Creates TLS certificates for Cloudflare's two API hosts, for the proxy that `exec` runs.
 
 A certificate authority in the user's cache folder signs a new certificate in every run of `exec`.
 Only programs that `exec` runs trust this authority. Its name constraints permit only the two hosts,
@@ -105,8 +105,8 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
         [
             *(variables.get(name, "") for name in _TRUST_VARIABLES),
             system.openssl_cafile,
-            # Debian's bundle of all trusted certificates. The other files of this folder contain
-            # one certificate each.
+            # On Debian, this file in OpenSSL's certificate folder contains all trusted
+            # certificates.
             f"{system.openssl_capath}/ca-certificates.crt",
             certifi.where(),
         ],
@@ -132,7 +132,7 @@ def _usable(path: Path) -> bytes | None:
     """Returns the authority's key and certificate in the file as PEM, or None if unusable.
 
     They are usable if the key belongs to the certificate, the certificate has our name constraints,
-    and it does not expire before a new server certificate would.
+    and the certificate stays valid for at least 397 days, the lifetime of a server certificate.
     """
     try:
         pem = path.read_bytes()
@@ -173,7 +173,10 @@ def _new_authority() -> bytes:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Replaces the file atomically. Only the user can read the file, at any moment."""
+    """Writes the data to a file that only the user can read (mode 0600).
+
+    Replaces an existing file atomically.
+    """
     partial = path.with_name(f"{path.name}.part")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)

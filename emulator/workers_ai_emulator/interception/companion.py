@@ -15,7 +15,7 @@ from workers_ai_emulator.launcher.readiness import phases
 def companion(
     address: Address, variables: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Address]:
-    """Yields the address of a ready emulator, which is at `address` or started here.
+    """Yields the address of an emulator that is ready: of a running one, or of a new one.
 
     If an emulator responds at `address`, waits until it is ready and calls `report` with the text
     of each phase of its start. Otherwise, and always if the port is 0, starts an emulator with the
@@ -34,7 +34,7 @@ def companion(
 
 
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
-    """Waits until the emulator at the address is ready, then returns True.
+    """Waits until the emulator at the address is ready, then returns True. Reports each phase.
 
     Returns False if no emulator responds at the address.
     """

@@ -18,8 +18,8 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 
 _HOOKS = Path(__file__).parent / "hooks"
 
-# Set only where the user's environment has no value: wrangler and the SDKs refuse to run without
-# credentials. The emulator accepts any value.
+# These variables are set if the user's environment lacks them, because wrangler and the SDKs refuse
+# to run without credentials. The emulator accepts any value.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
@@ -28,7 +28,7 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """The addresses and certificate files to which the environment variables point programs.
+    """The addresses and the certificate files that the environment variables contain.
 
     `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
     that a hook redirects. `bundle` is a PEM file that replaces a program's trusted certificates;
@@ -43,7 +43,7 @@ class Interception:
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment variables to set for a program.
+    """Returns the environment variables to set for a program that `exec` runs.
 
     They are added to the user's environment, `variables`, and replace variables of the same name.
     Cloudflare credentials in `variables` are not replaced.
@@ -76,11 +76,11 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 
 
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
-    """Returns the value of NO_PROXY for a program.
+    """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    It is the user's value without the entries that match HOSTS, so that calls of HOSTS go to our
-    proxy, and with the loopback names and the emulator's host added. For requests to other hosts,
-    our proxy still applies the user's original value.
+    Removes the entries that match Cloudflare's API hosts from the user's NO_PROXY: requests to
+    these hosts must use our proxy. Adds the loopback names and the emulator's host. For all other
+    hosts, our proxy itself still applies the user's NO_PROXY.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -90,16 +90,17 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 
 
 def _excepts_our_host(entry: str) -> bool:
-    """Returns whether this NO_PROXY entry makes any client skip the proxy for one of HOSTS.
+    """Returns whether a NO_PROXY entry makes any client skip the proxy for a Cloudflare API host.
 
-    Clients match leading dots, `*` and parent domains differently, so all matches count.
+    Clients interpret leading dots, `*` and parent domains differently: if a single interpretation
+    matches, returns True.
     """
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
 
 
 def _node_options(options: str) -> str:
-    """Returns the user's NODE_OPTIONS with an option appended that loads our hook.
+    """Returns the user's NODE_OPTIONS, and the option `--require` that loads our hook.
 
     The hook's path is in double quotes, so quotes and backslashes in the path are escaped.
     """

@@ -15,7 +15,7 @@ _FORWARDED = (*_KEYBOARD_SIGNALS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
 class Foreground:
     """Runs a command, and forwards the signals of this process to the command.
 
-    Signals that arrive before the command starts are queued and forwarded then. Signals that this
+    Signals that arrive before the command starts are forwarded after its start. Signals that this
     process already ignores, for example under `nohup`, stay ignored.
     """
 

@@ -111,10 +111,10 @@ class Proxy:
     def _in_task(
         self, serve: Callable[[Connection], Coroutine[Any, Any, None]]
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        """Returns a callback for asyncio that serves each connection in a task of ours.
+        """Returns a callback that serves each new connection in a task that the proxy creates.
 
         `__aexit__` cancels these tasks. If asyncio had created the tasks, it would log an error
-        for each cancelled one.
+        for each cancelled task.
         """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,12 +148,11 @@ class Proxy:
             await _relay(client, upstream)
 
     async def _connect_upstream(self, request: Request) -> Connection:
-        """Opens the connection over which the proxy relays the request's body.
+        """Connects to the emulator, to the user's own proxy, or to the host of the request.
 
-        It leads to the emulator, to the user's own proxy, or to the host of the request.
-
-        On the returned connection, a CONNECT tunnel is open, or the head of the request is sent.
-        Raises Refusal if a connection or a tunnel cannot be opened.
+        Also opens a tunnel through the user's proxy for CONNECT, and sends the request's head for
+        other methods. The caller relays the bytes that follow. Raises Refusal if a connection or a
+        tunnel cannot be opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)

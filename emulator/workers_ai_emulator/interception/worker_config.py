@@ -30,7 +30,7 @@ PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
 
 _SIGNATURE = "// Written by `workers-ai-emulator worker init`"
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
-# Our texts for two of pydantic's error types.
+# Our error texts for two of pydantic's error types.
 _REASONS = {"missing": "is missing", "model_type": "is not a table"}
 _BINDING = re.compile(r"[a-z_$][\w$]*", re.ASCII | re.IGNORECASE)
 

@@ -26,8 +26,8 @@ CREDENTIAL_HEADERS = (
 )
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# Credentials with fewer characters are not replaced: short ones, such as `x` or `local`, also occur
-# in ordinary text.
+# A credential with fewer characters than this is not replaced: a short credential, such as `x` or
+# `local`, also occurs in ordinary text.
 _MIN_LENGTH = 6
 # A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
 # least this many characters.

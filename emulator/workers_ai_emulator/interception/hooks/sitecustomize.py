@@ -1,7 +1,8 @@
 """Redirects a Python program's connections from Cloudflare's API to the emulator.
 
-`exec` adds this folder to PYTHONPATH, so every Python program imports this file when it starts.
-The file therefore uses only the standard library. It redirects clients that ignore HTTPS_PROXY.
+`exec` adds this folder to PYTHONPATH, so each Python program that it runs imports this file at its
+start. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
+library, because the program's Python need not have the emulator's dependencies.
 
 The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
 methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
