@@ -15,7 +15,8 @@ class Measurement:
     """The results of one run of a scenario against one server.
 
     `ttfts`: seconds to the first token, of each request. `gaps`: seconds between consecutive
-    events with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, largest first.
+    events with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, the largest
+    number first.
     """
 
     tokens_per_s: float

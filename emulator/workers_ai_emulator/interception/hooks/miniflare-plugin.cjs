@@ -11,9 +11,9 @@ const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 
-// The source of the module that creates the binding. SDKs up to 1.0.29 call `fetch` with a path,
-// which workerd's class no longer accepts, so `fetch` is overridden. The class keeps the name `Ai`,
-// because some programs check the name.
+// The source of the module that creates the binding. `@cloudflare/ai` up to 1.0.29 calls `fetch`
+// with a path, which workerd's class no longer accepts, so `fetch` is overridden. The class keeps
+// the name `Ai`, because some programs check the name.
 const BINDING = `
   import { Ai } from "cloudflare-internal:ai-api";
 
@@ -28,7 +28,7 @@ const BINDING = `
   export default (env) => new EmulatedAi(env.fetcher);
 `;
 
-/** Returns the name and the emulator's address of each of a Worker's bindings of this plugin. */
+/** Returns the names and emulator addresses of a Worker's bindings that use this plugin. */
 function ownBindings(options) {
   // `options` is the list of unsafe bindings in Miniflare 4, and all options of the Worker in
   // Miniflare 5.

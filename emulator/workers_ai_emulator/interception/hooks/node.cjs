@@ -72,8 +72,8 @@ function redirectBindings(address) {
 }
 
 // wrangler 3 and early versions of wrangler 4 run an internal Worker that calls Cloudflare through
-// its binding FETCHER, a function in node. This patch makes FETCHER call the emulator directly. A
-// function would not do: it reads a response to its end even if the client disconnects.
+// its binding FETCHER, a function in node. That function reads a response to its end even if the
+// client disconnects. This patch makes FETCHER call the emulator directly, without the function.
 function patchWranglerWorker(core, address) {
   for (const name of ["getBindings", "getServices"]) {
     const method = core[name].bind(core);
