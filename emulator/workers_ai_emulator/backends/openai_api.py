@@ -35,7 +35,7 @@ _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resu
 
 
 class UpstreamFailed(EngineError):
-    """The upstream server is unreachable, or its response is an error or not OpenAI's format."""
+    """The upstream server is unreachable, rejects our API key, or sends an unusable response."""
 
 
 def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
@@ -61,9 +61,9 @@ def _messages(request: TextGenerationRequest) -> list[Message]:
 def _options(params: SamplingParams) -> Json:
     """Returns the sampling parameters and stream options as keys of an OpenAI request.
 
-    Omits parameters that have no effect, because some servers reject keys that they do not support,
-    such as `top_k`. The repetition penalty has two keys: vLLM reads `repetition_penalty`, and
-    llama.cpp's servers read `repeat_penalty`.
+    Omits parameters that are unset or have no effect, because some servers reject keys that they do
+    not support, such as `top_k`. The repetition penalty has two keys: vLLM reads
+    `repetition_penalty`, and llama.cpp's servers read `repeat_penalty`.
     """
     options: Json = {
         "max_tokens": params.max_tokens,
