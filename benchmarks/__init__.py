@@ -1,4 +1,5 @@
-"""Measures the emulator and its peers: `python -m benchmarks` prints Markdown tables.
+"""Measures the speed of the emulator and of other servers, such as llama-server.
 
-Not part of any test run. The peers get the same weights, threads and slots as the emulator.
+`python -m benchmarks` prints Markdown tables. All servers get the same weights, number of threads
+and number of slots. No test run includes the benchmarks.
 """

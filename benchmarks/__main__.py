@@ -28,8 +28,8 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "determinism": determinism.report,
     "endurance": endurance.report,
 }
-# These run only if they are named. They write 7 and 13 GB, need as much memory, and take half an
-# hour each.
+# These parts run only if the command line names them. They write files of 7 and 13 GB, need as much
+# memory, and take half an hour each.
 LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size": true_size.report,
     "true-size-f16": partial(true_size.report, weights_type="F16"),

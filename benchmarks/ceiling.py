@@ -1,4 +1,4 @@
-"""Compares the engine's speed with llama.cpp's own batched benchmark, without HTTP servers."""
+"""Compares the engine's speed, without an HTTP server, with llama.cpp's `llama-batched-bench`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ CONTEXT_LENGTH = 256  # llama.cpp rounds context lengths up to multiples of 256
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Start and end of a decode call, and for how many sequences it computed the next token."""
+    """When a decode call started and ended, and how many completion tokens it computed.
+
+    `num_tokens` is 0 if the call evaluated more than one token of any sequence, as in a prefill.
+    """
 
     start_s: float
     end_s: float
@@ -38,9 +41,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Mean times of steps in which every sequence got a token.
+    """The mean time of the engine's steps in which every sequence got a token.
 
-    `decode_s` is the part of `step_s` that the decode call takes.
+    `step_s`: seconds of a whole step. `decode_s`: seconds of the decode call within the step.
     """
 
     num_sequences: int
@@ -57,7 +60,7 @@ class Speed:
 
 
 class TimedRunner(LlamaRunner):
-    """Records the time of every decode call."""
+    """A model runner that measures every decode call, and appends a `Call` to `calls`."""
 
     calls: list[Call]
 
@@ -69,7 +72,10 @@ class TimedRunner(LlamaRunner):
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table of the engine and `llama-batched-bench` for 1, 4 and 16 sequences."""
+    """Yields a table with the tokens/s of the engine and of `llama-batched-bench`.
+
+    The table has one row for each number of sequences: 1, 4 and 16.
+    """
     bench: list[dict[int, float]] = []
     engine: list[dict[int, Speed]] = []
     for number in range(1, conditions.num_rounds + 1):
@@ -106,7 +112,7 @@ def _row(num_sequences: int, bench: list[float], engine: list[Speed]) -> list[st
 
 
 def _batched_bench(conditions: Conditions) -> dict[int, float]:
-    """Returns tokens per second of decode, by the number of sequences."""
+    """Runs `llama-batched-bench`. Returns completion tokens/s for each number of sequences."""
     num_cells = max(NUM_SEQUENCES) * CONTEXT_LENGTH
     command = [
         *(str(peers.llama_cpp_program(peers.BATCHED_BENCH)), "--model", str(conditions.weights)),
@@ -130,7 +136,7 @@ async def _engine_speed(conditions: Conditions, num_sequences: int) -> Speed:
 
 
 def _open_engine(conditions: Conditions) -> tuple[Engine, list[Call]]:
-    """Returns an engine, and the list to which its runner appends decode calls."""
+    """Returns an engine, and the list to which its model runner appends each decode call."""
     runner = TimedRunner(
         LlamaModel(conditions.weights),
         num_slots=max(NUM_SEQUENCES),
@@ -151,9 +157,10 @@ async def _generate(engine: Engine, text: str) -> None:
 
 
 def _speed(calls: list[Call], num_sequences: int) -> Speed:
-    """Averages over the steps in which all sequences got a token.
+    """Returns the mean times of the steps in which all sequences got a token.
 
-    A step lasts from the start of its decode call to the start of the next one.
+    A step lasts from the start of its decode call to the start of the next decode call. Raises
+    SystemExit if there is no such step.
     """
     steps = [
         (call, following)

@@ -1,6 +1,7 @@
-"""A streaming client that uses little processor time, which the server shares.
+"""A streaming client that takes little processor time from the server on the same machine.
 
-During a measurement it only stores received bytes with their times. It parses them afterwards.
+During a measurement, the client only stores the received bytes and the times at which they
+arrived. It parses the bytes after the measurement.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import Server
 
 _LIMIT_S = 600
-# Every measured server writes each event into one HTTP chunk.
+# Matches an event in the raw response. No event contains the header of an HTTP chunk, because every
+# measured server writes each event into a single HTTP chunk.
 _EVENT = re.compile(rb"^data: (\{.*\})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat completion request: streamed, at temperature 0."""
+    """An OpenAI chat completion request that streams and has temperature 0."""
 
     prompt: str
     max_tokens: int
@@ -47,14 +49,14 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class TimedResponse:
-    """The bytes of a response. `reads` holds the result of every read with its time."""
+    """The bytes of a response. `reads`: the time and the bytes of every read from the socket."""
 
     request: ChatRequest
     sent_s: float = 0.0
     reads: list[tuple[float, bytes]] = field(default_factory=list)
 
     def completion(self) -> Completion:
-        """Parses the bytes."""
+        """Parses the bytes into a completion, with the arrival time of each event."""
         raw = b"".join(data for _, data in self.reads)
         ends = list(accumulate(len(data) for _, data in self.reads))
         completion = Completion(self.request, self.sent_s)
@@ -66,7 +68,10 @@ class TimedResponse:
 
 @dataclass(slots=True)
 class Completion:
-    """A completion's text, and the times at which the client received each event with text."""
+    """A completion's text, and the times at which its events arrived at the client.
+
+    `arrivals`: the times of the events that contain text.
+    """
 
     request: ChatRequest
     sent_s: float
@@ -77,7 +82,10 @@ class Completion:
 
     @property
     def num_tokens(self) -> int:
-        """The server's count of completion tokens; without one, the number of events with text."""
+        """The number of completion tokens in the server's usage event.
+
+        Without a usage event, the number of events with text.
+        """
         return self.num_reported_tokens or len(self.arrivals)
 
     @property
@@ -86,11 +94,11 @@ class Completion:
 
     @property
     def gaps(self) -> list[tuple[float, float]]:
-        """Start and end of the time between each two events with text."""
+        """The arrival times of each event with text and of the next event with text."""
         return list(pairwise(self.arrivals))
 
     def add(self, event: dict[str, Any], received_s: float) -> None:
-        """Adds an event of the stream."""
+        """Adds the text and the usage of one event, which arrived at `received_s`."""
         if usage := event.get("usage"):
             self.num_reported_tokens = usage["completion_tokens"]
         for choice in event.get("choices", ()):
@@ -101,9 +109,10 @@ class Completion:
 
 
 async def send(server: Server, response: TimedResponse) -> None:
-    """Sends the request and stores the response until the server closes the connection.
+    """Sends the request of `response`, and stores the received bytes in `response`.
 
-    Errors and time-outs end the response; it then has no finish reason and counts as an error.
+    Returns when the server closes the connection, on a network error, or after 10 minutes. A
+    response without a finish reason counts as an error in the report.
     """
     body = response.request.body()
     head = (
@@ -111,7 +120,7 @@ async def send(server: Server, response: TimedResponse) -> None:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
     response.sent_s = time.perf_counter()
-    with suppress(OSError):  # TimeoutError is an OSError
+    with suppress(OSError):  # OSError includes TimeoutError
         async with asyncio.timeout(_LIMIT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:

@@ -1,4 +1,4 @@
-"""Compares the emulator with its peers in all scenarios."""
+"""Compares the speed of the emulator with that of other servers, in all scenarios."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WARM_UP = ChatRequest(prompts.WARM_UP, max_tokens=8)
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table for each scenario, and tables that summarise all scenarios."""
+    """Measures all servers. Yields a table for each scenario, and tables that summarise all."""
     specs = servers.all_specs(conditions)
     completions: dict[str, list[Completion]] = defaultdict(list)
     summary, profile = [], []
@@ -56,9 +56,9 @@ def report(conditions: Conditions) -> Iterator[str]:
 def measure(
     scenario: Scenario, specs: Sequence[ServerSpec], num_rounds: int
 ) -> dict[str, list[Measurement]]:
-    """Runs the scenario on every server in each round, and returns the runs by server.
+    """Measures every server `num_rounds` times. Returns the measurements by server name.
 
-    The servers take turns, so that other load on the machine affects all of them.
+    Measures all servers once in each round, so other load on the machine affects all servers alike.
     """
     runs: dict[str, list[Measurement]] = {spec.name: [] for spec in specs}
     for number in range(1, num_rounds + 1):

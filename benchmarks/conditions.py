@@ -1,4 +1,4 @@
-"""The conditions of all measurements, and their description in the report."""
+"""Defines the weights, threads and rounds of all benchmarks, and describes the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Conditions:
 
     @classmethod
     def here(cls, *, num_rounds: int, is_quick: bool) -> Conditions:
-        """Returns the conditions on this machine. Converts the weights if necessary."""
+        """Returns the conditions of the benchmarks on this machine.
+
+        Converts the stand-in model's weights if they are not in the cache.
+        """
         settings = Settings()
         store = Store(settings.models_dir, num_threads=settings.threads)
         weights = store.weights(CATALOG[MODEL_NAME]).path
@@ -55,7 +58,7 @@ class Conditions:
 
 
 def _cpu() -> str:
-    """Returns the processor's name; on systems other than Linux, a less exact one."""
+    """Returns the processor's model name on Linux, and its general type on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Counts how many prompt tokens each turn of a growing conversation evaluates."""
+"""Counts the prompt tokens that the engine evaluates in each turn of a growing conversation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_TOKENS = 60
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table with a row for each turn."""
+    """Yields a table with the prompt tokens of each turn, and how many of them are evaluated."""
     yield (
         f"Evaluated prompt tokens in a conversation of {_NUM_TURNS} turns. New tokens are tokens "
         "that no earlier turn evaluated: the last token of the previous completion, and the user's "

@@ -1,8 +1,8 @@
 """Checks that equal requests get equal bytes, whatever other requests run at the same time.
 
-Sends different requests one after the other, then several times concurrently in random order,
-while other clients disconnect at random moments. The requests vary in sampling (greedy or seeded),
-prompt length, shared prefixes, and streaming.
+First sends different requests one after the other. Then sends the same requests concurrently, in
+random order, while other clients disconnect at random moments, and compares the responses. The
+requests differ in sampling (greedy or seeded), prompt length, shared prefixes, and streaming.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmarks.requests import Client
 _WORDS = ["river", "stone", "light", "winter", "market", "engine", "paper", "garden", "letter"]
 _WORDS += ["mountain", "silver", "window", "music", "harbour", "train", "orange", "history"]
 _WORDS += ["doctor", "island", "bread", "candle", "forest", "question", "answer"]
-_MAX_PROMPT_LENGTH = 4096  # characters; the schemas allow longer messages
+_MAX_PROMPT_LENGTH = 4096  # characters; below the limits of Cloudflare's schemas
 _NUM_CLIENTS = 16
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table with the number of responses that differ, for both Llama 2 models."""
+    """Yields a table with the number of responses that differ, for each Llama 2 model."""
     num_rounds = 2 if conditions.is_quick else 10
     requests = make_requests(count=40, max_words=880)
     yield (
@@ -53,9 +53,9 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 def make_requests(count: int, max_words: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Returns `count` different bodies, whose prompts have up to `max_words` words.
+    """Returns `count` different request bodies, whose prompts have about `max_words` words at most.
 
-    A word has about one token.
+    Each of the words is about one token.
     """
     rng = random.Random(seed)
     bases = [rng.choices(_WORDS, k=max_words // part) for part in (1, 2, 5, 20)]
@@ -76,7 +76,7 @@ def _body(rng: random.Random, bases: list[list[str]], index: int) -> dict[str, A
 
 
 async def sequential_responses(url: str, requests: list[dict[str, Any]]) -> list[bytes]:
-    """Returns the responses to the requests, sent one after the other."""
+    """Sends the requests one after the other, and returns the bodies of the responses."""
     async with Client(url) as client:
         return [await client.send(body) for body in requests]
 
@@ -84,7 +84,11 @@ async def sequential_responses(url: str, requests: list[dict[str, Any]]) -> list
 async def count_differences(
     url: str, requests: list[dict[str, Any]], expected: list[bytes], *, num_clients: int, seed: int
 ) -> int:
-    """Sends all requests, `num_clients` at a time; returns how many responses are unexpected."""
+    """Sends all requests in random order, `num_clients` at a time.
+
+    Returns the number of responses whose body differs from the body in `expected`. Before a third
+    of the requests, the client sends another request and disconnects.
+    """
     rng = random.Random(seed)
     order = rng.sample(range(len(requests)), len(requests))
     limit = asyncio.Semaphore(num_clients)

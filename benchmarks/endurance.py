@@ -1,4 +1,4 @@
-"""Checks for leaks of memory and slots: many short requests, and many disconnects."""
+"""Checks that many requests and disconnects do not leak memory or slots of the emulator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from benchmarks.requests import Client
 from benchmarks.servers import Server
 
 _NUM_CLIENTS = 16
-_NUM_FIRST = 500  # after so many requests, all caches are full
+_NUM_FIRST = 500  # all caches of the emulator are full after this many requests
 _SLOTS = "slots"
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table of the memory after many requests, and of slots after many disconnects."""
+    """Yields a table with the emulator's memory after many requests.
+
+    The table also has the number of free slots after many disconnects.
+    """
     share = 10 if conditions.is_quick else 1
     with servers.running(servers.ours(conditions), _NUM_CLIENTS, 1024) as server:
         first = asyncio.run(_send_many(server, _NUM_FIRST))
@@ -46,7 +49,7 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 async def _send_many(server: Server, count: int) -> int:
-    """Sends `count` requests of a few tokens each; returns the number of responses."""
+    """Sends `count` requests for a few tokens each from 16 clients; counts the responses."""
     async with Client(server.run_url(MODEL_NAME)) as client:
 
         async def be_client(number: int) -> int:
@@ -57,7 +60,7 @@ async def _send_many(server: Server, count: int) -> int:
 
 
 async def _disconnect_many(server: Server, count: int) -> None:
-    """Sends `count` long requests; the clients disconnect at random moments."""
+    """Sends `count` requests for 500 tokens, and disconnects each after at most 0.5 s."""
     rng = random.Random(1)
     async with Client(server.run_url(MODEL_NAME)) as client:
 
@@ -78,7 +81,10 @@ def _short(index: int) -> dict[str, Any]:
 
 
 def _left_over(server: Server) -> list[list[str]]:
-    """Returns rows with the free slots and the unfinished requests, once no request runs."""
+    """Waits at most 30 s until no request runs, then returns rows of the report.
+
+    They contain the number of free slots and of requests that still run.
+    """
     deadline = time.monotonic() + 30
     while server.metric("running") + server.metric("waiting") and time.monotonic() < deadline:
         time.sleep(0.1)

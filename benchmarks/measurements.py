@@ -1,4 +1,4 @@
-"""The metrics of a run, and tables that compare servers."""
+"""Computes the metrics of measurements, and formats tables that compare servers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from benchmarks.client import ChatRequest, Completion
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of a scenario against one server."""
+    """The results of one run of a scenario against one server.
+
+    `ttfts`: seconds to the first token, of each request. `gaps`: seconds between consecutive
+    events with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, the largest
+    number first.
+    """
 
     tokens_per_s: float
     ttfts: list[float]
     gaps: list[float]
     peak_memory: int
     completions: list[Completion]
-    thread_times: list[float] = field(default_factory=list)  # processor seconds, largest first
+    thread_times: list[float] = field(default_factory=list)
 
     def thread_ms_per_token(self, threads: slice) -> float:
-        """Returns these threads' processor time per completion token, in milliseconds."""
+        """Returns the CPU time of some threads per completion token, in milliseconds.
+
+        `threads`: a slice of `thread_times`, which selects the threads.
+        """
         num_tokens = sum(completion.num_tokens for completion in self.completions)
         return 1000 * sum(self.thread_times[threads]) / max(num_tokens, 1)
 
@@ -33,7 +41,11 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A column of a table: heading, value of a run, decimal places, and max or min as the best."""
+    """A column of a table of measurements.
+
+    `value` computes the column's number from a measurement. `digits`: the decimal places. `best` is
+    `max` if higher numbers are better, otherwise `min`.
+    """
 
     heading: str
     value: Callable[[Measurement], float]
@@ -64,7 +76,10 @@ PROFILE_HEADINGS = ["", "computing threads", "other threads"]
 
 
 def max_distinct_texts(completions: Iterable[Completion]) -> int:
-    """Returns the largest number of different texts that one request got."""
+    """Returns the highest number of different completions that the same request got.
+
+    The number is 1 if equal requests got equal completions.
+    """
     texts: dict[ChatRequest, set[str]] = {}
     for completion in completions:
         if completion.is_finished:
@@ -73,7 +88,10 @@ def max_distinct_texts(completions: Iterable[Completion]) -> int:
 
 
 def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]) -> str:
-    """Returns a table of each server's medians, and of our medians divided by the best rival's."""
+    """Returns a table with the median of each metric for each server.
+
+    The last row has the medians of the server `ours`, divided by the best median of the `rivals`.
+    """
     headings = ["", *(metric.heading for metric in METRICS), "errors", "texts per prompt"]
     rows = [[name, *_cells(of_server)] for name, of_server in runs.items()]
     ratios = [_ratio(metric, runs, ours, rivals) for metric in METRICS]
@@ -83,7 +101,10 @@ def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence
 def summary(
     name: str, runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]
 ) -> list[str]:
-    """Returns the row of a scenario for SUMMARY_HEADINGS."""
+    """Returns a scenario's row of the table that summarises all scenarios.
+
+    Its columns are SUMMARY_HEADINGS.
+    """
     return [
         name,
         _SPEED.cell(runs[ours]),
@@ -95,9 +116,10 @@ def summary(
 def profile(
     name: str, runs: Mapping[str, Sequence[Measurement]], num_threads: int
 ) -> list[list[str]]:
-    """Returns a row for each server for PROFILE_HEADINGS.
+    """Returns a row for each server, with the CPU time of its threads per completion token.
 
-    The `num_threads` threads with the most processor time count as those that compute.
+    The columns are PROFILE_HEADINGS. The `num_threads` threads with the most CPU time count as the
+    threads that evaluate the model.
     """
     computing, others = slice(num_threads), slice(num_threads, None)
     return [

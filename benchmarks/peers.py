@@ -1,7 +1,7 @@
-"""Builds or installs the peers' programs in `.cache/` on first use.
+"""Builds or installs, in `.cache/`, the programs with which the emulator is compared.
 
-llama.cpp's programs are built from the same source as the installed bindings. If `LLAMA_CPP_BIN`
-is set, the programs in that folder are used instead.
+llama.cpp's programs are built from the same source as the installed llama-cpp-python. If the
+environment variable `LLAMA_CPP_BIN` names a folder, the programs in this folder are used instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def llama_cpp_program(name: str) -> Path:
-    """Returns the path of one of llama.cpp's programs."""
+    """Returns the path of a program of llama.cpp, such as llama-server. Builds it on first use."""
     if given := os.environ.get("LLAMA_CPP_BIN"):
         if not (program := Path(given) / name).is_file():
             raise SystemExit(f"LLAMA_CPP_BIN: there is no {program}")
@@ -44,7 +44,10 @@ def llama_cpp_program(name: str) -> Path:
 
 
 def python_server_packages() -> Path:
-    """Returns a folder with the packages that `llama_cpp.server` needs, for PYTHONPATH."""
+    """Returns a folder for PYTHONPATH with the packages that `llama_cpp.server` needs.
+
+    Installs the packages on first use.
+    """
     folder = CACHE / f"llama_cpp.server-{metadata.version(BINDINGS)}"
     if not folder.exists():
         log.info("installing the packages that llama_cpp.server needs")
@@ -58,7 +61,10 @@ def python_server_packages() -> Path:
 
 
 def mock_program() -> Path:
-    """Returns the path of the mock server, a node program."""
+    """Returns the path of the program of the mock server @copilotkit/aimock.
+
+    Installs it with npm on first use.
+    """
     folder = CACHE / _MOCK_PACKAGE.partition("/")[2]
     program = folder / "node_modules" / ".bin" / "llmock"
     if not program.exists():
@@ -70,7 +76,7 @@ def mock_program() -> Path:
 
 
 def _download(target: Path) -> None:
-    """Downloads the bindings' source distribution and moves its llama.cpp to `target`."""
+    """Downloads the source of llama-cpp-python, and moves its copy of llama.cpp to `target`."""
     version = metadata.version(BINDINGS)
     log.info("downloading the source of %s %s", BINDINGS, version)
     CACHE.mkdir(exist_ok=True)
@@ -94,7 +100,10 @@ def _build(source: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    """Runs the command with its output in a log file. A failure ends the program with one line."""
+    """Runs the command, and appends its output to a log file.
+
+    Raises SystemExit with the path of the log file if the command fails.
+    """
     path = CACHE / "benchmark-build.log"
     try:
         with path.open("ab") as output:

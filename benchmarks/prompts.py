@@ -1,4 +1,4 @@
-"""The prompts of the benchmarks. All are different, and each asks for a long text."""
+"""The prompts of the benchmarks. All prompts are different, and each asks for a long text."""
 
 from __future__ import annotations
 

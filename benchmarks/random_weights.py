@@ -1,8 +1,8 @@
-"""Writes GGUF files in the shape of Llama 2 7B chat with random values.
+"""Writes a GGUF file with the tensors of Llama 2 7B chat, filled with random values.
 
-Names, shapes, types and metadata of the tensors are Llama 2's, and so are file size, memory and
-speed. The completions are random. `python -m benchmarks.random_weights PATH --type Q8_0` writes a
-file.
+The tensors have Llama 2's names, shapes and types, so the file needs the same memory and time as
+the real weights. The completions are random text. To write a file, run
+`python -m benchmarks.random_weights PATH --type Q8_0`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _CHAT_TEMPLATES = _DATA / "templates" / "llama2-reference-golden.json"
 _VOCABULARY_SIZE = 32_000
 
 _BLOCK_LENGTH = 32
-_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK_LENGTH)])  # a block of Q8_0
+# One block of the tensor type Q8_0.
+_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK_LENGTH)])
 _MAX_VALUE = 127
 # The standard deviation of uniformly distributed integers from -_MAX_VALUE to _MAX_VALUE.
 _DEVIATION = math.sqrt(_MAX_VALUE * (_MAX_VALUE + 1) / 3)
-# Matrices repeat this many random blocks. The number has no common factor with the number of blocks
-# in a row, so no two rows are equal.
+# All matrices repeat one sequence of this many random blocks. The number has no common factor with
+# the number of blocks in a matrix row, so no two rows are equal.
 _NUM_BLOCKS = 2**18 + 1
 _FILE_TYPES = {"Q8_0": LlamaFileType.MOSTLY_Q8_0, "F16": LlamaFileType.MOSTLY_F16}
 _QUANTIZATION_VERSION = 2
@@ -46,9 +47,10 @@ _QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's name and shape, with rows before columns.
+    """The name and the shape (rows, columns) of a tensor to write.
 
-    `deviation`: the standard deviation of a matrix's values. Vectors belong to norms and have ones.
+    `deviation`: the standard deviation of the values of a matrix. The values of a vector are all 1,
+    because vectors are the weights of norms.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Tensor:
         return GGMLQuantizationType[weights_type if self.is_matrix else "F32"]
 
     def size(self, weights_type: WeightsType) -> int:
-        """Returns the bytes of the tensor's data."""
+        """Returns the size of the tensor's data in bytes."""
         length = math.prod(self.shape)
         if not self.is_matrix:
             return 4 * length
@@ -72,7 +74,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The hyperparameters of a Llama model. Lengths are multiples of 32."""
+    """The hyperparameters of a Llama model; by default, Llama 2 7B.
+
+    The embedding and feed-forward lengths must be multiples of 32, the length of a Q8_0 block.
+    """
 
     num_layers: int = 32
     embedding_length: int = 4096
@@ -87,7 +92,7 @@ class Shape:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors in the order of the file."""
+        """All tensors of the model, in the order in which the file contains them."""
         width = self.embedding_length
         layers = [tensor for layer in range(self.num_layers) for tensor in self._layer(layer)]
         return [
@@ -98,7 +103,7 @@ class Shape:
         ]
 
     def size(self, weights_type: WeightsType) -> int:
-        """Returns the bytes of a file, except for some hundred bytes of metadata."""
+        """Returns the size of the GGUF file in bytes, without some hundred bytes of metadata."""
         data = sum(tensor.size(weights_type) for tensor in self.tensors)
         return data + _VOCABULARY.stat().st_size
 
@@ -121,14 +126,14 @@ LLAMA_2_7B = Shape()
 
 
 def default_path(weights_type: WeightsType) -> Path:
-    """Returns the default path of a file of this type."""
+    """Returns the path in `.cache/` at which the benchmarks expect weights of this type."""
     return CACHE / f"random-llama-2-7b.{weights_type}.gguf"
 
 
 def ensure(
     path: Path, weights_type: WeightsType, *, shape: Shape = LLAMA_2_7B, seed: int = 0
 ) -> None:
-    """Writes the file unless it exists. The file at `path` is always complete.
+    """Writes the GGUF file to `path` if there is none. An incomplete file never has this path.
 
     Raises SystemExit if the disk has too little free space.
     """
@@ -150,9 +155,10 @@ def ensure(
 
 
 def _matrix(name: str, num_rows: int, num_columns: int) -> Tensor:
-    """Returns a matrix whose products have the same standard deviation as its input vectors.
+    """Returns a matrix to write, with the standard deviation that its values need.
 
-    Values therefore neither vanish nor explode from layer to layer.
+    A product of the matrix has the same standard deviation as its input vector. Otherwise, the
+    values would vanish or explode from layer to layer.
     """
     return Tensor(name, (num_rows, num_columns), 1 / math.sqrt(num_columns))
 
@@ -195,16 +201,19 @@ def _add_metadata(writer: GGUFWriter, weights_type: WeightsType, shape: Shape) -
 
 
 def _add_vocabulary(writer: GGUFWriter) -> None:
-    """Adds Llama 2's vocabulary and chat template."""
+    """Adds Llama 2's vocabulary and chat template to the file."""
     for entry in _vocabulary():
         writer.add_key_value(*entry)
     templates = json.loads(_CHAT_TEMPLATES.read_text("utf-8"))
     writer.add_chat_template(templates["hf_chat_template"])
 
 
-@cache  # reading takes seconds
+@cache  # reading the vocabulary file takes seconds
 def _vocabulary() -> list[tuple[str, Any, GGUFValueType, GGUFValueType | None]]:
-    """Returns key, value, type, and for arrays the type of the elements."""
+    """Returns the metadata of Llama 2's vocabulary: a tuple for each GGUF key.
+
+    The tuple contains the key, its value, its type, and the type of the elements if it is an array.
+    """
     return [
         (field.name, field.contents(), field.types[0], [None, *field.types[1:]][-1])
         for field in GGUFReader(_VOCABULARY).fields.values()
@@ -213,7 +222,10 @@ def _vocabulary() -> list[tuple[str, Any, GGUFValueType, GGUFValueType | None]]:
 
 
 def _data(tensor: Tensor, weights_type: WeightsType, values: Array) -> Array:
-    """Returns the tensor's data; a matrix repeats `values`, scaled to its standard deviation."""
+    """Returns the data of a tensor.
+
+    A matrix repeats the random `values`, scaled to the matrix's standard deviation.
+    """
     if not tensor.is_matrix:
         return np.ones(tensor.shape, np.float32)
     scale = tensor.deviation / _DEVIATION

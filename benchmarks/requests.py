@@ -1,4 +1,4 @@
-"""A client of the run endpoint that can disconnect before it gets the response."""
+"""A client of the endpoint `ai/run`, which can disconnect before the response arrives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 600
 
 
 class Client:
-    """Sends requests to one URL. Use it as an async context manager."""
+    """Sends requests to one URL; an async context manager, which closes its connections."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -25,13 +25,16 @@ class Client:
         await self._client.aclose()
 
     async def send(self, body: dict[str, Any]) -> bytes:
-        """Returns the body of the response. Raises httpx.HTTPError if its status is an error."""
+        """Sends a request and returns the body of the response.
+
+        Raises httpx.HTTPError if the request fails or the status is an error.
+        """
         response = await self._client.post(self._url, json=body)
         response.raise_for_status()
         return response.content
 
     async def send_and_disconnect(self, body: dict[str, Any], *, after_s: float) -> None:
-        """Sends a request and disconnects after `after_s` seconds, or after the response."""
+        """Sends a request, and disconnects after `after_s` seconds or after the whole response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await self.send(body)

@@ -1,4 +1,4 @@
-"""The scenarios: what the clients do during a measurement."""
+"""The scenarios of the comparison: each defines which requests the clients send, and when."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.servers import Server
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """Clients that send their next request as soon as the last response is complete.
+    """A scenario: each client sends a request as soon as its previous response is complete.
 
-    `num_requests` counts the requests of each client. `num_slots` and `context_length` configure
-    the server.
+    `num_requests`: the number of requests of each client. `num_slots` and `context_length` are
+    settings of the server.
     """
 
     num_clients: int
@@ -28,7 +28,7 @@ class ClosedLoop:
 
     @property
     def needs_concurrency(self) -> bool:
-        """Whether servers that compute one request at a time are left out: they take minutes."""
+        """Whether to skip servers that compute only one request at a time: they are too slow."""
         return self.num_clients > 4
 
     @property
@@ -64,16 +64,20 @@ class ClosedLoop:
         return responses
 
     def _request(self, client: int, request: int) -> ChatRequest:
-        """Returns a request; most prompts are sent by two clients, at different times."""
+        """Returns the request with the index `request` of the client with the index `client`.
+
+        Two clients send most prompts, at different times, so their completions can be compared.
+        """
         index = client + request * max(self.num_clients // 2, 1)
         return ChatRequest(prompts.PROMPTS[index], self.max_tokens, self.system_prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class LongArrival:
-    """A long prompt arrives while streams run. Measures the streams until its first token.
+    """A scenario: a client sends a long prompt while other clients receive streams.
 
-    The prompt is sent when each stream has received `num_tokens_before` tokens.
+    The client sends the prompt when each stream has received `num_tokens_before` tokens. The
+    measurement begins then, and ends with the first token of the long prompt's completion.
     """
 
     num_streams: int = 4
@@ -112,7 +116,7 @@ class LongArrival:
     ) -> None:
         while any(len(stream.reads) < self.num_tokens_before for stream in streams):
             if any(task.done() for task in tasks):
-                return  # the stream failed; the measurement then shows no tokens
+                return  # a stream failed: the measurement will have no tokens
             await asyncio.sleep(0.01)
 
     def _measure(
@@ -138,7 +142,7 @@ Scenario = ClosedLoop | LongArrival
 
 
 def scenarios(*, is_quick: bool) -> list[Scenario]:
-    """Returns all scenarios; quick ones have a third of the requests."""
+    """Returns all scenarios. If `is_quick` is true, clients send only a third of the requests."""
     share = 3 if is_quick else 1
     plain = [
         ClosedLoop(num_clients, max(num_requests // share, 1), max_tokens=64)

@@ -1,6 +1,6 @@
-"""Compares the backend `scripted` with @copilotkit/aimock, a mock server for the same purpose.
+"""Compares the speed of the backend `scripted` with that of the mock server @copilotkit/aimock.
 
-Both return the same response by a rule, as JSON on persistent connections.
+Both servers have one rule, and return the same JSON response on persistent connections.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _NUM_CLIENTS = 16
 _NUM_WARM_UPS = 200
 _TEXT = "Hello! How can I help you today?"
 _NATIVE, _CHAT, _PEER, _LIMIT = "emulator, ai/run", "emulator, chat", peers.MOCK, "client alone"
-# Sends a fixed response to every request: shows the most that the client can measure.
+# A minimal server that sends a fixed response to every request. It shows the highest number of
+# responses/s that the client can measure.
 _FASTEST_SERVER = """
 import asyncio, sys
 RESPONSE = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}"
@@ -42,14 +43,18 @@ import uvloop; uvloop.run(serve())
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run against one server: seconds of each response to one client, responses/s to many."""
+    """The results of one run against one server.
+
+    `latencies`: seconds of each response to a single client. `responses_per_s`: the rate with many
+    concurrent clients.
+    """
 
     latencies: list[float]
     responses_per_s: float
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table of start times and a table of response times."""
+    """Yields a table with the servers' start times and a table with their response times."""
     specs = _specs()
     yield (
         f"Both servers respond `{_TEXT}` to one message, without streaming, and log nothing. A run "
@@ -81,7 +86,11 @@ def _num_requests(conditions: Conditions) -> int:
 
 
 def _specs() -> list[ServerSpec]:
-    """Returns the emulator on two paths, the peer, and the server with a fixed response."""
+    """Returns the servers to measure.
+
+    They are the emulator with `ai/run`, the emulator with `v1/chat/completions`, the mock server,
+    and the minimal server with a fixed response.
+    """
     folder = peers.CACHE / "benchmark-scripted"
     folder.mkdir(parents=True, exist_ok=True)
     rules, fixtures = folder / "rules.json", folder / "fixtures.json"
@@ -103,7 +112,7 @@ def _specs() -> list[ServerSpec]:
 def _starts(conditions: Conditions, specs: list[ServerSpec]) -> str:
     num_runs = 1 if conditions.is_quick else start.NUM_RUNS
     times: dict[str, list[float]] = {}
-    for _ in range(num_runs + 1):  # the first start fills the page cache
+    for _ in range(num_runs + 1):  # the first start is not counted: it fills the page cache
         for spec in (specs[0], specs[2]):
             with servers.running(spec, num_slots=1, context_length=1) as server:
                 times.setdefault(spec.name.partition(",")[0], []).append(server.start_s)
@@ -135,7 +144,10 @@ def _request(server: Server) -> bytes:
 
 
 async def _run_client(port: int, request: bytes, num_requests: int) -> list[float]:
-    """Sends requests one after the other on one connection; returns the seconds of each."""
+    """Sends requests one after the other on one connection.
+
+    Returns the seconds that each response took.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     latencies = []
     for _ in range(num_requests):
@@ -155,11 +167,11 @@ async def _read_response(reader: asyncio.StreamReader) -> None:
     if found:
         await reader.readexactly(int(rest.partition(b"\r\n")[0]))
     else:
-        await reader.readuntil(b"\r\n0\r\n\r\n")  # chunked
+        await reader.readuntil(b"\r\n0\r\n\r\n")  # the body has chunked encoding
 
 
 def _medians(runs: list[Run]) -> tuple[float, float, float]:
-    """Returns p50 and p95 in milliseconds, and responses/s."""
+    """Returns the medians of all runs: p50 and p95 of the latency in ms, and responses/s."""
     p50, p95 = (
         1000 * statistics.median(tables.percentile(run.latencies, p) for run in runs)
         for p in (50, 95)

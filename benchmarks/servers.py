@@ -1,4 +1,4 @@
-"""Starts and stops the servers, the emulator and its peers, as subprocesses on free ports."""
+"""Starts and stops the measured servers, such as the emulator, as subprocesses on free ports."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from benchmarks.conditions import Conditions
 OURS = "emulator"
 PYTHON_SERVER = "llama_cpp.server"
 API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
-_START_LIMIT_S = 600  # enough for large weights on a slow disk
+_START_LIMIT_S = 600  # loading large weights from a slow disk can take minutes
 _STOP_LIMIT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """The command that starts a server, and the paths of its endpoints.
+    """The command that starts a server, and the paths of the server's endpoints.
 
-    `size_flags` is a format string of `num_slots`, `context_length` and their product `num_cells`.
+    `size_flags`: flags of the command, as a format string with the fields `num_slots`,
+    `context_length`, and their product `num_cells`.
     """
 
     name: str
@@ -61,23 +62,26 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """The resident memory in bytes."""
+        """The resident memory of the server's process in bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
     @property
     def own_memory(self) -> int | None:
-        """Resident bytes that are not mapped from a file; None on systems other than Linux."""
+        """The resident memory that is not mapped from a file, in bytes; None if not on Linux."""
         return self._status("RssAnon")
 
     @property
     def thread_times(self) -> dict[int, float]:
-        """The processor time of each thread in seconds, by thread id."""
+        """The CPU time of each thread of the server in seconds, by thread id."""
         threads = psutil.Process(self.pid).threads()
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
 
     @property
     def peak_memory(self) -> int:
-        """The largest resident memory so far in bytes; without Linux, the current one."""
+        """The highest resident memory of the server so far, in bytes.
+
+        On systems other than Linux, returns the present resident memory.
+        """
         peak = self._status("VmHWM")
         return self.memory if peak is None else peak
 
@@ -86,7 +90,10 @@ class Server:
         return f"http://127.0.0.1:{self.port}{API}/run/{model}"
 
     def metric(self, name: str, **labels: str) -> float:
-        """Returns the sum of the samples of an emulator's metric that have these labels."""
+        """Returns the value of a Prometheus metric of the emulator.
+
+        The value is the sum of all samples that have the given labels.
+        """
         url = f"http://127.0.0.1:{self.port}/_emulator/metrics"
         with urllib.request.urlopen(url) as response:
             lines = response.read().decode().splitlines()
@@ -98,7 +105,10 @@ class Server:
         )
 
     def _status(self, name: str) -> int | None:
-        """Returns a size in bytes from the process's status file of Linux; None if missing."""
+        """Returns a size from the server's `/proc/PID/status` in bytes.
+
+        Returns None if there is no such file or field, as on systems other than Linux.
+        """
         path = Path(f"/proc/{self.pid}/status")
         lines = path.read_text().splitlines() if path.exists() else []
         sizes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
@@ -106,15 +116,15 @@ class Server:
 
 
 def all_specs(conditions: Conditions) -> list[ServerSpec]:
-    """Returns all servers, the emulator first.
+    """Returns the specs of all servers, the emulator first.
 
-    The peers have the same weights, threads and slots, and their own defaults for the rest.
+    All servers have the same weights, threads and slots. Other settings are the server's defaults.
     """
     return [*concurrent_specs(conditions), _python_server(conditions)]
 
 
 def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
-    """Returns the servers that compute several requests at once, the emulator first."""
+    """Returns the specs of servers that compute several requests at a time, the emulator first."""
     return [
         ours(conditions),
         _llama_server(conditions, "--no-kv-unified"),
@@ -124,7 +134,10 @@ def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
 
 @contextmanager
 def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[Server]:
-    """Starts the server, yields it when it is ready, and stops it. Its output goes to `.cache/`."""
+    """Starts a server, yields it when it is ready, and stops it after the `with` block.
+
+    The server's output goes to a log file in `.cache/`. Raises SystemExit if it does not start.
+    """
     port = _free_port()
     command = spec.command_for(port, num_slots, context_length)
     log_path = peers.CACHE / "benchmark-server.log"
@@ -147,7 +160,7 @@ def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[S
 
 
 def ours(conditions: Conditions, *flags: str) -> ServerSpec:
-    """Returns the emulator with the given flags."""
+    """Returns the spec of the emulator; `flags` are added to its command."""
     return ServerSpec(
         OURS,
         (
@@ -176,9 +189,9 @@ def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
 
 
 def _python_server(conditions: Conditions) -> ServerSpec:
-    """Returns `llama_cpp.server`, which computes one request at a time.
+    """Returns the spec of `llama_cpp.server`, which computes one request at a time.
 
-    By default, a new request would interrupt the one before it.
+    `--interrupt_requests false`: by default, a new request would end the running request.
     """
     threads = str(conditions.num_threads)
     return ServerSpec(

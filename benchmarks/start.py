@@ -1,4 +1,4 @@
-"""Measures the time from the start of the process until a model has generated a token."""
+"""Measures the time from the start of the emulator until its model has generated a token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NUM_RUNS = 5
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table with the median and the best of several starts.
+    """Yields a table with the median and the best time of several starts of the emulator.
 
-    For comparison, it also has the time that the Python interpreter takes to start.
+    For comparison, the table also has the start times of the Python interpreter alone.
     """
     serve = [sys.executable, "-m", "workers_ai_emulator", "serve", "--port", "0"]
     interpreter = [sys.executable, "-c", "print('up', flush=True)"]
-    seconds_until_first_line(serve)  # fills the page cache
+    seconds_until_first_line(serve)  # not measured: this start fills the page cache
     num_runs = 1 if conditions.is_quick else NUM_RUNS
     yield f"Time of {num_runs} starts with default settings, until the server is ready."
     rows = [

@@ -1,7 +1,6 @@
-"""Measures the emulator with weights of Llama 2 7B's size and random values.
+"""Measures the emulator with weights that have Llama 2 7B's size but random values.
 
-Speed and memory do not depend on the values, so they are those of the real weights. The texts are
-random.
+Speed and memory are the same as with the real weights, because they do not depend on the values.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ _START_HEADINGS = [
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The part of a request in which it is interrupted: prefill, or decode.
+    """The phase of a request (prefill or decode) in which a benchmark interrupts the request.
 
-    The phase begins `start_s` seconds after the request is sent and lasts at least `length_s`.
-    `has_tokens`: the request has generated tokens by then.
+    The phase begins `start_s` seconds after the client sends the request, and lasts at least
+    `length_s` seconds. `has_tokens`: whether tokens have been generated in this phase.
     """
 
     name: str
@@ -59,25 +58,31 @@ class Phase:
     length_s: float = 0.0
 
     def body(self, number: int) -> dict[str, Any]:
-        """Returns a request body; bodies of different numbers share no prefix."""
+        """Returns a request body whose prompt begins with `number`.
+
+        Requests with different numbers therefore share no cached prefix.
+        """
         prompt = f"{number}: {self.prompt}"
         return {"prompt": prompt, "raw": True, "max_tokens": self.max_tokens, "temperature": 0}
 
     def moments(self, count: int) -> list[float]:
-        """Returns `count` times in seconds after the request is sent, spread over the phase."""
+        """Returns `count` times that are spread evenly over the phase.
+
+        A time is the number of seconds since the client sent the request.
+        """
         return [self.start_s + (i + 0.5) / count * self.length_s for i in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The time that an operation took, and whether its result was as expected."""
+    """How long a measured operation took, and whether its result was as expected."""
 
     elapsed_s: float
     is_expected: bool
 
 
 def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterator[str]:
-    """Yields tables of start, memory and speed, and of the time that interruptions take."""
+    """Yields tables of start times, memory and speed, and of how fast interruptions take effect."""
     path = random_weights.default_path(weights_type)
     log.info("writing %s, unless it exists", path)
     random_weights.ensure(path, weights_type)
@@ -93,9 +98,9 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
 
 
 def _as_model(models_dir: Path, weights: Path) -> Path:
-    """Configures `weights` as the weights of MODEL_NAME in a new models folder.
+    """Configures `weights` as the weights of MODEL_NAME in the folder `models_dir`.
 
-    Returns the path of the weights in that folder.
+    Returns the path of the link to the weights in this folder.
     """
     link = models_dir / weights.name
     link.symlink_to(weights)
@@ -121,7 +126,7 @@ def _starts(conditions: Conditions, weights: Path) -> Iterator[str]:
 
 
 def _start(spec: ServerSpec, weights: Path) -> list[str]:
-    """Returns a row with three starts, and the memory after the last start."""
+    """Starts the server three times. Returns a table row with the start times and the memory."""
     times, memory = [], []
     for number, is_cold in enumerate((True, True, False), start=1):
         log.info("start %d of %s", number, spec.name)
@@ -144,7 +149,7 @@ def _memory(server: Server) -> list[str]:
 def _drop_from_page_cache(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)  # only pages that are written to the disk can be dropped
+        os.fsync(file)  # only pages that are already on the disk can be dropped
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)
@@ -205,7 +210,7 @@ def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]
 
 
 def _phases(server: Server) -> tuple[Phase, Phase]:
-    """Returns the phases prefill and decode, with measured times."""
+    """Returns the phases prefill and decode, after measuring on the server when they begin."""
     prefill = Phase("a prompt of 400 tokens", _LONG_PROMPT, max_tokens=1, has_tokens=False)
     _, prefill_s = _send(server, prefill.body(0))
     decode = Phase("generation", prompts.WARM_UP, max_tokens=400, has_tokens=True)
@@ -217,9 +222,10 @@ def _phases(server: Server) -> tuple[Phase, Phase]:
 
 
 def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Outcome:
-    """Measures the time from a disconnect until the slot is free.
+    """Measures the time from a client's disconnect until the slot is free.
 
-    Expected: the request is cancelled in this phase.
+    The client disconnects after `after_s` seconds. Expected: the server cancels the request in the
+    given phase.
     """
 
     async def send_and_disconnect() -> float:
@@ -236,7 +242,11 @@ def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Ou
 
 
 def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
-    """Measures by how much a response exceeds the limit, and how long its slot stays taken then."""
+    """Measures a request that takes longer than the server's request timeout, `limit_s`.
+
+    Returns the time from the timeout to the response, and from the response until the slot is free.
+    Expected: the status is 408.
+    """
     status, elapsed_s = _send(server, phase.body(number))
     responded_s = time.perf_counter()
     free_s = _wait_until_free(server) - responded_s
@@ -245,7 +255,7 @@ def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tupl
 
 
 def _stop(conditions: Conditions, phase: Phase) -> Outcome:
-    """Measures the time from SIGTERM to the end of the process.
+    """Measures the time from SIGTERM, during a request, to the end of the server's process.
 
     Expected: the exit code is 0, and the client receives a response.
     """
@@ -265,9 +275,9 @@ def _stop(conditions: Conditions, phase: Phase) -> Outcome:
 
 
 def _send(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
-    """Sends a request; returns the response's status and its seconds.
+    """Sends a request; returns the status of the response, and the seconds that it took.
 
-    The status is None if the connection was closed without a response.
+    The status is None if the server closed the connection without a response.
     """
     start_s = time.perf_counter()
     try:
@@ -278,7 +288,7 @@ def _send(server: Server, body: dict[str, Any]) -> tuple[int | None, float]:
 
 
 def _wait_until_free(server: Server) -> float:
-    """Waits until all slots are free; returns the time."""
+    """Waits until all slots of the server are free, then returns `time.perf_counter()`."""
     deadline = time.perf_counter() + _LIMIT_S
     while server.metric("free_slots") < server.metric("slots"):
         if time.perf_counter() > deadline:
@@ -292,7 +302,7 @@ def _num_cancelled(server: Server) -> float:
 
 
 def _num_prompt_tokens(server: Server) -> float:
-    """Returns the prompt tokens of all requests that have generated a token."""
+    """Returns the sum of the prompt tokens of all requests that have generated a token."""
     return server.metric("tokens_total", kind="prompt")
 
 

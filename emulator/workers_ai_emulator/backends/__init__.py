@@ -1,1 +1,1 @@
-"""The sources of completions: a local model, a script, or another server."""
+"""The backends, which generate completions with a local model, a script or another server."""

@@ -1,4 +1,4 @@
-"""The interface of all backends."""
+"""Defines the interface of all backends."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
 class Backend(Protocol):
-    """Generates completions."""
+    """Generates completions with a local model, a script or another server."""
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        """Returns whether `generate` starts at once, without loading or searching for a model."""
+        """Returns whether `generate` can start without first loading or looking up the model."""
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        """Starts a generation. The call may be cancelled.
+        """Starts a generation and returns it. The task that awaits this call may be cancelled.
 
-        `is_large`: tokenising the prompt on the event loop would delay other requests. Raises
-        WireError, EngineError or WeightsUnusable.
+        `is_large`: whether the prompt is so long that it must be tokenised in another thread: on
+        the event loop's thread, it would delay other requests. Raises WireError for an invalid
+        request, EngineError if the generation cannot start, and WeightsUnusable if the model's
+        weights cannot be loaded.
         """
 
     def cancel_all(self) -> None:
-        """Cancels every running generation."""
+        """Cancels all generations of this backend that have not ended."""
 
     async def close(self) -> None:
-        """Cancels every running generation and frees all resources."""
+        """Cancels all generations of this backend and frees its models or connections."""

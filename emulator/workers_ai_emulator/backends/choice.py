@@ -1,4 +1,4 @@
-"""All backends by name, and the choice of a backend for a request."""
+"""Creates the backends, and chooses the backend of each request."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # slow to import, and needed only with an upstream URL
+if TYPE_CHECKING:  # UpstreamBackend imports slowly; only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
 
-# `middleware/recordings/` handles these names before a backend is chosen.
+# Requests for these backends are handled in `middleware/recordings/`. This module lists their names
+# in an error text.
 _RECORDING_BACKENDS = ("record", "replay")
 
 
 class Backends:
-    """All backends. Raises SettingInvalid for an invalid script or an invalid upstream URL.
+    """The backends of one server, by name. Chooses the backend of each request.
 
-    `seed`: for requests that have none; `request_timeout_s`: the time limit of a request.
+    `seed`: the seed for requests without a seed. `request_timeout_s`: the maximum time of a
+    generation in seconds. Raises SettingInvalid if the script or the upstream URL is invalid.
     """
 
     def __init__(self, settings: Settings, models: ModelManager) -> None:
@@ -44,14 +46,19 @@ class Backends:
 
     @property
     def status(self) -> str:
-        """`ready`, or why the default backend cannot respond."""
+        """The error text if the default backend cannot generate now.
+
+        Otherwise the phase of the start-up, such as `ready` after the start-up.
+        """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase
 
     async def start(self) -> None:
-        """Prepares the default backend. Raises like ModelManager.start.
+        """Waits until the default backend can generate.
 
-        Without `llama` as default, a model is loaded when a request chooses `llama`.
+        Loads the models of `--preload` if the default backend is `llama`. Otherwise the first
+        request that chooses `llama` loads its model. Raises SettingInvalid if `--preload` is
+        invalid, and WeightsUnusable if a model cannot be loaded.
         """
         if self._default == "llama":
             await self._models.start()
@@ -61,16 +68,19 @@ class Backends:
         self._models.phase = "ready"
 
     def cancel_all(self) -> None:
-        """Cancels every running generation."""
+        """Cancels all generations of all backends."""
         for backend in self._backends.values():
             backend.cancel_all()
 
     async def close(self) -> None:
-        """Stops all backends and frees their resources."""
+        """Cancels all generations, and frees all models and connections."""
         await asyncio.gather(*(backend.close() for backend in self._backends.values()))
 
     def choose(self, name: str | None) -> Backend:
-        """Returns the backend of this name, or the default. Raises WireError for another name."""
+        """Returns the backend with this name, or the default backend if the name is None or empty.
+
+        Raises WireError if no backend has this name.
+        """
         backend = self._backends.get(name or self._default)
         if backend is None:
             names = ", ".join([*self._backends, *_RECORDING_BACKENDS])
@@ -80,7 +90,10 @@ class Backends:
 
 
 def _upstream(settings: Settings) -> UpstreamBackend | None:
-    """Returns the backend `upstream`, or None if the settings have no upstream URL."""
+    """Returns the backend `upstream`, or None if the settings have no upstream URL.
+
+    Raises SettingInvalid if the settings for this backend are invalid.
+    """
     settings.check_upstream()
     if settings.upstream_url is None:
         return None

@@ -11,11 +11,13 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
-_MAX_CHARACTERS_PER_TOKEN = 32  # a longer prompt cannot fit, so it is not tokenised
+# A prompt is rejected before it is tokenised if it has more characters than this number times the
+# context length.
+_MAX_CHARACTERS_PER_TOKEN = 32
 
 
 class LocalBackend:
-    """Generates with the engine of the requested model, which is loaded first if necessary."""
+    """Generates completions with llama.cpp. Loads the requested model first if necessary."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
@@ -43,19 +45,20 @@ class LocalBackend:
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
-    """Returns the prompt's tokens.
+    """Returns the tokens of the request's prompt.
 
-    Raises ContextTooLong, with an estimate, for a prompt of far too many characters.
+    Raises ContextTooLong, with an estimated number of tokens, if the prompt has over 32 characters
+    per token of the context: such a prompt certainly does not fit, so it is not tokenised.
     """
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
-        # Four characters per token, as the service estimates [recorded texts name an estimate].
+        # The estimate is four characters per token, as in Cloudflare's error text [recorded].
         raise ContextTooLong(request.num_characters // 4 + request.params.max_tokens, limit)
     return request.render(model.template)
 
 
 def _text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
-    """Returns the text of the tokens, with special tokens as their names."""
+    """Returns the text of the tokens. A special token becomes its name, such as `</s>`."""
     names = {token: name for name, token in vocabulary.special_tokens.items()}
     pieces = (
         names[token].encode() if token in names else vocabulary.piece(token) for token in tokens

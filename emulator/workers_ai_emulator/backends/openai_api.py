@@ -1,4 +1,7 @@
-"""OpenAI's API from the client's side: requests, events and errors. Pure."""
+"""Builds requests for servers with OpenAI's API, and decodes their events and errors.
+
+The module does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,27 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 Json = dict[str, Any]
 
-_MAX_MESSAGE = 1000  # characters of a server's error text that are kept
+_MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
 _END_OF_STREAM = "[DONE]"
 
-# The numbers in the error texts for a prompt that is too long. OpenAI, vLLM and llama_cpp.server
-# write "maximum context length is 512 tokens", llama-server "context size (512 tokens)". Some name
-# the tokens of prompt and completion, others those of the prompt only.
+# These patterns match the numbers in a server's error text about a prompt that is too long. _LIMIT
+# matches the context length: OpenAI, vLLM and llama_cpp.server write "maximum context length is 512
+# tokens", llama-server writes "context size (512 tokens)". Some servers write the number of tokens
+# of prompt and completion (_TOTAL), other servers the number of prompt tokens (_PROMPT).
 _LIMIT = re.compile(r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)")
 _TOTAL = re.compile(r"requested (?:about )?(\d+) tokens")
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 
 
 class UpstreamFailed(EngineError):
-    """The upstream server cannot be reached, ends a stream early, or does not have OpenAI's API."""
+    """The upstream server is unreachable, rejects our API key, or sends an unusable response."""
 
 
 def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
-    """Returns the path and the body of a request that streams the completion.
+    """Returns the path and the body of the OpenAI request for a Workers AI request.
 
-    A prompt becomes the messages that the service would make of it, unless it is raw.
+    The OpenAI request streams the completion. A prompt with `raw` is sent unchanged to the path
+    `/completions`. Any other prompt is converted to messages, as Workers AI converts it.
     """
     if request.prompt is not None and request.raw and not request.is_flattened:
         return "/completions", {"model": model, "prompt": request.prompt} | _options(request.params)
@@ -54,10 +59,11 @@ def _messages(request: TextGenerationRequest) -> list[Message]:
 
 
 def _options(params: SamplingParams) -> Json:
-    """Returns the options that are set, since strict servers reject unknown keys.
+    """Returns the sampling parameters and stream options as keys of an OpenAI request.
 
-    vLLM and llama.cpp's servers have `top_k`. The repetition penalty is `repetition_penalty` for
-    vLLM and `repeat_penalty` for llama.cpp's servers, so it is sent under both names.
+    Omits parameters that are unset or have no effect, because some servers reject keys that they do
+    not support, such as `top_k`. The repetition penalty has two keys: vLLM reads
+    `repetition_penalty`, and llama.cpp's servers read `repeat_penalty`.
     """
     options: Json = {
         "max_tokens": params.max_tokens,
@@ -76,10 +82,10 @@ def _options(params: SamplingParams) -> Json:
 
 
 class EventDecoder:
-    """Decodes a stream's events into chunks. `feed` takes each event, `flush` ends the stream.
+    """Decodes the events of an OpenAI stream into chunks: `feed` each event, then `flush` once.
 
-    `is_done` is true after the event `[DONE]`. If the server sends no usage, the prompt counts as
-    `num_prompt_tokens` tokens and each event with text as one completion token.
+    `is_done`: whether the server has sent the event `[DONE]`. If the server sends no usage, the
+    usage has `num_prompt_tokens` prompt tokens, and one completion token for each event with text.
     """
 
     def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:
@@ -91,9 +97,10 @@ class EventDecoder:
         self._finish_reason: FinishReason | None = None
 
     def feed(self, data: str) -> list[Chunk]:
-        """Returns the event's text as a chunk, or no chunk if it has no text.
+        """Decodes the data of one event. Returns its text as one chunk, or [] if it has no text.
 
-        Raises an EngineError if the event is an error, and UpstreamFailed if it is not valid.
+        Raises an EngineError if the event is an error, and UpstreamFailed if the data is not a JSON
+        object.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
@@ -111,22 +118,23 @@ class EventDecoder:
         return [Chunk(text)] if text else []
 
     def flush(self) -> list[Chunk | Usage]:
-        """Returns the usage and the last chunk.
+        """Ends the stream: returns the usage, and a last empty chunk with the finish reason.
 
-        Raises UpstreamFailed if the stream had neither a finish reason nor `[DONE]`.
+        Raises UpstreamFailed if the server has sent neither a finish reason nor `[DONE]`.
         """
         reason = self._finish_reason or (FinishReason.STOP if self.is_done else None)
         if reason is None:
             raise UpstreamFailed(
                 "ended a stream without a finish reason; its log may have the cause"
             )
-        num_end_tokens = reason is FinishReason.STOP  # the end-of-text token has no event
+        # The end-of-text token counts as a completion token, but servers send no event for it.
+        num_end_tokens = reason is FinishReason.STOP
         counted = Usage(self._num_prompt_tokens, self._num_texts + num_end_tokens)
         return [self._usage or counted, Chunk("", reason)]
 
 
 def _choice(event: Json) -> tuple[str, FinishReason | None]:
-    """Returns the text and the finish reason in an event of either endpoint."""
+    """Returns the text and the finish reason in an event of a chat or text completion stream."""
     match event.get("choices"):
         case [dict() as choice, *_]:
             delta = choice.get("delta")
@@ -153,7 +161,10 @@ def _usage(value: Any) -> Usage | None:
 
 
 def error_from(status: int, body: str, max_tokens: int) -> EngineError:
-    """Returns the EngineError for an error response to a request with this `max_tokens`."""
+    """Converts an error response of the server to an EngineError.
+
+    `max_tokens`: the maximum number of completion tokens in the request.
+    """
     message = one_line(_message(body))
     if status in (429, 503):
         return CapacityExceeded(f"answers {status}: {message}")
@@ -168,7 +179,10 @@ def error_from(status: int, body: str, max_tokens: int) -> EngineError:
 
 
 def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
-    """Returns the error if the message is about the context length and contains its numbers."""
+    """Converts the text of an error about the context length to a ContextTooLong.
+
+    Returns None if the text has no context length or no number of tokens.
+    """
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
         return ContextTooLong(_number(total), _number(limit))
@@ -182,7 +196,10 @@ def _number(match: re.Match[str]) -> int:
 
 
 def _message(body: str) -> str:
-    """Returns the error's text from the keys that servers use, or otherwise the whole body."""
+    """Returns the error text in the body of an error response.
+
+    Servers send it under different JSON keys. If none is present, returns the whole body.
+    """
     match _parse_object(body):
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             return message
@@ -192,13 +209,16 @@ def _message(body: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Returns the text as one line of limited length without control characters."""
+    """Returns the text as one line of at most 1,000 characters, without control characters."""
     line = " ".join(text[: 4 * _MAX_MESSAGE].split())[:_MAX_MESSAGE]
     return "".join(filter(str.isprintable, line))
 
 
 def model_names(body: str) -> list[str]:
-    """Returns the names in a list of models. Raises UpstreamFailed if the body is not a list."""
+    """Returns the names of models in the body of a response of `/models`.
+
+    Raises UpstreamFailed if the body has no list of models.
+    """
     match _parse_object(body):
         case {"data": [*models]}:
             names = [model.get("id") for model in models if isinstance(model, dict)]

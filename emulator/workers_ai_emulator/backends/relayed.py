@@ -1,4 +1,4 @@
-"""Generations that relay the chunks of an async generator, for backends without an engine."""
+"""Turns an async generator of chunks into a generation, for backends without an engine."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
 log = logging.getLogger(__name__)
 
-# A word with the space before it. Without a tokenizer, each word counts as one token.
+# Matches a word and the white space before it. Backends without a tokenizer count each word as one
+# token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-_MAX_UNREAD = 1024  # chunks in the queue; then the source waits until the client reads
+_MAX_UNREAD = 1024  # chunks; the source waits while the queue is full
 
 
 def num_words(text: str) -> int:
-    """Returns the number of words, which is the token count of a text without a tokenizer."""
+    """Returns the number of words in the text, as an estimate of its number of tokens."""
     return sum(1 for _ in WORD.finditer(text))
 
 
 class RelayedGeneration:
-    """A Generation that relays chunks from a source until one of them has a finish reason.
+    """A Generation whose chunks come from `source`, an async generator.
 
-    It closes the source when it ends, for whatever reason. Each chunk counts as one completion
-    token until the source yields a Usage, which replaces the count.
+    A task reads chunks from the source until a chunk has a finish reason, the source fails, or the
+    generation is cancelled. It then closes the source. `usage` counts each chunk as one completion
+    token. If the source yields a Usage, that replaces the count.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class RelayedGeneration:
             self._end(event.finish_reason if isinstance(event, Chunk) else None)
 
     async def _relay_until_last(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
-        """Relays all events but the last one, which it returns."""
+        """Puts all chunks but the last into the queue. Returns the last chunk, or the error."""
         is_counting = True
         try:
             async for item in source:
@@ -98,7 +100,7 @@ class RelayedGeneration:
 
 
 class RunningGenerations:
-    """Starts the generations of one backend, and can cancel all of them."""
+    """Starts the generations of one backend, and cancels them all when the server stops."""
 
     def __init__(self) -> None:
         self._started: WeakSet[RelayedGeneration] = WeakSet()
@@ -113,6 +115,6 @@ class RunningGenerations:
         return generation
 
     def cancel_all(self) -> None:
-        """Cancels every generation that has not ended."""
+        """Cancels all started generations that have not ended."""
         for generation in list(self._started):
             generation.cancel()

@@ -1,4 +1,4 @@
-"""The backend `scripted`: completions from the user's rules, without a model, always the same."""
+"""The backend `scripted`: returns fixed completions by the user's rules, without a model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _MAX_WAIT_S = 86400
 
 
 class Rule(BaseModel):
-    """A completion, and the conditions under which a request gets it. All conditions must hold.
+    """A completion (`answer`), and the conditions under which a request gets it.
 
-    `answer` is the completion, and `finish` its finish reason. `model` is a name, in which `*`
-    matches any text. `contains` is a part of the last message, or of the prompt; `matches` is a
-    regular expression for it. Conditions that are not set match every request. The completion is
-    sent at once, unless `tokens_per_second` or `first_token_after` (seconds) is set. `times` is the
-    number of requests to which the rule applies.
+    A rule applies to a request if all its conditions hold:
+    `model`: the name of the requested model; `*` matches any text;
+    `contains`: a text that the prompt, or the last message, contains;
+    `matches`: a regular expression that matches in the prompt or the last message;
+    `times`: the rule has applied to fewer requests than this number; None: no limit.
+
+    `finish` is the finish reason. `first_token_after` (seconds) delays the first token, and
+    `tokens_per_second` delays all later tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +67,10 @@ class Rule(BaseModel):
 
 
 class ScriptedBackend:
-    """Generates by the first rule that applies; if none applies, the completion quotes the text."""
+    """Returns the completion of the first rule that applies to a request.
+
+    If no rule applies, the completion quotes the prompt or the last message.
+    """
 
     def __init__(self, rules: list[Rule]) -> None:
         self._initial_rules = rules
@@ -72,11 +78,11 @@ class ScriptedBackend:
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
-        """Replaces the rules."""
+        """Replaces all rules, and restarts the count of requests for `times`."""
         self._rules = [(rule, rule.times) for rule in rules]
 
     def reset(self) -> None:
-        """Restores the rules of the start."""
+        """Restores the rules that the server had at start-up."""
         self.replace(self._initial_rules)
 
     def is_immediate(self, spec: ModelSpec) -> bool:
@@ -102,7 +108,10 @@ class ScriptedBackend:
         self.cancel_all()
 
     def _use_rule(self, model: str, text: str) -> Rule:
-        """Returns the first rule that applies, and counts its use."""
+        """Returns the first rule that applies to the text and counts this use for `times`.
+
+        If no rule applies, returns a rule whose completion quotes the text.
+        """
         for index, (rule, times) in enumerate(self._rules):
             if times != 0 and rule.applies(model, text):
                 self._rules[index] = (rule, times and times - 1)
@@ -111,11 +120,14 @@ class ScriptedBackend:
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """Reads a YAML or JSON file. Raises SettingInvalid with one line per mistake."""
+    """Reads rules from a YAML or JSON file.
+
+    Raises SettingInvalid if the file cannot be read or has mistakes: one line per mistake.
+    """
     try:
         return parse_rules(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # errors of YAML have several lines
+        reason = " ".join(str(error).split())  # PyYAML's error texts have several lines
         raise SettingInvalid(f"--script: cannot read {path}: {reason}") from error
     except ValueError as error:
         lines = [f"--script: {path}: {line}" for line in str(error).splitlines()]
@@ -123,7 +135,7 @@ def read_rules(path: Path) -> list[Rule]:
 
 
 def parse_rules(value: Any) -> list[Rule]:
-    """Returns the rules in `value`: a list, or an object with the list under the key `rules`.
+    """Converts parsed YAML or JSON to rules: a list, or an object with the list in key `rules`.
 
     Raises ValueError with one line per mistake.
     """
@@ -135,7 +147,7 @@ def parse_rules(value: Any) -> list[Rule]:
 
 
 def _prompt(request: TextGenerationRequest) -> str:
-    """Returns the whole prompt as text, for the journal and for the token count."""
+    """Returns the prompt, or all messages, as text for the journal and for the token count."""
     if request.prompt is not None:
         return request.prompt
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
@@ -148,9 +160,10 @@ def _last_text(request: TextGenerationRequest) -> str:
 
 
 async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
-    """Yields one chunk per word. The last chunk is empty, as with a model's end-of-text token.
+    """Yields the rule's completion, one chunk per word, with the rule's delays.
 
-    At `max_tokens` words, or with `finish: length`, there is no empty chunk.
+    For the finish reason `stop`, an empty chunk follows, like a model's end-of-text token. If
+    the completion is cut to `max_tokens` words, the finish reason is `length`.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens

@@ -1,4 +1,4 @@
-"""The backend `upstream`: completions from a server with OpenAI's API."""
+"""The backend `upstream`: generates completions with another server that has OpenAI's API."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-_KEEP_ALIVE_S = 3.0  # uvicorn closes idle connections after 5 s; reusing one then would fail
-_END_TIMEOUT_S = 1.0  # for the end of a body after its last event
+_KEEP_ALIVE_S = 3.0  # closes idle connections before a server with uvicorn does (5 s)
+_END_TIMEOUT_S = 1.0  # how long to wait for the end of a body after `[DONE]`
 _PROBE_INTERVAL_S = 1.0
-_MAX_BODY_BYTES = 2**22  # of a list of models or an error
+_MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of models
 
 
 class UpstreamBackend:
-    """Sends requests to the server whose API is at `url`, which usually ends in `/v1`.
+    """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
 
-    `model` is the server's name of the model. Without it, the Workers AI name is used if the server
-    has it, and otherwise the server's only model. A request fails if the server sends nothing for
-    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key.
+    `model`: the server's name for the model of all requests. If it is None, the server's model with
+    the Workers AI name is used, or otherwise the server's only model. A request fails if the server
+    sends no bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL or the key is
+    invalid.
     """
 
     def __init__(
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
-        self.failure: str | None = None  # why the server cannot generate at present
+        self.failure: str | None = None  # why the upstream server cannot generate now
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
         self._model = model
-        self._model_names: dict[str, str] = {}  # Workers AI's name of a model -> the server's
+        self._model_names: dict[str, str] = {}  # key: Workers AI name; value: the server's name
         self._running = RunningGenerations()
         self._probing: asyncio.Task[None] | None = None
         self._client = httpx2.AsyncClient(
@@ -78,7 +79,10 @@ class UpstreamBackend:
         return StartedGeneration(generation, model, lambda: prompt)
 
     async def start(self, spec: ModelSpec) -> None:
-        """Waits until the server has generated a token. `failure` has the reason why it cannot."""
+        """Waits until the upstream server has generated a token.
+
+        During the wait, `failure` contains the reason why the server cannot generate.
+        """
         await self._watch(spec)
 
     def cancel_all(self) -> None:
@@ -96,9 +100,10 @@ class UpstreamBackend:
         return self._model or self._model_names.get(spec.name)
 
     async def _find_model(self, spec: ModelSpec) -> str:
-        """Asks the server for its models and returns the name to use for `spec`.
+        """Requests the server's list of models, and returns the server's name for `spec`.
 
-        Raises UpstreamFailed if the name is ambiguous or the request fails.
+        Raises UpstreamFailed if the request fails, or if the server has several models and none
+        with the Workers AI name.
         """
         with self._upstream_errors(spec):
             async with self._client.stream("GET", f"{self._url}/models") as response:
@@ -115,9 +120,10 @@ class UpstreamBackend:
     async def _chunks(
         self, spec: ModelSpec, path: str, content: bytes, decoder: EventDecoder
     ) -> AsyncGenerator[Chunk | Usage]:
-        """Yields the completion and its usage.
+        """Sends a request to the upstream server, and yields the completion and its usage.
 
-        Closing this generator closes the connection, so the server stops generating.
+        If the generator is closed early, it closes the connection: the server then stops
+        generating. Raises an EngineError if the request fails.
         """
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         url = self._url + path
@@ -142,20 +148,21 @@ class UpstreamBackend:
 
     def _error_from(self, status: int, body: str, max_tokens: int) -> EngineError:
         if self._api_key:
-            body = body.replace(self._api_key, "***")  # some servers repeat the key
+            body = body.replace(self._api_key, "***")  # some error texts contain the API key
         error = openai_api.error_from(status, body, max_tokens)
         if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.one_line(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
         if status == 404:
-            self._model_names.clear()  # the server may have other models now
+            self._model_names.clear()  # the server's models may have changed
         return error
 
     @contextmanager
     def _upstream_errors(self, spec: ModelSpec) -> Iterator[None]:
-        """Raises UpstreamFailed with the server's URL for any failure inside the block.
+        """Converts errors of HTTP requests in the `with` block to UpstreamFailed.
 
-        If the server cannot be reached, it also sets `failure` and starts to watch the server.
+        The error text contains the server's URL. If the connection fails or times out, sets
+        `failure` and starts the task that probes the server until it generates again.
         """
         try:
             yield
@@ -169,7 +176,10 @@ class UpstreamBackend:
             raise UpstreamFailed(self.failure) from error
 
     def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
-        """Returns the task that probes the server until it works; starts it if none is running."""
+        """Returns the task that probes the server until it generates a token.
+
+        Starts this task if it is not running.
+        """
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_ready(spec))
         return self._probing
@@ -184,7 +194,7 @@ class UpstreamBackend:
         self.failure = None
 
     async def _probe(self, spec: ModelSpec) -> str | None:
-        """Requests one token. Returns None if that works, or the reason why it fails."""
+        """Requests one token from the server. Returns None, or the error text if this fails."""
         params = SamplingParams(max_tokens=1)
         hello = [Message("user", "Hello")]
         request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
@@ -200,7 +210,10 @@ class UpstreamBackend:
 
 
 def _checked_url(url: str) -> str:
-    """Returns the URL without a trailing slash. Raises SettingInvalid if it is invalid."""
+    """Checks the upstream URL, and returns it without trailing slashes.
+
+    Raises SettingInvalid if the URL is invalid.
+    """
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
@@ -221,12 +234,12 @@ def _checked_key(key: str | None) -> str | None:
 
 
 def _text(messages: list[Json]) -> str:
-    """Returns the messages as text, for the journal and for the token count."""
+    """Joins the messages to one text, for the journal and for the token count."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 async def _read(response: httpx2.Response) -> str:
-    """Returns the body's text, cut off soon after _MAX_BODY_BYTES."""
+    """Returns the text of a response's body. Stops reading after _MAX_BODY_BYTES (4 MiB)."""
     body = bytearray()
     async for part in response.aiter_bytes():
         body += part
@@ -236,15 +249,22 @@ async def _read(response: httpx2.Response) -> str:
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
-    """Reads to the end of the body, without which its connection cannot be reused."""
-    with suppress(TimeoutError, httpx2.TransportError):  # the completion is already complete
+    """Reads a response to its end, because httpx2 reuses a connection only after that.
+
+    Gives up after 1 second.
+    """
+    # Errors do not matter here: the client already has the whole completion.
+    with suppress(TimeoutError, httpx2.TransportError):
         async with asyncio.timeout(_END_TIMEOUT_S):
             async for _ in events:
                 pass
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the operating system's reason if the error has one, or the library's text."""
+    """Returns why an HTTP request failed, as text for error messages.
+
+    Prefers the operating system's text, such as "Connection refused", to that of httpx2.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

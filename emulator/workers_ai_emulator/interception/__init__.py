@@ -1,1 +1,1 @@
-"""Redirects a program's requests for Cloudflare to the emulator."""
+"""Redirects the requests that a program sends to Cloudflare's API to the emulator."""

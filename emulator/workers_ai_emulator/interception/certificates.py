@@ -1,8 +1,8 @@
-"""Certificates for Cloudflare's two API hosts, so that programs accept the emulator's TLS.
+"""Creates TLS certificates for Cloudflare's two API hosts, for the proxy that `exec` runs.
 
-A certificate authority, stored in a folder of the user, signs a new certificate for every run. Only
-programs that `exec` runs trust the authority. Name constraints in its certificate limit it to the
-two hosts, so a stolen key cannot be used to impersonate any other host.
+A certificate authority in the user's cache folder signs a new certificate in every run of `exec`.
+Only programs that `exec` runs trust this authority. Its name constraints permit only the two hosts,
+so a stolen key of the authority cannot be used to impersonate any other host.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 _NAME = "workers-ai-emulator"
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # the longest lifetime that every client accepts
+_LIFE = 397 * _DAY  # the longest lifetime of a server certificate that every client accepts
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -50,7 +50,8 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 
-# Constraints on DNS names do not limit IP addresses, so all IP addresses are excluded.
+# The authority may sign certificates for HOSTS only. Constraints on DNS names do not limit IP
+# addresses, so all IP addresses are excluded explicitly.
 _CONSTRAINTS = x509.NameConstraints(
     permitted_subtrees=[x509.DNSName(host) for host in HOSTS],
     excluded_subtrees=[
@@ -60,7 +61,7 @@ _CONSTRAINTS = x509.NameConstraints(
 
 
 def authority(folder: Path) -> CA:
-    """Returns the authority stored in the folder; creates one if there is no usable one.
+    """Returns the certificate authority in the folder; creates it if it is missing or unusable.
 
     Raises CommandError if the folder cannot be read or written.
     """
@@ -80,7 +81,7 @@ def authority(folder: Path) -> CA:
 
 
 def server_context(ca: CA) -> ssl.SSLContext:
-    """Returns a TLS server context for HOSTS, with a new certificate that is not stored."""
+    """Returns a TLS server context with a new certificate for HOSTS, which `ca` signs."""
     now = datetime.now(UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
@@ -92,10 +93,11 @@ def server_context(ca: CA) -> ssl.SSLContext:
 
 
 def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """Returns a PEM bundle for variables that replace a program's trusted certificates.
+    """Returns the PEM bundle that replaces a program's trusted certificates.
 
-    It has the authority, the system's certificates, certifi's, and those that the user's
-    environment `variables` name.
+    The bundle contains the certificate of `ca`, the operating system's and certifi's trusted
+    certificates, and the files that variables such as SSL_CERT_FILE name in the user's
+    environment (`variables`).
     """
     system = ssl.get_default_verify_paths()
     return _joined(
@@ -103,7 +105,8 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
         [
             *(variables.get(name, "") for name in _TRUST_VARIABLES),
             system.openssl_cafile,
-            # Debian's bundle, in the folder that otherwise has one file per certificate.
+            # On Debian, this file in OpenSSL's certificate folder contains all trusted
+            # certificates.
             f"{system.openssl_capath}/ca-certificates.crt",
             certifi.where(),
         ],
@@ -111,7 +114,11 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
 
 
 def node_trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """Returns a PEM bundle for NODE_EXTRA_CA_CERTS, which adds to node's own certificates."""
+    """Returns the PEM bundle of certificates that node trusts in addition to its own.
+
+    The bundle contains the certificate of `ca`, and the file that NODE_EXTRA_CA_CERTS names in the
+    user's environment (`variables`).
+    """
     return _joined(ca, [variables.get("NODE_EXTRA_CA_CERTS", "")])
 
 
@@ -122,7 +129,11 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
 
 
 def _usable(path: Path) -> bytes | None:
-    """Returns the file's content, or None if it cannot be used or expires too soon."""
+    """Returns the authority's key and certificate in the file as PEM, or None if unusable.
+
+    They are usable if the key belongs to the certificate, the certificate has our name constraints,
+    and the certificate stays valid for at least 397 days, the lifetime of a server certificate.
+    """
     try:
         pem = path.read_bytes()
         key = load_pem_private_key(pem, password=None)
@@ -140,7 +151,10 @@ def _usable(path: Path) -> bytes | None:
 
 
 def _new_authority() -> bytes:
-    """Returns a new key and certificate as PEM. trustme cannot create name constraints."""
+    """Returns the key and certificate of a new authority as PEM.
+
+    Uses cryptography, because trustme cannot create name constraints.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     public_key = key.public_key()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _NAME)])
@@ -159,7 +173,10 @@ def _new_authority() -> bytes:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Replaces the file atomically. Only its owner can read it, even while it is written."""
+    """Writes the data to a file that only the user can read (mode 0600).
+
+    Replaces an existing file atomically.
+    """
     partial = path.with_name(f"{path.name}.part")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)

@@ -1,4 +1,4 @@
-"""The emulator for one command: a running one, or a new one that stops with the command."""
+"""Finds a running emulator for the command of `exec`, or starts one and stops it at the end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from workers_ai_emulator.launcher.readiness import phases
 def companion(
     address: Address, variables: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Address]:
-    """Yields the address of a ready emulator: the one at `address`, or otherwise a new one.
+    """Yields the address of an emulator that is ready: of a running one, or of a new one.
 
-    Port 0 always starts a new one, with the environment `variables`. `report` receives each phase
-    of the start that it waits for. Raises CommandError if the new emulator does not start.
+    If an emulator responds at `address`, waits until it is ready and calls `report` with the text
+    of each phase of its start. Otherwise, and always if the port is 0, starts an emulator with the
+    environment `variables`, and stops it when the `with` block ends. Raises CommandError if the
+    started emulator fails to start.
     """
     if address.port and _is_ready(address, report):
         yield address
@@ -32,7 +34,10 @@ def companion(
 
 
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
-    """Waits until the emulator is ready. Returns False as soon as none responds at the address."""
+    """Waits until the emulator at the address is ready, then returns True. Reports each phase.
+
+    Returns False if no emulator responds at the address.
+    """
     reported = None
     for phase in phases(*address):
         if phase is None:

@@ -1,8 +1,8 @@
-"""The environment variables that make programs call the emulator instead of Cloudflare. Pure.
+"""Builds the environment variables that make programs call the emulator instead of Cloudflare.
 
-Each client reads some of them. curl and most Python clients read HTTPS_PROXY and the variables for
-certificates. The hooks redirect clients that use no proxy, such as node's. wrangler reads variables
-of its own.
+curl and most Python clients read HTTPS_PROXY and the variables that name trusted certificates.
+NODE_OPTIONS and PYTHONPATH load hooks, which redirect clients that ignore HTTPS_PROXY, such as
+node's `fetch`. wrangler reads its own variables, such as CLOUDFLARE_API_BASE_URL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 
 _HOOKS = Path(__file__).parent / "hooks"
 
-# For users without credentials: wrangler and SDKs refuse to run without them. Any value works.
+# These variables are set if the user's environment lacks them, because wrangler and the SDKs refuse
+# to run without credentials. The emulator accepts any value.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
@@ -27,10 +28,11 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """The addresses of the emulator and of the proxy's two ports, and the files of certificates.
+    """The addresses and the certificate files that the environment variables contain.
 
-    `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
-    certificates, `node_bundle` adds to node's.
+    `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
+    that a hook redirects. `bundle` is a PEM file that replaces a program's trusted certificates;
+    `node_bundle` is a PEM file of certificates that node trusts in addition to its own.
     """
 
     emulator: Address
@@ -41,7 +43,11 @@ class Interception:
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables to add to the user's own `variables`."""
+    """Returns the environment variables to set for a program that `exec` runs.
+
+    They are added to the user's environment, `variables`, and replace variables of the same name.
+    Cloudflare credentials in `variables` are not replaced.
+    """
     proxy = f"http://{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
     bundle = str(interception.bundle)
@@ -60,7 +66,8 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
         "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
         "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
         "CLOUDFLARE_API_BASE_URL": f"http://{interception.emulator}/client/v4",
-        # With these, wrangler does not first check whether Cloudflare Access protects a host.
+        # With these two values, wrangler skips its check whether Cloudflare Access protects the
+        # API host.
         "CLOUDFLARE_ACCESS_CLIENT_ID": "local",
         "CLOUDFLARE_ACCESS_CLIENT_SECRET": "local",
         "CLOUDFLARE_CF_FETCH_ENABLED": "false",
@@ -69,9 +76,11 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 
 
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
-    """Returns the user's proxy exceptions without those for HOSTS, and with the emulator's host.
+    """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    The proxy itself still applies all of the user's exceptions.
+    Removes the entries that match Cloudflare's API hosts from the user's NO_PROXY: requests to
+    these hosts must use our proxy. Adds the loopback names and the emulator's host. For all other
+    hosts, our proxy itself still applies the user's NO_PROXY.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -81,15 +90,19 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 
 
 def _excepts_our_host(entry: str) -> bool:
-    """Returns whether any client would read this entry of NO_PROXY as one of HOSTS."""
+    """Returns whether a NO_PROXY entry makes any client skip the proxy for a Cloudflare API host.
+
+    Clients interpret leading dots, `*` and parent domains differently: if a single interpretation
+    matches, returns True.
+    """
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
 
 
 def _node_options(options: str) -> str:
-    """Returns the user's NODE_OPTIONS with our hook appended.
+    """Returns the user's NODE_OPTIONS, and the option `--require` that loads our hook.
 
-    node removes the quotes and reads a backslash as an escape, so both are escaped in the path.
+    The hook's path is in double quotes, so quotes and backslashes in the path are escaped.
     """
     path = re.sub(r'(["\\])', r"\\\1", str(_HOOKS / "node.cjs"))
     return f'{options} --require "{path}"'.lstrip()

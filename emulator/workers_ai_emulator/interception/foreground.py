@@ -1,4 +1,4 @@
-"""Runs a command in place of this process: with its terminal, its signals and its exit code."""
+"""Runs the command of `exec` as a subprocess, and forwards signals to the command."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _FORWARDED = (*_KEYBOARD_SIGNALS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
 
 
 class Foreground:
-    """Collects this process's signals from now on and forwards them to the command that it runs.
+    """Runs a command, and forwards the signals of this process to the command.
 
-    Signals that this process ignores since its start, as under `nohup`, stay ignored.
+    Signals that arrive before the command starts are forwarded after its start. Signals that this
+    process already ignores, for example under `nohup`, stay ignored.
     """
 
     def __init__(self) -> None:
@@ -41,15 +42,16 @@ class Foreground:
     async def _forward(self, process: asyncio.subprocess.Process) -> None:
         while number := await self._signals.get():
             if number in _KEYBOARD_SIGNALS and _is_in_foreground():
-                continue  # the terminal has already sent it to the command
+                continue  # the terminal has already sent this signal to the command
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
 
 def _is_in_foreground() -> bool:
-    """Returns whether our process group is in the terminal's foreground.
+    """Returns whether our process group is the foreground process group of the terminal.
 
-    The terminal then sends the signals of its keys, such as Ctrl+C, to every process of the group.
+    The terminal sends the signals of keys such as Ctrl+C to every process of this group, so the
+    command receives them without forwarding.
     """
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)

@@ -1,13 +1,14 @@
 """An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-It has two ports on the loopback interface:
+The proxy has two ports on the loopback interface:
 
     program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
     program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
     program ── any other host ──────────────────> proxy port ──> the host, or the user's own proxy
 
-Bytes are relayed as they arrive. Back-pressure reaches the sender. If one side disconnects, the
-other side is disconnected too, so the emulator cancels the stream of a client that has left.
+The proxy relays bytes as they arrive, and stops reading from the sender while the receiver is slow.
+If the program disconnects, the proxy closes the connection to the emulator, so the emulator cancels
+the generation.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Connection(NamedTuple):
 
 
 class Refusal(Exception):
-    """An error response that the proxy sends: a status and one line of text."""
+    """Raised if the proxy cannot serve a request: the status and the text of its response."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -68,10 +69,10 @@ class Refusal(Exception):
 
 
 class Proxy:
-    """The proxy; its ports are open inside its `async with`.
+    """The proxy server; its two ports are open inside its `async with` block.
 
-    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies of the user's
-    environment, as urllib's `getproxies` returns them.
+    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies in the user's
+    environment variables, by URL scheme, as urllib's `getproxies` returns them.
     """
 
     def __init__(
@@ -110,9 +111,10 @@ class Proxy:
     def _in_task(
         self, serve: Callable[[Connection], Coroutine[Any, Any, None]]
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        """Returns a callback that serves each connection in a task, which `__aexit__` can cancel.
+        """Returns a callback that serves each new connection in a task that the proxy creates.
 
-        asyncio logs an error if a task that it created for a connection is cancelled.
+        `__aexit__` cancels these tasks. If asyncio had created the tasks, it would log an error
+        for each cancelled task.
         """
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +125,7 @@ class Proxy:
         return accept
 
     async def _serve_tls(self, client: Connection) -> None:
-        """Relays a connection to one of HOSTS, decrypted, to the emulator."""
+        """Relays the decrypted bytes of a client's TLS connection to the emulator, and back."""
         with closing(client.writer), suppress(OSError):
             try:
                 emulator = await _connect(self._emulator)
@@ -133,7 +135,7 @@ class Proxy:
                 await _relay(client, emulator)
 
     async def _serve_proxy(self, client: Connection) -> None:
-        """Serves one request to the proxy, which may be a CONNECT."""
+        """Reads one HTTP request to the proxy, such as CONNECT, then relays all further bytes."""
         with closing(client.writer), suppress(OSError):
             try:
                 request = Request.parse(await _read_head(client.reader))
@@ -146,7 +148,12 @@ class Proxy:
             await _relay(client, upstream)
 
     async def _connect_upstream(self, request: Request) -> Connection:
-        """Returns a connection to which the request's body can be written. Raises Refusal."""
+        """Connects to the emulator, to the user's own proxy, or to the host of the request.
+
+        Also opens a tunnel through the user's proxy for CONNECT, and sends the request's head for
+        other methods. The caller relays the bytes that follow. Raises Refusal if a connection or a
+        tunnel cannot be opened.
+        """
         if request.is_for_emulator:
             return await _connect(self.tls_address)
         proxy = UserProxy.of(request, self._user_proxies)
@@ -164,7 +171,10 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The head of a request to the proxy: its request line and its header fields."""
+    """The request line and the header fields of a request to the proxy.
+
+    `destination` is the host and port in the request line.
+    """
 
     method: str
     target: str
@@ -175,7 +185,10 @@ class Request:
 
     @classmethod
     def parse(cls, head: str) -> Self:
-        """Parses a head that ends in an empty line. Raises Refusal if it is invalid."""
+        """Parses a request line and header fields, up to and including the empty line.
+
+        Raises Refusal if the request line is not valid for a proxy.
+        """
         line, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
         try:
             method, target, version = line.split(" ")
@@ -202,9 +215,10 @@ class Request:
         return port == 443 and host.removesuffix(".") in HOSTS
 
     def head_for(self, proxy: UserProxy | None) -> bytes:
-        """Returns the head to send to the user's proxy, or to the destination if that is None.
+        """Returns the request line and header fields to send to the user's proxy.
 
-        It asks for the connection to be closed, so that each connection has only one request.
+        If `proxy` is None, returns them in the form for the destination server. Adds `Connection:
+        close`, because the proxy serves only one request per connection.
         """
         fields = [f for f in self.fields if not f.lower().startswith(_HOP_BY_HOP)]
         line = f"{self.method} {self.target if proxy else self.path} {self.version}"
@@ -213,16 +227,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class UserProxy:
-    """A proxy of the user's environment; `fields` are the header fields with its credentials."""
+    """A proxy that the user's environment variables name.
+
+    `fields`: the `Proxy-Authorization` header field, if the proxy's URL has credentials.
+    """
 
     address: Address
     fields: tuple[str, ...]
 
     @classmethod
     def of(cls, request: Request, user_proxies: dict[str, str]) -> Self | None:
-        """Returns the proxy for a request, or None if the user has none for its destination.
+        """Returns the user's proxy for the request's destination.
 
-        Raises Refusal like `parse`.
+        Returns None if the user has no proxy, or an exception in NO_PROXY for this destination.
+        Raises Refusal if the proxy's URL is invalid or its scheme is not http.
         """
         host, port = request.destination
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
@@ -234,9 +252,9 @@ class UserProxy:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Returns the proxy at a URL, whose scheme may be missing.
+        """Parses the URL of a proxy; a URL without a scheme is read as http.
 
-        Raises Refusal for an invalid URL and for any scheme but http.
+        Raises Refusal if the URL is invalid or its scheme is not http.
         """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -252,7 +270,10 @@ class UserProxy:
         return cls(Address(parts.hostname, port), tuple(fields))
 
     async def tunnel(self, upstream: Connection, destination: Address) -> None:
-        """Opens a tunnel to a destination through this proxy. Raises Refusal if that fails."""
+        """Sends CONNECT to this proxy, on the connection `upstream`, and reads the response.
+
+        Raises Refusal if the proxy does not open the tunnel to the destination.
+        """
         line = f"CONNECT {destination} HTTP/1.1"
         upstream.writer.write(_head(line, f"Host: {destination}", *self.fields))
         try:
@@ -265,15 +286,18 @@ class UserProxy:
 
 
 async def _connect(address: Address) -> Connection:
-    """Raises Refusal if the address cannot be reached."""
+    """Opens a connection to the address. Raises Refusal if it cannot be reached."""
     try:
         return Connection(*await asyncio.open_connection(*address))
-    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+    except (OSError, UnicodeError) as error:  # UnicodeError if the host name is invalid
         raise Refusal(HTTPStatus.BAD_GATEWAY, f"cannot reach {address}: {error}") from error
 
 
 async def _read_head(reader: asyncio.StreamReader) -> str:
-    """Reads up to the empty line. Raises Refusal if it does not arrive in time or is too long."""
+    """Reads a request line or status line and header fields, up to the empty line.
+
+    Raises Refusal if the head is incomplete after 30 seconds, is too long, or ends early.
+    """
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT_S):
             return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -290,7 +314,10 @@ def _head(*lines: str) -> bytes:
 
 
 async def _relay(one: Connection, other: Connection) -> None:
-    """Relays bytes in both directions until both sides have sent EOF or one has disconnected."""
+    """Relays bytes between two connections in both directions, then closes both.
+
+    Ends when both sides have sent EOF, or when one side has disconnected.
+    """
     with closing(one.writer), closing(other.writer):
         try:
             async with asyncio.TaskGroup() as directions:
@@ -306,5 +333,5 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
-    else:  # TLS has no half-closed connections
+    else:  # asyncio cannot send EOF on a TLS connection and keep it open
         writer.close()

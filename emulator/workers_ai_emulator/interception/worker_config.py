@@ -1,7 +1,7 @@
-"""Configurations of a Worker whose AI binding calls the emulator. Pure: text in, text out.
+"""Writes configurations with which the AI binding of a Worker calls the emulator.
 
-`blocks` returns text to paste into a tool's configuration. `local_config` converts a whole
-configuration of wrangler.
+`blocks` returns text to paste into the configuration of wrangler, Miniflare or vitest.
+`local_config` converts the whole text of a wrangler file. Neither reads or writes files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ FILE_NAMES = (
     "wrangler.json",
     "wrangler.jsonc",
     "wrangler.toml",
-)  # in the order in which wrangler looks for them
+)  # wrangler uses the first of these files that exists
 LOCAL_FILE_NAME = "wrangler.local.jsonc"
 PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
 
 _SIGNATURE = "// Written by `workers-ai-emulator worker init`"
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
-_REASONS = {"missing": "is missing", "model_type": "is not a table"}  # by pydantic's error type
+# Our error texts for two of pydantic's error types.
+_REASONS = {"missing": "is missing", "model_type": "is not a table"}
 _BINDING = re.compile(r"[a-z_$][\w$]*", re.ASCII | re.IGNORECASE)
 
-# Without `remoteBindings: false` the pool opens a session with Cloudflare, even for this `ai`.
+# Without `remoteBindings: false`, vitest's Workers pool opens a session with Cloudflare for every
+# AI binding, even if the binding calls the emulator.
 _VITEST_POOL_CONFIG = Template("""\
 import { defineWorkersConfig } from "@cloudflare/vitest-pool-workers/config";
 
@@ -69,7 +71,7 @@ export default defineConfig({
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Text to paste into a tool's configuration; `heading` names the file and the place in it."""
+    """Text to paste into a tool's configuration; `heading` names the file and where to paste it."""
 
     tool: str
     heading: str
@@ -77,9 +79,10 @@ class Block:
 
 
 def blocks(binding: str, address: str) -> list[Block]:
-    """Returns the text for each tool.
+    """Returns the text to paste for wrangler, Miniflare and each version of vitest's pool.
 
-    Raises CommandError for an invalid name of a binding or an invalid address.
+    `binding` is the name of the AI binding in the Worker's env. `address` is the emulator's
+    host:port. Raises CommandError if one of them is invalid.
     """
     if not _BINDING.fullmatch(binding):
         raise CommandError(
@@ -87,7 +90,7 @@ def blocks(binding: str, address: str) -> list[Block]:
         )
     _check_address(address)
     local = {"local": {"unsafe": {"bindings": [_unsafe_binding(binding, address)]}}}
-    # Miniflare ignores a string here; it takes only a URL object.
+    # Miniflare ignores `remoteProxyConnectionString` unless it is a URL object.
     url = f'new URL("http://{address}")'
     ai = f'ai: {{ binding: "{binding}", remoteProxyConnectionString: {url} }},'
     vitest_config = "vitest.config.mjs with @cloudflare/vitest-pool-workers"
@@ -106,10 +109,11 @@ def blocks(binding: str, address: str) -> list[Block]:
 
 
 def local_config(path: Path, text: str, address: str) -> str:
-    """Returns the configuration `text` of the file `path`, with AI bindings that call the emulator.
+    """Returns the text of a wrangler file (JSON) whose AI bindings call the emulator at `address`.
 
-    Nothing else in it changes. Raises CommandError if the text is not a valid configuration or has
-    no AI binding.
+    `text` is the content of the user's wrangler file (TOML or JSON) at `path`. All other settings
+    are copied. Raises CommandError if `text` is invalid, has no AI binding, or belongs to a Pages
+    project.
     """
     _check_address(address)
     config = _parse(path, text)
@@ -120,7 +124,8 @@ def local_config(path: Path, text: str, address: str) -> str:
             "`workers-ai-emulator exec -- npx wrangler pages dev`"
         )
     local = _with_emulator(config, address)
-    # Environments inherit neither `ai` nor `unsafe`, so each one is converted by itself.
+    # wrangler's environments do not inherit `ai` and `unsafe` from the top level, so each
+    # environment is converted too.
     if scopes := config.get("env"):
         local["env"] = {name: _with_emulator(scope, address) for name, scope in scopes.items()}
     if local == config:
@@ -130,7 +135,7 @@ def local_config(path: Path, text: str, address: str) -> str:
 
 
 def is_ours(text: str) -> bool:
-    """Returns whether `local_config` wrote the text."""
+    """Returns whether `local_config` wrote this text of a wrangler file."""
     return text.startswith(_SIGNATURE)
 
 
@@ -153,7 +158,10 @@ def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
 
 
 def _with_emulator(scope: dict[str, Any], address: str) -> dict[str, Any]:
-    """Returns the top level or an environment with the plugin's binding in place of its `ai`."""
+    """Returns a copy of `scope` with a binding of our Miniflare plugin instead of `ai`.
+
+    `scope` is the top level, or one environment, of a wrangler configuration.
+    """
     if not scope.get("ai"):
         return dict(scope)
     unsafe = scope.get("unsafe") or {}
@@ -176,7 +184,7 @@ class _Scope(BaseModel):
 
 
 class _Config(_Scope):
-    """The parts of a configuration that are validated here. wrangler validates the rest."""
+    """The keys of a wrangler configuration that we validate. wrangler validates all other keys."""
 
     env: dict[str, _Scope] | None = None
 
@@ -206,5 +214,5 @@ def _to_json(value: Any) -> str:
 
 
 def _to_text(value: date | time) -> str:
-    """Converts a date or time of TOML to text, as wrangler expects it."""
+    """Converts a TOML date or time to the JSON string that wrangler expects."""
     return value.isoformat()

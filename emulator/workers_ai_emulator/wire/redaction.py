@@ -1,4 +1,4 @@
-"""Removes a request's credentials from texts that the journal shows or recordings store."""
+"""Replaces a request's credentials in the texts of the journal and of recordings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ CREDENTIAL_HEADERS = (
 )
 _MARK = "[redacted]"
 _HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# Credentials below this length are not removed: a word like `x` or `local` is also ordinary text.
+# A credential with fewer characters than this is not replaced: a short credential, such as `x` or
+# `local`, also occurs in ordinary text.
 _MIN_LENGTH = 6
-# A cut text may end with a part of a secret. The part is removed if it has at least this many
-# characters.
+# A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
+# least this many characters.
 _MIN_START = 4
-# Matches credential headers inside a JSON body, as AI Gateway's universal endpoint accepts them.
+# Matches JSON members whose key is the name of a credential header: AI Gateway's universal endpoint
+# accepts headers inside a JSON body.
 _NAMED = re.compile(
     rf'("(?:{"|".join(map(re.escape, CREDENTIAL_HEADERS))})"\s*:\s*")(?:[^"\\]|\\.)*',
     re.IGNORECASE,
@@ -39,10 +41,10 @@ _NAMED = re.compile(
 
 
 class Redaction:
-    """Replaces the secrets of one request by `[redacted]` in texts, headers and JSON values.
+    """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
 
-    The secrets are the credentials in the request's headers, and `others`. A secret is also
-    replaced where it is escaped for JSON or for a URL.
+    The secrets are the credentials in the request's headers, and the texts in `others`. Secrets
+    that are escaped for JSON or for a URL are replaced too.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -55,8 +57,8 @@ class Redaction:
     def text(self, text: str, *, is_cut: bool = False) -> str:
         """Returns the text with `[redacted]` in place of each secret.
 
-        `is_cut`: the text was cut and may end inside a secret. The beginning of a secret at the end
-        is then removed too.
+        `is_cut`: whether the text is truncated. If it then ends with the first characters of a
+        secret, these characters are removed.
         """
         for form in self._forms:
             text = text.replace(form, _MARK)
@@ -66,11 +68,15 @@ class Redaction:
         return text
 
     def is_needed(self, text: str) -> bool:
-        """Returns whether the text contains a secret."""
+        """Returns whether the text contains a secret, which `text` would replace."""
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Returns the headers without secrets. Joins the values of a repeated header by commas."""
+        """Returns the headers with `[redacted]` in place of secrets.
+
+        Values of credential headers and of `set-cookie` are replaced entirely. The values of a
+        repeated header are joined with commas.
+        """
         redacted: dict[str, str] = {}
         for name, value in headers:
             value = _MARK if name in _HIDDEN_HEADERS else self.text(value)
@@ -78,10 +84,11 @@ class Redaction:
         return redacted
 
     def json(self, text: str, *, is_cut: bool = False) -> Any:
-        """Parses the text, and returns its JSON value without secrets.
+        """Parses the text as JSON, and returns its value with `[redacted]` in place of secrets.
 
-        Returns the text without secrets if it is not JSON. Also removes the value of each JSON key
-        that is the name of a credential header. `is_cut`: the text may end inside a secret.
+        Also replaces the value of each key that is the name of a credential header. If the text is
+        not valid JSON, returns it as a string with the same replacements. `is_cut`: whether the
+        text is truncated.
         """
         try:
             return self.value(json.loads(text, parse_constant=float))
@@ -91,7 +98,8 @@ class Redaction:
     def value(self, value: Any) -> Any:
         """Returns a parsed JSON value with `[redacted]` in place of each secret.
 
-        Raises ValueError for a number that JSON cannot express: Python parses `1e999` as infinity.
+        Raises ValueError if the value contains infinity or NaN: Python parses `1e999` as infinity,
+        which JSON cannot represent.
         """
         match value:
             case str():
@@ -109,7 +117,10 @@ class Redaction:
 
 
 def _secrets(name: str, value: str) -> list[str]:
-    """Returns the secrets in a credential header: the whole value, and its token or cookies."""
+    """Returns the secrets in the value of a credential header.
+
+    They are the whole value, and the token after `Bearer` or the value of each cookie.
+    """
     if name == "cookie":
         candidates = [value, *(pair.partition("=")[2].strip() for pair in value.split(";"))]
     else:

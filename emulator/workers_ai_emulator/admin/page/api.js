@@ -1,4 +1,4 @@
-// Sends requests to this server, with the token of the page's options.
+// Sends requests to the emulator, with the API token that the user entered in the page's options.
 
 import { $ } from "./dom.js";
 
@@ -15,7 +15,8 @@ export function headers() {
   return { authorization: `Bearer ${$("token").value || "local"}` };
 }
 
-// Returns the JSON at `path`. Throws ApiError for an error response, and what fetch() throws.
+// Requests `path` with GET and returns the parsed JSON. Throws ApiError if the response is an
+// error, and the errors of fetch().
 export async function fetchJson(path, signal) {
   const response = await fetch(path, { headers: headers(), signal });
   const body = await response.json();
@@ -23,7 +24,8 @@ export async function fetchJson(path, signal) {
   return body;
 }
 
-// Makes an ApiError of the body of an error response, in any of this server's formats.
+// Converts the parsed body of an error response to an ApiError. The body may have any of the
+// emulator's error formats.
 export function toError(body, status) {
   const error = body.errors?.[0] ?? body.error?.[0] ?? {};
   const text = error.message ?? body.description ?? (typeof body.error === "string" ? body.error : "");

@@ -1,4 +1,5 @@
-// Draws figures of samples over time as lines. A sample has a `time` in seconds and its figures.
+// Draws line charts of the server's load. A sample is an object with a `time` in seconds and with
+// numbers measured at this time, such as `tokens_per_second`.
 
 import { element } from "./dom.js";
 
@@ -7,8 +8,8 @@ const WIDTH = 300;
 const HEIGHT = 100;
 const SVG = "http://www.w3.org/2000/svg";
 
-// Puts the chart into `place`. `lines` maps the name of each figure to the class of its line.
-// The last line is on top.
+// Draws a chart of the samples and puts it into the element `place`. `lines` maps keys of a sample
+// to the CSS classes of their lines. Later lines are drawn over earlier lines.
 export function drawChart(place, samples, lines, { isFilled = false } = {}) {
   const end = samples.at(-1).time;
   const span = Math.max(LEAST_SPAN_S, end - samples[0].time);
@@ -24,7 +25,7 @@ export function drawChart(place, samples, lines, { isFilled = false } = {}) {
   place.replaceChildren(svg, element("span", "most", String(top)), element("span", "start", agoText(span)), element("span", "end", "now"));
 }
 
-// Returns the highest value of these figures, and at least 0.
+// Returns the highest value that the samples have under the keys `names`, or 0 without samples.
 export function highest(samples, names) {
   return Math.max(0, ...samples.flatMap((sample) => names.map((name) => sample[name])));
 }
@@ -54,7 +55,7 @@ function agoText(span) {
   return span < 100 ? `${Math.round(span)} s ago` : `${Math.round(span / 60)} min ago`;
 }
 
-// Returns the next of 4, 8, 10, 20, 40, 80, 100 …
+// Rounds the value up to one of 4, 8, 10, 20, 40, 80, 100 …, for the top of a chart.
 function roundUp(value) {
   let step = 1;
   while (step * 8 < value) step *= 10;

@@ -1,4 +1,4 @@
-// The chat: sends its turns to a model and shows the completion as it streams.
+// The chat of the page: sends the conversation to a model and shows the completion as it streams.
 
 import { API, fetchJson } from "./api.js";
 import { $, element } from "./dom.js";
@@ -10,7 +10,7 @@ const OPTIONS = { temperature: "temperature", seed: "seed", max_tokens: "max-tok
 
 export class Chat {
   #messages = [];
-  #abort = null; // only while a completion streams
+  #abort = null; // the AbortController of the running request, otherwise null
 
   constructor() {
     $("chat-form").addEventListener("submit", (event) => {
@@ -44,7 +44,7 @@ export class Chat {
     addTurn("user", question.content);
     const turn = addTurn("assistant", "");
     const completion = turn.appendChild(element("span", ""));
-    const messages = this.#messages; // a new chat replaces them
+    const messages = this.#messages; // a new chat replaces this.#messages, but not this array
     try {
       await this.#generate([...messages, question], turn, completion);
     } catch (error) {

@@ -1,4 +1,4 @@
-// The panel that shows one request. The address names it: #request-7.
+// The panel that shows the details of one request. The URL fragment has its id: #request-7.
 
 import { ApiError, fetchJson } from "./api.js";
 import { $, setText } from "./dom.js";
@@ -22,7 +22,7 @@ export class RequestDetail {
     window.addEventListener("popstate", () => this.followAddress());
   }
 
-  // Opens the request that the address names, or closes the panel if it names none.
+  // Shows the request whose id is in the URL fragment, or closes the panel if there is no id.
   followAddress() {
     const id = Number(/^#request-(\d+)$/.exec(location.hash)?.[1] ?? 0) || null;
     if (id === this.#id) return;
@@ -53,7 +53,7 @@ export class RequestDetail {
   }
 }
 
-// Shows the request again and again until it has ended or `signal` aborts.
+// Fetches and shows the request every INTERVAL_MS until the request has ended or `signal` aborts.
 async function watch(id, signal) {
   try {
     let request = null;
@@ -98,7 +98,8 @@ function facts(data) {
   ].filter(([, value]) => value);
 }
 
-// The text of an error begins with its status already.
+// Returns the response's status and outcome as text. The text of an error already begins with the
+// status, so the status is not added twice.
 function resultText(data) {
   const { text } = outcome(data);
   return text.startsWith(`${data.status} `) ? text : joined([data.status, text], " ");
@@ -147,7 +148,8 @@ function leftOut(part) {
   return part.bytes_left_out ? `${size(part.bytes_left_out)} more are not kept` : "";
 }
 
-// Updates existing items in place, which keeps the user's selection while the request runs.
+// Shows pairs of names and values in the list. Updates the list's items instead of replacing them:
+// replacing would clear the user's text selection.
 function showFacts(list, pairs) {
   const texts = pairs.flat().map(String);
   while (list.children.length > texts.length) list.lastChild.remove();
@@ -157,7 +159,7 @@ function showFacts(list, pairs) {
   });
 }
 
-// Keeps the end of a growing text in view if the user has scrolled to it.
+// Shows a text and its notes. If the user has scrolled to the end, scrolls to the new end.
 function showText(id, text, notes) {
   const pre = $(id);
   const isAtEnd = pre.scrollTop > 0 && pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;

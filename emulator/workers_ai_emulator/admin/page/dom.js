@@ -1,8 +1,9 @@
-// Helpers for elements of the page. They set text, never HTML: a request can contain any text.
+// Finds, creates and fills elements of the page. Sets text, never HTML, because prompts and
+// completions may contain HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-// Skips an equal text, because setting it would clear the user's selection.
+// Sets the element's text if it differs. Setting an equal text would clear the user's selection.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

@@ -1,4 +1,4 @@
-// Formats figures and outcomes of requests as texts.
+// Formats durations, sizes, times, token counts and outcomes of requests as texts.
 
 export function duration(ms) {
   if (ms === null) return "";
@@ -18,7 +18,7 @@ export function shortModel(name) {
   return (name ?? "").split("/").pop() || "–";
 }
 
-// Returns the class of an outcome, which gives it its colour, and its text.
+// Returns the text of a request's outcome, and its `kind`: the CSS class that sets its colour.
 export function outcome(request) {
   if (request.outcome === null) return { kind: "runs", text: request.status ? "streaming" : "running" };
   if (["ok", "cancelled", "cut"].includes(request.outcome)) return { kind: request.outcome, text: request.outcome };
@@ -29,7 +29,7 @@ export function tokens(request) {
   return request.prompt_tokens === null ? "" : `${request.prompt_tokens} + ${request.completion_tokens}`;
 }
 
-// Joins the parts that are not empty.
+// Joins the parts into one text; omits empty, false and null parts.
 export function joined(parts, separator = ", ") {
   return parts.filter(Boolean).join(separator);
 }

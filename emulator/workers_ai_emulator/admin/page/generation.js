@@ -1,9 +1,9 @@
-// Asks a model for a completion, as one JSON response or as a stream of events.
+// Requests a completion from the emulator, as one JSON response or as a stream of events.
 
 import { API, ApiError, headers, toError } from "./api.js";
 
-// Calls `onText` with each piece of the completion. Throws ApiError for an error response and for
-// a stream without [DONE], and what fetch() throws.
+// Sends the request, and calls `onText` with each piece of the completion. Throws ApiError if the
+// response is an error or a stream without [DONE], and the errors of fetch().
 export async function generate(model, input, signal, onText) {
   const response = await fetch(`${API}/run/${model}`, {
     method: "POST",

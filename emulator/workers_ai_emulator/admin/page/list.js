@@ -1,4 +1,4 @@
-// The list of requests, the newest first.
+// The list of the requests in the journal, the newest first.
 
 import { fetchJson } from "./api.js";
 import { $, element, setText } from "./dom.js";
@@ -9,10 +9,10 @@ const MAX_ROWS = 200;
 const ANNOUNCE_MS = 5000;
 
 export class RequestList {
-  #rows = new Map(); // by request id
-  #epoch = null; // changes when the server starts again or forgets its requests
-  #chosen = null; // the id of the request that is open
-  #current = null; // the id of the row that the Tab key reaches
+  #rows = new Map(); // request id -> row of the table
+  #epoch = null; // the journal's epoch: changes when the server restarts or clears its journal
+  #chosen = null; // the id of the request that the panel shows
+  #current = null; // the request id of the only row that the Tab key reaches
   #ended = { count: 0, failed: 0, announcedAt: 0 };
 
   constructor() {
@@ -24,7 +24,7 @@ export class RequestList {
     if (body.epoch !== this.#epoch) {
       const isFirst = this.#epoch === null;
       this.#clear(body.epoch);
-      if (!isFirst) return this.refresh(); // the response left out requests of the new epoch
+      if (!isFirst) return this.refresh(); // `after` had an id of the old epoch: fetch all requests
     }
     for (const request of body.requests.reverse()) this.#show(request);
     while (this.#rows.size > MAX_ROWS) this.#remove(Math.min(...this.#rows.keys()));
@@ -44,7 +44,8 @@ export class RequestList {
     this.#rows.get(id)?.link.focus();
   }
 
-  // Returns the id below which no request changes any more.
+  // Returns the highest id up to which all requests have ended. The server sends only requests with
+  // higher ids.
   #lastKnown() {
     if (this.#epoch === null) return 0;
     const requests = [...this.#rows.values()].map((row) => row.request);
@@ -88,7 +89,7 @@ export class RequestList {
     if (kind === "error" || kind === "cut") this.#ended.failed += 1;
   }
 
-  // Makes one row a stop of the Tab key; the arrow keys lead to the other rows.
+  // Makes this row the only one that the Tab key reaches. The arrow keys move to the other rows.
   #setCurrent(id) {
     const last = this.#rows.get(this.#current);
     if (last) last.link.tabIndex = -1;
@@ -110,8 +111,8 @@ export class RequestList {
     target?.querySelector("a").focus();
   }
 
-  // Announces at most once in ANNOUNCE_MS, and not the first count: it includes requests that had
-  // ended before the page was opened.
+  // Announces to screen readers how many requests have ended, at most once in ANNOUNCE_MS. Skips
+  // the first announcement: it would count requests that ended before the page was opened.
   #announceEnded() {
     const now = Date.now();
     const { count, failed, announcedAt } = this.#ended;

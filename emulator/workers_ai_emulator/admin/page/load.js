@@ -1,4 +1,4 @@
-// The load of the last minutes: the figures in the header, and two charts.
+// Shows the server's load: the current numbers in the header, and two charts of the last 5 minutes.
 
 import { fetchJson } from "./api.js";
 import { drawChart, highest } from "./chart.js";

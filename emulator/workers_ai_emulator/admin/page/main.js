@@ -1,4 +1,4 @@
-// The page at /_emulator/: shows this server's requests and its load, and chats with its models.
+// The page at /_emulator/: shows the emulator's requests and load, and has a chat with its models.
 
 import { Chat } from "./chat.js";
 import { RequestDetail } from "./detail.js";
@@ -15,7 +15,7 @@ const detail = new RequestDetail(list);
 const chat = new Chat();
 
 poll(() => load.refresh(), LOAD_MS);
-await attempt(() => list.refresh()); // the list must have the row of a request that opens
+await attempt(() => list.refresh()); // followAddress() needs the rows of the list
 detail.followAddress();
 poll(() => list.refresh(), LIST_MS);
 retry(() => chat.loadModels());

@@ -1,11 +1,11 @@
-// Repeats tasks that read from this server. The header shows their errors.
+// Repeats tasks that fetch data from the emulator. The page's header shows the error of a task.
 
 import { showFailure } from "./status.js";
 
 const RETRY_MS = 2000;
 
-// Runs `task` now and, after each run, again after `intervalMs`, or after RETRY_MS if it failed.
-// While the page is hidden, it does not run.
+// Runs `task` again and again: `intervalMs` after a success, RETRY_MS after a failure. Pauses while
+// the page is hidden.
 export function poll(task, intervalMs) {
   let timer = null;
   let isRunning = false;
@@ -25,7 +25,7 @@ export async function retry(task) {
   while (!(await attempt(task))) await sleep(RETRY_MS);
 }
 
-// Returns whether `task` succeeded.
+// Runs `task` and returns whether it succeeded. Shows its error in the page's header.
 export async function attempt(task) {
   try {
     await task();

@@ -8,7 +8,7 @@ export function showStatus(className, text) {
   setText($("status-text"), text);
 }
 
-// Throws an error again that neither the server nor the connection caused.
+// Shows an error of a request in the header. Rethrows all other errors: they are bugs of the page.
 export function showFailure(error) {
   showStatus("failed", failureText(error));
 }

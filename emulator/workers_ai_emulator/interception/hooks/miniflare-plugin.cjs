@@ -1,18 +1,19 @@
 "use strict";
 
-// A plugin for Miniflare, and so for `wrangler dev` since 4.36: it gives a Worker an AI binding that
-// calls the emulator. `workers-ai-emulator worker config` prints the lines of a configuration that
+// A plugin for Miniflare, and for `wrangler dev` since 4.36: gives a Worker an AI binding that
+// calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration that
 // load this plugin.
 //
-// The binding is an instance of workerd's own class, with its methods and its errors. Its requests
-// go to an external service: the emulator's address, over plain HTTP.
+// The binding is an instance of workerd's own class `Ai`, with the same methods and errors. It
+// sends its requests to the emulator's address over plain HTTP.
 
 const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 
-// SDKs up to 1.0.29 call `fetch` with a path, which workerd's class no longer accepts. Some code
-// checks the name of the binding's class.
+// The source of the module that creates the binding. `@cloudflare/ai` up to 1.0.29 calls `fetch`
+// with a path, which workerd's class no longer accepts, so `fetch` is overridden. The class keeps
+// the name `Ai`, because some programs check the name.
 const BINDING = `
   import { Ai } from "cloudflare-internal:ai-api";
 
@@ -27,9 +28,10 @@ const BINDING = `
   export default (env) => new EmulatedAi(env.fetcher);
 `;
 
-/** Returns the name and the address of each binding of a Worker that uses this plugin. */
+/** Returns the names and emulator addresses of a Worker's bindings that use this plugin. */
 function ownBindings(options) {
-  // Miniflare 4 passes the list of unsafe bindings, Miniflare 5 all options of the Worker.
+  // `options` is the list of unsafe bindings in Miniflare 4, and all options of the Worker in
+  // Miniflare 5.
   const all = Array.isArray(options)
     ? options
     : Object.entries(options?.config?.env ?? {}).map(([name, { dev }]) => ({ name, ...dev }));
@@ -38,12 +40,12 @@ function ownBindings(options) {
     .map(({ name, options }) => ({ name, address: options?.address ?? ADDRESS }));
 }
 
-/** Returns the service's name. Bindings to the same address share one service. */
+/** Returns the name of the service for an address. Bindings to one address share a service. */
 const serviceAt = (address) => `${NAME}:${address}`;
 
 /**
- * Returns ProxyNodeBinding of the Miniflare that loaded this plugin. `require` cannot find that
- * Miniflare from this folder, so it is taken from the cache of loaded modules.
+ * Returns the class ProxyNodeBinding of the Miniflare that loaded this plugin. Searches node's
+ * cache of loaded modules, because `require` cannot find Miniflare from this folder.
  */
 function nodeBindingClass() {
   const modules = Object.values(require.cache);
@@ -55,7 +57,8 @@ function nodeBindingClass() {
 const plugin = {
   bindingTypeDescription: "Workers AI, emulated",
 
-  // Miniflare expects a zod schema. This one accepts all options unchanged.
+  // Miniflare expects a zod schema here. This object has the same methods, and accepts all options
+  // unchanged.
   options: { parse: (value) => value, safeParse: (value) => ({ success: true, data: value }) },
 
   getBindings(options) {
@@ -68,7 +71,7 @@ const plugin = {
     }));
   },
 
-  // For getPlatformProxy(), whose bindings are used outside a Worker.
+  // Returns the bindings for wrangler's getPlatformProxy(), which programs use outside a Worker.
   getNodeBindings(options) {
     const NodeBinding = nodeBindingClass();
     if (!NodeBinding) return {};

@@ -1,11 +1,11 @@
 // Redirects a node program's requests from Cloudflare's API to the emulator.
 //
-// `exec` names this file in NODE_OPTIONS, so node loads it before the program. Each part is active
-// only if the environment has its variable:
-//   - WORKERS_AI_EMULATOR_TLS_ADDRESS: TLS connections to Cloudflare's API, for clients that use no
-//     proxy, such as node's fetch;
-//   - WORKERS_AI_EMULATOR_ADDRESS: the AI binding of Workers that Miniflare runs, for example in
-//     wrangler, vitest or vite.
+// `exec` names this file in NODE_OPTIONS, so node loads it before the program. Two environment
+// variables enable what the file redirects:
+//   - WORKERS_AI_EMULATOR_TLS_ADDRESS: redirects TLS connections to Cloudflare's API, for clients
+//     that ignore HTTPS_PROXY, such as node's fetch;
+//   - WORKERS_AI_EMULATOR_ADDRESS: redirects the AI binding of Workers that Miniflare runs, for
+//     example in wrangler, vitest or vite.
 "use strict";
 
 const HOSTS = ["api.cloudflare.com", "gateway.ai.cloudflare.com"];
@@ -15,7 +15,8 @@ const { WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS } = process
 if (WORKERS_AI_EMULATOR_TLS_ADDRESS) redirectConnections(WORKERS_AI_EMULATOR_TLS_ADDRESS);
 if (WORKERS_AI_EMULATOR_ADDRESS) redirectBindings(WORKERS_AI_EMULATOR_ADDRESS);
 
-// Every TLS client of node calls tls.connect: fetch, https with its agents, http2.
+// Redirects TLS connections to Cloudflare's API to `address`. Patches tls.connect, because all TLS
+// clients of node call it: fetch, https and its agents, http2.
 function redirectConnections(address) {
   const tls = require("node:tls");
   const colon = address.lastIndexOf(":");
@@ -24,15 +25,16 @@ function redirectConnections(address) {
   tls.connect = function (...args) {
     const options = optionsOf(args);
     if (!isForEmulator(options)) return Reflect.apply(connect, this, args);
-    // The certificate is still checked against the name of the original host.
+    // `servername` is the original host, so node still checks the certificate for this name.
     const redirected = { servername: options.host, ...options, ...target };
     const listeners = args.filter((arg) => typeof arg === "function");
     return Reflect.apply(connect, this, [redirected, ...listeners]);
   };
-  require("node:module").syncBuiltinESMExports(); // for `import { connect } from "node:tls"`
+  require("node:module").syncBuiltinESMExports(); // updates `import { connect } from "node:tls"`
 }
 
-// tls.connect takes (options), (port, options) and (port, host, options), each with a listener.
+// Returns the options of a call of tls.connect, including port and host. The arguments are
+// (options), (port, options) or (port, host, options), and may end with a listener.
 function optionsOf(args) {
   const options = args.find((arg) => typeof arg === "object" && arg !== null) ?? {};
   if (typeof args[0] === "object") return options;
@@ -40,13 +42,15 @@ function optionsOf(args) {
   return { port, ...(typeof host === "string" && { host }), ...options };
 }
 
-// A connection over a `socket` runs inside a tunnel, whose proxy has already redirected it.
+// Returns whether to redirect a TLS connection: whether its host is Cloudflare's API. TLS over an
+// existing `socket` is excluded: the socket is a tunnel through our proxy, which has redirected it.
 function isForEmulator({ host, port, socket, path }) {
   const name = String(host).toLowerCase().replace(/\.$/, "");
   return HOSTS.includes(name) && Number(port) === 443 && !socket && !path;
 }
 
-// A program may load any version of Miniflare, from any folder, so module loading is intercepted.
+// Redirects the AI bindings of Miniflare to `address`. Patches node's module loader, because a
+// program may load any version of Miniflare from any folder.
 function redirectBindings(address) {
   const Module = require("node:module");
   const patched = new WeakSet();
@@ -67,9 +71,9 @@ function redirectBindings(address) {
   };
 }
 
-// wrangler 3 and early versions of wrangler 4 run a Worker that calls Cloudflare through a function in
-// node. That function reads a response to its end even if the client disconnects; the service that
-// replaces it does not.
+// wrangler 3 and early versions of wrangler 4 run an internal Worker that calls Cloudflare through
+// its binding FETCHER, a function in node. That function reads a response to its end even if the
+// client disconnects. This patch makes FETCHER call the emulator directly, without the function.
 function patchWranglerWorker(core, address) {
   for (const name of ["getBindings", "getServices"]) {
     const method = core[name].bind(core);
@@ -83,8 +87,8 @@ function patchWranglerWorker(core, address) {
   }
 }
 
-// Miniflare's AI plugin wraps a service that calls Cloudflare in workerd's own binding. Only that
-// service is replaced.
+// Makes Miniflare's AI plugin call the emulator instead of Cloudflare. Replaces only the service
+// that the plugin's binding calls: the binding stays an instance of workerd's own class.
 function patchAiPlugin(plugin, address) {
   const getBindings = plugin.getBindings.bind(plugin);
   plugin.getBindings = async (...args) => {

@@ -1,11 +1,12 @@
 """Redirects a Python program's connections from Cloudflare's API to the emulator.
 
-For clients that use no proxy. `exec` puts this folder on PYTHONPATH, so Python imports this file at
-its start. Any Python may run it, without this project or its dependencies.
+`exec` adds this folder to PYTHONPATH, so each Python program that it runs imports this file at its
+start. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
+library, because the program's Python need not have the emulator's dependencies.
 
-The API's host names resolve to a placeholder address, and a connection to that address is made to
-the emulator's TLS port. Resolving to the emulator's own address is not enough: some libraries, such
-as anyio, use only the address of a resolved name and not its port.
+The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
+methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
+cannot return that port itself: some libraries, such as anyio, ignore the port that it returns.
 """
 
 import _socket
@@ -18,13 +19,15 @@ from typing import Any
 
 _HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 _PORTS = (443, "443", "https")
-_PLACEHOLDER = ("127.219.83.7", 443)  # on loopback, where an unpatched connection fails at once
+# No server listens on this loopback address, so an unpatched connection fails at once.
+_PLACEHOLDER = ("127.219.83.7", 443)
 
 
 def _redirect(host: str, port: int) -> None:
-    """Patches the resolver and the connect methods, which every library calls in the end.
+    """Patches the resolver and the connect methods of sockets, which all Python libraries use.
 
-    `_socket.getaddrinfo` is what `socket.getaddrinfo` calls, which libraries may have imported.
+    Patches `_socket.getaddrinfo`, because a library may already have imported
+    `socket.getaddrinfo`, which calls it.
     """
     resolve = _socket.getaddrinfo
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
@@ -50,7 +53,10 @@ def _redirect(host: str, port: int) -> None:
 
 
 def _run_shadowed_sitecustomize() -> None:
-    """Runs the program's own sitecustomize, which Python would import without this one."""
+    """Runs the user's own `sitecustomize` module, if there is one.
+
+    Python imports only the first module of this name on its path, which is this file.
+    """
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
     spec = importlib.machinery.PathFinder.find_spec(__name__)
