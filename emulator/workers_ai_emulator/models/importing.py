@@ -1,4 +1,4 @@
-"""The commands for a user's own GGUF files: import, verify, remove."""
+"""Imports a user's GGUF files, and verifies and removes the weights of any model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from workers_ai_emulator.models.store import Manifest, Store
 def import_weights(
     file: Path, name: str, store: Store, models_path: Path, progress: Progress
 ) -> None:
-    """Links or copies a GGUF file into the models folder, and adds `name` to the models file.
+    """Links or copies a GGUF file into the models folder, and adds a model to `models.toml`.
 
-    Raises WeightsUnusable, PullFailed or SettingInvalid.
+    `name`: the model's name. Raises SettingInvalid if the name is invalid or `models.toml` cannot
+    be written, WeightsUnusable if the file is not a usable GGUF file or the models folder contains
+    another file with its name, and PullFailed if the file cannot be copied.
     """
     models_file.check_name(name)
     _check(file)
@@ -38,9 +40,10 @@ def import_weights(
 
 
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
-    """Compares the weights with their manifest; returns the result as a sentence.
+    """Checks that a model's weights still have the sha256 from their download or import.
 
-    Raises WeightsUnusable if the file is missing, damaged or changed.
+    Returns the result as a sentence for the user. Raises WeightsUnusable if the file is missing,
+    is not a usable GGUF file, or has another sha256.
     """
     path = store.path(spec)
     if not path.exists():
@@ -62,9 +65,10 @@ def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
 def remove_weights(
     spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Store, models_path: Path
 ) -> Iterator[str]:
-    """Deletes the files that only this model uses, and the model's entry in the models file.
+    """Deletes a model's weights, and removes the model from `models.toml`.
 
-    Yields a line for every deleted file, and for every file that is kept.
+    Keeps the weights if another model uses them or if they are outside the models folder. Yields
+    the lines to show to the user: which files were deleted or kept.
     """
     path = store.path(spec)
     others = [s.name for s in catalog.values() if s.name != spec.name and store.path(s) == path]
@@ -80,7 +84,10 @@ def remove_weights(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Returns the path relative to `folder` if it is inside, so that the folder can be moved."""
+    """Returns `path` relative to `folder` if the folder contains it, otherwise its absolute path.
+
+    A relative path in `models.toml` stays right if the user moves the folder.
+    """
     path, folder = path.absolute(), folder.absolute()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 

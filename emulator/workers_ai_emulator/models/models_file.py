@@ -1,4 +1,6 @@
-"""The models file, `models.toml`: adds models, or replaces built-in ones. One table per model.
+"""Reads and edits the models file, `models.toml`, which adds models or replaces built-in models.
+
+The file has one table for each model, for example:
 
 ["@cf/meta/llama-3.1-8b-instruct"]
 file = "llama-3.1-8b.Q4_K_M.gguf"        # next to models.toml, absolute, or a path in `repo`
@@ -30,13 +32,16 @@ FILE_NAME = "models.toml"
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-# By pydantic's error type. Other types keep pydantic's text.
+# Our texts for two types of pydantic's errors. For other types, the user reads pydantic's texts.
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Defaults(BaseModel):
-    """Defaults of request parameters. The model's schema checks their limits."""
+    """The key `defaults` of a model in `models.toml`: default values of request parameters.
+
+    This class checks only the types of the values. The model's JSON schema checks their limits.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -51,7 +56,7 @@ class _Defaults(BaseModel):
 
 
 class _Entry(BaseModel):
-    """The keys of a model's table."""
+    """The table of one model in `models.toml`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,22 +71,27 @@ class _Entry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Mistake:
-    """An invalid value: its keys, from the model's name inwards, and the reason."""
+    """A mistake in `models.toml`: an invalid value, or a missing or unknown key.
+
+    `keys`: the path of keys to the mistake; the first key is the model's name. `reason`: a text for
+    the user.
+    """
 
     keys: Sequence[str]
     reason: str
 
 
 def models_file(models_dir: Path, chosen: Path | None) -> Path:
-    """Returns the configured path, or the default path in the models folder."""
+    """Returns the path of the models file: `chosen`, or `models.toml` in the models folder."""
     return chosen or models_dir / FILE_NAME
 
 
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
-    """Returns the built-in models, extended and overridden by the models file.
+    """Returns the built-in models and the models in the models file, by name.
 
-    The default models file may be missing; a configured one (`chosen`) may not. Raises
-    SettingInvalid with one line for each mistake.
+    A model in the models file replaces the built-in model with the same name. The models file is
+    `chosen`, which must exist, or otherwise `models.toml` in the models folder, which may be
+    missing. Raises SettingInvalid with one line for each mistake in the models file.
     """
     path = models_file(models_dir, chosen)
     if chosen is None and not path.exists():
@@ -95,28 +105,33 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 
 
 def check_name(name: str) -> None:
-    """Raises SettingInvalid unless `name` has the form of a model's name."""
+    """Raises SettingInvalid unless `name` has the form `@cf/author/model` or `@hf/author/model`."""
     if not _NAME.fullmatch(name):
         raise SettingInvalid(f"{name}: {_NAME_HELP}")
 
 
 def add_entry(path: Path, name: str, file: str) -> None:
-    """Sets the file of the model `name`, and leaves the rest of the models file unchanged.
+    """Sets the GGUF file of the model `name` in the models file. Adds the model if it is missing.
 
-    Raises SettingInvalid if the models file cannot be read or written.
+    Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
+    unchanged. Raises SettingInvalid if the models file cannot be read or written.
     """
-    import tomlkit  # slow to import, and the server does not need it
+    import tomlkit  # this import is slow, and the server does not need it
 
     document = tomlkit.parse(_load(path)[0] if path.exists() else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = file
-    for key in ("repo", "revision"):  # they belonged to the replaced file
+    for key in ("repo", "revision"):  # these keys describe the replaced file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
 
 def remove_entry(path: Path, name: str) -> bool:
-    """Removes the model's table. Returns False if the models file does not contain it."""
+    """Removes the table of the model `name` from the models file.
+
+    Returns False if the models file does not contain the model. Raises SettingInvalid if the file
+    cannot be read or written.
+    """
     if not path.exists():
         return False
     import tomlkit
@@ -147,7 +162,10 @@ def _write(path: Path, text: str) -> None:
 
 
 class _Table:
-    """Converts one model's table to a ModelSpec, and adds its mistakes to `mistakes`."""
+    """Converts one model's table in `models.toml` to a ModelSpec.
+
+    Adds the mistakes in the table to the list `mistakes`.
+    """
 
     def __init__(self, name: str, table: Any, folder: Path, mistakes: list[_Mistake]) -> None:
         self._name = name
@@ -156,14 +174,18 @@ class _Table:
         self._mistakes = mistakes
 
     def spec(self) -> ModelSpec | None:
-        """Returns the model. If it has added mistakes, the result is None or invalid."""
+        """Returns the model that the table describes, and adds the table's mistakes to the list.
+
+        If the table has mistakes, the result is None or a model that must not be used.
+        """
         entry = self._entry()
         if entry is None:
             return None
         hub_file = self._hub_file(entry)
         spec = ModelSpec(
             self._name,
-            # Pulled files of different repositories must not overwrite each other.
+            # The path contains the repository: files with the same name that were pulled from
+            # different repositories must not overwrite each other.
             Path(entry.repo, entry.file) if entry.repo else (self._folder / entry.file).absolute(),
             hub_file,
             context_length=entry.context_length,
@@ -210,7 +232,10 @@ class _Table:
             return None
 
     def _own_defaults(self, entry: _Entry, spec: ModelSpec) -> dict[str, Any]:
-        """Returns the defaults; each must be valid as a request's parameter."""
+        """Returns the default values of request parameters in the table.
+
+        Adds a mistake for each value that the model's input schema rejects.
+        """
         values = entry.defaults.model_dump(exclude_none=True)
         for key, value in values.items():
             try:
@@ -221,13 +246,16 @@ class _Table:
 
 
 def _line(path: Path, text: str, mistake: _Mistake) -> str:
-    """Formats a mistake as `FILE:LINE: KEYS: reason`."""
+    """Returns the text for a mistake in the models file, in the form `FILE:LINE: KEYS: reason`."""
     keys = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in mistake.keys)
     return f"{path}:{_line_number(text, mistake.keys)}: {keys}: {mistake.reason}"
 
 
 def _line_number(text: str, keys: Sequence[str]) -> int:
-    """Returns the line of the innermost key, or of its nearest parent that the file contains."""
+    """Returns the number of the line in a TOML file that contains the last of the nested `keys`.
+
+    If the file does not contain that key, returns the line of its nearest parent in the file.
+    """
     lines = text.splitlines()
     for depth in range(len(keys), 0, -1):
         for number in range(1, len(lines) + 1):
@@ -237,7 +265,10 @@ def _line_number(text: str, keys: Sequence[str]) -> int:
 
 
 def _has(text: str, keys: Sequence[str]) -> bool:
-    """Returns whether the beginning of a file, up to some line, already contains the key."""
+    """Returns whether a TOML text contains the path of nested `keys`.
+
+    The text may be the first lines of a file. Returns False if these lines are not valid TOML.
+    """
     try:
         value: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

