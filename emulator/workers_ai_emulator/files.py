@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, so that other processes see the old file or the new one, complete.
+    """Writes `text` to the file `path` as UTF-8.
 
-    Raises OSError.
+    Other processes read either the complete old file or the complete new file. Raises OSError.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     partial.write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""The command line. Only the modules of this package print."""
+"""The command line `workers-ai-emulator`. Only the modules in this folder call `print`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
-    rich_markup_mode=None,  # Rich's tables truncate the names of environment variables
+    rich_markup_mode=None,  # Rich's help tables truncate the names of environment variables
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -43,7 +43,10 @@ def root(
 
 
 def main() -> None:
-    """Runs the command; prints its errors to stderr without a traceback."""
+    """Runs the command line. Prints errors to stderr without a traceback.
+
+    The exit code is 1 if a command fails, 2 if the command line is invalid, and 130 after Ctrl-C.
+    """
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
@@ -52,5 +55,5 @@ def main() -> None:
         fail(error.format_message(), 2)
     except typer.Abort:
         status = _INTERRUPTED
-    if status == _INTERRUPTED:  # Typer returns this after Ctrl-C
+    if status == _INTERRUPTED:  # Typer returns 130 after Ctrl-C
         fail("interrupted", _INTERRUPTED)

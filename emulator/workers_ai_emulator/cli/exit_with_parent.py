@@ -1,7 +1,8 @@
 """Runs the command line as a child process that exits when its parent exits.
 
-The parent keeps the write end of the child's stdin, a pipe. The operating system closes that end
-even if the parent is killed; not every system signals the death of a parent to its children.
+The child's stdin is a pipe, and the parent holds its write end. When the parent exits, even if it
+is killed, the operating system closes the pipe, and the child then exits. This works on every
+operating system. A signal when the parent exits would not: not every system sends one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from workers_ai_emulator.cli import main
 
 
 def _exit_with_stdin() -> None:
-    """Terminates this process once the write end of stdin is closed."""
+    """Sends SIGTERM to this process as soon as the parent process has closed its stdin."""
     os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

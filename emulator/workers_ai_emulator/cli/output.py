@@ -1,4 +1,4 @@
-"""Prints results to stdout, and progress and errors to stderr."""
+"""Prints the results of commands to stdout, and their messages and errors to stderr."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NoReturn
 
 
 def print_line(line: str) -> None:
-    """Prints a result and flushes stdout."""
+    """Prints a line to stdout and flushes stdout."""
     print(line, flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows of cells under headings, each column as wide as its longest cell."""
+    """Prints a table to stdout. Each column is as wide as its longest cell."""
     table = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -26,7 +26,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints each line of an error to stderr and exits with `status`."""
+    """Prints an error message to stderr, and exits with the exit code `status`."""
     for line in message.splitlines() or [message]:
         print_to_stderr(f"workers-ai-emulator: {line}")
     raise SystemExit(status)

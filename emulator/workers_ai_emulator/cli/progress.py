@@ -1,4 +1,4 @@
-"""Shows the progress of long file operations: a bar on a terminal, otherwise lines."""
+"""Shows the progress of long file operations as a bar, or as lines if stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Bar:
-    """Shows a progress bar on a terminal."""
+    """Shows the progress of file operations as a bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -42,7 +42,10 @@ class Bar:
 
 
 class Lines:
-    """Prints a line at the start and end of each operation, and every ten seconds in between."""
+    """Prints lines about the progress of file operations, at most one every ten seconds.
+
+    Prints further lines at the start and at the end of each operation.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -82,7 +85,7 @@ class Lines:
 
 
 class Silence:
-    """Shows nothing, for `--quiet`."""
+    """Shows no progress. Commands use it with the flag `--quiet`."""
 
     def begin(self, what: str, done: int, size: int) -> None: ...
 
@@ -94,7 +97,10 @@ class Silence:
 
 
 def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
-    """Returns the kind of progress display that suits the stream."""
+    """Returns an object that shows progress: as a bar if `stream` is a terminal, else as lines.
+
+    With `is_quiet`, the object shows nothing.
+    """
     if is_quiet:
         return Silence()
     return Bar(stream) if stream.isatty() else Lines(stream)

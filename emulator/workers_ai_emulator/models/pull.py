@@ -50,7 +50,7 @@ class _Pull:
     """
 
     def __init__(self, file: HubFile, target: Path, progress: Progress, retries: Retries) -> None:
-        # This import is slow, and not needed if the file exists already.
+        # This import is slow, and `pull` does not need it if the weights file exists already.
         from workers_ai_emulator.models import hub
 
         self._hub = hub
