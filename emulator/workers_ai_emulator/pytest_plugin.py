@@ -42,7 +42,7 @@ class WorkersAI:
         return f"{self.base_url}/accounts/{self.account_id}/ai/v1"
 
     def run_url(self, model: str) -> str:
-        """Returns the URL of the endpoint `ai/run` for the model with this name."""
+        """Returns the URL of the endpoint that runs the model named `model`."""
         return f"{self.base_url}/accounts/{self.account_id}/ai/run/{model}"
 
     def script(self, *rules: str | Mapping[str, Any]) -> None:
@@ -167,10 +167,10 @@ def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyP
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
-    """Adds the emulator's stderr output during a failed test to the report of this test."""
+    """Adds the emulator's stderr output to the report of a failed test."""
     outcome = yield
     if outcome.excinfo is not None:
-        return  # pluggy raises this exception after the hook
+        return  # another plugin's hook raised an exception, which pluggy raises again
     report = outcome.get_result()
     emulator = getattr(item, "funcargs", {}).get("workers_ai")
     if report.failed and isinstance(emulator, WorkersAI) and (output := emulator.output):

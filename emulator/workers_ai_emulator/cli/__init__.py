@@ -1,4 +1,4 @@
-"""The command line `workers-ai-emulator`. Only the modules in this folder call `print`."""
+"""Defines the command line `workers-ai-emulator`. Only the modules in cli/ call `print`."""
 
 from __future__ import annotations
 

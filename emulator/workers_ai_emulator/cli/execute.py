@@ -18,13 +18,13 @@ from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
 
-if TYPE_CHECKING:  # these imports are slow, and only annotations need them
+if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from trustme import CA
 
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # shells exit with these codes in these two cases
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # the exit codes of shells for such commands
 
 
 def execute(
@@ -86,7 +86,7 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
     """Returns the environment variables that `exec` adds to the command's environment.
 
-    Writes the certificate files to which these variables point to `folder`.
+    Some of these variables name certificate files. Writes these files into `folder`.
     """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
     from workers_ai_emulator.interception.environment import Interception, environment

@@ -16,7 +16,7 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.errors import CommandError, ModelUnknown, PullFailed
 from workers_ai_emulator.machine import in_units
 
-if TYPE_CHECKING:  # this import is slow, and only annotations need it
+if TYPE_CHECKING:  # this import is slow, and only type annotations need it
     from workers_ai_emulator.models.catalog import License, ModelSpec
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -174,7 +174,7 @@ class _Details:
 
 
 class _Library:
-    """The catalogue, the models file and the models folder that a command works with."""
+    """The catalogue of models, the models file and the models folder that a command uses."""
 
     def __init__(self, models_dir: Path, models_file: Path | None) -> None:
         # These imports are slow, and `--help` does not need them.
@@ -198,9 +198,10 @@ class _Library:
         return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]
 
     def details(self, spec: ModelSpec) -> _Details:
-        """Returns the details of a model, from its manifest and the header of its GGUF file.
+        """Returns the details of a model, from the header of its GGUF file and from its manifest.
 
-        If the weights are missing, the details describe how to get them.
+        The manifest contains the origin and the sha256 of the GGUF file. If the file is missing,
+        the details describe how to get it.
         """
         from workers_ai_emulator.engine.gguf import read_header
         from workers_ai_emulator.models.catalog import default_context_length

@@ -21,7 +21,7 @@ _DECLARATIONS = declarations(DEFAULTS)
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Decorator for a command that takes `Settings`. Gives the command a flag for each setting.
 
-    Typer reads the flags from the signature of the decorated function.
+    Typer reads the flags from the signature of the returned function.
     """
 
     @wraps(command)
@@ -54,7 +54,7 @@ def option(name: str, **changes: Any) -> Any:
 
 
 def _help(declaration: Declaration) -> str:
-    """Returns the help text of a flag. Adds a text about the default if Typer shows no default."""
+    """Returns the help text of a flag. It includes the default if Typer cannot show the default."""
     if declaration.flag_default is None and declaration.setting.default_text:
         return f"{declaration.description} Default: {declaration.setting.default_text}."
     return declaration.description

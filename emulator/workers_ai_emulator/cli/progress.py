@@ -42,9 +42,9 @@ class Bar:
 
 
 class Lines:
-    """Prints lines about the progress of file operations, at most one every ten seconds.
+    """Prints the progress of file operations as lines, for output that is not a terminal.
 
-    Prints further lines at the start and at the end of each operation.
+    Prints a line at the start and at the end of an operation, and every ten seconds in between.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -49,7 +49,7 @@ def wait(
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Returns the host and the port in `url`. Raises TyperException if it is not an http URL."""
+    """Returns the host and the port in `url`. Raises TyperException if `url` is no http URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 80

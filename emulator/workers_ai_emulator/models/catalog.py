@@ -1,4 +1,4 @@
-"""The class `ModelSpec`, which describes a model, and the two built-in models in `CATALOG`.
+"""Defines the class `ModelSpec`, which describes a model, and the two built-in models.
 
 `models_file.py` reads the user's own models from `models.toml`.
 """
@@ -104,7 +104,7 @@ class ModelSpec:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The defaults in the model's input schema, by the names of the request parameters."""
+        """The default value of each request parameter that has one in the model's input schema."""
         return {
             key: value["default"]
             for branch in self.schema["input"]["oneOf"]

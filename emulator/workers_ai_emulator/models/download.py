@@ -42,13 +42,13 @@ class Progress(Protocol):
     """Shows the progress of long file operations, such as downloads, to the user."""
 
     def begin(self, what: str, done: int, size: int) -> None:
-        """Starts to show the operation named `what`: `done` of its `size` bytes are complete."""
+        """Starts to show the operation `what`. `done` of its `size` bytes are already complete."""
 
     def advance(self, num_bytes: int) -> None:
         """Adds `num_bytes` to the completed bytes of the current operation."""
 
     def end(self) -> None:
-        """Ends the current operation, even if not all of its bytes are complete."""
+        """Stops showing the current operation, even if not all of its bytes are complete."""
 
     def note(self, line: str) -> None:
         """Shows a message to the user on its own line."""
@@ -75,7 +75,7 @@ class Retrier:
         self._num_failures = 0
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """Calls `attempt` until it raises no TransferInterrupted, and returns its result.
+        """Calls `attempt`, again after each TransferInterrupted, and returns its result.
 
         Raises PullFailed after too many interruptions in a row.
         """
@@ -155,7 +155,7 @@ class Download:
     def _resume(self) -> None:
         """Computes the sha256 of the bytes that an earlier, interrupted download left on disk.
 
-        Deletes these bytes if they are more than the file's size.
+        Deletes these bytes if there are more of them than the file has.
         """
         self._digest, self._done = hashlib.sha256(), 0
         self._part.touch()

@@ -209,5 +209,5 @@ def _status_error(
         return TransferInterrupted(f"{where} responded with status {status}")
     if status == 416:
         return PullFailed(f"{where} has fewer bytes of {file.path} than it announces")
-    reason = " ".join(str(error.server_message or error).split())  # joins its lines
+    reason = " ".join(str(error.server_message or error).split())  # joins the message's lines
     return PullFailed(f"{where} responded with status {status}: {reason}")

@@ -32,7 +32,7 @@ FILE_NAME = "models.toml"
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-# Our texts for two types of pydantic's errors. For other types, the user reads pydantic's texts.
+# Our texts for two of pydantic's error types. Errors of other types keep pydantic's text.
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -82,7 +82,10 @@ class _Mistake:
 
 
 def models_file(models_dir: Path, chosen: Path | None) -> Path:
-    """Returns the path of the models file: `chosen`, or `models.toml` in the models folder."""
+    """Returns the path of the models file.
+
+    This is `chosen`, or `models.toml` in the models folder if `chosen` is None.
+    """
     return chosen or models_dir / FILE_NAME
 
 
@@ -90,8 +93,8 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
     """Returns the built-in models and the models in the models file, by name.
 
     A model in the models file replaces the built-in model with the same name. The models file is
-    `chosen`, which must exist, or otherwise `models.toml` in the models folder, which may be
-    missing. Raises SettingInvalid with one line for each mistake in the models file.
+    `chosen`, which must exist. If `chosen` is None, it is `models.toml` in the models folder, which
+    may be missing. Raises SettingInvalid with one line for each mistake in the models file.
     """
     path = models_file(models_dir, chosen)
     if chosen is None and not path.exists():
@@ -121,7 +124,7 @@ def add_entry(path: Path, name: str, file: str) -> None:
     document = tomlkit.parse(_load(path)[0] if path.exists() else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = file
-    for key in ("repo", "revision"):  # these keys describe the replaced file
+    for key in ("repo", "revision"):  # these keys describe the origin of the replaced file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
@@ -129,8 +132,8 @@ def add_entry(path: Path, name: str, file: str) -> None:
 def remove_entry(path: Path, name: str) -> bool:
     """Removes the table of the model `name` from the models file.
 
-    Returns False if the models file does not contain the model. Raises SettingInvalid if the file
-    cannot be read or written.
+    Returns False if the models file does not contain the model. Raises SettingInvalid if the models
+    file cannot be read or written.
     """
     if not path.exists():
         return False
@@ -252,9 +255,9 @@ def _line(path: Path, text: str, mistake: _Mistake) -> str:
 
 
 def _line_number(text: str, keys: Sequence[str]) -> int:
-    """Returns the number of the line in a TOML file that contains the last of the nested `keys`.
+    """Returns the number of the line in a TOML text that sets the innermost of the nested `keys`.
 
-    If the file does not contain that key, returns the line of its nearest parent in the file.
+    If the text does not contain this key, returns the line of its nearest parent in the text.
     """
     lines = text.splitlines()
     for depth in range(len(keys), 0, -1):

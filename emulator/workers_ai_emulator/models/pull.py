@@ -1,4 +1,4 @@
-"""Downloads a model's weights from a Hugging Face hub, or links them from its local cache."""
+"""Downloads a model's weights from a Hugging Face hub, or links them from the local cache."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries) -> Path:
-    """Downloads a model's weights unless they exist, and returns their path. Raises PullFailed.
+    """Downloads a model's weights unless they exist, and returns their path.
 
     Sends no request if the weights file exists and is unchanged since its sha256 was checked.
+    Raises PullFailed if the weights cannot be downloaded.
     """
     if spec.hub_file is None:
         raise PullFailed(
@@ -44,7 +45,7 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
 
 
 class _Pull:
-    """Stores one file of a Hugging Face hub at the path `target`.
+    """Gets one file from a Hugging Face hub or its local cache, and stores it as `target`.
 
     The caller must hold the lock of `target`.
     """
@@ -62,7 +63,8 @@ class _Pull:
     def run(self) -> None:
         """Links or copies the file from huggingface-hub's cache if possible, else downloads it.
 
-        If the target exists, only checks its sha256. Raises PullFailed.
+        If the target exists, only checks the target's sha256. Raises PullFailed if the sha256 is
+        wrong or the download fails.
         """
         cached = self._hub.find_cached(self._file)
         is_fixed = _COMMIT.fullmatch(self._file.revision) or self._hub.is_offline()
@@ -89,7 +91,8 @@ class _Pull:
     def _take_cached(self, blob: Path, sha256: str, *, commit: str) -> bool:
         """Links or copies the file `blob` in huggingface-hub's cache to the target.
 
-        Returns False if the cached file is damaged. If the target exists, only checks its sha256.
+        Returns False if the cached file is damaged. If the target exists, only checks the target's
+        sha256, and raises PullFailed if it is wrong.
         """
         if self._target.exists():
             self._accept_existing(sha256, commit)
@@ -103,7 +106,7 @@ class _Pull:
         return True
 
     def _accept_existing(self, sha256: str, commit: str) -> None:
-        """Checks the sha256 of the existing target, and records it in the target's manifest.
+        """Checks the sha256 of the existing target, and records it in the manifest `TARGET.json`.
 
         Raises PullFailed if the sha256 is wrong.
         """

@@ -40,7 +40,8 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
     Writes a temporary file first and then renames it, so `target` is never incomplete.
     """
-    from workers_ai_emulator.engine.quantize import quantize  # this import loads llama.cpp
+    # This import loads llama.cpp, so it is only made if the stand-in model must be converted.
+    from workers_ai_emulator.engine.quantize import quantize
 
     log.info("converting the stand-in model to %s: %s", weights_type, target)
     partial = target.with_suffix(f".{os.getpid()}.part")

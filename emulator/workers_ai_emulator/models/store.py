@@ -29,7 +29,8 @@ _VERIFIED_FILES = ".verified.json"
 class Weights:
     """The GGUF file that contains a model's weights.
 
-    `is_trusted`: True for the stand-in model. Other files are test-loaded in a subprocess first.
+    `is_trusted`: True for the stand-in model. Other files could crash llama.cpp, so they are first
+    loaded in a subprocess, as a test.
     """
 
     path: Path
@@ -162,7 +163,7 @@ class Store:
 def _fingerprint(path: Path) -> list[Any]:
     """Returns a file's size and modification time, and the version of llama-cpp-python.
 
-    If one of these values has changed, the file must be test-loaded again.
+    If one of these values has changed, llama.cpp must test-load the file again.
     """
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]

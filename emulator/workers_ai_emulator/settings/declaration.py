@@ -1,4 +1,4 @@
-"""Declares settings. Flags, help texts and docs/settings.md are generated from declarations."""
+"""Classes that declare settings. Flags, help and docs/settings.md come from the declarations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Setting:
 
     help: str
     _: KW_ONLY
-    flag: str = ""  # the flag's name without `--`; empty: the field's name
+    flag: str = ""  # the flag's name without `--`; if empty, the name of the field
     default_text: str = ""  # describes the default if it is computed, None or empty
     page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    has_auto: bool = False  # the flag's default is `auto`; then the field is None
+    has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
 

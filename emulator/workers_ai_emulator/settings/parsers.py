@@ -55,7 +55,7 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 
 
 def origin(declaration: Declaration, text: str) -> str:
-    """Returns an origin as browsers send it: in lower case, without a slash at the end.
+    """Returns the origin as browsers send it: in lower case, without a slash at the end.
 
     Raises SettingInvalid if the text is not an origin, `null` or `*`.
     """

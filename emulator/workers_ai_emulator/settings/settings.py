@@ -14,14 +14,14 @@ from workers_ai_emulator.settings.declaration import Setting
 from workers_ai_emulator.settings.parsers import number, origin, size, tokens_in_file
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; models have fewer layers
+_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers
 
 
 def default_models_dir() -> Path:
     """Returns the default folder of the weights.
 
-    This is `models/` in the checkout that contains this package. If the package is installed
-    without a checkout, it is a folder in the user's cache folder.
+    In a checkout of the repository, this is its folder `models/`. If the package is installed
+    without a checkout, this is a folder in the user's cache folder.
     """
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"
@@ -252,8 +252,8 @@ class Settings:
     def base_url_host(self) -> str:
         """The host in the server's base URL.
 
-        An IPv6 address is in brackets. If the server listens on all addresses, this is a loopback
-        address.
+        An IPv6 address is in brackets. If the server listens on all addresses, the host is a
+        loopback address.
         """
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"[{host}]" if ":" in host else host
