@@ -97,7 +97,7 @@ class Silence:
 
 
 def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
-    """Returns an object that shows progress: as a bar if `stream` is a terminal, else as lines.
+    """Returns an object that shows progress: a bar if `stream` is a terminal, otherwise lines.
 
     With `is_quiet`, the object shows nothing.
     """

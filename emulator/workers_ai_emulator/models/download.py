@@ -75,7 +75,7 @@ class Retrier:
         self._num_failures = 0
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """Calls `attempt`, again after each TransferInterrupted, and returns its result.
+        """Calls `attempt`, repeats it after each TransferInterrupted, and returns its result.
 
         Raises PullFailed after too many interruptions in a row.
         """

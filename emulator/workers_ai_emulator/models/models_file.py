@@ -255,7 +255,7 @@ def _line(path: Path, text: str, mistake: _Mistake) -> str:
 
 
 def _line_number(text: str, keys: Sequence[str]) -> int:
-    """Returns the number of the line in a TOML text that sets the innermost of the nested `keys`.
+    """Returns the line number, in a TOML text, of the innermost of the nested `keys`.
 
     If the text does not contain this key, returns the line of its nearest parent in the text.
     """

@@ -61,7 +61,7 @@ class _Pull:
         self._retries = retries
 
     def run(self) -> None:
-        """Links or copies the file from huggingface-hub's cache if possible, else downloads it.
+        """Links or copies the file from huggingface-hub's cache, or downloads it if not cached.
 
         If the target exists, only checks the target's sha256. Raises PullFailed if the sha256 is
         wrong or the download fails.

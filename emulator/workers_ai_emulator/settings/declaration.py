@@ -1,4 +1,4 @@
-"""Classes that declare settings. Flags, help and docs/settings.md come from the declarations."""
+"""Declares settings. Flags, help texts and docs/settings.md are generated from these classes."""
 
 from __future__ import annotations
 
