@@ -93,9 +93,10 @@ def new_part(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, so that other processes see the old file or the new one, complete.
+    """Writes `text` to the file `path` as UTF-8, atomically.
 
-    Raises OSError.
+    Other processes read either the complete old file or the complete new file. Raises OSError if
+    the file cannot be written.
     """
     name = f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
     with new_part(path.with_name(name)) as partial:

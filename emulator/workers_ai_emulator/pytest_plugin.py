@@ -1,6 +1,6 @@
-"""A pytest plugin with the fixture `workers_ai`: an emulator, reset before each test.
+"""A pytest plugin with the fixture `workers_ai`: an emulator that is reset before each test.
 
-pytest loads this module in every run once the package is installed, so slow imports are inside
+If the package is installed, pytest loads this module in every run. So slow imports are inside
 functions.
 """
 
@@ -22,9 +22,10 @@ _MAX_OUTPUT_BYTES = 2**14
 
 
 class WorkersAI:
-    """The emulator that a test uses.
+    """The emulator that a test uses, the value of the fixture `workers_ai`.
 
-    By default it accepts any account id and any token. Those below are in the test's environment.
+    The fixture stores `account_id` and `api_token` in environment variables that Cloudflare's
+    clients read. By default, the emulator accepts any other account id and token too.
     """
 
     account_id = "0123456789abcdef0123456789abcdef"
@@ -37,55 +38,59 @@ class WorkersAI:
 
     @property
     def openai_base_url(self) -> str:
-        """The base URL for clients of OpenAI's API."""
+        """The emulator's base URL for OpenAI clients."""
         return f"{self.base_url}/accounts/{self.account_id}/ai/v1"
 
     def run_url(self, model: str) -> str:
-        """Returns the URL of a model's run endpoint."""
+        """Returns the URL of the endpoint that runs the model named `model`."""
         return f"{self.base_url}/accounts/{self.account_id}/ai/run/{model}"
 
     def script(self, *rules: str | Mapping[str, Any]) -> None:
-        """Sets the rules of the backend `scripted` for this test. The first that applies is used.
+        """Sets the rules of the backend `scripted` for this test.
 
-        A text is the completion for every request. Raises ValueError for an invalid rule.
+        Each request gets the completion in the first rule that matches the request. A rule that is
+        a string is the completion for every request. Raises ValueError if a rule is invalid.
         """
         __tracebackhide__ = True
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
         self._call("POST", "script", items)
 
     def fault(self, name: str, times: int | None = 1, **options: Any) -> None:
-        """Applies a fault to the next `times` calls, or to all calls if `times` is None.
+        """Applies the fault `name` to the next `times` calls, or to all calls if `times` is None.
 
-        Raises ValueError for an unknown fault or an invalid option.
+        Raises ValueError if the fault is unknown or an option is invalid.
         """
         __tracebackhide__ = True
         self._call("POST", "faults", {"fault": name, "times": times, **options})
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The journal's entries of this test's calls, with their responses, oldest first."""
+        """The journal's entries for this test's calls, oldest first. They include the responses."""
         __tracebackhide__ = True
         rows = self._call("GET", "requests?limit=1000")["requests"]
         return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]
 
     @property
     def output(self) -> str:
-        """The last 16 KiB, at most, of what the emulator wrote to stderr during this test."""
+        """The emulator's stderr output during this test, cut to the last 16 KiB."""
         with self._output.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self._output_start, end - _MAX_OUTPUT_BYTES))
             return file.read().decode("utf-8", "replace")
 
     def reset(self) -> None:
-        """Restores the rules of the start; deletes all faults and the recorded calls."""
+        """Returns the emulator to its initial state.
+
+        Restores the rules of the backend `scripted`, and deletes all faults and journal entries.
+        """
         __tracebackhide__ = True
         self._call("POST", "reset")
 
     def _call(self, method: str, name: str, body: object = None) -> Any:
-        """Returns the JSON of one of the emulator's own endpoints.
+        """Sends a request to the endpoint `/_emulator/NAME`, and returns the response's JSON.
 
-        Raises ValueError with the error's text if the emulator rejects the request. Fails the test
-        if the emulator does not respond.
+        Raises ValueError with the emulator's error messages if the emulator rejects the request.
+        Fails the test if the emulator does not respond.
         """
         __tracebackhide__ = True
         import http.client
@@ -119,7 +124,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _workers_ai_server(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """Yields the base URL of one emulator for all tests of this process, and its stderr's file."""
+    """Starts one emulator for all tests of this process, and stops it after them.
+
+    Yields the emulator's base URL and the path of the file that contains its stderr output.
+    """
     from workers_ai_emulator.errors import CommandError
     from workers_ai_emulator.launcher.child import emulator_process
 
@@ -138,7 +146,10 @@ def _workers_ai_server(
 
 @pytest.fixture
 def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> WorkersAI:
-    """Returns the emulator after a reset. The environment points Cloudflare's clients to it."""
+    """Returns an emulator that has been reset for this test.
+
+    Sets environment variables during the test, so that Cloudflare's clients use the emulator.
+    """
     emulator = WorkersAI(*_workers_ai_server)
     emulator.reset()
     monkeypatch.setenv("CLOUDFLARE_BASE_URL", emulator.base_url)
@@ -150,15 +161,16 @@ def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyP
     return emulator
 
 
-# `hookwrapper` rather than `wrapper`: pluggy before 1.2 rejects the latter, and so every test run.
+# The hook uses the old option `hookwrapper`: with the new option `wrapper`, every test run would
+# fail if pluggy is older than 1.2.
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
-    """Adds what the emulator wrote to stderr during a failed test to the test's report."""
+    """Adds the emulator's stderr output to the report of a failed test."""
     outcome = yield
     if outcome.excinfo is not None:
-        return  # pluggy raises it
+        return  # another plugin's hook raised an exception, which pluggy raises again
     report = outcome.get_result()
     emulator = getattr(item, "funcargs", {}).get("workers_ai")
     if report.failed and isinstance(emulator, WorkersAI) and (output := emulator.output):

@@ -1,4 +1,4 @@
-"""The command line. Only the modules of this package print."""
+"""Defines the command line `workers-ai-emulator`. Only the modules in cli/ call `print`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
-    rich_markup_mode=None,  # Rich's tables truncate the names of environment variables
+    rich_markup_mode=None,  # Rich's help tables truncate the names of environment variables
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -53,5 +53,5 @@ def main() -> None:
         fail(error.format_message(), 2)
     except typer.Abort:
         status = _INTERRUPTED
-    if status == _INTERRUPTED:  # Typer returns this after Ctrl-C
+    if status == _INTERRUPTED:  # Typer returns 130 after Ctrl-C
         fail("interrupted", _INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`exec`: runs a command and routes its requests to Cloudflare's API to the emulator."""
+"""The command `exec`: runs a program, and routes its Cloudflare API requests to the emulator."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
 
-if TYPE_CHECKING:  # slow to import
+if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from trustme import CA
 
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # a shell's exit codes
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # the exit codes of shells for such commands
 
 
 def execute(
@@ -50,7 +50,7 @@ def execute(
     """
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
-    import asyncio  # slow to import, as the modules below
+    import asyncio  # the imports in this function are slow, and `--help` does not need them
 
     from workers_ai_emulator.interception.companion import companion
     from workers_ai_emulator.interception.proxy import Address
@@ -65,7 +65,8 @@ def execute(
 
 
 async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> int:
-    from urllib.request import getproxies_environment  # slow to import, as the modules below
+    # The imports in this function are slow, and `--help` does not need them.
+    from urllib.request import getproxies_environment
 
     from workers_ai_emulator.interception.certificates import authority, server_context
     from workers_ai_emulator.interception.foreground import Foreground
@@ -83,7 +84,10 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 
 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
-    """Returns the command's environment variables; writes the files that they name to `folder`."""
+    """Returns the environment variables that `exec` adds to the command's environment.
+
+    Some of these variables name certificate files. Writes these files into `folder`.
+    """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
     from workers_ai_emulator.interception.environment import Interception, environment
 
@@ -105,8 +109,11 @@ async def _run_command(
 
 
 def _certificates_folder() -> Path:
-    """Raises CommandError if the user has no home folder."""
+    """Returns the folder in which `exec` keeps its certificates.
+
+    Raises CommandError if the user has no home folder.
+    """
     try:
         return platformdirs.user_cache_path("workers-ai-emulator") / "certificates"
-    except RuntimeError as error:  # for example in a container
+    except RuntimeError as error:  # the user has no home folder, for example in a container
         raise CommandError("no home folder for the certificates: set HOME") from error

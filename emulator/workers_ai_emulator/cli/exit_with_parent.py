@@ -1,7 +1,8 @@
 """Runs the command line as a child process that exits when its parent exits.
 
-The parent keeps the write end of the child's stdin, a pipe. The operating system closes that end
-even if the parent is killed; not every system signals the death of a parent to its children.
+The child's stdin is a pipe, and the parent holds its write end. When the parent exits, even if it
+is killed, the operating system closes the pipe, and the child then exits. This also works on
+operating systems that cannot send a signal to the child when the parent exits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from workers_ai_emulator.cli import main
 
 
 def _exit_with_stdin() -> None:
-    """Terminates this process once the write end of stdin is closed."""
+    """Stops this process with SIGTERM when its stdin is closed, because its parent has exited."""
     os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""`pull` and `models`: download, list, import, verify and remove the weights of models."""
+"""The commands `pull` and `models`: download, list, import, verify and remove weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.errors import CommandError, ModelUnknown, PullFailed
 from workers_ai_emulator.machine import in_units
 
-if TYPE_CHECKING:  # slow to import
+if TYPE_CHECKING:  # this import is slow, and only type annotations need it
     from workers_ai_emulator.models.catalog import License, ModelSpec
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -159,7 +159,11 @@ def remove(
 
 @dataclass(frozen=True, slots=True)
 class _Details:
-    """What `list` and `show` print of a model. `size` in bytes, `context` in tokens."""
+    """The details of a model that the commands `models list` and `models show` print.
+
+    `size`: the size of the weights in bytes. `context`: the maximum number of tokens of a sequence.
+    Each of them is None if it is unknown.
+    """
 
     name: str
     file: str
@@ -171,10 +175,11 @@ class _Details:
 
 
 class _Library:
-    """The catalogue of models with its models file, and the store of their weights."""
+    """The catalogue of models, the models file and the models folder that a command uses."""
 
     def __init__(self, models_dir: Path, models_file: Path | None) -> None:
-        from workers_ai_emulator.models.models_file import models_file as path_of  # slow to import
+        # These imports are slow, and `--help` does not need them.
+        from workers_ai_emulator.models.models_file import models_file as path_of
         from workers_ai_emulator.models.models_file import read_catalog
         from workers_ai_emulator.models.store import Store
 
@@ -183,7 +188,7 @@ class _Library:
         self.store = Store(models_dir, num_threads=1)
 
     def spec(self, name: str) -> ModelSpec:
-        """Returns the model of this name. Raises ModelUnknown if the catalogue has none."""
+        """Returns the model `name`. Raises ModelUnknown if the catalogue does not contain it."""
         if name not in self.catalog:
             raise ModelUnknown(
                 f"no model is called {name}: `workers-ai-emulator models list` shows the names"
@@ -194,7 +199,11 @@ class _Library:
         return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]
 
     def details(self, spec: ModelSpec) -> _Details:
-        """Reads the model's manifest and the header of its weights, if it has any."""
+        """Returns the details of a model, from the header of its GGUF file and from its manifest.
+
+        The manifest contains the origin and the sha256 of the GGUF file. If the file is missing,
+        the details describe how to get it.
+        """
         from workers_ai_emulator.engine.gguf import read_header
         from workers_ai_emulator.models.catalog import default_context_length
         from workers_ai_emulator.models.manifest import Manifest
@@ -215,13 +224,17 @@ class _Library:
 
 
 def _source(spec: ModelSpec) -> str:
-    """Describes how to get missing weights, and which stand-in model replaces them."""
+    """Returns a text for the user about missing weights: their source, and their stand-in model."""
     source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
     return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")
 
 
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
-    """Shows the licence and asks the user to accept it. Raises PullFailed otherwise."""
+    """Shows the licence of the weights, and asks the user to accept it.
+
+    `is_quiet`: the licence is not shown. `is_accepted`: the user is not asked. Raises PullFailed if
+    the user does not accept the licence, or cannot be asked because stdin is not a terminal.
+    """
     if not is_quiet:
         print_to_stderr(f"These weights come under the {license.name}: {license.url}")
         print_to_stderr(license.notice)

@@ -1,4 +1,4 @@
-"""Typer options, generated from the declarations of the settings."""
+"""Generates Typer options from the declarations of the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _DECLARATIONS = declarations(DEFAULTS)
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Wraps a command: Typer reads a flag for each setting, and the command gets `Settings`."""
+    """Decorator for a command that takes `Settings`. Gives the command a flag for each setting.
+
+    Typer reads the flags from the signature of the returned function.
+    """
 
     @wraps(command)
     def run(**given: Any) -> None:
@@ -31,7 +34,10 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
 
 def option(name: str, **changes: Any) -> Any:
-    """Returns the Typer option of a field of `Settings`; `changes` override its `Setting`."""
+    """Returns the Typer option for the field `name` of the class `Settings`.
+
+    `changes` replace attributes of the field's `Setting`, for example its help text.
+    """
     declaration = _DECLARATIONS[name]
     declaration = replace(declaration, setting=replace(declaration.setting, **changes))
     setting, flag = declaration.setting, declaration.flag
@@ -48,7 +54,7 @@ def option(name: str, **changes: Any) -> Any:
 
 
 def _help(declaration: Declaration) -> str:
-    """Adds the default to the description, unless Typer shows it as a value."""
+    """Returns the help text of a flag. It includes the default if Typer cannot show the default."""
     if declaration.flag_default is None and declaration.setting.default_text:
         return f"{declaration.description} Default: {declaration.setting.default_text}."
     return declaration.description

@@ -1,4 +1,4 @@
-"""Prints results to stdout, and progress and errors to stderr."""
+"""Prints the results of commands to stdout, and their messages and errors to stderr."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints each line of an error to stderr and exits with `status`."""
+    """Prints an error message to stderr, and exits with the exit code `status`."""
     for line in message.splitlines() or [message]:
         print_to_stderr(f"workers-ai-emulator: {line}")
     raise SystemExit(status)

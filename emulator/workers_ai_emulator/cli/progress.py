@@ -1,4 +1,4 @@
-"""Shows the progress of long file operations: a bar on a terminal, otherwise lines."""
+"""Shows the progress of long file operations as a bar, or as lines if stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Bar:
-    """Shows a progress bar on a terminal."""
+    """Shows the progress of file operations as a bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -43,7 +43,10 @@ class Bar:
 
 
 class Lines:
-    """Prints a line at the start and end of each operation, and every ten seconds in between."""
+    """Prints the progress of file operations as lines, for output that is not a terminal.
+
+    Prints a line at the start and at the end of an operation, and every ten seconds in between.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -83,7 +86,7 @@ class Lines:
 
 
 class Silence:
-    """Shows nothing, for `--quiet`."""
+    """Shows no progress. Commands use it with the flag `--quiet`."""
 
     def begin(self, what: str, done: int, size: int) -> None: ...
 
@@ -95,7 +98,10 @@ class Silence:
 
 
 def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
-    """Returns the kind of progress display that suits the stream."""
+    """Returns an object that shows progress: a bar if `stream` is a terminal, otherwise lines.
+
+    With `is_quiet`, the object shows nothing.
+    """
     if is_quiet:
         return Silence()
     return Bar(stream) if stream.isatty() else Lines(stream)

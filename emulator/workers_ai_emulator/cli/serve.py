@@ -1,4 +1,4 @@
-"""`serve`: starts the server with the settings that flags and environment variables give."""
+"""The command `serve`: starts the server, with settings from flags and environment variables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every request
-    from workers_ai_emulator.models.models_file import read_catalog  # slow to import
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO, httpx2 logs every request
+    # These imports are slow, and `serve --help` does not need them.
+    from workers_ai_emulator.models.models_file import read_catalog
     from workers_ai_emulator.server import Server, listen
 
     catalog = read_catalog(settings.models_dir, settings.models_file)

@@ -1,4 +1,4 @@
-"""`wait`: waits until an emulator is ready."""
+"""The command `wait`: waits until an emulator is ready."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def wait(
     Exits with 0 when it is ready, with 1 after the timeout or when the emulator exits. Prints the
     phases of the start to stderr.
     """
-    from workers_ai_emulator.launcher.readiness import phases  # slow to import
+    # This import is slow, and `wait --help` does not need it.
+    from workers_ai_emulator.launcher.readiness import phases
 
     host, port = _address(url) if url else (Settings(host=host).base_url_host.strip("[]"), port)
     root = f"http://{Settings(host=host).base_url_host}:{port}"
@@ -48,7 +49,7 @@ def wait(
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Returns the URL's host and port. Raises TyperException if it is not an http URL."""
+    """Returns the host and the port in `url`. Raises TyperException if `url` is no http URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 80

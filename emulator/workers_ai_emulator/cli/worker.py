@@ -1,4 +1,4 @@
-"""`worker`: connects the AI binding of a Cloudflare Worker to the emulator."""
+"""The command `worker`: connects the AI binding of a Cloudflare Worker to the emulator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def config(
     address: Address = _ADDRESS,
 ) -> None:
     """Print the lines to paste into a tool's configuration."""
-    from workers_ai_emulator.interception.worker_config import blocks  # slow to import
+    # This import is slow, and `worker --help` does not need it.
+    from workers_ai_emulator.interception.worker_config import blocks
 
     chosen = [block for block in blocks(binding, address) if tool in (None, block.tool)]
     print_line("\n\n".join(f"// {block.heading}\n{block.text}" for block in chosen))
@@ -79,7 +80,11 @@ def init(
 
 
 def _wrangler_file(where: Path) -> Path:
-    """Returns `where`, or wrangler's file in that folder. Raises CommandError if there is none."""
+    """Returns the path of wrangler's configuration file.
+
+    `where`: this file, or the folder that contains it. Raises CommandError if the file does not
+    exist.
+    """
     from workers_ai_emulator.interception.worker_config import FILE_NAMES
 
     candidates = [where / name for name in FILE_NAMES] if where.is_dir() else [where]

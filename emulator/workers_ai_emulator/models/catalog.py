@@ -1,4 +1,7 @@
-"""The built-in models by their Workers AI names. `models_file.py` adds the user's models."""
+"""Defines the class `ModelSpec`, which describes a model, and the two built-in models.
+
+`models_file.py` reads the user's own models from `models.toml`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.models.validator import Validator
 
-DEFAULT_CONTEXT_LENGTH = 4096  # tokens: Llama 2's
+DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 
 # Folders in the models folder. Pulled files are in OWNER/REPOSITORY.
 IMPORTED_FOLDER = "imported"
@@ -26,16 +29,20 @@ _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
 def default_context_length(trained: int | None) -> int:
-    """Returns the tokens of a sequence if no context length is configured.
+    """Returns the maximum number of tokens of a sequence if no context length is configured.
 
-    `trained`: the context length that the model was trained on, if its file contains it.
+    This is 4096, or `trained` if that is smaller. `trained`: the context length with which the
+    model was trained; None if its GGUF file does not contain this number.
     """
     return min(DEFAULT_CONTEXT_LENGTH, trained or DEFAULT_CONTEXT_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file on a Hugging Face hub. `revision` is a branch, a tag or a commit."""
+    """A file in a repository on a Hugging Face hub.
+
+    `path` is the file's path in the repository. `revision` is a branch, a tag or a commit.
+    """
 
     repo: str
     path: str
@@ -44,7 +51,10 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """The terms that a user must accept before the weights are downloaded."""
+    """The licence of a model's weights. The user must accept it before `pull` downloads them.
+
+    `notice` is the copyright notice that `pull` prints.
+    """
 
     name: str
     url: str
@@ -53,13 +63,13 @@ class License:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of the catalogue: its name, its weights file, and its settings.
+    """A model that the server offers: its name, its weights file, and its own settings.
 
-    `weights_file` is relative to the models folder, or absolute. `hub_file` is the file that `pull`
-    downloads. `stand_in` is the type of the stand-in model that is used while the weights are
-    missing; it is the type that the model's name contains, int8 or fp16. `context_length` replaces
-    the server's setting, `chat_template` the template in the file, and `own_defaults` the
-    parameters' defaults in the schema.
+    `weights_file` is an absolute path, or a path in the models folder. `hub_file` is the file that
+    `pull` downloads. While the weights file is missing, the stand-in model with weights of the type
+    `stand_in` generates the completions; if `stand_in` is None, the model cannot be used.
+    `context_length` overrides the flag `--context-length`. `chat_template` overrides the template
+    in the weights file. `own_defaults` overrides defaults of request parameters in the schema.
     """
 
     name: str
@@ -74,12 +84,12 @@ class ModelSpec:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """The model's entry in `ai/models/search`: Cloudflare's, or one in the same form."""
+        """The model's entry in the response of `ai/models/search`."""
         return {key: value for key, value in self._published.items() if key != "schema"}
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The model's `input` and `output` JSON schemas, with its own defaults."""
+        """The JSON schemas of the model's input and output, with the defaults in `own_defaults`."""
         schema: dict[str, Any] = deepcopy(self._published["schema"])
         for branch in schema["input"]["oneOf"]:
             for key, value in self.own_defaults.items():
@@ -88,7 +98,7 @@ class ModelSpec:
 
     @property
     def author(self) -> str:
-        """The author in the name `@cf/author/model`."""
+        """The part `author` of the model's name `@cf/author/model`."""
         return self.name.split("/")[1]
 
     @cached_property
@@ -97,7 +107,7 @@ class ModelSpec:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The default values of the input properties in the schema."""
+        """The default value of each request parameter that has one in the model's input schema."""
         return {
             key: value["default"]
             for branch in self.schema["input"]["oneOf"]
@@ -121,7 +131,10 @@ class ModelSpec:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Returns the card and the schema in this package; empty if it has none for this name."""
+    """Returns the card and the schema of a built-in model, from a JSON file in this package.
+
+    Returns an empty dict if no built-in model has this name.
+    """
     path = files("workers_ai_emulator") / "models" / "cards" / f"{name.rsplit('/', 1)[-1]}.json"
     card: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return card if card.get("name") == name else {}

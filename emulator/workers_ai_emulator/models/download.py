@@ -1,4 +1,4 @@
-"""Downloads a remote file: resumes after any interruption, and checks every byte's sha256.
+"""Downloads a file: resumes an interrupted download, and checks the sha256 of the whole file.
 
 .FILE.lock               the lock file; the system releases the lock when the process dies
 FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted, deleted
@@ -29,44 +29,49 @@ from workers_ai_emulator.files import new_part, open_regular
 from workers_ai_emulator.machine import in_units
 
 _BLOCK_BYTES = 2**20
-_MARGIN_BYTES = 16 * 2**20  # disk space that must remain free
+_MARGIN_BYTES = 16 * 2**20  # disk space that a download must leave free
 _MAX_DELAY_S = 30.0
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows needs it
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# Opens the remote file from byte `start` on. Returns the position of the first byte that the
-# server sends, which is 0 if it ignores `start`, and the bytes.
+# A function that requests a file from a given byte position on. Its context manager yields the
+# position of the first byte that the server sends, and the blocks of bytes. This position is 0 if
+# the server ignores the requested position.
 OpenRemote = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 
 _T = TypeVar("_T")
 
 
 class Progress(Protocol):
-    """Receives the progress of a transfer, to show it to the user."""
+    """Shows the progress of long file operations, such as downloads, to the user."""
 
     def begin(self, what: str, done: int, size: int) -> None:
-        """Starts to count the bytes of `what`: `done` of `size` are complete."""
+        """Starts to show the operation `what`. `done` of its `size` bytes are already complete."""
 
     def advance(self, num_bytes: int) -> None:
-        """Adds completed bytes."""
+        """Adds `num_bytes` to the completed bytes of the current operation."""
 
     def end(self) -> None:
-        """Stops counting, whether or not all bytes are complete."""
+        """Stops showing the current operation, even if not all of its bytes are complete."""
 
     def note(self, line: str) -> None:
-        """Shows a line of text."""
+        """Shows a message to the user on its own line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How many interruptions in a row are retried, and the delay before the first retry."""
+    """Configures the retries of an interrupted download.
+
+    `number`: the maximum number of retries in a row during which no bytes arrive. `first_delay_s`:
+    the delay before the first retry; it doubles before each further retry.
+    """
 
     number: int = 6
     first_delay_s: float = 1.0
 
 
 class Retrier:
-    """Repeats interrupted attempts, with a delay that doubles after each interruption in a row."""
+    """Retries an interrupted request or download. The delay before a retry doubles each time."""
 
     def __init__(self, retries: Retries, progress: Progress) -> None:
         self._retries = retries
@@ -74,7 +79,10 @@ class Retrier:
         self._num_failures = 0
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """Returns the attempt's result. Raises PullFailed after too many interruptions in a row."""
+        """Calls `attempt`, repeats it after each TransferInterrupted, and returns its result.
+
+        Raises PullFailed after too many interruptions in a row.
+        """
         while True:
             try:
                 return attempt()
@@ -82,7 +90,7 @@ class Retrier:
                 self._wait(error)
 
     def reset(self) -> None:
-        """Starts to count interruptions anew, because the attempt has made progress."""
+        """Resets the count of interruptions. The download calls this when bytes arrive."""
         self._num_failures = 0
 
     def _wait(self, error: TransferInterrupted) -> None:
@@ -98,7 +106,10 @@ class Retrier:
 
 
 class Download:
-    """The download of one file to `target`. The caller must hold the lock (see `locked`)."""
+    """The download of one file to the path `target`.
+
+    Before the download runs, the caller must lock `target` with the function `locked`.
+    """
 
     def __init__(
         self,
@@ -121,9 +132,10 @@ class Download:
         self._done = 0
 
     def run(self) -> None:
-        """Downloads the file; a second time if its sha256 is wrong.
+        """Downloads the file and checks its sha256. Repeats both once if the sha256 is wrong.
 
-        Raises PullFailed. The received bytes are kept, except those with a wrong sha256.
+        Raises PullFailed if the download fails. The received bytes then stay on disk for the next
+        pull, unless all bytes are complete and their sha256 is wrong.
         """
         try:
             for _ in range(2):
@@ -145,7 +157,10 @@ class Download:
         )
 
     def _resume(self) -> None:
-        """Computes the sha256 of the bytes from an earlier download, if there are any."""
+        """Computes the sha256 of the bytes that an earlier, interrupted download left on disk.
+
+        Deletes these bytes if there are more of them than the file has.
+        """
         self._digest, self._done = hashlib.sha256(), 0
         self._remove_unusable_parts()
         self._open_part().close()
@@ -178,7 +193,11 @@ class Download:
             )
 
     def _append_rest(self) -> None:
-        """Downloads the missing bytes. Raises TransferInterrupted if some are still missing."""
+        """Downloads the bytes that are missing on disk, and appends them to the `.part` file.
+
+        Raises TransferInterrupted if the response ends too early, and PullFailed if it contains too
+        many bytes.
+        """
         if self._done == self._size:
             return
         with (
@@ -237,9 +256,9 @@ def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` a hard link to `source`, or a copy if links are impossible.
+    """Creates `target` as a hard link to the file `source`, or as a copy if a link is impossible.
 
-    Raises PullFailed.
+    Raises PullFailed if the copy fails.
     """
     try:
         os.link(source.resolve(), target)
@@ -258,9 +277,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def rename_durably(part: Path, target: Path) -> None:
-    """Writes the file's data to the disk, then renames it. Raises OSError.
+    """Flushes the file `part` to the disk, then renames it to `target`. Raises OSError.
 
-    After a power failure, `target` is therefore missing or complete.
+    Without the flush, `target` could be incomplete after a power failure.
     """
     with part.open("rb") as file:
         os.fsync(file.fileno())
@@ -296,9 +315,9 @@ def _is_own_file(part: Path, max_size: int) -> bool:
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the blocks without their first `num_bytes`.
+    """Yields the bytes in `blocks`, but drops the first `num_bytes` bytes.
 
-    These bytes are stored already; the server sends them again if it ignores the Range header.
+    The dropped bytes are already on disk. A server that ignores the Range header sends them again.
     """
     for block in blocks:
         if len(block) > num_bytes:
@@ -307,7 +326,10 @@ def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Writes all of `data` without a buffer that would be lost if the process were killed."""
+    """Writes all of `data` to a file descriptor, without a buffer.
+
+    The content of a buffer would be lost if the process were killed.
+    """
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

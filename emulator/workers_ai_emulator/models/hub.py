@@ -1,7 +1,7 @@
-"""The client of a Hugging Face hub: size, sha256 and bytes of a file.
+"""Requests files from a Hugging Face hub: first the size and the sha256, then the bytes.
 
-The library huggingface-hub reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
-It is slow to import, so only `pull` imports this module.
+The library huggingface-hub itself reads the environment variables `HF_ENDPOINT`, `HF_TOKEN`,
+`HF_HOME` and `HF_HUB_OFFLINE`. Its import is slow, so only the command `pull` imports this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented all the same
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not exported
     build_hf_headers,
     hf_raise_for_status,
 )
@@ -38,7 +38,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
 
-# Otherwise the library's first call sends usage data.
+# Without this line, huggingface-hub would send usage data with its first call.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 _BLOCK_BYTES = 2**16
@@ -48,7 +48,10 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """The hub's description of a file. `commit` is the commit that the revision points to."""
+    """The URL, commit, size (bytes) and sha256 of a file on the hub.
+
+    `commit`: the commit to which the requested branch or tag points.
+    """
 
     url: str
     commit: str
@@ -57,9 +60,9 @@ class RemoteFile:
 
 
 def describe(file: HubFile) -> RemoteFile:
-    """Requests the hub's description of a file.
+    """Requests the commit, the size and the sha256 of a file from the hub.
 
-    Raises TransferInterrupted for errors that a retry may solve, and PullFailed for all others.
+    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors.
     """
     url = url_of(file)
     with _hub_errors(file):
@@ -82,9 +85,10 @@ def describe(file: HubFile) -> RemoteFile:
 
 
 def find_cached(file: HubFile) -> tuple[Path, str] | None:
-    """Returns the file in the cache of huggingface-hub, with the sha256 in its file name.
+    """Returns the path and the sha256 of a file in the cache of huggingface-hub.
 
-    Returns None if it is not cached. Raises PullFailed for an invalid repository name.
+    The sha256 comes from the name of the cached file; its content is not read. Returns None if the
+    cache does not contain the file. Raises PullFailed for an invalid repository name.
     """
     with _hub_errors(file):
         found = try_to_load_from_cache(file.repo, file.path, revision=file.revision)
@@ -98,10 +102,11 @@ def find_cached(file: HubFile) -> tuple[Path, str] | None:
 def open_remote(
     file: HubFile, remote: RemoteFile, start: int
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Requests the file's bytes from `start` on; yields the first byte's position and the bytes.
+    """Context manager that requests the bytes of a file from the position `start` on.
 
-    The position is 0 if the server ignores the Range header. Raises TransferInterrupted for errors
-    that a retry may solve, and PullFailed for all others, also while the bytes are read.
+    Yields the position of the first byte that the server sends, and the blocks of bytes. This
+    position is 0 if the server ignores the Range header. Raises TransferInterrupted for temporary
+    errors, and PullFailed for all other errors, also while the caller reads the blocks.
     """
     headers = _headers() | {"Accept-Encoding": "identity"}
     if start:
@@ -114,18 +119,18 @@ def open_remote(
         ) as response,
     ):
         if response.is_error:
-            response.read()  # the library looks for the reason in the body
+            response.read()  # hf_raise_for_status finds the reason for the error in the body
         hf_raise_for_status(response)
         yield _first_byte(response, start), response.iter_raw(_BLOCK_BYTES)
 
 
 def is_offline() -> bool:
-    """Returns whether `HF_HUB_OFFLINE` forbids requests."""
+    """Returns whether the environment variable `HF_HUB_OFFLINE` forbids requests to the hub."""
     return constants.is_offline_mode()
 
 
 def page(file: HubFile) -> str:
-    """Returns the URL of the repository's web page."""
+    """Returns the URL of the web page of the file's repository."""
     return f"{constants.ENDPOINT}/{file.repo}"
 
 
@@ -150,7 +155,10 @@ def _metadata_timeout_s() -> float:
 
 @contextmanager
 def _hub_errors(file: HubFile) -> Iterator[None]:
-    """Raises PullFailed or TransferInterrupted in place of the library's exceptions."""
+    """Context manager that converts exceptions of huggingface-hub, raised in its block.
+
+    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors.
+    """
     try:
         yield
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError) as error:
@@ -158,9 +166,9 @@ def _hub_errors(file: HubFile) -> Iterator[None]:
 
 
 def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterrupted:
-    """Returns the error that replaces one of the library's exceptions.
+    """Converts an exception of huggingface-hub or of its HTTP client to one of our exceptions.
 
-    TransferInterrupted stands for errors that a retry may solve, PullFailed for all others.
+    Returns TransferInterrupted for temporary errors, and PullFailed for all other errors.
     """
     where = f"{file.repo} at {constants.ENDPOINT}"
     match error:
@@ -201,5 +209,5 @@ def _status_error(
         return TransferInterrupted(f"{where} responded with status {status}")
     if status == 416:
         return PullFailed(f"{where} has fewer bytes of {file.path} than it announces")
-    reason = " ".join(str(error.server_message or error).split())  # the text has several lines
+    reason = " ".join(str(error.server_message or error).split())  # joins the message's lines
     return PullFailed(f"{where} responded with status {status}: {reason}")

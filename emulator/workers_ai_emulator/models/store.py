@@ -18,12 +18,18 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.manifest import disk_errors, manifest_path
 from workers_ai_emulator.models.stand_in import stand_in
 
-_VERIFIED_FILES = ".verified.json"  # by path: what `_fingerprint` returned after a test load
+# A JSON file in the models folder. It maps the path of each GGUF file that llama.cpp has
+# test-loaded to the value of `_fingerprint` at that time.
+_VERIFIED_FILES = ".verified.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A GGUF file. `is_trusted`: the file is ours, so it is not test-loaded in a subprocess."""
+    """The GGUF file that contains a model's weights.
+
+    `is_trusted`: True for the stand-in model. Other files could crash llama.cpp, so they are first
+    loaded in a subprocess, as a test.
+    """
 
     path: Path
     is_trusted: bool = False
@@ -35,21 +41,24 @@ class Weights:
 
 
 class Store:
-    """The models folder. Methods raise WeightsUnusable, whose message names the next step."""
+    """The models folder, which contains the weights of all models.
+
+    The methods raise WeightsUnusable with a message that names the user's next step.
+    """
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:
         self.models_dir = models_dir
         self._num_threads = num_threads
 
     def path(self, spec: ModelSpec) -> Path:
-        """Returns the path of the model's own weights, whether or not the file exists."""
+        """Returns the path of the model's weights file, which may be missing."""
         return self.models_dir / spec.weights_file
 
     def weights(self, spec: ModelSpec) -> Weights:
-        """Returns the model's own weights, or the stand-in model if the file does not exist.
+        """Returns a model's own weights, or the stand-in model if the own weights are missing.
 
-        Converts the stand-in model if necessary. Raises WeightsUnusable if there is no file and
-        the model has no stand-in.
+        Converts the stand-in model on first use. Raises WeightsUnusable if the own weights are
+        missing and the stand-in model cannot replace them.
         """
         own = self.path(spec)
         if own.exists():
@@ -61,7 +70,7 @@ class Store:
         return Weights(path, is_trusted=True)
 
     def is_verified(self, path: Path) -> bool:
-        """Returns whether the file is unchanged since the installed llama.cpp test-loaded it."""
+        """Returns whether the file is unchanged since this version of llama.cpp test-loaded it."""
         return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:
@@ -86,10 +95,10 @@ class Store:
         return verified if isinstance(verified, dict) else {}
 
     def remove(self, spec: ModelSpec) -> list[Path]:
-        """Deletes the model's weights, their manifest, and the parts of incomplete downloads.
+        """Deletes a model's weights, their manifest, and the bytes of incomplete downloads.
 
-        Deletes nothing outside the models folder. Returns the deleted paths. Raises
-        WeightsUnusable.
+        Deletes nothing if the weights are outside the models folder. Returns the paths of the
+        deleted files. Raises WeightsUnusable if a file cannot be deleted.
         """
         own = self.path(spec)
         if not own.resolve().is_relative_to(self.models_dir.resolve()):
@@ -104,7 +113,10 @@ class Store:
 
 
 def _fingerprint(path: Path) -> list[Any]:
-    """Returns values that change if the file or the installed llama.cpp changes."""
+    """Returns a file's size and modification time, and the version of llama-cpp-python.
+
+    If one of these values has changed, llama.cpp must test-load the file again.
+    """
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]
 

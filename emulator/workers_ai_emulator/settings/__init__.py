@@ -1,4 +1,4 @@
-"""The settings of `workers-ai-emulator serve`: one declaration of each, and their values."""
+"""Declares the settings of `workers-ai-emulator serve`, and converts flags to settings."""
 
 from workers_ai_emulator.settings.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Declarations of settings, from which the flags, the help and the docs are generated."""
+"""Declares settings. Flags, help texts and docs/settings.md are generated from these classes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Declares a field of `Settings`, as metadata of the field's annotation.
+    """Declares one setting, in the annotation of a field of the class `Settings`.
 
-    `minimum` and `maximum` limit numbers. `parse` converts the flag's value, or each value of a
-    repeated flag, to the field's; without it, the field stores the flag's value.
+    `minimum` and `maximum` are the limits of a number. `parse` converts the flag's value to the
+    value of the field. It is called once for each value of a repeated flag. If `parse` is None, the
+    field stores the flag's value unchanged.
     """
 
     help: str
     _: KW_ONLY
-    flag: str = ""  # without dashes; derived from the field's name if empty
-    default_text: str = ""  # describes a default that is computed, or that is None or empty
-    page: str = ""  # the page in docs/ with more information
+    flag: str = ""  # the flag's name without `--`; if empty, the name of the field
+    default_text: str = ""  # describes the default if it is computed, None or empty
+    page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    has_auto: bool = False  # the flag also takes `auto`, its default, which sets the field to None
+    has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A `Setting` with the name, type and default of its field."""
+    """A field of the class `Settings`: its name, type and default, and its `Setting`."""
 
     name: str
     type: Any
@@ -40,7 +41,7 @@ class Declaration:
     setting: Setting
 
     def __str__(self) -> str:
-        """Names the flag and the environment variable, for error messages."""
+        """Returns the names of the flag and the environment variable, for error messages."""
         return f"--{self.flag} (or {env_var(self.flag)})"
 
     @property
@@ -49,17 +50,17 @@ class Declaration:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that a field of type Literal can have; empty for other types."""
+        """The allowed values of a setting of the type Literal; empty for other types."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether the flag may be given several times."""
+        """Whether the command line may contain the flag several times."""
         return get_origin(self.type) in (tuple, frozenset) and self.setting.path is None
 
     @property
     def flag_type(self) -> Any:
-        """The type of the flag's value, before `parse`."""
+        """The type to which Typer converts the flag's text. `Setting.parse` converts it further."""
         if self.setting.path == "existing file":
             return Path | None
         if self.setting.has_auto:
@@ -68,7 +69,7 @@ class Declaration:
 
     @property
     def flag_default(self) -> Any:
-        """The flag's value that leaves the field at its default."""
+        """The default value of the flag. With this value, the field gets its own default."""
         if self.setting.has_auto:
             return AUTO
         return None if get_origin(self.type) in (tuple, frozenset) else self.default
@@ -78,7 +79,10 @@ class Declaration:
         return self.setting.help + (" May be repeated." if self.is_repeatable else "")
 
     def value_of(self, given: Any) -> Any:
-        """Returns the field's value for the flag's value `given`. Raises SettingInvalid."""
+        """Converts the flag's value `given` to the field's value.
+
+        Raises SettingInvalid if the flag's value is invalid.
+        """
         if given == self.flag_default:
             return self.default
         if self.is_repeatable:
@@ -94,7 +98,11 @@ def env_var(flag: str) -> str:
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:
-    """Returns the declarations of all fields of a dataclass instance, by the fields' names."""
+    """Returns the declaration of each field of `defaults`, by the field's name.
+
+    `defaults`: a dataclass instance with the defaults. The annotation of each of its fields
+    contains a `Setting`.
+    """
     found = {}
     for name, annotation in get_type_hints(type(defaults), include_extras=True).items():
         type_, setting = get_args(annotation)

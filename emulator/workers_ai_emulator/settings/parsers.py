@@ -1,4 +1,7 @@
-"""Converts the values of flags and environment variables; each parser raises SettingInvalid."""
+"""Parsers for the values of flags and environment variables.
+
+Each parser raises SettingInvalid if the value is invalid.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def number(declaration: Declaration, text: str) -> int:
-    """Returns a whole number within the declaration's limits."""
+    """Parses a whole number.
+
+    Raises SettingInvalid if the text is not a whole number within the setting's limits.
+    """
     minimum, maximum = declaration.setting.minimum, declaration.setting.maximum
     assert minimum is not None and maximum is not None
     if not text.isdecimal() or not minimum <= int(text) <= maximum:
@@ -23,7 +29,10 @@ def number(declaration: Declaration, text: str) -> int:
 
 
 def size(declaration: Declaration, text: str) -> int:
-    """Returns the number of bytes that a text such as `12GiB` or `500M` stands for."""
+    """Parses a size such as `12GiB` or `500M`, and returns it as a number of bytes.
+
+    `500M` means 500 MiB. Raises SettingInvalid if the text is not a size.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if match is None:
         raise SettingInvalid(f"{declaration} takes `auto` or a size such as 12GiB, not {text!r}")
@@ -31,7 +40,11 @@ def size(declaration: Declaration, text: str) -> int:
 
 
 def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
-    """Returns the lines of the file that are not blank, without white space around them."""
+    """Returns the API tokens in a text file that contains one token per line.
+
+    Ignores blank lines, and white space around a token. Raises SettingInvalid if the file cannot be
+    read or contains no token.
+    """
     try:
         tokens = {line.strip() for line in file.read_text("utf-8").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
@@ -42,7 +55,10 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 
 
 def origin(declaration: Declaration, text: str) -> str:
-    """Returns the origin as browsers write it: in lower case, without a slash at the end."""
+    """Returns the origin as browsers send it: in lower case, without a slash at the end.
+
+    Raises SettingInvalid if the text is not an origin, `null` or `*`.
+    """
     if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", text, re.IGNORECASE):
         raise SettingInvalid(
             f"{declaration} takes an origin such as https://app.example:3000, `null` or `*`, "

@@ -1,4 +1,4 @@
-"""Every setting of `workers-ai-emulator serve`, with its default, its limits and its help."""
+"""All settings of `workers-ai-emulator serve`, with their defaults, limits and help texts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from workers_ai_emulator.settings.declaration import Setting
 from workers_ai_emulator.settings.parsers import number, origin, size, tokens_in_file
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_MAX_NUMBER = 256  # llama.cpp's limit for sequences; no model has as many layers
+_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers
 
 
 def default_models_dir() -> Path:
-    """Returns `models/` of the checkout that holds this package, otherwise a cache folder."""
+    """Returns the default folder of the weights.
+
+    In a checkout of the repository, this is its folder `models/`. If the package is installed
+    without a checkout, this is a folder in the user's cache folder.
+    """
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"
     try:
         return platformdirs.user_cache_path("workers-ai-emulator") / "models"
-    except RuntimeError:  # a container's user may have no home folder
+    except RuntimeError:  # the user has no home folder, for example in a container
         return Path("models")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one server. Their order is that of the flags in `serve --help`."""
+    """The settings of one server. `serve --help` lists the flags in the order of the fields."""
 
     host: Annotated[
         str, Setting("Address to listen on; 0.0.0.0 accepts connections from other machines.")
@@ -241,17 +245,21 @@ class Settings:
 
     @property
     def api_tokens(self) -> frozenset[str]:
-        """All tokens that the server accepts; empty: requests need none."""
+        """All API tokens that the server accepts. If the set is empty, requests need no token."""
         return self.inline_tokens | self.file_tokens
 
     @property
     def base_url_host(self) -> str:
-        """The host for URLs: IPv6 addresses in brackets, a loopback address for a wildcard."""
+        """The host in the server's base URL.
+
+        An IPv6 address is in brackets. If the server listens on all addresses, the host is a
+        loopback address.
+        """
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"[{host}]" if ":" in host else host
 
     def check_upstream(self) -> None:
-        """Raises SettingInvalid if a setting selects the upstream server without its URL."""
+        """Raises SettingInvalid if the backend `upstream` is selected without `--upstream-url`."""
         for flag, backend in (("backend", self.backend), ("record-from", self.record_from)):
             if backend == "upstream" and self.upstream_url is None:
                 raise SettingInvalid(f"--{flag} upstream needs --upstream-url")
