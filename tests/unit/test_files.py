@@ -1,11 +1,97 @@
-"""A file is replaced as a whole, or stays as it was."""
+"""A small text file is read, or refused with one line; a file is replaced as a whole."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
-from workers_ai_emulator.files import write_text_atomically
+from workers_ai_emulator.files import (
+    TextUnreadable,
+    one_line,
+    read_small_text,
+    write_text_atomically,
+)
+
+
+def test_a_small_text_is_read_as_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("é猫\n".encode())
+    assert read_small_text(tmp_path / "a.txt") == "é猫\n"
+
+
+def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert read_small_text(tmp_path / "a.txt") == "a = 1\n"
+
+
+def test_ends_of_lines_become_newlines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\rc\n")
+    assert read_small_text(tmp_path / "a.txt") == "a\nb\nc\n"
+
+
+def test_a_text_of_the_greatest_length_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("é" * 5, "utf-8")
+    assert read_small_text(tmp_path / "a.txt", max_bytes=10) == "é" * 5
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"x" * 11, "is longer than 10 bytes"),
+        ("a".encode("utf-16"), "is not UTF-8 text: invalid start byte"),
+        (b"caf\xe9", "is not UTF-8 text: unexpected end of data"),
+    ],
+)
+def test_bytes_that_are_no_small_text_are_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(TextUnreadable) as caught:
+        read_small_text(path, max_bytes=10)
+    assert str(caught.value) == f"{path}: {reason}"
+    assert caught.value.reason == reason
+
+
+def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TextUnreadable, match=r"a\.txt: cannot be read: No such file or directory$"):
+        read_small_text(tmp_path / "a.txt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows reports another reason")
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TextUnreadable, match=r"is a directory, not a file$"):
+        read_small_text(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_and_a_device_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(TextUnreadable, match=r"is a device or a pipe, not a file$"):
+            read_small_text(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\x1b[31mred\n"])
+def test_a_path_that_cannot_exist_is_refused_in_one_printable_line(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(TextUnreadable) as caught:
+        read_small_text(tmp_path / name)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("café 猫", "café 猫"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\u202ereversed", r"\u202ereversed"),
+        ("\udce9", r"\udce9"),
+    ],
+)
+def test_characters_that_change_a_terminal_are_escaped(text: str, line: str) -> None:
+    assert one_line(text) == line
 
 
 def test_a_text_is_written_as_utf8(tmp_path: Path) -> None:
