@@ -13,6 +13,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.errors import WireError
 
 from tests.server import FP16, INT8
 
@@ -100,6 +101,28 @@ def test_without_a_matching_rule_the_completion_quotes_the_text() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [({"matches": "(a+)+$"}, "a" * 38 + "!"), ({"model": "*a" * 60 + "*b"}, "x")],
+)
+def test_a_condition_never_takes_exponential_time(rule: dict[str, str], text: str) -> None:
+    assert completion(script({**rule, "answer": "1"}, {"answer": "2"}), text) == "2"
+
+
+def test_a_search_that_could_take_minutes_fails_the_request() -> None:
+    with pytest.raises(WireError, match="rule 1 is too complex for a text of 1000000 characters"):
+        completion(script({"matches": "(a?){1000}b", "answer": "1"}), "a" * 1_000_000)
+
+
+def test_requests_with_long_texts_use_a_rule_as_often_as_it_applies() -> None:
+    async def texts() -> list[str]:
+        rules = script({"answer": "1", "times": 2}, {"answer": "2"})
+        started = await asyncio.gather(*(start(rules, "x" * 20_000) for _ in range(5)))
+        return sorted([(await anext(aiter(generation))).text for generation in started])
+
+    assert asyncio.run(texts()) == ["1", "1", "2", "2", "2"]
+
+
 # ── the completion ────────────────────────────────────────────────────────────────────────────
 
 
@@ -179,6 +202,9 @@ def test_any_other_value_is_refused(value: Any) -> None:
         ({"answer": 42}, "rule 2: answer: Input should be a valid string, not 42"),
         ({"answer": "a", "contain": "x"}, "rule 2: contain: Extra inputs are not permitted"),
         ({"answer": "a", "matches": "("}, "rule 2: matches: no regular expression"),
+        ({"answer": "a", "matches": 5}, "rule 2: matches: Input should be a valid string, not 5"),
+        ({"answer": "a", "matches": "(?=b)"}, "rule 2: matches: look-around such as (?=...)"),
+        ({"answer": "a", "model": "*" * 201}, "rule 2: model: String should have at most 200"),
         ({"answer": "a", "times": 0}, "rule 2: times: Input should be greater than or equal to 1"),
         ({"answer": "a", "tokens_per_second": 0}, "rule 2: tokens_per_second: Input should be"),
         ({"answer": "a", "first_token_after": -1}, "rule 2: first_token_after: Input should be"),
@@ -191,6 +217,17 @@ def test_a_mistake_is_one_line_with_its_place(rule: Any, line: str) -> None:
         parse_rules([{"answer": "a"}, rule])
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_regular_expressions_that_are_too_large_together_are_refused() -> None:
+    rules = [{"answer": "a", "matches": r"\w{400}"}] * 40
+    with pytest.raises(ValueError, match="regular expressions are too large together"):
+        parse_rules(rules)
+
+
+def test_too_many_rules_are_refused() -> None:
+    with pytest.raises(ValueError, match="10000 are the most"):
+        parse_rules([{"answer": "a"}] * 10_001)
 
 
 def test_every_mistake_in_a_file_has_a_line(tmp_path: Path) -> None:

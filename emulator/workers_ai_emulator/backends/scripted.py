@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from workers_ai_emulator.backends.patterns import (
+    SIZE_OF_LARGE,
+    Pattern,
+    PatternTooCostly,
+    PatternTooLarge,
+)
 from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 from workers_ai_emulator.wire.validation import error_lines
 
 MODEL_NAME = "scripted"
 _MAX_WAIT_S = 86400
+_MAX_RULES = 10_000
+_MAX_PATTERN = 10_000  # characters
+_MAX_PATTERNS_SIZE = 5_000_000  # instructions of all regular expressions of a script
+_MAX_IMMEDIATE = 20_000  # characters of the text times rules; more are compared in a thread
+
+
+class _PatternBudget:
+    """Compiles the regular expressions of one script, within seconds and limited memory."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_PATTERNS_SIZE
+
+    def compile(self, source: str) -> Pattern:
+        """Raises ValueError for an invalid expression, and once all together are too large."""
+        if self._left <= 0:
+            raise ValueError("the script's regular expressions are too large together")
+        try:
+            pattern = Pattern(source)
+        except PatternTooLarge:
+            self._left -= SIZE_OF_LARGE
+            raise
+        self._left -= pattern.size
+        return pattern
 
 
 class Rule(BaseModel):
@@ -35,32 +65,42 @@ class Rule(BaseModel):
     number of requests to which the rule applies.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     answer: str
-    model: str = "*"
+    model: str = Field(default="*", max_length=200)
     contains: str = ""
-    matches: str = ""
+    matches: Pattern | None = None
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
     times: int | None = Field(default=None, ge=1)
 
-    @field_validator("matches")
+    @field_validator("matches", mode="before")
     @classmethod
-    def _is_pattern(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error}") from error
-        return value
+    def _to_pattern(cls, value: Any, info: ValidationInfo) -> Pattern:
+        if not isinstance(value, str):
+            raise ValueError("Input should be a valid string")
+        if len(value) > _MAX_PATTERN:
+            raise ValueError(f"no regular expression: it is longer than {_MAX_PATTERN} characters")
+        return (info.context or _PatternBudget()).compile(value)
 
     def applies(self, model: str, text: str) -> bool:
+        """Whether all conditions hold. Raises PatternTooCostly."""
         return (
             fnmatchcase(model, self.model)
             and self.contains in text
-            and re.search(self.matches, text) is not None
+            and (self.matches is None or self.matches.found_in(text))
         )
+
+
+@dataclass(slots=True)
+class _ActiveRule:
+    """A rule with the number of requests that it still applies to; None: any number."""
+
+    number: int
+    rule: Rule
+    times: int | None
 
 
 class ScriptedBackend:
@@ -73,7 +113,9 @@ class ScriptedBackend:
 
     def replace(self, rules: list[Rule]) -> None:
         """Replaces the rules."""
-        self._rules = [(rule, rule.times) for rule in rules]
+        self._rules = [
+            _ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)
+        ]
 
     def reset(self) -> None:
         """Restores the rules of the start."""
@@ -85,7 +127,7 @@ class ScriptedBackend:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        rule = self._use_rule(spec.name, _last_text(request))
+        rule = await self._use_rule(spec.name, _last_text(request))
         prompt = _prompt(request)
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         generation = self._running.start(
@@ -101,13 +143,34 @@ class ScriptedBackend:
     async def close(self) -> None:
         self.cancel_all()
 
-    def _use_rule(self, model: str, text: str) -> Rule:
+    async def _use_rule(self, model: str, text: str) -> Rule:
         """Returns the first rule that applies, and counts its use."""
-        for index, (rule, times) in enumerate(self._rules):
-            if times != 0 and rule.applies(model, text):
-                self._rules[index] = (rule, times and times - 1)
-                return rule
-        return Rule(answer=f"This is a scripted answer to: {text}")
+        while True:
+            rules = [active for active in self._rules if active.times != 0]
+            if len(text) * len(rules) > _MAX_IMMEDIATE:
+                active = await asyncio.to_thread(_first, rules, model, text)
+            else:
+                active = _first(rules, model, text)
+            if active is None:
+                return Rule(answer=f"This is a scripted answer to: {text}")
+            if active.times != 0:  # otherwise another request has used it meanwhile
+                active.times = active.times and active.times - 1
+                return active.rule
+
+
+def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
+    """Returns the first rule that applies. Raises WireError if a search could take minutes."""
+    for active in rules:
+        try:
+            if active.rule.applies(model, text):
+                return active
+        except PatternTooCostly as error:
+            reason = (
+                f"`matches` of the script's rule {active.number} is too complex for a text of "
+                f"{len(text)} characters: simplify it, or use `contains`"
+            )
+            raise WireError(INCOMPLETE_REQUEST, reason) from error
+    return None
 
 
 def read_rules(path: Path) -> list[Rule]:
@@ -131,10 +194,13 @@ def parse_rules(value: Any) -> list[Rule]:
         value = value["rules"]
     if not isinstance(value, list):
         raise ValueError("it takes a list of rules, each with an `answer`")
+    if len(value) > _MAX_RULES:
+        raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
+    budget = _PatternBudget()
     rules, lines = [], []
     for number, item in enumerate(value, 1):
         try:
-            rules.append(Rule.model_validate(item))
+            rules.append(Rule.model_validate(item, context=budget))
         except ValidationError as error:
             lines += [f"rule {number}: {line}" for line in error_lines(error)]
     if lines:
