@@ -26,6 +26,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
+    refuses_blank: bool = False  # a blank variable is an error; of other settings it is ignored
     has_auto: bool = False  # the flag also takes `auto`, its default, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,14 @@ import platformdirs
 from workers_ai_emulator import machine
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings.declaration import Setting
-from workers_ai_emulator.settings.parsers import number, origin, size, tokens_in_file
+from workers_ai_emulator.settings.parsers import (
+    not_blank,
+    number,
+    origin,
+    secret,
+    size,
+    tokens_in_file,
+)
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _MAX_NUMBER = 256  # llama.cpp's limit for sequences; no model has as many layers
@@ -32,7 +40,11 @@ class Settings:
     """The settings of one server. Their order is that of the flags in `serve --help`."""
 
     host: Annotated[
-        str, Setting("Address to listen on; 0.0.0.0 accepts connections from other machines.")
+        str,
+        Setting(
+            "Address to listen on; 0.0.0.0 accepts connections from other machines.",
+            parse=not_blank,
+        ),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -60,13 +72,16 @@ class Settings:
             "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
             "http://127.0.0.1:8080/v1.",
             page="upstream.md",
+            parse=not_blank,
         ),
     ] = None
     upstream_api_key: Annotated[
         str | None,
         Setting(
             "API key for the upstream server. Prefer the environment variable: other users of the "
-            "machine can read a command's flags."
+            "machine can read a command's flags.",
+            parse=secret,
+            refuses_blank=True,
         ),
     ] = field(default=None, repr=False)
     upstream_model: Annotated[
@@ -74,6 +89,7 @@ class Settings:
         Setting(
             "Model name to send to the upstream server.",
             default_text="the requested model if that server has it, otherwise its only model",
+            parse=not_blank,
         ),
     ] = None
     cassettes: Annotated[
@@ -100,6 +116,8 @@ class Settings:
         Setting(
             "Server that receives the requests of `--record-from cloudflare`.",
             default_text="Cloudflare's hosts",
+            parse=not_blank,
+            refuses_blank=True,
         ),
     ] = None
     models_dir: Annotated[
@@ -214,6 +232,8 @@ class Settings:
             "API token that the server accepts.",
             flag="api-token",
             default_text="requests need no token",
+            parse=secret,
+            refuses_blank=True,
         ),
     ] = frozenset()
     file_tokens: Annotated[
@@ -223,6 +243,7 @@ class Settings:
             flag="api-token-file",
             path="existing file",
             parse=tokens_in_file,
+            refuses_blank=True,
         ),
     ] = frozenset()
     allowed_origins: Annotated[
@@ -245,6 +266,11 @@ class Settings:
         return self.inline_tokens | self.file_tokens
 
     @property
+    def is_open_to_others(self) -> bool:
+        """Whether other machines can send requests, and without a token."""
+        return not self.api_tokens and not _is_loopback(self.host)
+
+    @property
     def base_url_host(self) -> str:
         """The host for URLs: IPv6 addresses in brackets, a loopback address for a wildcard."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
@@ -255,3 +281,10 @@ class Settings:
         for flag, backend in (("backend", self.backend), ("record-from", self.record_from)):
             if backend == "upstream" and self.upstream_url is None:
                 raise SettingInvalid(f"--{flag} upstream needs --upstream-url")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
