@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,80 @@ def test_a_file_may_contain_json(tmp_path: Path) -> None:
     file = tmp_path / "rules.json"
     file.write_text('{"rules": [{"answer": "\\u00e9", "times": 1}]}')
     assert read_rules(file) == [Rule(answer="é", times=1)]
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_bytes(b"\xef\xbb\xbf- answer: a\r\n")
+    assert read_rules(file) == [Rule(answer="a")]
+
+
+def test_aliases_and_merged_keys_work(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- &first {answer: a, times: 2}\n- {<<: *first, answer: b}\n- *first\n")
+    assert read_rules(file) == [
+        Rule(answer="a", times=2),
+        Rule(answer="b", times=2),
+        Rule(answer="a", times=2),
+    ]
+
+
+def bomb(form: str) -> str:
+    levels = ["a0: &a0 {x: y}"]
+    for n in range(1, 30):
+        aliases = ", ".join([f"*a{n - 1}"] * 9)
+        levels.append(f"a{n}: &a{n} " + form.format(aliases))
+    return "\n".join(levels) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (bomb("[{}]"), "it takes a list of rules"),
+        (
+            f"- answer: a\n  unknown:\n    {bomb('[{}]').replace(chr(10), chr(10) + '    ')}",
+            "unknown",
+        ),
+        (f"- {bomb('{{<<: [{}]}}').replace(chr(10), chr(10) + '  ')}", "rule 1: answer"),
+        ("[" * 20_000 + "]" * 20_000, "nest"),
+        ("- " * 5_000 + "a", "it is nested too deep"),
+        ("{a: " * 500_000, "it is nested too deep"),
+        ("- &a [*a]", "rule 1: Input should be a valid dictionary"),
+        (f"- {{answer: a, times: {'9' * 5000}}}", "Exceeds the limit"),
+        ("x" * (4 * 2**20 + 1), "is longer than"),
+        ('- {answer: a, "\\x1b[31m\\n": 1}', r"rule 1: \x1b[31m\n: Extra inputs"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_or_a_few_short_lines(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingInvalid) as caught:
+        read_rules(file)
+    lines = str(caught.value).splitlines()
+    assert reason in lines[0]
+    assert len(lines) <= 21 and all(len(line) < 700 and line.isprintable() for line in lines)
+
+
+def test_the_mistakes_of_many_rules_are_twenty_lines_and_their_number(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {answer: a, time: 1}\n" * 3000)
+    with pytest.raises(SettingInvalid) as caught:
+        read_rules(file)
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (21, f"--script: {file}: and 2980 more")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_script_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "rules.yaml"
+    match kind:
+        case "folder":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case "device":
+            file.symlink_to("/dev/zero")
+    with pytest.raises(SettingInvalid, match=r"^--script: cannot read .*rules.yaml: is a "):
+        read_rules(file)

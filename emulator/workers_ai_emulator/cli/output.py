@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from workers_ai_emulator.files import one_line
+
 
 def print_line(line: str) -> None:
     """Prints a result and flushes stdout."""
@@ -26,7 +28,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints each line of an error to stderr and exits with `status`."""
+    """Prints each line of an error to stderr, control characters escaped, and exits with `status`."""
     for line in message.splitlines() or [message]:
-        print_to_stderr(f"workers-ai-emulator: {line}")
+        print_to_stderr(f"workers-ai-emulator: {one_line(line)}")
     raise SystemExit(status)

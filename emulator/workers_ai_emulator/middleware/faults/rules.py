@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
-from workers_ai_emulator.wire.validation import error_lines
+from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 
 FAULT_HEADER = "x-emulator-fault"
 
@@ -176,15 +176,10 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
 
     Raises ValueError with a line for each mistake.
     """
-    rules, lines = [], []
-    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        try:
-            rules.append(FaultRule.model_validate(item, strict=True))
-        except ValidationError as error:
-            lines += [f"rule {number}: {line}" for line in error_lines(error)]
-    if lines:
-        raise ValueError("\n".join(lines))
-    return rules
+    items = value if isinstance(value, list) else [value]
+    if len(items) > _MAX_RULES:
+        raise ValueError(f"{_MAX_RULES} rules are the most, not {len(items)}")
+    return parse_rules_of(FaultRule, items, strict=True)
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:
