@@ -28,7 +28,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints each line of an error to stderr, control characters escaped, and exits with `status`."""
+    """Prints the lines of an error to stderr, control characters escaped; exits with `status`."""
     for line in message.splitlines() or [message]:
         print_to_stderr(f"workers-ai-emulator: {one_line(line)}")
     raise SystemExit(status)
