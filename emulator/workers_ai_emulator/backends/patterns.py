@@ -19,7 +19,7 @@ from typing import Any
 
 SIZE_OF_LARGE = 200_000
 
-_MAX_COST = 10**9  # instructions times characters: seconds, in the worst case
+_MAX_COST = 3 * 10**8  # instructions times characters: seconds, in the worst case
 _MAX_MEMORY = 2**24
 _BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"  # Unicode guarantees that these are no characters
 _MARKER = f"[{_BOUNDARY}{_INSIDE}]"

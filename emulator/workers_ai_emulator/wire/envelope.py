@@ -69,7 +69,8 @@ class Padding:
     """Adds padding to events. The same seed gives the same lengths."""
 
     def __init__(self, seed: str) -> None:
-        self._random = random.Random(seed)
+        # The same numbers as for the text itself, which may contain lone surrogates.
+        self._random = random.Random(seed.encode("utf-8", "surrogatepass"))
 
     def pad(self, content: dict[str, Any]) -> dict[str, Any]:
         """Returns the event's content with the padding `p` as its last key."""
