@@ -35,6 +35,7 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C is ten tim
 _MAX_WAIT_S = 86400
 _MAX_FILE_BYTES = 4 * 2**20
 _MAX_DEPTH = 100  # of nested YAML
+_MAX_EVENTS = 400_000  # beginnings, ends and values of YAML
 _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # characters
 _MAX_PATTERNS_SIZE = 5_000_000  # instructions of all regular expressions of a script
@@ -213,18 +214,23 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # one of two classes
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
-        named = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
+        named = {
+            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key: (key, value)
+            for key, value in node.value
+        }
         node.value = list(named.values())
 
 
 def _load(text: str) -> Any:
     """Returns the content of YAML. Raises YAMLError, ValueError or RecursionError."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise RecursionError
+        if number > _MAX_EVENTS:
+            raise ValueError("it has too many values")
     return yaml.load(text, Loader=_Loader)
 
 
