@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
 import stat
-from io import StringIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
+# Characters that end a line, change the direction of a text, or are none by themselves.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+class IrregularFile(OSError):
+    """A path names a directory, device or pipe. `strerror` says which."""
+
+    strerror: str
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EINVAL, reason)
 
 
 class TextUnreadable(ValueError):
@@ -26,22 +44,52 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     wait for the other end of a pipe.
     """
     try:
-        with open(path, "rb", opener=_open_regular) as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1) or b""
         if len(data) > max_bytes:
             raise ValueError(f"is longer than {max_bytes:,} bytes")
         return StringIO(data.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError as error:
         raise TextUnreadable(path, f"is not UTF-8 text: {error.reason}") from error
+    except IrregularFile as error:
+        raise TextUnreadable(path, error.strerror) from error
     except OSError as error:
         raise TextUnreadable(path, f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # ours, or Python's about a NUL character in the path
+    except ValueError as error:  # from above, or about a NUL character in the path
         raise TextUnreadable(path, str(error)) from error
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file for reading, and does not wait for the other end of a pipe.
+
+    Raises OSError, for a directory, device or pipe IrregularFile.
+    """
+    return open(path, "rb", opener=_open_regular)
+
+
 def one_line(text: str) -> str:
-    r"""Returns the text with every control character escaped, as a terminal can show it: `\x1b`."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    r"""Returns the text with every control character escaped, as a terminal can show it: `\x1b`.
+
+    File names that Python has decoded with another encoding than UTF-8 become readable again.
+    """
+    with suppress(UnicodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+@contextmanager
+def new_part(path: Path) -> Iterator[Path]:
+    """Yields the path of a new, empty file, which is deleted at the end unless it was renamed.
+
+    Replaces a file, or a symbolic link, that exists under this path, and does not follow the link.
+    The caller must make sure that no other process uses the path. Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    path.open("xb").close()  # fails if another program has created a link meanwhile
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -49,18 +97,19 @@ def write_text_atomically(path: Path, text: str) -> None:
 
     Raises OSError.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    name = f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
+    with new_part(path.with_name(name)) as partial:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file. Raises ValueError for other kinds of files, and OSError."""
+    """Opens a regular file. Raises OSError, for other kinds of files IrregularFile."""
     _check_regular(os.stat(path))  # opening a device may have effects
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         _check_regular(os.fstat(descriptor))  # the path may name another file by now
-    except ValueError:
+    except IrregularFile:
         os.close(descriptor)
         raise
     return descriptor
@@ -68,10 +117,6 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _check_regular(found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise ValueError("is a directory, not a file")
+        raise IrregularFile("is a directory, not a file")
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError("is a device or a pipe, not a file")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+        raise IrregularFile("is a device or a pipe, not a file")

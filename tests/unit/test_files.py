@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.files import (
     TextUnreadable,
+    new_part,
     one_line,
     read_small_text,
     write_text_atomically,
@@ -88,6 +89,8 @@ def test_a_path_that_cannot_exist_is_refused_in_one_printable_line(
         ("two\nlines\r", r"two\nlines\r"),
         ("\u202ereversed", r"\u202ereversed"),
         ("\udce9", r"\udce9"),
+        ("caf\udcc3\udca9", "café"),
+        ("a\u00a0b\u3000c", "a\u00a0b\u3000c"),
     ],
 )
 def test_characters_that_change_a_terminal_are_escaped(text: str, line: str) -> None:
@@ -119,3 +122,24 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="no space"):
         write_text_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows restricts links")
+def test_a_new_part_replaces_a_link_and_is_deleted_at_the_end(tmp_path: Path) -> None:
+    precious, part = tmp_path / "precious.txt", tmp_path / "a.part"
+    precious.write_text("old")
+    part.symlink_to(precious)
+    with new_part(part) as path:
+        path.write_text("new")
+    assert precious.read_text() == "old"
+    assert not part.is_symlink() and not part.exists()
+
+
+def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(path: Path, text: str, encoding: str) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "write_text", fill_up)
+    with pytest.raises(OSError, match="no space"):
+        write_text_atomically(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from workers_ai_emulator.files import one_line
-
 
 def print_line(line: str) -> None:
     """Prints a result and flushes stdout."""
@@ -28,7 +26,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints the lines of an error to stderr, control characters escaped; exits with `status`."""
+    """Prints each line of an error to stderr and exits with `status`."""
     for line in message.splitlines() or [message]:
-        print_to_stderr(f"workers-ai-emulator: {one_line(line)}")
+        print_to_stderr(f"workers-ai-emulator: {line}")
     raise SystemExit(status)
