@@ -58,6 +58,7 @@ class Pattern:
 
     def __init__(self, source: str) -> None:
         try:
+            # Python's own parser, so that the syntax is exactly Python's. typeshed lacks it.
             parsed = import_module("re._parser").parse(source)
             ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
             self._needs_markers = anything.has_boundaries

@@ -39,7 +39,7 @@ _MAX_EVENTS = 400_000  # beginnings, ends and values of YAML
 _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # characters
 _MAX_PATTERNS_SIZE = 5_000_000  # instructions of all regular expressions of a script
-_MAX_IMMEDIATE = 20_000  # characters of the text times rules; more are compared in a thread
+_MAX_IMMEDIATE_COST = 1_000_000  # of all rules; with a higher cost, they are compared in a thread
 
 
 class _PatternBudget:
@@ -90,6 +90,11 @@ class Rule(BaseModel):
         if len(value) > _MAX_PATTERN:
             raise ValueError(f"no regular expression: it is longer than {_MAX_PATTERN} characters")
         return (info.context or _PatternBudget()).compile(value)
+
+    @property
+    def cost(self) -> int:
+        """The time of a comparison, relative to other rules, for each character of the text."""
+        return 1 if self.matches is None else 1 + self.matches.size
 
     def applies(self, model: str, text: str) -> bool:
         """Whether all conditions hold. Raises PatternTooCostly."""
@@ -153,7 +158,7 @@ class ScriptedBackend:
         """Returns the first rule that applies, and counts its use."""
         while True:
             rules = [active for active in self._rules if active.times != 0]
-            if len(text) * len(rules) > _MAX_IMMEDIATE:
+            if len(text) * sum(active.rule.cost for active in rules) > _MAX_IMMEDIATE_COST:
                 active = await asyncio.to_thread(_first, rules, model, text)
             else:
                 active = _first(rules, model, text)
