@@ -9,7 +9,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
-_SECRET = re.compile(r"[\x21-\x7e]+")  # other characters cannot be sent in a header
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # other characters cannot be sent in a header
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -33,15 +33,15 @@ def size(declaration: Declaration, text: str) -> int:
 
 
 def not_blank(declaration: Declaration, text: str) -> str:
-    """Returns the text without white space around it, which must not be all."""
+    """Returns the text, which must not be blank."""
     if not text.strip():
         raise SettingInvalid(f"{declaration} is empty: give a value, or leave it out")
-    return text.strip()
+    return text
 
 
-def secret(declaration: Declaration, text: str) -> str:
-    """Returns a token or key without white space around it. Errors do not contain it."""
-    if not _SECRET.fullmatch(value := not_blank(declaration, text)):
+def token(declaration: Declaration, text: str) -> str:
+    """Returns a token without white space around it. Errors do not contain it."""
+    if not _TOKEN.fullmatch(value := not_blank(declaration, text).strip()):
         raise SettingInvalid(
             f"{declaration} takes visible characters of ASCII without spaces: check for a "
             "character that was pasted by accident"
@@ -58,13 +58,13 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise SettingInvalid(f"--{declaration.flag}: {file} holds no token; write one a line")
-    for number, token in numbered:
-        if not _SECRET.fullmatch(token):
+    for number, line in numbered:
+        if not _TOKEN.fullmatch(line):
             raise SettingInvalid(
                 f"--{declaration.flag}: {file}: line {number} is no token: a token has visible "
                 "characters of ASCII without spaces"
             )
-    return frozenset(token for _, token in numbered)
+    return frozenset(line for _, line in numbered)
 
 
 def origin(declaration: Declaration, text: str) -> str:

@@ -16,8 +16,8 @@ from workers_ai_emulator.settings.parsers import (
     not_blank,
     number,
     origin,
-    secret,
     size,
+    token,
     tokens_in_file,
 )
 
@@ -80,7 +80,7 @@ class Settings:
         Setting(
             "API key for the upstream server. Prefer the environment variable: other users of the "
             "machine can read a command's flags.",
-            parse=secret,
+            parse=not_blank,
             refuses_blank=True,
         ),
     ] = field(default=None, repr=False)
@@ -232,7 +232,7 @@ class Settings:
             "API token that the server accepts.",
             flag="api-token",
             default_text="requests need no token",
-            parse=secret,
+            parse=token,
             refuses_blank=True,
         ),
     ] = frozenset()
