@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from socket import AF_INET, SOCK_STREAM, socket  # now, before a test replaces the class
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,10 +31,10 @@ class WorkersAI:
     account_id = "0123456789abcdef0123456789abcdef"
     api_token = "local"
 
-    def __init__(self, base_url: str, output: Path) -> None:
+    def __init__(self, base_url: str, output: IO[bytes]) -> None:
         self.base_url = base_url
         self._output = output
-        self._output_start = output.stat().st_size
+        self._output_start = output.seek(0, os.SEEK_END)
 
     @property
     def openai_base_url(self) -> str:
@@ -72,11 +72,10 @@ class WorkersAI:
 
     @property
     def output(self) -> str:
-        """The emulator's stderr output during this test, cut to the last 16 KiB."""
-        with self._output.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._output_start, end - _MAX_OUTPUT_BYTES))
-            return file.read().decode("utf-8", "replace")
+        """The last 16 KiB, at most, of what the emulator wrote to stderr during this test."""
+        end = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(self._output_start, end - _MAX_OUTPUT_BYTES))
+        return self._output.read().decode("utf-8", "replace")
 
     def reset(self) -> None:
         """Returns the emulator to its initial state.
@@ -93,26 +92,39 @@ class WorkersAI:
         Fails the test if the emulator does not respond.
         """
         __tracebackhide__ = True
-        import http.client
+        try:
+            status, text = self._exchange(method, f"/_emulator/{name}", body)
+        except (OSError, ValueError) as error:
+            pytest.fail(f"the emulator does not answer ({error}):\n{self.output}", pytrace=False)
+        value = json.loads(text)
+        if status >= 400:
+            raise ValueError("\n".join(entry["message"] for entry in value["errors"]))
+        return value
+
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        """Sends a request; returns the status and the body. Raises OSError or ValueError.
+
+        Uses a socket, because a test may replace HTTP clients to record or mock its own requests.
+        """
         from urllib.parse import urlsplit
 
         parts = urlsplit(self.base_url)
-        assert parts.hostname
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, _RESPONSE_TIMEOUT_S)
-        data = None if body is None else json.dumps(body)
-        headers = {"authorization": f"Bearer {self.api_token}"}
-        try:
-            connection.request(method, f"/_emulator/{name}", data, headers)
-            response = connection.getresponse()
-            text = response.read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            pytest.fail(f"the emulator does not answer ({error}):\n{self.output}", pytrace=False)
-        finally:
-            connection.close()
-        value = json.loads(text)
-        if response.status >= 400:
-            raise ValueError("\n".join(entry["message"] for entry in value["errors"]))
-        return value
+        data = b"" if body is None else json.dumps(body).encode()
+        head = [
+            f"{method} {path} HTTP/1.0",  # the server closes the connection after its response
+            f"host: {parts.netloc}",
+            f"authorization: Bearer {self.api_token}",
+            f"content-length: {len(data)}",
+        ]
+        with socket(AF_INET, SOCK_STREAM) as connection:
+            connection.settimeout(_RESPONSE_TIMEOUT_S)
+            connection.connect((parts.hostname, parts.port))
+            connection.sendall("\r\n".join([*head, "", ""]).encode() + data)
+            response = b"".join(iter(lambda: connection.recv(2**16), b""))
+        start, _, content = response.partition(b"\r\n\r\n")
+        if not content:
+            raise ValueError("it closed the connection")
+        return int(start.split()[1]), content
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -123,33 +135,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def _workers_ai_server(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
-    """Starts one emulator for all tests of this process, and stops it after them.
+) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yields the base URL of one emulator for all tests of this process, and its stderr's file.
 
-    Yields the emulator's base URL and the path of the file that contains its stderr output.
+    The file is open from the start, because a test may delete it or replace the file system.
     """
     from workers_ai_emulator.errors import CommandError
     from workers_ai_emulator.launcher.child import emulator_process
 
-    output = tmp_path_factory.mktemp("workers-ai-emulator") / "output.txt"
+    path = tmp_path_factory.mktemp("workers-ai-emulator") / "output.txt"
     flags = ["--backend", pytestconfig.getini("workers_ai_backend")]
     flags += pytestconfig.getini("workers_ai_args")
-    with output.open("ab") as file:
+    with path.open("ab") as file:
+        output = path.open("rb")
+        pytestconfig.add_cleanup(output.close)  # reports are made after the fixtures' ends
         try:
             with emulator_process(flags, os.environ, file) as base_url:
                 yield base_url, output
         except CommandError as error:
-            text = output.read_text("utf-8", "replace")
+            text = output.read().decode("utf-8", "replace")
             failure = pytest.fail.Exception(f"{error}:\n{text}", pytrace=False)
             raise failure from None
 
 
 @pytest.fixture
-def workers_ai(_workers_ai_server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> WorkersAI:
-    """Returns an emulator that has been reset for this test.
-
-    Sets environment variables during the test, so that Cloudflare's clients use the emulator.
-    """
+def workers_ai(
+    _workers_ai_server: tuple[str, IO[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> WorkersAI:
+    """Returns the emulator after a reset. The environment points Cloudflare's clients to it."""
     emulator = WorkersAI(*_workers_ai_server)
     emulator.reset()
     monkeypatch.setenv("CLOUDFLARE_BASE_URL", emulator.base_url)
@@ -173,5 +186,10 @@ def pytest_runtest_makereport(
         return  # another plugin's hook raised an exception, which pluggy raises again
     report = outcome.get_result()
     emulator = getattr(item, "funcargs", {}).get("workers_ai")
-    if report.failed and isinstance(emulator, WorkersAI) and (output := emulator.output):
-        report.sections.append(("Output of workers-ai-emulator", output))
+    if report.failed and isinstance(emulator, WorkersAI):
+        try:
+            output = emulator.output
+        except Exception as error:  # an exception of a hook would end the whole run
+            output = f"cannot be read: {error!r}"
+        if output:
+            report.sections.append(("Output of workers-ai-emulator", output))

@@ -196,3 +196,16 @@ def test_a_suspended_process_has_no_stalled_engine() -> None:
             assert connection.recv(9) == b"HTTP/1.1 "
         assert httpx.get(f"{server.root}/_emulator/readyz").status_code == 200
         assert server.run({"prompt": "Hi", "max_tokens": 2}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_warned"),
+    [([], True), (["--api-token", "one"], False), (["--host", "127.0.0.1"], False)],
+)
+def test_a_server_that_other_machines_can_use_without_a_token_warns(
+    flags: list[str], is_warned: bool
+) -> None:
+    with server_process("--backend", "scripted", "--host", "0.0.0.0", *flags) as server:
+        pass
+    lines = [line for line in server.log if "WARNING OPEN TO OTHER MACHINES" in line]
+    assert len(lines) == is_warned

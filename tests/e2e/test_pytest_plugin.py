@@ -265,3 +265,78 @@ def test_it():
     )
     done = project.run()
     assert counts(done) == {"passed": 1}, done.stdout
+
+
+def test_a_test_may_delete_the_folder_of_the_output(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import shutil
+import httpx
+
+def test_it(workers_ai, tmp_path_factory):
+    shutil.rmtree(tmp_path_factory.getbasetemp())
+    httpx.post(workers_ai.run_url("@cf/no/model"), json={"prompt": "Hi"})
+    assert False
+
+def test_next(workers_ai):
+    assert workers_ai.requests == []
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"failed": 1, "passed": 1}, done.stdout
+    assert "@cf/no/model" in done.stdout.partition("Output of workers-ai-emulator")[2]
+
+
+def test_an_output_that_cannot_be_read_does_not_end_the_run(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+from workers_ai_emulator.pytest_plugin import WorkersAI
+
+def test_it(workers_ai):
+    WorkersAI.output = property(lambda self: 1 / 0)
+    assert False
+
+def test_next(workers_ai):
+    pass
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"failed": 1, "passed": 1}, done.stdout
+    assert "cannot be read: ZeroDivisionError" in done.stdout
+
+
+def test_replaced_http_clients_and_sockets_do_not_see_the_fixtures_own_requests(
+    project: Project,
+) -> None:
+    project.write(
+        "test_it.py",
+        """
+import http.client
+import socket
+import pytest
+
+def refuse(*args, **options):
+    raise AssertionError("a request of the fixture was seen")
+
+@pytest.fixture(autouse=True)
+def _mocks(monkeypatch):
+    monkeypatch.setattr(http.client, "HTTPConnection", refuse)
+    monkeypatch.setattr(http.client.HTTPResponse, "__init__", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+@pytest.mark.parametrize("number", range(2))
+def test_it(workers_ai, number):
+    workers_ai.script("x")
+    workers_ai.fault("capacity")
+    assert workers_ai.requests == []
+    with pytest.raises(ValueError, match="fault: "):
+        workers_ai.fault("none")
+    workers_ai.reset()
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 2}, done.stdout

@@ -38,7 +38,8 @@ WORDS = ["The", " capital", " of", " France", " is", " Paris.", ""]
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     file: Path = tmp_path_factory.mktemp("rules") / "rules.yaml"
     file.write_text(RULES)
-    with server_process("--backend", "scripted", "--script", str(file)) as running:
+    flags = ["--cassettes", str(file.parent), "--record-from", "scripted"]
+    with server_process("--backend", "scripted", "--script", str(file), *flags) as running:
         yield running
 
 
@@ -63,6 +64,32 @@ def test_the_run_endpoint_returns_the_completion_and_the_usage(scripted: ServerP
     response = scripted.run(FRANCE)
     assert response.json()["result"] == {"response": TEXT, "usage": USAGE}
     assert response.headers["x-emulator-model"] == "scripted"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"prompt": "Nice \ud83d"}, "Nice \ud83d"),
+        ({"messages": [{"role": "user", "content": "\udc00 Nice"}]}, "\udc00 Nice"),
+        ({"messages": [{"role": "us\ud83der", "content": "a\udfffb"}]}, "a\udfffb"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["scripted", "record"])
+def test_lone_surrogates_are_the_same_in_json_and_in_a_stream(
+    scripted: ServerProcess, body: dict[str, Any], text: str, backend: str
+) -> None:
+    def post(**more: Any) -> httpx.Response:
+        content = json.dumps(body | more).encode()  # httpx cannot encode lone surrogates
+        headers = {"x-emulator-backend": backend}
+        return httpx.post(scripted.run_url(), content=content, headers=headers, timeout=120)
+
+    whole = post().json()["result"]["response"]
+    events = events_of(post(stream=True))
+    assert whole == "".join(event["response"] for event in events)
+    assert whole == f"This is a scripted answer to: {text}"
+    rows = httpx.get(f"{scripted.root}/_emulator/requests?limit=1").json()["requests"]
+    entry = httpx.get(f"{scripted.root}/_emulator/requests/{rows[0]['id']}")
+    assert entry.status_code == 200 and entry.json()["outcome"] == "ok"
 
 
 def test_a_stream_has_one_event_per_word_and_the_usage_last(scripted: ServerProcess) -> None:
@@ -151,6 +178,22 @@ def test_a_slow_generation_is_aborted_when_the_server_stops(tmp_path: Path) -> N
         connection = server.connect({"prompt": "slowly"})
     with connection:
         assert b" 408 " in connection.recv(2**16).partition(b"\r\n")[0]
+    assert server.process.returncode == 0
+
+
+def test_no_expression_of_a_posted_script_blocks_the_server(tmp_path: Path) -> None:
+    with server_process("--backend", "scripted") as server:
+        control = f"{server.root}/_emulator"
+        rules = [{"matches": "(a+)+$", "answer": "1"}, {"matches": "(x?){1000}y", "answer": "2"}]
+        assert server.post(f"{control}/script", rules).json() == {"rules": 2}
+        text = "a" * 38 + "!"
+        assert server.run({"prompt": text}).json()["result"]["response"].endswith(text)
+        refused = server.run({"prompt": "x" * 1_000_000})
+        assert refused.status_code == 400 and "rule 2 is too complex" in refused.text
+        response = server.post(f"{control}/script", [{"matches": r"(a)\1", "answer": "1"}])
+        assert [error["message"] for error in response.json()["errors"]] == [
+            'rule 1: matches: a back-reference such as \\1 is not supported, not "(a)\\\\1"'
+        ]
     assert server.process.returncode == 0
 
 

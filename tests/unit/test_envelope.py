@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -80,3 +81,10 @@ def test_a_failed_stream_is_cut_off_and_calls_on_end() -> None:
     asyncio.run(serve())
     assert [message.get("more_body") for message in sent] == [None, True]
     assert ends == ["ended"]
+
+
+def test_padding_accepts_a_seed_with_lone_surrogates_and_is_otherwise_that_of_the_text() -> None:
+    lengths = [len(Padding("a \ud83d").pad({}).get("p", "")) for _ in range(2)]
+    assert lengths[0] == lengths[1]
+    expected = random.Random("é").randint(0, 49)
+    assert len(Padding("é").pad({}).get("p", "")) == expected

@@ -35,6 +35,20 @@ def rules(*values: Mapping[str, Any]) -> FaultRules:
     return fault_rules
 
 
+def test_hostile_rules_are_a_few_short_lines() -> None:
+    for value, line, num_lines in (
+        ([{"fault": "capacity"}] * 1001, "1000 rules are the most, not 1001", 1),
+        ({str(number): 1 for number in range(1000)}, "rule 1: it has 1000 keys", 1),
+        ([{"fault": "x"}] * 1000, "rule 1: fault: Input should be", 21),
+        ({"fault": "capacity", "\x1b[31m" * 1000: [[[]] * 10**5]}, r"rule 1: \x1b[31m", 1),
+    ):
+        with pytest.raises(ValueError) as caught:
+            parse_fault_rules(value)
+        lines = str(caught.value).splitlines()
+        assert lines[0].startswith(line) and len(lines) == num_lines
+        assert all(len(each) < 700 and each.isprintable() for each in lines)
+
+
 def applied(fault_rules: FaultRules, *subjects: Subject) -> list[str | None]:
     faults = [fault_rules.choose(subject) for subject in subjects]
     return [fault.fault if fault else None for fault in faults]

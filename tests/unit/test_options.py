@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,68 @@ def test_the_command_line_imports_no_slow_library() -> None:
     program = f"import sys, workers_ai_emulator.cli; print({set(slow)} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("api-token", ""),
+        ("api-token", " \n"),
+        ("api-token-file", ""),
+        ("upstream-api-key", ""),
+        ("cloudflare-url", ""),
+    ],
+)
+def test_a_blank_variable_of_a_secret_is_one_line(
+    flag: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variable = "WORKERS_AI_EMULATOR_" + flag.upper().replace("-", "_")
+    monkeypatch.setenv(variable, value)
+    assert error_of("serve", monkeypatch=monkeypatch) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert variable in line and "empty" in line
+
+
+def test_a_flag_replaces_a_blank_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", "")
+    assert parse("--api-token", "one").api_tokens == {"one"}
+
+
+def test_a_blank_variable_of_another_setting_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_SEED", "")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_ALLOW_ORIGIN", "")
+    assert parse() == Settings()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "sctp"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["wait", "--timeout", "0", "--host", "127.0.0.1"],
+        ["exec"],
+        ["serve", "--memory", "x"],
+    ],
+)
+def test_the_variable_of_a_kubernetes_service_is_ignored_with_one_line(
+    scheme: str,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    value = f"{scheme}://10.96.0.12:8790"
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT", value)
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_SERVICE_HOST", "10.96.0.12")
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT_8790_TCP", value)
+    error_of(*arguments, monkeypatch=monkeypatch)
+    ignored, *other = capsys.readouterr().err.splitlines()
+    assert ignored.startswith(f"ignoring WORKERS_AI_EMULATOR_PORT='{value}': ")
+    assert not any("WORKERS_AI_EMULATOR_PORT" in line for line in other)
+    assert os.environ["WORKERS_AI_EMULATOR_PORT"] == value  # the command of `exec` still has it
+
+
+def test_another_text_in_the_port_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT", "http://127.0.0.1:8790")
+    assert error_of("wait", monkeypatch=monkeypatch) == 2
+    assert "WORKERS_AI_EMULATOR_PORT" in capsys.readouterr().err

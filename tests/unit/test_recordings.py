@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.middleware.recordings import folder as folder_module
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.difference import difference, nearest
 from workers_ai_emulator.middleware.recordings.folder import Folder
@@ -284,6 +286,23 @@ def test_responses_to_equal_requests_keep_their_order(tmp_path: Path) -> None:
             '{"status": 200, "headers": {}, "after_ms": 0}}',
             "path is missing",
         ),
+        (
+            '{"recorded_at": "", "source": "", "request": {"path": 5}, "answer": '
+            '{"status": 200, "headers": {}, "after_ms": 0}}',
+            "path is missing",
+        ),
+        (
+            '{"recorded_at": "", "source": "", "request": {"path": "/"}, "answer": '
+            '{"status": 200, "headers": {"a": "b\\r\\nc: d"}, "after_ms": 0}}',
+            "answer.headers: a header has characters",
+        ),
+        (
+            '{"recorded_at": "", "source": "", "request": {"path": "/"}, "answer": '
+            '{"status": 200, "headers": {"a": "猫"}, "after_ms": 1e300}}',
+            "answer.headers: a header .* answer.after_ms",
+        ),
+        ('{"request": ' + "[" * 300 + "]" * 300 + "}", "nested too deep"),
+        ('{"\\u001b[31m": 1}', r"\\x1b\[31m: Extra inputs"),
     ],
 )
 def test_a_damaged_file_is_an_error_with_its_name_and_the_reason(
@@ -294,6 +313,38 @@ def test_a_damaged_file_is_an_error_with_its_name_and_the_reason(
     with pytest.raises(WireError, match=reason) as raised:
         Folder(tmp_path).read(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "huge"])
+def test_a_recording_that_is_no_regular_file_costs_one_line(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, request = Folder(tmp_path), request_of({"prompt": "a"})
+    path = folder.write(recording_of(request), 1)
+    path.unlink()
+    other = folder.write(recording_of(request_of({"prompt": "b"})), 1)
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "huge":
+            monkeypatch.setattr(folder_module, "_MAX_FILE_BYTES", 1000)
+            path.write_bytes(b" " * 1001)
+    with pytest.raises(WireError, match=r"cannot read .* is ") as raised:
+        folder.read(path)
+    assert "\n" not in str(raised.value)
+    assert [found for found, _ in folder.comparable(request)] == [other]
+    assert len(caplog.records) == 1
+
+
+def test_lone_surrogates_in_a_recording_are_replaced() -> None:
+    response = recording_of(request_of({}), text="a\ud83db").answer
+    assert response.body == "a\ufffdb".encode()
+    stream = recording_of(request_of({}), text=None, events=[(0, "a\ud83db"), (0, "\udcff")]).answer
+    assert [data for _, data in stream.event_bytes] == ["a\ufffdb".encode(), b"\xff"]
 
 
 def test_an_unusable_folder_is_an_invalid_setting(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.errors import WireError
 
 from tests.server import FP16, INT8
 
@@ -100,6 +102,28 @@ def test_without_a_matching_rule_the_completion_quotes_the_text() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [({"matches": "(a+)+$"}, "a" * 38 + "!"), ({"model": "*a" * 60 + "*b"}, "x")],
+)
+def test_a_condition_never_takes_exponential_time(rule: dict[str, str], text: str) -> None:
+    assert completion(script({**rule, "answer": "1"}, {"answer": "2"}), text) == "2"
+
+
+def test_a_search_that_could_take_minutes_fails_the_request() -> None:
+    with pytest.raises(WireError, match="rule 1 is too complex for a text of 1000000 characters"):
+        completion(script({"matches": "(a?){1000}b", "answer": "1"}), "a" * 1_000_000)
+
+
+def test_requests_with_long_texts_use_a_rule_as_often_as_it_applies() -> None:
+    async def texts() -> list[str]:
+        rules = script({"answer": "1", "times": 2}, {"answer": "2"})
+        started = await asyncio.gather(*(start(rules, "x" * 20_000) for _ in range(5)))
+        return sorted([(await anext(aiter(generation))).text for generation in started])
+
+    assert asyncio.run(texts()) == ["1", "1", "2", "2", "2"]
+
+
 # ── the completion ────────────────────────────────────────────────────────────────────────────
 
 
@@ -179,6 +203,9 @@ def test_any_other_value_is_refused(value: Any) -> None:
         ({"answer": 42}, "rule 2: answer: Input should be a valid string, not 42"),
         ({"answer": "a", "contain": "x"}, "rule 2: contain: Extra inputs are not permitted"),
         ({"answer": "a", "matches": "("}, "rule 2: matches: no regular expression"),
+        ({"answer": "a", "matches": 5}, "rule 2: matches: Input should be a valid string, not 5"),
+        ({"answer": "a", "matches": "(?=b)"}, "rule 2: matches: look-around such as (?=...)"),
+        ({"answer": "a", "model": "*" * 201}, "rule 2: model: String should have at most 200"),
         ({"answer": "a", "times": 0}, "rule 2: times: Input should be greater than or equal to 1"),
         ({"answer": "a", "tokens_per_second": 0}, "rule 2: tokens_per_second: Input should be"),
         ({"answer": "a", "first_token_after": -1}, "rule 2: first_token_after: Input should be"),
@@ -191,6 +218,17 @@ def test_a_mistake_is_one_line_with_its_place(rule: Any, line: str) -> None:
         parse_rules([{"answer": "a"}, rule])
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_regular_expressions_that_are_too_large_together_are_refused() -> None:
+    rules = [{"answer": "a", "matches": r"\w{400}"}] * 40
+    with pytest.raises(ValueError, match="regular expressions are too large together"):
+        parse_rules(rules)
+
+
+def test_too_many_rules_are_refused() -> None:
+    with pytest.raises(ValueError, match="10000 are the most"):
+        parse_rules([{"answer": "a"}] * 10_001)
 
 
 def test_every_mistake_in_a_file_has_a_line(tmp_path: Path) -> None:
@@ -220,3 +258,83 @@ def test_a_file_may_contain_json(tmp_path: Path) -> None:
     file = tmp_path / "rules.json"
     file.write_text('{"rules": [{"answer": "\\u00e9", "times": 1}]}')
     assert read_rules(file) == [Rule(answer="é", times=1)]
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_bytes(b"\xef\xbb\xbf- answer: a\r\n")
+    assert read_rules(file) == [Rule(answer="a")]
+
+
+def test_aliases_and_merged_keys_work(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- &first {answer: a, times: 2}\n- {<<: *first, answer: b}\n- *first\n")
+    assert read_rules(file) == [
+        Rule(answer="a", times=2),
+        Rule(answer="b", times=2),
+        Rule(answer="a", times=2),
+    ]
+
+
+def bomb(form: str) -> str:
+    levels = ["a0: &a0 {x: y}"]
+    for n in range(1, 30):
+        aliases = ", ".join([f"*a{n - 1}"] * 9)
+        levels.append(f"a{n}: &a{n} " + form.format(aliases))
+    return "\n".join(levels) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (bomb("[{}]"), "it takes a list of rules"),
+        (
+            f"- answer: a\n  unknown:\n    {bomb('[{}]').replace(chr(10), chr(10) + '    ')}",
+            "unknown",
+        ),
+        (f"- {bomb('{{<<: [{}]}}').replace(chr(10), chr(10) + '  ')}", "rule 1: answer"),
+        ("[" * 20_000 + "]" * 20_000, "nest"),
+        ("- " * 5_000 + "a", "it is nested too deep"),
+        ("{a: " * 500_000, "it is nested too deep"),
+        (f"{bomb('[{}]')}? [*a29]\n: x\n", "unhashable key"),
+        (f"{bomb('[{}]')}? {{*a29 : x}}\n: x\n", "unhashable key"),
+        ("[" + "a," * 500_000 + "]", "it has too many values"),
+        ("- &a [*a]", "rule 1: Input should be a valid dictionary"),
+        (f"- {{answer: a, times: {'9' * 5000}}}", "Exceeds the limit"),
+        ("x" * (4 * 2**20 + 1), "is longer than"),
+        ('- {answer: a, "\\x1b[31m\\n": 1}', r"rule 1: \x1b[31m\n: Extra inputs"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_or_a_few_short_lines(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingInvalid) as caught:
+        read_rules(file)
+    lines = str(caught.value).splitlines()
+    assert reason in lines[0]
+    assert len(lines) <= 21 and all(len(line) < 700 and line.isprintable() for line in lines)
+
+
+def test_the_mistakes_of_many_rules_are_twenty_lines_and_their_number(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {answer: a, time: 1}\n" * 3000)
+    with pytest.raises(SettingInvalid) as caught:
+        read_rules(file)
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (21, f"--script: {file}: and 2980 more")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_script_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "rules.yaml"
+    match kind:
+        case "folder":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case "device":
+            file.symlink_to("/dev/zero")
+    with pytest.raises(SettingInvalid, match=r"^--script: cannot read .*rules.yaml: is a "):
+        read_rules(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,78 @@ def test_a_token_file_without_tokens_is_refused(tmp_path: Path) -> None:
 
 def test_a_token_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_bytes(b"\xff")
-    with pytest.raises(SettingInvalid, match=r"^--api-token-file: cannot read "):
+    with pytest.raises(SettingInvalid, match=r"^--api-token-file: .*: is not UTF-8 text"):
         value_of("file_tokens", tmp_path / "tokens")
+
+
+def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert value_of("file_tokens", tmp_path / "tokens") == {"one", "two"}
+
+
+@pytest.mark.parametrize("line", ["two three", "\ufefftwo", "tw\u00f6"])
+def test_a_line_that_no_header_can_hold_is_refused_without_showing_it(
+    tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "tokens").write_text(f"one\n{line}\n", "utf-8")
+    with pytest.raises(SettingInvalid, match=r": line 2 is no token: ") as failure:
+        value_of("file_tokens", tmp_path / "tokens")
+    assert line not in str(failure.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_token_file_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "tokens"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+    with pytest.raises(SettingInvalid, match=r"^--api-token-file: .*tokens: is a "):
+        value_of("file_tokens", path)
+
+
+@pytest.mark.parametrize("tokens", [[""], ["one", ""], ["one", " \t"]])
+def test_an_empty_token_is_refused(tokens: list[str]) -> None:
+    with pytest.raises(SettingInvalid, match=r"^--api-token \(or .*\) is empty: give a value"):
+        value_of("inline_tokens", tokens)
+
+
+@pytest.mark.parametrize("name", ["host", "upstream_url", "upstream_api_key", "cloudflare_url"])
+def test_an_empty_text_is_refused(name: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"is empty: give a value, or leave it out$"):
+        value_of(name, " ")
+
+
+def test_a_token_with_characters_that_no_header_can_hold_is_refused_without_showing_it() -> None:
+    with pytest.raises(SettingInvalid, match=r"^--api-token .* ASCII without spaces") as failure:
+        value_of("inline_tokens", ["k\u00e9y"])
+    assert "k\u00e9y" not in str(failure.value)
+
+
+def test_white_space_around_a_token_is_removed() -> None:
+    assert value_of("inline_tokens", [" one\n"]) == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("host", "tokens", "is_open"),
+    [
+        ("0.0.0.0", [], True),
+        ("::", [], True),
+        ("192.168.0.2", [], True),
+        ("build.example", [], True),
+        ("0.0.0.0", ["one"], False),
+        ("127.0.0.2", [], False),
+        ("::1", [], False),
+        ("localhost", [], False),
+    ],
+)
+def test_a_server_without_tokens_is_open_unless_it_listens_on_this_machine_only(
+    host: str, tokens: list[str], is_open: bool
+) -> None:
+    assert Settings(host=host, inline_tokens=frozenset(tokens)).is_open_to_others is is_open
 
 
 def test_tokens_of_flags_and_of_the_file_are_accepted() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError, field_validator
-from workers_ai_emulator.wire.validation import error_lines
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from workers_ai_emulator.wire.validation import bounded, error_lines, parse_rules_of, shown
 
 
 class Item(BaseModel):
@@ -19,6 +19,10 @@ class Item(BaseModel):
         if value != value.lower():
             raise ValueError("upper case is not allowed")
         return value
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Items(BaseModel):
@@ -56,3 +60,65 @@ def test_a_long_value_is_cut_off() -> None:
 def test_a_value_that_is_not_json_is_shown_as_text() -> None:
     (line,) = lines_for({"items": [{"name": {1, 2}}]})
     assert line.endswith('not "{1, 2}"')
+
+
+def test_a_value_whose_aliases_multiply_is_shown_in_bounded_time() -> None:
+    value: Any = ["x"]
+    for _ in range(60):
+        value = [value] * 9
+    assert shown(value) == "[" * 61 + '"x"], ["x"], ["x"],'
+
+
+def test_a_value_without_end_is_shown_in_part() -> None:
+    circle: list[Any] = ["x"]
+    circle.append(circle)
+    assert shown(circle) == '["x", ...'
+    assert shown({("a",): 1}) == "{..."
+
+
+@pytest.mark.parametrize("depth", [100, 20_000])
+def test_a_deeply_nested_value_is_cut_off(depth: int) -> None:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    assert shown(value) == "[" * 80
+
+
+def test_control_characters_are_escaped_everywhere() -> None:
+    (line,) = lines_for({"items": [{"name": "a\x7f\x1b[31m\u2028", "size": "\x9b"}]})
+    assert line.isprintable()
+    with pytest.raises(ValidationError) as caught:
+        Strict.model_validate({"\x1b]0;a\x07\n": 1})
+    assert error_lines(caught.value) == [
+        r"\x1b]0;a\x07\n: Extra inputs are not permitted, not 1",
+    ]
+
+
+def test_a_long_name_is_cut_off() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Strict.model_validate({"x" * 10_000: 1})
+    (line,) = error_lines(caught.value)
+    assert line == f"{'x' * 80}: Extra inputs are not permitted, not 1"
+
+
+def test_after_twenty_mistakes_of_one_value_the_rest_is_counted() -> None:
+    lines = lines_for({"items": [{"name": 5}] * 50})
+    assert len(lines) == 21 and lines[-1] == "and 30 more"
+
+
+def test_after_twenty_mistakes_of_all_rules_the_rest_is_counted() -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_rules_of(Item, [{"name": 5, "size": 0}] * 3000)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "rule 1: name: Input should be a valid string, not 5"
+    assert len(lines) == 21 and lines[-1] == "and 5980 more"
+
+
+def test_a_rule_with_many_keys_is_one_mistake() -> None:
+    with pytest.raises(ValueError, match=r"^rule 2: it has 100000 keys, which is more than 100$"):
+        parse_rules_of(Item, [{"name": "a"}, {str(n): n for n in range(100_000)}])
+
+
+def test_a_line_of_any_text_is_bounded_and_printable() -> None:
+    assert bounded("a\n b\x1b") == r"a b\x1b"
+    assert bounded("x" * 1000) == "x" * 400 + "..."

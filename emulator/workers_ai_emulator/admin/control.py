@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,14 +32,15 @@ async def show_faults(request: Request) -> Response:
 async def add_faults(request: Request) -> Response:
     """Adds the fault rules in the body after the active rules, and returns all active rules."""
     faults = services_of(request).faults
-    _checked(faults.add, _checked(parse_fault_rules, await body_of(request)))
+    rules = await asyncio.to_thread(_checked, parse_fault_rules, await body_of(request))
+    _checked(faults.add, rules)
     return json_response({"faults": faults.active})
 
 
 @router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Replaces the rules of the scripted backend. A reset restores the rules of `--script`."""
-    rules = _checked(parse_rules, await body_of(request))
+    """Replaces the rules of the scripted backend until the reset."""
+    rules = await asyncio.to_thread(_checked, parse_rules, await body_of(request))
     services_of(request).backends.scripted.replace(rules)
     return json_response({"rules": len(rules)})
 

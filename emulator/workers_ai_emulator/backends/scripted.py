@@ -4,25 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from workers_ai_emulator.backends.patterns import (
+    SIZE_OF_LARGE,
+    Pattern,
+    PatternTooCostly,
+    PatternTooLarge,
+)
 from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import TextUnreadable, one_line, read_small_text
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-from workers_ai_emulator.wire.validation import parse_rule_list
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.validation import bounded, parse_rules_of
 
 MODEL_NAME = "scripted"
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C is ten times as fast
 _MAX_WAIT_S = 86400
+_MAX_FILE_BYTES = 4 * 2**20
+_MAX_DEPTH = 100  # of nested YAML
+_MAX_EVENTS = 400_000  # beginnings, ends and values of YAML
+_MAX_RULES = 10_000
+_MAX_PATTERN = 10_000  # characters
+_MAX_PATTERNS_SIZE = 5_000_000  # instructions of all regular expressions of a script
+_MAX_IMMEDIATE_COST = 1_000_000  # of all rules; with a higher cost, they are compared in a thread
+
+
+class _PatternBudget:
+    """Compiles the regular expressions of one script, within seconds and limited memory."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_PATTERNS_SIZE
+
+    def compile(self, source: str) -> Pattern:
+        """Raises ValueError for an invalid expression, and once all together are too large."""
+        if self._left <= 0:
+            raise ValueError("the script's regular expressions are too large together")
+        try:
+            pattern = Pattern(source)
+        except PatternTooLarge:
+            self._left -= SIZE_OF_LARGE
+            raise
+        self._left -= pattern.size
+        return pattern
 
 
 class Rule(BaseModel):
@@ -38,32 +74,47 @@ class Rule(BaseModel):
     `tokens_per_second` delays all later tokens.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     answer: str
-    model: str = "*"
+    model: str = Field(default="*", max_length=200)
     contains: str = ""
-    matches: str = ""
+    matches: Pattern | None = None
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
     times: int | None = Field(default=None, ge=1)
 
-    @field_validator("matches")
+    @field_validator("matches", mode="before")
     @classmethod
-    def _is_pattern(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error}") from error
-        return value
+    def _to_pattern(cls, value: Any, info: ValidationInfo) -> Pattern:
+        if not isinstance(value, str):
+            raise ValueError("Input should be a valid string")
+        if len(value) > _MAX_PATTERN:
+            raise ValueError(f"no regular expression: it is longer than {_MAX_PATTERN} characters")
+        return (info.context or _PatternBudget()).compile(value)
+
+    @property
+    def cost(self) -> int:
+        """The time of a comparison, relative to other rules, for each character of the text."""
+        return 1 if self.matches is None else 1 + self.matches.size
 
     def applies(self, model: str, text: str) -> bool:
+        """Whether all conditions hold. Raises PatternTooCostly."""
         return (
             fnmatchcase(model, self.model)
             and self.contains in text
-            and re.search(self.matches, text) is not None
+            and (self.matches is None or self.matches.found_in(text))
         )
+
+
+@dataclass(slots=True)
+class _ActiveRule:
+    """A rule with the number of requests that it still applies to; None: any number."""
+
+    number: int
+    rule: Rule
+    times: int | None
 
 
 class ScriptedBackend:
@@ -78,8 +129,10 @@ class ScriptedBackend:
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
-        """Replaces all rules, and restarts the count of requests for `times`."""
-        self._rules = [(rule, rule.times) for rule in rules]
+        """Replaces the rules."""
+        self._rules = [
+            _ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)
+        ]
 
     def reset(self) -> None:
         """Restores the rules that the server had at start-up."""
@@ -91,7 +144,7 @@ class ScriptedBackend:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        rule = self._use_rule(spec.name, _last_text(request))
+        rule = await self._use_rule(spec.name, _last_text(request))
         prompt = _prompt(request)
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         generation = self._running.start(
@@ -107,30 +160,49 @@ class ScriptedBackend:
     async def close(self) -> None:
         self.cancel_all()
 
-    def _use_rule(self, model: str, text: str) -> Rule:
-        """Returns the first rule that applies to the text and counts this use for `times`.
+    async def _use_rule(self, model: str, text: str) -> Rule:
+        """Returns the first rule that applies, and counts its use."""
+        while True:
+            rules = [active for active in self._rules if active.times != 0]
+            if len(text) * sum(active.rule.cost for active in rules) > _MAX_IMMEDIATE_COST:
+                active = await asyncio.to_thread(_first, rules, model, text)
+            else:
+                active = _first(rules, model, text)
+            if active is None:
+                return Rule(answer=f"This is a scripted answer to: {text}")
+            if active.times != 0:  # otherwise another request has used it meanwhile
+                active.times = active.times and active.times - 1
+                return active.rule
 
-        If no rule applies, returns a rule whose completion quotes the text.
-        """
-        for index, (rule, times) in enumerate(self._rules):
-            if times != 0 and rule.applies(model, text):
-                self._rules[index] = (rule, times and times - 1)
-                return rule
-        return Rule(answer=f"This is a scripted answer to: {text}")
+
+def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
+    """Returns the first rule that applies. Raises WireError if a search could take minutes."""
+    for active in rules:
+        try:
+            if active.rule.applies(model, text):
+                return active
+        except PatternTooCostly as error:
+            reason = (
+                f"`matches` of the script's rule {active.number} is too complex for a text of "
+                f"{len(text)} characters: simplify it, or use `contains`"
+            )
+            raise WireError(INCOMPLETE_REQUEST, reason) from error
+    return None
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """Reads rules from a YAML or JSON file.
-
-    Raises SettingInvalid if the file cannot be read or has mistakes: one line per mistake.
-    """
+    """Reads a YAML or JSON file. Raises SettingInvalid with one line per mistake."""
+    name = one_line(str(path))
     try:
-        return parse_rules(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # PyYAML's error texts have several lines
-        raise SettingInvalid(f"--script: cannot read {path}: {reason}") from error
+        return parse_rules(_load(read_small_text(path, max_bytes=_MAX_FILE_BYTES)))
+    except TextUnreadable as error:
+        raise SettingInvalid(f"--script: cannot read {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingInvalid(f"--script: cannot read {name}: {bounded(str(error))}") from error
+    except RecursionError as error:
+        raise SettingInvalid(f"--script: cannot read {name}: it is nested too deep") from error
     except ValueError as error:
-        lines = [f"--script: {path}: {line}" for line in str(error).splitlines()]
+        lines = [f"--script: {name}: {bounded(line)}" for line in str(error).splitlines()]
         raise SettingInvalid("\n".join(lines)) from error
 
 
@@ -143,7 +215,34 @@ def parse_rules(value: Any) -> list[Rule]:
         value = value["rules"]
     if not isinstance(value, list):
         raise ValueError("it takes a list of rules, each with an `answer`")
-    return parse_rule_list(Rule, value)
+    if len(value) > _MAX_RULES:
+        raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
+    return parse_rules_of(Rule, value, context=_PatternBudget())
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc] # one of two classes
+    """A loader without code, in which aliases cannot multiply the keys that `<<` merges."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        named = {
+            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key: (key, value)
+            for key, value in node.value
+        }
+        node.value = list(named.values())
+
+
+def _load(text: str) -> Any:
+    """Returns the content of YAML. Raises YAMLError, ValueError or RecursionError."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+        if number > _MAX_EVENTS:
+            raise ValueError("it has too many values")
+    return yaml.load(text, Loader=_Loader)
 
 
 def _prompt(request: TextGenerationRequest) -> str:

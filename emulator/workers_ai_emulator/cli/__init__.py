@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import models, worker
 from workers_ai_emulator.cli.execute import execute
+from workers_ai_emulator.cli.options import Command
 from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
 from workers_ai_emulator.cli.serve import serve
 from workers_ai_emulator.cli.wait import wait
@@ -23,9 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(serve)
-app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
-app.command()(wait)
+app.command(cls=Command)(serve)
+app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(execute)
+app.command(cls=Command)(wait)
 app.command()(models.pull)
 app.add_typer(models.app, name="models")
 app.add_typer(worker.app, name="worker")

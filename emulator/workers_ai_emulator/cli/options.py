@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from inspect import Parameter, Signature
@@ -10,12 +13,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from workers_ai_emulator.cli.output import print_to_stderr
+from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import Declaration, declarations, env_var
 
 DEFAULTS = Settings()
 _DECLARATIONS = declarations(DEFAULTS)
+_PORT_VARIABLE = env_var("port")
+
+
+class Command(TyperCommand):
+    """A command that ignores the variable that Kubernetes sets for a service of our name.
+
+    For a service `workers-ai-emulator`, every container of the namespace gets
+    `WORKERS_AI_EMULATOR_PORT=tcp://10.96.0.12:8790`. Docker's links set the same variable.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _without_service_link():
+            return super().parse_args(ctx, args)
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
@@ -26,6 +45,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
+        for name, value in given.items():
+            _refuse_blank_variable(_DECLARATIONS[name], value)
         command(Settings(**{name: _DECLARATIONS[name].value_of(given[name]) for name in given}))
 
     parameters = [_parameter(declaration) for declaration in _DECLARATIONS.values()]
@@ -51,6 +72,37 @@ def option(name: str, **changes: Any) -> Any:
         dir_okay=setting.path != "existing file",
         file_okay=setting.path != "folder",
     )
+
+
+@contextmanager
+def _without_service_link() -> Iterator[None]:
+    value = os.environ.get(_PORT_VARIABLE, "")
+    if not re.match(r"(tcp|udp|sctp)://", value):
+        yield
+        return
+    print_to_stderr(
+        f"ignoring {_PORT_VARIABLE}={value!a}: Kubernetes or Docker set it for a service of this "
+        "name; a pod's `enableServiceLinks: false` prevents it"
+    )
+    del os.environ[_PORT_VARIABLE]
+    try:
+        yield
+    finally:
+        os.environ[_PORT_VARIABLE] = value
+
+
+def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
+    """Raises SettingInvalid if a variable is blank whose default would be a surprise.
+
+    An unset secret of a CI system is an empty variable. A flag replaces the variable.
+    """
+    variable = env_var(declaration.flag)
+    is_blank = variable in os.environ and not os.environ[variable].strip()
+    if declaration.setting.refuses_blank and is_blank and not given:
+        raise SettingInvalid(
+            f"{variable} is set, but empty: give it a value, or unset it (a CI system sets an "
+            "empty value for a secret that does not exist)"
+        )
 
 
 def _help(declaration: Declaration) -> str:

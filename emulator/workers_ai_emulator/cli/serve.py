@@ -9,6 +9,8 @@ from workers_ai_emulator.cli.options import with_settings
 from workers_ai_emulator.cli.output import print_line
 from workers_ai_emulator.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 @with_settings
 def serve(settings: Settings) -> None:
@@ -22,9 +24,14 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO, httpx2 logs every request
-    # These imports are slow, and `serve --help` does not need them.
-    from workers_ai_emulator.models.models_file import read_catalog
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every request
+    if settings.is_open_to_others:
+        log.warning(
+            "OPEN TO OTHER MACHINES: --host %s accepts their requests, and none needs a token. "
+            "Set --api-token or --api-token-file, or leave out --host.",
+            settings.host,
+        )
+    from workers_ai_emulator.models.models_file import read_catalog  # slow to import
     from workers_ai_emulator.server import Server, listen
 
     catalog = read_catalog(settings.models_dir, settings.models_file)

@@ -11,7 +11,7 @@ import typer
 from workers_ai_emulator.cli.options import DEFAULTS
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
-from workers_ai_emulator.files import write_text_atomically
+from workers_ai_emulator.files import TextUnreadable, read_small_text, write_text_atomically
 from workers_ai_emulator.settings.declaration import env_var
 
 _ADDRESS = f"{DEFAULTS.host}:{DEFAULTS.port}"
@@ -97,9 +97,9 @@ def _wrangler_file(where: Path) -> Path:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read {path}: {error}") from error
+        return read_small_text(path)
+    except TextUnreadable as error:
+        raise CommandError(f"cannot read {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # other characters cannot be sent in a header
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -39,6 +41,23 @@ def size(declaration: Declaration, text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def not_blank(declaration: Declaration, text: str) -> str:
+    """Returns the text, which must not be blank."""
+    if not text.strip():
+        raise SettingInvalid(f"{declaration} is empty: give a value, or leave it out")
+    return text
+
+
+def token(declaration: Declaration, text: str) -> str:
+    """Returns a token without white space around it. Errors do not contain it."""
+    if not _TOKEN.fullmatch(value := not_blank(declaration, text).strip()):
+        raise SettingInvalid(
+            f"{declaration} takes visible characters of ASCII without spaces: check for a "
+            "character that was pasted by accident"
+        )
+    return value
+
+
 def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
     """Returns the API tokens in a text file that contains one token per line.
 
@@ -46,12 +65,19 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
     read or contains no token.
     """
     try:
-        tokens = {line.strip() for line in file.read_text("utf-8").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingInvalid(f"--{declaration.flag}: cannot read {file}: {error}") from error
-    if not tokens:
+        lines = read_small_text(file).splitlines()
+    except TextUnreadable as error:
+        raise SettingInvalid(f"--{declaration.flag}: {error}") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise SettingInvalid(f"--{declaration.flag}: {file} holds no token; write one a line")
-    return frozenset(tokens)
+    for number, line in numbered:
+        if not _TOKEN.fullmatch(line):
+            raise SettingInvalid(
+                f"--{declaration.flag}: {file}: line {number} is no token: a token has visible "
+                "characters of ASCII without spaces"
+            )
+    return frozenset(line for _, line in numbered)
 
 
 def origin(declaration: Declaration, text: str) -> str:

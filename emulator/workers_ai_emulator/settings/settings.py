@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,14 @@ import platformdirs
 from workers_ai_emulator import machine
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings.declaration import Setting
-from workers_ai_emulator.settings.parsers import number, origin, size, tokens_in_file
+from workers_ai_emulator.settings.parsers import (
+    not_blank,
+    number,
+    origin,
+    size,
+    token,
+    tokens_in_file,
+)
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers
@@ -36,7 +44,11 @@ class Settings:
     """The settings of one server. `serve --help` lists the flags in the order of the fields."""
 
     host: Annotated[
-        str, Setting("Address to listen on; 0.0.0.0 accepts connections from other machines.")
+        str,
+        Setting(
+            "Address to listen on; 0.0.0.0 accepts connections from other machines.",
+            parse=not_blank,
+        ),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -64,13 +76,16 @@ class Settings:
             "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
             "http://127.0.0.1:8080/v1.",
             page="upstream.md",
+            parse=not_blank,
         ),
     ] = None
     upstream_api_key: Annotated[
         str | None,
         Setting(
             "API key for the upstream server. Prefer the environment variable: other users of the "
-            "machine can read a command's flags."
+            "machine can read a command's flags.",
+            parse=not_blank,
+            refuses_blank=True,
         ),
     ] = field(default=None, repr=False)
     upstream_model: Annotated[
@@ -78,6 +93,7 @@ class Settings:
         Setting(
             "Model name to send to the upstream server.",
             default_text="the requested model if that server has it, otherwise its only model",
+            parse=not_blank,
         ),
     ] = None
     cassettes: Annotated[
@@ -104,6 +120,8 @@ class Settings:
         Setting(
             "Server that receives the requests of `--record-from cloudflare`.",
             default_text="Cloudflare's hosts",
+            parse=not_blank,
+            refuses_blank=True,
         ),
     ] = None
     models_dir: Annotated[
@@ -218,6 +236,8 @@ class Settings:
             "API token that the server accepts.",
             flag="api-token",
             default_text="requests need no token",
+            parse=token,
+            refuses_blank=True,
         ),
     ] = frozenset()
     file_tokens: Annotated[
@@ -227,6 +247,7 @@ class Settings:
             flag="api-token-file",
             path="existing file",
             parse=tokens_in_file,
+            refuses_blank=True,
         ),
     ] = frozenset()
     allowed_origins: Annotated[
@@ -249,6 +270,11 @@ class Settings:
         return self.inline_tokens | self.file_tokens
 
     @property
+    def is_open_to_others(self) -> bool:
+        """Whether other machines can send requests, and without a token."""
+        return not self.api_tokens and not _is_loopback(self.host)
+
+    @property
     def base_url_host(self) -> str:
         """The host in the server's base URL.
 
@@ -263,3 +289,10 @@ class Settings:
         for flag, backend in (("backend", self.backend), ("record-from", self.record_from)):
             if backend == "upstream" and self.upstream_url is None:
                 raise SettingInvalid(f"--{flag} upstream needs --upstream-url")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

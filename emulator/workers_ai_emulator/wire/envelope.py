@@ -80,7 +80,8 @@ class Padding:
     """
 
     def __init__(self, seed: str) -> None:
-        self._random = random.Random(seed)
+        # The same numbers as for the text itself, which may contain lone surrogates.
+        self._random = random.Random(seed.encode("utf-8", "surrogatepass"))
 
     def pad(self, content: dict[str, Any]) -> dict[str, Any]:
         """Adds the padding, as the key `p`, to an event's JSON object. Returns the object."""

@@ -1,42 +1,91 @@
-"""Validates rules that users write, and converts pydantic's errors to lines of text."""
+"""Error messages for invalid data of users: bounded, printable, one line for each mistake."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-_Rule = TypeVar("_Rule", bound=BaseModel)
+from workers_ai_emulator.files import one_line
+
+_MAX_LINES = 20
+_MAX_LINE = 400  # characters
+_MAX_VALUE = 80
+_MAX_KEYS = 100  # of one rule; pydantic's errors about a million keys would take gigabytes
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def error_lines(error: ValidationError) -> list[str]:
-    """Returns one line per mistake: the field, the reason, and the start of the invalid value."""
-    return [_line(detail) for detail in error.errors()]
+def parse_rules_of(
+    model: type[_Model], items: Iterable[Any], *, strict: bool = False, context: Any = None
+) -> list[_Model]:
+    """Returns the items as objects of the model.
 
-
-def parse_rule_list(
-    rule_type: type[_Rule], values: Iterable[Any], *, strict: bool = False
-) -> list[_Rule]:
-    """Validates each JSON value as a rule of type `rule_type`, and returns the rules.
-
-    Raises ValueError, with one line per mistake. `strict`: pydantic converts no value to another
-    type, for example no text to a number.
+    Raises ValueError with one line per mistake: the first 20, then the number of the others.
     """
-    rules, lines = [], []
-    for number, value in enumerate(values, 1):
+    rules: list[_Model] = []
+    lines: list[str] = []
+    num_mistakes = 0
+    for number, item in enumerate(items, 1):
         try:
-            rules.append(rule_type.model_validate(value, strict=strict))
+            _check_num_keys(item)
+            rules.append(model.model_validate(item, strict=strict or None, context=context))
         except ValidationError as error:
-            lines += [f"rule {number}: {line}" for line in error_lines(error)]
-    if lines:
-        raise ValueError("\n".join(lines))
+            num_mistakes += error.error_count()
+            if len(lines) < _MAX_LINES:
+                lines += [f"rule {number}: {line}" for line in map(_line, error.errors())]
+        except ValueError as error:
+            num_mistakes += 1
+            lines.append(f"rule {number}: {error}")
+    if num_mistakes:
+        raise ValueError("\n".join(_first(lines, num_mistakes)))
     return rules
 
 
-def _line(detail: Any) -> str:  # pydantic does not export the type of `detail`
-    where = ".".join(map(str, detail["loc"]))
-    given = json.dumps(detail["input"], default=str)[:80]
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, not {given}" if where else message
+def error_lines(error: ValidationError) -> list[str]:
+    """Returns one line per mistake, with its place, the reason and the start of the given value.
+
+    After 20 lines, the last line is the number of the other mistakes.
+    """
+    details = error.errors()
+    return _first([_line(detail) for detail in details[:_MAX_LINES]], len(details))
+
+
+def shown(value: Any) -> str:
+    """Returns the first 80 characters of a value as JSON, in bounded time, on one line."""
+    if isinstance(value, str):
+        value = value[:_MAX_VALUE]
+    text = ""
+    try:
+        for part in json.JSONEncoder(default=str).iterencode(value):
+            text += part[:_MAX_VALUE]
+            if len(text) >= _MAX_VALUE:
+                break
+    except (ValueError, TypeError, RecursionError):  # no JSON: a key that is no text, a circle
+        text += "..."
+    return one_line(text)[:_MAX_VALUE]
+
+
+def bounded(text: str) -> str:
+    """Returns the text as one printable line of at most 400 characters."""
+    line = one_line(" ".join(text[: 10 * _MAX_LINE].split()))
+    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
+
+
+def _check_num_keys(item: Any) -> None:
+    if isinstance(item, dict) and len(item) > _MAX_KEYS:
+        raise ValueError(f"it has {len(item)} keys, which is more than {_MAX_KEYS}")
+
+
+def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
+    kept = list(lines[:_MAX_LINES])
+    more = num_mistakes - len(kept)
+    return [*kept, f"and {more} more"] if more else kept
+
+
+def _line(detail: Any) -> str:  # a dictionary whose type only pydantic_core exports
+    where = one_line(".".join(str(part)[:_MAX_VALUE] for part in detail["loc"]))[:_MAX_VALUE]
+    message = bounded(detail["msg"].removeprefix("Value error, "))
+    return f"{where}: {message}, not {shown(detail['input'])}" if where else message

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
-from workers_ai_emulator.wire.validation import error_lines, parse_rule_list
+from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 
 FAULT_HEADER = "x-emulator-fault"
 
@@ -188,8 +188,10 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
 
     Raises ValueError with a line for each mistake.
     """
-    values = value if isinstance(value, list) else [value]
-    return parse_rule_list(FaultRule, values, strict=True)
+    items = value if isinstance(value, list) else [value]
+    if len(items) > _MAX_RULES:
+        raise ValueError(f"{_MAX_RULES} rules are the most, not {len(items)}")
+    return parse_rules_of(FaultRule, items, strict=True)
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:

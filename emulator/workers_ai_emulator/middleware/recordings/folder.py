@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
-from workers_ai_emulator.files import write_text_atomically
+from workers_ai_emulator.files import TextUnreadable, read_small_text, write_text_atomically
 from workers_ai_emulator.middleware.recordings.recording import Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
 from workers_ai_emulator.wire.errors import RECORDING_UNUSABLE, WireError
 
 log = logging.getLogger(__name__)
 
+_MAX_FILE_BYTES = 256 * 2**20  # a response has at most 64 MiB; JSON can be several times as long
 _MAX_COMPARED_BYTES = 64 * 2**20
 _NUMBER = re.compile(r"\.(\d+)\.json")
 
@@ -56,9 +57,9 @@ class Folder:
     def read(self, path: Path) -> Recording:
         """Returns the recording in a file. Raises WireError if the file is damaged or missing."""
         try:
-            return Recording.parse(path.read_bytes())
-        except OSError as error:
-            raise WireError(RECORDING_UNUSABLE, f"cannot read {path}: {error.strerror}") from error
+            return Recording.parse(read_small_text(path, max_bytes=_MAX_FILE_BYTES))
+        except TextUnreadable as error:
+            raise WireError(RECORDING_UNUSABLE, f"cannot read {error}") from error
         except ValueError as error:
             raise WireError(RECORDING_UNUSABLE, f"{path} is no recording: {error}") from error
 

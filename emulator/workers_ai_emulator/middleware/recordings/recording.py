@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,7 +15,12 @@ from workers_ai_emulator.middleware.recordings.request import RecordedRequest
 from workers_ai_emulator.wire.validation import error_lines
 
 Ending = Literal["whole", "client left", "broken off"]
+Milliseconds = Annotated[int, Field(ge=0, le=30 * 86_400_000)]
 
+_MAX_DEPTH = 200  # of nested JSON; a request is stored as JSON up to a depth of 100
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates of no byte
 _EMPTY_EVENTS_AT_END = "[]\n  }\n}"
 
 
@@ -30,11 +36,19 @@ class RecordedResponse(BaseModel):
 
     status: int = Field(ge=200, le=599)
     headers: dict[str, str]
-    after_ms: int = Field(ge=0)
+    after_ms: Milliseconds
     ending: Ending = "whole"
     text: str | None = None
     base64: str | None = None
-    events: list[tuple[int, str]] | None = None
+    events: list[tuple[Milliseconds, str]] | None = None
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_TEXT.fullmatch(text):
+                raise ValueError("a header has characters that HTTP does not allow")
+        return value
 
     @field_validator("base64")
     @classmethod
@@ -47,8 +61,8 @@ class RecordedResponse(BaseModel):
 
     @property
     def body(self) -> bytes:
-        """The whole body of a response that is not a stream."""
-        return (self.text or "").encode() or b64decode(self.base64 or "")
+        """The whole body of a response without events."""
+        return _to_bytes(self.text or "") or b64decode(self.base64 or "")
 
     @property
     def event_bytes(self) -> Iterator[tuple[int, bytes]]:
@@ -57,7 +71,7 @@ class RecordedResponse(BaseModel):
         Lone surrogates in the text of an event represent bytes that are not valid UTF-8.
         """
         for ms, event in self.events or ():
-            yield ms, event.encode("utf-8", "surrogateescape")
+            yield ms, _to_bytes(event)
 
 
 class Recording(BaseModel):
@@ -72,15 +86,17 @@ class Recording(BaseModel):
     answer: RecordedResponse
 
     @classmethod
-    def parse(cls, data: bytes) -> Recording:
-        """Parses the content of a recording's file. Raises ValueError if the content is invalid."""
+    def parse(cls, text: str | bytes) -> Recording:
+        """Parses the text that `to_text` wrote. Raises ValueError for any other text."""
         try:
-            recording = cls.model_validate(json.loads(data))
+            content = json.loads(text)
+            _check_depth(content)
+            recording = cls.model_validate(content)
         except ValidationError as error:
             raise ValueError("; ".join(error_lines(error))) from error
         except RecursionError as error:
             raise ValueError("it is nested too deep") from error
-        if "path" not in recording.request:
+        if not isinstance(recording.request.get("path"), str):
             raise ValueError("request: path is missing")
         return recording
 
@@ -106,3 +122,17 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     """Returns the value as JSON. Escapes only lone surrogates, because UTF-8 cannot encode them."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _to_bytes(text: str) -> bytes:
+    """Returns UTF-8. Surrogates stand for bytes beyond UTF-8, or else for U+FFFD."""
+    return _NO_BYTES.sub("\ufffd", text).encode("utf-8", "surrogateescape")
+
+
+def _check_depth(value: Any, left: int = _MAX_DEPTH) -> None:
+    """Raises RecursionError if the value is nested too deep."""
+    if left == 0:
+        raise RecursionError
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, left - 1)

@@ -1,0 +1,229 @@
+"""Regular expressions of users, in Python's syntax, which RE2 searches in linear time.
+
+Python's own engine can take hours for an expression such as `(a+)+$`. RE2 cannot, but it has other
+classes and boundaries: its `\\w` and `\\b` are those of ASCII. So Python parses the expression, and
+this module writes it anew for RE2, with the characters that Python's classes have.
+
+RE2 has no boundaries of Unicode words. For them, every position of the text gets two markers, and
+every character of the expression may have markers before it: `\\b` then matches a marker, and two
+boundaries of an expression may be at the same position.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+SIZE_OF_LARGE = 200_000
+
+_MAX_COST = 3 * 10**8  # instructions times characters: seconds, in the worst case
+_MAX_MEMORY = 2**24
+_BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"  # Unicode guarantees that these are no characters
+_MARKER = f"[{_BOUNDARY}{_INSIDE}]"
+_MARKERS = re.compile(_MARKER)
+_NO_BOUNDARY = re.compile(r"\B")
+_BETWEEN_MARKERS = re.compile(f"(?<!{_INSIDE})(?!{_INSIDE})")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_CATEGORIES = {
+    "CATEGORY_DIGIT": r"\d",
+    "CATEGORY_NOT_DIGIT": r"\D",
+    "CATEGORY_SPACE": r"\s",
+    "CATEGORY_NOT_SPACE": r"\S",
+    "CATEGORY_WORD": r"\w",
+    "CATEGORY_NOT_WORD": r"\W",
+}
+_UNSUPPORTED = {
+    "ASSERT": "look-around such as (?=...)",
+    "ASSERT_NOT": "look-around such as (?!...)",
+    "GROUPREF": "a back-reference such as \\1",
+    "GROUPREF_EXISTS": "a conditional group",
+    "ATOMIC_GROUP": "an atomic group",
+    "POSSESSIVE_REPEAT": "a possessive repetition such as a++",
+}
+
+
+class PatternTooCostly(Exception):
+    """The search in this text could take minutes."""
+
+
+class PatternTooLarge(ValueError):
+    """RE2 would need too much memory, so the time until its refusal counts as `SIZE_OF_LARGE`."""
+
+
+class Pattern:
+    """A regular expression. Raises ValueError if it is invalid, or is not supported."""
+
+    def __init__(self, source: str) -> None:
+        try:
+            # Python's own parser, so that the syntax is exactly Python's. typeshed lacks it.
+            parsed = import_module("re._parser").parse(source)
+            ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
+            self._needs_markers = anything.has_boundaries
+            self._for_ascii = _compile(ascii_only.text)
+            self._for_all = _compile(anything.text)
+        except RecursionError as error:
+            raise ValueError("no regular expression: it is nested too deep") from error
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"no regular expression: {error}") from error
+
+    @property
+    def size(self) -> int:
+        """The number of instructions in memory."""
+        return int(self._for_ascii.programsize + self._for_all.programsize)
+
+    def found_in(self, text: str) -> bool:
+        """Whether the text contains a match. Raises PatternTooCostly."""
+        compiled = self._for_ascii
+        if not text.isascii():
+            compiled = self._for_all
+            text = _MARKERS.sub("\ufffd", _SURROGATES.sub("\ufffd", text))
+            if self._needs_markers:
+                text = _marked(text)
+        if compiled.programsize * len(text) > _MAX_COST:
+            raise PatternTooCostly
+        return compiled.search(text) is not None
+
+
+def _marked(text: str) -> str:
+    """Returns the text with two markers at each position: boundary of a word, or none."""
+    inside = _NO_BOUNDARY.sub(_INSIDE, text)
+    marked = _BETWEEN_MARKERS.sub(_BOUNDARY * 2, inside)
+    return marked.replace(_INSIDE, _INSIDE * 2)
+
+
+class _Writer:
+    """Writes a parsed expression in RE2's syntax, for texts of ASCII or for all texts."""
+
+    def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
+        self._is_ascii = is_ascii
+        flags = parsed.state.flags
+        self.has_boundaries = not (is_ascii or flags & re.ASCII) and _has_boundaries(parsed)
+        self._before = f"{_MARKER}{{0,2}}" if self.has_boundaries else ""
+        self.text = f"(?{'i' if flags & re.IGNORECASE else ''}:{self._sequence(parsed, flags)})"
+
+    def _sequence(self, items: Iterable[Any], flags: int) -> str:
+        return "".join(self._item(op.name, value, flags) for op, value in items)
+
+    def _item(self, name: str, value: Any, flags: int) -> str:
+        match name:
+            case "LITERAL":
+                return self._character(_escaped(value))
+            case "NOT_LITERAL":
+                return self._character(f"[^{_escaped(value)}{self._excluded}]")
+            case "ANY":
+                line_end = "" if flags & re.DOTALL else "\\n"
+                excluded = line_end + self._excluded
+                return self._character(f"[^{excluded}]" if excluded else "(?s:.)")
+            case "IN":
+                return self._character(self._set(value, flags))
+            case "AT":
+                return self._place(value.name, flags)
+            case "BRANCH":
+                return f"(?:{'|'.join(self._sequence(items, flags) for items in value[1])})"
+            case "SUBPATTERN":
+                return self._group(value, flags)
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                return self._repeated(value, flags, "?" if name == "MIN_REPEAT" else "")
+        raise ValueError(f"{_UNSUPPORTED.get(name, name)} is not supported")
+
+    @property
+    def _excluded(self) -> str:
+        """The characters that no part of the expression matches."""
+        return f"{_BOUNDARY}{_INSIDE}" if self.has_boundaries else ""
+
+    def _character(self, text: str) -> str:
+        return f"(?:{self._before}{text})"
+
+    def _set(self, items: list[Any], flags: int) -> str:
+        is_negated = items[0][0].name == "NEGATE"
+        content = "".join(self._member(op.name, value, flags) for op, value in items[is_negated:])
+        return f"[^{content}{self._excluded}]" if is_negated else f"[{content}]"
+
+    def _member(self, name: str, value: Any, flags: int) -> str:
+        match name:
+            case "LITERAL":
+                return _escaped(value)
+            case "RANGE":
+                return "".join(_range(*span) for span in _without_markers(*value))
+        end = 0x80 if self._is_ascii else 0x110000
+        return _category(_CATEGORIES[value.name], bool(flags & re.ASCII), end)
+
+    def _place(self, name: str, flags: int) -> str:
+        match name:
+            case "AT_BEGINNING" if flags & re.MULTILINE:
+                return "(?m:^)"
+            case "AT_BEGINNING" | "AT_BEGINNING_STRING":
+                return "\\A"
+            case "AT_END" if flags & re.MULTILINE:
+                return f"{self._before}(?m:$)"
+            case "AT_END":
+                return f"(?:{self._before}\\n)?{self._before}\\z"
+            case "AT_END_STRING":
+                return f"{self._before}\\z"
+            case "AT_BOUNDARY":
+                return _BOUNDARY if self.has_boundaries else "\\b"
+        return _INSIDE if self.has_boundaries else "\\B"
+
+    def _group(self, value: Any, flags: int) -> str:
+        _, added, removed, items = value
+        flags = (flags | added) & ~removed
+        return f"(?{'i' if flags & re.IGNORECASE else '-i'}:{self._sequence(items, flags)})"
+
+    def _repeated(self, value: Any, flags: int, suffix: str) -> str:
+        least, most, items = value
+        text = f"(?:{self._sequence(items, flags)})"
+        if most is import_module("re._constants").MAXREPEAT:
+            return f"{text}{{{least},}}{suffix}"
+        return f"{text}{{{least},{most}}}{suffix}"
+
+
+def _compile(text: str) -> Any:
+    import re2  # slow to import, and only scripts with `matches` need it
+
+    options = re2.Options()
+    options.max_mem = _MAX_MEMORY
+    options.log_errors = False
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        reason = error.args[0]
+        shown = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason
+        if "repetition" in shown:
+            shown = "more than 1000 repetitions are not supported"
+        kind = PatternTooLarge if "too large" in shown else ValueError
+        raise kind(f"no regular expression: {shown}") from error
+
+
+def _has_boundaries(items: Any) -> bool:
+    """Whether a parsed expression contains `\\b` or `\\B` at any depth."""
+    if type(items).__name__ == "_NamedIntConstant":
+        return items.name in ("AT_BOUNDARY", "AT_NON_BOUNDARY")
+    if isinstance(items, str | int) or items is None:
+        return False
+    return any(_has_boundaries(item) for item in items)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{{{0xFFFD if 0xD800 <= code <= 0xDFFF else code:x}}}"
+
+
+def _range(first: int, last: int) -> str:
+    return f"\\x{{{first:x}}}-\\x{{{last:x}}}"
+
+
+def _without_markers(first: int, last: int) -> Iterator[tuple[int, int]]:
+    for low, high in ((first, min(last, ord(_BOUNDARY) - 1)), (max(first, ord(_INSIDE) + 1), last)):
+        if low <= high:
+            yield low, high
+
+
+@cache
+def _category(category: str, is_ascii_class: bool, end: int) -> str:
+    """Returns the characters below `end` that Python's class contains, as the content of a set."""
+    characters = "".join(map(chr, range(end)))
+    runs = re.compile(f"{category}+", re.ASCII if is_ascii_class else 0).finditer(characters)
+    spans = (span for run in runs for span in _without_markers(run.start(), run.end() - 1))
+    return "".join(_range(first, last) for first, last in spans)
