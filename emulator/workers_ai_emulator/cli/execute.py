@@ -91,7 +91,8 @@ def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[st
     bundle.write_bytes(trust_bundle(ca, os.environ))
     node_bundle.write_bytes(node_trust_bundle(ca, os.environ))
     addresses = emulator, proxy.address, proxy.tls_address
-    return environment(Interception(*addresses, bundle, node_bundle), os.environ)
+    interception = Interception(*addresses, bundle, node_bundle, proxy.credentials)
+    return environment(interception, os.environ)
 
 
 async def _run_command(

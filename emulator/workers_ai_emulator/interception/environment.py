@@ -29,6 +29,7 @@ _CREDENTIALS = {
 class Interception:
     """The addresses of the emulator and of the proxy's two ports, and the files of certificates.
 
+    `credentials` are those that the proxy requires, `user:password`, or empty for none.
     `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
     certificates, `node_bundle` adds to node's.
     """
@@ -38,11 +39,13 @@ class Interception:
     tls: Address
     bundle: Path
     node_bundle: Path
+    credentials: str = ""
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
     """Returns the variables to add to the user's own `variables`."""
-    proxy = f"http://{interception.proxy}"
+    at = f"{interception.credentials}@" if interception.credentials else ""
+    proxy = f"http://{at}{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
     bundle = str(interception.bundle)
     return {
@@ -71,13 +74,15 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     """Returns the user's proxy exceptions without those for HOSTS, and with the emulator's host.
 
-    The proxy itself still applies all of the user's exceptions.
+    The proxy itself still applies all of the user's exceptions. IPv6 addresses are not added,
+    because httpx 0.24.0 cannot parse them in any form. The proxy reaches `::1` without help.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
     )
+    ours = (*LOOPBACK_NAMES, interception.emulator.host)
     kept = [entry for entry in entries if entry and not _excepts_our_host(entry)]
-    return ",".join(dict.fromkeys([*kept, *LOOPBACK_NAMES, interception.emulator.host]))
+    return ",".join(dict.fromkeys([*kept, *(host for host in ours if ":" not in host)]))
 
 
 def _excepts_our_host(entry: str) -> bool:
