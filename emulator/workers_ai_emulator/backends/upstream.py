@@ -22,6 +22,7 @@ from workers_ai_emulator.engine.errors import (
 from workers_ai_emulator.engine.types import Chunk, SamplingParams, StartedGeneration, Usage
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
@@ -39,7 +40,8 @@ class UpstreamBackend:
 
     `model` is the server's name of the model. Without it, the Workers AI name is used if the server
     has it, and otherwise the server's only model. A request fails if the server sends nothing for
-    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key.
+    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key, and for an invalid
+    variable of the environment for proxies or certificates.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class UpstreamBackend:
         self._client = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {self._api_key}"} if self._api_key else {},
             timeout=httpx2.Timeout(stall_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S),
+            transport=_transport(self._url),
         )
 
     def is_immediate(self, spec: ModelSpec) -> bool:
@@ -212,6 +214,13 @@ def _checked_url(url: str) -> str:
             f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {url!r}"
         )
     return url.rstrip("/")
+
+
+def _transport(url: str) -> httpx2.AsyncHTTPTransport:
+    """Returns a transport through the proxy of the user's environment, if the URL needs one."""
+    check_certificates()
+    limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S)
+    return httpx2.AsyncHTTPTransport(proxy=proxy_for(url), limits=limits)
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -36,6 +36,9 @@ _HEAD_LIMIT = 2**16
 _HEAD_TIMEOUT_S = 30.0
 _READ_SIZE = 2**16
 _USER = "exec"
+_ONLY_HTTP = (
+    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+)
 _HOP_BY_HOP = ("proxy-", "connection:", "keep-alive:")
 
 
@@ -269,7 +272,7 @@ class UserProxy:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme != "http" or not parts.hostname:
-            raise Refusal(HTTPStatus.BAD_GATEWAY, "only proxies at http:// URLs are supported")
+            raise Refusal(HTTPStatus.BAD_GATEWAY, _ONLY_HTTP)
         fields = []
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.capture import is_response_header
+from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.wire.body import read_body
 from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
@@ -42,20 +43,25 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a model may take minutes
 class Cloudflare:
     """Forwards calls and responses unchanged. It cannot serve bindings.
 
-    `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL.
+    `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL, and for an
+    invalid variable of the environment for proxies or certificates.
     """
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url and _checked(url)
+        check_certificates()
+        hosts = [self._url] if self._url else [_API_URL, _GATEWAY_URL]
+        self._proxies = {host: proxy_for(host) for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises WireError before the response begins if the call cannot be forwarded."""
-        url = f"{self._host(scope)}{_written_path(scope)}"
+        host = self._host(scope)
+        url = f"{host}{_written_path(scope)}"
         headers = _forwarded(Headers(scope=scope))
         body, _ = await read_body(receive)
         request = httpx2.Request("POST", url, headers=headers, content=body)
         with suppress(ClientDisconnect):
-            await while_connected(_forward(request, send), receive)
+            await while_connected(_forward(request, self._proxies[host], send), receive)
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
@@ -89,10 +95,11 @@ def _written_path(scope: Scope) -> str:
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
-async def _forward(request: httpx2.Request, send: Send) -> None:
+async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> None:
     has_begun = False
     try:
-        async with httpx2.AsyncClient(timeout=_TIMEOUT) as client:
+        transport = httpx2.AsyncHTTPTransport(proxy=proxy)
+        async with httpx2.AsyncClient(timeout=_TIMEOUT, transport=transport) as client:
             response = await client.send(request, stream=True)
             try:
                 start = {"type": "http.response.start", "status": response.status_code}
