@@ -130,9 +130,9 @@ class UpstreamBackend:
                 if not response.is_success:
                     body = await _read(response)
                     raise self._error_from(response.status_code, body, decoder.max_tokens)
-                events = aiter(httpx2.EventSource(response))
+                events = aiter(_events(response))
                 async for event in events:
-                    for chunk in decoder.feed(event.data):
+                    for chunk in decoder.feed(event.data, event.event):
                         yield chunk
                     if decoder.is_done:
                         await _read_rest(events)
@@ -242,6 +242,33 @@ async def _read(response: httpx2.Response) -> str:
         if len(body) > _MAX_BODY_BYTES:
             break
     return body.decode("utf-8", "replace")
+
+
+def _events(response: httpx2.Response) -> httpx2.EventSource:
+    """Returns the events of a response. The library does what the standard says, except for this:
+
+    - events are in UTF-8 whatever the header says, and may begin with a byte order mark;
+    - the last event may lack its empty line, because some servers omit it.
+    """
+    response.encoding = "utf-8-sig"
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _TerminatedStream(response.stream)
+    return httpx2.EventSource(response)
+
+
+class _TerminatedStream(httpx2.AsyncByteStream):
+    """Adds an empty line to a body that has been received completely."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+        yield b"\n\n"
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
