@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workers_ai_emulator.interception.environment import Interception, environment
+from workers_ai_emulator.interception.environment import Interception, environment, wgetrc
 from workers_ai_emulator.interception.proxy import Address
 
 from tests import npm
@@ -86,6 +86,18 @@ def test_no_exception_is_an_ipv6_address_which_httpx_0_24_cannot_parse(host: str
 
 def test_the_users_own_ipv6_exceptions_are_kept() -> None:
     assert variables(NO_PROXY="fd00::/8")["NO_PROXY"] == f"fd00::/8,{LOOPBACK}"
+
+
+def test_wgets_configuration_is_the_users_with_our_certificates_at_the_end(
+    tmp_path: Path,
+) -> None:
+    ours = b"\nca_certificate = /run/trusted.pem\n"
+    bundle = Path("/run/trusted.pem")
+    assert wgetrc(bundle, {}, tmp_path) == ours
+    (tmp_path / ".wgetrc").write_text("tries = 1")
+    assert wgetrc(bundle, {}, tmp_path) == b"tries = 1" + ours
+    (tmp_path / "other").write_text("tries = 2")
+    assert wgetrc(bundle, {"WGETRC": str(tmp_path / "other")}, tmp_path) == b"tries = 2" + ours
 
 
 def test_the_users_python_path_and_node_options_are_kept() -> None:

@@ -29,6 +29,7 @@ _CREDENTIALS = {
 class Interception:
     """The addresses of the emulator and of the proxy's two ports, and the files of certificates.
 
+    `authority` is the file with our authority's certificate only, `wgetrc` wget's configuration.
     `credentials` are those that the proxy requires, `user:password`, or empty for none.
     `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
     certificates, `node_bundle` adds to node's.
@@ -40,6 +41,8 @@ class Interception:
     bundle: Path
     node_bundle: Path
     credentials: str = ""
+    authority: Path | None = None
+    wgetrc: Path | None = None
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
@@ -57,10 +60,12 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
         "REQUESTS_CA_BUNDLE": bundle,
         "CURL_CA_BUNDLE": bundle,
         "DENO_CERT": bundle,
+        "WGETRC": str(interception.wgetrc or ""),
         "NODE_EXTRA_CA_CERTS": str(interception.node_bundle),
         "NODE_OPTIONS": _node_options(variables.get("NODE_OPTIONS", "")),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_HOOKS), variables.get("PYTHONPATH", "")])),
         "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
+        "WORKERS_AI_EMULATOR_AUTHORITY": str(interception.authority or ""),
         "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
         "CLOUDFLARE_API_BASE_URL": f"http://{interception.emulator}/client/v4",
         # With these, wrangler does not first check whether Cloudflare Access protects a host.
@@ -69,6 +74,16 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
         "CLOUDFLARE_CF_FETCH_ENABLED": "false",
         "WRANGLER_SEND_METRICS": "false",
     } | {name: value for name, value in _CREDENTIALS.items() if not variables.get(name)}
+
+
+def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
+    """Returns the user's configuration of wget, with the bundle as its trusted certificates.
+
+    wget with GnuTLS reads no variable for certificates.
+    """
+    path = Path(variables.get("WGETRC") or home / ".wgetrc")
+    users = path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
+    return users + f"\nca_certificate = {bundle}\n".encode()
 
 
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
