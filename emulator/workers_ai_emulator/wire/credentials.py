@@ -34,17 +34,11 @@ _WORDS = re.compile(
 _HINT = re.compile("key|token|secret|auth|cookie|cred|passw|passp|pwd|sig|jwt|bearer", re.I)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-_PAIR = re.compile(r'("((?:[^"\\]|\\.){1,64})"\s*:\s*")((?:[^"\\]|\\.)*)')
+_PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
-# Names in JSON, names in JSON inside a text of JSON, and names of parameters.
-_NAMES = (
-    re.compile(r'"((?:[^"\\]|\\.){1,64})"\s*:'),
-    re.compile(r'\\"([^"\\]{1,64})\\"\s*:'),
-    re.compile(r"(?:^|(?<=[?&\"]))([^\s=&?#\"'/]{1,64})="),
-)
 # The headers of a step of AI Gateway's universal endpoint, in JSON that is cut off.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
-_STRING_VALUE = re.compile(r'("((?:[^"\\]|\\.)*)"\s*:\s*")((?:[^"\\]|\\.)*)')
+_STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
 _MEDIA_TYPE = re.compile(r"[\w.+*-]+/[\w.+*-]+(; ?charset=[\w-]+)?")
 _LABELS = ("type", "scheme", "kind", "name")  # of a credential that is an object
@@ -66,17 +60,12 @@ def is_credential_name(name: str) -> bool:
     return any(map(_WORDS.fullmatch, candidates))
 
 
-def may_have_credentials(body: str) -> bool:
-    """Returns quickly whether a body may have a name for which `Finder` replaces a value."""
-    names = {name for pattern in _NAMES for name in pattern.findall(body)}
-    return any("\\" in name or name == "headers" or is_credential_name(name) for name in names)
-
-
 class Finder:
     """Replaces the credentials in the parts of a request by MARK, and collects them in `found`."""
 
     def __init__(self) -> None:
         self.found: set[str] = set()
+        self._is_credential: dict[str, bool] = {}  # by name; names in a body repeat
 
     def header(self, name: str, value: str) -> str:
         if name.lower() not in _ALWAYS_HIDDEN and not is_credential_name(name):

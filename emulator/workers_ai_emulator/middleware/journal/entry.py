@@ -16,7 +16,6 @@ from workers_ai_emulator.engine.types import StartedGeneration, Usage
 from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
-from workers_ai_emulator.wire.credentials import may_have_credentials
 from workers_ai_emulator.wire.redaction import Redaction
 
 MAX_PART_BYTES = 2**18  # stored of a body, a prompt or a response
@@ -142,19 +141,14 @@ class Entry:
     def add_request_body(self, body: bytes, *, is_last: bool) -> int:
         """Adds a part of the request's body. Returns how many bytes of it are stored."""
         num_stored = self.request_body.add(body)
-        if is_last:
-            self.learn_body()
         if is_last and self._model is None and (name := _MODEL.search(self.request_body.stored)):
             self._model = self._word(name[1].decode("utf-8", "replace"))
         return num_stored
 
     def learn_body(self) -> None:
         """Redacts the credentials in the body from the texts that are already stored."""
-        body = self.request_body.text
-        if not may_have_credentials(body):
-            return
         redacted = self.redaction.text
-        self.redaction.learn_text(body)
+        self.redaction.learn_text(self.request_body.text)
         self.path, self.query = redacted(self.path), redacted(self.query)
         self.account_id = self.account_id and redacted(self.account_id)
         self._model = self._model and redacted(self._model)
