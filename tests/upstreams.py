@@ -149,6 +149,17 @@ class Exchange(BaseHTTPRequestHandler):
         else:
             self.close_connection = True
 
+    def stream_bytes(self, body: bytes, size: int, kind: str = "text/event-stream") -> None:
+        """Sends a body in chunks of `size` bytes."""
+        self.send_response(200)
+        self.send_header("content-type", kind)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for start in range(0, len(body), size):
+            part = body[start : start + size]
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
     def send_event(self, event: object) -> None:
         text = event if isinstance(event, str) else json.dumps(event)
         data = f"data: {text}\n\n".encode()

@@ -304,6 +304,54 @@ def test_a_universal_call_whose_steps_all_fail_gets_the_last_error(
     assert response.json()["internalCode"] == code
 
 
+@pytest.mark.inferred
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("POST", "/to-everything/markdown/transformer", "env.AI.toMarkdown()"),
+        ("GET", "/to-everything/markdown/supported", "env.AI.toMarkdown()"),
+        ("GET", "/ai-gateway/gateways/gw/logs/1", "env.AI.gateway().getLog()"),
+        ("PATCH", "/ai-gateway/gateways/gw/logs/1", "env.AI.gateway().patchLog()"),
+        ("GET", "/autorag/rags", "env.AI.autorag().list()"),
+        ("POST", "/autorag/rags/my-rag/search", "env.AI.autorag().search()"),
+        ("POST", "/autorag/rags/my-rag/ai-search", "env.AI.autorag().aiSearch()"),
+        ("GET", "/run?version=3&body=%7B%7D", "env.AI.run() with the option websocket"),
+    ],
+)
+def test_a_method_that_is_not_emulated_is_an_error_that_names_it(
+    server: ServerProcess, method: str, path: str, name: str
+) -> None:
+    headers = {"upgrade": "websocket", "connection": "upgrade"} if "/run" in path else {}
+    answer = httpx.request(method, server.root + path, headers=headers)
+    [error] = answer.json()["errors"]  # which workerd's class shows as the message of its error
+    assert (answer.status_code, error["code"]) == (405, 3904)
+    assert error["message"].startswith(f"The emulator does not have {name}, only ")
+
+
+@pytest.mark.parametrize("path", ["/ai-gateway/universal/run/gw", f"/v1/{ACCOUNT_ID}/gw"])
+def test_a_step_of_the_provider_compat_works_as_its_url(server: ServerProcess, path: str) -> None:
+    messages = [{"role": "user", "content": "Say yes."}]
+    query = {"model": f"workers-ai/{INT8}", "messages": messages, "max_tokens": 8, "temperature": 0}
+    answer = via_workerd(server, step("compat", "chat/completions", **query), path=path)
+    url = f"{server.root}/v1/{ACCOUNT_ID}/gw/compat/chat/completions"
+    expected = httpx.post(url, json=query, timeout=120)
+    assert answer.json()["choices"] == expected.json()["choices"]
+    assert answer.headers["cf-aig-step"] == "0"
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize(
+    ("endpoint", "model"),
+    [("chat/completions", "openai/gpt-4"), ("chat/completions", INT8), ("embeddings", INT8)],
+)
+def test_a_step_of_compat_with_a_model_of_another_provider_is_no_such_model(
+    server: ServerProcess, endpoint: str, model: str
+) -> None:
+    query = step("compat", endpoint, model=model, messages=[])
+    answer = via_workerd(server, query, path="/ai-gateway/universal/run/gw")
+    assert answer.json()["internalCode"] == 5007
+
+
 def test_the_url_of_the_gateway_is_on_this_server(server: ServerProcess) -> None:
     url = httpx.get(f"{server.root}/ai-gateway/gateways/gw/url/workers-ai").json()["result"]["url"]
     response = httpx.post(f"{url}/{INT8}", json=INPUTS, timeout=120)

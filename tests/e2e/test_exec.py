@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ URL = f"https://api.cloudflare.com/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}
 LIMIT_S = 120
 
 PROGRAM = """
-import asyncio, httpx, requests, sys
+import asyncio, certifi, httpx, requests, sys
 url, body = sys.argv[1], {"prompt": "Hi", "max_tokens": 2}
 headers = {"Authorization": "Bearer token"}
 
@@ -36,6 +37,15 @@ async def post(**options):
 PYTHON_CALLS = {
     "requests": "requests.post(url, json=body, headers=headers)",
     "httpx": "httpx.post(url, json=body, headers=headers, timeout=60)",
+    "requests, with certifi's certificates": (
+        "requests.post(url, json=body, headers=headers, verify=certifi.where())"
+    ),
+    "httpx, with certifi's certificates": (
+        "httpx.post(url, json=body, headers=headers, timeout=60, verify=certifi.where())"
+    ),
+    "httpx, without the environment": (
+        "httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)"
+    ),
     "httpx, async": "asyncio.run(post())",
     "httpx, async, without a proxy": "asyncio.run(post(transport=httpx.AsyncHTTPTransport()))",
     "httpx, without a proxy": (
@@ -84,6 +94,10 @@ def run(port: int, *arguments: str, **variables: str) -> subprocess.CompletedPro
     )
 
 
+def python_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 def start(port: int, *arguments: str) -> subprocess.Popen[str]:
     """Starts the command with pipes and without a terminal."""
     return subprocess.Popen(
@@ -123,6 +137,50 @@ def test_curl_reaches_the_emulator(port: int) -> None:
 def test_python_reaches_the_emulator(port: int, name: str) -> None:
     program = f"{PROGRAM}\nprint({PYTHON_CALLS[name]}.text)"
     assert_has_completion(run(port, sys.executable, "-c", program, URL))
+
+
+def test_python_without_the_hook_uses_the_proxy(port: int) -> None:
+    program = f"{PROGRAM}\nprint({PYTHON_CALLS['httpx']}.text)"
+    done = run(port, sys.executable, "-E", "-c", program, URL)
+    assert json.loads(done.stdout)["result"]["usage"]["completion_tokens"] == 2
+    assert done.stderr.startswith("workers-ai-emulator: warning: python -E does not load ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_program_that_is_not_redirected_is_warned(port: int, tmp_path: Path) -> None:
+    for name in ("aiohttp", "uvloop"):
+        (tmp_path / f"{name}.py").touch()
+    done = run(
+        port, sys.executable, "-c", "import uvloop, aiohttp", PYTHONPATH=python_path(tmp_path)
+    )
+    assert done.stderr.startswith("workers-ai-emulator: warning: aiohttp on uvloop is not ")
+    assert done.stderr.count("\n") == 1
+    for name in ("aiohttp", "uvloop"):
+        done = run(port, sys.executable, "-c", f"import {name}", PYTHONPATH=python_path(tmp_path))
+        assert done.stderr == ""
+
+
+def test_pycurl_trusts_the_certificates(port: int, tmp_path: Path) -> None:
+    (tmp_path / "pycurl.py").write_text(
+        "CAINFO = 10065\n"
+        "class Curl:\n"
+        "    def setopt(self, *option): print(*option)\n"
+        "    def reset(self): print('reset')\n"
+    )
+    program = "import pycurl, os; print(os.environ['CURL_CA_BUNDLE']); pycurl.Curl().reset()"
+    done = run(port, sys.executable, "-c", program, PYTHONPATH=python_path(tmp_path))
+    bundle, first, reset, second = done.stdout.splitlines()
+    assert first == second == f"10065 {bundle}" and reset == "reset"
+
+
+@pytest.mark.skipif(not shutil.which("wget"), reason="wget is not installed")
+def test_wget_reaches_the_emulator_and_reads_the_users_configuration(
+    port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "wgetrc").write_text("header = Authorization: Bearer token")
+    body = '--post-data={"prompt": "Hi", "max_tokens": 2}'
+    users = {"WGETRC": str(tmp_path / "wgetrc")}
+    assert_has_completion(run(port, "wget", "-qO-", body, URL, **users))
 
 
 @pytest.mark.node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -56,6 +57,10 @@ async def echo_head(connection: Connection) -> None:
     connection.writer.write(b"received " + head)
 
 
+def basic(credentials: str) -> str:
+    return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+
+
 class Clients:
     """Opens connections to a proxy whose certificates are signed by `ca`."""
 
@@ -65,7 +70,8 @@ class Clients:
 
     async def send_head(self, line: str, *fields: str) -> Connection:
         connection = Connection(*await asyncio.open_connection(*self.proxy.address))
-        connection.writer.write("\r\n".join([line, *fields, "", ""]).encode())
+        login = f"Proxy-Authorization: {basic(self.proxy.credentials)}"
+        connection.writer.write("\r\n".join([line, login, *fields, "", ""]).encode())
         return connection
 
     async def request(self, line: str, *fields: str) -> bytes:
@@ -293,6 +299,68 @@ def test_the_users_proxy_is_not_used_for_the_emulator_or_loopback(
             head = await connection.reader.readuntil(b"\r\n\r\n")
             connection.writer.close()
             assert head.startswith(b"HTTP/1.1 200 ")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "line", ["CONNECT other.example:443 HTTP/1.1", "GET http://other.example/ HTTP/1.1"]
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [f"Proxy-Authorization: {basic('exec:guessed')}"],
+        ["Proxy-Authorization: Bearer x", "Proxy-Authorization: \xe9"],
+    ],
+)
+def test_a_program_without_the_proxys_credentials_gets_407_and_no_connection(
+    tmp_path: Path, line: str, fields: list[str]
+) -> None:
+    async def refuse(_: Connection) -> None:
+        pytest.fail("the user's proxy received a connection")
+
+    async def test() -> None:
+        async with (
+            listening(refuse) as user_proxy,
+            intercepted(tmp_path, refuse, through(user_proxy)) as clients,
+        ):
+            client = Connection(*await asyncio.open_connection(*clients.proxy.address))
+            client.writer.write("\r\n".join([line, *fields, "", ""]).encode("latin-1"))
+            response = (await client.reader.read()).decode()
+            client.writer.close()
+        assert response.startswith("HTTP/1.1 407 ")
+        assert "\r\nProxy-Authenticate: Basic " in response
+        assert response.partition("\r\n\r\n")[2].count("\n") == 1
+
+    run(test)
+
+
+def test_every_proxy_has_other_credentials(tmp_path: Path) -> None:
+    context = server_context(authority(tmp_path))
+    proxies = [Proxy(Address("127.0.0.1", 1), context, {}) for _ in range(2)]
+    assert proxies[0].credentials != proxies[1].credentials
+
+
+def test_the_tls_port_forwards_nothing_to_the_users_proxy(tmp_path: Path) -> None:
+    async def refuse(_: Connection) -> None:
+        pytest.fail("the user's proxy received a connection")
+
+    async def test() -> None:
+        async with (
+            listening(refuse) as user_proxy,
+            intercepted(tmp_path, echo_head, through(user_proxy)) as clients,
+        ):
+            connection = Connection(
+                *await asyncio.open_connection(
+                    *clients.proxy.tls_address,
+                    ssl=trusting(authority(tmp_path)),
+                    server_hostname=HOSTS[0],
+                )
+            )
+            connection.writer.write(b"CONNECT other.example:443 HTTP/1.1\r\n\r\n")
+            assert await connection.reader.read(10) == b"received C"
+            connection.writer.close()
 
     run(test)
 

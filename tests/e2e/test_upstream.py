@@ -164,6 +164,48 @@ def test_a_stream_has_one_event_per_event_with_text(
     assert [event["response"] for event in events_of(response)] == ["Hello", " you", "", ""]
 
 
+def written(*events: object) -> str:
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+
+
+END = delta(None, "stop")
+STREAMS = {
+    "comments, retry and id": f": hi\n\nretry: 9\n\nid: 1\n\n{written(delta('Hello'), END)}",
+    "an empty keep-alive": f"data:\n\ndata\n\n{written(delta('Hello'))}data: \n\n{written(END)}",
+    "several lines of data": 'data: {"choices":\ndata:[{"delta":{"content":"Hello"},\n'
+    'data:  "finish_reason":"stop"}]}\n\n',
+    "CRLF": written(delta("Hel"), delta("lo"), END).replace("\n", "\r\n"),
+    "CR": written(delta("Hel"), delta("lo"), END).replace("\n", "\r"),
+    "a byte order mark": f"\ufeff{written(delta('Hello'), END)}",
+    "no final empty line": written(delta("Hello"), END).rstrip("\n"),
+    "no final empty line after CR": written(delta("Hello"), END).replace("\n", "\r").rstrip("\r"),
+    "no final empty line at [DONE]": f"{written(delta('Hello'))}data: [DONE]",
+    "unknown fields and kinds": f"x: y\nevent: ping\ndata: x\n\n{written(delta('Hello'), END)}",
+    "a number": written(delta("Hello"), END).replace('"Hello"', "2024"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_read_by_the_standard_of_server_sent_events(
+    upstream: FakeUpstream, emulator: ServerProcess, name: str, size: int
+) -> None:
+    body = STREAMS[name].encode()
+    upstream.behaviour = lambda exchange: exchange.stream_bytes(body, size)
+    response = emulator.run(HELLO)
+    expected = "2024" if name == "a number" else "Hello"
+    assert response.json()["result"]["response"] == expected, emulator.log[-1]
+
+
+def test_a_stream_is_in_utf_8_whatever_its_header_says(
+    upstream: FakeUpstream, emulator: ServerProcess
+) -> None:
+    body = 'data: {"choices":[{"delta":{"content":"é€😀"},"finish_reason":"stop"}]}\n\n'.encode()
+    kind = "text/event-stream; charset=iso-8859-1"
+    upstream.behaviour = lambda exchange: exchange.stream_bytes(body, 3, kind)
+    assert emulator.run(HELLO).json()["result"]["response"] == "é€😀"
+
+
 def test_a_header_chooses_the_upstream(upstream: FakeUpstream) -> None:
     flags = ["--backend", "scripted", "--upstream-url", upstream.url, "--upstream-model", "x"]
     with server_process(*flags) as server:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import certifi
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.interception import certificates
 from workers_ai_emulator.interception.certificates import (
@@ -19,6 +29,8 @@ from workers_ai_emulator.interception.certificates import (
     server_context,
     trust_bundle,
 )
+
+DAY = timedelta(days=1)
 
 
 def handshake(server: ssl.SSLContext, ca: trustme.CA, host: str) -> ssl.SSLObject:
@@ -47,13 +59,98 @@ def test_clients_accept_the_certificate_for_the_api_hosts_over_http_1(
     assert dict(client.getpeercert() or {})["subjectAltName"] == tuple(("DNS", h) for h in HOSTS)
 
 
-@pytest.mark.parametrize("host", ["example.com", "notapi.cloudflare.com", "127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.com",
+        "notapi.cloudflare.com",
+        "x.api.cloudflare.com",
+        "a.b.gateway.ai.cloudflare.com",
+        "127.0.0.1",
+        "::1",
+    ],
+)
 def test_the_authority_cannot_certify_another_host(tmp_path: Path, host: str) -> None:
     ca = authority(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(host).configure_cert(context)
     with pytest.raises(ssl.SSLCertVerificationError, match=r"permitted subtree|excluded subtree"):
         handshake(context, ca, host)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        x509.RFC822Name("me@api.cloudflare.com"),
+        x509.RFC822Name("me@example.com"),
+        x509.UniformResourceIdentifier("https://api.cloudflare.com/"),
+        x509.UniformResourceIdentifier("spiffe://example.com/a"),
+    ],
+)
+def test_the_authority_cannot_certify_mail_addresses_and_uris(
+    tmp_path: Path, name: x509.GeneralName
+) -> None:
+    ca = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load(context, _issued(ca, [x509.DNSName(HOSTS[0]), name]), tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree"):
+        handshake(context, ca, HOSTS[0])
+
+
+def _issued(ca: trustme.CA, names: list[x509.GeneralName]) -> bytes:
+    """Returns a key and a certificate for any names, which trustme cannot issue."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(issuer.subject, x509.Name([]), key.public_key(), 7, now, now + DAY)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
+        .sign(load_pem_private_key(ca.private_key_pem.bytes(), None), hashes.SHA256())  # type: ignore[arg-type]
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)
+
+
+def _load(context: ssl.SSLContext, pem: bytes, folder: Path) -> None:
+    path = folder / "server.pem"
+    path.write_bytes(pem)
+    context.load_cert_chain(path)
+
+
+def test_a_folder_of_another_user_is_refused_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CommandError, match="belongs to another user") as raised:
+        authority(tmp_path)
+    assert "\n" not in str(raised.value) and "XDG_CACHE_HOME" in str(raised.value)
+    assert not (tmp_path / "authority.pem").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("", 0o755), ("", 0o770), ("authority.pem", 0o644), ("authority.pem", 0o640)]
+)
+def test_an_authority_that_others_could_read_or_replace_is_replaced(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    old = authority(tmp_path).cert_pem.bytes()
+    (tmp_path / name).chmod(mode)
+    new = authority(tmp_path).cert_pem.bytes()
+    assert new != old
+    assert authority(tmp_path).cert_pem.bytes() == new
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "authority.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_to_an_authority_is_replaced(tmp_path: Path) -> None:
+    authority(tmp_path / "other")
+    (tmp_path / "authority.pem").symlink_to(tmp_path / "other" / "authority.pem")
+    authority(tmp_path)
+    assert not (tmp_path / "authority.pem").is_symlink()
 
 
 def test_only_the_user_can_read_the_key(tmp_path: Path) -> None:

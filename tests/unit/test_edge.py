@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration, Usage
 from workers_ai_emulator.middleware import edge
 from workers_ai_emulator.middleware.edge import EdgeMiddleware
 from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.redaction import Redaction
 
 from tests.asgi import Recorder, body_of, call, headers_of, http_scope, receiver
 
@@ -168,6 +170,30 @@ def test_requests_to_the_emulators_own_endpoints_are_logged_at_debug_level(
 def test_a_path_with_control_characters_is_quoted(caplog: pytest.LogCaptureFixture) -> None:
     line = logged(caplog, Recorder(), "/a\n\x1b[2J")
     assert line == r"INFO 'POST /a\n\x1b[2J 200'"
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/v1/token/abc123", "/v1/token/[redacted]"),
+        ("/a?api_token=abc", "/a?api_token=[redacted]"),
+        ("/accounts/sk-0123456789abcdef", "/accounts/[redacted]"),
+    ],
+)
+def test_a_credential_in_a_path_is_not_logged(
+    caplog: pytest.LogCaptureFixture, path: str, line: str
+) -> None:
+    assert logged(caplog, Recorder(), path) == f"INFO POST {line} 200"
+
+
+def test_a_credential_of_the_request_is_redacted_in_the_logged_path(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def find_in_body(scope: Scope) -> None:
+        context_of(scope).redaction = Redaction(Headers({"x-auth-token": "a-secret"}))
+
+    line = logged(caplog, Recorder(find_in_body), "/a/a-secret")
+    assert line == "INFO POST /a/[redacted] 200"
 
 
 def test_a_fault_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workers_ai_emulator.interception.environment import Interception, environment
+from workers_ai_emulator.interception.environment import Interception, environment, wgetrc
 from workers_ai_emulator.interception.proxy import Address
 
 from tests import npm
@@ -19,7 +20,7 @@ INTERCEPTION = Interception(
     bundle=Path("/run/trusted.pem"),
     node_bundle=Path("/run/trusted-by-node.pem"),
 )
-LOOPBACK = "127.0.0.1,localhost,::1"
+LOOPBACK = "127.0.0.1,localhost"
 
 
 def variables(**users: str) -> dict[str, str]:
@@ -69,6 +70,34 @@ def test_an_emulator_on_another_host_is_called_without_a_proxy() -> None:
         Address("box.example", 8790), *(Address("127.0.0.1", 2),) * 2, Path("a"), Path("b")
     )
     assert environment(interception, {})["NO_PROXY"].split(",")[-1] == "box.example"
+
+
+def test_the_credentials_of_the_proxy_are_in_its_url() -> None:
+    interception = replace(INTERCEPTION, credentials="exec:secret")
+    found = environment(interception, {})
+    assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://exec:secret@127.0.0.1:2"
+
+
+@pytest.mark.parametrize("host", ["::1", "2001:db8::1"])
+def test_no_exception_is_an_ipv6_address_which_httpx_0_24_cannot_parse(host: str) -> None:
+    interception = replace(INTERCEPTION, emulator=Address(host, 8790))
+    assert environment(interception, {})["NO_PROXY"] == LOOPBACK
+
+
+def test_the_users_own_ipv6_exceptions_are_kept() -> None:
+    assert variables(NO_PROXY="fd00::/8")["NO_PROXY"] == f"fd00::/8,{LOOPBACK}"
+
+
+def test_wgets_configuration_is_the_users_with_our_certificates_at_the_end(
+    tmp_path: Path,
+) -> None:
+    ours = b"\nca_certificate = /run/trusted.pem\n"
+    bundle = Path("/run/trusted.pem")
+    assert wgetrc(bundle, {}, tmp_path) == ours
+    (tmp_path / ".wgetrc").write_text("tries = 1")
+    assert wgetrc(bundle, {}, tmp_path) == b"tries = 1" + ours
+    (tmp_path / "other").write_text("tries = 2")
+    assert wgetrc(bundle, {"WGETRC": str(tmp_path / "other")}, tmp_path) == b"tries = 2" + ours
 
 
 def test_the_users_python_path_and_node_options_are_kept() -> None:

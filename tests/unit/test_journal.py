@@ -488,6 +488,47 @@ def test_credentials_in_headers_inside_a_universal_body_are_redacted(end: str) -
     assert SECRET not in text and "[redacted]" in text
 
 
+@pytest.mark.parametrize(
+    "request_parts",
+    [
+        {"body": to_json({"api_key": SECRET})},
+        {"body": gzip.compress(to_json([{"headers": {"x-goog-api-key": SECRET}}]))},
+        {"headers": {"x-auth-token": SECRET}},
+        {"query_string": f"api_token={SECRET}".encode()},
+        {"path": f"{PATH}/token/{SECRET}"},
+    ],
+)
+def test_a_credential_is_found_by_its_name_and_redacted_everywhere(request_parts: Any) -> None:
+    def echo() -> Response:
+        return JsonResponse(to_json({"result": {"response": f"it is {SECRET}"}}))
+
+    journal = Journal()
+    parts = {"path": f"{PATH}/{SECRET}", "headers": {"x-other": SECRET}} | request_parts
+    call(responding(echo), journal, **parts)
+    entry = journal.get(1)
+    assert entry is not None
+    text = json.dumps([view_of(journal), views.row(entry)])
+    assert SECRET not in text and "it is [redacted]" in text
+
+
+def test_a_credential_of_a_running_call_is_redacted() -> None:
+    async def read_while_running() -> str:
+        journal = Journal()
+        texts: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            entry = journal.get(1)
+            assert entry is not None
+            texts.append((await views.whole(entry)).decode())
+
+        bodies = [to_json({"api_key": SECRET})[:-1], b"}"]
+        await acall(app, journal, bodies, path=f"{PATH}/{SECRET}")
+        return texts[0]
+
+    assert SECRET not in asyncio.run(read_while_running())
+
+
 def test_a_short_token_is_not_redacted_in_texts() -> None:
     journal = Journal()
     call(OK, journal, b'{"prompt":"x local"}', headers={"authorization": "Bearer local"})

@@ -34,6 +34,7 @@ LAYERS = [
     "wire",
     "engine",
     "settings",
+    "network",
     "machine",
     "files",
     "errors",

@@ -133,6 +133,68 @@ def test_an_event_without_choices_is_ignored(event: dict[str, Any]) -> None:
     assert decode(json.dumps(event), "[DONE]") == [Usage(3, 1), Chunk("", FinishReason.STOP)]
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (4, "4"),
+        (0, "0"),
+        (-1.5, "-1.5"),
+        (None, ""),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": 5}, "b"], "a5b"),
+        ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}], "a"),
+        ([], ""),
+    ],
+)
+def test_content_that_is_a_number_or_a_list_of_parts_is_text(content: Any, text: str) -> None:
+    end = [Usage(3, bool(text) + 1), Chunk("", FinishReason.STOP)]
+    assert decode(delta(content), "[DONE]") == [*([Chunk(text)] if text else []), *end]
+    completion = json.dumps({"choices": [{"text": content}]})
+    assert decode(completion, "[DONE]") == [*([Chunk(text)] if text else []), *end]
+
+
+@pytest.mark.parametrize("content", [True, {"text": "a"}, [{"text": "a"}], [["a", {}]]])
+def test_content_that_is_no_text_is_an_error_because_it_would_be_lost(content: Any) -> None:
+    with pytest.raises(UpstreamFailed, match="sent content that is not text: "):
+        decode(delta(content))
+
+
+@pytest.mark.parametrize("data", ["", " ", "\n"])
+def test_an_event_without_data_has_no_text(data: str) -> None:
+    assert decode(delta("a"), data, delta("b", "stop"))[:2] == [Chunk("a"), Chunk("b")]
+
+
+def test_events_of_another_kind_are_read_if_they_are_json() -> None:
+    decoder = EventDecoder(3, 9)
+    assert decoder.feed("ping", "ping") == []
+    assert decoder.feed(delta("a"), "completion") == [Chunk("a")]
+    with pytest.raises(UpstreamFailed, match="out of memory"):
+        decoder.feed(json.dumps({"message": "out of memory"}), "error")
+    with pytest.raises(UpstreamFailed, match="answers 500: overloaded"):
+        decoder.feed("overloaded", "error")
+
+
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [((4.0, "5"), Usage(4, 5)), ((True, 5), None), ((4, -1), None), ((4.5, 1), None)],
+)
+def test_counts_in_the_usage_may_be_written_in_several_ways(
+    counts: tuple[Any, Any], usage: Usage | None
+) -> None:
+    sent = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
+    assert decode(delta("a", "stop", usage=sent))[1] == (usage or Usage(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("code", "error_class"),
+    [(429, CapacityExceeded), ("429", CapacityExceeded), (True, UpstreamFailed)],
+)
+def test_the_status_of_an_error_event_is_its_code(
+    code: Any, error_class: type[EmulatorError]
+) -> None:
+    with pytest.raises(error_class):
+        decode(json.dumps({"error": {"message": "busy", "code": code}}))
+
+
 def test_an_error_event_is_raised() -> None:
     with pytest.raises(RequestRejected, match="no such role"):
         decode(json.dumps({"error": {"message": "no such role", "code": 400}}))

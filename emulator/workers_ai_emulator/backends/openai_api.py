@@ -22,7 +22,8 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 Json = dict[str, Any]
 
-_MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
+_MAX_MESSAGE = 1000  # characters of a server's error text that are kept
+_MAX_DIGITS = 16  # of a count that is a text
 _END_OF_STREAM = "[DONE]"
 
 # These patterns match the numbers in a server's error text about a prompt that is too long. _LIMIT
@@ -96,21 +97,23 @@ class EventDecoder:
         self._usage: Usage | None = None
         self._finish_reason: FinishReason | None = None
 
-    def feed(self, data: str) -> list[Chunk]:
-        """Decodes the data of one event. Returns its text as one chunk, or [] if it has no text.
+    def feed(self, data: str, kind: str = "message") -> list[Chunk]:
+        """Returns the text of an event of this kind as a chunk, or no chunk if it has no text.
 
-        Raises an EngineError if the event is an error, and UpstreamFailed if the data is not a JSON
-        object.
+        An event without data, for example to keep the connection alive, has no text, and neither
+        has one of another kind than `message` that is not JSON. Raises an EngineError if the event
+        is an error, and UpstreamFailed if it is not valid.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
             return []
         event = _parse_object(data)
+        if kind == "error" or (event and event.get("error")):
+            raise error_from(_error_status(event or {}), data, self.max_tokens)
         if event is None:
+            if not data.strip() or kind != "message":
+                return []
             raise UpstreamFailed(f"sent an event that is not a JSON object: {one_line(data)}")
-        if error := event.get("error"):
-            status = error.get("code") if isinstance(error, dict) else None
-            raise error_from(status if isinstance(status, int) else 500, data, self.max_tokens)
         self._usage = _usage(event.get("usage")) or self._usage
         text, finish_reason = _choice(event)
         self._finish_reason = finish_reason or self._finish_reason
@@ -133,15 +136,48 @@ class EventDecoder:
         return [self._usage or counted, Chunk("", reason)]
 
 
+def _error_status(event: Json) -> int:
+    """Returns the HTTP status in an error event, or 500 if it has none."""
+    match event.get("error"):
+        case {"code": code} if (status := _count(code)) is not None and 400 <= status < 600:
+            return status
+    return 500
+
+
 def _choice(event: Json) -> tuple[str, FinishReason | None]:
     """Returns the text and the finish reason in an event of a chat or text completion stream."""
     match event.get("choices"):
         case [dict() as choice, *_]:
             delta = choice.get("delta")
             text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-            finish_reason = _finish_reason(choice.get("finish_reason"))
-            return text if isinstance(text, str) else "", finish_reason
+            return _content(text), _finish_reason(choice.get("finish_reason"))
     return "", None
+
+
+def _content(value: Any) -> str:
+    """Returns the text of a delta: text, a number, or a list of parts with the type `text`.
+
+    Raises UpstreamFailed for any other value except null, because its text would be lost.
+    """
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case int() | float() if not isinstance(value, bool):
+            return json.dumps(value)
+        case [*parts]:
+            return "".join(_content(_part(part)) for part in parts)
+    raise UpstreamFailed(f"sent content that is not text: {one_line(json.dumps(value))}")
+
+
+def _part(part: Any) -> Any:
+    match part:
+        case {"type": "text", "text": text}:
+            return text
+        case {"type": str(kind)} if kind != "text":  # for example reasoning
+            return None
+    return part if isinstance(part, str) else {"part": part}
 
 
 def _finish_reason(reason: Any) -> FinishReason | None:
@@ -151,12 +187,30 @@ def _finish_reason(reason: Any) -> FinishReason | None:
 
 
 def _usage(value: Any) -> Usage | None:
+    """Returns the usage, or None unless both of its counts are numbers."""
     match value:
-        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **others}:
+        case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
+            counts = _count(prompt), _count(completion)
+            if counts[0] is None or counts[1] is None:
+                return None
             match others.get("prompt_tokens_details"):
-                case {"cached_tokens": int(cached)}:
-                    return Usage(prompt, completion, cached)
-            return Usage(prompt, completion)
+                case {"cached_tokens": cached}:
+                    return Usage(counts[0], counts[1], _count(cached) or 0)
+            return Usage(counts[0], counts[1])
+    return None
+
+
+def _count(value: Any) -> int | None:
+    """Returns a whole number from 0 on, which may be written as `2.0` or `"2"`, or None."""
+    match value:
+        case bool():
+            return None
+        case int() if value >= 0:
+            return value
+        case float() if value >= 0 and value.is_integer():
+            return int(value)
+        case str() if value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
+            return int(value)
     return None
 
 

@@ -22,6 +22,7 @@ from workers_ai_emulator.engine.errors import (
 from workers_ai_emulator.engine.types import Chunk, SamplingParams, StartedGeneration, Usage
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
@@ -37,10 +38,10 @@ _MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of 
 class UpstreamBackend:
     """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
 
-    `model`: the server's name for the model of all requests. If it is None, the server's model with
-    the Workers AI name is used, or otherwise the server's only model. A request fails if the server
-    sends no bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL or the key is
-    invalid.
+    `model` is the server's name of the model. Without it, the Workers AI name is used if the server
+    has it, and otherwise the server's only model. A request fails if the server sends nothing for
+    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key, and for an invalid
+    variable of the environment for proxies or certificates.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class UpstreamBackend:
         self._client = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {self._api_key}"} if self._api_key else {},
             timeout=httpx2.Timeout(stall_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S),
+            transport=_transport(self._url),
         )
 
     def is_immediate(self, spec: ModelSpec) -> bool:
@@ -134,9 +135,9 @@ class UpstreamBackend:
                 if not response.is_success:
                     body = await _read(response)
                     raise self._error_from(response.status_code, body, decoder.max_tokens)
-                events = aiter(httpx2.EventSource(response))
+                events = aiter(_events(response))
                 async for event in events:
-                    for chunk in decoder.feed(event.data):
+                    for chunk in decoder.feed(event.data, event.event):
                         yield chunk
                     if decoder.is_done:
                         await _read_rest(events)
@@ -227,6 +228,13 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _transport(url: str) -> httpx2.AsyncHTTPTransport:
+    """Returns a transport through the proxy of the user's environment, if the URL needs one."""
+    check_certificates()
+    limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S)
+    return httpx2.AsyncHTTPTransport(proxy=proxy_for(url), limits=limits)
+
+
 def _checked_key(key: str | None) -> str | None:
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise SettingInvalid("--upstream-api-key takes plain characters on one line")
@@ -246,6 +254,33 @@ async def _read(response: httpx2.Response) -> str:
         if len(body) > _MAX_BODY_BYTES:
             break
     return body.decode("utf-8", "replace")
+
+
+def _events(response: httpx2.Response) -> httpx2.EventSource:
+    """Returns the events of a response. The library does what the standard says, except for this:
+
+    - events are in UTF-8 whatever the header says, and may begin with a byte order mark;
+    - the last event may lack its empty line, because some servers omit it.
+    """
+    response.encoding = "utf-8-sig"
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _TerminatedStream(response.stream)
+    return httpx2.EventSource(response)
+
+
+class _TerminatedStream(httpx2.AsyncByteStream):
+    """Adds an empty line to a body that has been received completely."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+        yield b"\n\n"
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:

@@ -89,18 +89,27 @@ def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[st
     Some of these variables name certificate files. Writes these files into `folder`.
     """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
-    from workers_ai_emulator.interception.environment import Interception, environment
+    from workers_ai_emulator.interception.environment import Interception, environment, wgetrc
 
     bundle, node_bundle = folder / "trusted.pem", folder / "trusted-by-node.pem"
+    authority, of_wget = folder / "authority.pem", folder / "wgetrc"
     bundle.write_bytes(trust_bundle(ca, os.environ))
     node_bundle.write_bytes(node_trust_bundle(ca, os.environ))
+    authority.write_bytes(ca.cert_pem.bytes())
+    of_wget.write_bytes(wgetrc(bundle, os.environ, Path(os.path.expanduser("~"))))
     addresses = emulator, proxy.address, proxy.tls_address
-    return environment(Interception(*addresses, bundle, node_bundle), os.environ)
+    files = bundle, node_bundle
+    interception = Interception(*addresses, *files, proxy.credentials, authority, of_wget)
+    return environment(interception, os.environ)
 
 
 async def _run_command(
     command: Sequence[str], variables: dict[str, str], foreground: Foreground
 ) -> int:
+    from workers_ai_emulator.interception.warnings import warning_for
+
+    if warning := warning_for(command):
+        print_to_stderr(f"workers-ai-emulator: warning: {warning}")
     try:
         return await foreground.run(command, os.environ | variables)
     except OSError as error:

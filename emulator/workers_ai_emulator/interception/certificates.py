@@ -1,8 +1,9 @@
 """Creates TLS certificates for Cloudflare's two API hosts, for the proxy that `exec` runs.
 
-A certificate authority in the user's cache folder signs a new certificate in every run of `exec`.
-Only programs that `exec` runs trust this authority. Its name constraints permit only the two hosts,
-so a stolen key of the authority cannot be used to impersonate any other host.
+A certificate authority, stored in a folder of the user, signs a new certificate for every run. Only
+programs that `exec` runs trust the authority. Name constraints in its certificate limit it to TLS
+servers with the names of the two hosts, so a stolen key cannot be used to impersonate any other
+host.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+import stat
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from filelock import FileLock
 from trustme import CA
 
@@ -33,6 +36,8 @@ from workers_ai_emulator.errors import CommandError
 HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 
 _NAME = "workers-ai-emulator"
+_NO_HOST = "invalid"  # which can never exist [RFC 2606]
+_ACCESS_OF_OTHERS = 0o077
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
 _LIFE = 397 * _DAY  # the longest lifetime of a server certificate that every client accepts
@@ -50,12 +55,18 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 
-# The authority may sign certificates for HOSTS only. Constraints on DNS names do not limit IP
-# addresses, so all IP addresses are excluded explicitly.
+# Each kind of name has its own constraints. A permitted DNS name also permits the names below it,
+# so those are excluded with a leading dot, which OpenSSL and Go read as "below". All
+# IP addresses are excluded, and e-mail addresses and URIs are permitted at a reserved host only.
 _CONSTRAINTS = x509.NameConstraints(
-    permitted_subtrees=[x509.DNSName(host) for host in HOSTS],
+    permitted_subtrees=[
+        *(x509.DNSName(host) for host in HOSTS),
+        x509.RFC822Name(_NO_HOST),
+        x509.UniformResourceIdentifier(_NO_HOST),
+    ],
     excluded_subtrees=[
-        x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")
+        *(x509.DNSName(f".{host}") for host in HOSTS),
+        *(x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")),
     ],
 )
 
@@ -63,13 +74,15 @@ _CONSTRAINTS = x509.NameConstraints(
 def authority(folder: Path) -> CA:
     """Returns the certificate authority in the folder; creates it if it is missing or unusable.
 
-    Raises CommandError if the folder cannot be read or written.
+    An authority that other users could have read or replaced is not usable. Raises CommandError if
+    the folder belongs to another user, or cannot be read or written.
     """
     path = folder / "authority.pem"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        was_private = _make_private(folder)
         with FileLock(folder / "authority.lock"):
-            if not (pem := _usable(path)):
+            if not (was_private and _is_private(path) and (pem := _usable(path))):
                 pem = _new_authority()
                 _write_private(path, pem)
     except OSError as error:
@@ -128,6 +141,33 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
     return b"\n".join([*pems, ca.cert_pem.bytes()])
 
 
+def _make_private(folder: Path) -> bool:
+    """Removes the access of other users to the folder. Returns whether they had none.
+
+    Raises CommandError if the folder belongs to another user.
+    """
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise CommandError(
+            f"the folder of certificates {folder} belongs to another user (id {status.st_uid}); "
+            "choose another cache folder with XDG_CACHE_HOME"
+        )
+    if status.st_mode & _ACCESS_OF_OTHERS:
+        folder.chmod(0o700)
+        return False
+    return True
+
+
+def _is_private(path: Path) -> bool:
+    """Returns whether the file belongs to this user, and no other user can read it."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return is_ours and not status.st_mode & _ACCESS_OF_OTHERS
+
+
 def _usable(path: Path) -> bytes | None:
     """Returns the authority's key and certificate in the file as PEM, or None if unusable.
 
@@ -163,6 +203,7 @@ def _new_authority() -> bytes:
         x509.CertificateBuilder(name, name, public_key, number, now - _DAY, now + _AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_SIGNS_CERTIFICATES, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(_CONSTRAINTS, critical=True)
         .sign(key, hashes.SHA256())

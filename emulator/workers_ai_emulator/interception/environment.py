@@ -30,9 +30,10 @@ _CREDENTIALS = {
 class Interception:
     """The addresses and the certificate files that the environment variables contain.
 
-    `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
-    that a hook redirects. `bundle` is a PEM file that replaces a program's trusted certificates;
-    `node_bundle` is a PEM file of certificates that node trusts in addition to its own.
+    `authority` is the file with our authority's certificate only, `wgetrc` wget's configuration.
+    `credentials` are those that the proxy requires, `user:password`, or empty for none.
+    `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
+    certificates, `node_bundle` adds to node's.
     """
 
     emulator: Address
@@ -40,15 +41,15 @@ class Interception:
     tls: Address
     bundle: Path
     node_bundle: Path
+    credentials: str = ""
+    authority: Path | None = None
+    wgetrc: Path | None = None
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment variables to set for a program that `exec` runs.
-
-    They are added to the user's environment, `variables`, and replace variables of the same name.
-    Cloudflare credentials in `variables` are not replaced.
-    """
-    proxy = f"http://{interception.proxy}"
+    """Returns the variables to add to the user's own `variables`."""
+    at = f"{interception.credentials}@" if interception.credentials else ""
+    proxy = f"http://{at}{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
     bundle = str(interception.bundle)
     return {
@@ -60,10 +61,12 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
         "REQUESTS_CA_BUNDLE": bundle,
         "CURL_CA_BUNDLE": bundle,
         "DENO_CERT": bundle,
+        "WGETRC": str(interception.wgetrc or ""),
         "NODE_EXTRA_CA_CERTS": str(interception.node_bundle),
         "NODE_OPTIONS": _node_options(variables.get("NODE_OPTIONS", "")),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_HOOKS), variables.get("PYTHONPATH", "")])),
         "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
+        "WORKERS_AI_EMULATOR_AUTHORITY": str(interception.authority or ""),
         "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
         "CLOUDFLARE_API_BASE_URL": f"http://{interception.emulator}/client/v4",
         # With these two values, wrangler skips its check whether Cloudflare Access protects the
@@ -75,18 +78,28 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
     } | {name: value for name, value in _CREDENTIALS.items() if not variables.get(name)}
 
 
+def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
+    """Returns the user's configuration of wget, with the bundle as its trusted certificates.
+
+    wget with GnuTLS reads no variable for certificates.
+    """
+    path = Path(variables.get("WGETRC") or home / ".wgetrc")
+    users = path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
+    return users + f"\nca_certificate = {bundle}\n".encode()
+
+
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    Removes the entries that match Cloudflare's API hosts from the user's NO_PROXY: requests to
-    these hosts must use our proxy. Adds the loopback names and the emulator's host. For all other
-    hosts, our proxy itself still applies the user's NO_PROXY.
+    The proxy itself still applies all of the user's exceptions. IPv6 addresses are not added,
+    because httpx 0.24.0 cannot parse them in any form. The proxy reaches `::1` without help.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
     )
+    ours = (*LOOPBACK_NAMES, interception.emulator.host)
     kept = [entry for entry in entries if entry and not _excepts_our_host(entry)]
-    return ",".join(dict.fromkeys([*kept, *LOOPBACK_NAMES, interception.emulator.host]))
+    return ",".join(dict.fromkeys([*kept, *(host for host in ours if ":" not in host)]))
 
 
 def _excepts_our_host(entry: str) -> bool:

@@ -1,6 +1,8 @@
 """An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-The proxy has two ports on the loopback interface:
+It has two ports on the loopback interface. Every user of the machine can connect to them, so the
+proxy port requires credentials, which only the command of `exec` receives. The TLS port leads to
+the emulator and nowhere else.
 
     program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
     program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
@@ -16,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import secrets
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing, suppress
@@ -33,6 +36,10 @@ _LOOPBACK = "127.0.0.1"
 _HEAD_LIMIT = 2**16
 _HEAD_TIMEOUT_S = 30.0
 _READ_SIZE = 2**16
+_USER = "exec"
+_ONLY_HTTP = (
+    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+)
 _HOP_BY_HOP = ("proxy-", "connection:", "keep-alive:")
 
 
@@ -61,18 +68,25 @@ class Refusal(Exception):
     def response(self) -> bytes:
         body = f"workers-ai-emulator: {self}\n".encode()
         head = (
-            f"HTTP/1.1 {self._status.value} {self._status.phrase}\r\n"
+            f"HTTP/1.1 {self._status.value} {self._status.phrase}\r\n{self._challenge}"
             "Content-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         return head.encode() + body
 
+    @property
+    def _challenge(self) -> str:
+        if self._status is not HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return ""
+        return 'Proxy-Authenticate: Basic realm="workers-ai-emulator"\r\n'
+
 
 class Proxy:
     """The proxy server; its two ports are open inside its `async with` block.
 
-    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies in the user's
-    environment variables, by URL scheme, as urllib's `getproxies` returns them.
+    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies of the user's
+    environment, as urllib's `getproxies` returns them. `credentials` are the user and the password
+    that the proxy port requires, new for every proxy.
     """
 
     def __init__(
@@ -81,6 +95,7 @@ class Proxy:
         self._emulator = emulator
         self._context = context
         self._user_proxies = dict(user_proxies)
+        self.credentials = f"{_USER}:{secrets.token_hex(16)}"
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -139,6 +154,7 @@ class Proxy:
         with closing(client.writer), suppress(OSError):
             try:
                 request = Request.parse(await _read_head(client.reader))
+                request.check_credentials(self.credentials)
                 upstream = await self._connect_upstream(request)
             except Refusal as refusal:
                 client.writer.write(refusal.response())
@@ -214,6 +230,18 @@ class Request:
         host, port = self.destination
         return port == 443 and host.removesuffix(".") in HOSTS
 
+    def check_credentials(self, credentials: str) -> None:
+        """Raises Refusal if the request does not have these credentials, `user:password`."""
+        expected = _basic(credentials)
+        pairs = (field.partition(":") for field in self.fields)
+        given = [v.strip() for name, _, v in pairs if name.lower() == "proxy-authorization"]
+        if len(given) != 1 or not secrets.compare_digest(given[0].encode(), expected.encode()):
+            raise Refusal(
+                HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+                "this proxy is for the command of `workers-ai-emulator exec`; "
+                "use the whole value of HTTPS_PROXY, with its password",
+            )
+
     def head_for(self, proxy: UserProxy | None) -> bytes:
         """Returns the request line and header fields to send to the user's proxy.
 
@@ -262,11 +290,11 @@ class UserProxy:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme != "http" or not parts.hostname:
-            raise Refusal(HTTPStatus.BAD_GATEWAY, "only proxies at http:// URLs are supported")
+            raise Refusal(HTTPStatus.BAD_GATEWAY, _ONLY_HTTP)
         fields = []
         if parts.username is not None:
-            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            fields = [f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}"]
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            fields = [f"Proxy-Authorization: {_basic(credentials)}"]
         return cls(Address(parts.hostname, port), tuple(fields))
 
     async def tunnel(self, upstream: Connection, destination: Address) -> None:
@@ -307,6 +335,10 @@ async def _read_head(reader: asyncio.StreamReader) -> str:
         raise Refusal(HTTPStatus.BAD_REQUEST, "the connection ended inside the head") from error
     except asyncio.LimitOverrunError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, f"the head has over {_HEAD_LIMIT} bytes") from error
+
+
+def _basic(credentials: str) -> str:
+    return f"Basic {base64.b64encode(credentials.encode()).decode()}"
 
 
 def _head(*lines: str) -> bytes:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX
+from workers_ai_emulator.wire.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ def _may_keep_alive(scope: Scope) -> bool:
 
 def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
     context = context_of(scope)
-    line = f"{scope['method']} {scope['path']} {status or 'no response'}"
+    redaction = context.redaction or Redaction.of(scope)
+    line = f"{scope['method']} {redaction.path(scope['path'])} {status or 'no response'}"
     if context.fault is not None:
         line += f", fault {context.fault}"
     if context.started is None:

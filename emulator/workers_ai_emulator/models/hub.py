@@ -18,6 +18,7 @@ from huggingface_hub import (
     get_hf_file_metadata,
     get_session,
     hf_hub_url,
+    set_client_factory,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
@@ -35,8 +36,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 )
 
 from workers_ai_emulator import __version__
-from workers_ai_emulator.errors import PullFailed, TransferInterrupted
+from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
+from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
 
 # Without this line, huggingface-hub would send usage data with its first call.
 constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -57,6 +59,34 @@ class RemoteFile:
     commit: str
     size: int
     sha256: str
+
+
+def _client() -> httpx2.Client:
+    """Returns the client that the library uses. Requests to this machine use no proxy.
+
+    Raises PullFailed if a variable of the environment for proxies or certificates is invalid.
+    """
+    transport = None
+    try:
+        check_certificates()
+        if is_loopback(httpx2.URL(constants.ENDPOINT).host):
+            transport = httpx2.HTTPTransport()
+        else:
+            check_proxies()
+    except SettingInvalid as error:
+        raise PullFailed(str(error)) from error
+    hooks = {"request": [_check_offline]}
+    return httpx2.Client(
+        transport=transport, event_hooks=hooks, follow_redirects=True, timeout=None
+    )
+
+
+def _check_offline(request: httpx2.Request) -> None:
+    if constants.is_offline_mode():
+        raise OfflineModeIsEnabled(f"{request.url} is not requested")
+
+
+set_client_factory(_client)
 
 
 def describe(file: HubFile) -> RemoteFile:

@@ -21,10 +21,16 @@ from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, T
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.envelope import success
-from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, INVALID_DATA, WireError
+from workers_ai_emulator.wire.errors import (
+    INCOMPLETE_REQUEST,
+    INVALID_DATA,
+    NOT_EMULATED,
+    WireError,
+)
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _ANY_ACCOUNT = "0" * 32  # in place of the account id, which a binding does not send
+_AUTORAG_METHODS = {"rags": ".list()", "search": ".search()", "ai-search": ".aiSearch()"}
 
 router = EndpointRouter()
 
@@ -67,6 +73,34 @@ async def gateway_url(request: Request, gateway_id: str, provider: str) -> Respo
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
     return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
+
+
+@router.handles(endpoints.BINDING_WEBSOCKET)
+async def run_with_websocket(request: Request) -> Response:
+    raise WireError(NOT_EMULATED, "env.AI.run() with the option websocket")
+
+
+@router.handles(endpoints.BINDING_GET_LOG)
+async def get_log(request: Request) -> Response:
+    raise WireError(NOT_EMULATED, "env.AI.gateway().getLog()")
+
+
+@router.handles(endpoints.BINDING_PATCH_LOG)
+async def patch_log(request: Request) -> Response:
+    raise WireError(NOT_EMULATED, "env.AI.gateway().patchLog()")
+
+
+@router.handles(endpoints.BINDING_TO_MARKDOWN)
+@router.handles(endpoints.BINDING_MARKDOWN_FORMATS)
+async def to_markdown(request: Request) -> Response:
+    raise WireError(NOT_EMULATED, "env.AI.toMarkdown()")
+
+
+@router.handles(endpoints.BINDING_AUTORAG)
+@router.handles(endpoints.BINDING_AUTORAG_LIST)
+async def autorag(request: Request, operation: str) -> Response:
+    method = _AUTORAG_METHODS.get(operation.rpartition("/")[2], "")
+    raise WireError(NOT_EMULATED, f"env.AI.autorag(){method}")
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:

@@ -39,10 +39,7 @@ async def compat_chat_completions(request: Request) -> Response:
 
     [developers.cloudflare.com/ai-gateway]
     """
-    body = await body_of(request)
-    if not (name := model_name(body)).startswith(_PROVIDER):
-        raise WireError(NO_SUCH_MODEL, name)  # the model is of another provider
-    return with_log_id(await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER))
+    return with_log_id(await _compat(request, await body_of(request)))
 
 
 @router.handles(endpoints.GATEWAY_CHAT_COMPLETIONS)
@@ -89,12 +86,20 @@ async def _run_step(request: Request, step: Any) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
             return await openai.complete(request, query, ChatCompletionFormat)
+        case {"provider": "compat", "endpoint": "chat/completions", "query": query}:
+            return await _compat(request, query)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
             spec = find_model(request, endpoint.removeprefix("run/"))
             return await run.run(request, spec, query)
         case {"provider": str(provider), "endpoint": str(endpoint)}:
             raise WireError(NO_SUCH_MODEL, f"{provider}/{endpoint}")
     raise WireError(INCOMPLETE_REQUEST, "provider")
+
+
+async def _compat(request: Request, body: Any) -> Response:
+    if not (name := model_name(body)).startswith(_PROVIDER):
+        raise WireError(NO_SUCH_MODEL, name)  # a model of another provider
+    return await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER)
 
 
 def with_log_id(response: Response) -> Response:

@@ -107,6 +107,8 @@ _PATH_PARAMETERS: Json = {
     "script": _parameter("script", _WORD),
     "endpoint": _parameter("endpoint", _WORD),
     "name": _parameter("name", {"type": "string", "pattern": r"^[a-z]+\.(html|css|js|svg)$"}),
+    "log_id": _parameter("log_id", _WORD),
+    "operation": _parameter("operation", _WORD),
     "number": _parameter("number", {"type": "integer", "minimum": 1}, "The id of a request."),
 }
 
@@ -390,6 +392,8 @@ def _run(catalog: Catalog) -> _Details:
     return _Details(_native(catalog), _input(catalog))
 
 
+_NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
+
 _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.RUN: lambda catalog: _Details(_native(catalog), _nested(catalog)),
     endpoints.RUN_MODEL: _run,
@@ -418,6 +422,13 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.BINDING_GATEWAY_RUN: _binding_run,
     endpoints.BINDING_GATEWAY_UNIVERSAL: _universal,
     endpoints.BINDING_GATEWAY_URL: _fixed(_content(_success(_object(url=_TEXT)))),
+    endpoints.BINDING_WEBSOCKET: _NOT_EMULATED,
+    endpoints.BINDING_GET_LOG: _NOT_EMULATED,
+    endpoints.BINDING_PATCH_LOG: _NOT_EMULATED,
+    endpoints.BINDING_TO_MARKDOWN: _NOT_EMULATED,
+    endpoints.BINDING_MARKDOWN_FORMATS: _NOT_EMULATED,
+    endpoints.BINDING_AUTORAG: _NOT_EMULATED,
+    endpoints.BINDING_AUTORAG_LIST: _NOT_EMULATED,
     endpoints.HEALTHZ: _fixed(_STATUS),
     endpoints.READYZ: _fixed(_STATUS),
     endpoints.METRICS: _fixed({"text/plain": {"schema": _TEXT}}),

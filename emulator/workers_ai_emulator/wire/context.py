@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from workers_ai_emulator.engine.types import StartedGeneration
+from workers_ai_emulator.wire.redaction import Redaction
 
 _KEY = "workers_ai_emulator.call_context"
 
@@ -24,6 +25,7 @@ class CallContext:
     (`wire/body.py`).
     `model`, `started`: the model that the route found, and the generation that a backend started
     for it (`routes/generation.py`).
+    `redaction`: the credentials that the journal found in the request (`middleware/journal/`).
     """
 
     needs_token: bool = False
@@ -31,6 +33,7 @@ class CallContext:
     is_large: bool = False
     model: str | None = None
     started: StartedGeneration | None = None
+    redaction: Redaction | None = None
 
 
 def context_of(scope: Scope) -> CallContext:

@@ -128,6 +128,21 @@ BINDING_GATEWAY_URL = Endpoint(
     "The base URL that `env.AI.gateway().getUrl()` returns",
 )
 
+_NOT_EMULATED = "A method of `env.AI` that the emulator does not have: always an error"
+
+
+def _not_emulated(method: str, path: str) -> Endpoint:
+    return Endpoint(method, path, Access.BINDING, _NOT_EMULATED)
+
+
+BINDING_WEBSOCKET = _not_emulated("GET", "/run")
+BINDING_GET_LOG = _not_emulated("GET", "/ai-gateway/gateways/{gateway_id}/logs/{log_id}")
+BINDING_PATCH_LOG = _not_emulated("PATCH", "/ai-gateway/gateways/{gateway_id}/logs/{log_id}")
+BINDING_TO_MARKDOWN = _not_emulated("POST", "/to-everything/{operation:path}")
+BINDING_MARKDOWN_FORMATS = _not_emulated("GET", "/to-everything/{operation:path}")
+BINDING_AUTORAG = _not_emulated("POST", "/autorag/{operation:path}")
+BINDING_AUTORAG_LIST = _not_emulated("GET", "/autorag/{operation:path}")
+
 # ── the emulator's own ──────────────────────────────────────────────────────────────────────────
 
 

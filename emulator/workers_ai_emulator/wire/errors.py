@@ -108,6 +108,10 @@ FOREIGN_ORIGIN = _api(
     403, 9109, "Unauthorized to access requested resource: {0} is not a local origin. "
     "To allow its pages, start the emulator with --allow-origin {0}",
     "A web page from another machine called without permission. [the service's code, our text]")
+NOT_EMULATED = _api(
+    405, 3904, "The emulator does not have {}, only env.AI.run(), env.AI.models(), "
+    "env.AI.gateway().run() and env.AI.gateway().getUrl()",
+    "The emulator does not have this method of a binding. [ours]")
 CONTROL_INVALID = _api(
     400, 6007, "{}", "An endpoint of the emulator got an invalid body. [ours]")
 

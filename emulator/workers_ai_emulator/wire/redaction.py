@@ -4,55 +4,85 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
-CREDENTIAL_HEADERS = (
-    "authorization",
-    "cf-aig-authorization",
-    "x-auth-key",
-    "x-auth-user-service-key",
-    "x-auth-email",
-    "cf-access-client-secret",
-    "cf-access-jwt-assertion",
-    "proxy-authorization",
-    "api-key",
-    "x-api-key",
-    "cookie",
+from workers_ai_emulator.wire.credentials import (
+    CREDENTIAL_HEADERS,
+    MARK,
+    Finder,
+    is_credential_name,
 )
-_MARK = "[redacted]"
-_HIDDEN_HEADERS = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# A credential with fewer characters than this is not replaced: a short credential, such as `x` or
-# `local`, also occurs in ordinary text.
+
+__all__ = ["CREDENTIAL_HEADERS", "Redaction"]
+
+# Shorter secrets are not removed: they are words such as `x` or `local`, which occur in any text.
 _MIN_LENGTH = 6
-# A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
-# least this many characters.
-_MIN_START = 4
-# Matches JSON members whose key is the name of a credential header: AI Gateway's universal endpoint
-# accepts headers inside a JSON body.
-_NAMED = re.compile(
-    rf'("(?:{"|".join(map(re.escape, CREDENTIAL_HEADERS))})"\s*:\s*")(?:[^"\\]|\\.)*',
-    re.IGNORECASE,
-)
+_MIN_START = 4  # of a secret that is cut off at the end of a text
+_MAX_SECRETS = 256  # of one request; more are redacted only where their names are
 
 
 class Redaction:
-    """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
+    """Replaces the credentials of one request, and `others`, in texts.
 
-    The secrets are the credentials in the request's headers, and the texts in `others`. Secrets
-    that are escaped for JSON or for a URL are replaced too.
+    The request's headers have credentials; `of`, `learn` and `learn_text` find further ones by
+    their names. A secret is also found as it is escaped in JSON and in URLs.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
-        given = [(name, value) for name in CREDENTIAL_HEADERS for value in headers.getlist(name)]
-        secrets = {secret for name, value in given for secret in _secrets(name, value)}
-        secrets |= {other for other in others if len(other) >= _MIN_LENGTH}
-        forms = {form for secret in secrets for form in _forms(secret)}
-        self._forms = sorted(forms, key=len, reverse=True)
+        finder = Finder()
+        for name, value in headers.items():
+            finder.header(name, value)
+        self._secrets: set[str] = set()
+        self._forms: list[str] = []
+        self._add({*finder.found, *others})
+
+    @classmethod
+    def of(cls, scope: Scope, *others: str) -> Redaction:
+        """Returns the redaction for the credentials in a request's headers, path and query."""
+        redaction = cls(Headers(scope=scope), *others)
+        redaction.path(scope["path"])
+        redaction.query(scope["query_string"].decode("latin-1"))
+        return redaction
+
+    def learn(self, value: Any) -> None:
+        """Adds the credentials in a JSON body to those of the request."""
+        finder = Finder()
+        finder.value(value)
+        self._add(finder.found)
+
+    def learn_text(self, text: str) -> None:
+        """Adds the credentials in a body that may be JSON to those of the request."""
+        try:
+            self.learn(json.loads(text))
+        except (ValueError, RecursionError):
+            finder = Finder()
+            finder.cut_json(text)
+            self._add(finder.found)
+
+    def path(self, path: str) -> str:
+        """Returns the path of a URL without secrets."""
+        finder = Finder()
+        path = finder.path(path)
+        self._add(finder.found)
+        return self.text(path)
+
+    def query(self, query: str) -> str:
+        """Returns the query of a URL without secrets."""
+        finder = Finder()
+        query = finder.text(query)
+        self._add(finder.found)
+        return self.text(query)
+
+    def parameter(self, name: str, value: str) -> tuple[str, str]:
+        """Returns a decoded parameter of a query without secrets."""
+        if value and is_credential_name(name):
+            value = MARK
+        return self.text(name), self.text(value)
 
     def text(self, text: str, *, is_cut: bool = False) -> str:
         """Returns the text with `[redacted]` in place of each secret.
@@ -61,7 +91,7 @@ class Redaction:
         secret, these characters are removed.
         """
         for form in self._forms:
-            text = text.replace(form, _MARK)
+            text = text.replace(form, MARK)
         if is_cut:
             for form in self._forms:
                 text = _without_start(text, form)
@@ -79,21 +109,20 @@ class Redaction:
         """
         redacted: dict[str, str] = {}
         for name, value in headers:
-            value = _MARK if name in _HIDDEN_HEADERS else self.text(value)
+            value = self.text(Finder().header(name, value))
             redacted[name] = f"{redacted[name]}, {value}" if name in redacted else value
         return redacted
 
     def json(self, text: str, *, is_cut: bool = False) -> Any:
         """Parses the text as JSON, and returns its value with `[redacted]` in place of secrets.
 
-        Also replaces the value of each key that is the name of a credential header. If the text is
-        not valid JSON, returns it as a string with the same replacements. `is_cut`: whether the
-        text is truncated.
+        The values of members that have the name of a credential are removed too.
         """
+        self.learn_text(text)
         try:
             return self.value(json.loads(text, parse_constant=float))
         except (ValueError, RecursionError):
-            return self.text(_NAMED.sub(rf"\1{_MARK}", text), is_cut=is_cut)
+            return self.text(Finder().cut_json(text), is_cut=is_cut)
 
     def value(self, value: Any) -> Any:
         """Returns a parsed JSON value with `[redacted]` in place of each secret.
@@ -101,36 +130,32 @@ class Redaction:
         Raises ValueError if the value contains infinity or NaN: Python parses `1e999` as infinity,
         which JSON cannot represent.
         """
+        return self._replaced(Finder().value(value))
+
+    def _replaced(self, value: Any) -> Any:
         match value:
             case str():
                 return self.text(value)
             case list():
-                return [self.value(item) for item in value]
+                return [self._replaced(item) for item in value]
             case dict():
-                return {self.text(key): self._member(key, item) for key, item in value.items()}
+                return {self.text(key): self._replaced(item) for key, item in value.items()}
             case float() if not math.isfinite(value):
                 raise ValueError(f"{value} is not JSON")
         return value
 
-    def _member(self, key: str, value: Any) -> Any:
-        return _MARK if key.lower() in _HIDDEN_HEADERS else self.value(value)
-
-
-def _secrets(name: str, value: str) -> list[str]:
-    """Returns the secrets in the value of a credential header.
-
-    They are the whole value, and the token after `Bearer` or the value of each cookie.
-    """
-    if name == "cookie":
-        candidates = [value, *(pair.partition("=")[2].strip() for pair in value.split(";"))]
-    else:
-        candidates = [value, value.partition(" ")[2].strip()]  # the token after `Bearer`
-    return [secret for secret in candidates if len(secret) >= _MIN_LENGTH]
+    def _add(self, secrets: set[str]) -> None:
+        secrets = {secret for secret in secrets if len(secret) >= _MIN_LENGTH} - self._secrets
+        if secrets:
+            self._secrets.update(sorted(secrets)[: max(0, _MAX_SECRETS - len(self._secrets))])
+            forms = {form for secret in self._secrets for form in _forms(secret)}
+            self._forms = sorted(forms, key=len, reverse=True)
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the secret in three forms: unchanged, escaped for JSON, and escaped for URLs."""
-    return {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
+    """Returns the secret itself, and as it is escaped in JSON and in URLs."""
+    in_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
+    return {secret, *in_json, quote(secret, safe=""), quote_plus(secret)}
 
 
 def _without_start(text: str, form: str) -> str:

@@ -25,7 +25,40 @@ const BINDING = `
   }
   Object.defineProperty(EmulatedAi, "name", { value: "Ai" });
 
-  export default (env) => new EmulatedAi(env.fetcher);
+  // Methods that call the service by RPC, which HTTP cannot carry.
+  for (const name of ["aiSearch", "websearch"]) {
+    if (!(name in Ai.prototype)) continue;
+    EmulatedAi.prototype[name] = () => {
+      throw new Error(
+        "${NAME} does not have env.AI." + name + "(), only run(), models() and gateway()");
+    };
+  }
+
+  // Two methods of workerd's class do not read errors: that for formats, and run() with a websocket.
+  async function refused(response, url) {
+    if (!/\\/supported$|\\/run\\?.*body=/.test(url)) return response;
+    const { errors } = await response.json();
+    throw new Error(errors[0].message);
+  }
+
+  // workerd's own error for a refused connection does not name the address.
+  const named = (fetcher, address) => ({
+    async fetch(...args) {
+      try {
+        const response = await fetcher.fetch(...args);
+        return response.status === 405 ? await refused(response, String(args[0])) : response;
+      } catch (error) {
+        const isRunning = await fetcher.fetch("http://workers-binding.ai/_emulator/healthz")
+          .then((response) => response.body?.cancel().then(() => true) ?? true, () => false);
+        if (isRunning || args[1]?.signal?.aborted) throw error;
+        throw new Error(
+          "${NAME} is not running at " + address + ": start it with \`${NAME} serve\`, or name " +
+          "another address in WORKERS_AI_EMULATOR_ADDRESS", { cause: error });
+      }
+    },
+  });
+
+  export default (env) => new EmulatedAi(named(env.fetcher, env.address));
 `;
 
 /** Returns the names and emulator addresses of a Worker's bindings that use this plugin. */
@@ -66,7 +99,10 @@ const plugin = {
       name,
       wrapped: {
         moduleName: MODULE,
-        innerBindings: [{ name: "fetcher", service: { name: serviceAt(address) } }],
+        innerBindings: [
+          { name: "fetcher", service: { name: serviceAt(address) } },
+          { name: "address", json: JSON.stringify(address) },
+        ],
       },
     }));
   },

@@ -4,9 +4,12 @@
 start. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
 library, because the program's Python need not have the emulator's dependencies.
 
-The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
-methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
-cannot return that port itself: some libraries, such as anyio, ignore the port that it returns.
+The API's host names resolve to a placeholder address, and a connection to that address is made to
+the emulator's TLS port. Resolving to the emulator's own address is not enough: some libraries, such
+as anyio, use only the address of a resolved name and not its port.
+
+Every TLS context that loads certificates of its own, such as certifi's, also loads the authority of
+`exec`, whose certificates are for these two hosts only.
 """
 
 import _socket
@@ -52,6 +55,79 @@ def _redirect(host: str, port: int) -> None:
     patched.connect, patched.connect_ex = connect_redirected, connect_ex_redirected
 
 
+class _ImportHook:
+    """Calls a function after the first import of a module, without importing it itself."""
+
+    def __init__(self, after: "dict[str, Any]") -> None:
+        self._after = after
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        action = self._after.pop(name, None)
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        if spec is None or not hasattr(spec.loader, "exec_module"):
+            return spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def execute_and_act(module: Any) -> None:
+            execute(module)
+            action(module)
+
+        loader.exec_module = execute_and_act
+        return spec
+
+
+def _trust(authority: str) -> "Any":
+    """Returns a function that makes the contexts of the module `ssl` trust the authority too."""
+
+    def patch(module: Any) -> None:
+        load = module.SSLContext.load_verify_locations
+
+        def load_with_authority(self: Any, *args: Any, **kwargs: Any) -> None:
+            load(self, *args, **kwargs)
+            if os.path.exists(authority):
+                load(self, authority)
+
+        module.SSLContext.load_verify_locations = load_with_authority
+
+    return patch
+
+
+def _trust_in_curl(bundle: str) -> "Any":
+    """Returns a function that sets the certificates of pycurl, which reads no variable for them."""
+
+    def patch(module: Any) -> None:
+        class Curl(module.Curl):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self._trust()
+
+            def reset(self) -> None:
+                super().reset()
+                self._trust()
+
+            def _trust(self) -> None:
+                if os.path.exists(bundle):
+                    self.setopt(module.CAINFO, bundle)
+
+        module.Curl = Curl
+
+    return patch
+
+
+def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
+    def warn(_: Any) -> None:
+        if one in sys.modules and other in sys.modules:
+            sys.stderr.write(
+                "workers-ai-emulator: warning: aiohttp on uvloop is not redirected without "
+                "trust_env=True: it calls Cloudflare itself\n"
+            )
+
+    return {one: warn, other: warn}
+
+
 def _run_shadowed_sitecustomize() -> None:
     """Runs the user's own `sitecustomize` module, if there is one.
 
@@ -69,4 +145,10 @@ def _run_shadowed_sitecustomize() -> None:
 _host, _, _port = os.environ.get("WORKERS_AI_EMULATOR_TLS_ADDRESS", "").rpartition(":")
 if _host and _port.isdigit():
     _redirect(_host, int(_port))
+    _after = _warn_if_both_are_imported("aiohttp", "uvloop")
+    if _authority := os.environ.get("WORKERS_AI_EMULATOR_AUTHORITY"):
+        _after["ssl"] = _trust(_authority)
+    if _bundle := os.environ.get("CURL_CA_BUNDLE"):
+        _after["pycurl"] = _trust_in_curl(_bundle)
+    sys.meta_path.insert(0, _ImportHook(_after))
 _run_shadowed_sitecustomize()

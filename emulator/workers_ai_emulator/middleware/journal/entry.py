@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 import time
+import zlib
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Scope
 
 from workers_ai_emulator.engine.types import StartedGeneration, Usage
+from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.redaction import Redaction
@@ -50,6 +52,12 @@ class Part:
         """The number of bytes that were not stored, because of the limit MAX_PART_BYTES."""
         return self.num_bytes - len(self.stored)
 
+    @property
+    def text(self) -> str:
+        """The text in UTF-8, after unpacking gzip, which some SDKs send and some expect."""
+        data = bytes(self.stored)
+        return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
+
     def copy(self) -> Part:
         duplicate = copy.copy(self)
         duplicate.stored = self.stored[:]
@@ -66,12 +74,12 @@ class Entry:
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
         headers = Headers(scope=scope)
-        self.redaction = Redaction(headers)
+        self.redaction = context_of(scope).redaction = Redaction.of(scope)
         self.id = number
         self.time = datetime.now(UTC)
         self.method: str = scope["method"]
-        self.path = self._redacted(scope["path"])
-        self.query = self._redacted(scope["query_string"].decode("latin-1"))
+        self.path = _shortened(self.redaction.path(scope["path"]))
+        self.query = _shortened(self.redaction.query(scope["query_string"].decode("latin-1")))
         self.account_id = call.account_id and self._redacted(call.account_id)
         self.request_headers = self._headers(headers)
         self.request_body = Part()
@@ -144,6 +152,15 @@ class Entry:
             self._model = self._redacted(name[1].decode("utf-8", "replace"))
         return num_stored
 
+    def learn_body(self) -> None:
+        """Redacts the credentials in the body from the texts that are already stored."""
+        redacted = self.redaction.text
+        self.redaction.learn_text(self.request_body.text)
+        self.path, self.query = redacted(self.path), redacted(self.query)
+        self.account_id = self.account_id and redacted(self.account_id)
+        self._model = self._model and redacted(self._model)
+        self.request_headers = {k: redacted(v) for k, v in self.request_headers.items()}
+
     def add_response_start(self, message: Message) -> int:
         """Adds the response's status and headers. Returns the number of bytes that were stored."""
         self.status = message["status"]
@@ -196,6 +213,15 @@ class Entry:
 
     def _redacted(self, text: str) -> str:
         return _shortened(self.redaction.text(text))
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Unpacks at most MAX_PART_BYTES; the end of the data may be missing."""
+    try:
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
+    except zlib.error:
+        return data
+    return unpacked or data
 
 
 def _size(headers: dict[str, str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.middleware.base import InferenceMiddleware
@@ -11,6 +13,7 @@ from workers_ai_emulator.wire.calls import InferenceCall
 
 _END_OF_STREAM = b"data: [DONE]"
 _TAIL_BYTES = 32
+_LONG_BYTES = 2**15  # parsing a larger body on the event loop delays other requests
 _CLIENT_CLOSED_REQUEST = 499  # `app.py` sends this status after a disconnect
 
 
@@ -53,7 +56,15 @@ class _Observer:
             is_last = not message.get("more_body", False)
             num_stored = self._entry.add_request_body(message.get("body", b""), is_last=is_last)
             self._journal.grow(self._entry, num_stored)
+            if is_last:
+                await self._learn_body()
         return message
+
+    async def _learn_body(self) -> None:
+        if self._entry.request_body.num_bytes > _LONG_BYTES:
+            await asyncio.to_thread(self._entry.learn_body)
+        else:
+            self._entry.learn_body()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.body":

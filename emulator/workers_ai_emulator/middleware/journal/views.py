@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES, Entry, Part
-from workers_ai_emulator.wire.body import GZIP_MAGIC
+from workers_ai_emulator.middleware.journal.entry import Entry, Part
 from workers_ai_emulator.wire.envelope import to_json
 
 Json = dict[str, Any]
@@ -51,6 +49,7 @@ async def whole(entry: Entry) -> bytes:
 
 
 def _whole(entry: Entry) -> bytes:
+    entry.learn_body()  # the call may still run
     return to_json(
         row(entry)
         | {
@@ -102,7 +101,7 @@ def _body(entry: Entry) -> Any:
     Returns None if the body is empty.
     """
     part = entry.request_body
-    text = _text(bytes(part.stored))
+    text = part.text
     return entry.redaction.json(text, is_cut=part.num_left_out > 0) if text else None
 
 
@@ -110,37 +109,20 @@ def _prompt(entry: Entry) -> Json | None:
     part = entry.prompt
     if part is None:
         return None
-    text = _text(bytes(part.stored))
+    text = part.text
     return _sizes(part) | {"text": entry.redaction.text(text, is_cut=part.num_left_out > 0)}
 
 
 def _response(entry: Entry) -> Json:
     """Returns the response's body under the key `sent`, and the completion in it under `text`."""
     is_cut = entry.response_body.num_left_out > 0
-    sent = _text(bytes(entry.response_body.stored))
+    sent = entry.response_body.text
     text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
     redacted = entry.redaction.text
     return {
         "text": None if text is None else redacted(text, is_cut=is_cut),
         "sent": redacted(sent, is_cut=is_cut),
     }
-
-
-def _text(data: bytes) -> str:
-    """Decodes a body in UTF-8. Bodies from and to the SDK `@cloudflare/ai` 1.1 may be gzipped."""
-    return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
-
-
-def _unpacked(data: bytes) -> bytes:
-    """Decompresses gzip data, whose end may be missing, to at most MAX_PART_BYTES.
-
-    Returns the data unchanged if they cannot be decompressed.
-    """
-    try:
-        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
-    except zlib.error:
-        return data
-    return unpacked or data
 
 
 def _texts(events: str) -> Iterator[str]:

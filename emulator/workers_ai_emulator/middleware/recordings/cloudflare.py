@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.capture import is_response_header
+from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.wire.body import read_body
 from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
@@ -42,24 +43,28 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take min
 class Cloudflare:
     """Forwards calls to Cloudflare, and its responses to the client. Refuses calls of bindings.
 
-    `url` replaces the URLs of Cloudflare's API and of AI Gateway. Raises SettingInvalid if `url` is
-    not a valid URL.
+    `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL, and for an
+    invalid variable of the environment for proxies or certificates.
     """
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url and _checked(url)
+        check_certificates()
+        hosts = [self._url] if self._url else [_API_URL, _GATEWAY_URL]
+        self._proxies = {host: proxy_for(host) for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forwards one call to Cloudflare, and the response to the client.
 
         Raises WireError before the response begins if the call cannot be forwarded.
         """
-        url = f"{self._host(scope)}{_raw_target(scope)}"
+        host = self._host(scope)
+        url = f"{host}{_raw_target(scope)}"
         headers = _forwarded(Headers(scope=scope))
         body, _ = await read_body(receive)
         request = httpx2.Request("POST", url, headers=headers, content=body)
         with suppress(ClientDisconnect):
-            await while_connected(_forward(request, send), receive)
+            await while_connected(_forward(request, self._proxies[host], send), receive)
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
@@ -96,10 +101,11 @@ def _raw_target(scope: Scope) -> str:
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
-async def _forward(request: httpx2.Request, send: Send) -> None:
+async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> None:
     has_begun = False
     try:
-        async with httpx2.AsyncClient(timeout=_TIMEOUT) as client:
+        transport = httpx2.AsyncHTTPTransport(proxy=proxy)
+        async with httpx2.AsyncClient(timeout=_TIMEOUT, transport=transport) as client:
             response = await client.send(request, stream=True)
             try:
                 start = {"type": "http.response.start", "status": response.status_code}

@@ -54,7 +54,7 @@ class RecordingMiddleware(InferenceMiddleware):
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
                 raise WireError(REQUEST_TOO_LARGE)
-            redaction = Redaction(Headers(scope=scope), call.account_id or "")
+            redaction = Redaction.of(scope, call.account_id or "")
             request = await asyncio.to_thread(
                 RecordedRequest.of, call, scope["query_string"], body, redaction
             )

@@ -43,15 +43,21 @@ class RecordedRequest:
     def of(
         cls, call: InferenceCall, query: bytes, body: bytes, redaction: Redaction
     ) -> RecordedRequest:
-        """Returns the canonical form of a call, without its credentials."""
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        """Returns the canonical form of a call, without its credentials.
+
+        `redaction` then also has the credentials in the call's path, query and body.
+        """
+        redacted_body = _body(body, redaction)  # which adds its credentials to the others
+        text = query.decode("latin-1")
+        redaction.query(text)
+        pairs = parse_qsl(text, keep_blank_values=True)
         needs_model = call.model is not None and call.model not in call.path
         head = {
-            "path": redaction.text(call.path or "/"),
-            "query": urlencode(sorted((name, redaction.text(value)) for name, value in pairs)),
+            "path": redaction.path(call.path or "/"),
+            "query": urlencode(sorted(redaction.parameter(name, value) for name, value in pairs)),
             "model": redaction.text(call.model or "") if needs_model else "",
         }
-        return cls({key: text for key, text in head.items() if text} | _body(body, redaction))
+        return cls({key: text for key, text in head.items() if text} | redacted_body)
 
     @cached_property
     def canonical(self) -> str:
@@ -105,7 +111,9 @@ def _body(body: bytes, redaction: Redaction) -> Json:
     try:
         if body.startswith(GZIP_MAGIC):
             body = gunzip(body)
-        return {"body": redaction.value(_normalized(parse_json(body)))}
+        value = _normalized(parse_json(body))
+        redaction.learn(value)
+        return {"body": redaction.value(value)}
     except (WireError, RecursionError, ValueError):
         # The body is not valid JSON. The error response to such a call can be recorded too.
         return _unparsed(body, redaction)
@@ -132,5 +140,6 @@ def _unparsed(body: bytes, redaction: Redaction) -> Json:
     try:
         value = redaction.json(body.decode())
     except UnicodeDecodeError:
+        redaction.learn_text(body.decode("latin-1"))
         return text_or_base64(body, redaction)
     return {"text": value if isinstance(value, str) else json.dumps(value)}

@@ -1,0 +1,54 @@
+"""Commands that do not use the variables of `exec`, so they may call Cloudflare. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+
+_PYTHON = re.compile(r"(?:python|pypy)[\d.]*")
+_OPTIONS_WITH_VALUES = "WX"
+_HIDING_OPTIONS = "EIS"  # they hide PYTHONPATH or sitecustomize.py
+_HIDING_COMMANDS = {
+    "java": "java reads no proxy from the environment",
+    "sudo": "sudo removes variables from the environment",
+    "docker": "docker does not pass the environment to the container",
+    "podman": "podman does not pass the environment to the container",
+    "ssh": "ssh does not pass the environment to the other machine",
+}
+
+
+def warning_for(command: Sequence[str]) -> str | None:
+    """Returns why requests of a command may reach Cloudflare itself, or None if no reason is known.
+
+    Only the command is known here, and not the programs that it runs.
+    """
+    name = PurePath(command[0]).name
+    if reason := _HIDING_COMMANDS.get(name):
+        return f"{reason}, so its programs may call Cloudflare itself"
+    if _PYTHON.fullmatch(name) and (option := _hiding_option(command[1:])):
+        return (
+            f"python -{option} does not load the redirection, so clients that use no proxy, such "
+            "as aiohttp without trust_env, call Cloudflare itself"
+        )
+    return None
+
+
+def _hiding_option(arguments: Sequence[str]) -> str | None:
+    """Returns the first of Python's own options that hides the redirection."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-") or word in ("-", "--"):
+            return None
+        if word.startswith("--"):
+            continue
+        for position, letter in enumerate(word[1:], start=1):
+            if letter in _HIDING_OPTIONS:
+                return letter
+            if letter in "cm":  # all further words belong to the program
+                return None
+            if letter in _OPTIONS_WITH_VALUES:
+                if position == len(word) - 1:
+                    next(words, None)
+                break
+    return None

@@ -1,0 +1,139 @@
+"""The user's environment variables for proxies and certificates, as HTTP clients read them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies
+from urllib.request import proxy_bypass_environment as is_bypassed  # type: ignore[attr-defined]
+
+from workers_ai_emulator.errors import SettingInvalid
+
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")  # of a certificate in a folder of OpenSSL
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host name or IP address is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _address(host)
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def proxy_for(url: str) -> str | None:
+    """Returns the URL of the proxy for requests to a URL, or None if they need none.
+
+    A host on this machine needs none. Raises SettingInvalid if the proxy's variable is invalid.
+    """
+    proxies, parts = getproxies(), urlsplit(url)
+    scheme = parts.scheme if proxies.get(parts.scheme) else "all"
+    if not proxies.get(scheme) or _is_exception(parts, proxies):
+        return None
+    return _checked_proxy(scheme, proxies[scheme])
+
+
+def check_proxies() -> None:
+    """Raises SettingInvalid if any variable for proxies is invalid."""
+    proxies = getproxies()
+    if "*" not in re.split(r"[,\s]+", proxies.get("no", "")):
+        for scheme in ("http", "https", "all"):
+            if proxies.get(scheme):
+                _checked_proxy(scheme, proxies[scheme])
+
+
+def check_certificates() -> None:
+    """Raises SettingInvalid if SSL_CERT_FILE or SSL_CERT_DIR names no certificates."""
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file:
+        _check_file(Path(file))
+    if folders:  # clients ignore them if a file is set
+        _check_folders(folders, needs_certificates=not file)
+
+
+def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
+    """Returns whether NO_PROXY has the host, its domain or its network, or it is this machine."""
+    host = url.hostname or ""
+    if is_loopback(host):
+        return True
+    address = _address(host)
+    for entry in re.split(r"[,\s]+", proxies.get("no", "")) if address else ():
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(entry, strict=False):
+                return True
+    return bool(is_bypassed(url.netloc.rpartition("@")[2], proxies))
+
+
+def _checked_proxy(scheme: str, value: str) -> str:
+    """Returns the URL of a proxy. Its password must not be in messages, so they lack the URL."""
+    url = value if "://" in value else f"http://{value}"
+    variable = _variable(scheme)
+    parts = _split(url)
+    if parts is None or not parts.hostname:
+        raise SettingInvalid(
+            f"{variable} is not the URL of a proxy, such as http://proxy.example:3128; "
+            "correct it or unset it"
+        )
+    can_use_socks = parts.scheme in ("socks5", "socks5h") and find_spec("socksio") is not None
+    if parts.scheme not in ("http", "https") and not can_use_socks:
+        raise SettingInvalid(
+            f"{variable} names a {parts.scheme}:// proxy, which is not supported; set it to the "
+            "http:// URL of a proxy, unset it, or name the host in NO_PROXY"
+        )
+    return url
+
+
+def _split(url: str) -> SplitResult | None:
+    """Returns the parts of a URL, or None if it is invalid."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        is_valid = parts.port != 0 and (":" in host or not re.search(r"[^\w.-]", host))
+        if ":" not in host:
+            host.encode("idna")
+    except ValueError:  # UnicodeError is one
+        return None
+    return parts if is_valid and url.isprintable() and " " not in url else None
+
+
+def _variable(scheme: str) -> str:
+    """Returns the name of the variable that urllib has read."""
+    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
+    return next((name for name in names if os.environ.get(name)), names[1])
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _check_file(path: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        reason = "has no certificates in the PEM format"
+        raise SettingInvalid(_certificate_error("SSL_CERT_FILE", path, reason)) from error
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        raise SettingInvalid(_certificate_error("SSL_CERT_FILE", path, reason)) from error
+
+
+def _check_folders(paths: str, *, needs_certificates: bool) -> None:
+    for path in paths.split(os.pathsep):
+        with suppress(OSError):
+            has_any = any(_HASHED_NAME.fullmatch(name) for name in os.listdir(path or "."))
+            if has_any or not needs_certificates:
+                return
+    reason = "is no folder with certificates as `openssl rehash` prepares it"
+    raise SettingInvalid(_certificate_error("SSL_CERT_DIR", paths, reason))
+
+
+def _certificate_error(variable: str, path: object, reason: str) -> str:
+    return f"{variable}: {str(path)!r} {reason}; correct the variable or unset it"
