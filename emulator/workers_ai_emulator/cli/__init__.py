@@ -44,7 +44,10 @@ def root(
 
 
 def main() -> None:
-    """Runs the command; prints its errors to stderr without a traceback."""
+    """Runs the command line. Prints errors to stderr without a traceback.
+
+    The exit code is 1 if a command fails, 2 if the command line is invalid, and 130 after Ctrl-C.
+    """
     accept_all_characters()
     try:
         status = app(standalone_mode=False)

@@ -1,7 +1,9 @@
-"""Exchanges frames with a child process that is killed if a reply takes too long.
+"""Exchanges frames with a child process, and kills the child if a reply takes too long.
 
-The child is `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
-replies to its standard output, and exits when its input is closed. It inherits no secrets.
+The child runs `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
+replies to its standard output, and exits when its standard input is closed. It inherits only the
+environment variables that it needs, and so no secrets. Each request and each reply is a frame: a
+byte for the kind, four bytes for the length, and the content.
 """
 
 from __future__ import annotations
@@ -21,22 +23,22 @@ from typing import IO
 if sys.platform != "win32":
     import resource
 
-_START_LIMIT_S = 60.0  # the time that Python takes to start is not part of the reply's limit
+_START_LIMIT_S = 60.0  # the time limit of the first reply begins only after the child has started
 _KEPT_VARIABLES = (
     *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
     *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),
 )
-_READY, _REQUEST = b"rq"  # kinds of frames; programs use others for their replies
+_READY, _REQUEST = b"rq"  # kinds of frames; the replies of a child have other kinds
 _FRAME_HEAD = struct.Struct(">BI")
 
-# Returns the kind and the content of the reply to a request.
+# A function that returns the kind and the content of the reply to a request.
 Answer = Callable[[bytes], tuple[int, bytes]]
 
 
 class ChildFailed(Exception):
-    """The child has died, was killed, or sent too long a reply.
+    """The child has crashed, was killed, or sent a reply that is too long.
 
-    `is_late`: it was killed because its reply took too long.
+    `is_late`: True if the child exceeded its time limit.
     """
 
     def __init__(self, *, is_late: bool) -> None:
@@ -45,9 +47,10 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A child process. One thread uses it, except for `kill`, which any thread may call.
+    """A child process.
 
-    Raises OSError if it cannot be started.
+    Only one thread at a time may call its methods, except for `kill`, which any thread may call at
+    any time. The constructor raises OSError if the process cannot be started.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -68,9 +71,11 @@ class Child:
         return self._process.poll() is None
 
     def exchange(self, request: bytes, *, max_bytes: int, limit_s: float) -> tuple[int, bytes]:
-        """Sends a request; returns the kind and the content of the reply.
+        """Sends a request to the child, and returns the kind and the content of the reply.
 
-        Kills the child after `limit_s`. Raises ChildFailed; the child must then be closed.
+        Kills the child if the reply takes longer than `limit_s` seconds. Raises ChildFailed if the
+        child fails, takes too long, or sends more than `max_bytes` bytes. The caller must then
+        close the child.
         """
         if not self._is_ready:
             with self._limited(_START_LIMIT_S):
@@ -87,7 +92,7 @@ class Child:
         self.kill()
         self._process.wait()
         self._replies.close()
-        with suppress(OSError):  # bytes that the child did not read
+        with suppress(OSError):  # the child has not read all bytes
             self._requests.close()
 
     def _limited(self, limit_s: float) -> _TimeLimit:
@@ -95,7 +100,10 @@ class Child:
 
 
 class _TimeLimit:
-    """Calls `kill` if the block takes longer, and raises ChildFailed for failures in the block."""
+    """Context manager that calls `kill` if its block takes longer than `limit_s` seconds.
+
+    Raises ChildFailed if the block takes too long or raises OSError, EOFError or ValueError.
+    """
 
     def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
         self._end = time.monotonic() + limit_s
@@ -107,38 +115,41 @@ class _TimeLimit:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._timer.cancel()
-        is_late = time.monotonic() >= self._end  # the timer may have killed it after the reply
+        is_late = time.monotonic() >= self._end  # even a child that replied may be killed
         if is_late or isinstance(error, (OSError, EOFError, ValueError)):
             raise ChildFailed(is_late=is_late) from error
 
 
 def serve(answer: Answer, *, limit_s: float) -> None:
-    """Runs in the child: answers requests until its input is closed.
+    """Runs in the child: replies to requests until its standard input is closed.
 
-    Ends the process if an answer takes a second longer than `limit_s`, which happens only if the
-    parent has been killed before it could end the process itself.
+    Ends the child if a reply takes one second longer than `limit_s`. This only happens if the
+    parent process was killed; otherwise the parent kills the child after `limit_s`.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
             _, request = read_frame(requests, sys.maxsize)
-            faulthandler.dump_traceback_later(limit_s + 1, exit=True)  # works in an endless loop
+            faulthandler.dump_traceback_later(limit_s + 1, exit=True)  # ends even an endless loop
             reply = answer(request)
             faulthandler.cancel_dump_traceback_later()
             write_frame(replies, *reply)
 
 
 def restrict() -> None:
-    """Runs in the child: ignores Ctrl-C, and allows neither core dumps nor writing files."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    """Runs in the child: ignores Ctrl-C, and prevents core dumps and writing to files.
+
+    On Windows, only ignores Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends the child
     if sys.platform != "win32":
         limit(resource.RLIMIT_CORE, 0)
         limit(resource.RLIMIT_FSIZE, 0)
 
 
 def limit(resource_type: int, value: int) -> None:
-    """Limits a resource of this process, if the system supports that."""
+    """Limits a resource of this process, if the operating system supports this limit."""
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
             resource.setrlimit(resource_type, (value, value))
@@ -151,7 +162,11 @@ def write_frame(stream: IO[bytes], kind: int, content: bytes) -> None:
 
 
 def read_frame(stream: IO[bytes], max_bytes: int) -> tuple[int, bytes]:
-    """Returns the kind and the content of a frame. Raises EOFError, or ValueError if too long."""
+    """Reads a frame from `stream`, and returns its kind and its content.
+
+    Raises EOFError if the stream ends before the frame, and ValueError if the content has more than
+    `max_bytes` bytes.
+    """
     kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
     if size > max_bytes:
         raise ValueError(f"a frame of {size} bytes is too long")
@@ -166,6 +181,6 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _bare_environment() -> dict[str, str]:
-    """Returns the variables that Python needs to find its modules, and no others."""
+    """Returns only the environment variables that Python and llama.cpp need in the child."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,9 +1,9 @@
-"""Tokenises with the tokenizer of an untrusted file, in a subprocess.
+"""Tokenises with the tokenizer of an untrusted GGUF file, in a subprocess.
 
-For most kinds of tokenizers, llama.cpp splits a text with `std::regex`, which calls itself for
-every character and overflows the stack of a usual thread at 30,000 characters of one kind. Some
-texts take minutes. So tokenising runs in `python -m workers_ai_emulator.engine.tokenizer_process
-FILE LIMIT_S`, which has a large stack and is killed after a time limit.
+For most kinds of tokenizers, llama.cpp splits a text with `std::regex`. This function recurses for
+every character: 30,000 characters of one kind overflow the stack of an ordinary thread. Other texts
+take minutes. So the texts are tokenised in a subprocess that has a large stack and a time limit:
+`python -m workers_ai_emulator.engine.tokenizer_process FILE LIMIT_S`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, Req
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
 from workers_ai_emulator.engine.probe import limit_memory
 
-MODULE = "workers_ai_emulator.engine.tokenizer_process"  # __name__ may be __main__
-_STACK_BYTES = 256 * 2**20  # for half a million characters; only used pages take memory
+MODULE = "workers_ai_emulator.engine.tokenizer_process"  # in the subprocess, __name__ is __main__
+_STACK_BYTES = 256 * 2**20  # enough for 500,000 characters; unused pages take no memory
 _MAX_TOKENS_PER_CHARACTER = 8
 _MAX_SPECIAL_TOKENS = 2048
 _TOKENS, _FAILED = b"tf"  # kinds of replies
@@ -32,18 +32,18 @@ _TOKEN_TYPE = "i"
 def is_safe(vocabulary: LlamaVocabulary) -> bool:
     """Returns whether llama.cpp tokenises every text quickly and without recursion.
 
-    That holds for SentencePiece, as in Llama 2. llama.cpp also searches the text for each special
-    token, so an untrusted file must not have many.
+    This is true for SentencePiece vocabularies, such as the vocabulary of Llama 2, unless they have
+    too many special tokens: llama.cpp searches the text for each special token.
     """
     return vocabulary.is_sentencepiece and vocabulary.num_searched_tokens <= _MAX_SPECIAL_TOKENS
 
 
 class IsolatedTokenizer:
-    """Tokenises in a child process, which is killed if a prompt takes longer than `limit_s`.
+    """Tokenises in a subprocess; kills it if a prompt takes longer than `limit_s` seconds.
 
-    The child loads the vocabulary of the file `path`, which has `vocabulary_size` tokens. It
-    handles one prompt after the other, and is replaced after it was killed or has crashed. Raises
-    EngineError if no process can be started.
+    The subprocess loads the vocabulary of the GGUF file `path`, which has `vocabulary_size` tokens.
+    It tokenises one prompt after the other. If it crashed or was killed, the next prompt starts a
+    new subprocess. The constructor raises EngineError if no process can be started.
     """
 
     is_isolated = True
@@ -59,8 +59,10 @@ class IsolatedTokenizer:
     def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
         """Returns the tokens of each text.
 
-        Raises RequestRejected if the tokenizer crashes or takes too long, CapacityExceeded if it is
-        busy for as long, and EngineError once it has been closed.
+        Raises RequestRejected if the tokenizer fails, crashes, or takes longer than `limit_s`.
+        Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`.
+        Raises EngineError if the tokenizer is closed, its file was replaced by a file with other
+        tokens, or no process can be started.
         """
         if not self._lock.acquire(timeout=self._limit_s):
             raise CapacityExceeded("the model's tokenizer is busy with other prompts")
@@ -73,7 +75,7 @@ class IsolatedTokenizer:
         """Ends the subprocess. May be called more than once."""
         self._is_closed = True
         if child := self._child:
-            child.kill()  # a prompt in progress fails and releases the lock
+            child.kill()  # makes a call in progress fail and release the lock
         with self._lock:
             self._drop()
 
@@ -113,7 +115,7 @@ class IsolatedTokenizer:
 
 
 def main(path: Path, limit_s: float) -> None:
-    """Runs in the child."""
+    """Runs in the subprocess: loads the vocabulary of the file `path`, and tokenises texts."""
     restrict()
     vocabulary = LlamaModel(path, vocabulary_only=True).vocabulary
     limit_memory(_STACK_BYTES)
@@ -134,7 +136,7 @@ def _answer(vocabulary: LlamaVocabulary, request: bytes) -> tuple[int, bytes]:
 
 
 def _join(lists: Sequence[Sequence[int]]) -> bytes:
-    """Returns each list's length and tokens, one list after the other, as 32-bit integers."""
+    """Returns the lists as 32-bit integers: for each list, its length and then its tokens."""
     numbers = array(_TOKEN_TYPE)
     for tokens in lists:
         numbers.append(len(tokens))

@@ -20,11 +20,12 @@ from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 
-# Folders in the models folder. Pulled files are in OWNER/REPOSITORY.
+# Subfolders of the models folder. Pulled files of the user's models are in OWNER/REPOSITORY.
 IMPORTED_FOLDER = "imported"
 STAND_IN_FOLDER = "stand-in"
 
-# A user's model has the schema of this model, and its card with other names and descriptions.
+# A user's model has the schema and the card of this built-in model. In the card, the id, the name,
+# the description and the context length are replaced.
 _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
@@ -51,9 +52,10 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """The licence of a model's weights. The user must accept it before `pull` downloads them.
+    """The licence of a model's weights.
 
-    `notice` is the copyright notice that `pull` prints.
+    The user must accept the licence before `pull` downloads the weights. `notice` is the copyright
+    notice that `pull` prints.
     """
 
     name: str
@@ -65,11 +67,12 @@ class License:
 class ModelSpec:
     """A model that the server offers: its name, its weights file, and its own settings.
 
-    `weights_file` is an absolute path, or a path in the models folder. `hub_file` is the file that
-    `pull` downloads. While the weights file is missing, the stand-in model with weights of the type
-    `stand_in` generates the completions; if `stand_in` is None, the model cannot be used.
-    `context_length` overrides the flag `--context-length`. `chat_template` overrides the template
-    in the weights file. `own_defaults` overrides defaults of request parameters in the schema.
+    `weights_file` is an absolute path, or a path relative to the models folder. `hub_file` is the
+    file that `pull` downloads. While the weights file is missing, the stand-in model with weights
+    of the type `stand_in` generates the completions; if `stand_in` is None, the model cannot be
+    used. `context_length` overrides the flag `--context-length`. `chat_template` overrides the chat
+    template in the weights file. `own_defaults` overrides defaults of request parameters in the
+    schema.
     """
 
     name: str

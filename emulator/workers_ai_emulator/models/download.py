@@ -1,9 +1,9 @@
 """Downloads a file: resumes an interrupted download, and checks the sha256 of the whole file.
 
-.FILE.lock               the lock file; the system releases the lock when the process dies
+.FILE.lock               the lock file; the system releases the lock when the process exits
 FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted, deleted
                          when another revision is downloaded
-FILE                     the complete file; it never exists with other content
+FILE                     the complete file; an incomplete file never has this name
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from workers_ai_emulator.machine import in_units
 _BLOCK_BYTES = 2**20
 _MARGIN_BYTES = 16 * 2**20  # disk space that a download must leave free
 _MAX_DELAY_S = 30.0
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows needs it
+_BINARY = getattr(os, "O_BINARY", 0)  # exists only on Windows; prevents the conversion of newlines
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # A function that requests a file from a given byte position on. Its context manager yields the
@@ -159,7 +159,7 @@ class Download:
     def _resume(self) -> None:
         """Computes the sha256 of the bytes that an earlier, interrupted download left on disk.
 
-        Deletes these bytes if there are more of them than the file has.
+        Before that, deletes all `.part` files that this download cannot continue.
         """
         self._digest, self._done = hashlib.sha256(), 0
         self._remove_unusable_parts()
@@ -171,13 +171,16 @@ class Download:
         self._progress.begin(self._target.name, self._done, self._size)
 
     def _remove_unusable_parts(self) -> None:
-        """Deletes parts of other revisions, and a part that no download of this file wrote."""
+        """Deletes the `.part` files of other revisions.
+
+        Also deletes this download's own `.part` file if it is a link or larger than the whole file.
+        """
         for part in self._target.parent.glob(f"{glob.escape(self._target.name)}.*.part"):
             if part != self._part or not _is_own_file(part, self._size):
                 part.unlink()
 
     def _open_part(self) -> FileIO:
-        """Opens the part to append to it; creates it if necessary. Does not follow a link."""
+        """Opens the `.part` file for appending. Creates it if it is missing. Follows no link."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         return FileIO(
             self._part, "ab", opener=lambda path, _: os.open(path, flags | _BINARY, 0o666)
@@ -235,8 +238,8 @@ class Download:
 def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock of `target` during the block, so that only one process writes the file.
 
-    Waits until other processes release the lock, and calls `note` with a line that says so. Raises
-    PullFailed if the folder is not writable.
+    If another process holds the lock, calls `note` with a message for the user, and waits. Raises
+    PullFailed if the folder is not writable or its file system does not support locks.
     """
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -246,7 +249,7 @@ def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
         except Timeout:
             note(f"another process is writing {target.name}: waiting for it")
             lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter: the file system has no locks
+    except (OSError, NotImplementedError) as error:  # no support for locks
         reason = getattr(error, "strerror", None) or error
         raise PullFailed(f"cannot write {target}: {reason}; check --models-dir") from error
     try:
@@ -263,7 +266,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
         return
-    except OSError:  # on another disk, or the file system has no links
+    except OSError:  # `target` is on another disk, or its file system has no hard links
         pass
     try:
         with new_part(target.with_name(f"{target.name}.copy.part")) as part:
@@ -287,7 +290,10 @@ def rename_durably(part: Path, target: Path) -> None:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """Returns the sha256 of a file as hexadecimal digits. Raises PullFailed."""
+    """Returns the sha256 of a file as hexadecimal digits.
+
+    Shows the progress to the user. Raises PullFailed if the file cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         progress.begin(f"checking {path.name}", 0, path.stat().st_size)
@@ -302,22 +308,22 @@ def sha256_of(path: Path, progress: Progress) -> str:
 
 
 def _blocks_of(path: Path) -> Iterator[bytes]:
-    """Yields the bytes of a file, a megabyte at a time."""
+    """Yields the bytes of a file in blocks of one mebibyte."""
     with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
 
 
 def _is_own_file(part: Path, max_size: int) -> bool:
-    """Returns whether a regular file without other names has this path, of `max_size` at most."""
+    """Returns whether `part` is a regular file, no link, and has at most `max_size` bytes."""
     found = part.lstat()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the bytes in `blocks`, but drops the first `num_bytes` bytes.
+    """Yields the bytes in `blocks` without the first `num_bytes` bytes.
 
-    The dropped bytes are already on disk. A server that ignores the Range header sends them again.
+    These bytes are already on disk. A server that ignores the Range header sends them again.
     """
     for block in blocks:
         if len(block) > num_bytes:

@@ -24,8 +24,11 @@ def import_weights(
 ) -> None:
     """Links or copies a GGUF file into the models folder, and adds a model to `models.toml`.
 
-    Imported files have a folder of their own, so that the name of an untrusted file cannot be that
-    of a pulled or converted one. Raises WeightsUnusable, PullFailed or SettingInvalid.
+    Imported files are in a separate subfolder, so they cannot replace pulled or converted files.
+    `name`: the model's name. Raises SettingInvalid if the name is invalid or `models.toml` cannot
+    be edited. Raises WeightsUnusable if the file is not a usable GGUF file, its name is reserved or
+    not UTF-8, or another file with its name has been imported. Raises PullFailed if the file cannot
+    be read or copied.
     """
     models_file.check_name(name)
     _check_file_name(file)
@@ -91,9 +94,10 @@ def remove_weights(
 
 
 def _check_file_name(file: Path) -> None:
-    """Raises WeightsUnusable for names that our own files in the models folder can have.
+    """Raises WeightsUnusable if the file's name is reserved or is not UTF-8.
 
-    Also for names that models.toml cannot contain.
+    The emulator's own files in the models folder have reserved names. `models.toml` cannot contain
+    names that are not UTF-8.
     """
     if file.name.startswith(".") or file.name.endswith(_RESERVED_ENDINGS):
         endings = ", ".join(_RESERVED_ENDINGS)
@@ -108,7 +112,10 @@ def _check_file_name(file: Path) -> None:
 
 
 def _relative(path: Path, folder: Path) -> Path:
-    """Returns the path relative to `folder` if it is inside, so that the folder can be moved."""
+    """Returns `path` relative to `folder` if the folder contains it, otherwise its absolute path.
+
+    A relative path in `models.toml` stays right if the user moves the folder.
+    """
     path, folder = path.absolute(), folder.absolute()
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 

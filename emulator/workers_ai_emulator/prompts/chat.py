@@ -1,6 +1,6 @@
-"""Turns messages into prompt tokens, with the chat template that the weights were trained on.
+"""Converts messages to prompt tokens, with the model's chat template.
 
-Special tokens come only from the template: the text of messages is tokenised as plain text.
+Only the template can add special tokens: the texts of the messages are tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from workers_ai_emulator.prompts.template import (
     Renderer,
 )
 
-# The system message that the service puts before a bare `prompt` [npm @cloudflare/ai 1.0.53,
-# dist/templates.js].
+# The system message that the service adds before a `prompt` that has no system message [npm
+# @cloudflare/ai 1.0.53, dist/templates.js].
 DEFAULT_SYSTEM_TEXT = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -34,11 +34,12 @@ DEFAULT_SYSTEM_TEXT = (
 
 
 class ChatTemplate(Protocol):
-    """Turns conversations and prompts into prompt tokens, in the prompt format of one model.
+    """Converts conversations and prompts to prompt tokens, in the prompt format of one model.
 
     The `render` methods return the tokens of the whole prompt, and raise RequestRejected if the
-    template rejects the conversation. `is_isolated`: whether the template runs in a subprocess;
-    then the `render` methods must not be called on the event loop's thread, because they block.
+    template rejects the conversation. `is_isolated`: whether the template or its tokenizer runs in
+    a subprocess; the `render` methods then block, so they must not be called on the event loop's
+    thread.
     """
 
     is_isolated: bool
@@ -47,7 +48,7 @@ class ChatTemplate(Protocol):
         """Returns the prompt tokens of a conversation."""
 
     def render_prompt(self, prompt: str) -> list[int]:
-        """Returns the tokens of a default system message, followed by `prompt` as user message."""
+        """Returns the tokens of the default system message and of `prompt` as a user message."""
 
     def render_raw(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt to which the client has already applied a template."""
@@ -56,26 +57,31 @@ class ChatTemplate(Protocol):
         """Returns the tokens of a prompt into which an old SDK may have joined several messages."""
 
     def close(self) -> None:
-        """Ends the subprocess of the template, if any. May be called more than once."""
+        """Ends the subprocesses of the template, if any. May be called more than once."""
 
 
 class Tokenizer(Protocol):
-    """Tokenises texts with the vocabulary of one model. Any thread may use it.
+    """Tokenises texts with the vocabulary of one model. Any thread may call its methods.
 
-    `is_isolated`: it runs in a subprocess, so it would block an event loop.
+    `is_isolated`: whether the tokenizer runs in a subprocess; `tokenize` then blocks, so it must
+    not be called on the event loop's thread.
     """
 
     is_isolated: bool
 
     def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
-        """Returns the tokens of each text. Raises RequestRejected."""
+        """Returns the tokens of each text.
+
+        `parse_special`: whether names of special tokens in a text become special tokens. Raises
+        RequestRejected if the texts cannot be tokenised.
+        """
 
     def close(self) -> None:
-        """Ends the subprocess, if there is one. May be called more than once."""
+        """Ends the subprocess of the tokenizer, if any. May be called more than once."""
 
 
 class DirectTokenizer:
-    """Tokenises in this process."""
+    """Tokenises in the server's process, without a subprocess."""
 
     is_isolated = False
 
@@ -99,10 +105,10 @@ class Mark(Enum):
 class Llama2Template:
     """Renders conversations in Llama 2's prompt format.
 
-    Meta's code (meta-llama/llama, `generation.py`) accepts an optional system message, then user
-    and assistant messages in turns, and a user message at the end. Such conversations are rendered
-    exactly as by Meta's code. The service accepted other conversations, too; these are rendered as
-    by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
+    Meta's code (meta-llama/llama, `generation.py`) accepts an optional system message, then
+    alternating user and assistant messages, and a user message at the end. Such conversations are
+    rendered exactly as by Meta's code. The service also accepted other conversations. They are
+    rendered as by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: Tokenizer | None = None) -> None:
@@ -155,7 +161,7 @@ def _join_texts(parts: Iterable[str | Mark]) -> list[str | Mark]:
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
     """Inserts a leading system message into the first user message, as Meta's code does.
 
-    Returns the new messages. Returns None if user and assistant messages do not take turns, or the
+    Returns the new messages. Returns None if user and assistant messages do not alternate, or the
     last message is not a user message.
     """
     dialog = list(messages)
@@ -176,7 +182,7 @@ def _reference_parts(dialog: Sequence[Message]) -> list[str | Mark]:
 
 
 def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
-    """Returns the Llama 2 prompt that Cloudflare's SDK makes of the messages.
+    """Returns the Llama 2 prompt that Cloudflare's SDK creates from the messages.
 
     Messages with unknown roles are dropped, texts are not stripped, and consecutive messages may
     have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
@@ -207,7 +213,7 @@ class JinjaTemplate:
     text.
 
     `make_renderer`: a function that returns a renderer for the template's source. `tokenizer`: a
-    tokenizer that is used instead of the one of `vocabulary`. The constructor raises ValueError if
+    tokenizer to use instead of the tokenizer of `vocabulary`. The constructor raises ValueError if
     the template does not compile.
     """
 
@@ -292,8 +298,8 @@ class JinjaTemplate:
     def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
         """Returns the tokens of a rendered prompt.
 
-        Finds the special tokens. Tokenises the text between them as plain text, after restoring the
-        masked (replaced) characters of the messages.
+        Finds the special tokens in `text`. Restores the masked (replaced) characters in the text
+        between them, and tokenises it as plain text.
         """
         texts: list[str] = []
         specials: list[list[int]] = []
@@ -309,7 +315,10 @@ class JinjaTemplate:
         return "" if token is None else self._names.get(token, "")
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the tokens of each text. An empty text has none: llama.cpp may add a space."""
+        """Returns the tokens of each text, and an empty list for an empty text.
+
+        Empty texts are not tokenised, because llama.cpp may add a space to them.
+        """
         tokens = iter(self._tokenizer.tokenize([text for text in texts if text]))
         return [next(tokens) if text else [] for text in texts]
 
@@ -321,7 +330,7 @@ class JinjaTemplate:
 
 
 def wrap_prompt(prompt: str) -> list[Message]:
-    """Returns two messages: the service's default system message, and `prompt` by the user."""
+    """Returns the service's default system message, and `prompt` as a user message."""
     return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 

@@ -28,17 +28,18 @@ from workers_ai_emulator.prompts.template import (
 if sys.platform != "win32":
     import resource
 
-MODULE = "workers_ai_emulator.prompts.template_process"  # __name__ may be __main__
-_MEMORY = 768 * 2**20  # bytes of address space; the child needs about 50 MiB to start
+MODULE = "workers_ai_emulator.prompts.template_process"  # in the subprocess, __name__ is __main__
+_MEMORY = 768 * 2**20  # bytes of address space; starting the subprocess takes about 50 MiB
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
 
 
 class IsolatedRenderer:
     """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
-    The subprocess has limited memory and no secrets in its environment, and cannot write files. It
-    renders one conversation after the other. If it was killed, the next rendering starts another
-    one. The constructor raises ValueError if the template does not compile.
+    The subprocess has no secrets in its environment. If the operating system supports such limits,
+    its memory is limited and it cannot write files. It renders one conversation after the other. If
+    it crashed or was killed, the next rendering starts a new subprocess. The constructor raises
+    ValueError if the template does not compile or no process can be started.
     """
 
     is_isolated = True
@@ -75,7 +76,11 @@ class IsolatedRenderer:
             self._drop()
 
     def _start(self) -> Child:
-        """Starts a child that compiles the template. Raises ValueError, OSError, LimitExceeded."""
+        """Starts a subprocess, which compiles the template.
+
+        Raises ValueError if the template does not compile, OSError if no process can be started,
+        and LimitExceeded if the subprocess exceeds a limit or the renderer is closed.
+        """
         self._drop()
         if self._is_closed:
             raise LimitExceeded("its chat template is being unloaded")
@@ -84,9 +89,10 @@ class IsolatedRenderer:
         return child
 
     def _request(self, child: Child, request: Any, max_characters: int) -> str:
-        """Returns the text of the reply.
+        """Sends a request to the subprocess, and returns the text of the reply.
 
-        Raises TemplateError, LimitExceeded or ValueError if that happened in the child.
+        Raises TemplateError, LimitExceeded or ValueError if this error occurred in the subprocess.
+        Also raises LimitExceeded if the subprocess crashes or takes too long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
@@ -112,7 +118,10 @@ class IsolatedRenderer:
 
 
 def main(limit_s: float) -> None:
-    """Runs in the child: the first request is the template, all later ones are conversations."""
+    """Runs in the subprocess: replies to requests.
+
+    The first request contains the template's source. Each later request contains a conversation.
+    """
     restrict()
     if sys.platform != "win32":
         limit(resource.RLIMIT_AS, _MEMORY)
@@ -120,13 +129,13 @@ def main(limit_s: float) -> None:
 
 
 class _Program:
-    """The child's template, once it is compiled."""
+    """Replies to requests in the subprocess. Stores the compiled template."""
 
     def __init__(self) -> None:
         self._renderer: JinjaRenderer | None = None
 
     def answer(self, request: bytes) -> tuple[int, bytes]:
-        """Returns the kind and the text of the reply."""
+        """Returns the kind and the content of the reply to a request."""
         try:
             kind, text = _TEXT, self._text(json.loads(request.decode("utf-8", "surrogatepass")))
         except LimitExceeded as error:
@@ -135,7 +144,7 @@ class _Program:
             kind, text = _REJECTED, reason_of(error)
         except ValueError as error:
             kind, text = _INVALID, reason_of(error)
-        return kind, text.encode("utf-8", "surrogatepass")  # JSON can contain a lone surrogate
+        return kind, text.encode("utf-8", "surrogatepass")  # JSON can contain lone surrogates
 
     def _text(self, request: Any) -> str:
         if self._renderer is None:
