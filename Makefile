@@ -21,7 +21,7 @@ STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(RE
 serve: .venv/.installed ## run the server; `make` alone does the same
 	@$(BIN)/workers-ai-emulator serve
 
-test: .venv/.installed-dev ## run all tests, with the embedded model
+test: .venv/.installed-dev ## run all tests, with the stand-in model
 	$(BIN)/python -m pytest
 
 test-unit: .venv/.installed-dev ## run the unit tests, in about a minute
