@@ -12,9 +12,9 @@ from workers_ai_emulator.files import one_line
 
 
 def accept_all_characters() -> None:
-    """Makes stdout and stderr escape the characters that their encoding lacks.
+    """Makes stdout and stderr escape characters that their encoding cannot represent.
 
-    Otherwise, printing them would raise UnicodeEncodeError.
+    Without this, printing such a character would raise UnicodeEncodeError.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -27,12 +27,12 @@ def shown(text: str) -> str:
 
 
 def print_line(line: str) -> None:
-    """Prints a result and flushes stdout."""
+    """Prints a line to stdout, with control characters escaped, and flushes stdout."""
     print(shown(line), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows of cells under headings, each column as wide as its longest cell."""
+    """Prints a table to stdout. Each column is as wide as its longest cell."""
     table = [[one_line(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

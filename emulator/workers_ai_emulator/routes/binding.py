@@ -39,11 +39,13 @@ router = EndpointRouter()
 async def run_model(request: Request) -> Response:
     """Runs a model for `env.AI.run()`.
 
-    The query parameter `version` selects the protocol: 3 is that of workerd's own binding, 2 that
-    of the SDK `@cloudflare/ai` 1.1. Without it, the request has the tensors of SDK 1.0.
+    The query parameter `version` selects the protocol: workerd's own binding sends 3, and the SDK
+    `@cloudflare/ai` 1.1 sends 2. The SDK `@cloudflare/ai` 1.0 omits `version`, and sends its inputs
+    as tensors.
     """
     spec = _model(request)
-    if "userInputs" in request.query_params:  # the request's body is audio or an image
+    # With the query parameter `userInputs`, the request's body is audio or an image, not JSON.
+    if "userInputs" in request.query_params:
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
     body = await body_of(request)
     version = request.query_params.get("version")
@@ -110,9 +112,10 @@ async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response
 
 
 def _model(request: Request) -> ModelSpec:
-    """Returns the model that a binding names in a header, perhaps with a prefix like `workers-ai:`.
+    """Returns the model that a binding's request names in a header.
 
-    Raises WireError if the header is missing or no served model has the name.
+    The name may have a prefix, such as `workers-ai:`. Raises WireError if the header is missing, or
+    if the emulator serves no model with this name.
     """
     name = request.headers.get(MODEL_HEADER)
     if name is None:
