@@ -44,7 +44,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def check_proxies() -> None:
-    """Checks HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, unless NO_PROXY is `*`.
+    """Checks HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, unless NO_PROXY contains `*`.
 
     Raises SettingInvalid if one of them is not the URL of a supported proxy.
     """

@@ -65,7 +65,7 @@ class WorkersAI:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The journal's entries for this test's calls, oldest first. They include the responses."""
+        """The journal's entries for this test's calls, with their responses, oldest first."""
         __tracebackhide__ = True
         rows = self._call("GET", "requests?limit=1000")["requests"]
         return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]

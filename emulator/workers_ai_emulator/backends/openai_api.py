@@ -190,7 +190,10 @@ def _finish_reason(reason: Any) -> FinishReason | None:
 
 
 def _usage(value: Any) -> Usage | None:
-    """Returns the usage in an event, or None if one of its two token counts is not a number."""
+    """Returns the usage in an event.
+
+    Returns None if the number of prompt tokens or of completion tokens is not a whole number.
+    """
     match value:
         case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
             counts = _count(prompt), _count(completion)

@@ -29,7 +29,9 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-_KEEP_ALIVE_S = 3.0  # closes idle connections before a server with uvicorn does (5 s)
+# The client closes idle connections after this time, which is shorter than uvicorn's 5 seconds. A
+# request on a connection that the server is closing at that moment would fail.
+_KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
 _MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of models

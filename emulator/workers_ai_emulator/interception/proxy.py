@@ -59,7 +59,7 @@ class Connection(NamedTuple):
 
 
 class Refusal(Exception):
-    """Raised if the proxy cannot serve a request: the status and the text of its response."""
+    """Raised if the proxy refuses a request. Contains the status and text of the error response."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)

@@ -1,8 +1,8 @@
 """The routes that a Worker's AI binding `env.AI` calls, in all protocols of its SDKs.
 
-Miniflare and wrangler 3 wrap a binding's requests; `middleware/binding_transports.py` has already
-unwrapped them here. Bindings expect results and errors without Cloudflare's envelope [workerd,
-ai-api.ts].
+Miniflare and wrangler 3 wrap a binding's requests in requests of their own, which
+`middleware/binding_transports.py` unwraps before they reach these routes. Bindings expect results
+and errors without Cloudflare's envelope [workerd, ai-api.ts].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from workers_ai_emulator.wire.errors import (
 )
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_ANY_ACCOUNT = "0" * 32  # in place of the account id, which a binding does not send
+_ANY_ACCOUNT = "0" * 32  # the account id in URLs for bindings, which send no account id
 _AUTORAG_METHODS = {"rags": ".list()", "search": ".search()", "ai-search": ".aiSearch()"}
 
 router = EndpointRouter()

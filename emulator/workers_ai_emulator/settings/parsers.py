@@ -12,7 +12,8 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # other characters cannot be sent in a header
+# Visible ASCII: clients cannot send tokens with other characters in an HTTP header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

@@ -80,7 +80,7 @@ class Finder:
 
     def __init__(self) -> None:
         self.found: set[str] = set()
-        self._is_credential: dict[str, bool] = {}  # by name; names in a body repeat
+        self._is_credential: dict[str, bool] = {}
 
     def header(self, name: str, value: str) -> str:
         """Returns the value of a header, with `[redacted]` in place of credentials."""
@@ -198,7 +198,7 @@ class Finder:
 def _may_be_secret(name: str, value: Any) -> bool:
     """Returns whether a JSON value can be a credential, if its key has the name of a credential.
 
-    Booleans, null, and lists of numbers, booleans and null are never credentials. A number is a
+    Booleans, null, and lists without text and objects are never credentials. A number is a
     credential only if the last word of its key is a word such as `key`: the number under `api_key`
     is a credential, the number under `token_count` is not.
     """

@@ -57,7 +57,11 @@ def _redirect(host: str, port: int) -> None:
 
 
 class _ImportHook:
-    """Calls a function after the first import of a module, without importing it itself."""
+    """An import hook that calls a function after the first import of a module.
+
+    `after` maps the name of a module to the function, which receives the module. The hook does not
+    import any module itself.
+    """
 
     def __init__(self, after: "dict[str, Any]") -> None:
         self._after = after
