@@ -1,4 +1,4 @@
-"""The user's environment variables for proxies and certificates, as HTTP clients read them."""
+"""Reads and checks the environment variables for proxies and certificates, such as HTTPS_PROXY."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from urllib.request import proxy_bypass_environment as is_bypassed  # type: igno
 
 from workers_ai_emulator.errors import SettingInvalid
 
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")  # of a certificate in a folder of OpenSSL
+# The name of a certificate's file in a folder that `openssl rehash` has prepared: `9d66eef0.0`.
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host name or IP address is this machine's own."""
+    """Returns whether a host name or IP address refers to this machine: `localhost`, 127.0.0.1.
+
+    0.0.0.0 and `::` count as this machine too.
+    """
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = _address(host)
@@ -27,9 +31,10 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(url: str) -> str | None:
-    """Returns the URL of the proxy for requests to a URL, or None if they need none.
+    """Returns the URL of the user's proxy for requests to `url`, or None if they need no proxy.
 
-    A host on this machine needs none. Raises SettingInvalid if the proxy's variable is invalid.
+    Requests need no proxy if the user has set none, if NO_PROXY excludes the host, or if the host
+    is this machine. Raises SettingInvalid if the variable that names the proxy is invalid.
     """
     proxies, parts = getproxies(), urlsplit(url)
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -39,7 +44,10 @@ def proxy_for(url: str) -> str | None:
 
 
 def check_proxies() -> None:
-    """Raises SettingInvalid if any variable for proxies is invalid."""
+    """Checks HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, unless NO_PROXY contains `*`.
+
+    Raises SettingInvalid if one of them is not the URL of a supported proxy.
+    """
     proxies = getproxies()
     if "*" not in re.split(r"[,\s]+", proxies.get("no", "")):
         for scheme in ("http", "https", "all"):
@@ -48,16 +56,25 @@ def check_proxies() -> None:
 
 
 def check_certificates() -> None:
-    """Raises SettingInvalid if SSL_CERT_FILE or SSL_CERT_DIR names no certificates."""
+    """Checks SSL_CERT_FILE and SSL_CERT_DIR.
+
+    Raises SettingInvalid if the file contains no certificates or cannot be read, or if none of the
+    folders can be used.
+    """
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         _check_file(Path(file))
-    if folders:  # clients ignore them if a file is set
+    # At least one of the folders must be readable. If SSL_CERT_FILE is set, it may be empty.
+    if folders:
         _check_folders(folders, needs_certificates=not file)
 
 
 def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
-    """Returns whether NO_PROXY has the host, its domain or its network, or it is this machine."""
+    """Returns whether requests to the URL need no proxy.
+
+    This is so if NO_PROXY contains the host, its domain or its network, such as `10.0.0.0/8`, or if
+    the host is this machine.
+    """
     host = url.hostname or ""
     if is_loopback(host):
         return True
@@ -70,7 +87,11 @@ def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
 
 
 def _checked_proxy(scheme: str, value: str) -> str:
-    """Returns the URL of a proxy. Its password must not be in messages, so they lack the URL."""
+    """Checks the value of a proxy variable, and returns it as a URL with a scheme.
+
+    `scheme` is `http`, `https` or `all`. Raises SettingInvalid if the value is not the URL of a
+    supported proxy. The error does not contain the value, because the value may contain a password.
+    """
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)
     parts = _split(url)
@@ -96,13 +117,13 @@ def _split(url: str) -> SplitResult | None:
         is_valid = parts.port != 0 and (":" in host or not re.search(r"[^\w.-]", host))
         if ":" not in host:
             host.encode("idna")
-    except ValueError:  # UnicodeError is one
+    except ValueError:  # includes UnicodeError, which `encode` raises for an invalid host name
         return None
     return parts if is_valid and url.isprintable() and " " not in url else None
 
 
 def _variable(scheme: str) -> str:
-    """Returns the name of the variable that urllib has read."""
+    """Returns the name of the proxy variable that is set: the lower-case name has precedence."""
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), names[1])
 

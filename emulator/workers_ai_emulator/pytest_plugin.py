@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping
-from socket import AF_INET, SOCK_STREAM, socket  # now, before a test replaces the class
+from socket import AF_INET, SOCK_STREAM, socket  # imported now: a test may replace `socket.socket`
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -65,14 +65,14 @@ class WorkersAI:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The journal's entries for this test's calls, oldest first. They include the responses."""
+        """The journal's entries for this test's calls, with their responses, oldest first."""
         __tracebackhide__ = True
         rows = self._call("GET", "requests?limit=1000")["requests"]
         return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]
 
     @property
     def output(self) -> str:
-        """The last 16 KiB, at most, of what the emulator wrote to stderr during this test."""
+        """The emulator's stderr output during this test, cut to the last 16 KiB."""
         end = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(self._output_start, end - _MAX_OUTPUT_BYTES))
         return self._output.read().decode("utf-8", "replace")
@@ -102,9 +102,11 @@ class WorkersAI:
         return value
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
-        """Sends a request; returns the status and the body. Raises OSError or ValueError.
+        """Sends a request to the emulator. Returns the response's status and body.
 
-        Uses a socket, because a test may replace HTTP clients to record or mock its own requests.
+        Raises OSError if the connection fails, and ValueError if the emulator closes it without a
+        response body. Uses a socket, because a test may replace HTTP clients to record or mock its
+        own requests.
         """
         from urllib.parse import urlsplit
 
@@ -136,9 +138,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _workers_ai_server(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yields the base URL of one emulator for all tests of this process, and its stderr's file.
+    """Starts one emulator for all tests of this process, and stops it after them.
 
-    The file is open from the start, because a test may delete it or replace the file system.
+    Yields the emulator's base URL and the open file that contains its stderr output. The file is
+    opened before the tests, because a test may delete it or mock the file system.
     """
     from workers_ai_emulator.errors import CommandError
     from workers_ai_emulator.launcher.child import emulator_process
@@ -148,7 +151,9 @@ def _workers_ai_server(
     flags += pytestconfig.getini("workers_ai_args")
     with path.open("ab") as file:
         output = path.open("rb")
-        pytestconfig.add_cleanup(output.close)  # reports are made after the fixtures' ends
+        # A failed test's report reads the file after this fixture has ended, so the file is closed
+        # at the end of the run.
+        pytestconfig.add_cleanup(output.close)
         try:
             with emulator_process(flags, os.environ, file) as base_url:
                 yield base_url, output
@@ -162,7 +167,10 @@ def _workers_ai_server(
 def workers_ai(
     _workers_ai_server: tuple[str, IO[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> WorkersAI:
-    """Returns the emulator after a reset. The environment points Cloudflare's clients to it."""
+    """Returns an emulator that has been reset for this test.
+
+    Sets environment variables during the test, so that Cloudflare's clients use the emulator.
+    """
     emulator = WorkersAI(*_workers_ai_server)
     emulator.reset()
     monkeypatch.setenv("CLOUDFLARE_BASE_URL", emulator.base_url)
@@ -183,13 +191,13 @@ def pytest_runtest_makereport(
     """Adds the emulator's stderr output to the report of a failed test."""
     outcome = yield
     if outcome.excinfo is not None:
-        return  # another plugin's hook raised an exception, which pluggy raises again
+        return  # another plugin's hook raised an exception; pluggy raises it again after this hook
     report = outcome.get_result()
     emulator = getattr(item, "funcargs", {}).get("workers_ai")
     if report.failed and isinstance(emulator, WorkersAI):
         try:
             output = emulator.output
-        except Exception as error:  # an exception of a hook would end the whole run
+        except Exception as error:  # an exception in this hook would end the whole test run
             output = f"cannot be read: {error!r}"
         if output:
             report.sections.append(("Output of workers-ai-emulator", output))

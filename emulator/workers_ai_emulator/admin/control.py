@@ -39,7 +39,7 @@ async def add_faults(request: Request) -> Response:
 
 @router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Replaces the rules of the scripted backend until the reset."""
+    """Replaces the rules of the scripted backend. A reset restores the rules of `--script`."""
     rules = await asyncio.to_thread(_checked, parse_rules, await body_of(request))
     services_of(request).backends.scripted.replace(rules)
     return json_response({"rules": len(rules)})

@@ -22,8 +22,8 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 Json = dict[str, Any]
 
-_MAX_MESSAGE = 1000  # characters of a server's error text that are kept
-_MAX_DIGITS = 16  # of a count that is a text
+_MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
+_MAX_DIGITS = 16  # a token count that is sent as text must have fewer digits
 _END_OF_STREAM = "[DONE]"
 
 # These patterns match the numbers in a server's error text about a prompt that is too long. _LIMIT
@@ -98,11 +98,12 @@ class EventDecoder:
         self._finish_reason: FinishReason | None = None
 
     def feed(self, data: str, kind: str = "message") -> list[Chunk]:
-        """Returns the text of an event of this kind as a chunk, or no chunk if it has no text.
+        """Decodes one event. Returns its text as one chunk, or [] if it has no text.
 
-        An event without data, for example to keep the connection alive, has no text, and neither
-        has one of another kind than `message` that is not JSON. Raises an EngineError if the event
-        is an error, and UpstreamFailed if it is not valid.
+        `kind` is the event's field `event`. Ignores an event without data, which some servers send
+        to keep the connection open. Also ignores an event whose data is not a JSON object, if its
+        kind is not `message`, such as `ping`. Raises an EngineError if the event is an error, and
+        UpstreamFailed if the data of an event of kind `message` is not a JSON object.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
@@ -155,9 +156,11 @@ def _choice(event: Json) -> tuple[str, FinishReason | None]:
 
 
 def _content(value: Any) -> str:
-    """Returns the text of a delta: text, a number, or a list of parts with the type `text`.
+    """Returns the text of the key `content` or `text` in an event.
 
-    Raises UpstreamFailed for any other value except null, because its text would be lost.
+    The value may be a text, a number, null (no text), or a list of parts, of which only parts of
+    the type `text` count. Raises UpstreamFailed for any other value, because its text would be
+    lost.
     """
     match value:
         case None:
@@ -175,7 +178,7 @@ def _part(part: Any) -> Any:
     match part:
         case {"type": "text", "text": text}:
             return text
-        case {"type": str(kind)} if kind != "text":  # for example reasoning
+        case {"type": str(kind)} if kind != "text":  # for example a part of the type `reasoning`
             return None
     return part if isinstance(part, str) else {"part": part}
 
@@ -187,7 +190,10 @@ def _finish_reason(reason: Any) -> FinishReason | None:
 
 
 def _usage(value: Any) -> Usage | None:
-    """Returns the usage, or None unless both of its counts are numbers."""
+    """Returns the usage in an event.
+
+    Returns None if the number of prompt tokens or of completion tokens is not a whole number.
+    """
     match value:
         case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
             counts = _count(prompt), _count(completion)
@@ -201,7 +207,10 @@ def _usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    """Returns a whole number from 0 on, which may be written as `2.0` or `"2"`, or None."""
+    """Returns a token count, which some servers send as `2.0` or `"2"`, as an integer.
+
+    Returns None if the value is not a whole number of at least 0.
+    """
     match value:
         case bool():
             return None

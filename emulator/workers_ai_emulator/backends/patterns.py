@@ -1,12 +1,16 @@
-"""Regular expressions of users, in Python's syntax, which RE2 searches in linear time.
+"""Searches users' regular expressions, written in Python's syntax, in linear time with RE2.
 
-Python's own engine can take hours for an expression such as `(a+)+$`. RE2 cannot, but it has other
-classes and boundaries: its `\\w` and `\\b` are those of ASCII. So Python parses the expression, and
-this module writes it anew for RE2, with the characters that Python's classes have.
+Python's own module `re` can take hours to search an expression such as `(a+)+$`. RE2 always needs
+linear time, but its `\\w`, `\\d`, `\\s` and `\\b` support only ASCII. So this module parses the
+expression with Python's parser, and writes it in RE2's syntax. It replaces a class such as `\\w` by
+a list of the characters that the class contains in Python.
 
-RE2 has no boundaries of Unicode words. For them, every position of the text gets two markers, and
-every character of the expression may have markers before it: `\\b` then matches a marker, and two
-boundaries of an expression may be at the same position.
+RE2 cannot find the boundaries of words that are not ASCII. If the expression contains `\\b` or
+`\\B` and the text is not ASCII, this module inserts two marker characters at each position of the
+text. One kind of marker stands for a word boundary, the other kind for any other position. `\\b`
+then becomes a pattern that matches a boundary marker, and every other character of the expression
+may have markers before it. There are two markers per position, because an expression may have two
+boundaries in a row, such as `\\b\\b`.
 """
 
 from __future__ import annotations
@@ -19,9 +23,13 @@ from typing import Any
 
 SIZE_OF_LARGE = 200_000
 
-_MAX_COST = 3 * 10**8  # instructions times characters: seconds, in the worst case
-_MAX_MEMORY = 2**24
-_BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"  # Unicode guarantees that these are no characters
+# The maximum of RE2 instructions times characters of the text. Such a search takes some seconds in
+# the worst case.
+_MAX_COST = 3 * 10**8
+_MAX_MEMORY = 2**24  # bytes that RE2 may use for one compiled expression
+# The markers of a word boundary and of any other position. Unicode reserves both code points, so
+# ordinary text does not contain them.
+_BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"
 _MARKER = f"[{_BOUNDARY}{_INSIDE}]"
 _MARKERS = re.compile(_MARKER)
 _NO_BOUNDARY = re.compile(r"\B")
@@ -46,19 +54,26 @@ _UNSUPPORTED = {
 
 
 class PatternTooCostly(Exception):
-    """The search in this text could take minutes."""
+    """Raised if the search of an expression in a text could take minutes."""
 
 
 class PatternTooLarge(ValueError):
-    """RE2 would need too much memory, so the time until its refusal counts as `SIZE_OF_LARGE`."""
+    """Raised if RE2 refuses an expression because it would need too much memory.
+
+    The attempt to compile it takes time too, so a script's budget counts it as `SIZE_OF_LARGE`.
+    """
 
 
 class Pattern:
-    """A regular expression. Raises ValueError if it is invalid, or is not supported."""
+    """A compiled regular expression.
+
+    Raises ValueError if the expression is invalid or uses syntax that RE2 does not support.
+    """
 
     def __init__(self, source: str) -> None:
         try:
-            # Python's own parser, so that the syntax is exactly Python's. typeshed lacks it.
+            # Python's own parser accepts exactly Python's syntax. It is imported by its name,
+            # because mypy has no types for the module.
             parsed = import_module("re._parser").parse(source)
             ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
             self._needs_markers = anything.has_boundaries
@@ -71,11 +86,14 @@ class Pattern:
 
     @property
     def size(self) -> int:
-        """The number of instructions in memory."""
+        """The number of RE2 instructions of the two compiled expressions."""
         return int(self._for_ascii.programsize + self._for_all.programsize)
 
     def found_in(self, text: str) -> bool:
-        """Whether the text contains a match. Raises PatternTooCostly."""
+        """Returns whether the text contains a match.
+
+        Raises PatternTooCostly if the search could take minutes.
+        """
         compiled = self._for_ascii
         if not text.isascii():
             compiled = self._for_all
@@ -88,14 +106,21 @@ class Pattern:
 
 
 def _marked(text: str) -> str:
-    """Returns the text with two markers at each position: boundary of a word, or none."""
+    """Returns the text with two equal markers at each position.
+
+    The markers are `_BOUNDARY` at the start and the end of each word, and `_INSIDE` elsewhere.
+    """
     inside = _NO_BOUNDARY.sub(_INSIDE, text)
     marked = _BETWEEN_MARKERS.sub(_BOUNDARY * 2, inside)
     return marked.replace(_INSIDE, _INSIDE * 2)
 
 
 class _Writer:
-    """Writes a parsed expression in RE2's syntax, for texts of ASCII or for all texts."""
+    """Converts an expression that Python has parsed to RE2's syntax.
+
+    `text` is the result. `is_ascii`: whether the expression is for ASCII texts only; it is then
+    shorter and needs no markers. `has_boundaries`: whether texts need markers.
+    """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
         self._is_ascii = is_ascii
@@ -131,7 +156,7 @@ class _Writer:
 
     @property
     def _excluded(self) -> str:
-        """The characters that no part of the expression matches."""
+        """The markers, which no character class may match; empty if texts have no markers."""
         return f"{_BOUNDARY}{_INSIDE}" if self.has_boundaries else ""
 
     def _character(self, text: str) -> str:
@@ -181,7 +206,7 @@ class _Writer:
 
 
 def _compile(text: str) -> Any:
-    import re2  # slow to import, and only scripts with `matches` need it
+    import re2  # is slow to import, and is needed only for scripts with `matches`
 
     options = re2.Options()
     options.max_mem = _MAX_MEMORY
@@ -198,7 +223,7 @@ def _compile(text: str) -> Any:
 
 
 def _has_boundaries(items: Any) -> bool:
-    """Whether a parsed expression contains `\\b` or `\\B` at any depth."""
+    """Returns whether a parsed expression contains `\\b` or `\\B` at any depth."""
     if type(items).__name__ == "_NamedIntConstant":
         return items.name in ("AT_BOUNDARY", "AT_NON_BOUNDARY")
     if isinstance(items, str | int) or items is None:
@@ -222,7 +247,11 @@ def _without_markers(first: int, last: int) -> Iterator[tuple[int, int]]:
 
 @cache
 def _category(category: str, is_ascii_class: bool, end: int) -> str:
-    """Returns the characters below `end` that Python's class contains, as the content of a set."""
+    """Returns the characters of a class such as `\\w` in RE2's syntax, without square brackets.
+
+    Contains only characters whose code points are below `end`. `is_ascii_class`: whether the flag
+    `re.ASCII` applies to the class.
+    """
     characters = "".join(map(chr, range(end)))
     runs = re.compile(f"{category}+", re.ASCII if is_ascii_class else 0).finditer(characters)
     spans = (span for run in runs for span in _without_markers(run.start(), run.end() - 1))

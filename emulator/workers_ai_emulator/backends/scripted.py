@@ -31,25 +31,34 @@ from workers_ai_emulator.wire.validation import bounded, parse_rules_of
 
 MODEL_NAME = "scripted"
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C is ten times as fast
+# PyYAML's loader in C is ten times as fast as its loader in Python.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_WAIT_S = 86400
 _MAX_FILE_BYTES = 4 * 2**20
-_MAX_DEPTH = 100  # of nested YAML
-_MAX_EVENTS = 400_000  # beginnings, ends and values of YAML
+_MAX_DEPTH = 100  # levels of nested lists and mappings in a YAML file
+_MAX_EVENTS = 400_000  # events of PyYAML's parser: each value, and the start and end of each list
 _MAX_RULES = 10_000
-_MAX_PATTERN = 10_000  # characters
-_MAX_PATTERNS_SIZE = 5_000_000  # instructions of all regular expressions of a script
-_MAX_IMMEDIATE_COST = 1_000_000  # of all rules; with a higher cost, they are compared in a thread
+_MAX_PATTERN = 10_000  # characters of a regular expression
+_MAX_PATTERNS_SIZE = 5_000_000  # RE2 instructions of all regular expressions of a script
+# If comparing a request with all rules costs more than this, the comparison runs in a thread.
+_MAX_IMMEDIATE_COST = 1_000_000
 
 
 class _PatternBudget:
-    """Compiles the regular expressions of one script, within seconds and limited memory."""
+    """Compiles the regular expressions of one script, and limits their total size.
+
+    The limit keeps the compilation within some seconds and limited memory.
+    """
 
     def __init__(self) -> None:
         self._left = _MAX_PATTERNS_SIZE
 
     def compile(self, source: str) -> Pattern:
-        """Raises ValueError for an invalid expression, and once all together are too large."""
+        """Compiles a regular expression.
+
+        Raises ValueError if the expression is invalid, or if the expressions that were compiled
+        before it have used up the limit.
+        """
         if self._left <= 0:
             raise ValueError("the script's regular expressions are too large together")
         try:
@@ -96,11 +105,17 @@ class Rule(BaseModel):
 
     @property
     def cost(self) -> int:
-        """The time of a comparison, relative to other rules, for each character of the text."""
+        """A measure of the time to compare this rule with one character of a text.
+
+        The cost is 1 without `matches`, and otherwise 1 plus the size of the compiled expression.
+        """
         return 1 if self.matches is None else 1 + self.matches.size
 
     def applies(self, model: str, text: str) -> bool:
-        """Whether all conditions hold. Raises PatternTooCostly."""
+        """Returns whether the conditions `model`, `contains` and `matches` hold.
+
+        Raises PatternTooCostly if searching `matches` in the text could take minutes.
+        """
         return (
             fnmatchcase(model, self.model)
             and self.contains in text
@@ -110,7 +125,11 @@ class Rule(BaseModel):
 
 @dataclass(slots=True)
 class _ActiveRule:
-    """A rule with the number of requests that it still applies to; None: any number."""
+    """A rule and its state.
+
+    `number`: the rule's position in the script, from 1 on. `times`: the number of further requests
+    to which the rule applies; None: no limit.
+    """
 
     number: int
     rule: Rule
@@ -129,7 +148,7 @@ class ScriptedBackend:
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
-        """Replaces the rules."""
+        """Replaces all rules, and restarts the count of requests for `times`."""
         self._rules = [
             _ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)
         ]
@@ -161,7 +180,11 @@ class ScriptedBackend:
         self.cancel_all()
 
     async def _use_rule(self, model: str, text: str) -> Rule:
-        """Returns the first rule that applies, and counts its use."""
+        """Returns the first rule that applies to the text, and counts this use for `times`.
+
+        If no rule applies, returns a rule whose completion quotes the text. Raises WireError if the
+        search of a rule's `matches` could take minutes.
+        """
         while True:
             rules = [active for active in self._rules if active.times != 0]
             if len(text) * sum(active.rule.cost for active in rules) > _MAX_IMMEDIATE_COST:
@@ -170,13 +193,18 @@ class ScriptedBackend:
                 active = _first(rules, model, text)
             if active is None:
                 return Rule(answer=f"This is a scripted answer to: {text}")
-            if active.times != 0:  # otherwise another request has used it meanwhile
+            # During the search in a thread, another request may have used up the rule: then search
+            # again.
+            if active.times != 0:
                 active.times = active.times and active.times - 1
                 return active.rule
 
 
 def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
-    """Returns the first rule that applies. Raises WireError if a search could take minutes."""
+    """Returns the first rule that applies to the text, or None.
+
+    Raises WireError if the search of a rule's `matches` could take minutes.
+    """
     for active in rules:
         try:
             if active.rule.applies(model, text):
@@ -191,7 +219,10 @@ def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule |
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """Reads a YAML or JSON file. Raises SettingInvalid with one line per mistake."""
+    """Reads rules from a YAML or JSON file.
+
+    Raises SettingInvalid if the file cannot be read or has mistakes: one line per mistake.
+    """
     name = one_line(str(path))
     try:
         return parse_rules(_load(read_small_text(path, max_bytes=_MAX_FILE_BYTES)))
@@ -207,9 +238,10 @@ def read_rules(path: Path) -> list[Rule]:
 
 
 def parse_rules(value: Any) -> list[Rule]:
-    """Converts parsed YAML or JSON to rules: a list, or an object with the list in key `rules`.
+    """Converts parsed YAML or JSON to rules.
 
-    Raises ValueError with one line per mistake.
+    `value`: a list of rules, or an object whose only key `rules` has this list. Raises ValueError,
+    with one line per mistake, if the value has another form or a rule is invalid.
     """
     if isinstance(value, dict) and set(value) == {"rules"}:
         value = value["rules"]
@@ -221,7 +253,11 @@ def parse_rules(value: Any) -> list[Rule]:
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc] # one of two classes
-    """A loader without code, in which aliases cannot multiply the keys that `<<` merges."""
+    """PyYAML's safe loader, which executes no code, with protection against huge merged mappings.
+
+    The merge key `<<` copies the keys of other mappings. With aliases, a small file could copy the
+    same keys millions of times, so this loader keeps each key of a merged mapping only once.
+    """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
@@ -233,7 +269,11 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # one of two classes
 
 
 def _load(text: str) -> Any:
-    """Returns the content of YAML. Raises YAMLError, ValueError or RecursionError."""
+    """Returns the value of a YAML text.
+
+    Raises YAMLError if the text is not valid YAML, RecursionError if it is nested too deep, and
+    ValueError if it has too many values.
+    """
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -261,8 +301,9 @@ def _last_text(request: TextGenerationRequest) -> str:
 async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
     """Yields the rule's completion, one chunk per word, with the rule's delays.
 
-    For the finish reason `stop`, an empty chunk follows, like a model's end-of-text token. If
-    the completion is cut to `max_tokens` words, the finish reason is `length`.
+    If the finish reason is `stop`, an empty chunk follows the last word, like the end-of-text token
+    of a model. If the completion has `max_tokens` words or more, only the first `max_tokens` words
+    are sent, and the finish reason is `length`.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens

@@ -29,8 +29,10 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-_KEEP_ALIVE_S = 3.0  # closes idle connections before a server with uvicorn does (5 s)
-_END_TIMEOUT_S = 1.0  # how long to wait for the end of a body after `[DONE]`
+# The client closes idle connections after this time, which is shorter than uvicorn's 5 seconds. A
+# request on a connection that the server is closing at that moment would fail.
+_KEEP_ALIVE_S = 3.0
+_END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
 _MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of models
 
@@ -38,10 +40,10 @@ _MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of 
 class UpstreamBackend:
     """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
 
-    `model` is the server's name of the model. Without it, the Workers AI name is used if the server
-    has it, and otherwise the server's only model. A request fails if the server sends nothing for
-    `stall_timeout_s` seconds. Raises SettingInvalid for an invalid URL or key, and for an invalid
-    variable of the environment for proxies or certificates.
+    `model`: the server's name for the model of all requests. If it is None, the server's model with
+    the Workers AI name is used, or otherwise the server's only model. A request fails if the server
+    sends no bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an
+    environment variable for proxies or certificates is invalid.
     """
 
     def __init__(
@@ -229,7 +231,12 @@ def _checked_url(url: str) -> str:
 
 
 def _transport(url: str) -> httpx2.AsyncHTTPTransport:
-    """Returns a transport through the proxy of the user's environment, if the URL needs one."""
+    """Returns the transport for requests to the upstream server.
+
+    It uses the proxy in the user's environment variables, unless NO_PROXY excludes the server or
+    the server runs on this machine. Raises SettingInvalid if a variable for proxies or certificates
+    is invalid.
+    """
     check_certificates()
     limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S)
     return httpx2.AsyncHTTPTransport(proxy=proxy_for(url), limits=limits)
@@ -257,10 +264,11 @@ async def _read(response: httpx2.Response) -> str:
 
 
 def _events(response: httpx2.Response) -> httpx2.EventSource:
-    """Returns the events of a response. The library does what the standard says, except for this:
+    """Returns the events of a streamed response.
 
-    - events are in UTF-8 whatever the header says, and may begin with a byte order mark;
-    - the last event may lack its empty line, because some servers omit it.
+    httpx2 parses the events, but would use the charset of the response's `content-type`. The
+    standard requires UTF-8 with an optional byte order mark, so this function sets that encoding.
+    It also adds the empty line after the last event, which some servers omit.
     """
     response.encoding = "utf-8-sig"
     if isinstance(response.stream, httpx2.AsyncByteStream):
@@ -269,7 +277,10 @@ def _events(response: httpx2.Response) -> httpx2.EventSource:
 
 
 class _TerminatedStream(httpx2.AsyncByteStream):
-    """Adds an empty line to a body that has been received completely."""
+    """Adds an empty line at the end of a response's body, which ends the last event.
+
+    If the connection breaks off, adds nothing, so the incomplete last event is ignored.
+    """
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream

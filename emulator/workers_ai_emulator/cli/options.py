@@ -26,10 +26,11 @@ _PORT_VARIABLE = env_var("port")
 
 
 class Command(TyperCommand):
-    """A command that ignores the variable that Kubernetes sets for a service of our name.
+    """A command that ignores WORKERS_AI_EMULATOR_PORT if Kubernetes or Docker has set it.
 
-    For a service `workers-ai-emulator`, every container of the namespace gets
-    `WORKERS_AI_EMULATOR_PORT=tcp://10.96.0.12:8790`. Docker's links set the same variable.
+    If a Kubernetes service has the name `workers-ai-emulator`, Kubernetes sets the variable to a
+    URL such as `tcp://10.96.0.12:8790` in every container of the namespace. Docker's links set the
+    same variable.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -76,6 +77,10 @@ def option(name: str, **changes: Any) -> Any:
 
 @contextmanager
 def _without_service_link() -> Iterator[None]:
+    """Removes WORKERS_AI_EMULATOR_PORT from the environment during the `with` block.
+
+    Does this only if the variable is a URL of Kubernetes or Docker, and prints a message to stderr.
+    """
     value = os.environ.get(_PORT_VARIABLE, "")
     if not re.match(r"(tcp|udp|sctp)://", value):
         yield
@@ -92,9 +97,11 @@ def _without_service_link() -> Iterator[None]:
 
 
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
-    """Raises SettingInvalid if a variable is blank whose default would be a surprise.
+    """Raises SettingInvalid if the setting's environment variable is blank but must not be.
 
-    An unset secret of a CI system is an empty variable. A flag replaces the variable.
+    For example, a CI system sets an empty variable for a secret that does not exist: a server
+    without the secret would then accept all requests. Does nothing if the setting refuses no blank
+    variables, or if the command line has its flag.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()

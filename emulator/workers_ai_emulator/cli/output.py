@@ -12,7 +12,7 @@ from workers_ai_emulator.files import one_line
 
 
 def accept_all_characters() -> None:
-    """Makes stdout and stderr escape characters that their encodings do not contain.
+    """Makes stdout and stderr escape characters that their encoding cannot represent.
 
     Without this, printing such a character would raise UnicodeEncodeError.
     """

@@ -24,14 +24,15 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every request
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO, httpx2 logs every request
     if settings.is_open_to_others:
         log.warning(
             "OPEN TO OTHER MACHINES: --host %s accepts their requests, and none needs a token. "
             "Set --api-token or --api-token-file, or leave out --host.",
             settings.host,
         )
-    from workers_ai_emulator.models.models_file import read_catalog  # slow to import
+    # These imports are slow, and `serve --help` does not need them.
+    from workers_ai_emulator.models.models_file import read_catalog
     from workers_ai_emulator.server import Server, listen
 
     catalog = read_catalog(settings.models_dir, settings.models_file)

@@ -1,9 +1,8 @@
 """Creates TLS certificates for Cloudflare's two API hosts, for the proxy that `exec` runs.
 
-A certificate authority, stored in a folder of the user, signs a new certificate for every run. Only
-programs that `exec` runs trust the authority. Name constraints in its certificate limit it to TLS
-servers with the names of the two hosts, so a stolen key cannot be used to impersonate any other
-host.
+A certificate authority in the user's cache folder signs a new certificate in every run of `exec`.
+Only programs that `exec` runs trust this authority. Its name constraints permit only the two hosts,
+so a stolen key of the authority cannot be used to impersonate any other host.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from workers_ai_emulator.errors import CommandError
 HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 
 _NAME = "workers-ai-emulator"
-_NO_HOST = "invalid"  # which can never exist [RFC 2606]
-_ACCESS_OF_OTHERS = 0o077
+_NO_HOST = "invalid"  # a reserved name: no host can have it [RFC 2606]
+_ACCESS_OF_OTHERS = 0o077  # the permission bits of a file for other users
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
 _LIFE = 397 * _DAY  # the longest lifetime of a server certificate that every client accepts
@@ -55,9 +54,12 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 
-# Each kind of name has its own constraints. A permitted DNS name also permits the names below it,
-# so those are excluded with a leading dot, which OpenSSL and Go read as "below". All
-# IP addresses are excluded, and e-mail addresses and URIs are permitted at a reserved host only.
+# The authority may sign certificates for HOSTS only. A constraint limits only names of its own
+# kind, so each kind of name needs one:
+#   - DNS names: HOSTS are permitted. This would also permit their subdomains, so a name with a
+#     leading dot, which OpenSSL and Go read as "all subdomains", excludes these.
+#   - IP addresses: all are excluded.
+#   - E-mail addresses and URIs: permitted only at a reserved host, which cannot exist.
 _CONSTRAINTS = x509.NameConstraints(
     permitted_subtrees=[
         *(x509.DNSName(host) for host in HOSTS),
@@ -74,8 +76,8 @@ _CONSTRAINTS = x509.NameConstraints(
 def authority(folder: Path) -> CA:
     """Returns the certificate authority in the folder; creates it if it is missing or unusable.
 
-    An authority that other users could have read or replaced is not usable. Raises CommandError if
-    the folder belongs to another user, or cannot be read or written.
+    Also creates a new authority if other users could have read or replaced the stored one. Raises
+    CommandError if the folder belongs to another user, or cannot be read or written.
     """
     path = folder / "authority.pem"
     try:
@@ -142,9 +144,10 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
 
 
 def _make_private(folder: Path) -> bool:
-    """Removes the access of other users to the folder. Returns whether they had none.
+    """Makes the folder accessible to its owner only (mode 0700).
 
-    Raises CommandError if the folder belongs to another user.
+    Returns False if other users had access before. Raises CommandError if the folder belongs to
+    another user.
     """
     status = folder.stat()
     if status.st_uid != os.geteuid():
@@ -159,7 +162,7 @@ def _make_private(folder: Path) -> bool:
 
 
 def _is_private(path: Path) -> bool:
-    """Returns whether the file belongs to this user, and no other user can read it."""
+    """Returns whether the path is a regular file of this user that other users cannot access."""
     try:
         status = path.lstat()
     except FileNotFoundError:

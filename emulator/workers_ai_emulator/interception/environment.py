@@ -30,10 +30,12 @@ _CREDENTIALS = {
 class Interception:
     """The addresses and the certificate files that the environment variables contain.
 
-    `authority` is the file with our authority's certificate only, `wgetrc` wget's configuration.
-    `credentials` are those that the proxy requires, `user:password`, or empty for none.
-    `tls` is the proxy's port for TLS connections. `bundle` replaces a program's trusted
-    certificates, `node_bundle` adds to node's.
+    `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
+    that a hook redirects. `credentials` (`user:password`) are required by the port `proxy`; if
+    empty, it requires none. `bundle` is a PEM file that replaces a program's trusted certificates;
+    `node_bundle` is a PEM file of certificates that node trusts in addition to its own.
+    `authority` is a PEM file with only the certificate of our certificate authority. `wgetrc` is a
+    configuration file for wget.
     """
 
     emulator: Address
@@ -47,7 +49,11 @@ class Interception:
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables to add to the user's own `variables`."""
+    """Returns the environment variables to set for a program that `exec` runs.
+
+    They are added to the user's environment, `variables`, and replace variables of the same name.
+    Cloudflare credentials in `variables` are not replaced.
+    """
     at = f"{interception.credentials}@" if interception.credentials else ""
     proxy = f"http://{at}{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
@@ -79,9 +85,11 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 
 
 def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
-    """Returns the user's configuration of wget, with the bundle as its trusted certificates.
+    """Returns the content of a configuration file for wget, which makes wget trust `bundle`.
 
-    wget with GnuTLS reads no variable for certificates.
+    The content is the user's own configuration and one more line. It is needed because wget, if
+    built with GnuTLS, reads no environment variable that names trusted certificates. `variables`
+    and `home` are the user's environment and home folder.
     """
     path = Path(variables.get("WGETRC") or home / ".wgetrc")
     users = path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
@@ -91,8 +99,10 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    The proxy itself still applies all of the user's exceptions. IPv6 addresses are not added,
-    because httpx 0.24.0 cannot parse them in any form. The proxy reaches `::1` without help.
+    Removes the entries that match Cloudflare's API hosts from the user's NO_PROXY: requests to
+    these hosts must use our proxy. Adds the loopback names and the emulator's host, except for IPv6
+    addresses, which httpx 0.24.0 cannot parse. For all other hosts, our proxy itself still applies
+    the user's NO_PROXY, and it connects to `::1` directly.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"

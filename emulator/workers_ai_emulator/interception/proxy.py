@@ -1,8 +1,8 @@
 """An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-It has two ports on the loopback interface. Every user of the machine can connect to them, so the
-proxy port requires credentials, which only the command of `exec` receives. The TLS port leads to
-the emulator and nowhere else.
+The proxy has two ports on the loopback interface. Every user of the machine can connect to them, so
+the proxy port requires credentials, which `exec` passes only to the command that it runs. The TLS
+port requires none: it relays all connections to the emulator.
 
     program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
     program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
@@ -59,7 +59,7 @@ class Connection(NamedTuple):
 
 
 class Refusal(Exception):
-    """Raised if the proxy cannot serve a request: the status and the text of its response."""
+    """Raised if the proxy refuses a request. Contains the status and text of the error response."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -84,9 +84,10 @@ class Refusal(Exception):
 class Proxy:
     """The proxy server; its two ports are open inside its `async with` block.
 
-    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies of the user's
-    environment, as urllib's `getproxies` returns them. `credentials` are the user and the password
-    that the proxy port requires, new for every proxy.
+    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies in the user's
+    environment variables, by URL scheme, as urllib's `getproxies` returns them. `credentials`, in
+    the form `user:password`, are required by the proxy port; each `Proxy` object has a new random
+    password.
     """
 
     def __init__(
@@ -231,7 +232,11 @@ class Request:
         return port == 443 and host.removesuffix(".") in HOSTS
 
     def check_credentials(self, credentials: str) -> None:
-        """Raises Refusal if the request does not have these credentials, `user:password`."""
+        """Raises Refusal, with status 407, if the request does not have the given credentials.
+
+        `credentials` has the form `user:password`. The request must have them in exactly one
+        `Proxy-Authorization` header.
+        """
         expected = _basic(credentials)
         pairs = (field.partition(":") for field in self.fields)
         given = [v.strip() for name, _, v in pairs if name.lower() == "proxy-authorization"]

@@ -1,8 +1,8 @@
 """The routes that a Worker's AI binding `env.AI` calls, in all protocols of its SDKs.
 
-Miniflare and wrangler 3 wrap a binding's requests; `middleware/binding_transports.py` has already
-unwrapped them here. Bindings expect results and errors without Cloudflare's envelope [workerd,
-ai-api.ts].
+Miniflare and wrangler 3 wrap a binding's requests in requests of their own, which
+`middleware/binding_transports.py` unwraps before they reach these routes. Bindings expect results
+and errors without Cloudflare's envelope [workerd, ai-api.ts].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from workers_ai_emulator.wire.errors import (
 )
 from workers_ai_emulator.wire.responses import JsonResponse
 
-_ANY_ACCOUNT = "0" * 32  # in place of the account id, which a binding does not send
+_ANY_ACCOUNT = "0" * 32  # the account id in URLs for bindings, which send no account id
 _AUTORAG_METHODS = {"rags": ".list()", "search": ".search()", "ai-search": ".aiSearch()"}
 
 router = EndpointRouter()
@@ -39,11 +39,13 @@ router = EndpointRouter()
 async def run_model(request: Request) -> Response:
     """Runs a model for `env.AI.run()`.
 
-    The query parameter `version` selects the protocol: 3 is that of workerd's own binding, 2 that
-    of the SDK `@cloudflare/ai` 1.1. Without it, the request has the tensors of SDK 1.0.
+    The query parameter `version` selects the protocol: workerd's own binding sends 3, and the SDK
+    `@cloudflare/ai` 1.1 sends 2. The SDK `@cloudflare/ai` 1.0 omits `version`, and sends its inputs
+    as tensors.
     """
     spec = _model(request)
-    if "userInputs" in request.query_params:  # the request's body is audio or an image
+    # With the query parameter `userInputs`, the request's body is audio or an image, not JSON.
+    if "userInputs" in request.query_params:
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
     body = await body_of(request)
     version = request.query_params.get("version")
@@ -110,9 +112,10 @@ async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response
 
 
 def _model(request: Request) -> ModelSpec:
-    """Returns the model that a binding names in a header, perhaps with a prefix like `workers-ai:`.
+    """Returns the model that a binding's request names in a header.
 
-    Raises WireError if the header is missing or no served model has the name.
+    The name may have a prefix, such as `workers-ai:`. Raises WireError if the header is missing, or
+    if the emulator serves no model with this name.
     """
     name = request.headers.get(MODEL_HEADER)
     if name is None:

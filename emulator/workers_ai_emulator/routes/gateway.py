@@ -66,7 +66,7 @@ async def universal(request: Request) -> Response:
     """Runs the requests in the body in order, and returns the first successful response.
 
     Each request in the body is `{"provider": …, "endpoint": …, "query": …}`. If all of them fail,
-    raises the WireError of the last one.
+    raises the WireError of the last request.
     """
     body = await body_of(request)
     steps = body if isinstance(body, list) else [body]
@@ -98,7 +98,7 @@ async def _run_step(request: Request, step: Any) -> Response:
 
 async def _compat(request: Request, body: Any) -> Response:
     if not (name := model_name(body)).startswith(_PROVIDER):
-        raise WireError(NO_SUCH_MODEL, name)  # a model of another provider
+        raise WireError(NO_SUCH_MODEL, name)  # the model is of another provider
     return await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER)
 
 

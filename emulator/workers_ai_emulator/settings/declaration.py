@@ -27,8 +27,8 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    refuses_blank: bool = False  # a blank variable is an error; of other settings it is ignored
-    has_auto: bool = False  # the flag also takes `auto`, its default, which sets the field to None
+    refuses_blank: bool = False  # if True, a blank variable is an error, otherwise it is ignored
+    has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
 

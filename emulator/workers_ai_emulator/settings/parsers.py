@@ -12,7 +12,8 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # other characters cannot be sent in a header
+# Visible ASCII: clients cannot send tokens with other characters in an HTTP header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -42,14 +43,18 @@ def size(declaration: Declaration, text: str) -> int:
 
 
 def not_blank(declaration: Declaration, text: str) -> str:
-    """Returns the text, which must not be blank."""
+    """Returns the text. Raises SettingInvalid if the text is empty or only white space."""
     if not text.strip():
         raise SettingInvalid(f"{declaration} is empty: give a value, or leave it out")
     return text
 
 
 def token(declaration: Declaration, text: str) -> str:
-    """Returns a token without white space around it. Errors do not contain it."""
+    """Returns an API token without the white space around it.
+
+    Raises SettingInvalid if the token contains spaces, or characters that are not visible ASCII.
+    The error text does not contain the token, because the token is secret.
+    """
     if not _TOKEN.fullmatch(value := not_blank(declaration, text).strip()):
         raise SettingInvalid(
             f"{declaration} takes visible characters of ASCII without spaces: check for a "
@@ -62,7 +67,7 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
     """Returns the API tokens in a text file that contains one token per line.
 
     Ignores blank lines, and white space around a token. Raises SettingInvalid if the file cannot be
-    read or contains no token.
+    read, contains no token, or contains a line that is not a valid token.
     """
     try:
         lines = read_small_text(file).splitlines()

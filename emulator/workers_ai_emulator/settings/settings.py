@@ -271,7 +271,7 @@ class Settings:
 
     @property
     def is_open_to_others(self) -> bool:
-        """Whether other machines can send requests, and without a token."""
+        """Whether other machines can send requests without a token."""
         return not self.api_tokens and not _is_loopback(self.host)
 
     @property

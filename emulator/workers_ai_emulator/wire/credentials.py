@@ -1,4 +1,9 @@
-"""Finds credentials by the names of headers, query parameters and JSON keys, and in paths."""
+"""Finds the credentials in a request.
+
+A value is a credential if the name of its header, query parameter or JSON key contains a word such
+as `key` or `token`. In a path, a part is a credential if it has the form of a token, or follows a
+part with such a name.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from urllib.parse import unquote_plus
 
 MARK = "[redacted]"
 
-# Every value under these names is a credential, even null.
+# The value of a header or JSON key with one of these names is always a credential.
 CREDENTIAL_HEADERS = (
     "authorization",
     "cf-aig-authorization",
@@ -24,35 +29,42 @@ CREDENTIAL_HEADERS = (
     "cookie",
 )
 _ALWAYS_HIDDEN = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# `tokens` and `keys` alone are no credentials, as in `max_tokens`.
+# A name that contains one of these words is the name of a credential. The plurals `tokens` and
+# `keys` count only together with certain other words: `api_tokens` is the name of a credential,
+# `max_tokens` is not.
 _WORDS = re.compile(
     "key|token|secrets?|auth|authorization|authentication|cookies?|credentials?|passwords?|passwd|"
     "passphrase|pwd|signatures?|sig|jwt|bearer|apikeys?|api_keys|apitokens?|api_tokens|authkey|"
     "authtoken|auth_tokens|accesskey|access_keys|accesstoken|access_tokens|refresh_tokens|"
     "private_keys|secretkey|session_tokens"
 )
+# A quick first check: a name without a match contains none of the words.
 _HINT = re.compile("key|token|secret|auth|cookie|cred|passw|passp|pwd|sig|jwt|bearer", re.I)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into two words
 
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
-# The headers of a step of AI Gateway's universal endpoint, in JSON that is cut off.
+# The body of AI Gateway's universal endpoint is a list of steps, each with `headers`. This pattern
+# finds these headers in a body that is cut off, so that it cannot be parsed as JSON.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
 _STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
 _MEDIA_TYPE = re.compile(r"[\w.+*-]+/[\w.+*-]+(; ?charset=[\w-]+)?")
-_LABELS = ("type", "scheme", "kind", "name")  # of a credential that is an object
+# If a credential is a JSON object, the values of these keys describe it and are not secret.
+_LABELS = ("type", "scheme", "kind", "name")
 
-# Tokens are recognised by their usual beginnings, or because they are long and mixed.
+# A part of a path has the form of a token if it begins like the tokens of a known service, or if it
+# has at least 32 characters with upper case, lower case and digits.
 _KNOWN_TOKEN = re.compile(
     r"(?:sk|pk|rk|gsk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]\w[\w-]{10,}|eyJ.+"
 )
 _LONG_TOKEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_-]{32,}")
+# A part of a path that follows a part such as `token` is a credential if it matches this pattern.
 _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
 
 
 def is_credential_name(name: str) -> bool:
-    """Returns whether a word in the name stands for a credential, as in `x-goog-api-key`."""
+    """Returns whether a name is the name of a credential: `x-goog-api-key` is, `max_tokens` not."""
     if not _HINT.search(name):
         return False
     words = [word.lower() for word in _WORD.findall(name)]
@@ -61,13 +73,17 @@ def is_credential_name(name: str) -> bool:
 
 
 class Finder:
-    """Replaces the credentials in the parts of a request by MARK, and collects them in `found`."""
+    """Replaces the credentials in the parts of a request with `[redacted]`.
+
+    `found` collects the credentials that were replaced.
+    """
 
     def __init__(self) -> None:
         self.found: set[str] = set()
-        self._is_credential: dict[str, bool] = {}  # by name; names in a body repeat
+        self._is_credential: dict[str, bool] = {}
 
     def header(self, name: str, value: str) -> str:
+        """Returns the value of a header, with `[redacted]` in place of credentials."""
         if name.lower() not in _ALWAYS_HIDDEN and not is_credential_name(name):
             return self.text(value)
         self._add(value)
@@ -76,17 +92,27 @@ class Finder:
         return MARK
 
     def text(self, text: str) -> str:
-        """Replaces the values of query parameters and of JSON's members in any text."""
+        """Replaces the credentials in a text that may contain URLs and JSON.
+
+        Finds them by the names of query parameters and of JSON keys.
+        """
         if "=" in text:
             text = _PARAMETER.sub(self._parameter, text)
         return _PAIR.sub(self._pair, text) if '"' in text else text
 
     def cut_json(self, text: str) -> str:
-        """Replaces credentials in a text that begins like JSON."""
+        """Replaces the credentials in JSON text that cannot be parsed, for example if it is cut.
+
+        Also replaces all `headers` in the steps of a request to AI Gateway's universal endpoint.
+        """
         return self.text(_STEP_HEADERS.sub(self._step_headers, text))
 
     def path(self, path: str) -> str:
-        """Replaces parts that follow a part such as `token`, and parts that look like a token."""
+        """Replaces the credentials in the path of a URL.
+
+        They are parts that follow a part such as `token`, and parts that have the form of a token.
+        Parts of the name of a model, which begins with `@`, are not checked for that form.
+        """
         parts = self.text(path).split("/")
         model = next((i for i, part in enumerate(parts) if part.startswith("@")), len(parts))
         for i, part in enumerate(parts):
@@ -100,10 +126,10 @@ class Finder:
         return "/".join(parts)
 
     def value(self, value: Any, *, is_step: bool = True) -> Any:
-        """Replaces the values of JSON's members with the name of a credential.
+        """Replaces the credentials in a parsed JSON value, found by the names of keys.
 
-        `is_step`: the value may be a step of AI Gateway's universal endpoint, or a list of steps,
-        in whose `headers` all values are replaced.
+        `is_step`: the value may be a step of AI Gateway's universal endpoint, or a list of steps.
+        In the `headers` of a step, all values except media types are replaced.
         """
         match value:
             case str():
@@ -117,7 +143,8 @@ class Finder:
     def _member(self, key: str, value: Any, is_step: bool) -> Any:
         if is_step and key == "headers" and isinstance(value, dict):
             return {name: self._step_header(name, item) for name, item in value.items()}
-        if key == "properties" and isinstance(value, dict):  # a JSON schema, which names parameters
+        # The keys of `properties` in a JSON schema are names of parameters, not of credentials.
+        if key == "properties" and isinstance(value, dict):
             return {name: self._property(name, item) for name, item in value.items()}
         if key.lower() in _ALWAYS_HIDDEN or (
             is_credential_name(key) and _may_be_secret(key, value)
@@ -162,14 +189,19 @@ class Finder:
         return f"{start}{MARK}"
 
     def _add(self, *values: str) -> None:
-        """Adds credentials, each with and without a scheme such as `Bearer`."""
+        """Adds credentials to `found`, each with and without a scheme such as `Bearer`."""
         for value in values:
             self.found |= {value.strip(), value.strip().partition(" ")[2].strip()}
         self.found -= {"", MARK}
 
 
 def _may_be_secret(name: str, value: Any) -> bool:
-    """A number under a name such as `token_count` is not a credential, and no boolean is one."""
+    """Returns whether a JSON value can be a credential, if its key has the name of a credential.
+
+    Booleans, null, and lists without text and objects are never credentials. A number is a
+    credential only if the last word of its key is a word such as `key`: the number under `api_key`
+    is a credential, the number under `token_count` is not.
+    """
     if value is None or isinstance(value, bool):
         return False
     if isinstance(value, int | float):
@@ -178,7 +210,10 @@ def _may_be_secret(name: str, value: Any) -> bool:
 
 
 def _leaves(value: Any) -> list[str]:
-    """Returns the texts and numbers in a JSON value, without the labels of objects."""
+    """Returns all texts and numbers in a JSON value, numbers as text.
+
+    Omits the values of keys that describe a credential, such as `type`.
+    """
     match value:
         case str():
             return [value]
@@ -193,6 +228,9 @@ def _leaves(value: Any) -> list[str]:
 
 
 def _is_media_type(name: str, value: Any) -> bool:
-    """Such headers of a step are no credentials, and stay readable."""
+    """Returns whether a header is `Accept` or `Content-Type` with a media type as its value.
+
+    Such a header in a step of AI Gateway's universal endpoint is not replaced.
+    """
     is_named = name.lower() in _MEDIA_TYPE_HEADERS
     return is_named and isinstance(value, str) and bool(_MEDIA_TYPE.fullmatch(value))

@@ -1,4 +1,4 @@
-"""Replaces a request's credentials in the texts of the journal and of recordings."""
+"""Replaces a request's credentials in texts that the journal shows or recordings store."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from workers_ai_emulator.wire.credentials import (
 
 __all__ = ["CREDENTIAL_HEADERS", "Redaction"]
 
-# Shorter secrets are not removed: they are words such as `x` or `local`, which occur in any text.
+# A credential with fewer characters than this is not replaced: a short credential, such as `x` or
+# `local`, also occurs in ordinary text.
 _MIN_LENGTH = 6
-_MIN_START = 4  # of a secret that is cut off at the end of a text
-_MAX_SECRETS = 256  # of one request; more are redacted only where their names are
+# A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
+# least this many characters.
+_MIN_START = 4
+# The maximum number of secrets of one request that are replaced everywhere. Further secrets are
+# replaced only where their names occur.
+_MAX_SECRETS = 256
 
 
 class Redaction:
-    """Replaces the credentials of one request, and `others`, in texts.
+    """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
 
-    The request's headers have credentials; `of`, `learn` and `learn_text` find further ones by
-    their names. A secret is also found as it is escaped in JSON and in URLs.
+    The secrets are the credentials in the request's headers, and the texts in `others`. The methods
+    `learn`, `learn_text`, `path`, `query` and `json` add the credentials in the request's body,
+    path and query. Secrets that are escaped for JSON or for a URL are replaced too.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -43,20 +49,20 @@ class Redaction:
 
     @classmethod
     def of(cls, scope: Scope, *others: str) -> Redaction:
-        """Returns the redaction for the credentials in a request's headers, path and query."""
+        """Returns a Redaction with the credentials in a request's headers, path and query."""
         redaction = cls(Headers(scope=scope), *others)
         redaction.path(scope["path"])
         redaction.query(scope["query_string"].decode("latin-1"))
         return redaction
 
     def learn(self, value: Any) -> None:
-        """Adds the credentials in a JSON body to those of the request."""
+        """Adds the credentials in a parsed JSON body to the secrets of the request."""
         finder = Finder()
         finder.value(value)
         self._add(finder.found)
 
     def learn_text(self, text: str) -> None:
-        """Adds the credentials in a body that may be JSON to those of the request."""
+        """Adds the credentials in the text of a body, which may be JSON, to the secrets."""
         try:
             self.learn(json.loads(text))
         except (ValueError, RecursionError):
@@ -65,21 +71,21 @@ class Redaction:
             self._add(finder.found)
 
     def path(self, path: str) -> str:
-        """Returns the path of a URL without secrets."""
+        """Adds the credentials in the path of a URL to the secrets. Returns the redacted path."""
         finder = Finder()
         path = finder.path(path)
         self._add(finder.found)
         return self.text(path)
 
     def query(self, query: str) -> str:
-        """Returns the query of a URL without secrets."""
+        """Adds the credentials in the query of a URL to the secrets. Returns the redacted query."""
         finder = Finder()
         query = finder.text(query)
         self._add(finder.found)
         return self.text(query)
 
     def parameter(self, name: str, value: str) -> tuple[str, str]:
-        """Returns a decoded parameter of a query without secrets."""
+        """Returns the name and the value of a decoded query parameter, without secrets."""
         if value and is_credential_name(name):
             value = MARK
         return self.text(name), self.text(value)
@@ -98,14 +104,14 @@ class Redaction:
         return text
 
     def is_needed(self, text: str) -> bool:
-        """Returns whether the text contains a secret, which `text` would replace."""
+        """Returns whether the text contains a secret, so that `text` would change it."""
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Returns the headers with `[redacted]` in place of secrets.
 
-        Values of credential headers and of `set-cookie` are replaced entirely. The values of a
-        repeated header are joined with commas.
+        If a header has the name of a credential, such as `authorization` or `set-cookie`, its whole
+        value is replaced. The values of a repeated header are joined with commas.
         """
         redacted: dict[str, str] = {}
         for name, value in headers:
@@ -116,7 +122,9 @@ class Redaction:
     def json(self, text: str, *, is_cut: bool = False) -> Any:
         """Parses the text as JSON, and returns its value with `[redacted]` in place of secrets.
 
-        The values of members that have the name of a credential are removed too.
+        Also replaces the value of each key that is the name of a credential, and adds this value to
+        the secrets. If the text is not valid JSON, returns it as a string with the same
+        replacements. `is_cut`: whether the text is truncated.
         """
         self.learn_text(text)
         try:
@@ -153,7 +161,7 @@ class Redaction:
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the secret itself, and as it is escaped in JSON and in URLs."""
+    """Returns the secret in all forms: unchanged, escaped for JSON, and escaped for URLs."""
     in_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
     return {secret, *in_json, quote(secret, safe=""), quote_plus(secret)}
 

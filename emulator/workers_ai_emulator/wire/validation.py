@@ -1,4 +1,4 @@
-"""Error messages for invalid data of users: bounded, printable, one line for each mistake."""
+"""Validates rules that users write, and converts mistakes to printable lines of limited length."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pydantic import BaseModel, ValidationError
 from workers_ai_emulator.files import one_line
 
 _MAX_LINES = 20
-_MAX_LINE = 400  # characters
-_MAX_VALUE = 80
-_MAX_KEYS = 100  # of one rule; pydantic's errors about a million keys would take gigabytes
+_MAX_LINE = 400  # characters of a line
+_MAX_VALUE = 80  # characters of an invalid value that a line shows
+# The maximum number of keys of one rule: pydantic creates an error for each unknown key, and errors
+# for a million keys would take gigabytes.
+_MAX_KEYS = 100
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -21,9 +23,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def parse_rules_of(
     model: type[_Model], items: Iterable[Any], *, strict: bool = False, context: Any = None
 ) -> list[_Model]:
-    """Returns the items as objects of the model.
+    """Validates each JSON value as a rule of type `model`, and returns the rules.
 
-    Raises ValueError with one line per mistake: the first 20, then the number of the others.
+    Raises ValueError with one line per mistake: at most 20 lines, then the number of further
+    mistakes. `strict`: pydantic converts no value to another type, for example no text to a number.
+    `context` is passed to pydantic's validators.
     """
     rules: list[_Model] = []
     lines: list[str] = []
@@ -45,16 +49,19 @@ def parse_rules_of(
 
 
 def error_lines(error: ValidationError) -> list[str]:
-    """Returns one line per mistake, with its place, the reason and the start of the given value.
+    """Returns one line per mistake: the field, the reason, and the start of the invalid value.
 
-    After 20 lines, the last line is the number of the other mistakes.
+    Returns at most 20 of these lines; a last line then contains the number of further mistakes.
     """
     details = error.errors()
     return _first([_line(detail) for detail in details[:_MAX_LINES]], len(details))
 
 
 def shown(value: Any) -> str:
-    """Returns the first 80 characters of a value as JSON, in bounded time, on one line."""
+    """Returns the first 80 characters of a value's JSON, on one line.
+
+    Does not convert the rest of the value, which may be huge.
+    """
     if isinstance(value, str):
         value = value[:_MAX_VALUE]
     text = ""
@@ -63,7 +70,8 @@ def shown(value: Any) -> str:
             text += part[:_MAX_VALUE]
             if len(text) >= _MAX_VALUE:
                 break
-    except (ValueError, TypeError, RecursionError):  # no JSON: a key that is no text, a circle
+    # The value cannot be written as JSON: it contains itself, or a key that is not text.
+    except (ValueError, TypeError, RecursionError):
         text += "..."
     return one_line(text)[:_MAX_VALUE]
 
@@ -85,7 +93,7 @@ def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
     return [*kept, f"and {more} more"] if more else kept
 
 
-def _line(detail: Any) -> str:  # a dictionary whose type only pydantic_core exports
+def _line(detail: Any) -> str:  # `detail` is a dict; pydantic does not export its type
     where = one_line(".".join(str(part)[:_MAX_VALUE] for part in detail["loc"]))[:_MAX_VALUE]
     message = bounded(detail["msg"].removeprefix("Value error, "))
     return f"{where}: {message}, not {shown(detail['input'])}" if where else message

@@ -25,7 +25,8 @@ const BINDING = `
   }
   Object.defineProperty(EmulatedAi, "name", { value: "Ai" });
 
-  // Methods that call the service by RPC, which HTTP cannot carry.
+  // These methods of workerd's class call the service with workerd's own RPC, not with HTTP, so the
+  // emulator cannot receive the calls.
   for (const name of ["aiSearch", "websearch"]) {
     if (!(name in Ai.prototype)) continue;
     EmulatedAi.prototype[name] = () => {
@@ -34,14 +35,16 @@ const BINDING = `
     };
   }
 
-  // Two methods of workerd's class do not read errors: that for formats, and run() with a websocket.
+  // Throws the error in a response with status 405 to toMarkdown().supported() or to run() with a
+  // websocket: these two methods of workerd's class do not read errors. Returns other responses.
   async function refused(response, url) {
     if (!/\\/supported$|\\/run\\?.*body=/.test(url)) return response;
     const { errors } = await response.json();
     throw new Error(errors[0].message);
   }
 
-  // workerd's own error for a refused connection does not name the address.
+  // Returns a fetcher whose error names the emulator's address if the emulator is not running.
+  // workerd's own error for a refused connection does not contain the address.
   const named = (fetcher, address) => ({
     async fetch(...args) {
       try {

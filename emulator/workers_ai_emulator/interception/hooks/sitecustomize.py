@@ -4,12 +4,13 @@
 start. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
 library, because the program's Python need not have the emulator's dependencies.
 
-The API's host names resolve to a placeholder address, and a connection to that address is made to
-the emulator's TLS port. Resolving to the emulator's own address is not enough: some libraries, such
-as anyio, use only the address of a resolved name and not its port.
+The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
+methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
+cannot return that port itself: some libraries, such as anyio, ignore the port that it returns.
 
-Every TLS context that loads certificates of its own, such as certifi's, also loads the authority of
-`exec`, whose certificates are for these two hosts only.
+If a program loads its own file of trusted certificates, such as certifi's, into a TLS context, this
+file also loads the certificate of the authority of `exec`. That authority can sign certificates
+only for these two hosts.
 """
 
 import _socket
@@ -56,7 +57,11 @@ def _redirect(host: str, port: int) -> None:
 
 
 class _ImportHook:
-    """Calls a function after the first import of a module, without importing it itself."""
+    """An import hook that calls a function after the first import of a module.
+
+    `after` maps the name of a module to the function, which receives the module. The hook does not
+    import any module itself.
+    """
 
     def __init__(self, after: "dict[str, Any]") -> None:
         self._after = after
@@ -80,7 +85,11 @@ class _ImportHook:
 
 
 def _trust(authority: str) -> "Any":
-    """Returns a function that makes the contexts of the module `ssl` trust the authority too."""
+    """Returns a function that patches the module `ssl`, which it receives as its argument.
+
+    After the patch, a TLS context that loads a program's own certificates also loads the
+    certificate in the file `authority`.
+    """
 
     def patch(module: Any) -> None:
         load = module.SSLContext.load_verify_locations
@@ -96,7 +105,11 @@ def _trust(authority: str) -> "Any":
 
 
 def _trust_in_curl(bundle: str) -> "Any":
-    """Returns a function that sets the certificates of pycurl, which reads no variable for them."""
+    """Returns a function that patches the module `pycurl`, which it receives as its argument.
+
+    After the patch, pycurl trusts the certificates in the file `bundle`. pycurl reads no
+    environment variable that names trusted certificates.
+    """
 
     def patch(module: Any) -> None:
         class Curl(module.Curl):  # type: ignore[misc]
@@ -118,6 +131,11 @@ def _trust_in_curl(bundle: str) -> "Any":
 
 
 def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
+    """Returns a function for each of two modules, to call after the import of the module.
+
+    The function prints a warning to stderr if the program has imported both modules.
+    """
+
     def warn(_: Any) -> None:
         if one in sys.modules and other in sys.modules:
             sys.stderr.write(

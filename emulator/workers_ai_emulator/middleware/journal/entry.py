@@ -54,7 +54,10 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The text in UTF-8, after unpacking gzip, which some SDKs send and some expect."""
+        """The stored bytes, decoded as UTF-8.
+
+        gzip data is decompressed first: the SDK `@cloudflare/ai` 1.1 sends and receives gzip.
+        """
         data = bytes(self.stored)
         return (_unpacked(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace")
 
@@ -153,7 +156,10 @@ class Entry:
         return num_stored
 
     def learn_body(self) -> None:
-        """Redacts the credentials in the body from the texts that are already stored."""
+        """Finds the credentials in the request's body, and redacts them in the stored texts.
+
+        These texts are the path, the query, the account id, the model and the headers.
+        """
         redacted = self.redaction.text
         self.redaction.learn_text(self.request_body.text)
         self.path, self.query = redacted(self.path), redacted(self.query)
@@ -216,7 +222,10 @@ class Entry:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Unpacks at most MAX_PART_BYTES; the end of the data may be missing."""
+    """Decompresses gzip data, whose end may be missing, to at most MAX_PART_BYTES.
+
+    Returns the data unchanged if they cannot be decompressed.
+    """
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)
     except zlib.error:

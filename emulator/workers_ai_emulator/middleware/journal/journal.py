@@ -88,7 +88,8 @@ class Journal:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
         except EngineError:  # the model of this generation was unloaded
             return
-        if entry.prompt is None and not entry.is_dropped:  # the entry may have changed in the await
+        # The journal may have changed or dropped the entry during the `await`.
+        if entry.prompt is None and not entry.is_dropped:
             entry.prompt = prompt
             self.grow(entry, len(prompt.stored))
 

@@ -13,7 +13,8 @@ from workers_ai_emulator.wire.calls import InferenceCall
 
 _END_OF_STREAM = b"data: [DONE]"
 _TAIL_BYTES = 32
-_LONG_BYTES = 2**15  # parsing a larger body on the event loop delays other requests
+# A larger request body is parsed in a thread: on the event loop it would delay other requests.
+_LONG_BYTES = 2**15
 _CLIENT_CLOSED_REQUEST = 499  # `app.py` sends this status after a disconnect
 
 
@@ -61,6 +62,7 @@ class _Observer:
         return message
 
     async def _learn_body(self) -> None:
+        """Redacts the credentials in the request's body in the journal entry."""
         if self._entry.request_body.num_bytes > _LONG_BYTES:
             await asyncio.to_thread(self._entry.learn_body)
         else:

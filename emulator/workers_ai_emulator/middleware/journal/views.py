@@ -49,7 +49,7 @@ async def whole(entry: Entry) -> bytes:
 
 
 def _whole(entry: Entry) -> bytes:
-    entry.learn_body()  # the call may still run
+    entry.learn_body()  # finds credentials even if the request's body has not arrived completely
     return to_json(
         row(entry)
         | {

@@ -43,8 +43,8 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take min
 class Cloudflare:
     """Forwards calls to Cloudflare, and its responses to the client. Refuses calls of bindings.
 
-    `url` replaces Cloudflare's two hosts. Raises SettingInvalid for an invalid URL, and for an
-    invalid variable of the environment for proxies or certificates.
+    `url` replaces the URLs of Cloudflare's API and of AI Gateway. Raises SettingInvalid if `url` is
+    not a valid URL, or if an environment variable for proxies or certificates is invalid.
     """
 
     def __init__(self, url: str | None = None) -> None:

@@ -18,7 +18,9 @@ from workers_ai_emulator.wire.errors import RECORDING_UNUSABLE, WireError
 
 log = logging.getLogger(__name__)
 
-_MAX_FILE_BYTES = 256 * 2**20  # a response has at most 64 MiB; JSON can be several times as long
+# The maximum size of a recording's file. A recorded response has at most 64 MiB, and its JSON can
+# be several times as long.
+_MAX_FILE_BYTES = 256 * 2**20
 _MAX_COMPARED_BYTES = 64 * 2**20
 _NUMBER = re.compile(r"\.(\d+)\.json")
 

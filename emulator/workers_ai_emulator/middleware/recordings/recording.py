@@ -17,10 +17,14 @@ from workers_ai_emulator.wire.validation import error_lines
 Ending = Literal["whole", "client left", "broken off"]
 Milliseconds = Annotated[int, Field(ge=0, le=30 * 86_400_000)]
 
-_MAX_DEPTH = 200  # of nested JSON; a request is stored as JSON up to a depth of 100
+# The maximum depth of a recording's JSON. A request body is stored as JSON only up to a depth of
+# 100, and otherwise as text.
+_MAX_DEPTH = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates of no byte
+# Python decodes an invalid byte to a surrogate from U+DC80 to U+DCFF ("surrogateescape"). This
+# pattern matches all other surrogates, which represent no byte.
+_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _EMPTY_EVENTS_AT_END = "[]\n  }\n}"
 
 
@@ -61,7 +65,7 @@ class RecordedResponse(BaseModel):
 
     @property
     def body(self) -> bytes:
-        """The whole body of a response without events."""
+        """The whole body of a response that is not a stream."""
         return _to_bytes(self.text or "") or b64decode(self.base64 or "")
 
     @property
@@ -87,7 +91,7 @@ class Recording(BaseModel):
 
     @classmethod
     def parse(cls, text: str | bytes) -> Recording:
-        """Parses the text that `to_text` wrote. Raises ValueError for any other text."""
+        """Parses the content of a recording's file. Raises ValueError if the content is invalid."""
         try:
             content = json.loads(text)
             _check_depth(content)
@@ -125,12 +129,16 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _to_bytes(text: str) -> bytes:
-    """Returns UTF-8. Surrogates stand for bytes beyond UTF-8, or else for U+FFFD."""
+    """Encodes a recorded text in UTF-8.
+
+    A surrogate from U+DC80 to U+DCFF becomes the invalid byte that it represents. Any other lone
+    surrogate becomes U+FFFD.
+    """
     return _NO_BYTES.sub("\ufffd", text).encode("utf-8", "surrogateescape")
 
 
 def _check_depth(value: Any, left: int = _MAX_DEPTH) -> None:
-    """Raises RecursionError if the value is nested too deep."""
+    """Raises RecursionError if the JSON value has more than `left` nested levels."""
     if left == 0:
         raise RecursionError
     if isinstance(value, dict | list):

@@ -45,9 +45,10 @@ class RecordedRequest:
     ) -> RecordedRequest:
         """Returns the canonical form of a call, without its credentials.
 
-        `redaction` then also has the credentials in the call's path, query and body.
+        Adds the credentials in the call's path, query and body to the secrets of `redaction`.
         """
-        redacted_body = _body(body, redaction)  # which adds its credentials to the others
+        # The body comes first, because its credentials may also occur in the path and the query.
+        redacted_body = _body(body, redaction)
         text = query.decode("latin-1")
         redaction.query(text)
         pairs = parse_qsl(text, keep_blank_values=True)
