@@ -13,14 +13,15 @@ from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
-# Characters that end a line, change the direction of a text, or are none by themselves.
+# Control characters, line separators, characters that change the writing direction, byte order marks
+# and lone surrogates.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 class IrregularFile(OSError):
-    """A path names a directory, device or pipe. `strerror` says which."""
+    """A path names a directory, device or pipe. `strerror` is the reason for an error message."""
 
     strerror: str
 
@@ -62,7 +63,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading, and does not wait for the other end of a pipe.
 
-    Raises OSError, for a directory, device or pipe IrregularFile.
+    Raises IrregularFile for a directory, device or pipe, and OSError if the file cannot be opened.
     """
     return open(path, "rb", opener=_open_regular)
 

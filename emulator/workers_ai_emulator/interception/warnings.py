@@ -1,4 +1,4 @@
-"""Commands that do not use the variables of `exec`, so they may call Cloudflare. Pure."""
+"""Recognises commands that ignore the variables of `exec`, and so may call Cloudflare itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*")
 _OPTIONS_WITH_VALUES = "WX"
-_HIDING_OPTIONS = "EIS"  # they hide PYTHONPATH or sitecustomize.py
+_HIDING_OPTIONS = "EIS"  # with these options, Python ignores PYTHONPATH or sitecustomize.py
 _HIDING_COMMANDS = {
     "java": "java reads no proxy from the environment",
     "sudo": "sudo removes variables from the environment",
@@ -19,9 +19,9 @@ _HIDING_COMMANDS = {
 
 
 def warning_for(command: Sequence[str]) -> str | None:
-    """Returns why requests of a command may reach Cloudflare itself, or None if no reason is known.
+    """Returns a warning if the command may send requests to Cloudflare itself, otherwise None.
 
-    Only the command is known here, and not the programs that it runs.
+    Looks only at the command's name and options, not at the programs that the command runs.
     """
     name = PurePath(command[0]).name
     if reason := _HIDING_COMMANDS.get(name):
@@ -35,7 +35,7 @@ def warning_for(command: Sequence[str]) -> str | None:
 
 
 def _hiding_option(arguments: Sequence[str]) -> str | None:
-    """Returns the first of Python's own options that hides the redirection."""
+    """Returns the first option of Python that makes it ignore the hook of `exec`, if any."""
     words = iter(arguments)
     for word in words:
         if not word.startswith("-") or word in ("-", "--"):

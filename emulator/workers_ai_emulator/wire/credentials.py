@@ -80,7 +80,6 @@ class Finder:
 
     def __init__(self) -> None:
         self.found: set[str] = set()
-        self._is_credential: dict[str, bool] = {}
 
     def header(self, name: str, value: str) -> str:
         """Returns the value of a header, with `[redacted]` in place of credentials."""

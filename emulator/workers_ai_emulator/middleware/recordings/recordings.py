@@ -32,7 +32,7 @@ class Recordings:
         self.recorder = Recorder(folder, settings.record_from)
 
     def reset(self) -> None:
-        """Forgets which calls were replayed or recorded since the server's start or the last reset.
+        """Makes the player and the recorder start again, as after the server's start.
 
         After that, replay sends each call's first recording again, and a new recording of a call
         replaces the older recordings of that call.
