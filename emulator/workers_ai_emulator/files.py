@@ -13,8 +13,8 @@ from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
-# Control characters, line separators, characters that change the writing direction, byte order marks
-# and lone surrogates.
+# Control characters, line separators, characters that change the writing direction, byte order
+# marks and lone surrogates.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
