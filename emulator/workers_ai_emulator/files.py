@@ -56,7 +56,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise TextUnreadable(path, error.strerror) from error
     except OSError as error:
         raise TextUnreadable(path, f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # from above, or about a NUL character in the path
+    except ValueError as error:  # raised above, or by `open` for a NUL character in the path
         raise TextUnreadable(path, str(error)) from error
 
 
@@ -106,7 +106,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file. Raises OSError, for other kinds of files IrregularFile."""
+    """Opens a regular file.
+
+    Raises IrregularFile for another kind of file, and OSError if the file cannot be opened.
+    """
     _check_regular(os.stat(path))  # opening a device may have effects
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:

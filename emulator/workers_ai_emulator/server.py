@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops accepting connections, and cancels the running generations two seconds later."""
         self._start.cancel()
-        self._services.faults.reset()  # ends the delay of responses that a fault delays
+        self._services.faults.reset()  # releases responses that a fault is delaying
         loop = asyncio.get_running_loop()
         loop.call_later(_CANCEL_AFTER_S, self._services.backends.cancel_all)
         await super().shutdown(sockets)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # UpstreamBackend imports slowly; only `--upstream-url` needs
 
 BACKEND_HEADER = "x-emulator-backend"
 
-# Requests for these backends are handled in `middleware/recordings/`. This module lists their names
-# in an error text.
+# `middleware/recordings/` implements these backends. This module needs their names only for the
+# error text that lists all backends.
 _RECORDING_BACKENDS = ("record", "replay")
 
 

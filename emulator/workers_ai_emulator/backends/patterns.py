@@ -23,8 +23,8 @@ from typing import Any
 
 SIZE_OF_LARGE = 200_000
 
-# The maximum of RE2 instructions times characters of the text. Such a search takes some seconds in
-# the worst case.
+# The limit for the number of RE2 instructions times the number of characters of the text. A search
+# at this limit takes a few seconds in the worst case.
 _MAX_COST = 3 * 10**8
 _MAX_MEMORY = 2**24  # bytes that RE2 may use for one compiled expression
 # The markers of a word boundary and of any other position. Unicode reserves both code points, so
@@ -106,9 +106,9 @@ class Pattern:
 
 
 def _marked(text: str) -> str:
-    """Returns the text with two equal markers at each position.
+    """Inserts two markers before, between and after the characters of a text.
 
-    The markers are `_BOUNDARY` at the start and the end of each word, and `_INSIDE` elsewhere.
+    Both markers are `_BOUNDARY` at the start or the end of a word, and `_INSIDE` elsewhere.
     """
     inside = _NO_BOUNDARY.sub(_INSIDE, text)
     marked = _BETWEEN_MARKERS.sub(_BOUNDARY * 2, inside)

@@ -100,8 +100,8 @@ def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
     """Raises SettingInvalid if the setting's environment variable is blank but must not be.
 
     For example, a CI system sets an empty variable for a secret that does not exist: a server
-    without the secret would then accept all requests. Does nothing if the setting refuses no blank
-    variables, or if the command line has its flag.
+    without the secret would then accept all requests. Does nothing if the setting allows a blank
+    variable, or if its flag is given on the command line.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()

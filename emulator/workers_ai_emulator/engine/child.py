@@ -23,7 +23,7 @@ from typing import IO
 if sys.platform != "win32":
     import resource
 
-_START_LIMIT_S = 60.0  # the time limit of the first reply begins only after the child has started
+_START_LIMIT_S = 60.0  # how long the child may take to start; `limit_s` begins after that
 _KEPT_VARIABLES = (
     *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
     *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),

@@ -228,7 +228,7 @@ class LlamaRunner:
         self.context_length = context_length
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        # llama.cpp stops the current decode call while this buffer contains a text.
+        # A flag for the abort callback: llama.cpp aborts the decode call if the text is not empty.
         self._interrupt = ctypes.create_string_buffer(2)
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)

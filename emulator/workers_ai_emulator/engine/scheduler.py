@@ -293,8 +293,8 @@ class Scheduler:
         """Gives the next waiting sequence a slot with the longest cached prefix of its prompt.
 
         `budget`: the number of prompt tokens that this step may still evaluate. If the prompt needs
-        more, the running sequences are first moved to consecutive slots. Otherwise the new sequence
-        could separate them for several steps.
+        several steps, the running sequences are first moved to consecutive slots, so that the slot
+        of the new sequence does not lie between theirs during these steps.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)

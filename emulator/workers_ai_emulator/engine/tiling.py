@@ -39,10 +39,11 @@ from dataclasses import dataclass
 class Tiling:
     """Decides how each prompt is split into decode calls. All numbers are numbers of tokens.
 
-    llama.cpp computes a sequence in tiles if a call has at least `length` tokens of it. `start`:
-    the first position in a prompt that is computed in tiles; a multiple of `length - 1`.
-    `chunk_length`: the number of tokens in a call that is computed in tiles. The last such call of
-    a prompt may have more or fewer.
+    `length`: the fewest tokens of a sequence in one call for which llama.cpp computes in tiles.
+    `start`: the position in a prompt where computing in tiles begins. It is a multiple of
+    `length - 1`, the number of tokens in each of the calls before it, which are too short for
+    tiles. `chunk_length`: the number of tokens in each call that is computed in tiles, except the
+    last one, which may be longer or shorter.
     """
 
     start: int = 4 * 63

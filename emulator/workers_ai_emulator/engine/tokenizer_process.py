@@ -1,6 +1,6 @@
 """Tokenises with the tokenizer of an untrusted GGUF file, in a subprocess.
 
-For most kinds of tokenizers, llama.cpp splits a text with `std::regex`. This function recurses for
+For most kinds of tokenizers, llama.cpp splits a text with `std::regex`. `std::regex` recurses for
 every character: 30,000 characters of one kind overflow the stack of an ordinary thread. Other texts
 take minutes. So the texts are tokenised in a subprocess that has a large stack and a time limit:
 `python -m workers_ai_emulator.engine.tokenizer_process FILE LIMIT_S`.

@@ -37,8 +37,8 @@ class Price:
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. The price of the int8
-# model is that of the model that has responded under its name since 2024.
+# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. Since 2024,
+# another model has answered calls of the int8 model, so the int8 model has that model's price.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),

@@ -349,8 +349,8 @@ def _is_repo(repo: str) -> bool:
 def _line(path: Path, lines: Mapping[tuple[str, ...], int], mistake: _Mistake) -> str:
     """Returns the text for a mistake in the models file, in the form `FILE:LINE: KEYS: reason`.
 
-    LINE is the line of the innermost of the mistake's nested keys. If the file does not contain
-    this key, LINE is the line of its nearest parent in the file.
+    LINE is the line of the last of KEYS. If the file does not contain that key, LINE is the line of
+    its nearest parent that the file contains.
     """
     parents = (tuple(mistake.keys[:depth]) for depth in range(len(mistake.keys), 0, -1))
     number = next((lines[keys] for keys in parents if keys in lines), 1)

@@ -67,7 +67,8 @@ class _Absent(Enum):
     """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    FUNCTION = "function"  # a function that all objects inherit from Object.prototype
+    # Stands for an inherited JavaScript function: every object has `toString` and others.
+    FUNCTION = "function"
 
 
 _UNDEFINED = _Absent.UNDEFINED
@@ -108,10 +109,11 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value, and returns how often the schema matches it.
+    """Validates a value like cabidela does, and returns its match count, which `oneOf` adds up.
 
-    This is the number of matching items if the schema has the type `array`, otherwise 0 or 1.
-    Raises SchemaMismatch if the schema rejects the value.
+    The count is the number of matching items for a schema of the type `array`. For other schemas it
+    is 1, or 0 if a value that may be absent is absent. Raises SchemaMismatch if the schema rejects
+    the value.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
@@ -151,7 +153,8 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            if matches != 1:  # cabidela also stops after a branch with 0 matches
+            # Like cabidela, stops at a second match, and also if the first branch has no match.
+            if matches != 1:
                 break
     if matches != 1 and not place.path:
         raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")

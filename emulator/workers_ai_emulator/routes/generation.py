@@ -34,7 +34,10 @@ async def body_of(request: Request) -> Any:
 
 
 def model_name(body: Any) -> str:
-    """Returns the model's name in the key `model` of a body; `undefined` without it [inferred]."""
+    """Returns the value of `model` in a body.
+
+    If the key is missing, returns the text `undefined`, as JavaScript prints it [inferred].
+    """
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 

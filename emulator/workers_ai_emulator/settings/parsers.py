@@ -88,7 +88,7 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 def origin(declaration: Declaration, text: str) -> str:
     """Returns the origin as browsers send it: in lower case, without a slash at the end.
 
-    Raises SettingInvalid if the text is not an origin, `null` or `*`.
+    Accepts `null` and `*` as well. Raises SettingInvalid for any other text.
     """
     if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", text, re.IGNORECASE):
         raise SettingInvalid(

@@ -197,9 +197,9 @@ class Finder:
 def _may_be_secret(name: str, value: Any) -> bool:
     """Returns whether a JSON value can be a credential, if its key has the name of a credential.
 
-    Booleans, null, and lists without text and objects are never credentials. A number is a
-    credential only if the last word of its key is a word such as `key`: the number under `api_key`
-    is a credential, the number under `token_count` is not.
+    Booleans, null, and lists that contain neither text nor objects are never credentials. A number
+    is a credential only if the last word of its key is a word such as `key`: the number under
+    `api_key` is a credential, the number under `token_count` is not.
     """
     if value is None or isinstance(value, bool):
         return False

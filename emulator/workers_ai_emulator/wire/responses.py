@@ -41,7 +41,7 @@ def error_response(
 ) -> JsonResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
-    Adds `headers` to the response. An error of Workers AI has the header `cf-ai-req-id` instead.
+    An error of Workers AI has the header `cf-ai-req-id`, all other errors have `headers`.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:

@@ -141,8 +141,8 @@ class FaultMiddleware(InferenceMiddleware):
 class _Request:
     """The request of an inference call, after the middleware has read its body.
 
-    `receive` returns the ASGI messages with the body again; `receive_rest` returns only the
-    messages after them, such as a disconnect.
+    `receive` replays the ASGI messages with the body; `receive_rest` returns only the messages
+    after them, such as a disconnect.
     """
 
     def __init__(

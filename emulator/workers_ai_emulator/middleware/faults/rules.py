@@ -168,7 +168,7 @@ class FaultRules:
         return None
 
     def reset(self) -> None:
-        """Removes all fault rules, and ends the delay of the responses that a fault delays."""
+        """Removes all fault rules, and releases the responses that a fault is delaying."""
         self._rules.clear()
         self.released.set()
         self.released = asyncio.Event()

@@ -92,7 +92,10 @@ class _Observer:
             self._journal.end(self._entry, outcome)
 
     def _add(self, message: Message) -> int:
-        """Adds an ASGI message of the response to the entry. Returns the number of stored bytes."""
+        """Adds an ASGI message of the response to the entry.
+
+        Returns how many bytes of this message the entry stores.
+        """
         if message["type"] == "http.response.start":
             return self._entry.add_response_start(message)
         if body := message.get("body", b""):

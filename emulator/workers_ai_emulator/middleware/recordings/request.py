@@ -1,8 +1,8 @@
 """The canonical form of an inference call, from which the key of its recordings is computed.
 
-A recording matches a call if the path without the account id, the query, the model and the body are
-equal. Credentials, the order of JSON keys, white space and `1.0` instead of `1` make no difference.
-An omitted parameter does not match an explicit default.
+A recording matches a call if query, model, body and path are equal. The account id in the path,
+credentials, the order of JSON keys, white space, and `1.0` instead of `1` make no difference. An
+omitted parameter does not match an explicit default.
 """
 
 from __future__ import annotations
