@@ -8,6 +8,7 @@ part with such a name.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_plus
@@ -40,6 +41,7 @@ _WORDS = re.compile(
 )
 # A quick first check: a name without a match contains none of the words.
 _HINT = re.compile("key|token|secret|auth|cookie|cred|passw|passp|pwd|sig|jwt|bearer", re.I)
+_MAX_CACHED_LENGTH = 64
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into two words
 
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
@@ -65,11 +67,19 @@ _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
 
 def is_credential_name(name: str) -> bool:
     """Returns whether a name is the name of a credential: `x-goog-api-key` is, `max_tokens` not."""
+    # Every request has the same few header names, so the results for short names are cached.
+    return _has_word_cached(name) if len(name) <= _MAX_CACHED_LENGTH else _has_word(name)
+
+
+def _has_word(name: str) -> bool:
     if not _HINT.search(name):
         return False
     words = [word.lower() for word in _WORD.findall(name)]
     candidates = [*words, *map("_".join, pairwise(words))]
     return any(map(_WORDS.fullmatch, candidates))
+
+
+_has_word_cached = lru_cache(maxsize=1024)(_has_word)
 
 
 class Finder:
