@@ -60,6 +60,10 @@ _LABELS = ("type", "scheme", "kind", "name")
 _KNOWN_TOKEN = re.compile(
     r"(?:sk|pk|rk|gsk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]\w[\w-]{10,}|eyJ.+"
 )
+# A quick first check: a path without a match contains no credential.
+_PATH_HINT = re.compile(
+    f'[A-Z="]|(?:sk|pk|rk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]|{_HINT.pattern}'
+)
 _LONG_TOKEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_-]{32,}")
 # A part of a path that follows a part such as `token` is a credential if it matches this pattern.
 _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
@@ -122,6 +126,8 @@ class Finder:
         They are parts that follow a part such as `token`, and parts that have the form of a token.
         Parts of the name of a model, which begins with `@`, are not checked for that form.
         """
+        if not _PATH_HINT.search(path):
+            return path
         parts = self.text(path).split("/")
         model = next((i for i, part in enumerate(parts) if part.startswith("@")), len(parts))
         for i, part in enumerate(parts):
