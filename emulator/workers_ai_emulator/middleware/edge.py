@@ -118,16 +118,19 @@ def _may_keep_alive(scope: Scope) -> bool:
 
 def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
     context = context_of(scope)
+    is_control = scope["path"].startswith(f"{CONTROL_PREFIX}/")
+    level = logging.DEBUG if is_control and context.started is None else logging.INFO
+    if not log.isEnabledFor(level):
+        return
     redaction = context.redaction or Redaction.of(scope)
     line = f"{scope['method']} {redaction.path(scope['path'])} {status or 'no response'}"
     if context.fault is not None:
         line += f", fault {context.fault}"
-    if context.started is None:
-        is_control = scope["path"].startswith(f"{CONTROL_PREFIX}/")
-        level = logging.DEBUG if is_control else logging.INFO
-        log.log(level, "%s, %.2f s", _printable(line), elapsed_s)
+    if context.started is not None:
+        line = f"{_printable(line)}, {_tokens(context)}"
     else:
-        log.info("%s, %s, %.2f s", _printable(line), _tokens(context), elapsed_s)
+        line = _printable(line)
+    log.log(level, "%s, %.2f s", line, elapsed_s)
 
 
 def _tokens(context: CallContext) -> str:
