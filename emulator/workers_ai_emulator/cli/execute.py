@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # the exit codes of shells for such commands
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # shells exit with the same codes for such commands
 
 
 def execute(
@@ -42,11 +42,12 @@ def execute(
         bool, typer.Option("--print-env", help="Print the environment variables of the command.")
     ] = False,
 ) -> None:
-    """Run an unchanged command whose requests to Cloudflare's API the emulator answers.
+    """Run a command, and let the emulator answer its requests to Cloudflare's API.
 
-    If no emulator is running, one is started, and stopped when the command exits. Only the
-    command's environment is changed. Requests to other hosts than https://api.cloudflare.com and
-    https://gateway.ai.cloudflare.com are passed through. Exits with the command's exit code.
+    If no emulator is running, starts one, and stops it when the command exits. Only the command's
+    environment is changed. The emulator receives the requests to https://api.cloudflare.com and
+    https://gateway.ai.cloudflare.com; requests to other hosts are sent to those hosts. Exits with
+    the command's exit code.
     """
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
@@ -86,7 +87,8 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
     """Returns the environment variables that `exec` adds to the command's environment.
 
-    Some of these variables name certificate files. Writes these files into `folder`.
+    Some of the variables contain paths of files, for example of trusted certificates. Writes these
+    files into `folder`.
     """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
     from workers_ai_emulator.interception.environment import Interception, environment, wgetrc

@@ -42,8 +42,8 @@ def pull(
 ) -> None:
     """Download the weights of models, or resume an interrupted download.
 
-    The digest of each file is compared with the hub's. HF_ENDPOINT, HF_TOKEN, HF_HOME and
-    HF_HUB_OFFLINE work as they do for huggingface-hub.
+    Checks that each file has the sha256 that the Hugging Face Hub lists. HF_ENDPOINT, HF_TOKEN,
+    HF_HOME and HF_HUB_OFFLINE work as they do for huggingface-hub.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.download import Retries
@@ -104,10 +104,10 @@ def import_file(
     models_file: ModelsFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a GGUF file of yours under a model name.
+    """Add a model whose weights are a GGUF file of yours.
 
-    The file is checked, then linked into the folder `imported` beside the weights, or copied from
-    another disk.
+    Checks the file, then links it into `imported`, a subfolder of the folder of the weights. If the
+    file is on another disk, copies it instead.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import import_weights
@@ -123,7 +123,10 @@ def verify(
     models_file: ModelsFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the digests of one model's weights, or of all weights, with the recorded ones."""
+    """Check that weights still have the sha256 from their download or import.
+
+    Without a name, checks the weights of all models.
+    """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.importing import verify_weights
 
@@ -159,10 +162,10 @@ def remove(
 
 @dataclass(frozen=True, slots=True)
 class _Details:
-    """The details of a model that the commands `models list` and `models show` print.
+    """What the commands `models list` and `models show` print about a model.
 
     `size`: the size of the weights in bytes. `context`: the maximum number of tokens of a sequence.
-    Each of them is None if it is unknown.
+    `size` and `context` are None if they are unknown.
     """
 
     name: str
@@ -201,8 +204,8 @@ class _Library:
     def details(self, spec: ModelSpec) -> _Details:
         """Returns the details of a model, from the header of its GGUF file and from its manifest.
 
-        The manifest contains the origin and the sha256 of the GGUF file. If the file is missing,
-        the details describe how to get it.
+        The manifest contains the origin and the sha256 of the GGUF file. If the GGUF file is
+        missing, the details describe how to get it.
         """
         from workers_ai_emulator.engine.gguf import read_header
         from workers_ai_emulator.models.catalog import default_context_length
@@ -224,7 +227,10 @@ class _Library:
 
 
 def _source(spec: ModelSpec) -> str:
-    """Returns a text for the user about missing weights: their source, and their stand-in model."""
+    """Returns a text for the user that describes where to get the missing weights of a model.
+
+    If a stand-in model answers requests to this model until then, the text also names it.
+    """
     source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
     return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")
 
@@ -232,8 +238,9 @@ def _source(spec: ModelSpec) -> str:
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
     """Shows the licence of the weights, and asks the user to accept it.
 
-    `is_quiet`: the licence is not shown. `is_accepted`: the user is not asked. Raises PullFailed if
-    the user does not accept the licence, or cannot be asked because stdin is not a terminal.
+    If `is_quiet`, does not show the licence. If `is_accepted`, does not ask the user. Raises
+    PullFailed if the user does not accept the licence, or cannot be asked because stdin is not a
+    terminal.
     """
     if not is_quiet:
         print_to_stderr(f"These weights come under the {license.name}: {license.url}")

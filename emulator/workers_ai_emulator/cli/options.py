@@ -29,8 +29,8 @@ class Command(TyperCommand):
     """A command that ignores WORKERS_AI_EMULATOR_PORT if Kubernetes or Docker has set it.
 
     If a Kubernetes service has the name `workers-ai-emulator`, Kubernetes sets the variable to a
-    URL such as `tcp://10.96.0.12:8790` in every container of the namespace. Docker's links set the
-    same variable.
+    URL such as `tcp://10.96.0.12:8790` in every container of the namespace. Docker sets the same
+    variable in containers that are linked to a container with this name.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -77,9 +77,10 @@ def option(name: str, **changes: Any) -> Any:
 
 @contextmanager
 def _without_service_link() -> Iterator[None]:
-    """Removes WORKERS_AI_EMULATOR_PORT from the environment during the `with` block.
+    """Removes WORKERS_AI_EMULATOR_PORT from the environment if Kubernetes or Docker has set it.
 
-    Does this only if the variable is a URL of Kubernetes or Docker, and prints a message to stderr.
+    In that case, the variable contains a URL. Prints a message to stderr, and restores the variable
+    after the `with` block. If the variable contains no URL, does nothing.
     """
     value = os.environ.get(_PORT_VARIABLE, "")
     if not re.match(r"(tcp|udp|sctp)://", value):
@@ -99,9 +100,9 @@ def _without_service_link() -> Iterator[None]:
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
     """Raises SettingInvalid if the setting's environment variable is blank but must not be.
 
-    For example, a CI system sets an empty variable for a secret that does not exist: a server
-    without the secret would then accept all requests. Does nothing if the setting allows a blank
-    variable, or if its flag is given on the command line.
+    For example, if the secret with the API token does not exist, a CI system sets an empty
+    variable. Without this check, the server would start without a token and accept all requests.
+    Does nothing if the setting allows a blank variable, or if the command line contains its flag.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()

@@ -28,8 +28,8 @@ def wait(
 ) -> None:
     """Wait until the emulator is ready: a model has generated a token.
 
-    Exits with 0 when it is ready, with 1 after the timeout or when the emulator exits. Prints the
-    phases of the start to stderr.
+    Exits with 0 when the emulator is ready, or with 1 after the timeout or when the emulator exits.
+    Prints each phase of the emulator's start to stderr.
     """
     # This import is slow, and `wait --help` does not need it.
     from workers_ai_emulator.launcher.readiness import phases

@@ -56,9 +56,9 @@ def init(
     ] = Path(),
     address: Address = _ADDRESS,
 ) -> None:
-    """Write wrangler.local.jsonc beside wrangler's own file: a copy that uses the emulator.
+    """Write wrangler.local.jsonc: a copy of wrangler's file whose AI binding calls the emulator.
 
-    The Worker and its own configuration do not change.
+    The new file is in the folder of wrangler's file. The Worker and wrangler's file do not change.
     """
     from workers_ai_emulator.interception.worker_config import (
         LOCAL_FILE_NAME,

@@ -1,1 +1,1 @@
-"""Redirects the requests that a program sends to Cloudflare's API to the emulator."""
+"""Makes the emulator receive the requests that a program sends to Cloudflare's API."""

@@ -39,7 +39,7 @@ _NO_HOST = "invalid"  # a reserved name: no host can have it [RFC 2606]
 _ACCESS_OF_OTHERS = 0o077  # the permission bits of a file for other users
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # the longest lifetime of a server certificate that every client accepts
+_LIFE = 397 * _DAY  # some clients reject server certificates with a longer lifetime
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -56,8 +56,8 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 # The authority may sign certificates for HOSTS only. A constraint limits only names of its own
 # kind, so each kind of name needs one:
-#   - DNS names: HOSTS are permitted. This would also permit their subdomains, so a name with a
-#     leading dot, which OpenSSL and Go read as "all subdomains", excludes these.
+#   - DNS names: HOSTS are permitted. This would also permit the subdomains of HOSTS, so they are
+#     excluded: OpenSSL and Go read an excluded name with a leading dot as "all subdomains".
 #   - IP addresses: all are excluded.
 #   - E-mail addresses and URIs: permitted only at a reserved host, which cannot exist.
 _CONSTRAINTS = x509.NameConstraints(
@@ -174,8 +174,9 @@ def _is_private(path: Path) -> bool:
 def _usable(path: Path) -> bytes | None:
     """Returns the authority's key and certificate in the file as PEM, or None if unusable.
 
-    They are usable if the key belongs to the certificate, the certificate has our name constraints,
-    and the certificate stays valid for at least 397 days, the lifetime of a server certificate.
+    The key and the certificate are usable if they belong together, the certificate has our name
+    constraints, and the certificate stays valid for longer than the server certificates that it
+    signs (397 days).
     """
     try:
         pem = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Finds a running emulator for the command of `exec`, or starts one and stops it at the end."""
+"""Finds a running emulator for `exec`, or starts one and stops it after the command of `exec`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from workers_ai_emulator.launcher.readiness import phases
 def companion(
     address: Address, variables: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Address]:
-    """Yields the address of an emulator that is ready: of a running one, or of a new one.
+    """Yields the address of an emulator that is ready: a running emulator or a new one.
 
     If an emulator responds at `address`, waits until it is ready and calls `report` with the text
     of each phase of its start. Otherwise, and always if the port is 0, starts an emulator with the
     environment `variables`, and stops it when the `with` block ends. Raises CommandError if the
-    started emulator fails to start.
+    new emulator fails to start.
     """
     if address.port and _is_ready(address, report):
         yield address
@@ -34,7 +34,7 @@ def companion(
 
 
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
-    """Waits until the emulator at the address is ready, then returns True. Reports each phase.
+    """Waits until the emulator at the address is ready, then returns True. Reports its phases.
 
     Returns False if no emulator responds at the address.
     """

@@ -28,14 +28,13 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """The addresses and the certificate files that the environment variables contain.
+    """The addresses and paths of certificate files that `environment` puts into variables.
 
     `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
-    that a hook redirects. `credentials` (`user:password`) are required by the port `proxy`; if
-    empty, it requires none. `bundle` is a PEM file that replaces a program's trusted certificates;
-    `node_bundle` is a PEM file of certificates that node trusts in addition to its own.
-    `authority` is a PEM file with only the certificate of our certificate authority. `wgetrc` is a
-    configuration file for wget.
+    that a hook redirects. The port `proxy` requires `credentials` (`user:password`) if they are not
+    empty. `bundle` is a PEM file that replaces a program's trusted certificates; `node_bundle` is a
+    PEM file of certificates that node trusts in addition to its own. `authority` is a PEM file with
+    only the certificate of our certificate authority. `wgetrc` is a configuration file for wget.
     """
 
     emulator: Address
@@ -87,8 +86,8 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
     """Returns the content of a configuration file for wget, which makes wget trust `bundle`.
 
-    The content is the user's own configuration and one more line. It is needed because wget, if
-    built with GnuTLS, reads no environment variable that names trusted certificates. `variables`
+    The content is the user's own configuration and one more line. The line is needed because wget,
+    if built with GnuTLS, reads no environment variable that names trusted certificates. `variables`
     and `home` are the user's environment and home folder.
     """
     path = Path(variables.get("WGETRC") or home / ".wgetrc")
@@ -99,10 +98,12 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    Removes the entries that match Cloudflare's API hosts from the user's NO_PROXY: requests to
-    these hosts must use our proxy. Adds the loopback names and the emulator's host, except for IPv6
-    addresses, which httpx 0.24.0 cannot parse. For all other hosts, our proxy itself still applies
-    the user's NO_PROXY, and it connects to `::1` directly.
+    The value contains the user's entries, except those that match Cloudflare's API hosts, because
+    requests to these hosts must use our proxy. The value also contains the loopback names and the
+    emulator's host, except IPv6 addresses, which httpx 0.24.0 cannot parse.
+
+    Our proxy reads the user's own NO_PROXY. For matching hosts other than Cloudflare's, and for
+    `::1`, it connects directly, without the user's proxy.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -115,15 +116,15 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 def _excepts_our_host(entry: str) -> bool:
     """Returns whether a NO_PROXY entry makes any client skip the proxy for a Cloudflare API host.
 
-    Clients interpret leading dots, `*` and parent domains differently: if a single interpretation
-    matches, returns True.
+    Clients interpret leading dots, `*` and parent domains differently. Returns True if the entry
+    matches in at least one of these interpretations.
     """
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
 
 
 def _node_options(options: str) -> str:
-    """Returns the user's NODE_OPTIONS, and the option `--require` that loads our hook.
+    """Returns the user's NODE_OPTIONS plus the option `--require` that loads our hook.
 
     The hook's path is in double quotes, so quotes and backslashes in the path are escaped.
     """

@@ -167,9 +167,10 @@ class Proxy:
     async def _connect_upstream(self, request: Request) -> Connection:
         """Connects to the emulator, to the user's own proxy, or to the host of the request.
 
-        Also opens a tunnel through the user's proxy for CONNECT, and sends the request's head for
-        other methods. The caller relays the bytes that follow. Raises Refusal if a connection or a
-        tunnel cannot be opened.
+        Then, unless it has connected to the emulator: for CONNECT, opens a tunnel through the
+        user's proxy, if there is one; for other methods, sends the request's head. The caller
+        relays the bytes that follow. Raises Refusal if the connection or the tunnel cannot be
+        opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)
@@ -248,10 +249,10 @@ class Request:
             )
 
     def head_for(self, proxy: UserProxy | None) -> bytes:
-        """Returns the request line and header fields to send to the user's proxy.
+        """Returns the request line and header fields to send to `proxy`, the user's proxy.
 
-        If `proxy` is None, returns them in the form for the destination server. Adds `Connection:
-        close`, because the proxy serves only one request per connection.
+        If `proxy` is None, returns the ones to send to the destination server. Adds `Connection:
+        close`, because our proxy serves only one request per connection.
         """
         fields = [f for f in self.fields if not f.lower().startswith(_HOP_BY_HOP)]
         line = f"{self.method} {self.target if proxy else self.path} {self.version}"
@@ -272,8 +273,8 @@ class UserProxy:
     def of(cls, request: Request, user_proxies: dict[str, str]) -> Self | None:
         """Returns the user's proxy for the request's destination.
 
-        Returns None if the user has no proxy, or an exception in NO_PROXY for this destination.
-        Raises Refusal if the proxy's URL is invalid or its scheme is not http.
+        Returns None if the user has no proxy, or if the destination matches the user's NO_PROXY or
+        is a loopback name. Raises Refusal if the proxy's URL is invalid or its scheme is not http.
         """
         host, port = request.destination
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
@@ -319,7 +320,7 @@ class UserProxy:
 
 
 async def _connect(address: Address) -> Connection:
-    """Opens a connection to the address. Raises Refusal if it cannot be reached."""
+    """Opens a connection to the address. Raises Refusal if the address cannot be reached."""
     try:
         return Connection(*await asyncio.open_connection(*address))
     except (OSError, UnicodeError) as error:  # UnicodeError if the host name is invalid
@@ -327,9 +328,10 @@ async def _connect(address: Address) -> Connection:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> str:
-    """Reads a request line or status line and header fields, up to the empty line.
+    """Reads a head: a request line or status line, and header fields up to the empty line.
 
-    Raises Refusal if the head is incomplete after 30 seconds, is too long, or ends early.
+    Raises Refusal if the head is incomplete after 30 seconds or at the end of the connection, or if
+    it is too long.
     """
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT_S):

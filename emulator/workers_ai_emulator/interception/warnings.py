@@ -35,7 +35,10 @@ def warning_for(command: Sequence[str]) -> str | None:
 
 
 def _hiding_option(arguments: Sequence[str]) -> str | None:
-    """Returns the first option of Python that makes it ignore the hook of `exec`, if any."""
+    """Returns the letter of the first option with which Python ignores the hook of `exec`.
+
+    Returns None if there is no such option. `arguments` are the arguments of Python.
+    """
     words = iter(arguments)
     for word in words:
         if not word.startswith("-") or word in ("-", "--"):

@@ -1,7 +1,7 @@
-"""Writes configurations with which the AI binding of a Worker calls the emulator.
+"""Creates configurations with which the AI binding of a Worker calls the emulator.
 
 `blocks` returns text to paste into the configuration of wrangler, Miniflare or vitest.
-`local_config` converts the whole text of a wrangler file. Neither reads or writes files.
+`local_config` converts the whole text of a wrangler file. These functions read and write no files.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ export default defineConfig({
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Text to paste into a tool's configuration; `heading` names the file and where to paste it."""
+    """Text to paste into a tool's configuration. `heading` tells the user where to paste it."""
 
     tool: str
     heading: str
@@ -112,8 +112,8 @@ def local_config(path: Path, text: str, address: str) -> str:
     """Returns the text of a wrangler file (JSON) whose AI bindings call the emulator at `address`.
 
     `text` is the content of the user's wrangler file (TOML or JSON) at `path`. All other settings
-    are copied. Raises CommandError if `text` is invalid, has no AI binding, or belongs to a Pages
-    project.
+    are copied. Raises CommandError if `address` or `text` is invalid, or if `text` has no AI
+    binding or belongs to a Pages project.
     """
     _check_address(address)
     config = _parse(path, text)
@@ -160,7 +160,8 @@ def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
 def _with_emulator(scope: dict[str, Any], address: str) -> dict[str, Any]:
     """Returns a copy of `scope` with a binding of our Miniflare plugin instead of `ai`.
 
-    `scope` is the top level, or one environment, of a wrangler configuration.
+    `scope` is the top level, or one environment, of a wrangler configuration. If it has no `ai`,
+    the copy is unchanged.
     """
     if not scope.get("ai"):
         return dict(scope)

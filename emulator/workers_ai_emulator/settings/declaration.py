@@ -1,4 +1,4 @@
-"""Declares settings. Flags, help texts and docs/settings.md are generated from these classes."""
+"""Classes to declare settings. Flags and docs/settings.md are generated from the declarations."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Setting:
     help: str
     _: KW_ONLY
     flag: str = ""  # the flag's name without `--`; if empty, the name of the field
-    default_text: str = ""  # describes the default if it is computed, None or empty
+    default_text: str = ""  # describes a default that is computed, None or empty
     page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    refuses_blank: bool = False  # if True, a blank variable is an error, otherwise it is ignored
+    refuses_blank: bool = False  # whether a blank variable is an error; if not, it is ignored
     has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
@@ -70,7 +70,7 @@ class Declaration:
 
     @property
     def flag_default(self) -> Any:
-        """The default value of the flag. With this value, the field gets its own default."""
+        """The default value of the flag. If the flag has this value, the field gets `default`."""
         if self.setting.has_auto:
             return AUTO
         return None if get_origin(self.type) in (tuple, frozenset) else self.default

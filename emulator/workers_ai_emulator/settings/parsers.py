@@ -12,7 +12,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
-# Visible ASCII: clients cannot send tokens with other characters in an HTTP header.
+# Only visible ASCII characters: clients cannot send a token with others in an HTTP header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -52,8 +52,8 @@ def not_blank(declaration: Declaration, text: str) -> str:
 def token(declaration: Declaration, text: str) -> str:
     """Returns an API token without the white space around it.
 
-    Raises SettingInvalid if the token contains spaces, or characters that are not visible ASCII.
-    The error text does not contain the token, because the token is secret.
+    Raises SettingInvalid if the token is empty, or contains spaces or characters that are not
+    visible ASCII. The error text does not contain the token, because the token is secret.
     """
     if not _TOKEN.fullmatch(value := not_blank(declaration, text).strip()):
         raise SettingInvalid(
@@ -88,7 +88,7 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 def origin(declaration: Declaration, text: str) -> str:
     """Returns the origin as browsers send it: in lower case, without a slash at the end.
 
-    Accepts `null` and `*` as well. Raises SettingInvalid for any other text.
+    Accepts origins, `null` and `*`. Raises SettingInvalid for any other text.
     """
     if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", text, re.IGNORECASE):
         raise SettingInvalid(

@@ -22,14 +22,15 @@ from workers_ai_emulator.settings.parsers import (
 )
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers
+_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers than this
 
 
 def default_models_dir() -> Path:
     """Returns the default folder of the weights.
 
     In a checkout of the repository, this is its folder `models/`. If the package is installed
-    without a checkout, this is a folder in the user's cache folder.
+    without a checkout, this is a folder in the user's cache folder. If the user has no home folder,
+    this is `models/` in the working directory.
     """
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"

@@ -12,8 +12,8 @@ const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 
 // The source of the module that creates the binding. `@cloudflare/ai` up to 1.0.29 calls `fetch`
-// with a path, which workerd's class no longer accepts, so `fetch` is overridden. The class keeps
-// the name `Ai`, because some programs check the name.
+// with a path, which workerd's class no longer accepts, so EmulatedAi overrides `fetch`. EmulatedAi
+// has the name `Ai`, because some programs check the name of the class.
 const BINDING = `
   import { Ai } from "cloudflare-internal:ai-api";
 
@@ -35,8 +35,9 @@ const BINDING = `
     };
   }
 
-  // Throws the error in a response with status 405 to toMarkdown().supported() or to run() with a
-  // websocket: these two methods of workerd's class do not read errors. Returns other responses.
+  // Handles a response with status 405. toMarkdown().supported() and run() with a websocket ignore
+  // the error in such a response, so for them this function throws the error. For the other methods
+  // of workerd's class, it returns the response.
   async function refused(response, url) {
     if (!/\\/supported$|\\/run\\?.*body=/.test(url)) return response;
     const { errors } = await response.json();
@@ -76,7 +77,7 @@ function ownBindings(options) {
     .map(({ name, options }) => ({ name, address: options?.address ?? ADDRESS }));
 }
 
-/** Returns the name of the service for an address. Bindings to one address share a service. */
+/** Returns the name of the workerd service that sends a binding's requests to `address`. */
 const serviceAt = (address) => `${NAME}:${address}`;
 
 /**
@@ -93,8 +94,8 @@ function nodeBindingClass() {
 const plugin = {
   bindingTypeDescription: "Workers AI, emulated",
 
-  // Miniflare expects a zod schema here. This object has the same methods, and accepts all options
-  // unchanged.
+  // Miniflare expects a zod schema here. This object has the parsing methods of a schema, and
+  // accepts all options unchanged.
   options: { parse: (value) => value, safeParse: (value) => ({ success: true, data: value }) },
 
   getBindings(options) {

@@ -1,11 +1,11 @@
 // Redirects a node program's requests from Cloudflare's API to the emulator.
 //
-// `exec` names this file in NODE_OPTIONS, so node loads it before the program. Two environment
-// variables enable what the file redirects:
-//   - WORKERS_AI_EMULATOR_TLS_ADDRESS: redirects TLS connections to Cloudflare's API, for clients
-//     that ignore HTTPS_PROXY, such as node's fetch;
-//   - WORKERS_AI_EMULATOR_ADDRESS: redirects the AI binding of Workers that Miniflare runs, for
-//     example in wrangler, vitest or vite.
+// `exec` names this file in NODE_OPTIONS, so node loads it before the program. The file reads two
+// environment variables:
+//   - If WORKERS_AI_EMULATOR_TLS_ADDRESS is set, TLS connections for Cloudflare's API go to that
+//     address. Clients that ignore HTTPS_PROXY need this, such as node's fetch.
+//   - If WORKERS_AI_EMULATOR_ADDRESS is set, the AI bindings of Workers that Miniflare runs, for
+//     example in wrangler, vitest or vite, call the emulator at that address.
 "use strict";
 
 const HOSTS = ["api.cloudflare.com", "gateway.ai.cloudflare.com"];
@@ -15,8 +15,8 @@ const { WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS } = process
 if (WORKERS_AI_EMULATOR_TLS_ADDRESS) redirectConnections(WORKERS_AI_EMULATOR_TLS_ADDRESS);
 if (WORKERS_AI_EMULATOR_ADDRESS) redirectBindings(WORKERS_AI_EMULATOR_ADDRESS);
 
-// Redirects TLS connections to Cloudflare's API to `address`. Patches tls.connect, because all TLS
-// clients of node call it: fetch, https and its agents, http2.
+// Redirects TLS connections from Cloudflare's API to `address`. Patches tls.connect, because all of
+// node's TLS clients call it: fetch, https and its agents, http2.
 function redirectConnections(address) {
   const tls = require("node:tls");
   const colon = address.lastIndexOf(":");
@@ -42,8 +42,9 @@ function optionsOf(args) {
   return { port, ...(typeof host === "string" && { host }), ...options };
 }
 
-// Returns whether to redirect a TLS connection: whether its host is Cloudflare's API. TLS over an
-// existing `socket` is excluded: the socket is a tunnel through our proxy, which has redirected it.
+// Returns whether to redirect a TLS connection, given its options: whether it is for Cloudflare's
+// API. If it uses an existing `socket`, returns false: that socket is a tunnel through our proxy,
+// and our proxy has already redirected it.
 function isForEmulator({ host, port, socket, path }) {
   const name = String(host).toLowerCase().replace(/\.$/, "");
   return HOSTS.includes(name) && Number(port) === 443 && !socket && !path;

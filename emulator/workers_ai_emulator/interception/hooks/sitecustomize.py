@@ -1,16 +1,16 @@
 """Redirects a Python program's connections from Cloudflare's API to the emulator.
 
-`exec` adds this folder to PYTHONPATH, so each Python program that it runs imports this file at its
-start. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
-library, because the program's Python need not have the emulator's dependencies.
+`exec` adds this folder to PYTHONPATH, so each Python program under `exec` imports this file when it
+starts. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
+library, because the emulator's dependencies may not be installed in the program's Python.
 
 The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
 methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
 cannot return that port itself: some libraries, such as anyio, ignore the port that it returns.
 
-If a program loads its own file of trusted certificates, such as certifi's, into a TLS context, this
-file also loads the certificate of the authority of `exec`. That authority can sign certificates
-only for these two hosts.
+If a program loads its own file of trusted certificates, such as certifi's, into a TLS context, the
+context also trusts the certificate authority of `exec`. That authority can sign certificates only
+for Cloudflare's two API hosts.
 """
 
 import _socket
@@ -30,8 +30,8 @@ _PLACEHOLDER = ("127.219.83.7", 443)
 def _redirect(host: str, port: int) -> None:
     """Patches the resolver and the connect methods of sockets, which all Python libraries use.
 
-    Patches `_socket.getaddrinfo`, because a library may already have imported
-    `socket.getaddrinfo`, which calls it.
+    Patches `_socket.getaddrinfo`, not `socket.getaddrinfo`, which calls it: a library may already
+    have imported the unpatched `socket.getaddrinfo`.
     """
     resolve = _socket.getaddrinfo
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
@@ -59,8 +59,8 @@ def _redirect(host: str, port: int) -> None:
 class _ImportHook:
     """An import hook that calls a function after the first import of a module.
 
-    `after` maps the name of a module to the function, which receives the module. The hook does not
-    import any module itself.
+    `after` maps the name of each such module to its function, which receives the module. The hook
+    itself does not import any module.
     """
 
     def __init__(self, after: "dict[str, Any]") -> None:
@@ -131,9 +131,10 @@ def _trust_in_curl(bundle: str) -> "Any":
 
 
 def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
-    """Returns a function for each of two modules, to call after the import of the module.
+    """Returns a dict that maps the names of two modules to a function.
 
-    The function prints a warning to stderr if the program has imported both modules.
+    The function must be called after the import of either module. It prints a warning to stderr if
+    the program has imported both.
     """
 
     def warn(_: Any) -> None:
