@@ -110,9 +110,9 @@ def server_context(ca: CA) -> ssl.SSLContext:
 def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
     """Returns the PEM bundle that replaces a program's trusted certificates.
 
-    The bundle contains the certificate of `ca`, the operating system's and certifi's trusted
-    certificates, and the files that variables such as SSL_CERT_FILE name in the user's
-    environment (`variables`).
+    The bundle contains the certificate of `ca`, the certificates that the operating system and
+    certifi trust, and the content of the files that variables such as SSL_CERT_FILE name in the
+    user's environment (`variables`).
     """
     system = ssl.get_default_verify_paths()
     return _joined(
