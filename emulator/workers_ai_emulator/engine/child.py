@@ -2,8 +2,8 @@
 
 The child runs `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
 replies to its standard output, and exits when its standard input is closed. It inherits only the
-environment variables that it needs, and so no secrets. Each request and each reply is a frame: a
-byte for the kind, four bytes for the length, and the content.
+environment variables that it needs, so it gets no secrets. Each request and each reply is a frame:
+a byte for the kind, four bytes for the length, and the content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT_VARIABLES = (
     *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
     *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),
 )
-_READY, _REQUEST = b"rq"  # kinds of frames; the replies of a child have other kinds
+_READY, _REQUEST = b"rq"  # two kinds of frames; each child module defines the kinds of its replies
 _FRAME_HEAD = struct.Struct(">BI")
 
 # A function that returns the kind and the content of the reply to a request.
@@ -47,7 +47,7 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A child process.
+    """Starts a child process, and exchanges requests and replies with it.
 
     Only one thread at a time may call its methods, except for `kill`, which any thread may call at
     any time. The constructor raises OSError if the process cannot be started.
@@ -74,8 +74,8 @@ class Child:
         """Sends a request to the child, and returns the kind and the content of the reply.
 
         Kills the child if the reply takes longer than `limit_s` seconds. Raises ChildFailed if the
-        child fails, takes too long, or sends more than `max_bytes` bytes. The caller must then
-        close the child.
+        child fails, takes too long, or sends more than `max_bytes` bytes. After this error, the
+        caller must close the child.
         """
         if not self._is_ready:
             with self._limited(_START_LIMIT_S):
@@ -92,7 +92,7 @@ class Child:
         self.kill()
         self._process.wait()
         self._replies.close()
-        with suppress(OSError):  # the child has not read all bytes
+        with suppress(OSError):  # closing fails if the child has not read all bytes
             self._requests.close()
 
     def _limited(self, limit_s: float) -> _TimeLimit:
@@ -115,7 +115,8 @@ class _TimeLimit:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._timer.cancel()
-        is_late = time.monotonic() >= self._end  # even a child that replied may be killed
+        # The child may have replied at the last moment, and the timer may have killed it since.
+        is_late = time.monotonic() >= self._end
         if is_late or isinstance(error, (OSError, EOFError, ValueError)):
             raise ChildFailed(is_late=is_late) from error
 
@@ -123,8 +124,8 @@ class _TimeLimit:
 def serve(answer: Answer, *, limit_s: float) -> None:
     """Runs in the child: replies to requests until its standard input is closed.
 
-    Ends the child if a reply takes one second longer than `limit_s`. This only happens if the
-    parent process was killed; otherwise the parent kills the child after `limit_s`.
+    Ends the child if a reply takes longer than `limit_s` plus one second. This happens only if the
+    parent process was killed: a living parent kills the child after `limit_s`.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")
@@ -149,7 +150,7 @@ def restrict() -> None:
 
 
 def limit(resource_type: int, value: int) -> None:
-    """Limits a resource of this process, if the operating system supports this limit."""
+    """Limits a resource (`RLIMIT_...`) of this process. Does nothing if that is impossible."""
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
             resource.setrlimit(resource_type, (value, value))
@@ -164,8 +165,8 @@ def write_frame(stream: IO[bytes], kind: int, content: bytes) -> None:
 def read_frame(stream: IO[bytes], max_bytes: int) -> tuple[int, bytes]:
     """Reads a frame from `stream`, and returns its kind and its content.
 
-    Raises EOFError if the stream ends before the frame, and ValueError if the content has more than
-    `max_bytes` bytes.
+    Raises EOFError if the stream ends before the frame is complete, and ValueError if the content
+    has more than `max_bytes` bytes.
     """
     kind, size = _FRAME_HEAD.unpack(_read_exactly(stream, _FRAME_HEAD.size))
     if size > max_bytes:

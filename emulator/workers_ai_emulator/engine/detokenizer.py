@@ -9,8 +9,8 @@ class Detokenizer:
     """Decodes the tokens of one completion as UTF-8, token by token.
 
     Keeps the bytes of an incomplete character until a later token completes the character.
-    `strip_leading_space`: whether to remove the space before the first word, which SentencePiece
-    models generate.
+    `strip_leading_space`: whether to remove the space that SentencePiece models generate before
+    the first word.
     """
 
     def __init__(self, *, strip_leading_space: bool = False) -> None:

@@ -20,7 +20,7 @@ class Device:
 
 
 def gpus() -> list[Device]:
-    """Returns the GPUs that llama.cpp can use; none if it was built for the CPU only."""
+    """Returns the GPUs that llama.cpp can use; [] if llama.cpp was built for the CPU only."""
     llama.llama_backend_init()  # loads llama.cpp's GPU backends if they are shared libraries
     if not llama.llama_supports_gpu_offload():
         return []

@@ -1,5 +1,7 @@
 """The engine: queues requests, generates completions on a worker thread, and returns chunks.
 
+A request takes three steps. The left column names the thread of each step:
+
 event loop      submit() and cancel() put messages into the worker's inbox
 worker thread   evaluates the sequences step by step (worker.py)
 event loop      generations receive their chunks: one call_soon_threadsafe for each decode call
@@ -62,7 +64,7 @@ class EngineGeneration:
 
     @property
     def fingerprint(self) -> str:
-        """The prompt tokens and the parameters as text; seeds the random padding of events."""
+        """The prompt tokens and parameters as a text, which seeds the random padding of events."""
         return f"{self._sequence.prompt_tokens} {self._sequence.params}"
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
@@ -138,7 +140,7 @@ class Engine:
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
         """Queues a request and returns its generation.
 
-        Raises ContextTooLong if the prompt and `max_tokens` exceed the context length,
+        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length,
         CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down, and
         EngineError while the worker thread is stuck.
         """
@@ -204,7 +206,7 @@ class Engine:
     def _fail_all(self, error: EngineError) -> None:
         """Ends every request with the error.
 
-        Also cancels the requests in the worker; otherwise the worker would compute them later if
+        Also cancels the requests in the worker, so that the worker does not compute them later if
         it recovers.
         """
         for sequence in list(self._live):

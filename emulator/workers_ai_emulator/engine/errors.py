@@ -1,9 +1,9 @@
 """The errors that the engine and the backends raise, without HTTP statuses.
 
     EngineError              a generation cannot start or cannot continue
-    ├── Interrupted          a decode call was stopped: all its requests have been cancelled
+    ├── Interrupted          a decode call was stopped because all its requests had been cancelled
     ├── CapacityExceeded     no free slot and a full queue, or not enough memory for the model
-    ├── ContextTooLong       the prompt and `max_tokens` exceed the context length
+    ├── ContextTooLong       the prompt tokens plus `max_tokens` exceed the context length
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
     └── RequestRejected      the chat template or an upstream server rejects the request
@@ -18,7 +18,10 @@ from workers_ai_emulator.errors import EmulatorError
 
 
 class EngineError(EmulatorError):
-    """A generation cannot start or cannot continue. The message is only logged."""
+    """A generation cannot start or cannot continue.
+
+    Clients get the message only if the error is a RequestRejected.
+    """
 
 
 class Interrupted(EngineError):

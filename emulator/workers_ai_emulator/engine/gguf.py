@@ -1,8 +1,8 @@
 """Checks that a GGUF file is a complete text-generation model, before llama.cpp loads it.
 
 llama.cpp aborts the whole process on many invalid headers. The checks in this module reject such
-headers first. They also reject some files for which llama.cpp has no clear error text. All other
-invalid files are left to llama.cpp.
+headers first. They also reject some files for which llama.cpp has no clear error text. Other
+invalid files pass these checks; llama.cpp may find the fault when it loads the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader
 from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
-_MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this of weights in a memory-mapped file
+_MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this alignment of memory-mapped weights
 _MAX_TOKENS = 2**22  # at least ten times as many tokens as the largest known vocabulary has
 # llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
 # of these types.
@@ -135,7 +135,7 @@ def _check_array(
 
 
 def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
-    """Returns the texts of all vocabulary tokens as llama.cpp reads them: up to a zero byte.
+    """Returns the texts of all vocabulary tokens as llama.cpp reads them: cut at a zero byte.
 
     Raises GgufInvalid if two tokens have the same text, because llama.cpp would abort.
     """
@@ -216,7 +216,7 @@ def _check_numerics(header: GgufHeader) -> None:
 
 
 def _check_types(header: GgufHeader) -> None:
-    """Raises GgufInvalid if a tensor has a type on which llama.cpp would abort."""
+    """Raises GgufInvalid if the type of a tensor would make llama.cpp abort."""
     for tensor in header.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith("_norm.weight")
         is_odd = tensor.type_name in _UNSUPPORTED_WEIGHTS and _ROUTING_TABLE not in tensor.name
@@ -228,7 +228,7 @@ def _check_types(header: GgufHeader) -> None:
 
 
 def _check_data(header: GgufHeader) -> None:
-    """Raises GgufInvalid if the weights are not aligned or the file is truncated."""
+    """Raises GgufInvalid if weights are missing or do not begin at a multiple of 32 bytes."""
     if header.data_offset % _MAPPED_ALIGNMENT:
         raise GgufInvalid(
             f"its data begin at byte {header.data_offset:,}, and llama.cpp needs a multiple of "

@@ -11,7 +11,7 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTensor
 
 _VERSIONS = (2, 3)
-_MAX_HEADER = 256 * 2**20  # bytes; the longest known header, with 262,144 tokens, has 16 MiB
+_MAX_HEADER = 256 * 2**20  # bytes; the longest known header, with 262,144 tokens, takes 16 MiB
 _MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times as many as in any known file
 _MAX_KEY = 65_535
 _MAX_TENSOR_NAME = 63
@@ -39,8 +39,8 @@ SCALAR_TYPES = {
     12: ("float64", Struct("<d")),
 }
 
-# GGUF's tensor types by number: the name, the elements of a block, and the bytes of a block.
-# llama.cpp no longer supports the missing numbers.
+# GGUF's tensor types by number: the name, the number of elements in a block, and the number of
+# bytes of a block. llama.cpp no longer supports the types whose numbers are missing.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -118,7 +118,8 @@ class Reader:
     """Reads the values in the header of a GGUF file one after the other.
 
     `data`: the bytes read so far. `position`: the offset of the next value. Methods raise
-    GgufInvalid if a value ends beyond the file's end; error messages call the value `what`.
+    GgufInvalid if a value ends beyond the file's end. The parameter `what` of the methods is the
+    name of the value in error messages.
 
     The file is not memory-mapped: if another process truncated a mapped file, reading it would
     kill this process.
@@ -175,7 +176,7 @@ class Reader:
     def fetch(self, end: int, what: str) -> None:
         """Reads the file into `data` up to the offset `end`.
 
-        Raises GgufInvalid if the file or the longest accepted header is shorter.
+        Raises GgufInvalid if `end` is greater than the file size or the limit of 256 MiB.
         """
         if end > self.size:
             raise GgufInvalid(
@@ -300,7 +301,8 @@ def _padded(size: int, alignment: int) -> int:
 def _read_tensors(reader: Reader, num_tensors: int, alignment: int) -> tuple[GgufTensor, ...]:
     """Reads the descriptions of all tensors: name, shape, type, offset and size.
 
-    Raises GgufInvalid if there are gaps between the tensors' data, because llama.cpp accepts none.
+    Raises GgufInvalid if the data of a tensor do not begin directly after the data and padding of
+    the tensor before it: llama.cpp rejects such a file.
     """
     tensors: dict[str, GgufTensor] = {}
     end = 0
@@ -332,7 +334,8 @@ def _read_tensor(reader: Reader, place: str) -> GgufTensor:
 def _type_and_size(shape: tuple[int, ...], type_number: int, what: str) -> tuple[str, int]:
     """Returns the name of a tensor's type, and the tensor's size in bytes.
 
-    Raises GgufInvalid if llama.cpp does not support the type or the shape does not suit it.
+    Raises GgufInvalid if llama.cpp does not support the type, or a tensor of the type cannot have
+    this shape.
     """
     if type_number not in TENSOR_TYPES:
         raise GgufInvalid(f"{what} has type {type_number}, which llama.cpp does not support")

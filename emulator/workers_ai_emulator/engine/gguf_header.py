@@ -11,7 +11,8 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 
 _KV_ELEMENT_SIZE = 2  # bytes; the KV cache contains 16-bit floats
 
-# Names of weight types, by the number in the metadata key `general.file_type`.
+# The names of weight types by number. The metadata key `general.file_type` of a file contains the
+# number of its type.
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -57,7 +58,7 @@ class GgufArray:
     """An array in the metadata of a GGUF file.
 
     `offset`: the position of the first element in the file. `numbers`: the elements, if these are
-    at most 512 numbers; the elements of all other arrays remain in the file.
+    at most 512 numbers; otherwise empty.
     """
 
     element_type: str
@@ -70,7 +71,8 @@ class GgufArray:
 class GgufTensor:
     """The description of one tensor in the header of a GGUF file.
 
-    `size`: bytes. `offset`: bytes from the start of the data section, which follows the header.
+    `size`: the size of the tensor's data in bytes. `offset`: the number of bytes between the start
+    of the data section and the tensor's data. The data section follows the header.
     """
 
     name: str
@@ -139,9 +141,9 @@ class GgufHeader:
 
     @property
     def kv_cell_size(self) -> int:
-        """The bytes of one token in the KV cache: keys and values of all layers as 16-bit floats.
+        """The bytes that one token takes in the KV cache, which contains 16-bit floats.
 
-        The size is 0 for a model without attention heads.
+        These are the keys and values of all layers: 0 bytes for a model without attention heads.
         """
         num_heads = self.per_layer("attention.head_count")
         num_kv_heads = self.per_layer("attention.head_count_kv") or num_heads

@@ -119,8 +119,8 @@ class LlamaModel:
 class LlamaVocabulary:
     """The tokenizer of a GGUF file. Several threads may use it at the same time.
 
-    `tokenize`, `piece` and `special_tokens` raise EngineError after the model was unloaded, except
-    for results that were cached before.
+    After the model was unloaded, `tokenize`, `piece` and `special_tokens` raise EngineError, unless
+    the result has been cached.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -146,7 +146,7 @@ class LlamaVocabulary:
 
     @cached_property
     def num_searched_tokens(self) -> int:
-        """The number of tokens that llama.cpp searches for in a text before it tokenises it."""
+        """The number of vocabulary tokens whose texts llama.cpp searches for in each input."""
         kinds = _SPECIAL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
         with self._model.in_use():
             attributes = (llama.llama_vocab_get_attr(self._vocab, t) for t in range(self.size))
@@ -203,8 +203,8 @@ class LlamaRunner:
 
     `batch_length`: the maximum number of rows (tokens) of a decode call. `num_threads`: the number
     of threads that compute. `batch_invariant`: whether a token gets bit-identical logits alone in a
-    decode call and together with other sequences; has no effect on a GPU. Closing the runner closes
-    the model.
+    decode call and together with other sequences; has no effect on a GPU. Closing the runner also
+    closes the model.
 
     llama.cpp is not batch invariant by itself. If a decode call has only one row, llama.cpp splits
     the attention of this row among the threads, and for some weights uses another multiplication
@@ -269,7 +269,7 @@ class LlamaRunner:
         """Returns the logits of all vocabulary tokens from the last decode call.
 
         `row`: the index among the rows for which the call computed logits. The next decode call
-        overwrites the array.
+        overwrites the returned array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
@@ -362,9 +362,9 @@ class LlamaRunner:
 
 
 class _BatchArrays:
-    """The NumPy arrays of the `llama_batch` that all decode calls of a runner reuse.
+    """The NumPy arrays that a `llama_batch` points to. All decode calls of a runner reuse them.
 
-    A span (consecutive tokens of one slot) is written at once, without a Python loop over tokens.
+    A span (consecutive tokens of one slot) is copied into the arrays without a loop over tokens.
     """
 
     def __init__(self, length: int) -> None:

@@ -25,8 +25,8 @@ Owner = int | Snapshot  # where cached KV cells are: a slot (its number) or a sn
 class _Cached:
     """The tokens whose KV cells one slot or snapshot holds.
 
-    `tiled_end`: the position in the prompt up to which llama.cpp computes tokens in tiles. Tokens
-    after this position are computed row by row, which rounds differently (tiling.py).
+    `tiled_end`: the position in the prompt after the last token that llama.cpp computes in tiles.
+    All later tokens are computed row by row, which rounds differently (tiling.py).
     """
 
     tokens: np.ndarray[Any, Any]

@@ -26,7 +26,7 @@ if sys.platform != "win32":
     import resource
 
 _REJECTED = 1
-_SLOWEST_DISK = 50 * 10**6  # bytes per second, to calculate the time limit
+_SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit allows for a disk this slow
 _MEMORY = 4 * 2**30  # bytes that the subprocess may allocate besides one copy of the weights
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
@@ -53,7 +53,7 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
             encoding="utf-8",
             errors="replace",
             timeout=limit_s,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # keeps llama.cpp from starting gdb
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp starts no gdb in a crash
         )
     except subprocess.TimeoutExpired as error:
         raise GgufInvalid(f"llama.cpp did not load it within {limit_s:.0f} s") from error
@@ -146,8 +146,8 @@ def _last_line(output: str) -> str:
 def _crash(status: int, output: str) -> str:
     """Describes a crash of the subprocess: its signal or exit status, and the failed assertion.
 
-    `output`: what the subprocess has written to standard error. If it contains no assertion, its
-    last line is the description.
+    `output`: what the subprocess has written to standard error. If `output` contains no failed
+    assertion, the description contains the last line of `output` instead.
     """
     try:
         name = signal.Signals(-status).name

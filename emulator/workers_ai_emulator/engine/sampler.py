@@ -104,9 +104,9 @@ class LlamaSampler:
 
 
 def _repetition_penalty(params: SamplingParams) -> float:
-    """Returns the repetition penalty; 1, which has no effect, if the request contains 0.
+    """Returns the repetition penalty of a request, but 1 (no effect) instead of 0.
 
-    The request's schema allows 0, but llama.cpp divides by the penalty.
+    Requests may contain 0, but llama.cpp divides by the penalty.
     """
     return params.repetition_penalty or 1.0
 

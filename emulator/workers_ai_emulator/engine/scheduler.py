@@ -2,7 +2,7 @@
 
 The scheduler yields operations, such as decode calls and copies of KV cells; the worker carries
 them out. The worker carries out each operation before it requests the next one. So the scheduler's
-state stays consistent with the KV cache if an operation fails.
+state stays consistent with the KV cache even if an operation fails.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ Operation = Decode | Truncate | Copy | Save | Discard
 
 
 class Scheduler:
-    """Schedules sequences in order of arrival; each step evaluates prompts before it decodes.
+    """Schedules sequences in order of arrival. A step evaluates prompts, then generates tokens.
 
     Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
     and about equally long, one decode call evaluates them together.
 
-    `prefill_budget`: a step begins no prefill call after it has evaluated this many prompt tokens.
+    `prefill_budget`: once a step has evaluated this many prompt tokens, it begins no more
+    prefill calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
     `min_snapshot_tokens`: before a slot is overwritten, its KV cells are saved if at least this
     many of them are in no other slot or snapshot.
@@ -130,7 +131,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, *, keep_cells: bool = True) -> None:
-        """Removes a sequence with any status from the scheduler, and frees its slot.
+        """Removes a sequence from the scheduler, whatever its status, and frees its slot.
 
         `keep_cells`: whether later prompts may reuse the KV cells in this slot.
         """
@@ -163,8 +164,8 @@ class Scheduler:
     def affected(self, operation: Operation) -> list[Sequence]:
         """Returns the sequences that must end if the operation fails.
 
-        These are the sequences in the decode call, or for any other operation all sequences that
-        have a slot.
+        If the operation is a decode call, these are the sequences in the call. Otherwise they are
+        all sequences that have a slot.
         """
         slots = (
             {span.slot for span in operation.spans}
@@ -195,9 +196,9 @@ class Scheduler:
     def _prefill(self) -> Generator[Operation, None, int]:
         """Evaluates the next tokens of all prompts in prefill in one decode call.
 
-        If only the last token of a prompt remains, its sequence becomes a running sequence instead,
-        and the decode call of the running sequences evaluates this token. Returns the number of
-        prompt tokens that were evaluated.
+        If only the last token of a prompt remains, makes no call: the prompt's sequence becomes a
+        running sequence, and the decode call of the running sequences evaluates the token.
+        Returns the number of prompt tokens that were evaluated; this last token counts as one.
         """
         if _num_remaining(self.prefilling[0]) == 1:
             self._start_running(self.prefilling[0])
@@ -213,7 +214,7 @@ class Scheduler:
     def _next_chunk(self, sequence: Sequence) -> Span:
         """Returns the span of a prompt that the next decode call evaluates.
 
-        Adds the tokens of the span to the sequence's computed tokens.
+        Counts the tokens of the span as computed tokens of the sequence.
         """
         start = sequence.num_computed_tokens
         end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
@@ -241,7 +242,7 @@ class Scheduler:
 
     @property
     def _free_adjacent_slots(self) -> Set[int]:
-        """The free slots with a number next to that of a slot whose prompt is in prefill."""
+        """The free slots directly before or after a slot whose prompt is in prefill."""
         slots = [_slot(sequence) for sequence in self.prefilling]
         return self._slots.free & {beside for slot in slots for beside in (slot - 1, slot + 1)}
 
@@ -249,8 +250,9 @@ class Scheduler:
         """Admits waiting sequences whose prompts can share the prefill call of the current prompt.
 
         llama.cpp evaluates several sequences in one pass over the weights only if their slots are
-        consecutive and each sequence has the same number of rows (tokens) in the call. So for a
-        prompt with fewer unevaluated tokens, some cached tokens are evaluated again.
+        consecutive and each sequence has the same number of rows (tokens) in the call. So if a
+        prompt has fewer unevaluated tokens than another, some of its cached tokens are evaluated
+        again.
         """
         while self.waiting and self._fits_same_call(self.waiting[0], budget):
             yield from self._admit_next(budget)
@@ -290,7 +292,7 @@ class Scheduler:
         )
 
     def _admit_next(self, budget: int) -> Iterator[Operation]:
-        """Gives the next waiting sequence a slot with the longest cached prefix of its prompt.
+        """Gives the next waiting sequence a slot and the KV cells of its longest cached prefix.
 
         `budget`: the number of prompt tokens that this step may still evaluate. If the prompt needs
         several steps, the running sequences are first moved to consecutive slots, so that the slot
@@ -319,7 +321,8 @@ class Scheduler:
 
         If no sequence has a slot, this is the slot with the longest cached prefix of the prompt.
         Otherwise it is a free slot next to a slot whose prompt is in prefill, because the sequences
-        of one decode call need consecutive slots. If there is none, it is the lowest free slot.
+        of one decode call need consecutive slots. If no such slot is free, it is the lowest free
+        slot.
         `owners`: the length of the cached prefix in each slot and snapshot.
         """
         if self._with_slot:
@@ -355,8 +358,8 @@ class Scheduler:
         """Prepares a slot for overwriting all its KV cells except the first `num_kept`.
 
         If enough of the cells to overwrite are in no other slot or snapshot, all cells of the slot
-        are saved to a snapshot first. If this requires deleting other snapshots, the snapshot
-        `needed` is not deleted.
+        are saved to a snapshot first. This may delete older snapshots, but never the snapshot
+        `needed`.
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_unique(slot), num_held - num_kept)
@@ -368,8 +371,8 @@ class Scheduler:
         """Saves a slot's KV cells to a new snapshot.
 
         Deletes the least recently used snapshots if all snapshots together would have more than
-        `snapshot_tokens` tokens. Saves nothing if the slot's cells do not fit beside the snapshot
-        `needed`, which is not deleted.
+        `snapshot_tokens` tokens, but never the snapshot `needed`. Saves nothing if the slot's cells
+        and those of `needed` together are more than `snapshot_tokens`.
         """
         reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
         if num_tokens > self._snapshot_tokens - reserved:
@@ -397,7 +400,7 @@ def _num_remaining(sequence: Sequence) -> int:
 
 
 def _next_row(sequence: Sequence) -> Span:
-    """Returns the next token of a running sequence for the decode call.
+    """Returns the token of a running sequence that the next decode call evaluates, as a span.
 
     This is the last sampled token, or the prompt's last token if no token has been sampled.
     """

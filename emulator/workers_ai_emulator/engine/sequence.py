@@ -33,8 +33,8 @@ class Sequence:
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
-        self.num_cached_tokens = 0  # prompt tokens for which cached KV cells were reused
-        self.num_computed_tokens = 0  # tokens for which the slot has KV cells
+        self.num_cached_tokens = 0  # how many prompt tokens reused cached KV cells
+        self.num_computed_tokens = 0  # for how many tokens the slot has KV cells
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.is_cancelled = False  # the event loop sets this to end the sequence

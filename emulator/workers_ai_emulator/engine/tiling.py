@@ -23,9 +23,10 @@ which the tiled tokens are split into calls do not change the results, as long a
 rows or more.
 
 This limits which cached KV cells a prompt can reuse (`num_shareable`). First, a completion is
-computed row by row. So the next turn of a conversation cannot reuse the completion's cells at
-positions that its own prompt computes in tiles. Second, the tiled tokens after a reused prefix must
-fill a call of 64 rows. So up to 63 cached tokens are evaluated again.
+computed row by row. The prompt of the next turn of a conversation contains this completion, but
+cannot reuse its cells at the positions that the new prompt computes in tiles. Second, the tiled
+tokens after a reused prefix must fill a call of at least 64 rows. So up to 63 cached tokens are
+evaluated again.
 
 The first 252 tokens are never tiled, because tiles save little time while the context is short.
 """
@@ -39,11 +40,11 @@ from dataclasses import dataclass
 class Tiling:
     """Decides how each prompt is split into decode calls. All numbers are numbers of tokens.
 
-    `length`: the fewest tokens of a sequence in one call for which llama.cpp computes in tiles.
-    `start`: the position in a prompt where computing in tiles begins. It is a multiple of
-    `length - 1`, the number of tokens in each of the calls before it, which are too short for
-    tiles. `chunk_length`: the number of tokens in each call that is computed in tiles, except the
-    last one, which may be longer or shorter.
+    `length`: llama.cpp computes the tokens of a sequence in tiles if a call has at least this many
+    of them. `start`: the position in a prompt where computing in tiles begins. The tokens before
+    `start` are evaluated in calls of `length - 1` tokens, which are too short for tiles. So
+    `start` is a multiple of `length - 1`. `chunk_length`: the number of tokens in each call that is
+    computed in tiles, except the last one, which may be longer or shorter.
     """
 
     start: int = 4 * 63

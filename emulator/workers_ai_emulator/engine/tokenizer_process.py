@@ -21,7 +21,7 @@ from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, Req
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
 from workers_ai_emulator.engine.probe import limit_memory
 
-MODULE = "workers_ai_emulator.engine.tokenizer_process"  # in the subprocess, __name__ is __main__
+MODULE = "workers_ai_emulator.engine.tokenizer_process"  # the subprocess's __name__ is __main__
 _STACK_BYTES = 256 * 2**20  # enough for 500,000 characters; unused pages take no memory
 _MAX_TOKENS_PER_CHARACTER = 8
 _MAX_SPECIAL_TOKENS = 2048

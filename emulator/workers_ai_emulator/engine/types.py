@@ -23,8 +23,8 @@ class SamplingParams:
     """The sampling parameters of a request, and the maximum number of completion tokens.
 
     With `temperature` 0, the most likely token is always selected. Without a seed, a random seed is
-    used. These values have no effect: None for `top_k` and `top_p`, 1 and 0 for
-    `repetition_penalty`, 0 for the other penalties.
+    used. `top_k` and `top_p` have no effect if they are None, `repetition_penalty` if it is 1 or 0,
+    and the other penalties if they are 0.
     """
 
     max_tokens: int = 256
@@ -136,7 +136,7 @@ class Sampler(Protocol):
     def sample(self, row: int) -> int:
         """Samples a token from the logits of the last decode call, and returns it.
 
-        `row`: the index among the sequences for which the call computed logits.
+        `row`: the index of this sequence among those for which the call computed logits.
         """
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Vocabulary(Protocol):
         """Returns the tokens of `text`, without a BOS token.
 
         `parse_special`: whether the text of a special token, such as `</s>`, becomes this token.
-        Otherwise it is tokenised as plain text.
+        If False, such a text is tokenised as plain text.
         """
 
     def piece(self, token: int) -> bytes:
@@ -176,7 +176,7 @@ class Vocabulary(Protocol):
 class ModelRunner(Protocol):
     """Evaluates tokens with a model and its KV cache. Only one thread may use a runner.
 
-    Each slot holds the KV cells of one sequence, without gaps from its first token on, and at most
+    Each slot holds the KV cells of the first tokens of one sequence, without gaps: at most
     `context_length` cells. llama.cpp implements this protocol; the tests have a fake.
     """
 
@@ -194,7 +194,7 @@ class ModelRunner(Protocol):
         """
 
     def interrupt(self, *, is_requested: bool) -> None:
-        """Makes decode calls stop and raise Interrupted, also the call in progress.
+        """Makes the current decode call and all later ones stop and raise Interrupted.
 
         This lasts until the method is called with `is_requested=False`. Any thread may call this
         method. Decode calls on a GPU do not stop.

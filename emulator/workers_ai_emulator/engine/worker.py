@@ -129,7 +129,7 @@ class Worker:
         """Waits until the worker thread has ended, for at most `limit_s` seconds."""
         self._thread.join(limit_s)
 
-    # ── on the thread ─────────────────────────────────────────────────────────────────────────
+    # ── on the worker thread ──────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
         while self._receive():
@@ -185,7 +185,7 @@ class Worker:
             self.num_completed += 1
 
     def _execute(self, operation: Operation) -> None:
-        """Executes one operation of the scheduler. `cancel` can interrupt a decode call."""
+        """Executes one operation of the scheduler. Meanwhile, `cancel` can stop a decode call."""
         if not isinstance(operation, Decode):
             self._executor.execute(operation)
             return

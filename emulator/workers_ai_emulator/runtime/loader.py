@@ -50,7 +50,7 @@ _KV_CACHE_SHARE = 0.5  # the share of the free memory that one model's KV cache 
 class OpenModel:
     """A model with checked, memory-mapped weights and a chat template, but without a KV cache.
 
-    `cell_size`: the bytes of one token in the KV cache.
+    `cell_size`: the number of bytes that one token takes in the KV cache.
     """
 
     spec: ModelSpec
@@ -127,7 +127,7 @@ class Loader:
         )
 
     def num_slots(self, opened: OpenModel, free: int) -> int:
-        """Returns how many slots fit if `free` bytes are free; 0 if the model does not fit."""
+        """Returns how many slots the model gets in `free` bytes of memory; 0 if it does not fit."""
         left = free - opened.memory(0)
         fitting = int(left * _KV_CACHE_SHARE) // max(opened.slot_size, 1)
         wanted = self._settings.parallel or max(1, min(fitting, opened.offload.max_slots))
@@ -178,7 +178,7 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Checks the header of a GGUF file and returns it.
 
-        If the user imported the file, it is also test-loaded in a subprocess, the first time only.
+        Before the first use of a file that the user imported, also test-loads it in a subprocess.
         """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
@@ -227,9 +227,10 @@ class Loader:
 def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTemplate:
     """Returns the model's chat template.
 
-    This is the template in `models.toml`, or `Llama2Template` for Llama 2 models, or the template
-    in the GGUF file. A template from `models.toml` or from an imported file runs in a subprocess.
-    Raises ValueError if the model has no template or its template does not compile.
+    This is the template in `models.toml`. If there is none, it is `Llama2Template` for a Llama 2
+    model, and the template in the GGUF file for any other model. A template from `models.toml` or
+    from an imported file runs in a subprocess. Raises ValueError if the model has no template or
+    its template does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
@@ -249,7 +250,10 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 
 
 def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
-    """Returns the tokenizer of an untrusted file in a subprocess, unless no text can break it."""
+    """Returns the model's tokenizer.
+
+    It runs in a subprocess if the file is untrusted and some texts could crash its tokenizer.
+    """
     if weights.is_trusted or is_safe(vocabulary):
         return DirectTokenizer(vocabulary)
     return IsolatedTokenizer(weights.path, vocabulary.size)
@@ -270,7 +274,7 @@ def corrected_epsilon(header: GgufHeader, weights: Weights) -> float | None:
 
     Llama 2 7B needs 1e-5. Files that were made before Meta corrected its value contain 1e-6, for
     example the widely used Q8_0 file [facebookresearch/llama#771]. Llama 1 does need 1e-6; its 7B
-    files differ from Llama 2's in the context length.
+    files keep this value, because their context length is not 4096.
     """
     shape = (header.vocabulary_size, header.embedding_length, header.num_layers)
     is_llama_2_7b = (header.architecture, *shape, header.context_length) == _LLAMA_2_7B

@@ -36,7 +36,7 @@ _P = ParamSpec("_P")
 class LoadedModel:
     """A model in memory, with its engine and its chat template.
 
-    `memory`: the maximum number of bytes that the model takes.
+    `memory`: the maximum number of bytes of main memory that the model takes.
     """
 
     spec: ModelSpec

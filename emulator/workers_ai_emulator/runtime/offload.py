@@ -17,9 +17,10 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 class Offload:
     """Which part of a model is on the GPU.
 
-    `num_layers`: llama.cpp's n_gpu_layers, which counts the model's last layers first, and after
-    all layers the output weights. `weights_share` and `cells_share`: the shares (0 to 1) of all
-    weights and of all KV cells on the GPU. `max_slots`: the maximum number of slots.
+    `num_layers`: how many of the model's last layers are on the GPU (llama.cpp's `n_gpu_layers`).
+    One more than the number of layers means: all layers and the output weights. `weights_share`:
+    the share (0 to 1) of all weights that is on the GPU. `cells_share`: the share of all KV cells
+    that is on the GPU. `max_slots`: the maximum number of slots.
     """
 
     num_layers: int = 0
