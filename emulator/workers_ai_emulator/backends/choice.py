@@ -12,7 +12,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # this module is slow to import, and only `--upstream-url` needs it
+if TYPE_CHECKING:  # `upstream` is slow to import, and only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"

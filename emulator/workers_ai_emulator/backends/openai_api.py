@@ -281,7 +281,7 @@ def one_line(text: str) -> str:
 
 
 def model_names(body: str) -> list[str]:
-    """Returns the names of the models in `body`, the response body of the path `/models`.
+    """Returns the names of the models in `body`, the body of a response from `/models`.
 
     Raises UpstreamFailed if the body has no list of models.
     """

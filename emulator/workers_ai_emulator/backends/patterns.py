@@ -60,8 +60,8 @@ class PatternTooCostly(Exception):
 class PatternTooLarge(ValueError):
     """Raised if RE2 refuses an expression because it would need too much memory.
 
-    The failed compilation takes time too, so it counts as `SIZE_OF_LARGE` instructions towards the
-    limit for the expressions of a script.
+    The failed compilation takes time too. So the limit for the total size of a script's expressions
+    counts it as `SIZE_OF_LARGE` instructions.
     """
 
 
@@ -120,8 +120,8 @@ class _Writer:
     """Writes an expression, which Python's parser has parsed, in RE2's syntax.
 
     `text` is the result. `is_ascii`: whether the result is for ASCII texts only; it is then shorter
-    and needs no markers. `has_boundaries`: whether the result needs texts with markers, because the
-    expression contains word boundaries.
+    and needs no markers. `has_boundaries`: whether the searched texts need markers, because the
+    expression contains `\\b` or `\\B`.
     """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:

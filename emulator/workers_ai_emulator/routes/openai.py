@@ -70,8 +70,8 @@ async def complete(
 def _inputs(body: Any) -> Any:
     """Returns the model's input in the body of a request to an OpenAI-compatible route.
 
-    Removes nulls, which OpenAI's clients send for unset keys. If the body has the key
-    `max_completion_tokens` but not `max_tokens`, uses its value as `max_tokens` [inferred].
+    Removes nulls, which OpenAI's clients send for unset keys. If `max_tokens` is missing, sets it
+    to the value of `max_completion_tokens` [inferred].
     """
     if not isinstance(body, dict):
         return body

@@ -104,7 +104,7 @@ def _messages(value: Any) -> list[Message]:
     """Converts the value of the key `messages` in a validated body.
 
     The published schema accepts a list of messages, and also an object whose values are messages.
-    In both, it accepts items that are not messages. Ignores these items.
+    Both may contain items that are not messages. Such items are ignored.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):

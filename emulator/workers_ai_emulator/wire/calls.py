@@ -52,9 +52,9 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Returns the model's name in the part `name` of a request's path.
+    """Returns the model's name from the path parameter `name`, or None if the path has no name.
 
-    Paths of AI Gateway may have the prefix `run/` before the name; it is removed.
+    In paths of AI Gateway, the name may have the prefix `run/`, which is removed.
     """
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")

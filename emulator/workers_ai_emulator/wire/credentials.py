@@ -216,7 +216,7 @@ class Finder:
 
 
 def _may_be_secret(name: str, value: Any) -> bool:
-    """Returns whether the JSON value of a key with the name of a credential can be a credential.
+    """Returns whether a JSON value under a key such as `api_key` can be a credential.
 
     A text or an object can be a credential, and so can a list that contains a text, an object or a
     list. A boolean or null cannot. A number can be a credential only if the last word of its key is
