@@ -18,10 +18,10 @@ class Backend(Protocol):
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        """Starts a generation and returns it. The task that awaits this call may be cancelled.
+        """Starts a generation and returns it. The caller may cancel the call before it returns.
 
-        `is_large`: whether the prompt is so long that it must be tokenised in another thread: on
-        the event loop's thread, it would delay other requests. Raises WireError for an invalid
+        `is_large`: whether the prompt is so long that it must be tokenised in another thread, so
+        that the event loop can handle other requests. Raises WireError for an invalid
         request, EngineError if the generation cannot start, and WeightsUnusable if the model's
         weights cannot be loaded.
         """

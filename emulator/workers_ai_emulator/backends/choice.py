@@ -12,7 +12,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # UpstreamBackend imports slowly; only `--upstream-url` needs it
+if TYPE_CHECKING:  # `upstream` is slow to import, and only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
@@ -26,7 +26,8 @@ class Backends:
     """The backends of one server, by name. Chooses the backend of each request.
 
     `seed`: the seed for requests without a seed. `request_timeout_s`: the maximum time of a
-    generation in seconds. Raises SettingInvalid if the script or the upstream URL is invalid.
+    generation in seconds; None: no limit. Raises SettingInvalid if the script or the upstream URL
+    is invalid.
     """
 
     def __init__(self, settings: Settings, models: ModelManager) -> None:
@@ -46,9 +47,9 @@ class Backends:
 
     @property
     def status(self) -> str:
-        """The error text if the default backend cannot generate now.
+        """The error text of the default backend, if it has failed and cannot generate now.
 
-        Otherwise the phase of the start-up, such as `ready` after the start-up.
+        Without a failure, this is the phase of the start-up. The last phase is `ready`.
         """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase
@@ -56,9 +57,9 @@ class Backends:
     async def start(self) -> None:
         """Waits until the default backend can generate.
 
-        Loads the models of `--preload` if the default backend is `llama`. Otherwise the first
-        request that chooses `llama` loads its model. Raises SettingInvalid if `--preload` is
-        invalid, and WeightsUnusable if a model cannot be loaded.
+        If the default backend is `llama`, loads the models of `--preload`. If it is another
+        backend, no model is loaded before a request chooses `llama`. Raises SettingInvalid if
+        `--preload` is invalid, and WeightsUnusable if a model cannot be loaded.
         """
         if self._default == "llama":
             await self._models.start()

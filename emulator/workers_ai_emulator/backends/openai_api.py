@@ -28,21 +28,22 @@ _END_OF_STREAM = "[DONE]"
 
 # These patterns match the numbers in a server's error text about a prompt that is too long. _LIMIT
 # matches the context length: OpenAI, vLLM and llama_cpp.server write "maximum context length is 512
-# tokens", llama-server writes "context size (512 tokens)". Some servers write the number of tokens
-# of prompt and completion (_TOTAL), other servers the number of prompt tokens (_PROMPT).
+# tokens", llama-server writes "context size (512 tokens)". _TOTAL matches the number of prompt and
+# completion tokens together, which some servers write. _PROMPT matches the number of prompt tokens,
+# which other servers write instead.
 _LIMIT = re.compile(r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)")
 _TOTAL = re.compile(r"requested (?:about )?(\d+) tokens")
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 
 
 class UpstreamFailed(EngineError):
-    """The upstream server is unreachable, rejects our API key, or sends an unusable response."""
+    """The upstream server is unreachable, rejects the API key, or sends an unusable response."""
 
 
 def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
     """Returns the path and the body of the OpenAI request for a Workers AI request.
 
-    The OpenAI request streams the completion. A prompt with `raw` is sent unchanged to the path
+    The OpenAI request asks for a stream. A prompt with `raw` is sent unchanged to the path
     `/completions`. Any other prompt is converted to messages, as Workers AI converts it.
     """
     if request.prompt is not None and request.raw and not request.is_flattened:
@@ -101,9 +102,9 @@ class EventDecoder:
         """Decodes one event. Returns its text as one chunk, or [] if it has no text.
 
         `kind` is the event's field `event`. Ignores an event without data, which some servers send
-        to keep the connection open. Also ignores an event whose data is not a JSON object, if its
-        kind is not `message`, such as `ping`. Raises an EngineError if the event is an error, and
-        UpstreamFailed if the data of an event of kind `message` is not a JSON object.
+        to keep the connection open. If the data is not a JSON object, raises UpstreamFailed for an
+        event of kind `message`, but ignores events of other kinds, such as `ping`. Raises an
+        EngineError if the event is an error.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
@@ -158,8 +159,8 @@ def _choice(event: Json) -> tuple[str, FinishReason | None]:
 def _content(value: Any) -> str:
     """Returns the text of the key `content` or `text` in an event.
 
-    The value may be a text, a number, null (no text), or a list of parts, of which only parts of
-    the type `text` count. Raises UpstreamFailed for any other value, because its text would be
+    The value may be a text, a number, null (no text), or a list of parts. In a list, ignores parts
+    of other types than `text`. Raises UpstreamFailed for any other value, because its text would be
     lost.
     """
     match value:
@@ -192,7 +193,8 @@ def _finish_reason(reason: Any) -> FinishReason | None:
 def _usage(value: Any) -> Usage | None:
     """Returns the usage in an event.
 
-    Returns None if the number of prompt tokens or of completion tokens is not a whole number.
+    Returns None if the number of prompt tokens or the number of completion tokens is missing or is
+    not a whole number.
     """
     match value:
         case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
@@ -224,7 +226,7 @@ def _count(value: Any) -> int | None:
 
 
 def error_from(status: int, body: str, max_tokens: int) -> EngineError:
-    """Converts an error response of the server to an EngineError.
+    """Converts an error response of the upstream server to an EngineError.
 
     `max_tokens`: the maximum number of completion tokens in the request.
     """
@@ -244,7 +246,7 @@ def error_from(status: int, body: str, max_tokens: int) -> EngineError:
 def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
     """Converts the text of an error about the context length to a ContextTooLong.
 
-    Returns None if the text has no context length or no number of tokens.
+    Returns None if the text does not contain both a context length and a number of tokens.
     """
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
@@ -261,7 +263,8 @@ def _number(match: re.Match[str]) -> int:
 def _message(body: str) -> str:
     """Returns the error text in the body of an error response.
 
-    Servers send it under different JSON keys. If none is present, returns the whole body.
+    Different servers send this text under different JSON keys. If the body has none of these keys,
+    returns the whole body.
     """
     match _parse_object(body):
         case {"error": {"message": str(message)}} | {"error": str(message)}:
@@ -278,7 +281,7 @@ def one_line(text: str) -> str:
 
 
 def model_names(body: str) -> list[str]:
-    """Returns the names of models in the body of a response of `/models`.
+    """Returns the names of the models in `body`, the body of a response from `/models`.
 
     Raises UpstreamFailed if the body has no list of models.
     """

@@ -6,11 +6,11 @@ expression with Python's parser, and writes it in RE2's syntax. It replaces a cl
 a list of the characters that the class contains in Python.
 
 RE2 cannot find the boundaries of words that are not ASCII. If the expression contains `\\b` or
-`\\B` and the text is not ASCII, this module inserts two marker characters at each position of the
-text. One kind of marker stands for a word boundary, the other kind for any other position. `\\b`
-then becomes a pattern that matches a boundary marker, and every other character of the expression
-may have markers before it. There are two markers per position, because an expression may have two
-boundaries in a row, such as `\\b\\b`.
+`\\B` and the text is not ASCII, this module inserts two marker characters before, between and after
+the characters of the text. One kind of marker stands for a word boundary, the other kind for a
+place that is no word boundary. `\\b` becomes a pattern that matches a boundary marker. A pattern
+for a character also matches any markers before the character. There are two markers at each place,
+because an expression may have two boundaries in a row, such as `\\b\\b`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SIZE_OF_LARGE = 200_000
 # at this limit takes a few seconds in the worst case.
 _MAX_COST = 3 * 10**8
 _MAX_MEMORY = 2**24  # bytes that RE2 may use for one compiled expression
-# The markers of a word boundary and of any other position. Unicode reserves both code points, so
-# ordinary text does not contain them.
+# The marker of a word boundary, and the marker of a place that is no word boundary. Unicode
+# reserves both code points, so ordinary text does not contain them.
 _BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"
 _MARKER = f"[{_BOUNDARY}{_INSIDE}]"
 _MARKERS = re.compile(_MARKER)
@@ -54,13 +54,14 @@ _UNSUPPORTED = {
 
 
 class PatternTooCostly(Exception):
-    """Raised if the search of an expression in a text could take minutes."""
+    """Raised if searching a text for an expression could take minutes."""
 
 
 class PatternTooLarge(ValueError):
     """Raised if RE2 refuses an expression because it would need too much memory.
 
-    The attempt to compile it takes time too, so a script's budget counts it as `SIZE_OF_LARGE`.
+    The failed compilation takes time too. So the limit for the total size of a script's expressions
+    counts it as `SIZE_OF_LARGE` instructions.
     """
 
 
@@ -116,10 +117,11 @@ def _marked(text: str) -> str:
 
 
 class _Writer:
-    """Converts an expression that Python has parsed to RE2's syntax.
+    """Writes an expression, which Python's parser has parsed, in RE2's syntax.
 
-    `text` is the result. `is_ascii`: whether the expression is for ASCII texts only; it is then
-    shorter and needs no markers. `has_boundaries`: whether texts need markers.
+    `text` is the result. `is_ascii`: whether the result is for ASCII texts only; it is then shorter
+    and needs no markers. `has_boundaries`: whether the searched texts need markers, because the
+    expression contains `\\b` or `\\B`.
     """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
@@ -206,7 +208,7 @@ class _Writer:
 
 
 def _compile(text: str) -> Any:
-    import re2  # is slow to import, and is needed only for scripts with `matches`
+    import re2  # re2 is slow to import, and only scripts with `matches` need it
 
     options = re2.Options()
     options.max_mem = _MAX_MEMORY
@@ -249,8 +251,8 @@ def _without_markers(first: int, last: int) -> Iterator[tuple[int, int]]:
 def _category(category: str, is_ascii_class: bool, end: int) -> str:
     """Returns the characters of a class such as `\\w` in RE2's syntax, without square brackets.
 
-    Contains only characters whose code points are below `end`. `is_ascii_class`: whether the flag
-    `re.ASCII` applies to the class.
+    Omits the markers, and all characters whose code point is `end` or higher. `is_ascii_class`:
+    whether the flag `re.ASCII` applies to the class.
     """
     characters = "".join(map(chr, range(end)))
     runs = re.compile(f"{category}+", re.ASCII if is_ascii_class else 0).finditer(characters)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-_MAX_UNREAD = 1024  # chunks; the source waits while the queue is full
+_MAX_UNREAD = 1024  # chunks in the queue; while the queue is full, the source waits
 
 
 def num_words(text: str) -> int:

@@ -40,14 +40,15 @@ _MAX_EVENTS = 400_000  # events of PyYAML's parser: each value, and the start an
 _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # characters of a regular expression
 _MAX_PATTERNS_SIZE = 5_000_000  # RE2 instructions of all regular expressions of a script
-# If comparing a request with all rules costs more than this, the comparison runs in a thread.
+# If comparing a request with all rules costs more than this, the comparison runs in a thread. The
+# cost is the sum of `Rule.cost` of all rules, times the number of characters of the text.
 _MAX_IMMEDIATE_COST = 1_000_000
 
 
 class _PatternBudget:
     """Compiles the regular expressions of one script, and limits their total size.
 
-    The limit keeps the compilation within some seconds and limited memory.
+    Because of the limit, compiling them takes at most some seconds and a limited amount of memory.
     """
 
     def __init__(self) -> None:
@@ -75,8 +76,8 @@ class Rule(BaseModel):
 
     A rule applies to a request if all its conditions hold:
     `model`: the name of the requested model; `*` matches any text;
-    `contains`: a text that the prompt, or the last message, contains;
-    `matches`: a regular expression that matches in the prompt or the last message;
+    `contains`: a text that occurs in the prompt or, if the request has messages, in the last one;
+    `matches`: a regular expression that has a match in the prompt or the last message;
     `times`: the rule has applied to fewer requests than this number; None: no limit.
 
     `finish` is the finish reason. `first_token_after` (seconds) delays the first token, and
@@ -221,7 +222,8 @@ def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule |
 def read_rules(path: Path) -> list[Rule]:
     """Reads rules from a YAML or JSON file.
 
-    Raises SettingInvalid if the file cannot be read or has mistakes: one line per mistake.
+    Raises SettingInvalid if the file cannot be read or contains mistakes. The text of the error has
+    one line per mistake.
     """
     name = one_line(str(path))
     try:
@@ -252,7 +254,7 @@ def parse_rules(value: Any) -> list[Rule]:
     return parse_rules_of(Rule, value, context=_PatternBudget())
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc] # one of two classes
+class _Loader(_SafeLoader):  # type: ignore[misc] # the base is one of two classes
     """PyYAML's safe loader, which executes no code, with protection against huge merged mappings.
 
     The merge key `<<` copies the keys of other mappings. With aliases, a small file could copy the

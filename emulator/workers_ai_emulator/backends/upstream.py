@@ -29,8 +29,9 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-# The client closes idle connections after this time, which is shorter than uvicorn's 5 seconds. A
-# request on a connection that the server is closing at that moment would fail.
+# The client closes idle connections after this time, before the server closes them (uvicorn does so
+# after 5 seconds). If the server closed a connection just as a request is sent on it, the request
+# would fail.
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
@@ -40,16 +41,17 @@ _MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of 
 class UpstreamBackend:
     """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
 
-    `model`: the server's name for the model of all requests. If it is None, the server's model with
-    the Workers AI name is used, or otherwise the server's only model. A request fails if the server
-    sends no bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an
-    environment variable for proxies or certificates is invalid.
+    `model`: the server's name of the model that generates for all requests. If it is None, uses the
+    server's model with the same name as the requested Workers AI model. If there is none, uses the
+    server's only model. A request fails if the server sends no bytes for `stall_timeout_s` seconds.
+    Raises SettingInvalid if the URL, the key, or an environment variable for proxies or
+    certificates is invalid.
     """
 
     def __init__(
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
-        self.failure: str | None = None  # why the upstream server cannot generate now
+        self.failure: str | None = None  # why the server cannot generate; None if it can
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
         self._model = model
@@ -266,9 +268,9 @@ async def _read(response: httpx2.Response) -> str:
 def _events(response: httpx2.Response) -> httpx2.EventSource:
     """Returns the events of a streamed response.
 
-    httpx2 parses the events, but would use the charset of the response's `content-type`. The
-    standard requires UTF-8 with an optional byte order mark, so this function sets that encoding.
-    It also adds the empty line after the last event, which some servers omit.
+    By default, httpx2 decodes events with the charset of the response's `content-type`. But the
+    standard for events requires UTF-8 with an optional byte order mark, so `_events` sets that
+    encoding. It also adds an empty line after the last event, because some servers omit it.
     """
     response.encoding = "utf-8-sig"
     if isinstance(response.stream, httpx2.AsyncByteStream):

@@ -98,7 +98,7 @@ async def _run_step(request: Request, step: Any) -> Response:
 
 async def _compat(request: Request, body: Any) -> Response:
     if not (name := model_name(body)).startswith(_PROVIDER):
-        raise WireError(NO_SUCH_MODEL, name)  # the model is of another provider
+        raise WireError(NO_SUCH_MODEL, name)  # the model belongs to another provider
     return await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER)
 
 

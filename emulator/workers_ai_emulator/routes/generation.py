@@ -61,7 +61,8 @@ async def generate(
     """Runs the model on these inputs, and returns a JSON response or a stream of events.
 
     `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for every
-    failure before the first token. Until then, the client has received no part of the response.
+    failure before the first token: until then, no part of the response has been sent, so the client
+    can still receive an error response.
     """
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
@@ -83,8 +84,9 @@ async def _start(
 ) -> StartedGeneration:
     """Starts the generation, and stores it in the request's context.
 
-    Raises ClientDisconnect or DeadlineExceeded if the client disconnects or time is up while the
-    model is being loaded. The loading continues, for later requests.
+    While the model is being loaded, raises ClientDisconnect if the client disconnects, and
+    DeadlineExceeded if the time limit of the request is reached. In both cases, the loading of the
+    model continues, so that later requests can use it.
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
@@ -145,8 +147,8 @@ async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
 async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
     """Returns the result of `work`. Cancels the generation if the client disconnects meanwhile.
 
-    It does not cancel `work`, which waits for the generation and ends when the generation ends. By
-    then the generation has counted its tokens.
+    Does not cancel `work`, but waits for it: `work` ends when the cancelled generation ends. By
+    then, the generation has counted its tokens.
     """
     try:
         async with on_disconnect(request.receive, generation.cancel):

@@ -46,7 +46,7 @@ async def model_schema(request: Request) -> Response:
 
 @router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """Lists the tasks of the served models, in the form used in the list of models [inferred]."""
+    """Lists the tasks of the served models, in the same form as in a model's card [inferred]."""
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))
@@ -72,6 +72,6 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 
 
 def _positive(text: str | None, *, default: int) -> int:
-    """Returns `text` as an integer, or the default if it is not a positive integer [inferred]."""
+    """Returns `text` as an integer, or `default` if it is not a positive integer [inferred]."""
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

@@ -42,7 +42,7 @@ async def completions(request: Request) -> Response:
 
 @router.handles(endpoints.OTHER_OPENAI)
 async def other_endpoint(request: Request) -> Response:
-    """Refuses a POST to an endpoint of OpenAI that Workers AI does not have, with code 7000.
+    """Refuses with code 7000 a POST to an endpoint of OpenAI's API that Workers AI does not have.
 
     This route exists only for POST, so a GET of the same path gets code 7001, "not supported"
     [recorded for /ai/v1/models].
@@ -70,8 +70,8 @@ async def complete(
 def _inputs(body: Any) -> Any:
     """Returns the model's input in the body of a request to an OpenAI-compatible route.
 
-    Removes nulls, which OpenAI's clients send for unset keys, and uses `max_completion_tokens` as
-    `max_tokens` [inferred].
+    Removes nulls, which OpenAI's clients send for unset keys. If `max_tokens` is missing, sets it
+    to the value of `max_completion_tokens` [inferred].
     """
     if not isinstance(body, dict):
         return body

@@ -49,7 +49,7 @@ class _Details:
     `content`, `status`: the schemas of the successful response by media type, and its HTTP status.
     `body`: the schema of the request body. `query`: parameters in the query or in headers.
     `errors`: errors that only this endpoint sends, in addition to those of its access check and of
-    inference. `refusals`: HTTP statuses of responses with the body `{"error": TEXT}`.
+    inference. `refusals`: HTTP statuses of error responses with the body `{"error": TEXT}`.
     """
 
     content: Json

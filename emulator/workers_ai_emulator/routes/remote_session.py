@@ -1,8 +1,8 @@
 """Routes that `wrangler dev` calls when it starts a Worker with an AI binding.
 
 An AI binding has no local mode, so wrangler creates a remote session through Cloudflare's API.
-These routes return dummy tokens for the session, which wrangler does not use: the binding calls
-this server. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
+These routes return dummy values for the session. The session is never used, because the binding
+calls this server instead. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
 """
 
 from __future__ import annotations

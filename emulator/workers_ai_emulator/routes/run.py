@@ -21,8 +21,8 @@ router = EndpointRouter()
 async def run_model_in_body(request: Request) -> Response:
     """Runs the model that the body names: `{"model": …, "input": {…}}`.
 
-    [AI Gateway's documentation of 2026] Without the key `input`, the whole body is the model's
-    input [inferred].
+    AI Gateway's documentation of 2026 describes this form of the body. Without the key `input`, the
+    whole body is the model's input [inferred].
     """
     body = await body_of(request)
     spec = find_model(request, model_name(body))
@@ -45,10 +45,10 @@ async def run(
     *,
     is_queued: bool = False,
 ) -> Response:
-    """Runs the model, and returns a response in `response_format`, by default that of `ai/run`.
+    """Runs the model, and returns a response in the format `response_format`.
 
-    Raises WireError if the client asks for batch processing: `is_queued`, or `queueRequest` in the
-    query.
+    The default format is that of `ai/run`. Raises WireError if the client asks for batch
+    processing: `is_queued` is true, or the query contains `queueRequest=true`.
     """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
@@ -56,10 +56,10 @@ async def run(
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
-    """Raises WireError, because these models do not support batch processing.
+    """Raises the error for a batch request, which no served model supports.
 
-    First validates the input: the key `requests` of a batch does not match the models' schemas, so
-    it results in a schema error. The error for an input that matches is inferred.
+    Validates the input first. A batch with the key `requests` does not match a model's schema, so
+    it results in a schema error. The error for an input that matches the schema is inferred.
     """
     text_generation.parse(inputs, spec)
     raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

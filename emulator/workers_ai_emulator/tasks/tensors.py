@@ -26,7 +26,7 @@ class TensorCall:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The model's input in the form of `ai/run`.
+        """The model's input, in the form in which `ai/run` accepts it.
 
         `raw` is true, because the SDK has already applied the chat template to the prompt.
         """
@@ -41,9 +41,10 @@ class TensorCall:
 def parse(body: Any) -> TensorCall:
     """Parses a request body `{"input": [TENSOR, …], "stream": …}`.
 
-    The tensor `INPUT_0` is the prompt, `INPUT_1` the maximum number of completion tokens. For
-    models that Cloudflare runs on vLLM, SDK 1.0.53 sends other tensors: the prompt as `text_input`,
-    and the maximum in `sampling_parameters`, a JSON text. Raises WireError for any other body.
+    The tensor `INPUT_0` is the prompt, and `INPUT_1` is the maximum number of completion tokens.
+    For models that Cloudflare runs on vLLM, SDK 1.0.53 sends other tensors: `text_input` is the
+    prompt, and `sampling_parameters` is a JSON text that contains the maximum number. Raises
+    WireError for any other body.
     """
     match body:
         case {"input": [*tensors]}:

@@ -1,6 +1,6 @@
 """Validates the input of a text-generation request, and converts it for the engine.
 
-The limits and defaults of its parameters are those of Cloudflare's published schemas, which are in
+The limits and defaults of the parameters are those of Cloudflare's published schemas, which are in
 `models/cards`.
 """
 
@@ -49,7 +49,7 @@ class TextGenerationRequest:
         return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
 
     def render(self, template: ChatTemplate) -> list[int]:
-        """Applies the chat template to the input, and returns the tokens of the result."""
+        """Returns the input as tokens. Applies the chat template first, if the input needs it."""
         if self.prompt is None:
             return template.render(self.messages)
         if self.is_flattened:
@@ -103,8 +103,8 @@ async def join(chunks: AsyncIterator[Chunk]) -> str:
 def _messages(value: Any) -> list[Message]:
     """Converts the value of the key `messages` in a validated body.
 
-    Besides a list of messages, the published schema accepts an object whose values are messages,
-    and also items that are not messages. Ignores such items.
+    The published schema accepts a list of messages, and also an object whose values are messages.
+    Both may contain items that are not messages. Such items are ignored.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):

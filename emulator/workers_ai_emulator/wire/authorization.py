@@ -41,9 +41,9 @@ _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)",
 class Caller:
     """The parts of a request that its authorization check reads.
 
-    `account_id`: the account id in the path, None if the path has none. `is_trusted`: the client
-    is on this machine and may call a binding's endpoints without a token; False for wrangler 3,
-    which sends a token.
+    `account_id`: the account id in the path, None if the path has none. `is_trusted`: whether the
+    request may call a binding's endpoints without a token. It may if the client is on this machine
+    and is not wrangler 3, which sends a token.
     """
 
     headers: Mapping[str, str]
@@ -89,8 +89,8 @@ class Authorization:
     def token_id(self, headers: Mapping[str, str]) -> str:
         """Returns 32 hexadecimal digits that identify the token in the header `Authorization`.
 
-        If `tokens` is not empty, raises WireError for a missing, malformed or unknown token, and
-        for an API key in place of the token.
+        If `--api-token` is set, raises WireError for a missing, malformed or unknown token, and for
+        an API key in place of the token.
         """
         authorization = headers.get("authorization")
         if self._tokens:

@@ -16,9 +16,11 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, REQUEST_TOO_LARG
 MAX_BODY_BYTES = 16 * 2**20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins with them
 
-# A larger body is parsed in a thread: parsing it on the event loop would delay other requests.
+# A body with more bytes than this is parsed in a thread, because parsing it on the event loop would
+# delay other requests.
 _LARGE_BODY_BYTES = 2**14
-# An integer with more digits becomes an infinite float: Python refuses to parse very long integers.
+# A JSON integer with more digits than this is parsed as a float, which is then infinite. Python
+# refuses to parse very long integers.
 _MAX_DIGITS = 400
 
 _T = TypeVar("_T")
@@ -28,9 +30,9 @@ _P = ParamSpec("_P")
 async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
     """Reads a request body from `parts`, and returns its JSON value. The body may be gzipped.
 
-    Sets `context.is_large`. Ignores the headers content-type and content-encoding, which some
-    clients send wrongly. Raises WireError for a body that is too large, empty, or neither JSON nor
-    gzipped JSON.
+    Stores in `context.is_large` whether the body is large. Ignores the headers content-type and
+    content-encoding, which some clients send wrongly. Raises WireError for a body that is too
+    large, empty, or neither JSON nor gzipped JSON.
     """
     body = bytearray()
     async for part in parts:
@@ -47,8 +49,8 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
 async def read_body(receive: Receive) -> tuple[bytes, Receive]:
     """Returns the request's body, and an ASGI `receive` that returns the same body again.
 
-    If the body is larger than MAX_BODY_BYTES, stops reading and returns only the part read so far,
-    which is larger than MAX_BODY_BYTES too.
+    If the body is larger than MAX_BODY_BYTES, returns only its beginning. The beginning is longer
+    than MAX_BODY_BYTES, so the caller can see that the body is too large.
     """
     messages: list[Message] = []
     size = 0
@@ -101,7 +103,8 @@ async def compute(
 ) -> _T:
     """Calls `function` and returns its result.
 
-    If the request's body is large, calls it in a thread, so that the event loop is not blocked.
+    If the request's body is large, runs `function` in a thread, so that it does not block the event
+    loop.
     """
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)

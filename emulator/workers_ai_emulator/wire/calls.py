@@ -22,9 +22,9 @@ _ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
 class InferenceCall:
     """A request that runs a model.
 
-    `path`: the request's path without the account and the gateway. `account_id`: None for an AI
-    binding, which does not send its account id. `model`: the model's name in the path or in a
-    header, None if only the body has it.
+    `path`: the request's path without the prefix that names the account and the gateway.
+    `account_id`: None for an AI binding, which does not send its account id. `model`: the model's
+    name in the path or in a header, None if only the body contains the name.
     """
 
     endpoint: Endpoint
@@ -52,7 +52,10 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Returns a model's name without the prefix `run/`, which AI Gateway accepts in paths."""
+    """Returns the model's name from the path parameter `name`, or None if the path has no name.
+
+    In paths of AI Gateway, the name may have the prefix `run/`, which is removed.
+    """
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")
     return name

@@ -39,7 +39,7 @@ _WORDS = re.compile(
     "authtoken|auth_tokens|accesskey|access_keys|accesstoken|access_tokens|refresh_tokens|"
     "private_keys|secretkey|session_tokens"
 )
-# A quick first check: a name without a match contains none of the words.
+# A quick first check: a name that does not match this pattern contains none of these words.
 _HINT = re.compile("key|token|secret|auth|cookie|cred|passw|passp|pwd|sig|jwt|bearer", re.I)
 _MAX_CACHED_LENGTH = 64
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into two words
@@ -47,7 +47,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
 # The body of AI Gateway's universal endpoint is a list of steps, each with `headers`. This pattern
-# finds these headers in a body that is cut off, so that it cannot be parsed as JSON.
+# finds these headers in a truncated body, which cannot be parsed as JSON.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
 _STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
@@ -56,11 +56,11 @@ _MEDIA_TYPE = re.compile(r"[\w.+*-]+/[\w.+*-]+(; ?charset=[\w-]+)?")
 _LABELS = ("type", "scheme", "kind", "name")
 
 # A part of a path has the form of a token if it begins like the tokens of a known service, or if it
-# has at least 32 characters with upper case, lower case and digits.
+# has at least 32 characters, among them upper-case letters, lower-case letters and digits.
 _KNOWN_TOKEN = re.compile(
     r"(?:sk|pk|rk|gsk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]\w[\w-]{10,}|eyJ.+"
 )
-# A quick first check: a path without a match contains no credential.
+# A quick first check: a path that does not match this pattern contains no credential.
 _PATH_HINT = re.compile(
     f'[A-Z="]|(?:sk|pk|rk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]|{_HINT.pattern}'
 )
@@ -70,8 +70,11 @@ _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
 
 
 def is_credential_name(name: str) -> bool:
-    """Returns whether a name is the name of a credential: `x-goog-api-key` is, `max_tokens` not."""
-    # Every request has the same few header names, so the results for short names are cached.
+    """Returns whether values with this name are credentials.
+
+    Returns True for `x-goog-api-key`, for example, and False for `max_tokens`.
+    """
+    # Most requests have the same few header names, so the results for short names are cached.
     return _has_word_cached(name) if len(name) <= _MAX_CACHED_LENGTH else _has_word(name)
 
 
@@ -107,24 +110,25 @@ class Finder:
     def text(self, text: str) -> str:
         """Replaces the credentials in a text that may contain URLs and JSON.
 
-        Finds them by the names of query parameters and of JSON keys.
+        Finds the credentials by the names of query parameters and of JSON keys.
         """
         if "=" in text:
             text = _PARAMETER.sub(self._parameter, text)
         return _PAIR.sub(self._pair, text) if '"' in text else text
 
     def cut_json(self, text: str) -> str:
-        """Replaces the credentials in JSON text that cannot be parsed, for example if it is cut.
+        """Replaces the credentials in JSON text that cannot be parsed, such as truncated text.
 
-        Also replaces all `headers` in the steps of a request to AI Gateway's universal endpoint.
+        If the text is a request to AI Gateway's universal endpoint, also replaces all values in the
+        `headers` of its steps, except media types.
         """
         return self.text(_STEP_HEADERS.sub(self._step_headers, text))
 
     def path(self, path: str) -> str:
         """Replaces the credentials in the path of a URL.
 
-        They are parts that follow a part such as `token`, and parts that have the form of a token.
-        Parts of the name of a model, which begins with `@`, are not checked for that form.
+        A part of the path is a credential if it follows a part such as `token`, or if it has the
+        form of a token. The form is not checked in the name of a model, which begins with `@`.
         """
         if not _PATH_HINT.search(path):
             return path
@@ -141,8 +145,9 @@ class Finder:
         return "/".join(parts)
 
     def value(self, value: Any, *, is_step: bool = True) -> Any:
-        """Replaces the credentials in a parsed JSON value, found by the names of keys.
+        """Replaces the credentials in a parsed JSON value.
 
+        Finds the credentials by the names of keys, and in texts also by the names of parameters.
         `is_step`: the value may be a step of AI Gateway's universal endpoint, or a list of steps.
         In the `headers` of a step, all values except media types are replaced.
         """
@@ -211,11 +216,11 @@ class Finder:
 
 
 def _may_be_secret(name: str, value: Any) -> bool:
-    """Returns whether a JSON value can be a credential, if its key has the name of a credential.
+    """Returns whether a JSON value under a key such as `api_key` can be a credential.
 
-    Booleans, null, and lists that contain neither text nor objects are never credentials. A number
-    is a credential only if the last word of its key is a word such as `key`: the number under
-    `api_key` is a credential, the number under `token_count` is not.
+    A text or an object can be a credential, and so can a list that contains a text, an object or a
+    list. A boolean or null cannot. A number can be a credential only if the last word of its key is
+    a word such as `key`: the number under `api_key` can, the number under `token_count` cannot.
     """
     if value is None or isinstance(value, bool):
         return False
@@ -225,7 +230,7 @@ def _may_be_secret(name: str, value: Any) -> bool:
 
 
 def _leaves(value: Any) -> list[str]:
-    """Returns all texts and numbers in a JSON value, numbers as text.
+    """Returns all texts and numbers in a JSON value, at any depth. Converts the numbers to text.
 
     Omits the values of keys that describe a credential, such as `type`.
     """

@@ -17,8 +17,8 @@ _T = TypeVar("_T")
 async def on_disconnect(receive: Receive, action: Callable[[], object]) -> AsyncIterator[None]:
     """Context manager that calls `action` if the client disconnects while its block runs.
 
-    The request's body must have been read before: the context manager discards all messages of
-    `receive` until the disconnect.
+    The request's body must have been read before the block begins, because the context manager
+    discards all messages of `receive` until the disconnect.
     """
 
     async def watch() -> None:
@@ -39,7 +39,8 @@ async def while_connected(
     """Runs `work` and returns its result. Cancels `work` if the client disconnects or time is up.
 
     Raises ClientDisconnect if the client disconnects, TimeoutError if `work` takes longer than
-    `limit_s` seconds, and every exception of `work`. The request's body must have been read before.
+    `limit_s` seconds, and any exception that `work` raises. The request's body must have been read
+    before the call.
     """
     task = asyncio.create_task(work)
     try:

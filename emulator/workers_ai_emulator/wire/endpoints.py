@@ -143,7 +143,7 @@ BINDING_MARKDOWN_FORMATS = _not_emulated("GET", "/to-everything/{operation:path}
 BINDING_AUTORAG = _not_emulated("POST", "/autorag/{operation:path}")
 BINDING_AUTORAG_LIST = _not_emulated("GET", "/autorag/{operation:path}")
 
-# ── the emulator's own ──────────────────────────────────────────────────────────────────────────
+# ── the emulator's own endpoints ────────────────────────────────────────────────────────────────
 
 
 def _control(method: str, path: str, summary: str, access: Access = Access.CONTROL) -> Endpoint:

@@ -21,7 +21,7 @@ _MAX_PADDING = 49
 def to_json(value: Any) -> bytes:
     """Returns the value as compact JSON in UTF-8.
 
-    Escapes only lone surrogates, because UTF-8 cannot encode them.
+    Does not escape characters beyond ASCII, except lone surrogates, which UTF-8 cannot encode.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
@@ -48,8 +48,8 @@ def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> byte
     """Returns the JSON body of an error response.
 
     Its form depends on the program that sends the error: Cloudflare's API, AI Gateway or Workers
-    AI. The keys have the order of recorded responses. `is_bare`: an error of Workers AI has no
-    envelope, as AI Gateway and bindings send it.
+    AI. The keys are in the same order as in recorded responses. `is_bare`: whether an error of
+    Workers AI has no envelope, as in responses to bindings and in responses of AI Gateway.
     """
     match error.type.sender:
         case Sender.WORKERS_AI if is_bare:
@@ -80,7 +80,7 @@ class Padding:
     """
 
     def __init__(self, seed: str) -> None:
-        # The same numbers as for the text itself, which may contain lone surrogates.
+        # The seed is encoded here, because `Random` fails to encode a text with lone surrogates.
         self._random = random.Random(seed.encode("utf-8", "surrogatepass"))
 
     def pad(self, content: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,9 @@ class ErrorType:
     """A row of the error table.
 
     `status` is the HTTP status, `code` Cloudflare's error code, `text` the message with
-    placeholders `{}`, and `summary` the description in the OpenAPI document. In messages of Workers
-    AI, `kind` precedes the text; in its errors without an envelope, `more` follows the text.
+    placeholders `{}`, and `summary` the description in the OpenAPI document. Messages of Workers AI
+    have `kind` before the text. If an error of Workers AI has no envelope, its description has
+    `more` after the text.
     """
 
     sender: Sender
@@ -217,7 +218,8 @@ def control_invalid(mistakes: Sequence[str]) -> WireError:
 def refused_by_engine(reason: str) -> WireError:
     """Returns the error that Workers AI sends if its inference engine rejects a request.
 
-    Its text is the engine's own error message as JSON [recorded]. `reason` is the engine's reason.
+    The text of the WireError is the engine's error body, which is JSON and contains `reason` as its
+    message [recorded].
     """
     body = {"object": "error", "message": reason, "type": "BadRequestError"}
     return WireError(
@@ -244,7 +246,7 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
 
 @contextmanager
 def wire_errors() -> Iterator[None]:
-    """Context manager that converts the engine's errors, raised in its block, to WireError.
+    """Context manager: if its block raises an error of the engine, raises a WireError instead.
 
     Logs the original error if the client receives INTERNAL_ERROR, which does not show the cause.
     """

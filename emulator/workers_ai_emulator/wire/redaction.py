@@ -26,8 +26,8 @@ _MIN_LENGTH = 6
 # A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
 # least this many characters.
 _MIN_START = 4
-# The maximum number of secrets of one request that are replaced everywhere. Further secrets are
-# replaced only where their names occur.
+# At most this many secrets of one request are replaced wherever they occur. Any further secret is
+# replaced only where it is the value of a header, parameter or key with the name of a credential.
 _MAX_SECRETS = 256
 
 
@@ -85,7 +85,7 @@ class Redaction:
         return self.text(query)
 
     def parameter(self, name: str, value: str) -> tuple[str, str]:
-        """Returns the name and the value of a decoded query parameter, without secrets."""
+        """Returns the name and value of a decoded query parameter, with all secrets replaced."""
         if value and is_credential_name(name):
             value = MARK
         return self.text(name), self.text(value)

@@ -18,7 +18,8 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 log = logging.getLogger(__name__)
 
-# Paths of AI Gateway and of bindings, for which errors of Workers AI have no envelope.
+# The prefixes of the paths of AI Gateway and of bindings. In responses to requests for these paths,
+# errors of Workers AI have no envelope.
 _BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
 
 

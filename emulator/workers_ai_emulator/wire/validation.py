@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from workers_ai_emulator.files import one_line
 
 _MAX_LINES = 20
-_MAX_LINE = 400  # characters of a line
+_MAX_LINE = 400  # the maximum number of characters of a line
 _MAX_VALUE = 80  # characters of an invalid value that a line shows
 # The maximum number of keys of one rule: pydantic creates an error for each unknown key, and errors
 # for a million keys would take gigabytes.
@@ -51,7 +51,8 @@ def parse_rules_of(
 def error_lines(error: ValidationError) -> list[str]:
     """Returns one line per mistake: the field, the reason, and the start of the invalid value.
 
-    Returns at most 20 of these lines; a last line then contains the number of further mistakes.
+    If there are more than 20 mistakes, returns lines for the first 20, and a last line with the
+    number of further mistakes.
     """
     details = error.errors()
     return _first([_line(detail) for detail in details[:_MAX_LINES]], len(details))
