@@ -91,7 +91,7 @@ class IsolatedRenderer:
     def _request(self, child: Child, request: Any, max_characters: int) -> str:
         """Sends a request to the subprocess, and returns the text of the reply.
 
-        Raises TemplateError, LimitExceeded or ValueError if this error occurred in the subprocess.
+        If TemplateError, LimitExceeded or ValueError occurred in the subprocess, raises it here.
         Also raises LimitExceeded if the subprocess crashes or takes too long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
