@@ -21,7 +21,7 @@ _CONTROL = re.compile(
 
 
 class IrregularFile(OSError):
-    """A path names a directory, device or pipe. `strerror` is a reason for the user."""
+    """A path names a directory, device or pipe. `strerror` explains this to the user."""
 
     strerror: str
 

@@ -70,4 +70,4 @@ def _paths(value: Mapping[str, Any], parents: _Keys = ()) -> Iterator[_Keys]:
         if isinstance(content, Mapping):
             yield from _paths(content, (*parents, key))
         elif isinstance(content, list) and content and isinstance(content[0], Mapping):
-            yield from _paths(content[0], (*parents, key))  # a header [[key]] creates this list
+            yield from _paths(content[0], (*parents, key))  # a header [[key]] creates such a list

@@ -422,7 +422,8 @@ def _text(value: object) -> str:
 def _leaves(values: list[object]) -> Iterator[object]:
     """Yields the items of nested arrays in order.
 
-    An empty array yields null: JavaScript converts both to an empty text if they are array items.
+    Yields null in place of an empty array. JavaScript converts null and empty arrays that are items
+    of an array to the same empty text.
     """
     pending: list[object] = [values]
     while pending:

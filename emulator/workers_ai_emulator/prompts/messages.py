@@ -32,7 +32,7 @@ def parse_flattened(prompt: str) -> list[Message] | None:
 
 
 def parse_llama2(prompt: str) -> list[Message] | None:
-    """Returns the messages of a prompt in Llama 2's or Mistral's format, otherwise None."""
+    """Returns the messages of a prompt in Llama 2's or Mistral's format; None for other formats."""
     if not _FLATTENED.match(prompt):
         return None
     messages: list[Message] = []

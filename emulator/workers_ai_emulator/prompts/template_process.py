@@ -37,9 +37,9 @@ class IsolatedRenderer:
     """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
     The subprocess has no secrets in its environment. If the operating system supports such limits,
-    its memory is limited and it cannot write files. It renders one conversation after the other. If
-    it crashed or was killed, the next rendering starts a new subprocess. The constructor raises
-    ValueError if the template does not compile or no process can be started.
+    the subprocess has limited memory and cannot write files. It renders one conversation after the
+    other. If it crashed or was killed, the next rendering starts a new subprocess. The constructor
+    raises ValueError if the template does not compile or no process can be started.
     """
 
     is_isolated = True
