@@ -10,8 +10,8 @@
     │   └── ModelUnknown          the catalogue has no model with the name given to a command
     └── TransferInterrupted       a download failed and may be retried
 
-`engine/errors.py` defines the errors of generations, `wire/errors.py` the errors that clients
-receive.
+`engine/errors.py` defines the errors that occur during a generation. `wire/errors.py` defines the
+errors that clients receive.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads small text files of users, and writes files atomically."""
+"""Reads the user's small text files, and writes files atomically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONTROL = re.compile(
 
 
 class IrregularFile(OSError):
-    """A path names a directory, device or pipe. `strerror` is the reason for an error message."""
+    """A path names a directory, device or pipe. `strerror` explains this to the user."""
 
     strerror: str
 
@@ -30,7 +30,7 @@ class IrregularFile(OSError):
 
 
 class TextUnreadable(ValueError):
-    """A file is not a small text file. The message is one line: `PATH: reason`."""
+    """A file cannot be read as a small text file. The message is one line: `PATH: reason`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{one_line(str(path))}: {reason}")
@@ -38,11 +38,11 @@ class TextUnreadable(ValueError):
 
 
 def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    r"""Returns the text of a regular UTF-8 file, without its byte order mark, lines ended by \n.
+    r"""Returns the text of a UTF-8 file. Removes a byte order mark, and ends all lines with `\n`.
 
-    Raises TextUnreadable for a missing file, a directory, device or pipe, for more than `max_bytes`
-    bytes, and for bytes that are not UTF-8. Reads no more than `max_bytes` + 1 bytes, and does not
-    wait for the other end of a pipe.
+    Raises TextUnreadable if the file cannot be read, is a directory, device or pipe, has more than
+    `max_bytes` bytes, or is not UTF-8. Reads no more than `max_bytes` + 1 bytes, and does not block
+    if the path names a pipe.
     """
     try:
         with open_regular(path) as file:
@@ -61,7 +61,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file for reading, and does not wait for the other end of a pipe.
+    """Opens a regular file for reading. Does not block if the path names a pipe.
 
     Raises IrregularFile for a directory, device or pipe, and OSError if the file cannot be opened.
     """
@@ -69,7 +69,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def one_line(text: str) -> str:
-    r"""Returns the text with every control character escaped, as a terminal can show it: `\x1b`.
+    r"""Returns the text as one line for a terminal: escapes control characters, as in `\x1b`.
 
     File names that Python has decoded with another encoding than UTF-8 become readable again.
     """
@@ -80,13 +80,14 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def new_part(path: Path) -> Iterator[Path]:
-    """Yields the path of a new, empty file, which is deleted at the end unless it was renamed.
+    """Context manager that creates an empty file, and yields its path.
 
-    Replaces a file, or a symbolic link, that exists under this path, and does not follow the link.
-    The caller must make sure that no other process uses the path. Raises OSError.
+    Deletes the file at the end, unless the block has renamed it. If a file or a symbolic link with
+    this path exists, replaces it, and does not follow the link. The caller must make sure that no
+    other process uses the path. Raises OSError if the file cannot be created or deleted.
     """
     path.unlink(missing_ok=True)
-    path.open("xb").close()  # fails if another program has created a link meanwhile
+    path.open("xb").close()  # fails if another program has just created a link here
     try:
         yield path
     finally:

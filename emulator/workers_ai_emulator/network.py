@@ -20,9 +20,9 @@ _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host name or IP address refers to this machine: `localhost`, 127.0.0.1.
+    """Returns whether a host name or IP address, such as `localhost`, refers to this machine.
 
-    0.0.0.0 and `::` count as this machine too.
+    Returns True for the addresses 0.0.0.0 and `::`, too.
     """
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -56,7 +56,7 @@ def check_proxies() -> None:
 
 
 def check_certificates() -> None:
-    """Checks SSL_CERT_FILE and SSL_CERT_DIR.
+    """Checks the variables SSL_CERT_FILE (a file) and SSL_CERT_DIR (a list of folders).
 
     Raises SettingInvalid if the file contains no certificates or cannot be read, or if none of the
     folders can be used.
@@ -64,7 +64,8 @@ def check_certificates() -> None:
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         _check_file(Path(file))
-    # At least one of the folders must be readable. If SSL_CERT_FILE is set, it may be empty.
+    # At least one of the folders must be readable. It must contain certificates, unless
+    # SSL_CERT_FILE is set.
     if folders:
         _check_folders(folders, needs_certificates=not file)
 
@@ -123,7 +124,10 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _variable(scheme: str) -> str:
-    """Returns the name of the proxy variable that is set: the lower-case name has precedence."""
+    """Returns the name of the environment variable that sets the proxy for `scheme`.
+
+    This is, for example, `http_proxy`, or `HTTP_PROXY` if `http_proxy` is not set.
+    """
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), names[1])
 

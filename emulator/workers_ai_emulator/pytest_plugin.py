@@ -1,7 +1,7 @@
 """A pytest plugin with the fixture `workers_ai`: an emulator that is reset before each test.
 
-If the package is installed, pytest loads this module in every run. So slow imports are inside
-functions.
+If workers-ai-emulator is installed, pytest loads this module in every run. So slow imports are
+inside functions.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class WorkersAI:
     def script(self, *rules: str | Mapping[str, Any]) -> None:
         """Sets the rules of the backend `scripted` for this test.
 
-        Each request gets the completion in the first rule that matches the request. A rule that is
-        a string is the completion for every request. Raises ValueError if a rule is invalid.
+        Each request gets the completion in the first rule that matches the request. A rule can also
+        be a string: a completion for every request. Raises ValueError if a rule is invalid.
         """
         __tracebackhide__ = True
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
@@ -80,7 +80,8 @@ class WorkersAI:
     def reset(self) -> None:
         """Returns the emulator to its initial state.
 
-        Restores the rules of the backend `scripted`, and deletes all faults and journal entries.
+        Restores the rules with which the backend `scripted` was started, and deletes all faults and
+        journal entries.
         """
         __tracebackhide__ = True
         self._call("POST", "reset")
@@ -104,9 +105,9 @@ class WorkersAI:
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         """Sends a request to the emulator. Returns the response's status and body.
 
-        Raises OSError if the connection fails, and ValueError if the emulator closes it without a
-        response body. Uses a socket, because a test may replace HTTP clients to record or mock its
-        own requests.
+        Raises OSError if the connection fails, and ValueError if the emulator closes the connection
+        without sending a response body. Uses a socket and no HTTP client, because a test may
+        replace HTTP clients to record or mock the test's own requests.
         """
         from urllib.parse import urlsplit
 
@@ -151,8 +152,8 @@ def _workers_ai_server(
     flags += pytestconfig.getini("workers_ai_args")
     with path.open("ab") as file:
         output = path.open("rb")
-        # A failed test's report reads the file after this fixture has ended, so the file is closed
-        # at the end of the run.
+        # The report of a failed test may read the file after this fixture has ended, so the file is
+        # only closed at the end of the pytest run.
         pytestconfig.add_cleanup(output.close)
         try:
             with emulator_process(flags, os.environ, file) as base_url:

@@ -20,12 +20,14 @@ from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 
-# Subfolders of the models folder. Pulled files of the user's models are in OWNER/REPOSITORY.
+# Two subfolders of the models folder. The files that `pull` downloads for models in `models.toml`
+# are in other subfolders, which have the names OWNER/REPOSITORY.
 IMPORTED_FOLDER = "imported"
 STAND_IN_FOLDER = "stand-in"
 
-# A user's model has the schema and the card of this built-in model. In the card, the id, the name,
-# the description and the context length are replaced.
+# A model in `models.toml` with a new name has the schema and the card of this built-in model. The
+# card is a model's entry in `ai/models/search`. The id, name, description and context length in the
+# card are replaced by those of the new model.
 _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
@@ -68,11 +70,11 @@ class ModelSpec:
     """A model that the server offers: its name, its weights file, and its own settings.
 
     `weights_file` is an absolute path, or a path relative to the models folder. `hub_file` is the
-    file that `pull` downloads. While the weights file is missing, the stand-in model with weights
-    of the type `stand_in` generates the completions; if `stand_in` is None, the model cannot be
-    used. `context_length` overrides the flag `--context-length`. `chat_template` overrides the chat
-    template in the weights file. `own_defaults` overrides defaults of request parameters in the
-    schema.
+    file that `pull` downloads. `stand_in` is the weights type of the stand-in model, which
+    generates the completions while the weights file is missing; if `stand_in` is None, the model
+    cannot be used without its weights file. `context_length` overrides the flag `--context-length`.
+    `chat_template` overrides the chat template in the weights file. `own_defaults` maps names of
+    request parameters to default values, which replace the default values in the schema.
     """
 
     name: str
@@ -92,7 +94,7 @@ class ModelSpec:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The JSON schemas of the model's input and output, with the defaults in `own_defaults`."""
+        """The JSON schemas of the model's input and output, with the values of `own_defaults`."""
         schema: dict[str, Any] = deepcopy(self._published["schema"])
         for branch in schema["input"]["oneOf"]:
             for key, value in self.own_defaults.items():

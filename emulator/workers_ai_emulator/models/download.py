@@ -2,7 +2,7 @@
 
 .FILE.lock               the lock file; the system releases the lock when the process exits
 FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted, deleted
-                         when another revision is downloaded
+                         when another revision of the file is downloaded
 FILE                     the complete file; an incomplete file never has this name
 """
 
@@ -34,9 +34,9 @@ _MAX_DELAY_S = 30.0
 _BINARY = getattr(os, "O_BINARY", 0)  # exists only on Windows; prevents the conversion of newlines
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# A function that requests a file from a given byte position on. Its context manager yields the
-# position of the first byte that the server sends, and the blocks of bytes. This position is 0 if
-# the server ignores the requested position.
+# A function that requests the bytes of a file from the given byte position on. It returns a context
+# manager, which yields the position of the first byte that the server sends, and the blocks of
+# bytes. The yielded position is 0 if the server ignores the requested position.
 OpenRemote = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 
 _T = TypeVar("_T")
@@ -62,8 +62,8 @@ class Progress(Protocol):
 class Retries:
     """Configures the retries of an interrupted download.
 
-    `number`: the maximum number of retries in a row during which no bytes arrive. `first_delay_s`:
-    the delay before the first retry; it doubles before each further retry.
+    `number`: how many retries in a row may receive no bytes before the download fails.
+    `first_delay_s`: the delay before the first retry; it doubles before each further retry.
     """
 
     number: int = 6
@@ -135,7 +135,7 @@ class Download:
         """Downloads the file and checks its sha256. Repeats both once if the sha256 is wrong.
 
         Raises PullFailed if the download fails. The received bytes then stay on disk for the next
-        pull, unless all bytes are complete and their sha256 is wrong.
+        pull; only a complete file with a wrong sha256 is deleted.
         """
         try:
             for _ in range(2):
@@ -157,9 +157,10 @@ class Download:
         )
 
     def _resume(self) -> None:
-        """Computes the sha256 of the bytes that an earlier, interrupted download left on disk.
+        """Prepares to continue an interrupted download, of which some bytes may be on disk.
 
-        Before that, deletes all `.part` files that this download cannot continue.
+        Deletes the `.part` files that this download cannot continue. Then computes the sha256 of
+        the bytes in the remaining `.part` file.
         """
         self._digest, self._done = hashlib.sha256(), 0
         self._remove_unusable_parts()
@@ -236,10 +237,10 @@ class Download:
 
 @contextmanager
 def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of `target` during the block, so that only one process writes the file.
+    """Context manager that holds the lock of `target`, so that only one process writes the file.
 
     If another process holds the lock, calls `note` with a message for the user, and waits. Raises
-    PullFailed if the folder is not writable or its file system does not support locks.
+    PullFailed if the folder of `target` is not writable or its file system does not support locks.
     """
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -280,9 +281,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def rename_durably(part: Path, target: Path) -> None:
-    """Flushes the file `part` to the disk, then renames it to `target`. Raises OSError.
+    """Flushes the file `part` to the disk, then renames it to `target`.
 
-    Without the flush, `target` could be incomplete after a power failure.
+    Without the flush, `target` could be incomplete after a power failure. Raises OSError if the
+    file cannot be flushed or renamed.
     """
     with part.open("rb") as file:
         os.fsync(file.fileno())
@@ -315,15 +317,16 @@ def _blocks_of(path: Path) -> Iterator[bytes]:
 
 
 def _is_own_file(part: Path, max_size: int) -> bool:
-    """Returns whether `part` is a regular file, no link, and has at most `max_size` bytes."""
+    """Returns whether `part` is a regular file of at most `max_size` bytes, and not a link."""
     found = part.lstat()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the bytes in `blocks` without the first `num_bytes` bytes.
+    """Yields the bytes in `blocks` that come after the first `num_bytes` bytes.
 
-    These bytes are already on disk. A server that ignores the Range header sends them again.
+    The first `num_bytes` bytes are already on disk. A server that ignores the Range header sends
+    them again.
     """
     for block in blocks:
         if len(block) > num_bytes:

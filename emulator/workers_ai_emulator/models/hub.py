@@ -1,7 +1,8 @@
 """Requests files from a Hugging Face hub: first the size and the sha256, then the bytes.
 
 The library huggingface-hub itself reads the environment variables `HF_ENDPOINT`, `HF_TOKEN`,
-`HF_HOME` and `HF_HUB_OFFLINE`. Its import is slow, so only the command `pull` imports this module.
+`HF_HOME` and `HF_HUB_OFFLINE`. Importing the library is slow, so only the command `pull` imports
+this module.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ class RemoteFile:
 
 
 def _client() -> httpx2.Client:
-    """Returns the client that the library uses. Requests to this machine use no proxy.
+    """Returns huggingface-hub's HTTP client, which uses no proxy if the hub is on this machine.
 
-    Raises PullFailed if a variable of the environment for proxies or certificates is invalid.
+    Raises PullFailed if an environment variable for proxies or certificates is invalid.
     """
     transport = None
     try:
@@ -185,7 +186,7 @@ def _metadata_timeout_s() -> float:
 
 @contextmanager
 def _hub_errors(file: HubFile) -> Iterator[None]:
-    """Context manager that converts exceptions of huggingface-hub, raised in its block.
+    """Context manager that converts the exceptions that huggingface-hub raises in its block.
 
     Raises TransferInterrupted for temporary errors, and PullFailed for all other errors.
     """

@@ -26,9 +26,9 @@ def import_weights(
 
     Imported files are in a separate subfolder, so they cannot replace pulled or converted files.
     `name`: the model's name. Raises SettingInvalid if the name is invalid or `models.toml` cannot
-    be edited. Raises WeightsUnusable if the file is not a usable GGUF file, its name is reserved or
-    not UTF-8, or another file with its name has been imported. Raises PullFailed if the file cannot
-    be read or copied.
+    be edited. Raises WeightsUnusable if the file is not a usable GGUF file, if the file's name is
+    reserved or not UTF-8, or if a different file with this name was imported before. Raises
+    PullFailed if the file cannot be read or copied.
     """
     models_file.check_name(name)
     _check_file_name(file)
@@ -52,8 +52,9 @@ def import_weights(
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
     """Checks that a model's weights still have the sha256 from their download or import.
 
-    Returns the result as a sentence for the user. Raises WeightsUnusable if the file is missing,
-    is not a usable GGUF file, or has another sha256.
+    If that sha256 is unknown, only checks that the file is a GGUF file. Returns the result as a
+    sentence for the user. Raises WeightsUnusable if the file is missing, is not a usable GGUF file,
+    or has another sha256.
     """
     path = store.path(spec)
     if not path.exists():
@@ -114,7 +115,7 @@ def _check_file_name(file: Path) -> None:
 def _relative(path: Path, folder: Path) -> Path:
     """Returns `path` relative to `folder` if the folder contains it, otherwise its absolute path.
 
-    A relative path in `models.toml` stays right if the user moves the folder.
+    A relative path in `models.toml` stays valid if the user moves the folder.
     """
     path, folder = path.absolute(), folder.absolute()
     return path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -15,7 +15,7 @@ from workers_ai_emulator.files import read_small_text, write_text_atomically
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The origin and the sha256 of a GGUF file, stored in the same folder as `FILE.json`.
+    """The origin and the sha256 of a GGUF file FILE. `FILE.json`, in the same folder, stores them.
 
     `size` (bytes) and `mtime_ns` are the file's size and modification time when its sha256 was
     computed. If neither has changed, the file is assumed to be unchanged.

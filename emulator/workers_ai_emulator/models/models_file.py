@@ -50,8 +50,8 @@ _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _MAX_NAME = 200  # characters
 _MAX_TEMPLATE_BYTES = 2**18
-# The number of dots in each line (outside strings) is squared. The sum of these squares must not
-# exceed this limit, because tomllib is slow for dotted keys with many parts.
+# The dots in each line (outside strings) are counted, and the counts are squared. The sum of the
+# squares must not exceed this limit, because tomllib is slow for dotted keys with many parts.
 _MAX_DOTS_SQUARED = 10**6
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -115,9 +115,10 @@ def models_file(models_dir: Path, chosen: Path | None) -> Path:
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
     """Returns the built-in models and the models in the models file, by name.
 
-    A model in the models file replaces the built-in model with the same name. The models file is
-    `chosen`, which must exist. If `chosen` is None, it is `models.toml` in the models folder, which
-    may be missing. Raises SettingInvalid with one line for each mistake in the models file.
+    A model in the models file replaces the built-in model with the same name. If `chosen` is given,
+    it is the models file, and must exist. If `chosen` is None, the models file is `models.toml` in
+    the models folder, and may be missing. Raises SettingInvalid with one line for each mistake in
+    the models file.
     """
     path = models_file(models_dir, chosen)
     loaded = _load(path)
@@ -150,8 +151,8 @@ def add_entry(path: Path, name: str, file: Path) -> None:
     """Sets the GGUF file of the model `name` in the models file. Adds the model if it is missing.
 
     Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
-    unchanged. Raises SettingInvalid if the models file cannot be read or written, or cannot contain
-    the path `file` because the path is not UTF-8.
+    unchanged. Raises SettingInvalid if the models file cannot be read or written, or if the path
+    `file` is not UTF-8.
     """
     import tomlkit  # this import is slow, and the server does not need tomlkit
 
@@ -182,15 +183,15 @@ def remove_entry(path: Path, name: str) -> bool:
 
 
 def _path_of(text: str) -> Path:
-    """Returns the path whose bytes on disk are `text` in UTF-8, even in another locale."""
+    """Converts `text` to a path whose name on disk is in UTF-8, whatever the locale's encoding."""
     return Path(os.fsdecode(text.encode()))
 
 
 def _text_of(path: Path, file: Path) -> str:
-    """Returns the text that the models file contains for the path `file`; inverts `_path_of`.
+    """Converts the path `file` to its text in the models file; the inverse of `_path_of`.
 
-    Raises SettingInvalid if the path `file` is not UTF-8. The message contains `path`, the path of
-    the models file.
+    Raises SettingInvalid if `file` is not UTF-8. `path` is the path of the models file, which the
+    error message contains.
     """
     try:
         return os.fsencode(file).decode()

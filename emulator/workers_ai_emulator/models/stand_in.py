@@ -30,9 +30,10 @@ _ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
     """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
-    The server trusts this file. If the models folder does not contain the unchanged file of an
-    earlier conversion, converts the installed stand-in model and stores the file there. Raises
-    WeightsUnusable if the stand-in model is not installed, is damaged, or cannot be converted.
+    If the models folder contains the unchanged file of an earlier conversion, returns its path.
+    Otherwise converts the installed stand-in model, and stores the new file in the models folder.
+    The server loads this file without a test in a subprocess. Raises WeightsUnusable if the
+    stand-in model is not installed, is damaged, or cannot be converted.
     """
     target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
@@ -65,7 +66,7 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
     try:
         with locked(target, log.info):
-            if _is_converted(target):  # another process converted the model before
+            if _is_converted(target):  # another process has just converted the model
                 return
             _remove_stale_parts(target)
             log.info("converting the stand-in model to %s: %s", weights_type, target)

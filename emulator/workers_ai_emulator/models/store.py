@@ -1,4 +1,4 @@
-"""The models folder: finds the weights of each model, and stores the list of verified files."""
+"""The models folder: finds the weights of each model, and records which ones llama.cpp can load."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Store:
     def mark_verified(self, path: Path) -> None:
         """Records that llama.cpp has test-loaded the file successfully.
 
-        Ignores write errors. The server then test-loads the file again after its next start.
+        If the record cannot be written, raises no error: the server then test-loads the file again
+        after its next start.
         """
         self._write_verified(self._verified_files() | {str(path.absolute()): _fingerprint(path)})
 

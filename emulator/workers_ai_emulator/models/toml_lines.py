@@ -1,4 +1,4 @@
-"""Finds the line number of each key in a TOML document; `tomllib` does not report it."""
+"""Finds the line number of each key in a TOML document. `tomllib` reports no line numbers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ _TOKEN = re.compile(
 def key_lines(text: str) -> dict[_Keys, int]:
     """Returns the line number of each key in a valid TOML document.
 
-    Each key is a path of nested keys that begins in the outermost table. Its line is the first line
-    of the first statement that contains it. The running time is linear in the length of `text`.
+    Each key is returned as a tuple: the names of its tables, from the outermost one on, and its own
+    name. Its line is the first line of the first statement that contains it. The running time is
+    linear in the length of `text`.
     """
     lines: dict[_Keys, int] = {}
     table: _Keys = ()
@@ -69,4 +70,4 @@ def _paths(value: Mapping[str, Any], parents: _Keys = ()) -> Iterator[_Keys]:
         if isinstance(content, Mapping):
             yield from _paths(content, (*parents, key))
         elif isinstance(content, list) and content and isinstance(content[0], Mapping):
-            yield from _paths(content[0], (*parents, key))  # from a header [[key]]
+            yield from _paths(content[0], (*parents, key))  # a header [[key]] creates such a list

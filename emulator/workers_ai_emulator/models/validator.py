@@ -1,9 +1,9 @@
 """A port of Cloudflare's JSON-schema validator, npm @cloudflare/cabidela ("cabidela" below).
 
 Clients receive the error texts. So the port accepts the same values as cabidela, produces the same
-error texts, and keeps cabidela's mistakes. We observed version 0.2.4 with default options under
-node 22. The data in tests/data/validator and a test in tests/conformance compare the port with
-cabidela.
+error texts, and keeps cabidela's mistakes. The port behaves like version 0.2.4, with default
+options and node 22. The data in tests/data/validator and a test in tests/conformance compare the
+port with cabidela.
 
 Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
 numbers are doubles, strings are UTF-16, integer keys come before other keys, and objects inherit
@@ -11,8 +11,9 @@ members. The recursion depth depends on the schema only, so a deeply nested valu
 the stack.
 
 The port raises ValueError for the schema keywords in `_UNPORTED`. It does not support patterns that
-have one meaning in JavaScript and another one in Python's `re`. Of the inherited members, it has
-only the members of Object.prototype, because a request cannot make cabidela read other ones.
+have one meaning in JavaScript and another one in Python's `re`. Of the members that JavaScript
+values inherit, it has only the members of Object.prototype, because a request cannot make cabidela
+read others.
 """
 
 import math
@@ -78,9 +79,9 @@ _UNDEFINED = _Absent.UNDEFINED
 class _Walk:
     """The state of one validation: the errors and the evaluated properties so far.
 
-    `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of
-    properties. `is_branch`: whether a branch of a `oneOf` is validated; then a new error text does
-    not list the earlier errors.
+    `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of the
+    properties that matched `additionalProperties`. `is_branch`: whether a branch of a `oneOf` is
+    validated; then a new error text does not list the earlier errors.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -109,11 +110,11 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value like cabidela does, and returns its match count, which `oneOf` adds up.
+    """Validates a value as cabidela does. Returns a match count, which `oneOf` adds up.
 
-    The count is the number of matching items for a schema of the type `array`. For other schemas it
-    is 1, or 0 if a value that may be absent is absent. Raises SchemaMismatch if the schema rejects
-    the value.
+    The count is 0 or 1; 0, for example, if a value that may be absent is absent. Only for a schema
+    of the type `array`, the count is the sum of the counts of the items. Raises SchemaMismatch if
+    the schema rejects the value.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
@@ -153,7 +154,8 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            # Like cabidela, stops at a second match, and also if the first branch has no match.
+            # Like cabidela, stops when the match counts add up to more than 1, and also when the
+            # first branch that accepts the value has the match count 0.
             if matches != 1:
                 break
     if matches != 1 and not place.path:
@@ -205,7 +207,7 @@ def _match_others(schema: object, place: _Place, known: set[str], evaluated: set
     matches = 0
     for path in others:
         # cabidela takes the key from the end of the path, so for a key "a/b" it reads property "b".
-        # It starts a new validation there, so error texts contain paths relative to the property.
+        # It starts a new validation of that property, so paths in error texts begin with its key.
         key = path.rpartition("/")[2]
         if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
             matches += 1
@@ -296,8 +298,8 @@ def _types(value: object) -> tuple[str, ...]:
 def _is_binary(items: list[object]) -> bool:
     """Returns whether cabidela gives an array the type `binary` in addition to `array`.
 
-    It does if the first item that is neither a string nor a number is null, or if there is no such
-    item.
+    cabidela looks for the first item that is neither a string nor a number. The array is `binary`
+    if this item is null, or if there is no such item.
     """
     others = (item for item in items if not isinstance(item, str) and not _is_number(item))
     return next(others, None) is None
@@ -358,7 +360,7 @@ _OBJECT_FUNCTIONS = frozenset(
 def _member(value: object, key: str) -> object:
     """Returns JavaScript's `value[key]`, including members that objects inherit.
 
-    Returns undefined for falsy values, as cabidela does.
+    Returns undefined if `value` is falsy, as cabidela does.
     """
     if isinstance(value, dict) and key in value:
         return value[key]
@@ -410,7 +412,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # JavaScript calls `toString`, here not a function
+        case dict() if "toString" in value:  # JavaScript calls `toString`, but it is not a function
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value
@@ -420,7 +422,8 @@ def _text(value: object) -> str:
 def _leaves(values: list[object]) -> Iterator[object]:
     """Yields the items of nested arrays in order.
 
-    Yields null for an empty array, because JavaScript converts both values to an empty text.
+    Yields null in place of an empty array. JavaScript converts null and empty arrays that are items
+    of an array to the same empty text.
     """
     pending: list[object] = [values]
     while pending:
@@ -432,7 +435,7 @@ def _leaves(values: list[object]) -> Iterator[object]:
 
 
 def _number_text(number: float) -> str:
-    """Converts a double to text as JavaScript does: the shortest digits that identify it.
+    """Converts a double to text as JavaScript does: with the fewest digits that identify it.
 
     The text has an exponent if the absolute value is at least 1e21 or below 1e-6.
     """

@@ -36,10 +36,10 @@ DEFAULT_SYSTEM_TEXT = (
 class ChatTemplate(Protocol):
     """Converts conversations and prompts to prompt tokens, in the prompt format of one model.
 
-    The `render` methods return the tokens of the whole prompt, and raise RequestRejected if the
-    template rejects the conversation. `is_isolated`: whether the template or its tokenizer runs in
-    a subprocess; the `render` methods then block, so they must not be called on the event loop's
-    thread.
+    All methods whose names begin with `render` return the tokens of the whole prompt, and raise
+    RequestRejected if the template rejects the conversation. `is_isolated`: whether the template or
+    its tokenizer runs in a subprocess; these methods then block, so they must not be called on the
+    event loop's thread.
     """
 
     is_isolated: bool
@@ -184,9 +184,9 @@ def _reference_parts(dialog: Sequence[Message]) -> list[str | Mark]:
 def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
     """Returns the Llama 2 prompt that Cloudflare's SDK creates from the messages.
 
-    Messages with unknown roles are dropped, texts are not stripped, and consecutive messages may
-    have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
-    added a missing `<s>`; it is unknown whether it added a second one to a prompt that had one.
+    Messages with unknown roles are dropped, spaces around texts are kept, and consecutive messages
+    may have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
+    added `<s>` to prompts without it; we do not know whether it added a second one to the others.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):
@@ -239,7 +239,8 @@ class JinjaTemplate:
 
         Some templates reject system messages. If the template rejects a conversation that begins
         with a system message and a user message, these two are merged into one user message, and
-        the conversation is rendered again. Raises RequestRejected if the template rejects it again.
+        the conversation is rendered again. Raises RequestRejected if the template still rejects the
+        conversation.
         """
         try:
             return self._tokens(messages)
@@ -262,9 +263,9 @@ class JinjaTemplate:
     def render_flattened(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt into which an old SDK may have joined several messages.
 
-        If the prompt has a format of that SDK, its messages are extracted and rendered. Otherwise
-        it is tokenised without a template if it contains special tokens of this model, and rendered
-        as one user message if it contains none.
+        If the prompt has a format of that SDK, its messages are extracted and rendered. A prompt in
+        another format is tokenised without a template if it contains special tokens of this model.
+        If it contains none, it is rendered as one user message.
         """
         if messages := parse_flattened(prompt):
             return self.render(messages)

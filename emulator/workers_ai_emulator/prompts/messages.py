@@ -32,7 +32,7 @@ def parse_flattened(prompt: str) -> list[Message] | None:
 
 
 def parse_llama2(prompt: str) -> list[Message] | None:
-    """Returns the messages of a prompt in Llama 2's or Mistral's format, otherwise None."""
+    """Returns the messages of a prompt in Llama 2's or Mistral's format; None for other formats."""
     if not _FLATTENED.match(prompt):
         return None
     messages: list[Message] = []
@@ -50,7 +50,8 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# No two unbounded repeats are adjacent: otherwise matching many spaces would take quadratic time.
+# No unbounded repeat directly follows another one, so that matching many spaces does not take
+# quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
@@ -60,7 +61,7 @@ class _Format:
     """A prompt format that has a header before every message, and ends with the assistant's header.
 
     `headers`: maps each header to the role of its message. `end`: the text after every message.
-    `has_bare_system`: whether the text before the first header is the system message.
+    `has_bare_system`: whether a prompt may begin with a system message that has no header.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times as many
-# as the messages.
+# A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times the
+# number of characters in the messages.
 _MAX_OWN_CHARACTERS = 2**18
 _MAX_REPEATS = 4
 MAX_REASON_LENGTH = 1000
@@ -129,7 +129,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     In messages, the first and last characters of special tokens are masked (replaced by others). If
     a template calls a search method such as `find`, and the message does not contain the method's
-    argument, the argument is masked, too.
+    argument, the method searches for the masked argument instead.
     """
 
     def __init__(self) -> None:
@@ -163,8 +163,8 @@ class _GenerationTag(Extension):
 def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
     """Makes a template mask both sides of every comparison.
 
-    In messages, the first and last characters of special tokens are masked (replaced by others). So
-    without this, a text in the template might not equal the same text in a message.
+    In messages, the first and last characters of special tokens are masked (replaced by others). If
+    the template did not mask its own texts too, they might not equal the same texts in a message.
     """
     for comparison in list(tree.find_all(nodes.Compare)):
         parents: list[Any] = [comparison, *comparison.ops]
@@ -204,7 +204,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Implements transformers' filter `tojson`, which does not escape HTML as Jinja's does."""
+    """Implements transformers' filter `tojson`. Unlike Jinja's own filter, escapes no HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -37,9 +37,9 @@ class IsolatedRenderer:
     """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
     The subprocess has no secrets in its environment. If the operating system supports such limits,
-    its memory is limited and it cannot write files. It renders one conversation after the other. If
-    it crashed or was killed, the next rendering starts a new subprocess. The constructor raises
-    ValueError if the template does not compile or no process can be started.
+    the subprocess has limited memory and cannot write files. It renders one conversation after the
+    other. If it crashed or was killed, the next rendering starts a new subprocess. The constructor
+    raises ValueError if the template does not compile or no process can be started.
     """
 
     is_isolated = True
@@ -91,7 +91,7 @@ class IsolatedRenderer:
     def _request(self, child: Child, request: Any, max_characters: int) -> str:
         """Sends a request to the subprocess, and returns the text of the reply.
 
-        Raises TemplateError, LimitExceeded or ValueError if this error occurred in the subprocess.
+        If TemplateError, LimitExceeded or ValueError occurred in the subprocess, raises it here.
         Also raises LimitExceeded if the subprocess crashes or takes too long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
