@@ -4,7 +4,7 @@ A user requests a fault in one of three ways:
 
     x-emulator-fault: NAME                    a header of the call
     Authorization: Bearer fault:NAME          the call's token or key
-    {"fault": "NAME", "times": 2}             a fault rule, added before the call
+    {"fault": "NAME", "times": 2}             a fault rule, sent to /_emulator/faults
 
 In the header or the token, options follow the name: `cut-mid-event;after_events=3`.
 """
@@ -175,7 +175,10 @@ class FaultRules:
 
     @property
     def active(self) -> list[dict[str, Any]]:
-        """The active fault rules as the user wrote them in JSON, but with the current `times`."""
+        """The active fault rules in JSON, as the user wrote them, except for `times`.
+
+        `times` is the number of calls that still get the fault.
+        """
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})

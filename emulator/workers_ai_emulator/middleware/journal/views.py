@@ -141,9 +141,10 @@ def _parsed(text: str) -> Any:
 
 
 def _completion(value: Any) -> str | None:
-    """Returns the completion text in the JSON of a response or an event, or None.
+    """Returns the completion text in the JSON of a response or an event.
 
-    Supports all formats in `tasks/response_formats.py`.
+    Returns None if the JSON contains no such text. Supports all formats in
+    `tasks/response_formats.py`.
     """
     match value:
         case {"result": {"response": text}} | {"response": text}:

@@ -66,10 +66,10 @@ class ResponseCapture:
             self._has_last_message = not message.get("more_body", False)
 
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
-        """Returns how the response ended: complete, by a disconnect, or broken off.
+        """Returns how the response ended: `whole`, `client left`, or otherwise `broken off`.
 
-        `is_disconnected`: the client has disconnected. `is_cancelled`: the generation of the
-        response was cancelled.
+        `is_disconnected`: whether the client has disconnected. `is_cancelled`: whether the
+        generation of the response was cancelled.
         """
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"

@@ -26,7 +26,7 @@ class Recorder:
     """Records calls and their responses. `source_name` names the backend or service that responds.
 
     The first recording of a call after the server's start or reset replaces all older recordings of
-    that call. Later recordings of the call are added to the first.
+    that call. Later recordings of the call get files of their own.
     """
 
     def __init__(self, folder: Folder, source_name: str) -> None:
@@ -48,7 +48,7 @@ class Recorder:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Passes a call to the application `source`, and sends and records the response.
+        """Passes a call to the application `source`, sends the response, and records it.
 
         Writes the recording before it sends the last message of the response. Does not catch
         exceptions of `source`.

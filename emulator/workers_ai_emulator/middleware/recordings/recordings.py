@@ -15,8 +15,8 @@ class Recordings:
 
     `default_backend`: the backend of calls that choose no backend. `source_name`: the backend whose
     responses are recorded, or `cloudflare`. `service`: the application that forwards calls to
-    Cloudflare, None if responses of a backend are recorded. Raises SettingInvalid if the folder
-    cannot be used, or for the reasons for which `Cloudflare` raises it.
+    Cloudflare, None if responses of a backend are recorded. Raises SettingInvalid if the folder,
+    or a setting for the connection to Cloudflare, cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
