@@ -59,8 +59,8 @@ def create_app(services: Services) -> ASGIApp:
 def _middleware(services: Services) -> list[Middleware]:
     """Returns the middleware, outermost first.
 
-    `create_app` wraps it around FastAPI. It is not registered with FastAPI, because registered
-    middleware would not see Starlette's responses to unexpected errors.
+    `create_app` wraps the middleware around the FastAPI application. Middleware that is registered
+    with FastAPI does not see the responses to unexpected errors.
     """
     settings = services.settings
     return [
@@ -108,6 +108,6 @@ async def _respond_to_unexpected_error(request: Request, error: Exception) -> Re
 async def _respond_to_disconnect(request: Request, error: Exception) -> Response:
     """Returns status 499, as nginx does, after the client has disconnected.
 
-    The client cannot receive the response. The log and the journal show its status.
+    The client no longer receives this response, but the log and the journal show its status.
     """
     return Response(status_code=499)

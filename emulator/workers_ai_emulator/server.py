@@ -1,7 +1,7 @@
 """Runs the application in uvicorn.
 
-The server accepts connections while the models are still loading, and stops within seconds of a
-signal.
+The server accepts connections while the models are still loading. After a signal such as SIGTERM,
+it stops within a few seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLOSE_AFTER_S = 4
 def listen(settings: Settings) -> socket.socket:
     """Returns a socket that listens on the configured host and port.
 
-    Raises AddressUnavailable if the server cannot listen there.
+    Raises AddressUnavailable if that fails, for example because the port is in use.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -54,8 +54,8 @@ def listen(settings: Settings) -> socket.socket:
 class Server(uvicorn.Server):
     """A uvicorn server that stops at a signal, or when the backends cannot start.
 
-    Calls `on_ready` once, with the base URL, when the backends have started. If they cannot start,
-    `failure` is the error.
+    Calls `on_ready` once, with the base URL, when the backends have started. `failure` is the error
+    if the backends could not start, otherwise None.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 def _configure_libraries() -> None:
     """Sets process-wide options of sse-starlette and uvicorn. May be called more than once."""
-    # By default, sse-starlette ends all streams when a signal arrives.
+    # By default, sse-starlette ends all streams as soon as a signal arrives.
     AppStatus.enable_automatic_graceful_drain = False
     uvicorn_log = logging.getLogger("uvicorn.error")
     if _is_relevant not in uvicorn_log.filters:
@@ -138,8 +138,8 @@ def _configure_libraries() -> None:
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """Filters uvicorn's log: drops the records about incomplete responses.
+    """A filter for uvicorn's log: drops the records about responses that were cut.
 
-    The code that cuts a response logs the reason itself. If a fault cuts it, no log is needed.
+    The code that cuts a response logs the reason itself, except for faults, which need no log.
     """
     return "without completing response" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Routes under /_emulator/ for tests: fault rules, scripted rules, neurons, and the reset."""
+"""Routes under /_emulator/ for tests: faults, the scripted backend, neurons, and the reset."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ router = EndpointRouter()
 
 @router.handles(endpoints.SHOW_FAULTS)
 async def show_faults(request: Request) -> Response:
-    """Returns the active fault rules, each with the number of calls that still get its fault."""
+    """Returns the active fault rules. `times` is the number of calls that still get the fault."""
     return json_response({"faults": services_of(request).faults.active})
 
 
 @router.handles(endpoints.ADD_FAULTS)
 async def add_faults(request: Request) -> Response:
-    """Adds the fault rules in the body after the active rules, and returns all active rules."""
+    """Appends the body's fault rules to the active fault rules. Returns all active fault rules."""
     faults = services_of(request).faults
     rules = await asyncio.to_thread(_checked, parse_fault_rules, await body_of(request))
     _checked(faults.add, rules)
@@ -39,7 +39,7 @@ async def add_faults(request: Request) -> Response:
 
 @router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Replaces the rules of the scripted backend. A reset restores the rules of `--script`."""
+    """Replaces the scripted backend's rules. A reset restores the rules in the `--script` file."""
     rules = await asyncio.to_thread(_checked, parse_rules, await body_of(request))
     services_of(request).backends.scripted.replace(rules)
     return json_response({"rules": len(rules)})
@@ -62,7 +62,8 @@ async def reset(request: Request) -> Response:
 def _checked(function: Callable[[Any], _T], value: Any) -> _T:
     """Calls `function` with `value`, and returns its result.
 
-    Converts a ValueError to a WireError, with an entry for each line of its text.
+    If `function` raises ValueError, raises WireError with one entry for each line of the
+    ValueError's text.
     """
     try:
         return function(value)

@@ -38,7 +38,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.DASHBOARD_REDIRECT)
 async def redirect() -> Response:
-    """Redirects `/_emulator` to `/_emulator/`, since the dashboard's links are relative to that."""
+    """Redirects `/_emulator` to `/_emulator/`, to which the dashboard's links are relative."""
     return RedirectResponse(f"{endpoints.CONTROL_PREFIX}/")
 
 
@@ -56,7 +56,10 @@ async def file(request: Request, name: str) -> Response:
 
 @router.handles(endpoints.REQUESTS)
 async def requests(request: Request) -> Response:
-    """Lists the calls in the journal, newest first: at most `?limit=`, with ids above `?after=`."""
+    """Lists the calls in the journal, newest first.
+
+    `?limit=`: the maximum number of calls. `?after=`: lists only calls whose ids are greater.
+    """
     journal = services_of(request).journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)
     after = _number(request, "after", default=0, least=0, most=2**53)
@@ -86,7 +89,10 @@ async def one_request(request: Request, number: str) -> Response:
 
 @router.handles(endpoints.LOAD)
 async def load(request: Request) -> Response:
-    """Returns the samples of the server's load that were taken after the time `?after=`."""
+    """Returns the status of the backends, and the samples of the server's load.
+
+    `?after=`: returns only the samples after this time, in seconds since 1970.
+    """
     services = services_of(request)
     try:
         after = float(request.query_params.get("after", "0"))
@@ -98,9 +104,9 @@ async def load(request: Request) -> Response:
 
 
 def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int | None:
-    """Returns a query parameter as an integer, or the default if the parameter is missing.
+    """Returns a query parameter as an integer, or `default` if the parameter is missing.
 
-    Returns None if its value is not an integer from `least` to `most`.
+    Returns None if the parameter is not an integer from `least` to `most`.
     """
     text = request.query_params.get(name, str(default))
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1

@@ -22,9 +22,9 @@ def emulator_process(
 
     Stops the emulator at the end of the `with` block. The emulator is a child process, so a crash
     of llama.cpp does not end the caller. `flags` are flags of `serve`. `variables` are the
-    environment variables of the child process, and `log` is the file for its stderr, None for the
-    caller's stderr. Raises CommandError if the emulator does not start; its stderr then contains
-    the reason.
+    environment variables of the child process. The child process writes its stderr to the file
+    `log`, or to the caller's stderr if `log` is None. Raises CommandError if the emulator does not
+    start; the reason is then in the child's stderr.
     """
     process = subprocess.Popen(
         [*_COMMAND, *flags, "--host", "127.0.0.1", "--port", "0"],
@@ -47,9 +47,9 @@ def emulator_process(
 
 
 def _wait_or_kill(process: subprocess.Popen[str]) -> None:
-    """Waits until the process exits, which it does after its stdin was closed.
+    """Waits until the emulator exits, and kills it if it still runs after ten seconds.
 
-    Kills the process if it has not exited after ten seconds.
+    The emulator exits because its stdin was closed.
     """
     try:
         process.wait(_STOP_TIMEOUT_S)

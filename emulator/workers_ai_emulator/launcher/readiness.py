@@ -14,8 +14,8 @@ _POLL_INTERVAL_S = 0.2
 def phases(host: str, port: int) -> Iterator[str | None]:
     """Polls the emulator at this address, and yields its start-up phase until it is ready.
 
-    Yields None while no emulator responds at the address. If a server that is not an emulator
-    responds, it only receives requests for `/_emulator/healthz`.
+    Yields None while no emulator responds at the address. A server at this address that is not an
+    emulator receives only requests for `/_emulator/healthz`.
     """
     while (phase := _phase(host, port)) != "ready":
         yield phase

@@ -35,7 +35,7 @@ class BindingTransportMiddleware:
                 scope["headers"] = _unwrapped(scope["headers"])
                 _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
-                context_of(scope).needs_token = True  # wrangler 3 sends a token: check it
+                context_of(scope).needs_token = True  # wrangler 3 sends a token, so check it
                 _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 
@@ -43,7 +43,7 @@ class BindingTransportMiddleware:
 def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Returns the headers of the binding's request, which Miniflare sent as `mf-header-NAME`.
 
-    Adds headers of Miniflare's own request if the binding's request has no headers of that name.
+    Keeps a header of Miniflare's own request if the binding's request has no header of that name.
     """
     outer = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
     inner = [
@@ -63,9 +63,10 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 
 
 def _run_path(headers: Headers) -> str:
-    """Returns the path of a binding's request whose URL wrangler 3.20 to 3.35 does not forward.
+    """Returns path and query of a binding's request from wrangler 3.20 to 3.35.
 
-    The path follows from the version of the Worker's SDK, which the SDK sends in a header.
+    These versions of wrangler do not send the URL of the request. Its path and query depend on the
+    version of the SDK in the Worker. The SDK sends its version in a header.
     """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):

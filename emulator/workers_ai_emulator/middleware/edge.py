@@ -18,8 +18,9 @@ from workers_ai_emulator.wire.redaction import Redaction
 log = logging.getLogger(__name__)
 
 _API_PREFIX = "/client/v4/"
-_DATA_CENTRE = "LHR"  # the suffix of `cf-ray`, which clients do not interpret
-# These headers are inferred: they were recorded for another endpoint [cloudflare-typescript#161].
+_DATA_CENTRE = "LHR"  # the end of the header `cf-ray`; clients do not interpret it
+# These headers were recorded for another endpoint [cloudflare-typescript#161]. We assume that
+# Workers AI sends them too.
 _HEADERS = {
     "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
     "cf-cache-status": "DYNAMIC",
@@ -81,7 +82,7 @@ class _Response:
         headers.add_vary_header("Accept-Encoding")
         if _may_keep_alive(self._scope):
             headers["connection"] = "keep-alive"
-            del headers["content-length"]  # makes uvicorn send the body chunked, as recorded
+            del headers["content-length"]  # so uvicorn sends the body chunked [recorded]
 
 
 class _Body:

@@ -47,12 +47,12 @@ _OTHER_PRICE = _PRICES["@cf/meta/llama-2-7b-chat-fp16"]
 
 
 def price_of(model: str | None) -> Price:
-    """Returns the published price of a model; any other model has the price of Llama 2 fp16."""
+    """Returns a model's price. Models without a published price cost as much as Llama 2 fp16."""
     return _PRICES.get(model or "", _OTHER_PRICE)
 
 
 def utc_today() -> date:
-    """Returns the current date in UTC: the daily limit of neurons starts anew at midnight UTC."""
+    """Returns the current date in UTC. The used neurons are set to zero at midnight UTC."""
     return datetime.now(UTC).date()
 
 

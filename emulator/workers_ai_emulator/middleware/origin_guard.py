@@ -40,10 +40,11 @@ _PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
-    """Refuses requests of web pages, except local and allowed pages, which get CORS headers.
+    """Refuses requests of foreign web pages, and adds CORS headers to the responses to other pages.
 
-    `allowed_origins` are the origins that the user allows, `*` for all origins. `host` is the host
-    name or address on which the server listens.
+    A page is foreign if its origin is neither local nor allowed by the user. `allowed_origins` are
+    the origins that the user allows, `*` for all origins. `host` is the host name or address on
+    which the server listens.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Iterable[str], host: str) -> None:
@@ -79,7 +80,10 @@ class OriginGuardMiddleware:
             await self._app(scope, receive, send)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
-        """Returns the origin of a web page that is neither local nor allowed, otherwise None."""
+        """Returns the origin of the page that sent the request if the page is foreign.
+
+        Returns None for all other requests.
+        """
         if "*" in self._origins:
             return None
         host, origin = headers.get("host"), headers.get("origin")
@@ -100,11 +104,11 @@ class OriginGuardMiddleware:
             ipaddress.ip_address(host)
         except ValueError:
             return False
-        return True  # DNS rebinding needs a host name, not an IP address
+        return True  # DNS rebinding works only with a host name
 
 
 def _host_of(url: str) -> str:
-    """Returns the host name in a URL in lower case, or an empty text if the URL is invalid."""
+    """Returns the lower-case host name of a URL, or an empty text if the URL is invalid."""
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:

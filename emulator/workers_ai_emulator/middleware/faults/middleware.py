@@ -49,7 +49,8 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# The error for a retired model names the model that responded under its name last [recorded].
+# For this retired model, the error contains the name of another model: the model that last
+# responded to its calls [recorded].
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
@@ -57,8 +58,7 @@ _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fau
 class FaultMiddleware(InferenceMiddleware):
     """Applies a fault to an inference call.
 
-    It is the fault that the call requests, otherwise the fault of the first fault rule that matches
-    the call.
+    If the call does not request a fault itself, it gets the fault of the first matching fault rule.
     """
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
@@ -89,10 +89,10 @@ class FaultMiddleware(InferenceMiddleware):
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
-        """Returns the fault that the call requests, otherwise that of the first matching rule.
+        """Returns the fault that the call requests, otherwise the first matching rule's fault.
 
-        Returns None if a fault of streams is requested for a call that does not stream. Raises
-        WireError if the requested fault does not exist or has invalid options.
+        Returns None if no rule matches, or if the call requests a fault of streams but does not
+        stream. Raises WireError if the requested fault does not exist or has invalid options.
         """
         if requested is None:
             return self._rules.choose(subject)

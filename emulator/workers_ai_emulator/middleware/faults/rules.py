@@ -4,7 +4,7 @@ A user requests a fault in one of three ways:
 
     x-emulator-fault: NAME                    a header of the call
     Authorization: Bearer fault:NAME          the call's token or key
-    {"fault": "NAME", "times": 2}             a fault rule, added before the call
+    {"fault": "NAME", "times": 2}             a fault rule, sent to /_emulator/faults
 
 In the header or the token, options follow the name: `cut-mid-event;after_events=3`.
 """
@@ -57,7 +57,7 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The properties of an inference call by which fault rules select calls.
+    """The properties of an inference call that fault rules check.
 
     A property is None if the call does not have it.
     """
@@ -124,7 +124,7 @@ class FaultRule(Fault):
 
 @dataclass(slots=True)
 class _ActiveRule:
-    """An active fault rule. `times` is the number of further calls that get its fault."""
+    """An active fault rule. `times`: how many more calls get the fault, None for no limit."""
 
     rule: FaultRule
     times: int | None
@@ -156,7 +156,7 @@ class FaultRules:
     def choose(self, subject: Subject) -> Fault | None:
         """Returns the fault of the first fault rule that applies to the call, or None.
 
-        Decrements `times` of that rule, and removes the rule at zero.
+        Decrements `times` of that rule, and removes the rule when it reaches zero.
         """
         for number, each in enumerate(self._rules):
             if each.draws(subject):
@@ -175,7 +175,10 @@ class FaultRules:
 
     @property
     def active(self) -> list[dict[str, Any]]:
-        """The active fault rules as the user wrote them in JSON, but with the current `times`."""
+        """The active fault rules in JSON, as the user wrote them, except for `times`.
+
+        `times` is the number of calls that still get the fault.
+        """
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})
@@ -186,7 +189,7 @@ class FaultRules:
 def parse_fault_rules(value: Any) -> list[FaultRule]:
     """Returns the fault rules in a JSON value, which is one rule or a list of rules.
 
-    Raises ValueError with a line for each mistake.
+    If the value has mistakes, raises ValueError with one line for each mistake.
     """
     items = value if isinstance(value, list) else [value]
     if len(items) > _MAX_RULES:
@@ -203,7 +206,7 @@ def requested_fault(headers: Mapping[str, str]) -> str | None:
 
 
 def parse_fault(text: str) -> Fault:
-    """Parses a fault `NAME;option=value`. Raises WireError with all mistakes in the text."""
+    """Parses a fault `NAME;option=value`. Raises WireError if the text has mistakes."""
     name, *options = (part.strip() for part in text.split(";"))
     pairs = (option.partition("=") for option in options)
     try:

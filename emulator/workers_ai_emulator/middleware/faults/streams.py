@@ -58,9 +58,10 @@ class BreakingStream:
         await self._send(message)
 
     def _is_due(self, event: bytes) -> bool:
-        """Returns whether the stream breaks in this event. Counts the event.
+        """Counts the event, and returns whether the stream breaks in this event.
 
-        The stream breaks after `after_events` events, or in `[DONE]` if it has fewer events.
+        The stream breaks in the event after the first `after_events` events. If it has no such
+        event, it breaks in `[DONE]`.
         """
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM

@@ -32,7 +32,7 @@ _USAGE = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
 
 
 class Part:
-    """A request body, response body or prompt. Only its first MAX_PART_BYTES are stored."""
+    """A request body, response body or prompt. Stores only the first MAX_PART_BYTES bytes."""
 
     __slots__ = ("num_bytes", "stored")
 
@@ -71,8 +71,9 @@ class Entry:
     """An inference call, and the part of its response that was sent so far.
 
     `first_s`, `last_s`: when the first and the last part of the response's body were sent, in
-    seconds since the request arrived. `outcome`: None until the call has ended, then `ok`, an
-    error code, `cancelled` (the client disconnected) or `cut` (the response is incomplete).
+    seconds since the request arrived. `outcome`: None until the call has ended, then `ok`,
+    `cancelled` (the client disconnected), `cut` (the response is incomplete), or the code of the
+    error that was sent (`error` if it has no code).
     """
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
@@ -156,9 +157,10 @@ class Entry:
         return num_stored
 
     def learn_body(self) -> None:
-        """Finds the credentials in the request's body, and redacts them in the stored texts.
+        """Finds the credentials in the request's body, and redacts them in the other stored texts.
 
-        These texts are the path, the query, the account id, the model and the headers.
+        These texts are the path, the query, the account id, the model and the request's headers.
+        `views.py` redacts the bodies and the prompt when it displays them.
         """
         redacted = self.redaction.text
         self.redaction.learn_text(self.request_body.text)
@@ -190,7 +192,7 @@ class Entry:
     def end(self, outcome: str) -> None:
         """Stores the outcome of the call, which has ended. Discards its generation.
 
-        Replaces the outcome `error` by the error code in the response.
+        Replaces the outcome `error` by the error code in the response, if there is one.
         """
         code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
@@ -205,10 +207,10 @@ class Entry:
         self.request_body, self.response_body, self.prompt = Part(), Part(), None
 
     def _usage_in_response(self) -> Usage | None:
-        """Returns the token counts in the response's body, or None if it has none.
+        """Returns the token counts in the response's body, or None if the body contains none.
 
-        This is for replayed responses and for responses of the real service, because this server
-        runs no generation for them.
+        Replayed responses and responses of the real service need this, because this server runs no
+        generation for them.
         """
         counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None

@@ -42,7 +42,7 @@ class History:
         self._time = time.monotonic() - INTERVAL_S
 
     async def record(self) -> None:
-        """Adds a sample of the server's load every second, until its task is cancelled."""
+        """Adds a sample of the server's load every second, until the task is cancelled."""
         while True:
             self.samples.append(self._sample())
             await asyncio.sleep(INTERVAL_S)

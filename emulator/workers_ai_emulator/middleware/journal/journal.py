@@ -76,12 +76,15 @@ class Journal:
         return entry
 
     def grow(self, entry: Entry, num_bytes: int) -> None:
-        """Adds `num_bytes` to the size of an entry. Drops the oldest entries beyond the limits."""
+        """Adds `num_bytes` to an entry's size. Drops the oldest entries if a limit is exceeded."""
         entry.num_bytes += num_bytes
         self._add_bytes(num_bytes)
 
     async def store_prompt(self, entry: Entry) -> None:
-        """Stores the rendered prompt in the entry. Does nothing if no generation has started."""
+        """Stores the rendered prompt in the entry.
+
+        Does nothing if the prompt is already stored, or if no generation has started.
+        """
         if entry.prompt is not None or entry.started is None or entry.is_dropped:
             return
         try:

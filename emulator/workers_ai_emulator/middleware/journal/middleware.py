@@ -62,7 +62,7 @@ class _Observer:
         return message
 
     async def _learn_body(self) -> None:
-        """Redacts the credentials in the request's body in the journal entry."""
+        """Finds the credentials in the request's body, and redacts them in the journal entry."""
         if self._entry.request_body.num_bytes > _LONG_BYTES:
             await asyncio.to_thread(self._entry.learn_body)
         else:

@@ -78,8 +78,8 @@ def _ms(seconds: float | None) -> float | None:
 def _tokens_per_second(entry: Entry) -> float | None:
     """Returns the completion tokens per second.
 
-    For a stream, measures the time since the first token; otherwise, the time since the request
-    arrived. Returns None if the rate cannot be computed.
+    For a stream, measures from the first token to the last one. For other responses, measures from
+    the arrival of the request to the response. Returns None if the rate cannot be computed.
     """
     num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
     if entry.first_s is None or num_tokens == 0:
@@ -114,7 +114,7 @@ def _prompt(entry: Entry) -> Json | None:
 
 
 def _response(entry: Entry) -> Json:
-    """Returns the response's body under the key `sent`, and the completion in it under `text`."""
+    """Returns a dict: `sent` is the response's body, and `text` is the completion in the body."""
     is_cut = entry.response_body.num_left_out > 0
     sent = entry.response_body.text
     text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
@@ -126,7 +126,7 @@ def _response(entry: Entry) -> Json:
 
 
 def _texts(events: str) -> Iterator[str]:
-    """Yields the completion text in each event of a stream that contains such text."""
+    """Yields the completion text of each event of a stream. Skips events without such a text."""
     for line in events.splitlines():
         if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
             yield text
@@ -141,9 +141,10 @@ def _parsed(text: str) -> Any:
 
 
 def _completion(value: Any) -> str | None:
-    """Returns the completion text in the JSON of a response or an event, or None.
+    """Returns the completion text in the JSON of a response or an event.
 
-    Supports all formats in `tasks/response_formats.py`.
+    Returns None if the JSON contains no such text. Supports all formats in
+    `tasks/response_formats.py`.
     """
     match value:
         case {"result": {"response": text}} | {"response": text}:

@@ -23,7 +23,7 @@ _END_OF_EVENT = b"\n\n"
 _HEADERS = ("content-type", "cache-control", "retry-after", "x-accel-buffering")
 _HEADER_PREFIXES = ("cf-ai-", "cf-aig-", "x-emulator-model")
 
-_Place = tuple[str | int, ...]  # the keys and indices on the way to a value in JSON
+_Place = tuple[str | int, ...]  # the keys and indices that lead to a value in JSON
 
 
 class ResponseCapture:
@@ -66,10 +66,10 @@ class ResponseCapture:
             self._has_last_message = not message.get("more_body", False)
 
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
-        """Returns how the response ended: complete, by a disconnect, or broken off.
+        """Returns how the response ended: `whole`, `client left`, or otherwise `broken off`.
 
-        `is_disconnected`: the client has disconnected. `is_cancelled`: the generation of the
-        response was cancelled.
+        `is_disconnected`: whether the client has disconnected. `is_cancelled`: whether the
+        generation of the response was cancelled.
         """
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"
@@ -140,9 +140,9 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Returns whether a response header with this name is recorded and forwarded.
+    """Returns whether a response header with this name is recorded and sent to the client.
 
-    Headers that describe the server or the connection are neither recorded nor forwarded.
+    Headers that describe the server or the connection are neither recorded nor sent.
     """
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest, printable
 
-_MAX_COMPARED = 400  # compared lines per request; the time grows with their square
+_MAX_COMPARED = 400  # compared lines per request; twice as many take four times as long
 _MAX_SHOWN = 16  # lines in an error message
 _MAX_WIDTH = 100  # characters of a value in a shown line
 _CONTEXT = 30  # equal characters shown before the first difference in a line
@@ -42,7 +42,7 @@ def nearest(
 
 
 def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]:
-    """Returns the lines that only one request has: `- …` for `recorded`, `+ …` for `request`."""
+    """Returns the lines that differ: `- …` is only in `recorded`, `+ …` only in `request`."""
     old, new = _lines(recorded), _lines(request)
     start, end = _ends(old, new)
     old = old[start : len(old) - end][:_MAX_COMPARED]
@@ -67,7 +67,8 @@ def _lines(request: RecordedRequest) -> list[str]:
 def _changed(old: list[str], new: list[str]) -> list[str]:
     """Returns the lines of a difference: old lines with `-`, new lines with `+`.
 
-    An old line and its new version are both cut, to begin shortly before their first difference.
+    An old line and the new line that replaces it are shown from shortly before their first
+    difference.
     """
     shown = []
     for index in range(max(len(old), len(new))):
@@ -88,7 +89,7 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """Returns the length of the common prefix, and that of the common suffix after the prefix."""
+    """Returns the lengths of the common prefix and of the common suffix, which do not overlap."""
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(
@@ -100,9 +101,10 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 
 
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
-    """Returns the greatest length, up to `limit`, at which two texts are equal.
+    """Returns the length of the common prefix or suffix of two texts, at most `limit`.
 
-    `is_equal` compares the texts between two positions. Uses a binary search, because a text may be
+    `is_equal(low, high)` returns whether the texts are equal from index `low` to index `high`. For
+    a suffix, it counts the indices from the end. Uses a binary search, because a text may be
     several megabytes long.
     """
     low, high = 0, limit

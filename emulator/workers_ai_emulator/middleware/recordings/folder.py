@@ -1,6 +1,7 @@
 """The folder of recordings. Each recording is a JSON file.
 
-The first recording of a call is MODEL-KEY.json, the second one is MODEL-KEY.2.json.
+The first recording of a call is MODEL-KEY.json, the second one is MODEL-KEY.2.json. KEY is a hash
+of the call.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from workers_ai_emulator.wire.errors import RECORDING_UNUSABLE, WireError
 
 log = logging.getLogger(__name__)
 
-# The maximum size of a recording's file. A recorded response has at most 64 MiB, and its JSON can
-# be several times as long.
+# The maximum size of a recording's file. The body of a recorded response is at most 64 MiB large;
+# in JSON, it can be several times as large.
 _MAX_FILE_BYTES = 256 * 2**20
 _MAX_COMPARED_BYTES = 64 * 2**20
 _NUMBER = re.compile(r"\.(\d+)\.json")
@@ -53,7 +54,7 @@ class Folder:
         log.info("replaying %d recordings from %s", num_files, self.path)
 
     def find(self, request: RecordedRequest) -> list[Path]:
-        """Returns the paths of this call's recordings, in the order of the numbers in the names."""
+        """Returns the paths of a call's recordings, sorted by the numbers in their names."""
         return sorted(self.path.glob(f"*-{request.key}*.json"), key=_number)
 
     def read(self, path: Path) -> Recording:
@@ -68,8 +69,8 @@ class Folder:
     def write(self, recording: Recording, number: int) -> Path:
         """Writes a recording to its file, atomically, and returns the path.
 
-        `number`: 1 for the first recording of the call, 2 for the second. Raises OSError if the
-        file cannot be written.
+        `number`: 1 for the first recording of the call, 2 for the second, and so on. Raises OSError
+        if the file cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self._path(recording.recorded_request, number)
@@ -77,7 +78,7 @@ class Folder:
         return path
 
     def delete(self, request: RecordedRequest) -> None:
-        """Deletes all recordings of this call. Raises OSError if a file cannot be deleted."""
+        """Deletes all recordings of a call. Raises OSError if a file cannot be deleted."""
         for path in self.find(request):
             path.unlink(missing_ok=True)
 

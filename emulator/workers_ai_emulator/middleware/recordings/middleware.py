@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class RecordingMiddleware(InferenceMiddleware):
     """Handles inference calls whose backend is `record` or `replay`, and passes on all other calls.
 
-    A call's backend is that in its header `x-emulator-backend`, otherwise the setting `backend`.
+    The header `x-emulator-backend` of a call names its backend. Without this header, the setting
+    `backend` applies.
     """
 
     def __init__(self, app: ASGIApp, recordings: Recordings, authorization: Authorization) -> None:
@@ -69,7 +70,7 @@ class RecordingMiddleware(InferenceMiddleware):
             await _send_error(error, scope, receive, send)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the call to the source of recordings: the real service, or another backend."""
+        """Passes the call on to the real service or backend whose responses are recorded."""
         if self._recordings.service is not None:
             await self._recordings.service(scope, receive, send)
             return

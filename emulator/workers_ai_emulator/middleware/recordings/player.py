@@ -17,8 +17,9 @@ from workers_ai_emulator.wire.errors import RECORDING_MISSING, RECORDING_UNUSABL
 class Player:
     """Sends recorded responses to calls.
 
-    If a call has several recordings, sends them one after the other, and then repeats the last
-    one. `speed`: 2 replays events twice as fast as recorded, 0 replays them without delays.
+    If the same call was recorded several times, the first call gets the first response, the second
+    call gets the second response, and so on. Further calls get the last response. `speed`: 2
+    replays events twice as fast as recorded, 0 replays them without delays.
     """
 
     def __init__(self, folder: Folder, speed: float) -> None:
@@ -30,7 +31,10 @@ class Player:
         self._num_played.clear()
 
     async def play(self, request: RecordedRequest, send: Send) -> None:
-        """Sends the recorded response to a call. Raises WireError if it has no usable recording."""
+        """Sends the recorded response to a call.
+
+        Raises WireError if the call has no recording, or if the recording cannot be used.
+        """
         response = await self._find(request)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -62,7 +66,10 @@ class Player:
         return recording.answer
 
     def _explain(self, request: RecordedRequest) -> str:
-        """Returns the error text for a call without a recording; it shows the nearest recording."""
+        """Returns the error text for a call without a recording.
+
+        The text shows the differences between the call and the most similar recorded call.
+        """
         missing = f"No recording of {request.title} in {self._folder.path}"
         found = nearest(request, self._folder.comparable(request))
         if found is None:

@@ -1,4 +1,4 @@
-"""Records responses to calls while they are sent to the client."""
+"""Records calls and their responses, while the responses are sent to the client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Recorder:
     """Records calls and their responses. `source_name` names the backend or service that responds.
 
     The first recording of a call after the server's start or reset replaces all older recordings of
-    that call. Later recordings of the call are added.
+    that call. Later recordings of the call get files of their own.
     """
 
     def __init__(self, folder: Folder, source_name: str) -> None:
@@ -48,10 +48,10 @@ class Recorder:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Runs a call on `source`, sends the response to the client, and writes the recording.
+        """Passes a call to the application `source`, sends the response, and records it.
 
-        Writes the recording before it sends the last message of the response. Raises every
-        exception of `source`.
+        Writes the recording before it sends the last message of the response. Does not catch
+        exceptions of `source`.
         """
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
@@ -70,7 +70,7 @@ class Recorder:
         capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Writes the recording. Returns None, or the reason why the response cannot be recorded."""
+        """Writes the recording. If that is not possible, returns the reason, otherwise None."""
         if reason := capture.reason_not_to_record(ending):
             return reason
         response = await asyncio.to_thread(capture.response, ending, redaction)

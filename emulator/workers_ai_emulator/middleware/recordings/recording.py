@@ -65,7 +65,7 @@ class RecordedResponse(BaseModel):
 
     @property
     def body(self) -> bytes:
-        """The whole body of a response that is not a stream."""
+        """The body of the response. Empty for a stream, whose body is in `events`."""
         return _to_bytes(self.text or "") or b64decode(self.base64 or "")
 
     @property

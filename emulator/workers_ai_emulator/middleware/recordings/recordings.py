@@ -15,8 +15,8 @@ class Recordings:
 
     `default_backend`: the backend of calls that choose no backend. `source_name`: the backend whose
     responses are recorded, or `cloudflare`. `service`: the application that forwards calls to
-    Cloudflare, None for another source. Raises SettingInvalid for a folder or URL that cannot be
-    used.
+    Cloudflare, None if responses of a backend are recorded. Raises SettingInvalid if the folder,
+    or a setting for the connection to Cloudflare, cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,10 +32,10 @@ class Recordings:
         self.recorder = Recorder(folder, settings.record_from)
 
     def reset(self) -> None:
-        """Makes the player and the recorder start again, as after the server's start.
+        """Resets the player and the recorder to their state at the server's start.
 
-        After that, replay sends each call's first recording again, and a new recording of a call
-        replaces the older recordings of that call.
+        After that, the player begins with each call's first recording again, and the next recording
+        of a call replaces all older recordings of that call.
         """
         self.player.reset()
         self.recorder.reset()

@@ -1,8 +1,8 @@
 """The canonical form of an inference call, from which the key of its recordings is computed.
 
 A recording matches a call if query, model, body and path are equal. The account id in the path,
-credentials, the order of JSON keys, white space, and `1.0` instead of `1` make no difference. An
-omitted parameter does not match an explicit default.
+credentials, the order of JSON keys, white space, and `1.0` instead of `1` make no difference. A
+call that omits a parameter does not match a recording that contains the parameter's default value.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class RecordedRequest:
 
     @property
     def slug(self) -> str:
-        """The first part of the names of the call's recordings: the model's name.
+        """The first part of the file names of the call's recordings.
 
-        It is the path if the call does not name a model.
+        It is the model's name or, if the call does not name a model, the path.
         """
         path, body = self.content["path"], self.content.get("body")
         name = body.get("model") if isinstance(body, dict) else None
@@ -93,9 +93,9 @@ def printable(text: str) -> str:
 
 
 def text_or_base64(data: bytes, redaction: Redaction) -> Json:
-    """Returns a body, without secrets, in the form in which recordings store it.
+    """Returns a body, without secrets, as recordings store it.
 
-    The form is `{"text": …}` for UTF-8, otherwise `{"base64": …}`.
+    That is `{"text": …}` if the body is valid UTF-8, otherwise `{"base64": …}`.
     """
     try:
         return {"text": redaction.text(data.decode())}
