@@ -32,7 +32,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # llama.cpp calls the abort callback about a thousand times in a decode call, and stops the call if
 # the result is not 0. A Python function would acquire the GIL each time. So the callback is C's
-# `strlen` on a two-byte buffer: the result is 1 if the buffer contains a text.
+# `strlen` on a two-byte buffer: it returns 0 until the first byte is set, and then 1.
 _C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
@@ -322,7 +322,8 @@ class LlamaRunner:
         """Evaluates a single row (token) on one thread.
 
         With more threads, llama.cpp would split the row's attention, which changes the rounding.
-        If at most two threads are configured, this costs less than adding a second row.
+        The other way to prevent the split is to add a dummy second row, which costs more than this
+        if at most two threads are configured.
         """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:

@@ -188,10 +188,10 @@ def _path_of(text: str) -> Path:
 
 
 def _text_of(path: Path, file: Path) -> str:
-    """Converts the path `file` to its text in the models file; the inverse of `_path_of`.
+    """Returns the path `file` as it is written in the models file; the inverse of `_path_of`.
 
-    Raises SettingInvalid if `file` is not UTF-8. `path` is the path of the models file, which the
-    error message contains.
+    Raises SettingInvalid if the path is not valid UTF-8. `path` is the path of the models file
+    itself, for the error message.
     """
     try:
         return os.fsencode(file).decode()

@@ -154,8 +154,8 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            # Like cabidela, stops when the match counts add up to more than 1, and also when the
-            # first branch that accepts the value has the match count 0.
+            # cabidela can count 0 matches for a branch that accepts the value. Like cabidela, stops
+            # once the sum of the match counts is not 1, so also after such a first branch.
             if matches != 1:
                 break
     if matches != 1 and not place.path:
@@ -164,10 +164,10 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
-    """Validates the properties of a value, and returns whether at least one of them matches.
+    """Validates the properties of a value like cabidela does. Returns whether any of them matches.
 
-    Like cabidela, accepts values that are not objects. Raises SchemaMismatch if a required property
-    is missing or does not match.
+    Raises SchemaMismatch if a required property is missing, or if a property does not match its
+    schema. A value that is not an object has no properties, which is not an error in itself.
     """
     known = _match_properties(schema, place)
     matches, evaluated = len(known), place.walk.evaluated

@@ -72,6 +72,9 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 
 
 def _positive(text: str | None, *, default: int) -> int:
-    """Returns `text` as an integer, or `default` if it is not a positive integer [inferred]."""
+    """Returns `text` as an integer, or `default` if it is not a positive integer.
+
+    How the service reads other texts is not known [inferred].
+    """
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

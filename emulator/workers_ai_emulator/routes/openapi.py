@@ -161,7 +161,7 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 
 def _input(catalog: Catalog) -> Json:
-    """Returns the schema of a request body that is the input of one of the models."""
+    """Returns the schema of a body that is a model's input: the input schema of any model fits."""
     return _any_of(_ref(spec, "input") for spec in catalog.values())
 
 

@@ -22,7 +22,9 @@ from workers_ai_emulator.settings.parsers import (
 )
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_MAX_NUMBER = 256  # llama.cpp's maximum number of sequences; no model has more layers than this
+# The limit of `--parallel`, because llama.cpp allows no more sequences, and of `--gpu-layers`,
+# because no model has more layers.
+_MAX_NUMBER = 256
 
 
 def default_models_dir() -> Path:

@@ -126,11 +126,11 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def choice(self, text: str, finish_reason: str) -> Json:
-        """Returns the only element of `choices` in a response that is not a stream."""
+        """Builds the only element of `choices` in a response that is not a stream."""
 
     @abstractmethod
     def delta(self, text: str) -> Json:
-        """Returns the only element of `choices` in an event, with the text of a chunk."""
+        """Builds the only element of `choices` in an event from the text of a chunk."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         choices = [self.choice(text, _finish_reason(generation))]

@@ -75,6 +75,6 @@ class EventStream(EventSourceResponse):
             # The status was already sent: the only way to report the error is to cut the stream.
             log.error("a stream breaks off: %s", error)
         finally:
-            # The generator `events` does not call `on_end` in a `finally` of its own: after a cut,
-            # Python may run that `finally` only when it garbage-collects the generator.
+            # A `finally` inside the generator `events` would be too late: if the stream is cut, Python
+            # runs it when it garbage-collects the generator.
             self._on_end()

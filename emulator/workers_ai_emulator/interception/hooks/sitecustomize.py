@@ -1,4 +1,4 @@
-"""Redirects a Python program's connections from Cloudflare's API to the emulator.
+"""Makes a Python program connect to the emulator when it calls Cloudflare's API.
 
 `exec` adds this folder to PYTHONPATH, so each Python program under `exec` imports this file when it
 starts. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
