@@ -115,7 +115,8 @@ class _TimeLimit:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._timer.cancel()
-        # The child may have replied at the last moment, and the timer may have killed it since.
+        # A late block fails even if it raised no error: the timer may have killed the child just
+        # after its reply.
         is_late = time.monotonic() >= self._end
         if is_late or isinstance(error, (OSError, EOFError, ValueError)):
             raise ChildFailed(is_late=is_late) from error

@@ -4,7 +4,7 @@ A request takes three steps. The left column names the thread of each step:
 
 event loop      submit() and cancel() put messages into the worker's inbox
 worker thread   evaluates the sequences step by step (worker.py)
-event loop      generations receive their chunks: one call_soon_threadsafe for each decode call
+event loop      generations receive their chunks, which call_soon_threadsafe passes to this thread
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EngineGeneration:
         return chunks_of(self._events)
 
     def cancel(self) -> None:
-        """Cancels the generation; the engine frees its slot after at most one scheduler step.
+        """Cancels the generation. Its slot becomes free after at most one scheduler step.
 
         Does nothing if the generation has ended.
         """
@@ -168,8 +168,8 @@ class Engine:
         """Starts a task that detects a stuck worker thread.
 
         The worker is stuck if its thread has ended, or if it has requests and has completed no
-        operation (such as a decode call) for `limit_s` seconds. While the worker is stuck, the
-        task sets `failure`, and all requests fail.
+        operation (such as a decode call) for `limit_s` seconds. While the worker is stuck,
+        `failure` contains an error text, and all requests fail.
         """
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 

@@ -41,7 +41,7 @@ class Executor:
     def sample(self, sequence: Sequence, row: int) -> int:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
-        `row`: the index of the sequence's logits among all logits of the last decode call.
+        `row`: the index of the sequence among those for which the last decode call output logits.
         """
         if sequence.sampler is None:
             sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)

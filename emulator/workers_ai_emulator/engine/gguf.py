@@ -21,13 +21,13 @@ from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
 _MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this alignment of memory-mapped weights
-_MAX_TOKENS = 2**22  # at least ten times as many tokens as the largest known vocabulary has
+_MAX_TOKENS = 2**22  # the maximum number of tokens; known vocabularies have at most a tenth
 # llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
 # of these types.
 _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
-_ROUTING_TABLE = "tid2eid"  # tensors with this in their name contain integers, not weights
-# Architectures that do not generate text token by token: encoders, diffusion models, speech models
-# and draft models.
+_ROUTING_TABLE = "tid2eid"  # tensors with this text in their name contain integers, not weights
+# Architectures that cannot generate text token by token on their own: encoders, diffusion models,
+# speech models and draft models.
 _NOT_GENERATING = re.compile(
     ".*bert.*|gemma-embedding|llama-embed|t5|t5encoder|clip|wavtokenizer-dec|qwen3tts|pockettts"
     "|dream|llada|llada-moe|rnd1|eagle3|dflash|gemma4-assistant"
@@ -135,7 +135,7 @@ def _check_array(
 
 
 def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
-    """Returns the texts of all vocabulary tokens as llama.cpp reads them: cut at a zero byte.
+    """Returns the texts of all vocabulary tokens as llama.cpp reads them: up to a zero byte.
 
     Raises GgufInvalid if two tokens have the same text, because llama.cpp would abort.
     """

@@ -11,8 +11,10 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTensor
 
 _VERSIONS = (2, 3)
-_MAX_HEADER = 256 * 2**20  # bytes; the longest known header, with 262,144 tokens, takes 16 MiB
-_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # at least ten times as many as in any known file
+_MAX_HEADER = 256 * 2**20  # the maximum size of a header in bytes; known ones take up to 16 MiB
+# The maximum numbers of metadata keys and of tensors in a file. Known files have at most a tenth of
+# these numbers.
+_MAX_KEYS, _MAX_TENSORS = 2**16, 2**18
 _MAX_KEY = 65_535
 _MAX_TENSOR_NAME = 63
 _MAX_DIMENSIONS = 4

@@ -11,8 +11,8 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 
 _KV_ELEMENT_SIZE = 2  # bytes; the KV cache contains 16-bit floats
 
-# The names of weight types by number. The metadata key `general.file_type` of a file contains the
-# number of its type.
+# The types of weights that a file can have, by number. The metadata key `general.file_type` of a
+# file contains the number.
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -143,7 +143,8 @@ class GgufHeader:
     def kv_cell_size(self) -> int:
         """The bytes that one token takes in the KV cache, which contains 16-bit floats.
 
-        These are the keys and values of all layers: 0 bytes for a model without attention heads.
+        They contain the keys and values of all layers. The result is 0 for a model without
+        attention heads.
         """
         num_heads = self.per_layer("attention.head_count")
         num_kv_heads = self.per_layer("attention.head_count_kv") or num_heads

@@ -40,9 +40,9 @@ _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 class LlamaModel:
     """The weights and the vocabulary of a GGUF file, without a KV cache.
 
-    `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, replaces the epsilon
-    of the RMS norms in the file. The constructor raises EngineError with llama.cpp's reason if the
-    file cannot be loaded.
+    `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, this epsilon of the
+    RMS norms is used instead of the file's. The constructor raises EngineError with llama.cpp's
+    reason if the file cannot be loaded.
     """
 
     def __init__(
@@ -202,8 +202,8 @@ class LlamaRunner:
     """Runs a model with llama.cpp: owns its KV cache and makes the decode calls.
 
     `batch_length`: the maximum number of rows (tokens) of a decode call. `num_threads`: the number
-    of threads that compute. `batch_invariant`: whether a token gets bit-identical logits alone in a
-    decode call and together with other sequences; has no effect on a GPU. Closing the runner also
+    of threads that compute. `batch_invariant`: if True, a token gets the same logits, bit for bit,
+    whether it is alone in a decode call or not; has no effect on a GPU. Closing the runner also
     closes the model.
 
     llama.cpp is not batch invariant by itself. If a decode call has only one row, llama.cpp splits
@@ -266,10 +266,10 @@ class LlamaRunner:
         )
 
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Returns the logits of all vocabulary tokens from the last decode call.
+        """Returns the logits of one row of the last decode call: one number per vocabulary token.
 
-        `row`: the index among the rows for which the call computed logits. The next decode call
-        overwrites the returned array.
+        `row`: the index of the row among those for which the call output logits. The next decode
+        call overwrites the returned array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
@@ -322,8 +322,8 @@ class LlamaRunner:
         """Evaluates a single row (token) on one thread.
 
         With more threads, llama.cpp would split the row's attention, which changes the rounding.
-        The other way to prevent the split is to add a dummy second row, which costs more than this
-        if at most two threads are configured.
+        A dummy second row would also prevent the split. If at most two threads are configured, a
+        second row costs more time than evaluating on one thread.
         """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:
@@ -332,9 +332,9 @@ class LlamaRunner:
             llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
 
     def _differs_for_two_rows(self) -> bool:
-        """Returns whether a token's logits differ between a decode call with one row and with two.
+        """Returns whether a second row in a decode call changes the logits of a single token.
 
-        They differ for 16-bit weights [measured]. The test uses slot 0 and leaves it empty.
+        For 16-bit weights, it does [measured]. The method uses slot 0 and leaves it empty.
         """
         row = Span(0, 0, [self.vocabulary.bos or 0], needs_logits=True)
         self._decode(self._batch.fill([row]))

@@ -67,9 +67,10 @@ class PrefixIndex:
         return len(self._cached[owner].tokens) if owner in self._cached else 0
 
     def match(self, prompt_tokens: Sequence[int]) -> dict[Owner, int]:
-        """Returns the slots and snapshots that hold a prefix of the prompt, and the prefix lengths.
+        """Returns the slots and snapshots with KV cells that the prompt can reuse.
 
-        The prompt's last token is never part of a prefix: it must be evaluated for its logits.
+        The result contains the number of reusable cells of each. The cell of the prompt's last
+        token is not reused, because this token must be evaluated for its logits.
         """
         tokens = np.array(prompt_tokens, np.int32)
         prompt = _Cached(tokens[:-1], self._tiling.end(len(tokens)))

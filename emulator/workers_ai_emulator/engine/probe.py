@@ -53,7 +53,8 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
             encoding="utf-8",
             errors="replace",
             timeout=limit_s,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp starts no gdb in a crash
+            # Without this variable, llama.cpp starts gdb when it crashes.
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
     except subprocess.TimeoutExpired as error:
         raise GgufInvalid(f"llama.cpp did not load it within {limit_s:.0f} s") from error
@@ -87,8 +88,8 @@ def evaluate(path: Path) -> None:
 def limit_memory(file_size: int) -> None:
     """Limits this process's memory (on Linux) and disables core dumps (except on Windows).
 
-    The process may allocate 4 GiB plus `file_size`, which is the size of the GGUF file in bytes.
-    Memory-mapped files do not count.
+    The process may allocate another `file_size` bytes (the size of the GGUF file) plus 4 GiB. The
+    limit does not include memory-mapped files.
     """
     if sys.platform == "win32":
         return
@@ -101,7 +102,7 @@ def limit_memory(file_size: int) -> None:
 
 
 def main(path: Path) -> int:
-    """Test-loads the file in the subprocess, and returns the exit status: 0, or 1 if rejected."""
+    """Runs in the subprocess: test-loads the file, and returns 1 if it is rejected, otherwise 0."""
     # Ctrl-C must end the process at once; Python's own handler waits until llama.cpp returns.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_memory(path.stat().st_size)

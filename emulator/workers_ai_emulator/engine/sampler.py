@@ -1,8 +1,8 @@
 """Turns sampling parameters into a chain of llama.cpp samplers.
 
-The samplers have the same order as in vLLM, which the service is known to have used: penalties,
-temperature, top-k, top-p. The repetition penalty counts the tokens of the prompt and of the
-completion. The frequency and presence penalties count only the tokens of the completion.
+The samplers run in the order of vLLM: penalties, temperature, top-k, top-p. The service is known to
+have used vLLM. The repetition penalty counts the tokens of the prompt and of the completion. The
+frequency and presence penalties count only the tokens of the completion.
 """
 
 from __future__ import annotations

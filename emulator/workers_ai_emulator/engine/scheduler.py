@@ -75,7 +75,7 @@ Operation = Decode | Truncate | Copy | Save | Discard
 
 
 class Scheduler:
-    """Schedules sequences in order of arrival. A step evaluates prompts, then generates tokens.
+    """Schedules sequences in order of arrival. Each step evaluates prompts, then generates tokens.
 
     Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
     and about equally long, one decode call evaluates them together.
@@ -83,8 +83,8 @@ class Scheduler:
     `prefill_budget`: once a step has evaluated this many prompt tokens, it begins no more
     prefill calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
-    `min_snapshot_tokens`: before a slot is overwritten, its KV cells are saved if at least this
-    many of them are in no other slot or snapshot.
+    `min_snapshot_tokens`: before a slot is overwritten, its KV cells are saved only if at least
+    this many of them are in no other slot or snapshot.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class SequenceStatus(Enum):
 class Sequence:
     """The prompt, the completion and the state of one request in the engine.
 
-    Only the worker thread changes a sequence; the event loop changes only `is_cancelled`.
+    The event loop changes only `is_cancelled`; the worker thread changes everything else.
     `sampler` is None until the first token is sampled. `finish_reason` is None until the sequence
     ends.
     """
@@ -48,7 +48,7 @@ class Sequence:
 
     @property
     def num_reserved_tokens(self) -> int:
-        """The maximum number of KV cells that the sequence needs: prompt plus `max_tokens`."""
+        """The maximum number of KV cells that the sequence needs: prompt tokens + `max_tokens`."""
         return self.num_prompt_tokens + self.params.max_tokens
 
     @property

@@ -79,7 +79,7 @@ class Tiling:
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
         """Returns whether one decode call can evaluate the last `length` tokens of a prompt.
 
-        It can if there are few enough tokens and none of them must be computed in tiles.
+        It can if these tokens are too few for tiles and none of them must be computed in tiles.
         """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length
@@ -91,7 +91,8 @@ class Tiling:
         Both prompts begin with the same `num_equal` tokens. `end`: the position in the reusing
         prompt after its last tiled token. `other_end`: the position in the other prompt after its
         last tiled token. The tiled tokens that remain after the reused cells must fill a decode
-        call of `length` tokens, so the result can be smaller than the number of equal cells.
+        call of at least 64 tokens (by default). So the result can be smaller than the number of
+        equal cells.
         """
         if num_equal <= self.start:
             return num_equal

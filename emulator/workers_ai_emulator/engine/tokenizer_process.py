@@ -21,8 +21,9 @@ from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, Req
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
 from workers_ai_emulator.engine.probe import limit_memory
 
-MODULE = "workers_ai_emulator.engine.tokenizer_process"  # the subprocess's __name__ is __main__
-_STACK_BYTES = 256 * 2**20  # enough for 500,000 characters; unused pages take no memory
+# The name of this module. In the subprocess, `__name__` is `__main__` instead.
+MODULE = "workers_ai_emulator.engine.tokenizer_process"
+_STACK_BYTES = 256 * 2**20  # stack for 500,000 characters; unused pages take no memory
 _MAX_TOKENS_PER_CHARACTER = 8
 _MAX_SPECIAL_TOKENS = 2048
 _TOKENS, _FAILED = b"tf"  # kinds of replies
@@ -39,7 +40,7 @@ def is_safe(vocabulary: LlamaVocabulary) -> bool:
 
 
 class IsolatedTokenizer:
-    """Tokenises in a subprocess; kills it if a prompt takes longer than `limit_s` seconds.
+    """Tokenises in a subprocess, which is killed if a prompt takes longer than `limit_s` seconds.
 
     The subprocess loads the vocabulary of the GGUF file `path`, which has `vocabulary_size` tokens.
     It tokenises one prompt after the other. If it crashed or was killed, the next prompt starts a

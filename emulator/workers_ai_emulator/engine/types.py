@@ -23,8 +23,8 @@ class SamplingParams:
     """The sampling parameters of a request, and the maximum number of completion tokens.
 
     With `temperature` 0, the most likely token is always selected. Without a seed, a random seed is
-    used. `top_k` and `top_p` have no effect if they are None, `repetition_penalty` if it is 1 or 0,
-    and the other penalties if they are 0.
+    used. These values have no effect: None for `top_k` and `top_p`, 1 or 0 for
+    `repetition_penalty`, and 0 for the other penalties.
     """
 
     max_tokens: int = 256
@@ -177,7 +177,7 @@ class ModelRunner(Protocol):
     """Evaluates tokens with a model and its KV cache. Only one thread may use a runner.
 
     Each slot holds the KV cells of the first tokens of one sequence, without gaps: at most
-    `context_length` cells. llama.cpp implements this protocol; the tests have a fake.
+    `context_length` cells. `LlamaRunner` implements this protocol; the tests have a fake runner.
     """
 
     num_slots: int
@@ -194,10 +194,10 @@ class ModelRunner(Protocol):
         """
 
     def interrupt(self, *, is_requested: bool) -> None:
-        """Makes the current decode call and all later ones stop and raise Interrupted.
+        """With `is_requested=True`, stops the current decode call and all later ones.
 
-        This lasts until the method is called with `is_requested=False`. Any thread may call this
-        method. Decode calls on a GPU do not stop.
+        Stopped calls raise Interrupted. After `interrupt(is_requested=False)`, later calls run
+        again. Any thread may call this method. Decode calls on a GPU cannot be stopped.
         """
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:

@@ -178,7 +178,8 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Checks the header of a GGUF file and returns it.
 
-        Before the first use of a file that the user imported, also test-loads it in a subprocess.
+        Also test-loads the file in a subprocess, unless it is the stand-in model or has already
+        passed this test.
         """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
@@ -229,8 +230,8 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 
     This is the template in `models.toml`. If there is none, it is `Llama2Template` for a Llama 2
     model, and the template in the GGUF file for any other model. A template from `models.toml` or
-    from an imported file runs in a subprocess. Raises ValueError if the model has no template or
-    its template does not compile.
+    from a GGUF file runs in a subprocess, except for the stand-in model's own template. Raises
+    ValueError if the model has no template or its template does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
@@ -252,7 +253,8 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
     """Returns the model's tokenizer.
 
-    It runs in a subprocess if the file is untrusted and some texts could crash its tokenizer.
+    Some texts can crash a tokenizer or take it minutes. Such a tokenizer runs in a subprocess,
+    unless it belongs to the stand-in model.
     """
     if weights.is_trusted or is_safe(vocabulary):
         return DirectTokenizer(vocabulary)

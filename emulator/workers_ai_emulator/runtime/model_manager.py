@@ -56,7 +56,7 @@ class ModelManager:
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
     serves. `phase`: what the server does during its start-up, for the endpoint `readyz`; `ready`
-    after the start-up. `loader`: replaces the loader in tests.
+    after the start-up. `loader`: a loader that tests use instead of `Loader`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ModelManager:
         return await asyncio.shield(task)  # cancelling one caller must not cancel the load
 
     def _end_load(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
-        """Removes the task of a load that has ended; if it failed, the next request loads again.
+        """Removes the task of a load that has ended, so that a later request can retry.
 
         Reads the task's exception, because asyncio logs exceptions that have not been read.
         """

@@ -57,7 +57,7 @@ def offload(
 
 
 def _layer_sizes(header: GgufHeader) -> list[int]:
-    """Returns the bytes of each layer's weights, the last layer first, then of the output weights.
+    """Returns how many bytes each layer's weights take, last layer first, then the output weights.
 
     A model without output weights uses its token embeddings instead; llama.cpp then copies the
     embeddings to the GPU.
@@ -76,8 +76,8 @@ def _layer_sizes(header: GgufHeader) -> list[int]:
 def _needed(sizes: list[int], num_layers: int, cells_size: int) -> int:
     """Returns how many bytes of GPU memory `num_layers` layers need.
 
-    This includes the KV cells of these layers and a margin for compute buffers. `sizes`: the bytes
-    of each layer's weights. `cells_size`: the bytes of all layers' KV cells.
+    This includes the KV cells of these layers and a margin for compute buffers. `sizes`: the result
+    of `_layer_sizes`. `cells_size`: the bytes of all layers' KV cells.
     """
     num_with_cells = min(num_layers, len(sizes) - 1)
     cells = cells_size * num_with_cells // max(len(sizes) - 1, 1)
