@@ -59,8 +59,8 @@ def create_app(services: Services) -> ASGIApp:
 def _middleware(services: Services) -> list[Middleware]:
     """Returns the middleware, outermost first.
 
-    `create_app` wraps the middleware around the FastAPI application. Middleware that is registered
-    with FastAPI does not see the responses to unexpected errors.
+    `create_app` wraps the middleware around the FastAPI application, instead of registering it with
+    FastAPI: registered middleware would not see the responses to unexpected errors.
     """
     settings = services.settings
     return [

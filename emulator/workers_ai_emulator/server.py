@@ -130,7 +130,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 def _configure_libraries() -> None:
     """Sets process-wide options of sse-starlette and uvicorn. May be called more than once."""
-    # By default, sse-starlette ends all streams as soon as a signal arrives.
+    # If this were True, sse-starlette would end all streams as soon as a signal arrives.
     AppStatus.enable_automatic_graceful_drain = False
     uvicorn_log = logging.getLogger("uvicorn.error")
     if _is_relevant not in uvicorn_log.filters:

@@ -58,7 +58,8 @@ async def file(request: Request, name: str) -> Response:
 async def requests(request: Request) -> Response:
     """Lists the calls in the journal, newest first.
 
-    `?limit=`: the maximum number of calls. `?after=`: lists only calls whose ids are greater.
+    `?limit=`: the maximum number of calls. `?after=`: lists only calls whose id is greater than
+    this number.
     """
     journal = services_of(request).journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)

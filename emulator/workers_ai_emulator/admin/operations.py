@@ -22,7 +22,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.HEALTHZ)
 async def healthz() -> Response:
-    """Returns 200 whenever the server process responds, even while no model is loaded."""
+    """Returns 200 as soon as the server accepts requests, even while no model is loaded."""
     return json_response({"status": "alive"})
 
 

@@ -49,7 +49,7 @@ def emulator_process(
 def _wait_or_kill(process: subprocess.Popen[str]) -> None:
     """Waits until the emulator exits, and kills it if it still runs after ten seconds.
 
-    The emulator exits because its stdin was closed.
+    The emulator exits because the caller of this function has closed the emulator's stdin.
     """
     try:
         process.wait(_STOP_TIMEOUT_S)

@@ -1,1 +1,1 @@
-"""The ASGI middleware through which requests reach the routes. `app.py` sets the order."""
+"""The ASGI middleware through which requests reach the routes. `app.py` sets their order."""

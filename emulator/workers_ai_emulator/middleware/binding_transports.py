@@ -63,10 +63,10 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 
 
 def _run_path(headers: Headers) -> str:
-    """Returns path and query of a binding's request from wrangler 3.20 to 3.35.
+    """Returns the path and query of a binding's request that wrangler 3.20 to 3.35 has wrapped.
 
-    These versions of wrangler do not send the URL of the request. Its path and query depend on the
-    version of the SDK in the Worker. The SDK sends its version in a header.
+    These versions of wrangler do not send the URL of the binding's request. Therefore its path and
+    query are derived from the version of the Worker's SDK, which the SDK sends in a header.
     """
     sdk_version = headers.get("cf-consn-sdk-version", "")
     if sdk_version.startswith("2."):

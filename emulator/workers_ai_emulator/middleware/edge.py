@@ -82,14 +82,15 @@ class _Response:
         headers.add_vary_header("Accept-Encoding")
         if _may_keep_alive(self._scope):
             headers["connection"] = "keep-alive"
-            del headers["content-length"]  # so uvicorn sends the body chunked [recorded]
+            del headers["content-length"]  # so uvicorn sends chunks, as Cloudflare did [recorded]
 
 
 class _Body:
     """Receives a request's body, and discards the part that the application has not read.
 
-    The application often sends an error before it has read the whole body. If the connection was
-    closed then, a client that is still sending the body would get a reset instead of the response.
+    The application often sends an error before it has read the whole body. If the server then
+    closed the connection, a client that is still sending the body would get a connection reset
+    instead of the error.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:

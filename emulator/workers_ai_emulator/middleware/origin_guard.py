@@ -104,7 +104,7 @@ class OriginGuardMiddleware:
             ipaddress.ip_address(host)
         except ValueError:
             return False
-        return True  # DNS rebinding works only with a host name
+        return True  # an IP address is safe: DNS rebinding needs a host name
 
 
 def _host_of(url: str) -> str:

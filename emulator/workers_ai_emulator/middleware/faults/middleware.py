@@ -49,8 +49,8 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# For this retired model, the error contains the name of another model: the model that last
-# responded to its calls [recorded].
+# For this retired model, the error names another model: the one that last responded to calls of
+# the retired model [recorded].
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
@@ -91,8 +91,9 @@ class FaultMiddleware(InferenceMiddleware):
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
         """Returns the fault that the call requests, otherwise the first matching rule's fault.
 
-        Returns None if no rule matches, or if the call requests a fault of streams but does not
-        stream. Raises WireError if the requested fault does not exist or has invalid options.
+        Returns None if no rule matches, or if the requested fault is possible only for streams and
+        the call does not request a stream. Raises WireError if the requested fault does not exist
+        or has invalid options.
         """
         if requested is None:
             return self._rules.choose(subject)

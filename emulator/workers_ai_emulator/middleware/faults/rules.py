@@ -59,7 +59,7 @@ _OF_STREAMS = frozenset(get_args(StreamName))
 class Subject:
     """The properties of an inference call that fault rules check.
 
-    A property is None if the call does not have it.
+    `account_id` and `model` are None if the call does not contain them.
     """
 
     account_id: str | None
@@ -95,7 +95,10 @@ class Fault(BaseModel):
         return value
 
     def applies(self, subject: Subject) -> bool:
-        """Returns whether the fault can be applied. Faults of streams need a call that streams."""
+        """Returns whether the fault can be applied to the call.
+
+        Some faults change a stream, so they can be applied only to calls that request a stream.
+        """
         return subject.is_stream or self.fault not in _OF_STREAMS
 
 
@@ -148,7 +151,10 @@ class FaultRules:
         return len(self._rules)
 
     def add(self, rules: list[FaultRule]) -> None:
-        """Adds fault rules after the active ones. Raises ValueError if there are too many rules."""
+        """Appends `rules` to the active fault rules.
+
+        Raises ValueError if there would then be more than 1000 active fault rules.
+        """
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
         self._rules += [_ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]

@@ -60,8 +60,8 @@ class BreakingStream:
     def _is_due(self, event: bytes) -> bool:
         """Counts the event, and returns whether the stream breaks in this event.
 
-        The stream breaks in the event after the first `after_events` events. If it has no such
-        event, it breaks in `[DONE]`.
+        The stream breaks in the event after the first `after_events` events. If the stream
+        ends before that event, it breaks in the event `[DONE]`.
         """
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM

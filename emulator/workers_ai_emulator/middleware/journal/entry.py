@@ -41,7 +41,7 @@ class Part:
         self.num_bytes = len(data)
 
     def add(self, data: bytes) -> int:
-        """Appends bytes up to MAX_PART_BYTES. Returns the number of bytes that were stored."""
+        """Appends `data`, up to the limit MAX_PART_BYTES. Returns how many bytes were appended."""
         self.num_bytes += len(data)
         data = data[: MAX_PART_BYTES - len(self.stored)]
         self.stored += data
@@ -114,7 +114,7 @@ class Entry:
 
     @property
     def started(self) -> StartedGeneration | None:
-        """The generation of a running call; None before its start, and after the call has ended.
+        """The running generation of the call. None before it starts, and after the call has ended.
 
         The entry of an ended call stores no generation, because that would keep a model in memory.
         """
@@ -150,7 +150,7 @@ class Entry:
         return duplicate
 
     def add_request_body(self, body: bytes, *, is_last: bool) -> int:
-        """Adds a part of the request's body. Returns the number of bytes that were stored."""
+        """Adds a part of the request's body. Returns how many bytes of this part were stored."""
         num_stored = self.request_body.add(body)
         if is_last and self._model is None and (name := _MODEL.search(self.request_body.stored)):
             self._model = self._redacted(name[1].decode("utf-8", "replace"))
@@ -170,7 +170,7 @@ class Entry:
         self.request_headers = {k: redacted(v) for k, v in self.request_headers.items()}
 
     def add_response_start(self, message: Message) -> int:
-        """Adds the response's status and headers. Returns the number of bytes that were stored."""
+        """Adds the response's status and headers. Returns the size of the stored headers."""
         self.status = message["status"]
         headers = Headers(raw=message["headers"])
         self.response_headers = self._headers(headers)
@@ -179,7 +179,7 @@ class Entry:
         return _size(self.response_headers)
 
     def add_response_body(self, body: bytes) -> int:
-        """Adds a part of the response's body. Returns the number of bytes that were stored."""
+        """Adds a part of the response's body. Returns how many bytes of this part were stored."""
         now = self.elapsed_s
         if self.first_s is None:
             self.first_s = now
@@ -198,7 +198,7 @@ class Entry:
         self.outcome = code[1].decode() if code else outcome
         self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
-        # The old context contains the generation, which would keep its model in memory.
+        # The call's own context contains the generation, which would keep the model in memory.
         self._context = CallContext(fault=self.fault, model=self.model)
 
     def drop(self) -> None:

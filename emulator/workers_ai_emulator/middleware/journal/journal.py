@@ -17,8 +17,8 @@ from workers_ai_emulator.wire.calls import InferenceCall
 MAX_ENTRIES = 1000
 MAX_BYTES = 16 * 2**20
 
-# A prompt with more tokens is converted to text in a thread: on the event loop it would delay other
-# requests.
+# A prompt with more tokens than this is converted to text in a thread, because the conversion on
+# the event loop would delay other requests.
 _LONG_PROMPT = 1024
 
 
@@ -26,8 +26,8 @@ class Journal:
     """Stores the most recent inference calls. Not thread-safe.
 
     Drops the oldest entries if there are more than `max_entries` entries or `max_bytes` bytes.
-    `epoch` is a random id, which changes when the journal is cleared; `num_dropped` counts the
-    entries that were dropped since then.
+    `epoch` is a random id, which changes when the journal is cleared; `num_dropped` is the
+    number of entries that were dropped since the journal was last cleared.
     """
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -76,7 +76,10 @@ class Journal:
         return entry
 
     def grow(self, entry: Entry, num_bytes: int) -> None:
-        """Adds `num_bytes` to an entry's size. Drops the oldest entries if a limit is exceeded."""
+        """Adds `num_bytes` to an entry's size.
+
+        Drops the oldest entries if the journal is now larger than `max_bytes`.
+        """
         entry.num_bytes += num_bytes
         self._add_bytes(num_bytes)
 

@@ -13,7 +13,8 @@ from workers_ai_emulator.wire.calls import InferenceCall
 
 _END_OF_STREAM = b"data: [DONE]"
 _TAIL_BYTES = 32
-# A larger request body is parsed in a thread: on the event loop it would delay other requests.
+# A request body with more bytes than this is parsed in a thread, because parsing it on the event
+# loop would delay other requests.
 _LONG_BYTES = 2**15
 _CLIENT_CLOSED_REQUEST = 499  # `app.py` sends this status after a disconnect
 

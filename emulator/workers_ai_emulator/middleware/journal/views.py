@@ -12,7 +12,8 @@ from workers_ai_emulator.wire.envelope import to_json
 
 Json = dict[str, Any]
 
-# A larger entry is converted to JSON in a thread: on the event loop it would delay other requests.
+# An entry with more bytes than this is converted to JSON in a thread, because the conversion on the
+# event loop would delay other requests.
 _LONG_BYTES = 2**15
 
 

@@ -130,7 +130,8 @@ class ResponseCapture:
     def _redacted_events(self, redaction: Redaction) -> Json | None:
         rest = [(self._elapsed_ms(), _to_text(self._rest))] if self._rest else []
         events = [(ms, redaction.text(event)) for ms, event in self._events + rest]
-        # If a model repeats a secret, each event may contain only a part of the secret.
+        # If a model repeats a secret, each event may contain only a part of the secret. So
+        # the secret is also searched for in the joined texts. If it is there, nothing is recorded.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
         return {"events": events}

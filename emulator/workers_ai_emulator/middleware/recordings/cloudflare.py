@@ -41,10 +41,11 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take min
 
 
 class Cloudflare:
-    """Forwards calls to Cloudflare, and its responses to the client. Refuses calls of bindings.
+    """Forwards calls to Cloudflare, and responses to the client. Refuses calls of bindings.
 
-    `url` replaces the URLs of Cloudflare's API and of AI Gateway. Raises SettingInvalid if `url` is
-    not a valid URL, or if an environment variable for proxies or certificates is invalid.
+    `url`, unless it is None, replaces the URLs of Cloudflare's API and of AI Gateway. Raises
+    SettingInvalid if `url` is not a valid URL, or if an environment variable for proxies or
+    certificates is invalid.
     """
 
     def __init__(self, url: str | None = None) -> None:

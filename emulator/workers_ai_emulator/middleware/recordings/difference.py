@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest, printable
 
-_MAX_COMPARED = 400  # compared lines per request; twice as many take four times as long
+_MAX_COMPARED = 400  # lines per request; twice as many lines take four times as long to compare
 _MAX_SHOWN = 16  # lines in an error message
 _MAX_WIDTH = 100  # characters of a value in a shown line
 _CONTEXT = 30  # equal characters shown before the first difference in a line

@@ -70,7 +70,7 @@ class Recorder:
         capture: ResponseCapture,
         ending: Ending,
     ) -> str | None:
-        """Writes the recording. If that is not possible, returns the reason, otherwise None."""
+        """Writes the recording and returns None. If it cannot be written, returns the reason."""
         if reason := capture.reason_not_to_record(ending):
             return reason
         response = await asyncio.to_thread(capture.response, ending, redaction)

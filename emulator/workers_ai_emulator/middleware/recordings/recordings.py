@@ -42,7 +42,8 @@ class Recordings:
 
 
 def _cloudflare(settings: Settings) -> ASGIApp:
-    # Imported only if calls are forwarded, because its HTTP client is slow to import.
+    # Imported only if calls are forwarded to Cloudflare, because this module imports an HTTP
+    # client, which is slow to import.
     from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare
 
     return Cloudflare(settings.cloudflare_url)

@@ -23,7 +23,7 @@ from workers_ai_emulator.wire.redaction import Redaction
 
 Json = dict[str, Any]
 
-KEY_LENGTH = 16  # hexadecimal digits of a call's key in the names of its files
+KEY_LENGTH = 16  # hexadecimal digits of a call's key, which is a part of file names
 _MAX_DEPTH = 100  # levels of nested JSON; a deeper body is stored as text
 _MAX_EXACT = 2**53  # floats cannot represent all integers above this limit
 _MAX_SLUG = 60
