@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # shells exit with the same codes for such commands
+# The exit codes if a command does not exist or cannot be executed. Shells use the same codes.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def execute(

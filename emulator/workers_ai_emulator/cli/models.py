@@ -229,7 +229,8 @@ class _Library:
 def _source(spec: ModelSpec) -> str:
     """Returns a text for the user that describes where to get the missing weights of a model.
 
-    If a stand-in model answers requests to this model until then, the text also names it.
+    If a stand-in model answers requests to this model while the weights are missing, the text also
+    names the stand-in model.
     """
     source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
     return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")

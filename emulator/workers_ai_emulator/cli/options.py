@@ -98,11 +98,12 @@ def _without_service_link() -> Iterator[None]:
 
 
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
-    """Raises SettingInvalid if the setting's environment variable is blank but must not be.
+    """Raises SettingInvalid if the setting refuses blank variables, and its variable is blank.
 
     For example, if the secret with the API token does not exist, a CI system sets an empty
     variable. Without this check, the server would start without a token and accept all requests.
-    Does nothing if the setting allows a blank variable, or if the command line contains its flag.
+    Does nothing if the setting's flag is on the command line, because the flag replaces the
+    variable.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()
@@ -114,7 +115,11 @@ def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
 
 
 def _help(declaration: Declaration) -> str:
-    """Returns the help text of a flag. It includes the default if Typer cannot show the default."""
+    """Returns the help text of a flag.
+
+    If the default of the flag is None, Typer shows no default, so the text includes
+    `Setting.default_text`.
+    """
     if declaration.flag_default is None and declaration.setting.default_text:
         return f"{declaration.description} Default: {declaration.setting.default_text}."
     return declaration.description

@@ -39,7 +39,7 @@ _NO_HOST = "invalid"  # a reserved name: no host can have it [RFC 2606]
 _ACCESS_OF_OTHERS = 0o077  # the permission bits of a file for other users
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # some clients reject server certificates with a longer lifetime
+_LIFE = 397 * _DAY  # of a server certificate: some clients reject a longer lifetime
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -111,8 +111,8 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
     """Returns the PEM bundle that replaces a program's trusted certificates.
 
     The bundle contains the certificate of `ca`, the certificates that the operating system and
-    certifi trust, and the content of the files that variables such as SSL_CERT_FILE name in the
-    user's environment (`variables`).
+    certifi trust, and the certificates in the user's own files. The user's environment
+    (`variables`) names these files, for example in SSL_CERT_FILE.
     """
     system = ssl.get_default_verify_paths()
     return _joined(
@@ -131,8 +131,8 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
 def node_trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
     """Returns the PEM bundle of certificates that node trusts in addition to its own.
 
-    The bundle contains the certificate of `ca`, and the file that NODE_EXTRA_CA_CERTS names in the
-    user's environment (`variables`).
+    The bundle contains the certificate of `ca`. If NODE_EXTRA_CA_CERTS in the user's environment
+    (`variables`) names a file, the bundle also contains the certificates in that file.
     """
     return _joined(ca, [variables.get("NODE_EXTRA_CA_CERTS", "")])
 
@@ -172,11 +172,11 @@ def _is_private(path: Path) -> bool:
 
 
 def _usable(path: Path) -> bytes | None:
-    """Returns the authority's key and certificate in the file as PEM, or None if unusable.
+    """Returns the content of the file `path`: the authority's key and certificate as PEM.
 
-    The key and the certificate are usable if they belong together, the certificate has our name
-    constraints, and the certificate stays valid for longer than the server certificates that it
-    signs (397 days).
+    Returns None if the file does not exist or is unusable. The file is usable if its key and
+    certificate belong together, the certificate has the name constraints `_CONSTRAINTS`, and the
+    certificate stays valid for longer than the server certificates that it signs (397 days).
     """
     try:
         pem = path.read_bytes()
@@ -197,7 +197,7 @@ def _usable(path: Path) -> bytes | None:
 def _new_authority() -> bytes:
     """Returns the key and certificate of a new authority as PEM.
 
-    Uses cryptography, because trustme cannot create name constraints.
+    Uses the package cryptography, because the package trustme cannot create name constraints.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     public_key = key.public_key()

@@ -34,9 +34,10 @@ def companion(
 
 
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
-    """Waits until the emulator at the address is ready, then returns True. Reports its phases.
+    """Waits until the emulator at the address is ready, then returns True.
 
-    Returns False if no emulator responds at the address.
+    Calls `report` with the text of each phase of the emulator's start. Returns False if no emulator
+    responds at the address.
     """
     reported = None
     for phase in phases(*address):

@@ -19,7 +19,8 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 _HOOKS = Path(__file__).parent / "hooks"
 
 # These variables are set if the user's environment lacks them, because wrangler and the SDKs refuse
-# to run without credentials. The emulator accepts any value.
+# to run without credentials. The emulator accepts these values, unless it was started with
+# `--api-token` or `--api-token-file`.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
@@ -28,13 +29,14 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """The addresses and paths of certificate files that `environment` puts into variables.
+    """The addresses, credentials and file paths that `environment` puts into variables.
 
-    `proxy` and `tls` are the proxy's two ports: for HTTP proxy requests, and for TLS connections
-    that a hook redirects. The port `proxy` requires `credentials` (`user:password`) if they are not
-    empty. `bundle` is a PEM file that replaces a program's trusted certificates; `node_bundle` is a
-    PEM file of certificates that node trusts in addition to its own. `authority` is a PEM file with
-    only the certificate of our certificate authority. `wgetrc` is a configuration file for wget.
+    `proxy` and `tls` are the addresses of the proxy's two ports: `proxy` receives HTTP proxy
+    requests, and `tls` receives TLS connections that a hook redirects. The port `proxy` requires
+    `credentials` (`user:password`), unless they are empty. `bundle` is a PEM file that replaces a
+    program's trusted certificates. `node_bundle` is a PEM file of certificates that node trusts in
+    addition to its own. `authority` is a PEM file with only the certificate of our certificate
+    authority. `wgetrc` is a configuration file for wget.
     """
 
     emulator: Address
@@ -50,8 +52,9 @@ class Interception:
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment variables to set for a program that `exec` runs.
 
-    They are added to the user's environment, `variables`, and replace variables of the same name.
-    Cloudflare credentials in `variables` are not replaced.
+    The caller adds them to the user's environment (`variables`), where they replace variables of
+    the same name. A value for CLOUDFLARE_API_TOKEN or CLOUDFLARE_ACCOUNT_ID is returned only if the
+    user's environment lacks that variable.
     """
     at = f"{interception.credentials}@" if interception.credentials else ""
     proxy = f"http://{at}{interception.proxy}"
@@ -102,8 +105,9 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     requests to these hosts must use our proxy. The value also contains the loopback names and the
     emulator's host, except IPv6 addresses, which httpx 0.24.0 cannot parse.
 
-    Our proxy reads the user's own NO_PROXY. For matching hosts other than Cloudflare's, and for
-    `::1`, it connects directly, without the user's proxy.
+    Our proxy reads the user's own NO_PROXY. It connects to hosts in NO_PROXY, and to `::1`,
+    directly, without the user's proxy. It sends HTTPS requests for Cloudflare's API hosts to the
+    emulator, even if the user's NO_PROXY contains these hosts.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -114,10 +118,10 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 
 
 def _excepts_our_host(entry: str) -> bool:
-    """Returns whether a NO_PROXY entry makes any client skip the proxy for a Cloudflare API host.
+    """Returns whether a NO_PROXY entry can make a client skip the proxy for a Cloudflare API host.
 
     Clients interpret leading dots, `*` and parent domains differently. Returns True if the entry
-    matches in at least one of these interpretations.
+    includes a Cloudflare API host in at least one of these interpretations.
     """
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)

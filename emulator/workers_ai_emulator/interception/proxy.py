@@ -85,9 +85,8 @@ class Proxy:
     """The proxy server; its two ports are open inside its `async with` block.
 
     `context` is a TLS server context for HOSTS. `user_proxies` are the proxies in the user's
-    environment variables, by URL scheme, as urllib's `getproxies` returns them. `credentials`, in
-    the form `user:password`, are required by the proxy port; each `Proxy` object has a new random
-    password.
+    environment variables, by URL scheme, as urllib's `getproxies` returns them. The proxy port
+    requires `credentials` (`user:password`). Each `Proxy` object has a new random password.
     """
 
     def __init__(
@@ -167,10 +166,10 @@ class Proxy:
     async def _connect_upstream(self, request: Request) -> Connection:
         """Connects to the emulator, to the user's own proxy, or to the host of the request.
 
-        Then, unless it has connected to the emulator: for CONNECT, opens a tunnel through the
-        user's proxy, if there is one; for other methods, sends the request's head. The caller
-        relays the bytes that follow. Raises Refusal if the connection or the tunnel cannot be
-        opened.
+        Sends nothing to the emulator. If the request's method is CONNECT, opens a tunnel through
+        the user's proxy, if there is one. For other methods, sends the request's head to the user's
+        proxy or to the host. The caller relays the bytes that follow. Raises Refusal if the
+        connection or the tunnel cannot be opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)
@@ -331,7 +330,7 @@ async def _read_head(reader: asyncio.StreamReader) -> str:
     """Reads a head: a request line or status line, and header fields up to the empty line.
 
     Raises Refusal if the head is incomplete after 30 seconds or at the end of the connection, or if
-    it is too long.
+    it is longer than 64 KiB.
     """
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT_S):
@@ -372,5 +371,5 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
-    else:  # asyncio cannot send EOF on a TLS connection and keep it open
+    else:  # asyncio cannot send EOF on a TLS connection without closing it
         writer.close()

@@ -1,4 +1,4 @@
-"""Recognises commands that ignore the variables of `exec`, and so may call Cloudflare itself."""
+"""Recognises commands that may call the real Cloudflare: they ignore the variables of `exec`."""
 
 from __future__ import annotations
 

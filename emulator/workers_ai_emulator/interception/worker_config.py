@@ -79,7 +79,7 @@ class Block:
 
 
 def blocks(binding: str, address: str) -> list[Block]:
-    """Returns the text to paste for wrangler, Miniflare and each version of vitest's pool.
+    """Returns the texts to paste for wrangler, Miniflare and two versions of vitest's Workers pool.
 
     `binding` is the name of the AI binding in the Worker's env. `address` is the emulator's
     host:port. Raises CommandError if one of them is invalid.
@@ -135,7 +135,7 @@ def local_config(path: Path, text: str, address: str) -> str:
 
 
 def is_ours(text: str) -> bool:
-    """Returns whether `local_config` wrote this text of a wrangler file."""
+    """Returns whether the text of a wrangler file was created by `local_config`."""
     return text.startswith(_SIGNATURE)
 
 
@@ -160,8 +160,8 @@ def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
 def _with_emulator(scope: dict[str, Any], address: str) -> dict[str, Any]:
     """Returns a copy of `scope` with a binding of our Miniflare plugin instead of `ai`.
 
-    `scope` is the top level, or one environment, of a wrangler configuration. If it has no `ai`,
-    the copy is unchanged.
+    `scope` is the top level, or one environment, of a wrangler configuration. If `scope` has
+    no `ai`, the copy is equal to `scope`.
     """
     if not scope.get("ai"):
         return dict(scope)

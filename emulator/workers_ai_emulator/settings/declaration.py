@@ -21,13 +21,13 @@ class Setting:
 
     help: str
     _: KW_ONLY
-    flag: str = ""  # the flag's name without `--`; if empty, the name of the field
-    default_text: str = ""  # describes a default that is computed, None or empty
+    flag: str = ""  # the flag's name without `--`; if empty, the field's name with hyphens
+    default_text: str = ""  # describes the default if that is computed, None or empty
     page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    refuses_blank: bool = False  # whether a blank variable is an error; if not, it is ignored
+    refuses_blank: bool = False  # if True, a blank variable is an error; if False, it is ignored
     has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
@@ -61,7 +61,7 @@ class Declaration:
 
     @property
     def flag_type(self) -> Any:
-        """The type to which Typer converts the flag's text. `Setting.parse` converts it further."""
+        """The type to which Typer converts the flag's text; `Setting.parse` converts the result."""
         if self.setting.path == "existing file":
             return Path | None
         if self.setting.has_auto:
@@ -99,7 +99,7 @@ def env_var(flag: str) -> str:
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:
-    """Returns the declaration of each field of `defaults`, by the field's name.
+    """Returns a dict that maps the name of each field of `defaults` to its declaration.
 
     `defaults`: a dataclass instance with the defaults. The annotation of each of its fields
     contains a `Setting`.

@@ -12,7 +12,8 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 from workers_ai_emulator.settings.declaration import Declaration
 
-# Only visible ASCII characters: clients cannot send a token with others in an HTTP header.
+# An API token contains only visible ASCII characters, because clients cannot send a token with
+# other characters in an HTTP header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -86,7 +87,7 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 
 
 def origin(declaration: Declaration, text: str) -> str:
-    """Returns the origin as browsers send it: in lower case, without a slash at the end.
+    """Returns the origin as browsers send it: in lower case, without a trailing slash.
 
     Accepts origins, `null` and `*`. Raises SettingInvalid for any other text.
     """

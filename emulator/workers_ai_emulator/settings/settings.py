@@ -22,15 +22,15 @@ from workers_ai_emulator.settings.parsers import (
 )
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-# The limit of `--parallel`, because llama.cpp allows no more sequences, and of `--gpu-layers`,
-# because no model has more layers.
+# The maximum of `--parallel` and `--gpu-layers`: llama.cpp allows no more parallel sequences, and
+# no model has more layers.
 _MAX_NUMBER = 256
 
 
 def default_models_dir() -> Path:
     """Returns the default folder of the weights.
 
-    In a checkout of the repository, this is its folder `models/`. If the package is installed
+    In a checkout of the repository, this is its folder `models/`. If the emulator is installed
     without a checkout, this is a folder in the user's cache folder. If the user has no home folder,
     this is `models/` in the working directory.
     """
@@ -288,7 +288,11 @@ class Settings:
         return f"[{host}]" if ":" in host else host
 
     def check_upstream(self) -> None:
-        """Raises SettingInvalid if the backend `upstream` is selected without `--upstream-url`."""
+        """Checks that the backend `upstream` has a URL if a setting selects this backend.
+
+        Raises SettingInvalid if `--backend` or `--record-from` is `upstream`, and `--upstream-url`
+        is missing.
+        """
         for flag, backend in (("backend", self.backend), ("record-from", self.record_from)):
             if backend == "upstream" and self.upstream_url is None:
                 raise SettingInvalid(f"--{flag} upstream needs --upstream-url")

@@ -5,8 +5,9 @@ starts. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses 
 library, because the emulator's dependencies may not be installed in the program's Python.
 
 The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
-methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The resolver
-cannot return that port itself: some libraries, such as anyio, ignore the port that it returns.
+methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The patched
+resolver does not return the TLS port, because some libraries, such as anyio, ignore the port that a
+resolver returns.
 
 If a program loads its own file of trusted certificates, such as certifi's, into a TLS context, the
 context also trusts the certificate authority of `exec`. That authority can sign certificates only
@@ -23,15 +24,16 @@ from typing import Any
 
 _HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 _PORTS = (443, "443", "https")
-# No server listens on this loopback address, so an unpatched connection fails at once.
+# No server listens on this loopback address, so connections without our patch fail at once.
 _PLACEHOLDER = ("127.219.83.7", 443)
 
 
 def _redirect(host: str, port: int) -> None:
-    """Patches the resolver and the connect methods of sockets, which all Python libraries use.
+    """Makes the program connect to `host` and `port` instead of Cloudflare's API hosts.
 
-    Patches `_socket.getaddrinfo`, not `socket.getaddrinfo`, which calls it: a library may already
-    have imported the unpatched `socket.getaddrinfo`.
+    Patches the resolver and the connect methods of sockets, which most Python libraries use.
+    Patches `_socket.getaddrinfo`, which `socket.getaddrinfo` calls. A patch of
+    `socket.getaddrinfo` would be too late for libraries that have already imported that function.
     """
     resolve = _socket.getaddrinfo
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
@@ -107,8 +109,8 @@ def _trust(authority: str) -> "Any":
 def _trust_in_curl(bundle: str) -> "Any":
     """Returns a function that patches the module `pycurl`, which it receives as its argument.
 
-    After the patch, pycurl trusts the certificates in the file `bundle`. pycurl reads no
-    environment variable that names trusted certificates.
+    After the patch, pycurl trusts the certificates in the file `bundle`. Without the patch,
+    pycurl would not trust them, because it reads no environment variable that names such a file.
     """
 
     def patch(module: Any) -> None:
@@ -131,7 +133,7 @@ def _trust_in_curl(bundle: str) -> "Any":
 
 
 def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
-    """Returns a dict that maps the names of two modules to a function.
+    """Returns a dict that maps the names of two modules to the same function.
 
     The function must be called after the import of either module. It prints a warning to stderr if
     the program has imported both.
