@@ -47,9 +47,9 @@ class Backends:
 
     @property
     def status(self) -> str:
-        """The error text of the default backend, if it has failed and cannot generate now.
+        """The error text of the default backend if it has failed, else the phase of the start-up.
 
-        Without a failure, this is the phase of the start-up. The last phase is `ready`.
+        The last phase is `ready`.
         """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase

@@ -47,8 +47,9 @@ class LocalBackend:
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
     """Returns the tokens of the request's prompt.
 
-    Raises ContextTooLong, with an estimated number of tokens, if the prompt has over 32 characters
-    per token of the context: such a prompt certainly does not fit, so it is not tokenised.
+    If the prompt has more than 32 times as many characters as the context has tokens, does not
+    tokenise it, because it certainly does not fit. Raises ContextTooLong instead, with an estimated
+    number of tokens.
     """
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:

@@ -84,10 +84,10 @@ def _options(params: SamplingParams) -> Json:
 
 
 class EventDecoder:
-    """Decodes the events of an OpenAI stream into chunks: `feed` each event, then `flush` once.
+    """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
-    `is_done`: whether the server has sent the event `[DONE]`. If the server sends no usage, the
-    usage has `num_prompt_tokens` prompt tokens, and one completion token for each event with text.
+    `is_done`: whether the server has sent the event `[DONE]`. If the server sends no token counts,
+    counts `num_prompt_tokens` prompt tokens, and one completion token for each event with text.
     """
 
     def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:

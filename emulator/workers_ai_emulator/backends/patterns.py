@@ -1,9 +1,9 @@
-"""Searches users' regular expressions, written in Python's syntax, in linear time with RE2.
+"""Searches texts in linear time, with RE2, for users' regular expressions in Python's syntax.
 
-Python's own module `re` can take hours to search an expression such as `(a+)+$`. RE2 always needs
-linear time, but its `\\w`, `\\d`, `\\s` and `\\b` support only ASCII. So this module parses the
-expression with Python's parser, and writes it in RE2's syntax. It replaces a class such as `\\w` by
-a list of the characters that the class contains in Python.
+Python's own module `re` can take hours to search for an expression such as `(a+)+$`. RE2 always
+needs linear time, but its `\\w`, `\\d`, `\\s` and `\\b` support only ASCII. So this module parses
+the expression with Python's parser, and writes it in RE2's syntax. It replaces a class such as
+`\\w` by a list of the characters that the class contains in Python.
 
 RE2 cannot find the boundaries of words that are not ASCII. If the expression contains `\\b` or
 `\\B` and the text is not ASCII, this module inserts two marker characters before, between and after
@@ -60,8 +60,8 @@ class PatternTooCostly(Exception):
 class PatternTooLarge(ValueError):
     """Raised if RE2 refuses an expression because it would need too much memory.
 
-    The failed compilation takes time too. So the limit for the total size of a script's expressions
-    counts it as `SIZE_OF_LARGE` instructions.
+    The failed compilation takes time too. So it counts as `SIZE_OF_LARGE` instructions towards the
+    limit for the total size of a script's expressions.
     """
 
 
@@ -87,7 +87,7 @@ class Pattern:
 
     @property
     def size(self) -> int:
-        """The number of RE2 instructions of the two compiled expressions."""
+        """The number of RE2 instructions, for ASCII texts and for other texts together."""
         return int(self._for_ascii.programsize + self._for_all.programsize)
 
     def found_in(self, text: str) -> bool:

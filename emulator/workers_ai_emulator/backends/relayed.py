@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 # token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-_MAX_UNREAD = 1024  # chunks in the queue; while the queue is full, the source waits
+# The maximum number of chunks in the queue. While the queue is full, the source waits.
+_MAX_UNREAD = 1024
 
 
 def num_words(text: str) -> int:
@@ -31,8 +32,8 @@ class RelayedGeneration:
     """A Generation whose chunks come from `source`, an async generator.
 
     A task reads chunks from the source until a chunk has a finish reason, the source fails, or the
-    generation is cancelled. It then closes the source. `usage` counts each chunk as one completion
-    token. If the source yields a Usage, that replaces the count.
+    generation is cancelled. Then the task closes the source. `usage` counts each chunk as one
+    completion token. If the source yields a Usage, that replaces the count.
     """
 
     def __init__(

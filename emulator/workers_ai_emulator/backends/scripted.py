@@ -35,11 +35,14 @@ MODEL_NAME = "scripted"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_WAIT_S = 86400
 _MAX_FILE_BYTES = 4 * 2**20
-_MAX_DEPTH = 100  # levels of nested lists and mappings in a YAML file
-_MAX_EVENTS = 400_000  # events of PyYAML's parser: each value, and the start and end of each list
+_MAX_DEPTH = 100  # the maximum depth of nested lists and mappings in a YAML file
+# The maximum number of events of PyYAML's parser in a YAML file. Each value is an event, and so are
+# the start and the end of each list and mapping.
+_MAX_EVENTS = 400_000
 _MAX_RULES = 10_000
-_MAX_PATTERN = 10_000  # characters of a regular expression
-_MAX_PATTERNS_SIZE = 5_000_000  # RE2 instructions of all regular expressions of a script
+_MAX_PATTERN = 10_000  # the maximum number of characters of a regular expression
+# The maximum number of RE2 instructions of all regular expressions of a script together.
+_MAX_PATTERNS_SIZE = 5_000_000
 # If comparing a request with all rules costs more than this, the comparison runs in a thread. The
 # cost is the sum of `Rule.cost` of all rules, times the number of characters of the text.
 _MAX_IMMEDIATE_COST = 1_000_000
@@ -115,7 +118,7 @@ class Rule(BaseModel):
     def applies(self, model: str, text: str) -> bool:
         """Returns whether the conditions `model`, `contains` and `matches` hold.
 
-        Raises PatternTooCostly if searching `matches` in the text could take minutes.
+        Raises PatternTooCostly if searching the text for `matches` could take minutes.
         """
         return (
             fnmatchcase(model, self.model)
@@ -183,8 +186,8 @@ class ScriptedBackend:
     async def _use_rule(self, model: str, text: str) -> Rule:
         """Returns the first rule that applies to the text, and counts this use for `times`.
 
-        If no rule applies, returns a rule whose completion quotes the text. Raises WireError if the
-        search of a rule's `matches` could take minutes.
+        If no rule applies, returns a rule whose completion quotes the text. Raises WireError if
+        searching the text for a rule's `matches` could take minutes.
         """
         while True:
             rules = [active for active in self._rules if active.times != 0]
@@ -194,8 +197,8 @@ class ScriptedBackend:
                 active = _first(rules, model, text)
             if active is None:
                 return Rule(answer=f"This is a scripted answer to: {text}")
-            # During the search in a thread, another request may have used up the rule: then search
-            # again.
+            # During the search in a thread, another request may have used up the rule. In that
+            # case, the loop searches again.
             if active.times != 0:
                 active.times = active.times and active.times - 1
                 return active.rule
@@ -204,7 +207,7 @@ class ScriptedBackend:
 def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
     """Returns the first rule that applies to the text, or None.
 
-    Raises WireError if the search of a rule's `matches` could take minutes.
+    Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
     for active in rules:
         try:

@@ -42,10 +42,10 @@ class UpstreamBackend:
     """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
 
     `model`: the server's name of the model that generates for all requests. If it is None, uses the
-    server's model with the same name as the requested Workers AI model. If there is none, uses the
-    server's only model. A request fails if the server sends no bytes for `stall_timeout_s` seconds.
-    Raises SettingInvalid if the URL, the key, or an environment variable for proxies or
-    certificates is invalid.
+    server's model with the same name as the requested Workers AI model. If the server has no such
+    model, uses the server's only model. A request fails if the server sends no bytes for
+    `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an environment variable
+    for proxies or certificates is invalid.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ def _events(response: httpx2.Response) -> httpx2.EventSource:
 
 
 class _TerminatedStream(httpx2.AsyncByteStream):
-    """Adds an empty line at the end of a response's body, which ends the last event.
+    """Adds an empty line, which ends the last event, at the end of a response's body.
 
     If the connection breaks off, adds nothing, so the incomplete last event is ignored.
     """

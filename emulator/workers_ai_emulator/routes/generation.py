@@ -36,7 +36,8 @@ async def body_of(request: Request) -> Any:
 def model_name(body: Any) -> str:
     """Returns the value of `model` in a body.
 
-    If the key is missing, returns the text `undefined`, as JavaScript prints it [inferred].
+    If the key is missing, returns the text `undefined`, as JavaScript prints it. That the service's
+    error message contains this text is inferred.
     """
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
@@ -128,8 +129,8 @@ async def _respond(
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
     """Waits until the first chunk is generated, and returns an iterator over all chunks.
 
-    An error before the first chunk is raised here and becomes an error response. A later error is
-    raised by the iterator and cuts the stream.
+    Raises errors that occur before the first chunk, so the client gets an error response. Later
+    errors are raised by the iterator, and cut the stream.
     """
     chunks = aiter(generation)
     first = await anext(chunks)

@@ -38,7 +38,7 @@ async def search_models(request: Request) -> Response:
 async def model_schema(request: Request) -> Response:
     """Returns the input and output schemas of the model that `?model=` names.
 
-    Raises WireError with code 5007 if no served model has the name [inferred].
+    Raises WireError with code 5007 if no served model has the name. The code is inferred.
     """
     spec = find_model(request, request.query_params.get("model", ""))
     return JsonResponse(success(spec.schema))
@@ -46,7 +46,10 @@ async def model_schema(request: Request) -> Response:
 
 @router.handles(endpoints.SEARCH_TASKS)
 async def search_tasks(request: Request) -> Response:
-    """Lists the tasks of the served models, in the same form as in a model's card [inferred]."""
+    """Lists the tasks of the served models.
+
+    Each task has the same keys as in the list of models. That the service does this is inferred.
+    """
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
     return _page(request, list(tasks.values()))
@@ -74,7 +77,7 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 def _positive(text: str | None, *, default: int) -> int:
     """Returns `text` as an integer, or `default` if it is not a positive integer.
 
-    How the service reads other texts is not known [inferred].
+    Using `default` then is inferred: how the service reads such a text is not known.
     """
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

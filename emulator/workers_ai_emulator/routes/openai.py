@@ -71,7 +71,7 @@ def _inputs(body: Any) -> Any:
     """Returns the model's input in the body of a request to an OpenAI-compatible route.
 
     Removes nulls, which OpenAI's clients send for unset keys. If `max_tokens` is missing, sets it
-    to the value of `max_completion_tokens` [inferred].
+    to the value of `max_completion_tokens`. That the service does this is inferred.
     """
     if not isinstance(body, dict):
         return body

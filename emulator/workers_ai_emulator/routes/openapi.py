@@ -46,8 +46,9 @@ def document(catalog: Catalog) -> Json:
 class _Details:
     """The parts of an endpoint's OpenAPI description that the endpoint table does not contain.
 
-    `content`, `status`: the schemas of the successful response by media type, and its HTTP status.
-    `body`: the schema of the request body. `query`: parameters in the query or in headers.
+    `content`: the schemas of the successful response, by media type. `status`: the HTTP status of
+    that response. `body`: the schema of the request body. `query`: descriptions of the parameters
+    in the query and in headers.
     `errors`: errors that only this endpoint sends, in addition to those of its access check and of
     inference. `refusals`: HTTP statuses of error responses with the body `{"error": TEXT}`.
     """
@@ -161,7 +162,7 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 
 def _input(catalog: Catalog) -> Json:
-    """Returns the schema of a body that is a model's input: the input schema of any model fits."""
+    """Returns the schema of a request body that is the input of one of the models."""
     return _any_of(_ref(spec, "input") for spec in catalog.values())
 
 
@@ -223,7 +224,7 @@ def _content(schema: Json) -> Json:
 
 
 def _whole_or_stream(whole: Json) -> Json:
-    """Returns the OpenAPI content of a response that is JSON or a stream of events."""
+    """Returns the schemas, by media type, of a response that is JSON or a stream of events."""
     return _content(whole) | {"text/event-stream": {"schema": _object(data=_TEXT)}}
 
 
@@ -242,7 +243,7 @@ def _page(row: Json) -> Json:
 
 
 def _native(catalog: Catalog) -> Json:
-    """Returns the OpenAPI content of `ai/run`: JSON in Cloudflare's envelope, or a stream."""
+    """Returns the schemas, by media type, of the responses of `ai/run`: JSON or a stream."""
     return _whole_or_stream(_success(_bare_output(catalog)))
 
 
@@ -366,7 +367,7 @@ def _failed(entries: Json, result: Json) -> Json:
 def _fixed(
     content: Json, *, query: Iterable[Json] = (), **details: Any
 ) -> Callable[[Catalog], _Details]:
-    """Returns a function that describes an endpoint independently of the served models."""
+    """Returns a function that describes an endpoint in the same way for any catalogue of models."""
     return lambda catalog: _Details(content, query=query, **details)
 
 

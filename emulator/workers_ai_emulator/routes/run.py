@@ -21,8 +21,8 @@ router = EndpointRouter()
 async def run_model_in_body(request: Request) -> Response:
     """Runs the model that the body names: `{"model": …, "input": {…}}`.
 
-    AI Gateway's documentation of 2026 describes this form of the body. Without the key `input`, the
-    whole body is the model's input [inferred].
+    AI Gateway's documentation of 2026 describes this form of the body. If the key `input` is
+    missing, the whole body is the model's input. This case is not documented but inferred.
     """
     body = await body_of(request)
     spec = find_model(request, model_name(body))
@@ -48,7 +48,7 @@ async def run(
     """Runs the model, and returns a response in the format `response_format`.
 
     The default format is that of `ai/run`. Raises WireError if the client asks for batch
-    processing: `is_queued` is true, or the query contains `queueRequest=true`.
+    processing, that is, if `is_queued` is true or the query contains `queueRequest=true`.
     """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)

@@ -60,7 +60,7 @@ class NativeFormat:
 
 
 class BareFormat(NativeFormat):
-    """The format for a Worker's AI binding: `ai/run` without envelope [workerd, ai-api.ts]."""
+    """The format for AI bindings: that of `ai/run` without envelope [workerd, ai-api.ts]."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(self.result(text, generation))
@@ -111,8 +111,8 @@ def _tensors(text: str) -> Json:
 class OpenAIFormat(ABC):
     """The base class of OpenAI's two formats, which have no envelope and no padding.
 
-    The keys have the order of recorded responses of Llama 3 models. The event with the finish
-    reason has an empty text: recorded events have no text there, but clients expect one.
+    The keys have the order of recorded responses of Llama 3 models. In recorded streams, the event
+    with the finish reason has no text. Here, it has an empty text, because clients expect one.
     """
 
     whole_object: str
@@ -192,7 +192,10 @@ class ChatCompletionFormat(OpenAIFormat):
 
 
 class TextCompletionFormat(OpenAIFormat):
-    """The format of the endpoint `completions`, as OpenAI documents it [inferred]."""
+    """The format of the endpoint `completions`, as OpenAI documents it.
+
+    That Workers AI uses the same format is inferred.
+    """
 
     whole_object = event_object = "text_completion"
 

@@ -1,6 +1,6 @@
 """Parses requests of the SDK `@cloudflare/ai` 1.0, which sends a model's input as tensors.
 
-[the source and the requests of npm @cloudflare/ai 1.0.12 to 1.0.53]
+[source: the code and the requests of npm @cloudflare/ai 1.0.12 to 1.0.53]
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def parse(body: Any) -> TensorCall:
 
     The tensor `INPUT_0` is the prompt, and `INPUT_1` is the maximum number of completion tokens.
     For models that Cloudflare runs on vLLM, SDK 1.0.53 sends other tensors: `text_input` is the
-    prompt, and `sampling_parameters` is a JSON text that contains the maximum number. Raises
-    WireError for any other body.
+    prompt, and `sampling_parameters` is a JSON text with the key `max_tokens`. Raises WireError for
+    any other body.
     """
     match body:
         case {"input": [*tensors]}:

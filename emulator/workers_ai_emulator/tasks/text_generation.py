@@ -127,7 +127,8 @@ def _field(value: Any, name: str) -> Any:
 def _text(content: Any) -> str:
     """Returns the text in the content of a message. Raises WireError if it contains base64 data.
 
-    If the content has several parts, joins their texts by line breaks, as vLLM does [inferred].
+    If the content has several parts, joins their texts by line breaks, as vLLM does. That the
+    service does the same is inferred.
     """
     if isinstance(content, str):
         return content

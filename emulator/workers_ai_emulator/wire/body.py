@@ -19,8 +19,8 @@ GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins wi
 # A body with more bytes than this is parsed in a thread, because parsing it on the event loop would
 # delay other requests.
 _LARGE_BODY_BYTES = 2**14
-# A JSON integer with more digits than this is parsed as a float, which is then infinite. Python
-# refuses to parse very long integers.
+# Python refuses to parse very long integers. So a JSON integer with more digits than this is parsed
+# as a float, whose value is infinity.
 _MAX_DIGITS = 400
 
 _T = TypeVar("_T")
@@ -87,7 +87,8 @@ def gunzip(body: bytes) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Parses the body like JavaScript's `request.json()`, and returns its JSON value, of any type.
 
-    Raises WireError for an empty body and for a body that is not JSON [inferred].
+    Raises WireError for an empty body and for a body that is not JSON. The service's error for such
+    bodies is inferred.
     """
     text = body.decode("utf-8", "replace").removeprefix("\ufeff")
     if not text.strip():

@@ -52,7 +52,7 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Returns the model's name from the path parameter `name`, or None if the path has no name.
+    """Returns the model's name from the path parameter `name`, or None if the path names no model.
 
     In paths of AI Gateway, the name may have the prefix `run/`, which is removed.
     """

@@ -23,8 +23,8 @@ class CallContext:
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
     `is_large`: the body is so large that parsing it on the event loop would delay other requests
     (`wire/body.py`).
-    `model`, `started`: the model that the route found, and the generation that a backend started
-    for it (`routes/generation.py`).
+    `model`, `started`: the name of the requested model, and the generation that a backend started
+    with it (`routes/generation.py`).
     `redaction`: the credentials that the journal found in the request (`middleware/journal/`).
     """
 

@@ -1,8 +1,8 @@
 """Finds the credentials in a request.
 
 A value is a credential if the name of its header, query parameter or JSON key contains a word such
-as `key` or `token`. In a path, a part is a credential if it has the form of a token, or follows a
-part with such a name.
+as `key` or `token`. A part of a path, between two slashes, is a credential if it looks like a
+token, or if it follows a part that contains such a word and does not look like an ordinary word.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CREDENTIAL_HEADERS = (
 )
 _ALWAYS_HIDDEN = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
 # A name that contains one of these words is the name of a credential. The plurals `tokens` and
-# `keys` count only together with certain other words: `api_tokens` is the name of a credential,
-# `max_tokens` is not.
+# `keys` are in the list only together with certain other words: `api_tokens` is the name of a
+# credential, `max_tokens` is not.
 _WORDS = re.compile(
     "key|token|secrets?|auth|authorization|authentication|cookies?|credentials?|passwords?|passwd|"
     "passphrase|pwd|signatures?|sig|jwt|bearer|apikeys?|api_keys|apitokens?|api_tokens|authkey|"
@@ -46,8 +46,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into
 
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
-# The body of AI Gateway's universal endpoint is a list of steps, each with `headers`. This pattern
-# finds these headers in a truncated body, which cannot be parsed as JSON.
+# The body of AI Gateway's universal endpoint is a list of requests, called steps, each with
+# `headers`. This pattern finds these headers in a truncated body, which cannot be parsed as JSON.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
 _STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
@@ -127,8 +127,9 @@ class Finder:
     def path(self, path: str) -> str:
         """Replaces the credentials in the path of a URL.
 
-        A part of the path is a credential if it follows a part such as `token`, or if it has the
-        form of a token. The form is not checked in the name of a model, which begins with `@`.
+        A part of the path is a credential in two cases: it looks like a token, or it follows a part
+        such as `token` and matches `_AFTER_NAME`. In the name of a model, which begins with `@`,
+        only the second case is checked.
         """
         if not _PATH_HINT.search(path):
             return path

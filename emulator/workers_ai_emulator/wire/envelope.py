@@ -33,9 +33,10 @@ def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
 
 
 def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
-    """Returns the JSON body of a list that is divided into pages [documented].
+    """Returns the JSON body with one page of a list [documented].
 
-    `rows` is the whole list; the body contains page `number`, counted from 1, of `size` rows.
+    `rows` is the whole list. The body contains only page `number`; the first page has the number 1.
+    `size` is the number of rows per page.
     """
     result = rows[(number - 1) * size : number * size]
     info = {"count": len(result), "page": number, "per_page": size, "total_count": len(rows)}

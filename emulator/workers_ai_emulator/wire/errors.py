@@ -171,7 +171,7 @@ CONTEXT_EXCEEDED = _ai(
     413, 5021, "The estimated number of input and maximum output tokens ({}) "
     "exceeded this model context window limit ({}).",
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
-JSON_MODE_UNSUPPORTED = _ai(  # the service's message has this typo
+JSON_MODE_UNSUPPORTED = _ai(  # the service writes `suuport` too
     400, 5025, "This model doesn't suuport JSON Schema.",
     "The request asks for JSON mode, which Llama 2 never had.")
 RETIRED = _ai(

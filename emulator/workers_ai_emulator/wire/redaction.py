@@ -35,8 +35,8 @@ class Redaction:
     """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
 
     The secrets are the credentials in the request's headers, and the texts in `others`. The methods
-    `learn`, `learn_text`, `path`, `query` and `json` add the credentials in the request's body,
-    path and query. Secrets that are escaped for JSON or for a URL are replaced too.
+    `learn`, `learn_text`, `path`, `query` and `json` add to them the credentials in the request's
+    body, path and query. Secrets that are escaped for JSON or for a URL are replaced too.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -104,7 +104,7 @@ class Redaction:
         return text
 
     def is_needed(self, text: str) -> bool:
-        """Returns whether the text contains a secret, so that `text` would change it."""
+        """Returns whether the text contains a secret, which the method `text` would replace."""
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -161,7 +161,7 @@ class Redaction:
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the secret in all forms: unchanged, escaped for JSON, and escaped for URLs."""
+    """Returns the forms in which a secret may occur: unchanged, escaped for JSON or for URLs."""
     in_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
     return {secret, *in_json, quote(secret, safe=""), quote_plus(secret)}
 

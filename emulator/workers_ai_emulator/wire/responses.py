@@ -42,7 +42,8 @@ def error_response(
 ) -> JsonResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
-    An error of Workers AI has the header `cf-ai-req-id`, all other errors have `headers`.
+    If the error is one of Workers AI, the response has the header `cf-ai-req-id`, and `headers` is
+    ignored. For any other error, the response has `headers`.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:
@@ -75,6 +76,6 @@ class EventStream(EventSourceResponse):
             # The status was already sent: the only way to report the error is to cut the stream.
             log.error("a stream breaks off: %s", error)
         finally:
-            # A `finally` inside the generator `events` would be too late: if the stream is cut, Python
-            # runs it when it garbage-collects the generator.
+            # Calling `on_end` in a `finally` of the generator `events` would be too late: if the
+            # stream is cut, Python runs that `finally` only when it garbage-collects the generator.
             self._on_end()

@@ -12,7 +12,7 @@ from workers_ai_emulator.files import one_line
 
 _MAX_LINES = 20
 _MAX_LINE = 400  # the maximum number of characters of a line
-_MAX_VALUE = 80  # characters of an invalid value that a line shows
+_MAX_VALUE = 80  # the maximum number of characters that a line shows of an invalid value
 # The maximum number of keys of one rule: pydantic creates an error for each unknown key, and errors
 # for a million keys would take gigabytes.
 _MAX_KEYS = 100
@@ -26,8 +26,8 @@ def parse_rules_of(
     """Validates each JSON value as a rule of type `model`, and returns the rules.
 
     Raises ValueError with one line per mistake: at most 20 lines, then the number of further
-    mistakes. `strict`: pydantic converts no value to another type, for example no text to a number.
-    `context` is passed to pydantic's validators.
+    mistakes. `strict`: whether pydantic refuses values of a wrong type. Otherwise, it converts some
+    of them, such as the text `"1"` to a number. `context` is passed to pydantic's validators.
     """
     rules: list[_Model] = []
     lines: list[str] = []
