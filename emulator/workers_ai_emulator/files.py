@@ -13,8 +13,8 @@ from io import BufferedReader, StringIO
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**20
-# Control characters, line separators, characters that change the writing direction, byte order
-# marks and lone surrogates.
+# The characters that `one_line` escapes: control characters, line separators, characters that
+# change the writing direction, byte order marks and lone surrogates.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -82,9 +82,10 @@ def one_line(text: str) -> str:
 def new_part(path: Path) -> Iterator[Path]:
     """Context manager that creates an empty file, and yields its path.
 
-    Deletes the file at the end, unless the block has renamed it. If a file or a symbolic link with
-    this path exists, replaces it, and does not follow the link. The caller must make sure that no
-    other process uses the path. Raises OSError if the file cannot be created or deleted.
+    Deletes the file at the end, unless the `with` block has renamed it. If a file or a symbolic
+    link with this path exists, replaces it, and does not follow the link. The caller must make
+    sure that no other process uses the path. Raises OSError if the file cannot be created or
+    deleted.
     """
     path.unlink(missing_ok=True)
     path.open("xb").close()  # fails if another program has just created a link here
@@ -111,7 +112,7 @@ def _open_regular(path: str, flags: int) -> int:
 
     Raises IrregularFile for another kind of file, and OSError if the file cannot be opened.
     """
-    _check_regular(os.stat(path))  # opening a device may have effects
+    _check_regular(os.stat(path))  # before `open`: opening a device may have effects
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         _check_regular(os.fstat(descriptor))  # the path may name another file by now

@@ -42,7 +42,7 @@ def _cgroup_value(name: str, field: int = 0) -> int | None:
     """Returns one of the numbers in a file of the container's control group (cgroup).
 
     `field`: which of the values in the file, counted from 0. Returns None if the file does not
-    exist, or if the value is not a number: then there is no limit.
+    exist, or if the value is not a number, such as `max`, which means that there is no limit.
     """
     try:
         return int((_CGROUP / name).read_text().split()[field])

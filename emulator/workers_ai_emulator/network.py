@@ -15,7 +15,7 @@ from urllib.request import proxy_bypass_environment as is_bypassed  # type: igno
 
 from workers_ai_emulator.errors import SettingInvalid
 
-# The name of a certificate's file in a folder that `openssl rehash` has prepared: `9d66eef0.0`.
+# A file name, such as `9d66eef0.0`, of a certificate in a folder prepared by `openssl rehash`.
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
@@ -90,8 +90,9 @@ def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
 def _checked_proxy(scheme: str, value: str) -> str:
     """Checks the value of a proxy variable, and returns it as a URL with a scheme.
 
-    `scheme` is `http`, `https` or `all`. Raises SettingInvalid if the value is not the URL of a
-    supported proxy. The error does not contain the value, because the value may contain a password.
+    `scheme`: the requests for which the variable sets the proxy: `http`, `https` or `all`. Raises
+    SettingInvalid if the value is not the URL of a supported proxy. The error message does not
+    contain the value, because the value may contain a password.
     """
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)

@@ -106,7 +106,7 @@ class WorkersAI:
         """Sends a request to the emulator. Returns the response's status and body.
 
         Raises OSError if the connection fails, and ValueError if the emulator closes the connection
-        without sending a response body. Uses a socket and no HTTP client, because a test may
+        without sending a response body. Uses a socket instead of an HTTP client: a test may
         replace HTTP clients to record or mock the test's own requests.
         """
         from urllib.parse import urlsplit
@@ -139,7 +139,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _workers_ai_server(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, IO[bytes]]]:
-    """Starts one emulator for all tests of this process, and stops it after them.
+    """Starts one emulator for all tests of this pytest process, and stops it after them.
 
     Yields the emulator's base URL and the open file that contains its stderr output. The file is
     opened before the tests, because a test may delete it or mock the file system.
@@ -183,8 +183,8 @@ def workers_ai(
     return emulator
 
 
-# The hook uses the old option `hookwrapper`: with the new option `wrapper`, every test run would
-# fail if pluggy is older than 1.2.
+# This pytest hook uses the old option `hookwrapper`. With the new option `wrapper`, every test run
+# with a pluggy older than 1.2 would fail.
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -20,14 +20,16 @@ from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 
-# Two subfolders of the models folder. The files that `pull` downloads for models in `models.toml`
-# are in other subfolders, which have the names OWNER/REPOSITORY.
+# Two subfolders of the models folder: one for the files that the user imports, and one for the
+# converted stand-in model. For a model in `models.toml`, `pull` downloads the file to another
+# subfolder, OWNER/REPOSITORY.
 IMPORTED_FOLDER = "imported"
 STAND_IN_FOLDER = "stand-in"
 
-# A model in `models.toml` with a new name has the schema and the card of this built-in model. The
-# card is a model's entry in `ai/models/search`. The id, name, description and context length in the
-# card are replaced by those of the new model.
+# If `models.toml` adds a model that is not built-in, the new model gets a copy of the schema
+# and the card of this built-in model. The card is a model's entry in the response of
+# `ai/models/search`. In the copy, the new model's id, name, description and context length replace
+# those of the built-in model.
 _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
@@ -94,7 +96,7 @@ class ModelSpec:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The JSON schemas of the model's input and output, with the values of `own_defaults`."""
+        """The JSON schemas of the model's input and output, with the defaults in `own_defaults`."""
         schema: dict[str, Any] = deepcopy(self._published["schema"])
         for branch in schema["input"]["oneOf"]:
             for key, value in self.own_defaults.items():

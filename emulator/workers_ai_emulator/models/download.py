@@ -62,8 +62,9 @@ class Progress(Protocol):
 class Retries:
     """Configures the retries of an interrupted download.
 
-    `number`: how many retries in a row may receive no bytes before the download fails.
-    `first_delay_s`: the delay before the first retry; it doubles before each further retry.
+    `number`: the download fails after this many retries in a row that received no bytes.
+    `first_delay_s`: the delay before the first retry. Each further delay is twice as long as the
+    one before, up to 30 seconds.
     """
 
     number: int = 6
@@ -71,7 +72,7 @@ class Retries:
 
 
 class Retrier:
-    """Retries an interrupted request or download. The delay before a retry doubles each time."""
+    """Retries an interrupted request or download, after a delay that grows with each retry."""
 
     def __init__(self, retries: Retries, progress: Progress) -> None:
         self._retries = retries
@@ -90,7 +91,7 @@ class Retrier:
                 self._wait(error)
 
     def reset(self) -> None:
-        """Resets the count of interruptions. The download calls this when bytes arrive."""
+        """Sets the number of interruptions in a row to 0. Must be called when bytes arrive."""
         self._num_failures = 0
 
     def _wait(self, error: TransferInterrupted) -> None:
@@ -317,7 +318,10 @@ def _blocks_of(path: Path) -> Iterator[bytes]:
 
 
 def _is_own_file(part: Path, max_size: int) -> bool:
-    """Returns whether `part` is a regular file of at most `max_size` bytes, and not a link."""
+    """Returns whether `part` is a regular file of at most `max_size` bytes, and no link.
+
+    Returns False for symbolic links, and for files that have further names (hard links).
+    """
     found = part.lstat()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
 

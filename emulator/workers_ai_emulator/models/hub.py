@@ -53,7 +53,7 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 class RemoteFile:
     """The URL, commit, size (bytes) and sha256 of a file on the hub.
 
-    `commit`: the commit to which the requested branch or tag points.
+    `commit`: the requested commit, or the commit to which the requested branch or tag points.
     """
 
     url: str
@@ -63,7 +63,7 @@ class RemoteFile:
 
 
 def _client() -> httpx2.Client:
-    """Returns huggingface-hub's HTTP client, which uses no proxy if the hub is on this machine.
+    """Creates the HTTP client for huggingface-hub. It uses no proxy if the hub is on this machine.
 
     Raises PullFailed if an environment variable for proxies or certificates is invalid.
     """

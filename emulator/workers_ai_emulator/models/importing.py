@@ -97,8 +97,9 @@ def remove_weights(
 def _check_file_name(file: Path) -> None:
     """Raises WeightsUnusable if the file's name is reserved or is not UTF-8.
 
-    The emulator's own files in the models folder have reserved names. `models.toml` cannot contain
-    names that are not UTF-8.
+    Names that begin with a dot or end with one of `_RESERVED_ENDINGS` are reserved for the
+    emulator's own files in the models folder. `models.toml` cannot contain names that are not
+    UTF-8.
     """
     if file.name.startswith(".") or file.name.endswith(_RESERVED_ENDINGS):
         endings = ", ".join(_RESERVED_ENDINGS)

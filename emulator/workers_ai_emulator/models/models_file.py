@@ -50,8 +50,9 @@ _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _MAX_NAME = 200  # characters
 _MAX_TEMPLATE_BYTES = 2**18
-# The dots in each line (outside strings) are counted, and the counts are squared. The sum of the
-# squares must not exceed this limit, because tomllib is slow for dotted keys with many parts.
+# Limits the dots in the models file, because tomllib is slow for dotted keys with many parts, such
+# as `a.b.c.d`. For each line, the number of dots outside strings is squared; this is the limit for
+# the sum of the squares.
 _MAX_DOTS_SQUARED = 10**6
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -160,7 +161,7 @@ def add_entry(path: Path, name: str, file: Path) -> None:
     document = _edit(loaded[0] if loaded else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = _text_of(path, file)
-    for key in ("repo", "revision"):  # these keys describe the origin of the replaced file
+    for key in ("repo", "revision"):  # they name the origin of the previous file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
@@ -188,10 +189,10 @@ def _path_of(text: str) -> Path:
 
 
 def _text_of(path: Path, file: Path) -> str:
-    """Returns the path `file` as it is written in the models file; the inverse of `_path_of`.
+    """Converts the path of a GGUF file, `file`, to the text that is written to the models file.
 
-    Raises SettingInvalid if the path is not valid UTF-8. `path` is the path of the models file
-    itself, for the error message.
+    `path`: the path of the models file, for the error message. Raises SettingInvalid if the path
+    `file` is not valid UTF-8.
     """
     try:
         return os.fsencode(file).decode()
@@ -214,7 +215,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise SettingInvalid(str(error)) from error
-    except (ValueError, RecursionError) as error:  # tomllib does not limit nesting
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         reason = "its values are nested too deeply" if isinstance(error, RecursionError) else error
         raise SettingInvalid(one_line(f"{path}: is not TOML: {reason}")) from error
 
@@ -330,7 +331,7 @@ class _Table:
             return None
 
     def _own_defaults(self, entry: _Entry, spec: ModelSpec) -> dict[str, Any]:
-        """Returns the default values of request parameters in the table.
+        """Returns the default values that the table sets for request parameters.
 
         Adds a mistake for each value that the model's input schema rejects.
         """

@@ -1,4 +1,4 @@
-"""Downloads a model's weights from a Hugging Face hub, or links them from the local cache."""
+"""Downloads a model's weights from a Hugging Face hub, or takes them from a local cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
 
 
 class _Pull:
-    """Gets one file from a Hugging Face hub or its local cache, and stores it as `target`.
+    """Gets a file from huggingface-hub's cache or from the hub, and stores it as `target`.
 
     The caller must hold the lock of `target`.
     """

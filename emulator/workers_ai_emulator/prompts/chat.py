@@ -38,8 +38,8 @@ class ChatTemplate(Protocol):
 
     All methods whose names begin with `render` return the tokens of the whole prompt, and raise
     RequestRejected if the template rejects the conversation. `is_isolated`: whether the template or
-    its tokenizer runs in a subprocess; these methods then block, so they must not be called on the
-    event loop's thread.
+    its tokenizer runs in a subprocess. If so, the `render` methods block, so they must not be
+    called on the event loop's thread.
     """
 
     is_isolated: bool
@@ -72,8 +72,8 @@ class Tokenizer(Protocol):
     def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
         """Returns the tokens of each text.
 
-        `parse_special`: whether names of special tokens in a text become special tokens. Raises
-        RequestRejected if the texts cannot be tokenised.
+        `parse_special`: whether names of special tokens in a text, such as `</s>`, become special
+        tokens. Raises RequestRejected if the texts cannot be tokenised.
         """
 
     def close(self) -> None:
@@ -186,7 +186,8 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
 
     Messages with unknown roles are dropped, spaces around texts are kept, and consecutive messages
     may have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
-    added `<s>` to prompts without it; we do not know whether it added a second one to the others.
+    added `<s>` to prompts that did not begin with it. We do not know whether it added a second
+    `<s>` to prompts that did.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):

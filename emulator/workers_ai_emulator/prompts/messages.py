@@ -23,8 +23,8 @@ class Message:
 def parse_flattened(prompt: str) -> list[Message] | None:
     """Returns the messages that npm `@cloudflare/ai` 1.0 has joined into the prompt.
 
-    Returns None if the prompt has none of the SDK's formats. Also returns None for its formats
-    `bare` and `sqlcoder`, because they do not mark where a message begins.
+    Returns None if the prompt is in none of the SDK's formats. Also returns None if it is in the
+    SDK's format `bare` or `sqlcoder`: in these two, nothing marks where a message begins.
     """
     if messages := parse_llama2(prompt):
         return messages
@@ -38,7 +38,7 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     messages: list[Message] = []
     for turn in _TURN_START.split(prompt)[1:]:
         user, closed, answer = turn.partition("[/INST]")
-        # npm @cloudflare/ai 1.0.12 to 1.0.29 write the system message as a turn of its own.
+        # npm @cloudflare/ai 1.0.12 to 1.0.29 write the system message in its own [INST] block.
         has_only_system = user.endswith("<</SYS>>")
         if system := _SYSTEM_BLOCK.match(user):
             messages.append(Message("system", system[1]))
@@ -50,8 +50,8 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# No unbounded repeat directly follows another one, so that matching many spaces does not take
-# quadratic time.
+# In these patterns, no unbounded repeat such as `\s*` directly follows another one, so that
+# matching many spaces does not take quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)

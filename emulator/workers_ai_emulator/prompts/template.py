@@ -4,8 +4,9 @@ Messages must not be able to contain special tokens such as `</s>`. So the calle
 before rendering: it replaces every character with which a special token begins or ends by a
 character that occurs nowhere else. The caller unmasks the rendered text.
 
-A template that searches a message for a text must still find it. So this module masks both sides of
-every comparison, and search methods such as `find` also search for the masked text.
+A template may compare a message with a text, or search for a text in a message. This must also work
+if the message is masked. So this module masks both sides of every comparison, and makes search
+methods such as `find` also search for the masked text.
 """
 
 from __future__ import annotations
@@ -151,7 +152,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(Extension):
-    """Accepts and ignores `{% generation %}`, which marks the assistant's text for training."""
+    """Accepts the block `{% generation %}`, and renders its content like other text.
+
+    In training, which the emulator does not do, the block marks the assistant's text.
+    """
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -223,7 +227,7 @@ def _strftime_now(layout: str) -> str:
 
 
 def _join(pieces: Iterable[str], max_characters: int) -> str:
-    """Joins pieces of text. Raises LimitExceeded if they exceed `max_characters` together."""
+    """Joins texts. Raises LimitExceeded if the result is longer than `max_characters`."""
     kept: list[str] = []
     left = max_characters
     for piece in pieces:

@@ -29,17 +29,17 @@ if sys.platform != "win32":
     import resource
 
 MODULE = "workers_ai_emulator.prompts.template_process"  # in the subprocess, __name__ is __main__
-_MEMORY = 768 * 2**20  # bytes of address space; starting the subprocess takes about 50 MiB
+_MEMORY = 768 * 2**20  # limit for the address space in bytes; the start alone takes about 50 MiB
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
 
 
 class IsolatedRenderer:
     """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
 
-    The subprocess has no secrets in its environment. If the operating system supports such limits,
-    the subprocess has limited memory and cannot write files. It renders one conversation after the
-    other. If it crashed or was killed, the next rendering starts a new subprocess. The constructor
-    raises ValueError if the template does not compile or no process can be started.
+    The subprocess has no secrets in its environment. Its memory is limited, and it cannot write
+    files, if the operating system supports such limits. It renders one conversation after the
+    other. If it has crashed or was killed, the next rendering starts a new subprocess. The
+    constructor raises ValueError if the template does not compile or no process can be started.
     """
 
     is_isolated = True
