@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class EmulatorError(Exception):
-    """The base class of the exceptions here, in `engine/errors.py` and in `wire/errors.py`."""
+    """The base class of all exceptions that this package raises on purpose."""
 
 
 class CommandError(EmulatorError):

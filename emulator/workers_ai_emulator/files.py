@@ -71,7 +71,7 @@ def open_regular(path: Path) -> BufferedReader:
 def one_line(text: str) -> str:
     r"""Returns the text as one line for a terminal: escapes control characters, as in `\x1b`.
 
-    File names that Python has decoded with another encoding than UTF-8 become readable again.
+    If the locale is not UTF-8, Python decodes file names wrongly: these are decoded again as UTF-8.
     """
     with suppress(UnicodeError):
         text = text.encode("utf-8", "surrogateescape").decode("utf-8")

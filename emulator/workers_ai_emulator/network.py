@@ -88,7 +88,7 @@ def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
 
 
 def _checked_proxy(scheme: str, value: str) -> str:
-    """Checks the value of a proxy variable, and returns it as a URL with a scheme.
+    """Checks the value of a proxy variable, and returns it as a URL that begins with `http://`.
 
     `scheme`: the requests for which the variable sets the proxy: `http`, `https` or `all`. Raises
     SettingInvalid if the value is not the URL of a supported proxy. The error message does not

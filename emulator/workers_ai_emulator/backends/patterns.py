@@ -119,9 +119,10 @@ def _marked(text: str) -> str:
 class _Writer:
     """Writes an expression, which Python's parser has parsed, in RE2's syntax.
 
-    `text` is the result. `is_ascii`: whether the result is for ASCII texts only; it is then shorter
-    and needs no markers. `has_boundaries`: whether the searched texts need markers, because the
-    expression contains `\\b` or `\\B`.
+    `text` is the result. `has_boundaries`: whether the expression contains `\\b` or `\\B`. RE2's
+    `\\b` knows only ASCII letters, so for other texts, `_marked` inserts marker characters at the
+    word boundaries, and the result searches for these. `is_ascii`: whether the result is for ASCII texts
+    only; then it is shorter and needs no marker characters.
     """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
@@ -251,8 +252,9 @@ def _without_markers(first: int, last: int) -> Iterator[tuple[int, int]]:
 def _category(category: str, is_ascii_class: bool, end: int) -> str:
     """Returns the characters of a class such as `\\w` in RE2's syntax, without square brackets.
 
-    Omits the markers, and all characters whose code point is `end` or higher. `is_ascii_class`:
-    whether the flag `re.ASCII` applies to the class.
+    Omits the characters that this module reserves as markers of word boundaries, and all characters
+    whose code point is `end` or higher. `is_ascii_class`: whether the flag `re.ASCII` applies to
+    the class.
     """
     characters = "".join(map(chr, range(end)))
     runs = re.compile(f"{category}+", re.ASCII if is_ascii_class else 0).finditer(characters)

@@ -21,7 +21,7 @@ from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
 _MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this alignment of memory-mapped weights
-_MAX_TOKENS = 2**22  # the maximum number of tokens; known vocabularies have at most a tenth
+_MAX_TOKENS = 2**22  # the maximum size of a vocabulary; known ones have at most a tenth of it
 # llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
 # of these types.
 _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))

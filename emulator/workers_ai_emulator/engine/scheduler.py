@@ -196,9 +196,9 @@ class Scheduler:
     def _prefill(self) -> Generator[Operation, None, int]:
         """Evaluates the next tokens of all prompts in prefill in one decode call.
 
-        If only the last token of a prompt remains, makes no call: the prompt's sequence becomes a
-        running sequence, and the decode call of the running sequences evaluates the token.
-        Returns the number of prompt tokens that were evaluated; this last token counts as one.
+        If only the last token of the first of these prompts remains, makes no call. Instead, the
+        sequence becomes a running sequence, whose next decode call evaluates the token. Returns the
+        number of evaluated prompt tokens, including such a last token.
         """
         if _num_remaining(self.prefilling[0]) == 1:
             self._start_running(self.prefilling[0])

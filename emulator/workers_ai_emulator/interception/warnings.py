@@ -19,7 +19,9 @@ _HIDING_COMMANDS = {
 
 
 def warning_for(command: Sequence[str]) -> str | None:
-    """Returns a warning if the command may send requests to Cloudflare itself, otherwise None.
+    """Returns a warning if a command may bypass the emulator and call the real Cloudflare API.
+
+    Returns None for all other commands.
 
     Looks only at the command's name and options, not at the programs that the command runs.
     """

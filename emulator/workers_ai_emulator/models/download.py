@@ -46,7 +46,7 @@ class Progress(Protocol):
     """Shows the progress of long file operations, such as downloads, to the user."""
 
     def begin(self, what: str, done: int, size: int) -> None:
-        """Starts to show the operation `what`. `done` of its `size` bytes are already complete."""
+        """Starts to show the operation `what`, which has processed `done` of `size` bytes."""
 
     def advance(self, num_bytes: int) -> None:
         """Adds `num_bytes` to the completed bytes of the current operation."""

@@ -81,8 +81,8 @@ class _Walk:
 
     `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of the
     properties that have been validated with the schema in `additionalProperties` and got a match
-    count above 0 (see `_count_matches`). `is_branch`: whether a branch of a `oneOf` is validated;
-    then a new error text does not list the earlier errors.
+    count above 0 (see `_count_matches`). `is_branch`: whether a branch of a `oneOf` is validated.
+    Outside of branches, cabidela repeats the earlier errors in each new error text.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -418,7 +418,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # JavaScript calls `toString`, but it is not a function
+        case dict() if "toString" in value:  # converting it to text would call this key's value
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value

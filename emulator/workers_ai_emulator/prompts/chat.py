@@ -185,9 +185,9 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
     """Returns the Llama 2 prompt that Cloudflare's SDK creates from the messages.
 
     Messages with unknown roles are dropped, spaces around texts are kept, and consecutive messages
-    may have the same role. The prompt always begins with exactly one `<s>`. The service's tokenizer
-    added `<s>` to prompts that did not begin with it. We do not know whether it added a second
-    `<s>` to prompts that did.
+    may have the same role. The prompt always begins with exactly one `<s>`. The service added a
+    missing `<s>`. We do not know whether it also doubled an existing one, so we assume that it did
+    not.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):

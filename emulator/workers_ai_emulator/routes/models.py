@@ -38,7 +38,8 @@ async def search_models(request: Request) -> Response:
 async def model_schema(request: Request) -> Response:
     """Returns the input and output schemas of the model that `?model=` names.
 
-    Raises WireError with code 5007 if no served model has the name. The code is inferred.
+    Raises WireError with code 5007 if no served model has the name. We do not know which code the
+    service sends.
     """
     spec = find_model(request, request.query_params.get("model", ""))
     return JsonResponse(success(spec.schema))

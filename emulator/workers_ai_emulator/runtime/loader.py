@@ -76,7 +76,7 @@ class OpenModel:
     def snapshot_tokens(self) -> int:
         """The maximum number of tokens in all snapshots, which are saved copies of KV cells.
 
-        The cells of these tokens fill SNAPSHOT_BYTES.
+        It is the number of tokens whose KV cells fit into SNAPSHOT_BYTES.
         """
         return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
 

@@ -22,7 +22,7 @@ class Setting:
     help: str
     _: KW_ONLY
     flag: str = ""  # the flag's name without `--`; if empty, the field's name with hyphens
-    default_text: str = ""  # describes the default if that is computed, None or empty
+    default_text: str = ""  # for the docs, if the default is computed, None or empty
     page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None

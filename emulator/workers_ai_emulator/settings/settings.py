@@ -22,8 +22,8 @@ from workers_ai_emulator.settings.parsers import (
 )
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-# The maximum of `--parallel` and `--gpu-layers`: llama.cpp allows no more parallel sequences, and
-# no model has more layers.
+# The largest value of `--parallel` and of `--gpu-layers`: llama.cpp allows no more parallel
+# sequences, and no model has more layers.
 _MAX_NUMBER = 256
 
 

@@ -198,7 +198,8 @@ class Entry:
         self.outcome = code[1].decode() if code else outcome
         self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
-        # The call's own context contains the generation, which would keep the model in memory.
+        # Replaces the call's context by one without the generation. Otherwise the entry would keep
+        # the model in memory.
         self._context = CallContext(fault=self.fault, model=self.model)
 
     def drop(self) -> None:

@@ -47,7 +47,7 @@ class RecordedRequest:
 
         Adds the credentials in the call's path, query and body to the secrets of `redaction`.
         """
-        # The body comes first, because its credentials may also occur in the path and the query.
+        # The body is redacted first, so that its credentials are also removed from path and query.
         redacted_body = _body(body, redaction)
         text = query.decode("latin-1")
         redaction.query(text)
