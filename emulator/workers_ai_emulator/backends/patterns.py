@@ -73,8 +73,8 @@ class Pattern:
 
     def __init__(self, source: str) -> None:
         try:
-            # Python's own parser accepts exactly Python's syntax. It is imported by its name,
-            # because mypy has no types for the module.
+            # The parser of the module `re` accepts exactly the syntax of `re`. It is imported with
+            # `import_module`, because mypy has no types for this private module.
             parsed = import_module("re._parser").parse(source)
             ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
             self._needs_markers = anything.has_boundaries
@@ -120,9 +120,9 @@ class _Writer:
     """Writes an expression, which Python's parser has parsed, in RE2's syntax.
 
     `text` is the result. `has_boundaries`: whether the expression contains `\\b` or `\\B`. RE2's
-    `\\b` knows only ASCII letters, so for other texts, `_marked` inserts marker characters at the
-    word boundaries, and the result searches for these. `is_ascii`: whether the result is for ASCII texts
-    only; then it is shorter and needs no marker characters.
+    `\\b` knows only ASCII letters. For other texts, `_marked` therefore inserts marker characters at
+    the word boundaries, and the result searches for these. `is_ascii`: whether the result is for
+    ASCII texts only; then it is shorter and needs no marker characters.
     """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:

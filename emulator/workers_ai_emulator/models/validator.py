@@ -284,7 +284,10 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
 
 
 def _types(value: object) -> tuple[str, ...]:
-    """Returns cabidela's names for a value's types, in the order in which its errors list them."""
+    """Returns the names of the JSON types that a value has, as cabidela's error texts list them.
+
+    A whole number, for example, is both a `number` and an `integer`.
+    """
     match value:
         case None:
             return ("null",)
