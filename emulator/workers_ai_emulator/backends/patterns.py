@@ -120,7 +120,7 @@ class _Writer:
     """Writes an expression, which Python's parser has parsed, in RE2's syntax.
 
     `text` is the result. `has_boundaries`: whether the expression contains `\\b` or `\\B`. RE2's
-    `\\b` knows only ASCII letters. For other texts, `_marked` therefore inserts marker characters at
+    `\\b` knows only ASCII letters. For other texts, `_marked` inserts marker characters at
     the word boundaries, and the result searches for these. `is_ascii`: whether the result is for
     ASCII texts only; then it is shorter and needs no marker characters.
     """
