@@ -64,7 +64,7 @@ def check_certificates() -> None:
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         _check_file(Path(file))
-    # At least one of the folders must be readable. It must contain certificates, unless
+    # At least one folder in SSL_CERT_DIR must be readable. One must contain certificates, unless
     # SSL_CERT_FILE is set.
     if folders:
         _check_folders(folders, needs_certificates=not file)

@@ -138,8 +138,8 @@ def _configure_libraries() -> None:
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """A filter for uvicorn's log: drops the records about responses that were cut.
+    """A filter for uvicorn's log. Returns False for messages about responses that we ended early.
 
-    The code that cuts a response logs the reason itself, except for faults, which need no log.
+    The code that ends such a response logs the reason itself, or it applies a requested fault.
     """
     return "without completing response" not in record.getMessage()

@@ -197,8 +197,8 @@ class ScriptedBackend:
                 active = _first(rules, model, text)
             if active is None:
                 return Rule(answer=f"This is a scripted answer to: {text}")
-            # During the search in a thread, another request may have used up the rule. In that
-            # case, the loop searches again.
+            # While a thread searched for a rule, another request may have used up the rule that the
+            # thread found. In that case, the loop searches again.
             if active.times != 0:
                 active.times = active.times and active.times - 1
                 return active.rule

@@ -105,7 +105,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Waits until all `in_use` blocks have ended, then frees the model's memory.
+        """Waits until all `with model.in_use():` blocks have ended, then frees the model's memory.
 
         May be called more than once.
         """
@@ -322,8 +322,8 @@ class LlamaRunner:
         """Evaluates a single row (token) on one thread.
 
         With more threads, llama.cpp would split the row's attention, which changes the rounding.
-        A dummy second row would also prevent the split. If at most two threads are configured, a
-        second row costs more time than evaluating on one thread.
+        Used if at most two threads are configured. With more threads, it is faster to prevent the
+        split by a dummy second row.
         """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:

@@ -300,8 +300,8 @@ class JinjaTemplate:
     def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
         """Returns the tokens of a rendered prompt.
 
-        Finds the special tokens in `text`. Restores the masked (replaced) characters in the text
-        between them, and tokenises it as plain text.
+        Finds the special tokens in `text`. In the text between them, restores the characters of
+        messages that were replaced before rendering, and tokenises that text as plain text.
         """
         texts: list[str] = []
         specials: list[list[int]] = []

@@ -29,7 +29,7 @@ if sys.platform != "win32":
     import resource
 
 MODULE = "workers_ai_emulator.prompts.template_process"  # in the subprocess, __name__ is __main__
-_MEMORY = 768 * 2**20  # limit for the address space in bytes; the start alone takes about 50 MiB
+_MEMORY = 768 * 2**20  # limit for the process's address space in bytes; Python needs 50 MiB
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
 
 
@@ -71,7 +71,8 @@ class IsolatedRenderer:
     def close(self) -> None:
         self._is_closed = True
         if child := self._child:
-            child.kill()  # makes a rendering in progress fail and release the lock
+            # A rendering in progress then fails, and releases the lock that is acquired below.
+            child.kill()
         with self._lock:
             self._drop()
 

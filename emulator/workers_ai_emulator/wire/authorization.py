@@ -42,8 +42,8 @@ class Caller:
     """The parts of a request that its authorization check reads.
 
     `account_id`: the account id in the path, None if the path has none. `is_trusted`: whether the
-    request may call a binding's endpoints without a token. It may if the client is on this machine
-    and is not wrangler 3, which sends a token.
+    request may call the endpoints of `env.AI` without a token. This is so if the client is on this
+    machine. The exception is wrangler 3, because wrangler 3 sends a token.
     """
 
     headers: Mapping[str, str]

@@ -66,7 +66,8 @@ class ErrorType:
 class WireError(EmulatorError):
     """An error that the client receives.
 
-    `type` is the error's row of the error table; `values` replace the placeholders in its text.
+    `type` is the kind of error, a row of the error table below. `values` replace the placeholders in
+    its text.
     `entries` is the list of errors in the response, by default one entry with code and text.
     """
 

@@ -1,4 +1,4 @@
-"""Replaces a request's credentials in texts that the journal shows or recordings store."""
+"""Replaces a request's credentials with `[redacted]`, in the journal and in recordings."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from workers_ai_emulator.files import one_line
 
 _MAX_LINES = 20
-_MAX_LINE = 400  # the maximum number of characters of a line
+_MAX_LINE = 400  # a line of an error message is cut to this many characters
 _MAX_VALUE = 80  # the maximum number of characters that a line shows of an invalid value
 # The maximum number of keys of one rule: pydantic creates an error for each unknown key, and errors
 # for a million keys would take gigabytes.

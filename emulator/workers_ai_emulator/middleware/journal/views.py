@@ -50,7 +50,8 @@ async def whole(entry: Entry) -> bytes:
 
 
 def _whole(entry: Entry) -> bytes:
-    entry.learn_body()  # finds credentials even if the request's body has not arrived completely
+    # Finds the credentials in the part of the body that has arrived, to redact them below.
+    entry.learn_body()
     return to_json(
         row(entry)
         | {

@@ -41,7 +41,10 @@ _TIMEOUT = httpx2.Timeout(300, connect=10)  # seconds; a completion may take min
 
 
 class Cloudflare:
-    """Forwards calls to Cloudflare, and responses to the client. Refuses calls of bindings.
+    """Forwards calls to Cloudflare, and responses to the client.
+
+    Refuses calls that a Worker makes through `env.AI`, because only Cloudflare's own runtime can
+    send them to the service.
 
     `url`, unless it is None, replaces the URLs of Cloudflare's API and of AI Gateway. Raises
     SettingInvalid if `url` is not a valid URL, or if an environment variable for proxies or

@@ -62,7 +62,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """The canonical form as a JSON text, which is the same for a call and its recordings."""
+        """The canonical form of the call as JSON. A call and its recordings have the same text."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
