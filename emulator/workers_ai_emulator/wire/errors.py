@@ -66,9 +66,9 @@ class ErrorType:
 class WireError(EmulatorError):
     """An error that the client receives.
 
-    `type` is the kind of error, a row of the error table below. `values` replace the placeholders in
-    its text.
-    `entries` is the list of errors in the response, by default one entry with code and text.
+    `type` is the kind of error, a row of the error table below. `values` replace the placeholders
+    in its text. `entries` is the list of errors in the response, by default one entry with code and
+    text.
     """
 
     def __init__(self, type: ErrorType, *values: object, entries: Sequence[Json] = ()) -> None:
