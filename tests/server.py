@@ -68,10 +68,14 @@ def command(*flags: str) -> list[str]:
 
 
 @contextmanager
-def server_process(*flags: str) -> Iterator[ServerProcess]:
-    """Starts a server, yields once it has printed its base URL, and stops it with SIGTERM."""
+def server_process(*flags: str, max_files: int | None = None) -> Iterator[ServerProcess]:
+    """Starts a server, yields once it has printed its base URL, and stops it with SIGTERM.
+
+    `max_files`: how many files the server may open.
+    """
+    ulimit = ["bash", "-c", f'ulimit -n {max_files}; exec "$@"', "bash"] if max_files else []
     process = subprocess.Popen(
-        command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*ulimit, *command(*flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout and process.stderr
     server = ServerProcess(process, "")

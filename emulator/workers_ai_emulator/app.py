@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = [
     *(part.router for part in (run, openai, models, tokens, gateway, binding, remote_session)),
+    operations.health_router,
     *(part.router for part in (operations, control, dashboard)),
 ]
 
@@ -50,22 +51,43 @@ def create_app(services: Services) -> ASGIApp:
     api.add_exception_handler(HTTPException, _respond_to_http_error)
     api.add_exception_handler(ClientDisconnect, _respond_to_disconnect)
     api.add_exception_handler(Exception, _respond_to_unexpected_error)
-    app: ASGIApp = api
-    for middleware in reversed(_middleware(services)):
+    return _wrap(api, _middleware(services))
+
+
+def create_health_app(services: Services) -> ASGIApp:
+    """Returns an ASGI application that has only the endpoints `healthz` and `readyz`.
+
+    It may run in another thread than the application of `create_app`: it only reads `services`.
+    """
+    api = FastAPI(openapi_url=None, redirect_slashes=False)
+    api.state.services = services
+    api.include_router(operations.health_router)
+    return _wrap(api, _outer_middleware(services))
+
+
+def _wrap(app: ASGIApp, layers: list[Middleware]) -> ASGIApp:
+    """Wraps middleware around the application. The first in the list becomes the outermost.
+
+    Middleware registered with FastAPI would not see the responses to unexpected errors.
+    """
+    for middleware in reversed(layers):
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
     return app
 
 
-def _middleware(services: Services) -> list[Middleware]:
-    """Returns the middleware, outermost first.
-
-    `create_app` wraps the middleware around the FastAPI application, instead of registering it with
-    FastAPI: registered middleware would not see the responses to unexpected errors.
-    """
+def _outer_middleware(services: Services) -> list[Middleware]:
+    """Returns the middleware that every request passes first, outermost first."""
     settings = services.settings
     return [
         Middleware(EdgeMiddleware),
         Middleware(OriginGuardMiddleware, settings.allowed_origins, settings.host),
+    ]
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    """Returns all middleware, outermost first."""
+    return [
+        *_outer_middleware(services),
         Middleware(BindingTransportMiddleware),
         Middleware(JournalMiddleware, services.journal),
         Middleware(FaultMiddleware, services.faults),

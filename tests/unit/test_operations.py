@@ -39,7 +39,7 @@ def test_readyz_reports_the_phase_or_the_failure(
     services = Services.create(Settings(), {})
     backends = Backends(Settings(), cast(ModelManager, models))
     app.state.services = replace(services, backends=backends)
-    app.include_router(operations.router)
+    app.include_router(operations.health_router)
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app)

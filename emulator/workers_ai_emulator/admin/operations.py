@@ -18,22 +18,28 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.responses import json_response
 
 router = EndpointRouter()
+health_router = EndpointRouter()
 
 
-@router.handles(endpoints.HEALTHZ)
-async def healthz() -> Response:
-    """Returns 200 as soon as the server accepts requests, even while no model is loaded."""
-    return json_response({"status": "alive"})
+@health_router.handles(endpoints.HEALTHZ)
+async def healthz(request: Request) -> Response:
+    """Returns 200 as soon as the server accepts requests, even while no model is loaded.
+
+    Returns 503 with the reason while the event loop is blocked.
+    """
+    failure = services_of(request).heartbeat.failure
+    return json_response({"status": failure or "alive"}, status=503 if failure else 200)
 
 
-@router.handles(endpoints.READYZ)
+@health_router.handles(endpoints.READYZ)
 async def readyz(request: Request) -> Response:
     """Returns 200 once a model has generated a token; until then, 503 with the start-up phase.
 
     After that, returns 503 with the reason while an engine hangs or has failed, or while the
     upstream server does not respond.
     """
-    status = services_of(request).backends.status
+    services = services_of(request)
+    status = services.heartbeat.failure or services.backends.status
     return json_response({"status": status}, status=200 if status == "ready" else 503)
 
 

@@ -33,7 +33,7 @@ def serve(settings: Settings) -> None:
         )
     # These imports are slow, and `serve --help` does not need them.
     from workers_ai_emulator.models.models_file import read_catalog
-    from workers_ai_emulator.server import Server, listen
+    from workers_ai_emulator.server.server import Server, listen
 
     catalog = read_catalog(settings.models_dir, settings.models_file)
     Server(settings, catalog, listen(settings), on_ready=print_line).serve_until_stopped()

@@ -14,6 +14,7 @@ from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.neurons import NeuronBudget
 from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime.heartbeat import Heartbeat
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.authorization import Authorization
@@ -24,6 +25,7 @@ class Services:
     """The objects that all requests of an application share, such as backends and journal."""
 
     settings: Settings
+    heartbeat: Heartbeat
     models: ModelManager
     backends: Backends
     authorization: Authorization
@@ -42,6 +44,7 @@ class Services:
         models, journal = ModelManager(settings, catalog), Journal()
         return cls(
             settings=settings,
+            heartbeat=Heartbeat(),
             models=models,
             backends=Backends(settings, models),
             authorization=Authorization(settings.api_tokens),

@@ -7,8 +7,10 @@ it stops within a few seconds.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 
@@ -16,18 +18,27 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
 
-from workers_ai_emulator.app import create_app
+from workers_ai_emulator.app import create_app, create_health_app
 from workers_ai_emulator.errors import AddressUnavailable, StartError
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.services import Services
+from workers_ai_emulator.server.acceptor import Acceptor
+from workers_ai_emulator.server.connections import Connections, connection_limit
+from workers_ai_emulator.server.protocol import TimeLimits
 from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Seconds from the beginning of the shutdown until the server cancels running generations.
+# Seconds from the beginning of the shutdown until the server cancels running generations. It then
+# also closes the connections whose clients must still send or read something.
 _CANCEL_AFTER_S = 2.0
+# Seconds from the beginning of the shutdown until the server closes all other connections.
+_ABORT_AFTER_S = 3.0
 # Seconds from the beginning of the shutdown until uvicorn cancels responses that still run.
 _CLOSE_AFTER_S = 4
+# The longest time in seconds for which Python runs one thread while another one is waiting. With
+# Python's default, ten times as long, health checks take ten times as long under load.
+_SWITCH_INTERVAL_S = 0.0005
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -64,33 +75,60 @@ class Server(uvicorn.Server):
         catalog: Mapping[str, ModelSpec],
         listener: socket.socket,
         on_ready: Callable[[str], None],
+        time_limits: TimeLimits | None = None,
     ) -> None:
         self._services = Services.create(settings, catalog)
-        self._listener = listener
         self._on_ready = on_ready
         port = listener.getsockname()[1]
         self._base_url = f"http://{settings.base_url_host}:{port}/client/v4"
         self.failure: StartError | None = None
         super().__init__(_config(create_app(self._services)))
+        limit, time_limits = connection_limit(), time_limits or TimeLimits()
+        # Connections that are on their way from the acceptor's thread need room, too.
+        self._connections = Connections(self.config, self.server_state, limit // 2, time_limits)
+        self._acceptor = Acceptor(
+            listener,
+            create_health_app(self._services),
+            self._hand_over,
+            limit=limit // 4,
+            silence_limit_s=time_limits.silence,
+            on_tick=self._services.heartbeat.tick,
+        )
 
     def serve_until_stopped(self) -> None:
         """Runs the server until it stops. Raises StartError if the backends cannot start."""
         _configure_libraries()
-        self.run(sockets=[self._listener])
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self.run(sockets=[])  # the acceptor listens, not uvicorn
         if self.failure:
             raise self.failure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._acceptor.start()
         self._start = asyncio.create_task(self._start_backends())
 
+    async def on_tick(self, counter: int) -> bool:
+        """Does what must be done regularly. uvicorn calls this ten times a second."""
+        self._services.heartbeat.beat()
+        if counter % 10 == 0:
+            self._connections.close_overdue()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting connections, and cancels the running generations two seconds later."""
+        """Stops accepting connections, then ends the requests that take too long."""
         self._start.cancel()
+        self._acceptor.stop()
         self._services.faults.reset()  # releases responses that a fault is delaying
-        loop = asyncio.get_running_loop()
-        loop.call_later(_CANCEL_AFTER_S, self._services.backends.cancel_all)
+        self._loop.call_later(_CANCEL_AFTER_S, self._services.backends.cancel_all)
+        self._loop.call_later(_CANCEL_AFTER_S, self._connections.close_waiting)
+        self._loop.call_later(_ABORT_AFTER_S, self._connections.abort)
         await super().shutdown(sockets)
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        """Serves a connection on the event loop. The acceptor calls this in its thread."""
+        self._loop.call_soon_threadsafe(self._connections.open, connection)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Makes the server stop with exit status 0 when a signal arrives.
@@ -108,6 +146,9 @@ class Server(uvicorn.Server):
             log.exception("the start failed")
             self._stop(StartError(f"the start failed: {error}"))
         else:
+            # Excludes the objects that exist now from garbage collection. Otherwise a collection
+            # takes a tenth of a second, in which no thread can run.
+            gc.freeze()
             self._on_ready(self._base_url)
 
     def _stop(self, failure: StartError) -> None:

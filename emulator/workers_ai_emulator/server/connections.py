@@ -1,0 +1,140 @@
+"""Limits how many connections are open, and how long the server waits for their clients.
+
+Without these limits, clients that send half a request, or do not read their response, would keep
+connections open until the process has no file descriptor left for other clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import resource
+import socket
+import time
+from contextlib import suppress
+from http import HTTPStatus
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait, plain_response
+
+log = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS = 10_000
+# File descriptors for everything else: files, the pipes of subprocesses, the listening socket.
+_NUM_OTHER_FILES = 48
+# The least number of seconds between two log lines about the limit.
+_LOG_INTERVAL_S = 10.0
+_NUM_DISCARDED = 2**16  # bytes
+
+
+def connection_limit() -> int:
+    """Returns how many connections may be open at the same time.
+
+    Each connection needs a file descriptor. Therefore this function first raises the process's
+    limit of open files, if the operating system allows that.
+    """
+    wanted = _MAX_CONNECTIONS + _NUM_OTHER_FILES
+    soft, hard = (
+        wanted if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    if soft < min(wanted, hard):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+            soft = min(wanted, hard)
+    return max(min(soft, wanted) - _NUM_OTHER_FILES, 4)
+
+
+class Connections:
+    """The open connections of the event loop.
+
+    `limit` is their maximum number. If it is reached, a new connection replaces the connections on
+    which the server has waited longest for the client. If the server is waiting for no client, the
+    new connection gets status 503.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, limit: int, time_limits: TimeLimits
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._limit = limit
+        self._time_limits = time_limits
+        self._opening: set[asyncio.Task[object]] = set()
+        self._next_log = 0.0
+
+    def open(self, connection: socket.socket) -> None:
+        """Serves a connection that has been accepted and whose request has not been read yet."""
+        num_open = len(self._state.connections) + len(self._opening)
+        if num_open >= self._limit and not self._make_room():
+            _refuse(connection)
+            return
+        loop = asyncio.get_running_loop()
+        opening = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    def close_overdue(self) -> None:
+        """Closes the connections on which the server has waited too long for the client."""
+        now = time.monotonic()
+        for protocol in self._open:
+            if protocol.is_overdue(self._time_limits, now):
+                log.debug("closed a connection: waited too long (%s)", protocol.wait.name)
+                protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+
+    def close_waiting(self) -> None:
+        """Closes the connections on which the server is waiting for the client."""
+        for protocol in self._open:
+            if protocol.wait is not Wait.SERVER:
+                protocol.close(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def abort(self) -> None:
+        """Closes all connections, even if not all bytes of a response have been sent."""
+        for protocol in self._open:
+            protocol.abort()
+
+    @property
+    def _open(self) -> list[Protocol]:
+        protocols = [p for p in self._state.connections if isinstance(p, Protocol)]
+        return [p for p in protocols if not p.transport.is_closing()]
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self._config, self._state, {}, asyncio.get_running_loop())
+
+    def _make_room(self) -> bool:
+        """Closes connections until there is room for another. Returns False if that is impossible.
+
+        Closes more than one, because a search for the longest wait in all connections takes time.
+        """
+        num_surplus = len(self._open) + len(self._opening) - self._limit + 1
+        if num_surplus <= 0:  # enough of the connections are being closed already
+            return True
+        waiting = [p for p in self._open if p.wait is not Wait.SERVER]
+        num_closed = max(num_surplus, self._limit // 100)
+        for protocol in heapq.nsmallest(num_closed, waiting, key=lambda p: p.wait_began):
+            protocol.close(HTTPStatus.SERVICE_UNAVAILABLE)
+        self._log_limit(is_full=len(waiting) < num_surplus)
+        return len(waiting) >= num_surplus
+
+    def _log_limit(self, *, is_full: bool) -> None:
+        """Writes a line to the log, unless such a line was written in the last ten seconds."""
+        if time.monotonic() < self._next_log:
+            return
+        self._next_log = time.monotonic() + _LOG_INTERVAL_S
+        effect = "refused a new one" if is_full else "closed those whose clients were idle longest"
+        log.warning(
+            "%d connections are open, the most that `ulimit -n` allows: %s", self._limit, effect
+        )
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Sends status 503, and closes the connection."""
+    with suppress(OSError):
+        # If unread bytes were left, the operating system would reset the connection, and the client
+        # could not read the response.
+        connection.recv(_NUM_DISCARDED)
+        connection.send(plain_response(HTTPStatus.SERVICE_UNAVAILABLE))
+    connection.close()

@@ -1,0 +1,151 @@
+"""uvicorn's HTTP protocol, which can also tell what the server is waiting for on a connection."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+
+class Wait(Enum):
+    """What the server is waiting for on a connection."""
+
+    HEAD = auto()  # the client must send the rest of a request's head
+    BODY = auto()  # the client must send more of a request's body
+    REQUEST = auto()  # the client may send the next request
+    READING = auto()  # the client must read what has been sent: all buffers are full
+    SERVER = auto()  # nothing: the server is working on the response
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """How many seconds the server waits for a client before it closes the connection.
+
+    `silence`: for the first byte on a new connection. `head`: for a request's head, from its first
+    byte to its last. `body`: for the whole body. `pause`: for the next part of the body. `request`:
+    for the next request. `reading`: for the client to read something, while all buffers are full.
+    """
+
+    silence: float = 20.0
+    head: float = 20.0
+    body: float = 300.0
+    pause: float = 30.0
+    request: float = 75.0
+    reading: float = 60.0
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which can also tell what the server is waiting for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_in_head = True
+        # The request that the application is handling, or the last one that it has handled. In
+        # `self.cycle`, uvicorn has the last one that the client has sent.
+        self._running: RequestResponseCycle | None = None
+        self._began = dict.fromkeys(Wait, time.monotonic())
+
+    @property
+    def wait(self) -> Wait:
+        """What the server is waiting for."""
+        cycle = self._running
+        if self.flow.write_paused:
+            return Wait.READING
+        if cycle is None or cycle.response_complete:
+            return Wait.HEAD if self._is_in_head else Wait.REQUEST
+        # uvicorn pauses reading while the application has not taken the body so far.
+        is_paused = self.flow.read_paused or cycle.waiting_for_100_continue
+        return Wait.BODY if cycle.more_body and not is_paused else Wait.SERVER
+
+    @property
+    def wait_began(self) -> float:
+        """When the client last did what the server is waiting for, on the monotonic clock."""
+        return self._began[self.wait]
+
+    def is_overdue(self, limits: TimeLimits, now: float) -> bool:
+        """Returns whether the server has waited for the client longer than the limits allow."""
+        waited = now - self.wait_began
+        match self.wait:
+            case Wait.HEAD:
+                return waited > limits.head
+            case Wait.BODY:
+                return waited > limits.pause or now - self._began[Wait.HEAD] > limits.body
+            case Wait.REQUEST:
+                return waited > limits.request
+            case Wait.READING:
+                return waited > limits.reading
+            case Wait.SERVER:
+                return False
+
+    def close(self, status: HTTPStatus) -> None:
+        """Closes the connection. If a request is incomplete, sends a response with `status` before.
+
+        The application receives an ASGI message that the client has disconnected.
+        """
+        if self.transport.is_closing():
+            return
+        is_started = self._running and self._running.response_started
+        if self.wait is Wait.HEAD or (self.wait is Wait.BODY and not is_started):
+            self.transport.write(plain_response(status))
+        if self.flow.write_paused:
+            self.abort()  # `transport.close` would wait for the client to read the rest
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Closes the connection, and discards the bytes that have not been sent yet."""
+        self._disconnect()
+        self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tells the application that the client has disconnected."""
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    # The following methods override uvicorn's, which asyncio, the parser and the response call.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._began[Wait.BODY] = time.monotonic()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._is_in_head = True
+        self._began[Wait.HEAD] = time.monotonic()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self._began[Wait.REQUEST] = time.monotonic()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._began[Wait.READING] = time.monotonic()
+        super().pause_writing()
+
+
+def plain_response(status: HTTPStatus) -> bytes:
+    """Returns the bytes of a response that closes the connection, with the status as its text.
+
+    uvicorn responds to malformed requests in the same form.
+    """
+    text = status.phrase
+    return (
+        f"HTTP/1.1 {status.value} {text}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        f"content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}"
+    ).encode()

@@ -1,0 +1,228 @@
+"""The protocol tells what the server is waiting for on a connection, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait
+from workers_ai_emulator.wire.disconnect import on_disconnect
+
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+LIMITS = TimeLimits(silence=1, head=2, body=10, pause=3, request=4, reading=5)
+
+
+class Transport(asyncio.Transport):
+    """A transport without a socket, which stores what the protocol does with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.end: str | None = None
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.end = "closed"
+
+    def abort(self) -> None:
+        self.end = "aborted"
+
+    def is_closing(self) -> bool:
+        return self.end is not None
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class App:
+    """An application that responds when `respond` is set, and counts disconnects until then."""
+
+    def __init__(self) -> None:
+        self.respond = asyncio.Event()
+        self.num_disconnects = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.disconnect":
+            self._count()
+            return
+        async with on_disconnect(receive, self._count):
+            await self.respond.wait()
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def _count(self) -> None:
+        self.num_disconnects += 1
+
+
+class Connection:
+    """A protocol, its transport and its application, on an event loop that does not run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.app = App()
+        self.transport = Transport()
+        config = uvicorn.Config(self.app, log_config=None)
+        config.load()
+        self.protocol = Protocol(config, ServerState(), {}, loop)
+        self.protocol.connection_made(self.transport)
+
+    def receive(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+        self.run()
+
+    def run(self) -> None:
+        self.loop.run_until_complete(asyncio.sleep(0.001))
+
+    def respond(self) -> None:
+        self.app.respond.set()
+        self.run()
+
+    def is_overdue(self, after_s: float) -> bool:
+        return self.protocol.is_overdue(LIMITS, time.monotonic() + after_s)
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    loop = asyncio.new_event_loop()
+    connection = Connection(loop)
+    yield connection
+    if connection.protocol.parser:
+        connection.protocol.connection_lost(None)
+    connection.respond()
+    loop.close()
+
+
+def test_the_server_waits_for_head_body_itself_and_the_next_request(connection: Connection) -> None:
+    protocol = connection.protocol
+    waits: list[Wait] = []
+    for data in (HEAD[:1], HEAD[1:-1], HEAD[-1:], b"12", b"34"):
+        connection.receive(data)
+        waits.append(protocol.wait)
+    assert waits == [Wait.HEAD, Wait.HEAD, Wait.BODY, Wait.BODY, Wait.SERVER]
+    connection.respond()
+    waits.append(protocol.wait)
+    connection.receive(HEAD[:1])
+    waits.append(protocol.wait)
+    assert waits[5:] == [Wait.REQUEST, Wait.HEAD]
+
+
+def test_the_limit_of_the_head_counts_from_its_first_byte(connection: Connection) -> None:
+    connection.receive(HEAD[:5])
+    first = time.monotonic()
+    connection.receive(HEAD[5:9])
+    assert not connection.protocol.is_overdue(LIMITS, first + 1.9)
+    assert connection.protocol.is_overdue(LIMITS, first + 2.1)
+
+
+def test_the_limit_of_a_pause_counts_from_the_last_part_of_the_body(connection: Connection) -> None:
+    connection.receive(HEAD + b"1")
+    assert not connection.is_overdue(2.9)
+    assert connection.is_overdue(3.1)
+
+
+def test_a_body_in_small_parts_has_a_limit_as_a_whole(connection: Connection) -> None:
+    connection.receive(HEAD)
+    connection.protocol._began[Wait.HEAD] -= 9.9
+    connection.receive(b"1")
+    assert not connection.is_overdue(0)
+    assert connection.is_overdue(0.2)
+
+
+def test_the_server_has_no_limit_while_it_works_on_the_response(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    assert not connection.is_overdue(1e6)
+
+
+def test_empty_lines_between_requests_do_not_extend_the_limit(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    connection.respond()
+    connection.protocol._began[Wait.REQUEST] -= 3.9
+    connection.receive(b"\r\n")
+    assert connection.protocol.wait is Wait.REQUEST
+    assert connection.is_overdue(0.2)
+
+
+def test_the_limit_of_reading_counts_while_the_buffers_are_full(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    connection.protocol.pause_writing()
+    assert connection.protocol.wait is Wait.READING
+    assert connection.is_overdue(5.1)
+    connection.protocol.resume_writing()
+    assert not connection.is_overdue(5.1)
+
+
+def test_a_client_that_waits_for_100_continue_is_not_overdue(connection: Connection) -> None:
+    head = HEAD.replace(b"host", b"expect: 100-continue\r\nhost")
+    connection.protocol.data_received(head)  # the application has not asked for the body yet
+    waits = [connection.protocol.wait]
+    connection.run()
+    assert connection.transport.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert [*waits, connection.protocol.wait] == [Wait.SERVER, Wait.BODY]
+
+
+def test_a_second_request_waits_for_the_server_while_the_first_one_runs(
+    connection: Connection,
+) -> None:
+    connection.receive(HEAD + b"1234" + HEAD)
+    waits = [connection.protocol.wait]
+    connection.respond()
+    assert [*waits, connection.protocol.wait] == [Wait.SERVER, Wait.BODY]
+
+
+def test_the_first_of_two_requests_ends_when_the_client_disconnects(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234" + HEAD)
+    connection.protocol.connection_lost(None)
+    connection.run()
+    assert connection.app.num_disconnects == 1
+
+
+@pytest.mark.parametrize("data", [HEAD[:5], HEAD, HEAD + b"123"])
+def test_an_incomplete_request_gets_a_response_before_the_end(
+    connection: Connection, data: bytes
+) -> None:
+    connection.receive(data)
+    connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+    head, _, text = connection.transport.sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close" in head
+    assert text == b"Request Timeout"
+    assert connection.transport.end == "closed"
+
+
+def test_the_application_receives_a_disconnect_when_the_connection_ends(
+    connection: Connection,
+) -> None:
+    connection.receive(HEAD)
+    connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+    connection.protocol.connection_lost(None)
+    connection.run()
+    assert connection.app.num_disconnects == 1
+
+
+def test_an_idle_connection_ends_without_a_response(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    connection.respond()
+    num_sent = len(connection.transport.sent)
+    connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+    assert len(connection.transport.sent) == num_sent
+    assert connection.transport.end == "closed"
+
+
+def test_a_connection_whose_client_does_not_read_is_aborted(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    connection.protocol.pause_writing()
+    connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+    assert connection.transport.end == "aborted"
