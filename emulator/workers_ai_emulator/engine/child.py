@@ -1,4 +1,4 @@
-"""Exchanges frames with a child process, and kills the child if a reply takes too long.
+"""Exchanges frames with a child process. Kills a late child, and replaces a child that has failed.
 
 The child runs `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
 replies to its standard output, and exits when its standard input is closed. It inherits only the
@@ -16,9 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import IO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Literal
 
 if sys.platform != "win32":
     import resource
@@ -36,14 +36,16 @@ Answer = Callable[[bytes], tuple[int, bytes]]
 
 
 class ChildFailed(Exception):
-    """The child has crashed, was killed, or sent a reply that is too long.
+    """The child sent no valid reply.
 
-    `is_late`: True if the child exceeded its time limit.
+    `reason`: `late` if the child exceeded its time limit, and `crashed` if it ended before it sent
+    its reply, or sent a reply that is too long. A supervisor also has the reasons `busy` (other
+    threads used the child for too long) and `closed` (the supervisor starts no new child).
     """
 
-    def __init__(self, *, is_late: bool) -> None:
-        super().__init__("the child process failed")
-        self.is_late = is_late
+    def __init__(self, reason: Literal["late", "crashed", "busy", "closed"]) -> None:
+        super().__init__(f"the child process failed: {reason}")
+        self.reason = reason
 
 
 class Child:
@@ -99,6 +101,65 @@ class Child:
         return _TimeLimit(limit_s, self.kill)
 
 
+class Supervisor:
+    """Runs one child process at a time, and starts a new one if the last one has failed or died.
+
+    The constructor starts the first child. `prepare` is called with each new child before the child
+    is used. The constructor raises OSError if no process can be started, and any exception that
+    `prepare` raises.
+    """
+
+    def __init__(
+        self, *command: str, prepare: Callable[[Child], object] = lambda child: None
+    ) -> None:
+        self._command = command  # the arguments of `Child`
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._is_closed = False
+        with self.child(limit_s=0):
+            pass
+
+    @contextmanager
+    def child(self, *, limit_s: float) -> Iterator[Child]:
+        """Gives the child to one thread for a `with` block. Ends the child if the block fails.
+
+        Raises ChildFailed if other threads use the child for longer than `limit_s` seconds, or the
+        supervisor is closed. Also raises the exceptions of the constructor.
+        """
+        if not self._lock.acquire(timeout=limit_s):
+            raise ChildFailed("busy")
+        try:
+            yield self._running()
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Ends the child. Any thread may call this at any time, more than once."""
+        self._is_closed = True
+        if child := self._child:
+            child.kill()  # makes a `with` block in progress fail and release the lock
+        with self._lock:
+            self._drop()
+
+    def _running(self) -> Child:
+        if self._child is None or not self._child.is_alive:
+            self._drop()
+            if self._is_closed:
+                raise ChildFailed("closed")
+            self._child = Child(*self._command)
+            self._prepare(self._child)
+        return self._child
+
+    def _drop(self) -> None:
+        if child := self._child:
+            self._child = None
+            child.close()
+
+
 class _TimeLimit:
     """Context manager that calls `kill` if its block takes longer than `limit_s` seconds.
 
@@ -119,7 +180,7 @@ class _TimeLimit:
         # after its reply.
         is_late = time.monotonic() >= self._end
         if is_late or isinstance(error, (OSError, EOFError, ValueError)):
-            raise ChildFailed(is_late=is_late) from error
+            raise ChildFailed("late" if is_late else "crashed") from error
 
 
 def serve(answer: Answer, *, limit_s: float) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from workers_ai_emulator.engine.child import Child, ChildFailed, restrict, serve
+from workers_ai_emulator.engine.child import ChildFailed, Supervisor, restrict, serve
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, RequestRejected
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaVocabulary
 from workers_ai_emulator.engine.probe import limit_memory
@@ -53,9 +53,10 @@ class IsolatedTokenizer:
         self._path = path
         self._vocabulary_size = vocabulary_size
         self._limit_s = limit_s
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._child: Child | None = self._start()
+        try:
+            self._supervisor = Supervisor(MODULE, str(path.absolute()), str(limit_s))
+        except OSError as error:
+            raise _not_started(error) from error
 
     def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
         """Returns the tokens of each text.
@@ -65,35 +66,16 @@ class IsolatedTokenizer:
         Raises EngineError if the tokenizer is closed, its file was replaced by a file with other
         tokens, or no process can be started.
         """
-        if not self._lock.acquire(timeout=self._limit_s):
-            raise CapacityExceeded("the model's tokenizer is busy with other prompts")
-        try:
-            return self._tokenize(texts, parse_special)
-        finally:
-            self._lock.release()
-
-    def close(self) -> None:
-        """Ends the subprocess. May be called more than once."""
-        self._is_closed = True
-        if child := self._child:
-            child.kill()  # makes a call in progress fail and release the lock
-        with self._lock:
-            self._drop()
-
-    def _tokenize(self, texts: Sequence[str], parse_special: bool) -> list[list[int]]:
-        if self._child is None or not self._child.is_alive:
-            self._drop()
-            self._child = self._start()
         request = json.dumps([list(texts), parse_special]).encode()
         num_characters = sum(map(len, texts)) + len(texts)
         max_bytes = num_characters * _MAX_TOKENS_PER_CHARACTER * array(_TOKEN_TYPE).itemsize
         try:
-            kind, reply = self._child.exchange(request, max_bytes=max_bytes, limit_s=self._limit_s)
+            with self._supervisor.child(limit_s=self._limit_s) as child:
+                kind, reply = child.exchange(request, max_bytes=max_bytes, limit_s=self._limit_s)
         except ChildFailed as error:
-            self._drop()
-            late = f"did not process the prompt within {self._limit_s:g} s"
-            what = late if error.is_late else "crashed on the prompt"
-            raise RequestRejected(f"the model's tokenizer {what}") from error
+            raise self._failure(error) from error
+        except OSError as error:
+            raise _not_started(error) from error
         if kind == _FAILED:
             raise RequestRejected("the model's tokenizer does not process the prompt")
         lists = _split(reply)
@@ -101,18 +83,25 @@ class IsolatedTokenizer:
             raise EngineError(f"{self._path} has been replaced by a file with other tokens")
         return lists
 
-    def _start(self) -> Child:
-        if self._is_closed:
-            raise EngineError("the model has been unloaded")
-        try:
-            return Child(MODULE, str(self._path.absolute()), str(self._limit_s))
-        except OSError as error:
-            raise EngineError(f"no process can be started for its tokenizer: {error}") from error
+    def close(self) -> None:
+        """Ends the subprocess. May be called more than once."""
+        self._supervisor.close()
 
-    def _drop(self) -> None:
-        if child := self._child:
-            self._child = None
-            child.close()
+    def _failure(self, error: ChildFailed) -> EngineError:
+        match error.reason:
+            case "busy":
+                return CapacityExceeded("the model's tokenizer is busy with other prompts")
+            case "closed":
+                return EngineError("the model has been unloaded")
+            case "late":
+                what = f"did not process the prompt within {self._limit_s:g} s"
+            case "crashed":
+                what = "crashed on the prompt"
+        return RequestRejected(f"the model's tokenizer {what}")
+
+
+def _not_started(error: OSError) -> EngineError:
+    return EngineError(f"no process can be started for its tokenizer: {error}")
 
 
 def main(path: Path, limit_s: float) -> None:

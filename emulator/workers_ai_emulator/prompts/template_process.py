@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from dataclasses import asdict
 from typing import Any
 
 from jinja2 import TemplateError
 
-from workers_ai_emulator.engine.child import Child, ChildFailed, limit, restrict, serve
+from workers_ai_emulator.engine.child import (
+    Child,
+    ChildFailed,
+    Supervisor,
+    limit,
+    restrict,
+    serve,
+)
 from workers_ai_emulator.prompts.template import (
     MAX_REASON_LENGTH,
     Conversation,
@@ -31,6 +37,12 @@ if sys.platform != "win32":
 MODULE = "workers_ai_emulator.prompts.template_process"  # in the subprocess, __name__ is __main__
 _MEMORY = 768 * 2**20  # limit for the process's address space in bytes; Python needs 50 MiB
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
+_FAILURES = {  # the end of the error message for each reason of ChildFailed
+    "late": "did not end within {limit_s:g} s",
+    "crashed": "broke the process it ran in",
+    "busy": "is busy with other conversations",
+    "closed": "is being unloaded",
+}
 
 
 class IsolatedRenderer:
@@ -47,75 +59,50 @@ class IsolatedRenderer:
     def __init__(self, source: str, *, limit_s: float = 5.0) -> None:
         self._source = source
         self._limit_s = limit_s
-        self._lock = threading.Lock()
-        self._child: Child | None = None
-        self._is_closed = False
         try:
-            self._start()
+            self._supervisor = Supervisor(MODULE, str(limit_s), prepare=self._compile)
         except OSError as error:
             raise ValueError(f"no process can be started for its chat template: {error}") from error
+        except ChildFailed as error:
+            raise ValueError(str(self._failure(error))) from error
         except LimitExceeded as error:
             raise ValueError(str(error)) from error
 
     def render(self, conversation: Conversation) -> str:
-        if not self._lock.acquire(timeout=self._limit_s):
-            raise LimitExceeded("its chat template is busy with other conversations")
+        request = asdict(conversation)
         try:
-            child = self._child
-            if child is None or not child.is_alive:
-                child = self._start()
-            return self._request(child, asdict(conversation), conversation.max_characters)
-        finally:
-            self._lock.release()
+            with self._supervisor.child(limit_s=self._limit_s) as child:
+                kind, text = self._request(child, request, conversation.max_characters)
+        except ChildFailed as error:
+            raise self._failure(error) from error
+        if kind == _REJECTED:
+            raise TemplateError(text)
+        return text
 
     def close(self) -> None:
-        self._is_closed = True
-        if child := self._child:
-            # A rendering in progress then fails, and releases the lock that is acquired below.
-            child.kill()
-        with self._lock:
-            self._drop()
+        self._supervisor.close()
 
-    def _start(self) -> Child:
-        """Starts a subprocess, which compiles the template.
-
-        Raises ValueError if the template does not compile, OSError if no process can be started,
-        and LimitExceeded if the subprocess exceeds a limit or the renderer is closed.
-        """
-        self._drop()
-        if self._is_closed:
-            raise LimitExceeded("its chat template is being unloaded")
-        child = self._child = Child(MODULE, str(self._limit_s))
+    def _compile(self, child: Child) -> None:
+        """Compiles the template in a new subprocess. Raises the exceptions of `_request`."""
         self._request(child, self._source, 0)
-        return child
 
-    def _request(self, child: Child, request: Any, max_characters: int) -> str:
-        """Sends a request to the subprocess, and returns the text of the reply.
+    def _request(self, child: Child, request: Any, max_characters: int) -> tuple[int, str]:
+        """Sends a request to the subprocess, and returns the kind and the text of the reply.
 
-        If TemplateError, LimitExceeded or ValueError occurred in the subprocess, raises it here.
-        Also raises LimitExceeded if the subprocess crashes or takes too long.
+        If LimitExceeded or ValueError occurred in the subprocess, raises it here, so that the
+        supervisor ends the subprocess. Raises ChildFailed if the subprocess crashes or is late.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
-        try:
-            kind, reply = child.exchange(content, max_bytes=max_bytes, limit_s=self._limit_s)
-        except ChildFailed as error:
-            self._drop()
-            late = f"did not end within {self._limit_s:g} s"
-            what = late if error.is_late else "broke the process it ran in"
-            raise LimitExceeded(f"its chat template {what}") from error
+        kind, reply = child.exchange(content, max_bytes=max_bytes, limit_s=self._limit_s)
         text = reply.decode("utf-8", "surrogatepass")
-        if kind == _REJECTED:
-            raise TemplateError(text)
         if kind in (_EXCEEDED, _INVALID):
-            self._drop()
             raise LimitExceeded(text) if kind == _EXCEEDED else ValueError(text)
-        return text
+        return kind, text
 
-    def _drop(self) -> None:
-        if child := self._child:
-            self._child = None
-            child.close()
+    def _failure(self, error: ChildFailed) -> LimitExceeded:
+        what = _FAILURES[error.reason].format(limit_s=self._limit_s)
+        return LimitExceeded(f"its chat template {what}")
 
 
 def main(limit_s: float) -> None:
