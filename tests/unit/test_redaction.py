@@ -88,6 +88,23 @@ def test_json_is_redacted_in_keys_and_values_at_any_depth() -> None:
     }
 
 
+def test_a_credential_in_json_is_redacted_in_all_texts_of_the_request() -> None:
+    body = {"prompt": f"a {SECRET}", "api_key": SECRET}
+    redacted = {"prompt": "a [redacted]", "api_key": "[redacted]"}
+    parsed, unparsed = redaction(), redaction()
+    assert parsed.value(body) == unparsed.json(json.dumps(body)) == redacted
+    assert parsed.text(SECRET) == unparsed.text(SECRET) == "[redacted]"
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_credential_in_json_with_an_invalid_number_is_redacted(number: str) -> None:
+    found = redaction()
+    assert found.json(f'{{"prompt": "a {SECRET}", "api_key": "{SECRET}", "top_p": {number}}}') == (
+        f'{{"prompt": "a [redacted]", "api_key": "[redacted]", "top_p": {number}}}'
+    )
+    assert found.text(SECRET) == "[redacted]"
+
+
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [

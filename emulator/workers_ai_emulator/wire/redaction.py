@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -35,7 +36,7 @@ class Redaction:
     """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
 
     The secrets are the credentials in the request's headers, and the texts in `others`. The methods
-    `learn`, `learn_text`, `path`, `query` and `json` add to them the credentials in the request's
+    `learn_text`, `path`, `query`, `json` and `value` add to them the credentials in the request's
     body, path and query. Secrets that are escaped for JSON or for a URL are replaced too.
     """
 
@@ -55,20 +56,10 @@ class Redaction:
         redaction.query(scope["query_string"].decode("latin-1"))
         return redaction
 
-    def learn(self, value: Any) -> None:
-        """Adds the credentials in a parsed JSON body to the secrets of the request."""
-        finder = Finder()
-        finder.value(value)
-        self._add(finder.found)
-
     def learn_text(self, text: str) -> None:
         """Adds the credentials in the text of a body, which may be JSON, to the secrets."""
-        try:
-            self.learn(json.loads(text))
-        except (ValueError, RecursionError):
-            finder = Finder()
-            finder.cut_json(text)
-            self._add(finder.found)
+        with suppress(ValueError, RecursionError):
+            self._learn_json(text)
 
     def path(self, path: str) -> str:
         """Adds the credentials in the path of a URL to the secrets. Returns the redacted path."""
@@ -126,19 +117,39 @@ class Redaction:
         the secrets. If the text is not valid JSON, returns it as a string with the same
         replacements. `is_cut`: whether the text is truncated.
         """
-        self.learn_text(text)
         try:
-            return self.value(json.loads(text, parse_constant=float))
+            return self._replaced(self._learn_json(text))
         except (ValueError, RecursionError):
             return self.text(Finder().cut_json(text), is_cut=is_cut)
 
     def value(self, value: Any) -> Any:
-        """Returns a parsed JSON value with `[redacted]` in place of each secret.
+        """Adds the credentials in a parsed JSON value to the secrets. Returns the redacted value.
 
         Raises ValueError if the value contains infinity or NaN: Python parses `1e999` as infinity,
         which JSON cannot represent.
         """
-        return self._replaced(Finder().value(value))
+        return self._replaced(self._learn(value))
+
+    def _learn_json(self, text: str) -> Any:
+        """Parses the text as JSON, and adds the credentials in it to the secrets.
+
+        Returns the value, in which only the values with the name of a credential are replaced. If
+        the text is not valid JSON, adds its credentials too, and raises ValueError. If the JSON is
+        nested too deeply, raises RecursionError instead.
+        """
+        try:
+            return self._learn(json.loads(text))
+        except (ValueError, RecursionError):
+            finder = Finder()
+            finder.cut_json(text)
+            self._add(finder.found)
+            raise
+
+    def _learn(self, value: Any) -> Any:
+        finder = Finder()
+        value = finder.value(value)
+        self._add(finder.found)
+        return value
 
     def _replaced(self, value: Any) -> Any:
         match value:

@@ -112,9 +112,7 @@ def _body(body: bytes, redaction: Redaction) -> Json:
     try:
         if body.startswith(GZIP_MAGIC):
             body = gunzip(body)
-        value = _normalized(parse_json(body))
-        redaction.learn(value)
-        return {"body": redaction.value(value)}
+        return {"body": redaction.value(_normalized(parse_json(body)))}
     except (WireError, RecursionError, ValueError):
         # The body is not valid JSON. The error response to such a call can be recorded too.
         return _unparsed(body, redaction)
