@@ -55,6 +55,8 @@ class RecordingMiddleware(InferenceMiddleware):
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
                 raise WireError(REQUEST_TOO_LARGE)
+            # The journal's Redaction cannot be used here: it does not replace account ids, and it
+            # has other secrets if the journal stores only a part of the body. The key would differ.
             redaction = Redaction.of(scope, call.account_id or "")
             request = await asyncio.to_thread(
                 RecordedRequest.of, call, scope["query_string"], body, redaction
