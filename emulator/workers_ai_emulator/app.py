@@ -57,12 +57,13 @@ def create_app(services: Services) -> ASGIApp:
 def create_health_app(services: Services) -> ASGIApp:
     """Returns an ASGI application that has only the endpoints `healthz` and `readyz`.
 
-    It may run in another thread than the application of `create_app`: it only reads `services`.
+    Of the middleware, it has only the first two, which apply to all endpoints. It may run in
+    another thread than the application of `create_app`, because it only reads `services`.
     """
     api = FastAPI(openapi_url=None, redirect_slashes=False)
     api.state.services = services
     api.include_router(operations.health_router)
-    return _wrap(api, _outer_middleware(services))
+    return _wrap(api, _middleware(services)[:2])
 
 
 def _wrap(app: ASGIApp, layers: list[Middleware]) -> ASGIApp:
@@ -75,19 +76,13 @@ def _wrap(app: ASGIApp, layers: list[Middleware]) -> ASGIApp:
     return app
 
 
-def _outer_middleware(services: Services) -> list[Middleware]:
-    """Returns the middleware that every request passes first, outermost first."""
+def _middleware(services: Services) -> list[Middleware]:
+    """Returns the middleware, outermost first."""
     settings = services.settings
+    hosts = settings.allowed_hosts | {settings.host}
     return [
         Middleware(EdgeMiddleware),
-        Middleware(OriginGuardMiddleware, settings.allowed_origins, settings.host),
-    ]
-
-
-def _middleware(services: Services) -> list[Middleware]:
-    """Returns all middleware, outermost first."""
-    return [
-        *_outer_middleware(services),
+        Middleware(OriginGuardMiddleware, settings.allowed_origins, hosts),
         Middleware(BindingTransportMiddleware),
         Middleware(JournalMiddleware, services.journal),
         Middleware(FaultMiddleware, services.faults),

@@ -42,9 +42,6 @@ SERVED_HOSTS = [
     "127.0.0.1:1",
     "[::1]:8790",
     "192.168.1.5:8790",
-    "workers-ai",
-    "host.docker.internal:8790",
-    "laptop.local",
     "api.cloudflare.com",
     "gateway.ai.cloudflare.com",
     "workers-binding.ai",
@@ -52,6 +49,8 @@ SERVED_HOSTS = [
 FOREIGN_HOSTS = [
     "evil.example",
     "evil.example:8790",
+    "evil",
+    "evil.local:8790",
     "127.0.0.1.nip.io",
     "localhost.evil.example",
     "cloudflare.com",
@@ -117,9 +116,7 @@ def test_a_foreign_page_is_refused(server: ServerProcess, origin: str) -> None:
 
 
 @pytest.mark.parametrize("host", SERVED_HOSTS)
-def test_hosts_without_public_dns_and_hosts_of_the_service_are_served(
-    server: ServerProcess, host: str
-) -> None:
+def test_local_hosts_and_hosts_of_the_service_are_served(server: ServerProcess, host: str) -> None:
     assert post(server, host=host).status_code == 200
 
 
@@ -128,7 +125,7 @@ def test_hosts_without_public_dns_and_hosts_of_the_service_are_served(
 def test_a_foreign_host_is_refused(server: ServerProcess, host: str, path: str) -> None:
     """A page whose host name was made to resolve to this machine sends its own host."""
     url = server.root + path if path else server.run_url()
-    assert_is_refused(httpx.get(url, headers={"host": host}))
+    assert_is_refused(httpx.get(url, headers={"host": host}), "--allow-host")
 
 
 def test_a_page_of_this_server_may_call_the_host_that_it_came_from(server: ServerProcess) -> None:
@@ -158,7 +155,7 @@ def test_an_allowed_page_may_call(with_origins: ServerProcess, origin: str) -> N
 
 def test_the_host_of_an_allowed_page_is_served(with_origins: ServerProcess) -> None:
     assert post(with_origins, host="app.example").status_code == 200
-    assert_is_refused(post(with_origins, host="other.example"))
+    assert_is_refused(post(with_origins, host="other.example"), "--allow-host")
     assert_is_refused(post(with_origins, origin="http://app.example"))
 
 
@@ -169,12 +166,12 @@ def test_an_asterisk_allows_every_page_and_host(headers: dict[str, str]) -> None
         assert post(server, **headers).status_code == 200
 
 
-def assert_is_refused(response: httpx.Response) -> None:
+def assert_is_refused(response: httpx.Response, flag: str = "--allow-origin") -> None:
     error: dict[str, Any] = response.json()
     assert (response.status_code, error["success"], error["errors"][0]["code"]) == (
         403,
         False,
         9109,
     )
-    assert "--allow-origin" in error["errors"][0]["message"]
+    assert flag in error["errors"][0]["message"]
     assert response.headers["content-type"] == "application/json"

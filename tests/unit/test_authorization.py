@@ -39,11 +39,11 @@ def refusal(
     headers: Mapping[str, str] | None = None,
     *,
     account_id: str | None = ACCOUNT_ID,
-    is_trusted: bool = False,
+    is_local: bool = False,
 ) -> ErrorType | None:
     """Returns the error that a caller gets, or None if it has the access."""
     try:
-        authorization.check(access, Caller(headers or {}, "/path", account_id, is_trusted))
+        authorization.check(access, Caller(headers or {}, "/path", account_id, is_local))
     except WireError as error:
         return error.type
     return None
@@ -98,7 +98,7 @@ def test_with_tokens_a_caller_needs_one_of_them(
 @pytest.mark.parametrize("access", Access)
 def test_only_a_binding_may_be_trusted_without_a_token(access: Access) -> None:
     needs_token = refusal(STRICT, access) is not None
-    is_refused = refusal(STRICT, access, is_trusted=True) is not None
+    is_refused = refusal(STRICT, access, is_local=True) is not None
     assert is_refused is (needs_token and access is not Access.BINDING)
 
 
@@ -156,7 +156,7 @@ def test_a_gateway_reads_its_own_header_first(
 
 
 @pytest.mark.parametrize(
-    ("client", "needs_token", "is_trusted"),
+    ("client", "needs_token", "is_local"),
     [
         (("127.0.0.1", 5000), False, True),
         (("::1", 5000), False, True),
@@ -165,14 +165,70 @@ def test_a_gateway_reads_its_own_header_first(
         (None, False, False),
     ],
 )
-def test_a_caller_on_this_machine_is_trusted_unless_it_sends_its_users_token(
-    client: Any, needs_token: bool, is_trusted: bool
+def test_a_caller_on_this_machine_is_local_unless_it_sends_its_users_token(
+    client: Any, needs_token: bool, is_local: bool
 ) -> None:
     scope = http_scope("/run", headers=FIRST, client=client)
     context_of(scope).needs_token = needs_token
     caller = Caller.of(scope, None)
-    assert caller.is_trusted is is_trusted
+    assert caller.is_local is is_local
     assert (caller.path, caller.headers["Authorization"]) == ("/run", "Bearer first")
+
+
+def is_local(headers: dict[str, str]) -> bool:
+    return Caller.of(http_scope("/run", headers=headers, client=("127.0.0.1", 5000)), None).is_local
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Real-IP",
+        "Via",
+        "CF-Connecting-IP",
+        "CF-Connecting-IPv6",
+        "CF-Ray",
+        "CDN-Loop",
+        "True-Client-IP",
+        "Tailscale-User-Login",
+        "X-Original-Host",
+        "X-Envoy-External-Address",
+    ],
+)
+def test_a_forwarded_request_is_not_local(name: str) -> None:
+    assert not is_local({name.lower(): "203.0.113.7"})  # ASGI servers send lower-case names
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1:8790", True),
+        ("localhost:8790", True),
+        ("[::1]:8790", True),
+        ("workers-binding.ai", True),
+        ("app.localhost", True),
+        ("203.0.113.7", False),
+        ("emulator.example", False),
+        ("workers-ai:8790", False),
+    ],
+)
+def test_a_request_for_a_host_that_is_not_local_was_forwarded(host: str, expected: bool) -> None:
+    assert is_local({"host": host}) is expected
+
+
+def test_headers_of_bindings_do_not_count_as_forwarding() -> None:
+    names = ["content-type", "cf-consn-sdk-version", "cf-consn-model-id", "mf-url", "x-forwarded"]
+    assert is_local(dict.fromkeys(names, "x"))
+
+
+def test_a_setting_makes_local_bindings_need_a_token() -> None:
+    strict = Authorization(frozenset({"first"}), trusts_local_bindings=False)
+    for authorization, error in ((STRICT, None), (strict, CREDENTIALS_MISSING)):
+        assert refusal(authorization, Access.BINDING, is_local=True) is error
+    assert refusal(strict, Access.BINDING, FIRST, is_local=True) is None
 
 
 def test_the_id_of_a_token_depends_on_the_token_only() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from workers_ai_emulator.launcher import readiness
 from workers_ai_emulator.launcher.readiness import phases
+from workers_ai_emulator.wire.envelope import failure
+from workers_ai_emulator.wire.errors import FOREIGN_PAGE, WireError
 
 HOST = "127.0.0.1"
 
@@ -81,3 +83,10 @@ def test_a_server_that_is_not_an_emulator_is_asked_for_its_health_only(health: b
     with running(health, "ready") as server:
         assert next(phases(HOST, server.server_port)) is None
     assert server.paths == ["/_emulator/healthz"]
+
+
+def test_the_error_of_an_emulator_that_refuses_the_host_name_is_yielded() -> None:
+    error = WireError(FOREIGN_PAGE, "workers-ai is not a local host name")
+    with running(failure(error, "", is_bare=False)) as server:
+        phase = next(phases(HOST, server.server_port))
+    assert phase is not None and "workers-ai is not a local host name" in phase

@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import Iterator
 
+from workers_ai_emulator.wire.errors import FOREIGN_PAGE
+
 _RESPONSE_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.2
 
@@ -14,8 +16,9 @@ _POLL_INTERVAL_S = 0.2
 def phases(host: str, port: int) -> Iterator[str | None]:
     """Polls the emulator at this address, and yields its start-up phase until it is ready.
 
-    Yields None while no emulator responds at the address. A server at this address that is not an
-    emulator receives only requests for `/_emulator/healthz`.
+    Yields None while no emulator responds at the address, and the text of the error if an emulator
+    refuses this host name. A server at this address that is not an emulator receives only requests
+    for `/_emulator/healthz`.
     """
     while (phase := _phase(host, port)) != "ready":
         yield phase
@@ -23,17 +26,25 @@ def phases(host: str, port: int) -> Iterator[str | None]:
 
 
 def _phase(host: str, port: int) -> str | None:
-    if _status(host, port, "healthz") != "alive":
-        return None
-    return _status(host, port, "readyz")
+    health = _get(host, port, "healthz")
+    match health:
+        case {"status": "alive"}:
+            match _get(host, port, "readyz"):
+                case {"status": str(phase)}:
+                    return phase
+        case {"errors": [{"code": FOREIGN_PAGE.code, "message": str(message)}]}:
+            return message
+    return None
 
 
-def _status(host: str, port: int, endpoint: str) -> str | None:
+def _get(host: str, port: int, endpoint: str) -> object:
+    """Returns the JSON value of an endpoint's response, or None if there is none."""
     connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
     try:
         connection.request("GET", f"/_emulator/{endpoint}")
-        return str(json.loads(connection.getresponse().read(2**16))["status"])
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        value: object = json.loads(connection.getresponse().read(2**16))
+    except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:
         connection.close()
+    return value

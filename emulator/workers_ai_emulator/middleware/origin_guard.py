@@ -1,23 +1,22 @@
 """Refuses requests from web pages that are neither local nor allowed by the user.
 
 Any web page can make a browser send requests to 127.0.0.1. The browser sends the page's origin in
-the header `Origin`. A page can also make its own host name resolve to 127.0.0.1 (DNS rebinding);
-the browser then sends that name in the header `Host`.
+the header `Origin`, or `cross-site` in `Sec-Fetch-Site`. A page can also make its own host name
+resolve to 127.0.0.1 (DNS rebinding); the browser then sends that name in the header `Host`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers_ai_emulator.wire.errors import FOREIGN_ORIGIN, WireError
+from workers_ai_emulator.wire.errors import FOREIGN_PAGE, WireError
+from workers_ai_emulator.wire.hosts import SERVICE_HOSTS, host_of, is_address, is_localhost
 from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
@@ -30,28 +29,22 @@ _EXPOSED = (
     "x-emulator-model",
 )
 _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
-# Cloudflare's host names, which bindings and programs under `exec` send in the header `Host`.
-_SERVICE_HOSTS = frozenset(
-    {"api.cloudflare.com", "gateway.ai.cloudflare.com", "workers-binding.ai", "ai.cloudflare.com"}
-)
-# Host names that public DNS does not resolve: single words, such as the names of containers, and
-# names with reserved suffixes [RFC 6761, 6762].
-_PRIVATE_NAME = re.compile(r"[\w-]+|.+\.(localhost|local|internal|test)")
 
 
 class OriginGuardMiddleware:
     """Refuses requests of foreign web pages, and adds CORS headers to the responses to other pages.
 
-    A page is foreign if its origin is neither local nor allowed by the user. `allowed_origins` are
-    the origins that the user allows, `*` for all origins. `host` is the host name or address on
-    which the server listens.
+    A page is foreign if its origin is neither local nor one of `allowed_origins`, or if it used a
+    host name for the server that is neither local nor one of `allowed_hosts`. `*` stands for all
+    origins or hosts.
     """
 
-    def __init__(self, app: ASGIApp, allowed_origins: Iterable[str], host: str) -> None:
+    def __init__(
+        self, app: ASGIApp, allowed_origins: Iterable[str], allowed_hosts: Iterable[str]
+    ) -> None:
         self._origins = frozenset(allowed_origins)
-        self._hosts = (
-            _SERVICE_HOSTS | {host} | {_host_of(origin) for origin in self._origins} - {""}
-        )
+        origin_hosts = {host_of(origin) for origin in self._origins} - {""}
+        self._hosts = SERVICE_HOSTS | origin_hosts | {host.lower() for host in allowed_hosts}
         self._app = app
         self._cors_app = CORSMiddleware(
             app,
@@ -69,47 +62,57 @@ class OriginGuardMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        foreign = self._foreign_origin(headers)
-        if foreign is not None:
-            log.warning("refused a request of a web page from %r", foreign)
-            error = WireError(FOREIGN_ORIGIN, foreign)
+        if reason := self._refusal(headers, scope["method"]):
+            log.warning("refused a request of a web page: %s", reason)
+            error = WireError(FOREIGN_PAGE, reason)
             await error_response(scope["path"], error)(scope, receive, send)
         elif "origin" in headers:
             await self._cors_app(scope, receive, send)
         else:  # the client is not a web page, so it needs no CORS headers
             await self._app(scope, receive, send)
 
-    def _foreign_origin(self, headers: Headers) -> str | None:
-        """Returns the origin of the page that sent the request if the page is foreign.
-
-        Returns None for all other requests.
-        """
+    def _refusal(self, headers: Headers, method: str) -> str | None:
+        """Returns why the request of a foreign page is refused; None for all other requests."""
+        host, origin = headers.get("host"), headers.get("origin")
+        if host and not self._is_own(name := host_of(f"//{host}")):
+            return _reason(f"{name or repr(host)} is not a local host name", f"--allow-host {name}")
         if "*" in self._origins:
             return None
-        host, origin = headers.get("host"), headers.get("origin")
-        if host and not self._is_own(_host_of(f"//{host}")):
-            return f"http://{host}"
-        is_known = (
-            origin is None
+        if origin is not None and not self._is_known(origin, host):
+            return _reason(f"{origin} is not a local origin", f"--allow-origin {origin}")
+        is_foreign = origin is None and headers.get("sec-fetch-site") == "cross-site"
+        if is_foreign and not _is_link(headers, method):
+            return _reason("a page of another site has sent the request", "--allow-origin")
+        return None
+
+    def _is_known(self, origin: str, host: str | None) -> bool:
+        is_dashboard = origin.partition("://")[2] == host  # this server has sent the page
+        return (
+            is_dashboard
             or origin in self._origins
-            or re.fullmatch(_LOCAL_ORIGIN, origin)
-            or origin.partition("://")[2] == host  # the page is this server's dashboard
+            or re.fullmatch(_LOCAL_ORIGIN, origin) is not None
         )
-        return None if is_known else origin
 
     def _is_own(self, host: str) -> bool:
-        if host in self._hosts or _PRIVATE_NAME.fullmatch(host):
+        """Returns whether a page whose address has this host cannot be a foreign page.
+
+        An IP address is safe, because DNS rebinding needs a name. Other names are not, even if no
+        public DNS server knows them: with mDNS or LLMNR, another machine in the same network can
+        make names such as `printer` and `printer.local` resolve to any address.
+        """
+        if "*" in self._origins or "*" in self._hosts:
             return True
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return True  # an IP address is safe: DNS rebinding needs a host name
+        return host in self._hosts or is_localhost(host) or is_address(host)
 
 
-def _host_of(url: str) -> str:
-    """Returns the lower-case host name of a URL, or an empty text if the URL is invalid."""
-    try:
-        return (urlsplit(url).hostname or "").removesuffix(".")
-    except ValueError:
-        return ""
+def _reason(problem: str, setting: str) -> str:
+    return f"{problem}. To allow it, start the emulator with {setting}"
+
+
+def _is_link(headers: Headers, method: str) -> bool:
+    """Returns whether the user has followed a link to a page of this server, such as the dashboard.
+
+    The page with the link cannot read the response.
+    """
+    mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return method in ("GET", "HEAD") and mode == "navigate" and destination == "document"

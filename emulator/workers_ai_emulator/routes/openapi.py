@@ -307,7 +307,7 @@ _ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
 
 def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
     """Returns the OpenAPI error responses of an endpoint, one for each HTTP status."""
-    types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_ORIGIN}
+    types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_PAGE}
     types |= {*_ACCESS_ERRORS[endpoint.access], *details.errors}
     if endpoint.is_inference:
         types |= {*error_types(Sender.WORKERS_AI)}

@@ -47,7 +47,9 @@ class Services:
             heartbeat=Heartbeat(),
             models=models,
             backends=Backends(settings, models),
-            authorization=Authorization(settings.api_tokens),
+            authorization=Authorization(
+                settings.api_tokens, trusts_local_bindings=settings.trust_local_bindings
+            ),
             faults=FaultRules(),
             neurons=NeuronBudget(settings.daily_neurons),
             journal=journal,

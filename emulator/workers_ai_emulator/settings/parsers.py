@@ -97,3 +97,16 @@ def origin(declaration: Declaration, text: str) -> str:
             f"not {text!r}"
         )
     return text.lower().removesuffix("/")
+
+
+def host_name(declaration: Declaration, text: str) -> str:
+    """Returns the host name in lower case, without a final dot. Accepts `*`, too.
+
+    Raises SettingInvalid for any other text, such as a name with a port or a URL.
+    """
+    if not re.fullmatch(r"\*|[\w-]+(\.[\w-]+)*\.?", text, re.ASCII):
+        raise SettingInvalid(
+            f"{declaration} takes a host name without a port, such as workers-ai, or `*`, "
+            f"not {text!r}"
+        )
+    return text.lower().removesuffix(".")

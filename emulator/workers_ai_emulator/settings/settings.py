@@ -13,6 +13,7 @@ from workers_ai_emulator import machine
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings.declaration import Setting
 from workers_ai_emulator.settings.parsers import (
+    host_name,
     not_blank,
     number,
     origin,
@@ -262,6 +263,25 @@ class Settings:
             parse=origin,
         ),
     ] = frozenset()
+    allowed_hosts: Annotated[
+        frozenset[str],
+        Setting(
+            "Host name under which clients may call the server, or `*`; localhost and IP addresses "
+            "always work.",
+            flag="allow-host",
+            default_text="localhost and IP addresses only",
+            page="security.md",
+            parse=host_name,
+        ),
+    ] = frozenset()
+    trust_local_bindings: Annotated[
+        bool,
+        Setting(
+            "AI bindings on this machine need no API token; use `--no-trust-local-bindings` if a "
+            "proxy or tunnel on this machine forwards requests to the server.",
+            page="security.md",
+        ),
+    ] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Setting("Lowest level of the log lines on stderr; `debug` includes llama.cpp's lines."),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from workers_ai_emulator.network import is_loopback
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import Access
 from workers_ai_emulator.wire.errors import (
@@ -28,6 +29,7 @@ from workers_ai_emulator.wire.errors import (
     header_malformed,
     no_route_in_account,
 )
+from workers_ai_emulator.wire.hosts import SERVICE_HOSTS, host_of, is_forwarded
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +43,34 @@ _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)",
 class Caller:
     """The parts of a request that its authorization check reads.
 
-    `account_id`: the account id in the path, None if the path has none. `is_trusted`: whether the
-    request may call the endpoints of `env.AI` without a token. This is so if the client is on this
-    machine. The exception is wrangler 3, because wrangler 3 sends a token.
+    `account_id`: the account id in the path, None if the path has none. `is_local`: whether an AI
+    binding on this machine has sent the request, so that the endpoints of `env.AI` need no token.
+    wrangler 3 is an exception, because it sends a token.
     """
 
     headers: Mapping[str, str]
     path: str
     account_id: str | None
-    is_trusted: bool
+    is_local: bool
 
     @classmethod
     def of(cls, scope: Scope, account_id: str | None) -> Caller:
         """Returns the `Caller` of a request, from its ASGI scope and the account id in its path."""
-        is_trusted = not context_of(scope).needs_token and _is_local(scope.get("client"))
-        return cls(Headers(scope=scope), scope["path"], account_id, is_trusted)
+        headers = Headers(scope=scope)
+        is_local = not context_of(scope).needs_token and _is_local(scope.get("client"), headers)
+        return cls(headers, scope["path"], account_id, is_local)
 
 
 class Authorization:
     """Checks the account ids and the tokens of requests.
 
-    `tokens` are the accepted tokens. If the set is empty, no request needs a token.
+    `tokens` are the accepted tokens. If the set is empty, no request needs a token. If
+    `trusts_local_bindings` is True, AI bindings on this machine never need one.
     """
 
-    def __init__(self, tokens: frozenset[str]) -> None:
+    def __init__(self, tokens: frozenset[str], *, trusts_local_bindings: bool = True) -> None:
         self._tokens = [token.encode() for token in tokens]
+        self._trusts_local_bindings = trusts_local_bindings
 
     def check(self, access: Access, caller: Caller) -> None:
         """Raises WireError if the request does not pass the access check of its endpoint.
@@ -83,8 +88,8 @@ class Authorization:
                 self._check_gateway(caller)
             case Access.CONTROL:
                 self._check_token(caller.headers)
-            case Access.BINDING if not caller.is_trusted:
-                self._check_token(caller.headers)
+            case Access.BINDING if not (caller.is_local and self._trusts_local_bindings):
+                self._check_binding(caller.headers)
 
     def token_id(self, headers: Mapping[str, str]) -> str:
         """Returns 32 hexadecimal digits that identify the token in the header `Authorization`.
@@ -119,6 +124,16 @@ class Authorization:
         except WireError as error:
             raise WireError(GATEWAY_UNAUTHORIZED) from error
 
+    def _check_binding(self, headers: Mapping[str, str]) -> None:
+        try:
+            self._check_token(headers)
+        except WireError:
+            log.warning(
+                "refused a call of an AI binding without a token: it does not come from this "
+                "machine, or --no-trust-local-bindings is set"
+            )
+            raise
+
     def _is_accepted(self, token: str) -> bool:
         # Compares with all tokens in constant time, so that a client cannot guess an accepted token
         # from the duration of the check.
@@ -149,8 +164,18 @@ def _is_account_id(account_id: str | None) -> bool:
     return False
 
 
-def _is_local(client: tuple[str, int] | None) -> bool:
-    return client is not None and ipaddress.ip_address(client[0]).is_loopback
+def _is_local(client: tuple[str, int] | None, headers: Headers) -> bool:
+    """Returns whether the request comes from a program on this machine.
+
+    A reverse proxy or a tunnel on this machine sends requests of others. Most of them reveal this
+    by the headers that they add, or by a host name that is not local.
+    """
+    if client is None or not ipaddress.ip_address(client[0]).is_loopback:
+        return False
+    if is_forwarded(headers):
+        return False
+    host = host_of(f"//{headers.get('host', '')}")
+    return not host or host in SERVICE_HOSTS or is_loopback(host)
 
 
 def _credential(headers: Mapping[str, str]) -> str:

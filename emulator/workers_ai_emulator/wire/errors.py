@@ -106,9 +106,8 @@ INVALID_ACCOUNT = _api(
     "The account id in the path is not 32 hexadecimal digits.")
 AUTHENTICATION_FAILED = _api(
     401, 10000, "Authentication error", "The token is not an accepted one.")
-FOREIGN_ORIGIN = _api(
-    403, 9109, "Unauthorized to access requested resource: {0} is not a local origin. "
-    "To allow its pages, start the emulator with --allow-origin {0}",
+FOREIGN_PAGE = _api(
+    403, 9109, "Unauthorized to access requested resource: {}",
     "A web page from another machine called without permission. [the service's code, our text]")
 NOT_EMULATED = _api(
     405, 3904, "The emulator does not have {}, only env.AI.run(), env.AI.models(), "

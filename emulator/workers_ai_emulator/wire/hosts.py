@@ -1,0 +1,50 @@
+"""Host names in the headers `Host` and `Origin`, and headers that show a forwarded request."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+# Cloudflare's host names, which bindings and programs under `exec` send in the header `Host`.
+SERVICE_HOSTS = frozenset(
+    {"api.cloudflare.com", "gateway.ai.cloudflare.com", "workers-binding.ai", "ai.cloudflare.com"}
+)
+# Headers that reverse proxies, tunnels and content delivery networks add to requests.
+_FORWARDING_HEADER = re.compile(
+    r"forwarded|via|cdn-loop|x-forwarded-.+|x-original-.+|x-envoy-.+|x-(real|client)-ip"
+    r"|x-cluster-client-ip|true-client-ip|fastly-client-ip|fly-client-ip|x-appengine-.+|x-azure-.+"
+    r"|cf-(connecting-ip.*|connecting-o2o|ipcountry|ray|visitor|warp-tag-id|access-.+)"
+    r"|tailscale-.+|ngrok-.+"
+)
+
+
+def host_of(url: str) -> str:
+    """Returns the lower-case host name of a URL, or an empty text if the URL is invalid."""
+    try:
+        return (urlsplit(url).hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def is_address(host: str) -> bool:
+    """Returns whether a host is an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_localhost(host: str) -> bool:
+    """Returns whether a host is `localhost` or a subdomain of it.
+
+    Systems resolve these names to their own loopback address [RFC 6761].
+    """
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def is_forwarded(names: Iterable[str]) -> bool:
+    """Returns whether one of the lower-case header names occurs only in forwarded requests."""
+    return any(_FORWARDING_HEADER.fullmatch(name) for name in names)
