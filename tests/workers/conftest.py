@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from tests import npm
 from tests.offline import offline
 from tests.server import ServerProcess, server_process
 from tests.workers.tools import bundle, install_all
+
+# Completions of the backend `scripted`, which requests select with a header.
+WORDS = "é 🍎 naïve 日本語 🍎🍊🍋 ü"
+SCRIPT = [
+    {"contains": "with pauses", "answer": WORDS, "tokens_per_second": 50},
+    {"contains": "a long word", "answer": f"short {'🍎' * 500} short", "tokens_per_second": 50},
+    {"contains": "many words", "answer": " ".join([WORDS] * 40)},
+]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +39,10 @@ def no_network(worker_module: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def server(no_network: None) -> Iterator[ServerProcess]:
+def server(no_network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Starts one server for a module, with a seed because some SDKs cannot send one."""
-    with server_process("--seed", "1", "--parallel", "4", "--context-length", "2048") as running:
+    script = tmp_path_factory.mktemp("script") / "script.json"
+    script.write_text(json.dumps(SCRIPT, ensure_ascii=False), "utf-8")
+    flags = ("--seed", "1", "--parallel", "4", "--context-length", "2048", "--script", str(script))
+    with server_process(*flags) as running:
         yield running

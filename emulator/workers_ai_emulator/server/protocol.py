@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from workers_ai_emulator.server.chunks import align_chunks, is_from_worker
+
 
 class Wait(Enum):
     """What the server is waiting for on a connection."""
@@ -125,6 +127,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         super().on_headers_complete()
+        if is_from_worker([name for name, _ in self.headers]):
+            align_chunks(self.cycle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -14,6 +14,9 @@ const INPUTS = {
 const ENDLESS = { prompt: "1 2 3 4 ".repeat(4), raw: true, max_tokens: 1500, temperature: 0 };
 const SSE = { "content-type": "text/event-stream" };
 
+const SCRIPTED = { "x-emulator-backend": "scripted" };
+const API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai";
+
 const SDKS = {
   native: (binding) => binding,
   "1.0.53": (binding) => new Ai10(binding),
@@ -45,6 +48,16 @@ const ACTIONS = {
     return new Response(value);
   },
 
+  reads: (ai) => readsOfBinding(ai, "with pauses"),
+  "reads-long": (ai) => readsOfBinding(ai, "a long word"),
+  "reads-many": (ai) => readsOfBinding(ai, "many words"),
+  "reads-api": (ai) => readsOfFetch(ai, `${API}/run/${MODEL}`, { prompt: "with pauses" }),
+  "reads-gateway": (ai) => readsOfFetch(ai, `workers-ai/${MODEL}`, { prompt: "with pauses" }),
+  async "reads-openai"(ai) {
+    const messages = [{ role: "user", content: "with pauses" }];
+    return readsOfFetch(ai, `${API}/v1/chat/completions`, { model: MODEL, messages });
+  },
+
   async error(ai) {
     try {
       return Response.json(await ai.run(MODEL, { ...INPUTS, temperature: 6 }));
@@ -61,6 +74,29 @@ const ACTIONS = {
     return new Response(await ai.gateway("mine").getUrl("workers-ai"));
   },
 };
+
+async function readsOfBinding(ai, prompt) {
+  const options = { extraHeaders: SCRIPTED };
+  return readsOf(await ai.run(MODEL, { prompt, max_tokens: 1000, stream: true }, options));
+}
+
+/** Sends a request to a URL that is relative to the gateway's URL. */
+async function readsOfFetch(ai, url, body) {
+  const gateway = await ai.gateway("mine").getUrl();
+  const response = await fetch(new URL(url, gateway), {
+    method: "POST",
+    headers: { ...SCRIPTED, authorization: "Bearer any" },
+    body: JSON.stringify({ ...body, stream: true }),
+  });
+  return readsOf(response.body);
+}
+
+/** Returns the bytes of each read of a stream, as text with one character per byte. */
+async function readsOf(stream) {
+  const reads = [];
+  for await (const bytes of stream) reads.push(String.fromCharCode(...bytes));
+  return Response.json(reads);
+}
 
 export default {
   fetch(request, env) {

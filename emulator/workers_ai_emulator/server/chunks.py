@@ -1,0 +1,74 @@
+"""Sends responses to Workers in chunks that a Worker reads whole.
+
+A Worker's `reader.read()` returns at most one chunk of a response's body. workerd, which runs the
+Worker, reads the line with a chunk's size from the socket in reads of 32 bytes [capnproto,
+kj/compat/http.c++, MAX_CHUNK_HEADER_SIZE]. The line break that ends the previous chunk belongs to
+these 32 bytes if it has not been read before:
+
+    uvicorn's chunk:  \\r\\n 1 a \\r\\n d a t a : ...   the 32 bytes contain a part of the event
+    our chunk:        \\r\\n 0 0 ... 0 1 a \\r\\n       the event begins after the 32 bytes
+
+The Worker gets the part of the event that was read with the size in one read, and the rest in the
+next. Our chunks avoid that: leading zeros make the size longer. The line break that ends a chunk is
+sent with the size of the next chunk, so that it is always read with that size.
+
+Clients other than Workers get uvicorn's chunks, for two reasons. Some clients refuse a size of more
+than 16 or 20 digits: curl, Go's `net/http` and h11, which httpx uses. Other clients wait for the
+line break that ends a chunk before they return the chunk, such as urllib3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+_READ_SIZE = 32  # workerd's MAX_CHUNK_HEADER_SIZE
+_LINE_BREAK = b"\r\n"
+
+_LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
+# Proxies add these headers. A proxy between a Worker and the server reads the chunks itself.
+_PROXY_HEADERS = {b"forwarded", b"via", b"x-forwarded-for"}
+
+
+def is_from_worker(names: Sequence[bytes]) -> bool:
+    """Returns whether a POST request comes directly from a Worker, given its headers' names.
+
+    The names are in lower case, and in the order in which they arrived. workerd sends the body's
+    length before `host` [capnproto, kj/compat/http.h, KJ_HTTP_FOR_EACH_BUILTIN_HEADER]. Most other
+    clients send `host` first, as RFC 9110 recommends, and the others send a `user-agent`. A Worker
+    may set a `user-agent`, too, but then Miniflare has added `cf-worker` [workers-sdk#12186].
+    """
+    is_workerd = len(names) > 1 and names[0] in _LENGTH_HEADERS and names[1] == b"host"
+    has_agent = b"user-agent" in names and b"cf-worker" not in names
+    return is_workerd and not has_agent and _PROXY_HEADERS.isdisjoint(names)
+
+
+def align_chunks(response: RequestResponseCycle) -> None:
+    """Makes uvicorn send the response's body in chunks that a Worker reads whole."""
+    response.send = _AlignedResponse(response).send  # type: ignore[assignment, method-assign]
+
+
+class _AlignedResponse:
+    """Writes the chunks of one response. uvicorn writes the head and the end of the body."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._line_break = b""  # the line break that ends the previous chunk, if there is one
+
+    async def send(self, message: Message) -> None:
+        is_body = message["type"] == "http.response.body"
+        if is_body and self._cycle.chunked_encoding and not self._cycle.disconnected:
+            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+            message = {**message, "body": b""}
+        await self._send(message)  # type: ignore[arg-type]
+
+    def _write(self, body: bytes, *, is_last: bool) -> None:
+        data = b""
+        if body:
+            num_digits = _READ_SIZE - len(self._line_break) - len(_LINE_BREAK)
+            data = b"%b%0*x\r\n%b" % (self._line_break, num_digits, len(body), body)
+            self._line_break = _LINE_BREAK
+        self._cycle.transport.write(data + self._line_break if is_last else data)
