@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import random
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,6 +20,7 @@ from benchmarks import (
     start,
     true_size,
 )
+from benchmarks.attack import report as attack
 from benchmarks.conditions import Conditions
 
 PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
@@ -28,12 +32,16 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "determinism": determinism.report,
     "endurance": endurance.report,
 }
+# This part runs only if the command line names it, and for as long as the command line says.
+ATTACK: dict[str, Callable[[Conditions], Iterator[str]]] = {"attack": attack.report}
 # These parts run only if the command line names them. They write files of 7 and 13 GB, need as much
 # memory, and take half an hour each.
 LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size": true_size.report,
     "true-size-f16": partial(true_size.report, weights_type="F16"),
 }
+ON_REQUEST = ATTACK | LARGE_PARTS
+_QUICK_MINUTES = 2
 
 
 def main() -> None:
@@ -41,19 +49,24 @@ def main() -> None:
     for name in ("workers_ai_emulator", "gguf", "httpx"):
         logging.getLogger(name).setLevel("WARNING")
     arguments = _arguments()
+    # Ends like Ctrl-C does: the parts then stop the servers and clients that they have started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     conditions = Conditions.here(
-        num_rounds=1 if arguments.quick else arguments.rounds, is_quick=arguments.quick
+        num_rounds=1 if arguments.quick else arguments.rounds,
+        is_quick=arguments.quick,
+        minutes=_QUICK_MINUTES if arguments.quick else arguments.minutes,
+        seed=arguments.seed,
     )
     print(conditions.description, flush=True)
     for part in arguments.parts or PARTS:
         print(f"\n## {part}", flush=True)
-        for paragraph in (PARTS | LARGE_PARTS)[part](conditions):
+        for paragraph in (PARTS | ON_REQUEST)[part](conditions):
             print(f"\n{paragraph}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choices = f"{', '.join(PARTS)} (default: all of these); {', '.join(LARGE_PARTS)}"
+    choices = f"{', '.join(PARTS)} (default: all of these); {', '.join(ON_REQUEST)}"
     parser.add_argument("parts", nargs="*", metavar="part", help=choices)
     parser.add_argument(
         "--rounds",
@@ -62,11 +75,22 @@ def _arguments() -> argparse.Namespace:
         help="runs of each measurement; tables show medians (default: 3)",
     )
     parser.add_argument("--quick", action="store_true", help="one run of each, with fewer requests")
+    parser.add_argument(
+        "--minutes", type=float, default=20, help="duration of the part attack (default: 20)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.randrange(2**16),
+        help="seed of the part attack, as an earlier run printed it (default: random)",
+    )
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - (PARTS | LARGE_PARTS).keys():
+    if unknown := set(arguments.parts) - (PARTS | ON_REQUEST).keys():
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if arguments.minutes <= 0:
+        parser.error("--minutes must be more than 0")
     return arguments
 
 

@@ -21,16 +21,21 @@ BINDINGS = "llama-cpp-python"
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The weights, their models folder and the threads of all servers, and the number of runs."""
+    """The weights, their models folder and the threads of all servers, and the number of runs.
+
+    `minutes` and `seed` are the duration and the seed of the attack.
+    """
 
     models_dir: Path
     weights: Path
     num_threads: int
     num_rounds: int
     is_quick: bool
+    minutes: float
+    seed: int
 
     @classmethod
-    def here(cls, *, num_rounds: int, is_quick: bool) -> Conditions:
+    def here(cls, *, num_rounds: int, is_quick: bool, minutes: float, seed: int) -> Conditions:
         """Returns the conditions of the benchmarks on this machine.
 
         Converts the stand-in model's weights if they are not in the cache.
@@ -38,7 +43,9 @@ class Conditions:
         settings = Settings()
         store = Store(settings.models_dir, num_threads=settings.threads)
         weights = store.weights(CATALOG[MODEL_NAME]).path
-        return cls(settings.models_dir, weights, settings.threads, num_rounds, is_quick)
+        return cls(
+            settings.models_dir, weights, settings.threads, num_rounds, is_quick, minutes, seed
+        )
 
     @property
     def description(self) -> str:

@@ -105,8 +105,13 @@ def _specs() -> list[ServerSpec]:
         ServerSpec(_NATIVE, ours, "", f"{servers.API}/run/{MODEL_NAME}", ready),
         ServerSpec(_CHAT, ours, "", f"{servers.API}/v1/chat/completions", ready),
         ServerSpec(_PEER, mock, "", "/v1/chat/completions", "/health"),
-        ServerSpec(_LIMIT, (sys.executable, "-c", _FASTEST_SERVER), "", "/", "/"),
+        fixed_response_server(),
     ]
+
+
+def fixed_response_server() -> ServerSpec:
+    """Returns the spec of a minimal server that sends a fixed response to every request."""
+    return ServerSpec(_LIMIT, (sys.executable, "-c", _FASTEST_SERVER), "", "/", "/")
 
 
 def _starts(conditions: Conditions, specs: list[ServerSpec]) -> str:

@@ -21,7 +21,8 @@ from benchmarks.conditions import Conditions
 
 OURS = "emulator"
 PYTHON_SERVER = "llama_cpp.server"
-API = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
+ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+API = f"/client/v4/accounts/{ACCOUNT_ID}/ai"
 _START_LIMIT_S = 600  # loading large weights from a slow disk can take minutes
 _STOP_LIMIT_S = 30
 
@@ -57,8 +58,13 @@ class Server:
 
     port: int
     chat_path: str
-    pid: int
+    process: subprocess.Popen[bytes]
+    log_path: Path
     start_s: float
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def memory(self) -> int:
@@ -133,14 +139,17 @@ def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
 
 
 @contextmanager
-def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[Server]:
+def running(
+    spec: ServerSpec, num_slots: int, context_length: int, log_name: str = "benchmark-server.log"
+) -> Iterator[Server]:
     """Starts a server, yields it when it is ready, and stops it after the `with` block.
 
-    The server's output goes to a log file in `.cache/`. Raises SystemExit if it does not start.
+    The server's output goes to the log file `log_name` in `.cache/`. Raises SystemExit if the
+    server does not start.
     """
     port = _free_port()
     command = spec.command_for(port, num_slots, context_length)
-    log_path = peers.CACHE / "benchmark-server.log"
+    log_path = peers.CACHE / log_name
     log_path.parent.mkdir(exist_ok=True)
     start = time.perf_counter()
     with log_path.open("wb") as output:
@@ -149,7 +158,7 @@ def running(spec: ServerSpec, num_slots: int, context_length: int) -> Iterator[S
         )
     try:
         _wait_until_ready(process, port, spec, log_path)
-        yield Server(port, spec.chat_path, process.pid, time.perf_counter() - start)
+        yield Server(port, spec.chat_path, process, log_path, time.perf_counter() - start)
     finally:
         process.terminate()
         try:

@@ -1,0 +1,1 @@
+"""Attacks a server while ordinary clients use it, and checks that their responses are right."""

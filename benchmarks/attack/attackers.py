@@ -1,0 +1,258 @@
+"""Clients that send broken requests, send or read slowly, or disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import uvloop
+
+from benchmarks import prompts
+from benchmarks.attack import hostile
+from benchmarks.attack.exchange import post
+from benchmarks.conditions import MODEL_NAME
+from benchmarks.servers import API
+
+NUM_HOSTILE, NUM_SLOW, NUM_DISCONNECTING, STORM_SIZE = 6, 120, 8, 300
+_STORM_PAUSE_S = 5.0
+_READ_LIMIT_S = 5.0
+_LONGEST_HOLD_S = 60.0
+_MAX_FAILURES = 10
+_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+_INTERNAL_ERROR = b"500"
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an orderly end
+
+
+@dataclass(slots=True)
+class Results:
+    """The number of events by their kind, and requests that made the server fail with 500."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[bytes] = field(default_factory=list)
+
+
+def run(port: int, seed: str, seconds: float) -> Results:
+    """Attacks the server for `seconds`, with all kinds of attackers at the same time."""
+    attack = _Attack(port, seed, time.monotonic() + seconds)
+    uvloop.run(attack.run())
+    return attack.results
+
+
+class _Attack:
+    def __init__(self, port: int, seed: str, end_s: float) -> None:
+        self.results = Results()
+        self._port = port
+        self._seed = seed
+        self._end_s = end_s
+
+    async def run(self) -> None:
+        await asyncio.gather(
+            *(self._repeat(self._send_hostile, number) for number in range(NUM_HOSTILE)),
+            *(self._repeat(self._be_slow, number) for number in range(NUM_SLOW)),
+            *(self._repeat(self._disconnect, number) for number in range(NUM_DISCONNECTING)),
+            self._repeat(self._storm, 0),
+        )
+
+    @property
+    def _left_s(self) -> float:
+        return max(self._end_s - time.monotonic(), 0)
+
+    async def _repeat(
+        self, action: Callable[[random.Random], Awaitable[None]], number: int
+    ) -> None:
+        """Repeats the action until the end. Each action has a random generator of its own."""
+        rng = random.Random(f"{self._seed} {action.__name__} {number}")
+        while self._left_s:
+            try:
+                await action(rng)
+            except OSError:
+                self.results.counts["connections refused or reset"] += 1
+                await asyncio.sleep(0.1)
+
+    # ── broken requests ─────────────────────────────────────────────────────────────────────────
+
+    async def _send_hostile(self, rng: random.Random) -> None:
+        data = hostile.request(rng)
+        self.results.counts["hostile requests"] += 1
+        response = await self._response(data, ends=rng.random() < 0.5)
+        statuses = _STATUS.findall(response)
+        for status in statuses:
+            self.results.counts[f"responses {status[:1].decode()}xx"] += 1
+        if not statuses:
+            self.results.counts["hostile requests without a response"] += 1
+        if _INTERNAL_ERROR in statuses and len(self.results.failures) < _MAX_FAILURES:
+            self.results.failures.append(data)
+        await asyncio.sleep(rng.uniform(0, 0.1))
+
+    async def _response(self, data: bytes, *, ends: bool) -> bytes:
+        """Sends the data, and returns what the server sends within 5 s, or until it closes.
+
+        `ends`: closes the sending side after the data.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        response = bytearray()
+        try:
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(min(_READ_LIMIT_S, self._left_s)):
+                    writer.write(data)
+                    if ends:
+                        writer.write_eof()
+                    while part := await reader.read(2**16):
+                        response += part
+        finally:
+            writer.transport.abort()
+        return bytes(response)
+
+    # ── slow clients ────────────────────────────────────────────────────────────────────────────
+
+    async def _be_slow(self, rng: random.Random) -> None:
+        """Opens a connection, and holds it for up to a minute or until the server closes it."""
+        await asyncio.sleep(rng.random())
+        connection = await self._connect(receive_buffer=4096)
+        behaviour = rng.choice(_SLOW)
+        try:
+            async with asyncio.timeout(min(rng.uniform(5, _LONGEST_HOLD_S), self._left_s)):
+                await behaviour(connection, rng)
+                self.results.counts["slow connections closed by the server"] += 1
+        except TimeoutError:
+            self.results.counts["slow connections held as long as wanted"] += 1
+        except OSError:  # the server closed the connection with a reset
+            self.results.counts["slow connections closed by the server"] += 1
+        finally:
+            connection.close()
+
+    # ── disconnects ─────────────────────────────────────────────────────────────────────────────
+
+    async def _disconnect(self, rng: random.Random) -> None:
+        """Disconnects at a random moment, before or after the first byte of the response."""
+        request = _stream(rng)
+        part = request[: rng.randint(0, len(request))] if rng.random() < 0.2 else request
+        connection = await self._connect()
+        try:
+            await asyncio.get_running_loop().sock_sendall(connection, part)
+            await asyncio.sleep(rng.choice([0, rng.uniform(0, 0.05), rng.uniform(0, 2)]))
+        finally:
+            _close(connection, rng)
+        self.results.counts["disconnects"] += 1
+
+    async def _storm(self, rng: random.Random) -> None:
+        """Opens hundreds of streams together, and drops them together."""
+        await asyncio.sleep(min(_STORM_PAUSE_S, self._left_s))
+        opened = await asyncio.gather(
+            *(self._open(_stream(rng)) for _ in range(STORM_SIZE)), return_exceptions=True
+        )
+        await asyncio.sleep(rng.uniform(0, 1))
+        for connection in opened:
+            if isinstance(connection, socket.socket):
+                _close(connection, rng)
+                self.results.counts["streams dropped in storms"] += 1
+            else:
+                self.results.counts["connections refused or reset"] += 1
+
+    async def _open(self, request: bytes) -> socket.socket:
+        connection = await self._connect()
+        try:
+            await asyncio.get_running_loop().sock_sendall(connection, request)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _connect(self, receive_buffer: int | None = None) -> socket.socket:
+        connection = socket.socket()
+        connection.setblocking(False)
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self._port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _close(connection: socket.socket, rng: random.Random) -> None:
+    """Closes the connection; in half of the cases with a reset."""
+    if rng.random() < 0.5:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    connection.close()
+
+
+def _stream(rng: random.Random) -> bytes:
+    """Returns a request for a completion of 500 tokens, mostly as a stream."""
+    body = {"prompt": rng.choice(prompts.PROMPTS), "max_tokens": 500, "stream": rng.random() < 0.8}
+    return post(f"{API}/run/{MODEL_NAME}", json.dumps(body).encode())
+
+
+# ── what a slow client does; each returns when the server closes the connection ─────────────────
+
+
+async def _is_silent(connection: socket.socket, rng: random.Random) -> None:
+    await _read_all(connection)
+
+
+async def _sends_head_slowly(connection: socket.socket, rng: random.Random) -> None:
+    await _send_slowly(connection, _stream(rng).partition(b"Content-Length")[0], rng)
+
+
+async def _sends_body_slowly(connection: socket.socket, rng: random.Random) -> None:
+    head, end, body = _stream(rng).partition(b"\r\n\r\n")
+    await asyncio.get_running_loop().sock_sendall(connection, head + end)
+    await _send_slowly(connection, body[:-1], rng)
+
+
+async def _sends_half_body(connection: socket.socket, rng: random.Random) -> None:
+    await asyncio.get_running_loop().sock_sendall(connection, _stream(rng)[:-20])
+    await _read_all(connection)
+
+
+async def _reads_slowly(connection: socket.socket, rng: random.Random) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, _stream(rng))
+    while await loop.sock_recv(connection, 64):
+        await asyncio.sleep(rng.uniform(0.1, 1))
+
+
+async def _never_reads(connection: socket.socket, rng: random.Random) -> None:
+    await asyncio.get_running_loop().sock_sendall(connection, _stream(rng))
+    await asyncio.sleep(_LONGEST_HOLD_S)
+
+
+async def _never_reads_large_responses(connection: socket.socket, rng: random.Random) -> None:
+    request = b"GET /_emulator/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    await asyncio.get_running_loop().sock_sendall(connection, request * 200)
+    await asyncio.sleep(_LONGEST_HOLD_S)
+
+
+_SLOW: list[Callable[[socket.socket, random.Random], Awaitable[None]]] = [
+    *(_is_silent, _sends_head_slowly, _sends_body_slowly, _sends_half_body, _reads_slowly),
+    *(_never_reads, _never_reads_large_responses),
+]
+
+
+async def _send_slowly(connection: socket.socket, data: bytes, rng: random.Random) -> None:
+    """Sends a byte about every second; returns when the server closes the connection."""
+    reading = asyncio.create_task(_read_all(connection))
+    try:
+        for byte in data:
+            await asyncio.get_running_loop().sock_sendall(connection, bytes([byte]))
+            if (await asyncio.wait([reading], timeout=rng.uniform(0.2, 2)))[0]:
+                return
+        await reading
+    finally:
+        reading.cancel()
+
+
+async def _read_all(connection: socket.socket) -> None:
+    with suppress(ConnectionError):
+        while await asyncio.get_running_loop().sock_recv(connection, 2**16):
+            pass

@@ -1,0 +1,69 @@
+"""Many ordinary clients at the same time, whose responses are only counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+
+import uvloop
+
+from benchmarks import prompts
+from benchmarks.attack.exchange import ConnectionRefused, ResponseLost, exchange, post
+from benchmarks.conditions import MODEL_NAME
+from benchmarks.servers import API
+
+_MAX_TOKENS = 32
+_LIMIT_S = 120.0
+# After an error, a client waits as OpenAI's SDK does: 0.5 s, then twice as long each time.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
+
+
+def run(port: int, num_clients: int, seed: str, seconds: float) -> Counter[str]:
+    """Sends requests from `num_clients` clients for `seconds`; counts the results."""
+    counts: Counter[str] = Counter()
+    if num_clients:
+        uvloop.run(_run(port, num_clients, seed, seconds, counts))
+    return counts
+
+
+async def _run(
+    port: int, num_clients: int, seed: str, seconds: float, counts: Counter[str]
+) -> None:
+    """Stops all clients after `seconds`, also those that wait for a response."""
+
+    async def be_client(number: int) -> None:
+        rng = random.Random(f"{seed} {number}")
+        wait_s = _FIRST_WAIT_S
+        await asyncio.sleep(rng.random())  # the clients do not all begin in the same millisecond
+        while True:
+            result = await _send(port, _request(rng))
+            counts[result] += 1
+            wait_s = _FIRST_WAIT_S if result == "200" else min(2 * wait_s, _LONGEST_WAIT_S)
+            if result != "200":
+                await asyncio.sleep(wait_s * rng.uniform(0.75, 1))
+
+    clients = [asyncio.create_task(be_client(number)) for number in range(num_clients)]
+    await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for client in clients:
+        if client.done():
+            client.result()  # raises the exception that ended the client
+        client.cancel()
+    await asyncio.wait(clients)
+
+
+async def _send(port: int, request: bytes) -> str:
+    """Returns the status of the response, "refused" or "lost"."""
+    try:
+        return str((await exchange(port, request, limit_s=_LIMIT_S)).status)
+    except ConnectionRefused:
+        return "refused"
+    except ResponseLost:
+        return "lost"
+
+
+def _request(rng: random.Random) -> bytes:
+    body = {"prompt": rng.choice(prompts.PROMPTS), "max_tokens": _MAX_TOKENS, "temperature": 0}
+    body["stream"] = rng.random() < 0.5
+    return post(f"{API}/run/{MODEL_NAME}", json.dumps(body).encode())

@@ -1,0 +1,177 @@
+"""Decides from the measured values whether the server has passed, and lists them in tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from workers_ai_emulator.machine import in_units
+
+from benchmarks import tables
+from benchmarks.attack.phase import Results, Sample
+
+STOP_LIMIT_S = 4.0
+_MAX_GROWTH = 1.1
+_MAX_FURTHER_FILES = 2  # for example a connection that a client has closed a moment ago
+
+
+@dataclass(frozen=True, slots=True)
+class AfterAttack:
+    """The state of the server after the last phase, and how it stopped.
+
+    `num_errors`: lines of the log with the level ERROR. `stop_s`: the seconds from SIGTERM until
+    the process had ended, or infinity if it was killed.
+    """
+
+    num_slots: int
+    num_free_slots: int
+    num_requests: int
+    sample: Sample
+    num_tracebacks: int
+    num_errors: int
+    stop_s: float
+    exit_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A requirement, the measured value as a text, and whether the server meets it."""
+
+    requirement: str
+    value: str
+    is_met: bool
+
+
+def checks(start: Sample, phases: Sequence[Results], after: AfterAttack) -> list[Check]:
+    """Returns all checks. `start`: the server before the first phase, without clients."""
+    return [
+        *_checks_of_clients(phases),
+        *_checks_of_health(phases),
+        *_checks_after(start, phases, after),
+    ]
+
+
+def _checks_of_clients(phases: Sequence[Results]) -> Iterator[Check]:
+    counts = sum((results.honest.counts for results in phases), Counter[str]())
+    failed = sum(results.attack.counts["responses 5xx"] for results in phases)
+    for kind in ("wrong", "lost"):
+        yield Check(f"honest requests: {kind} responses", str(counts[kind]), not counts[kind])
+    yield Check("honest requests: responses", f"{counts['equal']:,}", counts["equal"] > 0)
+    yield Check("hostile requests: responses 5xx", str(failed), not failed)
+
+
+def _checks_of_health(phases: Sequence[Results]) -> Iterator[Check]:
+    for results in phases:
+        if limit_ms := results.phase.limit_ms:
+            p99, failed = results.health.percentile_ms(99), results.health.num_failed
+            yield Check(
+                f"{results.phase.name}: p99 of health probes below {limit_ms:.0f} ms, none fails",
+                f"{p99:.0f} ms, {failed} failed",
+                p99 < limit_ms and not failed,
+            )
+
+
+def _checks_after(start: Sample, phases: Sequence[Results], after: AfterAttack) -> Iterator[Check]:
+    free = f"{after.num_free_slots} of {after.num_slots}, {after.num_requests} requests"
+    yield Check(
+        "all slots free, no request running or waiting",
+        free,
+        after.num_free_slots == after.num_slots and not after.num_requests,
+    )
+    files = f"{start.num_files} before, {after.sample.num_files} after"
+    is_closed = after.sample.num_files <= start.num_files + _MAX_FURTHER_FILES
+    yield Check("open files as before", files, is_closed)
+    growth = after.sample.memory / warm(phases).memory
+    yield Check(
+        f"memory at the end at most {_MAX_GROWTH} of the memory after warm-up",
+        f"{growth:.2f}",
+        growth <= _MAX_GROWTH,
+    )
+    yield Check("tracebacks in the log", str(after.num_tracebacks), not after.num_tracebacks)
+    yield Check(
+        f"exit with status 0 within {STOP_LIMIT_S:.0f} s of SIGTERM",
+        f"status {after.exit_status} after {after.stop_s:.1f} s",
+        after.exit_status == 0 and after.stop_s <= STOP_LIMIT_S,
+    )
+
+
+def warm(phases: Sequence[Results]) -> Sample:
+    """Returns the last sample of the first half of the first attack: the caches are then full."""
+    samples = next(results.samples for results in phases if results.phase.is_attacked)
+    return samples[len(samples) // 2]
+
+
+def slope(samples: Iterable[Sample]) -> float:
+    """Returns the growth of memory in bytes/s: the slope of a line through the samples.
+
+    Returns NaN for fewer than two samples.
+    """
+    points = [(sample.at_s, sample.memory) for sample in samples]
+    if len(points) < 2:
+        return math.nan
+    times, sizes = zip(*points, strict=True)
+    return statistics.linear_regression(times, sizes).slope
+
+
+def table_of_checks(found: Iterable[Check]) -> str:
+    rows = [[check.requirement, check.value, "yes" if check.is_met else "NO"] for check in found]
+    return tables.markdown(["check", "measured", "passed"], rows)
+
+
+def table_of_honest_requests(phases: Sequence[Results]) -> str:
+    return _table_of_counts(
+        [results for results in phases if results.honest.counts],
+        [results.honest.counts for results in phases if results.honest.counts],
+    )
+
+
+def table_of_busy_clients(phases: Sequence[Results]) -> str:
+    busy = [results for results in phases if results.busy]
+    return _table_of_counts(busy, [results.busy for results in busy])
+
+
+def table_of_attacks(phases: Sequence[Results]) -> str:
+    attacked = [results for results in phases if results.phase.is_attacked]
+    return _table_of_counts(attacked, [results.attack.counts for results in attacked])
+
+
+def _table_of_counts(phases: Sequence[Results], counts: Sequence[Counter[str]]) -> str:
+    kinds = dict.fromkeys(kind for of_phase in counts for kind in of_phase)
+    rows = [[kind, *(f"{of_phase[kind]:,}" for of_phase in counts)] for kind in kinds]
+    return tables.markdown(["", *(results.phase.name for results in phases)], rows)
+
+
+def table_of_health(phases: Iterable[Results]) -> str:
+    """Returns a table with the probes of the server and of the server for comparison."""
+    rows = []
+    for results in phases:
+        for name, probes in (("emulator", results.health), ("fixed response", results.peer)):
+            figures = [f"{probes.percentile_ms(percent):.1f}" for percent in (50, 99, 100)]
+            counts = [str(len(probes.latencies)), str(probes.num_failed)]
+            rows.append([f"{results.phase.name}: {name}", *figures, *counts])
+        share = 100 * results.peer.percentile_ms(99) / results.health.percentile_ms(99)
+        rows.append(
+            [f"{results.phase.name}: share of the machine, %", "", f"{share:.0f}", *[""] * 3]
+        )
+    return tables.markdown(["", "p50, ms", "p99, ms", "max, ms", "probes", "failed"], rows)
+
+
+def table_of_memory(start: Sample, phases: Sequence[Results], after: AfterAttack) -> str:
+    rows = [["before the first phase", in_units(start.memory), str(start.num_files), ""]]
+    for results in phases:
+        last, growth = results.samples[-1], slope(_second_half(results.samples)) * 60 / 2**20
+        most = max(sample.num_files for sample in results.samples)
+        rows.append(
+            [f"end of {results.phase.name}", in_units(last.memory), str(most), f"{growth:+.1f}"]
+        )
+    rows.append(["after warm-up", in_units(warm(phases).memory), "", ""])
+    rows.append(["at the end", in_units(after.sample.memory), str(after.sample.num_files), ""])
+    headings = ["", "resident memory", "open files, most", "growth, MiB/min"]
+    return tables.markdown(headings, rows)
+
+
+def _second_half(samples: Sequence[Sample]) -> Sequence[Sample]:
+    return samples[len(samples) // 2 :]
