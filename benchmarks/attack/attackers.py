@@ -22,19 +22,22 @@ from benchmarks.attack.exchange import post
 from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import API
 
-NUM_HOSTILE, NUM_SLOW, NUM_DISCONNECTING, STORM_SIZE = 6, 120, 8, 300
+NUM_HOSTILE, NUM_SLOW, NUM_DISCONNECTING, STORM_SIZE = 24, 120, 8, 300
 _STORM_PAUSE_S = 5.0
-_READ_LIMIT_S = 5.0
+_READ_LIMIT_S = 2.0
 _LONGEST_HOLD_S = 60.0
 _MAX_FAILURES = 10
+_SLOW_TOKENS = 100
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-_INTERNAL_ERROR = b"500"
+# With this status, a server may refuse further work. All other 5xx responses are failures.
+_REFUSAL = "503"
+FAILURE = "5xx"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an orderly end
 
 
 @dataclass(slots=True)
 class Results:
-    """The number of events by their kind, and requests that made the server fail with 500."""
+    """The number of events by their kind, and requests that got a 5xx response."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[bytes] = field(default_factory=list)
@@ -83,18 +86,19 @@ class _Attack:
     async def _send_hostile(self, rng: random.Random) -> None:
         data = hostile.request(rng)
         self.results.counts["hostile requests"] += 1
-        response = await self._response(data, ends=rng.random() < 0.5)
+        response = await self._response(data, ends=rng.random() < 0.2)
         statuses = _STATUS.findall(response)
         for status in statuses:
-            self.results.counts[f"responses {status[:1].decode()}xx"] += 1
+            self.results.counts[f"responses {_kind(status.decode())}"] += 1
         if not statuses:
-            self.results.counts["hostile requests without a response"] += 1
-        if _INTERNAL_ERROR in statuses and len(self.results.failures) < _MAX_FAILURES:
+            self.results.counts["hostile requests without a response in 2 s"] += 1
+        is_failure = any(_kind(status.decode()) == FAILURE for status in statuses)
+        if is_failure and len(self.results.failures) < _MAX_FAILURES:
             self.results.failures.append(data)
         await asyncio.sleep(rng.uniform(0, 0.1))
 
     async def _response(self, data: bytes, *, ends: bool) -> bytes:
-        """Sends the data, and returns what the server sends within 5 s, or until it closes.
+        """Sends the data, and returns what the server sends within 2 s, or until it closes.
 
         `ends`: closes the sending side after the data.
         """
@@ -180,6 +184,10 @@ class _Attack:
         return connection
 
 
+def _kind(status: str) -> str:
+    return status if status == _REFUSAL else f"{status[0]}xx"
+
+
 def _close(connection: socket.socket, rng: random.Random) -> None:
     """Closes the connection; in half of the cases with a reset."""
     if rng.random() < 0.5:
@@ -187,9 +195,10 @@ def _close(connection: socket.socket, rng: random.Random) -> None:
     connection.close()
 
 
-def _stream(rng: random.Random) -> bytes:
-    """Returns a request for a completion of 500 tokens, mostly as a stream."""
-    body = {"prompt": rng.choice(prompts.PROMPTS), "max_tokens": 500, "stream": rng.random() < 0.8}
+def _stream(rng: random.Random, max_tokens: int = 500) -> bytes:
+    """Returns a request for a completion, mostly as a stream."""
+    prompt, is_stream = rng.choice(prompts.PROMPTS), rng.random() < 0.8
+    body = {"prompt": prompt, "max_tokens": max_tokens, "stream": is_stream}
     return post(f"{API}/run/{MODEL_NAME}", json.dumps(body).encode())
 
 
@@ -217,13 +226,13 @@ async def _sends_half_body(connection: socket.socket, rng: random.Random) -> Non
 
 async def _reads_slowly(connection: socket.socket, rng: random.Random) -> None:
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(connection, _stream(rng))
+    await loop.sock_sendall(connection, _stream(rng, _SLOW_TOKENS))
     while await loop.sock_recv(connection, 64):
         await asyncio.sleep(rng.uniform(0.1, 1))
 
 
 async def _never_reads(connection: socket.socket, rng: random.Random) -> None:
-    await asyncio.get_running_loop().sock_sendall(connection, _stream(rng))
+    await asyncio.get_running_loop().sock_sendall(connection, _stream(rng, _SLOW_TOKENS))
     await asyncio.sleep(_LONGEST_HOLD_S)
 
 

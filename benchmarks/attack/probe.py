@@ -6,6 +6,7 @@ as a container platform does.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -49,9 +50,8 @@ def with_missed(latencies: Iterable[float], interval_s: float) -> Iterator[float
     would have hardly any slow responses.
     """
     for latency in latencies:
-        while latency > 0:
-            yield latency
-            latency -= interval_s
+        num_missed = math.ceil(latency / interval_s) - 1
+        yield from (latency - number * interval_s for number in range(max(num_missed, 0) + 1))
 
 
 def _is_healthy(port: int, request: bytes) -> bool:

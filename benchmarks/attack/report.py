@@ -143,13 +143,13 @@ async def _stop(server: Server) -> float:
 def _examples(phases: list[Results]) -> Iterator[str]:
     """Yields examples of wrong or lost responses.
 
-    Writes the requests that got the status 500 to files, and yields the names of the files.
+    Writes the requests that got a 5xx response to files, and yields the names of the files.
     """
     for results in phases:
         for example in results.honest.examples:
             yield f"{results.phase.name}: {example}"
     failures = [data for results in phases for data in results.attack.failures]
     for number, data in enumerate(failures):
-        path = peers.CACHE / f"attack-500-{number}.bin"
+        path = peers.CACHE / f"attack-request-{number}.bin"
         path.write_bytes(data)
-        yield f"A hostile request got the status 500: {path}"
+        yield f"A hostile request that got a 5xx response: {path}"
