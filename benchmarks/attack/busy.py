@@ -1,4 +1,7 @@
-"""Many ordinary clients at the same time, whose responses are only counted."""
+"""Many ordinary clients at the same time, whose responses are only counted.
+
+Like a client of an SDK, each of them keeps its connection open between its requests.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections import Counter
 import uvloop
 
 from benchmarks import prompts
-from benchmarks.attack.exchange import ConnectionRefused, ResponseLost, exchange, post
+from benchmarks.attack.exchange import Connection, ConnectionRefused, ResponseLost, post
 from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import API
 
@@ -35,28 +38,26 @@ async def _run(
 
     async def be_client(number: int) -> None:
         rng = random.Random(f"{seed} {number}")
-        wait_s = _FIRST_WAIT_S
+        wait_s, connection = _FIRST_WAIT_S, Connection(port)
         await asyncio.sleep(rng.random())  # the clients do not all begin in the same millisecond
         while True:
-            result = await _send(port, _request(rng))
+            result = await _send(connection, _request(rng))
             counts[result] += 1
             wait_s = _FIRST_WAIT_S if result == "200" else min(2 * wait_s, _LONGEST_WAIT_S)
             if result != "200":
                 await asyncio.sleep(wait_s * rng.uniform(0.75, 1))
 
     clients = [asyncio.create_task(be_client(number)) for number in range(num_clients)]
-    await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-    for client in clients:
-        if client.done():
-            client.result()  # raises the exception that ended the client
-        client.cancel()
-    await asyncio.wait(clients)
+    done, _ = await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for client in done:
+        client.result()  # raises the exception that ended the client
+    # The end of the process closes the connections of all clients.
 
 
-async def _send(port: int, request: bytes) -> str:
+async def _send(connection: Connection, request: bytes) -> str:
     """Returns the status of the response, "refused" or "lost"."""
     try:
-        return str((await exchange(port, request, limit_s=_LIMIT_S)).status)
+        return str((await connection.send(request, limit_s=_LIMIT_S)).status)
     except ConnectionRefused:
         return "refused"
     except ResponseLost:

@@ -36,32 +36,72 @@ class ResponseLost(Exception):
     """The response broke off, did not arrive in time, or the connection was closed instead."""
 
 
+class Connection:
+    """A connection to the server, which is opened for the first request, and again if necessary."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, request: bytes, *, limit_s: float) -> Response:
+        """Sends the request, and returns the response.
+
+        Raises ConnectionRefused or ResponseLost, and then closes the connection.
+        """
+        is_complete = False
+        try:
+            response = await self._send(request, limit_s)
+            is_complete = True
+            return response
+        finally:
+            if not is_complete:
+                self.close()
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+    async def _send(self, request: bytes, limit_s: float) -> Response:
+        has_response = False
+        start_s = time.monotonic()
+        try:
+            async with asyncio.timeout(limit_s):
+                reader, writer = await self._open()
+                writer.write(request)
+                first = await reader.readexactly(1)
+                has_response = True
+                return await read_response(reader, first)
+        except TimeoutError as error:  # a subclass of OSError
+            raise ResponseLost(f"no response within {limit_s:.0f} s") from error
+        except (OSError, EOFError) as error:
+            if has_response:
+                raise ResponseLost("the response broke off") from error
+            if time.monotonic() > start_s + _REFUSAL_LIMIT_S:
+                raise ResponseLost("the connection was closed without a response") from error
+            raise ConnectionRefused from error
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Returns the open connection, or opens one if the server has closed it."""
+        if self._streams and self._streams[0].at_eof():
+            self.close()
+        if not self._streams:
+            self._streams = await asyncio.open_connection(
+                "127.0.0.1", self._port, limit=_READ_LIMIT
+            )
+        return self._streams
+
+
 async def exchange(port: int, request: bytes, *, limit_s: float) -> Response:
     """Sends the request on a connection of its own, and returns the response.
 
-    The request must have the header `Connection: close`. Raises ConnectionRefused or ResponseLost.
+    Raises ConnectionRefused or ResponseLost.
     """
-    has_response = False
-    writer = None
-    start_s = time.monotonic()
+    connection = Connection(port)
     try:
-        async with asyncio.timeout(limit_s):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_READ_LIMIT)
-            writer.write(request)
-            first = await reader.readexactly(1)
-            has_response = True
-            return await read_response(reader, first)
-    except TimeoutError as error:  # a subclass of OSError
-        raise ResponseLost(f"no response within {limit_s:.0f} s") from error
-    except (OSError, EOFError) as error:
-        if has_response:
-            raise ResponseLost("the response broke off") from error
-        if time.monotonic() > start_s + _REFUSAL_LIMIT_S:
-            raise ResponseLost("the connection was closed without a response") from error
-        raise ConnectionRefused from error
+        return await connection.send(request, limit_s=limit_s)
     finally:
-        if writer:
-            writer.close()
+        connection.close()
 
 
 async def read_response(reader: asyncio.StreamReader, first: bytes = b"") -> Response:
@@ -84,10 +124,10 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
-    """Returns the bytes of a POST request with a JSON body, on a connection of its own."""
+    """Returns the bytes of a POST request with a JSON body."""
     lines = (
         f"POST {path} HTTP/1.1",
-        *("Host: 127.0.0.1", "Connection: close", "Content-Type: application/json"),
+        *("Host: 127.0.0.1", "Content-Type: application/json"),
         *(f"Content-Length: {len(body)}", *headers, "", ""),
     )
     return "\r\n".join(lines).encode() + body

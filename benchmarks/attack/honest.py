@@ -24,7 +24,7 @@ from benchmarks.attack.exchange import (
 from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import ACCOUNT_ID, API
 
-NUM_CLIENTS = 8
+NUM_CLIENTS = 32
 _NUM_REQUESTS = 24
 _LIMIT_S = 120.0
 _MAX_EXAMPLES = 3
@@ -89,7 +89,7 @@ def comparable(body: bytes) -> bytes:
 
 
 def run(port: int, expected: list[bytes], seed: str, seconds: float) -> Results:
-    """Sends requests from 8 clients for `seconds`, and compares the responses with `expected`."""
+    """Sends requests from 32 clients for `seconds`, and compares the responses with `expected`."""
     results = Results()
     uvloop.run(_run(port, expected, seed, seconds, results))
     return results
