@@ -31,12 +31,13 @@ class Phase:
     limit_ms: float | None = None
 
 
+# The server's caches and buffers are largest after the first attack, which is the larger one.
 PHASES = (
     Phase("honest clients only", 0.05, num_busy=0),
     Phase("256 busy clients", 0.1, num_busy=256, limit_ms=100),
     Phase("1,000 busy clients", 0.1, num_busy=1000, limit_ms=500),
-    Phase("attack, 256 busy clients", 0.4, num_busy=256, is_attacked=True, limit_ms=100),
-    Phase("attack, 1,000 busy clients", 0.35, num_busy=1000, is_attacked=True, limit_ms=500),
+    Phase("attack, 1,000 busy clients", 0.4, num_busy=1000, is_attacked=True, limit_ms=500),
+    Phase("attack, 256 busy clients", 0.35, num_busy=256, is_attacked=True, limit_ms=100),
 )
 
 
