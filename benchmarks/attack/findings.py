@@ -15,6 +15,8 @@ from benchmarks.attack.attackers import FAILURE
 from benchmarks.attack.phase import Results, Sample
 
 STOP_LIMIT_S = 4.0
+# The results of busy clients that are no fault of the server.
+_ORDINARY = {"200", "429", "503", "refused"}
 _MAX_GROWTH = 1.1
 _MAX_FURTHER_FILES = 2  # for example a connection that a client has closed a moment ago
 
@@ -61,6 +63,10 @@ def _checks_of_clients(phases: Sequence[Results]) -> Iterator[Check]:
     for kind in ("wrong", "lost"):
         yield Check(f"honest requests: {kind} responses", str(counts[kind]), not counts[kind])
     yield Check("honest requests: responses", f"{counts['equal']:,}", counts["equal"] > 0)
+    busy = sum((results.busy for results in phases), Counter[str]())
+    bad = {kind: count for kind, count in busy.items() if kind not in _ORDINARY}
+    text = ", ".join(f"{count} {kind}" for kind, count in bad.items()) or "0"
+    yield Check("busy clients: lost responses and other errors than capacity", text, not bad)
     yield Check(f"hostile requests: responses {FAILURE}, without 503", str(failed), not failed)
 
 

@@ -1,4 +1,4 @@
-"""Runs one phase of the attack: all clients of the phase, each kind in a process of its own."""
+"""Runs one phase of the attack: all clients of the phase, in several processes."""
 
 from __future__ import annotations
 

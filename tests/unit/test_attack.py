@@ -66,6 +66,12 @@ def test_responses_that_ask_to_try_again_fail_no_check() -> None:
     assert failures(results(honest_counts={"equal": 5, "status 429, tried again": 9})) == []
 
 
+@pytest.mark.parametrize("kind", ["lost", "500"])
+def test_a_busy_client_without_an_ordinary_response_fails_a_check(kind: str) -> None:
+    found = replace(results(), busy=Counter({"200": 9, "429": 5, kind: 1}))
+    assert failures(found) == ["busy clients: lost responses and other errors than capacity"]
+
+
 @pytest.mark.parametrize("found", [results(health_s=0.2), results(failed=1)])
 def test_slow_and_failed_probes_fail_the_check_of_the_phase(found: Results) -> None:
     assert failures(found) == ["attack: p99 of health probes below 100 ms, none fails"]
