@@ -20,6 +20,8 @@ Transport = Callable[..., httpx.Response]
 
 INPUTS = {"prompt": "Say yes.", "max_tokens": 8, "temperature": 0}
 NATIVE = {"cf-consn-sdk-version": "2.0.0", "cf-consn-model-id": INT8}
+# The SDK sends this invalid encoding.
+SDK_1_1 = {"content-encoding": "application/json", "cf-consn-sdk-version": "1.1.0"}
 PROXY = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/proxy"
 PROMPT = "[INST] <<SYS>>\nYou are kind\n<</SYS>>\n\nSay yes. [/INST]"
 
@@ -157,19 +159,22 @@ def test_without_a_forwarded_url_the_sdk_version_chooses_the_protocol(
 
 
 def test_sdk_1_1_gets_gzip_without_a_content_encoding(server: ServerProcess) -> None:
-    # The SDK sends this invalid encoding.
-    headers = {"content-encoding": "application/json", "cf-consn-sdk-version": "1.1.0"}
-    response = via_workerd(server, native(INPUTS), path="/run?version=2", headers=headers)
+    response = via_workerd(server, native(INPUTS), path="/run?version=2", headers=SDK_1_1)
     assert response.headers["content-type"] == "application/json"
     assert "content-encoding" not in response.headers
     assert json.loads(gzip.decompress(response.content)) == server.run(INPUTS).json()["result"]
 
 
+def test_a_binding_of_workerd_with_version_2_gets_plain_json(server: ServerProcess) -> None:
+    response = via_workerd(server, native(INPUTS), path="/run?version=2", headers=NATIVE)
+    assert response.json() == server.run(INPUTS).json()["result"]
+
+
 def test_sdk_1_1_gets_streams_and_errors_uncompressed(server: ServerProcess) -> None:
+    call = partial(via_workerd, server, path="/run?version=2", headers=SDK_1_1)
     inputs = {**INPUTS, "stream": True, "seed": 1}
-    stream = via_workerd(server, native(inputs), path="/run?version=2")
-    assert stream.text == server.run(inputs).text
-    assert via_workerd(server, native({}), path="/run?version=2").json()["internalCode"] == 5006
+    assert call(native(inputs)).text == server.run(inputs).text
+    assert call(native({})).json()["internalCode"] == 5006
 
 
 @pytest.mark.parametrize("is_gzipped", [False, True])

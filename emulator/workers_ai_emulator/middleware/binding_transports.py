@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from workers_ai_emulator.wire.calls import SDK_VERSION_HEADER
 from workers_ai_emulator.wire.context import context_of
 
 _PROXY_PATH = re.compile(r"/client/v4/accounts/[0-9a-f]{32}/ai/run/proxy")
@@ -68,7 +69,7 @@ def _run_path(headers: Headers) -> str:
     These versions of wrangler do not send the URL of the binding's request. Therefore its path and
     query are derived from the version of the Worker's SDK, which the SDK sends in a header.
     """
-    sdk_version = headers.get("cf-consn-sdk-version", "")
+    sdk_version = headers.get(SDK_VERSION_HEADER, "")
     if sdk_version.startswith("2."):
         return "/run?version=3"
     return "/run?version=2" if sdk_version.startswith("1.1.") else "/run"

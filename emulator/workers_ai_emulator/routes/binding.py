@@ -19,7 +19,7 @@ from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors
 from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, TensorFormat
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.calls import MODEL_HEADER
+from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import (
     INCOMPLETE_REQUEST,
@@ -39,9 +39,9 @@ router = EndpointRouter()
 async def run_model(request: Request) -> Response:
     """Runs a model for `env.AI.run()`.
 
-    The query parameter `version` selects the protocol: workerd's own binding sends 3, and the SDK
-    `@cloudflare/ai` 1.1 sends 2. The SDK `@cloudflare/ai` 1.0 omits `version`, and sends its inputs
-    as tensors.
+    The query parameter `version` selects the protocol. workerd's own binding sends 3, or 2 in
+    versions of early 2024. The SDK `@cloudflare/ai` 1.1 sends 2, and only this SDK expects gzip.
+    The SDK `@cloudflare/ai` 1.0 omits `version`, and sends its inputs as tensors.
     """
     spec = _model(request)
     # With the query parameter `userInputs`, the request's body is audio or an image, not JSON.
@@ -53,7 +53,8 @@ async def run_model(request: Request) -> Response:
         return await _run_tensors(request, spec, body)
     if not isinstance(body, dict) or "inputs" not in body:
         raise WireError(INCOMPLETE_REQUEST, "inputs")
-    response_format = GzipFormat() if version == "2" else BareFormat()
+    is_workerd = request.headers.get(SDK_VERSION_HEADER, "").startswith("2.")
+    response_format = GzipFormat() if version == "2" and not is_workerd else BareFormat()
     return await run.run(request, spec, body["inputs"], response_format, is_queued=_is_queued(body))
 
 

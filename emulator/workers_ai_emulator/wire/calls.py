@@ -11,7 +11,9 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 
-MODEL_HEADER = "cf-consn-model-id"  # AI bindings send the model's name in this header
+# AI bindings send the model's name, and the version of the class or SDK that sends the request.
+MODEL_HEADER = "cf-consn-model-id"
+SDK_VERSION_HEADER = "cf-consn-sdk-version"
 
 _PATTERNS = [(endpoint, compile_path(endpoint.path)[0]) for endpoint in ENDPOINTS]
 _INFERENCE_PATTERNS = [(endpoint, p) for endpoint, p in _PATTERNS if endpoint.is_inference]
