@@ -390,13 +390,33 @@ def test_a_websocket_upgrade_is_refused(server: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "result"),
     [
-        ("GET", "subdomain/edge-preview", {"token": "local"}),
         ("GET", "subdomain", {"subdomain": "local"}),
+        ("POST", "subdomain/edge-preview/prewarm", None),
         ("POST", "scripts/my-worker/edge-preview", {"preview_token": "local"}),
     ],
 )
 def test_wrangler_gets_a_remote_session(
-    server: ServerProcess, method: str, path: str, result: dict[str, str]
+    server: ServerProcess, method: str, path: str, result: dict[str, str] | None
 ) -> None:
-    url = f"{server.base_url}/accounts/{ACCOUNT_ID}/workers/{path}"
-    assert httpx.request(method, url).json()["result"] == result
+    assert httpx.request(method, f"{workers_url(server)}/{path}").json()["result"] == result
+
+
+def test_the_urls_of_a_remote_session_have_the_host_that_the_client_used(
+    server: ServerProcess,
+) -> None:
+    url = f"{workers_url(server)}/subdomain/edge-preview"
+    result = httpx.get(url, headers={"host": "emulator:80"}).json()["result"]
+    exchange_url = result["exchange_url"]
+    assert exchange_url == f"http://emulator:80{httpx.URL(url).path}/exchange"
+    session = httpx.get(exchange_url.replace("http://emulator:80", server.root)).json()
+    assert session["token"] == result["token"]
+    assert session["prewarm"] == f"{url}/prewarm"
+
+
+def test_the_host_of_a_remote_session_never_resolves(server: ServerProcess) -> None:
+    session = httpx.get(f"{workers_url(server)}/subdomain/edge-preview/exchange").json()
+    assert httpx.URL(session["inspector_websocket"]).host.endswith(".invalid")  # RFC 2606
+
+
+def workers_url(server: ServerProcess) -> str:
+    return f"{server.base_url}/accounts/{ACCOUNT_ID}/workers"

@@ -410,7 +410,11 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.SEARCH_TASKS: _fixed(_content(_page(_TASK)), query=_PAGING),
     endpoints.VERIFY_USER_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
     endpoints.VERIFY_ACCOUNT_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
-    endpoints.SESSION_TOKEN: _fixed(_content(_success(_object(token=_TEXT)))),
+    endpoints.SESSION_TOKEN: _fixed(_content(_success(_object(token=_TEXT, exchange_url=_TEXT)))),
+    endpoints.EXCHANGE_TOKEN: _fixed(
+        _content(_object(token=_TEXT, prewarm=_TEXT, inspector_websocket=_TEXT))
+    ),
+    endpoints.PREWARM: _fixed(_content(_success({"type": "null"}))),
     endpoints.SUBDOMAIN: _fixed(_content(_success(_object(subdomain=_TEXT)))),
     endpoints.PREVIEW_TOKEN: _fixed(_content(_success(_object(preview_token=_TEXT)))),
     endpoints.GATEWAY_UNIVERSAL: _universal,

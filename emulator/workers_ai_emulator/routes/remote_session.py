@@ -2,24 +2,47 @@
 
 An AI binding has no local mode, so wrangler creates a remote session through Cloudflare's API.
 These routes return dummy values for the session. The session is never used, because the binding
-calls this server instead. [seen on the wire: wrangler 4.86 and 4.164, remote-bindings/0.0.67]
+calls this server instead.
+
+wrangler 4.36 to 4.71 need the URLs of the session: without them, these versions print an error, and
+some do not start. wrangler 4.72 and newer need only the token and the account's subdomain.
+[seen on the wire: wrangler 4.36 to 4.164]
 """
 
 from __future__ import annotations
 
-from fastapi import Response
+from fastapi import Request, Response
 
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.endpoints import Endpoint
 from workers_ai_emulator.wire.envelope import success
-from workers_ai_emulator.wire.responses import JsonResponse
+from workers_ai_emulator.wire.responses import JsonResponse, json_response
+
+_TOKEN = "local"
+# wrangler takes the session's host from this URL, and does not connect to it. Names that end with
+# .invalid never resolve.
+_INSPECTOR = "wss://workers-ai-emulator.invalid/"
 
 router = EndpointRouter()
 
 
 @router.handles(endpoints.SESSION_TOKEN)
-async def session_token() -> Response:
-    return JsonResponse(success({"token": "local"}))
+async def session_token(request: Request, account_id: str) -> Response:
+    url = _url(request, endpoints.EXCHANGE_TOKEN, account_id)
+    return JsonResponse(success({"token": _TOKEN, "exchange_url": url}))
+
+
+@router.handles(endpoints.EXCHANGE_TOKEN)
+async def exchange_token(request: Request, account_id: str) -> Response:
+    """Returns the session's token and URLs, without the envelope of Cloudflare's API."""
+    prewarm = _url(request, endpoints.PREWARM, account_id)
+    return json_response({"token": _TOKEN, "prewarm": prewarm, "inspector_websocket": _INSPECTOR})
+
+
+@router.handles(endpoints.PREWARM)
+async def prewarm() -> Response:
+    return JsonResponse(success(None))
 
 
 @router.handles(endpoints.SUBDOMAIN)
@@ -29,4 +52,9 @@ async def subdomain() -> Response:
 
 @router.handles(endpoints.PREVIEW_TOKEN)
 async def preview_token() -> Response:
-    return JsonResponse(success({"preview_token": "local"}))
+    return JsonResponse(success({"preview_token": _TOKEN}))
+
+
+def _url(request: Request, endpoint: Endpoint, account_id: str) -> str:
+    """Returns the endpoint's URL, with the host and port that the client has used."""
+    return str(request.base_url.replace(path=endpoint.path.format(account_id=account_id)))

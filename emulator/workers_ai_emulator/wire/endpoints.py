@@ -79,6 +79,18 @@ SESSION_TOKEN = Endpoint(
     Access.ACCOUNT,
     "The token that `wrangler dev` asks for before it starts a remote session",
 )
+EXCHANGE_TOKEN = Endpoint(
+    "GET",
+    f"{_ACCOUNT}/workers/subdomain/edge-preview/exchange",
+    Access.PUBLIC,
+    "The token and the URLs of a remote session, which wrangler requests without authorization",
+)
+PREWARM = Endpoint(
+    "POST",
+    f"{_ACCOUNT}/workers/subdomain/edge-preview/prewarm",
+    Access.PUBLIC,
+    "Has no effect; wrangler 4.36 to 4.71 call it when a remote session starts",
+)
 SUBDOMAIN = Endpoint(
     "GET", f"{_ACCOUNT}/workers/subdomain", Access.ACCOUNT, "The account's workers.dev subdomain"
 )
