@@ -68,6 +68,30 @@ def test_a_local_file_is_written_beside_the_original(tmp_path: Path) -> None:
     assert source.read_text() == TOML
 
 
+@pytest.mark.parametrize("where", [".", "packages/api"])
+def test_no_file_is_written_for_a_wrangler_that_is_too_old(tmp_path: Path, where: str) -> None:
+    install_wrangler(tmp_path, "4.35.0")
+    folder = tmp_path / where
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wrangler.json").write_text(JSON)
+    assert_fails(worker(tmp_path, "init", where), "has version 4.35.0: run `workers-ai-emulator ")
+    assert not (folder / LOCAL_FILE_NAME).exists()
+
+
+def test_the_needed_version_is_printed_if_no_wrangler_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "wrangler.json").write_text(JSON)
+    hint = "needs wrangler 4.36 or newer"
+    assert hint in worker(tmp_path, "init").stderr
+    install_wrangler(tmp_path, "4.36.0")
+    assert hint not in worker(tmp_path, "init").stderr
+
+
+def install_wrangler(folder: Path, version: str) -> None:
+    package = folder / "node_modules" / "wrangler"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text(f'{{"version": "{version}"}}')
+
+
 def test_the_local_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "wrangler.json").write_text(JSON)
     worker(tmp_path, "init")

@@ -59,7 +59,9 @@ def init(
     """Write wrangler.local.jsonc: a copy of wrangler's file whose AI binding calls the emulator.
 
     The new file is in the folder of wrangler's file. The Worker and wrangler's file do not change.
+    Fails if the wrangler that is installed in that folder, or in a parent, is older than 4.36.
     """
+    from workers_ai_emulator.interception.installed_wrangler import check_plugins, find_wrangler
     from workers_ai_emulator.interception.worker_config import (
         LOCAL_FILE_NAME,
         is_ours,
@@ -69,6 +71,7 @@ def init(
     source = _wrangler_file(where)
     target = source.with_name(LOCAL_FILE_NAME)
     text = local_config(source, _read(source), address)
+    hint = check_plugins(find_wrangler(source.parent))
     if target.exists() and not is_ours(_read(target)):
         raise CommandError(f"{target} was not written by this command: move it away first")
     _write(target, text)
@@ -76,6 +79,8 @@ def init(
     print_to_stderr(
         f"Run `npx wrangler dev -c {shlex.quote(str(target))}`, with -e NAME for an environment."
     )
+    if hint:
+        print_to_stderr(hint)
     print_to_stderr(f"{LOCAL_FILE_NAME} contains a path of this machine: add it to .gitignore.")
 
 

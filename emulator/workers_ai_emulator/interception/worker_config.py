@@ -97,7 +97,8 @@ def blocks(binding: str, address: str) -> list[Block]:
     return [
         Block(
             "wrangler",
-            "wrangler.jsonc, after its first brace; then run `npx wrangler dev -e local`",
+            "wrangler.jsonc, after its first brace, for wrangler 4.36 or newer; then run "
+            "`npx wrangler dev -e local`",
             f'"env": {_to_json(local)},',
         ),
         Block(
