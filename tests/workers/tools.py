@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -58,7 +59,7 @@ def with_local_environment(project: Project) -> AbstractContextManager[Worker]:
 
 
 def with_api_url(project: Project) -> AbstractContextManager[Worker]:
-    """Sets the variable with the API's URL, which wrangler reads up to 4.44."""
+    """Sets the three variables that wrangler 3.20 to 4.35 needs."""
     return project.serve(
         project.npx("wrangler"),
         "dev",
@@ -71,6 +72,17 @@ def with_api_url(project: Project) -> AbstractContextManager[Worker]:
 def with_exec(project: Project) -> AbstractContextManager[Worker]:
     """Runs wrangler under `exec`, without any configuration."""
     return project.serve(*project.under_exec(project.npx("wrangler"), "dev"))
+
+
+def with_pages(project: Project) -> AbstractContextManager[Worker]:
+    """Runs the Worker as the one of a Pages project, under `exec`."""
+    public = project.folder / "public"
+    public.mkdir()
+    shutil.copy(project.folder / "worker.mjs", public / "_worker.js")
+    options = ["--ai", "AI", "--compatibility-date", "2024-01-01", "--port", "8787"]
+    return project.serve(
+        *project.under_exec(project.npx("wrangler"), "pages", "dev", "public", *options)
+    )
 
 
 def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
@@ -90,8 +102,18 @@ def with_vitest(project: Project) -> Iterator[Worker]:
     yield CalledWorker(log, responses)
 
 
-WRANGLER_4 = Packages("wrangler-4.86.0", ("wrangler@4.86.0",))  # the last version for node 20
-WRANGLER_3 = Packages("wrangler-3.114.17", ("wrangler@3.114.17",))
+def wrangler(version: str) -> Packages:
+    return Packages(f"wrangler-{version}", (f"wrangler@{version}",))
+
+
+WRANGLER_4 = wrangler("4.86.0")  # the last version for node 20
+WRANGLER_3 = wrangler("3.114.17")
+# The versions at which the table in docs/workers.md changes.
+OLDEST_WITH_NODE_20 = wrangler("3.33.0")
+LAST_WITH_VARIABLES = wrangler("4.35.0")
+FIRST_WITH_PLUGINS = wrangler("4.36.0")
+LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last that needs the URLs of a remote session
+CORNERS = (OLDEST_WITH_NODE_20, LAST_WITH_VARIABLES, FIRST_WITH_PLUGINS, LAST_WITH_EXCHANGE)
 VITEST = Packages(
     "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")
 )
@@ -113,7 +135,7 @@ SDKS = {
 
 
 def install_all() -> None:
-    for packages in {*(tool.packages for tool in TOOLS), *SDKS.values()}:
+    for packages in {*(tool.packages for tool in TOOLS), *CORNERS, *SDKS.values()}:
         packages.install()
 
 

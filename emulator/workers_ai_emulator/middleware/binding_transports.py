@@ -3,8 +3,8 @@
 `routes/binding.py` handles the unwrapped requests. Two tools wrap the requests of a binding:
 - Miniflare's remote proxy sends all of them to one URL. The headers `mf-url` and `mf-header-NAME`
   contain the URL and the headers of the binding's request.
-- wrangler 3 sends all of them to one path of Cloudflare's API. The header `x-forwarded` contains
-  the URL of the binding's request.
+- wrangler 3.20 to 4.35 sends all of them to one path of Cloudflare's API. From 3.90 on, the header
+  `x-forwarded` contains the URL of the binding's request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BindingTransportMiddleware:
                 scope["headers"] = _unwrapped(scope["headers"])
                 _rewrite_target(url, scope)
             elif _PROXY_PATH.fullmatch(scope["path"]):
-                context_of(scope).needs_token = True  # wrangler 3 sends a token, so check it
+                context_of(scope).needs_token = True  # wrangler sends a token, so check it
                 _rewrite_target(headers.get("x-forwarded") or _run_path(headers), scope)
         await self._app(scope, receive, send)
 
@@ -64,7 +64,7 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 
 
 def _run_path(headers: Headers) -> str:
-    """Returns the path and query of a binding's request that wrangler 3.20 to 3.35 has wrapped.
+    """Returns the path and query of a binding's request that wrangler 3.20 to 3.89 has wrapped.
 
     These versions of wrangler do not send the URL of the binding's request. Therefore its path and
     query are derived from the version of the Worker's SDK, which the SDK sends in a header.

@@ -1,8 +1,8 @@
 """The routes that a Worker's AI binding `env.AI` calls, for all versions of its protocol.
 
-Miniflare and wrangler 3 send a binding's request inside another request. Before the request reaches
-these routes, `middleware/binding_transports.py` restores it. Bindings expect results and errors
-without Cloudflare's envelope [workerd, ai-api.ts].
+Miniflare and wrangler 3.20 to 4.35 send a binding's request inside another request. Before the
+request reaches these routes, `middleware/binding_transports.py` restores it. Bindings expect
+results and errors without Cloudflare's envelope [workerd, ai-api.ts].
 """
 
 from __future__ import annotations

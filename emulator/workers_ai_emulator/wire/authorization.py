@@ -45,7 +45,7 @@ class Caller:
 
     `account_id`: the account id in the path, None if the path has none. `is_local`: whether an AI
     binding on this machine has sent the request, so that the endpoints of `env.AI` need no token.
-    wrangler 3 is an exception, because it sends a token.
+    wrangler 3.20 to 4.35 are an exception, because they send a token.
     """
 
     headers: Mapping[str, str]

@@ -19,7 +19,8 @@ class CallContext:
     Each field is set by a single module, which is named in parentheses.
 
     `needs_token`: the token is checked even if the client is on this machine, because the request
-    came from wrangler 3, which sends its user's token (`middleware/binding_transports.py`).
+    came from wrangler 3.20 to 4.35, which sends its user's token
+    (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
     `is_large`: the body is so large that parsing it on the event loop would delay other requests
     (`wire/body.py`).

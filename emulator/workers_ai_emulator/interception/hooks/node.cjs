@@ -72,10 +72,10 @@ function redirectBindings(address) {
   };
 }
 
-// wrangler 3 and early versions of wrangler 4 run an internal Worker that calls Cloudflare through
-// its binding FETCHER: a function of wrangler, which runs in node. That function reads a response
-// to its end even if the client disconnects. This patch replaces the function: FETCHER then sends
-// its requests directly to the emulator.
+// Up to version 4.35, wrangler runs an internal Worker that calls Cloudflare through its binding
+// FETCHER: a function of wrangler, which runs in node. That function reads a response to its end
+// even if the client disconnects. This patch replaces the function: FETCHER then sends its requests
+// directly to the emulator.
 function patchWranglerWorker(core, address) {
   for (const name of ["getBindings", "getServices"]) {
     const method = core[name].bind(core);
