@@ -4,8 +4,8 @@ An AI binding has no local mode, so wrangler creates a remote session through Cl
 These routes return dummy values for the session. The session is never used, because the binding
 calls this server instead.
 
-wrangler 4.36 to 4.71 need the URLs of the session: without them, these versions print an error, and
-some do not start. wrangler 4.72 and newer need only the token and the account's subdomain.
+wrangler 4.36 to 4.71 need the URLs of the session: without them, 4.36 to 4.51 print an error, and
+4.52 to 4.71 do not start. wrangler 4.72 and newer need only the token and the account's subdomain.
 [seen on the wire: wrangler 4.36 to 4.164]
 """
 
