@@ -235,10 +235,12 @@ async def test_a_request_beyond_the_queue_is_rejected() -> None:
     runner = FakeRunner(num_slots=2, block_at=1)
     async with running(runner, queue_size=1) as engine:
         generations = [engine.submit(prompt(), params()) for _ in range(3)]
-        with pytest.raises(CapacityExceeded):
-            engine.submit(prompt(), params())
+        for reject in (engine.check_capacity, lambda: engine.submit(prompt(), params())):
+            with pytest.raises(CapacityExceeded):
+                reject()
         runner.gate.set()
         await asyncio.gather(*map(text_of, generations))
+        engine.check_capacity()
         await text_of(engine.submit(prompt(), params()))
 
 

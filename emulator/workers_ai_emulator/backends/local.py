@@ -29,6 +29,7 @@ class LocalBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         async with self._models.lease(spec) as loaded:
+            loaded.engine.check_capacity()  # before tokenising, which takes time under load
             if is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:

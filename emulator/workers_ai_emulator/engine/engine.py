@@ -137,24 +137,31 @@ class Engine:
     def status(self) -> EngineStatus:
         return self._worker.status
 
-    def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
-        """Queues a request and returns its generation.
+    def check_capacity(self) -> None:
+        """Raises an error if the engine would reject every request now, whatever its prompt.
 
-        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length,
-        CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down, and
-        EngineError while the worker thread is stuck.
+        Raises CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down,
+        and EngineError while the worker thread is stuck.
         """
         if self._is_closing:
             raise EngineClosed
         if self.failure:
             raise EngineError(self.failure)
+        if len(self._live) >= self._max_live:
+            raise CapacityExceeded
+
+    def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
+        """Queues a request and returns its generation.
+
+        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length, and
+        the errors of `check_capacity`.
+        """
+        self.check_capacity()
         sequence = Sequence(
             prompt_tokens, params, strip_leading_space=self.vocabulary.is_sentencepiece
         )
         if sequence.num_reserved_tokens > self.context_length:
             raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)
-        if len(self._live) >= self._max_live:
-            raise CapacityExceeded
         generation = self._live[sequence] = EngineGeneration(sequence, self._worker.cancel)
         self._worker.submit(sequence)
         return generation

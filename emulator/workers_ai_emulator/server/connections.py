@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import resource
 import socket
+import sys
 import time
 from contextlib import suppress
 from http import HTTPStatus
@@ -19,6 +19,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait, plain_response
+
+if sys.platform != "win32":
+    import resource
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ def connection_limit() -> int:
     limit of open files, if the operating system allows that.
     """
     wanted = _MAX_CONNECTIONS + _NUM_OTHER_FILES
+    if sys.platform == "win32":  # it has no such limit
+        return _MAX_CONNECTIONS
     soft, hard = (
         wanted if limit == resource.RLIM_INFINITY else limit
         for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
