@@ -1,3 +1,3 @@
-"""A local server that answers Cloudflare Workers AI's text-generation calls."""
+"""A local server that emulates Cloudflare Workers AI's text generation."""
 
 __version__ = "0.1.0"

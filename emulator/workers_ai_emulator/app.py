@@ -57,8 +57,9 @@ def create_app(services: Services) -> ASGIApp:
 def create_health_app(services: Services) -> ASGIApp:
     """Returns an ASGI application that has only the endpoints `healthz` and `readyz`.
 
-    Of the middleware, it has only the first two, which apply to all endpoints. It may run in
-    another thread than the application of `create_app`, because it only reads `services`.
+    Of the middleware, the application has only EdgeMiddleware and OriginGuardMiddleware. The
+    application only reads `services`, so it may run in another thread than the application of
+    `create_app`.
     """
     api = FastAPI(openapi_url=None, redirect_slashes=False)
     api.state.services = services
@@ -67,9 +68,10 @@ def create_health_app(services: Services) -> ASGIApp:
 
 
 def _wrap(app: ASGIApp, layers: list[Middleware]) -> ASGIApp:
-    """Wraps middleware around the application. The first in the list becomes the outermost.
+    """Wraps middleware around the application. The first middleware in the list is the outermost.
 
-    Middleware registered with FastAPI would not see the responses to unexpected errors.
+    The middleware is not registered with FastAPI, because registered middleware does not see the
+    responses to unexpected errors.
     """
     for middleware in reversed(layers):
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
@@ -77,7 +79,7 @@ def _wrap(app: ASGIApp, layers: list[Middleware]) -> ASGIApp:
 
 
 def _middleware(services: Services) -> list[Middleware]:
-    """Returns the middleware, outermost first."""
+    """Returns the middleware of the application, the outermost first."""
     settings = services.settings
     hosts = settings.allowed_hosts | {settings.host}
     return [
@@ -108,7 +110,7 @@ async def _respond_to_wire_error(request: Request, error: Exception) -> Response
 
 
 async def _respond_to_http_error(request: Request, error: Exception) -> Response:
-    """Converts Starlette's 404 and 405 to Cloudflare's errors for an unknown path or method."""
+    """Converts Starlette's 404 and 405 to Cloudflare's errors for unknown paths and methods."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == METHOD_NOT_SUPPORTED.status:

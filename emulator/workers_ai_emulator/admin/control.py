@@ -24,13 +24,16 @@ router = EndpointRouter()
 
 @router.handles(endpoints.SHOW_FAULTS)
 async def show_faults(request: Request) -> Response:
-    """Returns the active fault rules. `times` is the number of calls that still get the fault."""
+    """Returns the active fault rules.
+
+    In a rule, `times` is the number of further calls that get the fault.
+    """
     return json_response({"faults": services_of(request).faults.active})
 
 
 @router.handles(endpoints.ADD_FAULTS)
 async def add_faults(request: Request) -> Response:
-    """Appends the body's fault rules to the active fault rules. Returns all active fault rules."""
+    """Adds the body's fault rules to the active fault rules. Returns all active fault rules."""
     faults = services_of(request).faults
     rules = await asyncio.to_thread(_checked, parse_fault_rules, await body_of(request))
     _checked(faults.add, rules)
@@ -39,7 +42,10 @@ async def add_faults(request: Request) -> Response:
 
 @router.handles(endpoints.REPLACE_SCRIPT)
 async def replace_script(request: Request) -> Response:
-    """Replaces the scripted backend's rules. A reset restores the rules in the `--script` file."""
+    """Replaces the scripted backend's rules by the rules in the body.
+
+    A request to `/_emulator/reset` restores the rules in the file that `--script` names.
+    """
     rules = await asyncio.to_thread(_checked, parse_rules, await body_of(request))
     services_of(request).backends.scripted.replace(rules)
     return json_response({"rules": len(rules)})

@@ -38,7 +38,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.DASHBOARD_REDIRECT)
 async def redirect() -> Response:
-    """Redirects `/_emulator` to `/_emulator/`, to which the dashboard's links are relative."""
+    """Redirects `/_emulator` to `/_emulator/`, because the dashboard's links are relative URLs."""
     return RedirectResponse(f"{endpoints.CONTROL_PREFIX}/")
 
 

@@ -23,7 +23,7 @@ health_router = EndpointRouter()
 
 @health_router.handles(endpoints.HEALTHZ)
 async def healthz(request: Request) -> Response:
-    """Returns 200 as soon as the server accepts requests, even while no model is loaded.
+    """Returns 200 while the event loop runs, even if no model is loaded.
 
     Returns 503 with the reason while the event loop is blocked.
     """
@@ -33,10 +33,11 @@ async def healthz(request: Request) -> Response:
 
 @health_router.handles(endpoints.READYZ)
 async def readyz(request: Request) -> Response:
-    """Returns 200 once a model has generated a token; until then, 503 with the start-up phase.
+    """Returns 200 if the server can generate text, otherwise 503 with the reason.
 
-    After that, returns 503 with the reason while an engine hangs or has failed, or while the
-    upstream server does not respond.
+    During start-up, returns 503 until a model has generated its first token. Later, returns 503
+    while the event loop is blocked, while an engine hangs or has failed, or while the upstream
+    server does not respond.
     """
     services = services_of(request)
     status = services.heartbeat.failure or services.backends.status

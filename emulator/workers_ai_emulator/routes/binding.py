@@ -1,8 +1,9 @@
 """The routes that a Worker's AI binding `env.AI` calls, for all versions of its protocol.
 
-Miniflare and wrangler 3.20 to 4.35 send a binding's request inside another request. Before the
-request reaches these routes, `middleware/binding_transports.py` restores it. Bindings expect
-results and errors without Cloudflare's envelope [workerd, ai-api.ts].
+Miniflare and wrangler 3.20 to 4.35 send a binding's request inside another request.
+`middleware/binding_transports.py` extracts the binding's request before these routes handle it.
+Errors and the results of `env.AI.run()` have no envelope, because bindings expect none [workerd,
+ai-api.ts].
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ router = EndpointRouter()
 async def run_model(request: Request) -> Response:
     """Runs a model for `env.AI.run()`.
 
-    The query parameter `version` selects the protocol. workerd's own binding sends 3, or 2 in
-    versions of early 2024. The SDK `@cloudflare/ai` 1.1 sends 2, and only this SDK expects gzip.
-    The SDK `@cloudflare/ai` 1.0 omits `version`, and sends its inputs as tensors.
+    The query parameter `version` selects the protocol:
+
+    * 3: workerd's own binding
+    * 2: the SDK `@cloudflare/ai` 1.1, which expects gzip, or workerd's binding of early 2024, which
+      expects JSON
+    * missing: the SDK `@cloudflare/ai` 1.0, which sends its inputs as tensors
     """
     spec = _model(request)
-    # With the query parameter `userInputs`, the request's body is audio or an image, not JSON.
+    # If the query has the parameter `userInputs`, the body is audio or an image, not JSON.
     if "userInputs" in request.query_params:
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
     body = await body_of(request)
@@ -71,7 +75,7 @@ async def run_universal(request: Request) -> Response:
 @router.handles(endpoints.BINDING_GATEWAY_URL)
 async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
     """Returns the base URL of this server's AI Gateway routes, for `env.AI.gateway().getUrl()`."""
-    # The header `Host` cannot be used: a binding sends the host name of the real service in it.
+    # Does not use the header `Host`, because a binding sends the real service's host name in it.
     host, port = request.scope["server"]
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
@@ -113,7 +117,7 @@ async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response
 
 
 def _model(request: Request) -> ModelSpec:
-    """Returns the model that a binding's request names in a header.
+    """Returns the model that a binding's request names in the header `cf-consn-model-id`.
 
     The name may have a prefix, such as `workers-ai:`. Raises WireError if the header is missing, or
     if the emulator serves no model with this name.

@@ -26,7 +26,7 @@ router = EndpointRouter()
 
 @router.handles(endpoints.GATEWAY_UNIVERSAL)
 async def run_universal(request: Request) -> Response:
-    """Runs the requests in the body in order until one succeeds.
+    """Runs the requests in the body, in their order, until one succeeds.
 
     [developers.cloudflare.com/ai-gateway/usage/universal]
     """
@@ -63,9 +63,9 @@ async def run_model(request: Request, model: str) -> Response:
 
 
 async def universal(request: Request) -> Response:
-    """Runs the requests in the body in order, and returns the first successful response.
+    """Runs the requests in the body in their order, and returns the first successful response.
 
-    Each request in the body is `{"provider": …, "endpoint": …, "query": …}`. If all of them fail,
+    Each request in the body is `{"provider": …, "endpoint": …, "query": …}`. If all requests fail,
     raises the WireError of the last request.
     """
     body = await body_of(request)
@@ -105,7 +105,7 @@ async def _compat(request: Request, body: Any) -> Response:
 def with_log_id(response: Response) -> Response:
     """Adds the header `cf-aig-log-id` with a new ULID to the response, and returns the response.
 
-    AI Gateway sends the id of its log entry in this header [recorded].
+    AI Gateway sends the id of its log entry in this header, as recorded from the service.
     """
     value = int(time.time() * 1000) << 80 | secrets.randbits(80)
     digits = [_BASE32[value >> shift & 31] for shift in range(125, -5, -5)]

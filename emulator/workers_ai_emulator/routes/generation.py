@@ -34,17 +34,18 @@ async def body_of(request: Request) -> Any:
 
 
 def model_name(body: Any) -> str:
-    """Returns the value of `model` in a body.
+    """Returns the value of the key `model` in a request body.
 
-    If the key is missing, returns the text `undefined`, as JavaScript prints it. That the service's
-    error message contains this text is inferred.
+    If the key is missing, returns the string `undefined`, which the error message then contains. We
+    assume that the service's message contains it too, because JavaScript converts missing values to
+    this string.
     """
     name = body.get("model", "undefined") if isinstance(body, dict) else "undefined"
     return name if isinstance(name, str) else to_json(name).decode()
 
 
 def find_model(request: Request, name: str) -> ModelSpec:
-    """Returns the served model with this name. Raises WireError if there is no such model."""
+    """Returns the served model with this name. Raises WireError if no model has this name."""
     catalog = services_of(request).catalog
     if name not in catalog:
         raise WireError(NO_SUCH_MODEL, name)
@@ -61,9 +62,9 @@ async def generate(
 ) -> Response:
     """Runs the model on these inputs, and returns a JSON response or a stream of events.
 
-    `is_flattened`: an old SDK has joined the messages into one prompt. Raises WireError for every
-    failure before the first token: until then, no part of the response has been sent, so the client
-    can still receive an error response.
+    Waits for the first token before it returns. Raises WireError for a failure before the first
+    token, so that the client receives an error response.
+    `is_flattened`: whether the prompt in `inputs` was joined from messages by an old SDK.
     """
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
@@ -85,9 +86,9 @@ async def _start(
 ) -> StartedGeneration:
     """Starts the generation, and stores it in the request's context.
 
-    While the model is being loaded, raises ClientDisconnect if the client disconnects, and
-    DeadlineExceeded if the time limit of the request is reached. In both cases, the loading of the
-    model continues, so that later requests can use it.
+    Waits until the model is loaded. Raises ClientDisconnect if the client disconnects during this
+    wait, and DeadlineExceeded if the request's time limit is reached. After either error, the model
+    continues to load, so that later requests can use it.
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
@@ -112,7 +113,7 @@ async def _respond(
     *,
     is_stream: bool,
 ) -> Response:
-    """Waits for the first chunk and returns a stream, or waits for all chunks and returns JSON."""
+    """Returns a stream of events after the first chunk, or a JSON response after all chunks."""
     generation = started.generation
     chunks = await _while_connected(request, generation, _after_first(generation))
     headers = {
@@ -129,8 +130,8 @@ async def _respond(
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
     """Waits until the first chunk is generated, and returns an iterator over all chunks.
 
-    Raises errors that occur before the first chunk, so the client gets an error response. Later
-    errors are raised by the iterator, and cut the stream.
+    Raises errors that occur before the first chunk, so that the client gets an error response. The
+    iterator raises later errors, which cut a stream.
     """
     chunks = aiter(generation)
     first = await anext(chunks)
@@ -146,10 +147,10 @@ async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
 
 
 async def _while_connected(request: Request, generation: Generation, work: Awaitable[_T]) -> _T:
-    """Returns the result of `work`. Cancels the generation if the client disconnects meanwhile.
+    """Returns the result of `work`. Cancels the generation if the client disconnects.
 
-    Does not cancel `work`, but waits for it: `work` ends when the cancelled generation ends. By
-    then, the generation has counted its tokens.
+    After the cancellation, still waits until `work` ends, so that the generation's token counts are
+    complete.
     """
     try:
         async with on_disconnect(request.receive, generation.cancel):

@@ -24,8 +24,8 @@ router = EndpointRouter()
 async def search_models(request: Request) -> Response:
     """Lists one page of the served models that match the filters in the query.
 
-    The filters are `search`, `author`, `task`, `source` and `hide_experimental`; other query
-    parameters are ignored. A page after the last one is an empty list, because SDKs request pages
+    The filters are `search`, `author`, `task`, `source` and `hide_experimental`. Other query
+    parameters are ignored. A page after the last page is an empty list, because SDKs request pages
     until a page is empty.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
     """
@@ -38,7 +38,7 @@ async def search_models(request: Request) -> Response:
 async def model_schema(request: Request) -> Response:
     """Returns the input and output schemas of the model that `?model=` names.
 
-    Raises WireError with code 5007 if no served model has the name. We do not know which code the
+    Raises WireError with code 5007 if no served model has this name. We do not know which code the
     service sends.
     """
     spec = find_model(request, request.query_params.get("model", ""))
@@ -49,7 +49,7 @@ async def model_schema(request: Request) -> Response:
 async def search_tasks(request: Request) -> Response:
     """Lists the tasks of the served models.
 
-    Each task has the same keys as in the list of models. That the service does this is inferred.
+    A task has the same keys as in the list of models. We do not know which keys the service sends.
     """
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
@@ -76,9 +76,9 @@ def _page(request: Request, rows: list[dict[str, object]]) -> Response:
 
 
 def _positive(text: str | None, *, default: int) -> int:
-    """Returns `text` as an integer, or `default` if it is not a positive integer.
+    """Returns `text` as an integer, or `default` if `text` is None or not a positive integer.
 
-    Using `default` then is inferred: how the service reads such a text is not known.
+    We do not know what the service does if the text is not a positive integer.
     """
     is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
     return int(text or 0) or default if is_number else default

@@ -1,6 +1,6 @@
 """The OpenAI-compatible routes.
 
-Their responses have OpenAI's form. Their input schemas and errors are those of `ai/run`.
+Responses have OpenAI's form; input schemas and errors are the same as for Workers AI's `ai/run`.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     """Runs OpenAI-compatible text completions.
 
-    Clients call this endpoint, but Cloudflare does not document it: its behaviour is inferred.
+    Cloudflare does not document this endpoint, but clients call it. We decided how it behaves.
     """
     return await complete(request, await body_of(request), TextCompletionFormat)
 
 
 @router.handles(endpoints.OTHER_OPENAI)
 async def other_endpoint(request: Request) -> Response:
-    """Refuses with code 7000 a POST to an endpoint of OpenAI's API that Workers AI does not have.
+    """Refuses requests for endpoints of OpenAI's API that Workers AI does not have.
 
-    This route exists only for POST, so a GET of the same path gets code 7001, "not supported"
-    [recorded for /ai/v1/models].
+    The route handles only POST, with code 7000. For other methods, the server sends code 7001, as
+    recorded from the service for a GET of `/ai/v1/models`.
     """
     raise no_route(request.scope["path"])
 
@@ -70,8 +70,8 @@ async def complete(
 def _inputs(body: Any) -> Any:
     """Returns the model's input in the body of a request to an OpenAI-compatible route.
 
-    Removes nulls, which OpenAI's clients send for unset keys. If `max_tokens` is missing, sets it
-    to the value of `max_completion_tokens`. That the service does this is inferred.
+    Removes nulls, because OpenAI's clients send null for unset keys. If `max_tokens` is missing,
+    sets it to `max_completion_tokens`. We do not know whether the service does the same.
     """
     if not isinstance(body, dict):
         return body

@@ -46,11 +46,13 @@ def document(catalog: Catalog) -> Json:
 class _Details:
     """The parts of an endpoint's OpenAPI description that the endpoint table does not contain.
 
-    `content`: the schemas of the successful response, by media type. `status`: the HTTP status of
-    that response. `body`: the schema of the request body. `query`: descriptions of the parameters
-    in the query and in headers.
-    `errors`: errors that only this endpoint sends, in addition to those of its access check and of
-    inference. `refusals`: HTTP statuses of error responses with the body `{"error": TEXT}`.
+    `content`: the schemas of the successful response, by media type.
+    `status`: the HTTP status of the successful response.
+    `body`: the schema of the request body, or None if the endpoint reads no body.
+    `query`: the descriptions of the parameters in the query and in headers.
+    `errors`: the errors that only this endpoint sends. Errors of the access check and of inference
+    are added to all endpoints that can send them.
+    `refusals`: the HTTP statuses of error responses with the body `{"error": TEXT}`.
     """
 
     content: Json
@@ -64,7 +66,7 @@ class _Details:
 def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Json]]:
     """Yields the OpenAPI path and operation of an endpoint.
 
-    If the endpoint's path contains a model's name, yields a path and operation for each model.
+    If a model's name is part of the endpoint's path, yields a path and an operation for each model.
     """
     describe = _DESCRIBE[endpoint]
     if _MODEL_PARAMETER not in endpoint.path:
@@ -162,12 +164,12 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 
 def _input(catalog: Catalog) -> Json:
-    """Returns the schema of a request body that is the input of one of the models."""
+    """Returns the schema of a request body that is the input of any model in the catalogue."""
     return _any_of(_ref(spec, "input") for spec in catalog.values())
 
 
 def _flat(catalog: Catalog, prefix: str = "") -> Json:
-    """Returns the schema of a request body like OpenAI's: a model's input plus the key `model`."""
+    """Returns the schema of an OpenAI request body: a model's input plus the key `model`."""
     specs = catalog.values()
     names = [_object(model={"const": prefix + spec.name}) for spec in specs]
     inputs = [_ref(spec, "input") for spec in specs]
@@ -182,7 +184,7 @@ def _nested(catalog: Catalog) -> Json:
 
 
 def _steps(catalog: Catalog) -> Json:
-    """Returns the schema of a list of requests, the body of AI Gateway's universal endpoint."""
+    """Returns the schema of the body of AI Gateway's universal endpoint, a list of requests."""
     return _list_of(
         _any_of(
             _object(
@@ -351,8 +353,9 @@ def _failure(error: ErrorType, *, is_bare: bool) -> Json:
         case Sender.WORKERS_AI:
             message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
             return _failed(_one(_object(message=message, code=code)), {"type": "object"})
-    # `contains` permits further entries in the list of errors: an unknown path with a malformed
-    # account id gets two errors, an invalid body for `/_emulator/` gets an error for each mistake.
+    # `contains` permits further errors in the list, because some responses have several: one for
+    # the unknown path and one for the malformed account id, or one for each mistake in the body of
+    # a request to `/_emulator/`.
     entries = {"type": "array", "contains": _object(code=code, message=_TEXT)}
     return _failed(entries, {"type": "null"})
 
@@ -367,7 +370,7 @@ def _failed(entries: Json, result: Json) -> Json:
 def _fixed(
     content: Json, *, query: Iterable[Json] = (), **details: Any
 ) -> Callable[[Catalog], _Details]:
-    """Returns a function that describes an endpoint in the same way for any catalogue of models."""
+    """Returns a function that returns the same description of an endpoint for every catalogue."""
     return lambda catalog: _Details(content, query=query, **details)
 
 

@@ -4,9 +4,9 @@ An AI binding has no local mode, so wrangler creates a remote session through Cl
 These routes return dummy values for the session. The session is never used, because the binding
 calls this server instead.
 
-wrangler 4.36 to 4.71 need the URLs of the session: without them, 4.36 to 4.51 print an error, and
-4.52 to 4.71 do not start. wrangler 4.72 and newer need only the token and the account's subdomain.
-[seen on the wire: wrangler 4.36 to 4.164]
+wrangler 4.72 and newer need only the session's token and the account's subdomain. wrangler 4.36 to
+4.71 also need the session's URLs: if the URLs are missing, wrangler 4.36 to 4.51 print an error,
+and wrangler 4.52 to 4.71 do not start. [seen on the wire: wrangler 4.36 to 4.164]
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.responses import JsonResponse, json_response
 
 _TOKEN = "local"
-# wrangler takes the session's host from this URL, and does not connect to it. Names that end with
-# .invalid never resolve.
+# A dummy URL. wrangler reads the session's host name from it, but does not connect to the host.
+# Host names that end with `.invalid` never resolve.
 _INSPECTOR = "wss://workers-ai-emulator.invalid/"
 
 router = EndpointRouter()

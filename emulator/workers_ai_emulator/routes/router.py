@@ -1,4 +1,4 @@
-"""Registers a handler function for each row of the endpoint table."""
+"""A FastAPI router whose routes are rows of the endpoint table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EndpointRouter(APIRouter):
 def _authorized_route(access: Access) -> type[APIRoute]:
     """Returns a class of FastAPI routes that perform the authorization check `access` first.
 
-    A FastAPI dependency would do the same, but FastAPI resolves dependencies anew in every request,
+    The check is not a FastAPI dependency, because FastAPI resolves dependencies in every request,
     which takes longer than the check itself.
     """
 

@@ -1,4 +1,4 @@
-"""The routes of `ai/run`, which run a model with Workers AI's own input and output."""
+"""The routes of `ai/run`, which use Workers AI's own formats for input and output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def run_model_in_body(request: Request) -> Response:
     """Runs the model that the body names: `{"model": …, "input": {…}}`.
 
     AI Gateway's documentation of 2026 describes this form of the body. If the key `input` is
-    missing, the whole body is the model's input. This case is not documented but inferred.
+    missing, the whole body is the model's input. We do not know whether the service does the same.
     """
     body = await body_of(request)
     spec = find_model(request, model_name(body))
@@ -47,8 +47,8 @@ async def run(
 ) -> Response:
     """Runs the model, and returns a response in the format `response_format`.
 
-    The default format is that of `ai/run`. Raises WireError if the client asks for batch
-    processing, that is, if `is_queued` is true or the query contains `queueRequest=true`.
+    The default is the format of `ai/run`. Raises WireError if the client requests batch processing,
+    either by `is_queued` or by `queueRequest=true` in the query.
     """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
@@ -56,10 +56,10 @@ async def run(
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
-    """Raises the error for a batch request, which no served model supports.
+    """Raises the error for a batch request, because no served model supports batches.
 
-    Validates the input first. A batch with the key `requests` does not match a model's schema, so
-    it results in a schema error. The error for an input that matches the schema is inferred.
+    Validates the input first. If the input does not match the model's schema, raises the schema
+    error. We do not know which error the service sends for an input that matches the schema.
     """
     text_generation.parse(inputs, spec)
     raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

@@ -1,4 +1,4 @@
-"""Routes that verify an API token. Many clients call them before they call other routes."""
+"""Routes that verify an API token. Many clients call these routes first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.responses import JsonResponse
 
-# The service sends this message for a valid token [recorded]. In errors of other endpoints, code
-# 10000 means that the authentication failed.
+# The service's message for a valid token, as recorded. In this message, code 10000 means success;
+# in errors, it means that the authentication failed.
 _VALID = {"code": 10000, "message": "This API Token is valid and active", "type": None}
 
 router = EndpointRouter()

@@ -1,4 +1,4 @@
-"""Checks the account id of a request, and its token if `--api-token` is set."""
+"""Checks the account id of a request and, if `--api-token` is set, its token."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)",
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The parts of a request that its authorization check reads.
+    """The parts of a request that the authorization check reads.
 
-    `account_id`: the account id in the path, None if the path has none. `is_local`: whether an AI
-    binding on this machine has sent the request, so that the endpoints of `env.AI` need no token.
-    wrangler 3.20 to 4.35 are an exception, because they send a token.
+    `account_id`: the account id in the request's path, or None if the path contains no account id.
+    `is_local`: whether a program on this machine sent the request. False for requests of wrangler
+    3.20 to 4.35, because these versions send a token, which the server then checks.
     """
 
     headers: Mapping[str, str]
@@ -64,8 +64,8 @@ class Caller:
 class Authorization:
     """Checks the account ids and the tokens of requests.
 
-    `tokens` are the accepted tokens. If the set is empty, no request needs a token. If
-    `trusts_local_bindings` is True, AI bindings on this machine never need one.
+    `tokens`: the accepted tokens. If the set is empty, requests need no token.
+    `trusts_local_bindings`: whether AI bindings on this machine can send requests without a token.
     """
 
     def __init__(self, tokens: frozenset[str], *, trusts_local_bindings: bool = True) -> None:
@@ -75,8 +75,7 @@ class Authorization:
     def check(self, access: Access, caller: Caller) -> None:
         """Raises WireError if the request does not pass the access check of its endpoint.
 
-        Checks the account id before the token, as the service does [recorded for a request
-        without a token].
+        Checks the account id before the token, in the same order as the service.
         """
         match access:
             case Access.ACCOUNT:
@@ -94,8 +93,7 @@ class Authorization:
     def token_id(self, headers: Mapping[str, str]) -> str:
         """Returns 32 hexadecimal digits that identify the token in the header `Authorization`.
 
-        If `--api-token` is set, raises WireError for a missing, malformed or unknown token, and for
-        an API key in place of the token.
+        With `--api-token`, raises WireError if the header is missing or contains no accepted token.
         """
         authorization = headers.get("authorization")
         if self._tokens:
@@ -107,14 +105,18 @@ class Authorization:
         return hashlib.sha256((authorization or "").encode()).hexdigest()[:32]
 
     def _check_token(self, headers: Mapping[str, str]) -> None:
-        """Raises WireError if a token is needed and the headers have no accepted token or key."""
+        """Raises WireError if the headers contain no accepted token or API key.
+
+        Accepts all requests if `--api-token` is not set.
+        """
         if self._tokens and not self._is_accepted(_credential(headers)):
             raise WireError(AUTHENTICATION_FAILED)
 
     def _check_gateway(self, caller: Caller) -> None:
-        """Raises WireError if a request to AI Gateway has a malformed account id or a wrong token.
+        """Raises WireError if a request to AI Gateway has a wrong account id or a wrong token.
 
-        The token is in `cf-aig-authorization`; without this header, it is in `Authorization`.
+        Reads the token from the header `cf-aig-authorization` if the request has this header, and
+        otherwise from `Authorization`.
         """
         if not _is_account_id(caller.account_id):
             raise WireError(GATEWAY_NOT_CONFIGURED)
@@ -135,16 +137,16 @@ class Authorization:
             raise
 
     def _is_accepted(self, token: str) -> bool:
-        # Compares with all tokens in constant time, so that a client cannot guess an accepted token
-        # from the duration of the check.
+        # Compares the token with all accepted tokens in constant time, so that a client cannot
+        # guess an accepted token from the duration of the check.
         matches = [hmac.compare_digest(token.encode(), accepted) for accepted in self._tokens]
         return any(matches)
 
 
 def no_route(path: str) -> WireError:
-    """Returns the error for a path that no endpoint has.
+    """Returns the error for a path that belongs to no endpoint.
 
-    If the path contains a malformed account id, the error mentions that too.
+    If the account id in the path is malformed, the response reports this mistake too.
     """
     account = _ACCOUNT_PATH.fullmatch(path)
     if account and not _ACCOUNT_ID.fullmatch(account["id"]):
@@ -167,8 +169,9 @@ def _is_account_id(account_id: str | None) -> bool:
 def _is_local(client: tuple[str, int] | None, headers: Headers) -> bool:
     """Returns whether the request comes from a program on this machine.
 
-    A reverse proxy or a tunnel on this machine sends requests of others. Most of them reveal this
-    by the headers that they add, or by a host name that is not local.
+    Returns False for requests that a reverse proxy or a tunnel on this machine has forwarded,
+    because the client may be on another machine. Forwarded requests are recognized by headers such
+    as `X-Forwarded-For`, or by a host name that is not local.
     """
     if client is None or not ipaddress.ip_address(client[0]).is_loopback:
         return False
@@ -181,9 +184,10 @@ def _is_local(client: tuple[str, int] | None, headers: Headers) -> bool:
 def _credential(headers: Mapping[str, str]) -> str:
     """Returns the token or the API key in the headers.
 
-    The token is in `Authorization: Bearer TOKEN`. Without that header, the key is in
-    `X-Auth-User-Service-Key`, or in `X-Auth-Key` if `X-Auth-Email` is present too. Raises WireError
-    if the headers have no credentials, or malformed ones.
+    Reads the token from `Authorization: Bearer TOKEN`. If this header is missing, reads the key
+    from `X-Auth-User-Service-Key`. If that header is missing too, reads the key from `X-Auth-Key`,
+    which is valid only together with `X-Auth-Email`. Raises WireError if the token or key is
+    missing or malformed.
     """
     if (authorization := headers.get("authorization")) is not None:
         bearer = _BEARER.fullmatch(authorization)

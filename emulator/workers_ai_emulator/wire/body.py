@@ -16,11 +16,11 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, REQUEST_TOO_LARG
 MAX_BODY_BYTES = 16 * 2**20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins with them
 
-# A body with more bytes than this is parsed in a thread, because parsing it on the event loop would
-# delay other requests.
+# If a body has more bytes than this limit, it is parsed in a thread, because parsing it on the
+# event loop would delay other requests.
 _LARGE_BODY_BYTES = 2**14
-# Python refuses to parse very long integers. So a JSON integer with more digits than this is parsed
-# as a float, whose value is infinity.
+# If a JSON integer has more digits than this limit, it is parsed as a float, which is then
+# infinity. Python refuses to parse very long integers.
 _MAX_DIGITS = 400
 
 _T = TypeVar("_T")
@@ -30,9 +30,9 @@ _P = ParamSpec("_P")
 async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
     """Reads a request body from `parts`, and returns its JSON value. The body may be gzipped.
 
-    Stores in `context.is_large` whether the body is large. Ignores the headers content-type and
-    content-encoding, which some clients send wrongly. Raises WireError for a body that is too
-    large, empty, or neither JSON nor gzipped JSON.
+    Sets `context.is_large`. Ignores the headers content-type and content-encoding, because some
+    clients send wrong values in them. Raises WireError if the body is too large, is empty or is not
+    JSON.
     """
     body = bytearray()
     async for part in parts:
@@ -47,10 +47,10 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
 
 
 async def read_body(receive: Receive) -> tuple[bytes, Receive]:
-    """Returns the request's body, and an ASGI `receive` that returns the same body again.
+    """Returns a request's body, and an ASGI `receive` from which the body can be read again.
 
-    If the body is larger than MAX_BODY_BYTES, returns only its beginning. The beginning is longer
-    than MAX_BODY_BYTES, so the caller can see that the body is too large.
+    If the body is larger than MAX_BODY_BYTES, returns only the beginning of the body. This
+    beginning is longer than MAX_BODY_BYTES, so the caller can see that the body is too large.
     """
     messages: list[Message] = []
     size = 0
@@ -87,8 +87,8 @@ def gunzip(body: bytes) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Parses the body like JavaScript's `request.json()`, and returns its JSON value, of any type.
 
-    Raises WireError for an empty body and for a body that is not JSON. The service's error for such
-    bodies is inferred.
+    Raises WireError if the body is empty or is not JSON. We do not know which error the service
+    sends for these bodies.
     """
     text = body.decode("utf-8", "replace").removeprefix("\ufeff")
     if not text.strip():
@@ -104,8 +104,8 @@ async def compute(
 ) -> _T:
     """Calls `function` and returns its result.
 
-    If the request's body is large, runs `function` in a thread, so that it does not block the event
-    loop.
+    If the request's body is large, calls `function` in a thread, so that it does not block the
+    event loop.
     """
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)

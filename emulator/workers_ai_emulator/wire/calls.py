@@ -1,4 +1,4 @@
-"""Finds the row of the endpoint table that has the method and the path of a request."""
+"""Finds the endpoint of a request, by method and path, in the endpoint table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
 
-# AI bindings send the model's name, and the version of the class or SDK that sends the request.
+# Headers in requests of AI bindings: the name of the model, and the version of the binding's
+# JavaScript code.
 MODEL_HEADER = "cf-consn-model-id"
 SDK_VERSION_HEADER = "cf-consn-sdk-version"
 
@@ -24,9 +25,9 @@ _ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
 class InferenceCall:
     """A request that runs a model.
 
-    `path`: the request's path without the prefix that names the account and the gateway.
-    `account_id`: None for an AI binding, which does not send its account id. `model`: the model's
-    name in the path or in a header, None if only the body contains the name.
+    `path`: the request's path without account id and gateway id, for example `/ai/run/NAME`.
+    `account_id`: the account id in the path, or None for requests of AI bindings.
+    `model`: the model's name from the path or a header, or None if only the body names the model.
     """
 
     endpoint: Endpoint
@@ -36,7 +37,7 @@ class InferenceCall:
 
 
 def inference_call(scope: Scope) -> InferenceCall | None:
-    """Returns the request in this ASGI scope as an inference call, or None if it runs no model."""
+    """Returns the `InferenceCall` of an ASGI scope, or None if the request runs no model."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     for endpoint, pattern in _INFERENCE_PATTERNS:
@@ -49,14 +50,14 @@ def inference_call(scope: Scope) -> InferenceCall | None:
 
 
 def allowed_methods(path: str) -> list[str]:
-    """Returns the HTTP methods that the endpoints with this path support, sorted."""
+    """Returns the HTTP methods of all endpoints with this path, in alphabetical order."""
     return sorted({endpoint.method for endpoint, pattern in _PATTERNS if pattern.match(path)})
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Returns the model's name from the path parameter `name`, or None if the path names no model.
+    """Returns the model's name from `name`, the path parameter `model` of a request.
 
-    In paths of AI Gateway, the name may have the prefix `run/`, which is removed.
+    In paths of AI Gateway, removes the optional prefix `run/`. Returns None if `name` is None.
     """
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")

@@ -1,4 +1,4 @@
-"""The context of a request: state that its middleware and its route share."""
+"""The context of a request: values that its middleware and its route share."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ _KEY = "workers_ai_emulator.call_context"
 
 @dataclass(slots=True)
 class CallContext:
-    """State that the middleware and the route of one request share.
+    """Values that the middleware and the route of one request share.
 
-    Each field is set by a single module, which is named in parentheses.
+    The module in parentheses sets the field.
 
-    `needs_token`: the token is checked even if the client is on this machine, because the request
-    came from wrangler 3.20 to 4.35, which sends its user's token
-    (`middleware/binding_transports.py`).
+    `needs_token`: whether the server checks the token even if the client is on this machine. True
+    for requests of wrangler 3.20 to 4.35 (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
-    `is_large`: the body is so large that parsing it on the event loop would delay other requests
-    (`wire/body.py`).
-    `model`, `started`: the name of the requested model, and the generation that a backend started
-    with it (`routes/generation.py`).
-    `redaction`: the credentials that the journal found in the request (`middleware/journal/`).
+    `is_large`: whether the body is too large to be parsed on the event loop (`wire/body.py`).
+    `model`: the name of the requested model (`routes/generation.py`).
+    `started`: the generation, once a backend has started it (`routes/generation.py`).
+    `redaction`: replaces the request's credentials in stored texts (`middleware/journal/`).
     """
 
     needs_token: bool = False
@@ -38,6 +36,6 @@ class CallContext:
 
 
 def context_of(scope: Scope) -> CallContext:
-    """Returns the context in a request's ASGI scope. Creates the context if there is none yet."""
+    """Returns the context in a request's ASGI scope. Creates the context if it is missing."""
     context: CallContext = scope.setdefault(_KEY, CallContext())
     return context

@@ -1,8 +1,10 @@
 """Finds the credentials in a request.
 
-A value is a credential if the name of its header, query parameter or JSON key contains a word such
-as `key` or `token`. A part of a path, between two slashes, is a credential if it looks like a
-token, or if it follows a part that contains such a word and does not look like an ordinary word.
+In headers, queries and JSON, a value is a credential if its name contains a word such as `key` or
+`token`. In paths, a part between two slashes is a credential in two cases:
+
+* It looks like a token, for example `sk-…`.
+* It follows a name such as `token`, and is long or contains digits, as in `/token/a1b2c3`.
 """
 
 from __future__ import annotations
@@ -31,50 +33,52 @@ CREDENTIAL_HEADERS = (
 )
 _ALWAYS_HIDDEN = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
 # A name that contains one of these words is the name of a credential. The plurals `tokens` and
-# `keys` are in the list only together with certain other words: `api_tokens` is the name of a
-# credential, `max_tokens` is not.
+# `keys` are in the list only together with another word: `api_tokens` is the name of a credential,
+# `max_tokens` is not.
 _WORDS = re.compile(
     "key|token|secrets?|auth|authorization|authentication|cookies?|credentials?|passwords?|passwd|"
     "passphrase|pwd|signatures?|sig|jwt|bearer|apikeys?|api_keys|apitokens?|api_tokens|authkey|"
     "authtoken|auth_tokens|accesskey|access_keys|accesstoken|access_tokens|refresh_tokens|"
     "private_keys|secretkey|session_tokens"
 )
-# A quick first check: a name that does not match this pattern contains none of these words.
+# A quick first check: names that do not match this pattern contain no word of `_WORDS`.
 _HINT = re.compile("key|token|secret|auth|cookie|cred|passw|passp|pwd|sig|jwt|bearer", re.I)
 _MAX_CACHED_LENGTH = 64
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into two words
 
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
-# The body of AI Gateway's universal endpoint is a list of requests, called steps, each with
-# `headers`. This pattern finds these headers in a truncated body, which cannot be parsed as JSON.
+# Matches the `headers` of each request in a body of AI Gateway's universal endpoint, which is a
+# list of requests (steps). Used for truncated bodies, because they cannot be parsed as JSON.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
 _STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
 _MEDIA_TYPE = re.compile(r"[\w.+*-]+/[\w.+*-]+(; ?charset=[\w-]+)?")
-# If a credential is a JSON object, the values of these keys describe it and are not secret.
+# If a credential is a JSON object, the values of these keys are not secret: they describe the
+# credential.
 _LABELS = ("type", "scheme", "kind", "name")
 
-# A part of a path has the form of a token if it begins like the tokens of a known service, or if it
-# has at least 32 characters, among them upper-case letters, lower-case letters and digits.
+# Matches tokens that begin like the tokens of a known service, such as `ghp_…`.
 _KNOWN_TOKEN = re.compile(
     r"(?:sk|pk|rk|gsk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]\w[\w-]{10,}|eyJ.+"
 )
-# A quick first check: a path that does not match this pattern contains no credential.
+# A quick first check: paths that do not match this pattern contain no credentials.
 _PATH_HINT = re.compile(
     f'[A-Z="]|(?:sk|pk|rk|hf|cfut|cfat|cfk|gh[opsu]|xox[abp])[-_]|{_HINT.pattern}'
 )
+# Matches tokens of at least 32 characters that have upper-case letters, lower-case letters and
+# digits.
 _LONG_TOKEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_-]{32,}")
-# A part of a path that follows a part such as `token` is a credential if it matches this pattern.
+# Matches the parts of a path that are credentials if they follow a part such as `token`.
 _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
 
 
 def is_credential_name(name: str) -> bool:
-    """Returns whether values with this name are credentials.
+    """Returns whether a header, parameter or JSON key with this name contains a credential.
 
     Returns True for `x-goog-api-key`, for example, and False for `max_tokens`.
     """
-    # Most requests have the same few header names, so the results for short names are cached.
+    # Caches the results for short names, because most requests have the same few header names.
     return _has_word_cached(name) if len(name) <= _MAX_CACHED_LENGTH else _has_word(name)
 
 
@@ -92,7 +96,7 @@ _has_word_cached = lru_cache(maxsize=1024)(_has_word)
 class Finder:
     """Replaces the credentials in the parts of a request with `[redacted]`.
 
-    `found` collects the credentials that were replaced.
+    `found`: all credentials that were replaced.
     """
 
     def __init__(self) -> None:
@@ -110,7 +114,7 @@ class Finder:
     def text(self, text: str) -> str:
         """Replaces the credentials in a text that may contain URLs and JSON.
 
-        Finds the credentials by the names of query parameters and of JSON keys.
+        Replaces the values of query parameters and JSON keys that have the name of a credential.
         """
         if "=" in text:
             text = _PARAMETER.sub(self._parameter, text)
@@ -119,17 +123,17 @@ class Finder:
     def cut_json(self, text: str) -> str:
         """Replaces the credentials in JSON text that cannot be parsed, such as truncated text.
 
-        If the text is a request to AI Gateway's universal endpoint, also replaces all values in the
-        `headers` of its steps, except media types.
+        If the text contains the requests of AI Gateway's universal endpoint, also replaces all
+        values in their `headers`, except media types.
         """
         return self.text(_STEP_HEADERS.sub(self._step_headers, text))
 
     def path(self, path: str) -> str:
         """Replaces the credentials in the path of a URL.
 
-        A part of the path is a credential in two cases: it looks like a token, or it follows a part
-        such as `token` and matches `_AFTER_NAME`. In the name of a model, which begins with `@`,
-        only the second case is checked.
+        Replaces each part that looks like a token, except in a model's name, which begins with `@`.
+        Also replaces each part that follows a name such as `token`, if the part is long or contains
+        digits.
         """
         if not _PATH_HINT.search(path):
             return path
@@ -148,9 +152,11 @@ class Finder:
     def value(self, value: Any, *, is_step: bool = True) -> Any:
         """Replaces the credentials in a parsed JSON value.
 
-        Finds the credentials by the names of keys, and in texts also by the names of parameters.
-        `is_step`: the value may be a step of AI Gateway's universal endpoint, or a list of steps.
-        In the `headers` of a step, all values except media types are replaced.
+        Finds the credentials by the names of keys, and in strings also by the names of query
+        parameters.
+        `is_step`: whether the value may be from a body of AI Gateway's universal endpoint, which
+        contains one or several requests. If True, also replaces all values in the `headers` of
+        these requests, except media types.
         """
         match value:
             case str():
@@ -164,7 +170,8 @@ class Finder:
     def _member(self, key: str, value: Any, is_step: bool) -> Any:
         if is_step and key == "headers" and isinstance(value, dict):
             return {name: self._step_header(name, item) for name, item in value.items()}
-        # The keys of `properties` in a JSON schema are names of parameters, not of credentials.
+        # In a JSON schema, the keys of `properties` are names of parameters, so a key such as
+        # `token` does not mean that its value is a credential.
         if key == "properties" and isinstance(value, dict):
             return {name: self._property(name, item) for name, item in value.items()}
         if key.lower() in _ALWAYS_HIDDEN or (
@@ -210,18 +217,18 @@ class Finder:
         return f"{start}{MARK}"
 
     def _add(self, *values: str) -> None:
-        """Adds credentials to `found`, each with and without a scheme such as `Bearer`."""
+        """Adds credentials to `found`, both with and without a scheme such as `Bearer`."""
         for value in values:
             self.found |= {value.strip(), value.strip().partition(" ")[2].strip()}
         self.found -= {"", MARK}
 
 
 def _may_be_secret(name: str, value: Any) -> bool:
-    """Returns whether a JSON value under a key such as `api_key` can be a credential.
+    """Returns whether a JSON value under `name`, a key such as `api_key`, can be a credential.
 
-    A text or an object can be a credential, and so can a list that contains a text, an object or a
-    list. A boolean or null cannot. A number can be a credential only if the last word of its key is
-    a word such as `key`: the number under `api_key` can, the number under `token_count` cannot.
+    Strings and objects can be credentials, and so can lists that contain strings, objects or lists.
+    True, false and null cannot. A number can be a credential only if its key ends with a word such
+    as `key`: under `api_key` it can, under `token_count` it cannot.
     """
     if value is None or isinstance(value, bool):
         return False
@@ -231,9 +238,9 @@ def _may_be_secret(name: str, value: Any) -> bool:
 
 
 def _leaves(value: Any) -> list[str]:
-    """Returns all texts and numbers in a JSON value, at any depth. Converts the numbers to text.
+    """Returns all strings and numbers in a JSON value, at any depth. Converts numbers to strings.
 
-    Omits the values of keys that describe a credential, such as `type`.
+    Omits the values of keys such as `type`, because they only describe a credential.
     """
     match value:
         case str():
@@ -249,9 +256,6 @@ def _leaves(value: Any) -> list[str]:
 
 
 def _is_media_type(name: str, value: Any) -> bool:
-    """Returns whether a header is `Accept` or `Content-Type` with a media type as its value.
-
-    Such a header in a step of AI Gateway's universal endpoint is not replaced.
-    """
+    """Returns whether the header is `Accept` or `Content-Type`, and its value is a media type."""
     is_named = name.lower() in _MEDIA_TYPE_HEADERS
     return is_named and isinstance(value, str) and bool(_MEDIA_TYPE.fullmatch(value))

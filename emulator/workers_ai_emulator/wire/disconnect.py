@@ -1,4 +1,4 @@
-"""Stops work for a response when the client disconnects before the response is complete."""
+"""Stops the work for a response if the client disconnects before the response is complete."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _T = TypeVar("_T")
 
 @asynccontextmanager
 async def on_disconnect(receive: Receive, action: Callable[[], object]) -> AsyncIterator[None]:
-    """Context manager that calls `action` if the client disconnects while its block runs.
+    """Context manager that calls `action` if the client disconnects during the `with` block.
 
-    The request's body must have been read before the block begins, because the context manager
-    discards all messages of `receive` until the disconnect.
+    Read the request's body before the block, because the context manager discards all messages from
+    `receive` until the disconnect.
     """
 
     async def watch() -> None:
@@ -36,11 +36,11 @@ async def on_disconnect(receive: Receive, action: Callable[[], object]) -> Async
 async def while_connected(
     work: Coroutine[Any, Any, _T], receive: Receive, *, limit_s: float | None = None
 ) -> _T:
-    """Runs `work` and returns its result. Cancels `work` if the client disconnects or time is up.
+    """Runs `work` and returns its result. Cancels `work` if the client disconnects.
 
-    Raises ClientDisconnect if the client disconnects, TimeoutError if `work` takes longer than
-    `limit_s` seconds, and any exception that `work` raises. The request's body must have been read
-    before the call.
+    Raises ClientDisconnect if the client disconnects. If `work` takes longer than `limit_s`
+    seconds, cancels `work` and raises TimeoutError. Read the request's body before the call,
+    because this function discards all messages from `receive`.
     """
     task = asyncio.create_task(work)
     try:

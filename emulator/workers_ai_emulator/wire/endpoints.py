@@ -1,7 +1,7 @@
 """The endpoint table: method, path and access check of each endpoint, and whether it runs a model.
 
-Three modules read the table: `routes/router.py` attaches a handler to each row, `wire/calls.py`
-finds the requests that run a model, and `routes/openapi.py` describes each row.
+`routes/router.py` adds a handler to each row, `wire/calls.py` finds the row of a request, and
+`routes/openapi.py` describes each row.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Access(Enum):
 class Endpoint:
     """A row of the endpoint table.
 
-    `path` may have path parameters in Starlette's form: `{name}` or `{name:path}`. `is_inference`:
-    the endpoint runs a model, so the middleware adds its calls to the journal, applies faults to
-    them, counts their neurons and records them.
+    `path`: may have path parameters in Starlette's form: `{name}` or `{name:path}`.
+    `is_inference`: whether the endpoint runs a model. If so, the middleware adds the endpoint's
+    calls to the journal, applies faults to them, counts their neurons and records them.
     """
 
     method: str
@@ -178,5 +178,6 @@ DASHBOARD_REDIRECT = _control("GET", "", "Redirects to the dashboard", Access.PU
 DASHBOARD = _control("GET", "/", "The dashboard, a web page", Access.PUBLIC)
 DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Access.PUBLIC)
 
-# The endpoint table. The first row that matches a request is used, so the order matters.
+# The endpoint table. If several rows match a request, the first one handles it, so the order of the
+# rows matters.
 ENDPOINTS = tuple(value for value in globals().values() if isinstance(value, Endpoint))

@@ -1,4 +1,4 @@
-"""Builds JSON bodies and server-sent events in the form that Cloudflare sends them."""
+"""Builds JSON bodies and server-sent events with the keys and bytes that Cloudflare sends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
-# Workers AI pads each event of a stream, so that the length of an encrypted event does not reveal
-# the length of its token. The padding, under the key `p`, is the beginning of this text. Recorded
-# paddings have 0 to 49 characters, all lengths about equally often. At length 0, `p` is absent.
+# An event's padding, under the key `p`, is the beginning of this text. In recorded events, the
+# padding has 0 to 49 characters, with all lengths about equally often. An event without padding has
+# no key `p`. The padding hides the length of the token from people who see only the length of an
+# encrypted event.
 _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 _MAX_PADDING = 49
 
@@ -21,7 +22,7 @@ _MAX_PADDING = 49
 def to_json(value: Any) -> bytes:
     """Returns the value as compact JSON in UTF-8.
 
-    Does not escape characters beyond ASCII, except lone surrogates, which UTF-8 cannot encode.
+    Escapes no characters beyond ASCII, except lone surrogates, because UTF-8 cannot encode them.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
@@ -33,10 +34,11 @@ def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
 
 
 def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
-    """Returns the JSON body with one page of a list [documented].
+    """Returns the JSON body with one page of a list, in the form that Cloudflare documents.
 
-    `rows` is the whole list. The body contains only page `number`; the first page has the number 1.
-    `size` is the number of rows per page.
+    `rows`: the whole list, with the rows of all pages.
+    `number`: the number of the page; the first page has the number 1.
+    `size`: the number of rows per page.
     """
     result = rows[(number - 1) * size : number * size]
     info = {"count": len(result), "page": number, "per_page": size, "total_count": len(rows)}
@@ -48,9 +50,10 @@ def page(rows: Sequence[Any], *, number: int, size: int) -> bytes:
 def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> bytes:
     """Returns the JSON body of an error response.
 
-    Its form depends on the program that sends the error: Cloudflare's API, AI Gateway or Workers
-    AI. The keys are in the same order as in recorded responses. `is_bare`: whether an error of
-    Workers AI has no envelope, as in responses to bindings and in responses of AI Gateway.
+    The form of the body depends on `error.type.sender`: Cloudflare's API, AI Gateway or Workers AI.
+    The keys have the order of recorded responses.
+    `is_bare`: whether errors of Workers AI have no envelope. Responses to AI bindings and responses
+    of AI Gateway contain such bare errors.
     """
     match error.type.sender:
         case Sender.WORKERS_AI if is_bare:
@@ -77,15 +80,15 @@ def event(value: Any) -> bytes:
 class Padding:
     """Adds padding of random lengths to the events of a stream.
 
-    The same seed results in the same lengths.
+    Streams with the same `seed` have paddings of the same lengths.
     """
 
     def __init__(self, seed: str) -> None:
-        # The seed is encoded here, because `Random` fails to encode a text with lone surrogates.
+        # Encodes the seed, because `Random` raises an error for a text with lone surrogates.
         self._random = random.Random(seed.encode("utf-8", "surrogatepass"))
 
     def pad(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Adds the padding, as the key `p`, to an event's JSON object. Returns the object."""
+        """Adds padding, under the key `p`, to an event's JSON object. Returns the object."""
         if length := self._random.randint(0, _MAX_PADDING):
             content["p"] = _PADDING[:length]
         return content

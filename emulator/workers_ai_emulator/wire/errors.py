@@ -1,6 +1,6 @@
 """The error table: one row for each error that a client can receive.
 
-Texts and codes are those of the service: recorded or, if there is no recording, documented
+The texts and codes are recorded from the service or read in its documentation
 (developers.cloudflare.com/workers-ai/platform/errors). Errors marked [ours] exist only in the
 emulator.
 """
@@ -34,8 +34,8 @@ Json = dict[str, Any]
 class Sender(Enum):
     """The program of Cloudflare that sends an error. Each program has its own form of error body.
 
-    Cloudflare's API v4 consists of two programs, as recorded bodies show: the legacy router puts
-    `result` last and escapes slashes, the newer API puts `result` first.
+    Two programs share Cloudflare's API v4: the legacy router puts `result` last in the body and
+    escapes slashes, the newer one puts `result` first.
     """
 
     LEGACY_API = "API v4, legacy router"
@@ -48,10 +48,12 @@ class Sender(Enum):
 class ErrorType:
     """A row of the error table.
 
-    `status` is the HTTP status, `code` Cloudflare's error code, `text` the message with
-    placeholders `{}`, and `summary` the description in the OpenAPI document. Messages of Workers AI
-    have `kind` before the text. If an error of Workers AI has no envelope, its description has
-    `more` after the text.
+    `status`: the HTTP status.
+    `code`: Cloudflare's error code.
+    `text`: the message, with placeholders `{}`.
+    `summary`: the description in the OpenAPI document.
+    `kind`: words before `text` in messages of Workers AI, such as `Bad input`.
+    `more`: words after `text` in the key `description`, which only errors without an envelope have.
     """
 
     sender: Sender
@@ -66,8 +68,9 @@ class ErrorType:
 class WireError(EmulatorError):
     """An error that the client receives.
 
-    `type` is the kind of error, a row of the error table below. `values` replace the placeholders
-    in its text. `entries` is the list of errors in the response, by default one entry with code and
+    `type`: the row of the error table.
+    `values`: the values for the placeholders in the row's text.
+    `entries`: the list of errors in the response; by default, one entry with the row's code and
     text.
     """
 
@@ -171,7 +174,7 @@ CONTEXT_EXCEEDED = _ai(
     413, 5021, "The estimated number of input and maximum output tokens ({}) "
     "exceeded this model context window limit ({}).",
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
-JSON_MODE_UNSUPPORTED = _ai(  # the service writes `suuport` too
+JSON_MODE_UNSUPPORTED = _ai(  # `suuport` is the service's spelling
     400, 5025, "This model doesn't suuport JSON Schema.",
     "The request asks for JSON mode, which Llama 2 never had.")
 RETIRED = _ai(
@@ -190,10 +193,10 @@ def error_types(*senders: Sender) -> list[ErrorType]:
 
 
 def no_route_in_account(path: str) -> WireError:
-    """Returns the error for a path that no endpoint has and whose account id is malformed.
+    """Returns the error for an unknown path with a malformed account id.
 
-    The list of errors in the response has two entries [recorded]. `path` is the part of the path
-    after `/client/v4`.
+    The response contains two errors, as recorded from the service.
+    `path`: the request's path without the prefix `/client/v4`.
     """
     account = WireError(INVALID_ACCOUNT, path)
     return WireError(NO_ROUTE, entries=account.entries + WireError(NO_ROUTE).entries)
@@ -202,7 +205,7 @@ def no_route_in_account(path: str) -> WireError:
 def header_malformed(detail_code: int, header: str) -> WireError:
     """Returns the error for malformed credentials in the header named `header`.
 
-    `detail_code` is the code of the more specific error in the response's `error_chain`.
+    `detail_code`: the code of the more specific error in `error_chain`, a key of the response.
     """
     chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
     entry = WireError(HEADER_MALFORMED).entries[0] | {"error_chain": chain}
@@ -210,7 +213,10 @@ def header_malformed(detail_code: int, header: str) -> WireError:
 
 
 def control_invalid(mistakes: Sequence[str]) -> WireError:
-    """Returns the error for an invalid body sent to `/_emulator/`: one entry for each mistake."""
+    """Returns the error for an invalid request body sent to an endpoint under `/_emulator/`.
+
+    The response contains one error for each text in `mistakes`.
+    """
     entries = [{"code": CONTROL_INVALID.code, "message": mistake} for mistake in mistakes]
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 
@@ -218,8 +224,8 @@ def control_invalid(mistakes: Sequence[str]) -> WireError:
 def refused_by_engine(reason: str) -> WireError:
     """Returns the error that Workers AI sends if its inference engine rejects a request.
 
-    The text of the WireError is the engine's error body, which is JSON and contains `reason` as its
-    message [recorded].
+    The text of the error is a JSON object with `reason` under the key `message`, as recorded from
+    the service.
     """
     body = {"object": "error", "message": reason, "type": "BadRequestError"}
     return WireError(
@@ -229,7 +235,7 @@ def refused_by_engine(reason: str) -> WireError:
 
 
 def wire_error(error: EngineError | WeightsUnusable) -> WireError:
-    """Returns the error that a client receives when its generation fails with `error`."""
+    """Converts an error of a generation to the error that the client receives."""
     match error:
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
@@ -246,9 +252,9 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
 
 @contextmanager
 def wire_errors() -> Iterator[None]:
-    """Context manager: if its block raises an error of the engine, raises a WireError instead.
+    """Context manager that converts errors of the engine or of a model's weights to WireErrors.
 
-    Logs the original error if the client receives INTERNAL_ERROR, which does not show the cause.
+    Logs an error that becomes INTERNAL_ERROR, because the response then does not contain the cause.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Host names in the headers `Host` and `Origin`, and headers that show a forwarded request."""
+"""Checks host names of the headers `Host` and `Origin`, and detects forwarded requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _FORWARDING_HEADER = re.compile(
 
 
 def host_of(url: str) -> str:
-    """Returns the lower-case host name of a URL, or an empty text if the URL is invalid."""
+    """Returns the lower-case host name of a URL.
+
+    Returns an empty string if the URL is invalid or has no host name.
+    """
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:
@@ -38,13 +41,16 @@ def is_address(host: str) -> bool:
 
 
 def is_localhost(host: str) -> bool:
-    """Returns whether a host is `localhost` or a subdomain of it.
+    """Returns whether a host name is `localhost` or ends with `.localhost`.
 
-    Systems resolve these names to their own loopback address [RFC 6761].
+    Such a name always refers to the machine that resolves it [RFC 6761].
     """
     return host == "localhost" or host.endswith(".localhost")
 
 
 def is_forwarded(names: Iterable[str]) -> bool:
-    """Returns whether one of the lower-case header names occurs only in forwarded requests."""
+    """Returns whether the header names show that a proxy or a tunnel has forwarded the request.
+
+    `names`: the names of the request's headers, in lower case.
+    """
     return any(_FORWARDING_HEADER.fullmatch(name) for name in names)

@@ -24,11 +24,11 @@ __all__ = ["CREDENTIAL_HEADERS", "Redaction"]
 # A credential with fewer characters than this is not replaced: a short credential, such as `x` or
 # `local`, also occurs in ordinary text.
 _MIN_LENGTH = 6
-# A truncated text may end with the beginning of a secret. Such a beginning is removed if it has at
+# If a truncated text ends with the beginning of a secret, that beginning is removed if it has at
 # least this many characters.
 _MIN_START = 4
-# At most this many secrets of one request are replaced wherever they occur. Any further secret is
-# replaced only where it is the value of a header, parameter or key with the name of a credential.
+# The maximum number of secrets per request that are replaced wherever they occur. Further secrets
+# are replaced only where a name, such as the header `x-api-key`, marks them as credentials.
 _MAX_SECRETS = 256
 
 
@@ -36,8 +36,8 @@ class Redaction:
     """Replaces the secrets of one request with `[redacted]`, in texts, headers and JSON values.
 
     The secrets are the credentials in the request's headers, and the texts in `others`. The methods
-    `learn_text`, `path`, `query`, `json` and `value` add to them the credentials in the request's
-    body, path and query. Secrets that are escaped for JSON or for a URL are replaced too.
+    `learn_text`, `path`, `query`, `json` and `value` add the credentials in their argument to the
+    secrets. A secret is also replaced where it is escaped for JSON or for a URL.
     """
 
     def __init__(self, headers: Headers, *others: str) -> None:
@@ -50,14 +50,18 @@ class Redaction:
 
     @classmethod
     def of(cls, scope: Scope, *others: str) -> Redaction:
-        """Returns a Redaction with the credentials in a request's headers, path and query."""
+        """Returns a Redaction for the request in an ASGI scope.
+
+        The secrets are the credentials in the request's headers, path and query, and the texts in
+        `others`.
+        """
         redaction = cls(Headers(scope=scope), *others)
         redaction.path(scope["path"])
         redaction.query(scope["query_string"].decode("latin-1"))
         return redaction
 
     def learn_text(self, text: str) -> None:
-        """Adds the credentials in the text of a body, which may be JSON, to the secrets."""
+        """Adds the credentials in a body to the secrets. The body may be JSON or any other text."""
         with suppress(ValueError, RecursionError):
             self._learn_json(text)
 
@@ -76,7 +80,10 @@ class Redaction:
         return self.text(query)
 
     def parameter(self, name: str, value: str) -> tuple[str, str]:
-        """Returns the name and value of a decoded query parameter, with all secrets replaced."""
+        """Returns the name and the value of a decoded query parameter, with all secrets replaced.
+
+        If the name is that of a credential, such as `api_key`, replaces the whole value.
+        """
         if value and is_credential_name(name):
             value = MARK
         return self.text(name), self.text(value)
@@ -84,8 +91,8 @@ class Redaction:
     def text(self, text: str, *, is_cut: bool = False) -> str:
         """Returns the text with `[redacted]` in place of each secret.
 
-        `is_cut`: whether the text is truncated. If it then ends with the first characters of a
-        secret, these characters are removed.
+        `is_cut`: whether the text is truncated. If a truncated text ends with the first characters
+        of a secret, these characters are removed.
         """
         for form in self._forms:
             text = text.replace(form, MARK)
@@ -95,14 +102,14 @@ class Redaction:
         return text
 
     def is_needed(self, text: str) -> bool:
-        """Returns whether the text contains a secret, which the method `text` would replace."""
+        """Returns whether the text contains a secret."""
         return any(form in text for form in self._forms)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Returns the headers with `[redacted]` in place of secrets.
 
-        If a header has the name of a credential, such as `authorization` or `set-cookie`, its whole
-        value is replaced. The values of a repeated header are joined with commas.
+        If a header has the name of a credential, such as `authorization` or `set-cookie`, replaces
+        its whole value. Joins the values of a repeated header with commas.
         """
         redacted: dict[str, str] = {}
         for name, value in headers:
@@ -113,9 +120,9 @@ class Redaction:
     def json(self, text: str, *, is_cut: bool = False) -> Any:
         """Parses the text as JSON, and returns its value with `[redacted]` in place of secrets.
 
-        Also replaces the value of each key that is the name of a credential, and adds this value to
-        the secrets. If the text is not valid JSON, returns it as a string with the same
-        replacements. `is_cut`: whether the text is truncated.
+        If a key is the name of a credential, replaces its value, and adds the value to the secrets.
+        If the text is not valid JSON, returns it as a string with the same replacements.
+        `is_cut`: whether the text is truncated.
         """
         try:
             return self._replaced(self._learn_json(text))
@@ -125,17 +132,17 @@ class Redaction:
     def value(self, value: Any) -> Any:
         """Adds the credentials in a parsed JSON value to the secrets. Returns the redacted value.
 
-        Raises ValueError if the value contains infinity or NaN: Python parses `1e999` as infinity,
-        which JSON cannot represent.
+        Raises ValueError if the value contains infinity or NaN, because JSON cannot represent them.
+        Python parses `1e999` as infinity.
         """
         return self._replaced(self._learn(value))
 
     def _learn_json(self, text: str) -> Any:
         """Parses the text as JSON, and adds the credentials in it to the secrets.
 
-        Returns the value, in which only the values with the name of a credential are replaced. If
-        the text is not valid JSON, adds its credentials too, and raises ValueError. If the JSON is
-        nested too deeply, raises RecursionError instead.
+        Returns the parsed value with `[redacted]` in place of these credentials. Raises ValueError
+        if the text is not valid JSON, and RecursionError if the JSON is nested too deeply. Before
+        raising one of these errors, adds the credentials in the unparsed text to the secrets.
         """
         try:
             return self._learn(json.loads(text))
@@ -172,7 +179,7 @@ class Redaction:
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the forms in which a secret may occur: unchanged, escaped for JSON or for URLs."""
+    """Returns the forms of a secret in texts: unchanged, escaped for JSON, escaped for a URL."""
     in_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
     return {secret, *in_json, quote(secret, safe=""), quote_plus(secret)}
 

@@ -18,8 +18,8 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 log = logging.getLogger(__name__)
 
-# The prefixes of the paths of AI Gateway and of bindings. In responses to requests for these paths,
-# errors of Workers AI have no envelope.
+# Path prefixes of AI Gateway and of AI bindings. In responses to requests for these paths, errors
+# of Workers AI have no envelope.
 _BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
 
 
@@ -42,8 +42,8 @@ def error_response(
 ) -> JsonResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
-    If the error is one of Workers AI, the response has the header `cf-ai-req-id`, and `headers` is
-    ignored. For any other error, the response has `headers`.
+    `headers`: further headers of the response. For errors of Workers AI, `headers` is ignored, and
+    the only further header is `cf-ai-req-id`.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:
@@ -53,7 +53,7 @@ def error_response(
 
 
 class EventStream(EventSourceResponse):
-    """A response that streams events. Calls `on_end` when it is complete, cut or cancelled.
+    """A response that streams events. Calls `on_end` once the stream is complete, cut or cancelled.
 
     Sends no pings, no comments and no charset, because Cloudflare sends none.
     """
@@ -73,9 +73,11 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except EmulatorError as error:
-            # The status was already sent: the only way to report the error is to cut the stream.
+            # The HTTP status was already sent, so the error can only be reported by cutting the
+            # stream.
             log.error("a stream breaks off: %s", error)
         finally:
-            # Calling `on_end` in a `finally` of the generator `events` would be too late: if the
-            # stream is cut, Python runs that `finally` only when it garbage-collects the generator.
+            # Calls `on_end` here and not in a `finally` of the generator `events`. If the stream is
+            # cut, Python runs a generator's `finally` only when it garbage-collects the generator,
+            # which is too late.
             self._on_end()

@@ -1,4 +1,4 @@
-"""Validates rules that users write, and converts mistakes to printable lines of limited length."""
+"""Validates rules that users write, and describes each mistake in one short, printable line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from workers_ai_emulator.files import one_line
 _MAX_LINES = 20
 _MAX_LINE = 400  # a line of an error message is cut to this many characters
 _MAX_VALUE = 80  # the maximum number of characters that a line shows of an invalid value
-# The maximum number of keys of one rule: pydantic creates an error for each unknown key, and errors
-# for a million keys would take gigabytes.
+# The maximum number of keys of one rule. pydantic creates an error for each unknown key, so a
+# million unknown keys would take gigabytes of memory.
 _MAX_KEYS = 100
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -26,8 +26,10 @@ def parse_rules_of(
     """Validates each JSON value as a rule of type `model`, and returns the rules.
 
     Raises ValueError with one line per mistake: at most 20 lines, then the number of further
-    mistakes. `strict`: whether pydantic refuses values of a wrong type. Otherwise, it converts some
-    of them, such as the text `"1"` to a number. `context` is passed to pydantic's validators.
+    mistakes.
+    `strict`: whether pydantic refuses values of a wrong type. If False, pydantic converts some of
+    these values, for example the string `"1"` to a number.
+    `context`: a value that pydantic passes to the validators of `model`.
     """
     rules: list[_Model] = []
     lines: list[str] = []
@@ -51,8 +53,7 @@ def parse_rules_of(
 def error_lines(error: ValidationError) -> list[str]:
     """Returns one line per mistake: the field, the reason, and the start of the invalid value.
 
-    If there are more than 20 mistakes, returns lines for the first 20, and a last line with the
-    number of further mistakes.
+    For more than 20 mistakes, returns 20 lines and a last line with the number of further mistakes.
     """
     details = error.errors()
     return _first([_line(detail) for detail in details[:_MAX_LINES]], len(details))
@@ -61,7 +62,7 @@ def error_lines(error: ValidationError) -> list[str]:
 def shown(value: Any) -> str:
     """Returns the first 80 characters of a value's JSON, on one line.
 
-    Does not convert the rest of the value, which may be huge.
+    Converts only the beginning of the value, because the whole value may be huge.
     """
     if isinstance(value, str):
         value = value[:_MAX_VALUE]
@@ -71,7 +72,7 @@ def shown(value: Any) -> str:
             text += part[:_MAX_VALUE]
             if len(text) >= _MAX_VALUE:
                 break
-    # The value cannot be written as JSON: it contains itself, or a key that is not text.
+    # The value cannot be converted to JSON, for example because it contains itself.
     except (ValueError, TypeError, RecursionError):
         text += "..."
     return one_line(text)[:_MAX_VALUE]

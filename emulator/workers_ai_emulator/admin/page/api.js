@@ -15,8 +15,8 @@ export function headers() {
   return { authorization: `Bearer ${$("token").value || "local"}` };
 }
 
-// Requests `path` with GET and returns the parsed JSON. Throws ApiError if the response is an
-// error, and the errors of fetch().
+// Requests `path` with GET and returns the parsed JSON. Throws ApiError if the server responds with
+// an error. Does not catch the errors of fetch().
 export async function fetchJson(path, signal) {
   const response = await fetch(path, { headers: headers(), signal });
   const body = await response.json();
@@ -24,8 +24,8 @@ export async function fetchJson(path, signal) {
   return body;
 }
 
-// Converts the parsed body of an error response to an ApiError. The body may have any of the
-// emulator's error formats.
+// Converts the parsed body of an error response to an ApiError. Supports all forms of error bodies
+// that the emulator sends.
 export function toError(body, status) {
   const error = body.errors?.[0] ?? body.error?.[0] ?? {};
   const text = error.message ?? body.description ?? (typeof body.error === "string" ? body.error : "");

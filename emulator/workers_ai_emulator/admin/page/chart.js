@@ -25,7 +25,8 @@ export function drawChart(place, samples, lines, { isFilled = false } = {}) {
   place.replaceChildren(svg, element("span", "most", String(top)), element("span", "start", agoText(span)), element("span", "end", "now"));
 }
 
-// Returns the highest value that the samples have under the keys `names`, or 0 without samples.
+// Returns the highest value that the samples have under the keys in `names`. Returns 0 if there are
+// no samples.
 export function highest(samples, names) {
   return Math.max(0, ...samples.flatMap((sample) => names.map((name) => sample[name])));
 }
@@ -55,7 +56,7 @@ function agoText(span) {
   return span < 100 ? `${Math.round(span)} s ago` : `${Math.round(span / 60)} min ago`;
 }
 
-// Rounds the value up to one of 4, 8, 10, 20, 40, 80, 100 …, for the top of a chart.
+// Rounds a value up to 4, 8, 10, 20, 40, 80, 100 and so on, for the upper end of a chart's axis.
 function roundUp(value) {
   let step = 1;
   while (step * 8 < value) step *= 10;

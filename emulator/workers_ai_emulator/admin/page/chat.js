@@ -10,7 +10,7 @@ const OPTIONS = { temperature: "temperature", seed: "seed", max_tokens: "max-tok
 
 export class Chat {
   #messages = [];
-  #abort = null; // the AbortController of the running request, otherwise null
+  #abort = null; // the AbortController of the running request, or null
 
   constructor() {
     $("chat-form").addEventListener("submit", (event) => {
@@ -44,7 +44,7 @@ export class Chat {
     addTurn("user", question.content);
     const turn = addTurn("assistant", "");
     const completion = turn.appendChild(element("span", ""));
-    const messages = this.#messages; // a new chat replaces this.#messages, but not this array
+    const messages = this.#messages; // #startAgain() replaces this.#messages, but not this array
     try {
       await this.#generate([...messages, question], turn, completion);
     } catch (error) {

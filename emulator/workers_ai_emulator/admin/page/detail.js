@@ -1,4 +1,5 @@
-// The panel that shows the details of one request. The URL fragment has its id: #request-7.
+// The panel that shows the details of one request. The URL fragment contains the request's id, for
+// example #request-7.
 
 import { ApiError, fetchJson } from "./api.js";
 import { $, setText } from "./dom.js";
@@ -98,8 +99,8 @@ function facts(data) {
   ].filter(([, value]) => value);
 }
 
-// Returns the response's status and outcome as text. The text of an error already begins with the
-// status, so the status is not added twice.
+// Returns the response's status and outcome as text. Does not add the status to the text of an
+// error, because the text already begins with the status.
 function resultText(data) {
   const { text } = outcome(data);
   return text.startsWith(`${data.status} `) ? text : joined([data.status, text], " ");
@@ -148,8 +149,8 @@ function leftOut(part) {
   return part.bytes_left_out ? `${size(part.bytes_left_out)} more are not kept` : "";
 }
 
-// Shows pairs of names and values in the list. Updates the list's items instead of replacing them:
-// replacing would clear the user's text selection.
+// Shows pairs of names and values in `list`, an element <dl>. Changes the texts of the existing
+// items, because replacing the items would clear the user's text selection.
 function showFacts(list, pairs) {
   const texts = pairs.flat().map(String);
   while (list.children.length > texts.length) list.lastChild.remove();
@@ -159,7 +160,8 @@ function showFacts(list, pairs) {
   });
 }
 
-// Shows a text and its notes. If the user has scrolled to the end, scrolls to the new end.
+// Shows a text in the element with this id, and shows notes beside its heading. If the user has
+// scrolled to the end of the old text, scrolls to the end of the new text.
 function showText(id, text, notes) {
   const pre = $(id);
   const isAtEnd = pre.scrollTop > 0 && pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;

@@ -3,7 +3,8 @@
 
 export const $ = (id) => document.getElementById(id);
 
-// Sets the element's text if it differs. Setting an equal text would clear the user's selection.
+// Sets the element's text if the new text differs from it. Setting an equal text would clear the
+// user's text selection.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

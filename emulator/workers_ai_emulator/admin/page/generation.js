@@ -3,7 +3,8 @@
 import { API, ApiError, headers, toError } from "./api.js";
 
 // Sends the request, and calls `onText` with each piece of the completion. Throws ApiError if the
-// response is an error or a stream without [DONE], and the errors of fetch().
+// server responds with an error, or if a stream ends without [DONE]. Does not catch the errors of
+// fetch().
 export async function generate(model, input, signal, onText) {
   const response = await fetch(`${API}/run/${model}`, {
     method: "POST",

@@ -10,9 +10,9 @@ const ANNOUNCE_MS = 5000;
 
 export class RequestList {
   #rows = new Map(); // request id -> row of the table
-  #epoch = null; // the journal's epoch: changes when the server restarts or clears its journal
+  #epoch = null; // the journal's id, which changes when the journal is cleared
   #chosen = null; // the id of the request that the panel shows
-  #current = null; // the request id of the only row that the Tab key reaches
+  #current = null; // the id of the request whose row the Tab key reaches
   #ended = { count: 0, failed: 0, announcedAt: 0 };
 
   constructor() {
@@ -24,7 +24,7 @@ export class RequestList {
     if (body.epoch !== this.#epoch) {
       const isFirst = this.#epoch === null;
       this.#clear(body.epoch);
-      if (!isFirst) return this.refresh(); // `after` had an id of the old epoch: fetch all requests
+      if (!isFirst) return this.refresh(); // the journal is new: fetch all its requests
     }
     for (const request of body.requests.reverse()) this.#show(request);
     while (this.#rows.size > MAX_ROWS) this.#remove(Math.min(...this.#rows.keys()));
@@ -44,8 +44,8 @@ export class RequestList {
     this.#rows.get(id)?.link.focus();
   }
 
-  // Returns the highest id up to which all requests have ended. The server sends only requests with
-  // higher ids.
+  // Returns the id before the oldest running request, or the newest id if no request runs. The page
+  // fetches only requests with higher ids, because the earlier requests no longer change.
   #lastKnown() {
     if (this.#epoch === null) return 0;
     const requests = [...this.#rows.values()].map((row) => row.request);
@@ -89,7 +89,8 @@ export class RequestList {
     if (kind === "error" || kind === "cut") this.#ended.failed += 1;
   }
 
-  // Makes this row the only one that the Tab key reaches. The arrow keys move to the other rows.
+  // Makes the row of the request with this id the only row that the Tab key reaches. The arrow keys
+  // move to other rows.
   #setCurrent(id) {
     const last = this.#rows.get(this.#current);
     if (last) last.link.tabIndex = -1;
@@ -112,7 +113,7 @@ export class RequestList {
   }
 
   // Announces to screen readers how many requests have ended, at most once in ANNOUNCE_MS. Skips
-  // the first announcement: it would count requests that ended before the page was opened.
+  // the first announcement, because it would count requests that ended before the page was opened.
   #announceEnded() {
     const now = Date.now();
     const { count, failed, announcedAt } = this.#ended;

@@ -4,8 +4,8 @@ import { showFailure } from "./status.js";
 
 const RETRY_MS = 2000;
 
-// Runs `task` again and again: `intervalMs` after a success, RETRY_MS after a failure. Pauses while
-// the page is hidden.
+// Runs `task` repeatedly: the next run starts `intervalMs` after a success, or RETRY_MS after a
+// failure. Pauses while the page is hidden.
 export function poll(task, intervalMs) {
   let timer = null;
   let isRunning = false;
@@ -25,7 +25,7 @@ export async function retry(task) {
   while (!(await attempt(task))) await sleep(RETRY_MS);
 }
 
-// Runs `task` and returns whether it succeeded. Shows its error in the page's header.
+// Runs `task` and returns whether it succeeded. Shows an error of the task in the page's header.
 export async function attempt(task) {
   try {
     await task();

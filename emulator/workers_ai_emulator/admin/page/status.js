@@ -8,7 +8,8 @@ export function showStatus(className, text) {
   setText($("status-text"), text);
 }
 
-// Shows an error of a request in the header. Rethrows all other errors: they are bugs of the page.
+// Shows an error of a request in the header. Rethrows all other errors, because they are bugs of
+// the page.
 export function showFailure(error) {
   showStatus("failed", failureText(error));
 }
