@@ -1,4 +1,4 @@
-"""Defines the interface of all backends."""
+"""Defines the interface of all backends, which generate completions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Backend(Protocol):
     """Generates completions with a local model, a script or another server."""
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        """Returns whether `generate` can start without first loading or looking up the model."""
+        """Returns whether `generate` starts at once, without first loading or finding the model."""
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        """Starts a generation and returns it. The caller may cancel the call before it returns.
+        """Starts a generation and returns it. This coroutine may be cancelled at any time.
 
-        `is_large`: whether the prompt is so long that it must be tokenised in another thread, so
-        that the event loop can handle other requests. Raises WireError for an invalid
+        `is_large`: whether the prompt is long. A long prompt is tokenised in a thread, because
+        tokenising it on the event loop would delay other requests. Raises WireError for an invalid
         request, EngineError if the generation cannot start, and WeightsUnusable if the model's
         weights cannot be loaded.
         """

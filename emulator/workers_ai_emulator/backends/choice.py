@@ -12,12 +12,12 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
-if TYPE_CHECKING:  # `upstream` is slow to import, and only `--upstream-url` needs it
+if TYPE_CHECKING:  # the module `upstream` is slow to import, and only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
 
-# `middleware/recordings/` implements these backends. This module needs their names only for the
+# The backends that `middleware/recordings/` implements. This module needs only their names, for the
 # error text that lists all backends.
 _RECORDING_BACKENDS = ("record", "replay")
 
@@ -25,7 +25,7 @@ _RECORDING_BACKENDS = ("record", "replay")
 class Backends:
     """The backends of one server, by name. Chooses the backend of each request.
 
-    `seed`: the seed for requests without a seed. `request_timeout_s`: the maximum time of a
+    `seed`: the sampling seed of requests that set no seed. `request_timeout_s`: the time limit of a
     generation in seconds; None: no limit. Raises SettingInvalid if the script or the upstream URL
     is invalid.
     """
@@ -47,19 +47,20 @@ class Backends:
 
     @property
     def status(self) -> str:
-        """The error text of the default backend if it has failed, else the phase of the start-up.
+        """The phase of the server's start-up, such as `ready`, which is the last phase.
 
-        The last phase is `ready`.
+        If a loaded model or the default backend `upstream` has failed, the status is its error
+        text.
         """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase
 
     async def start(self) -> None:
-        """Waits until the default backend can generate.
+        """Waits until the default backend can generate completions.
 
-        If the default backend is `llama`, loads the models of `--preload`. If it is another
-        backend, no model is loaded before a request chooses `llama`. Raises SettingInvalid if
-        `--preload` is invalid, and WeightsUnusable if a model cannot be loaded.
+        The default backend `llama` first loads the models of the setting `--preload`. With another
+        default backend, a model is loaded when the first request chooses `llama`. Raises
+        SettingInvalid if `--preload` is invalid, and WeightsUnusable if a model cannot be loaded.
         """
         if self._default == "llama":
             await self._models.start()

@@ -11,8 +11,8 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
-# A prompt is rejected before it is tokenised if it has more characters than this number times the
-# context length.
+# The maximum number of characters of a prompt for each token of the context length. A longer prompt
+# is rejected before it is tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 32
 
 
@@ -48,13 +48,13 @@ class LocalBackend:
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
     """Returns the tokens of the request's prompt.
 
-    If the prompt has more than 32 times as many characters as the context has tokens, does not
-    tokenise it, because it certainly does not fit. Raises ContextTooLong instead, with an estimated
-    number of tokens.
+    Raises ContextTooLong if the prompt has more than 32 characters for each token of the context
+    length. The error then contains an estimated number of tokens, because the prompt is not
+    tokenised.
     """
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
-        # The estimate is four characters per token, as in Cloudflare's error text [recorded].
+        # Estimates one token for every four characters, as in a recorded error text of Cloudflare.
         raise ContextTooLong(request.num_characters // 4 + request.params.max_tokens, limit)
     return request.render(model.template)
 

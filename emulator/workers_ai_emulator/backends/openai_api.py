@@ -23,14 +23,14 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 Json = dict[str, Any]
 
 _MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
-_MAX_DIGITS = 16  # a token count that is sent as text must have fewer digits
+_MAX_DIGITS = 16  # a token count sent as a string is ignored if it is this long or longer
 _END_OF_STREAM = "[DONE]"
 
-# These patterns match the numbers in a server's error text about a prompt that is too long. _LIMIT
-# matches the context length: OpenAI, vLLM and llama_cpp.server write "maximum context length is 512
-# tokens", llama-server writes "context size (512 tokens)". _TOTAL matches the number of prompt and
-# completion tokens together, which some servers write. _PROMPT matches the number of prompt tokens,
-# which other servers write instead.
+# These patterns find numbers in a server's error text about a prompt that is too long. _LIMIT finds
+# the context length: OpenAI, vLLM and llama_cpp.server write "maximum context length is 512
+# tokens", llama-server writes "context size (512 tokens)". Some servers write the number of prompt
+# and completion tokens together, which _TOTAL finds. Other servers write the number of prompt
+# tokens, which _PROMPT finds.
 _LIMIT = re.compile(r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)")
 _TOTAL = re.compile(r"requested (?:about )?(\d+) tokens")
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
@@ -41,10 +41,11 @@ class UpstreamFailed(EngineError):
 
 
 def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
-    """Returns the path and the body of the OpenAI request for a Workers AI request.
+    """Converts a Workers AI request to an OpenAI request: returns its path and its body.
 
-    The OpenAI request asks for a stream. A prompt with `raw` is sent unchanged to the path
-    `/completions`. Any other prompt is converted to messages, as Workers AI converts it.
+    The OpenAI request asks for a stream. If the Workers AI request sets `raw`, its prompt is sent
+    unchanged to `/completions`. Any other prompt is converted to messages, as Workers AI converts
+    it, and sent to `/chat/completions`.
     """
     if request.prompt is not None and request.raw and not request.is_flattened:
         return "/completions", {"model": model, "prompt": request.prompt} | _options(request.params)
@@ -87,7 +88,8 @@ class EventDecoder:
     """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
     `is_done`: whether the server has sent the event `[DONE]`. If the server sends no token counts,
-    counts `num_prompt_tokens` prompt tokens, and one completion token for each event with text.
+    the usage has `num_prompt_tokens` prompt tokens, and one completion token for each event with
+    text.
     """
 
     def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:
@@ -99,12 +101,12 @@ class EventDecoder:
         self._finish_reason: FinishReason | None = None
 
     def feed(self, data: str, kind: str = "message") -> list[Chunk]:
-        """Decodes one event. Returns its text as one chunk, or [] if it has no text.
+        """Decodes one event. Returns its text as one chunk, or an empty list if it has no text.
 
-        `kind` is the event's field `event`. Ignores an event without data, which some servers send
-        to keep the connection open. If the data is not a JSON object, raises UpstreamFailed for an
-        event of kind `message`, but ignores events of other kinds, such as `ping`. Raises an
-        EngineError if the event is an error.
+        `kind`: the event's field `event`. Raises an EngineError if the event reports an error. If
+        the data is not a JSON object, raises UpstreamFailed for the kind `message`, and ignores
+        other kinds, such as `ping`. Also ignores events without data, which some servers send to
+        keep the connection open.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
@@ -147,7 +149,7 @@ def _error_status(event: Json) -> int:
 
 
 def _choice(event: Json) -> tuple[str, FinishReason | None]:
-    """Returns the text and the finish reason in an event of a chat or text completion stream."""
+    """Returns the text and finish reason in an event of `/chat/completions` or `/completions`."""
     match event.get("choices"):
         case [dict() as choice, *_]:
             delta = choice.get("delta")
@@ -157,11 +159,11 @@ def _choice(event: Json) -> tuple[str, FinishReason | None]:
 
 
 def _content(value: Any) -> str:
-    """Returns the text of the key `content` or `text` in an event.
+    """Returns the text in `value`, the value of the key `content` or `text` in an event.
 
-    The value may be a text, a number, null (no text), or a list of parts. In a list, ignores parts
-    of other types than `text`. Raises UpstreamFailed for any other value, because its text would be
-    lost.
+    The value may be a text, a number, null (no text), or a list of parts. Parts of other types than
+    `text`, such as `reasoning`, are ignored. Raises UpstreamFailed for any other value, because
+    ignoring it would lose text.
     """
     match value:
         case None:
@@ -209,7 +211,7 @@ def _usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    """Returns a token count, which some servers send as `2.0` or `"2"`, as an integer.
+    """Converts a token count to an integer, because some servers send `2.0` or `"2"`.
 
     Returns None if the value is not a whole number of at least 0.
     """
@@ -244,9 +246,9 @@ def error_from(status: int, body: str, max_tokens: int) -> EngineError:
 
 
 def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
-    """Converts the text of an error about the context length to a ContextTooLong.
+    """Returns a ContextTooLong with the numbers in an upstream server's error text.
 
-    Returns None if the text does not contain both a context length and a number of tokens.
+    Returns None if the text lacks the context length or the number of tokens.
     """
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
@@ -263,8 +265,8 @@ def _number(match: re.Match[str]) -> int:
 def _message(body: str) -> str:
     """Returns the error text in the body of an error response.
 
-    Different servers send this text under different JSON keys. If the body has none of these keys,
-    returns the whole body.
+    Different servers send the error text under different JSON keys. If the body has none of these
+    keys, the error text is the whole body.
     """
     match _parse_object(body):
         case {"error": {"message": str(message)}} | {"error": str(message)}:

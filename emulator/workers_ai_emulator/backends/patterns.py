@@ -1,16 +1,18 @@
-"""Searches texts in linear time, with RE2, for users' regular expressions in Python's syntax.
+"""Searches texts for users' regular expressions in linear time, with RE2.
 
-Python's own module `re` can take hours to search for an expression such as `(a+)+$`. RE2 always
-needs linear time, but its `\\w`, `\\d`, `\\s` and `\\b` support only ASCII. So this module parses
-the expression with Python's parser, and writes it in RE2's syntax. It replaces a class such as
-`\\w` by a list of the characters that the class contains in Python.
+Users write Python's syntax, but Python's module `re` can take hours for an expression such as
+`(a+)+$`. RE2 always takes linear time, but its `\\w`, `\\d`, `\\s` and `\\b` support only ASCII. So
+this module parses the expression with Python's parser, and writes it in RE2's syntax. It replaces a
+class such as `\\w` by a list of the characters that the class contains in Python.
 
-RE2 cannot find the boundaries of words that are not ASCII. If the expression contains `\\b` or
-`\\B` and the text is not ASCII, this module inserts two marker characters before, between and after
-the characters of the text. One kind of marker stands for a word boundary, the other kind for a
-place that is no word boundary. `\\b` becomes a pattern that matches a boundary marker. A pattern
-for a character also matches any markers before the character. There are two markers at each place,
-because an expression may have two boundaries in a row, such as `\\b\\b`.
+RE2 finds only the boundaries of ASCII words. So if the expression contains `\\b` or `\\B` and the
+text is not ASCII, this module changes the text and the expression:
+- It inserts two marker characters before, between and after the characters of the text. One kind of
+  marker stands for a word boundary, the other kind for any other place.
+- It replaces `\\b` by a pattern that matches a boundary marker. It extends each pattern for a
+  character, so that the pattern also matches the markers before the character.
+There are two markers at each place, because an expression may have two boundaries in a row, such as
+`\\b\\b`.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from typing import Any
 
 SIZE_OF_LARGE = 200_000
 
-# The limit for the number of RE2 instructions times the number of characters of the text. A search
-# at this limit takes a few seconds in the worst case.
+# The maximum cost of a search: the number of RE2 instructions times the number of characters of the
+# text. A search with this cost takes a few seconds in the worst case.
 _MAX_COST = 3 * 10**8
 _MAX_MEMORY = 2**24  # bytes that RE2 may use for one compiled expression
-# The marker of a word boundary, and the marker of a place that is no word boundary. Unicode
-# reserves both code points, so ordinary text does not contain them.
+# The markers that are inserted into texts: one for word boundaries, one for all other places.
+# Ordinary text does not contain these characters, because Unicode reserves them.
 _BOUNDARY, _INSIDE = "\ufdd0", "\ufdd1"
 _MARKER = f"[{_BOUNDARY}{_INSIDE}]"
 _MARKERS = re.compile(_MARKER)
@@ -60,8 +62,8 @@ class PatternTooCostly(Exception):
 class PatternTooLarge(ValueError):
     """Raised if RE2 refuses an expression because it would need too much memory.
 
-    The failed compilation takes time too. So it counts as `SIZE_OF_LARGE` instructions towards the
-    limit for the total size of a script's expressions.
+    The failed compilation takes time too. So it counts as `SIZE_OF_LARGE` RE2 instructions towards
+    the limit for all expressions of a script.
     """
 
 
@@ -73,8 +75,9 @@ class Pattern:
 
     def __init__(self, source: str) -> None:
         try:
-            # The parser of the module `re` accepts exactly the syntax of `re`. It is imported with
-            # `import_module`, because mypy has no types for this private module.
+            # `re._parser` is the parser of the module `re`, so it accepts exactly Python's syntax.
+            # It is imported with `import_module`, because mypy has no types for this private
+            # module.
             parsed = import_module("re._parser").parse(source)
             ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
             self._needs_markers = anything.has_boundaries
@@ -87,7 +90,7 @@ class Pattern:
 
     @property
     def size(self) -> int:
-        """The number of RE2 instructions, for ASCII texts and for other texts together."""
+        """The number of RE2 instructions of both compiled forms, for ASCII and for other texts."""
         return int(self._for_ascii.programsize + self._for_all.programsize)
 
     def found_in(self, text: str) -> bool:
@@ -107,9 +110,9 @@ class Pattern:
 
 
 def _marked(text: str) -> str:
-    """Inserts two markers before, between and after the characters of a text.
+    """Inserts two equal markers before, between and after the characters of a text.
 
-    Both markers are `_BOUNDARY` at the start or the end of a word, and `_INSIDE` elsewhere.
+    The markers are `_BOUNDARY` at the start and the end of a word, and `_INSIDE` at other places.
     """
     inside = _NO_BOUNDARY.sub(_INSIDE, text)
     marked = _BETWEEN_MARKERS.sub(_BOUNDARY * 2, inside)
@@ -117,12 +120,13 @@ def _marked(text: str) -> str:
 
 
 class _Writer:
-    """Writes an expression, which Python's parser has parsed, in RE2's syntax.
+    """Writes a regular expression in RE2's syntax.
 
-    `text` is the result. `has_boundaries`: whether the expression contains `\\b` or `\\B`. RE2's
-    `\\b` knows only ASCII letters. For other texts, `_marked` inserts marker characters at
-    the word boundaries, and the result searches for these. `is_ascii`: whether the result is for
-    ASCII texts only; then it is shorter and needs no marker characters.
+    `parsed`: the expression, as Python's parser returns it. `text`: the result in RE2's syntax.
+    `is_ascii`: whether the result is for ASCII texts only, which makes it shorter.
+    `has_boundaries`: whether the result searches for the markers of word boundaries that `_marked`
+    inserts into a text. The markers replace `\\b` and `\\B`, because RE2's `\\b` supports only
+    ASCII.
     """
 
     def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
@@ -159,7 +163,7 @@ class _Writer:
 
     @property
     def _excluded(self) -> str:
-        """The markers, which no character class may match; empty if texts have no markers."""
+        """Both markers, which no character class may match; empty if texts contain no markers."""
         return f"{_BOUNDARY}{_INSIDE}" if self.has_boundaries else ""
 
     def _character(self, text: str) -> str:
@@ -209,7 +213,7 @@ class _Writer:
 
 
 def _compile(text: str) -> Any:
-    import re2  # re2 is slow to import, and only scripts with `matches` need it
+    import re2  # re2 is slow to import, and only scripts that use `matches` need it
 
     options = re2.Options()
     options.max_mem = _MAX_MEMORY
@@ -252,9 +256,8 @@ def _without_markers(first: int, last: int) -> Iterator[tuple[int, int]]:
 def _category(category: str, is_ascii_class: bool, end: int) -> str:
     """Returns the characters of a class such as `\\w` in RE2's syntax, without square brackets.
 
-    Omits the characters that this module reserves as markers of word boundaries, and all characters
-    whose code point is `end` or higher. `is_ascii_class`: whether the flag `re.ASCII` applies to
-    the class.
+    Omits the markers of word boundaries, which this module inserts into texts, and all code points
+    from `end` on. `is_ascii_class`: whether the flag `re.ASCII` applies to the class.
     """
     characters = "".join(map(chr, range(end)))
     runs = re.compile(f"{category}+", re.ASCII if is_ascii_class else 0).finditer(characters)

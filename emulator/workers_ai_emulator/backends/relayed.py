@@ -1,4 +1,4 @@
-"""Turns an async generator of chunks into a generation, for backends without an engine."""
+"""A generation that reads its chunks from an async generator instead of llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
 log = logging.getLogger(__name__)
 
-# Matches a word and the white space before it. Backends without a tokenizer count each word as one
-# token.
+# Matches a word and the white space before it. Backends without a tokenizer, such as `scripted`,
+# count each word as one token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-# The maximum number of chunks in the queue. While the queue is full, the source waits.
+# The maximum number of chunks that a generation reads from its source before they are needed.
 _MAX_UNREAD = 1024
 
 
@@ -31,9 +31,9 @@ def num_words(text: str) -> int:
 class RelayedGeneration:
     """A Generation whose chunks come from `source`, an async generator.
 
-    A task reads chunks from the source until a chunk has a finish reason, the source fails, or the
-    generation is cancelled. Then the task closes the source. `usage` counts each chunk as one
-    completion token. If the source yields a Usage, that replaces the count.
+    A task reads chunks from `source` until a chunk has a finish reason, `source` fails, or the
+    generation is cancelled. Then the task closes `source`. `usage` counts each chunk as one
+    completion token. If `source` yields a Usage, `usage` becomes this Usage instead.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RelayedGeneration:
             self._end(event.finish_reason if isinstance(event, Chunk) else None)
 
     async def _relay_until_last(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
-        """Puts all chunks but the last into the queue. Returns the last chunk, or the error."""
+        """Puts all chunks except the last into the queue. Returns the last chunk, or an error."""
         is_counting = True
         try:
             async for item in source:
@@ -101,7 +101,7 @@ class RelayedGeneration:
 
 
 class RunningGenerations:
-    """Starts the generations of one backend, and cancels them all when the server stops."""
+    """Starts the generations of one backend, and can cancel them all."""
 
     def __init__(self) -> None:
         self._started: WeakSet[RelayedGeneration] = WeakSet()

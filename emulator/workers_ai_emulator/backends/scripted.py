@@ -1,4 +1,4 @@
-"""The backend `scripted`: returns fixed completions by the user's rules, without a model."""
+"""The backend `scripted`: returns the completions in the rules of a script, without a model."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_WAIT_S = 86400
 _MAX_FILE_BYTES = 4 * 2**20
 _MAX_DEPTH = 100  # the maximum depth of nested lists and mappings in a YAML file
-# The maximum number of events of PyYAML's parser in a YAML file. Each value is an event, and so are
-# the start and the end of each list and mapping.
+# The maximum number of events that PyYAML's parser returns for a YAML file. Each value is one
+# event. The start and the end of a list or mapping are one event each.
 _MAX_EVENTS = 400_000
 _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # the maximum number of characters of a regular expression
-# The maximum number of RE2 instructions of all regular expressions of a script together.
+# The maximum total size of a script's regular expressions, in RE2 instructions.
 _MAX_PATTERNS_SIZE = 5_000_000
 # If comparing a request with all rules costs more than this, the comparison runs in a thread. The
-# cost is the sum of `Rule.cost` of all rules, times the number of characters of the text.
+# cost is the sum of all rules' `Rule.cost`, times the number of characters of the request's text.
 _MAX_IMMEDIATE_COST = 1_000_000
 
 
 class _PatternBudget:
     """Compiles the regular expressions of one script, and limits their total size.
 
-    Because of the limit, compiling them takes at most some seconds and a limited amount of memory.
+    The limit keeps the compilation of a script's expressions to a few seconds and little memory.
     """
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class _PatternBudget:
     def compile(self, source: str) -> Pattern:
         """Compiles a regular expression.
 
-        Raises ValueError if the expression is invalid, or if the expressions that were compiled
-        before it have used up the limit.
+        Raises ValueError if the expression is invalid, or if the script's earlier expressions have
+        reached the limit of the total size.
         """
         if self._left <= 0:
             raise ValueError("the script's regular expressions are too large together")
@@ -83,8 +83,8 @@ class Rule(BaseModel):
     `matches`: a regular expression that has a match in the prompt or the last message;
     `times`: the rule has applied to fewer requests than this number; None: no limit.
 
-    `finish` is the finish reason. `first_token_after` (seconds) delays the first token, and
-    `tokens_per_second` delays all later tokens.
+    `finish`: the finish reason. `first_token_after`: the delay of the first token, in seconds.
+    `tokens_per_second`: the rate of all later tokens; None: no delay.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -109,16 +109,18 @@ class Rule(BaseModel):
 
     @property
     def cost(self) -> int:
-        """A measure of the time to compare this rule with one character of a text.
+        """An estimate of the time to compare this rule with a text, per character of the text.
 
-        The cost is 1 without `matches`, and otherwise 1 plus the size of the compiled expression.
+        The estimate is 1, plus the number of RE2 instructions if the rule has a condition
+        `matches`.
         """
         return 1 if self.matches is None else 1 + self.matches.size
 
     def applies(self, model: str, text: str) -> bool:
-        """Returns whether the conditions `model`, `contains` and `matches` hold.
+        """Returns whether the rule's conditions `model`, `contains` and `matches` hold.
 
-        Raises PatternTooCostly if searching the text for `matches` could take minutes.
+        `text`: the request's prompt or last message. Raises PatternTooCostly if searching `text`
+        for `matches` could take minutes.
         """
         return (
             fnmatchcase(model, self.model)
@@ -143,7 +145,7 @@ class _ActiveRule:
 class ScriptedBackend:
     """Returns the completion of the first rule that applies to a request.
 
-    If no rule applies, the completion quotes the prompt or the last message.
+    If no rule applies, the completion quotes the request's prompt or last message.
     """
 
     def __init__(self, rules: list[Rule]) -> None:
@@ -152,7 +154,7 @@ class ScriptedBackend:
         self.replace(rules)
 
     def replace(self, rules: list[Rule]) -> None:
-        """Replaces all rules, and restarts the count of requests for `times`."""
+        """Replaces all rules, and restarts the count of requests for the condition `times`."""
         self._rules = [
             _ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)
         ]
@@ -184,10 +186,11 @@ class ScriptedBackend:
         self.cancel_all()
 
     async def _use_rule(self, model: str, text: str) -> Rule:
-        """Returns the first rule that applies to the text, and counts this use for `times`.
+        """Returns the first rule that applies to a request, and decrements the rule's `times`.
 
-        If no rule applies, returns a rule whose completion quotes the text. Raises WireError if
-        searching the text for a rule's `matches` could take minutes.
+        `text`: the request's prompt or last message. If no rule applies, returns a rule whose
+        completion quotes `text`. Raises WireError if searching `text` for a rule's `matches` could
+        take minutes.
         """
         while True:
             rules = [active for active in self._rules if active.times != 0]
@@ -197,15 +200,15 @@ class ScriptedBackend:
                 active = _first(rules, model, text)
             if active is None:
                 return Rule(answer=f"This is a scripted answer to: {text}")
-            # While a thread searched for a rule, another request may have used up the rule that the
-            # thread found. In that case, the loop searches again.
+            # While a thread searches for a rule, another request may use up the rule that the
+            # thread finds. The loop then searches again.
             if active.times != 0:
                 active.times = active.times and active.times - 1
                 return active.rule
 
 
 def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
-    """Returns the first rule that applies to the text, or None.
+    """Returns the first rule that applies to a request with this text, or None.
 
     Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
@@ -257,11 +260,11 @@ def parse_rules(value: Any) -> list[Rule]:
     return parse_rules_of(Rule, value, context=_PatternBudget())
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc] # the base is one of two classes
-    """PyYAML's safe loader, which executes no code, with protection against huge merged mappings.
+class _Loader(_SafeLoader):  # type: ignore[misc] # the base class is chosen at run time
+    """PyYAML's safe loader, which also limits the size of merged mappings.
 
-    The merge key `<<` copies the keys of other mappings. With aliases, a small file could copy the
-    same keys millions of times, so this loader keeps each key of a merged mapping only once.
+    YAML's merge key `<<` copies the keys of other mappings. With aliases, a small file could copy
+    the same keys millions of times. So this loader keeps each key of a merged mapping only once.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -291,7 +294,7 @@ def _load(text: str) -> Any:
 
 
 def _prompt(request: TextGenerationRequest) -> str:
-    """Returns the prompt, or all messages, as text for the journal and for the token count."""
+    """Returns the prompt or the joined messages of a request, for journal and token count."""
     if request.prompt is not None:
         return request.prompt
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
@@ -306,9 +309,9 @@ def _last_text(request: TextGenerationRequest) -> str:
 async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
     """Yields the rule's completion, one chunk per word, with the rule's delays.
 
-    If the finish reason is `stop`, an empty chunk follows the last word, like the end-of-text token
-    of a model. If the completion has `max_tokens` words or more, only the first `max_tokens` words
-    are sent, and the finish reason is `length`.
+    Yields at most `max_tokens` words; if it yields that many, the finish reason is `length`. If the
+    finish reason is `stop`, an empty chunk follows the last word, because a model also generates an
+    end-of-text token.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens

@@ -29,23 +29,23 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-# The client closes idle connections after this time, before the server closes them (uvicorn does so
-# after 5 seconds). If the server closed a connection just as a request is sent on it, the request
-# would fail.
+# The HTTP client closes idle connections after this time. A request fails if the client sends it
+# just as the server closes the connection, which uvicorn does after 5 idle seconds.
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
-_MAX_BODY_BYTES = 2**22  # the maximum length of an error response or a list of models
+_MAX_BODY_BYTES = 2**22  # longer error responses and lists of models are cut
 
 
 class UpstreamBackend:
-    """Generates completions with another server. `url` is the base of its API, such as `…/v1`.
+    """Generates completions with another server, the upstream server.
 
-    `model`: the server's name of the model that generates for all requests. If it is None, uses the
-    server's model with the same name as the requested Workers AI model. If the server has no such
-    model, uses the server's only model. A request fails if the server sends no bytes for
-    `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an environment variable
-    for proxies or certificates is invalid.
+    `url`: the base URL of the server's API, such as `http://127.0.0.1:8080/v1`. `api_key`: the key
+    for the server; None: no key. `model`: the server's name of the model for all requests. If
+    `model` is None, the server's model with the requested Workers AI name is used. If the server
+    has no model with this name, its only model is used. A request fails if the server sends no
+    bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an
+    environment variable for proxies or certificates is invalid.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class UpstreamBackend:
         return StartedGeneration(generation, model, lambda: prompt)
 
     async def start(self, spec: ModelSpec) -> None:
-        """Waits until the upstream server has generated a token.
+        """Waits until the upstream server has generated a token with the model `spec`.
 
-        During the wait, `failure` contains the reason why the server cannot generate.
+        After a failed attempt, `failure` contains the reason why the server cannot generate.
         """
         await self._watch(spec)
 
@@ -107,8 +107,8 @@ class UpstreamBackend:
     async def _find_model(self, spec: ModelSpec) -> str:
         """Requests the server's list of models, and returns the server's name for `spec`.
 
-        Raises UpstreamFailed if the request fails, or if the server has several models and none
-        with the Workers AI name.
+        The name is the Workers AI name or, if the list does not contain it, the name of the
+        server's only model. Raises UpstreamFailed if neither exists, or if the request fails.
         """
         with self._upstream_errors(spec):
             async with self._client.stream("GET", f"{self._url}/models") as response:
@@ -127,8 +127,8 @@ class UpstreamBackend:
     ) -> AsyncGenerator[Chunk | Usage]:
         """Sends a request to the upstream server, and yields the completion and its usage.
 
-        If the generator is closed early, it closes the connection: the server then stops
-        generating. Raises an EngineError if the request fails.
+        Closing the generator early closes the connection, so that the server stops generating.
+        Raises an EngineError if the request fails.
         """
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         url = self._url + path
@@ -167,7 +167,7 @@ class UpstreamBackend:
         """Converts errors of HTTP requests in the `with` block to UpstreamFailed.
 
         The error text contains the server's URL. If the connection fails or times out, sets
-        `failure` and starts the task that probes the server until it generates again.
+        `failure`, and starts a task that repeats a request until the server generates a token.
         """
         try:
             yield
@@ -181,9 +181,9 @@ class UpstreamBackend:
             raise UpstreamFailed(self.failure) from error
 
     def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
-        """Returns the task that probes the server until it generates a token.
+        """Returns the task that repeats a request until the upstream server generates a token.
 
-        Starts this task if it is not running.
+        Starts the task if it is not running.
         """
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_ready(spec))
@@ -199,7 +199,7 @@ class UpstreamBackend:
         self.failure = None
 
     async def _probe(self, spec: ModelSpec) -> str | None:
-        """Requests one token from the server. Returns None, or the error text if this fails."""
+        """Requests one token from the server. Returns an error text if that fails, else None."""
         params = SamplingParams(max_tokens=1)
         hello = [Message("user", "Hello")]
         request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
@@ -235,9 +235,9 @@ def _checked_url(url: str) -> str:
 def _transport(url: str) -> httpx2.AsyncHTTPTransport:
     """Returns the transport for requests to the upstream server.
 
-    It uses the proxy in the user's environment variables, unless NO_PROXY excludes the server or
-    the server runs on this machine. Raises SettingInvalid if a variable for proxies or certificates
-    is invalid.
+    The transport uses the proxy in the user's environment variables. It uses no proxy if NO_PROXY
+    excludes the server, or if the server runs on this machine. Raises SettingInvalid if a variable
+    for proxies or certificates is invalid.
     """
     check_certificates()
     limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S)
@@ -268,9 +268,9 @@ async def _read(response: httpx2.Response) -> str:
 def _events(response: httpx2.Response) -> httpx2.EventSource:
     """Returns the events of a streamed response.
 
-    By default, httpx2 decodes events with the charset of the response's `content-type`. But the
-    standard for events requires UTF-8 with an optional byte order mark, so `_events` sets that
-    encoding. It also adds an empty line after the last event, because some servers omit it.
+    Decodes the events as UTF-8 with an optional byte order mark, as the standard for events
+    requires. httpx2 would use the charset of the response's `content-type`. Also adds an empty line
+    after the last event, because some servers omit it.
     """
     response.encoding = "utf-8-sig"
     if isinstance(response.stream, httpx2.AsyncByteStream):
@@ -279,9 +279,10 @@ def _events(response: httpx2.Response) -> httpx2.EventSource:
 
 
 class _TerminatedStream(httpx2.AsyncByteStream):
-    """Adds an empty line, which ends the last event, at the end of a response's body.
+    """The body of a streamed response, followed by an empty line, which ends the last event.
 
-    If the connection breaks off, adds nothing, so the incomplete last event is ignored.
+    If the connection breaks off, the empty line is not added, so the incomplete last event is
+    ignored.
     """
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
@@ -297,11 +298,11 @@ class _TerminatedStream(httpx2.AsyncByteStream):
 
 
 async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
-    """Reads a response to its end, because httpx2 reuses a connection only after that.
+    """Reads the rest of a streamed response, for at most 1 second.
 
-    Gives up after 1 second.
+    httpx2 reuses a connection only if its last response was read to the end.
     """
-    # Errors do not matter here: the client already has the whole completion.
+    # Errors are ignored, because all events of the completion have already arrived.
     with suppress(TimeoutError, httpx2.TransportError):
         async with asyncio.timeout(_END_TIMEOUT_S):
             async for _ in events:
@@ -309,9 +310,10 @@ async def _read_rest(events: AsyncIterator[httpx2.ServerSentEvent]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns why an HTTP request failed, as text for error messages.
+    """Returns the reason why an HTTP request failed, as text for error messages.
 
-    Prefers the operating system's text, such as "Connection refused", to that of httpx2.
+    Uses the operating system's text, such as "Connection refused", if there is one. Otherwise, uses
+    httpx2's text.
     """
     cause: BaseException | None = error
     while cause is not None:
