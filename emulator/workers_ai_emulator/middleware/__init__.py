@@ -1,1 +1,1 @@
-"""The ASGI middleware through which requests reach the routes. `app.py` sets their order."""
+"""The ASGI middleware, which handles requests before the routes. `app.py` defines its order."""

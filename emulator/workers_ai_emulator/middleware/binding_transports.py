@@ -1,10 +1,12 @@
-"""Unwraps requests of AI bindings, which development tools wrap in requests to another URL.
+"""Restores the requests of AI bindings (a Worker's `env.AI`), which development tools wrap.
 
-`routes/binding.py` handles the unwrapped requests. Two tools wrap the requests of a binding:
-- Miniflare's remote proxy sends all of them to one URL. The headers `mf-url` and `mf-header-NAME`
+Two tools send a binding's request inside a request to another URL:
+- Miniflare's remote proxy uses one URL for all requests. The headers `mf-url` and `mf-header-NAME`
   contain the URL and the headers of the binding's request.
-- wrangler 3.20 to 4.35 sends all of them to one path of Cloudflare's API. From 3.90 on, the header
+- wrangler 3.20 to 4.35 uses one path of Cloudflare's API for all requests. From 3.90 on, the header
   `x-forwarded` contains the URL of the binding's request.
+
+`routes/binding.py` handles the restored requests.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _MINIFLARE_PREFIX = b"mf-header-"
 
 
 class BindingTransportMiddleware:
-    """Unwraps requests of AI bindings: restores their original path, query and headers."""
+    """Restores the original path, query and headers of AI bindings' wrapped requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,9 +44,10 @@ class BindingTransportMiddleware:
 
 
 def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of the binding's request, which Miniflare sent as `mf-header-NAME`.
+    """Returns the headers of a binding's request, which Miniflare sends as `mf-header-NAME`.
 
-    Keeps a header of Miniflare's own request if the binding's request has no header of that name.
+    Also returns each header of Miniflare's own request, if the binding's request has no header of
+    that name.
     """
     outer = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
     inner = [
@@ -66,8 +69,8 @@ def _rewrite_target(url: str, scope: Scope) -> None:
 def _run_path(headers: Headers) -> str:
     """Returns the path and query of a binding's request that wrangler 3.20 to 3.89 has wrapped.
 
-    These versions of wrangler do not send the URL of the binding's request. Therefore its path and
-    query are derived from the version of the Worker's SDK, which the SDK sends in a header.
+    These versions of wrangler do not send the URL of the binding's request. So its path and query
+    are derived from the version of the Worker's SDK, which a header contains.
     """
     sdk_version = headers.get(SDK_VERSION_HEADER, "")
     if sdk_version.startswith("2."):

@@ -18,9 +18,9 @@ from workers_ai_emulator.wire.redaction import Redaction
 log = logging.getLogger(__name__)
 
 _API_PREFIX = "/client/v4/"
-_DATA_CENTRE = "LHR"  # the end of the header `cf-ray`; clients do not interpret it
-# These headers were recorded for another endpoint [cloudflare-typescript#161]. We assume that
-# Workers AI sends them too.
+_DATA_CENTRE = "LHR"  # London; the header `cf-ray` ends with the code of a data centre
+# These headers were recorded for another endpoint of Cloudflare's API [cloudflare-typescript#161].
+# We assume that Workers AI sends them too.
 _HEADERS = {
     "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
     "cf-cache-status": "DYNAMIC",
@@ -30,7 +30,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
 }
-# The time limit for receiving the part of a request body that the application has not read.
+# The maximum time to wait for the rest of a request body that the application reads only in part.
 _REST_LIMIT_S = 10
 _SLASHES = re.compile("/{2,}")
 
@@ -56,13 +56,14 @@ class EdgeMiddleware:
 
 
 class _Response:
-    """Sends a response with Cloudflare's headers, after the whole request body was received."""
+    """Sends a response with Cloudflare's headers, after it has received the whole request body."""
 
     def __init__(self, scope: Scope, body: _Body, send: Send) -> None:
         self.status = 0
         self.body = body
         self._scope = scope
-        # The client's path is read now, because `binding_transports.py` may replace it later.
+        # Checks the path that the client sent, because `binding_transports.py` may replace it
+        # later.
         self._is_api = scope["path"].startswith(_API_PREFIX)
         self._send = send
 
@@ -82,15 +83,15 @@ class _Response:
         headers.add_vary_header("Accept-Encoding")
         if _may_keep_alive(self._scope):
             headers["connection"] = "keep-alive"
-            del headers["content-length"]  # so uvicorn sends chunks, as Cloudflare did [recorded]
+            del headers["content-length"]  # so uvicorn sends chunks, as recorded from Cloudflare
 
 
 class _Body:
     """Receives a request's body, and discards the part that the application has not read.
 
-    The application often sends an error before it has read the whole body. If the server then
-    closed the connection, a client that is still sending the body would get a connection reset
-    instead of the error.
+    The application may send an error before it has read the whole body. If the server then closed
+    the connection, a client that is still sending the body could get a connection reset instead of
+    the error. So the rest of the body is received first.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -148,5 +149,5 @@ def _tokens(context: CallContext) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escapes line breaks and terminal escape sequences, which a request's path may contain."""
+    """Returns the text with escaped control characters, which a request's path may contain."""
     return text if text.isprintable() else repr(text)

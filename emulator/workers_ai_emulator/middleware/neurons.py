@@ -18,7 +18,8 @@ from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
 
-# The account under which the neurons of all bindings are counted: bindings send no account id.
+# The account under which the neurons of all Workers' bindings are counted, because bindings send no
+# account id.
 BINDINGS = "bindings"
 
 _MAX_ACCOUNTS = 10_000
@@ -32,13 +33,13 @@ class Price:
     completion: int
 
     def of(self, usage: Usage) -> float:
-        """Returns the neurons that a call with these token counts costs."""
+        """Returns the number of neurons that a call with the token counts in `usage` costs."""
         prompt = usage.num_prompt_tokens * self.prompt
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. Since 2024,
-# another model has answered calls of the int8 model, so the int8 model has that model's price.
+# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. The price of the int8
+# model is the price of another model, which has generated its responses since 2024.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),
@@ -52,15 +53,15 @@ def price_of(model: str | None) -> Price:
 
 
 def utc_today() -> date:
-    """Returns the current date in UTC. The used neurons are set to zero at midnight UTC."""
+    """Returns the current date in UTC. The count of used neurons starts again at midnight UTC."""
     return datetime.now(UTC).date()
 
 
 class NeuronBudget:
     """Counts the neurons that each account uses per day, and refuses calls beyond a limit.
 
-    `limit`: neurons per day and account, None for no limit. If there are more than 10,000 accounts,
-    drops the count of the account that has sent no call for the longest time.
+    `limit`: the maximum number of neurons per day and account; None: no limit. At most 10,000
+    accounts are counted. A further account replaces the account whose last call is the oldest.
     """
 
     def __init__(self, limit: int | None, today: Callable[[], date] = utc_today) -> None:
@@ -86,7 +87,7 @@ class NeuronBudget:
     def use(self, account: str, neurons: float) -> None:
         """Adds `neurons` to the neurons that the account has used today."""
         used = self.used
-        # Moves the account to the end of the dict, so that it is dropped last.
+        # Moves the account to the end of the dict, because the first account is dropped first.
         used[account] = used.pop(account, 0.0) + neurons
         if len(used) > _MAX_ACCOUNTS:
             del used[next(iter(used))]

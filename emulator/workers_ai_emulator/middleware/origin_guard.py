@@ -34,9 +34,9 @@ _LOCAL_ORIGIN = r"https?://(([^/:]+\.)?localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+
 class OriginGuardMiddleware:
     """Refuses requests of foreign web pages, and adds CORS headers to the responses to other pages.
 
-    A page is foreign if its origin is neither local nor one of `allowed_origins`, or if it used a
-    host name for the server that is neither local nor one of `allowed_hosts`. `*` stands for all
-    origins or hosts.
+    A page is foreign if its origin is neither local nor in `allowed_origins`. A page is also
+    foreign if its requests use a host name that is neither local nor in `allowed_hosts`. `*` allows
+    all origins or all hosts.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class OriginGuardMiddleware:
             await self._app(scope, receive, send)
 
     def _refusal(self, headers: Headers, method: str) -> str | None:
-        """Returns why the request of a foreign page is refused; None for all other requests."""
+        """Returns the reason to refuse the request of a foreign page; None for other requests."""
         host, origin = headers.get("host"), headers.get("origin")
         if host and not self._is_own(name := host_of(f"//{host}")):
             return _reason(f"{name or repr(host)} is not a local host name", f"--allow-host {name}")
@@ -86,7 +86,7 @@ class OriginGuardMiddleware:
         return None
 
     def _is_known(self, origin: str, host: str | None) -> bool:
-        is_dashboard = origin.partition("://")[2] == host  # this server has sent the page
+        is_dashboard = origin.partition("://")[2] == host  # the page comes from this server
         return (
             is_dashboard
             or origin in self._origins
@@ -94,11 +94,12 @@ class OriginGuardMiddleware:
         )
 
     def _is_own(self, host: str) -> bool:
-        """Returns whether a page whose address has this host cannot be a foreign page.
+        """Returns whether `host`, the host of a request's URL, is a safe name of this server.
 
-        An IP address is safe, because DNS rebinding needs a name. Other names are not, even if no
-        public DNS server knows them: with mDNS or LLMNR, another machine in the same network can
-        make names such as `printer` and `printer.local` resolve to any address.
+        IP addresses, local names and allowed names are safe: a foreign page needs a host name of
+        its own for DNS rebinding. All other names are unsafe, even those without an entry in public
+        DNS. With mDNS or LLMNR, another machine in the same network can make a name such as
+        `printer.local` resolve to any address.
         """
         if "*" in self._origins or "*" in self._hosts:
             return True
@@ -112,7 +113,7 @@ def _reason(problem: str, setting: str) -> str:
 def _is_link(headers: Headers, method: str) -> bool:
     """Returns whether the user has followed a link to a page of this server, such as the dashboard.
 
-    The page with the link cannot read the response.
+    Following a link is safe, because the page with the link cannot read the response.
     """
     mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return method in ("GET", "HEAD") and mode == "navigate" and destination == "document"

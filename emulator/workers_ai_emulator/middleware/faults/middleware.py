@@ -1,7 +1,7 @@
 """Applies faults to inference calls: errors and broken streams that a user requests for tests.
 
-If the fault is an error, it is sent before authorization and validation, and no model runs. Other
-faults delay or change the application's response.
+A fault that is an error is sent at once: before authorization and validation, and without a model.
+Other faults delay or change the application's response.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# For this retired model, the error names another model: the one that last responded to calls of
-# the retired model [recorded].
+# The recorded error for the retired int8 model names the model that had replaced it.
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
 
 class FaultMiddleware(InferenceMiddleware):
-    """Applies a fault to an inference call.
+    """Applies faults to inference calls.
 
-    If the call does not request a fault itself, it gets the fault of the first matching fault rule.
+    A call gets the fault that it requests. If it requests none, it gets the fault of the first
+    fault rule that matches the call.
     """
 
     def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
@@ -73,7 +73,7 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, receive, send)
             return
         body, receive_again = await read_body(receive)
-        if len(body) > MAX_BODY_BYTES:  # the route refuses such a body
+        if len(body) > MAX_BODY_BYTES:  # the route refuses a body of this size
             await self._app(scope, receive_again, send)
             return
         request = _Request(call, body, receive, receive_again)
@@ -89,11 +89,12 @@ class FaultMiddleware(InferenceMiddleware):
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
     def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
-        """Returns the fault that the call requests, otherwise the first matching rule's fault.
+        """Returns the fault that a call requests, else the fault of the first matching fault rule.
 
-        Returns None if no rule matches, or if the requested fault is possible only for streams and
-        the call does not request a stream. Raises WireError if the requested fault does not exist
-        or has invalid options.
+        `requested`: the requested fault's name and options, or None. Returns None if no rule
+        matches. Also returns None if the requested fault changes a stream but the call does not
+        request a stream. Raises WireError if the requested fault does not exist or has invalid
+        options.
         """
         if requested is None:
             return self._rules.choose(subject)
@@ -115,7 +116,7 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, request.receive, send)
 
     async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
-        """Sends the beginning of a stream. uvicorn then closes the connection.
+        """Sends the beginning of a stream, after which uvicorn closes the connection.
 
         With the fault `stall`, the connection stays open until the client disconnects or the fault
         rules are reset.
@@ -126,9 +127,10 @@ class FaultMiddleware(InferenceMiddleware):
             await self._wait(request.receive_rest, None)
 
     async def _wait(self, receive: Receive, limit_s: float | None) -> bool:
-        """Waits for `limit_s` seconds (None: without limit) or until the fault rules are reset.
+        """Waits for `limit_s` seconds, or until the fault rules are reset.
 
-        Returns False if the client disconnects before that, otherwise True.
+        `limit_s`: None for no limit. Returns False if the client disconnects during the wait,
+        otherwise True.
         """
         try:
             await while_connected(self._rules.released.wait(), receive, limit_s=limit_s)
@@ -142,8 +144,8 @@ class FaultMiddleware(InferenceMiddleware):
 class _Request:
     """The request of an inference call, after the middleware has read its body.
 
-    `receive` replays the ASGI messages with the body; `receive_rest` returns only the messages
-    after them, such as a disconnect.
+    `receive`: an ASGI `receive` that returns the messages with the body again. `receive_rest`: an
+    ASGI `receive` that returns only later messages, such as a disconnect.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ class _Request:
 
     @property
     def _inputs(self) -> list[dict[str, Any]]:
-        """All JSON objects in the body that may be a model's input, top-level or nested."""
+        """The JSON objects in the body in which clients may set `stream`."""
         nested = (part.get(key) for part in self._parts for key in ("inputs", "input", "query"))
         return [*self._parts, *(inputs for inputs in nested if isinstance(inputs, dict))]
 
@@ -202,10 +204,7 @@ def _error(name: str, request: _Request) -> WireError:
 
 
 def _parse(body: bytes) -> Any:
-    """Returns the JSON value of a request body, or None if the body is invalid.
-
-    The route refuses a call with an invalid body.
-    """
+    """Returns the JSON value of a request body, which may be gzipped; None if it is invalid."""
     try:
         return parse_json(gunzip(body) if body.startswith(GZIP_MAGIC) else body)
     except WireError:
@@ -213,5 +212,5 @@ def _parse(body: bytes) -> Any:
 
 
 def _bare_name(model: str) -> str:
-    """Returns a model's name without the prefixes that bindings and AI Gateway put before it."""
+    """Removes the prefixes of bindings and AI Gateway, such as `workers-ai/`, from a name."""
     return model.rpartition(":")[2].removeprefix("workers-ai/").removeprefix("run/")

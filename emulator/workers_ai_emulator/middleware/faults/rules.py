@@ -106,9 +106,10 @@ class FaultRule(Fault):
     """A fault, and conditions for the calls that get it.
 
     A condition that is not set matches all calls. `times`: the number of calls that get the fault,
-    after which the rule is removed; None: all matching calls until the next reset. `probability`:
-    the probability that a matching call gets the fault. `seed`: the seed of this random choice, to
-    get the same choices in every run. `model`: a model's name, in which `*` matches any text.
+    after which the rule is removed. If `times` is None, all matching calls get the fault until the
+    next reset. `probability`: the probability that a matching call gets the fault. `seed`: the seed
+    of this random choice, which makes it the same in every run. `model`: a model's name, in which
+    `*` matches any text.
     """
 
     times: int | None = Field(default=None, ge=1)
@@ -140,7 +141,7 @@ class _ActiveRule:
 class FaultRules:
     """The active fault rules, in the order in which they were added.
 
-    `released` is an asyncio event for which delayed responses wait: when it is set, the delay ends.
+    `released`: an asyncio event. When it is set, all responses that a fault is delaying continue.
     """
 
     def __init__(self) -> None:
@@ -153,7 +154,7 @@ class FaultRules:
     def add(self, rules: list[FaultRule]) -> None:
         """Appends `rules` to the active fault rules.
 
-        Raises ValueError if there would then be more than 1000 active fault rules.
+        Raises ValueError if the total number of active fault rules would exceed 1000.
         """
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
@@ -162,7 +163,7 @@ class FaultRules:
     def choose(self, subject: Subject) -> Fault | None:
         """Returns the fault of the first fault rule that applies to the call, or None.
 
-        Decrements `times` of that rule, and removes the rule when it reaches zero.
+        Decrements the rule's `times`, and removes the rule when its `times` is zero.
         """
         for number, each in enumerate(self._rules):
             if each.draws(subject):
@@ -181,9 +182,9 @@ class FaultRules:
 
     @property
     def active(self) -> list[dict[str, Any]]:
-        """The active fault rules in JSON, as the user wrote them, except for `times`.
+        """The active fault rules as JSON objects, with the keys and values that the user sent.
 
-        `times` is the number of calls that still get the fault.
+        Only `times` differs: it is the number of further calls that get the fault.
         """
         return [
             each.rule.model_dump(exclude_unset=True)
@@ -204,7 +205,7 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:
-    """Returns the name and options of the fault that a call requests in its headers, or None."""
+    """Returns the fault that a call's headers request, as `NAME;option=value`, or None."""
     if (text := headers.get(FAULT_HEADER)) is not None:
         return text
     tokens = (_TOKEN.fullmatch(headers.get(name, "")) for name in _TOKEN_HEADERS)

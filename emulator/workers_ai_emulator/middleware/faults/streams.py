@@ -19,8 +19,8 @@ _CHARACTER = "🍎".encode()
 class BreakingStream:
     """Sends the beginning of a stream, and then breaks it.
 
-    After the break, `receive` returns a disconnect, so that the application cancels the generation
-    and frees its slot.
+    After the break, `receive` returns a disconnect. So the application cancels the generation and
+    frees its slot.
     """
 
     def __init__(self, fault: Fault, receive: Receive, send: Send) -> None:
@@ -60,8 +60,8 @@ class BreakingStream:
     def _is_due(self, event: bytes) -> bool:
         """Counts the event, and returns whether the stream breaks in this event.
 
-        The stream breaks in the event after the first `after_events` events. If the stream
-        ends before that event, it breaks in the event `[DONE]`.
+        The stream breaks in the event that follows `after_events` whole events. A stream with fewer
+        events breaks in its last event, `[DONE]`.
         """
         self._num_whole_events += 1
         return self._num_whole_events > self._fault.after_events or event == END_OF_STREAM
@@ -77,7 +77,7 @@ def _beginning(event: bytes, name: str) -> bytes:
 def _up_to_half_a_character(event: bytes) -> bytes:
     """Returns the event up to and including the first byte of its first multi-byte character.
 
-    If the event has no multi-byte character, inserts one before cutting the event.
+    If the event has no multi-byte character, inserts one at the start of the completion text.
     """
     if event.isascii():
         text = _TEXT.search(event)

@@ -1,6 +1,6 @@
 """An entry of the journal: an inference call and its response.
 
-Bodies are stored as bytes, and parsed only when the entry is displayed.
+An entry stores bodies as bytes, which are parsed when the entry is displayed.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Part:
 
 
 class Entry:
-    """An inference call, and the part of its response that was sent so far.
+    """An inference call, and the part of its response that has been sent so far.
 
     `first_s`, `last_s`: when the first and the last part of the response's body were sent, in
-    seconds since the request arrived. `outcome`: None until the call has ended, then `ok`,
-    `cancelled` (the client disconnected), `cut` (the response is incomplete), or the code of the
-    error that was sent (`error` if it has no code).
+    seconds since the request arrived. `outcome`: None until the call has ended. Then it is `ok`,
+    `cancelled` if the client disconnected, `cut` if the response is incomplete, or an error code.
+    If the error that was sent has no code, the outcome is `error`.
     """
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
@@ -114,7 +114,7 @@ class Entry:
 
     @property
     def started(self) -> StartedGeneration | None:
-        """The running generation of the call. None before it starts, and after the call has ended.
+        """The generation of the call while the call runs; otherwise None.
 
         The entry of an ended call stores no generation, because that would keep a model in memory.
         """
@@ -122,12 +122,12 @@ class Entry:
 
     @property
     def usage(self) -> Usage | None:
-        """The call's token counts so far, or None if no backend has started a generation."""
+        """The call's token counts so far, or None while they are unknown."""
         return self.started.generation.usage if self.started else self._usage
 
     @property
     def answered_by(self) -> str | None:
-        """The name of the weights, or of the backend or service that generates the response."""
+        """The name of the weights, backend or service that responds; None if it is unknown."""
         return self.started.model_name if self.started else self._model_name
 
     @property
@@ -157,10 +157,10 @@ class Entry:
         return num_stored
 
     def learn_body(self) -> None:
-        """Finds the credentials in the request's body, and redacts them in the other stored texts.
+        """Finds the credentials in the request's body, and redacts them in the entry's other texts.
 
-        These texts are the path, the query, the account id, the model and the request's headers.
-        `views.py` redacts the bodies and the prompt when it displays them.
+        The other texts are the path, the query, the account id, the model and the request's
+        headers. `views.py` redacts the bodies and the prompt when it displays them.
         """
         redacted = self.redaction.text
         self.redaction.learn_text(self.request_body.text)
@@ -190,16 +190,15 @@ class Entry:
         return self.response_body.add(body)
 
     def end(self, outcome: str) -> None:
-        """Stores the outcome of the call, which has ended. Discards its generation.
+        """Stores the outcome of the ended call. Discards the call's generation.
 
-        Replaces the outcome `error` by the error code in the response, if there is one.
+        If `outcome` is `error` and the response contains an error code, stores the code instead.
         """
         code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
         self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
-        # Replaces the call's context by one without the generation. Otherwise the entry would keep
-        # the model in memory.
+        # The new context has no generation, because a generation would keep the model in memory.
         self._context = CallContext(fault=self.fault, model=self.model)
 
     def drop(self) -> None:
@@ -210,8 +209,8 @@ class Entry:
     def _usage_in_response(self) -> Usage | None:
         """Returns the token counts in the response's body, or None if the body contains none.
 
-        Replayed responses and responses of the real service need this, because this server runs no
-        generation for them.
+        For replayed responses and responses of the real service, the body is the only source of
+        token counts, because this server runs no generation.
         """
         counts = _USAGE.findall(self.response_body.stored)
         return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
@@ -225,9 +224,9 @@ class Entry:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Decompresses gzip data, whose end may be missing, to at most MAX_PART_BYTES.
+    """Decompresses gzip data, of which only the beginning may be present.
 
-    Returns the data unchanged if they cannot be decompressed.
+    Returns at most MAX_PART_BYTES. If the data cannot be decompressed, returns it unchanged.
     """
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_PART_BYTES)

@@ -63,7 +63,7 @@ class History:
         )
 
     def _tokens_per_second(self) -> float:
-        """Returns the completion tokens per second of all calls since the last sample."""
+        """Returns the completion tokens per second of all calls, since the previous sample."""
         now, num_tokens = time.monotonic(), self._journal.num_completion_tokens
         elapsed_s, num_new = now - self._time, num_tokens - self._num_tokens
         self._time, self._num_tokens = now, num_tokens

@@ -26,8 +26,8 @@ class Journal:
     """Stores the most recent inference calls. Not thread-safe.
 
     Drops the oldest entries if there are more than `max_entries` entries or `max_bytes` bytes.
-    `epoch` is a random id, which changes when the journal is cleared; `num_dropped` is the
-    number of entries that were dropped since the journal was last cleared.
+    `epoch`: a random id, which changes when the journal is cleared. `num_dropped`: the number of
+    entries that were dropped since the journal was last cleared.
     """
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -94,7 +94,7 @@ class Journal:
             prompt = Part((await _rendered(entry.started)).encode("utf-8", "replace"))
         except EngineError:  # the model of this generation was unloaded
             return
-        # The journal may have changed or dropped the entry during the `await`.
+        # During the `await`, another task may have stored the prompt or dropped the entry.
         if entry.prompt is None and not entry.is_dropped:
             entry.prompt = prompt
             self.grow(entry, len(prompt.stored))

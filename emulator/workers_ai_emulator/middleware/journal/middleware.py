@@ -52,7 +52,7 @@ class _Observer:
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            # A disconnect after the complete response does not make the outcome `cancelled`.
+            # After the end of the response, a disconnect does not make the outcome `cancelled`.
             self._is_disconnected |= not self._is_whole
         elif not self._entry.is_dropped:
             is_last = not message.get("more_body", False)

@@ -78,10 +78,10 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _tokens_per_second(entry: Entry) -> float | None:
-    """Returns the completion tokens per second.
+    """Returns the completion tokens per second, or None if they cannot be computed.
 
-    For a stream, measures from the first token to the last one. For other responses, measures from
-    the arrival of the request to the response. Returns None if the rate cannot be computed.
+    For a stream, the time is measured from the first token to the last one. For other responses, it
+    is measured from the arrival of the request to the response.
     """
     num_tokens = entry.usage.num_completion_tokens if entry.usage else 0
     if entry.first_s is None or num_tokens == 0:
@@ -98,9 +98,9 @@ def _sizes(part: Part) -> Json:
 
 
 def _body(entry: Entry) -> Any:
-    """Returns the request's body, without credentials: a JSON value or, if it is not JSON, a text.
+    """Returns the request's body, without credentials, as a JSON value.
 
-    Returns None if the body is empty.
+    A body that is not JSON is returned as a text, an empty body as None.
     """
     part = entry.request_body
     text = part.text
@@ -128,7 +128,7 @@ def _response(entry: Entry) -> Json:
 
 
 def _texts(events: str) -> Iterator[str]:
-    """Yields the completion text of each event of a stream. Skips events without such a text."""
+    """Yields the completion text of each event of a stream. Skips events that contain none."""
     for line in events.splitlines():
         if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
             yield text
@@ -143,10 +143,9 @@ def _parsed(text: str) -> Any:
 
 
 def _completion(value: Any) -> str | None:
-    """Returns the completion text in the JSON of a response or an event.
+    """Returns the completion text in the JSON of a response or an event; None if there is none.
 
-    Returns None if the JSON contains no such text. Supports all formats in
-    `tasks/response_formats.py`.
+    Supports all formats in `tasks/response_formats.py`.
     """
     match value:
         case {"result": {"response": text}} | {"response": text}:

@@ -1,4 +1,4 @@
-"""Copies a response for its recording while it is sent: status, headers, body or timed events."""
+"""Copies a response for its recording while it is sent, with the times of a stream's events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Place = tuple[str | int, ...]  # the keys and indices that lead to a value in J
 
 
 class ResponseCapture:
-    """A copy of one response for its recording, made from the ASGI messages passed to `feed`.
+    """Copies one response for its recording, from the ASGI messages passed to `feed`.
 
     Discards the body if it is larger than 64 MiB.
     """
@@ -39,7 +39,7 @@ class ResponseCapture:
         self._after_ms = 0
         self._size = 0
         self._parts: list[bytes] = []  # the parts of the body, if it is not a stream
-        self._rest = b""  # the beginning of an event whose end is not sent yet
+        self._rest = b""  # the beginning of an event whose end has not been sent yet
         self._events: list[tuple[int, str]] = []
         self._has_last_message = False
 
@@ -66,10 +66,11 @@ class ResponseCapture:
             self._has_last_message = not message.get("more_body", False)
 
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
-        """Returns how the response ended: `whole`, `client left`, or otherwise `broken off`.
+        """Returns how the response ended: `whole`, `client left` or `broken off`.
 
-        `is_disconnected`: whether the client has disconnected. `is_cancelled`: whether the
-        generation of the response was cancelled.
+        An incomplete response is `client left` if the client has disconnected. Otherwise it is
+        `broken off`. `is_disconnected`: whether the client has disconnected. `is_cancelled`:
+        whether the generation of the response was cancelled.
         """
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"
@@ -84,8 +85,8 @@ class ResponseCapture:
         if self._headers.get("content-encoding", "identity") != "identity":
             return "it is compressed, so credentials in it cannot be found"
         if self._status >= 400 and "cf-ai-req-id" not in self._headers:
-            # Every error of Workers AI has the header `cf-ai-req-id` [recorded]. An error without
-            # this header does not come from a model: it is, for example, about the client's token.
+            # Every recorded error of a model has the header `cf-ai-req-id`. Other errors, for
+            # example about the client's token, do not have it.
             return f"{self._status} is not a response of a model"
         return None
 
@@ -130,8 +131,9 @@ class ResponseCapture:
     def _redacted_events(self, redaction: Redaction) -> Json | None:
         rest = [(self._elapsed_ms(), _to_text(self._rest))] if self._rest else []
         events = [(ms, redaction.text(event)) for ms, event in self._events + rest]
-        # If a model repeats a secret, each event may contain only a part of the secret. So
-        # the secret is also searched for in the joined texts. If it is there, nothing is recorded.
+        # If a model repeats a secret, each event may contain only a part of the secret. So the
+        # events' joined texts are searched too. If they contain a secret, the response is not
+        # recorded.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
         return {"events": events}
@@ -141,9 +143,9 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Returns whether a response header with this name is recorded and sent to the client.
+    """Returns whether responses that are recorded or forwarded keep a header with this name.
 
-    Headers that describe the server or the connection are neither recorded nor sent.
+    Headers that describe the server or the connection are dropped.
     """
     return name in _HEADERS or name.startswith(_HEADER_PREFIXES)
 
@@ -159,7 +161,7 @@ def _unpacked(body: bytes) -> str:
 def _streamed_texts(events: Iterable[str]) -> Iterator[str]:
     """Returns the texts that a stream sends in pieces, for example the whole completion.
 
-    Joins the strings that are at the same place in the JSON of all events.
+    Each text joins the strings that have the same place in the JSON of all events.
     """
     texts: defaultdict[_Place, list[str]] = defaultdict(list)
     for event in events:

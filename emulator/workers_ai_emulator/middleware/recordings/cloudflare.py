@@ -46,9 +46,9 @@ class Cloudflare:
     Refuses calls that a Worker makes through `env.AI`, because only Cloudflare's own runtime can
     send them to the service.
 
-    `url`, unless it is None, replaces the URLs of Cloudflare's API and of AI Gateway. Raises
-    SettingInvalid if `url` is not a valid URL, or if an environment variable for proxies or
-    certificates is invalid.
+    `url`: a URL that replaces the URLs of Cloudflare's API and of AI Gateway; None: their real URLs
+    are used. Raises SettingInvalid if `url` is not a valid URL, or if an environment variable for
+    proxies or certificates is invalid.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -60,7 +60,7 @@ class Cloudflare:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forwards one call to Cloudflare, and the response to the client.
 
-        Raises WireError before the response begins if the call cannot be forwarded.
+        If the call cannot be forwarded, raises WireError before it sends anything to the client.
         """
         host = self._host(scope)
         url = f"{host}{_raw_target(scope)}"
@@ -72,7 +72,7 @@ class Cloudflare:
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
-        if path.startswith(GATEWAY_PREFIX):  # AI Gateway also accepts credentials in the body
+        if path.startswith(GATEWAY_PREFIX):  # AI Gateway's credentials may be in the body
             return self._url or _GATEWAY_URL
         if not path.startswith(_API_PREFIX):
             raise WireError(
@@ -126,7 +126,8 @@ async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> No
             raise WireError(
                 SERVICE_UNREACHABLE, f"the real service cannot be asked: {reason}"
             ) from error
-        # The status was already sent: the only way to report the error is to cut the response.
+        # The client already has the status, so it can notice the error only by the incomplete
+        # response.
         log.error("a response of the real service breaks off: %s", reason)
 
 

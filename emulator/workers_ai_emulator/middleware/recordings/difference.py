@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest, printable
 
-_MAX_COMPARED = 400  # lines per request; twice as many lines take four times as long to compare
+_MAX_COMPARED = 400  # lines per request; the comparison takes quadratic time
 _MAX_SHOWN = 16  # lines in an error message
-_MAX_WIDTH = 100  # characters of a value in a shown line
+_MAX_WIDTH = 100  # characters of a shown line, after its JSON key
 _CONTEXT = 30  # equal characters shown before the first difference in a line
 _KEY = re.compile(r'"(?:[^"\\]|\\.){0,60}": ')
 
@@ -24,10 +24,11 @@ _Sliceable = TypeVar("_Sliceable", str, list[str])
 def nearest(
     request: RecordedRequest, others: Iterable[tuple[_T, RecordedRequest]]
 ) -> tuple[_T, RecordedRequest] | None:
-    """Returns the request in `others` that is most similar to `request`; None if `others` is empty.
+    """Returns the pair in `others` with the request that is most similar to `request`.
 
-    Prefers a request for the same path, then the request with the fewest different lines, then the
-    request with the longest common beginning and end.
+    Requests for the same path are the most similar. Next, requests with fewer different lines are
+    more similar, and then requests with a longer common beginning and end. Returns None if `others`
+    is empty.
     """
     lines, canonical = Counter(_lines(request)), request.canonical
 
@@ -42,7 +43,7 @@ def nearest(
 
 
 def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]:
-    """Returns the lines that differ: `- …` is only in `recorded`, `+ …` only in `request`."""
+    """Returns the lines that differ: `- …` are lines of `recorded`, `+ …` of `request`."""
     old, new = _lines(recorded), _lines(request)
     start, end = _ends(old, new)
     old = old[start : len(old) - end][:_MAX_COMPARED]
@@ -58,17 +59,16 @@ def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]
 def _lines(request: RecordedRequest) -> list[str]:
     """Returns the request as sorted JSON, with one line for each value.
 
-    Removes the comma at the end of a line, because it depends on whether another value follows.
+    Removes the comma at the end of each line, because the last value in an object has no comma.
     """
     text = json.dumps(request.content, ensure_ascii=False, indent=1, sort_keys=True)
     return [line.strip().removesuffix(",") for line in text.split("\n")]
 
 
 def _changed(old: list[str], new: list[str]) -> list[str]:
-    """Returns the lines of a difference: old lines with `-`, new lines with `+`.
+    """Returns changed lines for an error message: old lines with `-`, new lines with `+`.
 
-    An old line and the new line that replaces it are shown from shortly before their first
-    difference.
+    If a new line replaces an old line, both are shown from shortly before their first difference.
     """
     shown = []
     for index in range(max(len(old), len(new))):
@@ -89,7 +89,7 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """Returns the lengths of the common prefix and of the common suffix, which do not overlap."""
+    """Returns the lengths of the common beginning and end of two texts, without overlap."""
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(
@@ -101,11 +101,11 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 
 
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
-    """Returns the length of the common prefix or suffix of two texts, at most `limit`.
+    """Returns the length of the common beginning or end of two texts, at most `limit`.
 
-    `is_equal(low, high)` returns whether the texts are equal from index `low` to index `high`. For
-    a suffix, it counts the indices from the end. Uses a binary search, because a text may be
-    several megabytes long.
+    `is_equal(low, high)` returns whether the texts are equal from index `low` to index `high`. To
+    find a common end, it counts the indices from the end. Uses a binary search, because a text may
+    be several megabytes long.
     """
     low, high = 0, limit
     while low < high:

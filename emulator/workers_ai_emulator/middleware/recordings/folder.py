@@ -83,9 +83,10 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def comparable(self, request: RecordedRequest) -> Iterator[tuple[Path, RecordedRequest]]:
-        """Yields recorded calls for a comparison with `request`, calls of the same model first.
+        """Yields recorded calls and the paths of their files, for a comparison with `request`.
 
-        Reads at most 64 MiB of files. Logs and skips files that cannot be read.
+        Calls of the same model come first. Reads at most 64 MiB of files. Logs and skips files that
+        cannot be read.
         """
         size = 0
         files = self.path.glob("*.json")

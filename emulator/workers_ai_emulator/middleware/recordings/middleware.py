@@ -50,13 +50,14 @@ class RecordingMiddleware(InferenceMiddleware):
             await self._app(scope, receive, send)
             return
         try:
-            # A replayed call does not reach its route, which would check the authorization.
+            # Checks the authorization here, because a replayed call does not reach its route.
             self._authorization.check(call.endpoint.access, Caller.of(scope, call.account_id))
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
                 raise WireError(REQUEST_TOO_LARGE)
-            # The journal's Redaction cannot be used here: it does not replace account ids, and it
-            # has other secrets if the journal stores only a part of the body. The key would differ.
+            # The journal's Redaction would change the key of the call's recordings. It does not
+            # replace account ids, and it finds fewer secrets if the journal stores only a part of
+            # the body.
             redaction = Redaction.of(scope, call.account_id or "")
             request = await asyncio.to_thread(
                 RecordedRequest.of, call, scope["query_string"], body, redaction
@@ -72,7 +73,7 @@ class RecordingMiddleware(InferenceMiddleware):
             await _send_error(error, scope, receive, send)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the call on to the real service or backend whose responses are recorded."""
+        """Passes the call on to the backend, or the real service, whose responses are recorded."""
         if self._recordings.service is not None:
             await self._recordings.service(scope, receive, send)
             return

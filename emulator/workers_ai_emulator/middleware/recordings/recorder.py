@@ -50,8 +50,8 @@ class Recorder:
     ) -> None:
         """Passes a call to the application `source`, sends the response, and records it.
 
-        Writes the recording before it sends the last message of the response. Does not catch
-        exceptions of `source`.
+        Writes the recording before it sends the last message of the response. Exceptions of
+        `source` are raised unchanged.
         """
         self._num_begun[request.key] += 1
         number = self._num_begun[request.key]
@@ -135,7 +135,7 @@ class _Session:
     async def _end(self) -> None:
         if self._storing is None:
             self._storing = asyncio.create_task(self._store(self._capture, self._ending()))
-        # A disconnect may cancel this task; because of the shield, `store` still completes.
+        # The shield lets `store` complete even if a disconnect cancels this task.
         await asyncio.shield(self._storing)
 
     def _ending(self) -> Ending:

@@ -1,4 +1,4 @@
-"""A recording, which contains an inference call and its response, and the format of its file."""
+"""Defines recordings, which contain an inference call and its response, and their file format."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from workers_ai_emulator.wire.validation import error_lines
 Ending = Literal["whole", "client left", "broken off"]
 Milliseconds = Annotated[int, Field(ge=0, le=30 * 86_400_000)]
 
-# The maximum depth of a recording's JSON. A request body is stored as JSON only up to a depth of
-# 100, and otherwise as text.
+# The maximum depth of nested values in a recording's JSON. A request body that is nested more than
+# 100 levels deep is stored as text.
 _MAX_DEPTH = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-# Python decodes an invalid byte to a surrogate from U+DC80 to U+DCFF ("surrogateescape"). This
-# pattern matches all other surrogates, which represent no byte.
+# Matches surrogates that represent no byte. Python decodes an invalid byte to a surrogate from
+# U+DC80 to U+DCFF ("surrogateescape"); this pattern matches all other surrogates.
 _NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _EMPTY_EVENTS_AT_END = "[]\n  }\n}"
 
@@ -32,8 +32,8 @@ class RecordedResponse(BaseModel):
     """The response in a recording. Times are in milliseconds since the request arrived.
 
     `after_ms`: the time when the response began. `events`: the time and the text of each event of a
-    stream. Exactly one of `text`, `base64` and `events` is set. `ending`: if it is not `whole`, the
-    replayed response breaks off at the end of the recorded part.
+    stream. Exactly one of `text`, `base64` and `events` is set. `ending`: how the response ended.
+    If it is not `whole`, the replayed response breaks off too, after the recorded part.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -15,8 +15,8 @@ class Recordings:
 
     `default_backend`: the backend of calls that choose no backend. `source_name`: the backend whose
     responses are recorded, or `cloudflare`. `service`: the application that forwards calls to
-    Cloudflare, None if responses of a backend are recorded. Raises SettingInvalid if the folder,
-    or a setting for the connection to Cloudflare, cannot be used.
+    Cloudflare; None if responses of a backend are recorded. Raises SettingInvalid if the folder, or
+    a setting for the connection to Cloudflare, cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,16 +34,16 @@ class Recordings:
     def reset(self) -> None:
         """Resets the player and the recorder to their state at the server's start.
 
-        After that, the player begins with each call's first recording again, and the next recording
-        of a call replaces all older recordings of that call.
+        The player then begins with each call's first recording again. The next recording of a call
+        replaces all older recordings of the call.
         """
         self.player.reset()
         self.recorder.reset()
 
 
 def _cloudflare(settings: Settings) -> ASGIApp:
-    # Imported only if calls are forwarded to Cloudflare, because this module imports an HTTP
-    # client, which is slow to import.
+    # Imported only if calls are forwarded to Cloudflare, because the module `cloudflare` imports an
+    # HTTP client, which is slow to import.
     from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare
 
     return Cloudflare(settings.cloudflare_url)

@@ -1,4 +1,4 @@
-"""The canonical form of an inference call, from which the key of its recordings is computed.
+"""The canonical form of an inference call. Its hash is the key that finds the call's recordings.
 
 A recording matches a call if query, model, body and path are equal. The account id in the path,
 credentials, the order of JSON keys, white space, and `1.0` instead of `1` make no difference. A
@@ -31,7 +31,7 @@ _MAX_SLUG = 60
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """An inference call in the canonical form that recordings store.
+    """An inference call in the form that is stored in recordings and compared with them.
 
     The keys of `content` are `path`, optionally `query` and `model`, and one key for the body:
     `body` for JSON, otherwise `text` or `base64`.
@@ -62,7 +62,7 @@ class RecordedRequest:
 
     @cached_property
     def canonical(self) -> str:
-        """The canonical form of the call as JSON. A call and its recordings have the same text."""
+        """The canonical form as JSON text, which is equal for a call and its recordings."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -88,14 +88,14 @@ class RecordedRequest:
 
 
 def printable(text: str) -> str:
-    """Replaces characters that are not printable, such as line breaks and terminal escapes."""
+    """Replaces unprintable characters, such as line breaks and terminal escapes, by U+FFFD."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def text_or_base64(data: bytes, redaction: Redaction) -> Json:
-    """Returns a body, without secrets, as recordings store it.
+    """Returns a body, without secrets, in the form that recordings store.
 
-    That is `{"text": …}` if the body is valid UTF-8, otherwise `{"base64": …}`.
+    The form is `{"text": …}` if the body is valid UTF-8, otherwise `{"base64": …}`.
     """
     try:
         return {"text": redaction.text(data.decode())}
@@ -114,7 +114,7 @@ def _body(body: bytes, redaction: Redaction) -> Json:
             body = gunzip(body)
         return {"body": redaction.value(_normalized(parse_json(body)))}
     except (WireError, RecursionError, ValueError):
-        # The body is not valid JSON. The error response to such a call can be recorded too.
+        # The body is not valid JSON. The call gets an error response, which can be recorded too.
         return _unparsed(body, redaction)
 
 
