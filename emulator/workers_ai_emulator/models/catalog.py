@@ -20,24 +20,22 @@ from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 
-# Two subfolders of the models folder: one for the files that the user imports, and one for the
-# converted stand-in model. For a model in `models.toml`, `pull` downloads the file to another
-# subfolder, OWNER/REPOSITORY.
+# Two subfolders of the models folder: one for the GGUF files that the user imports, and one for the
+# GGUF files of the stand-in model.
 IMPORTED_FOLDER = "imported"
 STAND_IN_FOLDER = "stand-in"
 
-# If `models.toml` adds a model that is not built-in, the new model gets a copy of the schema
-# and the card of this built-in model. The card is a model's entry in the response of
-# `ai/models/search`. In the copy, the new model's id, name, description and context length replace
-# those of the built-in model.
+# A model that the user adds in `models.toml` gets the JSON schema of this built-in model. The added
+# model's entry in the response of `ai/models/search` is a copy of the built-in model's entry, with
+# another id, name, description and context length.
 _TEMPLATE_MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
 def default_context_length(trained: int | None) -> int:
-    """Returns the maximum number of tokens of a sequence if no context length is configured.
+    """Returns the context length, in tokens, of a model for which the user has set none.
 
-    This is 4096, or `trained` if that is smaller. `trained`: the context length with which the
-    model was trained; None if its GGUF file does not contain this number.
+    The result is 4096, or `trained` if `trained` is smaller. `trained`: the context length with
+    which the model was trained; None if the model's GGUF file does not contain this number.
     """
     return min(DEFAULT_CONTEXT_LENGTH, trained or DEFAULT_CONTEXT_LENGTH)
 
@@ -69,14 +67,14 @@ class License:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model that the server offers: its name, its weights file, and its own settings.
+    """A model that the server offers: its name, its weights file, and settings for this model.
 
-    `weights_file` is an absolute path, or a path relative to the models folder. `hub_file` is the
-    file that `pull` downloads. `stand_in` is the weights type of the stand-in model, which
-    generates the completions while the weights file is missing; if `stand_in` is None, the model
-    cannot be used without its weights file. `context_length` overrides the flag `--context-length`.
-    `chat_template` overrides the chat template in the weights file. `own_defaults` maps names of
-    request parameters to default values, which replace the default values in the schema.
+    `weights_file`: an absolute path, or a path relative to the models folder. `hub_file`: the file
+    that `pull` downloads; None if `pull` cannot download the model. `stand_in`: the type of the
+    stand-in model's weights, such as `Q8_0`; None if no stand-in model may replace missing weights.
+    `context_length` (tokens) overrides the flag `--context-length`. `chat_template`, the text of a
+    Jinja template, overrides the template in the weights file. `own_defaults` maps names of request
+    parameters to default values, which replace the default values in the JSON schema.
     """
 
     name: str
@@ -114,7 +112,7 @@ class ModelSpec:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The default value of each request parameter that has one in the model's input schema."""
+        """The default values in the model's input schema, by the name of the request parameter."""
         return {
             key: value["default"]
             for branch in self.schema["input"]["oneOf"]
@@ -138,9 +136,10 @@ class ModelSpec:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Returns the card and the schema of a built-in model, from a JSON file in this package.
+    """Returns a built-in model's entry in the response of `ai/models/search`, and its JSON schemas.
 
-    Returns an empty dict if no built-in model has this name.
+    Reads them from a JSON file in `models/cards/`. Returns an empty dict if no built-in model has
+    the name `name`.
     """
     path = files("workers_ai_emulator") / "models" / "cards" / f"{name.rsplit('/', 1)[-1]}.json"
     card: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -1,5 +1,7 @@
 """Downloads a file: resumes an interrupted download, and checks the sha256 of the whole file.
 
+A download of the file FILE uses these files:
+
 .FILE.lock               the lock file; the system releases the lock when the process exits
 FILE.<sha256>.part       the bytes received so far; kept when the download is interrupted, deleted
                          when another revision of the file is downloaded
@@ -62,9 +64,9 @@ class Progress(Protocol):
 class Retries:
     """Configures the retries of an interrupted download.
 
-    `number`: the download fails after this many retries in a row that received no bytes.
-    `first_delay_s`: the delay before the first retry. Each further delay is twice as long as the
-    one before, up to 30 seconds.
+    If `number` retries in a row receive no bytes, the download fails. The first retry starts after
+    `first_delay_s` seconds. Each further delay is twice as long as the one before, up to 30
+    seconds.
     """
 
     number: int = 6
@@ -80,7 +82,7 @@ class Retrier:
         self._num_failures = 0
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """Calls `attempt`, repeats it after each TransferInterrupted, and returns its result.
+        """Calls `attempt` until it raises no TransferInterrupted, and returns its result.
 
         Raises PullFailed after too many interruptions in a row.
         """
@@ -133,10 +135,11 @@ class Download:
         self._done = 0
 
     def run(self) -> None:
-        """Downloads the file and checks its sha256. Repeats both once if the sha256 is wrong.
+        """Downloads the file and checks its sha256. If the sha256 is wrong, downloads it once more.
 
-        Raises PullFailed if the download fails. The received bytes then stay on disk for the next
-        pull; only a complete file with a wrong sha256 is deleted.
+        Raises PullFailed if the download fails, or if the sha256 is wrong again. After a failed
+        download, the received bytes stay on disk, and the next `pull` continues with them. A
+        complete file with a wrong sha256 is deleted.
         """
         try:
             for _ in range(2):
@@ -158,10 +161,10 @@ class Download:
         )
 
     def _resume(self) -> None:
-        """Prepares to continue an interrupted download, of which some bytes may be on disk.
+        """Prepares the `.part` file, which contains the received bytes of an interrupted download.
 
-        Deletes the `.part` files that this download cannot continue. Then computes the sha256 of
-        the bytes in the remaining `.part` file.
+        Deletes `.part` files that cannot be continued. Creates an empty `.part` file if none is
+        left, and computes the sha256 of the bytes in the `.part` file.
         """
         self._digest, self._done = hashlib.sha256(), 0
         self._remove_unusable_parts()
@@ -173,16 +176,17 @@ class Download:
         self._progress.begin(self._target.name, self._done, self._size)
 
     def _remove_unusable_parts(self) -> None:
-        """Deletes the `.part` files of other revisions.
+        """Deletes the `.part` files (incomplete downloads) of other revisions of the file.
 
-        Also deletes this download's own `.part` file if it is a link or larger than the whole file.
+        Also deletes the `.part` file of this download if it is a link or larger than the whole
+        file.
         """
         for part in self._target.parent.glob(f"{glob.escape(self._target.name)}.*.part"):
             if part != self._part or not _is_own_file(part, self._size):
                 part.unlink()
 
     def _open_part(self) -> FileIO:
-        """Opens the `.part` file for appending. Creates it if it is missing. Follows no link."""
+        """Opens the `.part` file for appending. Creates it if missing. Follows no symbolic link."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         return FileIO(
             self._part, "ab", opener=lambda path, _: os.open(path, flags | _BINARY, 0o666)
@@ -200,8 +204,8 @@ class Download:
     def _append_rest(self) -> None:
         """Downloads the bytes that are missing on disk, and appends them to the `.part` file.
 
-        Raises TransferInterrupted if the response ends too early, and PullFailed if it contains too
-        many bytes.
+        Raises TransferInterrupted if the response ends too early, and PullFailed if the response
+        contains too many bytes.
         """
         if self._done == self._size:
             return
@@ -251,7 +255,7 @@ def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
         except Timeout:
             note(f"another process is writing {target.name}: waiting for it")
             lock.acquire()
-    except (OSError, NotImplementedError) as error:  # no support for locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: no support for locks
         reason = getattr(error, "strerror", None) or error
         raise PullFailed(f"cannot write {target}: {reason}; check --models-dir") from error
     try:
@@ -318,19 +322,19 @@ def _blocks_of(path: Path) -> Iterator[bytes]:
 
 
 def _is_own_file(part: Path, max_size: int) -> bool:
-    """Returns whether `part` is a regular file of at most `max_size` bytes, and no link.
+    """Returns whether `part` is a regular file of at most `max_size` bytes with only one name.
 
-    Returns False for symbolic links, and for files that have further names (hard links).
+    Returns False for a symbolic link, and for a file with several hard links, because writing to
+    `part` would then change another file.
     """
     found = part.lstat()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the bytes in `blocks` that come after the first `num_bytes` bytes.
+    """Drops the first `num_bytes` bytes of `blocks`, and yields the remaining bytes.
 
-    The first `num_bytes` bytes are already on disk. A server that ignores the Range header sends
-    them again.
+    The dropped bytes are already on disk. A server that ignores the Range header sends them again.
     """
     for block in blocks:
         if len(block) > num_bytes:

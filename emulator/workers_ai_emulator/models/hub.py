@@ -41,7 +41,7 @@ from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInter
 from workers_ai_emulator.models.catalog import HubFile
 from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
 
-# Without this line, huggingface-hub would send usage data with its first call.
+# Prevents huggingface-hub from sending usage data.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 _BLOCK_BYTES = 2**16
@@ -63,9 +63,10 @@ class RemoteFile:
 
 
 def _client() -> httpx2.Client:
-    """Creates the HTTP client for huggingface-hub. It uses no proxy if the hub is on this machine.
+    """Creates the HTTP client for huggingface-hub.
 
-    Raises PullFailed if an environment variable for proxies or certificates is invalid.
+    If the hub is on this machine, the client uses no proxy. Raises PullFailed if an environment
+    variable for proxies or certificates is invalid.
     """
     transport = None
     try:
@@ -118,8 +119,8 @@ def describe(file: HubFile) -> RemoteFile:
 def find_cached(file: HubFile) -> tuple[Path, str] | None:
     """Returns the path and the sha256 of a file in the cache of huggingface-hub.
 
-    The sha256 comes from the name of the cached file; its content is not read. Returns None if the
-    cache does not contain the file. Raises PullFailed for an invalid repository name.
+    The sha256 comes from the name of the cached file; the content of the file is not read. Returns
+    None if the cache does not contain the file. Raises PullFailed for an invalid repository name.
     """
     with _hub_errors(file):
         found = try_to_load_from_cache(file.repo, file.path, revision=file.revision)
@@ -135,9 +136,10 @@ def open_remote(
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Context manager that requests the bytes of a file from the position `start` on.
 
-    Yields the position of the first byte that the server sends, and the blocks of bytes. This
-    position is 0 if the server ignores the Range header. Raises TransferInterrupted for temporary
-    errors, and PullFailed for all other errors, also while the caller reads the blocks.
+    Yields the position of the first byte that the server sends, and the blocks of bytes. If the
+    server ignores the Range header, it sends the whole file from position 0. Raises
+    TransferInterrupted for temporary errors, and PullFailed for all other errors. Reading the
+    blocks can also raise these exceptions.
     """
     headers = _headers() | {"Accept-Encoding": "identity"}
     if start:
@@ -150,7 +152,7 @@ def open_remote(
         ) as response,
     ):
         if response.is_error:
-            response.read()  # hf_raise_for_status finds the reason for the error in the body
+            response.read()  # hf_raise_for_status reads the error's reason from the body
         hf_raise_for_status(response)
         yield _first_byte(response, start), response.iter_raw(_BLOCK_BYTES)
 
@@ -186,7 +188,7 @@ def _metadata_timeout_s() -> float:
 
 @contextmanager
 def _hub_errors(file: HubFile) -> Iterator[None]:
-    """Context manager that converts the exceptions that huggingface-hub raises in its block.
+    """Context manager that converts exceptions of huggingface-hub in the `with` block.
 
     Raises TransferInterrupted for temporary errors, and PullFailed for all other errors.
     """

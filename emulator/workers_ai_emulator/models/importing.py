@@ -22,12 +22,12 @@ _RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 def import_weights(
     file: Path, name: str, store: Store, models_path: Path, progress: Progress
 ) -> None:
-    """Links or copies a GGUF file into the models folder, and adds a model to `models.toml`.
+    """Links or copies a GGUF file into the models folder, and adds the model to `models.toml`.
 
-    Imported files are in a separate subfolder, so they cannot replace pulled or converted files.
-    `name`: the model's name. Raises SettingInvalid if the name is invalid or `models.toml` cannot
-    be edited. Raises WeightsUnusable if the file is not a usable GGUF file, if the file's name is
-    reserved or not UTF-8, or if a different file with this name was imported before. Raises
+    Stores the file in the subfolder `imported`, so that it cannot replace weights from another
+    source. `name`: the name of the model. Raises SettingInvalid if `name` is invalid or
+    `models.toml` cannot be edited. Raises WeightsUnusable if the file is not a usable GGUF file, if
+    its file name is not allowed, or if another imported file has the same file name. Raises
     PullFailed if the file cannot be read or copied.
     """
     models_file.check_name(name)
@@ -50,11 +50,11 @@ def import_weights(
 
 
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
-    """Checks that a model's weights still have the sha256 from their download or import.
+    """Checks that a model's weights file is unchanged since its download or import.
 
-    If that sha256 is unknown, only checks that the file is a GGUF file. Returns the result as a
-    sentence for the user. Raises WeightsUnusable if the file is missing, is not a usable GGUF file,
-    or has another sha256.
+    Compares the file's sha256 with the stored sha256. If no sha256 is stored, only checks that the
+    file is a usable GGUF file. Returns the result as a sentence for the user. Raises
+    WeightsUnusable if the file is missing, changed, or not a usable GGUF file.
     """
     path = store.path(spec)
     if not path.exists():
@@ -123,7 +123,7 @@ def _relative(path: Path, folder: Path) -> Path:
 
 
 def _check(path: Path) -> None:
-    """Raises WeightsUnusable unless the file is a GGUF file of a text-generation model."""
+    """Raises WeightsUnusable if the file is not a GGUF file of a text-generation model."""
     try:
         read_header(path)
     except GgufInvalid as error:

@@ -1,4 +1,4 @@
-"""Reads and writes manifests: the origin and the sha256 of GGUF files in the models folder."""
+"""Reads and writes manifests, which are JSON files with the origin and the sha256 of GGUF files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from workers_ai_emulator.files import read_small_text, write_text_atomically
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The origin and the sha256 of a GGUF file FILE. `FILE.json`, in the same folder, stores them.
+    """The origin and the sha256 of a GGUF file.
 
-    `size` (bytes) and `mtime_ns` are the file's size and modification time when its sha256 was
-    computed. If neither has changed, the file is assumed to be unchanged.
+    The manifest of the file `FILE` is stored beside it, as `FILE.json`. `origin`: a text that says
+    where the GGUF file comes from. `size` (bytes) and `mtime_ns`: the size and modification time
+    of the GGUF file when its sha256 was computed. A file that still has this size and modification
+    time is regarded as unchanged.
     """
 
     origin: str
@@ -75,7 +77,7 @@ def manifest_path(path: Path) -> Path:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Context manager that converts an OSError in its block to WeightsUnusable."""
+    """Context manager that converts an OSError in the `with` block to WeightsUnusable."""
     try:
         yield
     except OSError as error:

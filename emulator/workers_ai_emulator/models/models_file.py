@@ -50,9 +50,9 @@ _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
 _MAX_NAME = 200  # characters
 _MAX_TEMPLATE_BYTES = 2**18
-# Limits the dots in the models file, because tomllib is slow for dotted keys with many parts, such
-# as `a.b.c.d`. For each line, the number of dots outside strings is squared; this is the limit for
-# the sum of the squares.
+# tomllib takes quadratic time for keys with many dots, such as `a.b.c.d`. `_check_keys` counts the
+# dots in each line of the models file, and squares the counts. The sum of the squares may be at
+# most this number.
 _MAX_DOTS_SQUARED = 10**6
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -64,7 +64,8 @@ _Text = Annotated[str, Field(min_length=1)]
 class _Defaults(BaseModel):
     """The key `defaults` of a model in `models.toml`: default values of request parameters.
 
-    This class checks only the types of the values. The model's JSON schema checks their limits.
+    This class checks only the types of the values. `_Table` checks the values with the model's JSON
+    schema.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -97,8 +98,8 @@ class _Entry(BaseModel):
 class _Mistake:
     """A mistake in `models.toml`: an invalid value, or a missing or unknown key.
 
-    `keys`: the path of keys to the mistake; the first key is the model's name. `reason`: a text for
-    the user.
+    `keys`: the keys that lead to the mistake, such as the model's name and `file`. `reason`: a text
+    for the user.
     """
 
     keys: Sequence[str]
@@ -106,9 +107,9 @@ class _Mistake:
 
 
 def models_file(models_dir: Path, chosen: Path | None) -> Path:
-    """Returns the path of the models file.
+    """Returns the path of the models file: `chosen` if it is given.
 
-    This is `chosen`, or `models.toml` in the models folder if `chosen` is None.
+    If `chosen` is None, the models file is `models.toml` in the models folder.
     """
     return chosen or models_dir / FILE_NAME
 
@@ -116,10 +117,10 @@ def models_file(models_dir: Path, chosen: Path | None) -> Path:
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
     """Returns the built-in models and the models in the models file, by name.
 
-    A model in the models file replaces the built-in model with the same name. If `chosen` is given,
-    it is the models file, and must exist. If `chosen` is None, the models file is `models.toml` in
-    the models folder, and may be missing. Raises SettingInvalid with one line for each mistake in
-    the models file.
+    A model in the models file replaces the built-in model with the same name. `chosen`: the path of
+    the models file, which must exist. If `chosen` is None, reads `models.toml` in the models
+    folder, if that file exists. Raises SettingInvalid with one line for each mistake in the models
+    file.
     """
     path = models_file(models_dir, chosen)
     loaded = _load(path)
@@ -139,7 +140,7 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 
 
 def check_name(name: str) -> None:
-    """Raises SettingInvalid unless `name` has the form `@cf/author/model` or `@hf/author/model`."""
+    """Raises SettingInvalid if `name` is not a model name, such as `@cf/author/model`."""
     if not _is_name(name):
         raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}"))
 
@@ -152,8 +153,8 @@ def add_entry(path: Path, name: str, file: Path) -> None:
     """Sets the GGUF file of the model `name` in the models file. Adds the model if it is missing.
 
     Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
-    unchanged. Raises SettingInvalid if the models file cannot be read or written, or if the path
-    `file` is not UTF-8.
+    unchanged. `path`: the models file. `file`: the GGUF file. Raises SettingInvalid if the models
+    file cannot be read or written, or if the path `file` is not UTF-8.
     """
     import tomlkit  # this import is slow, and the server does not need tomlkit
 
@@ -161,7 +162,7 @@ def add_entry(path: Path, name: str, file: Path) -> None:
     document = _edit(loaded[0] if loaded else "")
     table = document.setdefault(name, tomlkit.table())
     table["file"] = _text_of(path, file)
-    for key in ("repo", "revision"):  # they name the origin of the previous file
+    for key in ("repo", "revision"):  # both keys describe the previous GGUF file
         table.pop(key, None)
     _write(path, tomlkit.dumps(document))
 
@@ -184,12 +185,12 @@ def remove_entry(path: Path, name: str) -> bool:
 
 
 def _path_of(text: str) -> Path:
-    """Converts `text` to a path whose name on disk is in UTF-8, whatever the locale's encoding."""
+    """Converts `text` to a path that is encoded as UTF-8, whatever encoding the locale has."""
     return Path(os.fsdecode(text.encode()))
 
 
 def _text_of(path: Path, file: Path) -> str:
-    """Converts the path of a GGUF file, `file`, to the text that is written to the models file.
+    """Converts the path `file` of a GGUF file to text that can be written to the models file.
 
     `path`: the path of the models file, for the error message. Raises SettingInvalid if the path
     `file` is not valid UTF-8.
@@ -221,7 +222,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def _check_keys(text: str) -> None:
-    """Raises ValueError if dotted keys have so many parts that tomllib would take minutes."""
+    """Raises ValueError if keys have so many dots that parsing the text could take minutes."""
     num_dots = (_STRING.sub("", line).count(".") for line in text.splitlines())
     if sum(number**2 for number in num_dots) > _MAX_DOTS_SQUARED:
         raise ValueError("its keys have too many parts")
@@ -246,7 +247,7 @@ def _write(path: Path, text: str) -> None:
 class _Table:
     """Converts one model's table in `models.toml` to a ModelSpec.
 
-    Adds the mistakes in the table to the list `mistakes`.
+    Adds the mistakes in the table to the list `mistakes`. `folder`: the folder of `models.toml`.
     """
 
     def __init__(
@@ -308,8 +309,8 @@ class _Table:
 
     def _weights_file(self, entry: _Entry) -> Path:
         path = _path_of(entry.file)
-        # The path contains the repository: files with the same name that were pulled from different
-        # repositories must not overwrite each other.
+        # A downloaded file is in a subfolder with the name of its repository, so that files with
+        # the same name from two repositories do not overwrite each other.
         path = _path_of(entry.repo) / path if entry.repo else (self._folder / path).absolute()
         try:
             (self._models_dir / path).stat()
@@ -351,8 +352,8 @@ def _is_repo(repo: str) -> bool:
 def _line(path: Path, lines: Mapping[tuple[str, ...], int], mistake: _Mistake) -> str:
     """Returns the text for a mistake in the models file, in the form `FILE:LINE: KEYS: reason`.
 
-    LINE is the line of the last of KEYS. If the file does not contain that key, LINE is the line of
-    its nearest parent that the file contains.
+    LINE is the line of the key that has the mistake. If this key is missing in the file, LINE is
+    the first line of the table in which the key is missing.
     """
     parents = (tuple(mistake.keys[:depth]) for depth in range(len(mistake.keys), 0, -1))
     number = next((lines[keys] for keys in parents if keys in lines), 1)

@@ -1,4 +1,4 @@
-"""Downloads a model's weights from a Hugging Face hub, or takes them from a local cache."""
+"""Gets a model's weights from a Hugging Face hub, or from the local cache of huggingface-hub."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries) -> Path:
-    """Downloads a model's weights unless they exist, and returns their path.
+    """Downloads a model's weights if they are missing, and returns their path.
 
-    Sends no request if the weights file exists and is unchanged since its sha256 was checked.
-    Raises PullFailed if the weights cannot be downloaded.
+    If the weights file exists, only checks its sha256. If the file is unchanged since the last
+    check, sends no request. Raises PullFailed if the download fails or the sha256 is wrong.
     """
     if spec.hub_file is None:
         raise PullFailed(
@@ -62,7 +62,7 @@ class _Pull:
         self._retries = retries
 
     def run(self) -> None:
-        """Links or copies the file from huggingface-hub's cache, or downloads it if not cached.
+        """Links or copies the file from huggingface-hub's cache. If it is not cached, downloads it.
 
         If the target exists, only checks the target's sha256. Raises PullFailed if the sha256 is
         wrong or the download fails.
@@ -90,10 +90,10 @@ class _Pull:
             self._write_manifest(remote.sha256, remote.commit)
 
     def _take_cached(self, blob: Path, sha256: str, *, commit: str) -> bool:
-        """Links or copies the file `blob` in huggingface-hub's cache to the target.
+        """Links or copies the file `blob` from huggingface-hub's cache to the target.
 
-        Returns False if the cached file is damaged. If the target exists, only checks the target's
-        sha256, and raises PullFailed if it is wrong.
+        Returns False if the cached file is damaged, otherwise True. If the target exists, only
+        checks the target's sha256, and raises PullFailed if the sha256 is wrong.
         """
         if self._target.exists():
             self._accept_existing(sha256, commit)
@@ -107,7 +107,7 @@ class _Pull:
         return True
 
     def _accept_existing(self, sha256: str, commit: str) -> None:
-        """Checks the sha256 of the existing target, and records it in the manifest `TARGET.json`.
+        """Checks the sha256 of the existing target, and stores it in the JSON file `TARGET.json`.
 
         Raises PullFailed if the sha256 is wrong.
         """

