@@ -48,10 +48,13 @@ class ChatTemplate(Protocol):
         """Returns the prompt tokens of a conversation."""
 
     def render_prompt(self, prompt: str) -> list[int]:
-        """Returns the tokens of the default system message and of `prompt` as a user message."""
+        """Returns the tokens of the default system message and of `prompt` as a user message.
+
+        If `prompt` has Llama 2's format, a Jinja template renders the messages in `prompt` instead.
+        """
 
     def render_raw(self, prompt: str) -> list[int]:
-        """Returns the tokens of a prompt to which the client has already applied a template."""
+        """Returns the tokens of a prompt to which the client has applied a chat template itself."""
 
     def render_flattened(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt into which an old SDK may have joined several messages."""
@@ -63,7 +66,7 @@ class ChatTemplate(Protocol):
 class Tokenizer(Protocol):
     """Tokenises texts with the vocabulary of one model. Any thread may call its methods.
 
-    `is_isolated`: whether the tokenizer runs in a subprocess; `tokenize` then blocks, so it must
+    `is_isolated`: whether the tokenizer runs in a subprocess. If so, `tokenize` blocks, so it must
     not be called on the event loop's thread.
     """
 
@@ -106,9 +109,9 @@ class Llama2Template:
     """Renders conversations in Llama 2's prompt format.
 
     Meta's code (meta-llama/llama, `generation.py`) accepts an optional system message, then
-    alternating user and assistant messages, and a user message at the end. Such conversations are
-    rendered exactly as by Meta's code. The service also accepted other conversations. They are
-    rendered as by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
+    alternating user and assistant messages, and a user message at the end. Conversations of this
+    form are rendered exactly as by Meta's code. All other conversations, which the service also
+    accepted, are rendered as by Cloudflare's SDK (npm @cloudflare/ai 1.2.2).
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: Tokenizer | None = None) -> None:
@@ -161,8 +164,8 @@ def _join_texts(parts: Iterable[str | Mark]) -> list[str | Mark]:
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
     """Inserts a leading system message into the first user message, as Meta's code does.
 
-    Returns the new messages. Returns None if user and assistant messages do not alternate, or the
-    last message is not a user message.
+    Returns the new messages. Returns None if user and assistant messages do not alternate, or if
+    the last message is not a user message.
     """
     dialog = list(messages)
     if len(dialog) > 1 and dialog[0].role == "system":
@@ -185,9 +188,8 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
     """Returns the Llama 2 prompt that Cloudflare's SDK creates from the messages.
 
     Messages with unknown roles are dropped, spaces around texts are kept, and consecutive messages
-    may have the same role. The prompt always begins with exactly one `<s>`. The service added a
-    missing `<s>`. We do not know whether it also doubled an existing one, so we assume that it did
-    not.
+    may have the same role. The prompt always begins with exactly one `<s>`: the service added a
+    missing `<s>`, and we assume that the service added no second `<s>`.
     """
     parts: list[str | Mark] = []
     for previous, message in pairwise([None, *messages]):
@@ -207,11 +209,10 @@ def _sdk_parts(messages: Sequence[Message]) -> list[str | Mark]:
 class JinjaTemplate:
     """Renders conversations with a Jinja chat template, from a GGUF file or from the user.
 
-    The text of messages must not become special tokens such as `</s>`. So messages are masked
-    before rendering: every character with which a special token begins or ends is replaced by a
-    character that is in neither the template nor the messages. So all special tokens in the
-    rendered prompt come from the template. The text between them is unmasked and tokenised as plain
-    text.
+    The text of a message must not become a special token such as `</s>`. So the messages are masked
+    before rendering: an unused character replaces each character with which a special token begins
+    or ends. All special tokens in the rendered prompt then come from the template. The text between
+    the special tokens is unmasked and tokenised as plain text.
 
     `make_renderer`: a function that returns a renderer for the template's source. `tokenizer`: a
     tokenizer to use instead of the tokenizer of `vocabulary`. The constructor raises ValueError if
@@ -239,9 +240,9 @@ class JinjaTemplate:
         """Returns the prompt tokens of a conversation.
 
         Some templates reject system messages. If the template rejects a conversation that begins
-        with a system message and a user message, these two are merged into one user message, and
-        the conversation is rendered again. Raises RequestRejected if the template still rejects the
-        conversation.
+        with a system message and a user message, merges these two messages into one user message,
+        and renders the conversation again. Raises RequestRejected if the template rejects the
+        conversation again.
         """
         try:
             return self._tokens(messages)
@@ -264,9 +265,9 @@ class JinjaTemplate:
     def render_flattened(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt into which an old SDK may have joined several messages.
 
-        If the prompt has a format of that SDK, its messages are extracted and rendered. A prompt in
-        another format is tokenised without a template if it contains special tokens of this model.
-        If it contains none, it is rendered as one user message.
+        If the prompt has one of the SDK's formats, extracts the messages and renders them. A prompt
+        in another format that contains special tokens of this model is tokenised without the chat
+        template. Any other prompt is rendered as one user message.
         """
         if messages := parse_flattened(prompt):
             return self.render(messages)
@@ -293,15 +294,16 @@ class JinjaTemplate:
         )
         try:
             rendered = self._renderer.render(conversation)
-        except TemplateError as error:  # the error text may contain masked (replaced) characters
+        except TemplateError as error:  # the error text may contain parts of masked messages
             raise type(error)(str(error).translate(unmask)) from error
         return self._with_bos(self._tokenize(rendered, unmask))
 
     def _tokenize(self, text: str, unmask: Mapping[int, int]) -> list[int]:
         """Returns the tokens of a rendered prompt.
 
-        Finds the special tokens in `text`. In the text between them, restores the characters of
-        messages that were replaced before rendering, and tokenises that text as plain text.
+        Finds the special tokens in `text`. Tokenises the text between the special tokens as plain
+        text, after restoring the characters that were replaced in messages before rendering.
+        `unmask`: maps each replacing character to the original character.
         """
         texts: list[str] = []
         specials: list[list[int]] = []
@@ -348,6 +350,6 @@ def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def _unused_characters(text: str, count: int) -> str:
-    """Returns `count` characters that do not occur in `text`, from U+E000 (private use) on."""
+    """Returns `count` characters that do not occur in `text`. The search begins at U+E000."""
     used = set(text)
     return "".join(islice((c for c in map(chr, range(0xE000, 0x110000)) if c not in used), count))

@@ -1,8 +1,8 @@
 """Extracts messages from prompts into which an old SDK has joined all messages of a conversation.
 
 npm `@cloudflare/ai` 1.0 sends a conversation as one text, in the prompt format of the requested
-model. The weights that compute the completion may need another format. So the messages are
-extracted from the text, and rendered with the chat template of the weights.
+model. The weights that compute the completion may need another prompt format. So the emulator
+extracts the messages from the text, and renders them with the chat template of the weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Message:
 def parse_flattened(prompt: str) -> list[Message] | None:
     """Returns the messages that npm `@cloudflare/ai` 1.0 has joined into the prompt.
 
-    Returns None if the prompt is in none of the SDK's formats. Also returns None if it is in the
-    SDK's format `bare` or `sqlcoder`: in these two, nothing marks where a message begins.
+    Returns None if the prompt is in none of the SDK's formats, or in a format that does not mark
+    where messages begin.
     """
     if messages := parse_llama2(prompt):
         return messages
@@ -50,18 +50,19 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# In these patterns, no unbounded repeat such as `\s*` directly follows another one, so that
-# matching many spaces does not take quadratic time.
+# No unbounded repeat, such as `\s*`, directly follows another one in these patterns. Otherwise,
+# matching a text with many spaces could take quadratic time.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 
 
 class _Format:
-    """A prompt format that has a header before every message, and ends with the assistant's header.
+    """A prompt format that has a header before every message, such as `User: `.
 
-    `headers`: maps each header to the role of its message. `end`: the text after every message.
-    `has_bare_system`: whether a prompt may begin with a system message that has no header.
+    A prompt ends with the header of the assistant. `headers`: maps each header to the role of its
+    message. `end`: the text after every message. `has_bare_system`: whether a prompt may begin with
+    a system message that has no header.
     """
 
     def __init__(

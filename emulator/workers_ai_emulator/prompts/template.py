@@ -1,12 +1,12 @@
 """Renders chat templates with Jinja, in a sandbox, with the functions that transformers provides.
 
-Messages must not be able to contain special tokens such as `</s>`. So the caller masks the messages
-before rendering: it replaces every character with which a special token begins or ends by a
-character that occurs nowhere else. The caller unmasks the rendered text.
+The caller masks the messages before rendering, so that they cannot contain special tokens such as
+`</s>`: an unused character replaces each character with which a special token begins or ends. The
+caller restores the original characters in the rendered text.
 
-A template may compare a message with a text, or search for a text in a message. This must also work
-if the message is masked. So this module masks both sides of every comparison, and makes search
-methods such as `find` also search for the masked text.
+A template may compare a message with a text, or search a message for a text. To make this work with
+masked messages, this module masks both sides of every comparison. If a message does not contain the
+given text, search methods such as `find` search for the masked text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _MAX_OWN_CHARACTERS = 2**18
 _MAX_REPEATS = 4
 MAX_REASON_LENGTH = 1000
 _MASK = "mask"
-_MASKED = "masked characters"  # a template cannot use a variable with a space in its name
+# The name of a variable that templates cannot use, because the name contains a space.
+_MASKED = "masked characters"
 _SEARCHES = (
     *("count", "find", "index", "rfind", "rindex", "partition", "rpartition", "split", "rsplit"),
     *("startswith", "endswith", "removeprefix", "removesuffix", "replace"),
@@ -61,10 +62,10 @@ class Conversation:
 
 
 class Renderer(Protocol):
-    """Renders one chat template. Any thread may use it.
+    """Renders one chat template. Any thread may call its methods.
 
-    `is_isolated`: whether the template runs in a subprocess; then `render` must not be called on
-    the event loop's thread, because it blocks.
+    `is_isolated`: whether the template runs in a subprocess. If so, `render` blocks, so it must not
+    be called on the event loop's thread.
     """
 
     is_isolated: bool
@@ -72,9 +73,9 @@ class Renderer(Protocol):
     def render(self, conversation: Conversation) -> str:
         """Returns the rendered prompt, in which the text of the messages is still masked.
 
-        The caller has masked it by replacing the first and last characters of special tokens.
+        In masked text, other characters replace the first and last characters of special tokens.
         Raises TemplateError with the template's error text if the template rejects the
-        conversation, and LimitExceeded if rendering exceeds the limit of time, memory or length.
+        conversation. Raises LimitExceeded if rendering exceeds the limit of time, memory or length.
         """
 
     def close(self) -> None:
@@ -82,10 +83,11 @@ class Renderer(Protocol):
 
 
 class JinjaRenderer:
-    """Renders a trusted chat template in this process, without a time limit.
+    """Renders a chat template in the current process, without a time limit.
 
-    An untrusted template needs `IsolatedRenderer`, because Jinja's sandbox cannot stop an endless
-    loop. The constructor raises ValueError if the template does not compile.
+    Jinja's sandbox cannot stop an endless loop. So the server itself renders only the stand-in
+    model's template; `IsolatedRenderer` renders all other templates in a subprocess. The
+    constructor raises ValueError if the template does not compile.
     """
 
     is_isolated = False
@@ -96,7 +98,7 @@ class JinjaRenderer:
             tree = environment.parse(source)
             _mask_operands(tree, environment)
             code = environment.compile(tree)
-        except Exception as error:  # Python itself rejects deeply nested templates
+        except Exception as error:  # deeply nested templates cause exceptions of other types
             raise ValueError(f"its chat template is not valid: {reason_of(error)}") from error
         self._template = environment.template_class.from_code(
             environment, code, environment.make_globals(None)
@@ -129,8 +131,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the options, filters and functions of transformers.
 
     In messages, the first and last characters of special tokens are masked (replaced by others). If
-    a template calls a search method such as `find`, and the message does not contain the method's
-    argument, the method searches for the masked argument instead.
+    a message does not contain the text for which a template searches, for example with `find`,
+    this class lets the template search for the masked text instead.
     """
 
     def __init__(self) -> None:
@@ -154,7 +156,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _GenerationTag(Extension):
     """Accepts the block `{% generation %}`, and renders its content like other text.
 
-    In training, which the emulator does not do, the block marks the assistant's text.
+    Templates use this block to mark the assistant's text for training.
     """
 
     tags = {"generation"}  # noqa: RUF012
@@ -165,10 +167,10 @@ class _GenerationTag(Extension):
 
 
 def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
-    """Makes a template mask both sides of every comparison.
+    """Changes a template so that it masks both sides of every comparison.
 
-    In messages, the first and last characters of special tokens are masked (replaced by others). If
-    the template did not mask its own texts too, they might not equal the same texts in a message.
+    In messages, the first and last characters of special tokens are masked (replaced by others). A
+    text in the template can equal the text of a message only if the template masks its text too.
     """
     for comparison in list(tree.find_all(nodes.Compare)):
         parents: list[Any] = [comparison, *comparison.ops]
@@ -191,7 +193,7 @@ def _mask(context: Context, value: Any) -> Any:
 
 @pass_context
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
-    """Implements Jinja's filter `replace` such that it also works on masked messages.
+    """Implements Jinja's filter `replace` so that it also works on masked messages.
 
     In masked messages, the first and last characters of special tokens are replaced by others.
     """

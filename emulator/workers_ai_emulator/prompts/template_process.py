@@ -1,7 +1,7 @@
-"""Renders untrusted chat templates, from imported files or from the user, in a subprocess.
+"""Renders chat templates from users' GGUF files or from `models.toml`, in a subprocess.
 
-A chat template is a program. It can loop forever or fill the memory, and Jinja's sandbox does not
-prevent this. So the template runs in a subprocess with limits for time and memory. The subprocess,
+A chat template is a program: it can loop forever or fill the memory, also in Jinja's sandbox. So
+the template runs in a subprocess with limits for time and memory. The subprocess,
 `python -m workers_ai_emulator.prompts.template_process LIMIT_S`, reads requests from its standard
 input, and exits when its standard input is closed.
 """
@@ -34,9 +34,10 @@ from workers_ai_emulator.prompts.template import (
 if sys.platform != "win32":
     import resource
 
-MODULE = "workers_ai_emulator.prompts.template_process"  # in the subprocess, __name__ is __main__
+# The name of this module. In the subprocess, `__name__` is `__main__` instead.
+MODULE = "workers_ai_emulator.prompts.template_process"
 _MEMORY = 768 * 2**20  # limit for the process's address space in bytes; Python needs 50 MiB
-_TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies
+_TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies of the subprocess
 _FAILURES = {  # the end of the error message for each reason of ChildFailed
     "late": "did not end within {limit_s:g} s",
     "crashed": "broke the process it ran in",
@@ -46,12 +47,12 @@ _FAILURES = {  # the end of the error message for each reason of ChildFailed
 
 
 class IsolatedRenderer:
-    """Renders a chat template in a subprocess; kills it if a rendering takes longer than `limit_s`.
+    """Renders a chat template in a subprocess, which may take `limit_s` seconds per conversation.
 
-    The subprocess has no secrets in its environment. Its memory is limited, and it cannot write
-    files, if the operating system supports such limits. It renders one conversation after the
-    other. If it has crashed or was killed, the next rendering starts a new subprocess. The
-    constructor raises ValueError if the template does not compile or no process can be started.
+    The subprocess is killed if it takes longer. After a kill or a crash, the next rendering starts
+    a new subprocess. The subprocess has no secrets in its environment. On most operating systems,
+    its memory is limited, and it cannot write files. It renders one conversation after the other.
+    The constructor raises ValueError if the template does not compile or no process can be started.
     """
 
     is_isolated = True
@@ -83,14 +84,14 @@ class IsolatedRenderer:
         self._supervisor.close()
 
     def _compile(self, child: Child) -> None:
-        """Compiles the template in a new subprocess. Raises the exceptions of `_request`."""
+        """Compiles the template in the new subprocess `child`. Raises what `_request` raises."""
         self._request(child, self._source, 0)
 
     def _request(self, child: Child, request: Any, max_characters: int) -> tuple[int, str]:
         """Sends a request to the subprocess, and returns the kind and the text of the reply.
 
-        If LimitExceeded or ValueError occurred in the subprocess, raises it here, so that the
-        supervisor ends the subprocess. Raises ChildFailed if the subprocess crashes or is late.
+        Raises LimitExceeded or ValueError if the subprocess reports this error. The supervisor then
+        ends the subprocess. Raises ChildFailed if the subprocess crashes or takes too long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)
@@ -132,7 +133,8 @@ class _Program:
             kind, text = _REJECTED, reason_of(error)
         except ValueError as error:
             kind, text = _INVALID, reason_of(error)
-        return kind, text.encode("utf-8", "surrogatepass")  # JSON can contain lone surrogates
+        # The text may contain lone surrogates, because the JSON of the request may contain them.
+        return kind, text.encode("utf-8", "surrogatepass")
 
     def _text(self, request: Any) -> str:
         if self._renderer is None:

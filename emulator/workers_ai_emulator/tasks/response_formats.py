@@ -1,4 +1,4 @@
-"""The formats in which a response contains a completion: Workers AI's, its SDKs' and OpenAI's.
+"""Writes completions in the response formats of Workers AI, of its SDKs and of OpenAI.
 
 Each format can write a whole body or a stream of events. A format object is used for one request.
 """
@@ -24,16 +24,17 @@ class ResponseFormat(Protocol):
         """Returns the body of a response that is not a stream. The generation must have ended."""
 
     def events(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
-        """Yields the events of a streamed response.
+        """Yields the events of a streamed response. The last event is `[DONE]`.
 
-        `[DONE]` is the last event, unless the generation is cancelled.
+        If the generation is cancelled, the stream ends without `[DONE]`.
         """
 
 
 class NativeFormat:
     """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
 
-    A whole body has Cloudflare's envelope; the events of a stream have padding.
+    A whole body has Cloudflare's envelope (`result`, `success`, `errors`, `messages`). Each event
+    with a token has padding: a text of random length in the key `p`.
     """
 
     def whole(self, text: str, generation: Generation) -> bytes:
@@ -60,7 +61,10 @@ class NativeFormat:
 
 
 class BareFormat(NativeFormat):
-    """The format for AI bindings: that of `ai/run` without envelope [workerd, ai-api.ts]."""
+    """The format for `env.AI` of a Worker: as for `ai/run`, but a whole body has no envelope.
+
+    [source: workerd, ai-api.ts]
+    """
 
     def whole(self, text: str, generation: Generation) -> bytes:
         return to_json(self.result(text, generation))
@@ -77,11 +81,11 @@ class GzipFormat(BareFormat):
 
 
 class TensorFormat:
-    """The format for the SDK `@cloudflare/ai` 1.0: a list of tensors, or such a list in each event.
+    """The format for the SDK `@cloudflare/ai` 1.0: each body or event contains a list of tensors.
 
-    The list has two tensors with the same text, because the SDK reads one or the other, depending
-    on the model. `echo` is sent before the completion: it is the prompt if the SDK removes the
-    prompt from this model's responses, otherwise empty.
+    The list has two tensors with the same text and different names: the model decides which of the
+    two the SDK reads. `echo`: a text that is sent before the completion. It is the prompt if the
+    SDK removes the prompt from the model's responses, otherwise empty.
     """
 
     def __init__(self, echo: str) -> None:
@@ -111,8 +115,9 @@ def _tensors(text: str) -> Json:
 class OpenAIFormat(ABC):
     """The base class of OpenAI's two formats, which have no envelope and no padding.
 
-    The keys have the order of recorded responses of Llama 3 models. In recorded streams, the event
-    with the finish reason has no text. Here, it has an empty text, because clients expect one.
+    The keys have the same order as in the service's responses of Llama 3 models. The event with the
+    finish reason has an empty text, because clients expect a text. In the service's streams, this
+    event has no text.
     """
 
     whole_object: str
@@ -130,7 +135,7 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def delta(self, text: str) -> Json:
-        """Builds the only element of `choices` in an event from the text of a chunk."""
+        """Builds the only element of `choices` in an event, with the text of a chunk."""
 
     def whole(self, text: str, generation: Generation) -> bytes:
         choices = [self.choice(text, _finish_reason(generation))]
@@ -141,8 +146,8 @@ class OpenAIFormat(ABC):
     ) -> AsyncIterator[bytes]:
         """Yields one event per token, an event with finish reason and token counts, and `[DONE]`.
 
-        If the request sets `stream_options.include_usage`, yields the token counts once more in an
-        event without choices, as OpenAI documents it.
+        If the request sets `stream_options.include_usage`, yields another event with the token
+        counts before `[DONE]`. This event has no choices, as OpenAI documents it.
         """
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
@@ -194,7 +199,7 @@ class ChatCompletionFormat(OpenAIFormat):
 class TextCompletionFormat(OpenAIFormat):
     """The format of the endpoint `completions`, as OpenAI documents it.
 
-    That Workers AI uses the same format is inferred.
+    We assume that Workers AI uses the same format.
     """
 
     whole_object = event_object = "text_completion"

@@ -16,7 +16,7 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 class TensorCall:
     """A model's input, read from the tensors of a request.
 
-    `has_echo`: the SDK expects the response to repeat the prompt before the completion.
+    `has_echo`: whether the response must repeat the prompt before the completion.
     """
 
     prompt: str
@@ -61,7 +61,7 @@ def parse(body: Any) -> TensorCall:
 
 
 def _value(tensor: Any) -> tuple[str, Any] | None:
-    """Returns the name and the only value of a tensor, or None if the JSON value is no tensor."""
+    """Returns the name and the only value of a tensor. Returns None if `tensor` is no tensor."""
     match tensor:
         case {"name": str(name), "value": [value]} | {"name": str(name), "value": value}:
             return name, value

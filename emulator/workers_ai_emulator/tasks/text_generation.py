@@ -33,8 +33,8 @@ _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 class TextGenerationRequest:
     """The valid input of a text-generation request: a prompt or, if `prompt` is None, messages.
 
-    `raw`: the model gets the prompt without a chat template. `is_flattened`: an old SDK has joined
-    the messages into the prompt.
+    `raw`: whether the client has applied a chat template to the prompt itself. `is_flattened`:
+    whether an old SDK has joined the messages into the prompt.
     """
 
     prompt: str | None
@@ -49,7 +49,7 @@ class TextGenerationRequest:
         return len(self.prompt or "") + sum(len(m.role) + len(m.content) for m in self.messages)
 
     def render(self, template: ChatTemplate) -> list[int]:
-        """Returns the input as tokens. Applies the chat template first, if the input needs it."""
+        """Returns the prompt tokens. Applies the chat template if the input needs it."""
         if self.prompt is None:
             return template.render(self.messages)
         if self.is_flattened:
@@ -64,8 +64,9 @@ def parse(
 ) -> TextGenerationRequest:
     """Validates a model's input, and returns it as a TextGenerationRequest.
 
-    `seed` is used if the body has no seed. `is_flattened`: an old SDK has joined the messages into
-    the prompt. For an invalid or unsupported input, raises WireError with the service's error.
+    `seed` is used if the body has no seed. `is_flattened`: whether an old SDK has joined the
+    messages into the prompt. For an invalid or unsupported input, raises WireError with the
+    service's error.
     """
     try:
         spec.validator.validate(body)
@@ -101,10 +102,10 @@ async def join(chunks: AsyncIterator[Chunk]) -> str:
 
 
 def _messages(value: Any) -> list[Message]:
-    """Converts the value of the key `messages` in a validated body.
+    """Converts the value of the key `messages` in a validated body to messages.
 
-    The published schema accepts a list of messages, and also an object whose values are messages.
-    Both may contain items that are not messages. Such items are ignored.
+    The value is a list of messages, or an object with messages as values: Cloudflare's schema
+    accepts both forms. Items that are not messages are ignored.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):
@@ -127,8 +128,8 @@ def _field(value: Any, name: str) -> Any:
 def _text(content: Any) -> str:
     """Returns the text in the content of a message. Raises WireError if it contains base64 data.
 
-    If the content has several parts, joins their texts by line breaks, as vLLM does. That the
-    service does the same is inferred.
+    If the content has several parts, joins their texts by line breaks, as vLLM does. We assume that
+    the service does the same.
     """
     if isinstance(content, str):
         return content
