@@ -1,14 +1,14 @@
-"""Runs models with continuous batching: takes prompt tokens, returns chunks of text.
+"""Runs models with continuous batching: takes prompt tokens and returns chunks of text.
 
-The engine has no HTTP code.
+This package contains no HTTP code.
 """
 
 import os
 
-# llama.cpp's OpenMP threads wait for each other many times per token. With these two variables, a
-# waiting thread spins (keeps its core busy) for a short time, then sleeps. By default, OpenMP spins
-# for a long time. Both are equally fast, but a sleeping thread leaves its core to other processes.
-# The policy `active` is needed because OpenMP almost stops spinning without it once the process has
-# had more threads than cores. OpenMP reads both variables only once, when it is loaded.
+# llama.cpp's OpenMP threads wait for each other many times per token. A waiting thread first spins
+# (keeps its core busy) and then sleeps. By default, it spins for a long time. With a GOMP_SPINCOUNT
+# of 1000, it sleeps sooner, so other processes can use the core; llama.cpp is just as fast.
+# Without the policy `active`, threads hardly spin at all once the process has had more threads than
+# cores. OpenMP reads both variables only once, when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_WAIT_POLICY", "active")

@@ -1,9 +1,9 @@
-"""Exchanges frames with a child process. Kills a late child, and replaces a child that has failed.
+"""Runs a child process, sends it requests, and replaces it if it fails or takes too long.
 
 The child runs `python -m MODULE ARGUMENT...`. It reads requests from its standard input, writes
 replies to its standard output, and exits when its standard input is closed. It inherits only the
-environment variables that it needs, so it gets no secrets. Each request and each reply is a frame:
-a byte for the kind, four bytes for the length, and the content.
+environment variables that it needs, so it gets no credentials. Each request and each reply is a
+frame: one byte for the kind of frame, four bytes for the length of the content, and the content.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from typing import IO, Literal
 if sys.platform != "win32":
     import resource
 
-_START_LIMIT_S = 60.0  # how long the child may take to start; `limit_s` begins after that
+_START_LIMIT_S = 60.0  # how many seconds a child process may take to start
 _KEPT_VARIABLES = (
     *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
     *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),
 )
-_READY, _REQUEST = b"rq"  # two kinds of frames; each child module defines the kinds of its replies
+# Kinds of frames: a child sends `_READY` when it has started, and receives `_REQUEST`. The modules
+# that run in a child define the kinds of their replies.
+_READY, _REQUEST = b"rq"
 _FRAME_HEAD = struct.Struct(">BI")
 
 # A function that returns the kind and the content of the reply to a request.
@@ -36,11 +38,14 @@ Answer = Callable[[bytes], tuple[int, bytes]]
 
 
 class ChildFailed(Exception):
-    """The child sent no valid reply.
+    """The child process sent no valid reply.
 
-    `reason`: `late` if the child exceeded its time limit, and `crashed` if it ended before it sent
-    its reply, or sent a reply that is too long. A supervisor also has the reasons `busy` (other
-    threads used the child for too long) and `closed` (the supervisor starts no new child).
+    `reason` has one of these values:
+
+    - `late`: the child exceeded its time limit.
+    - `crashed`: the child ended before it sent a reply, or its reply was too long.
+    - `busy`: other threads used the child for too long.
+    - `closed`: the child's `Supervisor` has been closed.
     """
 
     def __init__(self, reason: Literal["late", "crashed", "busy", "closed"]) -> None:
@@ -49,10 +54,10 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """Starts a child process, and exchanges requests and replies with it.
+    """Starts a child process, sends it requests and returns its replies.
 
-    Only one thread at a time may call its methods, except for `kill`, which any thread may call at
-    any time. The constructor raises OSError if the process cannot be started.
+    Any thread may call `kill` at any time. Only one thread at a time may call the other methods.
+    The constructor raises OSError if the process cannot be started.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -73,11 +78,11 @@ class Child:
         return self._process.poll() is None
 
     def exchange(self, request: bytes, *, max_bytes: int, limit_s: float) -> tuple[int, bytes]:
-        """Sends a request to the child, and returns the kind and the content of the reply.
+        """Sends a request to the child, and returns the kind and the content of its reply.
 
         Kills the child if the reply takes longer than `limit_s` seconds. Raises ChildFailed if the
-        child fails, takes too long, or sends more than `max_bytes` bytes. After this error, the
-        caller must close the child.
+        child was killed or has ended, or if the content has more than `max_bytes` bytes. The caller
+        must then close the child.
         """
         if not self._is_ready:
             with self._limited(_START_LIMIT_S):
@@ -94,7 +99,7 @@ class Child:
         self.kill()
         self._process.wait()
         self._replies.close()
-        with suppress(OSError):  # closing fails if the child has not read all bytes
+        with suppress(OSError):  # closing the pipe fails if the child has not read all bytes
             self._requests.close()
 
     def _limited(self, limit_s: float) -> _TimeLimit:
@@ -102,17 +107,17 @@ class Child:
 
 
 class Supervisor:
-    """Runs one child process at a time, and starts a new one if the last one has failed or died.
+    """Runs one child process, and starts a new one after the child has failed or ended.
 
-    The constructor starts the first child. `prepare` is called with each new child before the child
-    is used. The constructor raises OSError if no process can be started, and any exception that
-    `prepare` raises.
+    `command`: the child's module and the arguments of the module. `prepare`: a function that is
+    called with each new child before the child is used. The constructor starts the first child. It
+    raises OSError if no process can be started, and any exception that `prepare` raises.
     """
 
     def __init__(
         self, *command: str, prepare: Callable[[Child], object] = lambda child: None
     ) -> None:
-        self._command = command  # the arguments of `Child`
+        self._command = command  # the arguments for the constructor of `Child`
         self._prepare = prepare
         self._lock = threading.Lock()
         self._child: Child | None = None
@@ -122,10 +127,11 @@ class Supervisor:
 
     @contextmanager
     def child(self, *, limit_s: float) -> Iterator[Child]:
-        """Gives the child to one thread for a `with` block. Ends the child if the block fails.
+        """Yields the child process for a `with` block, to one thread at a time.
 
-        Raises ChildFailed if other threads use the child for longer than `limit_s` seconds, or the
-        supervisor is closed. Also raises the exceptions of the constructor.
+        Ends the child if the `with` block raises an exception. Raises ChildFailed if other threads
+        use the child for longer than `limit_s` seconds, or if the supervisor is closed. Raises
+        OSError if a new child is needed and cannot be started.
         """
         if not self._lock.acquire(timeout=limit_s):
             raise ChildFailed("busy")
@@ -138,10 +144,10 @@ class Supervisor:
             self._lock.release()
 
     def close(self) -> None:
-        """Ends the child. Any thread may call this at any time, more than once."""
+        """Ends the child process. Any thread may call this method, at any time and repeatedly."""
         self._is_closed = True
         if child := self._child:
-            child.kill()  # makes a `with` block in progress fail and release the lock
+            child.kill()  # a `with` block that uses the child then fails and releases the lock
         with self._lock:
             self._drop()
 
@@ -161,9 +167,9 @@ class Supervisor:
 
 
 class _TimeLimit:
-    """Context manager that calls `kill` if its block takes longer than `limit_s` seconds.
+    """A context manager that calls `kill` if its `with` block takes longer than `limit_s` seconds.
 
-    Raises ChildFailed if the block takes too long or raises OSError, EOFError or ValueError.
+    Raises ChildFailed if the block takes longer, or if it raises OSError, EOFError or ValueError.
     """
 
     def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
@@ -176,43 +182,48 @@ class _TimeLimit:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._timer.cancel()
-        # A late block fails even if it raised no error: the timer may have killed the child just
-        # after its reply.
+        # If the block took too long, ChildFailed is raised even if the block raised no error: the
+        # timer may have killed the child just after the child's reply.
         is_late = time.monotonic() >= self._end
         if is_late or isinstance(error, (OSError, EOFError, ValueError)):
             raise ChildFailed("late" if is_late else "crashed") from error
 
 
 def serve(answer: Answer, *, limit_s: float) -> None:
-    """Runs in the child: replies to requests until its standard input is closed.
+    """Runs in the child process: replies to requests until its standard input is closed.
 
-    Ends the child if a reply takes longer than `limit_s` plus one second. This happens only if the
-    parent process was killed: a living parent kills the child after `limit_s`.
+    `answer`: a function that returns the reply to a request. The parent process kills the child if
+    a reply takes longer than `limit_s` seconds. If the parent process no longer runs, the child
+    ends itself one second later.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
             _, request = read_frame(requests, sys.maxsize)
-            faulthandler.dump_traceback_later(limit_s + 1, exit=True)  # ends even an endless loop
+            # Ends this process after `limit_s + 1` seconds, even if `answer` loops endlessly.
+            faulthandler.dump_traceback_later(limit_s + 1, exit=True)
             reply = answer(request)
             faulthandler.cancel_dump_traceback_later()
             write_frame(replies, *reply)
 
 
 def restrict() -> None:
-    """Runs in the child: ignores Ctrl-C, and prevents core dumps and writing to files.
+    """Runs in the child process: ignores Ctrl-C, and prevents core dumps and writes to files.
 
-    On Windows, only ignores Ctrl-C.
+    On Windows, the process only ignores Ctrl-C.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends the child
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent process ends this process
     if sys.platform != "win32":
         limit(resource.RLIMIT_CORE, 0)
         limit(resource.RLIMIT_FSIZE, 0)
 
 
 def limit(resource_type: int, value: int) -> None:
-    """Limits a resource (`RLIMIT_...`) of this process. Does nothing if that is impossible."""
+    """Sets a resource limit of this process, such as `RLIMIT_CORE`, to `value`.
+
+    Does nothing on Windows, or if the operating system refuses the change.
+    """
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
             resource.setrlimit(resource_type, (value, value))
@@ -225,7 +236,7 @@ def write_frame(stream: IO[bytes], kind: int, content: bytes) -> None:
 
 
 def read_frame(stream: IO[bytes], max_bytes: int) -> tuple[int, bytes]:
-    """Reads a frame from `stream`, and returns its kind and its content.
+    """Reads a frame (a request or a reply) from `stream`, and returns its kind and its content.
 
     Raises EOFError if the stream ends before the frame is complete, and ValueError if the content
     has more than `max_bytes` bytes.

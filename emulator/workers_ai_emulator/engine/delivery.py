@@ -1,6 +1,6 @@
-"""Defines the events of a generation: chunks of text, or an error.
+"""Turns a queue of chunks and errors into an async iterator of chunks.
 
-The engine and the backends without an engine use this module.
+The engine uses this module, and so do the backends that run no model.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Event = Chunk | EngineError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:
-    """Yields the chunks in a queue, up to and including the first one with a finish reason.
+    """Yields the chunks from a queue. The last chunk is the one that has a finish reason.
 
-    If the queue contains an error, raises this error.
+    If an item of the queue is an error, raises that error.
     """
     while True:
         event = await events.get()

@@ -1,10 +1,10 @@
 """The engine: queues requests, generates completions on a worker thread, and returns chunks.
 
-A request takes three steps. The left column names the thread of each step:
+A request goes from the event loop to the worker thread, and its chunks go back:
 
-event loop      submit() and cancel() put messages into the worker's inbox
-worker thread   evaluates the sequences step by step (worker.py)
-event loop      generations receive their chunks, which call_soon_threadsafe passes to this thread
+event loop      submit() and cancel() put messages into the inbox of the worker thread
+worker thread   generates the tokens of all requests, and passes the chunks to the event loop
+event loop      each EngineGeneration yields the chunks of its request
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ _MAX_WATCH_INTERVAL_S = 1.0
 
 
 class EngineGeneration:
-    """The generation of one request in the engine; implements the protocol `Generation`.
+    """The completion of one request: an async iterator of chunks, with a method to cancel it.
 
-    `cancel`: a function that cancels a sequence in the worker.
+    Implements the protocol `Generation`. `sequence`: the prompt and the state of the request.
+    `cancel`: a function that cancels the sequence.
     """
 
     def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None]) -> None:
@@ -64,7 +65,7 @@ class EngineGeneration:
 
     @property
     def fingerprint(self) -> str:
-        """The prompt tokens and parameters as a text, which seeds the random padding of events."""
+        """The prompt tokens and parameters as a text, which seeds the padding of stream events."""
         return f"{self._sequence.prompt_tokens} {self._sequence.params}"
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
@@ -101,9 +102,10 @@ class Engine:
     """Runs one model with continuous batching, on a worker thread.
 
     All methods must be called on the event loop's thread. `queue_size`: the maximum number of
-    requests that wait for a slot. `snapshot_tokens`: the maximum number of tokens in snapshots,
-    which are copies of KV cells outside the slots. `failure`: an error text while the worker
-    thread is stuck, otherwise None.
+    requests that wait for a slot. `tiling`: how prompts are split into decode calls.
+    `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of a
+    slot's KV cells outside the KV cache. `failure`: an error text while the worker thread is stuck,
+    otherwise None.
     """
 
     def __init__(
@@ -151,10 +153,10 @@ class Engine:
             raise CapacityExceeded
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
-        """Queues a request and returns its generation.
+        """Queues a request and returns its generation, which yields the chunks of the completion.
 
-        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length, and
-        the errors of `check_capacity`.
+        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length. Also
+        raises the errors of `check_capacity`.
         """
         self.check_capacity()
         sequence = Sequence(
@@ -174,9 +176,9 @@ class Engine:
     def watch(self, limit_s: float) -> None:
         """Starts a task that detects a stuck worker thread.
 
-        The worker is stuck if its thread has ended, or if it has requests and has completed no
-        operation (such as a decode call) for `limit_s` seconds. While the worker is stuck,
-        `failure` contains an error text, and all requests fail.
+        The worker thread is stuck if it has ended. It is also stuck if it has requests, but has
+        completed no decode call or other operation for `limit_s` seconds. While the thread is
+        stuck, `failure` contains an error text, and all requests fail.
         """
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
@@ -211,17 +213,17 @@ class Engine:
                 self._fail_all(EngineError(failure))
 
     def _fail_all(self, error: EngineError) -> None:
-        """Ends every request with the error.
+        """Ends every request with an error.
 
-        Also cancels the requests in the worker, so that the worker does not compute them later if
-        it recovers.
+        Also sends the worker thread a message to cancel each request. If the worker thread
+        recovers, it then ends these requests and does not compute them.
         """
         for sequence in list(self._live):
             self._worker.cancel(sequence)
             self._live.pop(sequence).deliver(error)
 
     def _deliver_threadsafe(self, events: Delivery) -> None:
-        """Passes events to the event loop. The worker calls this method on its own thread."""
+        """Passes chunks and errors to the event loop. The worker thread calls this method."""
         self._loop.call_soon_threadsafe(self._deliver, events)
 
     def _deliver(self, events: Delivery) -> None:

@@ -6,7 +6,7 @@
     ├── ContextTooLong       the prompt tokens plus `max_tokens` exceed the context length
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
-    └── RequestRejected      the chat template or an upstream server rejects the request
+    └── RequestRejected      the chat template, tokenizer or upstream server rejects the request
     GgufInvalid              a file is not a GGUF file that llama.cpp can run
 
 `wire/errors.py` maps these errors to the errors that a client receives.
@@ -20,7 +20,8 @@ from workers_ai_emulator.errors import EmulatorError
 class EngineError(EmulatorError):
     """A generation cannot start or cannot continue.
 
-    Clients get the message only if the error is a RequestRejected.
+    Clients receive the message of a RequestRejected. For other errors, they receive a text from
+    `wire/errors.py`.
     """
 
 
@@ -39,7 +40,8 @@ class CapacityExceeded(EngineError):
 class ContextTooLong(EngineError):
     """The number of prompt tokens plus `max_tokens` exceeds the context length.
 
-    `num_tokens`: this sum. `context_length`: the maximum number of tokens of a sequence.
+    `num_tokens`: the number of prompt tokens plus `max_tokens`. `context_length`: the maximum
+    number of tokens of a prompt and its completion.
     """
 
     def __init__(self, num_tokens: int, context_length: int) -> None:
@@ -57,11 +59,14 @@ class EngineClosed(EngineError):
 
 
 class RequestRejected(EngineError):
-    """The chat template or an upstream server rejects the request. Clients get the message."""
+    """The chat template, the tokenizer or an upstream server rejects the request.
+
+    Clients receive the message of this error.
+    """
 
 
 class GgufInvalid(EmulatorError):
     """The file is not a GGUF file that llama.cpp can run.
 
-    The message is a clause in which "it" is the file, such as "it is empty".
+    In the message, "it" means the file, for example in "it is empty".
     """

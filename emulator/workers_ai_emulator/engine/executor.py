@@ -11,7 +11,7 @@ from workers_ai_emulator.engine.types import ModelRunner, State
 class Executor:
     """Carries out the scheduler's operations on a model runner, and stores all snapshots.
 
-    A snapshot is a copy of a slot's KV cells. Only the worker thread uses the executor.
+    A snapshot is a copy of a slot's KV cells. Only the engine's worker thread uses the executor.
     """
 
     def __init__(self, runner: ModelRunner) -> None:
@@ -41,7 +41,8 @@ class Executor:
     def sample(self, sequence: Sequence, row: int) -> int:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
-        `row`: the index of the sequence among those for which the last decode call output logits.
+        `row`: the index of the sequence in the list of all sequences for which the last decode call
+        output logits.
         """
         if sequence.sampler is None:
             sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)

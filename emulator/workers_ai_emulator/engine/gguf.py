@@ -1,8 +1,8 @@
 """Checks that a GGUF file is a complete text-generation model, before llama.cpp loads it.
 
-llama.cpp aborts the whole process on many invalid headers. The checks in this module reject such
-headers first. They also reject some files for which llama.cpp has no clear error text. Other
-invalid files pass these checks; llama.cpp may find the fault when it loads the file.
+llama.cpp aborts the whole process if a file has certain invalid headers. This module rejects these
+files before llama.cpp reads them. It also rejects some files for which llama.cpp has no clear error
+text. It does not find all invalid files: some are found only when llama.cpp loads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers_ai_emulator.files import IrregularFile, open_regular
 
 _MAX_EXPERTS = 1024
 _MAPPED_ALIGNMENT = 32  # bytes; llama.cpp requires this alignment of memory-mapped weights
-_MAX_TOKENS = 2**22  # the maximum size of a vocabulary; known ones have at most a tenth of it
+_MAX_TOKENS = 2**22  # the maximum vocabulary size; known vocabularies are at most a tenth as large
 # llama.cpp uses these tensor types only for intermediate results. It cannot multiply with weights
 # of these types.
 _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
@@ -46,7 +46,7 @@ def read_header(path: Path) -> GgufHeader:
     """Reads and checks the header of a GGUF file, and returns it.
 
     Raises GgufInvalid if the file cannot be read, is not GGUF, is damaged, or is not a complete
-    text-generation model. Takes about 40 ms for each 100,000 tokens and merges of the vocabulary.
+    text-generation model. Takes about 40 ms for each 100,000 tokens and BPE merges.
     """
     try:
         with open_regular(path) as file:
@@ -70,9 +70,9 @@ def _checked(reader: Reader) -> GgufHeader:
 
 
 def _check_kind(header: GgufHeader) -> None:
-    """Raises GgufInvalid unless the file is a complete model that generates text.
+    """Raises GgufInvalid if the file is not a complete model that generates text.
 
-    Rejects, for example, adapters, parts of a split model, and encoders.
+    For example, rejects adapters, parts of a split model, and encoders.
     """
     metadata = header.metadata
     architecture = metadata.get("general.architecture")
@@ -120,7 +120,8 @@ def _check_array(
 ) -> None:
     """Raises GgufInvalid if the array `tokenizer.ggml.NAME` has a wrong type or is too short.
 
-    Accepts a file without this array.
+    Does nothing if the file has no such array. `element_types`: the allowed types of elements.
+    `min_length`: the minimum number of elements.
     """
     key = f"tokenizer.ggml.{name}"
     array = metadata.get(key)
@@ -135,9 +136,10 @@ def _check_array(
 
 
 def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
-    """Returns the texts of all vocabulary tokens as llama.cpp reads them: up to a zero byte.
+    """Returns the texts of all vocabulary tokens as llama.cpp reads them.
 
-    Raises GgufInvalid if two tokens have the same text, because llama.cpp would abort.
+    llama.cpp ignores a zero byte in a text and all bytes after the zero byte. Raises GgufInvalid if
+    two tokens have the same text, because llama.cpp would abort the process.
     """
     texts = [token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i, token in enumerate(tokens)]
     distinct = set(texts)
@@ -153,7 +155,7 @@ def _distinct_texts(tokens: list[bytes]) -> set[bytes]:
 def _check_bytes(texts: set[bytes]) -> None:
     """Raises GgufInvalid if the vocabulary has no token for a byte that can occur in UTF-8.
 
-    llama.cpp would abort on such a vocabulary.
+    With such a vocabulary, llama.cpp would abort the process. `texts`: the texts of all tokens.
     """
     for byte in range(256):
         single = bytes([byte]) if byte else b"<0x00>"
@@ -189,7 +191,7 @@ def _check_experts(header: GgufHeader) -> None:
     metadata, prefix = header.metadata, header.architecture
     count = _integer(metadata, f"{prefix}.expert_count", default=0)
     if count <= 1 and prefix in ("hunyuan-dense", "hunyuan_vl"):
-        return  # llama.cpp loads these architectures as models without experts
+        return  # llama.cpp loads these Hunyuan models as models without experts
     used = header.per_layer("expert_used_count") or [0]
     is_possible = min(used) >= 0 and max(used) <= count <= _MAX_EXPERTS
     if not is_possible or (count > 0) != any(used):
@@ -216,7 +218,7 @@ def _check_numerics(header: GgufHeader) -> None:
 
 
 def _check_types(header: GgufHeader) -> None:
-    """Raises GgufInvalid if the type of a tensor would make llama.cpp abort."""
+    """Raises GgufInvalid if llama.cpp would abort the process because of a tensor's data type."""
     for tensor in header.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith("_norm.weight")
         is_odd = tensor.type_name in _UNSUPPORTED_WEIGHTS and _ROUTING_TABLE not in tensor.name
@@ -228,7 +230,7 @@ def _check_types(header: GgufHeader) -> None:
 
 
 def _check_data(header: GgufHeader) -> None:
-    """Raises GgufInvalid if weights are missing or do not begin at a multiple of 32 bytes."""
+    """Raises GgufInvalid if the weights are incomplete or are not aligned to 32 bytes."""
     if header.data_offset % _MAPPED_ALIGNMENT:
         raise GgufInvalid(
             f"its data begin at byte {header.data_offset:,}, and llama.cpp needs a multiple of "

@@ -1,4 +1,4 @@
-"""Parses the header of a GGUF file, and checks every length in it before using the length."""
+"""Parses the header of a GGUF file, and checks every length in the header before using it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf_header import GgufArray, GgufHeader, GgufTensor
 
 _VERSIONS = (2, 3)
-_MAX_HEADER = 256 * 2**20  # the maximum size of a header in bytes; known ones take up to 16 MiB
+_MAX_HEADER = 256 * 2**20  # the maximum header size in bytes; known headers have up to 16 MiB
 # The maximum numbers of metadata keys and of tensors in a file. Known files have at most a tenth of
 # these numbers.
 _MAX_KEYS, _MAX_TENSORS = 2**16, 2**18
@@ -81,8 +81,8 @@ TENSOR_TYPES = {
     42: ("Q2_0", 64, 18),
 }
 
-# Descriptions of other file formats for error messages, by the first bytes of a file. Most such
-# files come from failed downloads.
+# File formats other than GGUF. The keys are the first bytes of a file; the values describe the
+# file's format in error messages.
 _OTHER_FORMATS = {
     b"version https://git-lfs": "a git-lfs pointer: download the file itself with `git lfs pull`",
     b"lmgg": "a GGML file from before GGUF: convert it",
@@ -119,12 +119,12 @@ def parse(reader: Reader) -> GgufHeader:
 class Reader:
     """Reads the values in the header of a GGUF file one after the other.
 
-    `data`: the bytes read so far. `position`: the offset of the next value. Methods raise
-    GgufInvalid if a value ends beyond the file's end. The parameter `what` of the methods is the
-    name of the value in error messages.
+    `size`: the file size in bytes. `data`: the bytes that have been read so far. `position`: the
+    offset of the next value in the file. The methods raise GgufInvalid if a value ends after the
+    end of the file. Their parameter `what` is the name of the value in error messages.
 
-    The file is not memory-mapped: if another process truncated a mapped file, reading it would
-    kill this process.
+    The file is read into `data` and not memory-mapped: if another process truncated a memory-mapped
+    file, the operating system would kill this process.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -134,7 +134,7 @@ class Reader:
         self.position = 0
 
     def take(self, length: int, what: str) -> int:
-        """Reads the next `length` bytes into `data` and returns the offset of the first one."""
+        """Reads the next `length` bytes into `data` and returns the offset of the first byte."""
         start = self.position
         self.fetch(start + length, what)
         self.position = start + length
@@ -157,7 +157,7 @@ class Reader:
         return bytes(self.data[start : start + length])
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Reads the next `count` strings into `data` without returning them."""
+        """Reads the next `count` strings into `data` and sets `position` to the end of the last."""
         position, length_at = self.position, _COUNT.unpack_from
         for _ in range(count):
             if position + 8 > len(self.data):
@@ -167,7 +167,7 @@ class Reader:
         self.position = position
 
     def strings(self, array: GgufArray) -> list[bytes]:
-        """Returns the elements of an array of strings, which must already be in `data`."""
+        """Returns the elements of an array of strings. The array must already be in `data`."""
         found, position, view = [], array.offset, memoryview(self.data)
         for _ in range(array.length):
             end = position + 8 + _COUNT.unpack_from(view, position)[0]
@@ -178,7 +178,7 @@ class Reader:
     def fetch(self, end: int, what: str) -> None:
         """Reads the file into `data` up to the offset `end`.
 
-        Raises GgufInvalid if `end` is greater than the file size or the limit of 256 MiB.
+        Raises GgufInvalid if `end` is greater than the file size, or greater than 256 MiB.
         """
         if end > self.size:
             raise GgufInvalid(
@@ -210,7 +210,10 @@ def _check_magic(reader: Reader) -> None:
 
 
 def _describe(start: bytes, size: int) -> str:
-    """Describes the format of a file that is not GGUF, recognised by its first bytes."""
+    """Describes, for an error message, the format of a file that is not GGUF.
+
+    `start`: the first 64 bytes of the file. `size`: the file size in bytes.
+    """
     if len(start) > 8 and start[8:9] == b"{" and _COUNT.unpack_from(start)[0] < size:
         return "safetensors: convert it with llama.cpp's convert_hf_to_gguf.py"
     lowered = start.lstrip().lower()
@@ -303,8 +306,8 @@ def _padded(size: int, alignment: int) -> int:
 def _read_tensors(reader: Reader, num_tensors: int, alignment: int) -> tuple[GgufTensor, ...]:
     """Reads the descriptions of all tensors: name, shape, type, offset and size.
 
-    Raises GgufInvalid if the data of a tensor do not begin directly after the data and padding of
-    the tensor before it: llama.cpp rejects such a file.
+    The data of each tensor must begin where the data and padding of the previous tensor end.
+    Otherwise raises GgufInvalid, because llama.cpp would reject the file.
     """
     tensors: dict[str, GgufTensor] = {}
     end = 0
@@ -336,8 +339,9 @@ def _read_tensor(reader: Reader, place: str) -> GgufTensor:
 def _type_and_size(shape: tuple[int, ...], type_number: int, what: str) -> tuple[str, int]:
     """Returns the name of a tensor's type, and the tensor's size in bytes.
 
-    Raises GgufInvalid if llama.cpp does not support the type, or a tensor of the type cannot have
-    this shape.
+    `shape`: the number of elements in each dimension. `type_number`: a key of `TENSOR_TYPES`.
+    Raises GgufInvalid if llama.cpp does not support the type, or if the type does not allow the
+    shape.
     """
     if type_number not in TENSOR_TYPES:
         raise GgufInvalid(f"{what} has type {type_number}, which llama.cpp does not support")

@@ -11,8 +11,8 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 
 _KV_ELEMENT_SIZE = 2  # bytes; the KV cache contains 16-bit floats
 
-# The types of weights that a file can have, by number. The metadata key `general.file_type` of a
-# file contains the number.
+# The types of weights in GGUF files. The keys are the values of the files' metadata key
+# `general.file_type`.
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -57,8 +57,8 @@ FILE_TYPES = {
 class GgufArray:
     """An array in the metadata of a GGUF file.
 
-    `offset`: the position of the first element in the file. `numbers`: the elements, if these are
-    at most 512 numbers; otherwise empty.
+    `offset`: the position of the first element in the file, in bytes. `numbers`: the elements, if
+    the array consists of at most 512 numbers; otherwise empty.
     """
 
     element_type: str
@@ -141,10 +141,9 @@ class GgufHeader:
 
     @property
     def kv_cell_size(self) -> int:
-        """The bytes that one token takes in the KV cache, which contains 16-bit floats.
+        """The number of bytes of one token's keys and values, of all layers, in the KV cache.
 
-        They contain the keys and values of all layers. The result is 0 for a model without
-        attention heads.
+        The KV cache contains 16-bit floats. The number is 0 for a model without attention heads.
         """
         num_heads = self.per_layer("attention.head_count")
         num_kv_heads = self.per_layer("attention.head_count_kv") or num_heads
@@ -156,9 +155,9 @@ class GgufHeader:
     def per_layer(self, name: str) -> list[int]:
         """Returns the value of an integer metadata key for each layer; [] if the key is missing.
 
-        The file contains an array with a value for each layer, or one value for all layers. `name`:
-        the key without the architecture. Raises GgufInvalid if the value is neither an integer
-        nor an array with one integer for each layer.
+        In the file, the value is one integer for all layers, or an array with one integer for each
+        layer. Raises GgufInvalid if the value has another form. `name`: the key without the
+        architecture, such as `attention.head_count`.
         """
         key = f"{self.architecture}.{name}"
         value = self.metadata.get(key)

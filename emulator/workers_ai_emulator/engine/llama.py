@@ -23,8 +23,8 @@ from workers_ai_emulator.engine.types import Sampler, SamplingParams, Span, Stat
 
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 _MAX_PIECE_BYTES = 256
-# If a decode call has only one row (token), and its sequence has more KV cells than this, then
-# llama.cpp splits the attention of the row among the threads.
+# llama.cpp splits the attention of a token among the threads if the token is alone in a decode call
+# and its position in the sequence is at least this number.
 _SPLIT_LENGTH = 256
 _ABORTED = 2  # the status that llama_decode returns if the abort callback stops the call
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,9 +40,9 @@ _IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 class LlamaModel:
     """The weights and the vocabulary of a GGUF file, without a KV cache.
 
-    `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, this epsilon of the
-    RMS norms is used instead of the file's. The constructor raises EngineError with llama.cpp's
-    reason if the file cannot be loaded.
+    `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, the epsilon that
+    replaces the epsilon of the file's RMS norms. The constructor raises EngineError with
+    llama.cpp's reason if the file cannot be loaded.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        overrides = _overrides(rms_epsilon)  # this array must exist until the model is loaded
+        overrides = _overrides(rms_epsilon)  # must stay in memory until the model is loaded
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
         with collected_errors() as errors:
@@ -71,7 +71,7 @@ class LlamaModel:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps the model in memory during the `with` block: delays `close` on other threads.
+        """Keeps the model in memory during a `with` block: `close` waits until the block ends.
 
         Raises EngineError if the model has already been unloaded.
         """
@@ -119,8 +119,8 @@ class LlamaModel:
 class LlamaVocabulary:
     """The tokenizer of a GGUF file. Several threads may use it at the same time.
 
-    After the model was unloaded, `tokenize`, `piece` and `special_tokens` raise EngineError, unless
-    the result has been cached.
+    After the model has been unloaded, `tokenize`, `piece` and `special_tokens` raise EngineError.
+    But cached results of `piece` and `special_tokens` remain available.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -146,7 +146,7 @@ class LlamaVocabulary:
 
     @cached_property
     def num_searched_tokens(self) -> int:
-        """The number of vocabulary tokens whose texts llama.cpp searches for in each input."""
+        """The number of special and user-defined tokens: llama.cpp searches each text for them."""
         kinds = _SPECIAL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
         with self._model.in_use():
             attributes = (llama.llama_vocab_get_attr(self._vocab, t) for t in range(self.size))
@@ -180,10 +180,10 @@ class LlamaVocabulary:
 
 
 def _overrides(rms_epsilon: float | None) -> Any:
-    """Returns llama.cpp's parameter that replaces the epsilon of the RMS norms.
+    """Returns the value of llama.cpp's parameter `kv_overrides`; None if `rms_epsilon` is None.
 
-    The parameter is an array of metadata keys and values that ends with an empty key. Returns
-    None if `rms_epsilon` is None.
+    The value is an array of metadata keys and values, and ends with an empty key. It replaces the
+    epsilon of the file's RMS norms.
     """
     if rms_epsilon is None:
         return None
@@ -206,10 +206,10 @@ class LlamaRunner:
     whether it is alone in a decode call or not; has no effect on a GPU. Closing the runner also
     closes the model.
 
-    llama.cpp is not batch invariant by itself. If a decode call has only one row, llama.cpp splits
-    the attention of this row among the threads, and for some weights uses another multiplication
-    routine. Both change the rounding. With `batch_invariant`, the runner avoids this: it evaluates
-    a single row on one thread, or adds a copy of the row to the call.
+    By default, llama.cpp rounds differently if a decode call has only one row: it splits the
+    attention of the row among the threads, and uses another multiplication routine for some types
+    of weights. With `batch_invariant`, the runner therefore evaluates a single row on one thread,
+    or adds a copy of the row to the decode call.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class LlamaRunner:
         self.context_length = context_length
         self._num_threads = num_threads
         self._batch = _BatchArrays(max(batch_length, num_slots))
-        # A flag for the abort callback: llama.cpp aborts the decode call if the text is not empty.
+        # The abort callback's buffer: llama.cpp stops a decode call if its first byte is not 0.
         self._interrupt = ctypes.create_string_buffer(2)
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
@@ -266,10 +266,10 @@ class LlamaRunner:
         )
 
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Returns the logits of one row of the last decode call: one number per vocabulary token.
+        """Returns one token's logits from the last decode call: one number per vocabulary token.
 
-        `row`: the index of the row among those for which the call output logits. The next decode
-        call overwrites the returned array.
+        `row`: the index of the token in the list of all tokens for which the decode call output
+        logits. The next decode call overwrites the returned array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
         return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
@@ -309,9 +309,10 @@ class LlamaRunner:
             raise EngineError(reason(errors, f"llama_decode returned {status}"))
 
     def _decode_twice(self, span: Span) -> None:
-        """Evaluates a single row (token) together with a copy of itself in one decode call.
+        """Evaluates a single token and a copy of the token in one decode call.
 
-        The copy's KV cell is removed afterwards.
+        The copy is needed because llama.cpp rounds differently if a token is alone in a decode
+        call. The copy's KV cell is removed afterwards.
         """
         pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], needs_logits=True)
         self._decode(self._batch.fill([pair], min_outputs=2))
@@ -319,11 +320,11 @@ class LlamaRunner:
         self.truncate(span.slot, span.start + 1)
 
     def _decode_on_one_thread(self, spans: Sequence[Span]) -> None:
-        """Evaluates a single row (token) on one thread.
+        """Evaluates a single token on one thread.
 
-        With more threads, llama.cpp would split the row's attention, which changes the rounding.
-        Used if at most two threads are configured. With more threads, it is faster to prevent the
-        split by a dummy second row.
+        On several threads, llama.cpp would split the token's attention among the threads, which
+        changes the rounding. The runner calls this method only if it has at most two threads; with
+        more threads, `_decode_twice` is faster.
         """
         llama.llama_set_n_threads(self._context, 1, 1)
         try:
@@ -332,9 +333,10 @@ class LlamaRunner:
             llama.llama_set_n_threads(self._context, self._num_threads, self._num_threads)
 
     def _differs_for_two_rows(self) -> bool:
-        """Returns whether a second row in a decode call changes the logits of a single token.
+        """Returns whether a token's logits change if the decode call has a second token.
 
-        For 16-bit weights, it does [measured]. The method uses slot 0 and leaves it empty.
+        With 16-bit weights, they change [measured]. The method evaluates tokens in slot 0 and
+        empties the slot at the end.
         """
         row = Span(0, 0, [self.vocabulary.bos or 0], needs_logits=True)
         self._decode(self._batch.fill([row]))
@@ -363,9 +365,9 @@ class LlamaRunner:
 
 
 class _BatchArrays:
-    """The NumPy arrays that a `llama_batch` points to. All decode calls of a runner reuse them.
+    """NumPy arrays with the tokens of a decode call, to which a `llama_batch` of llama.cpp points.
 
-    A span (consecutive tokens of one slot) is copied into the arrays without a loop over tokens.
+    All decode calls of a runner use the same arrays. `length`: the maximum number of tokens.
     """
 
     def __init__(self, length: int) -> None:
@@ -376,14 +378,14 @@ class _BatchArrays:
         self._needs_logits = np.zeros(length, np.int8)
         self._num_slots = np.ones(length, np.int32)
         self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
-        self.outputs: list[int] = []  # the batch index of each row that outputs logits
+        self.outputs: list[int] = []  # the index in the batch of each token that outputs logits
 
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
         """Writes the tokens of the spans into the arrays and returns the batch.
 
-        If a span needs logits, its last row (token) outputs logits. If any span needs them, at
-        least `min_outputs` rows output logits, because with some weights llama.cpp rounds a single
-        output differently.
+        If a span needs logits, its last token outputs logits. `min_outputs`: 2 if a second token
+        must output logits whenever one token does, otherwise 1. With some types of weights, a
+        second output is needed because llama.cpp rounds a single output differently.
         """
         end = 0
         self.outputs = []

@@ -1,6 +1,7 @@
 """Forwards llama.cpp's log to Python's logging, and collects llama.cpp's error lines.
 
-If a llama.cpp function fails, it does not return the reason but logs it, on the calling thread.
+If a llama.cpp function fails, it does not return the reason. It logs the reason on the thread that
+called the function.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: Sequence[str], default: str) -> str:
-    """Returns the first error line without its function name; `default` if there is no line."""
+    """Returns the first error line without llama.cpp's function name; `default` if none exists."""
     return errors[0].split(": ", 1)[-1] if errors else default
 
 

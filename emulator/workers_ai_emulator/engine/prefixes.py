@@ -1,4 +1,7 @@
-"""Finds cached prefixes: records for which tokens each slot and snapshot has KV cells."""
+"""Finds KV cells that a new prompt can reuse: records the tokens of each slot and snapshot.
+
+A snapshot is a copy of a slot's KV cells outside the KV cache.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ Owner = int | Snapshot  # where cached KV cells are: a slot (its number) or a sn
 class _Cached:
     """The tokens whose KV cells one slot or snapshot holds.
 
-    `tiled_end`: the position in the prompt after the last token that llama.cpp computes in tiles.
-    All later tokens are computed row by row, which rounds differently (tiling.py).
+    llama.cpp computes the attention of some prompt tokens in tiles, that is, for many tokens
+    together. `tiled_end`: the position after the last of these tokens. All later tokens are
+    computed one by one, which rounds differently (tiling.py).
     """
 
     tokens: np.ndarray[Any, Any]
@@ -34,7 +38,7 @@ class _Cached:
 
 
 class PrefixIndex:
-    """Finds slots and snapshots whose KV cells a new prompt can reuse.
+    """Finds slots and snapshots (copies of KV cells) whose KV cells a new prompt can reuse.
 
     Reusable cells are bit-identical to the cells that evaluating the prompt would produce.
     """
@@ -67,10 +71,10 @@ class PrefixIndex:
         return len(self._cached[owner].tokens) if owner in self._cached else 0
 
     def match(self, prompt_tokens: Sequence[int]) -> dict[Owner, int]:
-        """Returns the slots and snapshots with KV cells that the prompt can reuse.
+        """Returns how many KV cells of each slot and snapshot the prompt can reuse.
 
-        The result contains the number of reusable cells of each. The cell of the prompt's last
-        token is not reused, because this token must be evaluated for its logits.
+        Slots and snapshots without reusable cells are left out. The KV cell of the prompt's last
+        token is never reused, because this token must be evaluated to get its logits.
         """
         tokens = np.array(prompt_tokens, np.int32)
         prompt = _Cached(tokens[:-1], self._tiling.end(len(tokens)))
@@ -78,9 +82,9 @@ class PrefixIndex:
         return {owner: length for owner, length in lengths.items() if length}
 
     def num_unique(self, owner: Owner) -> int:
-        """Returns how many KV cells only this slot or snapshot (`owner`) holds.
+        """Returns the number of KV cells that only this slot or snapshot (`owner`) holds.
 
-        These are the cells after the longest prefix that another slot or snapshot also holds.
+        They are the cells after the longest prefix that another slot or snapshot also holds.
         """
         if owner not in self._cached:
             return 0

@@ -26,18 +26,18 @@ if sys.platform != "win32":
     import resource
 
 _REJECTED = 1
-_SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit allows for a disk this slow
+_SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit is long enough for this speed
 _MEMORY = 4 * 2**30  # bytes that the subprocess may allocate besides one copy of the weights
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-# Most vocabularies lack some of these characters, which are then split into byte tokens.
+# A text that tests byte tokens: most vocabularies have no tokens for some of its characters.
 _TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
 
 
 def probe(path: Path, *, limit_s: float = 120.0) -> None:
-    """Test-loads a GGUF file in a subprocess, which also generates two tokens.
+    """Loads a GGUF file in a subprocess and generates two tokens there, as a test.
 
     Raises GgufInvalid if llama.cpp rejects the file, crashes or takes too long. Raises OSError if
     the file is missing. The time limit is `limit_s` plus the time that a slow disk takes to read
@@ -86,10 +86,10 @@ def evaluate(path: Path) -> None:
 
 
 def limit_memory(file_size: int) -> None:
-    """Limits this process's memory (on Linux) and disables core dumps (except on Windows).
+    """On Linux, limits the memory of this process. Except on Windows, also disables core dumps.
 
-    The process may allocate another `file_size` bytes (the size of the GGUF file) plus 4 GiB. The
-    limit does not include memory-mapped files.
+    Besides its present memory, the process may then allocate `file_size` bytes plus 4 GiB.
+    Memory-mapped files do not count.
     """
     if sys.platform == "win32":
         return

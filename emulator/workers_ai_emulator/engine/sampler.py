@@ -1,8 +1,8 @@
 """Turns sampling parameters into a chain of llama.cpp samplers.
 
-The samplers run in the order of vLLM: penalties, temperature, top-k, top-p. The service is known to
-have used vLLM. The repetition penalty counts the tokens of the prompt and of the completion. The
-frequency and presence penalties count only the tokens of the completion.
+The samplers run in the same order as in vLLM, which Workers AI is known to have used: penalties,
+temperature, top-k, top-p. The repetition penalty counts the tokens of the prompt and of the
+completion. The frequency and presence penalties count only the tokens of the completion.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class LlamaSampler:
     """A chain of llama.cpp samplers for one sequence.
 
     `history_length`: how many of the last tokens the penalties count. `batch_index`: a function
-    that converts the index of an output of the last decode call to its row in the batch.
+    that returns a token's index in the last batch. Its argument is the token's index in the list of
+    tokens for which the batch output logits.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class LlamaSampler:
 
 
 def _repetition_penalty(params: SamplingParams) -> float:
-    """Returns the repetition penalty of a request, but 1 (no effect) instead of 0.
+    """Returns the repetition penalty of a request; 1 (no effect) if the request contains 0.
 
-    Requests may contain 0, but llama.cpp divides by the penalty.
+    llama.cpp divides by the penalty, so 0 must be replaced.
     """
     return params.repetition_penalty or 1.0
 

@@ -1,8 +1,8 @@
 """Decides which tokens the next decode calls evaluate, and in which slots.
 
-The scheduler yields operations, such as decode calls and copies of KV cells; the worker carries
-them out. The worker carries out each operation before it requests the next one. So the scheduler's
-state stays consistent with the KV cache even if an operation fails.
+The scheduler yields operations, such as decode calls and copies of KV cells. The worker thread
+carries out each operation before it requests the next one. So the scheduler's state stays
+consistent with the KV cache even if an operation fails.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from workers_ai_emulator.engine.slots import SlotPool
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Span
 
-# Before a slot is overwritten, its KV cells are saved only if at least this share of them is in no
-# other slot or snapshot.
+# The KV cells of a slot are saved before the slot is overwritten, if at least this share of the
+# cells would be lost. A cell would be lost if no other slot or snapshot holds it.
 _MIN_SNAPSHOT_SHARE = 0.25
-# The fixed cost of a prefill call, in rows (tokens): each call takes as much additional time as
-# evaluating this many rows [measured on two cores].
+# The fixed cost of a prefill call: in addition to the time for its rows (tokens), each call takes
+# as long as evaluating this many rows [measured on two cores].
 _ROWS_PER_CALL = 6
 
 
@@ -75,16 +75,18 @@ Operation = Decode | Truncate | Copy | Save | Discard
 
 
 class Scheduler:
-    """Schedules sequences in order of arrival. Each step evaluates prompts, then generates tokens.
+    """Schedules requests (sequences) in order of arrival, in steps.
 
+    Each step evaluates prompt tokens, and then generates one token for each running sequence.
     Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
     and about equally long, one decode call evaluates them together.
 
+    `tiling`: how prompts are split into decode calls.
     `prefill_budget`: once a step has evaluated this many prompt tokens, it begins no more
     prefill calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
-    `min_snapshot_tokens`: before a slot is overwritten, its KV cells are saved only if at least
-    this many of them are in no other slot or snapshot.
+    `min_snapshot_tokens`: the KV cells of a slot are saved before the slot is overwritten, if at
+    least this many cells would be lost because no other slot or snapshot holds them.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class Scheduler:
             sequence.slot = None
 
     def step(self) -> Iterator[Operation]:
-        """Yields the operations of one step, which the caller carries out one by one.
+        """Yields the operations of one step, such as decode calls. The caller carries them out.
 
         The operations evaluate about `prefill_budget` prompt tokens, and then one token of every
         running sequence.
@@ -164,8 +166,8 @@ class Scheduler:
     def affected(self, operation: Operation) -> list[Sequence]:
         """Returns the sequences that must end if the operation fails.
 
-        If the operation is a decode call, these are the sequences in the call. Otherwise they are
-        all sequences that have a slot.
+        For a decode call, returns the sequences whose tokens the call evaluates. For any other
+        operation, returns all sequences that have a slot.
         """
         slots = (
             {span.slot for span in operation.spans}
@@ -194,11 +196,11 @@ class Scheduler:
             yield Decode(spans, outputs=rows)
 
     def _prefill(self) -> Generator[Operation, None, int]:
-        """Evaluates the next tokens of all prompts in prefill in one decode call.
+        """Yields one decode call for the next tokens of all prompts in prefill.
 
-        If only the last token of the first of these prompts remains, makes no call. Instead, the
-        sequence becomes a running sequence, whose next decode call evaluates the token. Returns the
-        number of evaluated prompt tokens, including such a last token.
+        If the first prompt has only one token left, yields nothing: the prompt's sequence becomes a
+        running sequence, and `_decode_running` evaluates the token. Returns the number of prompt
+        tokens that are evaluated in either case.
         """
         if _num_remaining(self.prefilling[0]) == 1:
             self._start_running(self.prefilling[0])
@@ -212,9 +214,9 @@ class Scheduler:
         return sum(len(span.tokens) for span in spans)
 
     def _next_chunk(self, sequence: Sequence) -> Span:
-        """Returns the span of a prompt that the next decode call evaluates.
+        """Returns the prompt tokens of a sequence that the next decode call evaluates, as a span.
 
-        Counts the tokens of the span as computed tokens of the sequence.
+        Also adds the number of these tokens to the sequence's `num_computed_tokens`.
         """
         start = sequence.num_computed_tokens
         end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
@@ -229,9 +231,9 @@ class Scheduler:
         self._index_slot(_slot(sequence), sequence)
 
     def _index_slot(self, slot: int, sequence: Sequence, *, keep_cells: bool = True) -> None:
-        """Records in the prefix index for which tokens of a sequence the slot has KV cells.
+        """Records which tokens of a sequence have KV cells in the slot, so that prompts reuse them.
 
-        Without `keep_cells`, records that the slot has no cells.
+        If `keep_cells` is False, records that the slot has no reusable cells.
         """
         tokens = sequence.evaluated_tokens if keep_cells else []
         self._prefixes.set(slot, tokens, sequence.num_prompt_tokens)
@@ -247,12 +249,13 @@ class Scheduler:
         return self._slots.free & {beside for slot in slots for beside in (slot - 1, slot + 1)}
 
     def _admit_to_same_call(self, budget: int) -> Iterator[Operation]:
-        """Admits waiting sequences whose prompts can share the prefill call of the current prompt.
+        """Admits waiting sequences whose prompts can share the decode call of a prompt in prefill.
 
-        llama.cpp evaluates several sequences in one pass over the weights only if their slots are
-        consecutive and each sequence has the same number of rows (tokens) in the call. So if a
-        prompt has fewer unevaluated tokens than another, some of its cached tokens are evaluated
-        again.
+        To evaluate several sequences in one pass over the weights, llama.cpp needs consecutive
+        slots, and the same number of tokens of each sequence in the call. To make these numbers
+        equal, some cached tokens of the shorter prompts are evaluated again.
+
+        `budget`: the number of prompt tokens that this step may still evaluate.
         """
         while self.waiting and self._fits_same_call(self.waiting[0], budget):
             yield from self._admit_next(budget)
@@ -266,7 +269,8 @@ class Scheduler:
     def _fits_same_call(self, sequence: Sequence, budget: int) -> bool:
         """Returns whether a waiting prompt should share the decode call of the prompts in prefill.
 
-        It should if the shared call is possible and costs less than a second call.
+        It should if a shared call is possible and takes less time than a second call. `budget`: the
+        number of prompt tokens that this step may still evaluate.
         """
         num_cached = max(self._prefixes.match(sequence.prompt_tokens).values(), default=0)
         remaining = [
@@ -294,9 +298,9 @@ class Scheduler:
     def _admit_next(self, budget: int) -> Iterator[Operation]:
         """Gives the next waiting sequence a slot and the KV cells of its longest cached prefix.
 
-        `budget`: the number of prompt tokens that this step may still evaluate. If the prompt needs
-        several steps, the running sequences are first moved to consecutive slots, so that the slot
-        of the new sequence does not lie between theirs during these steps.
+        `budget`: the number of prompt tokens that this step may still evaluate. If the prompt has
+        more unevaluated tokens than `budget`, the running sequences are first moved to consecutive
+        slots. The slot of the new sequence then does not lie between their slots.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)
@@ -319,11 +323,12 @@ class Scheduler:
     def _choose_slot(self, owners: dict[Owner, int]) -> int:
         """Returns a free slot for a waiting sequence.
 
-        If no sequence has a slot, this is the slot with the longest cached prefix of the prompt.
-        Otherwise it is a free slot next to a slot whose prompt is in prefill, because the sequences
-        of one decode call need consecutive slots. If no such slot is free, it is the lowest free
-        slot.
-        `owners`: the length of the cached prefix in each slot and snapshot.
+        If all slots are free, returns the slot with the longest cached prefix of the prompt.
+        Otherwise, returns a free slot next to a slot whose prompt is in prefill, because sequences
+        that share a decode call need consecutive slots. If no adjacent slot is free, returns the
+        free slot with the lowest number.
+
+        `owners`: the length of the prompt's cached prefix in each slot and snapshot.
         """
         if self._with_slot:
             return min(self._free_adjacent_slots or self._slots.free)
@@ -335,8 +340,7 @@ class Scheduler:
     def _close_gaps(self) -> Iterator[Operation]:
         """Moves the running sequences to consecutive slots.
 
-        llama.cpp evaluates several sequences in one pass over the weights only if their slots are
-        consecutive.
+        llama.cpp can then evaluate all running sequences in one pass over the weights.
         """
         rows = sorted(self.running, key=_slot)
         while rows and _slot(rows[-1]) - _slot(rows[0]) >= len(rows):
@@ -355,11 +359,11 @@ class Scheduler:
     def _vacate(
         self, slot: int, *, num_kept: int = 0, needed: Owner | None = None
     ) -> Iterator[Operation]:
-        """Prepares a slot for overwriting all its KV cells except the first `num_kept`.
+        """Prepares a slot whose KV cells will be overwritten, except the first `num_kept` cells.
 
-        If enough of the cells to overwrite are in no other slot or snapshot, all cells of the slot
-        are saved to a snapshot first. This may delete older snapshots, but never the snapshot
-        `needed`.
+        First saves all cells of the slot to a snapshot if many cells would otherwise be lost. A
+        cell would be lost if no other slot or snapshot holds it. Saving may delete older snapshots,
+        but never the snapshot `needed`.
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_unique(slot), num_held - num_kept)
@@ -368,11 +372,11 @@ class Scheduler:
         self._prefixes.remove(slot)
 
     def _save(self, slot: int, num_tokens: int, needed: Owner | None) -> Iterator[Operation]:
-        """Saves a slot's KV cells to a new snapshot.
+        """Saves a slot's KV cells to a new snapshot, if there is room for a snapshot of this size.
 
-        Deletes the least recently used snapshots if all snapshots together would have more than
-        `snapshot_tokens` tokens, but never the snapshot `needed`. Saves nothing if the slot's cells
-        and those of `needed` together are more than `snapshot_tokens`.
+        All snapshots together may have at most `snapshot_tokens` tokens. To make room, deletes the
+        least recently used snapshots, but never the snapshot `needed`. `num_tokens`: the number of
+        the slot's KV cells.
         """
         reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
         if num_tokens > self._snapshot_tokens - reserved:
@@ -400,9 +404,9 @@ def _num_remaining(sequence: Sequence) -> int:
 
 
 def _next_row(sequence: Sequence) -> Span:
-    """Returns the token of a running sequence that the next decode call evaluates, as a span.
+    """Returns the next token of a running sequence that a decode call must evaluate, as a span.
 
-    This is the last sampled token, or the prompt's last token if no token has been sampled.
+    It is the last sampled token, or the prompt's last token if no token has been sampled.
     """
     tokens = sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]
     return Span(_slot(sequence), sequence.num_computed_tokens, tokens, needs_logits=True)

@@ -20,7 +20,7 @@ class SequenceStatus(Enum):
 class Sequence:
     """The prompt, the completion and the state of one request in the engine.
 
-    The event loop changes only `is_cancelled`; the worker thread changes everything else.
+    The event loop changes only `is_cancelled`; the worker thread changes all other attributes.
     `sampler` is None until the first token is sampled. `finish_reason` is None until the sequence
     ends.
     """
@@ -33,11 +33,11 @@ class Sequence:
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
-        self.num_cached_tokens = 0  # how many prompt tokens reused cached KV cells
+        self.num_cached_tokens = 0  # how many prompt tokens have KV cells that were reused
         self.num_computed_tokens = 0  # for how many tokens the slot has KV cells
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
-        self.is_cancelled = False  # the event loop sets this to end the sequence
+        self.is_cancelled = False  # the event loop sets it to True to end the sequence
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
@@ -67,7 +67,8 @@ class Sequence:
     def append(self, token: int, *, is_eog: bool) -> None:
         """Appends a sampled token to the completion.
 
-        Sets `finish_reason` if this is an EOG token or the completion has `max_tokens` tokens.
+        Sets `finish_reason` if the token is an EOG (end-of-generation) token, or if the completion
+        then has `max_tokens` tokens.
         """
         self.completion_tokens.append(token)
         if is_eog:

@@ -1,4 +1,4 @@
-"""Tracks which slots of the KV cache are free. A slot's number is a llama.cpp sequence id."""
+"""Tracks which slots of the KV cache are free. A slot's number is its sequence id in llama.cpp."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SlotPool:
         self._free.add(slot)
 
     def check_integrity(self, taken: Iterable[int]) -> None:
-        """Asserts that every slot is either free or exactly once in `taken`."""
+        """Asserts that every slot is either free or exactly once in `taken`, but not both."""
         slots = sorted(taken)
         assert len(slots) == len(set(slots)), f"a slot is taken twice: {slots}"
         assert self._free.isdisjoint(slots), "a taken slot is free"

@@ -1,11 +1,11 @@
 """Splits prompts into decode calls such that equal prompts get bit-identical KV cells.
 
-On a CPU, llama.cpp computes attention in one of two ways. If a sequence has 64 rows (tokens) or
-more in a decode call, its rows are computed in tiles. If it has fewer rows, they are computed row
-by row. The two ways round differently. So a prompt gets the same KV cells every time only if each
-of its tokens is always computed in the same way, even if part of the prompt is cached, and
-whatever other sequences run. Therefore the position of a token in its prompt decides how the token
-is computed:
+On a CPU, llama.cpp computes attention in one of two ways. If a decode call contains 64 or more rows
+(tokens) of a sequence, llama.cpp computes these rows in tiles, that is, many rows together. If the
+call contains fewer rows of the sequence, llama.cpp computes them row by row. The two ways round
+differently. So each token of a prompt must always be computed in the same way, even if part of the
+prompt is cached or other sequences run. Therefore the position of a token in its prompt decides how
+the token is computed:
 
     0 .......... start .......... end .......... prompt's end .......... completion
      row by row        in tiles       row by row              row by row
@@ -19,14 +19,13 @@ This example uses the default values: start 252, tile length 64. A prompt of 1,0
 
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
 the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144. The positions at
-which the tiled tokens are split into calls do not change the results, as long as every call has 64
-rows or more.
+which the tiled tokens are split into calls do not change the results if every call has 64 rows or
+more.
 
-This limits which cached KV cells a prompt can reuse (`num_shareable`). First, a completion is
-computed row by row. The prompt of the next turn of a conversation contains this completion, but
-cannot reuse its cells at the positions that the new prompt computes in tiles. Second, the tiled
-tokens after a reused prefix must fill a call of at least 64 rows. So up to 63 cached tokens are
-evaluated again.
+So a prompt cannot reuse all cached KV cells of its tokens (`num_shareable`). First, a completion is
+computed row by row. The next prompt of the conversation contains the completion, but cannot reuse
+its KV cells at positions that the new prompt computes in tiles. Second, the tiled tokens after a
+reused prefix must fill a call of at least 64 rows. So up to 63 cached tokens are evaluated again.
 
 The first 252 tokens are never tiled, because tiles save little time while the context is short.
 """
@@ -40,11 +39,11 @@ from dataclasses import dataclass
 class Tiling:
     """Decides how each prompt is split into decode calls. All numbers are numbers of tokens.
 
-    `length`: llama.cpp computes the tokens of a sequence in tiles if a call has at least this many
-    of them. `start`: the position in a prompt where computing in tiles begins. The tokens before
-    `start` are evaluated in calls of `length - 1` tokens, which are too short for tiles. So
-    `start` is a multiple of `length - 1`. `chunk_length`: the number of tokens in each call that is
-    computed in tiles, except the last one, which may be longer or shorter.
+    `length`: if a decode call has at least this many tokens of a sequence, llama.cpp computes their
+    attention in tiles (many tokens together). `start`: the position of the first prompt token that
+    is computed in tiles. The tokens before `start` are evaluated in calls of `length - 1` tokens,
+    which are too short for tiles, so `start` is a multiple of `length - 1`. `chunk_length`: the
+    number of tokens in each tiled call of a prompt; the last tiled call may be longer or shorter.
     """
 
     start: int = 4 * 63
@@ -59,7 +58,8 @@ class Tiling:
     def end(self, num_prompt_tokens: int) -> int:
         """Returns the position in a prompt after the last token that is computed in tiles.
 
-        Returns `start` if no token of the prompt is computed in tiles.
+        In tiles, llama.cpp computes `length` or more tokens together. Returns `start` if no token
+        of the prompt is computed in tiles.
         """
         num_beyond = max(num_prompt_tokens - self.start, 0)
         return self.start + num_beyond // self.length * self.length
@@ -77,22 +77,23 @@ class Tiling:
         return min(self.length - 1, limit - position)
 
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
-        """Returns whether one decode call can evaluate the last `length` tokens of a prompt.
+        """Returns whether one untiled call can evaluate the last `length` tokens of a prompt.
 
-        It can if these tokens are too few for tiles and none of them must be computed in tiles.
+        It can if `length` is less than `self.length`, and if none of these tokens must be computed
+        in tiles because of its position in the prompt.
         """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length
         return length < self.length and position >= (end if end > self.start else 0)
 
     def num_shareable(self, num_equal: int, end: int, other_end: int) -> int:
-        """Returns how many KV cells a prompt can reuse from another prompt, bit for bit.
+        """Returns how many KV cells a new prompt can reuse from an older prompt, bit for bit.
 
-        Both prompts begin with the same `num_equal` tokens. `end`: the position in the reusing
-        prompt after its last tiled token. `other_end`: the position in the other prompt after its
-        last tiled token. The tiled tokens that remain after the reused cells must fill a decode
-        call of at least 64 tokens (by default). So the result can be smaller than the number of
-        equal cells.
+        `num_equal`: the number of equal tokens at the start of the two prompts. `end`: the position
+        after the last token that the new prompt computes in tiles (many tokens together).
+        `other_end`: the position after the last token that the older prompt computes in tiles. The
+        result can be less than `num_equal`, because the tiled tokens after the reused cells must
+        fill a decode call of `length` or more tokens.
         """
         if num_equal <= self.start:
             return num_equal

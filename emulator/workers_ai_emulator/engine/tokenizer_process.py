@@ -1,8 +1,8 @@
-"""Tokenises with the tokenizer of an untrusted GGUF file, in a subprocess.
+"""Tokenises texts in a subprocess, with the tokenizer of a GGUF file that a user has installed.
 
 For most kinds of tokenizers, llama.cpp splits a text with `std::regex`. `std::regex` recurses for
-every character: 30,000 characters of one kind overflow the stack of an ordinary thread. Other texts
-take minutes. So the texts are tokenised in a subprocess that has a large stack and a time limit:
+every character: 30,000 characters of one kind overflow the stack of an ordinary thread. Some other
+texts take minutes. So the texts are tokenised in a subprocess with a large stack and a time limit:
 `python -m workers_ai_emulator.engine.tokenizer_process FILE LIMIT_S`.
 """
 
@@ -23,18 +23,18 @@ from workers_ai_emulator.engine.probe import limit_memory
 
 # The name of this module. In the subprocess, `__name__` is `__main__` instead.
 MODULE = "workers_ai_emulator.engine.tokenizer_process"
-_STACK_BYTES = 256 * 2**20  # stack for 500,000 characters; unused pages take no memory
+_STACK_BYTES = 256 * 2**20  # enough for texts of 500,000 characters; unused pages take no memory
 _MAX_TOKENS_PER_CHARACTER = 8
 _MAX_SPECIAL_TOKENS = 2048
-_TOKENS, _FAILED = b"tf"  # kinds of replies
+_TOKENS, _FAILED = b"tf"  # kinds of replies: lists of tokens, or a failure of the tokenizer
 _TOKEN_TYPE = "i"
 
 
 def is_safe(vocabulary: LlamaVocabulary) -> bool:
     """Returns whether llama.cpp tokenises every text quickly and without recursion.
 
-    This is true for SentencePiece vocabularies, such as the vocabulary of Llama 2, unless they have
-    too many special tokens: llama.cpp searches the text for each special token.
+    It does so for SentencePiece vocabularies, such as the vocabulary of Llama 2, with at most 2,048
+    special tokens. With more special tokens it is slow, because it searches the text for each.
     """
     return vocabulary.is_sentencepiece and vocabulary.num_searched_tokens <= _MAX_SPECIAL_TOKENS
 
@@ -43,8 +43,8 @@ class IsolatedTokenizer:
     """Tokenises in a subprocess, which is killed if a prompt takes longer than `limit_s` seconds.
 
     The subprocess loads the vocabulary of the GGUF file `path`, which has `vocabulary_size` tokens.
-    It tokenises one prompt after the other. If it crashed or was killed, the next prompt starts a
-    new subprocess. The constructor raises EngineError if no process can be started.
+    It tokenises one prompt after the other. After a crash or a kill, the next prompt starts a new
+    subprocess. The constructor raises EngineError if no process can be started.
     """
 
     is_isolated = True
@@ -63,8 +63,8 @@ class IsolatedTokenizer:
 
         Raises RequestRejected if the tokenizer fails, crashes, or takes longer than `limit_s`.
         Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`.
-        Raises EngineError if the tokenizer is closed, its file was replaced by a file with other
-        tokens, or no process can be started.
+        Raises EngineError if the tokenizer is closed, if its file was replaced by a file with other
+        tokens, or if no process can be started.
         """
         request = json.dumps([list(texts), parse_special]).encode()
         num_characters = sum(map(len, texts)) + len(texts)
@@ -126,7 +126,7 @@ def _answer(vocabulary: LlamaVocabulary, request: bytes) -> tuple[int, bytes]:
 
 
 def _join(lists: Sequence[Sequence[int]]) -> bytes:
-    """Returns the lists as 32-bit integers: for each list, its length and then its tokens."""
+    """Encodes lists of tokens as 32-bit integers: for each list, its length and then its tokens."""
     numbers = array(_TOKEN_TYPE)
     for tokens in lists:
         numbers.append(len(tokens))

@@ -13,7 +13,7 @@ WeightsType = Literal["Q8_0", "F16"]  # the types of weights that the stand-in m
 class FinishReason(Enum):
     """Why a completion ended."""
 
-    STOP = "stop"  # the model generated an EOG token
+    STOP = "stop"  # the model generated an EOG (end-of-generation) token
     LENGTH = "length"  # the completion has `max_tokens` tokens
     CANCELLED = "cancelled"  # the generation was cancelled, for example after a disconnect
 
@@ -22,9 +22,9 @@ class FinishReason(Enum):
 class SamplingParams:
     """The sampling parameters of a request, and the maximum number of completion tokens.
 
-    With `temperature` 0, the most likely token is always selected. Without a seed, a random seed is
-    used. These values have no effect: None for `top_k` and `top_p`, 1 or 0 for
-    `repetition_penalty`, and 0 for the other penalties.
+    If `temperature` is 0, the most likely token is always selected. If `seed` is None, a random
+    seed is used. These values switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for
+    `repetition_penalty`, and 0 for the frequency and presence penalties.
     """
 
     max_tokens: int = 256
@@ -41,8 +41,8 @@ class SamplingParams:
 class Usage:
     """The token counts of one request.
 
-    `num_completion_tokens` includes the EOG token. `num_cached_tokens`: the prompt tokens whose KV
-    cells were reused from the cache.
+    `num_completion_tokens` includes the EOG (end-of-generation) token. `num_cached_tokens`: the
+    number of prompt tokens that were not evaluated, because their KV cells were reused.
     """
 
     num_prompt_tokens: int
@@ -84,7 +84,7 @@ class Generation(Protocol):
     def fingerprint(self) -> str:
         """A text that is equal for requests with the same prompt and parameters.
 
-        It seeds the random padding of events, so equal requests get equal padding.
+        The text seeds the random padding of stream events, so equal requests get equal padding.
         """
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
@@ -101,11 +101,11 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StartedGeneration:
-    """A generation, with the name of its model and a function that returns its prompt.
+    """A completion in progress, with the name of its model and a function that returns its prompt.
 
-    `model_name`: the name of the weights, or of the backend if no model computes the completion.
-    `prompt`: a function that returns the rendered prompt. The function may be slow, and raises
-    EngineError if the model has been unloaded.
+    `model_name`: the file name of the weights without `.gguf`, the name of an upstream server's
+    model, or `scripted`. `prompt`: a function that returns the rendered prompt. The function may be
+    slow, and raises EngineError if the model has been unloaded.
     """
 
     generation: Generation
@@ -117,8 +117,8 @@ class StartedGeneration:
 class Span:
     """Consecutive tokens of one slot that one decode call evaluates.
 
-    `start`: the position of the first of these tokens in the sequence. `needs_logits`: whether the
-    decode call must output logits for the last of these tokens.
+    `start`: the position of the first token of the span in its sequence. `needs_logits`: whether
+    the decode call must output logits for the last token of the span.
     """
 
     slot: int
@@ -131,12 +131,13 @@ State = bytes | memoryview  # a copy of all KV cells of a slot
 
 
 class Sampler(Protocol):
-    """Samples the tokens of one sequence, each from the logits of the last decode call."""
+    """Samples the completion tokens of one sequence, one after each decode call."""
 
     def sample(self, row: int) -> int:
         """Samples a token from the logits of the last decode call, and returns it.
 
-        `row`: the index of this sequence among those for which the call computed logits.
+        `row`: the index of the sampler's sequence in the list of all sequences for which the decode
+        call output logits.
         """
 
     def close(self) -> None:
@@ -146,7 +147,8 @@ class Sampler(Protocol):
 class Vocabulary(Protocol):
     """The tokenizer of a model. Any thread may use it.
 
-    `adds_bos`: whether the model needs a BOS token before every prompt.
+    `adds_bos`: whether the model needs a BOS token before every prompt. `bos` and `eos`: token ids;
+    None if the vocabulary has no such token.
     """
 
     size: int
@@ -157,27 +159,28 @@ class Vocabulary(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """The ids of all control tokens, such as `</s>`, by the text of the token."""
+        """The ids of all special tokens, such as `</s>`. The keys are the texts of the tokens."""
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Returns the tokens of `text`, without a BOS token.
 
-        `parse_special`: whether the text of a special token, such as `</s>`, becomes this token.
-        If False, such a text is tokenised as plain text.
+        If `parse_special` is True, the text of a special token, such as `</s>`, becomes the special
+        token. If it is False, `</s>` is tokenised as plain text.
         """
 
     def piece(self, token: int) -> bytes:
-        """Returns the bytes of a token's text; no bytes for a special token."""
+        """Returns the bytes of a token's text; `b""` for a special token."""
 
     def is_eog(self, token: int) -> bool:
-        """Returns whether the token is an EOG token, which ends a completion."""
+        """Returns whether the token is an EOG (end-of-generation) token."""
 
 
 class ModelRunner(Protocol):
-    """Evaluates tokens with a model and its KV cache. Only one thread may use a runner.
+    """Evaluates tokens with a model and its KV cache.
 
-    Each slot holds the KV cells of the first tokens of one sequence, without gaps: at most
-    `context_length` cells. `LlamaRunner` implements this protocol; the tests have a fake runner.
+    Any thread may call `interrupt`. Only one thread may call the other methods. Each slot holds the
+    KV cells of the first tokens of one sequence, without gaps: at most `context_length` cells.
+    `LlamaRunner` implements this protocol; the tests have a fake runner.
     """
 
     num_slots: int
@@ -188,7 +191,7 @@ class ModelRunner(Protocol):
         """The model's tokenizer."""
 
     def decode(self, spans: Sequence[Span]) -> None:
-        """Evaluates the tokens of all spans in one decode call.
+        """Evaluates the tokens of all spans (consecutive tokens of one slot) in one decode call.
 
         Raises Interrupted if `interrupt` stopped the call, and EngineError if the call failed.
         """

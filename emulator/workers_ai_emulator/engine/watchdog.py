@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class Watchdog:
-    """Decides from regular observations whether the worker thread makes progress.
+    """Decides from regular observations whether the worker thread is stuck.
 
-    `limit_s`: a busy worker has failed if it makes no progress for this many seconds. The watchdog
-    does not read a clock but adds up the `elapsed_s` of the observations. So time during which the
-    whole process is suspended does not count.
+    `limit_s`: the thread is stuck if it has requests and makes no progress for this many seconds.
+    The watchdog reads no clock; it adds up the values `elapsed_s` of all observations. So time
+    during which the whole process is suspended does not count.
     """
 
     def __init__(self, limit_s: float) -> None:

@@ -1,7 +1,7 @@
-"""The engine's worker thread: evaluates sequences step by step and delivers their events.
+"""The engine's worker thread: generates the tokens of all requests and delivers their text.
 
 The event loop puts messages into the worker's inbox. After each decode call, the worker passes a
-list of events (chunks and errors) to the callback `deliver`:
+list of events (chunks of text and errors) to the callback `deliver`:
 
     inbox ──► scheduler.step() ──► executor.execute(operation) ──► sample, detokenise ──► deliver
 """
@@ -31,8 +31,9 @@ Delivery = list[tuple[Sequence, Event]]
 class EngineStatus:
     """The numbers that the metrics endpoint shows for one engine.
 
-    Slots, running and waiting requests are current numbers; the token counts are totals since the
-    engine's start. `finished`: the number of ended requests by outcome.
+    The numbers of slots, running requests and waiting requests are current values; the numbers of
+    tokens are totals since the engine's start. `finished`: the number of ended requests for each
+    outcome, which is a finish reason or `error`.
     """
 
     num_slots: int
@@ -108,9 +109,9 @@ class Worker:
         self._inbox.put(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Cancels the sequence: the worker ends it before the next step.
+        """Cancels the sequence: the worker thread ends it before its next step.
 
-        Interrupts the current decode call if all sequences in the call are cancelled.
+        Stops the current decode call if all sequences in the call are cancelled.
         """
         sequence.is_cancelled = True
         self._inbox.put(_Cancel(sequence))
@@ -119,9 +120,9 @@ class Worker:
                 self._runner.interrupt(is_requested=True)
 
     def close(self) -> None:
-        """Sends the worker the message to cancel all sequences, close the runner and end.
+        """Sends the worker thread a message to cancel all sequences, free the model and end.
 
-        The worker handles the message after the current step; this method does not wait.
+        The thread handles the message after its current step. This method does not wait for it.
         """
         self._inbox.put(_Close())
 
@@ -165,7 +166,7 @@ class Worker:
     def _step(self) -> None:
         """Executes all operations of one scheduler step.
 
-        After each decode call, samples tokens and delivers events. If an operation fails, the
+        After each decode call, samples tokens and delivers their text. If an operation fails, the
         affected sequences end, and the rest of the step is skipped.
         """
         for operation in self._scheduler.step():
@@ -185,7 +186,7 @@ class Worker:
             self.num_completed += 1
 
     def _execute(self, operation: Operation) -> None:
-        """Executes one operation of the scheduler. Meanwhile, `cancel` can stop a decode call."""
+        """Executes one operation of the scheduler. If it is a decode call, `cancel` can stop it."""
         if not isinstance(operation, Decode):
             self._executor.execute(operation)
             return
@@ -239,7 +240,7 @@ class Worker:
             self._finish(sequence, EngineError(str(error)), "error", keep_cells=False)
 
     def _finish(self, sequence: Sequence, event: Event, outcome: str, *, keep_cells: bool) -> None:
-        """Frees the sequence's slot and sampler, and adds its last event to the outbox."""
+        """Frees the sequence's slot and sampler, and adds its last chunk or error to the outbox."""
         self._scheduler.finish(sequence, keep_cells=keep_cells)
         self._finished[outcome] += 1
         if sequence.sampler is not None:

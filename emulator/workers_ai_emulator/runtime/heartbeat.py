@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-# Ticks without a beat after which the event loop counts as blocked. A tick is a second long.
+# The event loop counts as blocked after this many ticks (seconds) without a call of `beat`.
 _LIMIT = 30
 
 
 class Heartbeat:
     """Counts the seconds since the event loop last ran.
 
-    The event loop calls `beat`. Another thread calls `tick` once a second. If the whole process is
-    suspended, neither is called, so that time does not count.
+    The event loop calls `beat`. Another thread calls `tick` once a second. While the whole process
+    is suspended, neither method is called, so the time of the suspension does not count.
     """
 
     def __init__(self) -> None:

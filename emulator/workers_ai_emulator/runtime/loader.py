@@ -90,7 +90,7 @@ class OpenModel:
 
 
 class Loader:
-    """Opens GGUF files and creates runners according to the settings.
+    """Opens GGUF files and creates model runners with a KV cache, according to the settings.
 
     `open` and `runner` can take minutes; any thread may call them. They raise WeightsUnusable with
     the file's path and the reason if the model cannot be loaded.
@@ -178,8 +178,8 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Checks the header of a GGUF file and returns it.
 
-        Also test-loads the file in a subprocess, unless it is the stand-in model or has already
-        passed this test.
+        The first time, also test-loads the file in a subprocess. The stand-in model is never
+        test-loaded.
         """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
@@ -189,7 +189,7 @@ class Loader:
         return header
 
     def _context_length(self, spec: ModelSpec, header: GgufHeader) -> int:
-        """Returns the maximum number of tokens of one sequence: the configured or a default number.
+        """Returns the maximum number of tokens of a sequence: the configured number or a default.
 
         Raises ValueError if the configured length exceeds the longest context of the model.
         """
@@ -203,7 +203,7 @@ class Loader:
         return wanted
 
     def _offload(self, header: GgufHeader, context_length: int) -> Offload:
-        """Returns how much of the model goes to the GPUs (nothing without a GPU), and logs it."""
+        """Decides which part of the model goes to the GPUs (none without a GPU), and logs it."""
         settings = self._settings
         devices = gpus() if settings.gpu_layers != 0 else []
         if not devices:
@@ -228,10 +228,11 @@ class Loader:
 def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTemplate:
     """Returns the model's chat template.
 
-    This is the template in `models.toml`. If there is none, it is `Llama2Template` for a Llama 2
-    model, and the template in the GGUF file for any other model. A template from `models.toml` or
-    from a GGUF file runs in a subprocess, except for the stand-in model's own template. Raises
-    ValueError if the model has no template or its template does not compile.
+    If `models.toml` contains a template for the model, returns that template. Otherwise, returns
+    `Llama2Template` for a Llama 2 model, and the template in the GGUF file for any other model.
+    Templates from `models.toml` and from GGUF files run in a subprocess. Only the stand-in model's
+    own template runs in this process. Raises ValueError if the model has no template or its
+    template does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
@@ -253,8 +254,8 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
     """Returns the model's tokenizer.
 
-    Some texts can crash a tokenizer or take it minutes. Such a tokenizer runs in a subprocess,
-    unless it belongs to the stand-in model.
+    If some texts could crash the tokenizer or take it minutes, the tokenizer runs in a subprocess.
+    The stand-in model's tokenizer always runs in this process.
     """
     if weights.is_trusted or is_safe(vocabulary):
         return DirectTokenizer(vocabulary)
@@ -264,19 +265,19 @@ def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
 def is_llama_2(vocabulary: Vocabulary, template: str | None) -> bool:
     """Returns whether a model expects prompts in Llama 2's format.
 
-    It does if it has Llama 2's vocabulary, and its chat template has Llama 2's tag `<<SYS>>` or is
-    missing, as in old files.
+    The model must have Llama 2's vocabulary. Its chat template must contain Llama 2's tag `<<SYS>>`
+    or be missing, as in old GGUF files. `template`: the template in the file; None if missing.
     """
     has_vocabulary = vocabulary.is_sentencepiece and vocabulary.size == _LLAMA_2_VOCABULARY_SIZE
     return has_vocabulary and (template is None or "<<SYS>>" in template)
 
 
 def corrected_epsilon(header: GgufHeader, weights: Weights) -> float | None:
-    """Returns the RMS norm epsilon that replaces a wrong value in the file, otherwise None.
+    """Returns the right RMS norm epsilon if the file contains a wrong one, otherwise None.
 
-    Llama 2 7B needs 1e-5. Files that were made before Meta corrected its value contain 1e-6, for
-    example the widely used Q8_0 file [facebookresearch/llama#771]. Llama 1 does need 1e-6; its 7B
-    files keep this value, because their context length is not 4096.
+    Llama 2 7B needs 1e-5. Meta first published 1e-6 by mistake [facebookresearch/llama#771], and
+    old GGUF files, such as the widely used Q8_0 file, still contain 1e-6. Llama 1 7B needs 1e-6;
+    its files are not corrected, because their context length is not 4096.
     """
     shape = (header.vocabulary_size, header.embedding_length, header.num_layers)
     is_llama_2_7b = (header.architecture, *shape, header.context_length) == _LLAMA_2_7B

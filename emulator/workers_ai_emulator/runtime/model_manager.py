@@ -55,8 +55,8 @@ class ModelManager:
     """Loads and unloads the models of a catalogue.
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
-    serves. `phase`: what the server does during its start-up, for the endpoint `readyz`; `ready`
-    after the start-up. `loader`: a loader that tests use instead of `Loader`.
+    serves. `phase`: the text that the endpoint `readyz` returns: during the start, what the server
+    does; then `ready`. `loader`: a loader that tests use instead of `Loader`.
     """
 
     def __init__(
@@ -114,9 +114,10 @@ class ModelManager:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
         """Yields a loaded model, which is not unloaded during the `with` block.
 
-        Loads the model first if necessary; simultaneous callers share one load. After the block,
-        the model stays loaded at least until its requests have ended. Raises WeightsUnusable if the
-        model cannot be loaded, and CapacityExceeded if busy models take the memory that it needs.
+        If the model is not loaded yet, loads it first, once for all simultaneous calls of this
+        method. After the block, the model stays loaded at least until its requests have ended.
+        Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
+        take the memory that it needs.
         """
         self._num_leases[spec.name] += 1
         try:
@@ -139,7 +140,7 @@ class ModelManager:
         await asyncio.gather(*(model.close() for model in self.loaded))
 
     async def load(self, spec: ModelSpec) -> None:
-        """Loads the model into memory unless it is already loaded.
+        """Loads the model into memory, if it is not loaded yet.
 
         Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
         take the memory that it needs.
@@ -153,12 +154,12 @@ class ModelManager:
         if task is None:
             task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
             task.add_done_callback(lambda task: self._end_load(spec, task))
-        return await asyncio.shield(task)  # cancelling one caller must not cancel the load
+        return await asyncio.shield(task)  # if one caller is cancelled, the load continues
 
     def _end_load(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
-        """Removes the task of a load that has ended, so that a later request can retry.
+        """Removes the task of an ended load. After a failed load, a later request can then retry.
 
-        Reads the task's exception, because asyncio logs exceptions that have not been read.
+        Also reads the task's exception, because asyncio logs exceptions that no code has read.
         """
         del self._loading[spec.name]
         if not task.cancelled():
@@ -223,9 +224,9 @@ class ModelManager:
     def _free_memory(self) -> int:
         """Returns how many bytes of memory another model may take.
 
-        This is the smaller of two numbers: the machine's free memory, and the memory limit minus
-        the sizes of all loaded models. The second number is needed because the operating system
-        counts memory-mapped weights as free memory until they have been read.
+        The result is the smaller of two numbers: the machine's free memory, and the memory limit
+        minus the sizes of all loaded models. The second number is needed because the operating
+        system counts memory-mapped weights as free memory until they have been read.
         """
         taken = sum(model.memory for model in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())
@@ -255,8 +256,9 @@ async def _check_computes(loaded: LoadedModel) -> None:
 async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Calls a function on a daemon thread and returns its result.
 
-    A daemon thread does not delay the exit of the process. A thread of `asyncio.to_thread` would
-    delay it until the function returns, and llama.cpp cannot interrupt a load from a slow disk.
+    A daemon thread does not delay the exit of the process. With `asyncio.to_thread`, the exit would
+    wait until the function returns. That can take long while llama.cpp loads a model from a slow
+    disk.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()

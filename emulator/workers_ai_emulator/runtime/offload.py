@@ -18,9 +18,9 @@ class Offload:
     """Which part of a model is on the GPU.
 
     `num_layers`: how many of the model's last layers are on the GPU (llama.cpp's `n_gpu_layers`).
-    One more than the number of layers means: all layers and the output weights. `weights_share`:
-    the share (0 to 1) of all weights that is on the GPU. `cells_share`: the share of all KV cells
-    that is on the GPU. `max_slots`: the maximum number of slots.
+    If it is the model's number of layers plus 1, the output weights are also on the GPU.
+    `weights_share`: the share (0 to 1) of all weights that is on the GPU. `cells_share`: the share
+    (0 to 1) of all KV cells that is on the GPU. `max_slots`: the maximum number of slots.
     """
 
     num_layers: int = 0
@@ -41,7 +41,7 @@ def offload(
 
     `context_length`: the maximum number of tokens of one sequence. `parallel`: the number of slots
     that the user has set; None if not set. `num_layers`: the number of layers that the user has
-    set; if it is not None, the function does not check whether they fit.
+    set, which is used even if the layers do not fit; None if not set.
     """
     sizes = _layer_sizes(header)
     total = sum(tensor.size for tensor in header.tensors)
@@ -59,8 +59,8 @@ def offload(
 def _layer_sizes(header: GgufHeader) -> list[int]:
     """Returns how many bytes each layer's weights take, last layer first, then the output weights.
 
-    A model without output weights uses its token embeddings instead; llama.cpp then copies the
-    embeddings to the GPU.
+    If a model has no output weights, its token embeddings count instead, because llama.cpp copies
+    the embeddings to the GPU.
     """
     layers: Counter[int] = Counter()
     others: Counter[str] = Counter()
@@ -74,10 +74,10 @@ def _layer_sizes(header: GgufHeader) -> list[int]:
 
 
 def _needed(sizes: list[int], num_layers: int, cells_size: int) -> int:
-    """Returns how many bytes of GPU memory `num_layers` layers need.
+    """Returns how many bytes of GPU memory the last `num_layers` layers need.
 
-    This includes the KV cells of these layers and a margin for compute buffers. `sizes`: the result
-    of `_layer_sizes`. `cells_size`: the bytes of all layers' KV cells.
+    The number includes the KV cells of the layers and a margin for compute buffers. `sizes`: the
+    result of `_layer_sizes`. `cells_size`: the size of the KV cells of all layers, in bytes.
     """
     num_with_cells = min(num_layers, len(sizes) - 1)
     cells = cells_size * num_with_cells // max(len(sizes) - 1, 1)
