@@ -39,7 +39,7 @@ _NO_HOST = "invalid"  # a reserved name: no host can have it [RFC 2606]
 _ACCESS_OF_OTHERS = 0o077  # the permission bits of a file for other users
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # of a server certificate: some clients reject a longer lifetime
+_LIFE = 397 * _DAY  # of a server certificate; some clients reject longer ones
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -54,12 +54,12 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 
-# The authority may sign certificates for HOSTS only. A constraint limits only names of its own
-# kind, so each kind of name needs one:
-#   - DNS names: HOSTS are permitted. This would also permit the subdomains of HOSTS, so they are
-#     excluded: OpenSSL and Go read an excluded name with a leading dot as "all subdomains".
+# The authority may sign certificates for HOSTS only. A constraint limits one kind of name, so there
+# are constraints for every kind:
+#   - DNS names: HOSTS are permitted. A permitted name includes its subdomains, so these subdomains
+#     are excluded: OpenSSL and Go read an excluded name with a leading dot as "all subdomains".
 #   - IP addresses: all are excluded.
-#   - E-mail addresses and URIs: permitted only at a reserved host, which cannot exist.
+#   - E-mail addresses and URIs: permitted only at a reserved host name, which no host has.
 _CONSTRAINTS = x509.NameConstraints(
     permitted_subtrees=[
         *(x509.DNSName(host) for host in HOSTS),
@@ -74,10 +74,11 @@ _CONSTRAINTS = x509.NameConstraints(
 
 
 def authority(folder: Path) -> CA:
-    """Returns the certificate authority in the folder; creates it if it is missing or unusable.
+    """Returns the certificate authority that is stored in `folder`.
 
-    Also creates a new authority if other users could have read or replaced the stored one. Raises
-    CommandError if the folder belongs to another user, or cannot be read or written.
+    Creates a new authority if the stored one is missing or unusable, or if other users could have
+    read or replaced it. Raises CommandError if the folder belongs to another user, or cannot be
+    read or written.
     """
     path = folder / "authority.pem"
     try:
@@ -96,7 +97,7 @@ def authority(folder: Path) -> CA:
 
 
 def server_context(ca: CA) -> ssl.SSLContext:
-    """Returns a TLS server context with a new certificate for HOSTS, which `ca` signs."""
+    """Returns a TLS server context with a new certificate for HOSTS, signed by `ca`."""
     now = datetime.now(UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
@@ -108,11 +109,11 @@ def server_context(ca: CA) -> ssl.SSLContext:
 
 
 def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """Returns the PEM bundle that replaces a program's trusted certificates.
+    """Returns the certificates that a program under `exec` trusts, in the PEM format.
 
-    The bundle contains the certificate of `ca`, the certificates that the operating system and
-    certifi trust, and the certificates in the user's own files. The user's environment
-    (`variables`) names these files, for example in SSL_CERT_FILE.
+    These are the certificate of `ca`, the certificates that the operating system and certifi
+    trust, and the certificates in the user's own files. The user's environment (`variables`) names
+    the user's files, for example in SSL_CERT_FILE.
     """
     system = ssl.get_default_verify_paths()
     return _joined(
@@ -129,10 +130,10 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
 
 
 def node_trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
-    """Returns the PEM bundle of certificates that node trusts in addition to its own.
+    """Returns the certificates that node trusts in addition to its built-in ones, as PEM.
 
-    The bundle contains the certificate of `ca`. If NODE_EXTRA_CA_CERTS in the user's environment
-    (`variables`) names a file, the bundle also contains the certificates in that file.
+    These are the certificate of `ca`, and the certificates in the user's own file, if the user's
+    environment (`variables`) names one in NODE_EXTRA_CA_CERTS.
     """
     return _joined(ca, [variables.get("NODE_EXTRA_CA_CERTS", "")])
 
@@ -218,7 +219,7 @@ def _new_authority() -> bytes:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Writes the data to a file that only the user can read (mode 0600).
+    """Writes the data to a file that only its owner can read (mode 0600).
 
     Replaces an existing file atomically.
     """

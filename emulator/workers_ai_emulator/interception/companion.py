@@ -1,4 +1,4 @@
-"""Finds a running emulator for `exec`, or starts one and stops it after the command of `exec`."""
+"""Finds a running emulator for `exec`. If none runs, starts one, and stops it at the end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def companion(
 ) -> Iterator[Address]:
     """Yields the address of an emulator that is ready: a running emulator or a new one.
 
-    If an emulator responds at `address`, waits until it is ready and calls `report` with the text
-    of each phase of its start. Otherwise, and always if the port is 0, starts an emulator with the
-    environment `variables`, and stops it when the `with` block ends. Raises CommandError if the
-    new emulator fails to start.
+    If an emulator responds at `address`, waits until it is ready. Meanwhile, calls `report` with a
+    text for each phase of the emulator's start. If no emulator responds, or if the port is 0,
+    starts a new emulator with the environment `variables`. Stops the new emulator when the `with`
+    block ends. Raises CommandError if the new emulator fails to start.
     """
     if address.port and _is_ready(address, report):
         yield address
@@ -36,7 +36,7 @@ def companion(
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
     """Waits until the emulator at the address is ready, then returns True.
 
-    Calls `report` with the text of each phase of the emulator's start. Returns False if no emulator
+    Calls `report` with a text for each phase of the emulator's start. Returns False if no emulator
     responds at the address.
     """
     reported = None

@@ -1,8 +1,9 @@
 """Builds the environment variables that make programs call the emulator instead of Cloudflare.
 
 curl and most Python clients read HTTPS_PROXY and the variables that name trusted certificates.
-NODE_OPTIONS and PYTHONPATH load hooks, which redirect clients that ignore HTTPS_PROXY, such as
-node's `fetch`. wrangler reads its own variables, such as CLOUDFLARE_API_BASE_URL.
+NODE_OPTIONS and PYTHONPATH make node and Python load a file of the folder `hooks`, which redirects
+clients that ignore HTTPS_PROXY, such as node's `fetch`. wrangler reads its own variables, such as
+CLOUDFLARE_API_BASE_URL.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 
 _HOOKS = Path(__file__).parent / "hooks"
 
-# These variables are set if the user's environment lacks them, because wrangler and the SDKs refuse
-# to run without credentials. The emulator accepts these values, unless it was started with
-# `--api-token` or `--api-token-file`.
+# Values for variables that the user has not set: wrangler and the SDKs refuse to run without
+# credentials. An emulator with the flag `--api-token` or `--api-token-file` refuses this token.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
@@ -29,14 +29,14 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Interception:
-    """The addresses, credentials and file paths that `environment` puts into variables.
+    """The values that the function `environment` puts into environment variables.
 
-    `proxy` and `tls` are the addresses of the proxy's two ports: `proxy` receives HTTP proxy
-    requests, and `tls` receives TLS connections that a hook redirects. The port `proxy` requires
-    `credentials` (`user:password`), unless they are empty. `bundle` is a PEM file that replaces a
-    program's trusted certificates. `node_bundle` is a PEM file of certificates that node trusts in
-    addition to its own. `authority` is a PEM file with only the certificate of our certificate
-    authority. `wgetrc` is a configuration file for wget.
+    `proxy` and `tls` are the addresses of the two ports of the proxy of `exec`. `proxy` receives
+    HTTP proxy requests; `tls` receives TLS connections that a hook redirects. `credentials` has the
+    form `user:password`; it is empty if the proxy requires none. `bundle` is a PEM file of all
+    certificates that programs trust. `node_bundle` is a PEM file of certificates that node trusts
+    in addition to its built-in ones. `authority` is a PEM file with only the certificate of the
+    authority of `exec`. `wgetrc` is a configuration file for wget.
     """
 
     emulator: Address
@@ -52,9 +52,8 @@ class Interception:
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment variables to set for a program that `exec` runs.
 
-    The caller adds them to the user's environment (`variables`), where they replace variables of
-    the same name. A value for CLOUDFLARE_API_TOKEN or CLOUDFLARE_ACCOUNT_ID is returned only if the
-    user's environment lacks that variable.
+    The result replaces variables of the same name in the user's environment (`variables`). It
+    contains CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID only if the user has not set them.
     """
     at = f"{interception.credentials}@" if interception.credentials else ""
     proxy = f"http://{at}{interception.proxy}"
@@ -87,11 +86,11 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
 
 
 def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
-    """Returns the content of a configuration file for wget, which makes wget trust `bundle`.
+    """Returns the content of a wget configuration file that makes wget trust the file `bundle`.
 
-    The content is the user's own configuration and one more line. The line is needed because wget,
-    if built with GnuTLS, reads no environment variable that names trusted certificates. `variables`
-    and `home` are the user's environment and home folder.
+    The content is the user's own configuration, and a line that names `bundle`. The line is needed
+    because wget, if built with GnuTLS, reads no environment variable with the path of trusted
+    certificates. `variables` and `home` are the user's environment and home folder.
     """
     path = Path(variables.get("WGETRC") or home / ".wgetrc")
     users = path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
@@ -101,13 +100,12 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
 def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    The value contains the user's entries, except those that match Cloudflare's API hosts, because
-    requests to these hosts must use our proxy. The value also contains the loopback names and the
-    emulator's host, except IPv6 addresses, which httpx 0.24.0 cannot parse.
+    The value contains the entries of the user's NO_PROXY. Entries that match Cloudflare's API
+    hosts, such as `*`, are left out, because requests for these hosts must use the proxy of `exec`.
+    For other hosts, that proxy itself follows the user's NO_PROXY.
 
-    Our proxy reads the user's own NO_PROXY. It connects to hosts in NO_PROXY, and to `::1`,
-    directly, without the user's proxy. It sends HTTPS requests for Cloudflare's API hosts to the
-    emulator, even if the user's NO_PROXY contains these hosts.
+    The value also contains the loopback names and the emulator's host. Of these, IPv6 addresses are
+    left out, because httpx 0.24.0 cannot parse them.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -118,19 +116,19 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 
 
 def _excepts_our_host(entry: str) -> bool:
-    """Returns whether a NO_PROXY entry can make a client skip the proxy for a Cloudflare API host.
+    """Returns whether an entry of NO_PROXY matches one of Cloudflare's API hosts for any client.
 
     Clients interpret leading dots, `*` and parent domains differently. Returns True if the entry
-    includes a Cloudflare API host in at least one of these interpretations.
+    matches in at least one of the interpretations.
     """
     domain = entry.lower().partition(":")[0].lstrip("*.")
     return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
 
 
 def _node_options(options: str) -> str:
-    """Returns the user's NODE_OPTIONS plus the option `--require` that loads our hook.
+    """Returns the user's NODE_OPTIONS (`options`) and an option that loads `hooks/node.cjs`.
 
-    The hook's path is in double quotes, so quotes and backslashes in the path are escaped.
+    The path of `node.cjs` is in double quotes, so quotes and backslashes in the path are escaped.
     """
     path = re.sub(r'(["\\])', r"\\\1", str(_HOOKS / "node.cjs"))
     return f'{options} --require "{path}"'.lstrip()

@@ -11,7 +11,8 @@ from pathlib import Path
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.files import TextUnreadable, read_small_text
 
-# Older versions ignore the plugin that wrangler.local.jsonc names, so `env.AI` is undefined.
+# The oldest wrangler that loads the plugin in wrangler.local.jsonc; older ones leave `env.AI`
+# undefined.
 _OLDEST_WITH_PLUGINS = (4, 36)
 _NEEDED = "wrangler {}.{} or newer".format(*_OLDEST_WITH_PLUGINS)
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.\d+(-.+)?", re.ASCII)
@@ -27,7 +28,7 @@ class Wrangler:
 
 
 def find_wrangler(folder: Path) -> Wrangler | None:
-    """Returns the wrangler that is installed for a project in `folder`, or None.
+    """Returns the wrangler that is installed for a project in `folder`, or None if there is none.
 
     Searches `node_modules` of the folder and of its parents, as node does. Raises CommandError if
     the package.json of the wrangler that it finds has no valid version.
@@ -41,10 +42,10 @@ def find_wrangler(folder: Path) -> Wrangler | None:
 
 
 def check_plugins(wrangler: Wrangler | None) -> str | None:
-    """Checks that a wrangler can use wrangler.local.jsonc.
+    """Checks that the installed wrangler can load the plugin in wrangler.local.jsonc.
 
-    Returns a hint for the user if that is not certain. Raises CommandError if the wrangler is too
-    old.
+    Returns None if it can. Returns a hint for the user if no wrangler is installed or its version
+    is unknown. Raises CommandError if the wrangler is older than 4.36.
     """
     if wrangler is None:
         return f"The file needs {_NEEDED}; no wrangler is installed in the project."
@@ -71,9 +72,9 @@ def _version(package_json: Path) -> str:
 
 
 def _release(version: str) -> tuple[int, int] | None:
-    """Returns the first two numbers of a version; None for 0.0.0, the version of test builds.
+    """Returns the first two numbers of a version, such as (4, 36) for `4.36.0-rc.1`.
 
-    A prerelease, such as 4.36.0-rc.1, counts as its release.
+    Returns None for 0.0.0, the version of wrangler's test builds.
     """
     match = _VERSION.fullmatch(version)
     assert match is not None  # `_version` accepts no other text

@@ -1,8 +1,8 @@
 """An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-The proxy has two ports on the loopback interface. Every user of the machine can connect to them, so
-the proxy port requires credentials, which `exec` passes only to the command that it runs. The TLS
-port requires none: it relays all connections to the emulator.
+The proxy has two ports on the loopback interface, to which every user of the machine can connect.
+The proxy port therefore requires credentials, which `exec` passes only to the command that it runs.
+The TLS port requires no credentials, because it connects only to the emulator.
 
     program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
     program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
@@ -59,7 +59,7 @@ class Connection(NamedTuple):
 
 
 class Refusal(Exception):
-    """Raised if the proxy refuses a request. Contains the status and text of the error response."""
+    """The proxy refuses a request. Contains the status and the text of the error response."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -84,9 +84,9 @@ class Refusal(Exception):
 class Proxy:
     """The proxy server; its two ports are open inside its `async with` block.
 
-    `context` is a TLS server context for HOSTS. `user_proxies` are the proxies in the user's
-    environment variables, by URL scheme, as urllib's `getproxies` returns them. The proxy port
-    requires `credentials` (`user:password`). Each `Proxy` object has a new random password.
+    `context` is a TLS server context for HOSTS. `user_proxies` maps URL schemes to the proxies in
+    the user's environment variables, as urllib's `getproxies` returns them. The proxy port requires
+    `credentials` (`user:password`); the password is random and new for each `Proxy` object.
     """
 
     def __init__(
@@ -164,12 +164,11 @@ class Proxy:
             await _relay(client, upstream)
 
     async def _connect_upstream(self, request: Request) -> Connection:
-        """Connects to the emulator, to the user's own proxy, or to the host of the request.
+        """Opens a connection to the emulator, to the user's own proxy, or to the request's host.
 
-        Sends nothing to the emulator. If the request's method is CONNECT, opens a tunnel through
-        the user's proxy, if there is one. For other methods, sends the request's head to the user's
-        proxy or to the host. The caller relays the bytes that follow. Raises Refusal if the
-        connection or the tunnel cannot be opened.
+        Sends nothing to the emulator. To other servers, sends the request's head, except if the
+        method is CONNECT. A CONNECT request opens a tunnel through the user's proxy, if there is
+        one. Raises Refusal if the connection or the tunnel cannot be opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)
@@ -190,7 +189,8 @@ class Proxy:
 class Request:
     """The request line and the header fields of a request to the proxy.
 
-    `destination` is the host and port in the request line.
+    `target` is the URL, or host and port, in the request line; `destination` and `path` are its
+    parts. `fields` are the header fields, each as one line of text.
     """
 
     method: str
@@ -202,7 +202,7 @@ class Request:
 
     @classmethod
     def parse(cls, head: str) -> Self:
-        """Parses a request line and header fields, up to and including the empty line.
+        """Parses `head`: a request line, header fields and the empty line after them.
 
         Raises Refusal if the request line is not valid for a proxy.
         """
@@ -250,8 +250,8 @@ class Request:
     def head_for(self, proxy: UserProxy | None) -> bytes:
         """Returns the request line and header fields to send to `proxy`, the user's proxy.
 
-        If `proxy` is None, returns the ones to send to the destination server. Adds `Connection:
-        close`, because our proxy serves only one request per connection.
+        If `proxy` is None, returns the request line and header fields for the destination server.
+        Adds `Connection: close`, because our proxy serves only one request per connection.
         """
         fields = [f for f in self.fields if not f.lower().startswith(_HOP_BY_HOP)]
         line = f"{self.method} {self.target if proxy else self.path} {self.version}"
@@ -262,7 +262,8 @@ class Request:
 class UserProxy:
     """A proxy that the user's environment variables name.
 
-    `fields`: the `Proxy-Authorization` header field, if the proxy's URL has credentials.
+    `fields` contains a `Proxy-Authorization` header field if the proxy's URL has credentials;
+    otherwise it is empty.
     """
 
     address: Address
@@ -329,8 +330,8 @@ async def _connect(address: Address) -> Connection:
 async def _read_head(reader: asyncio.StreamReader) -> str:
     """Reads a head: a request line or status line, and header fields up to the empty line.
 
-    Raises Refusal if the head is incomplete after 30 seconds or at the end of the connection, or if
-    it is longer than 64 KiB.
+    Raises Refusal if the head is longer than 64 KiB, if it does not arrive within 30 seconds, or if
+    the connection ends before the head is complete.
     """
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT_S):

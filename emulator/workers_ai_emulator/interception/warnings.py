@@ -1,4 +1,4 @@
-"""Recognises commands that may call the real Cloudflare: they ignore the variables of `exec`."""
+"""Recognises commands that ignore the environment variables of `exec` and may call Cloudflare."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _HIDING_COMMANDS = {
 def warning_for(command: Sequence[str]) -> str | None:
     """Returns a warning if a command may bypass the emulator and call the real Cloudflare API.
 
-    Returns None for all other commands.
-
-    Looks only at the command's name and options, not at the programs that the command runs.
+    Returns None for all other commands. Checks only the command's name and options: the programs
+    that the command starts are not checked.
     """
     name = PurePath(command[0]).name
     if reason := _HIDING_COMMANDS.get(name):
@@ -50,7 +49,7 @@ def _hiding_option(arguments: Sequence[str]) -> str | None:
         for position, letter in enumerate(word[1:], start=1):
             if letter in _HIDING_OPTIONS:
                 return letter
-            if letter in "cm":  # all further words belong to the program
+            if letter in "cm":  # after -c or -m, all words belong to the program
                 return None
             if letter in _OPTIONS_WITH_VALUES:
                 if position == len(word) - 1:

@@ -1,7 +1,7 @@
 """Creates configurations with which the AI binding of a Worker calls the emulator.
 
 `blocks` returns text to paste into the configuration of wrangler, Miniflare or vitest.
-`local_config` converts the whole text of a wrangler file. These functions read and write no files.
+`local_config` converts the whole text of a wrangler file. Both functions read and write no files.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
 
 _SIGNATURE = "// Written by `workers-ai-emulator worker init`"
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
-# Our error texts for two of pydantic's error types.
+# Our texts for two types of pydantic's errors; for other types, we use pydantic's text.
 _REASONS = {"missing": "is missing", "model_type": "is not a table"}
 _BINDING = re.compile(r"[a-z_$][\w$]*", re.ASCII | re.IGNORECASE)
 
-# Without `remoteBindings: false`, vitest's Workers pool opens a session with Cloudflare for every
-# AI binding, even if the binding calls the emulator.
+# `remoteBindings: false` prevents sessions with Cloudflare. By default, vitest's Workers pool opens
+# such a session for every AI binding, even if the binding calls the emulator.
 _VITEST_POOL_CONFIG = Template("""\
 import { defineWorkersConfig } from "@cloudflare/vitest-pool-workers/config";
 
@@ -82,7 +82,7 @@ def blocks(binding: str, address: str) -> list[Block]:
     """Returns the texts to paste for wrangler, Miniflare and two versions of vitest's Workers pool.
 
     `binding` is the name of the AI binding in the Worker's env. `address` is the emulator's
-    host:port. Raises CommandError if one of them is invalid.
+    host:port. Raises CommandError if `binding` or `address` is invalid.
     """
     if not _BINDING.fullmatch(binding):
         raise CommandError(
@@ -90,7 +90,7 @@ def blocks(binding: str, address: str) -> list[Block]:
         )
     _check_address(address)
     local = {"local": {"unsafe": {"bindings": [_unsafe_binding(binding, address)]}}}
-    # Miniflare ignores `remoteProxyConnectionString` unless it is a URL object.
+    # Miniflare uses `remoteProxyConnectionString` only if it is a URL object.
     url = f'new URL("http://{address}")'
     ai = f'ai: {{ binding: "{binding}", remoteProxyConnectionString: {url} }},'
     vitest_config = "vitest.config.mjs with @cloudflare/vitest-pool-workers"
@@ -110,11 +110,11 @@ def blocks(binding: str, address: str) -> list[Block]:
 
 
 def local_config(path: Path, text: str, address: str) -> str:
-    """Returns the text of a wrangler file (JSON) whose AI bindings call the emulator at `address`.
+    """Converts the user's wrangler file: in the result, AI bindings call the emulator at `address`.
 
-    `text` is the content of the user's wrangler file (TOML or JSON) at `path`. All other settings
-    are copied. Raises CommandError if `address` or `text` is invalid, or if `text` has no AI
-    binding or belongs to a Pages project.
+    `path` and `text` are the path and the content (TOML or JSON) of the user's file. Returns the
+    content of the new file (JSON), with all other settings copied. Raises CommandError if `address`
+    or `text` is invalid, if `text` has no AI binding, or if it belongs to a Pages project.
     """
     _check_address(address)
     config = _parse(path, text)
@@ -125,8 +125,8 @@ def local_config(path: Path, text: str, address: str) -> str:
             "`workers-ai-emulator exec -- npx wrangler pages dev`"
         )
     local = _with_emulator(config, address)
-    # wrangler's environments do not inherit `ai` and `unsafe` from the top level, so each
-    # environment is converted too.
+    # Each environment in the file is converted, too, because environments do not inherit `ai` and
+    # `unsafe` from the top level.
     if scopes := config.get("env"):
         local["env"] = {name: _with_emulator(scope, address) for name, scope in scopes.items()}
     if local == config:
@@ -159,10 +159,10 @@ def _unsafe_binding(name: str, address: str) -> dict[str, Any]:
 
 
 def _with_emulator(scope: dict[str, Any], address: str) -> dict[str, Any]:
-    """Returns a copy of `scope` with a binding of our Miniflare plugin instead of `ai`.
+    """Returns a copy of `scope` in which a binding of our Miniflare plugin replaces the key `ai`.
 
-    `scope` is the top level, or one environment, of a wrangler configuration. If `scope` has
-    no `ai`, the copy is equal to `scope`.
+    `scope` is the top level, or one environment, of a wrangler configuration. If `scope` has no key
+    `ai`, the copy is equal to `scope`.
     """
     if not scope.get("ai"):
         return dict(scope)

@@ -1,19 +1,19 @@
 "use strict";
 
-// A plugin for Miniflare, and for `wrangler dev` since 4.36: gives a Worker an AI binding that
-// calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration that
-// load this plugin.
+// A plugin for Miniflare, and for `wrangler dev` since version 4.36. Gives a Worker an AI binding
+// that calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration
+// that load this plugin.
 //
-// The binding is an instance of workerd's own class `Ai`, with the same methods and errors. It
-// sends its requests to the emulator's address over plain HTTP.
+// The binding is an instance of a subclass of workerd's class `Ai`, so it has the same methods and
+// errors. It sends its requests to the emulator over plain HTTP.
 
 const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 
-// The source of the module that creates the binding. `@cloudflare/ai` up to 1.0.29 calls `fetch`
-// with a path, which workerd's class no longer accepts, so EmulatedAi overrides `fetch`. EmulatedAi
-// has the name `Ai`, because some programs check the name of the class.
+// The source code of the module that creates the binding. EmulatedAi overrides `fetch`, because
+// `@cloudflare/ai` up to version 1.0.29 calls `fetch` with a path instead of a URL. EmulatedAi has
+// the name `Ai`, because some programs check the name of the class.
 const BINDING = `
   import { Ai } from "cloudflare-internal:ai-api";
 
@@ -65,10 +65,10 @@ const BINDING = `
   export default (env) => new EmulatedAi(named(env.fetcher, env.address));
 `;
 
-/** Returns the names and emulator addresses of a Worker's bindings that use this plugin. */
+/** Returns the name and the emulator's address of each of a Worker's bindings with this plugin. */
 function ownBindings(options) {
-  // `options` is the list of unsafe bindings in Miniflare 4, and all options of the Worker in
-  // Miniflare 5.
+  // In Miniflare 4, `options` is the list of unsafe bindings. In Miniflare 5, it contains all
+  // options of the Worker.
   const all = Array.isArray(options)
     ? options
     : Object.entries(options?.config?.env ?? {}).map(([name, { dev }]) => ({ name, ...dev }));

@@ -3,9 +3,9 @@
 // `exec` names this file in NODE_OPTIONS, so node loads it before the program. The file reads two
 // environment variables:
 //   - If WORKERS_AI_EMULATOR_TLS_ADDRESS is set, TLS connections for Cloudflare's API go to that
-//     address. Clients that ignore HTTPS_PROXY need this, such as node's fetch.
-//   - If WORKERS_AI_EMULATOR_ADDRESS is set, the AI bindings of Workers that Miniflare runs, for
-//     example in wrangler, vitest or vite, call the emulator at that address.
+//     address. This serves clients that ignore HTTPS_PROXY, such as node's fetch.
+//   - If WORKERS_AI_EMULATOR_ADDRESS is set, the AI bindings of Workers in Miniflare call the
+//     emulator at that address. wrangler, vitest and vite use Miniflare to run Workers.
 "use strict";
 
 const HOSTS = ["api.cloudflare.com", "gateway.ai.cloudflare.com"];
@@ -15,7 +15,7 @@ const { WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS } = process
 if (WORKERS_AI_EMULATOR_TLS_ADDRESS) redirectConnections(WORKERS_AI_EMULATOR_TLS_ADDRESS);
 if (WORKERS_AI_EMULATOR_ADDRESS) redirectBindings(WORKERS_AI_EMULATOR_ADDRESS);
 
-// Redirects TLS connections from Cloudflare's API to `address`. Patches tls.connect, because all of
+// Redirects TLS connections for Cloudflare's API to `address`. Patches tls.connect, because all of
 // node's TLS clients call it: fetch, https and its agents, http2.
 function redirectConnections(address) {
   const tls = require("node:tls");
@@ -42,9 +42,9 @@ function optionsOf(args) {
   return { port, ...(typeof host === "string" && { host }), ...options };
 }
 
-// Returns whether to redirect a TLS connection, given its options: whether it is for Cloudflare's
-// API. If it uses an existing `socket`, returns false: that socket is a tunnel through our proxy,
-// and our proxy has already redirected it.
+// Returns whether a TLS connection with these options is for Cloudflare's API and must be
+// redirected. Returns false for a connection over an existing `socket`: that is a tunnel through
+// the proxy of `exec`, which has already redirected the connection.
 function isForEmulator({ host, port, socket, path }) {
   const name = String(host).toLowerCase().replace(/\.$/, "");
   return HOSTS.includes(name) && Number(port) === 443 && !socket && !path;
@@ -72,10 +72,9 @@ function redirectBindings(address) {
   };
 }
 
-// Up to version 4.35, wrangler runs an internal Worker that calls Cloudflare through its binding
-// FETCHER: a function of wrangler, which runs in node. That function reads a response to its end
-// even if the client disconnects. This patch replaces the function: FETCHER then sends its requests
-// directly to the emulator.
+// Makes an internal Worker of wrangler send its requests directly to the emulator. Up to version
+// 4.35, this Worker calls Cloudflare through its binding FETCHER, which is a function in wrangler's
+// node process. That function would read a response to its end even if the client disconnects.
 function patchWranglerWorker(core, address) {
   for (const name of ["getBindings", "getServices"]) {
     const method = core[name].bind(core);
@@ -89,8 +88,8 @@ function patchWranglerWorker(core, address) {
   }
 }
 
-// Makes Miniflare's AI plugin call the emulator instead of Cloudflare. Replaces only the service
-// that the plugin's binding calls: the binding stays an instance of workerd's own class.
+// Makes the AI bindings of Miniflare call the emulator instead of Cloudflare. Replaces only the
+// service that a binding calls: the binding remains an instance of workerd's own class.
 function patchAiPlugin(plugin, address) {
   const getBindings = plugin.getBindings.bind(plugin);
   plugin.getBindings = async (...args) => {

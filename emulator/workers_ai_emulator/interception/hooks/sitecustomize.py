@@ -1,17 +1,18 @@
 """Makes a Python program connect to the emulator when it calls Cloudflare's API.
 
 `exec` adds this folder to PYTHONPATH, so each Python program under `exec` imports this file when it
-starts. The patches are for HTTP clients that ignore HTTPS_PROXY. The file uses only the standard
-library, because the emulator's dependencies may not be installed in the program's Python.
+starts. The file uses only the standard library, because the emulator's dependencies may be missing
+in the program's Python.
 
-The patched resolver resolves the API's host names to a placeholder IP address. The patched connect
-methods connect to the TLS port of the proxy of `exec` instead of the placeholder. The patched
-resolver does not return the TLS port, because some libraries, such as anyio, ignore the port that a
-resolver returns.
+For HTTP clients that ignore HTTPS_PROXY, this file patches the resolver and the connect methods of
+sockets. The patched resolver returns a placeholder IP address for the host names of Cloudflare's
+API. The patched connect methods replace the placeholder by the address of the proxy of `exec`: they
+connect to its TLS port. The resolver itself cannot return the TLS port, because some libraries,
+such as anyio, ignore the port that a resolver returns.
 
-If a program loads its own file of trusted certificates, such as certifi's, into a TLS context, the
-context also trusts the certificate authority of `exec`. That authority can sign certificates only
-for Cloudflare's two API hosts.
+A program may load its own file of trusted certificates, such as certifi's, into a TLS context. This
+file then adds the certificate authority of `exec` to the context. The authority can sign
+certificates only for Cloudflare's two API hosts.
 """
 
 import _socket
@@ -24,16 +25,17 @@ from typing import Any
 
 _HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 _PORTS = (443, "443", "https")
-# No server listens on this loopback address, so connections without our patch fail at once.
+# The patched resolver returns this address. No server listens there, so a connection fails at once
+# if its connect method is not patched.
 _PLACEHOLDER = ("127.219.83.7", 443)
 
 
 def _redirect(host: str, port: int) -> None:
     """Makes the program connect to `host` and `port` instead of Cloudflare's API hosts.
 
-    Patches the resolver and the connect methods of sockets, which most Python libraries use.
-    Patches `_socket.getaddrinfo`, which `socket.getaddrinfo` calls. A patch of
-    `socket.getaddrinfo` would be too late for libraries that have already imported that function.
+    Patches the connect methods of sockets and the resolver, which most Python libraries use. The
+    patched resolver is `_socket.getaddrinfo`, which `socket.getaddrinfo` calls. A patch of
+    `socket.getaddrinfo` would not affect libraries that have already imported that function.
     """
     resolve = _socket.getaddrinfo
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
@@ -53,7 +55,7 @@ def _redirect(host: str, port: int) -> None:
     def connect_ex_redirected(self: socket.socket, address: Any) -> int:
         return connect_ex(self, target_of(address))
 
-    patched: Any = socket.socket  # mypy rejects assignments to methods
+    patched: Any = socket.socket  # Any, because mypy rejects assignments to methods
     _socket.getaddrinfo = resolve_redirected
     patched.connect, patched.connect_ex = connect_redirected, connect_ex_redirected
 
@@ -61,8 +63,8 @@ def _redirect(host: str, port: int) -> None:
 class _ImportHook:
     """An import hook that calls a function after the first import of a module.
 
-    `after` maps the name of each such module to its function, which receives the module. The hook
-    itself does not import any module.
+    `after` maps names of modules to functions. Each function is called with the imported module as
+    its argument.
     """
 
     def __init__(self, after: "dict[str, Any]") -> None:
@@ -87,7 +89,7 @@ class _ImportHook:
 
 
 def _trust(authority: str) -> "Any":
-    """Returns a function that patches the module `ssl`, which it receives as its argument.
+    """Returns a function that takes the module `ssl` as its argument and patches it.
 
     After the patch, a TLS context that loads a program's own certificates also loads the
     certificate in the file `authority`.
@@ -107,10 +109,10 @@ def _trust(authority: str) -> "Any":
 
 
 def _trust_in_curl(bundle: str) -> "Any":
-    """Returns a function that patches the module `pycurl`, which it receives as its argument.
+    """Returns a function that takes the module `pycurl` as its argument and patches it.
 
-    After the patch, pycurl trusts the certificates in the file `bundle`. Without the patch,
-    pycurl would not trust them, because it reads no environment variable that names such a file.
+    After the patch, pycurl trusts the certificates in the file `bundle`. pycurl itself reads no
+    environment variable that names a file of trusted certificates.
     """
 
     def patch(module: Any) -> None:
@@ -133,10 +135,10 @@ def _trust_in_curl(bundle: str) -> "Any":
 
 
 def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
-    """Returns a dict that maps the names of two modules to the same function.
+    """Returns a dict for `_ImportHook`, which maps the names of two modules to one function.
 
-    The function must be called after the import of either module. It prints a warning to stderr if
-    the program has imported both.
+    The function is called after the import of each module. If the program has then imported both
+    modules, the function prints a warning to stderr.
     """
 
     def warn(_: Any) -> None:
