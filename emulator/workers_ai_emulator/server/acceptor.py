@@ -1,7 +1,7 @@
 """Accepts connections in a thread of its own, and responds to health checks in that thread.
 
-On the event loop, a health check would take seconds while a thousand clients send requests: each
-iteration of the loop then takes long, and uvloop accepts only one connection per iteration.
+On the main event loop, a health check would take seconds while a thousand clients send requests.
+The loop accepts only one connection per iteration, and each iteration takes long under load.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # How many bytes of a request the thread reads to find out whether it is a health check.
 _NUM_PEEKED = 4096
-# How many connections the thread accepts before it serves those that it has accepted.
+# How many new connections the thread accepts in one iteration of its event loop.
 _NUM_ACCEPTED_AT_ONCE = 64
 _TICK_S = 1.0
 # Seconds until the next attempt after the operating system has refused to accept a connection.
@@ -39,15 +39,15 @@ _HEALTH_CHECK = re.compile(
 
 
 class Acceptor:
-    """A thread that accepts connections, and hands them over when their clients send requests.
+    """A thread that accepts connections, and waits until each client sends its first request.
 
-    `health_app` responds to health checks: requests for `healthz` and `readyz`. It runs in the
-    thread, and closes the connection after the response. A connection with any other request is
-    passed to `hand_over`, which is called in the thread before the request is read.
+    If the request is a health check (`healthz` or `readyz`), the ASGI application `health_app`
+    responds in the thread, and the connection is then closed. For any other request, the thread
+    calls `hand_over` with the connection, from which the request has not been read yet.
 
-    The thread keeps the connections whose clients have sent nothing yet. It closes such a
-    connection after `silence_limit_s` seconds, and the oldest one if there are more than `limit`.
-    `on_tick` is called once a second in the thread.
+    The thread closes a connection if its client sends nothing for `silence_limit_s` seconds. If
+    more than `limit` clients have sent nothing yet, it closes the oldest of their connections. It
+    calls `on_tick` once a second.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Acceptor:
         self._on_tick = on_tick
         self._config = uvicorn.Config(health_app, log_config=None, access_log=False, lifespan="off")
         self._state = ServerState()
-        self._silent: dict[socket.socket, float] = {}  # when each was accepted, oldest first
+        self._silent: dict[socket.socket, float] = {}  # times of acceptance, oldest first
         self._opening: set[asyncio.Task[object]] = set()
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
@@ -78,7 +78,7 @@ class Acceptor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops accepting connections, and closes those that the thread keeps."""
+        """Stops the thread. Closes the listening socket and the connections without a request."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -91,7 +91,10 @@ class Acceptor:
         self._loop.close()
 
     def _tick(self) -> None:
-        """Closes the connections whose clients have been silent for too long, once a second."""
+        """Runs once a second. Closes connections whose clients have sent nothing for too long.
+
+        Also calls `on_tick`, and updates the `date` header of the responses to health checks.
+        """
         self._on_tick()
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         end = time.monotonic() - self._silence_limit_s
@@ -126,7 +129,7 @@ class Acceptor:
         self._loop.call_later(_PAUSE_S, self._resume)
 
     def _serve(self, connection: socket.socket) -> bool:
-        """Serves the connection if its client has sent something. Returns False if it has not."""
+        """Serves the connection. Returns False if its client has not sent anything yet."""
         try:
             head = connection.recv(_NUM_PEEKED, socket.MSG_PEEK)
         except BlockingIOError:
@@ -143,7 +146,7 @@ class Acceptor:
         return True
 
     def _take(self, connection: socket.socket) -> socket.socket:
-        """Removes the connection from those that the thread keeps, and returns it."""
+        """Stops waiting for the first request of the connection, and returns the connection."""
         self._loop.remove_reader(connection)
         del self._silent[connection]
         return connection
@@ -159,7 +162,7 @@ class Acceptor:
 
 
 class _SingleRequestProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, but closes the connection after the first response."""
+    """uvicorn's HTTP protocol, changed to close the connection after the first response."""
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

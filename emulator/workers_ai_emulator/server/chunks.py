@@ -1,20 +1,20 @@
 """Sends responses to Workers in chunks that a Worker reads whole.
 
-A Worker's `reader.read()` returns at most one chunk of a response's body. workerd, which runs the
-Worker, reads the line with a chunk's size from the socket in reads of 32 bytes [capnproto,
-kj/compat/http.c++, MAX_CHUNK_HEADER_SIZE]. The line break that ends the previous chunk belongs to
-these 32 bytes if it has not been read before:
+workerd, which runs Workers, reads the line with a chunk's size from the socket in reads of 32 bytes
+[capnproto, kj/compat/http.c++, MAX_CHUNK_HEADER_SIZE]. If the line is shorter, the 32 bytes also
+contain the beginning of the chunk's data:
 
     uvicorn's chunk:  \\r\\n 1 a \\r\\n d a t a : ...   the 32 bytes contain a part of the event
     our chunk:        \\r\\n 0 0 ... 0 1 a \\r\\n       the event begins after the 32 bytes
 
-The Worker gets the part of the event that was read with the size in one read, and the rest in the
-next. Our chunks avoid that: leading zeros make the size longer. The line break that ends a chunk is
-sent with the size of the next chunk, so that it is always read with that size.
+For uvicorn's chunk, the Worker's `reader.read()` returns only this part of the event, and the next
+`reader.read()` returns the rest. Our chunks have leading zeros in the size, so that the line fills
+the 32 bytes. The first two bytes are the line break that ends the previous chunk. The server sends
+this line break together with the next chunk, because workerd could otherwise read it separately.
 
 Clients other than Workers get uvicorn's chunks, for two reasons. Some clients refuse a size of more
-than 16 or 20 digits: curl, Go's `net/http` and h11, which httpx uses. Other clients wait for the
-line break that ends a chunk before they return the chunk, such as urllib3.
+than 16 or 20 digits: curl, Go's `net/http` and h11, which httpx uses. Other clients, such as
+urllib3, return a chunk only after they have received the line break that ends the chunk.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ _READ_SIZE = 32  # workerd's MAX_CHUNK_HEADER_SIZE
 _LINE_BREAK = b"\r\n"
 
 _LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
-# Proxies add these headers. A proxy between a Worker and the server reads the chunks itself.
+# Proxies add these headers. If a proxy forwards a Worker's request, the proxy reads the chunks of
+# the response instead of the Worker.
 _PROXY_HEADERS = {b"forwarded", b"via", b"x-forwarded-for"}
 
 
 def is_from_worker(names: Sequence[bytes]) -> bool:
-    """Returns whether a POST request comes directly from a Worker, given its headers' names.
+    """Returns whether a POST request comes directly from a Worker, judging by its headers.
 
-    The names are in lower case, and in the order in which they arrived. workerd sends the body's
-    length before `host` [capnproto, kj/compat/http.h, KJ_HTTP_FOR_EACH_BUILTIN_HEADER]. Most other
-    clients send `host` first, as RFC 9110 recommends, and the others send a `user-agent`. A Worker
-    may set a `user-agent`, too, but then Miniflare has added `cf-worker` [workers-sdk#12186].
+    `names` are the headers' names in lower case, in the order of their arrival. workerd sends the
+    length of the body before `host` [capnproto, kj/compat/http.h, KJ_HTTP_FOR_EACH_BUILTIN_HEADER].
+    Most other clients send `host` first, as RFC 9110 recommends; the rest send a `user-agent`. If a
+    Worker sends a `user-agent`, Miniflare adds `cf-worker` [workers-sdk#12186].
     """
     is_workerd = len(names) > 1 and names[0] in _LENGTH_HEADERS and names[1] == b"host"
     has_agent = b"user-agent" in names and b"cf-worker" not in names
@@ -51,12 +52,12 @@ def align_chunks(response: RequestResponseCycle) -> None:
 
 
 class _AlignedResponse:
-    """Writes the chunks of one response. uvicorn writes the head and the end of the body."""
+    """Writes the chunks of one response. uvicorn writes the head and the last, empty chunk."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._send = cycle.send
-        self._line_break = b""  # the line break that ends the previous chunk, if there is one
+        self._line_break = b""  # ends the previous chunk; empty before the first chunk
 
     async def send(self, message: Message) -> None:
         is_body = message["type"] == "http.response.body"

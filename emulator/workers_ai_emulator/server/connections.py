@@ -1,7 +1,7 @@
 """Limits how many connections are open, and how long the server waits for their clients.
 
-Without these limits, clients that send half a request, or do not read their response, would keep
-connections open until the process has no file descriptor left for other clients.
+A client that sends half a request, or does not read its response, keeps a connection open. Without
+limits, such clients could use all file descriptors of the process.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 10_000
-# File descriptors for everything else: files, the pipes of subprocesses, the listening socket.
+# How many file descriptors are kept free for files, the pipes of subprocesses and the listening
+# socket.
 _NUM_OTHER_FILES = 48
-# The least number of seconds between two log lines about the limit.
+# The least number of seconds between two log lines about the limit of connections.
 _LOG_INTERVAL_S = 10.0
-_NUM_DISCARDED = 2**16  # bytes
+_NUM_DISCARDED = 2**16  # bytes of a refused request
 
 
 def connection_limit() -> int:
     """Returns how many connections may be open at the same time.
 
-    Each connection needs a file descriptor. Therefore this function first raises the process's
-    limit of open files, if the operating system allows that.
+    Each connection needs a file descriptor. Therefore, this function first raises the process's
+    limit of open files as far as the operating system allows, up to the number that we need.
     """
     wanted = _MAX_CONNECTIONS + _NUM_OTHER_FILES
     if sys.platform == "win32":  # it has no such limit
@@ -54,11 +55,11 @@ def connection_limit() -> int:
 
 
 class Connections:
-    """The open connections of the event loop.
+    """The connections that the event loop serves; at most `limit` are open at the same time.
 
-    `limit` is their maximum number. If it is reached, a new connection replaces the connections on
-    which the server has waited longest for the client. If the server is waiting for no client, the
-    new connection gets status 503.
+    If a client opens one connection more, the server closes those connections on which it has
+    waited longest for the client. If the server is waiting for no client, the new connection gets
+    status 503.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Connections:
         self._next_log = 0.0
 
     def open(self, connection: socket.socket) -> None:
-        """Serves a connection that has been accepted and whose request has not been read yet."""
+        """Serves a new connection, from which no request has been read yet."""
         num_open = len(self._state.connections) + len(self._opening)
         if num_open >= self._limit and not self._make_room():
             _refuse(connection)
@@ -97,7 +98,7 @@ class Connections:
                 protocol.close(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def abort(self) -> None:
-        """Closes all connections, even if not all bytes of a response have been sent."""
+        """Closes all connections, and discards the bytes of responses that are not sent yet."""
         for protocol in self._open:
             protocol.abort()
 
@@ -110,12 +111,13 @@ class Connections:
         return Protocol(self._config, self._state, {}, asyncio.get_running_loop())
 
     def _make_room(self) -> bool:
-        """Closes connections until there is room for another. Returns False if that is impossible.
+        """Makes room for a new connection: closes those on which the server has waited longest.
 
-        Closes more than one, because a search for the longest wait in all connections takes time.
+        Closes at least 1 % of the connections at once, because a search in all connections for each
+        new connection would take too much time. Returns False if there is still no room.
         """
         num_surplus = len(self._open) + len(self._opening) - self._limit + 1
-        if num_surplus <= 0:  # enough of the connections are being closed already
+        if num_surplus <= 0:  # enough connections are already closing
             return True
         waiting = [p for p in self._open if p.wait is not Wait.SERVER]
         num_closed = max(num_surplus, self._limit // 100)
@@ -125,7 +127,10 @@ class Connections:
         return len(waiting) >= num_surplus
 
     def _log_limit(self, *, is_full: bool) -> None:
-        """Writes a line to the log, unless such a line was written in the last ten seconds."""
+        """Logs that the limit of connections is reached, at most once in ten seconds.
+
+        `is_full`: whether the new connection was refused. If False, others were closed for it.
+        """
         if time.monotonic() < self._next_log:
             return
         self._next_log = time.monotonic() + _LOG_INTERVAL_S
@@ -138,8 +143,8 @@ class Connections:
 def _refuse(connection: socket.socket) -> None:
     """Sends status 503, and closes the connection."""
     with suppress(OSError):
-        # If unread bytes were left, the operating system would reset the connection, and the client
-        # could not read the response.
+        # Reads the request, because the operating system resets a connection that is closed with
+        # unread bytes; the client could then not read the response.
         connection.recv(_NUM_DISCARDED)
         connection.send(plain_response(HTTPStatus.SERVICE_UNAVAILABLE))
     connection.close()

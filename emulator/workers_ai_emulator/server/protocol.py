@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, which can also tell what the server is waiting for on a connection."""
+"""uvicorn's HTTP protocol, extended: it reports what the server waits for on each connection."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ class Wait(Enum):
 class TimeLimits:
     """How many seconds the server waits for a client before it closes the connection.
 
-    `silence`: for the first byte on a new connection. `head`: for a request's head, from its first
-    byte to its last. `body`: for the whole body. `pause`: for the next part of the body. `request`:
-    for the next request. `reading`: for the client to read something, while all buffers are full.
+    `silence`: from the start of a connection to its first byte.
+    `head`: from the first byte to the last byte of a request's head.
+    `body`: from the first byte of a request to the last byte of its body.
+    `pause`: from one part of a body to the next part.
+    `request`: from the end of a response to the first byte of the next request.
+    `reading`: while all buffers are full, until the client reads something.
     """
 
     silence: float = 20.0
@@ -41,31 +44,32 @@ class TimeLimits:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, which can also tell what the server is waiting for."""
+    """uvicorn's HTTP protocol, extended: `wait` reports what the server is waiting for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_in_head = True
-        # The request that the application is handling, or the last one that it has handled. In
-        # `self.cycle`, uvicorn has the last one that the client has sent.
+        # The request that the application is handling or has handled last. uvicorn's `self.cycle`
+        # may be a later request, which the client has already sent (pipelining).
         self._running: RequestResponseCycle | None = None
         self._began = dict.fromkeys(Wait, time.monotonic())
 
     @property
     def wait(self) -> Wait:
-        """What the server is waiting for."""
+        """What the server is now waiting for on this connection."""
         cycle = self._running
         if self.flow.write_paused:
             return Wait.READING
         if cycle is None or cycle.response_complete:
             return Wait.HEAD if self._is_in_head else Wait.REQUEST
-        # uvicorn pauses reading while the application has not taken the body so far.
+        # The server does not wait for more of the body if uvicorn has paused reading, or if the
+        # client is waiting for `100 Continue`: the application must act first.
         is_paused = self.flow.read_paused or cycle.waiting_for_100_continue
         return Wait.BODY if cycle.more_body and not is_paused else Wait.SERVER
 
     @property
     def wait_began(self) -> float:
-        """When the client last did what the server is waiting for, on the monotonic clock."""
+        """When the current wait began, as a value of `time.monotonic`."""
         return self._began[self.wait]
 
     def is_overdue(self, limits: TimeLimits, now: float) -> bool:
@@ -84,9 +88,10 @@ class Protocol(HttpToolsProtocol):
                 return False
 
     def close(self, status: HTTPStatus) -> None:
-        """Closes the connection. If a request is incomplete, sends a response with `status` before.
+        """Closes the connection.
 
-        The application receives an ASGI message that the client has disconnected.
+        If the client has not sent all of its request, and no response has begun, first sends a
+        response with `status`. The application receives the ASGI message `http.disconnect`.
         """
         if self.transport.is_closing():
             return
@@ -104,12 +109,13 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _disconnect(self) -> None:
-        """Tells the application that the client has disconnected."""
+        """Makes the application receive the ASGI message `http.disconnect`."""
         if self._running and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
 
-    # The following methods override uvicorn's, which asyncio, the parser and the response call.
+    # The following methods override methods of uvicorn. asyncio, the HTTP parser and the response
+    # call them.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disconnect()
@@ -144,9 +150,10 @@ class Protocol(HttpToolsProtocol):
 
 
 def plain_response(status: HTTPStatus) -> bytes:
-    """Returns the bytes of a response that closes the connection, with the status as its text.
+    """Returns the bytes of a plain-text response that contains the name of the status.
 
-    uvicorn responds to malformed requests in the same form.
+    The response announces that the connection is closed. uvicorn responds to malformed requests in
+    the same form.
     """
     text = status.phrase
     return (

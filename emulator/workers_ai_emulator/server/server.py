@@ -36,8 +36,8 @@ _CANCEL_AFTER_S = 2.0
 _ABORT_AFTER_S = 3.0
 # Seconds from the beginning of the shutdown until uvicorn cancels responses that still run.
 _CLOSE_AFTER_S = 4
-# Python switches to another waiting thread after this many seconds. With Python's default, ten times
-# as long, health checks take several times as long under load.
+# Python switches to another waiting thread after this many seconds. With Python's default of 0.005,
+# health checks take several times as long under load.
 _SWITCH_INTERVAL_S = 0.0005
 # The garbage collection begins after this many allocations. With Python's default, 700, the
 # collections take a third of the event loop's time while a thousand streams run.
@@ -47,7 +47,7 @@ _NUM_ALLOCATIONS = 10_000
 def listen(settings: Settings) -> socket.socket:
     """Returns a socket that listens on the configured host and port.
 
-    Raises AddressUnavailable if that fails, for example because the port is in use.
+    Raises AddressUnavailable if the address cannot be used, for example if the port is in use.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -87,7 +87,8 @@ class Server(uvicorn.Server):
         self.failure: StartError | None = None
         super().__init__(_config(create_app(self._services)))
         limit, time_limits = connection_limit(), time_limits or TimeLimits()
-        # Connections that are on their way from the acceptor's thread need room, too.
+        # The acceptor gets a quarter of the limit, the event loop a half. The last quarter is for
+        # connections that the acceptor has handed over and the event loop has not opened yet.
         self._connections = Connections(self.config, self.server_state, limit // 2, time_limits)
         self._acceptor = Acceptor(
             listener,
@@ -103,7 +104,7 @@ class Server(uvicorn.Server):
         _configure_libraries()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         gc.set_threshold(_NUM_ALLOCATIONS)
-        self.run(sockets=[])  # the acceptor listens, not uvicorn
+        self.run(sockets=[])  # none, because the acceptor accepts the connections
         if self.failure:
             raise self.failure
 
@@ -114,14 +115,17 @@ class Server(uvicorn.Server):
         self._start = asyncio.create_task(self._start_backends())
 
     async def on_tick(self, counter: int) -> bool:
-        """Does what must be done regularly. uvicorn calls this ten times a second."""
+        """Records that the event loop is running, and closes connections of slow clients.
+
+        uvicorn calls this method ten times a second.
+        """
         self._services.heartbeat.beat()
         if counter % 10 == 0:
             self._connections.close_overdue()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting connections, then ends the requests that take too long."""
+        """Stops accepting connections, and ends requests that still run after a few seconds."""
         self._start.cancel()
         self._acceptor.stop()
         self._services.faults.reset()  # releases responses that a fault is delaying
@@ -150,7 +154,9 @@ class Server(uvicorn.Server):
             log.exception("the start failed")
             self._stop(StartError(f"the start failed: {error}"))
         else:
-            gc.freeze()  # objects that exist now are never garbage, so do not visit them again
+            # Excludes the objects that exist now from garbage collection. With them, a collection
+            # would take a tenth of a second, in which no thread can run.
+            gc.freeze()
             self._on_ready(self._base_url)
 
     def _stop(self, failure: StartError) -> None:
@@ -173,7 +179,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 def _configure_libraries() -> None:
     """Sets process-wide options of sse-starlette and uvicorn. May be called more than once."""
-    # If this were True, sse-starlette would end all streams as soon as a signal arrives.
+    # True would make sse-starlette end all streams as soon as a signal arrives.
     AppStatus.enable_automatic_graceful_drain = False
     uvicorn_log = logging.getLogger("uvicorn.error")
     if _is_relevant not in uvicorn_log.filters:
@@ -183,6 +189,7 @@ def _configure_libraries() -> None:
 def _is_relevant(record: logging.LogRecord) -> bool:
     """A filter for uvicorn's log. Returns False for messages about responses that we ended early.
 
-    The code that ends such a response logs the reason itself, or it applies a requested fault.
+    The code that ends a response early logs the reason itself, or it applies a fault that the user
+    has requested.
     """
     return "without completing response" not in record.getMessage()
