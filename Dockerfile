@@ -16,7 +16,8 @@ FROM python:3.11-slim-trixie AS runtime-cpu
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
 
 
-# A stage for the list of dependencies: other changes of pyproject.toml do not recompile llama.cpp.
+# Extracts the list of dependencies from pyproject.toml, so that a change of other parts of
+# pyproject.toml does not compile llama.cpp again.
 FROM build-cpu AS requirements
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
@@ -32,9 +33,9 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
-# Installs the dependencies and compiles llama.cpp, which takes some minutes. Each kind of x86-64
-# processor gets its own library in GGML_BACKEND_DIR; llama.cpp loads the best one at its start.
-# EXTRA_CMAKE_ARGS adds options, for example -DCMAKE_CUDA_ARCHITECTURES=90-real.
+# Installs the dependencies and compiles llama.cpp, which takes some minutes. GGML_BACKEND_DIR gets
+# one library for each kind of x86-64 processor; llama.cpp loads the best library at its start.
+# EXTRA_CMAKE_ARGS adds CMake options, for example -DCMAKE_CUDA_ARCHITECTURES=90-real.
 ARG EXTRA_CMAKE_ARGS=""
 COPY --from=requirements /requirements.txt ./
 RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
@@ -58,8 +59,8 @@ RUN apt-get update \
     && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin emulator \
     && install --directory --owner=emulator --group=emulator /models
 COPY --from=build /opt/venv /opt/venv
-# The emulator writes files, including its certificates, to the volume only, so the root may be
-# read-only.
+# The emulator writes all files, including its certificates, to the volume /models. The root file
+# system may therefore be read-only.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

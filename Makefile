@@ -1,5 +1,6 @@
-# Commands for development; `make help` lists them. A command that needs the package first installs
-# it and its dependencies into .venv, and again only after a change of .venv/.installed-parts.
+# Commands for development; `make help` lists them. If a command needs the package, make first
+# installs the package and its dependencies into .venv. make installs them again only if the parts of
+# pyproject.toml that are copied to .venv/.installed-parts have changed.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,13 +8,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check
 
-# The parts of pyproject.toml that decide what `pip install` puts into .venv.
+# Python code that prints the parts of pyproject.toml that decide what `pip install` installs.
 INSTALLED_PARTS = import json, tomllib; \
 	file = tomllib.load(open("pyproject.toml", "rb")); \
 	keys = "requires-python", "dependencies", "optional-dependencies", "scripts", "entry-points"; \
 	project = {key: file["project"][key] for key in keys}; \
 	print(json.dumps([project, file["build-system"], file["tool"]["hatch"]], indent=1))
-# The name and the version of the package that contains the stand-in model.
+# Python code that prints the name and version of the package that contains the stand-in model.
 STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
 
 .PHONY: serve test test-unit lint format bench clean help
@@ -45,8 +46,8 @@ clean: ## delete .venv and .cache
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.* ## (.+)/make \1\t\2/p' Makefile | expand --tabs=16
 
-# pip's verbose log goes to .cache/install.log. The terminal shows each package that pip collects
-# and each file that the compiler finishes, because compiling llama-cpp-python takes minutes.
+# pip's verbose log goes to .cache/install.log. Compiling llama-cpp-python takes minutes, so the
+# terminal shows each package that pip collects and each file that the compiler finishes.
 .venv/.installed: .venv/.installed-parts
 	@mkdir -p .cache
 	@$(PYTHON) -m venv .venv >&2
@@ -62,7 +63,7 @@ help: ## print this list
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
-# Leaves an unchanged file as old as it was, because make compares the ages of files.
+# Replaces this file only if its content changes, because make installs again if the file is newer.
 .venv/.installed-parts: pyproject.toml
 	@mkdir -p .venv
 	@$(PYTHON) -c '$(INSTALLED_PARTS)' > $@.new

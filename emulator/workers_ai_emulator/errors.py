@@ -22,7 +22,7 @@ class EmulatorError(Exception):
 
 
 class CommandError(EmulatorError):
-    """A command failed. Its message is printed on stderr, with one line for each mistake."""
+    """A command failed. The exception's message, one line for each error, is printed to stderr."""
 
 
 class StartError(CommandError):

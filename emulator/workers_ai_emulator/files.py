@@ -21,7 +21,7 @@ _CONTROL = re.compile(
 
 
 class IrregularFile(OSError):
-    """A path names a directory, device or pipe. `strerror` explains this to the user."""
+    """A path names a directory, device or pipe, not a file. `strerror` is the text for the user."""
 
     strerror: str
 
@@ -30,7 +30,7 @@ class IrregularFile(OSError):
 
 
 class TextUnreadable(ValueError):
-    """A file cannot be read as a small text file. The message is one line: `PATH: reason`."""
+    """A text file is too long, not UTF-8 or unreadable. The message is one line: `PATH: reason`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{one_line(str(path))}: {reason}")
@@ -56,7 +56,7 @@ def read_small_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise TextUnreadable(path, error.strerror) from error
     except OSError as error:
         raise TextUnreadable(path, f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # raised above, or by `open` for a NUL character in the path
+    except ValueError as error:  # the file is too long, or the path contains a NUL character
         raise TextUnreadable(path, str(error)) from error
 
 
@@ -71,7 +71,8 @@ def open_regular(path: Path) -> BufferedReader:
 def one_line(text: str) -> str:
     r"""Returns the text as one line for a terminal: escapes control characters, as in `\x1b`.
 
-    If the locale is not UTF-8, Python decodes file names wrongly: these are decoded again as UTF-8.
+    If the locale is not UTF-8, Python may replace bytes of file names by surrogates. This function
+    decodes these bytes as UTF-8.
     """
     with suppress(UnicodeError):
         text = text.encode("utf-8", "surrogateescape").decode("utf-8")
@@ -80,12 +81,11 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def new_part(path: Path) -> Iterator[Path]:
-    """Context manager that creates an empty file, and yields its path.
+    """Context manager that creates an empty file at `path`, and yields `path`.
 
-    Deletes the file at the end, unless the `with` block has renamed it. If a file or a symbolic
-    link with this path exists, replaces it, and does not follow the link. The caller must make
-    sure that no other process uses the path. Raises OSError if the file cannot be created or
-    deleted.
+    Before, deletes an existing file or symbolic link at `path`. At the end, deletes the file if the
+    `with` block has not renamed it. The caller must make sure that no other process uses `path`.
+    Raises OSError if the file cannot be created or deleted.
     """
     path.unlink(missing_ok=True)
     path.open("xb").close()  # fails if another program has just created a link here
@@ -108,14 +108,14 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file.
+    """Opens a regular file, and returns its file descriptor.
 
-    Raises IrregularFile for another kind of file, and OSError if the file cannot be opened.
+    Raises IrregularFile for a directory, device or pipe, and OSError if the file cannot be opened.
     """
-    _check_regular(os.stat(path))  # before `open`: opening a device may have effects
+    _check_regular(os.stat(path))  # first, because `open` may have effects on a device
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
-        _check_regular(os.fstat(descriptor))  # the path may name another file by now
+        _check_regular(os.fstat(descriptor))  # checked again: the path may now name another file
     except IrregularFile:
         os.close(descriptor)
         raise

@@ -1,4 +1,4 @@
-"""Measures how much memory and how many cores this process and its container may use."""
+"""Measures the memory and the cores that this process may use, in its container if it has one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _CGROUP = Path("/sys/fs/cgroup")  # contains the limits of the container (cgroup
 
 
 def available_memory() -> int:
-    """Returns the bytes that this process can still allocate.
+    """Returns how many bytes this process can still allocate.
 
-    This is the smaller of two numbers: the machine's free and reclaimable memory, and the
+    The result is the smaller of two numbers: the machine's free and reclaimable memory, and the
     container's memory limit minus the memory that the container uses.
     """
     on_machine = psutil.virtual_memory().available
@@ -41,8 +41,8 @@ def in_units(size: int) -> str:
 def _cgroup_value(name: str, field: int = 0) -> int | None:
     """Returns one of the numbers in a file of the container's control group (cgroup).
 
-    `field`: which of the values in the file, counted from 0. Returns None if the file does not
-    exist, or if the value is not a number, such as `max`, which means that there is no limit.
+    `field` is the index of the number in the file, from 0. Returns None if the file does not exist,
+    or if the value is not a number. For example, the value `max` means that there is no limit.
     """
     try:
         return int((_CGROUP / name).read_text().split()[field])

@@ -15,7 +15,7 @@ from urllib.request import proxy_bypass_environment as is_bypassed  # type: igno
 
 from workers_ai_emulator.errors import SettingInvalid
 
-# A file name, such as `9d66eef0.0`, of a certificate in a folder prepared by `openssl rehash`.
+# The name of a certificate file, such as `9d66eef0.0`, in a folder that `openssl rehash` prepared.
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
@@ -31,10 +31,10 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(url: str) -> str | None:
-    """Returns the URL of the user's proxy for requests to `url`, or None if they need no proxy.
+    """Returns the URL of the user's proxy for requests to `url`.
 
-    Requests need no proxy if the user has set none, if NO_PROXY excludes the host, or if the host
-    is this machine. Raises SettingInvalid if the variable that names the proxy is invalid.
+    Returns None if the user has set no proxy, if NO_PROXY excludes the host of `url`, or if the
+    host is this machine. Raises SettingInvalid if the variable that names the proxy is invalid.
     """
     proxies, parts = getproxies(), urlsplit(url)
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -44,9 +44,10 @@ def proxy_for(url: str) -> str | None:
 
 
 def check_proxies() -> None:
-    """Checks HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, unless NO_PROXY contains `*`.
+    """Checks the variables HTTP_PROXY, HTTPS_PROXY and ALL_PROXY.
 
-    Raises SettingInvalid if one of them is not the URL of a supported proxy.
+    Raises SettingInvalid if one of them is not the URL of a supported proxy. Checks nothing if
+    NO_PROXY contains `*`, because requests then use no proxy.
     """
     proxies = getproxies()
     if "*" not in re.split(r"[,\s]+", proxies.get("no", "")):
@@ -64,17 +65,17 @@ def check_certificates() -> None:
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         _check_file(Path(file))
-    # At least one folder in SSL_CERT_DIR must be readable. One must contain certificates, unless
-    # SSL_CERT_FILE is set.
+    # At least one folder in SSL_CERT_DIR must be readable. If SSL_CERT_FILE is not set, this folder
+    # must also contain certificates.
     if folders:
         _check_folders(folders, needs_certificates=not file)
 
 
 def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
-    """Returns whether requests to the URL need no proxy.
+    """Returns whether requests to the URL must not use the user's proxy.
 
-    This is so if NO_PROXY contains the host, its domain or its network, such as `10.0.0.0/8`, or if
-    the host is this machine.
+    Returns True if the host of the URL is this machine, or if NO_PROXY contains the host, its
+    domain or its network, such as `10.0.0.0/8`.
     """
     host = url.hostname or ""
     if is_loopback(host):
@@ -88,11 +89,11 @@ def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
 
 
 def _checked_proxy(scheme: str, value: str) -> str:
-    """Checks the value of a proxy variable, and returns it as a URL that begins with `http://`.
+    """Checks `value`, the value of a proxy variable, and returns it as a URL.
 
-    `scheme`: the requests for which the variable sets the proxy: `http`, `https` or `all`. Raises
-    SettingInvalid if the value is not the URL of a supported proxy. The error message does not
-    contain the value, because the value may contain a password.
+    Adds `http://` if the value has no scheme. `scheme` is the first part of the variable's name:
+    `http`, `https` or `all`. Raises SettingInvalid if the value is not the URL of a supported
+    proxy. The error message does not contain the value, because it may contain a password.
     """
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)
@@ -112,7 +113,7 @@ def _checked_proxy(scheme: str, value: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Returns the parts of a URL, or None if it is invalid."""
+    """Returns the parts of a URL, or None if the URL is invalid."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -127,7 +128,7 @@ def _split(url: str) -> SplitResult | None:
 def _variable(scheme: str) -> str:
     """Returns the name of the environment variable that sets the proxy for `scheme`.
 
-    This is, for example, `http_proxy`, or `HTTP_PROXY` if `http_proxy` is not set.
+    For `http`, the name is `http_proxy`, or `HTTP_PROXY` if `http_proxy` is not set.
     """
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), names[1])

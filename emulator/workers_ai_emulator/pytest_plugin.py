@@ -1,7 +1,7 @@
 """A pytest plugin with the fixture `workers_ai`: an emulator that is reset before each test.
 
-If workers-ai-emulator is installed, pytest loads this module in every run. So slow imports are
-inside functions.
+If workers-ai-emulator is installed, pytest loads this module in every run. Slow imports are
+therefore inside functions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping
-from socket import AF_INET, SOCK_STREAM, socket  # imported now: a test may replace `socket.socket`
+
+# Imported before the tests run, because a test may replace `socket.socket`.
+from socket import AF_INET, SOCK_STREAM, socket
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ _MAX_OUTPUT_BYTES = 2**14
 
 
 class WorkersAI:
-    """The emulator that a test uses, the value of the fixture `workers_ai`.
+    """The emulator that a test uses: the value of the fixture `workers_ai`.
 
     The fixture stores `account_id` and `api_token` in environment variables that Cloudflare's
     clients read. By default, the emulator accepts any other account id and token too.
@@ -48,8 +50,9 @@ class WorkersAI:
     def script(self, *rules: str | Mapping[str, Any]) -> None:
         """Sets the rules of the backend `scripted` for this test.
 
-        Each request gets the completion in the first rule that matches the request. A rule can also
-        be a string: a completion for every request. Raises ValueError if a rule is invalid.
+        Each request gets the completion in the first rule that matches the request. A rule that is
+        a string matches every request, and the string is the completion. Raises ValueError if a
+        rule is invalid.
         """
         __tracebackhide__ = True
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
@@ -65,7 +68,7 @@ class WorkersAI:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The journal's entries for this test's calls, with their responses, oldest first."""
+        """This test's calls and their responses, as in the emulator's journal, oldest first."""
         __tracebackhide__ = True
         rows = self._call("GET", "requests?limit=1000")["requests"]
         return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]
@@ -106,7 +109,7 @@ class WorkersAI:
         """Sends a request to the emulator. Returns the response's status and body.
 
         Raises OSError if the connection fails, and ValueError if the emulator closes the connection
-        without sending a response body. Uses a socket instead of an HTTP client: a test may
+        without sending a response body. Uses a socket instead of an HTTP client, because a test may
         replace HTTP clients to record or mock the test's own requests.
         """
         from urllib.parse import urlsplit
@@ -141,8 +144,8 @@ def _workers_ai_server(
 ) -> Iterator[tuple[str, IO[bytes]]]:
     """Starts one emulator for all tests of this pytest process, and stops it after them.
 
-    Yields the emulator's base URL and the open file that contains its stderr output. The file is
-    opened before the tests, because a test may delete it or mock the file system.
+    Yields the emulator's base URL and the open file with the emulator's stderr output. The file is
+    opened before the tests, because a test may delete the file or mock the file system.
     """
     from workers_ai_emulator.errors import CommandError
     from workers_ai_emulator.launcher.child import emulator_process

@@ -20,7 +20,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
-    rich_markup_mode=None,  # Rich's help tables truncate the names of environment variables
+    rich_markup_mode=None,  # disables Rich, whose help tables cut off long variable names
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-# The exit codes if a command does not exist or cannot be executed. Shells use the same codes.
+# The exit codes of `exec`, as of shells, if the command does not exist or cannot be executed.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -43,12 +43,12 @@ def execute(
         bool, typer.Option("--print-env", help="Print the environment variables of the command.")
     ] = False,
 ) -> None:
-    """Run a command, and let the emulator answer its requests to Cloudflare's API.
+    """Run a command, and redirect its requests for Cloudflare's API to the emulator.
 
-    If no emulator is running, starts one, and stops it when the command exits. Only the command's
-    environment is changed. The emulator receives the requests to https://api.cloudflare.com and
-    https://gateway.ai.cloudflare.com; requests to other hosts are sent to those hosts. Exits with
-    the command's exit code.
+    If no emulator runs at the given host and port, starts one, and stops it when the command
+    exits. Sets environment variables for the command only. Redirects the requests to
+    https://api.cloudflare.com and https://gateway.ai.cloudflare.com; requests to other hosts reach
+    those hosts. Exits with the command's exit code.
     """
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
@@ -88,8 +88,8 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
     """Returns the environment variables that `exec` adds to the command's environment.
 
-    Some of the variables contain paths of files, for example of trusted certificates. Writes these
-    files into `folder`.
+    Some variables name files, for example a file of trusted certificates. This function writes
+    these files into `folder`.
     """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
     from workers_ai_emulator.interception.environment import Interception, environment, wgetrc

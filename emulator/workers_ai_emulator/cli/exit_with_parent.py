@@ -1,8 +1,8 @@
 """Runs the command line as a child process that exits when its parent exits.
 
-The child's stdin is a pipe to which only the parent can write. When the parent exits, even if it is
-killed, the operating system closes the pipe, and the child then exits. This works on all operating
-systems, even if they cannot send a signal to the child when the parent exits.
+The child's stdin is a pipe from the parent. When the parent exits or is killed, the operating
+system closes the pipe, and the child then exits. A pipe works on every operating system, but some
+systems cannot send a signal to a child when its parent exits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers_ai_emulator.cli import main
 
 
 def _exit_with_stdin() -> None:
-    """Waits until stdin is closed (the parent has exited), then sends SIGTERM to this process."""
+    """Waits until the parent closes our stdin or exits, then sends SIGTERM to this process."""
     os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

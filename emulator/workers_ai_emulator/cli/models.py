@@ -42,8 +42,8 @@ def pull(
 ) -> None:
     """Download the weights of models, or resume an interrupted download.
 
-    Checks that each file has the sha256 that the Hugging Face Hub lists. HF_ENDPOINT, HF_TOKEN,
-    HF_HOME and HF_HUB_OFFLINE work as they do for huggingface-hub.
+    Checks that each file has the sha256 that the Hugging Face Hub lists. The environment variables
+    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE have the same effect as for huggingface-hub.
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.download import Retries
@@ -123,7 +123,7 @@ def verify(
     models_file: ModelsFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check that weights still have the sha256 from their download or import.
+    """Check that weights still have the sha256 that they had after their download or import.
 
     Without a name, checks the weights of all models.
     """
@@ -164,8 +164,8 @@ def remove(
 class _Details:
     """What the commands `models list` and `models show` print about a model.
 
-    `size`: the size of the weights in bytes. `context`: the maximum number of tokens of a sequence.
-    `size` and `context` are None if they are unknown.
+    `size` is the size of the weights file in bytes. `context` is the maximum number of tokens of
+    prompt and completion together. `size` and `context` are None if they are unknown.
     """
 
     name: str
@@ -178,7 +178,7 @@ class _Details:
 
 
 class _Library:
-    """The catalogue of models, the models file and the models folder that a command uses."""
+    """The catalogue (list of all models), the path of `models.toml`, and the models folder."""
 
     def __init__(self, models_dir: Path, models_file: Path | None) -> None:
         # These imports are slow, and `--help` does not need them.
@@ -191,7 +191,7 @@ class _Library:
         self.store = Store(models_dir, num_threads=1)
 
     def spec(self, name: str) -> ModelSpec:
-        """Returns the model `name`. Raises ModelUnknown if the catalogue does not contain it."""
+        """Returns the catalogue's entry of the model `name`. Raises ModelUnknown if it has none."""
         if name not in self.catalog:
             raise ModelUnknown(
                 f"no model is called {name}: `workers-ai-emulator models list` shows the names"
@@ -202,10 +202,11 @@ class _Library:
         return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]
 
     def details(self, spec: ModelSpec) -> _Details:
-        """Returns the details of a model, from the header of its GGUF file and from its manifest.
+        """Returns the details of a model.
 
-        The manifest contains the origin and the sha256 of the GGUF file. If the GGUF file is
-        missing, the details describe how to get it.
+        Reads them from the header of the model's GGUF file, and from its manifest: a JSON file with
+        the origin and the sha256 of the GGUF file. If the GGUF file is missing, the field `origin`
+        describes how to get it.
         """
         from workers_ai_emulator.engine.gguf import read_header
         from workers_ai_emulator.models.catalog import default_context_length
@@ -227,21 +228,20 @@ class _Library:
 
 
 def _source(spec: ModelSpec) -> str:
-    """Returns a text for the user that describes where to get the missing weights of a model.
+    """Returns a text that tells the user where to get the missing weights of a model.
 
-    If a stand-in model answers requests to this model while the weights are missing, the text also
-    names the stand-in model.
+    If the stand-in model replaces the missing weights, the text also mentions the stand-in model.
     """
     source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
     return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")
 
 
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
-    """Shows the licence of the weights, and asks the user to accept it.
+    """Prints the licence of the weights to stderr, and asks the user to accept it.
 
-    If `is_quiet`, does not show the licence. If `is_accepted`, does not ask the user. Raises
-    PullFailed if the user does not accept the licence, or cannot be asked because stdin is not a
-    terminal.
+    If `is_quiet`, prints nothing. If `is_accepted`, does not ask. Raises PullFailed if the user
+    does not accept the licence. Also raises PullFailed if stdin is not a terminal, because the
+    user then cannot respond.
     """
     if not is_quiet:
         print_to_stderr(f"These weights come under the {license.name}: {license.url}")

@@ -1,4 +1,4 @@
-"""Generates Typer options from the declarations of the settings."""
+"""Generates command-line options for Typer from the fields of the class `Settings`."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def option(name: str, **changes: Any) -> Any:
 
 @contextmanager
 def _without_service_link() -> Iterator[None]:
-    """Removes WORKERS_AI_EMULATOR_PORT from the environment if Kubernetes or Docker has set it.
+    """Removes WORKERS_AI_EMULATOR_PORT from the environment during the `with` block if it is a URL.
 
-    In that case, the variable contains a URL. Prints a message to stderr, and restores the variable
-    after the `with` block. If the variable contains no URL, does nothing.
+    Kubernetes and Docker set this variable to a URL; users set it to a port. If the variable is a
+    URL, prints a message to stderr.
     """
     value = os.environ.get(_PORT_VARIABLE, "")
     if not re.match(r"(tcp|udp|sctp)://", value):
@@ -98,12 +98,11 @@ def _without_service_link() -> Iterator[None]:
 
 
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
-    """Raises SettingInvalid if the setting refuses blank variables, and its variable is blank.
+    """Raises SettingInvalid if a setting's environment variable is blank but must have a value.
 
-    For example, if the secret with the API token does not exist, a CI system sets an empty
-    variable. Without this check, the server would start without a token and accept all requests.
-    Does nothing if the setting's flag is on the command line, because the flag replaces the
-    variable.
+    For example, a CI system sets an empty variable for a secret that does not exist. With an empty
+    API token, the server would accept all requests. `given` is the value of the setting's flag. If
+    the flag is set, the variable is not checked, because the flag replaces it.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()
@@ -117,8 +116,8 @@ def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
 def _help(declaration: Declaration) -> str:
     """Returns the help text of a flag.
 
-    If the default of the flag is None, Typer shows no default, so the text includes
-    `Setting.default_text`.
+    Typer adds the flag's default to the text. If the default is None, Typer adds nothing, so the
+    text itself ends with `Setting.default_text`, a description of the default.
     """
     if declaration.flag_default is None and declaration.setting.default_text:
         return f"{declaration.description} Default: {declaration.setting.default_text}."

@@ -14,7 +14,7 @@ from workers_ai_emulator.files import one_line
 def accept_all_characters() -> None:
     """Makes stdout and stderr escape characters that their encoding cannot represent.
 
-    Without this, printing such a character would raise UnicodeEncodeError.
+    By default, printing a character that the encoding cannot represent raises UnicodeEncodeError.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

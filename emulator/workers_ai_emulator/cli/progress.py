@@ -1,4 +1,4 @@
-"""Shows the progress of long file operations as a bar, or as lines if stderr is no terminal."""
+"""Shows the progress of downloads and checks of files: as a bar on a terminal, else as lines."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Lines:
 
 
 class Silence:
-    """Shows no progress. Commands use it with the flag `--quiet`."""
+    """Shows no progress. Commands use this class if the flag `--quiet` is set."""
 
     def begin(self, what: str, done: int, size: int) -> None: ...
 
@@ -100,7 +100,7 @@ class Silence:
 def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
     """Returns an object that shows progress: a bar if `stream` is a terminal, otherwise lines.
 
-    With `is_quiet`, the object shows nothing.
+    If `is_quiet`, the object shows nothing.
     """
     if is_quiet:
         return Silence()

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve the API until Ctrl-C or SIGTERM.
 
-    The first line on stdout is the base URL. It appears once the server is ready: a model has
+    The first line on stdout is the base URL. The server prints it when it is ready: a model has
     generated a token.
     """
     logging.basicConfig(

@@ -41,7 +41,7 @@ def config(
     binding: Annotated[str, typer.Option(help="The binding's name in the Worker's env.")] = "AI",
     address: Address = _ADDRESS,
 ) -> None:
-    """Print the lines to paste into a tool's configuration."""
+    """Print lines to paste into the configuration of wrangler, Miniflare or vitest."""
     # This import is slow, and `worker --help` does not need it.
     from workers_ai_emulator.interception.worker_config import blocks
 
@@ -58,8 +58,8 @@ def init(
 ) -> None:
     """Write wrangler.local.jsonc: a copy of wrangler's file whose AI binding calls the emulator.
 
-    The new file is in the folder of wrangler's file. The Worker and wrangler's file do not change.
-    Fails if the wrangler that is installed in that folder, or in a parent, is older than 4.36.
+    Writes the copy into the folder of wrangler's file, and changes no other file. Fails if the
+    wrangler that is installed in this folder, or in a parent folder, is older than 4.36.
     """
     from workers_ai_emulator.interception.installed_wrangler import check_plugins, find_wrangler
     from workers_ai_emulator.interception.worker_config import (
@@ -87,8 +87,8 @@ def init(
 def _wrangler_file(where: Path) -> Path:
     """Returns the path of wrangler's configuration file.
 
-    `where`: this file, or the folder that contains it. Raises CommandError if the file does not
-    exist.
+    `where` is the path of this file or of the folder that contains the file. Raises CommandError if
+    the file does not exist.
     """
     from workers_ai_emulator.interception.worker_config import FILE_NAMES
 

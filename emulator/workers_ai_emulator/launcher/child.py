@@ -21,10 +21,10 @@ def emulator_process(
     """Starts an emulator on a free port of 127.0.0.1, and yields its base URL when it is ready.
 
     Stops the emulator at the end of the `with` block. The emulator is a child process, so a crash
-    of llama.cpp does not end the caller. `flags` are flags of `serve`. `variables` are the
-    environment variables of the child process. The child process writes its stderr to the file
-    `log`, or to the caller's stderr if `log` is None. Raises CommandError if the emulator does not
-    start; the reason is then in the child's stderr.
+    of llama.cpp does not end our process. `flags` are flags of the command `serve`. `variables` are
+    the environment variables of the child process. The child process writes its stderr to the file
+    `log`, or to our stderr if `log` is None. Raises CommandError if the emulator does not start;
+    the reason is then in the child's stderr.
     """
     process = subprocess.Popen(
         [*_COMMAND, *flags, "--host", "127.0.0.1", "--port", "0"],
@@ -33,7 +33,7 @@ def emulator_process(
         stderr=log,
         text=True,
         env=variables,
-        start_new_session=True,  # so Ctrl+C in the terminal does not signal the emulator
+        start_new_session=True,  # so that Ctrl+C in the terminal does not reach the emulator
     )
     assert process.stdin and process.stdout
     try:

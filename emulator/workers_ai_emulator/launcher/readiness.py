@@ -14,11 +14,11 @@ _POLL_INTERVAL_S = 0.2
 
 
 def phases(host: str, port: int) -> Iterator[str | None]:
-    """Polls the emulator at this address, and yields its start-up phase until it is ready.
+    """Polls the emulator at `host` and `port`, and yields its start-up phase until it is ready.
 
-    Yields None while no emulator responds at the address, and the text of the error if an emulator
-    refuses this host name. A server at this address that is not an emulator receives only requests
-    for `/_emulator/healthz`.
+    Yields None while no emulator responds. If the emulator does not allow the host name `host`,
+    yields the text of the error. Requests `/_emulator/healthz` first, and `/_emulator/readyz` only
+    if the response shows that the server is an emulator.
     """
     while (phase := _phase(host, port)) != "ready":
         yield phase
@@ -38,7 +38,7 @@ def _phase(host: str, port: int) -> str | None:
 
 
 def _get(host: str, port: int, endpoint: str) -> object:
-    """Returns the JSON value of an endpoint's response, or None if there is none."""
+    """Returns the JSON value in the response of `/_emulator/ENDPOINT`, or None if there is none."""
     connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
     try:
         connection.request("GET", f"/_emulator/{endpoint}")

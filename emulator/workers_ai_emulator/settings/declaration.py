@@ -15,19 +15,19 @@ class Setting:
     """Declares one setting, in the annotation of a field of the class `Settings`.
 
     `minimum` and `maximum` are the limits of a number. `parse` converts the flag's value to the
-    value of the field. It is called once for each value of a repeated flag. If `parse` is None, the
-    field stores the flag's value unchanged.
+    value of the field. For a repeated flag, `parse` is called once for each value. If `parse` is
+    None, the field stores the flag's value unchanged.
     """
 
     help: str
     _: KW_ONLY
     flag: str = ""  # the flag's name without `--`; if empty, the field's name with hyphens
-    default_text: str = ""  # for the docs, if the default is computed, None or empty
+    default_text: str = ""  # describes a default that is computed, None or empty
     page: str = ""  # the file in docs/ that explains the setting
     minimum: float | None = None
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
-    refuses_blank: bool = False  # if True, a blank variable is an error; if False, it is ignored
+    refuses_blank: bool = False  # if True, a blank environment variable is an error
     has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
@@ -61,7 +61,7 @@ class Declaration:
 
     @property
     def flag_type(self) -> Any:
-        """The type to which Typer converts the flag's text; `Setting.parse` converts the result."""
+        """The type to which Typer converts the flag's text, before `Setting.parse` is called."""
         if self.setting.path == "existing file":
             return Path | None
         if self.setting.has_auto:
@@ -70,7 +70,7 @@ class Declaration:
 
     @property
     def flag_default(self) -> Any:
-        """The default value of the flag. If the flag has this value, the field gets `default`."""
+        """The flag's value if the user does not set it; the field then gets the value `default`."""
         if self.setting.has_auto:
             return AUTO
         return None if get_origin(self.type) in (tuple, frozenset) else self.default

@@ -87,9 +87,9 @@ def tokens_in_file(declaration: Declaration, file: Path) -> frozenset[str]:
 
 
 def origin(declaration: Declaration, text: str) -> str:
-    """Returns the origin as browsers send it: in lower case, without a trailing slash.
+    """Returns the origin `text` as browsers send it: in lower case, without a trailing slash.
 
-    Accepts origins, `null` and `*`. Raises SettingInvalid for any other text.
+    Accepts `null` and `*`, too. Raises SettingInvalid for any other text.
     """
     if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+/?", text, re.IGNORECASE):
         raise SettingInvalid(
@@ -100,7 +100,7 @@ def origin(declaration: Declaration, text: str) -> str:
 
 
 def host_name(declaration: Declaration, text: str) -> str:
-    """Returns the host name in lower case, without a final dot. Accepts `*`, too.
+    """Returns the host name `text` in lower case, without a final dot. Accepts `*`, too.
 
     Raises SettingInvalid for any other text, such as a name with a port or a URL.
     """

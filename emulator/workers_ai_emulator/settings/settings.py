@@ -31,9 +31,9 @@ _MAX_NUMBER = 256
 def default_models_dir() -> Path:
     """Returns the default folder of the weights.
 
-    In a checkout of the repository, this is its folder `models/`. If the emulator is installed
-    without a checkout, this is a folder in the user's cache folder. If the user has no home folder,
-    this is `models/` in the working directory.
+    In a checkout of the repository, this is the checkout's folder `models/`. Otherwise, it is a
+    folder in the user's cache folder. If the user has no home folder, and therefore no cache
+    folder, it is `models/` in the working directory.
     """
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"
@@ -308,7 +308,7 @@ class Settings:
         return f"[{host}]" if ":" in host else host
 
     def check_upstream(self) -> None:
-        """Checks that the backend `upstream` has a URL if a setting selects this backend.
+        """Checks that the URL of the upstream server is set if the backend `upstream` is used.
 
         Raises SettingInvalid if `--backend` or `--record-from` is `upstream`, and `--upstream-url`
         is missing.
