@@ -32,10 +32,10 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "determinism": determinism.report,
     "endurance": endurance.report,
 }
-# This part runs only if the command line names it, and for as long as the command line says.
+# The attack runs only if the command line names it. The flag `--minutes` sets its duration.
 ATTACK: dict[str, Callable[[Conditions], Iterator[str]]] = {"attack": attack.report}
-# These parts run only if the command line names them. They write files of 7 and 13 GB, need as much
-# memory, and take half an hour each.
+# Each of these parts runs only if the command line names it. It writes a file of 7 or 13 GB, needs
+# as much memory, and takes half an hour.
 LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size": true_size.report,
     "true-size-f16": partial(true_size.report, weights_type="F16"),
@@ -49,7 +49,8 @@ def main() -> None:
     for name in ("workers_ai_emulator", "gguf", "httpx"):
         logging.getLogger(name).setLevel("WARNING")
     arguments = _arguments()
-    # Ends like Ctrl-C does: the parts then stop the servers and clients that they have started.
+    # On SIGTERM, raises SystemExit, so that the `with` blocks of the running benchmark stop the
+    # servers and clients that they started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     conditions = Conditions.here(
         num_rounds=1 if arguments.quick else arguments.rounds,

@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """The mean time of the engine's steps in which every sequence got a token.
+    """The mean duration of those engine steps in which every sequence got a token.
 
     `step_s`: seconds of a whole step. `decode_s`: seconds of the decode call within the step.
     """
@@ -60,7 +60,7 @@ class Speed:
 
 
 class TimedRunner(LlamaRunner):
-    """A model runner that measures every decode call, and appends a `Call` to `calls`."""
+    """A `LlamaRunner` that measures every decode call, and appends a `Call` to `calls`."""
 
     calls: list[Call]
 
@@ -112,7 +112,7 @@ def _row(num_sequences: int, bench: list[float], engine: list[Speed]) -> list[st
 
 
 def _batched_bench(conditions: Conditions) -> dict[int, float]:
-    """Runs `llama-batched-bench`. Returns completion tokens/s for each number of sequences."""
+    """Runs `llama-batched-bench`. Returns the completion tokens/s by the number of sequences."""
     num_cells = max(NUM_SEQUENCES) * CONTEXT_LENGTH
     command = [
         *(str(peers.llama_cpp_program(peers.BATCHED_BENCH)), "--model", str(conditions.weights)),
@@ -136,7 +136,7 @@ async def _engine_speed(conditions: Conditions, num_sequences: int) -> Speed:
 
 
 def _open_engine(conditions: Conditions) -> tuple[Engine, list[Call]]:
-    """Returns an engine, and the list to which its model runner appends each decode call."""
+    """Returns an engine, and the list to which the engine adds a `Call` for each decode call."""
     runner = TimedRunner(
         LlamaModel(conditions.weights),
         num_slots=max(NUM_SEQUENCES),
@@ -157,10 +157,10 @@ async def _generate(engine: Engine, text: str) -> None:
 
 
 def _speed(calls: list[Call], num_sequences: int) -> Speed:
-    """Returns the mean times of the steps in which all sequences got a token.
+    """Returns the mean times of the engine steps in which all sequences got a token.
 
     A step lasts from the start of its decode call to the start of the next decode call. Raises
-    SystemExit if there is no such step.
+    SystemExit if in no step all sequences got a token.
     """
     steps = [
         (call, following)

@@ -20,8 +20,8 @@ from benchmarks.conditions import MODEL_NAME
 from benchmarks.servers import Server
 
 _LIMIT_S = 600
-# Matches an event in the raw response. No event contains the header of an HTTP chunk, because every
-# measured server writes each event into a single HTTP chunk.
+# Matches an event in the bytes of a response with chunked encoding. The header of a chunk is never
+# inside an event, because all measured servers send each event as one chunk.
 _EVENT = re.compile(rb"^data: (\{.*\})$", re.MULTILINE)
 
 
@@ -49,7 +49,7 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class TimedResponse:
-    """The bytes of a response. `reads`: the time and the bytes of every read from the socket."""
+    """The bytes of a response. `reads`: the time and the bytes of each read from the socket."""
 
     request: ChatRequest
     sent_s: float = 0.0
@@ -94,7 +94,7 @@ class Completion:
 
     @property
     def gaps(self) -> list[tuple[float, float]]:
-        """The arrival times of each event with text and of the next event with text."""
+        """Pairs of arrival times: of each event with text, and of the next event with text."""
         return list(pairwise(self.arrivals))
 
     def add(self, event: dict[str, Any], received_s: float) -> None:

@@ -21,7 +21,7 @@ _WARM_UP = ChatRequest(prompts.WARM_UP, max_tokens=8)
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Measures all servers. Yields a table for each scenario, and tables that summarise all."""
+    """Measures all servers. Yields one table for each scenario, and tables of all scenarios."""
     specs = servers.all_specs(conditions)
     completions: dict[str, list[Completion]] = defaultdict(list)
     summary, profile = [], []

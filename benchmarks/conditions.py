@@ -21,9 +21,10 @@ BINDINGS = "llama-cpp-python"
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The weights, their models folder and the threads of all servers, and the number of runs.
+    """The settings that all benchmarks share.
 
-    `minutes` and `seed` are the duration and the seed of the attack.
+    `num_threads`: threads of each server. `num_rounds`: runs of each measurement. `minutes` and
+    `seed`: duration and random seed of the attack.
     """
 
     models_dir: Path

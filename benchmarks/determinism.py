@@ -21,12 +21,12 @@ from benchmarks.requests import Client
 _WORDS = ["river", "stone", "light", "winter", "market", "engine", "paper", "garden", "letter"]
 _WORDS += ["mountain", "silver", "window", "music", "harbour", "train", "orange", "history"]
 _WORDS += ["doctor", "island", "bread", "candle", "forest", "question", "answer"]
-_MAX_PROMPT_LENGTH = 4096  # characters; below the limits of Cloudflare's schemas
+_MAX_PROMPT_LENGTH = 4096  # in characters; Cloudflare's schemas allow more
 _NUM_CLIENTS = 16
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table with the number of responses that differ, for each Llama 2 model."""
+    """Yields a table with the number of responses whose bytes differ, for each Llama 2 model."""
     num_rounds = 2 if conditions.is_quick else 10
     requests = make_requests(count=40, max_words=880)
     yield (
@@ -55,7 +55,7 @@ def report(conditions: Conditions) -> Iterator[str]:
 def make_requests(count: int, max_words: int, seed: int = 1) -> list[dict[str, Any]]:
     """Returns `count` different request bodies, whose prompts have about `max_words` words at most.
 
-    Each of the words is about one token.
+    A word has about one token.
     """
     rng = random.Random(seed)
     bases = [rng.choices(_WORDS, k=max_words // part) for part in (1, 2, 5, 20)]

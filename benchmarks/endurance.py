@@ -16,7 +16,7 @@ from benchmarks.requests import Client
 from benchmarks.servers import Server
 
 _NUM_CLIENTS = 16
-_NUM_FIRST = 500  # all caches of the emulator are full after this many requests
+_NUM_FIRST = 500  # after so many requests, all caches of the emulator are full
 _SLOTS = "slots"
 
 
@@ -49,7 +49,7 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 async def _send_many(server: Server, count: int) -> int:
-    """Sends `count` requests for a few tokens each from 16 clients; counts the responses."""
+    """Sends `count` requests for a few tokens from 16 clients; returns the number of responses."""
     async with Client(server.run_url(MODEL_NAME)) as client:
 
         async def be_client(number: int) -> int:
@@ -81,9 +81,10 @@ def _short(index: int) -> dict[str, Any]:
 
 
 def _left_over(server: Server) -> list[list[str]]:
-    """Waits at most 30 s until no request runs, then returns rows of the report.
+    """Waits at most 30 s until no request runs, then returns three table rows.
 
-    They contain the number of free slots and of requests that still run.
+    The rows have the numbers of free slots, of requests that still run or wait, and of ended
+    requests.
     """
     deadline = time.monotonic() + 30
     while server.metric("running") + server.metric("waiting") and time.monotonic() < deadline:

@@ -14,9 +14,9 @@ from benchmarks.client import ChatRequest, Completion
 class Measurement:
     """The results of one run of a scenario against one server.
 
-    `ttfts`: seconds to the first token, of each request. `gaps`: seconds between consecutive
-    events with text. `peak_memory`: bytes. `thread_times`: CPU seconds of each thread, the largest
-    number first.
+    `ttfts`: the seconds to the first token of each request. `gaps`: the seconds between consecutive
+    events with text. `peak_memory`: in bytes. `thread_times`: the CPU seconds of each thread, in
+    descending order.
     """
 
     tokens_per_s: float
@@ -101,9 +101,9 @@ def table(runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence
 def summary(
     name: str, runs: Mapping[str, Sequence[Measurement]], ours: str, rivals: Sequence[str]
 ) -> list[str]:
-    """Returns a scenario's row of the table that summarises all scenarios.
+    """Returns one row of the table that summarises all scenarios.
 
-    Its columns are SUMMARY_HEADINGS.
+    The row has the results of the scenario `name`, in the columns SUMMARY_HEADINGS.
     """
     return [
         name,

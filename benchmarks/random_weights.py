@@ -50,7 +50,7 @@ class Tensor:
     """The name and the shape (rows, columns) of a tensor to write.
 
     `deviation`: the standard deviation of the values of a matrix. The values of a vector are all 1,
-    because vectors are the weights of norms.
+    because all vectors of Llama 2 are weights of norms.
     """
 
     name: str
@@ -133,9 +133,10 @@ def default_path(weights_type: WeightsType) -> Path:
 def ensure(
     path: Path, weights_type: WeightsType, *, shape: Shape = LLAMA_2_7B, seed: int = 0
 ) -> None:
-    """Writes the GGUF file to `path` if there is none. An incomplete file never has this path.
+    """Writes the GGUF file to `path`, unless the file exists.
 
-    Raises SystemExit if the disk has too little free space.
+    Writes to a temporary path first, so that `path` is always a complete file. Raises SystemExit if
+    the disk has too little free space.
     """
     if path.exists():
         return
@@ -155,10 +156,10 @@ def ensure(
 
 
 def _matrix(name: str, num_rows: int, num_columns: int) -> Tensor:
-    """Returns a matrix to write, with the standard deviation that its values need.
+    """Returns a matrix to write, whose values have the standard deviation 1 / sqrt(num_columns).
 
-    A product of the matrix has the same standard deviation as its input vector. Otherwise, the
-    values would vanish or explode from layer to layer.
+    The product of such a matrix and a vector has the same standard deviation as the vector. The
+    values therefore neither vanish nor explode from layer to layer.
     """
     return Tensor(name, (num_rows, num_columns), 1 / math.sqrt(num_columns))
 

@@ -12,7 +12,7 @@ _TIMEOUT_S = 600
 
 
 class Client:
-    """Sends requests to one URL; an async context manager, which closes its connections."""
+    """Sends requests to one URL. An `async with` block closes its connections."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -34,7 +34,7 @@ class Client:
         return response.content
 
     async def send_and_disconnect(self, body: dict[str, Any], *, after_s: float) -> None:
-        """Sends a request, and disconnects after `after_s` seconds or after the whole response."""
+        """Sends a request, and disconnects after `after_s` seconds or the complete response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await self.send(body)

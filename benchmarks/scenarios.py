@@ -28,7 +28,7 @@ class ClosedLoop:
 
     @property
     def needs_concurrency(self) -> bool:
-        """Whether to skip servers that compute only one request at a time: they are too slow."""
+        """Whether servers that compute one request at a time are too slow for the scenario."""
         return self.num_clients > 4
 
     @property
@@ -66,7 +66,8 @@ class ClosedLoop:
     def _request(self, client: int, request: int) -> ChatRequest:
         """Returns the request with the index `request` of the client with the index `client`.
 
-        Two clients send most prompts, at different times, so their completions can be compared.
+        Two clients send most prompts, at different times, so that the two completions can be
+        compared.
         """
         index = client + request * max(self.num_clients // 2, 1)
         return ChatRequest(prompts.PROMPTS[index], self.max_tokens, self.system_prompt)
@@ -76,8 +77,8 @@ class ClosedLoop:
 class LongArrival:
     """A scenario: a client sends a long prompt while other clients receive streams.
 
-    The client sends the prompt when each stream has received `num_tokens_before` tokens. The
-    measurement begins then, and ends with the first token of the long prompt's completion.
+    The client sends the long prompt when each stream has received `num_tokens_before` tokens. The
+    measurement lasts from then until the first token of the long prompt's completion.
     """
 
     num_streams: int = 4
@@ -116,7 +117,7 @@ class LongArrival:
     ) -> None:
         while any(len(stream.reads) < self.num_tokens_before for stream in streams):
             if any(task.done() for task in tasks):
-                return  # a stream failed: the measurement will have no tokens
+                return  # a stream ended early, for example with an error
             await asyncio.sleep(0.01)
 
     def _measure(

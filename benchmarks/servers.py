@@ -113,7 +113,7 @@ class Server:
     def _status(self, name: str) -> int | None:
         """Returns a size from the server's `/proc/PID/status` in bytes.
 
-        Returns None if there is no such file or field, as on systems other than Linux.
+        Returns None if the file or the field `name` does not exist, as on systems other than Linux.
         """
         path = Path(f"/proc/{self.pid}/status")
         lines = path.read_text().splitlines() if path.exists() else []
@@ -200,7 +200,8 @@ def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
 def _python_server(conditions: Conditions) -> ServerSpec:
     """Returns the spec of `llama_cpp.server`, which computes one request at a time.
 
-    `--interrupt_requests false`: by default, a new request would end the running request.
+    It gets the flag `--interrupt_requests false`, because by default a new request ends the running
+    request.
     """
     threads = str(conditions.num_threads)
     return ServerSpec(

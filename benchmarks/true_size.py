@@ -82,7 +82,7 @@ class Outcome:
 
 
 def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterator[str]:
-    """Yields tables of start times, memory and speed, and of how fast interruptions take effect."""
+    """Yields tables of start times, memory, speed, and the time to end interrupted requests."""
     path = random_weights.default_path(weights_type)
     log.info("writing %s, unless it exists", path)
     random_weights.ensure(path, weights_type)
@@ -98,9 +98,9 @@ def report(conditions: Conditions, weights_type: WeightsType = "Q8_0") -> Iterat
 
 
 def _as_model(models_dir: Path, weights: Path) -> Path:
-    """Configures `weights` as the weights of MODEL_NAME in the folder `models_dir`.
+    """Makes `weights` the weights of the model MODEL_NAME in the models folder `models_dir`.
 
-    Returns the path of the link to the weights in this folder.
+    Writes a models file and a symbolic link to the weights. Returns the path of the link.
     """
     link = models_dir / weights.name
     link.symlink_to(weights)
@@ -149,7 +149,7 @@ def _memory(server: Server) -> list[str]:
 def _drop_from_page_cache(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)  # only pages that are already on the disk can be dropped
+        os.fsync(file)  # only pages that are on the disk can be dropped from the cache
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)
@@ -210,7 +210,7 @@ def _ours(conditions: Conditions, *flags: str) -> AbstractContextManager[Server]
 
 
 def _phases(server: Server) -> tuple[Phase, Phase]:
-    """Returns the phases prefill and decode, after measuring on the server when they begin."""
+    """Measures on the server when prefill and decode begin, and returns these two phases."""
     prefill = Phase("a prompt of 400 tokens", _LONG_PROMPT, max_tokens=1, has_tokens=False)
     _, prefill_s = _send(server, prefill.body(0))
     decode = Phase("generation", prompts.WARM_UP, max_tokens=400, has_tokens=True)
@@ -224,8 +224,8 @@ def _phases(server: Server) -> tuple[Phase, Phase]:
 def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Outcome:
     """Measures the time from a client's disconnect until the slot is free.
 
-    The client disconnects after `after_s` seconds. Expected: the server cancels the request in the
-    given phase.
+    The client disconnects after `after_s` seconds. The outcome is as expected if the server cancels
+    the request in the given phase.
     """
 
     async def send_and_disconnect() -> float:
@@ -244,8 +244,8 @@ def _disconnect(server: Server, phase: Phase, number: int, after_s: float) -> Ou
 def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tuple[Outcome, Outcome]:
     """Measures a request that takes longer than the server's request timeout, `limit_s`.
 
-    Returns the time from the timeout to the response, and from the response until the slot is free.
-    Expected: the status is 408.
+    Returns the time from the timeout to the response, and the time from the response until the slot
+    is free. The outcomes are as expected if the status is 408.
     """
     status, elapsed_s = _send(server, phase.body(number))
     responded_s = time.perf_counter()
@@ -257,7 +257,7 @@ def _time_out(server: Server, phase: Phase, number: int, limit_s: float) -> tupl
 def _stop(conditions: Conditions, phase: Phase) -> Outcome:
     """Measures the time from SIGTERM, during a request, to the end of the server's process.
 
-    Expected: the exit code is 0, and the client receives a response.
+    The outcome is as expected if the exit code is 0 and the client receives a response.
     """
     (after_s,) = phase.moments(1)
     with _ours(conditions) as server, ThreadPoolExecutor(1) as pool:

@@ -1,1 +1,1 @@
-"""Attacks a server while ordinary clients use it, and checks that their responses are right."""
+"""Attacks a server while ordinary clients use it, and checks the responses to these clients."""

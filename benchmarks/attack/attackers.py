@@ -29,22 +29,27 @@ _LONGEST_HOLD_S = 60.0
 _MAX_FAILURES = 10
 _SLOW_TOKENS = 100
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-# With this status, a server may refuse further work. All other 5xx responses are failures.
+# The status with which an overloaded server may refuse a request. All other 5xx statuses are
+# failures.
 _REFUSAL = "503"
 FAILURE = "5xx"
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset instead of an orderly end
+_RESET = struct.pack("ii", 1, 0)  # value of SO_LINGER: close() sends a TCP reset
 
 
 @dataclass(slots=True)
 class Results:
-    """The number of events by their kind, and requests that got a 5xx response."""
+    """What the attacking clients counted.
+
+    `counts`: the number of events of each kind, such as disconnects. `failures`: the bytes of at
+    most 10 requests that got a 5xx response other than 503.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[bytes] = field(default_factory=list)
 
 
 def run(port: int, seed: str, seconds: float) -> Results:
-    """Attacks the server for `seconds`, with all kinds of attackers at the same time."""
+    """Attacks the server at `port` for `seconds` seconds, with all kinds of attackers at once."""
     attack = _Attack(port, seed, time.monotonic() + seconds)
     uvloop.run(attack.run())
     return attack.results
@@ -72,7 +77,10 @@ class _Attack:
     async def _repeat(
         self, action: Callable[[random.Random], Awaitable[None]], number: int
     ) -> None:
-        """Repeats the action until the end. Each action has a random generator of its own."""
+        """Repeats the action until the attack ends, with a random generator of its own.
+
+        `number`: the index of the client among the clients that repeat the same action.
+        """
         rng = random.Random(f"{self._seed} {action.__name__} {number}")
         while self._left_s:
             try:
@@ -98,10 +106,10 @@ class _Attack:
         await asyncio.sleep(rng.uniform(0, 0.1))
 
     async def _response(self, data: bytes, *, ends: bool) -> bytes:
-        """Sends the data, and returns what the server sends before it closes the connection.
+        """Sends the data over a new connection, and returns all bytes that the server sends.
 
-        Waits at most 10 s for the first byte, and at most 1 s for each of the following. `ends`:
-        closes the sending side after the data.
+        Stops reading when the server closes the connection, after 10 s without a first byte, or
+        after 1 s without a further byte. `ends`: whether to close the sending side after the data.
         """
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         response = bytearray()
@@ -121,7 +129,7 @@ class _Attack:
     # ── slow clients ────────────────────────────────────────────────────────────────────────────
 
     async def _be_slow(self, rng: random.Random) -> None:
-        """Opens a connection, and holds it for up to a minute or until the server closes it."""
+        """Opens a connection, and uses it in a random way of `_SLOW`, for at most a minute."""
         await asyncio.sleep(rng.random())
         connection = await self._connect(receive_buffer=4096)
         behaviour = rng.choice(_SLOW)
@@ -131,7 +139,7 @@ class _Attack:
                 self.results.counts["slow connections closed by the server"] += 1
         except TimeoutError:
             self.results.counts["slow connections held as long as wanted"] += 1
-        except OSError:  # the server closed the connection with a reset
+        except OSError:  # the server has reset the connection
             self.results.counts["slow connections closed by the server"] += 1
         finally:
             connection.close()
@@ -139,7 +147,7 @@ class _Attack:
     # ── disconnects ─────────────────────────────────────────────────────────────────────────────
 
     async def _disconnect(self, rng: random.Random) -> None:
-        """Disconnects at a random moment, before or after the first byte of the response."""
+        """Sends a request or only the beginning of one, and disconnects at a random moment."""
         request = _stream(rng)
         part = request[: rng.randint(0, len(request))] if rng.random() < 0.2 else request
         connection = await self._connect()
@@ -151,7 +159,7 @@ class _Attack:
         self.results.counts["disconnects"] += 1
 
     async def _storm(self, rng: random.Random) -> None:
-        """Opens hundreds of streams together, and drops them together."""
+        """Waits for 5 s, sends 300 requests at once, and then closes all their connections."""
         await asyncio.sleep(min(_STORM_PAUSE_S, self._left_s))
         opened = await asyncio.gather(
             *(self._open(_stream(rng)) for _ in range(STORM_SIZE)), return_exceptions=True
@@ -191,20 +199,20 @@ def _kind(status: str) -> str:
 
 
 def _close(connection: socket.socket, rng: random.Random) -> None:
-    """Closes the connection; in half of the cases with a reset."""
+    """Closes the connection; in half of all cases with a TCP reset."""
     if rng.random() < 0.5:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     connection.close()
 
 
 def _stream(rng: random.Random, max_tokens: int = 500) -> bytes:
-    """Returns a request for a completion, mostly as a stream."""
+    """Returns the bytes of a request for a completion. Four of five requests ask for a stream."""
     prompt, is_stream = rng.choice(prompts.PROMPTS), rng.random() < 0.8
     body = {"prompt": prompt, "max_tokens": max_tokens, "stream": is_stream}
     return post(f"{API}/run/{MODEL_NAME}", json.dumps(body).encode())
 
 
-# ── what a slow client does; each returns when the server closes the connection ─────────────────
+# ── the kinds of slow clients ───────────────────────────────────────────────────────────────────
 
 
 async def _is_silent(connection: socket.socket, rng: random.Random) -> None:
@@ -251,7 +259,7 @@ _SLOW: list[Callable[[socket.socket, random.Random], Awaitable[None]]] = [
 
 
 async def _send_slowly(connection: socket.socket, data: bytes, rng: random.Random) -> None:
-    """Sends a byte about every second; returns when the server closes the connection."""
+    """Sends one byte about every second, until the server closes the connection."""
     reading = asyncio.create_task(_read_all(connection))
     try:
         for byte in data:

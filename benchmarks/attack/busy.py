@@ -1,6 +1,6 @@
-"""Many ordinary clients at the same time, whose responses are only counted.
+"""Runs many ordinary clients at the same time, and counts their responses by status.
 
-Like a client of an SDK, each of them keeps its connection open between its requests.
+Each client keeps its connection open between its requests, as SDKs do.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from benchmarks.servers import API
 
 _MAX_TOKENS = 32
 _LIMIT_S = 120.0
-# After an error, a client waits as OpenAI's SDK does: 0.5 s, then twice as long each time.
+# After each error, a client waits twice as long as before, as OpenAI's SDK does.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
 
 
 def run(port: int, num_clients: int, seed: str, seconds: float) -> Counter[str]:
-    """Sends requests from `num_clients` clients for `seconds`; counts the results."""
+    """Sends requests from `num_clients` clients for `seconds` seconds; counts the results.
+
+    A result is the status of a response, "refused" or "lost".
+    """
     counts: Counter[str] = Counter()
     if num_clients:
         uvloop.run(_run(port, num_clients, seed, seconds, counts))
@@ -34,12 +37,12 @@ def run(port: int, num_clients: int, seed: str, seconds: float) -> Counter[str]:
 async def _run(
     port: int, num_clients: int, seed: str, seconds: float, counts: Counter[str]
 ) -> None:
-    """Stops all clients after `seconds`, also those that wait for a response."""
+    """Runs the clients, adds their results to `counts`, and stops all clients after `seconds`."""
 
     async def be_client(number: int) -> None:
         rng = random.Random(f"{seed} {number}")
         wait_s, connection = _FIRST_WAIT_S, Connection(port)
-        await asyncio.sleep(rng.random())  # the clients do not all begin in the same millisecond
+        await asyncio.sleep(rng.random())  # so that the clients do not all begin at the same time
         while True:
             result = await _send(connection, _request(rng))
             counts[result] += 1
@@ -55,7 +58,7 @@ async def _run(
 
 
 async def _send(connection: Connection, request: bytes) -> str:
-    """Returns the status of the response, "refused" or "lost"."""
+    """Returns the status of the response as a text; without a response, "refused" or "lost"."""
     try:
         return str((await connection.send(request, limit_s=_LIMIT_S)).status)
     except ConnectionRefused:

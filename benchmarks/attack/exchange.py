@@ -1,4 +1,4 @@
-"""Sends a request over a connection, and reads the response, with little processor time."""
+"""A client for HTTP/1.1 that needs little processor time."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ import time
 from dataclasses import dataclass
 
 _READ_LIMIT = 2**20
-# A server that refuses connections closes them at once; later than this, it has lost a request.
+# If the server closes a connection without a response within this time after the request, it
+# refused the connection. Later, the response counts as lost.
 _REFUSAL_LIMIT_S = 5
-_OUT_OF_CAPACITY = b'"code":3040'  # with an envelope
-_OUT_OF_CAPACITY_BARE = b'"internalCode":3040'  # in responses to bindings and of the gateway
+_OUT_OF_CAPACITY = b'"code":3040'  # in responses of api.cloudflare.com
+_OUT_OF_CAPACITY_BARE = b'"internalCode":3040'  # in responses to bindings and of AI Gateway
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete response; `body` is the body without the headers of its chunks."""
+    """A complete response. `body`: the body after the chunked encoding is removed."""
 
     status: int
     body: bytes
 
     @property
     def is_out_of_capacity(self) -> bool:
-        """Whether this is the error 3040, "capacity", which asks the client to try again."""
+        """Whether the response is the error 3040, out of capacity: clients should try again."""
         return self.status == 429 and (
             _OUT_OF_CAPACITY in self.body or _OUT_OF_CAPACITY_BARE in self.body
         )
 
 
 class ConnectionRefused(Exception):
-    """The server refused the connection, or closed it within 5 s, before it sent a byte."""
+    """The server refused the connection, or closed it within 5 s without sending a byte."""
 
 
 class ResponseLost(Exception):
-    """The response broke off, did not arrive in time, or the connection was closed instead."""
+    """No complete response arrived: it broke off or was late, or the connection was closed."""
 
 
 class Connection:
-    """A connection to the server, which is opened for the first request, and again if necessary."""
+    """A persistent connection to the server. The method `send` opens it if it is not open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -46,7 +47,7 @@ class Connection:
     async def send(self, request: bytes, *, limit_s: float) -> Response:
         """Sends the request, and returns the response.
 
-        Raises ConnectionRefused or ResponseLost, and then closes the connection.
+        After an error, closes the connection and raises ConnectionRefused or ResponseLost.
         """
         is_complete = False
         try:
@@ -72,7 +73,7 @@ class Connection:
                 first = await reader.readexactly(1)
                 has_response = True
                 return await read_response(reader, first)
-        except TimeoutError as error:  # a subclass of OSError
+        except TimeoutError as error:  # before OSError, its base class
             raise ResponseLost(f"no response within {limit_s:.0f} s") from error
         except (OSError, EOFError) as error:
             if has_response:
@@ -82,7 +83,7 @@ class Connection:
             raise ConnectionRefused from error
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Returns the open connection, or opens one if the server has closed it."""
+        """Returns the open connection. Opens a new one if none is open or the server closed it."""
         if self._streams and self._streams[0].at_eof():
             self.close()
         if not self._streams:
@@ -93,7 +94,7 @@ class Connection:
 
 
 async def exchange(port: int, request: bytes, *, limit_s: float) -> Response:
-    """Sends the request on a connection of its own, and returns the response.
+    """Sends the request over a new connection, and returns the response.
 
     Raises ConnectionRefused or ResponseLost.
     """
@@ -105,7 +106,10 @@ async def exchange(port: int, request: bytes, *, limit_s: float) -> Response:
 
 
 async def read_response(reader: asyncio.StreamReader, first: bytes = b"") -> Response:
-    """Reads one response, whose first bytes are `first`. Raises EOFError if it breaks off."""
+    """Reads the rest of a response that begins with the bytes `first`.
+
+    Raises EOFError if the response breaks off.
+    """
     head = first + (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head[9:12])
     if b"\r\ntransfer-encoding: chunked" in head:

@@ -1,4 +1,4 @@
-"""Decides from the measured values whether the server has passed, and lists them in tables."""
+"""Checks whether the measured values meet the requirements, and formats tables of the values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from benchmarks.attack.attackers import FAILURE
 from benchmarks.attack.phase import Results, Sample
 
 STOP_LIMIT_S = 4.0
-# The results of busy clients that are no fault of the server.
+# Permitted results of the busy clients' requests. All other results fail a check.
 _ORDINARY = {"200", "429", "503", "refused"}
 _MAX_GROWTH = 1.1
-_MAX_FURTHER_FILES = 2  # for example a connection that a client has closed a moment ago
+# After the attack, the server may have this many more open files than before: a client may have
+# closed a connection just before.
+_MAX_FURTHER_FILES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class AfterAttack:
-    """The state of the server after the last phase, and how it stopped.
+    """The state of the server after the last phase of the attack, and how its process ended.
 
     `num_errors`: lines of the log with the level ERROR. `stop_s`: the seconds from SIGTERM until
     the process had ended, or infinity if it was killed.
@@ -41,7 +43,7 @@ class AfterAttack:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A requirement, the measured value as a text, and whether the server meets it."""
+    """A requirement, the measured value as a text, and whether the value meets the requirement."""
 
     requirement: str
     value: str
@@ -49,7 +51,7 @@ class Check:
 
 
 def checks(start: Sample, phases: Sequence[Results], after: AfterAttack) -> list[Check]:
-    """Returns all checks. `start`: the server before the first phase, without clients."""
+    """Returns all checks. `start`: the server's memory and open files before the first phase."""
     return [
         *_checks_of_clients(phases),
         *_checks_of_health(phases),
@@ -106,7 +108,10 @@ def _checks_after(start: Sample, phases: Sequence[Results], after: AfterAttack) 
 
 
 def warm(phases: Sequence[Results]) -> Sample:
-    """Returns the last sample of the first attack, after which memory should grow no further."""
+    """Returns the last sample of the first phase with attackers.
+
+    The server's memory at the end is compared with the memory in this sample.
+    """
     return next(results.samples[-1] for results in phases if results.phase.is_attacked)
 
 
@@ -148,7 +153,11 @@ def _table_of_counts(phases: Sequence[Results], counts: Sequence[Counter[str]]) 
 
 
 def table_of_health(phases: Iterable[Results]) -> str:
-    """Returns a table with the probes of the server and of the server for comparison."""
+    """Returns a table of the latencies and failures of health probes.
+
+    It has two rows for each phase: the emulator, and a server that only sends a fixed response. A
+    third row has the latencies of the second server in % of the emulator's latencies.
+    """
     rows = []
     for results in phases:
         for name, probes in (("emulator", results.health), ("fixed response", results.peer)):
@@ -160,7 +169,7 @@ def table_of_health(phases: Iterable[Results]) -> str:
 
 
 def _share_of_machine(results: Results) -> list[str]:
-    """Returns a row with the percentiles of the server for comparison, in % of the emulator's."""
+    """Returns a table row: the fixed-response server's latencies in % of the emulator's."""
     shares = [
         f"{100 * results.peer.percentile_ms(percent) / results.health.percentile_ms(percent):.0f} %"
         for percent in (50, 99, 100)

@@ -1,4 +1,4 @@
-"""Clients whose responses are compared with the responses of a server without other clients."""
+"""Clients that compare each response with the one that the server sent without other clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUM_CLIENTS = 32
 _NUM_REQUESTS = 24
 _LIMIT_S = 120.0
 _MAX_EXAMPLES = 3
-# The values of these keys differ from response to response.
+# Matches the keys `id` and `created`, whose values differ from response to response.
 _VARIABLE = re.compile(rb'"(id|created)":("[^"]*"|\d+)')
 
 
@@ -45,9 +45,9 @@ class Results:
 
 
 def requests() -> list[bytes]:
-    """Returns requests to `ai/run`, chat completions, a gateway and a binding.
+    """Returns requests to `ai/run`, chat completions, AI Gateway and a binding.
 
-    Each request has temperature 0 or a seed, so its response is always the same.
+    Each request has temperature 0 or a seed, so the server always sends the same response to it.
     """
     bodies = determinism.make_requests(count=_NUM_REQUESTS, max_words=120)
     return [_request(index, body) for index, body in enumerate(bodies)]
@@ -67,9 +67,10 @@ def _request(index: int, body: dict[str, Any]) -> bytes:
 
 
 async def expected_bodies(port: int) -> list[bytes]:
-    """Sends each request twice, one request at a time, and returns the bodies of the responses.
+    """Returns the expected body of the response to each request.
 
-    Raises SystemExit if the server sends an error, or two different responses to one request.
+    Sends each request twice, one request at a time. Raises SystemExit if the server sends an error,
+    or two different responses to one request.
     """
     bodies = []
     for request in requests():
@@ -89,7 +90,10 @@ def comparable(body: bytes) -> bytes:
 
 
 def run(port: int, expected: list[bytes], seed: str, seconds: float) -> Results:
-    """Sends requests from 32 clients for `seconds`, and compares the responses with `expected`."""
+    """Sends requests from 32 clients for `seconds`, and compares the responses with `expected`.
+
+    `expected`: the expected body for each request of `requests()`.
+    """
     results = Results()
     uvloop.run(_run(port, expected, seed, seconds, results))
     return results
@@ -114,9 +118,10 @@ async def _run(
 async def _send(
     port: int, request: bytes, expected: bytes, rng: random.Random, end_s: float, results: Results
 ) -> None:
-    """Sends the request until it gets a response that does not ask the client to try again.
+    """Sends the request, again and again while the server is out of capacity.
 
-    Gives up at `end_s`.
+    Compares the first other response with `expected`, and counts the outcome in `results`. Stops
+    trying at `end_s`, a value of `time.monotonic()`.
     """
     while True:
         try:

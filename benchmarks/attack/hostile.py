@@ -1,6 +1,6 @@
-"""Makes broken and unusual requests, as bytes. The same random generator makes the same requests.
+"""Makes the bytes of broken and unusual requests; generators with equal seeds make equal bytes.
 
-No request asks for a fault of the emulator, and no request adds a fault rule, because faults would
+No request activates a fault (an error that the emulator sends on demand), because faults would
 change the responses to other clients.
 """
 
@@ -108,7 +108,7 @@ _Maker = Callable[[random.Random], bytes]
 
 
 def request(rng: random.Random) -> bytes:
-    """Returns the bytes that one connection sends: one request or several, or no request at all."""
+    """Returns the bytes to send over one connection: one or more requests, or random bytes."""
     return rng.choice(_MAKERS)(rng)
 
 
@@ -154,7 +154,7 @@ def _gzipped(rng: random.Random) -> bytes:
 
 @cache
 def _gzip_bomb() -> bytes:
-    """Returns 87 KB which become 20 MB: more than the emulator accepts as a body."""
+    """Returns 87 KB of gzip data that decompress to 20 MB, more than the emulator accepts."""
     return gzip.compress(bytes(20_000_000), 1, mtime=0)
 
 
@@ -182,7 +182,7 @@ def _large_body(rng: random.Random) -> bytes:
 
 
 def _pipelined(rng: random.Random) -> bytes:
-    """Returns several requests at once, and sometimes a broken one at the end."""
+    """Returns the bytes of several requests, sometimes with a broken request at the end."""
     gets = [
         _join(f"GET {path} HTTP/1.1".encode(), [], b"") for path in rng.choices(_GET_PATHS, k=3)
     ]
@@ -207,7 +207,7 @@ _MAKERS: list[_Maker] = [
 
 
 def mutated_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Returns the data after one to four random changes of bytes."""
+    """Returns a copy of the data with one to four random changes."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randint(0, len(changed))
@@ -219,7 +219,7 @@ def mutated_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def _mutated_value(rng: random.Random, value: Any) -> Any:
-    """Returns a copy of a JSON value with one random change: a value, a key or an element."""
+    """Returns a copy of a JSON value in which one random value, key or element is changed."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         rest = {name: item for name, item in value.items() if name != key}

@@ -1,4 +1,4 @@
-"""Runs one phase of the attack: all clients of the phase, in several processes."""
+"""Runs one phase of the attack: starts its clients in several processes, measures the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _SAMPLE_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The clients of a phase, its share of the whole time, and the limit for the p99 of probes."""
+    """A phase of the attack: which clients send requests at the same time, and for how long.
+
+    `share`: the phase's part of the whole duration, from 0 to 1. `num_busy`: the number of busy
+    clients. `limit_ms`: the limit for the p99 of the latency of health probes; None for no limit.
+    """
 
     name: str
     share: float
@@ -31,7 +35,8 @@ class Phase:
     limit_ms: float | None = None
 
 
-# The server's caches and buffers are largest after the first attack, which is the larger one.
+# The attack with more clients comes first, so the server's memory should not grow in the second
+# attack.
 PHASES = (
     Phase("honest clients only", 0.05, num_busy=0),
     Phase("256 busy clients", 0.1, num_busy=256, limit_ms=100),
@@ -43,7 +48,7 @@ PHASES = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The server's resident memory in bytes and its open files, at a time in seconds."""
+    """The server's resident memory in bytes and number of open files, at the time `at_s`."""
 
     at_s: float
     memory: int
@@ -51,7 +56,7 @@ class Sample:
 
     @classmethod
     def of(cls, server: Server) -> Sample:
-        """Measures the server. Raises SystemExit if it has ended."""
+        """Measures the server now. Raises SystemExit if the server's process has ended."""
         if server.process.poll() is not None:
             raise SystemExit(
                 f"the server ended with status {server.process.returncode}: see {server.log_path}"
@@ -61,7 +66,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the clients of a phase have measured. `peer`: probes of the server for comparison."""
+    """The measurements of one phase.
+
+    `health`: probes of the emulator. `peer`: probes of a server that only sends a fixed response.
+    """
 
     phase: Phase
     health: Probes
@@ -74,7 +82,10 @@ class Results:
 
 def run(phase: Phase, server: Server, peer: Server, expected: list[bytes], seed: int,
         seconds: float) -> Results:  # fmt: skip
-    """Runs all clients of the phase for `seconds`, and measures the server every second."""
+    """Runs all clients of the phase for `seconds`, and measures the emulator every second.
+
+    `peer`: a second server, which only sends a fixed response. `expected`: see `honest.run`.
+    """
     name = f"{seed} {phase.name}"
     with _workers() as workers:
 
@@ -96,7 +107,7 @@ def run(phase: Phase, server: Server, peer: Server, expected: list[bytes], seed:
 
 @contextmanager
 def _workers() -> Iterator[list[Worker[Any]]]:
-    """Yields a list for processes, which are stopped after the `with` block."""
+    """Yields an empty list, and stops all processes in the list after the `with` block."""
     workers: list[Worker[Any]] = []
     try:
         yield workers
@@ -106,7 +117,7 @@ def _workers() -> Iterator[list[Worker[Any]]]:
 
 
 def _samples(server: Server, workers: list[Worker[Any]]) -> Iterator[Sample]:
-    """Measures the server once a second while any process runs."""
+    """Yields a measurement of the server every second while any client process runs."""
     while any(worker.is_running for worker in workers):
         yield Sample.of(server)
         time.sleep(_SAMPLE_INTERVAL_S)

@@ -1,7 +1,7 @@
 """Measures how long a server takes to respond to a health probe.
 
-Every probe opens a connection, sends one request and waits for the response on a blocking socket,
-as a container platform does.
+Like a container platform, each probe opens a connection, sends one request and waits for the
+response on a blocking socket.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Probes:
     num_failed: int
 
     def percentile_ms(self, percent: float) -> float:
-        """Returns a percentile in ms, of one probe for every 50 ms, as far as that was possible."""
+        """Returns a percentile of the latencies in ms, as if a probe had started every 50 ms."""
         return 1000 * tables.percentile(with_missed(self.latencies, INTERVAL_S), percent)
 
 
 def probe(port: int, path: str, seconds: float) -> Probes:
-    """Probes the server every 50 ms for `seconds`, or as often as it responds."""
+    """Sends a probe every 50 ms for `seconds`. A slow response delays the next probe."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
     latencies, num_failed = [], 0
     end_s = time.perf_counter() + seconds
@@ -43,11 +43,11 @@ def probe(port: int, path: str, seconds: float) -> Probes:
 
 
 def with_missed(latencies: Iterable[float], interval_s: float) -> Iterator[float]:
-    """Yields the latencies, and those of the probes that a slow response prevented.
+    """Yields each latency, and the latencies of the probes that a slow response prevented.
 
-    A response that takes 1 s prevents the 19 probes that were due in that time. The first of them
-    would have waited for 0.95 s, the last for 0.05 s. Without these, a server that stands still
-    would have hardly any slow responses.
+    A probe starts only after the previous response. If a response takes 1 s, 19 probes are missing:
+    the first of them would have taken 0.95 s, the last 0.05 s. Their latencies are added, because
+    otherwise a blocked server would have hardly any slow probes.
     """
     for latency in latencies:
         num_missed = math.ceil(latency / interval_s) - 1

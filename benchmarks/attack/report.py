@@ -87,7 +87,7 @@ def _run(
 
 
 def _after(server: Server, start: Sample) -> AfterAttack:
-    """Waits until the emulator has no more work, measures it, and stops it."""
+    """Waits at most 30 s until the emulator runs no requests, measures it, and stops it."""
     deadline = time.monotonic() + _QUIET_LIMIT_S
     while time.monotonic() < deadline and not _is_quiet(server, start):
         time.sleep(0.1)
@@ -114,9 +114,10 @@ def _is_quiet(server: Server, start: Sample) -> bool:
 
 
 async def _stop(server: Server) -> float:
-    """Sends SIGTERM while streams run and other connections are silent.
+    """Sends SIGTERM to the emulator while it has 16 streams and 50 silent connections.
 
-    Returns the seconds until the process has ended. Kills it after 30 s, and then returns infinity.
+    Returns the seconds until the process has ended. After 30 s, kills the process and returns
+    infinity.
     """
     request = post(f"{API}/run/{MODEL_NAME}", b'{"prompt":"Hi","stream":true,"max_tokens":900}')
     connections = [

@@ -1,4 +1,4 @@
-"""Runs functions in processes of their own, so that one client does not delay another."""
+"""Runs functions in separate processes, so that one client does not delay another."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ class Worker(Generic[_T]):
         self._results, sender = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_run, args=(sender, function, args), daemon=True)
         self._process.start()
-        sender.close()  # the child has its own copy
+        sender.close()  # the child process has its own copy of `sender`
 
     @property
     def is_running(self) -> bool:
-        """Whether the function has neither returned nor failed."""
+        """Whether the function is still running."""
         return self._process.is_alive() and not self._results.poll()
 
     def result(self) -> _T:
         """Waits for the function's result and returns it.
 
-        Raises RuntimeError if the function failed; its process has printed the traceback.
+        Raises RuntimeError if the function failed. In that case, its process has printed a
+        traceback.
         """
         try:
             value: _T = self._results.recv()
@@ -53,7 +54,7 @@ class Worker(Generic[_T]):
 
 
 def _run(sender: connection.Connection, function: Callable[..., _T], args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent process stops this process
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
