@@ -1,4 +1,4 @@
-"""Calls of ASGI applications and middleware without a server."""
+"""Calls ASGI applications and middleware directly, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 10
 def http_scope(
     path: str = "/", method: str = "POST", headers: Mapping[str, str] | None = None, **others: Any
 ) -> Scope:
-    """Returns the scope of an HTTP request, which a client on this machine sends."""
+    """Returns the ASGI scope of an HTTP request from a client on 127.0.0.1."""
     return {
         "type": "http",
         "http_version": "1.1",
@@ -29,7 +29,11 @@ def http_scope(
 
 
 def receiver(parts: Iterable[bytes] = (b"",), *, disconnects: bool = False) -> Receive:
-    """Returns a `receive` with the parts of a body. Then it disconnects, or waits for ever."""
+    """Returns an ASGI `receive` function that returns the parts of a request body.
+
+    After the last part, it returns a disconnect message if `disconnects` is true; otherwise it
+    never returns.
+    """
     messages: list[Message] = [
         {"type": "http.request", "body": part, "more_body": True} for part in parts
     ]
@@ -49,7 +53,11 @@ def receiver(parts: Iterable[bytes] = (b"",), *, disconnects: bool = False) -> R
 def call(
     app: ASGIApp, scope: Scope, parts: Iterable[bytes] = (b"",), *, disconnects: bool = False
 ) -> list[Message]:
-    """Calls the application and returns the messages that it sends."""
+    """Calls the application and returns the ASGI messages that it sends.
+
+    `parts`: the parts of the request body. `disconnects`: whether the client disconnects after the
+    last part.
+    """
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -64,23 +72,23 @@ def call(
 
 
 def status_of(sent: list[Message]) -> int:
-    """Returns the status of a response."""
+    """Returns the status of the response in these ASGI messages."""
     status: int = sent[0]["status"]
     return status
 
 
 def headers_of(sent: list[Message]) -> dict[str, str]:
-    """Returns the headers of a response."""
+    """Returns the headers of the response in these ASGI messages."""
     return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
 def body_of(sent: list[Message]) -> bytes:
-    """Returns the body of a response."""
+    """Returns the body of the response in these ASGI messages."""
     return b"".join(message.get("body", b"") for message in sent)
 
 
 class Recorder:
-    """An application that keeps the scopes that it is called with, and responds with `OK`."""
+    """An ASGI application that stores the scope of each call, and responds with `OK`."""
 
     def __init__(self, before_response: Callable[[Scope], object] = lambda scope: None) -> None:
         self.scopes: list[Scope] = []

@@ -1,4 +1,4 @@
-"""Runs the system's Chromium without a window, driven by Playwright."""
+"""Runs the installed Chromium without a window, and controls it with Playwright."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.npm import cache_folder
 
-# Without these flags, Chromium fetches updates, which delays it on a machine without a network.
+# These flags stop background requests, which would delay Chromium on a machine without a network.
 _OFFLINE_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -24,14 +24,14 @@ _OFFLINE_FLAGS = [
 
 @contextmanager
 def chromium(*flags: str) -> Iterator[Browser]:
-    """Starts Chromium with these flags. Without Chromium, the test is skipped; in CI it fails."""
+    """Runs Chromium with these flags. Skips the test without Chromium; fails if `CI` is set."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "chromium not found on the PATH"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    sandbox = os.geteuid() != 0  # Chromium has no sandbox for root
+    sandbox = os.geteuid() != 0  # for root, Chromium has no sandbox
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, chromium_sandbox=sandbox, args=[*_OFFLINE_FLAGS, *flags]
@@ -43,7 +43,7 @@ def chromium(*flags: str) -> Iterator[Browser]:
 
 
 def keep_screenshot(page: Page, name: str) -> Path:
-    """Saves a screenshot in the cache folder, where it stays after the test; returns its path."""
+    """Saves a screenshot in the tests' cache folder, which is not deleted. Returns its path."""
     path = cache_folder("screenshots") / f"{name}.png"
     page.screenshot(path=path)
     return path

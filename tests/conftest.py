@@ -1,4 +1,8 @@
-"""Fixtures and options for all tests, and a count of the passed tests by provenance."""
+"""Defines the fixture `server` and options for all tests; counts passed tests by provenance.
+
+The provenance of a test says how the tested response is known: `recorded` from the service,
+`documented`, or `inferred`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints how many tests passed of each provenance, which is how a response is known."""
+    """Prints how many of the passed tests are marked `recorded`, `documented` and `inferred`."""
     passed = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
     counts = {p: sum(p in report.keywords for report in passed) for p in PROVENANCES}
     if any(counts.values()):
@@ -37,6 +41,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
-    """Starts one server with the stand-in model, for all tests that need no flags of their own."""
+    """Starts one server with the stand-in model, for all tests that need no special flags."""
     with server_process("--parallel", "8", "--context-length", "2048") as running:
         yield running

@@ -1,9 +1,10 @@
-"""A fake ModelRunner, which asserts where llama.cpp would silently compute wrong results.
+"""A fake model for tests of the engine, which replaces llama.cpp and the real KV cache.
 
-Tokens 0-255 are bytes. A slot's cells are the tokens that they were computed from. Mistakes of the
-engine (a wrong position, a missing or an extra cell, a wrong copy, old logits) therefore fail an
-assertion. The next token depends on every cell, so one wrong cell changes the completion. With a
-tiling, a cell that was computed in a tile differs from one that was computed row by row.
+Tokens 0-255 are bytes. A cell of the fake KV cache is the token from which it was computed. A wrong
+position, a missing or an additional cell, a wrong copy and old logits therefore fail an assertion;
+llama.cpp would silently compute wrong results. The next token depends on all cells, so a single
+wrong cell changes the completion. If a `Tiling` is given, a cell that was computed in a tile
+differs from a cell that was computed row by row.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ IM_END = 258
 _SPECIAL_TOKENS = {"<|im_start|>": IM_START, "<|im_end|>": IM_END}
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, _SPECIAL_TOKENS)) + ")")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_GARBAGE = -1  # a cell written by a failed decode call
-_TILED = 1000  # added to a token that a decode call computed in a tile
+_GARBAGE = -1  # a cell that a failed decode call has written
+_TILED = 1000  # is added to the cells that a decode call computes in a tile
 _STATE_TYPE = "i"
 _TIMEOUT_S = 10
 
 
 class FakeVocabulary:
-    """One token per byte, an end-of-generation token and two special tokens."""
+    """A vocabulary with one token per byte, an end-of-generation token and two special tokens."""
 
     def __init__(self, *, bos: int | None = None, is_sentencepiece: bool = False) -> None:
         self.size = 259
@@ -64,11 +65,11 @@ def _tokenize_part(part: str, parse_special: bool) -> list[int]:
 
 
 class FakeRunner:
-    """A runner that simulates the cells of every slot.
+    """A fake of `LlamaRunner` that simulates the KV cells of every slot.
 
-    Completions have `completion_length` letters, then END. Decode calls are numbered from 1: calls
-    in `fail_at` raise `error` and leave garbage cells in their slots; call `block_at` sets
-    `is_blocked` and waits for `gate`.
+    A completion has `completion_length` letters, then the token END. Decode calls are numbered from
+    1. The calls in `fail_at` raise `error` and leave garbage cells in their slots. The call
+    `block_at` sets `is_blocked` and waits for `gate`.
     """
 
     def __init__(
@@ -100,9 +101,9 @@ class FakeRunner:
         self._fail_at = fail_at
         self._error = error or EngineError("decode failed")
         self._block_at = block_at
-        self._can_be_interrupted = can_be_interrupted  # a GPU cannot be interrupted
+        self._can_be_interrupted = can_be_interrupted  # False simulates a GPU
         self._is_interrupted = threading.Event()
-        self._outputs: list[list[int] | None] = []  # the cells that made each row of logits
+        self._outputs: list[list[int] | None] = []  # for each row of logits: its cells
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -164,37 +165,44 @@ class FakeRunner:
         self.is_closed = True
 
     def spoil(self, slot: int) -> None:
-        """Writes the garbage that a failed decode call may leave in a slot."""
+        """Writes a garbage cell into the slot, as a failed decode call may do."""
         self.cells[slot].append(_GARBAGE)
 
     def take_output(self, row: int) -> list[int]:
-        """Returns the cells that made this row's logits. Each row can be sampled once."""
+        """Returns the cells from which the logits of this row were computed.
+
+        Fails if the row was sampled before.
+        """
         assert 0 <= row < len(self._outputs), f"the last call has no output {row}"
         cells, self._outputs[row] = self._outputs[row], None
         assert cells is not None, f"output {row} is sampled twice"
         return cells
 
     def next_token(self, cells: list[int], num_prompt_tokens: int, params: SamplingParams) -> int:
-        """Returns a letter that depends on all cells and on all parameters that are not neutral."""
+        """Returns the next token of a completion, for a slot with these cells.
+
+        The token is a letter that depends on all cells and on the sampling parameters, or END after
+        `completion_length` letters.
+        """
         if len(cells) - num_prompt_tokens == self._completion_length:
             return END
         data = array("i", cells).tobytes() + repr(_changes(params)).encode()
         return ord("a") + zlib.crc32(data) % 26
 
     def completion(self, prompt_tokens: Sequence[int], params: SamplingParams) -> list[int]:
-        """Returns all tokens of the completion that the engine must generate."""
+        """Returns the tokens that the engine must generate for this prompt."""
         cells = self.prompt_cells(prompt_tokens)
         while len(cells) - len(prompt_tokens) < params.max_tokens and cells[-1] != END:
             cells.append(self.next_token(cells, len(prompt_tokens), params))
         return cells[len(prompt_tokens) :]
 
     def prompt_cells(self, prompt_tokens: Sequence[int]) -> list[int]:
-        """Returns the cells that any prefill of this prompt must leave in its slot."""
+        """Returns the cells that must be in the prompt's slot after its prefill."""
         start, end = self._tiling.start, self._tiling.end(len(prompt_tokens))
         return [t + _TILED * (start <= i < end) for i, t in enumerate(prompt_tokens)]
 
     def text(self, prompt_tokens: Sequence[int], params: SamplingParams) -> str:
-        """Returns the text of the completion that the engine must generate."""
+        """Returns the text that the engine must generate for this prompt."""
         tokens = self.completion(prompt_tokens, params)
         return b"".join(map(self._vocabulary.piece, tokens)).decode("utf-8", "replace")
 
@@ -212,7 +220,7 @@ class FakeRunner:
 
 
 class FakeSampler:
-    """Asserts that it samples only from the logits of its own sequence, token after token."""
+    """A sampler that asserts that each row of logits belongs to its own sequence."""
 
     def __init__(
         self, runner: FakeRunner, params: SamplingParams, prompt_tokens: Sequence[int]
@@ -238,7 +246,7 @@ class FakeSampler:
 
 
 def _changes(params: SamplingParams) -> list[float]:
-    """Returns the parameters that make a completion differ from the greedy one."""
+    """Returns the values of those sampling parameters that change a greedy completion."""
     return [
         value
         for value in (

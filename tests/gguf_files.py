@@ -1,4 +1,4 @@
-"""Writes small GGUF files, well-formed and malformed."""
+"""Makes the bytes of small valid and invalid GGUF files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A metadata value with an explicit type number and encoded bytes."""
+    """A metadata value that is already encoded, with the number of its GGUF type."""
 
     type_number: int
     data: bytes
@@ -27,7 +27,10 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's header entry and its data. By default the data follows the previous tensor's."""
+    """A tensor of a GGUF file.
+
+    `offset`: the position of the data, as the header states it; None for the real position.
+    """
 
     name: str
     shape: Sequence[int]
@@ -45,7 +48,12 @@ def gguf(
     num_keys: int | None = None,
     alignment: int = ALIGNMENT,
 ) -> bytes:
-    """Returns a file. Integers become uint32, integers in lists int32, floats float32."""
+    """Returns the bytes of a GGUF file.
+
+    Metadata values are encoded as uint32 (integers), int32 (integers in lists) or float32 (floats).
+    The numbers of tensors and keys in the header are right unless `num_tensors` or `num_keys` is
+    given.
+    """
     keys = b"".join(string(key) + value(of_key) for key, of_key in metadata.items())
     counts = (
         len(tensors) if num_tensors is None else num_tensors,
@@ -56,7 +64,7 @@ def gguf(
 
 
 def with_tensors(header: bytes, tensors: Sequence[Tensor], alignment: int = ALIGNMENT) -> bytes:
-    """Appends tensor entries and data to a header that ends after its metadata."""
+    """Returns a GGUF file: the header up to its metadata, then the tensors' entries and data."""
     infos, data = b"", b""
     for tensor in tensors:
         offset = len(data) if tensor.offset is None else tensor.offset
@@ -72,7 +80,7 @@ def string(text: str | bytes) -> bytes:
 
 
 def value(of_key: Any) -> bytes:
-    """Returns a metadata value, preceded by its type number."""
+    """Returns the bytes of a metadata value, which begin with the number of its GGUF type."""
     match of_key:
         case Typed():
             return struct.pack("<I", of_key.type_number) + of_key.data
@@ -97,7 +105,7 @@ def padded(data: bytes, alignment: int = ALIGNMENT) -> bytes:
 
 
 def llama2_model(*, num_layers: int = 2, seed: int = 0) -> bytes:
-    """Returns a file that llama.cpp loads: Llama 2's vocabulary with small random weights."""
+    """Returns a file that llama.cpp can load: Llama 2's vocabulary with small random weights."""
     source = (DATA / "llama2-vocab.gguf").read_bytes()
     (num_keys,) = struct.unpack_from("<Q", source, 16)
     keys = source[24:]
@@ -130,7 +138,7 @@ def _array(element_type: int, length: int, data: bytes) -> bytes:
 
 
 def _with_uint32(keys: bytes, key: str, number: int) -> bytes:
-    """Returns the metadata with one uint32 value replaced."""
+    """Returns the metadata after replacing the uint32 value of one key."""
     at = keys.index(string(key)) + len(string(key)) + 4
     return keys[:at] + struct.pack("<I", number) + keys[at + 4 :]
 

@@ -1,8 +1,8 @@
-"""A fake Hugging Face hub on loopback, with the routes and headers that a download needs.
+"""A fake Hugging Face hub on this machine, for tests of downloads.
 
-As on the real hub, files are at `/{repo}/resolve/{revision}/{path}`: HEAD returns commit, size and
-SHA-256 in headers, GET returns the bytes. Each GET takes the next entry of `faults`; without one
-it succeeds.
+As on the real hub, files are at `/{repo}/resolve/{revision}/{path}`. A HEAD request gets headers
+with the commit, the size and the SHA-256; a GET request gets the bytes. Each GET request takes the
+next fault from the list `faults`, and succeeds if the list is empty.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PIECE_BYTES = 2**15
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failure of one request, after `num_bytes` correct bytes of the body."""
+    """The way in which one request fails, after `num_bytes` correct bytes of the body."""
 
     kind: str  # cut, reset, stall, corrupt, longer, whole (ignores Range), none, or a status
     num_bytes: int = 0
@@ -35,7 +35,7 @@ class Fault:
 
 @dataclass
 class FakeHub:
-    """The hub's file, its configured failures, and the requests that it received."""
+    """A fake hub with one file: its faults, and the requests that it received."""
 
     content: bytes
     faults: list[Fault] = field(default_factory=list)
@@ -43,10 +43,10 @@ class FakeHub:
     is_gated: bool = False
     needs_redirect: bool = False
     missing_headers: frozenset[str] = frozenset()
-    announced: Mapping[str, str] = field(default_factory=dict)  # false headers
-    pause_s: float = 0.0  # after each piece
+    announced: Mapping[str, str] = field(default_factory=dict)  # wrong headers of the file
+    pause_s: float = 0.0  # pause after each 32 KiB of the body
     url: str = ""
-    storage_url: str = ""  # another origin, the target of redirects
+    storage_url: str = ""  # the URL of a second server, to which downloads may be redirected
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     num_bytes_sent: int = 0
     is_closing: threading.Event = field(default_factory=threading.Event)
@@ -57,12 +57,12 @@ class FakeHub:
 
     @property
     def gets(self) -> list[Mapping[str, str]]:
-        """The headers of every GET request."""
+        """The headers of all GET requests, in order."""
         return [headers for method, _, headers in self.requests if method == "GET"]
 
     @property
     def ranges(self) -> list[str | None]:
-        """The Range header of every GET request."""
+        """The Range header of each GET request; None if the request had none."""
         return [headers.get("range") for headers in self.gets]
 
     def file_headers(self) -> dict[str, str]:
@@ -77,7 +77,7 @@ class FakeHub:
 
 @contextmanager
 def fake_hub(content: bytes, **behaviour: object) -> Iterator[FakeHub]:
-    """Runs a hub with one file."""
+    """Runs a fake hub with one file. `behaviour`: values for the fields of `FakeHub`."""
     hub = FakeHub(content, **behaviour)  # type: ignore[arg-type]  # the caller's keywords
     with _serving(hub) as hub.url, _serving(hub, is_storage=True) as hub.storage_url:
         try:
@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        # A reset drops unsent bytes in the kernel's buffer, which by default may be the whole body.
+        # The send buffer is small, because a TCP reset drops all unsent bytes in the buffer.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
 
     def do_HEAD(self) -> None:
@@ -145,7 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         return f"{self.hub.storage_url}/blob"
 
     def _refuse(self) -> bool:
-        """Sends an error if the file is missing or not accessible. Returns whether it did."""
+        """Sends an error if the file does not exist or the client has no access to it.
+
+        Returns whether it sent an error.
+        """
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if match is None or match[1] != REPO:
             self._error(401, "RepoNotFound")

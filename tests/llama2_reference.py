@@ -1,6 +1,6 @@
-"""A second implementation of Llama 2's prompt format, for comparison with ours.
+"""Llama 2's prompt format, implemented a second time for comparison with the emulator's code.
 
-It follows `chat_completion` in meta-llama/llama, `llama/generation.py` at 689c7f261b9c.
+The code follows `chat_completion` in meta-llama/llama, `llama/generation.py` at 689c7f261b9c.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from workers_ai_emulator.prompts.messages import Message
 
 
 class DialogRefused(Exception):
-    """Meta's code raises for this dialog: an assertion fails, or the second message is missing."""
+    """Meta's code rejects the dialog, for example because the roles do not alternate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A text that is encoded at once, after a BOS token."""
+    """A part of the prompt: a BOS token, a text, and an EOS token if `ends` is true."""
 
     text: str
-    ends: bool  # whether an EOS token follows
+    ends: bool
 
 
 def token_ids(
     dialog: Sequence[Message], encode: Callable[[str], list[int]], *, bos: int, eos: int
 ) -> list[int]:
-    """Returns the prompt's token ids. `encode` handles plain text only. Raises DialogRefused."""
+    """Returns the token ids of the prompt. Raises DialogRefused if Meta's code rejects the dialog.
+
+    `encode`: returns the tokens of a text, in which it reads special tokens as plain text.
+    """
     ids: list[int] = []
     for segment in segments(dialog):
         ids += [bos, *encode(segment.text), *([eos] if segment.ends else [])]
@@ -34,7 +37,7 @@ def token_ids(
 
 
 def segments(dialog: Sequence[Message]) -> list[Segment]:
-    """Returns the prompt's segments. Raises DialogRefused."""
+    """Returns the segments of the prompt. Raises DialogRefused if Meta's code rejects it."""
     turns = _with_system_in_first_turn([(message.role, message.content) for message in dialog])
     for i, (role, _) in enumerate(turns):
         if role != ("assistant" if i % 2 else "user"):

@@ -9,7 +9,7 @@ TIMEOUT_S = 10
 
 
 def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Returns a test that runs the coroutine function under asyncio, with a time limit."""
+    """Returns a test that runs the coroutine function under asyncio, for at most 10 s."""
 
     async def limited() -> None:
         async with asyncio.timeout(TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""Installs npm packages into a cache folder, once, for the tests that run JavaScript."""
+"""Installs npm packages into a cache folder, for tests that run JavaScript."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def require_node() -> None:
 
 
 def require_programs(*programs: str) -> None:
-    """Skips the test if a program is missing; in CI the test fails."""
+    """Skips the test if a program is missing; if the variable `CI` is set, fails instead."""
     missing = [program for program in programs if shutil.which(program) is None]
     if not missing:
         return
@@ -33,14 +33,17 @@ def require_programs(*programs: str) -> None:
 
 
 def install(package_specs: Sequence[str], folder: Path) -> Path:
-    """Installs `name@version` packages unless the folder has them; returns its node_modules."""
+    """Installs packages such as `name@version` into the folder, if they are not yet installed.
+
+    Returns the path of the folder's node_modules.
+    """
     node_modules = folder / "node_modules"
     if all(_is_installed(spec, node_modules) for spec in package_specs):
         return node_modules
     folder.mkdir(parents=True, exist_ok=True)
     npm = shutil.which("npm")
     assert npm, "npm not found on the PATH"
-    # Without a prefix, npm uses the package.json of a parent folder.
+    # Without --prefix, npm would use the package.json of a parent folder.
     options = ["--no-audit", "--no-fund", "--save-exact", "--prefix", str(folder)]
     subprocess.run([npm, "install", *options, *package_specs], check=True, timeout=300)
     return node_modules

@@ -1,4 +1,4 @@
-"""A network namespace without other machines, to prove that a test needs no network."""
+"""Runs tests in a network namespace without other machines, to prove that they need no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-# From <sched.h>, <linux/sockios.h> and <net/if.h>.
+# These constants are from <sched.h>, <linux/sockios.h> and <net/if.h>.
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -21,10 +21,11 @@ _IFF_UP = 1
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Confines this thread, and the threads and processes that it starts, to a loopback interface.
+    """Moves this thread, and what it starts, into a network namespace with only loopback.
 
-    Servers that were started before are unreachable, and every port is free. Skips the test if the
-    system does not permit a network namespace; in CI the test fails.
+    In the namespace, every port is free, and servers that ran before are unreachable. Skips the
+    test if the system does not permit a network namespace; if the variable `CI` is set, fails
+    instead.
     """
     if sys.platform != "linux":
         pytest.skip("only Linux has network namespaces")
@@ -43,7 +44,7 @@ def offline() -> Iterator[None]:
 
 
 def _bring_loopback_up() -> None:
-    request = struct.pack("16sh22x", b"lo", _IFF_UP)  # a struct ifreq
+    request = struct.pack("16sh22x", b"lo", _IFF_UP)  # the C struct ifreq
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 

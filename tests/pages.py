@@ -1,4 +1,4 @@
-"""Code examples of the pages in docs/, for tests that run them."""
+"""Finds the code examples of the pages in docs/, for tests that run the examples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """Returns the page's code blocks in this language, in order."""
+    """Returns all code blocks of a page in docs/ whose language is `language`."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""Installs PyPI packages into a cache folder, once, for tests that need certain versions."""
+"""Installs PyPI packages into a cache folder, for tests that need certain versions."""
 
 import subprocess
 import sys
@@ -8,14 +8,18 @@ from tempfile import TemporaryDirectory
 
 
 def install(requirements: Sequence[str], folder: Path) -> Path:
-    """Installs `name==version` and its dependencies unless the folder exists. Returns it."""
+    """Installs requirements such as `name==version` into the folder, unless the folder exists.
+
+    Also installs the packages' dependencies. Returns the folder.
+    """
     if not requirements or folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     with TemporaryDirectory(dir=folder.parent) as temporary:
         target = Path(temporary) / folder.name
-        # --no-compile saves time: Python compiles the few modules that a test imports.
+        # --no-compile saves time: a test imports only a few of the modules, which Python then
+        # compiles.
         options = ["--no-compile", "--target", str(target)]
         subprocess.run([*pip, *options, *requirements], check=True, timeout=300)
         target.rename(folder)

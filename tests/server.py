@@ -1,4 +1,4 @@
-"""Runs `workers-ai-emulator serve` in a process of its own, on a free port."""
+"""Runs `workers-ai-emulator serve` in a separate process, on a free port."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ INT8 = "@cf/meta/llama-2-7b-chat-int8"
 FP16 = "@cf/meta/llama-2-7b-chat-fp16"
 START_LIMIT_S = 120
 
-# The stand-in model never ends this completion before max_tokens: it repeats the numbers.
+# A request whose completion always has max_tokens tokens, because the stand-in model repeats the
+# numbers.
 ENDLESS = {"prompt": "1 2 3 4 " * 4, "raw": True, "max_tokens": 1500, "temperature": 0}
 
 
 @dataclass
 class ServerProcess:
-    """A running `workers-ai-emulator serve`; `log` is its stderr so far."""
+    """A running `workers-ai-emulator serve`. `log`: the lines that it has written to stderr."""
 
     process: subprocess.Popen[str]
     base_url: str
@@ -45,7 +46,7 @@ class ServerProcess:
         return httpx.post(url, json=body, timeout=120)
 
     def connect(self, body: object, model: str = INT8) -> socket.socket:
-        """Returns a socket that has sent the request. Closing it disconnects the client."""
+        """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects."""
         url = httpx.URL(self.run_url(model))
         data = json.dumps(body).encode()
         head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -54,7 +55,7 @@ class ServerProcess:
         return connection
 
     def metric(self, name: str, **labels: str) -> float:
-        """Returns the sum of the metric's samples that have these labels."""
+        """Returns the sum of those samples of a Prometheus metric that have these labels."""
         text = httpx.get(f"{self.root}/_emulator/metrics").text
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         samples = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
@@ -69,9 +70,9 @@ def command(*flags: str) -> list[str]:
 
 @contextmanager
 def server_process(*flags: str, max_files: int | None = None) -> Iterator[ServerProcess]:
-    """Starts a server, yields once it has printed its base URL, and stops it with SIGTERM.
+    """Starts a server, yields it when it has printed its base URL, and stops it with SIGTERM.
 
-    `max_files`: how many files the server may open.
+    `max_files`: how many files the server may open; None for the system's limit.
     """
     ulimit = ["bash", "-c", f'ulimit -n {max_files}; exec "$@"', "bash"] if max_files else []
     process = subprocess.Popen(
@@ -102,7 +103,7 @@ def server_process(*flags: str, max_files: int | None = None) -> Iterator[Server
 
 
 def wait_until(is_met: Callable[[], bool], limit_s: float = 20) -> None:
-    """Polls a condition that another process changes. Fails after `limit_s` seconds."""
+    """Waits until the condition is true. Fails after `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
     while not is_met():
         assert time.monotonic() < deadline, "the condition was not met in time"

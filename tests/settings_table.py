@@ -1,4 +1,4 @@
-"""Writes the table of docs/settings.md: `python -m tests.settings_table`."""
+"""Generates the table in docs/settings.md: `python -m tests.settings_table`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEADING = "| flag | default | |\n|---|---|---|\n"
 
 
 def page() -> str:
-    """Returns the page with the table that the declarations of the settings give."""
+    """Returns the text of docs/settings.md, with a table made from the settings' declarations."""
     introduction, _, _ = PAGE.read_text("utf-8").partition(_HEADING)
     return introduction + _HEADING + "".join(map(_row, declarations(Settings()).values()))
 

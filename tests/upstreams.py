@@ -1,4 +1,4 @@
-"""Servers for the backend `upstream`: real servers, and a fake that can misbehave."""
+"""Servers for tests of the backend `upstream`: real servers, and a fake with scripted errors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests import npm, pypi
 from tests.server import INT8, wait_until
 
 BINDINGS = "llama-cpp-python"
-# The dependencies of `llama-cpp-python[server]` that this package does not have.
+# Packages that `llama_cpp.server` needs and the emulator does not.
 SERVER_EXTRAS = ("pydantic-settings==2.16.3", "starlette-context==0.3.6")
 START_LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class RealServer:
-    """A server with a model. `context_length` is the number of tokens of each slot."""
+    """A running llama_cpp.server or llama-server. `context_length`: the tokens of each slot."""
 
     name: str
     url: str
@@ -40,14 +40,14 @@ class RealServer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no slot is processing. Works with llama-server only."""
+        """Whether no slot processes a request. Only llama-server has this endpoint."""
         slots = httpx.get(self.url.replace("/v1", "/slots"), timeout=60).json()
         return not any(slot["is_processing"] for slot in slots)
 
 
 @contextmanager
 def llama_cpp_server() -> Iterator[RealServer]:
-    """`python -m llama_cpp.server`, which computes one request at a time."""
+    """Runs `python -m llama_cpp.server`, which computes one request at a time."""
     version = metadata.version(BINDINGS)
     packages = pypi.install(SERVER_EXTRAS, npm.cache_folder(f"llama_cpp.server-{version}-extras"))
     context_length = 1024
@@ -59,7 +59,7 @@ def llama_cpp_server() -> Iterator[RealServer]:
 
 @contextmanager
 def llama_server() -> Iterator[RealServer]:
-    """llama.cpp's own server, with two slots, from the folder that `LLAMA_CPP_BIN` names."""
+    """Runs llama.cpp's own server, with two slots. `LLAMA_CPP_BIN` names its folder."""
     program = Path(os.environ["LLAMA_CPP_BIN"]) / "llama-server"
     context_length = 1024
     flags = ("--parallel", "2", "--ctx-size", str(2 * context_length), "--offline", "--no-ui")
@@ -83,7 +83,7 @@ def free_port() -> int:
 def _running(
     name: str, command: list[str], environment: dict[str, str], ready_path: str
 ) -> Iterator[str]:
-    """Starts the server and yields the URL of its API once it is ready."""
+    """Starts the server, and yields the URL of its API when `ready_path` responds."""
     root = f"http://127.0.0.1:{(port := free_port())}"
     log = npm.cache_folder("upstream-logs") / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +110,15 @@ def _is_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
         return False
 
 
-# ── the fake ──────────────────────────────────────────────────────────────────────────────────
+# ── the fake server ───────────────────────────────────────────────────────────────────────────
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """Handles one request to the fake. A behaviour sends the response with these methods."""
+    """Handles one request to the fake server.
+
+    A POST request is passed to the `behaviour` of the test, which sends the response with methods
+    such as `stream`.
+    """
 
     protocol_version = "HTTP/1.1"
     server: _Listener
@@ -137,7 +141,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def stream(self, *events: object, is_whole: bool = True) -> None:
-        """Sends events as a chunked body; without `is_whole`, the last chunk is missing."""
+        """Sends the events with chunked encoding. If `is_whole` is false, omits the last chunk."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -150,7 +154,7 @@ class Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def stream_bytes(self, body: bytes, size: int, kind: str = "text/event-stream") -> None:
-        """Sends a body in chunks of `size` bytes."""
+        """Sends the body in chunks of `size` bytes. `kind`: the content type."""
         self.send_response(200)
         self.send_header("content-type", kind)
         self.send_header("transfer-encoding", "chunked")
@@ -166,7 +170,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def stream_until_disconnect(self) -> None:
-        """Sends text until the emulator disconnects, then sets `was_disconnected`."""
+        """Sends events until the emulator disconnects, then sets the event `was_disconnected`."""
         self.stream(is_whole=False)
         try:
             while True:
@@ -176,7 +180,7 @@ class Exchange(BaseHTTPRequestHandler):
             self.server.was_disconnected.set()
 
     def wait_for_disconnect(self) -> None:
-        """Sends nothing, and sets `was_disconnected` when the emulator disconnects."""
+        """Sends nothing, waits until the emulator disconnects, then sets `was_disconnected`."""
         self.close_connection = True
         if self.connection.recv(1) == b"":
             self.server.was_disconnected.set()
@@ -187,7 +191,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that the fake received."""
+    """A POST request that the fake server received."""
 
     path: str
     headers: dict[str, str]
@@ -233,18 +237,18 @@ class _Listener(ThreadingHTTPServer):
         return connection, address
 
     def disconnect_all(self) -> None:
-        """Shuts all connections down."""
+        """Shuts down all connections of the fake server."""
         for connection in self._connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
-        """Ignores errors of connections that the client closed."""
+        """Prints nothing if a client has closed its connection."""
 
 
 @dataclass
 class FakeUpstream:
-    """A fake upstream that passes each POST request to `behaviour`."""
+    """A fake upstream server. It passes each POST request to the function `behaviour`."""
 
     port: int = field(default_factory=free_port)
     models: list[str] = field(default_factory=lambda: ["fake"])

@@ -1,4 +1,4 @@
-"""The dashboard at /_emulator/ in a real browser, used by mouse and by keyboard."""
+"""Tests the dashboard at /_emulator/ in a real browser, with mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Yields a page; fails if it logs to the console or sends requests to a second server."""
+    """Yields a page. Fails if the page logs to the console or sends requests to a second server."""
     messages_logged: list[str] = []
     requested: list[str] = []
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
@@ -69,7 +69,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def shown(page: Page, scripted: ServerProcess) -> Page:
-    """Opens the page on five requests: two succeed, two are rejected, one stream is cut."""
+    """Opens the dashboard after five calls: two succeed, two are rejected, one breaks off."""
     httpx.post(f"{scripted.root}/_emulator/reset")
     scripted.run({"prompt": "Say something about lighthouses"}, FP16)
     scripted.run({"messages": [{"role": "user", "content": "What is a lighthouse for?"}]})

@@ -1,4 +1,4 @@
-"""Pages in a real browser: only pages of local origins may call the emulator."""
+"""Tests in a real browser that only pages of local origins may call the emulator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async ([url, body]) => {
   return { status: response.status, id: response.headers.get("cf-ai-req-id"), text };
 }
 """
-# A request that the browser sends without a CORS preflight.
+# Sends a request for which the browser needs no CORS preflight.
 FETCH_WITHOUT_PREFLIGHT = """
 async ([url, body]) => {
   const response = await fetch(url, { method: "POST", body: JSON.stringify(body) });
@@ -56,7 +56,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def page_server() -> Iterator[int]:
-    """Yields the port of a server that sends PAGE at every path."""
+    """Yields the port of a server that sends the HTML page PAGE for every path."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), PageHandler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -70,7 +70,7 @@ def page_server() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Resolves the foreign host name to this machine, as DNS rebinding does."""
+    """Runs a browser in which the name FOREIGN resolves to this machine, as in DNS rebinding."""
     with chromium(f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1") as running:
         yield running
 

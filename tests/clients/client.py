@@ -1,4 +1,4 @@
-"""Runs a client's small program (folder `programs`) in a process of its own."""
+"""Runs a program of the folder `programs`, which calls the emulator with one client library."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ PROGRAMS = Path(__file__).with_name("programs")
 HARD_CODED_URL = "https://api.cloudflare.com/client/v4"
 
 Way = Literal["base_url", "exec"]  # how the client's requests reach the server
-Outcome = dict[str, Any]  # `value` (any JSON), or the fields of the client's error
-Outcomes = dict[str, Outcome]  # by case
+Outcome = dict[str, Any]  # either `value` (any JSON), or the fields of the client's error
+Outcomes = dict[str, Outcome]  # the outcome of each case, by the name of the case
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program with its first arguments, and the released packages that it needs."""
+    """A client library under test.
+
+    `program`: the file name of the program that uses the library, with the program's first
+    arguments. `packages`: the PyPI or npm packages that the program needs, with their versions.
+    """
 
     program: str
     packages: str = ""
@@ -39,7 +43,7 @@ class Client:
         return "node" if ".mjs" in self.program else "python"
 
     def install(self) -> None:
-        """Installs the packages into the cache once. Skips the test if node or curl is missing."""
+        """Installs the packages into the tests' cache. Skips the test without node or curl."""
         if "curl" in self.program:
             npm.require_programs("curl")
         if self.language == "node":
@@ -56,7 +60,10 @@ class Client:
         token: str = "any",
         way: Way = "base_url",
     ) -> Outcomes:
-        """Runs the program with these cases and returns the outcome of each."""
+        """Runs the program with these cases, and returns the outcome of each case.
+
+        If `way` is "exec", the program runs under `exec` and calls https://api.cloudflare.com.
+        """
         runtime = "node" if self.language == "node" else sys.executable
         program, *options = self.program.split()
         command = [runtime, str(PROGRAMS / program), *options]
@@ -76,13 +83,16 @@ class Client:
 
     @property
     def _folder(self) -> Path:
-        """The packages' folder; one for each version of Python, which they are built for."""
+        """The folder of the packages. Each version of Python has its own folder for each client."""
         runtime = "node" if self.language == "node" else sys.implementation.cache_tag
         return npm.cache_folder("clients") / runtime / slug(self.packages)
 
     @property
     def _environment(self) -> dict[str, str]:
-        """Our variables plus the client's packages, without settings and proxies it would use."""
+        """The environment of the program: this process's variables and the paths of the packages.
+
+        Omits variables that configure clients or proxies.
+        """
         unwanted = re.compile("(cloudflare|openai|cf)_.*|base_url|ai_gateway|.*_proxy", re.I)
         ours = {key: value for key, value in os.environ.items() if not unwanted.fullmatch(key)}
         folders = {
@@ -90,15 +100,15 @@ class Client:
             "NODE_PATH": self._folder / "node_modules",
             "XDG_CACHE_HOME": npm.cache_folder("home"),
         }
-        # Otherwise LiteLLM fetches prices from GitHub and a tokenizer from Hugging Face.
+        # Without these variables, LiteLLM would download prices and a tokenizer.
         offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         return ours | offline | {key: str(path) for key, path in folders.items()}
 
 
 def exec_command(base_url: str) -> list[str]:
-    """The `exec` command that redirects a program's requests to the server at this base URL."""
+    """Returns the beginning of an `exec` command that redirects requests to this base URL."""
     port = httpx.URL(base_url).port
-    # -E: PYTHONPATH holds the client's packages, which the command itself must not import.
+    # With -E, the command ignores PYTHONPATH and so does not import the client's packages.
     return [sys.executable, "-E", "-m", "workers_ai_emulator", "exec", "--port", str(port), "--"]
 
 

@@ -1,4 +1,7 @@
-"""Fixtures for all clients. Tests with the fixture `client` run once for each of `CLIENTS`."""
+"""Fixtures for the tests of clients.
+
+A test with the fixture `client` runs once for each client in the list `CLIENTS` of its module.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,6 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 @pytest.fixture(scope="session")
 def refusing() -> Iterator[RefusingServer]:
-    """Starts one server for all tests of 401 and 429."""
+    """Starts one server for all tests that need the status 401 or 429."""
     with refusing_server() as server:
         yield server

@@ -1,4 +1,4 @@
-"""A server that rejects wrong tokens, and every request while its only slot is busy."""
+"""A server with one slot: it rejects wrong tokens, and rejects requests while the slot is busy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class RefusingServer:
-    """A running server with the token `TOKEN`, one slot and no queue."""
+    """A running server that accepts only the token `TOKEN`, with one slot and no queue."""
 
     process: ServerProcess
 
@@ -29,7 +29,7 @@ class RefusingServer:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Keeps the slot busy, with a stream that has begun and is not read."""
+        """Keeps the only slot busy with a stream during the `with` block."""
         self._wait_for_running(0)
         body = {**ENDLESS, "stream": True}
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -38,7 +38,7 @@ class RefusingServer:
             yield
 
     def busy_until_it_refuses(self, call: Callable[[], _T]) -> _T:
-        """Starts `call` while the slot is busy, frees the slot after a 429, returns its result."""
+        """Runs `call` in a thread, with a busy slot until the first 429. Returns its result."""
         num_refused = self._num_refused()
         with ThreadPoolExecutor() as pool:
             with self.busy():

@@ -1,4 +1,4 @@
-"""Cloudflare's own clients, in their current and their previous major versions."""
+"""Tests Cloudflare's own client libraries: the current and the previous major version of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What two clients do on each fault, requested in each of the five ways."""
+"""Tests how two clients react to each fault (an error that the emulator sends on demand).
+
+A test requests each fault in five ways, for example by a rule or by a header.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ REQUESTS = Client("faults_python.py requests", "requests==2.34.2")
 CLIENTS = [CLOUDFLARE, REQUESTS]
 WAYS = ["by_count", "by_chance", "by_header", "by_token", "until_the_reset"]
 
-# By fault: the exception of `cloudflare`, the HTTP status, the error code.
+# For each fault: the exception of the client `cloudflare`, the HTTP status and the error code.
 ERRORS = {
     "capacity": ("RateLimitError", 429, 3040),
     "rate-limit": ("RateLimitError", 429, 3021),
@@ -30,7 +33,7 @@ ERRORS = {
     "auth": ("AuthenticationError", 401, 10000),
     "internal": ("InternalServerError", 500, 3043),
 }
-# By fault: the exception that ends a stream in `cloudflare`, and in `requests`.
+# For each fault: the exceptions with which a stream ends in `cloudflare` and in `requests`.
 BREAKS = {
     "cut-mid-event": ("RemoteProtocolError", "ChunkedEncodingError"),
     "cut-mid-utf8": ("RemoteProtocolError", "ChunkedEncodingError"),

@@ -1,4 +1,4 @@
-"""Frameworks that call Workers AI, with a base URL if they accept one, otherwise under `exec`."""
+"""Tests frameworks that call Workers AI, with a base URL if possible and otherwise under `exec`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AI_SDK = Client("workers_ai_provider_node.mjs", "workers-ai-provider@4.0.0 ai@7.
 PYDANTIC_AI = Client("pydantic_ai_cloudflare_python.py", "pydantic-ai-cloudflare==0.2.5")
 HARD_CODED = [AI_SDK, PYDANTIC_AI]
 
-# By client, for an unknown model: its exception, the exception's status, a part of its message.
+# For each client: the exception for an unknown model, its HTTP status, and a part of its message.
 BODY = "No such model @cf/meta/llama-9"
 RAISED_BY_HTTPX = ("HTTPStatusError", 400, "400 Bad Request")
 CLIENTS = {
@@ -47,7 +47,7 @@ def test_a_completion_has_text_and_usage_if_the_client_returns_usage(outcomes: O
 def test_a_stream_has_the_text_of_the_json_response(client: Client, outcomes: Outcomes) -> None:
     pieces = value_of(outcomes["stream"])
     assert sum(piece != "" for piece in pieces) > 1
-    if client != LANGCHAIN_NODE:  # it has no temperature setting, so completions differ
+    if client != LANGCHAIN_NODE:  # it cannot set the temperature, so its completions differ
         assert "".join(pieces) == value_of(outcomes["chat"])["text"]
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's own clients on `/ai/v1`."""
+"""Tests OpenAI's own client libraries on the endpoints `/ai/v1`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_stream_that_includes_the_usage_ends_with_it(outcomes: Outcomes) -> No
 
 
 def test_the_client_s_stream_helper_finds_no_role(client: Client, outcomes: Outcomes) -> None:
-    """The service's Llama streams have no role [recorded]. Only this helper needs one."""
+    """The service's recorded Llama streams contain no role; node's helper `stream()` needs one."""
     outcome = outcomes["stream_helper"]
     if client.language == "node":
         assert outcome["message"] == "missing role for choice 0"
@@ -124,7 +124,10 @@ def test_the_client_retries_a_request_that_got_429(
 
 
 def assert_is_error(client: Client, outcome: Outcome, kind: tuple[str, int, int]) -> None:
-    """Compares the body's code for Python only: node's client drops bodies of other formats."""
+    """Asserts that the outcome is an error with this exception name, status and error code.
+
+    Compares the error code only for Python: node's client does not store the body.
+    """
     class_name, status, code = kind
     assert (outcome.get("error"), outcome.get("status")) == (class_name, status), outcome
     if client.language == "python":

@@ -1,4 +1,4 @@
-"""Workers AI called by HTTP libraries and curl, as in most examples, without an SDK."""
+"""Tests HTTP libraries and curl, which many programs use instead of an SDK."""
 
 from __future__ import annotations
 

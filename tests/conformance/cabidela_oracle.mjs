@@ -1,14 +1,17 @@
-// Answers with the verdicts of Cloudflare's own validator, one JSON line for each line it reads.
+// Validates bodies with Cloudflare's own validator, the npm package @cloudflare/cabidela.
 //
 //   node cabidela_oracle.mjs NODE_MODULES
-//   in   first line: an array of schemas; then {"schema": index, "body": "JSON text"}
-//   out  null where the body is valid, else the error's message
+//
+// The first line of stdin is an array of schemas; each further line is an object
+// {"schema": index, "body": "JSON text"}. For each body, prints a JSON line: null if the body is
+// valid, otherwise the error's message.
 
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 
-// The package uses two methods that node has from version 22 on. Order matters: ours come first.
+// The package calls these two methods, which node has only from version 22 on. As in node, the
+// result begins with the elements of `this`.
 Set.prototype.union ??= function (other) {
   return new Set([...this, ...other]);
 };

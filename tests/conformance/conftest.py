@@ -1,4 +1,4 @@
-"""The servers that send the responses in snapshots: the emulator, or the real service."""
+"""Fixtures with the servers under test: the emulator, or Cloudflare's service."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from tests.conformance.snapshots import Target
 from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
-# The real service has no such settings, and its bindings can be called from Workers only.
+# With --target=cloudflare, tests with these fixtures are skipped: the service has no such settings,
+# and its bindings can be called only from Workers.
 EMULATOR_SERVERS = ("strict", "busy", "impatient", "binding", "faulty")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips tests that send no requests to the service, with --target=cloudflare."""
+    """With --target=cloudflare, skips the tests that do not use the fixture `target`."""
     if config.getoption("--target") == "cloudflare":
         for item in items:
             if "target" not in getattr(item, "fixturenames", ()):
@@ -25,7 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that requires a token."""
+    """Starts a server that requires one of three tokens."""
     file: Path = tmp_path_factory.mktemp("tokens") / "tokens"
     file.write_text("from-file\n\n")
     flags = ["--api-token", "first", "--api-token", "second", "--api-token-file", str(file)]
@@ -35,7 +36,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def busy() -> Iterator[ServerProcess]:
-    """A server whose only slot is taken and whose queue has no places."""
+    """Starts a server that refuses all requests: its only slot is busy, and it has no queue."""
     flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096"]
     body = {**ENDLESS, "max_tokens": 4000, "stream": True}
     with server_process(*flags) as running, running.connect(body):
@@ -45,27 +46,27 @@ def busy() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def impatient() -> Iterator[ServerProcess]:
-    """A server whose time limit is shorter than any completion takes."""
+    """Starts a server whose request timeout is too short for any completion."""
     with server_process("--request-timeout", "0.05", "--context-length", "1024") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def binding(server: ServerProcess) -> ServerProcess:
-    """The shared server, for snapshots of requests that a Worker's binding sends."""
+    """The server for snapshots with requests of a Worker's binding: the same as `server`."""
     return server
 
 
 @pytest.fixture(scope="session")
 def faulty() -> Iterator[ServerProcess]:
-    """A server with the scripted backend, for faults."""
+    """Starts a server with the backend `scripted`, for tests of faults."""
     with server_process("--backend", "scripted") as running:
         yield running
 
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> Target:
-    """The server whose fixture is the test's parameter, or the real service."""
+    """Returns the server that the test names, or with --target=cloudflare the service."""
     if request.config.getoption("--target") == "cloudflare":
         if request.param in EMULATOR_SERVERS:
             pytest.skip("needs a setting of the emulator, or a binding")

@@ -1,7 +1,8 @@
-// Prints the prompt that an old `@cloudflare/ai` makes of messages, for each model that it knows.
+// Prints the prompts that an old version of `@cloudflare/ai` makes from messages for its models.
 //
 //   node flattening_sdk.mjs SDK_MODULE < messages.json
-//   out  {"model": ["the prompt's tensor", "the prompt"], …}
+//
+// The output is {"model": ["name of the tensor with the prompt", "the prompt"], …}.
 
 import { readFileSync } from "node:fs";
 
@@ -18,7 +19,7 @@ for (const model of modelMappings["text-generation"].models) {
       return Response.json({ result: [{ type: "str", shape: [1], name: "name", value: [""] }] });
     },
   };
-  // What it makes of the answer does not matter: for some models it wants another tensor.
+  // Ignores errors: for some models, the SDK expects another tensor in the response.
   await new Ai(binding).run(model, { messages }).catch(() => {});
 }
 console.log(JSON.stringify(prompts));

@@ -23,7 +23,11 @@ _ORDER = [
 
 
 def table() -> str:
-    """Returns the table: a row for each surface, a column for each provenance."""
+    """Returns the table as Markdown.
+
+    The table has a row for each endpoint or method, and a column for each provenance, which says
+    how a response is known.
+    """
     lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for surface in _ORDER:
         cells = [", ".join(_shown(surface, provenance)) for provenance in COLUMNS]
@@ -32,15 +36,15 @@ def table() -> str:
 
 
 def _shown(surface: str, provenance: str) -> list[str]:
-    """Returns what the snapshots of a surface and a provenance show, error codes last.
+    """Returns the cell of a row and a column: what the snapshots show, error codes last.
 
-    Leaves out what other snapshots of the surface show with a better provenance.
+    A response that is already in a column further to the left is omitted.
     """
     better = COLUMNS[: COLUMNS.index(provenance)]
     shown = {s.shows for s in SNAPSHOTS if (s.surface, s.provenance) == (surface, provenance)}
     known = {s.shows for s in SNAPSHOTS if s.surface == surface and s.provenance in better}
     cells = sorted(shown - known, key=lambda what: (what[0].isdigit(), what))
-    return [cell.replace("answer", "response") for cell in cells]  # the snapshots' older word
+    return [cell.replace("answer", "response") for cell in cells]  # snapshots use an older word
 
 
 if __name__ == "__main__":

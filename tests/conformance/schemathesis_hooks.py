@@ -1,4 +1,4 @@
-"""Keeps completions short, because schemathesis tests requests and responses, not the model."""
+"""Limits max_tokens in the requests that schemathesis generates, so that the tests are fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def before_call(
 
 
 def _inputs(body: Any) -> Iterator[dict[str, Any]]:
-    """Yields every object in the body that may be a model's input."""
+    """Yields every object in the request body that may contain the model's parameters."""
     for part in body if isinstance(body, list) else [body]:
         if isinstance(part, dict):
             nested = (part.get(key) for key in ("input", "inputs", "query"))

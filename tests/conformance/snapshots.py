@@ -1,7 +1,7 @@
-"""Snapshots: a request, and the response of the service in a form that can be compared.
+"""Snapshots: files with a request, and the response of Cloudflare's service to the request.
 
-Values that differ between responses (ids, times, generated text, counts, padding) are placeholders
-in snapshots, and are replaced by placeholders in a response before it is compared.
+Placeholders replace the values that differ between responses: ids, times, generated text, counts
+and padding. Tests put the same placeholders into a response before they compare it with a snapshot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ FOLDER = Path(__file__).with_name("snapshots")
 HEADERS = ("content-type", "cf-ai-req-id", "cf-aig-log-id")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STRING = r'"(?:[^"\\]|\\.)+"'
-# Cloudflare describes models, tasks and properties in sentences; our cards do it in our own words.
+# Matches the description of a model, task or property, for which the emulator has other words than
+# the service.
 _DESCRIPTION = rf'"description":{_STRING}'
 _DESCRIBING_SURFACES = {"ai/models/search", "ai/models/schema", "ai/tasks/search"}
 _PLACEHOLDERS = [
@@ -48,7 +49,7 @@ class Target:
     gateway_root: str
 
     def send(self, request: dict[str, Any]) -> httpx.Response:
-        """Sends a snapshot's request with values instead of its placeholders."""
+        """Sends a snapshot's request, with real values for account, model and token."""
         root = self.gateway_root if request["path"].startswith("/v1/") else self.root
         headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
         return httpx.request(
@@ -62,7 +63,7 @@ class Target:
         )
 
     def normalize(self, text: str) -> str:
-        """Returns a response's text with placeholders. Of equal consecutive events it has one."""
+        """Returns the text of a response with placeholders. Removes repeated equal events."""
         text = text.replace(self.account, "<account>").replace(self.model, "<model>")
         text = text.replace(self.root, "<root>")
         for pattern, placeholder in _PLACEHOLDERS:
@@ -78,10 +79,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A file of the folder.
+    """The contents of a snapshot file.
 
     `provenance`: how the response is known: `recorded`, `documented` or `inferred`. `server`: the
-    fixture that sends such a response. `surface` and `shows`: row and text in docs/parity.md.
+    name of the fixture whose server sends this response. `surface` and `shows`: the row and the
+    text in the table of docs/parity.md.
     """
 
     path: Path
@@ -104,14 +106,14 @@ class Snapshot:
         return self.path.stem
 
     def without_prose(self, response: dict[str, Any]) -> dict[str, Any]:
-        """Returns a response to this request with a placeholder for each description in a card."""
+        """Returns the response with placeholders for descriptions of models and properties."""
         if self.surface not in _DESCRIBING_SURFACES:
             return response
         body = re.sub(_DESCRIPTION, '"description":"<prose>"', response["body"])
         return response | {"body": body}
 
     def record(self, response: httpx.Response, target: Target, date: str) -> None:
-        """Writes a response of the real service into the file."""
+        """Stores a response of the real service in the snapshot file."""
         changed = self.__dict__ | {
             "provenance": "recorded",
             "source": "the service itself",
@@ -123,7 +125,7 @@ class Snapshot:
 
 
 def observed(response: httpx.Response, target: Target) -> dict[str, Any]:
-    """Returns a response in the form of a snapshot's `response`."""
+    """Returns the status, headers and body of a response in the form that a snapshot stores."""
     headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
     return {
         "status": response.status_code,

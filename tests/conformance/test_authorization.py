@@ -1,4 +1,4 @@
-"""Tokens are ignored by default, and required with `--api-token`."""
+"""Tests that the emulator accepts every token by default, and checks tokens with `--api-token`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSED = (
 
 
 def run(server: ServerProcess, headers: dict[str, str], path: str | None = None) -> tuple[int, str]:
-    """Sends a run request, and returns status and body of the response."""
+    """Sends a request to `ai/run` or to `path`. Returns the status and the body of the response."""
     url = server.root + path if path else server.run_url()
     response = httpx.post(url, json=BODY, headers=headers, timeout=60)
     return response.status_code, response.text

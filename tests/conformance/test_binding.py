@@ -1,4 +1,4 @@
-"""Requests of a Worker's AI binding, in all protocols of its SDKs and over all transports."""
+"""Tests requests of a Worker's AI binding, as workerd, Miniflare and wrangler 3 send them."""
 
 from __future__ import annotations
 
@@ -20,26 +20,32 @@ Transport = Callable[..., httpx.Response]
 
 INPUTS = {"prompt": "Say yes.", "max_tokens": 8, "temperature": 0}
 NATIVE = {"cf-consn-sdk-version": "2.0.0", "cf-consn-model-id": INT8}
-# The SDK sends this invalid encoding.
+# Version 1.1 of the SDK sends this invalid content encoding.
 SDK_1_1 = {"content-encoding": "application/json", "cf-consn-sdk-version": "1.1.0"}
 PROXY = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/proxy"
 PROMPT = "[INST] <<SYS>>\nYou are kind\n<</SYS>>\n\nSay yes. [/INST]"
 
 
 def workerd(path: str, headers: Headers) -> tuple[str, Headers]:
-    """workerd sends a request unchanged if the binding's external service is this server."""
+    """Returns the path and headers of a binding's request as workerd sends them: unchanged."""
     return path, {"host": "workers-binding.ai", **headers}
 
 
 def miniflare(path: str, headers: Headers) -> tuple[str, Headers]:
-    """Miniflare's remote proxy sends the URL and the headers of a request inside headers."""
+    """Returns the path and headers of a binding's request as Miniflare's remote proxy sends them.
+
+    The proxy sends the URL and all headers of the request inside headers.
+    """
     inner = {"content-type": "application/json", **headers}
     outer = {"mf-binding": "AI", "mf-url": f"https://workers-binding.ai{path}"}
     return "/", outer | {f"mf-header-{name}": value for name, value in inner.items()}
 
 
 def wrangler_3(path: str, headers: Headers) -> tuple[str, Headers]:
-    """wrangler 3 sends the URL of a request inside a header, and the token of its user."""
+    """Returns the path and headers of a binding's request as wrangler 3 sends them.
+
+    wrangler 3 sends the URL of the request inside a header, and adds the user's token.
+    """
     url = f"https://workers-binding.ai{path}"
     return PROXY, {"x-forwarded": url, "authorization": "Bearer local", **headers}
 
@@ -53,7 +59,11 @@ def send(
     headers: Headers | None = None,
     method: str = "POST",
 ) -> httpx.Response:
-    """Sends a binding's request over the transport `wrap`. `body` is JSON or bytes."""
+    """Sends a binding's request to the server.
+
+    `wrap`: returns the path and headers that a tool such as Miniflare sends for the request.
+    `body`: bytes, or a value that is sent as JSON.
+    """
     path, headers = wrap(path, {**NATIVE, **(headers or {})})
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return httpx.request(method, server.root + path, content=content, headers=headers, timeout=120)
@@ -93,7 +103,7 @@ def vllm_tensors(prompt: str, max_tokens: int, **call: Any) -> dict[str, Any]:
 
 
 def texts(response: httpx.Response, name: str) -> list[str]:
-    """Returns the value of the tensor `name` in each event of a stream."""
+    """Returns the value of the tensor `name` from each event of a stream."""
     *events, end = response.text.removesuffix("\n\n").split("\n\n")
     assert end == "data: [DONE]"
     results = [json.loads(event.removeprefix("data: "))["result"] for event in events]
@@ -328,7 +338,8 @@ def test_a_method_that_is_not_emulated_is_an_error_that_names_it(
 ) -> None:
     headers = {"upgrade": "websocket", "connection": "upgrade"} if "/run" in path else {}
     answer = httpx.request(method, server.root + path, headers=headers)
-    [error] = answer.json()["errors"]  # which workerd's class shows as the message of its error
+    # In the Worker, `env.AI` raises an exception with this error's message.
+    [error] = answer.json()["errors"]
     assert (answer.status_code, error["code"]) == (405, 3904)
     assert error["message"].startswith(f"The emulator does not have {name}, only ")
 
@@ -381,7 +392,7 @@ def test_a_wrapped_url_without_an_endpoint_is_7000(server: ServerProcess, url: s
 
 
 def test_a_websocket_upgrade_is_refused(server: ServerProcess) -> None:
-    """Older versions of Miniflare try an upgrade before every request, and work without it."""
+    """Older versions of Miniflare first try a WebSocket, and send a usual request if that fails."""
     headers = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-key": "x" * 24}
     response = httpx.get(f"{server.root}/?MF-Binding=AI", headers=headers)
     assert response.status_code == 400
@@ -415,7 +426,8 @@ def test_the_urls_of_a_remote_session_have_the_host_that_the_client_used(
 
 def test_the_host_of_a_remote_session_never_resolves(server: ServerProcess) -> None:
     session = httpx.get(f"{workers_url(server)}/subdomain/edge-preview/exchange").json()
-    assert httpx.URL(session["inspector_websocket"]).host.endswith(".invalid")  # RFC 2606
+    # RFC 2606 reserves `.invalid`, so the name never resolves.
+    assert httpx.URL(session["inspector_websocket"]).host.endswith(".invalid")
 
 
 def workers_url(server: ServerProcess) -> str:

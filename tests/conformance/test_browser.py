@@ -1,4 +1,4 @@
-"""Requests of web pages: CORS for local and allowed pages, refusal of foreign pages and hosts."""
+"""Tests requests of web pages: local and allowed pages get CORS headers, others are refused."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_local_hosts_and_hosts_of_the_service_are_served(server: ServerProcess, 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
 @pytest.mark.parametrize("path", ["", "/_emulator/healthz", "/run"])
 def test_a_foreign_host_is_refused(server: ServerProcess, host: str, path: str) -> None:
-    """A page whose host name was made to resolve to this machine sends its own host."""
+    """In a DNS rebinding attack, requests of the page have the page's own host name."""
     url = server.root + path if path else server.run_url()
     assert_is_refused(httpx.get(url, headers={"host": host}), "--allow-host")
 

@@ -1,4 +1,4 @@
-"""Routing by Cloudflare's API, and the headers that Cloudflare's edge adds to every response."""
+"""Tests errors for unknown paths and methods, and the headers that Cloudflare's edge adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults on demand, daily neurons, and the endpoints that control them."""
+"""Tests faults (errors on demand), daily neurons, and the endpoints that control them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ERRORS = {
 
 @pytest.fixture
 def scripted(faulty: ServerProcess) -> Iterator[ServerProcess]:
-    """A server with the scripted backend, without the faults of other tests."""
+    """The server with the backend `scripted`, after a reset of all faults."""
     assert control(faulty, "reset", None).status_code == 200
     yield faulty
 
@@ -224,7 +224,7 @@ def test_an_account_that_has_used_its_neurons_is_refused(with_neurons: ServerPro
     control(with_neurons, "reset", None)
     body = {"prompt": "Hi", "stream": True}
     assert httpx.post(with_neurons.run_url(FP16), json=body).text.endswith("data: [DONE]\n\n")
-    neurons = (1 * 50_505 + 8 * 606_061) / 1e6  # the prompt has 1 token, the completion 8
+    neurons = (1 * 50_505 + 8 * 606_061) / 1e6  # 1 prompt token, 8 completion tokens
     shown = httpx.get(f"{with_neurons.root}/_emulator/neurons").json()
     assert shown == {"daily_neurons": 1, "spent": {ACCOUNT_ID: neurons}}
     refused = run(with_neurons)

@@ -1,4 +1,4 @@
-"""Prompts that an SDK has made from messages are parsed into the same messages."""
+"""Tests that the emulator finds the messages in the prompts that an old SDK makes from messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONVERSATION = [
     Message("assistant", "Yes, one."),
     Message("user", "User, how are you?"),
 ]
-# For formats without a system message, the SDK puts its text before the first user message.
+# In formats without a system message, the SDK puts the system text before the first user message.
 MERGED = [Message("user", f"Be kind. {CONVERSATION[1].content}"), *CONVERSATION[2:]]
 UNREADABLE = {
     "@cf/defog/sqlcoder-7b-2",
@@ -34,7 +34,7 @@ UNREADABLE = {
 
 @pytest.fixture(scope="module")
 def prompts() -> dict[str, tuple[str, str]]:
-    """Returns by model the name of the prompt's tensor, and the prompt."""
+    """Returns, for each model, the name of the tensor with the SDK's prompt, and the prompt."""
     require_node()
     package = install(["@cloudflare/ai@1.0.53"], cache_folder()) / "@cloudflare" / "ai"
     messages = [{"role": m.role, "content": m.content} for m in CONVERSATION]

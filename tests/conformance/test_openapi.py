@@ -1,6 +1,6 @@
-"""Thousands of generated requests: the OpenAPI document describes every response to them.
+"""Tests with thousands of generated requests that the OpenAPI document describes all responses.
 
-The environment variable WORKERS_AI_EMULATOR_TEST_SEED selects other requests.
+The environment variable WORKERS_AI_EMULATOR_TEST_SEED sets the seed of the requests.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.unit.test_endpoints import filled
 
 SEED = os.environ.get("WORKERS_AI_EMULATOR_TEST_SEED", "20250324")
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
-# The service's validator accepts bodies that the published schemas reject, and rejects some that
-# they accept. test_validator_differential.py tests the validator.
+# These checks require that a server accepts exactly the bodies that the schemas allow. Cloudflare's
+# validator does not, and the emulator follows the validator (test_validator_differential.py).
 NOT_CHECKED = "negative_data_rejection,positive_data_acceptance"
 # These endpoints change the responses of other endpoints, so they are tested separately.
 CONTROL = "^/_emulator/(faults|script|reset)$"
@@ -40,7 +40,11 @@ def test_the_document_describes_every_response(
 
 
 def check(server: ServerProcess, selection: list[str], min_cases: int, folder: Path) -> None:
-    """Sends generated requests to the selected endpoints. Fails if a response is not described."""
+    """Sends generated requests to the selected endpoints. Fails if a response is not described.
+
+    `selection`: a flag of schemathesis and a regular expression for paths. `min_cases`: the minimum
+    number of requests.
+    """
     command = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color", "--seed", SEED]
     limits = [*selection, "--phases", "coverage,fuzzing", "--max-examples", "10"]
     document = f"{server.root}/_emulator/openapi.json"

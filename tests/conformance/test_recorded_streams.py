@@ -1,4 +1,4 @@
-"""Streams of the emulator differ from recorded streams in texts, padding and counts only."""
+"""Tests that the emulator's streams equal recorded streams except for texts, padding and counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recorded(name: str) -> str:
 
 
 def emulated(target: Target, path: str, **body: Any) -> str:
-    """Returns the stream of the emulator for a prompt with a short completion."""
+    """Returns the emulator's stream for a short prompt. `path`: the path after `ai/`."""
     body |= {"messages": QUESTION, "temperature": 0, "stream": True}
     path = f"/client/v4/accounts/<account>/ai/{path}"
     response = target.send({"method": "POST", "path": path, "body": json.dumps(body)})
@@ -33,7 +33,10 @@ def emulated(target: Target, path: str, **body: Any) -> str:
 
 
 def shape(stream: str) -> list[str]:
-    """Returns the events without values that may differ. Of equal consecutive ones it has one."""
+    """Returns the events of a stream with placeholders for values that may differ.
+
+    Repeated equal events are removed.
+    """
     assert stream.endswith("\n\n")
     lines = [_shape_of_event(event) for event in stream.removesuffix("\n\n").split("\n\n")]
     return [line for line, _ in groupby(lines)]
@@ -46,7 +49,7 @@ def _shape_of_event(event: str) -> str:
 
 
 def _blank(value: Any) -> Any:
-    """Replaces texts, numbers and ids, and removes `p`, which events without padding lack."""
+    """Returns a JSON value with placeholders for texts, numbers and ids, without the key `p`."""
     match value:
         case dict():
             assert "p" not in list(value)[:-1]
@@ -63,7 +66,7 @@ def _blank(value: Any) -> Any:
 
 
 def side_by_side(recording: str, response: str) -> str:
-    """Returns both streams in two columns, for the message of a failure."""
+    """Returns both streams in two columns, for the message of a failed assertion."""
     left, right = recording.split("\n\n"), response.split("\n\n")
     return "\n".join(f"{a[:90]:90} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
 
@@ -96,8 +99,9 @@ def test_an_openai_stream_has_the_recorded_shape_except_for_its_last_delta(
 ) -> None:
     recording = recorded("openai-compat-llama3.1-8b-RECONSTRUCTED-2026-05.sse")
     text, last, last_again, done = shape(recording)
-    assert '"prompt_tokens_details"' in last_again  # added to the service in autumn 2026
-    # The emulator's last delta has an empty content, because some clients require it.
+    assert '"prompt_tokens_details"' in last_again  # the service added this key in autumn 2026
+    # In the emulator's last delta, `content` is an empty text, because some clients require the
+    # key.
     last = last.replace('"delta": {}', '"delta": {"content": ""}')
     response = emulated(target, "v1/chat/completions", model="<model>")
     assert shape(response) == [text, last, done], "\n" + side_by_side(recording, response)

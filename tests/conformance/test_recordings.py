@@ -1,9 +1,10 @@
-"""Every recorded body is the body of a snapshot, or has a reason why the emulator does not send it.
+"""Tests that the body of each recorded response equals the body of a snapshot.
 
-A line of `recordings/*.jsonl` is a response of the service, as a user published it. A `Reproduced`
-line has a snapshot, and the replacements that turn the line into the snapshot's body, for example
-where another model's schema differs or the user removed a part. test_snapshots.py compares the
-snapshots with the server's responses.
+Each line of `recordings/*.jsonl` contains a response of the service that a user published. For each
+line, the lists below have an entry. `Reproduced` names the snapshot, and the replacements that turn
+the line into the snapshot's body, for example where another model's schema differs. `NotServed`
+gives the reason why the emulator does not send the response. test_snapshots.py compares the
+snapshots with the emulator's responses.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from tests.conformance.snapshots import SNAPSHOTS, Target
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 BODIES = {snapshot.name: snapshot.response["body"] for snapshot in SNAPSHOTS}
-NO_TARGET = Target("http://nobody", "<account>", "", "<model>", "")  # inserts placeholders only
+NO_TARGET = Target("http://nobody", "<account>", "", "<model>", "")  # only inserts placeholders
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A line that is the body of `snapshot` after `replacements` of regular expressions.
+    """A recorded response that equals the body of `snapshot` after some replacements.
 
-    `is_part`: the line has only a part of the body.
+    `replacements`: pairs of a regular expression and its replacement. `is_part`: whether only a
+    part of the body was published.
     """
 
     snapshot: str
@@ -37,7 +39,7 @@ class Reproduced:
 
 @dataclass(frozen=True)
 class NotServed:
-    """A line that the emulator does not send, with the reason."""
+    """A recorded response that the emulator does not send, and the reason."""
 
     reason: str
 
@@ -47,7 +49,7 @@ OTHER_SCHEMA = NotServed("a model with another schema")
 PLAN = NotServed("the emulator has no plans, licences or allocations")
 NO_USAGE = NotServed("older than `usage`; the rest is run-answer")
 
-OWN_NAMES = (("'input'", "'prompt'"), ("'requests'", "'messages'"))  # another model's schema
+OWN_NAMES = (("'input'", "'prompt'"), ("'requests'", "'messages'"))  # for another model's schema
 SHORT_ID = (r" \([0-9a-f]{8}\)\"", ' (<uuid>)"')
 OTHER_BASE = ("llama-3-8b-instruct", "llama-2-7b-chat-fp16")
 HIDDEN_UUID = ((r" \([0-9a-fx-]+\)\"", ' (<uuid>)"'),)
@@ -145,7 +147,7 @@ def records(name: str) -> list[dict[str, Any]]:
 
 
 def text(record: dict[str, Any]) -> str:
-    """Returns the record's body, or the part of the body that was published."""
+    """Returns the published body of a recorded response, or its published part."""
     for key in ("body", "errors", "message", "message_prefix"):
         if key in record:
             value = record[key]

@@ -1,4 +1,4 @@
-"""Requests with the headers and additional keys of real clients get a completion."""
+"""Tests that requests with unusual headers or additional keys, as clients send them, succeed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def send(
 @pytest.mark.parametrize(
     "content_type",
     [
-        "application/x-www-form-urlencoded",  # curl, urllib
-        "text/plain;charset=UTF-8",  # fetch
-        "apbplication/json",  # litellm 1.72
+        "application/x-www-form-urlencoded",  # from curl and urllib
+        "text/plain;charset=UTF-8",  # from `fetch`
+        "apbplication/json",  # from litellm 1.72
         "multipart/form-data",
         "",
     ],
@@ -52,13 +52,13 @@ def test_a_body_may_be_indented(server: ServerProcess) -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        {"stop": None},  # langchain-cloudflare
+        {"stop": None},  # from langchain-cloudflare
         {"stop": ["\n"]},
         {"model": "@cf/meta/llama-2-7b-chat-int8"},
         {"options": {"rejectIfBusy": True}},
         {"stream": False},
         {"stream_options": {"include_usage": True}},
-        {"temperature": 0},  # ai 4
+        {"temperature": 0},  # from ai 4
         {"temperature": 1e-8},
     ],
     ids=json.dumps,

@@ -29,7 +29,7 @@ def test_the_response_is_that_of_the_snapshot(
     response = target.send(snapshot.request)
     if request.config.getoption("--record"):
         snapshot.record(response, target, date.today().isoformat())
-    # Descriptions of models, tasks and properties are our own words, so they are not compared.
+    # Descriptions of models, tasks and properties are not compared: the emulator has its own.
     sent = snapshot.without_prose(observed(response, target))
     assert sent == snapshot.without_prose(snapshot.response)
     if uuid := re.search(r'(?:\(|"requestId":")([0-9a-f-]{36})', response.text):

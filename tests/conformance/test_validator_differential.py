@@ -1,5 +1,6 @@
-"""The validator and the npm package that it ports have equal results for random bodies.
+"""Tests with random bodies that the emulator's validator gives the same errors as Cloudflare's.
 
+The emulator's validator is a Python port of the npm package @cloudflare/cabidela. The variables
 WORKERS_AI_EMULATOR_TEST_SEED and WORKERS_AI_EMULATOR_TEST_BODIES set the seed and the number of
 bodies.
 """
@@ -26,7 +27,7 @@ NUM_BODIES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_BODIES", "5000"))
 ORACLE = Path(__file__).with_name("cabidela_oracle.mjs")
 
 Schema = Mapping[str, Any]
-Case = tuple[int, str]  # the index of a schema, and the JSON text of a body
+Case = tuple[int, str]  # index of a schema, and the JSON text of a body
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +117,13 @@ KEYS = [
     *["length", "__proto__", "constructor", "toString", "valueOf", "hasOwnProperty", "é", "\ud83d"],
     *["/", "a/b", "x/type", "x/a", "a//", "b", "~1", "a b", "/a"],
 ]
-# Keys of members that JavaScript's objects inherit, which the port does not have. The published
-# schemas do not look inside such members; random schemas may.
+# Keys that name members of every JavaScript object; Python's objects do not have them. The
+# published schemas never look inside such members, but random schemas may.
 INHERITED_KEYS = ["x/constructor", "x/toString", "x/__proto__"]
 
 
 class BodyWriter:
-    """Writes random JSON texts that match a schema, except for a random share of their values."""
+    """Writes random JSON texts that match a schema, except for a random share of wrong values."""
 
     def __init__(self, random: Random, keys: Sequence[str]) -> None:
         self._random = random
@@ -155,7 +156,7 @@ class BodyWriter:
 
     def _write_branch(self, schema: Schema) -> str:
         branches = [branch for branch in schema["oneOf"] if isinstance(branch, Mapping)]
-        if branches and self._goes_wrong():  # all the branches at once
+        if branches and self._goes_wrong():  # the properties of all branches together
             parts = [branch.get("properties", {}) for branch in branches]
             return self._write_object({"properties": dict(kv for p in parts for kv in p.items())})
         return self.write(self._random.choice(schema["oneOf"] or [None]))
@@ -171,7 +172,7 @@ class BodyWriter:
             other = self.write(schema.get("additionalProperties"))
             members.append((self._random.choice(self._keys), other))
         self._random.shuffle(members)
-        if self._goes_wrong():  # an array where an object belongs
+        if self._goes_wrong():  # a list instead of an object
             return f"[{','.join(text for _, text in members)}]"
         return self._write_members(members)
 
@@ -180,7 +181,7 @@ class BodyWriter:
 
     def _write_items(self, items: object) -> str:
         texts = [self.write(items) for _ in range(self._random.choice([0, 1, 1, 1, 2, 3]))]
-        if self._goes_wrong():  # an object where an array belongs
+        if self._goes_wrong():  # an object instead of a list
             return self._write_members([(self._random.choice(self._keys), text) for text in texts])
         return f"[{','.join(texts)}]"
 
@@ -212,7 +213,11 @@ class BodyWriter:
 
 
 def write_schema(random: Random, depth: int) -> Any:
-    """Returns a random schema from keywords that the port has and the package does not rewrite."""
+    """Returns a random schema, with keywords that the emulator's validator supports.
+
+    Omits keywords whose meaning the npm package changes. `depth`: how many levels of schemas may be
+    nested.
+    """
     names = ["a", "b", "length", "10", "0", "a/b", ""]
     parts = [write_schema(random, depth - 1) for _ in range(3)] if depth else [{}, True, {}]
     schemas: list[Any] = [

@@ -1,4 +1,4 @@
-"""Fixtures for tests that run offline, as do the server and the tools that run a Worker."""
+"""Fixtures for tests in which the server and the tools that run a Worker have no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.offline import offline
 from tests.server import ServerProcess, server_process
 from tests.workers.tools import bundle, install_all
 
-# Completions of the backend `scripted`, which requests select with a header.
+# Completions of the backend `scripted`. A request selects this backend with a header.
 WORDS = "é 🍎 naïve 日本語 🍎🍊🍋 ü"
 SCRIPT = [
     {"contains": "with pauses", "answer": WORDS, "tokens_per_second": 50},
@@ -24,7 +24,7 @@ SCRIPT = [
 
 @pytest.fixture(scope="session")
 def worker_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Installs all packages while there is a network, and bundles the Worker into one file."""
+    """Installs all packages before the network is cut, and bundles the Worker into one file."""
     npm.require_node()
     install_all()
     module = tmp_path_factory.mktemp("bundle") / "worker.mjs"
@@ -40,7 +40,7 @@ def no_network(worker_module: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def server(no_network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Starts one server for a module, with a seed because some SDKs cannot send one."""
+    """Starts one server for each test module. It has a seed, because some SDKs cannot send one."""
     script = tmp_path_factory.mktemp("script") / "script.json"
     script.write_text(json.dumps(SCRIPT, ensure_ascii=False), "utf-8")
     flags = ("--seed", "1", "--parallel", "4", "--context-length", "2048", "--script", str(script))

@@ -1,4 +1,4 @@
-"""A Worker's project folder, and the programs that run in it."""
+"""Creates the project folder of a Worker, and runs programs in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 from tests.server import ServerProcess, wait_until
 
 FILES = Path(__file__).with_name("worker")
-URL = "http://127.0.0.1:8787"  # wrangler's default; in the tests' network namespace it is free
+URL = "http://127.0.0.1:8787"  # wrangler's default; the port is free in the network namespace
 START_LIMIT_S = 60
 
 
@@ -32,7 +32,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class ServedWorker:
-    """A Worker that listens at URL, and the output of the tool that runs it."""
+    """A running Worker that listens at URL. `log`: the output of the tool that runs it."""
 
     log_file: Path
 
@@ -47,7 +47,7 @@ class ServedWorker:
 
 @dataclass(frozen=True, slots=True)
 class CalledWorker:
-    """The responses of a Worker that a test program called before it exited, by path."""
+    """A Worker that has ended. `responses`: its responses to a test program, by path."""
 
     log: str
     responses: dict[str, Response]
@@ -61,7 +61,7 @@ Worker = ServedWorker | CalledWorker
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The project's folder, and the emulator that its AI binding should call."""
+    """A Worker's project folder, and the emulator for the Worker's AI binding."""
 
     folder: Path
     server: ServerProcess
@@ -76,36 +76,36 @@ class Project:
         return cls(folder, server)
 
     def emulator(self, *arguments: str) -> str:
-        """Runs a subcommand of `workers-ai-emulator` and returns what it prints."""
+        """Runs a subcommand of `workers-ai-emulator` and returns its output."""
         address = self.server.root.removeprefix("http://")
         return self.run(
             sys.executable, "-m", "workers_ai_emulator", *arguments, "--address", address
         )
 
     def block(self, tool: str, heading: str) -> str:
-        """Returns what `worker config` prints under the heading that contains this text."""
+        """Returns the block of `worker config TOOL`'s output whose heading contains this text."""
         _, *parts = re.split(r"^// (.*)\n", self.emulator("worker", "config", tool), flags=re.M)
         texts = dict(zip(parts[::2], parts[1::2], strict=True))
         return next(text for title, text in texts.items() if heading in title)
 
     def paste(self, text: str, file: str, place: str) -> None:
-        """Inserts the text after the first occurrence of `place` in the file."""
+        """Inserts `text` into the file, after the first occurrence of the text `place`."""
         path = self.folder / file
         before, place, after = path.read_text("utf-8").partition(place)
         path.write_text(f"{before}{place}\n{text}{after}", "utf-8")
 
     def npx(self, program: str) -> str:
-        """Returns the path of an installed program."""
+        """Returns the path of a program that is installed with npm."""
         return str(self.folder / "node_modules" / ".bin" / program)
 
     def under_exec(self, *command: str) -> list[str]:
-        """Returns the command under `exec`, which redirects its requests to the server."""
+        """Returns the command under `exec`, which redirects its requests to the emulator."""
         url = httpx.URL(self.server.root)
         ours = [sys.executable, "-m", "workers_ai_emulator", "exec"]
         return [*ours, "--host", url.host, "--port", str(url.port), "--", *command]
 
     def run(self, *command: str) -> str:
-        """Runs a program to its end and returns what it prints."""
+        """Runs a program, waits for its end and returns its output."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -120,7 +120,10 @@ class Project:
 
     @contextmanager
     def serve(self, *command: str, path: str = "/", **variables: str) -> Iterator[ServedWorker]:
-        """Runs a program that serves the Worker; yields after a successful GET of `path`."""
+        """Starts a program that serves the Worker, and yields when GET `path` succeeds.
+
+        Stops the program after the `with` block. `variables`: additional environment variables.
+        """
         worker = ServedWorker(self.folder / "log.txt")
         with worker.log_file.open("w") as output:
             process = subprocess.Popen(
@@ -130,7 +133,7 @@ class Project:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that _stop() reaches its children
+                start_new_session=True,  # so that _stop() also ends its children
             )
         try:
             wait_until(lambda: process.poll() is not None or _is_served(path), START_LIMIT_S)
@@ -143,7 +146,10 @@ class Project:
             _stop(process)
 
     def _environment(self) -> dict[str, str]:
-        """Our variables with the project's home folder, without the tools' settings and proxies."""
+        """The environment for programs: this process's variables and a home folder.
+
+        Omits variables that configure the tools or a proxy.
+        """
         unwanted = re.compile("(cloudflare|wrangler|xdg)_.*|.*_proxy|node_options", re.IGNORECASE)
         ours = {key: value for key, value in os.environ.items() if not unwanted.fullmatch(key)}
         home = str(self.folder / "home")

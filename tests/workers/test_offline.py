@@ -1,4 +1,4 @@
-"""The network namespace in which the tests of this folder run has only the loopback interface."""
+"""Tests that the network namespace, in which the tests of this folder run, has only loopback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.node, pytest.mark.usefixtures("no_network")]
 
-OUTSIDE = ("192.0.2.1", 80)  # reserved for documentation by RFC 5737
+OUTSIDE = ("192.0.2.1", 80)  # an unused address, reserved by RFC 5737
 CONNECT = f"import socket; socket.create_connection({OUTSIDE})"
 
 

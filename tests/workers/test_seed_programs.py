@@ -1,4 +1,4 @@
-"""Unchanged programs of Cloudflare's documentation, under `exec` and offline."""
+"""Tests programs from Cloudflare's documentation, unchanged, under `exec` and without a network."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_worker_gets_a_completion(server: ServerProcess, tmp_path: Path, sdk
 
 @pytest.fixture(scope="module")
 def browser(server: ServerProcess) -> Iterator[Browser]:
-    """Starts after `server`, so that the browser is in the same network namespace."""
+    """Starts the browser after `server`, so that both are in the same network namespace."""
     with chromium() as running:
         yield running
 
@@ -166,14 +166,14 @@ def test_the_streaming_worker_s_page_shows_the_completion(
 
 @contextmanager
 def running_worker(folder: Path, server: ServerProcess, program: str, sdk: str) -> Iterator[None]:
-    """Runs the Worker in wrangler under `exec`."""
+    """Runs the Worker `program` in wrangler, under `exec`, with a static page /page.html."""
     (folder / "node_modules").symlink_to(SDKS[sdk].node_modules)
     (folder / "public").mkdir()
     (folder / "public" / "page.html").write_text(PAGE, "utf-8")
     (folder / "worker.js").write_text(program, "utf-8")
     (folder / "wrangler.jsonc").write_text(CONFIGURATION, "utf-8")
     wrangler = str(WRANGLER_4.node_modules / ".bin" / "wrangler")
-    # /page.html is a static file; every other path runs the Worker, which calls the model.
+    # Waits for /page.html, a static file, because every other path calls the model.
     project = Project(folder, server)
     with project.serve(*project.under_exec(wrangler, "dev"), path="/page.html"):
         yield

@@ -1,4 +1,4 @@
-"""A Worker's AI binding and its SDKs, offline, in the tools that run Workers locally."""
+"""Tests a Worker's AI binding and its SDKs in tools that run Workers locally, without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.node
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-# Tools in which a Worker can cancel a stream, and those in which a client can disconnect as well.
+# CANCELLING: tools in which a Worker can cancel a stream. SERVING: those that also serve the
+# Worker, so that a client can disconnect.
 CANCELLING = [tool for tool in TOOLS if not tool.reads_to_the_end]
 SERVING = [tool for tool in CANCELLING if tool.packages is not VITEST]
 
@@ -109,8 +110,8 @@ def test_a_stream_whose_client_disconnects_frees_its_slot(server: ServerProcess)
     wait_until(lambda: counts(server) == (0, num_cancelled + 1))
 
 
-# A stream of these tests is shorter, with its head, than the 4 KiB that workerd reads at once.
-# Therefore the reads do not depend on how many events have arrived when the Worker reads.
+# The streams of this test, with their heads, are shorter than the 4 KiB that workerd reads at once.
+# The result therefore does not depend on how many events have arrived at a read.
 @pytest.mark.inferred
 @pytest.mark.parametrize("path", ["/native/reads", "/native/reads-long"])
 @pytest.mark.parametrize("tool", CANCELLING, indirect=True, ids=str)
@@ -148,7 +149,7 @@ def test_the_binding_works_outside_of_a_worker(
 
 
 def counts(server: ServerProcess) -> tuple[float, float]:
-    """Returns how many requests run, and how many have been cancelled."""
+    """Returns the number of running requests and of requests cancelled so far."""
     return (
         server.metric("workers_ai_emulator_running"),
         server.metric("workers_ai_emulator_requests_total", reason="cancelled"),
@@ -166,12 +167,12 @@ def value_of(worker: Worker, path: str) -> Any:
 
 
 def cut_parts(reads: list[str]) -> list[str]:
-    """Returns the reads that did not return exactly one whole event."""
+    """Returns those reads that do not contain exactly one complete event."""
     return [read for read in reads if not re.fullmatch(r"data: [^\n]+\n\n", read)]
 
 
 def frames_of(worker: Worker, path: str) -> list[Any]:
-    """Returns the JSON of each event of a stream. Fails unless the stream ends with [DONE]."""
+    """Returns the JSON of each event of a stream. Fails if the stream does not end with [DONE]."""
     *events, end = re.findall(r"^data: (.*)$", text_of(worker, path), flags=re.M)
     assert end == "[DONE]"
     return [json.loads(event) for event in events]

@@ -1,4 +1,4 @@
-"""The versions of wrangler at which the table in docs/workers.md changes, offline."""
+"""Tests, without a network, the versions of wrangler in the table of docs/workers.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.workers.tools import (
 pytestmark = [pytest.mark.documented, pytest.mark.node]
 
 PAGE = npm.REPOSITORY / "docs" / "workers.md"
-# wrangler 3.33 reads only this format.
+# wrangler 3.33 can read only TOML.
 CONFIGURATION = """\
 name = "worker"
 main = "worker.mjs"
@@ -41,7 +41,7 @@ binding = "AI"
 
 @pytest.fixture(scope="module")
 def server(no_network: None) -> Iterator[ServerProcess]:
-    """Starts a server that needs no model: these tests do not look at the text."""
+    """Starts a server without a model, because these tests do not check the text."""
     with server_process("--backend", "scripted") as running:
         yield running
 
@@ -49,7 +49,7 @@ def server(no_network: None) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     ("wrangler", "run", "sdk"),
     [
-        (OLDEST_WITH_NODE_20, with_exec, "1.0.53"),  # it has no `env.AI.run()` yet
+        (OLDEST_WITH_NODE_20, with_exec, "1.0.53"),  # has no `env.AI.run()` yet
         (LAST_WITH_VARIABLES, with_api_url, "native"),
         (FIRST_WITH_PLUGINS, with_exec, "native"),
         (FIRST_WITH_PLUGINS, with_local_file, "native"),
@@ -89,6 +89,6 @@ def test_the_page_names_the_version(wrangler: Packages) -> None:
 
 def create(folder: Path, worker_module: Path, wrangler: Packages, server: ServerProcess) -> Project:
     project = Project.create(folder, worker_module, wrangler.node_modules, server)
-    (folder / "wrangler.jsonc").unlink()  # wrangler would prefer it to the TOML file
+    (folder / "wrangler.jsonc").unlink()  # because wrangler prefers it to the TOML file
     (folder / "wrangler.toml").write_text(CONFIGURATION, "utf-8")
     return project

@@ -1,4 +1,4 @@
-"""Released versions of the tools that run a Worker locally, set up as in docs/workers.md."""
+"""The tools that run a Worker locally, in fixed versions, configured as docs/workers.md says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.workers.project import FILES, CalledWorker, Project, Response, Worker
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """npm packages in a folder of the cache."""
+    """npm packages that are installed in a folder of the tests' cache."""
 
     name: str
     specs: tuple[str, ...]
@@ -32,9 +32,9 @@ class Packages:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool whose `run` sets a project up and runs its Worker.
+    """A tool that runs a Worker locally. `run` configures a project and runs its Worker.
 
-    `reads_to_the_end`: the tool reads a response to its end although the Worker cancelled it.
+    `reads_to_the_end`: whether the tool reads the whole response after the Worker cancelled it.
     """
 
     name: str
@@ -47,19 +47,19 @@ class Tool:
 
 
 def with_local_file(project: Project) -> AbstractContextManager[Worker]:
-    """Uses the file that `worker init` writes."""
+    """Runs wrangler with the configuration file that `worker init` writes."""
     file = project.emulator("worker", "init").strip()
     return project.serve(project.npx("wrangler"), "dev", "-c", file)
 
 
 def with_local_environment(project: Project) -> AbstractContextManager[Worker]:
-    """Pastes what `worker config wrangler` prints into the configuration."""
+    """Runs wrangler with the output of `worker config wrangler` in its configuration file."""
     project.paste(project.block("wrangler", "wrangler.jsonc"), "wrangler.jsonc", "{")
     return project.serve(project.npx("wrangler"), "dev", "-e", "local")
 
 
 def with_api_url(project: Project) -> AbstractContextManager[Worker]:
-    """Sets the three variables that wrangler 3.20 to 4.35 needs."""
+    """Runs wrangler with the three environment variables that wrangler 3.20 to 4.35 needs."""
     return project.serve(
         project.npx("wrangler"),
         "dev",
@@ -70,12 +70,12 @@ def with_api_url(project: Project) -> AbstractContextManager[Worker]:
 
 
 def with_exec(project: Project) -> AbstractContextManager[Worker]:
-    """Runs wrangler under `exec`, without any configuration."""
+    """Runs wrangler under `exec`, without changes to its configuration."""
     return project.serve(*project.under_exec(project.npx("wrangler"), "dev"))
 
 
 def with_pages(project: Project) -> AbstractContextManager[Worker]:
-    """Runs the Worker as the one of a Pages project, under `exec`."""
+    """Runs the Worker as part of a Pages project, in wrangler under `exec`."""
     public = project.folder / "public"
     public.mkdir()
     shutil.copy(project.folder / "worker.mjs", public / "_worker.js")
@@ -86,14 +86,14 @@ def with_pages(project: Project) -> AbstractContextManager[Worker]:
 
 
 def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
-    """Pastes what `worker config miniflare` prints into the program."""
+    """Runs Miniflare with the output of `worker config miniflare` in its program."""
     project.paste(project.block("miniflare", "Miniflare 4"), "miniflare.mjs", "new Miniflare({")
     return project.serve("node", "miniflare.mjs")
 
 
 @contextmanager
 def with_vitest(project: Project) -> Iterator[Worker]:
-    """Stores what `worker config vitest` prints, and runs a test that calls the Worker."""
+    """Runs a vitest test that calls the Worker, with the output of `worker config vitest`."""
     (project.folder / "vitest.config.mjs").write_text(project.block("vitest", "0.12"), "utf-8")
     report = project.folder / "report.json"
     log = project.run(project.npx("vitest"), "run", "--reporter=json", f"--outputFile={report}")
@@ -108,11 +108,11 @@ def wrangler(version: str) -> Packages:
 
 WRANGLER_4 = wrangler("4.86.0")  # the last version for node 20
 WRANGLER_3 = wrangler("3.114.17")
-# The versions at which the table in docs/workers.md changes.
+# The first or last versions in the rows of the table in docs/workers.md.
 OLDEST_WITH_NODE_20 = wrangler("3.33.0")
 LAST_WITH_VARIABLES = wrangler("4.35.0")
 FIRST_WITH_PLUGINS = wrangler("4.36.0")
-LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last that needs the URLs of a remote session
+LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last that uses a remote session
 CORNERS = (OLDEST_WITH_NODE_20, LAST_WITH_VARIABLES, FIRST_WITH_PLUGINS, LAST_WITH_EXCHANGE)
 VITEST = Packages(
     "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")
@@ -129,7 +129,7 @@ TOOLS = [
 SDKS = {
     "1.0.53": Packages("ai-1.0.53", ("@cloudflare/ai@1.0.53",)),
     "1.1.0": Packages("ai-1.1.0", ("@cloudflare/ai@1.1.0",)),
-    # This version imports the other two packages without declaring them.
+    # SDK 1.2.2 imports base64-js and mustache without declaring them as dependencies.
     "1.2.2": Packages("ai-1.2.2", ("@cloudflare/ai@1.2.2", "base64-js@1.5.1", "mustache@4.2.0")),
 }
 
@@ -140,7 +140,7 @@ def install_all() -> None:
 
 
 def bundle(worker_module: Path) -> None:
-    """Bundles the Worker and the SDKs into one file, with wrangler's bundler."""
+    """Bundles the Worker and the SDKs into the file `worker_module`, with wrangler's esbuild."""
     esbuild = str(WRANGLER_4.node_modules / ".bin" / "esbuild")
     options = ["--bundle", "--format=esm", "--platform=neutral", "--main-fields=module,main"]
     aliases = [

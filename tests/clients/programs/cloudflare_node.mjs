@@ -1,9 +1,9 @@
-// The official client `cloudflare` for TypeScript and JavaScript, configured with a base URL only.
+// Calls Workers AI with Cloudflare's client `cloudflare` for node, with a changed base URL.
 //
 //   node cloudflare_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints one JSON line for each case: its value or its error. The client is found by
-// `require`, because `import` ignores NODE_PATH.
+// Prints one JSON line for each case: its value or its error. Loads the client with `require`,
+// because `import` ignores NODE_PATH.
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";

@@ -1,4 +1,4 @@
-"""The official client `cloudflare` for Python, configured with a base URL only.
+"""Calls Workers AI with Cloudflare's client `cloudflare` for Python, with a changed base URL.
 
     python cloudflare_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
@@ -6,7 +6,7 @@ Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# Each tested version of the client has its own folder, where mypy does not find it.
+# Each tested version of the client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def account_token(client: Cloudflare, account_id: str) -> object:
     return checked(client.accounts.tokens.verify(account_id=account_id))
 
 
-def checked(result: Any) -> object:  # any of the client's models, which have no common type
-    """Returns the result's fields. Raises if a type differs from the client's model."""
+def checked(result: Any) -> object:  # `Any`, because the client's models have no common type
+    """Returns the result's fields. Raises if a type differs from the client's declaration."""
     type(result).model_validate_json(result.to_json(), strict=True)
     fields: object = result.to_dict()
     return fields

@@ -1,12 +1,13 @@
-"""Calls a scripted server with each fault, requested in each of five ways.
+"""Calls a server of the backend `scripted` with faults, requesting each fault in five ways.
 
     python faults_python.py LIBRARY BASE_URL ACCOUNT_ID TOKEN FAULT[:stream]|retries...
 
-Prints one JSON line for each fault and way: the outcomes with and without the fault.
+Prints one JSON line for each fault and way: the outcomes of a call with the fault and of one
+without it.
 """
 
 # mypy: disable-error-code="import-not-found"
-# Each client has its own folder, where mypy does not find it.
+# Each client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -18,17 +19,17 @@ from urllib.request import Request, urlopen
 
 from outcomes import outcome
 
-Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers, is_stream, seconds
+Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers, is_stream, timeout
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 TIMEOUT_S = 30
-SILENT_TIMEOUT_S = 1  # for faults that send nothing
+SILENT_TIMEOUT_S = 1  # for faults after which the server sends nothing
 SILENT = ("stall", "slow-first-token")
 OPTIONS = {"slow-first-token": {"seconds": 60}, "cut-mid-event": {"after_events": 2}}
 
 
 class FaultCase:
-    """Requests one fault in each way and calls the server with one library."""
+    """Requests one fault in five ways, and calls the server with one client library."""
 
     def __init__(self, case: str, call: Call, control: Callable[..., Any]) -> None:
         fault, _, kind = case.partition(":")
@@ -43,7 +44,7 @@ class FaultCase:
         return self._by_rule(times=1)
 
     def by_chance(self) -> object:
-        """With this seed the first call gets the fault, and the second does not."""
+        """Requests the fault by chance. With seed 1, only the first of two calls gets it."""
         return self._by_rule(probability=0.5, seed=1)
 
     def by_header(self) -> object:
@@ -109,7 +110,10 @@ def with_requests(base_url: str, account_id: str) -> Call:
 
 
 def read(parts: Iterable[bytes]) -> object:
-    """Returns the bytes received, as Latin-1, and the exception that ended them, if any."""
+    """Returns the received bytes as Latin-1 text, and the name of the exception that ended them.
+
+    The name is None if the parts ended without an exception.
+    """
     text = b""
     try:
         for part in parts:
@@ -120,7 +124,10 @@ def read(parts: Iterable[bytes]) -> object:
 
 
 def retries(base_url: str, account_id: str, control: Callable[..., Any]) -> object:
-    """Returns, for each case, the outcome after the SDK's own retries and the unused faults."""
+    """Lets the SDK retry calls that get a fault several times, with one fault per case.
+
+    Returns for each case the outcome, and the faults that no call has used.
+    """
     from cloudflare import Cloudflare
 
     client = Cloudflare(base_url=base_url, api_token="any")
@@ -164,7 +171,7 @@ def main(library: str, base_url: str, account_id: str, _token: str, *cases: str)
 
 
 def print_line(case: str, value: object) -> None:
-    # An error's list may hold objects of the client, which are printed as their fields.
+    # An error's list may contain objects of the client. `vars` converts each object to its fields.
     print(json.dumps({"case": case, "value": value}, default=vars), flush=True)
 
 

@@ -1,4 +1,4 @@
-// LangChain's chat model of `@langchain/cloudflare`, configured with a base URL only.
+// Calls Workers AI with LangChain's chat model of the package `@langchain/cloudflare`.
 //
 //   node langchain_cloudflare_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //

@@ -1,4 +1,4 @@
-"""LangChain's chat model of `langchain-cloudflare`, with a base URL and an endpoint format.
+"""Calls Workers AI with LangChain's chat model of the package `langchain-cloudflare`.
 
     python langchain_cloudflare_python.py ENDPOINT_FORMAT BASE_URL ACCOUNT_ID TOKEN CASE...
 
@@ -6,7 +6,7 @@ Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client has its own folder, where mypy does not find it.
+# The client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from outcomes import print_outcomes
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(model: Any) -> object:  # mypy does not find the client
+def chat(model: Any) -> object:  # `Any`, because mypy does not find the client
     message = model(model=MODEL).invoke("Name a fruit.")
     usage = {
         "prompt_tokens": message.usage_metadata["input_tokens"],

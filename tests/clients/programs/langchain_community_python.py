@@ -1,4 +1,4 @@
-"""LangChain's completion model of `langchain-community`, configured with a base URL only.
+"""Calls Workers AI with LangChain's completion model of the package `langchain-community`.
 
     python langchain_community_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
@@ -6,7 +6,7 @@ Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client has its own folder, where mypy does not find it.
+# The client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from outcomes import print_outcomes
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(model: Any) -> object:  # mypy does not find the client
+def chat(model: Any) -> object:  # `Any`, because mypy does not find the client
     return {"text": model(model=MODEL).invoke("Name a fruit.", max_tokens=6, temperature=0)}
 
 

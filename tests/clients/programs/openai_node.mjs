@@ -1,9 +1,9 @@
-// The official client `openai` for TypeScript and JavaScript, configured with a base URL only.
+// Calls Workers AI with OpenAI's client `openai` for node, with a changed base URL.
 //
 //   node openai_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints one JSON line for each case: its value or its error. The client is found by
-// `require`, because `import` ignores NODE_PATH.
+// Prints one JSON line for each case: its value or its error. Loads the client with `require`,
+// because `import` ignores NODE_PATH.
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";
@@ -35,7 +35,7 @@ const cases = {
   stream_with_usage: async () =>
     all(await client.chat.completions.create({ ...CHAT, stream: true, ...USAGE })),
 
-  // The client assembles the completion from the events.
+  // Lets the client's helper `stream()` assemble the completion from the events.
   stream_helper: () => client.chat.completions.stream(CHAT).finalChatCompletion(),
 
   prompt_stream: async () => all(await client.completions.create({ ...PROMPT, stream: true })),

@@ -1,4 +1,4 @@
-"""The official client `openai` for Python, configured with a base URL only.
+"""Calls Workers AI with OpenAI's client `openai` for Python, with a changed base URL.
 
     python openai_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
@@ -6,7 +6,7 @@ Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client has its own folder, where mypy does not find it.
+# The client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openai import OpenAI
 from outcomes import print_outcomes
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
-CHAT: dict[str, Any] = {  # its values are of many types
+CHAT: dict[str, Any] = {  # `Any`, because the values have several types
     "model": MODEL,
     "messages": [{"role": "user", "content": "Name a fruit."}],
     "max_tokens": 6,
@@ -51,7 +51,7 @@ def stream_with_usage(client: OpenAI) -> object:
 
 
 def stream_helper(client: OpenAI) -> object:
-    """The client assembles the completion from the events."""
+    """Lets the client's helper `stream()` assemble the completion from the events."""
     with client.chat.completions.stream(**CHAT) as events:
         for _ in events:
             pass
@@ -73,8 +73,8 @@ def bad_input(client: OpenAI) -> object:
     return client.chat.completions.create(**CHAT | {"temperature": 9})
 
 
-def checked(answer: Any) -> object:  # any of the client's models, which have no common type
-    """Returns the completion's fields. Raises if a type differs from the client's model."""
+def checked(answer: Any) -> object:  # `Any`, because the client's models have no common type
+    """Returns the response's fields. Raises if a type differs from the client's declaration."""
     type(answer).model_validate_json(answer.to_json(), strict=True)
     fields: object = answer.to_dict()
     return fields

@@ -1,4 +1,4 @@
-// Runs a program's cases by name and prints one JSON line for each: its value or its error.
+// Runs the named cases of a program, and prints one JSON line for each: its value or its error.
 
 export async function printOutcomes(cases, names) {
   for (const name of names) {
@@ -11,7 +11,7 @@ async function outcome(run) {
     return { value: await run() };
   } catch (error) {
     const { constructor, message, errors } = error;
-    // Clients store the status under different names, or in the response.
+    // Each client stores the HTTP status in its error under another name, or in the response.
     const status = error.status ?? error.statusCode ?? error.response?.status;
     return { error: constructor.name, status, message, errors };
   }

@@ -1,4 +1,4 @@
-"""Runs a program's cases by name and prints one JSON line for each: its value or its error."""
+"""Runs the named cases of a program, and prints one JSON line for each: its value or its error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 def print_outcomes(
     cases: Sequence[Callable[..., object]], names: Sequence[str], *given: object
 ) -> None:
-    """Calls the functions with these names, each with the arguments `given`."""
+    """Calls the functions in `cases` that have these names, each with the arguments `given`.
+
+    Prints the outcome of each function.
+    """
     by_name = {case.__name__: case for case in cases}
     for name in names:
-        # An error's list may hold objects of the client, which are printed as their fields.
+        # An error's list may contain objects of the client. `vars` converts each object to its
+        # fields.
         print(json.dumps({"case": name} | outcome(by_name[name], *given), default=vars), flush=True)
 
 
@@ -26,6 +30,6 @@ def outcome(case: Callable[..., object], *given: object) -> dict[str, object]:
 
 
 def status(error: Exception) -> object:
-    """Returns the HTTP status that the client's error or its response has, or None."""
+    """Returns the HTTP status of the error or of the error's response; None if there is none."""
     response = getattr(error, "response", None)
     return getattr(error, "status_code", getattr(response, "status_code", None))

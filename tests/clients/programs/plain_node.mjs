@@ -1,4 +1,4 @@
-// Plain HTTP from node, by `fetch` or by node's module `https`.
+// Calls Workers AI by HTTP without an SDK, with `fetch` or node's module `https`.
 //
 //   node plain_node.mjs LIBRARY BASE_URL ACCOUNT_ID TOKEN CASE...
 //

@@ -1,4 +1,4 @@
-"""Plain HTTP from Python, by one of several libraries or by curl.
+"""Calls Workers AI by HTTP without an SDK, with one of several Python libraries or curl.
 
     python plain_python.py LIBRARY BASE_URL ACCOUNT_ID TOKEN CASE...
 
@@ -6,7 +6,7 @@ Prints one JSON line for each case: its value or its error.
 """
 
 # mypy: disable-error-code="import-not-found"
-# Each library has its own folder, where mypy does not find it.
+# Each library is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from urllib.request import Request, urlopen
 
 from outcomes import print_outcomes
 
-Response = dict[str, object]  # `status` and `lines`
-Post = Callable[[str, str, dict[str, str]], Response]  # url, body, headers
+Response = dict[str, object]  # the keys are `status` and `lines`
+Post = Callable[[str, str, dict[str, str]], Response]  # the arguments are url, body and headers
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 CHAT = {

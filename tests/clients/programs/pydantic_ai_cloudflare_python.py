@@ -1,12 +1,13 @@
-"""Pydantic AI with `pydantic-ai-cloudflare`, whose URL is always gateway.ai.cloudflare.com.
+"""Calls Workers AI with Pydantic AI and `pydantic-ai-cloudflare`.
 
     python pydantic_ai_cloudflare_python.py BASE_URL ACCOUNT_ID TOKEN CASE...
 
-Prints one JSON line for each case: its value or its error.
+Prints one JSON line for each case: its value or its error. BASE_URL is ignored, because the package
+always calls gateway.ai.cloudflare.com.
 """
 
 # mypy: disable-error-code="import-not-found"
-# The client has its own folder, where mypy does not find it.
+# The client is in its own folder, where mypy does not find it.
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from pydantic_ai_cloudflare import CloudflareProvider
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 
 
-def chat(agent_of: Any) -> object:  # mypy does not find the client
+def chat(agent_of: Any) -> object:  # `Any`, because mypy does not find the client
     result = agent_of(MODEL).run_sync("Name a fruit.")
     usage = {
         "prompt_tokens": result.usage.input_tokens,

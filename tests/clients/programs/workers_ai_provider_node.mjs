@@ -1,12 +1,13 @@
-// The AI SDK `ai` with `workers-ai-provider`, whose URL is always api.cloudflare.com.
+// Calls Workers AI with the AI SDK `ai` and `workers-ai-provider`.
 //
 //   node workers_ai_provider_node.mjs BASE_URL ACCOUNT_ID TOKEN CASE...
 //
-// Prints one JSON line for each case: its value or its error.
+// Prints one JSON line for each case: its value or its error. BASE_URL is ignored, because the
+// package always calls api.cloudflare.com.
 
 import { all, printOutcomes } from "./outcomes.mjs";
 
-const modules = process.env.NODE_PATH; // `import` ignores NODE_PATH, so the paths are given
+const modules = process.env.NODE_PATH; // needed, because `import` ignores NODE_PATH
 const { generateText, streamText } = await import(`${modules}/ai/dist/index.js`);
 const { createWorkersAI } = await import(`${modules}/workers-ai-provider/dist/index.mjs`);
 

@@ -1,4 +1,4 @@
-// Calls the binding outside of a Worker, as a framework's development server does.
+// Calls the AI binding outside of a Worker, as the development servers of frameworks do.
 
 import { getPlatformProxy } from "wrangler";
 

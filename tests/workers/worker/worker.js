@@ -1,5 +1,5 @@
-// Calls the AI binding and returns its result. The path is /SDK/ACTION; the SDK `native` is the
-// binding itself.
+// A Worker that calls its AI binding and returns the result. The path of a request is /SDK/ACTION,
+// where SDK is a version of @cloudflare/ai, or `native` for the binding without an SDK.
 
 import { Ai as Ai10 } from "ai-1.0.53";
 import { Ai as Ai11 } from "ai-1.1.0";
@@ -40,7 +40,7 @@ const ACTIONS = {
     return new Response(await ai.run(MODEL, { ...ENDLESS, stream: true }), { headers: SSE });
   },
 
-  /** Reads one chunk of a stream, then cancels the stream. */
+  /** Reads once from a stream, then cancels the stream. */
   async abort(ai) {
     const reader = (await ai.run(MODEL, { ...ENDLESS, stream: true })).getReader();
     const { value } = await reader.read();
@@ -80,7 +80,7 @@ async function readsOfBinding(ai, prompt) {
   return readsOf(await ai.run(MODEL, { prompt, max_tokens: 1000, stream: true }, options));
 }
 
-/** Sends a request to a URL that is relative to the gateway's URL. */
+/** Fetches a stream from `url`, which is relative to the gateway's URL. */
 async function readsOfFetch(ai, url, body) {
   const gateway = await ai.gateway("mine").getUrl();
   const response = await fetch(new URL(url, gateway), {
@@ -91,7 +91,7 @@ async function readsOfFetch(ai, url, body) {
   return readsOf(response.body);
 }
 
-/** Returns the bytes of each read of a stream, as text with one character per byte. */
+/** Returns a text for each read from a stream, with one character per byte. */
 async function readsOf(stream) {
   const reads = [];
   for await (const bytes of stream) reads.push(String.fromCharCode(...bytes));

@@ -1,4 +1,4 @@
-// Calls the Worker and stores its responses in the test report.
+// Calls the Worker with each path, and stores the responses in vitest's report.
 
 import { SELF } from "cloudflare:test";
 import { it } from "vitest";
