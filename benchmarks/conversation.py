@@ -16,7 +16,7 @@ _MAX_TOKENS = 60
 
 
 def report(conditions: Conditions) -> Iterator[str]:
-    """Yields a table: the numbers of prompt tokens and of evaluated prompt tokens of each turn."""
+    """Yields a table with the prompt tokens and the evaluated prompt tokens of each turn."""
     yield (
         f"Evaluated prompt tokens in a conversation of {_NUM_TURNS} turns. New tokens are tokens "
         "that no earlier turn evaluated: the last token of the previous completion, and the user's "

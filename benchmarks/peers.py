@@ -1,4 +1,4 @@
-"""Builds or installs, in `.cache/`, the programs with which the emulator is compared.
+"""Builds or installs the programs with which the emulator is compared, in the folder `.cache/`.
 
 llama.cpp's programs are built from the same source as the installed llama-cpp-python. If the
 environment variable `LLAMA_CPP_BIN` names a folder, the programs in this folder are used instead.

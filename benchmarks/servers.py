@@ -200,8 +200,8 @@ def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
 def _python_server(conditions: Conditions) -> ServerSpec:
     """Returns the spec of `llama_cpp.server`, which computes one request at a time.
 
-    It gets the flag `--interrupt_requests false`, because by default a new request ends the running
-    request.
+    The server gets the flag `--interrupt_requests false`, because by default a new request ends the
+    running request.
     """
     threads = str(conditions.num_threads)
     return ServerSpec(

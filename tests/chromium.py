@@ -24,7 +24,10 @@ _OFFLINE_FLAGS = [
 
 @contextmanager
 def chromium(*flags: str) -> Iterator[Browser]:
-    """Runs Chromium with these flags. Skips the test without Chromium; fails if `CI` is set."""
+    """Runs Chromium with these flags, and yields the browser.
+
+    If Chromium is missing, skips the test; if the variable `CI` is also set, fails instead.
+    """
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "chromium not found on the PATH"

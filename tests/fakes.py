@@ -101,9 +101,9 @@ class FakeRunner:
         self._fail_at = fail_at
         self._error = error or EngineError("decode failed")
         self._block_at = block_at
-        self._can_be_interrupted = can_be_interrupted  # False simulates a GPU
+        self._can_be_interrupted = can_be_interrupted  # False, as on a GPU
         self._is_interrupted = threading.Event()
-        self._outputs: list[list[int] | None] = []  # for each row of logits: its cells
+        self._outputs: list[list[int] | None] = []  # the cells of each row of logits
 
     @property
     def vocabulary(self) -> Vocabulary:

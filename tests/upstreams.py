@@ -40,7 +40,7 @@ class RealServer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no slot processes a request. Only llama-server has this endpoint."""
+        """Whether no slot processes a request. Uses an endpoint that only llama-server has."""
         slots = httpx.get(self.url.replace("/v1", "/slots"), timeout=60).json()
         return not any(slot["is_processing"] for slot in slots)
 

@@ -1,1 +1,1 @@
-"""Attacks a server while ordinary clients use it, and checks the responses to these clients."""
+"""Attacks a server while other clients use it, and checks the responses to the other clients."""

@@ -77,7 +77,7 @@ class _Attack:
     async def _repeat(
         self, action: Callable[[random.Random], Awaitable[None]], number: int
     ) -> None:
-        """Repeats the action until the attack ends, with a random generator of its own.
+        """Repeats the action until the attack ends. Each client has its own random generator.
 
         `number`: the index of the client among the clients that repeat the same action.
         """
@@ -129,7 +129,7 @@ class _Attack:
     # ── slow clients ────────────────────────────────────────────────────────────────────────────
 
     async def _be_slow(self, rng: random.Random) -> None:
-        """Opens a connection, and uses it in a random way of `_SLOW`, for at most a minute."""
+        """Opens a connection, and lets a random function of `_SLOW` use it for at most a minute."""
         await asyncio.sleep(rng.random())
         connection = await self._connect(receive_buffer=4096)
         behaviour = rng.choice(_SLOW)

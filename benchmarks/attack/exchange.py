@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 _READ_LIMIT = 2**20
-# If the server closes a connection without a response within this time after the request, it
-# refused the connection. Later, the response counts as lost.
+# If the server closes a connection without a response in less than these seconds, it refused the
+# connection. If it does so later, the response was lost.
 _REFUSAL_LIMIT_S = 5
 _OUT_OF_CAPACITY = b'"code":3040'  # in responses of api.cloudflare.com
 _OUT_OF_CAPACITY_BARE = b'"internalCode":3040'  # in responses to bindings and of AI Gateway
@@ -73,7 +73,7 @@ class Connection:
                 first = await reader.readexactly(1)
                 has_response = True
                 return await read_response(reader, first)
-        except TimeoutError as error:  # before OSError, its base class
+        except TimeoutError as error:  # must be caught before its base class OSError
             raise ResponseLost(f"no response within {limit_s:.0f} s") from error
         except (OSError, EOFError) as error:
             if has_response:

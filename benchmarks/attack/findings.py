@@ -18,8 +18,8 @@ STOP_LIMIT_S = 4.0
 # Permitted results of the busy clients' requests. All other results fail a check.
 _ORDINARY = {"200", "429", "503", "refused"}
 _MAX_GROWTH = 1.1
-# After the attack, the server may have this many more open files than before: a client may have
-# closed a connection just before.
+# The server may have this many more open files after the attack than before, because it may still
+# hold connections that clients have just closed.
 _MAX_FURTHER_FILES = 2
 
 

@@ -1,4 +1,4 @@
-"""Clients that compare each response with the one that the server sent without other clients."""
+"""Clients that compare each response with the response that the server sent to a single client."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ async def _run(
 async def _send(
     port: int, request: bytes, expected: bytes, rng: random.Random, end_s: float, results: Results
 ) -> None:
-    """Sends the request, again and again while the server is out of capacity.
+    """Sends the request, and repeats it while the server refuses it or is out of capacity.
 
-    Compares the first other response with `expected`, and counts the outcome in `results`. Stops
-    trying at `end_s`, a value of `time.monotonic()`.
+    Compares the final response with `expected`, and counts the outcome in `results`. Stops trying
+    at `end_s`, a value of `time.monotonic()`.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Makes the bytes of broken and unusual requests; generators with equal seeds make equal bytes.
+"""Makes the bytes of broken and unusual requests. Equal random generators make equal bytes.
 
 No request activates a fault (an error that the emulator sends on demand), because faults would
 change the responses to other clients.

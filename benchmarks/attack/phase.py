@@ -84,7 +84,8 @@ def run(phase: Phase, server: Server, peer: Server, expected: list[bytes], seed:
         seconds: float) -> Results:  # fmt: skip
     """Runs all clients of the phase for `seconds`, and measures the emulator every second.
 
-    `peer`: a second server, which only sends a fixed response. `expected`: see `honest.run`.
+    `peer`: a second server, which only sends a fixed response. `expected`: the expected bodies of
+    the responses to the honest clients.
     """
     name = f"{seed} {phase.name}"
     with _workers() as workers:

@@ -38,7 +38,10 @@ class RefusingServer:
             yield
 
     def busy_until_it_refuses(self, call: Callable[[], _T]) -> _T:
-        """Runs `call` in a thread, with a busy slot until the first 429. Returns its result."""
+        """Runs `call` in a thread and returns its result.
+
+        The only slot is busy until a request has got the status 429.
+        """
         num_refused = self._num_refused()
         with ThreadPoolExecutor() as pool:
             with self.busy():

@@ -1,6 +1,6 @@
 """Tests how two clients react to each fault (an error that the emulator sends on demand).
 
-A test requests each fault in five ways, for example by a rule or by a header.
+The tests request each fault in five ways, for example by a rule or by a header.
 """
 
 from __future__ import annotations

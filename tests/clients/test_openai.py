@@ -126,7 +126,8 @@ def test_the_client_retries_a_request_that_got_429(
 def assert_is_error(client: Client, outcome: Outcome, kind: tuple[str, int, int]) -> None:
     """Asserts that the outcome is an error with this exception name, status and error code.
 
-    Compares the error code only for Python: node's client does not store the body.
+    Compares the error code only for Python, because node's client drops error bodies that are not
+    in OpenAI's format.
     """
     class_name, status, code = kind
     assert (outcome.get("error"), outcome.get("status")) == (class_name, status), outcome

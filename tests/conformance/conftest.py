@@ -53,7 +53,7 @@ def impatient() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def binding(server: ServerProcess) -> ServerProcess:
-    """The server for snapshots with requests of a Worker's binding: the same as `server`."""
+    """Returns the shared server, for snapshots of requests that a Worker's binding sends."""
     return server
 
 

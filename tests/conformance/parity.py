@@ -36,9 +36,9 @@ def table() -> str:
 
 
 def _shown(surface: str, provenance: str) -> list[str]:
-    """Returns the cell of a row and a column: what the snapshots show, error codes last.
+    """Returns the texts in one cell of the table: what the snapshots show, error codes last.
 
-    A response that is already in a column further to the left is omitted.
+    Omits texts that are also in a cell further to the left.
     """
     better = COLUMNS[: COLUMNS.index(provenance)]
     shown = {s.shows for s in SNAPSHOTS if (s.surface, s.provenance) == (surface, provenance)}

@@ -63,7 +63,7 @@ class Target:
         )
 
     def normalize(self, text: str) -> str:
-        """Returns the text of a response with placeholders. Removes repeated equal events."""
+        """Returns a response's text with placeholders. Keeps one of equal consecutive events."""
         text = text.replace(self.account, "<account>").replace(self.model, "<model>")
         text = text.replace(self.root, "<root>")
         for pattern, placeholder in _PLACEHOLDERS:

@@ -35,7 +35,7 @@ def emulated(target: Target, path: str, **body: Any) -> str:
 def shape(stream: str) -> list[str]:
     """Returns the events of a stream with placeholders for values that may differ.
 
-    Repeated equal events are removed.
+    Keeps only one of equal consecutive events.
     """
     assert stream.endswith("\n\n")
     lines = [_shape_of_event(event) for event in stream.removesuffix("\n\n").split("\n\n")]
@@ -49,7 +49,10 @@ def _shape_of_event(event: str) -> str:
 
 
 def _blank(value: Any) -> Any:
-    """Returns a JSON value with placeholders for texts, numbers and ids, without the key `p`."""
+    """Returns a JSON value with placeholders for texts, numbers and ids, and without padding.
+
+    The padding is the random text in the key `p` of an event.
+    """
     match value:
         case dict():
             assert "p" not in list(value)[:-1]

@@ -21,7 +21,7 @@ from tests.conformance.snapshots import SNAPSHOTS, Target
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 BODIES = {snapshot.name: snapshot.response["body"] for snapshot in SNAPSHOTS}
-NO_TARGET = Target("http://nobody", "<account>", "", "<model>", "")  # only inserts placeholders
+NO_TARGET = Target("http://nobody", "<account>", "", "<model>", "")  # only for `normalize`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The GitHub Action: bash runs the scripts of its steps, with the files of a runner."""
+"""Tests the GitHub Action: runs the scripts of its steps in bash, with files as on a CI runner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT_S = 120
 
 @dataclass
 class Runner:
-    """Runs the steps of the action. `groups` are the process groups of the steps."""
+    """Runs the action's steps like a GitHub runner. `groups`: the steps' process groups."""
 
     temp: Path
     inputs: dict[str, str]
@@ -36,7 +36,7 @@ class Runner:
     groups: list[int] = field(default_factory=list)
 
     def run(self) -> subprocess.CompletedProcess[str] | None:
-        """Runs the steps until one fails, and returns the result of the last one."""
+        """Runs the steps until one fails. Returns the result of the last step that ran."""
         done = None
         for step in ACTION["runs"]["steps"]:
             if "run" in step and self._value(step.get("if", "true")) == "true":
@@ -46,12 +46,12 @@ class Runner:
         return done
 
     def variables(self, name: str = "GITHUB_ENV") -> dict[str, str]:
-        """Returns the variables that steps have written into a file of the runner."""
+        """Returns the variables that the steps wrote into the file `name`, such as GITHUB_ENV."""
         lines = (self.temp / name).read_text("utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def stop(self) -> None:
-        """Kills the processes that steps have left running, as a runner does."""
+        """Kills the steps' processes that still run, as a GitHub runner does at the end."""
         for group in self.groups:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
@@ -82,7 +82,7 @@ class Runner:
         return subprocess.CompletedProcess(step["run"], status, output.read_text("utf-8"))
 
     def _value(self, text: str) -> str:
-        """Returns the text with values instead of its expressions."""
+        """Returns the text after replacing each expression `${{ … }}` by its value."""
         return re.sub(r"\$\{\{ (.+?) \}\}", lambda match: self._expression(match[1]), text)
 
     def _expression(self, expression: str) -> str:

@@ -1,4 +1,4 @@
-"""Silent, slow and many clients: their connections end, and other clients get their responses."""
+"""Tests connections of silent, slow and very many clients: other clients still get responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Connect = Callable[[bytes], socket.socket]
 
 @contextmanager
 def running(time_limits: TimeLimits) -> Iterator[tuple[Server, int]]:
-    """Runs a server of the backend `scripted` in a thread. Yields it and its port."""
+    """Runs a server with the backend `scripted` in a thread. Yields the server and its port."""
     urls: queue.Queue[str] = queue.Queue()
     settings = Settings(port=0, backend="scripted")
     listener = listen(settings)
@@ -58,7 +58,7 @@ def running(time_limits: TimeLimits) -> Iterator[tuple[Server, int]]:
 
 @pytest.fixture(scope="module")
 def connect() -> Iterator[Connect]:
-    """A function that connects to a server with short time limits, and sends bytes."""
+    """Yields a function that connects to a server with short time limits, and sends bytes."""
     with ExitStack() as stack:
         _, port = stack.enter_context(running(LIMITS))
 
@@ -72,7 +72,7 @@ def connect() -> Iterator[Connect]:
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """Returns what the server sends until it closes the connection."""
+    """Returns all bytes that the server sends until it closes the connection."""
     parts = []
     while part := connection.recv(2**16):
         parts.append(part)
@@ -139,7 +139,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 
 @contextmanager
 def blocked(server: Server) -> Iterator[None]:
-    """Blocks the server's event loop while the block of the `with` statement runs."""
+    """Blocks the server's event loop during the `with` block."""
     is_blocked, end = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -211,7 +211,7 @@ def test_idle_connections_beyond_the_limit_leave_room_for_others(data: bytes) ->
 
 
 def test_a_connection_beyond_the_limit_gets_503_if_all_others_wait_for_the_server() -> None:
-    fault = {"fault": "slow-first-token", "seconds": 600}  # the server is working all this time
+    fault = {"fault": "slow-first-token", "seconds": 600}  # the server waits before the first token
     with (
         server_process("--backend", "scripted", max_files=128) as server,
         ExitStack() as connections,

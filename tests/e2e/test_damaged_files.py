@@ -1,4 +1,4 @@
-"""Damaged GGUF files are rejected with a reason, or harmless; they never crash the server."""
+"""Tests that damaged GGUF files never crash the server: it rejects the files or can use them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.gguf_files import llama2_model
 
 NUM_CHILDREN = 2
 NUM_FLIPS = 500
-# Loads the files whose paths it reads. For each file it prints the result, or crashes.
+# The program of a child process. It reads paths of files and loads each file; for each file it
+# prints the result or crashes.
 CHILD = """
 import signal, sys
 from pathlib import Path
@@ -43,20 +44,20 @@ for line in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A bit of a file's header."""
+    """One bit of the header of a GGUF file."""
 
     byte: int
     bit: int
 
 
 class Child:
-    """A process that loads files; it is restarted after a crash."""
+    """A process that loads GGUF files. After a crash, a new process replaces it."""
 
     def __init__(self) -> None:
         self._process = self._start()
 
     def outcome(self, path: Path) -> str:
-        """Returns `computes`, `rejected: …` or `crashes: …`."""
+        """Loads the file in the process. Returns `computes`, `rejected: …` or `crashes: …`."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{path}\n")
@@ -99,7 +100,7 @@ def path(tmp_path: Path, content: bytes) -> Path:
 
 
 def flips(header: GgufHeader, count: int, seed: int) -> list[Flip]:
-    """Returns random bits: half from anywhere in the header, half from outside of its arrays."""
+    """Returns random bits of the header, of which half are outside of the header's arrays."""
     chooser = random.Random(seed)
     arrays = [value for value in header.metadata.values() if isinstance(value, GgufArray)]
     first, last = (pick(array.offset for array in arrays) for pick in (min, max))
@@ -112,7 +113,7 @@ def flips(header: GgufHeader, count: int, seed: int) -> list[Flip]:
 
 
 def outcomes(path: Path, chosen: Sequence[Flip]) -> Iterator[str]:
-    """Yields the outcome for the file with each of the bits flipped, one at a time."""
+    """For each bit in `chosen`, yields the outcome after changing only this bit in the file."""
     child = Child()
     try:
         with path.open("r+b", buffering=0) as file:
@@ -145,7 +146,7 @@ def test_an_undamaged_file_computes(path: Path) -> None:
 
 
 def test_a_file_that_crashes_llama_cpp_does_not_crash_the_prober(path: Path) -> None:
-    replace(path, b"<0x41>", b"<0x42>")  # two tokens have the same text
+    replace(path, b"<0x41>", b"<0x42>")  # now, two tokens have the same text
     with pytest.raises(
         GgufInvalid, match=r"^llama.cpp crashes on it \(SIGABRT: GGML_ASSERT\(.*\)$"
     ):

@@ -1,4 +1,4 @@
-"""Equal requests get equal bytes: alone or with others, with cached prefixes or without."""
+"""Tests that equal requests get equal bytes, alone or with others, and with cached prefixes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_responses_are_the_same_bytes_whatever_other_requests_run(
     expected = asyncio.run(sequential_responses(server.run_url(model), requests))
     assert len(set(expected)) == len(requests)
     with server_process("--parallel", "5", "--context-length", "1024") as other:
-        for seed in range(2):  # in the first round, the other server has no cached prefixes
+        for seed in range(2):  # `other` has no cached prefixes in round 0
             num_different = asyncio.run(
                 count_differences(
                     other.run_url(model), requests, expected, num_clients=NUM_CLIENTS, seed=seed

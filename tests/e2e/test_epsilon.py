@@ -1,4 +1,4 @@
-"""llama.cpp computes with the epsilon that replaces the one in the file."""
+"""Tests that llama.cpp computes with the epsilon that the emulator sets, not with the file's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`exec`: unchanged programs call the emulator; signals, exit codes and error messages."""
+"""Tests `exec`: it redirects unchanged programs, forwards signals, and returns exit codes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ NODE_CALLS = {
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Isolates the tests from the user's cache and proxies."""
+    """Gives each test its own cache folder, and removes the user's proxy settings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
@@ -99,7 +99,7 @@ def python_path(folder: Path) -> str:
 
 
 def start(port: int, *arguments: str) -> subprocess.Popen[str]:
-    """Starts the command with pipes and without a terminal."""
+    """Starts the command under `exec`, with pipes for stdin and stdout, and without a terminal."""
     return subprocess.Popen(
         exec_command(port, *arguments),
         stdin=subprocess.PIPE,
@@ -216,7 +216,7 @@ input()
     num_before = num_cancelled()
     with start(port, sys.executable, "-c", program) as process:
         assert line_of(process) == "disconnected"
-        wait_until(lambda: num_cancelled() == num_before + 1)  # the program is still running
+        wait_until(lambda: num_cancelled() == num_before + 1)  # the program has not ended yet
         process.communicate("\n")
     assert process.returncode == 0
 
@@ -358,19 +358,19 @@ while True:
         if line == "ready":
             os.write(line.terminal, b"\x03")
         elif line == "interrupted":
-            line.process.terminate()  # arrives after a second interrupt, if there is one
+            line.process.terminate()  # a second interrupt would arrive before SIGTERM
     assert line == "interrupts 1"
 
 
 class Line(str):
-    """A line that a program wrote to its terminal, with that terminal and the process."""
+    """A line of a program's output, with the program's terminal and the process of `exec`."""
 
     terminal: int
     process: subprocess.Popen[bytes]
 
 
 def interactive(port: int, program: str) -> Iterator[Line]:
-    """Runs a program under `exec` in a new terminal and yields the lines that it writes."""
+    """Runs a Python program under `exec` in a new terminal, and yields the lines of its output."""
     controller, terminal_end = pty.openpty()
     process = subprocess.Popen(
         exec_command(port, sys.executable, "-c", program),
@@ -389,9 +389,9 @@ def interactive(port: int, program: str) -> Iterator[Line]:
 
 
 def _terminal_line(terminal: int) -> str:
-    """Returns the next line, or an empty text once the last process of the terminal has ended."""
+    """Returns the next line of output, or "" after the terminal's last process has ended."""
     line = b""
-    with suppress(OSError):  # on Linux, the end of the last process
+    with suppress(OSError):  # Linux raises it after the last process has ended
         while (byte := os.read(terminal, 1)) not in (b"", b"\n"):
             line += byte
     return line.decode().strip()
@@ -399,7 +399,7 @@ def _terminal_line(terminal: int) -> str:
 
 @pytest.fixture
 def foreign_port() -> Iterator[int]:
-    """The port of a server that is not an emulator."""
+    """Yields the port of a server that is not an emulator."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as foreign:
         threading.Thread(target=foreign.serve_forever).start()
         yield foreign.server_port

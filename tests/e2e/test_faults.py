@@ -1,4 +1,4 @@
-"""Faults with a real model: the generation behind a broken response is cancelled."""
+"""Tests with a real model that a fault (a response broken on demand) cancels the generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions of the stand-in model over HTTP: streams, JSON, concurrency and disconnects."""
+"""Tests completions of the stand-in model over HTTP: streams, JSON, concurrency and disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS = [INT8, FP16]
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Yields the JSON of each event. Asserts that the stream ends with `[DONE]`."""
+    """Yields the JSON of each event of a stream. Asserts that the stream ends with `[DONE]`."""
     is_done = False
     for line in response.iter_lines():
         if line == "data: [DONE]":
@@ -105,7 +105,7 @@ def test_all_of_8_streams_begin_before_any_ends(server: ServerProcess) -> None:
         with httpx.stream("POST", server.run_url(), json=body, timeout=120) as response:
             incoming = events(response)
             next(incoming)
-            begun.wait()  # breaks if one stream ends before another has begun
+            begun.wait()  # raises if a stream ended before all began
             list(incoming)
 
     with ThreadPoolExecutor(8) as pool:
@@ -129,7 +129,7 @@ def test_a_disconnect_removes_a_waiting_request(server: ServerProcess) -> None:
     prompt_tokens = server.metric("workers_ai_emulator_tokens_total", model=INT8, kind="prompt")
     body = {"prompt": "word " * 1200, "max_tokens": 400}
     with ExitStack() as connections:
-        for _ in range(12):  # four more than there are slots
+        for _ in range(12):  # 4 more than the server has slots
             connections.enter_context(server.connect(body))
         wait_until(lambda: num_unfinished(server) == 12)
         assert server.metric("workers_ai_emulator_waiting", model=INT8) >= 4

@@ -1,4 +1,4 @@
-"""Broken and hostile requests get a response, and leak neither slots nor memory."""
+"""Tests that broken and hostile requests get a response, and that no slots or memory leak."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_JSON = {
     "10,000 nested objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
 }
 ODD_JSON = {name: name.encode() for name in ("[]", "null", "1", '"x"', "true", "{}", "[[[]]]")}
-# The keys of a body after `model`.
+# Contents of a JSON body, which follow the key `model`.
 REFUSED_FIELDS = {
     "an infinity": '"prompt":"Hi","temperature":1e999',
     "a number of 6,000 digits": f'"prompt":"Hi","max_tokens":{"9" * 6000}',
@@ -66,7 +66,7 @@ ACCEPTED = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A server whose slots and log are checked after the tests of this file."""
+    """Starts a server. After the tests of this file, checks its slots and its log."""
     flags = ["--parallel", str(NUM_SLOTS), "--context-length", "1024"]
     with server_process(*flags) as running:
         yield running
@@ -77,7 +77,10 @@ def server() -> Iterator[ServerProcess]:
 
 
 def exchange(server: ServerProcess, data: bytes, *, ends: bool = False) -> bytes:
-    """Sends bytes, and returns the server's bytes until it closes the connection."""
+    """Sends bytes, and returns all bytes that the server sends until it closes the connection.
+
+    `ends`: whether to close the sending side after the data.
+    """
     url = httpx.URL(server.root)
     response = b""
     with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
@@ -104,7 +107,7 @@ def assert_is_refusal(response: httpx.Response) -> None:
     assert 400 <= response.status_code < 500
     assert response.headers["content-type"] == "application/json"
     value = response.json()
-    if "internalCode" in value:  # AI Gateway sends errors of Workers AI without an envelope
+    if "internalCode" in value:  # in the error format of AI Gateway
         assert list(value)[:3] == ["name", "internalCode", "httpCode"]
         return
     assert value.keys() >= {"errors", "success", "result", "messages"}
@@ -130,7 +133,7 @@ def test_a_body_beyond_the_limits_is_refused(
     content = f'{{"model":"{NAMES.get(surface, INT8)}",{fields}}}'.encode()
     response = httpx.post(server.root + SURFACES[surface], content=content, timeout=60)
     assert_is_refusal(response)
-    assert "5007" not in response.text  # the model was found
+    assert "5007" not in response.text  # 5007: model not found
 
 
 @pytest.mark.parametrize("content", [pytest.param(b, id=n) for n, b in ACCEPTED.items()])
@@ -153,14 +156,17 @@ def test_large_bodies_leak_no_memory(server: ServerProcess) -> None:
     content = f'{{{REFUSED_FIELDS["50,000 messages"]},{REFUSED_FIELDS["20 MB"][:15_000_000]}"}}'
 
     def most_resident(num_requests: int) -> int:
-        """Returns the largest of several sizes: freed memory is not always returned at once."""
+        """Sends large bodies, and returns the server's largest resident memory after a request.
+
+        The largest value is used because the server may return freed memory to the system late.
+        """
         sizes = []
         for _ in range(num_requests):
             assert_is_refusal(httpx.post(url, content=content, timeout=60))
             sizes.append(process.memory_info().rss)
         return max(sizes)
 
-    before = most_resident(20)  # fills the journal up to its limit
+    before = most_resident(20)  # also fills the journal (the list of the last calls)
     assert most_resident(10) < before + 32 * 2**20
 
 

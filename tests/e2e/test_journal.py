@@ -1,4 +1,4 @@
-"""The journal of a running server: its endpoints, its limits, and redaction."""
+"""Tests the journal (the list of the last calls): its endpoints, limits, and hidden credentials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "sk-a-long-secret-0123456789"
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Runs a scripted server that responds at once, but slowly to the prompt `slowly`."""
+    """Starts a server whose completions are immediate, except for prompts that contain `slowly`."""
     rules = tmp_path_factory.mktemp("script") / "rules.json"
     slow = {"contains": "slowly", "answer": "one two three " * 300, "tokens_per_second": 20}
     rules.write_text(json.dumps([slow, {"answer": "It is done."}]))
@@ -196,7 +196,8 @@ def test_with_tokens_set_the_journal_needs_one() -> None:
         refused = strict.run({"prompt": "Hi"})
         found = httpx.get(f"{strict.root}/_emulator/requests", headers=headers).json()["requests"]
         assert (refused.status_code, found[0]["outcome"]) == (400, "9106")
-        assert httpx.get(f"{strict.root}/_emulator/").status_code == 200  # the page has no data
+        # The page itself needs no token, because it contains no data.
+        assert httpx.get(f"{strict.root}/_emulator/").status_code == 200
 
 
 def test_a_reset_empties_the_journal(scripted: ServerProcess) -> None:

@@ -1,4 +1,4 @@
-"""llama.cpp's error lines: each thread gets the lines of its own calls."""
+"""Tests that each thread gets those error lines of llama.cpp that its own calls caused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def attached() -> None:
 
 
 def fail_to_load(path: Path) -> None:
-    """Makes llama.cpp write error lines that contain the path."""
+    """Calls llama.cpp so that it writes error lines with this path."""
     params = llama.llama_model_default_params()
     assert not llama.llama_model_load_from_file(str(path).encode(), params)
 
@@ -34,7 +34,7 @@ def test_errors_of_two_threads_at_once_are_kept_apart(tmp_path: Path) -> None:
 
     def errors_of(name: str) -> str:
         with collected_errors() as errors:
-            barrier.wait()  # both threads collect now
+            barrier.wait()  # from here on, both threads collect errors
             fail_to_load(tmp_path / name)
             barrier.wait()
         return "\n".join(errors)

@@ -1,4 +1,4 @@
-"""Several models in one server, and the commands that manage their files."""
+"""Tests a server with several models, and the commands that manage model files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BODY = {"prompt": "Hi", "max_tokens": 4, "temperature": 0}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A models folder with three models on two files."""
+    """Returns a models folder with three models, two of which have the same file."""
     for seed, name in enumerate(("one.gguf", "two.gguf")):
         (tmp_path / name).write_bytes(llama2_model(seed=seed))
     (tmp_path / "models.toml").write_text(MODELS_FILE)
@@ -58,7 +58,7 @@ def serving(folder: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
 
 
 def loaded(server: ServerProcess) -> set[str]:
-    """Returns the names of the loaded models."""
+    """Returns the names of the models that the server has loaded."""
     metrics = httpx.get(f"{server.root}/_emulator/metrics").text.splitlines()
     return {line.split('"')[1] for line in metrics if "emulator_slots{" in line}
 
@@ -110,7 +110,7 @@ def test_only_requested_models_are_loaded_and_only_once(server: ServerProcess) -
 
 
 def test_the_least_recently_used_model_is_unloaded(folder: Path) -> None:
-    with serving(folder, "--memory", "700MiB") as server:  # each takes more than 256 MiB
+    with serving(folder, "--memory", "700MiB") as server:  # each model takes more than 256 MiB
         assert server.run(BODY, model=TWO).status_code == 200
         assert loaded(server) == {ONE, TWO}
         assert server.run(BODY, model=ONE).status_code == 200
@@ -140,7 +140,7 @@ def test_a_model_that_never_fits_is_an_error_with_sizes(folder: Path) -> None:
         file.write('["@cf/someone/long"]\nfile = "two.gguf"\ncontext_length = 4096\n')
     with serving(folder, "--memory", "300MiB", "--parallel", "60") as server:
         assert server.run(BODY, model="@cf/someone/long").status_code == 500
-        assert loaded(server) == {ONE}  # it is not unloaded in vain
+        assert loaded(server) == {ONE}  # ONE was not unloaded
 
 
 def test_a_failed_load_is_an_error_and_the_next_request_loads_again(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_failed_load_is_an_error_and_the_next_request_loads_again(folder: Path
 
 def test_a_request_can_time_out_during_a_load(folder: Path) -> None:
     with serving(folder, "--request-timeout", "0.15") as server:
-        answer = server.run(BODY, model=TWO)  # it is test-loaded in a subprocess first
+        answer = server.run(BODY, model=TWO)  # a subprocess test-loads the file first
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3007)
         wait_until(lambda: loaded(server) == {ONE, TWO})
         assert server.run(BODY, model=TWO).status_code == 200
@@ -204,7 +204,7 @@ def test_a_hostile_template_is_an_error_and_delays_no_other_request(folder: Path
 
 
 def failing_start(folder: Path, *flags: str) -> str:
-    """Runs a start that fails; returns its only line of output."""
+    """Starts a server that cannot start. Returns its only line of output."""
     command = ["serve", "--port", "0", "--log-level", "error", "--preload", ONE, *flags]
     status, said, complaint = run(folder, *command)
     assert (status, said, len(complaint.splitlines())) == (1, "", 1), complaint
@@ -227,7 +227,7 @@ def test_every_mistake_in_the_models_file_is_a_line(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Runs a command; returns its exit status, stdout and stderr."""
+    """Runs a command of the emulator. Returns its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "workers_ai_emulator", *arguments, "--models-dir", str(folder)],
         capture_output=True,
@@ -248,7 +248,7 @@ def facts(folder: Path, name: str) -> dict[str, object]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A GGUF file outside of the models folder."""
+    """Returns the path of a GGUF file outside of the models folder."""
     path = tmp_path / "elsewhere" / "own.gguf"
     path.parent.mkdir()
     path.write_bytes(llama2_model(seed=5))

@@ -1,4 +1,4 @@
-"""Start, shutdown, health and log of the server process."""
+"""Tests the start, the shutdown, the health checks and the log of the server process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INT8_FILE = "llama-2-7b-chat.Q8_0.gguf"
 
 
 def failing_start(*flags: str, **environment: str) -> str:
-    """Returns the one line of stderr of a server that fails to start."""
+    """Starts a server that cannot start. Returns the only line that it writes to stderr."""
     done = subprocess.run(
         command("--log-level", "error", *flags),
         capture_output=True,
@@ -153,7 +153,7 @@ def test_a_signal_stops_the_server_within_5_seconds_and_ends_streams(signal_numb
         next(lines)
         start = time.monotonic()
         server.process.send_signal(signal_number)
-        rest = list(lines)  # raises unless the chunked body is complete
+        rest = list(lines)  # raises if the chunked body is incomplete
         assert server.process.wait(timeout=10) == 0
         assert time.monotonic() - start < 5
         assert "data: [DONE]" not in rest

@@ -1,4 +1,4 @@
-"""Prompts as token ids of the real tokenizers, compared with the models' training formats."""
+"""Tests the token ids of prompts, with real tokenizers, against the models' training formats."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -90,7 +90,7 @@ def random_text(random: Random, tags: Sequence[str]) -> str:
 
 
 def random_dialog(random: Random, tags: Sequence[str]) -> list[Message]:
-    """Returns a dialog in an order that Meta's code accepts."""
+    """Returns a random dialog whose order of roles Meta's code accepts."""
     roles = ["user", *random.randint(0, 3) * ["assistant", "user"]]
     roles = ["system", *roles] if random.random() < 0.5 else roles
     return [Message(role, random_text(random, tags)) for role in roles]
@@ -120,14 +120,14 @@ def test_llama2_special_token_in_a_message_stays_text(llama2: LlamaVocabulary, t
 
 
 def llama2_text(random: Random) -> str:
-    """Returns a text, rarely with thousands of characters, often with white space at the edges."""
+    """Returns a random text, sometimes very long, and often with white space at its ends."""
     pieces = random.choices([*WORDS, *SCRIPTS, *LLAMA2_TAGS], k=random.choice([0, 1, 3, 12]))
     text = "".join(pieces) * (200 if random.random() < 0.02 else 1)
     return random.choice(EDGES) + text + random.choice(EDGES)
 
 
 def llama2_dialog(random: Random) -> list[Message]:
-    """Returns a dialog, in three of four cases in an order that Meta's code accepts."""
+    """Returns a random dialog. In three of four cases, Meta's code accepts its order of roles."""
     roles = [
         *random.choice([[], ["system"]]),
         "user",
@@ -140,7 +140,7 @@ def llama2_dialog(random: Random) -> list[Message]:
 
 
 def reference_ids(vocabulary: LlamaVocabulary, messages: list[Message]) -> list[int] | None:
-    """Returns the token ids of Meta's code; None if it rejects the dialog."""
+    """Returns the token ids that Meta's code gives; None if Meta's code rejects the dialog."""
     try:
         return token_ids(messages, vocabulary.tokenize, bos=1, eos=2)
     except DialogRefused:
@@ -173,9 +173,10 @@ def test_llama2_prompt_of_any_dialog_has_the_token_ids_of_the_reference(
 
 
 def check_rejected(tokens: list[int], messages: list[Message], vocabulary: LlamaVocabulary) -> None:
-    """Asserts that the prompt contains all texts, and only the special tokens of the SDK's format.
+    """Checks the prompt of a dialog that Meta's code rejects.
 
-    SentencePiece decodes a `▁` in the text as a space.
+    Asserts that the prompt contains all texts, and special tokens only where the format has them.
+    `▁` is replaced, because SentencePiece decodes it as a space.
     """
     roles = [message.role for message in messages]
     num_users = sum(

@@ -1,4 +1,4 @@
-"""The proxy of `exec`, between real sockets and a stub of the emulator."""
+"""Tests the proxy of `exec`, over real sockets and with a fake emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers_ai_emulator.interception.certificates import HOSTS, authority, serv
 from workers_ai_emulator.interception.proxy import Address, Connection, Proxy
 
 LIMIT_S = 30
-LARGE = bytes(range(256)) * 2**16  # 16 MiB, more than all socket buffers hold
+LARGE = bytes(range(256)) * 2**16  # 16 MiB: more than all socket buffers can hold
 
 Serve = Callable[[Connection], Awaitable[None]]
 
@@ -30,7 +30,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[Address]:
-    """Runs a server that calls `serve` for every connection, and yields its address."""
+    """Runs a server that calls `serve` for each connection. Yields the server's address."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -52,7 +52,7 @@ async def echo(connection: Connection) -> None:
 
 
 async def echo_head(connection: Connection) -> None:
-    """Sends back the head that it received."""
+    """Sends the received head of a request back to the client."""
     head = await connection.reader.readuntil(b"\r\n\r\n")
     connection.writer.write(b"received " + head)
 
@@ -62,7 +62,7 @@ def basic(credentials: str) -> str:
 
 
 class Clients:
-    """Opens connections to a proxy whose certificates are signed by `ca`."""
+    """Opens connections to the proxy. `ca`: the authority that signs the proxy's certificates."""
 
     def __init__(self, proxy: Proxy, ca: trustme.CA) -> None:
         self.proxy = proxy
@@ -75,7 +75,7 @@ class Clients:
         return connection
 
     async def request(self, line: str, *fields: str) -> bytes:
-        """Returns the whole response to a request without a body."""
+        """Sends a request without a body through the proxy, and returns the whole response."""
         connection = await self.send_head(line, *fields)
         response = await connection.reader.read()
         connection.writer.close()
@@ -84,7 +84,7 @@ class Clients:
     async def connect(
         self, destination: Address | str, name: str = HOSTS[0], ca: trustme.CA | None = None
     ) -> Connection:
-        """Opens a TLS connection to the destination through a tunnel."""
+        """Opens a TLS connection to the destination through a tunnel of the proxy."""
         connection = await self.send_head(f"CONNECT {destination} HTTP/1.1", f"Host: {destination}")
         head = await connection.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), head
@@ -109,7 +109,7 @@ async def intercepted(
 
 
 async def exchange(connection: Connection, data: bytes) -> bytes:
-    """Sends the data, reads as many bytes at the same time, and returns them."""
+    """Sends the data and at the same time reads as many bytes. Returns the received bytes."""
     sending = asyncio.create_task(_send(connection.writer, data))
     received = await connection.reader.readexactly(len(data))
     await sending

@@ -1,4 +1,4 @@
-"""Pulling weights from a hub with faults: the right file in the end, or a one-line error."""
+"""Tests downloads of weights from a fake hub: each ends with the right file or an error line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RETRIES = Retries(number=3, first_delay_s=0.01)
 
 @dataclass
 class Log:
-    """Records the progress that a user would see."""
+    """Records the progress that the command would show to the user."""
 
     lines: list[str] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Log:
 
 @dataclass
 class Puller:
-    """Pulls into a folder, and checks the result."""
+    """Downloads weights into a folder, and checks the result."""
 
     folder: Path
     log: Log = field(default_factory=Log)
@@ -105,7 +105,7 @@ def hub_of(monkeypatch: pytest.MonkeyPatch) -> HubOf:
 
 
 def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Sets the endpoint, as `HF_ENDPOINT` does when the library is imported."""
+    """Sets the hub's address. The variable `HF_ENDPOINT` has no effect after an import."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -287,7 +287,7 @@ def test_a_disk_that_fills_up_is_an_error_and_the_received_bytes_are_used(
     def write(descriptor: int, data: memoryview) -> int:
         if not room[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        num_bytes = min(len(data), room[0])  # a full disk accepts part of the data first
+        num_bytes = min(len(data), room[0])  # a disk stores what fits
         room[0] -= num_bytes
         return os_write(descriptor, data[:num_bytes])
 
@@ -326,7 +326,7 @@ def test_a_file_that_has_changed_is_checked_again(puller: Puller, hub_of: HubOf)
 
 
 def cached(folder: Path, content: bytes, sha256: str) -> None:
-    """Creates a file in the cache of huggingface-hub, as the library does."""
+    """Creates a file in the cache of huggingface-hub, in the same way as huggingface-hub."""
     home = folder.parent / "cache" / f"models--{REPO.replace('/', '--')}"
     blob, link = home / "blobs" / sha256, home / "snapshots" / COMMIT / PATH
     for path in (blob, link, home / "refs" / "main"):
@@ -439,7 +439,7 @@ def command(folder: Path, hub: FakeHub, *flags: str) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=partial(
             signal.signal, signal.SIGINT, signal.SIG_DFL
-        ),  # some test runners ignore the signal
+        ),  # needed if the test runner ignores SIGINT
     )
 
 

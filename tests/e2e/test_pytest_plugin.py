@@ -1,4 +1,4 @@
-"""The fixture `workers_ai` in projects of users, whose tests run in a separate pytest process."""
+"""Tests the pytest fixture `workers_ai` in projects of users, each in its own pytest process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD_PYTEST = ("pytest==7.4.4", "pluggy==1.0.0")
 
 
 class Project:
-    """A folder of tests. Its pytest fails for any warning and any unknown setting."""
+    """A folder with tests. pytest fails in it for each warning and for each unknown setting."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Returns the numbers of tests that passed, failed or had errors."""
+    """Returns how many tests passed, failed or had errors, by these words of pytest's output."""
     closing = done.stdout.splitlines()[-1] if done.stdout else ""
     numbers = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
     return {word: n for word, n in numbers.items() if word in ("passed", "failed", "errors")}
@@ -96,7 +96,7 @@ def test_it(workers_ai):
     done = project.run(
         *("-p", "workers_ai_emulator.pytest_plugin"),
         PYTHONPATH=os.pathsep.join([str(folder), *sys.path]),
-        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",  # the other plugins here need a newer pytest
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",  # other installed plugins need a newer pytest
     )
     assert "pytest-7.4.4, pluggy-1.0.0" in done.stdout
     assert counts(done) == {"failed": 1}

@@ -1,4 +1,4 @@
-"""Recording and replaying calls, from a model and from the real service, byte for byte."""
+"""Tests that responses of a model and of the real service are replayed byte for byte."""
 
 from __future__ import annotations
 
@@ -60,32 +60,32 @@ CALLS: list[Call] = [
     run(STREAM),
     run({**SHORT, "seed": 1, "temperature": 0}),
     run({"messages": CHAT["messages"], "max_tokens": 6, "stream": True}),
-    run({"prompt": 1}),  # 5006
-    run({**STREAM, "temperature": 9}),  # 5006
-    run(SHORT, "@cf/meta/no-such-model"),  # 5007
-    run({**SHORT, "max_tokens": 100_000}),  # 5021
-    run({**SHORT, "lora": "x"}),  # 5005
+    run({"prompt": 1}),  # error 5006
+    run({**STREAM, "temperature": 9}),  # error 5006
+    run(SHORT, "@cf/meta/no-such-model"),  # error 5007
+    run({**SHORT, "max_tokens": 100_000}),  # error 5021
+    run({**SHORT, "lora": "x"}),  # error 5005
     api("/run", {"model": INT8, "input": STREAM}),
     api("/v1/chat/completions", CHAT),
     api(
         "/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
     ),
     api("/v1/completions", {**STREAM, "model": INT8}),
-    api("/v1/chat/completions", {**CHAT, "model": "nothing"}),  # 5007
+    api("/v1/chat/completions", {**CHAT, "model": "nothing"}),  # error 5007
     via_gateway(f"/workers-ai/{INT8}", SHORT),
     via_gateway("/workers-ai/v1/chat/completions", {**CHAT, "stream": True}),
     via_gateway("/compat/chat/completions", {**CHAT, "model": f"workers-ai/{INT8}"}),
     via_gateway("", [{"provider": "openai", "endpoint": "x"}, STEP]),
     binding(native(SHORT)),
     binding(native(STREAM), through=via_miniflare),
-    binding(native(SHORT), "/run?version=2"),  # compressed
+    binding(native(SHORT), "/run?version=2"),  # the response is compressed
     binding(tensors("[INST] Say yes. [/INST]", 6, stream=True), "/run"),
-    binding(native({}), "/ai-gateway/run?version=3"),  # 5006
+    binding(native({}), "/ai-gateway/run?version=3"),  # error 5006
 ]
 
 
 def recorded_parts(response: httpx.Response) -> tuple[int, dict[str, str], bytes]:
-    """Returns the status, the headers and the body that a recording stores."""
+    """Returns the status, the recorded headers and the body of a response."""
     headers = {
         name: value for name, value in response.headers.items() if RECORDED_HEADERS.fullmatch(name)
     }
@@ -204,7 +204,7 @@ def test_a_header_chooses_to_record_or_to_replay(tmp_path: Path) -> None:
 def test_a_replayed_stream_keeps_its_pace_and_ends_when_the_client_disconnects(
     tmp_path: Path,
 ) -> None:
-    """At this speed, the second event would be sent after some hours."""
+    """At the speed 0.00001, the second event would be sent only after some hours."""
     rules = tmp_path / "rules.yaml"
     rules.write_text("[{answer: one two three, tokens_per_second: 5}]")
     folder = tmp_path / "recordings"
@@ -312,7 +312,8 @@ def test_no_recording_log_or_error_has_credentials(tmp_path: Path) -> None:
     assert "I am [redacted]" in stored and ACCOUNT_ID not in stored
     assert TOKEN not in stored + miss.text + "".join(server.log + replayer.log)
     with_email = [text for file in files if email in (text := file.read_text())]
-    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)  # one pair has it as a credential
+    # For one pair of headers, the email address is a credential and is redacted.
+    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)
 
 
 def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_path: Path) -> None:
@@ -329,7 +330,7 @@ def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_
 
 
 class Service(ThreadingHTTPServer):
-    """A fake of the real service. Its streams wait for `go_on` after each part."""
+    """A fake of Cloudflare's service. Its streams wait for `go_on` after each part."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), ServiceHandler)
@@ -343,7 +344,7 @@ class Service(ThreadingHTTPServer):
 
 
 class ServiceHandler(BaseHTTPRequestHandler):
-    """Sends the response that the prompt names."""
+    """Sends a response that the prompt of the request chooses."""
 
     protocol_version = "HTTP/1.1"
     server: Service
@@ -374,7 +375,7 @@ class ServiceHandler(BaseHTTPRequestHandler):
     def stream(self) -> None:
         self.send_start(200, {"content-type": "text/event-stream"}, length=None)
         try:
-            # The second event is sent in two parts, cut inside a character.
+            # The second event is sent in two parts. The cut is inside of a character.
             whole = 'data: {"response":"é"}\n\n'.encode()
             for part in (
                 b'data: {"response":"a"}\n\n',
@@ -475,7 +476,7 @@ def test_chunks_of_the_real_service_are_passed_on_at_once(tmp_path: Path, servic
             chunks = []
             for chunk in response.iter_raw():
                 chunks.append(chunk)
-                service.go_on.release()  # the service waits for this before the next chunk
+                service.go_on.release()  # lets the service send the next chunk
         assert len(chunks) == 4
         events = json.loads(only_file(tmp_path).read_text())["answer"]["events"]
     texts = ['data: {"response":"a"}\n\n', 'data: {"response":"é"}\n\n', "data: [DONE]\n\n"]

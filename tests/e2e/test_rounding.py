@@ -1,4 +1,4 @@
-"""Checks in llama.cpp's logits, bit for bit, that the engine's rules for decode calls hold."""
+"""Tests that llama.cpp's logits are equal bit for bit if the engine follows its batching rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ NUM_SLOTS = 4
 NUM_STEPS = 2
 TILING = Tiling()
 TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
-# Prompts without and with tiles, shorter and longer than the length that splits lone rows.
+# Prompt lengths with and without tiles, which are 64 or more rows of one sequence in one call. Some
+# prompts are longer than the length from which llama.cpp splits the attention of a single row.
 LENGTHS = [1, 40, 270, 600]
 
 
@@ -42,7 +43,10 @@ def runner(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
 
 
 def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64) -> np.ndarray:
-    """Returns the logits after a prompt of `length` tokens; calls have `most_rows` or are tiled."""
+    """Evaluates the first `length` test tokens in a slot, and returns the last token's logits.
+
+    Each decode call is a tile or has at most `most_rows` rows.
+    """
     runner.truncate(slot, 0)
     start = 0
     while start < length:
@@ -55,7 +59,10 @@ def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64
 
 
 def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.ndarray:
-    """Returns the logits of some steps after a prompt, together with sequences in other slots."""
+    """Returns the logits of the steps after a prompt of `length` tokens.
+
+    In each step, the decode call also evaluates one token for each of the slots in `others`.
+    """
     slots = sorted([slot, *others])
     starts = {other: 10 * (other + 1) for other in others} | {slot: length}
     for other in slots:
@@ -76,7 +83,7 @@ def test_rows_may_be_divided_into_calls_anywhere(runner: LlamaRunner, length: in
 
 
 def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
-    starts = [0, 40, 280]  # cached tokens in consecutive slots
+    starts = [0, 40, 280]  # the numbers of cached tokens in slots 0, 1, 2
     expected = [evaluate(runner, 0, start + 20) for start in starts]
     for slot, start in enumerate(starts):
         runner.truncate(slot, 0)

@@ -1,4 +1,4 @@
-"""The properties that the engine needs of a model runner: of llama.cpp, and of the fake."""
+"""Tests what the engine requires of a model with a KV cache: of llama.cpp's and of the fake one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shared_runner(request: pytest.FixtureRequest) -> Iterator[ModelRunner]:
 
 @pytest.fixture
 def runner(shared_runner: ModelRunner) -> ModelRunner:
-    """A runner with empty slots."""
+    """Returns the model runner after emptying all its slots."""
     for slot in range(NUM_SLOTS):
         shared_runner.truncate(slot, 0)
     return shared_runner
@@ -61,7 +61,7 @@ def runner(shared_runner: ModelRunner) -> ModelRunner:
 
 @dataclass
 class Completion:
-    """A sequence whose decode calls and samples the test makes itself."""
+    """One completion, for which the test itself makes the decode calls and samples the tokens."""
 
     runner: ModelRunner
     slot: int
@@ -74,12 +74,15 @@ class Completion:
 
     @property
     def row(self) -> Span:
-        """The span of the token sampled last."""
+        """The token that was sampled last, as a span of one row."""
         start = len(self.prompt) + len(self.tokens) - 1
         return Span(self.slot, start, self.tokens[-1:], needs_logits=True)
 
     def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
-        """Evaluates the prompt from `start` on, with a call for each chunk, and samples a token."""
+        """Evaluates the prompt from position `start` on, and samples the first token.
+
+        Each decode call evaluates at most `chunk_length` tokens.
+        """
         for span in spans(self.slot, self.prompt, start, chunk_length):
             self.runner.decode([span])
         self.sample(0)
@@ -89,7 +92,7 @@ class Completion:
         self.tokens.append(self.sampler.sample(row))
 
     def generate(self, num_tokens: int = 6) -> list[int]:
-        """Generates `num_tokens` tokens; returns all tokens of the completion."""
+        """Generates `num_tokens` tokens, and returns all tokens of the completion."""
         for _ in range(num_tokens):
             self.runner.decode([self.row])
             self.sample(0)
@@ -98,7 +101,10 @@ class Completion:
 
 
 def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> list[Span]:
-    """Returns spans of `length` tokens from `start` on; the last one needs logits."""
+    """Divides the tokens from position `start` on into spans of at most `length` tokens.
+
+    Only the last span needs logits.
+    """
     return [
         Span(slot, i, tokens[i : i + length], needs_logits=i + length >= len(tokens))
         for i in range(start, len(tokens), length)
@@ -108,7 +114,7 @@ def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> 
 def complete(
     runner: ModelRunner, slot: int, text: str, params: SamplingParams = GREEDY
 ) -> list[int]:
-    """Empties the slot and returns the completion of the prompt."""
+    """Empties the slot, and returns a completion of the prompt `text`."""
     runner.truncate(slot, 0)
     prompt = runner.vocabulary.tokenize(text)
     return Completion(runner, slot, prompt, params).prefill().generate()
@@ -159,7 +165,7 @@ def test_an_empty_slot_can_be_truncated(runner: ModelRunner) -> None:
 
 def test_a_prompt_continues_from_a_saved_state_in_another_slot(runner: ModelRunner) -> None:
     expected = complete(runner, 0, TEXT)
-    complete(runner, 2, OTHER)  # will be replaced
+    complete(runner, 2, OTHER)  # the cells that `load` replaces
     runner.load(2, runner.save(0))
     runner.truncate(2, CHUNK)
     prompt = runner.vocabulary.tokenize(TEXT)

@@ -1,4 +1,4 @@
-"""The backend `scripted` on the wire: all endpoints, rules, and the choice of the backend."""
+"""Tests the backend `scripted` over HTTP: endpoints, rules, and the choice of the backend."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 
 
 def events_of(response: httpx.Response) -> list[Any]:
-    """Returns the contents of a stream's events, without the last one, `[DONE]`."""
+    """Returns the JSON of all events of a stream except for the last one, `[DONE]`."""
     lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert response.headers["content-type"] == "text/event-stream"
     assert lines[-1] == "[DONE]"
@@ -79,7 +79,7 @@ def test_lone_surrogates_are_the_same_in_json_and_in_a_stream(
     scripted: ServerProcess, body: dict[str, Any], text: str, backend: str
 ) -> None:
     def post(**more: Any) -> httpx.Response:
-        content = json.dumps(body | more).encode()  # httpx cannot encode lone surrogates
+        content = json.dumps(body | more).encode()  # httpx's `json` cannot encode lone surrogates
         headers = {"x-emulator-backend": backend}
         return httpx.post(scripted.run_url(), content=content, headers=headers, timeout=120)
 

@@ -1,4 +1,4 @@
-"""Programs from Cloudflare's documentation, unchanged except for the host."""
+"""Runs programs from Cloudflare's documentation, in which only the host is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates in a subprocess: results, hostile templates, and the end of the process."""
+"""Tests chat templates in a subprocess: results, hostile templates, and the end of the process."""
 
 import signal
 import subprocess
@@ -18,7 +18,8 @@ ENDLESS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
     "{% endfor %}{% endfor %}{% endfor %}"
 )
-# Each runs if the first message is `attack`. The next conversation must be rendered normally.
+# Each value is a template and a part of the error. The template is hostile only if the first
+# message is `attack`. Afterwards, the next conversation must be rendered normally.
 HOSTILE = {
     "loops": (ENDLESS, "did not end within"),
     "macros": (
@@ -55,7 +56,7 @@ def conversation(*contents: str) -> Conversation:
 
 
 def children() -> list[psutil.Process]:
-    """Returns the template processes among this process's children."""
+    """Returns those child processes of this process that render templates."""
     found = psutil.Process().children()
     return [child for child in found if MODULE in child.cmdline()]
 
@@ -176,7 +177,7 @@ def test_the_process_ends_with_its_parent(source: str) -> None:
         "import psutil\n"
         "from workers_ai_emulator.prompts.template_process import *\n"
         f"renderer = IsolatedRenderer({source!r}, limit_s=0.2)\n"
-        "renderer._limit_s = 600\n"  # the child keeps its own limit
+        "renderer._limit_s = 600\n"  # changes only the parent's limit
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "renderer.render(Conversation([], '', '', {}))\n"
         "input()\n"

@@ -1,4 +1,8 @@
-"""Tokenising for untrusted files in a subprocess: no text ends or blocks the server."""
+"""Tests that texts for models that users imported cannot crash or block the server.
+
+A subprocess tokenises the texts, because the vocabulary of an imported file can make llama.cpp
+crash.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from tests.gguf_files import DATA
 from tests.server import INT8, server_process
 
 NAME = "@cf/someone/hostile"
-SIZE = 49_152  # of the stand-in model's vocabulary
-LONG = "a" * 500_000  # takes some tenths of a second
+SIZE = 49_152  # the size of the stand-in model's vocabulary
+LONG = "a" * 500_000  # needs some tenths of a second
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in model with a pre-tokenizer that overflows the stack of a usual thread."""
+    """The stand-in model with another pre-tokenizer, which overflows the stack of a thread."""
     weights = Store(Settings().models_dir, num_threads=2).weights(CATALOG[INT8])
     data = bytearray(weights.path.read_bytes())
     start = data.index(b"smollm", data.index(b"tokenizer.ggml.pre"))

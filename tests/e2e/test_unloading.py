@@ -1,4 +1,4 @@
-"""Unloading a model while another thread uses its vocabulary."""
+"""Tests unloading a model while another thread uses the model's vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend `upstream`, with real servers and with a fake server whose behaviour tests set."""
+"""Tests the backend `upstream`, with real servers and with a fake server that tests configure."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.upstreams import (
 
 KEY = "sk-0123456789"
 HELLO = {"prompt": "Say hello.", "max_tokens": 12, "temperature": 0}
-# llama-server must be compiled from source, so it is tested only if LLAMA_CPP_BIN names its folder.
+# llama-server is tested only if LLAMA_CPP_BIN names its folder, because it must be compiled.
 REAL_SERVERS = [llama_cpp_server, *([llama_server] if os.environ.get("LLAMA_CPP_BIN") else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An emulator and its upstream server."""
+    """An emulator with the backend `upstream`, and its upstream server."""
 
     emulator: ServerProcess
     upstream: RealServer
@@ -58,7 +58,7 @@ def listening() -> Iterator[FakeUpstream]:
 
 @pytest.fixture(scope="module")
 def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
-    """An emulator with a key whose upstream is the fake server."""
+    """Starts an emulator with an API key for its upstream server, which is the fake server."""
     flags = ["--upstream-url", f"{listening.url}/", "--upstream-api-key", KEY]
     with server_process("--backend", "upstream", *flags, "--stall-timeout", "2") as running:
         yield running
@@ -66,9 +66,9 @@ def emulator(listening: FakeUpstream) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def upstream(listening: FakeUpstream, emulator: ServerProcess) -> FakeUpstream:
-    """Returns the fake server of the running emulator, with its state reset."""
+    """Returns the fake upstream server, after resetting its state."""
     listening.behaviour = send_completion
-    wait_until(lambda: readiness(emulator) == "ready")  # an earlier test may have made it fail
+    wait_until(lambda: readiness(emulator) == "ready")  # the last test may have made it unready
     listening.requests.clear()
     listening.was_disconnected.clear()
     return listening
@@ -90,7 +90,7 @@ def error_of(response: httpx.Response) -> tuple[int, int, str]:
 
 
 def log_of(server: ServerProcess, text: str) -> str:
-    """Waits for a line of the log with this text, and returns the first one."""
+    """Waits until the server has logged a line with this text, and returns the first such line."""
     wait_until(lambda: any(text in line for line in server.log))
     return next(line for line in server.log if text in line)
 
@@ -125,7 +125,7 @@ def test_a_real_server_stops_when_the_client_disconnects(pair: Pair, stream: boo
         wait_until(lambda: pair.upstream.is_idle)
     assert (
         pair.emulator.run(HELLO).status_code == 200
-    )  # llama_cpp.server computes one request at a time
+    )  # llama_cpp.server responds only after it has stopped the first request
 
 
 def test_a_prompt_that_is_too_long_for_llama_server_is_the_services_error(pair: Pair) -> None:

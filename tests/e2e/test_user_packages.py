@@ -1,4 +1,4 @@
-"""Projects of users that have a module `emulator` of their own, under pytest with our plugin."""
+"""Tests our pytest plugin in projects that have their own module `emulator`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wait`: its exit code and its output."""
+"""Tests the exit code and the output of the command `wait`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.server import ServerProcess, server_process
 
 LIMIT_S = 60
-NO_LIMIT = ("--timeout", "1000")  # more than the test waits
+NO_LIMIT = ("--timeout", "1000")  # longer than the test waits
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -29,7 +29,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def wait(*arguments: str) -> tuple[int, str]:
-    """Returns the exit code and stderr."""
+    """Runs the command `wait`. Returns its exit code and stderr."""
     with start(*arguments) as process:
         stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert stdout == ""
@@ -37,7 +37,7 @@ def wait(*arguments: str) -> tuple[int, str]:
 
 
 class Emulator(http.server.BaseHTTPRequestHandler):
-    """Returns one phase per request, and the last one from then on."""
+    """A fake emulator: each request to `readyz` gets the next of the server's `phases`."""
 
     def do_GET(self) -> None:
         is_health = self.path == "/_emulator/healthz"
@@ -57,7 +57,7 @@ class Emulator(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def starting(*phases: str) -> Iterator[http.server.HTTPServer]:
-    """Runs a server that returns these phases."""
+    """Runs a fake emulator whose `readyz` returns these phases in order."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Emulator) as server:
         server.phases = list(phases)  # type: ignore[attr-defined] # ours
         threading.Thread(target=server.serve_forever).start()

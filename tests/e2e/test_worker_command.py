@@ -1,4 +1,4 @@
-"""The command `worker`: the printed blocks, the written file and the errors."""
+"""Tests the command `worker`: the text it prints, the file it writes, and its errors."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_configuration_that_cannot_be_read_is_an_error(tmp_path: Path) -> None
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "wrangler.json").write_text(JSON)
-    # Limits the file size, since root ignores the mode of the folder.
+    # The limit of the file size makes the write fail also for root, who may write into any folder.
     done = worker(
         tmp_path, "init", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     )

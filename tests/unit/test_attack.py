@@ -1,4 +1,4 @@
-"""The attack of the benchmarks: its requests, its clients' view of responses, and its checks."""
+"""Tests the benchmark `attack`: its requests, how its clients read responses, and its checks."""
 
 from __future__ import annotations
 

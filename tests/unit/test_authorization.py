@@ -1,4 +1,4 @@
-"""Authorization: every kind of access, with and without tokens."""
+"""Tests which requests are authorized, for every kind of access, with and without tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refusal(
     account_id: str | None = ACCOUNT_ID,
     is_local: bool = False,
 ) -> ErrorType | None:
-    """Returns the error that a caller gets, or None if it has the access."""
+    """Returns the error that a request gets, or None if the request is authorized."""
     try:
         authorization.check(access, Caller(headers or {}, "/path", account_id, is_local))
     except WireError as error:
@@ -199,7 +199,7 @@ def is_local(headers: dict[str, str]) -> bool:
     ],
 )
 def test_a_forwarded_request_is_not_local(name: str) -> None:
-    assert not is_local({name.lower(): "203.0.113.7"})  # ASGI servers send lower-case names
+    assert not is_local({name.lower(): "203.0.113.7"})  # in ASGI, header names are lower-case
 
 
 @pytest.mark.parametrize(

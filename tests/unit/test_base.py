@@ -1,4 +1,4 @@
-"""Middleware for inference calls: which requests it handles."""
+"""Tests which requests the middleware for inference calls handles: only those that run a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN_PATH = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}"
 
 
 class Handler(InferenceMiddleware):
-    """Keeps the calls that it handles and sends no response."""
+    """A middleware that stores the calls it handles, and sends no response."""
 
     def __init__(self, app: Recorder) -> None:
         super().__init__(app)

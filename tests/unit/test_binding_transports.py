@@ -1,4 +1,4 @@
-"""Requests of bindings that Miniflare's remote proxy and wrangler 3 have wrapped."""
+"""Tests unwrapping requests of bindings that Miniflare's remote proxy or wrangler 3 has wrapped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROXY_PATH = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/proxy"
 
 
 def unwrapped(scope: Scope) -> Scope:
-    """Returns the scope that the application is called with."""
+    """Returns the scope with which the middleware calls the application."""
     app = Recorder()
     call(BindingTransportMiddleware(app), scope)
     (found,) = app.scopes

@@ -1,4 +1,4 @@
-"""Request bodies: limits, gzip, JSON, and where they are parsed."""
+"""Tests request bodies: size limits, gzip, JSON, and parsing large bodies in a thread."""
 
 from __future__ import annotations
 

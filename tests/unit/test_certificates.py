@@ -1,4 +1,4 @@
-"""Certificates: for which hosts the authority is valid, and how it is stored."""
+"""Tests for which hosts the certificate authority of `exec` is valid, and how it is stored."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DAY = timedelta(days=1)
 
 
 def handshake(server: ssl.SSLContext, ca: trustme.CA, host: str) -> ssl.SSLObject:
-    """Returns the client's side after a handshake in memory. Raises ssl.SSLError."""
+    """Returns the client's side after a TLS handshake in memory. Raises ssl.SSLError."""
     context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
-    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python's default from 3.13 on
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13 and newer do so by default
     context.set_alpn_protocols(["h2", "http/1.1"])
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_side = context.wrap_bio(to_client, to_server, server_hostname=host)
@@ -98,7 +98,7 @@ def test_the_authority_cannot_certify_mail_addresses_and_uris(
 
 
 def _issued(ca: trustme.CA, names: list[x509.GeneralName]) -> bytes:
-    """Returns a key and a certificate for any names, which trustme cannot issue."""
+    """Returns a key and a certificate for names of any kind, which trustme does not permit."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
     now = datetime.now(UTC)

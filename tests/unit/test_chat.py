@@ -1,4 +1,4 @@
-"""Chat templates over a vocabulary of bytes, without llama.cpp and without a model."""
+"""Tests chat templates with a vocabulary of bytes, without llama.cpp and without a model."""
 
 import json
 import re
@@ -32,7 +32,8 @@ CHATML = (
 BARE = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
 SPECIAL_TOKENS = {"<unk>": 256, "<s>": 257, "</s>": 258}
 
-# Like templates of reasoning models, it removes the thoughts of all but the last assistant message.
+# A template that removes the thoughts of all assistant messages except the last, as templates of
+# reasoning models do.
 THINKING = """
 {%- for message in messages %}
     {%- set content = message.content | trim %}
@@ -45,7 +46,7 @@ THINKING = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}
 """
-# Small templates in the style of well-known models, with the models' special tokens.
+# Small templates like those of well-known models, with the special tokens of these models.
 FAMILIES = {
     "Llama 3": (
         "{{ bos_token }}{% if not date_string is defined %}"
@@ -92,7 +93,7 @@ FAMILIES = {
 
 
 class ByteVocabulary:
-    """A token for each byte, and special tokens from 256 on."""
+    """A vocabulary with a token for each byte, and special tokens from 256 on."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class ByteVocabulary:
 
 
 def vocabulary_of(names: list[str]) -> ByteVocabulary:
-    """Returns a vocabulary with these special tokens and `<s>` and `</s>`."""
+    """Returns a vocabulary with `<unk>`, `<s>`, `</s>` and these special tokens."""
     return ByteVocabulary(
         {name: 256 + i for i, name in enumerate(["<unk>", "<s>", "</s>", *names])}
     )
@@ -140,7 +141,7 @@ def typed(text: str) -> list[int]:
 
 
 def conversation(*turns: str) -> list[Message]:
-    """Returns messages; each argument has the form `role: content`."""
+    """Returns the messages of a conversation; each argument has the form `role: content`."""
     return [Message(*turn.split(": ", 1)) for turn in turns]
 
 
@@ -246,7 +247,7 @@ def test_private_use_characters_in_content_are_kept(last: int) -> None:
 
 
 def random_piece(random: Random) -> str:
-    """Returns a special token, another tag, a part of one, or a separator."""
+    """Returns a special token or another tag, a part of it, a separator, or a character."""
     name = random.choice([*SPECIAL_TOKENS, "<think>", "</think>"])
     start, end = sorted(random.choices(range(len(name) + 1), k=2))
     return random.choice([name, name, name[start:end], " ", "\n", "X", "\ue000", "猫"])

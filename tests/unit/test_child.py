@@ -1,4 +1,4 @@
-"""The supervisor of a child process: when it starts a new child, and when it ends the child."""
+"""Tests when the supervisor starts a new child process, and when it ends the child process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.child import Child, ChildFailed, Supervisor
 
-# The child replies with its process id to every request except `exit` and `sleep`.
+# A child process that replies with its process id to all requests except `exit` and `sleep`.
 PROGRAM = """
 import os, time
 from workers_ai_emulator.engine.child import serve
@@ -50,7 +50,7 @@ def pid(supervisor: Supervisor) -> int:
 
 
 def fail(supervisor: Supervisor, request: bytes, limit_s: float = 60) -> str:
-    """Sends a request to which the child does not reply, and returns the reason of the error."""
+    """Sends a request to which the child does not reply. Returns the reason in the error."""
     with pytest.raises(ChildFailed) as caught, supervisor.child(limit_s=60) as child:
         child.exchange(request, max_bytes=20, limit_s=limit_s)
     return caught.value.reason

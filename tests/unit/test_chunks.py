@@ -1,4 +1,4 @@
-"""The chunks of responses to Workers and to other clients, without a socket."""
+"""Tests the HTTP chunks of responses, to Workers and to other clients, without a socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVENTS = [f'data: {{"response":"{text}"}}\n\n'.encode() for text in ("é", "🍎
 
 
 class Transport(asyncio.Transport):
-    """Stores the bytes that the protocol writes."""
+    """A transport that stores the bytes that the HTTP protocol writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Transport(asyncio.Transport):
 
     @property
     def body(self) -> bytes:
-        """The bytes after the head."""
+        """The stored bytes after the response head."""
         return b"".join(self.writes).partition(b"\r\n\r\n")[2]
 
 
 def application(*messages: Message, headers: dict[bytes, bytes] | None = None) -> ASGIApp:
-    """Returns an application that sends a head and these messages, whatever the request."""
+    """Returns an ASGI application that sends a head and these messages for every request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         head = {"status": 200, "headers": list((headers or {}).items())}
@@ -56,7 +56,7 @@ def part(body: bytes, *, more_body: bool = True) -> Message:
 
 
 def response_of(app: ASGIApp, request: bytes) -> Transport:
-    """Returns the transport with the response of the application to the request."""
+    """Returns the transport after the application has responded to the request."""
 
     async def respond() -> Transport:
         transport = Transport()

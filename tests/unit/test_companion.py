@@ -1,4 +1,4 @@
-"""The choice between a running emulator and a new one."""
+"""Tests whether `exec` uses a running emulator or starts a new one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADDRESS = Address("box.example", 8790)
 
 
 class Launcher:
-    """Replaces the launcher: returns these phases, and counts the emulators that it starts."""
+    """A fake launcher: reports these phases of the emulator, and counts started emulators."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *phases: str | None) -> None:
         self.polled: list[Address] = []

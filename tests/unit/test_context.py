@@ -1,4 +1,4 @@
-"""The state that the middleware and the routes of one request share."""
+"""Tests the context, which the middleware and the route of one request share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.asgi import http_scope
 def test_a_request_has_one_context_also_in_a_copy_of_its_scope() -> None:
     scope = http_scope()
     context = context_of(scope)
-    copied = dict(scope)  # as routers do
+    copied = dict(scope)  # routers also copy the scope
     assert context_of(scope) is context_of(copied) is context
 
 

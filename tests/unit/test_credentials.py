@@ -1,4 +1,4 @@
-"""Credentials by kind: names of headers, parameters and JSON keys, headers of steps, and paths."""
+"""Tests where credentials are found: in headers, parameters, JSON keys and paths."""
 
 from __future__ import annotations
 

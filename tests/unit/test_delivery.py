@@ -1,4 +1,4 @@
-"""The chunks of a generation, read from its queue of events."""
+"""Tests how the chunks of a generation are read from its queue of events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAST = Chunk("c", FinishReason.STOP)
 
 
 def read(*events: Event) -> list[Chunk]:
-    """The chunks that the iterator yields; raises what it raises."""
+    """Returns the chunks that `chunks_of` yields for these events."""
 
     async def collect() -> list[Chunk]:
         queue: asyncio.Queue[Event] = asyncio.Queue()

@@ -1,11 +1,11 @@
-"""The text is the same, however its bytes are divided into pieces."""
+"""Tests that the text does not depend on how its bytes are divided into pieces."""
 
 import random
 
 import pytest
 from workers_ai_emulator.engine.detokenizer import Detokenizer
 
-FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # three people and two joiners
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one emoji of 3 people and 2 joiners
 TEXTS = {
     "latin": "plain text, with punctuation.\n",
     "emoji": f"{FAMILY} \U0001f1f8\U0001f1ee \U0001f44d\U0001f3fd",
@@ -16,7 +16,7 @@ TEXTS = {
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
-    """Cuts the data at random positions; some pieces are empty."""
+    """Cuts the data at random positions. Returns the pieces, some of which are empty."""
     ends = [*sorted(rng.choices(range(len(data) + 1), k=rng.randrange(len(data)))), len(data)]
     return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 

@@ -1,4 +1,4 @@
-"""Reactions to a client's disconnect: the four ways in which work can end."""
+"""Tests what happens to the work for a request when the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 10
 
 
 class Work:
-    """Work that does not end by itself."""
+    """Work that runs until it is cancelled."""
 
     def __init__(self) -> None:
         self.is_cancelled = False

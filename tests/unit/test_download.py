@@ -1,4 +1,4 @@
-"""A download over a remote file in memory: resumed, checked, and published as a whole."""
+"""Tests downloads of a fake remote file in memory: interrupted, checked and complete ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRIES = Retries(number=2, first_delay_s=0.0)
 
 @dataclass
 class Log:
-    """Records the progress. `last` is the number of complete bytes."""
+    """Records the progress of a download. `last`: the number of complete bytes."""
 
     lines: list[str] = field(default_factory=list)
     begun: list[tuple[str, int, int]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Log:
 
 @dataclass
 class Remote:
-    """A remote file. Its next responses break off after the numbers of bytes in `breaks`."""
+    """A fake remote file. `breaks`: after how many bytes each of the next responses breaks off."""
 
     content: bytes = CONTENT
     breaks: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The edge: its headers, the rest of a request's body, and the log line of each request."""
+"""Tests the middleware that imitates Cloudflare's edge: headers, unread bodies and the log."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_scopes_of_other_types_reach_the_application() -> None:
 
 
 class Upload:
-    """A request's body in parts, of which it counts those that were received."""
+    """A request body in parts. Counts how many parts have been received."""
 
     def __init__(self, *parts: bytes) -> None:
         self.num_received = 0
@@ -97,7 +97,7 @@ class Upload:
 
 
 def upload_to(app: Recorder, upload: Upload, headers: dict[str, str] | None = None) -> list[int]:
-    """Returns how many parts had been received when each message was sent."""
+    """Returns, for each message that the application sends, how many parts had been received."""
     counts: list[int] = []
 
     async def with_upload(scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +148,7 @@ class FakeGeneration:
 
 
 def logged(caplog: pytest.LogCaptureFixture, app: Recorder, path: str = API_PATH) -> str:
-    """Returns the log line of a request, with its level and without its time."""
+    """Returns the log line of a request, preceded by its level and without the duration."""
     with caplog.at_level(logging.DEBUG, "workers_ai_emulator.middleware.edge"):
         call(EdgeMiddleware(app), http_scope(path))
     (record,) = caplog.records

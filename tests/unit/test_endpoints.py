@@ -1,4 +1,4 @@
-"""The endpoint table agrees with the routes, the OpenAPI document and the inference calls."""
+"""Tests that the endpoint table agrees with the routes and with the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def name_of(endpoint: Endpoint) -> str:
 
 
 def filled(path: str) -> str:
-    """Returns the path with a value for every parameter."""
+    """Returns the path with a value in place of every parameter."""
     return re.sub(r"{(\w+)(:path)?}", lambda gap: VALUES.get(gap[1], "x"), path)
 
 

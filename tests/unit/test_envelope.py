@@ -1,4 +1,4 @@
-"""The bytes of envelopes and events."""
+"""Tests the bytes of JSON responses and of events."""
 
 from __future__ import annotations
 

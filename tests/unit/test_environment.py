@@ -1,4 +1,4 @@
-"""The environment variables that `exec` sets, and how it combines them with the user's."""
+"""Tests the environment variables that `exec` sets, and how it combines them with the user's."""
 
 from __future__ import annotations
 

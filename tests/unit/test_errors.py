@@ -1,4 +1,4 @@
-"""The errors that clients receive: their texts, and the errors of the engine that become them."""
+"""Tests the errors that clients receive: their texts, and which engine errors cause them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ENGINE_ERRORS: list[tuple[EngineError, ErrorType]] = [
 
 
 def values_for(row: ErrorType) -> list[str]:
-    """Returns a value for each gap in the row's text."""
+    """Returns a value for each replacement field in the text of the error."""
     names = [name for _, name, _, _ in Formatter().parse(row.text) if name is not None]
     num_gaps = names.count("") or len(set(names))
     return [f"<{number}>" for number in range(num_gaps)]

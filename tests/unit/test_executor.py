@@ -1,4 +1,4 @@
-"""The executor carries out each operation on the runner, and holds the states of snapshots."""
+"""Tests that the executor carries out each operation of the scheduler on the model."""
 
 from __future__ import annotations
 

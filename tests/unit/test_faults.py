@@ -1,4 +1,4 @@
-"""Faults: which calls they apply to, and what they do to a response, without a server."""
+"""Tests, without a server, which calls faults apply to and how they change a response."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_an_invalid_fault_is_refused_with_the_valid_values(text: str, parts: lis
 
 
 class Client:
-    """Calls the middleware as a server does: sends a body, and disconnects after `disconnect`."""
+    """Calls the middleware as a server does: sends a body, and disconnects on `disconnect()`."""
 
     def __init__(self, app: ASGIApp, fault_rules: FaultRules | None = None) -> None:
         self.fault_rules = fault_rules or FaultRules()
@@ -246,7 +246,10 @@ class Client:
 
 
 class Streaming:
-    """An application that streams events. If endless, it then waits for the client's disconnect."""
+    """An ASGI application that sends events.
+
+    `is_endless`: whether it waits for the client's disconnect after the last event.
+    """
 
     def __init__(self, *texts: str, is_endless: bool = False) -> None:
         self._texts = texts
@@ -272,7 +275,7 @@ def data(text: str) -> bytes:
 
 
 def call_with_fault(app: ASGIApp, fault: str, body: Any = None) -> Client:
-    """Calls the application with this fault and returns the client after the response."""
+    """Sends a request with this fault to the application. Returns the client after the response."""
 
     async def call() -> Client:
         client = Client(app)

@@ -1,4 +1,4 @@
-"""A small text file is read, or refused with one line; a file is replaced as a whole."""
+"""Tests reading small text files, the errors of other files, and replacing a file as a whole."""
 
 from __future__ import annotations
 

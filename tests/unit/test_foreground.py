@@ -1,4 +1,4 @@
-"""Running a command in the foreground: exit codes and signals, with a fake process."""
+"""Tests how `exec` runs a command in the foreground: exit codes and signals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 10
 
 
 class FakeProcess:
-    """A process that ends with `status` once it has received the signal `last`, or at once."""
+    """A process that exits with `status`: on the signal `last`, or at once if `last` is None."""
 
     def __init__(self, status: int = 0, *, last: int | None = None) -> None:
         self.received: list[int] = []
@@ -44,7 +44,7 @@ def _keep_handlers() -> Iterator[None]:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, process: FakeProcess, signals: Iterable[int] = ()) -> int:
-    """Runs the process in the foreground while this process receives the signals."""
+    """Runs the fake process in the foreground, while this process receives the signals."""
 
     async def start(*command: str, env: object) -> FakeProcess:
         for number in signals:

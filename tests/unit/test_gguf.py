@@ -1,4 +1,4 @@
-"""Reading the header of a GGUF file, and every reason to reject a file."""
+"""Tests reading the header of a GGUF file, and every reason to reject a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7
 
 
 def model(changes: Mapping[str, Any], tensors: Sequence[Tensor] = TENSORS) -> bytes:
-    """Returns a valid file with changes to its metadata; None removes a key."""
+    """Returns a valid file whose metadata has these changes. The value None removes a key."""
     metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
     return gguf(metadata, tensors)
 

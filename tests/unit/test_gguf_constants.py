@@ -1,4 +1,4 @@
-"""The numbers of the GGUF format, compared with the `gguf` package of llama.cpp's authors."""
+"""Tests that the emulator's numbers of the GGUF format equal those of the package `gguf`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from gguf.constants import GGML_QUANT_SIZES
 from workers_ai_emulator.engine.gguf_format import ARRAY, SCALAR_TYPES, STRING, TENSOR_TYPES
 from workers_ai_emulator.engine.gguf_header import FILE_TYPES
 
-# The package counts two 32-bit floats in a Q8_1 block where llama.cpp has two 16-bit floats.
+# For Q8_1, the package counts two 32-bit floats per block, but llama.cpp has two 16-bit floats.
 DIFFERENT_IN_LLAMA_CPP = {"Q8_1"}
-# The package may be older or newer than llama.cpp: types that only one of them has are ignored.
+# The package may be older or newer than llama.cpp, so only types that both have are compared.
 TENSOR_NUMBERS = sorted({int(t) for t in GGMLQuantizationType} & TENSOR_TYPES.keys())
 FILE_NUMBERS = sorted({int(t) for t in LlamaFileType} & FILE_TYPES.keys())
 
@@ -24,7 +24,7 @@ def test_every_value_type_is_read() -> None:
 def test_a_number_in_the_metadata_has_the_name_and_size_of_its_type(number: int) -> None:
     name, form = SCALAR_TYPES[number]
     assert GGUFValueType(number).name.lower() == name
-    num_bits = int("".join(filter(str.isdigit, name)) or 8)  # a bool takes a byte
+    num_bits = int("".join(filter(str.isdigit, name)) or 8)  # `bool` has no number: 8 bits
     assert form.size * 8 == num_bits
 
 

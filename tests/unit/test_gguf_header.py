@@ -1,4 +1,4 @@
-"""Values that are derived from a GGUF header: the size of a KV cell, numbers for each layer."""
+"""Tests values that are computed from a GGUF header, such as the size of a KV cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heartbeat reports an event loop that is blocked."""
+"""Tests that the heartbeat reports a blocked event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the hub's library: permanent or retryable, and the text that the user gets."""
+"""Tests which errors of huggingface-hub are retried, and which text the user gets."""
 
 from __future__ import annotations
 

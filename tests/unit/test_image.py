@@ -1,4 +1,4 @@
-"""The text of the Dockerfile. tests/prove_image.sh builds and runs the image."""
+"""Tests the text of the Dockerfile. tests/prove_image.sh builds and runs the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wrangler that `worker init` finds for a project, and whether it is new enough."""
+"""Tests which wrangler `worker init` finds for a project, and which versions it accepts."""
 
 from __future__ import annotations
 

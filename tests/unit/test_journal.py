@@ -1,4 +1,4 @@
-"""The journal: what it stores of calls, how it shows them, its limits, and redaction."""
+"""Tests the journal (the list of the last calls): contents, limits, and hidden credentials."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Headers = Mapping[str, str]
 
 @dataclass
 class FakeGeneration:
-    """A generation with two prompt tokens and three completion tokens."""
+    """A generation with two prompt tokens and three completion tokens, without text."""
 
     num_prompt_tokens: int = 2
     finish_reason: FinishReason | None = FinishReason.STOP
@@ -59,7 +59,7 @@ class FakeGeneration:
 
 
 def call(app: ASGIApp, journal: Journal, body: bytes = b"{}", **scope: Any) -> list[Message]:
-    """Calls the application through the journal and returns the messages that were sent."""
+    """Calls the application through the journal's middleware. Returns the sent messages."""
     return asyncio.run(acall(app, journal, [body], **scope))
 
 
@@ -95,7 +95,10 @@ async def acall(
 def responding(
     response: Callable[[], Response], started: Callable[[], StartedGeneration] | None = None
 ) -> ASGIApp:
-    """Returns an application that reads the body and sends this response."""
+    """Returns an ASGI application that reads the request body and sends this response.
+
+    `started`: creates the generation that the application stores in the request's context.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):

@@ -1,4 +1,4 @@
-"""The import rules: a module imports only from the layers below its own."""
+"""Tests that a module imports only from its own layer and from lower layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 
-# Highest first. A module may import from its own layer and from those below.
+# The layers, from the highest to the lowest.
 LAYERS = [
     "__main__",
     "pytest_plugin",
@@ -48,13 +48,13 @@ USES_HTTPX = {
     f"{ROOT}.middleware.recordings.cloudflare",
     f"{ROOT}.models.hub",
 }
-# Run as processes of their own, so they may print.
+# Programs that run in their own process and therefore may print.
 PROGRAMS = {f"{ROOT}.engine.probe"}
 HTTP = {"fastapi", "starlette", "sse_starlette", "uvicorn", "pydantic", "httpx", "httpx2"}
 
 
 def imports(module: str) -> set[str]:
-    """Returns the modules that a module imports, also inside functions."""
+    """Returns all modules that a module imports, including imports inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -72,7 +72,7 @@ def packages(module: str) -> set[str]:
 
 
 def layer(module: str) -> int | None:
-    """Returns the index of the module's layer; None for the package itself, which has no layer."""
+    """Returns the index of the module's layer; None for the package itself."""
     name = module.removeprefix(ROOT).removeprefix(".")
     return LAYERS.index(name.split(".")[0]) if name else None
 

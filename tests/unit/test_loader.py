@@ -1,4 +1,4 @@
-"""Which files count as Llama 2, and which have a wrong epsilon."""
+"""Tests which files count as Llama 2, and in which the epsilon is corrected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_epsilon_of_the_well_known_file_is_corrected(caplog: pytest.LogCaptu
     "changes",
     [
         {"llama__attention__layer_norm_rms_epsilon": 1e-5},
-        {"llama__context_length": 2048},  # Llama 1
+        {"llama__context_length": 2048},  # the context length of Llama 1
         {"llama__embedding_length": 5120},
         {"llama__block_count": 22},
         {"general__architecture": "qwen2"},
@@ -58,7 +58,7 @@ def test_no_other_file_is_corrected(
     [
         (32_000, True, None, True),
         (32_000, True, "{{ '<<SYS>>' }}", True),
-        (32_000, True, "<|user|>", False),  # TinyLlama
+        (32_000, True, "<|user|>", False),  # the template of TinyLlama
         (32_000, False, None, False),
         (32_064, True, None, False),
     ],

@@ -1,4 +1,4 @@
-"""The limits of a container, read from control group files that the tests write."""
+"""Tests the limits of a container, which are read from files of control groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Makefile, run by make with a pip that only notes its arguments."""
+"""Tests the Makefile: runs make with a fake pip, which only records its arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGES = {
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with our Makefile, in which everything is installed."""
+    """Returns a folder with our Makefile, after make has installed everything."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
@@ -50,10 +50,10 @@ def make(folder: Path, *arguments: str) -> str:
 
 
 def installed(checkout: Path) -> list[str]:
-    """Returns what make has pip install now."""
+    """Runs make, and returns the arguments of make's `pip install` commands."""
     (checkout / "pip.log").write_text("")
     for stamp in (checkout / ".venv").glob(".installed*"):
-        os.utime(stamp, (1e9, stamp.stat().st_mtime - 60))  # older than what a test writes next
+        os.utime(stamp, (1e9, stamp.stat().st_mtime - 60))  # older than files that a test writes
     make(checkout, "PYTHON=./python", ".venv/.installed-dev")
     lines = (checkout / "pip.log").read_text().splitlines()
     return [re.sub(r".* install (--\w+ )*?(?=--(editable|no-deps))", "", line) for line in lines]

@@ -1,4 +1,4 @@
-"""Parsing the messages that old SDKs flattened into prompts."""
+"""Tests parsing prompts into which old SDKs joined the messages of a conversation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_text(random: Random, *, may_be_empty: bool = True) -> str:
 
 
 def random_conversation(random: Random) -> list[Message]:
-    """Returns a conversation that the reference accepts."""
+    """Returns a random conversation whose order of roles Meta's code accepts."""
     messages = [Message("system", random_text(random))] if random.random() < 0.5 else []
     for _ in range(random.randint(0, 3)):
         messages += [Message("user", random_text(random))]

@@ -1,4 +1,4 @@
-"""The binding of the Miniflare plugin, around a stand-in for workerd's own class."""
+"""Tests the binding of the Miniflare plugin, with a fake of workerd's own class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models are in memory: over a loader that needs no files, and fake runners."""
+"""Tests which models are in memory, with a fake loader that needs no files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.loop import in_loop
 NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
 CATALOG = {name: ModelSpec(name, Path(f"{name.rsplit('/', 1)[-1]}.gguf")) for name in NAMES}
 ONE, TWO, THREE = CATALOG.values()
-SIZE = 100  # of each model
+SIZE = 100  # the size of each model
 
 
 class FakeTemplate:
@@ -38,7 +38,7 @@ class FakeTemplate:
 
 @dataclass
 class FakeOpenModel:
-    """An opened model that takes SIZE bytes with any number of slots."""
+    """A fake of an opened model. It needs SIZE bytes of memory for any number of slots."""
 
     spec: ModelSpec
     snapshot_tokens: int = 0
@@ -58,7 +58,7 @@ class FakeOpenModel:
 
 @dataclass
 class FakeLoader:
-    """Opens models without files. `failures`: errors of the next calls of `open`."""
+    """A loader that needs no files. `failures`: the errors of the next calls of `open`."""
 
     failures: list[Exception] = field(default_factory=list)
     runner_of: Callable[[], FakeRunner] = FakeRunner
@@ -155,7 +155,7 @@ async def test_a_leased_model_is_not_unloaded() -> None:
 
 @in_loop
 async def test_a_model_with_requests_is_not_unloaded() -> None:
-    runner = FakeRunner(block_at=3)  # after the two tokens of the check at the start
+    runner = FakeRunner(block_at=3)  # the first two calls are the check at the start
     async with managing(FakeLoader(runner_of=lambda: runner), memory_limit=SIZE) as manager:
         async with manager.lease(ONE) as loaded:
             generation = loaded.engine.submit([1, 2, 3], SamplingParams(max_tokens=4))
@@ -200,7 +200,7 @@ async def test_a_model_that_cannot_generate_is_closed() -> None:
 async def test_a_cancelled_lease_does_not_cancel_the_load() -> None:
     async with managing(FakeLoader()) as manager:
         waiting = asyncio.create_task(manager.load(ONE))
-        await asyncio.sleep(0)  # the load starts
+        await asyncio.sleep(0)  # lets the load start
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

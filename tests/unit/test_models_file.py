@@ -1,4 +1,4 @@
-"""The models file: the models that it adds, and the line for every mistake in it."""
+"""Tests the models file: the models that it adds, and the error line for each mistake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def mistakes(folder: Path, text: str) -> list[str]:
-    """Returns the error's lines without the path of the file."""
+    """Returns the lines of the error for a models file with this text, without the file's path."""
     path = write(folder, text)
     with pytest.raises(SettingInvalid) as failure:
         read_catalog(folder)

@@ -1,4 +1,4 @@
-"""Proxies and certificates of the user's environment: which apply, and which are invalid."""
+"""Tests the proxies and certificates that environment variables set: which are used or invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neurons: the price of calls, and the daily budget of an account."""
+"""Tests the price of calls in neurons, and the daily limit of neurons of an account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.server import FP16, INT8
 
 
 class Calendar:
-    """Returns the day that a test sets."""
+    """A calendar whose present day the test sets."""
 
     def __init__(self) -> None:
         self.day = date(2026, 5, 29)

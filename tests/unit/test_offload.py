@@ -1,4 +1,4 @@
-"""How many layers of a model fit a GPU with some free memory."""
+"""Tests how many layers of a model fit into the free memory of a GPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from workers_ai_emulator.runtime.offload import MAX_SLOTS, Offload, offload
 
 MIB = 2**20
 MARGIN = 768 * MIB
-SLOT = 64 * MIB  # 2048 tokens of 4 layers with 8 KV heads of 256
+SLOT = 64 * MIB  # 2048 tokens, 4 layers, 8 KV heads of length 256
 
 
 def header() -> GgufHeader:
-    """A model with four layers of 100 MiB each, an output of 50 MiB and embeddings of 50 MiB."""
+    """Returns a header of a model with four layers of 100 MiB each.
+
+    The output and the embeddings of the model have 50 MiB each.
+    """
     sizes = {"token_embd.weight": 50, "output.weight": 50}
     sizes |= {f"blk.{n}.ffn_up.weight": 60 for n in range(4)}
     sizes |= {f"blk.{n}.attn_q.weight": 40 for n in range(4)}

@@ -1,4 +1,4 @@
-"""Requests to OpenAI's API, and how its events and errors are read."""
+"""Tests requests to an upstream server's OpenAI API, and reading its events and errors."""
 
 from __future__ import annotations
 
@@ -205,12 +205,12 @@ def test_an_error_event_is_raised() -> None:
 # ── errors ────────────────────────────────────────────────────────────────────────────────────
 
 CONTEXT_TEXTS = [
-    (  # OpenAI, vLLM until 0.10, llama_cpp.server
+    (  # from OpenAI, vLLM up to 0.10, llama_cpp.server
         "This model's maximum context length is 512 tokens. However, you requested 616 tokens "
         "(600 in the messages, 16 in the completion). Please reduce the length of the messages.",
         616,
     ),
-    (  # vLLM 0.11 and newer
+    (  # from vLLM 0.11 and newer
         "This model's maximum context length is 512 tokens and your request has 600 input tokens.",
         616,
     ),
@@ -219,7 +219,7 @@ CONTEXT_TEXTS = [
         "tokens and your prompt contains at least 600 input tokens, for a total of at least 616.",
         616,
     ),
-    (  # llama-server
+    (  # from llama-server
         "request (600 tokens) exceeds the available context size (512 tokens), try increasing it",
         616,
     ),

@@ -1,4 +1,4 @@
-"""The readiness endpoint."""
+"""Tests the endpoint `readyz`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers_ai_emulator.settings import Settings
 
 @dataclass
 class FakeModels:
-    """The attributes of ModelManager that the readiness depends on."""
+    """A fake of ModelManager with the attributes that `readyz` reads."""
 
     phase: str
     failure: str | None

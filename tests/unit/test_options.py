@@ -1,4 +1,4 @@
-"""The flags and environment variables of the commands, which the declarations generate."""
+"""Tests the commands' flags and variables, which are generated from the settings' declarations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers_ai_emulator.settings.declaration import declarations
 
 
 def parse(*flags: str) -> Settings:
-    """Returns the settings that a command gets from these flags and the environment."""
+    """Returns the settings that a command gets from these flags and from the environment."""
     parsed = []
 
     @with_settings
@@ -30,7 +30,7 @@ def parse(*flags: str) -> Settings:
 
 
 def error_of(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """Runs a command that fails; returns its exit code."""
+    """Runs a command that fails. Returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["workers-ai-emulator", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -200,7 +200,7 @@ def test_the_variable_of_a_kubernetes_service_is_ignored_with_one_line(
     ignored, *other = capsys.readouterr().err.splitlines()
     assert ignored.startswith(f"ignoring WORKERS_AI_EMULATOR_PORT='{value}': ")
     assert not any("WORKERS_AI_EMULATOR_PORT" in line for line in other)
-    assert os.environ["WORKERS_AI_EMULATOR_PORT"] == value  # the command of `exec` still has it
+    assert os.environ["WORKERS_AI_EMULATOR_PORT"] == value  # `exec` passes it on to its command
 
 
 def test_another_text_in_the_port_variable_is_an_error(

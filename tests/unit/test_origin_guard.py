@@ -1,4 +1,4 @@
-"""The origin guard: which pages may call, and the CORS headers that they get."""
+"""Tests which web pages may call the emulator, and the CORS headers of the responses."""
 
 from __future__ import annotations
 

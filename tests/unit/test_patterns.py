@@ -1,4 +1,4 @@
-"""Regular expressions of users: Python's meaning, in linear time."""
+"""Tests that users' regular expressions have Python's meaning and take linear time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index finds cached prefixes of a prompt whose cells equal the prompt's own."""
+"""Tests that the prefix index finds a cached prefix only if its cells equal the prompt's cells."""
 
 from workers_ai_emulator.engine.prefixes import PrefixIndex, Snapshot
 from workers_ai_emulator.engine.tiling import Tiling
@@ -7,7 +7,7 @@ TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def index_of(*held: list[int], tiling: Tiling = TILING) -> PrefixIndex:
-    """Returns an index of slots that hold whole prompts without a completion."""
+    """Returns an index of slots; each slot has the cells of one prompt and no completion."""
     index = PrefixIndex(tiling)
     for slot, tokens in enumerate(held):
         index.set(slot, tokens, len(tokens))

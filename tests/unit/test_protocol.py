@@ -1,4 +1,4 @@
-"""The protocol tells what the server is waiting for on a connection, and for how long."""
+"""Tests what the server waits for on a connection, and the time limit of each wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = TimeLimits(silence=1, head=2, body=10, pause=3, request=4, reading=5)
 
 
 class Transport(asyncio.Transport):
-    """A transport without a socket, which stores what the protocol does with it."""
+    """A transport without a socket. Stores the sent bytes, and how the connection was ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Transport(asyncio.Transport):
 
 
 class App:
-    """An application that responds when `respond` is set, and counts disconnects until then."""
+    """An application that responds when `respond` is set, and counts earlier disconnects."""
 
     def __init__(self) -> None:
         self.respond = asyncio.Event()
@@ -68,7 +68,10 @@ class App:
 
 
 class Connection:
-    """A protocol, its transport and its application, on an event loop that does not run."""
+    """A connection in memory: an HTTP protocol with its transport and its application.
+
+    The event loop runs only during the method `run`.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -166,7 +169,7 @@ def test_the_limit_of_reading_counts_while_the_buffers_are_full(connection: Conn
 
 def test_a_client_that_waits_for_100_continue_is_not_overdue(connection: Connection) -> None:
     head = HEAD.replace(b"host", b"expect: 100-continue\r\nhost")
-    connection.protocol.data_received(head)  # the application has not asked for the body yet
+    connection.protocol.data_received(head)  # the application has not read the body yet
     waits = [connection.protocol.wait]
     connection.run()
     assert connection.transport.sent == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Files with random weights: the contents of tiny ones, and the sizes of large ones."""
+"""Tests files with random weights: the contents of small files, and the sizes of large ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers_ai_emulator.engine.types import WeightsType
 from benchmarks.random_weights import LLAMA_2_7B, Shape, ensure
 
 TINY = Shape(num_layers=2, embedding_length=64, feed_forward_length=96, num_heads=4, num_kv_heads=2)
-# The sizes of TheBloke/Llama-2-7B-Chat-GGUF and of a conversion of Meta's files.
+# The sizes of the file in TheBloke/Llama-2-7B-Chat-GGUF and of a conversion of Meta's weights.
 REAL_SIZES: dict[WeightsType, int] = {"Q8_0": 7_161_089_728, "F16": 13_478_104_576}
 
 
@@ -35,7 +35,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, weights_type: WeightsType) ->
 
 
 def matrices(path: Path) -> dict[str, Any]:
-    """Returns the values of every matrix by its name."""
+    """Returns the values of all matrices in the file, by the name of the matrix."""
     header, found = read_header(path), {}
     for tensor in header.tensors:
         if len(tensor.shape) == 2:

@@ -1,4 +1,4 @@
-"""Polling an emulator that starts, on a server that returns prepared bodies."""
+"""Tests polling an emulator during its start, with a fake server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Returns `health` for `healthz`, and the next of `phases` for `readyz`."""
+    """A fake emulator: sends `health` for `healthz`, and the next of the `phases` for `readyz`."""
 
     def __init__(self, health: bytes, *phases: str) -> None:
         super().__init__((HOST, 0), Handler)

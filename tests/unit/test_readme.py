@@ -1,4 +1,4 @@
-"""The README and the pages in docs/ agree with the code."""
+"""Tests that the README and the pages in docs/ agree with the code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ USERS_FILES = {"models.toml"}
 
 
 def serve_flags() -> dict[str, str | None]:
-    """Returns the environment variable of each flag of `serve`."""
+    """Returns the flags of the command `serve`, each with its environment variable."""
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     return {p.opts[0]: p.envvar for p in command.params if p.opts[0] != "--help"}
 
@@ -95,12 +95,12 @@ def test_the_readme_has_at_most_150_lines() -> None:
 
 
 def code_spans(text: str) -> list[str]:
-    """Returns the texts between backticks, without the blocks of code."""
+    """Returns the texts between backticks. Ignores blocks of code."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
 
 
 def references(text: str) -> Iterator[tuple[Path, str | None]]:
-    """Yields every path in the text, and the name after it if it is written `file.py:name`."""
+    """Yields the path of each file that the text names, and for `file.py:name` also the name."""
     for match in map(PATH.fullmatch, code_spans(text)):
         if match and match[1] not in USERS_FILES:
             in_package = PACKAGE / match[1]
@@ -108,7 +108,7 @@ def references(text: str) -> Iterator[tuple[Path, str | None]]:
 
 
 def assigned(node: ast.stmt) -> list[str]:
-    """Returns the names that a statement of a module or a class defines."""
+    """Returns the names that a statement of a module or class defines."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else []
@@ -117,7 +117,7 @@ def assigned(node: ast.stmt) -> list[str]:
 
 
 def definitions(path: Path) -> set[str]:
-    """Returns the classes, functions and constants of a module, and `Class.member`."""
+    """Returns the names of a module's classes, functions and constants, and `Class.member`s."""
     body = ast.parse(path.read_text("utf-8")).body
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
     members = {f"{c.name}.{name}" for c in classes for node in c.body for name in assigned(node)}
@@ -126,7 +126,7 @@ def definitions(path: Path) -> set[str]:
 
 @cache
 def names_in_the_package() -> set[str]:
-    """Returns all names in the package's modules: of classes, functions, variables and so on."""
+    """Returns all names of classes, functions, variables and attributes in the package."""
     nodes = [n for path in PACKAGE.rglob("*.py") for n in ast.walk(ast.parse(path.read_text()))]
     names = {name for node in nodes if isinstance(node, ast.stmt) for name in assigned(node)}
     names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
@@ -135,7 +135,10 @@ def names_in_the_package() -> set[str]:
 
 
 def walkthroughs() -> dict[str, list[tuple[int, str]]]:
-    """Returns the steps of each walkthrough: the depth of a step, and its file."""
+    """Returns the walkthroughs of docs/architecture.md by title.
+
+    A walkthrough is a list of steps; a step has its depth of indentation and the path of its file.
+    """
     section = ARCHITECTURE.split("## Three walkthroughs\n")[1].split("\n## ")[0]
     titles = re.split(r"^### (.*)$", section, flags=re.MULTILINE)[1:]
     steps = re.compile(r"^( *)\d+\. `([\w/]+\.py):", re.MULTILINE)
@@ -165,7 +168,7 @@ def test_the_table_of_layers_matches_the_import_rules() -> None:
 
 @pytest.mark.parametrize("title", walkthroughs())
 def test_a_walkthrough_goes_down_only(title: str) -> None:
-    last = {0: 0}  # the layer of the last step at each depth
+    last = {0: 0}  # by depth: the layer of the last step at this depth
     for depth, file in walkthroughs()[title]:
         caller, last[depth] = last[max(depth - 1, 0)], layer_number(file)
         assert caller <= last[depth], f"{file} is above the layer of its caller"

@@ -1,4 +1,4 @@
-"""Recordings: the lookup key, secrets, the capture of responses, the folder, and differences."""
+"""Tests recordings: how a call finds its recording, hidden credentials, the folder, differences."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_an_unusable_folder_is_an_invalid_setting(tmp_path: Path) -> None:
 
 
 def test_a_response_is_recorded_if_the_client_disconnects_at_its_last_event(tmp_path: Path) -> None:
-    """The source is cancelled while it sends the last event."""
+    """Cancels the sender of the response while it sends the last event."""
     request, is_sent = request_of({"prompt": "a"}), False
 
     async def source(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Redaction: which secrets it finds, in which forms, and what it leaves unchanged."""
+"""Tests which credentials are removed from texts, and which texts remain unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generations that relay an async generator: how they end, and that they close their source."""
+"""Tests generations that take their chunks from an async generator, and how they end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LIMIT_S = 5
 
 
 class Source:
-    """Yields the items, raises those that are errors, and then, if endless, waits for ever."""
+    """An async generator that yields the items. Raises an item if it is an exception.
+
+    `is_endless`: whether it waits for ever after the last item.
+    """
 
     def __init__(self, *items: Item, is_endless: bool = False) -> None:
         self.items = items

@@ -1,4 +1,4 @@
-"""Which sampler a request gets, and which token the greedy one takes."""
+"""Tests which sampler a request gets, and which token the greedy sampler chooses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GREEDY = SamplingParams(temperature=0.0)
         {"seed": 7},
         {"top_k": 40, "top_p": 0.9},
         {"repetition_penalty": 1.0},
-        {"repetition_penalty": 0.0},  # the schema allows it; it has no effect
+        {"repetition_penalty": 0.0},  # allowed by the schema, without effect
         {"temperature": -1.0},
     ],
 )

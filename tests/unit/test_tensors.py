@@ -1,4 +1,4 @@
-"""The requests of the SDK `@cloudflare/ai` 1.0, whose inputs are tensors."""
+"""Tests requests of the SDK `@cloudflare/ai` 1.0, which contain the inputs as tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs of text generation: messages, sampling parameters and refused inputs."""
+"""Tests the inputs of text generation: messages, sampling parameters and refused inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The position of a prompt token decides whether it is computed in a tile or row by row."""
+"""Tests that only a prompt token's position decides whether it is computed in a tile.
+
+A tile has 64 or more rows of one sequence, which llama.cpp computes together.
+"""
 
 import itertools
 
@@ -9,7 +12,10 @@ TILING = Tiling(start=6, length=4, chunk_length=8)
 
 
 def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
-    """Returns start and length of the calls that evaluate a prompt from `position` on."""
+    """Returns the start and length of each call that evaluates a part of the prompt.
+
+    The calls begin at `position`.
+    """
     found = []
     while position < num_prompt_tokens:
         length = TILING.next_length(position, num_prompt_tokens)
@@ -20,7 +26,7 @@ def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
 
 
 def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
-    """Returns the positions, from `position` on, whose tokens are computed in tiles."""
+    """Returns the positions of the tokens that are computed in tiles, from `position` on."""
     return {
         token
         for start, length in chunks(num_prompt_tokens, position)

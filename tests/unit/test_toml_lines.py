@@ -1,4 +1,4 @@
-"""The line of each key in a TOML document."""
+"""Tests finding the line of each key in a TOML document."""
 
 from __future__ import annotations
 

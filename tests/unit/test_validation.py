@@ -1,4 +1,4 @@
-"""The error messages for invalid data of users."""
+"""Tests the error messages for invalid data that users write."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Compares the validator with recorded results of the package that it ports.
+"""Tests the validator, a port of the npm package @cloudflare/cabidela, with recorded results.
 
-The vectors for the published schemas are in tests/data/validator. The vectors below show one quirk
-of the package each, with small schemas.
+The results for the published schemas are in tests/data/validator. The cases in this file show one
+peculiarity of the package each, with small schemas.
 """
 
 import json
@@ -32,7 +32,7 @@ def vectors() -> Iterator[Any]:
         path = REPOSITORY / "tests" / "data" / "validator" / file_name
         for name, vector in json.loads(path.read_text(encoding="utf-8")).items():
             request = vector["request"]
-            if name == "prompt 131073 chars":  # shortened in the file
+            if name == "prompt 131073 chars":  # the file contains a shortened prompt
                 request = {"prompt": "a" * 131073}
             yield pytest.param(model, request, vector["result"], id=f"{model}: {name}")
 

@@ -1,4 +1,4 @@
-"""Commands for which `exec` warns that their requests may reach Cloudflare."""
+"""Tests for which commands `exec` warns that their requests may reach Cloudflare."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""The watchdog counts the time in which a busy worker makes no progress."""
+"""Tests the watchdog, which reports an engine that has requests and makes no progress."""
 
 from workers_ai_emulator.engine.watchdog import Watchdog
 
 
 class Observed:
-    """A watchdog with a limit of 3 s that observes the worker every second."""
+    """A watchdog with a limit of 3 s, which observes the engine's thread every second."""
 
     def __init__(self) -> None:
         self._watchdog = Watchdog(limit_s=3)
 
     def failures(self, *seen: tuple[int, bool], is_alive: bool = True) -> list[bool]:
-        """Returns for each `num_completed` and `is_busy` whether there is a failure."""
+        """Returns, for each pair of `num_completed` and `is_busy`, whether there is a failure."""
         return [
             self._watchdog.observe(
                 num_completed=num_completed, is_busy=is_busy, is_alive=is_alive, elapsed_s=1

@@ -1,4 +1,4 @@
-"""The engine with its worker thread, over the fake runner."""
+"""Tests the engine with its own thread and a fake model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def running(runner: FakeRunner, *, queue_size: int = 64) -> AsyncIterator[
 
 
 async def blocked(runner: FakeRunner) -> None:
-    """Waits until the worker's decode call waits for the gate."""
+    """Waits until the decode call `block_at` of the fake model is blocked."""
     assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
 
 
@@ -167,7 +167,7 @@ async def test_a_running_request_can_be_cancelled() -> None:
     async with running(runner) as engine:
         generation = engine.submit(prompt(), params())
         await blocked(runner)
-        generation.cancel()  # interrupts the current decode call
+        generation.cancel()  # interrupts the running decode call
         generation.cancel()
         text = await text_of(generation)
         assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
@@ -254,7 +254,7 @@ async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
 
 @pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
 def test_a_failed_decode_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
-    """Call 1: the short prompt. Call 2: its next token. Call 3: the long prompt's first chunk."""
+    """Decode calls 1 and 2 evaluate the short prompt and its next token, call 3 the long prompt."""
 
     @in_loop
     async def check() -> None:
@@ -286,7 +286,7 @@ async def test_a_snapshot_that_cannot_be_loaded_ends_only_the_request_that_needs
 
     runner = Forgetful(num_slots=1, block_at=3)
     async with running(runner) as engine:
-        await text_of(engine.submit(prompt("a" * 40), params(2)))  # decode calls 1 and 2
+        await text_of(engine.submit(prompt("a" * 40), params(2)))  # these are decode calls 1 and 2
         second = engine.submit(prompt("b" * 40), params(2))
         await blocked(runner)
         again = engine.submit(prompt("a" * 40), params(2))
@@ -455,7 +455,7 @@ def test_a_decode_call_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch
         loop = asyncio.get_running_loop()
         call_soon_threadsafe = loop.call_soon_threadsafe
 
-        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # the signature of the event loop
+        def counted(*args: Any, **kwargs: Any) -> asyncio.Handle:  # signature of the loop's method
             wakers.append(threading.current_thread().name)
             return call_soon_threadsafe(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Configurations of Workers: text to paste, and the conversion of wrangler's file."""
+"""Tests the configurations that `worker config` prints and the file that `worker init` writes."""
 
 from __future__ import annotations
 

@@ -108,11 +108,11 @@ def wrangler(version: str) -> Packages:
 
 WRANGLER_4 = wrangler("4.86.0")  # the last version for node 20
 WRANGLER_3 = wrangler("3.114.17")
-# The first or last versions in the rows of the table in docs/workers.md.
+# Versions of wrangler at which its behaviour changes. docs/workers.md names these versions.
 OLDEST_WITH_NODE_20 = wrangler("3.33.0")
 LAST_WITH_VARIABLES = wrangler("4.35.0")
 FIRST_WITH_PLUGINS = wrangler("4.36.0")
-LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last that uses a remote session
+LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last version that calls the URLs of a remote session
 CORNERS = (OLDEST_WITH_NODE_20, LAST_WITH_VARIABLES, FIRST_WITH_PLUGINS, LAST_WITH_EXCHANGE)
 VITEST = Packages(
     "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")

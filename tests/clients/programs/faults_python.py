@@ -124,9 +124,10 @@ def read(parts: Iterable[bytes]) -> object:
 
 
 def retries(base_url: str, account_id: str, control: Callable[..., Any]) -> object:
-    """Lets the SDK retry calls that get a fault several times, with one fault per case.
+    """For each case, sets a fault for a number of requests, then calls the model with the SDK.
 
-    Returns for each case the outcome, and the faults that no call has used.
+    The SDK may retry the call. Returns, for each case, the outcome and the fault rules that are
+    left.
     """
     from cloudflare import Cloudflare
 
