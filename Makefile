@@ -17,6 +17,9 @@ INSTALLED_PARTS = import json, tomllib; \
 # Python code that prints the name and version of the package that contains the stand-in model.
 STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
 
+# Options for the build of llama-cpp-python: leave out the parts that the emulator never loads.
+LEAN = -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE='$(CURDIR)/emulator/compile/lean.cmake'
+
 .PHONY: serve test test-unit lint format bench clean help
 
 serve: .venv/.installed ## run the server; `make` alone does the same
@@ -46,15 +49,14 @@ clean: ## delete .venv and .cache
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.* ## (.+)/make \1\t\2/p' Makefile | expand --tabs=16
 
-# pip's verbose log goes to .cache/install.log. Compiling llama-cpp-python takes minutes, so the
-# terminal shows each package that pip collects and each file that the compiler finishes.
+# pip's verbose log goes to .cache/install.log, and the terminal shows the progress, because
+# compiling llama-cpp-python takes a minute or more.
 .venv/.installed: .venv/.installed-parts
 	@mkdir -p .cache
 	@$(PYTHON) -m venv .venv >&2
-	@echo "Installing. The first time this compiles llama.cpp, which takes some minutes." >&2
-	@$(PIP) install --verbose --editable . 2>&1 \
-		| tee .cache/install.log | sed -unE -e 's|^Collecting ([^ ]+).*|  \1|p' \
-		-e 's|^ *(\[[0-9]+/[0-9]+\]) .*/([^/ ]+)$$|  \1 \2|p' -e '/^ *(ERROR|error): /p' >&2 \
+	@echo "Installing. The first time, this compiles llama.cpp, which takes a minute or more." >&2
+	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(PIP) install --verbose --editable '.[model]' 2>&1 \
+		| tee .cache/install.log | $(PYTHON) emulator/compile/progress.py \
 		|| { echo "The installation failed; the whole log is in .cache/install.log" >&2; exit 1; }
 	@$(PIP) install --quiet --no-deps "$$($(BIN)/python -c '$(STAND_IN)')"
 	@touch $@

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -42,8 +42,10 @@ class ServerProcess:
     def run(self, body: object, model: str = INT8) -> httpx.Response:
         return self.post(self.run_url(model), body)
 
-    def post(self, url: str, body: object) -> httpx.Response:
-        return httpx.post(url, json=body, timeout=120)
+    def post(
+        self, url: str, body: object, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        return httpx.post(url, json=body, headers=headers, timeout=120)
 
     def connect(self, body: object, model: str = INT8) -> socket.socket:
         """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects."""
@@ -64,19 +66,25 @@ class ServerProcess:
         )
 
 
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "workers_ai_emulator", "serve", "--port", "0", *flags]
+def command(*flags: str, python: str = sys.executable) -> list[str]:
+    return [python, "-m", "workers_ai_emulator", "serve", "--port", "0", *flags]
 
 
 @contextmanager
-def server_process(*flags: str, max_files: int | None = None) -> Iterator[ServerProcess]:
+def server_process(
+    *flags: str, max_files: int | None = None, python: str = sys.executable
+) -> Iterator[ServerProcess]:
     """Starts a server, yields it when it has printed its base URL, and stops it with SIGTERM.
 
-    `max_files`: how many files the server may open; None for the system's limit.
+    `max_files`: how many files the server may open; None for the system's limit. `python`: the
+    interpreter that runs the server.
     """
     ulimit = ["bash", "-c", f'ulimit -n {max_files}; exec "$@"', "bash"] if max_files else []
     process = subprocess.Popen(
-        [*ulimit, *command(*flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*ulimit, *command(*flags, python=python)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout and process.stderr
     server = ServerProcess(process, "")

@@ -6,6 +6,7 @@
     │   │   ├── SettingInvalid
     │   │   ├── AddressUnavailable
     │   │   └── WeightsUnusable   missing, unreadable, not GGUF, or too large for the memory
+    │   │       └── ModelPartMissing   a package of the extra `model` is not installed
     │   ├── PullFailed            weights cannot be downloaded
     │   └── ModelUnknown          the catalogue has no model with the name given to a command
     └── TransferInterrupted       a download failed and may be retried
@@ -15,6 +16,9 @@ errors that clients receive.
 """
 
 from __future__ import annotations
+
+# The modules of the packages in the extra `model` of pyproject.toml.
+_MODEL_PART = {"huggingface_hub", "jinja2", "llama_cpp", "numpy", "tomlkit", "tqdm"}
 
 
 class EmulatorError(Exception):
@@ -39,6 +43,25 @@ class AddressUnavailable(StartError):
 
 class WeightsUnusable(StartError):
     """The weights of a model cannot be loaded."""
+
+
+class ModelPartMissing(WeightsUnusable):
+    """A package that only models on this machine need is not installed."""
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError) -> ModelPartMissing:
+        """Returns the error for an import that failed.
+
+        Raises `error` itself if the missing module does not belong to the extra `model` of our
+        package.
+        """
+        if (error.name or "").partition(".")[0] not in _MODEL_PART:
+            raise error
+        return cls(
+            "models cannot run here, because a part of the emulator is not installed: run "
+            "`pip install 'workers-ai-emulator[model]'`, or choose another backend, for example "
+            "with WORKERS_AI_EMULATOR_BACKEND=scripted"
+        )
 
 
 class PullFailed(CommandError):

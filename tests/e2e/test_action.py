@@ -128,13 +128,16 @@ def test_a_failed_start_fails_the_step_with_the_reason(runner: Runner) -> None:
     assert "'nope' is not one of" in done.stdout
 
 
-def test_the_cache_key_has_platform_python_version_and_hash(runner: Runner) -> None:
-    runner.inputs["install"] = "true"
+@pytest.mark.parametrize("model", ["true", "false"])
+def test_the_cache_key_has_platform_python_version_and_hash(runner: Runner, model: str) -> None:
+    runner.inputs |= {"install": "true", "model": model}
     [key, *_] = [step for step in ACTION["runs"]["steps"] if step.get("id") == "key"]
     assert runner._run(key).returncode == 0
     name = runner.outputs["key"]["key"]
     version = ".".join(map(str, sys.version_info[:3]))
-    assert re.fullmatch(rf"workers-ai-emulator-Linux-X64-{version}-[0-9a-f]{{64}}", name)
+    assert re.fullmatch(
+        rf"workers-ai-emulator-Linux-X64-{version}-model-{model}-[0-9a-f]{{64}}", name
+    )
 
 
 def test_the_documented_inputs_exist() -> None:

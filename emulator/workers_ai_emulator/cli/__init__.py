@@ -14,7 +14,7 @@ from workers_ai_emulator.cli.options import Command
 from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
 from workers_ai_emulator.cli.serve import serve
 from workers_ai_emulator.cli.wait import wait
-from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.errors import CommandError, ModelPartMissing
 
 _INTERRUPTED = 130
 
@@ -53,6 +53,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except CommandError as error:
         fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        fail(str(ModelPartMissing.of(error)), 1)
     except TyperException as error:
         fail(error.format_message(), 2)
     except typer.Abort:

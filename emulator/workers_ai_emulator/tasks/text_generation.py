@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
-from workers_ai_emulator.prompts.chat import ChatTemplate
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
@@ -25,6 +24,9 @@ from workers_ai_emulator.wire.errors import (
     WireError,
     refused_by_engine,
 )
+
+if TYPE_CHECKING:  # only the backend `llama` needs this module, and its import is slow
+    from workers_ai_emulator.prompts.chat import ChatTemplate
 
 _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 

@@ -1,0 +1,59 @@
+"""Tests the error for an installation without the extra `model` of our package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+
+import pytest
+from workers_ai_emulator.errors import _MODEL_PART, ModelPartMissing
+
+from tests.pages import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# Imports what `serve --backend scripted` needs, and prints the imported modules.
+IMPORT_SERVER = """
+import sys
+import workers_ai_emulator.server.server
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    """Returns the normalized names of packages, without versions."""
+    names = (re.split(r"[<>=\[; ]", requirement)[0] for requirement in requirements)
+    return {name.lower().replace("_", "-") for name in names}
+
+
+def test_the_listed_modules_are_those_of_the_packages_in_the_extra() -> None:
+    extra = names(PROJECT["optional-dependencies"]["model"])
+    packages = packages_distributions()
+    assert names(name for module in _MODEL_PART for name in packages[module]) == extra
+
+
+def test_no_package_is_both_required_and_in_the_extra() -> None:
+    extra = names(PROJECT["optional-dependencies"]["model"])
+    assert not names(PROJECT["dependencies"]) & extra
+
+
+def test_the_server_imports_none_of_them_before_a_model_is_needed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_SERVER], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & _MODEL_PART
+
+
+def test_a_missing_module_of_the_extra_is_an_error_with_the_command() -> None:
+    error = ModelPartMissing.of(ModuleNotFoundError("no", name="llama_cpp.llama_cpp"))
+    assert "pip install 'workers-ai-emulator[model]'" in str(error)
+
+
+@pytest.mark.parametrize("name", [None, "fastapi", "llama"])
+def test_another_missing_module_is_raised(name: str | None) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        ModelPartMissing.of(ModuleNotFoundError("no", name=name))
