@@ -57,9 +57,8 @@ def create_app(services: Services) -> ASGIApp:
 def create_health_app(services: Services) -> ASGIApp:
     """Returns an ASGI application that has only the endpoints `healthz` and `readyz`.
 
-    Of the middleware, the application has only EdgeMiddleware and OriginGuardMiddleware. The
-    application only reads `services`, so it may run in another thread than the application of
-    `create_app`.
+    Its only middleware is EdgeMiddleware and OriginGuardMiddleware. The application can run in
+    another thread than the application of `create_app`, because it only reads `services`.
     """
     api = FastAPI(openapi_url=None, redirect_slashes=False)
     api.state.services = services

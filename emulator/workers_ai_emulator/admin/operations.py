@@ -23,9 +23,10 @@ health_router = EndpointRouter()
 
 @health_router.handles(endpoints.HEALTHZ)
 async def healthz(request: Request) -> Response:
-    """Returns 200 while the event loop runs, even if no model is loaded.
+    """Returns 200 while the main event loop runs, even if no model is loaded.
 
-    Returns 503 with the reason while the event loop is blocked.
+    Returns 503 with the reason if the main event loop has been blocked for 30 seconds. Health
+    checks are handled in another thread, so the main event loop does not delay them.
     """
     failure = services_of(request).heartbeat.failure
     return json_response({"status": failure or "alive"}, status=503 if failure else 200)
@@ -36,8 +37,9 @@ async def readyz(request: Request) -> Response:
     """Returns 200 if the server can generate text, otherwise 503 with the reason.
 
     During start-up, returns 503 until a model has generated its first token. Later, returns 503
-    while the event loop is blocked, while an engine hangs or has failed, or while the upstream
-    server does not respond.
+    while the main event loop is blocked, while an engine hangs or has failed, or while the upstream
+    server does not respond. Health checks are handled in another thread, so the main event loop
+    does not delay them.
     """
     services = services_of(request)
     status = services.heartbeat.failure or services.backends.status

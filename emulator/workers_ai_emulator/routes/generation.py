@@ -113,7 +113,11 @@ async def _respond(
     *,
     is_stream: bool,
 ) -> Response:
-    """Returns a stream of events after the first chunk, or a JSON response after all chunks."""
+    """Returns the response to a request whose generation has started.
+
+    If `is_stream` is True, waits only for the first chunk, then returns a stream of events.
+    Otherwise, waits for all chunks, then returns a JSON response.
+    """
     generation = started.generation
     chunks = await _while_connected(request, generation, _after_first(generation))
     headers = {
@@ -130,8 +134,9 @@ async def _respond(
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:
     """Waits until the first chunk is generated, and returns an iterator over all chunks.
 
-    Raises errors that occur before the first chunk, so that the client gets an error response. The
-    iterator raises later errors, which cut a stream.
+    Raises errors that occur before the first chunk, so that the client gets an error response.
+    The iterator raises errors that occur later. If the response is a stream, such an error cuts the
+    stream.
     """
     chunks = aiter(generation)
     first = await anext(chunks)

@@ -44,8 +44,8 @@ async def completions(request: Request) -> Response:
 async def other_endpoint(request: Request) -> Response:
     """Refuses requests for endpoints of OpenAI's API that Workers AI does not have.
 
-    The route handles only POST, with code 7000. For other methods, the server sends code 7001, as
-    recorded from the service for a GET of `/ai/v1/models`.
+    The response to a POST is an error with code 7000. The response to other methods has code 7001,
+    as recorded from the service for a GET of `/ai/v1/models`.
     """
     raise no_route(request.scope["path"])
 

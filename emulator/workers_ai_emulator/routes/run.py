@@ -47,8 +47,9 @@ async def run(
 ) -> Response:
     """Runs the model, and returns a response in the format `response_format`.
 
-    The default is the format of `ai/run`. Raises WireError if the client requests batch processing,
-    either by `is_queued` or by `queueRequest=true` in the query.
+    The default is the format of `ai/run`. Raises WireError if the client requests batch processing:
+    if `is_queued` is True, or if the query contains `queueRequest=true`.
+    `is_queued`: whether the request's body requests batch processing.
     """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)

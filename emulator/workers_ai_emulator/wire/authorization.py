@@ -44,8 +44,8 @@ class Caller:
     """The parts of a request that the authorization check reads.
 
     `account_id`: the account id in the request's path, or None if the path contains no account id.
-    `is_local`: whether a program on this machine sent the request. False for requests of wrangler
-    3.20 to 4.35, because these versions send a token, which the server then checks.
+    `is_local`: True if a program on this machine, other than wrangler 3.20 to 4.35, sent the
+    request. These versions of wrangler send a token, so the server checks it.
     """
 
     headers: Mapping[str, str]

@@ -19,8 +19,8 @@ GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins wi
 # If a body has more bytes than this limit, it is parsed in a thread, because parsing it on the
 # event loop would delay other requests.
 _LARGE_BODY_BYTES = 2**14
-# If a JSON integer has more digits than this limit, it is parsed as a float, which is then
-# infinity. Python refuses to parse very long integers.
+# A JSON integer with more digits than this limit is parsed as infinity, because Python refuses to
+# parse very long integers.
 _MAX_DIGITS = 400
 
 _T = TypeVar("_T")

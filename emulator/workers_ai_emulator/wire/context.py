@@ -16,7 +16,7 @@ _KEY = "workers_ai_emulator.call_context"
 class CallContext:
     """Values that the middleware and the route of one request share.
 
-    The module in parentheses sets the field.
+    Each description ends with the module that sets the field, in parentheses.
 
     `needs_token`: whether the server checks the token even if the client is on this machine. True
     for requests of wrangler 3.20 to 4.35 (`middleware/binding_transports.py`).

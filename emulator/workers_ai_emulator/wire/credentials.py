@@ -32,9 +32,9 @@ CREDENTIAL_HEADERS = (
     "cookie",
 )
 _ALWAYS_HIDDEN = frozenset({*CREDENTIAL_HEADERS, "set-cookie"})
-# A name that contains one of these words is the name of a credential. The plurals `tokens` and
-# `keys` are in the list only together with another word: `api_tokens` is the name of a credential,
-# `max_tokens` is not.
+# A name is split into words. It is the name of a credential if one of its words is in this list.
+# `max_tokens` is not such a name, because the list contains neither `max` nor `tokens`.
+# An entry with `_`, such as `api_tokens`, matches two adjacent words of a name.
 _WORDS = re.compile(
     "key|token|secrets?|auth|authorization|authentication|cookies?|credentials?|passwords?|passwd|"
     "passphrase|pwd|signatures?|sig|jwt|bearer|apikeys?|api_keys|apitokens?|api_tokens|authkey|"
@@ -48,8 +48,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits `accessToken` into
 
 _PAIR = re.compile(r'("([^"\\]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
-# Matches the `headers` of each request in a body of AI Gateway's universal endpoint, which is a
-# list of requests (steps). Used for truncated bodies, because they cannot be parsed as JSON.
+# Matches `"headers": {…` in truncated bodies, which cannot be parsed as JSON. A request to AI
+# Gateway's universal endpoint has a list of requests (steps) in its body, each with `headers`.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
 _STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
@@ -69,7 +69,8 @@ _PATH_HINT = re.compile(
 # Matches tokens of at least 32 characters that have upper-case letters, lower-case letters and
 # digits.
 _LONG_TOKEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_-]{32,}")
-# Matches the parts of a path that are credentials if they follow a part such as `token`.
+# Matches a part of a path with at least 20 characters, or with at least 6 characters and a digit.
+# The part is a credential if it follows a name such as `token`.
 _AFTER_NAME = re.compile(r"(?=.*[0-9])[\w.~+-]{6,}|[\w.~+-]{20,}")
 
 
@@ -152,11 +153,11 @@ class Finder:
     def value(self, value: Any, *, is_step: bool = True) -> Any:
         """Replaces the credentials in a parsed JSON value.
 
-        Finds the credentials by the names of keys, and in strings also by the names of query
-        parameters.
-        `is_step`: whether the value may be from a body of AI Gateway's universal endpoint, which
-        contains one or several requests. If True, also replaces all values in the `headers` of
-        these requests, except media types.
+        Replaces the values of keys that have the name of a credential, such as `api_key`. In
+        strings, also replaces the values of query parameters that have such a name.
+        `is_step`: whether the value may be the body for AI Gateway's universal endpoint: a request,
+        or a list of requests. If True, also replaces all values in the `headers` of these requests,
+        except media types.
         """
         match value:
             case str():

@@ -12,9 +12,9 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 END_OF_STREAM = b"data: [DONE]\n\n"
 
 # An event's padding, under the key `p`, is the beginning of this text. In recorded events, the
-# padding has 0 to 49 characters, with all lengths about equally often. An event without padding has
-# no key `p`. The padding hides the length of the token from people who see only the length of an
-# encrypted event.
+# padding has 0 to 49 characters, and all lengths are about equally frequent. An event without
+# padding has no key `p`. The padding hides the length of the token from people who see only the
+# length of an encrypted event.
 _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 _MAX_PADDING = 49
 
@@ -22,7 +22,7 @@ _MAX_PADDING = 49
 def to_json(value: Any) -> bytes:
     """Returns the value as compact JSON in UTF-8.
 
-    Escapes no characters beyond ASCII, except lone surrogates, because UTF-8 cannot encode them.
+    Does not escape non-ASCII characters, except lone surrogates, which UTF-8 cannot encode.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")

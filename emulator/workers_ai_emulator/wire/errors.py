@@ -34,8 +34,8 @@ Json = dict[str, Any]
 class Sender(Enum):
     """The program of Cloudflare that sends an error. Each program has its own form of error body.
 
-    Two programs share Cloudflare's API v4: the legacy router puts `result` last in the body and
-    escapes slashes, the newer one puts `result` first.
+    Two programs send the errors of Cloudflare's API v4. The legacy router puts `result` last in the
+    body and escapes slashes. The newer program puts `result` first.
     """
 
     LEGACY_API = "API v4, legacy router"

@@ -24,7 +24,7 @@ __all__ = ["CREDENTIAL_HEADERS", "Redaction"]
 # A credential with fewer characters than this is not replaced: a short credential, such as `x` or
 # `local`, also occurs in ordinary text.
 _MIN_LENGTH = 6
-# If a truncated text ends with the beginning of a secret, that beginning is removed if it has at
+# A truncated text can end with the beginning of a secret. This beginning is removed if it has at
 # least this many characters.
 _MIN_START = 4
 # The maximum number of secrets per request that are replaced wherever they occur. Further secrets

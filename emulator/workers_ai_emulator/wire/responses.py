@@ -42,8 +42,8 @@ def error_response(
 ) -> JsonResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
-    `headers`: further headers of the response. For errors of Workers AI, `headers` is ignored, and
-    the only further header is `cf-ai-req-id`.
+    `headers`: headers that are added to the response. For errors of Workers AI, the header
+    `cf-ai-req-id` is added instead.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:

@@ -1,4 +1,4 @@
-"""Validates rules that users write, and describes each mistake in one short, printable line."""
+"""Validates the rules of faults and scripts, and describes each mistake in one printable line."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def shown(value: Any) -> str:
 
 
 def bounded(text: str) -> str:
-    """Returns the text as one printable line of at most 400 characters."""
+    """Returns the text as one printable line. Cuts a long line to 400 characters and adds `...`."""
     line = one_line(" ".join(text[: 10 * _MAX_LINE].split()))
     return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 

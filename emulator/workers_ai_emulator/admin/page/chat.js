@@ -44,7 +44,7 @@ export class Chat {
     addTurn("user", question.content);
     const turn = addTurn("assistant", "");
     const completion = turn.appendChild(element("span", ""));
-    const messages = this.#messages; // #startAgain() replaces this.#messages, but not this array
+    const messages = this.#messages; // the array of this conversation; #startAgain() creates a new array
     try {
       await this.#generate([...messages, question], turn, completion);
     } catch (error) {

@@ -24,7 +24,7 @@ export class RequestList {
     if (body.epoch !== this.#epoch) {
       const isFirst = this.#epoch === null;
       this.#clear(body.epoch);
-      if (!isFirst) return this.refresh(); // the journal is new: fetch all its requests
+      if (!isFirst) return this.refresh(); // the journal was cleared: fetch all its requests
     }
     for (const request of body.requests.reverse()) this.#show(request);
     while (this.#rows.size > MAX_ROWS) this.#remove(Math.min(...this.#rows.keys()));
