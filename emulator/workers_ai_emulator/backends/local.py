@@ -29,7 +29,9 @@ class LocalBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         async with self._models.lease(spec) as loaded:
-            loaded.engine.check_capacity()  # before tokenising, which takes time under load
+            # If the engine cannot accept a request now, raises the error before tokenising, because
+            # tokenising takes time.
+            loaded.engine.check_capacity()
             if is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:

@@ -90,7 +90,10 @@ class Pattern:
 
     @property
     def size(self) -> int:
-        """The number of RE2 instructions of both compiled forms, for ASCII and for other texts."""
+        """The total number of RE2 instructions of the two compiled forms of the expression.
+
+        One form is for ASCII texts, the other form is for all other texts.
+        """
         return int(self._for_ascii.programsize + self._for_all.programsize)
 
     def found_in(self, text: str) -> bool:
@@ -163,7 +166,10 @@ class _Writer:
 
     @property
     def _excluded(self) -> str:
-        """Both markers, which no character class may match; empty if texts contain no markers."""
+        """The characters that `.` and classes such as `[^a]` must not match.
+
+        They are the two marker characters, or none if no markers are inserted into texts.
+        """
         return f"{_BOUNDARY}{_INSIDE}" if self.has_boundaries else ""
 
     def _character(self, text: str) -> str:

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 # count each word as one token.
 WORD = re.compile(r"\s*\S+|\s+")
 
-# The maximum number of chunks that a generation reads from its source before they are needed.
+# The maximum number of chunks in a generation's queue. While the queue is full, the generation does
+# not read further chunks from its source.
 _MAX_UNREAD = 1024
 
 

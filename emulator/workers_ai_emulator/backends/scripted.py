@@ -310,8 +310,8 @@ async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
     """Yields the rule's completion, one chunk per word, with the rule's delays.
 
     Yields at most `max_tokens` words; if it yields that many, the finish reason is `length`. If the
-    finish reason is `stop`, an empty chunk follows the last word, because a model also generates an
-    end-of-text token.
+    finish reason is `stop`, an empty chunk follows the last word. The empty chunk represents the
+    end-of-text token, which a model would generate and which counts as a completion token.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens

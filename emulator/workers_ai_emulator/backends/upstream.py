@@ -29,8 +29,8 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-# The HTTP client closes idle connections after this time. A request fails if the client sends it
-# just as the server closes the connection, which uvicorn does after 5 idle seconds.
+# The HTTP client closes idle connections after this time. A server with uvicorn closes them after 5
+# seconds. A request would fail if the client sent it just as the server closes the connection.
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
@@ -167,7 +167,7 @@ class UpstreamBackend:
         """Converts errors of HTTP requests in the `with` block to UpstreamFailed.
 
         The error text contains the server's URL. If the connection fails or times out, sets
-        `failure`, and starts a task that repeats a request until the server generates a token.
+        `failure`, and starts a task that sends test requests until the server generates a token.
         """
         try:
             yield
@@ -181,7 +181,7 @@ class UpstreamBackend:
             raise UpstreamFailed(self.failure) from error
 
     def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
-        """Returns the task that repeats a request until the upstream server generates a token.
+        """Returns the task that sends test requests until the upstream server generates a token.
 
         Starts the task if it is not running.
         """

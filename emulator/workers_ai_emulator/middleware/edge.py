@@ -83,7 +83,7 @@ class _Response:
         headers.add_vary_header("Accept-Encoding")
         if _may_keep_alive(self._scope):
             headers["connection"] = "keep-alive"
-            del headers["content-length"]  # so uvicorn sends chunks, as recorded from Cloudflare
+            del headers["content-length"]  # uvicorn then uses chunked encoding, as Cloudflare does
 
 
 class _Body:

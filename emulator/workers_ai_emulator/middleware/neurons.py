@@ -38,8 +38,8 @@ class Price:
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
 
-# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. The price of the int8
-# model is the price of another model, which has generated its responses since 2024.
+# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. Since 2024, Cloudflare
+# has run another model under the name of the int8 model, and charges the price of that other model.
 _PRICES = {
     "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
     "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),

@@ -96,10 +96,9 @@ class OriginGuardMiddleware:
     def _is_own(self, host: str) -> bool:
         """Returns whether `host`, the host of a request's URL, is a safe name of this server.
 
-        IP addresses, local names and allowed names are safe: a foreign page needs a host name of
-        its own for DNS rebinding. All other names are unsafe, even those without an entry in public
-        DNS. With mDNS or LLMNR, another machine in the same network can make a name such as
-        `printer.local` resolve to any address.
+        A host is safe if it is an IP address, a `localhost` name, or a name that the user allows.
+        All other names are unsafe, because an attacker may choose the address to which they
+        resolve. For example, any machine in the same network can do so for `printer.local`.
         """
         if "*" in self._origins or "*" in self._hosts:
             return True

@@ -108,8 +108,8 @@ class FaultRule(Fault):
     A condition that is not set matches all calls. `times`: the number of calls that get the fault,
     after which the rule is removed. If `times` is None, all matching calls get the fault until the
     next reset. `probability`: the probability that a matching call gets the fault. `seed`: the seed
-    of this random choice, which makes it the same in every run. `model`: a model's name, in which
-    `*` matches any text.
+    of the random choice; with a seed, the choices are the same in every run. `model`: a model's
+    name, in which `*` matches any text.
     """
 
     times: int | None = Field(default=None, ge=1)

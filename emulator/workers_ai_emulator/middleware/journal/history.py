@@ -18,9 +18,10 @@ _NUM_SAMPLES = 300
 class Sample:
     """The server's load at one moment.
 
-    `time`: seconds since 1970. `running`: the number of inference calls that have a slot.
-    `waiting`: the number of calls whose generation has not started or waits for a slot. `slots`,
-    `free_slots`: the slots of all loaded models together.
+    `time`: seconds since 1970. `running`: the number of inference calls that are generating a
+    completion. `waiting`: the number of inference calls that are not yet generating a completion,
+    for example because no slot is free. `slots`, `free_slots`: the slots of all loaded models
+    together.
     """
 
     time: float

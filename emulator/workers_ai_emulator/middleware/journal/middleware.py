@@ -16,7 +16,7 @@ _TAIL_BYTES = 32
 # A request body with more bytes than this is parsed in a thread, because parsing it on the event
 # loop would delay other requests.
 _LONG_BYTES = 2**15
-_CLIENT_CLOSED_REQUEST = 499  # `app.py` sends this status after a disconnect
+_CLIENT_CLOSED_REQUEST = 499  # `app.py` sets this status if the client has disconnected
 
 
 class JournalMiddleware(InferenceMiddleware):

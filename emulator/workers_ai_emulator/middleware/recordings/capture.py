@@ -68,9 +68,9 @@ class ResponseCapture:
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
         """Returns how the response ended: `whole`, `client left` or `broken off`.
 
-        An incomplete response is `client left` if the client has disconnected. Otherwise it is
-        `broken off`. `is_disconnected`: whether the client has disconnected. `is_cancelled`:
-        whether the generation of the response was cancelled.
+        A response is `whole` if its event `[DONE]` was sent. It is also `whole` if its last message
+        was sent, the client has not disconnected, and the generation was not cancelled. Any other
+        response is `client left` if the client has disconnected, otherwise `broken off`.
         """
         if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
             return "whole"

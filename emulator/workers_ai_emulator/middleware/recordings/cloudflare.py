@@ -72,7 +72,8 @@ class Cloudflare:
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
-        if path.startswith(GATEWAY_PREFIX):  # AI Gateway's credentials may be in the body
+        # AI Gateway also accepts credentials in the body, so its calls need none in the headers.
+        if path.startswith(GATEWAY_PREFIX):
             return self._url or _GATEWAY_URL
         if not path.startswith(_API_PREFIX):
             raise WireError(

@@ -59,7 +59,8 @@ def difference(recorded: RecordedRequest, request: RecordedRequest) -> list[str]
 def _lines(request: RecordedRequest) -> list[str]:
     """Returns the request as sorted JSON, with one line for each value.
 
-    Removes the comma at the end of each line, because the last value in an object has no comma.
+    Removes the comma at the end of each line. With commas, the lines of two equal values would
+    differ if only one of the values is the last one in its object.
     """
     text = json.dumps(request.content, ensure_ascii=False, indent=1, sort_keys=True)
     return [line.strip().removesuffix(",") for line in text.split("\n")]
@@ -103,9 +104,9 @@ def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
 def _longest(limit: int, is_equal: Callable[[int, int], bool]) -> int:
     """Returns the length of the common beginning or end of two texts, at most `limit`.
 
-    `is_equal(low, high)` returns whether the texts are equal from index `low` to index `high`. To
-    find a common end, it counts the indices from the end. Uses a binary search, because a text may
-    be several megabytes long.
+    `is_equal(low, high)` returns whether the texts are equal from index `low` to index `high`. For
+    the common end, these indices count from the ends of the texts. Uses a binary search, because a
+    text may be several megabytes long.
     """
     low, high = 0, limit
     while low < high:

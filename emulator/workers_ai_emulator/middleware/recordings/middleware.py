@@ -55,9 +55,8 @@ class RecordingMiddleware(InferenceMiddleware):
             body, receive = await read_body(receive)
             if len(body) > MAX_BODY_BYTES:
                 raise WireError(REQUEST_TOO_LARGE)
-            # The journal's Redaction would change the key of the call's recordings. It does not
-            # replace account ids, and it finds fewer secrets if the journal stores only a part of
-            # the body.
+            # A recording needs its own Redaction. The journal's Redaction does not replace account
+            # ids, and does not find secrets in a part of the body that the journal does not store.
             redaction = Redaction.of(scope, call.account_id or "")
             request = await asyncio.to_thread(
                 RecordedRequest.of, call, scope["query_string"], body, redaction

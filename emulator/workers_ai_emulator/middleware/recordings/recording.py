@@ -17,8 +17,8 @@ from workers_ai_emulator.wire.validation import error_lines
 Ending = Literal["whole", "client left", "broken off"]
 Milliseconds = Annotated[int, Field(ge=0, le=30 * 86_400_000)]
 
-# The maximum depth of nested values in a recording's JSON. A request body that is nested more than
-# 100 levels deep is stored as text.
+# The maximum depth of nested values in a recording's JSON. The server's own recordings are less
+# deep, because the server stores a request body with more than 100 levels as text.
 _MAX_DEPTH = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")

@@ -31,7 +31,7 @@ _MAX_SLUG = 60
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """An inference call in the form that is stored in recordings and compared with them.
+    """An inference call in the form in which it is stored and compared with recorded calls.
 
     The keys of `content` are `path`, optionally `query` and `model`, and one key for the body:
     `body` for JSON, otherwise `text` or `base64`.
