@@ -192,9 +192,9 @@ class _TimeLimit:
 def serve(answer: Answer, *, limit_s: float) -> None:
     """Runs in the child process: replies to requests until its standard input is closed.
 
-    `answer`: a function that returns the reply to a request. The parent process kills the child if
-    a reply takes longer than `limit_s` seconds. If the parent process no longer runs, the child
-    ends itself one second later.
+    `answer`: a function that returns the reply to a request. `limit_s`: if a reply takes longer
+    than this many seconds, the parent process kills the child. If the parent process has died, the
+    child ends itself after `limit_s` + 1 seconds.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")

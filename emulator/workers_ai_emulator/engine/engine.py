@@ -104,8 +104,8 @@ class Engine:
     All methods must be called on the event loop's thread. `queue_size`: the maximum number of
     requests that wait for a slot. `tiling`: how prompts are split into decode calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of a
-    slot's KV cells outside the KV cache. `failure`: an error text while the worker thread is stuck,
-    otherwise None.
+    slot's KV cells outside the KV cache. `failure`: an error text if the worker thread has ended or
+    is stuck, otherwise None.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Engine:
         """Raises an error if the engine would reject every request now, whatever its prompt.
 
         Raises CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down,
-        and EngineError while the worker thread is stuck.
+        and EngineError if the worker thread has ended or is stuck.
         """
         if self._is_closing:
             raise EngineClosed
@@ -174,11 +174,11 @@ class Engine:
             generation.cancel()
 
     def watch(self, limit_s: float) -> None:
-        """Starts a task that detects a stuck worker thread.
+        """Starts a task that detects whether the worker thread has ended or is stuck.
 
-        The worker thread is stuck if it has ended. It is also stuck if it has requests, but has
-        completed no decode call or other operation for `limit_s` seconds. While the thread is
-        stuck, `failure` contains an error text, and all requests fail.
+        The thread is stuck if it has requests, but has completed no decode call or other operation
+        for `limit_s` seconds. While the thread is stuck, and after it has ended, `failure` contains
+        an error text, and all requests fail.
         """
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
@@ -213,10 +213,10 @@ class Engine:
                 self._fail_all(EngineError(failure))
 
     def _fail_all(self, error: EngineError) -> None:
-        """Ends every request with an error.
+        """Ends every request with an error, because the worker thread has ended or is stuck.
 
-        Also sends the worker thread a message to cancel each request. If the worker thread
-        recovers, it then ends these requests and does not compute them.
+        Also sends the worker thread a message to cancel each request. Without these messages, a
+        stuck thread that continues later would still compute the requests.
         """
         for sequence in list(self._live):
             self._worker.cancel(sequence)

@@ -46,7 +46,8 @@ def read_header(path: Path) -> GgufHeader:
     """Reads and checks the header of a GGUF file, and returns it.
 
     Raises GgufInvalid if the file cannot be read, is not GGUF, is damaged, or is not a complete
-    text-generation model. Takes about 40 ms for each 100,000 tokens and BPE merges.
+    text-generation model. Takes about 40 ms for each 100,000 entries of the vocabulary (tokens and
+    BPE merges).
     """
     try:
         with open_regular(path) as file:

@@ -11,8 +11,8 @@ from workers_ai_emulator.engine.errors import GgufInvalid
 
 _KV_ELEMENT_SIZE = 2  # bytes; the KV cache contains 16-bit floats
 
-# The types of weights in GGUF files. The keys are the values of the files' metadata key
-# `general.file_type`.
+# The types of weights in GGUF files, by number. A file contains the number of its type as
+# `general.file_type` in its metadata.
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -141,7 +141,7 @@ class GgufHeader:
 
     @property
     def kv_cell_size(self) -> int:
-        """The number of bytes of one token's keys and values, of all layers, in the KV cache.
+        """The number of bytes that one token takes in the KV cache, in all layers together.
 
         The KV cache contains 16-bit floats. The number is 0 for a model without attention heads.
         """

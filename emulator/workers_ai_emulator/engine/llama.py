@@ -119,8 +119,8 @@ class LlamaModel:
 class LlamaVocabulary:
     """The tokenizer of a GGUF file. Several threads may use it at the same time.
 
-    After the model has been unloaded, `tokenize`, `piece` and `special_tokens` raise EngineError.
-    But cached results of `piece` and `special_tokens` remain available.
+    After the model has been unloaded, `tokenize` raises EngineError, and `piece` and
+    `special_tokens` raise EngineError if their result is not cached.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -365,7 +365,7 @@ class LlamaRunner:
 
 
 class _BatchArrays:
-    """NumPy arrays with the tokens of a decode call, to which a `llama_batch` of llama.cpp points.
+    """NumPy arrays with the tokens of a decode call. A `llama_batch` of llama.cpp points to them.
 
     All decode calls of a runner use the same arrays. `length`: the maximum number of tokens.
     """
@@ -383,9 +383,9 @@ class _BatchArrays:
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
         """Writes the tokens of the spans into the arrays and returns the batch.
 
-        If a span needs logits, its last token outputs logits. `min_outputs`: 2 if a second token
-        must output logits whenever one token does, otherwise 1. With some types of weights, a
-        second output is needed because llama.cpp rounds a single output differently.
+        If a span needs logits, its last token outputs logits. `min_outputs` (1 or 2): if any token
+        outputs logits, at least this many tokens do. Some types of weights need 2, because
+        llama.cpp rounds differently if only one token outputs logits.
         """
         end = 0
         self.outputs = []

@@ -40,7 +40,10 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: Sequence[str], default: str) -> str:
-    """Returns the first error line without llama.cpp's function name; `default` if none exists."""
+    """Returns the reason from the first of llama.cpp's error lines; `default` if there is no line.
+
+    An error line has the form `FUNCTION: REASON`.
+    """
     return errors[0].split(": ", 1)[-1] if errors else default
 
 

@@ -16,7 +16,7 @@ from workers_ai_emulator.engine.tiling import Tiling
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The id of a snapshot, which is a copy of a slot's KV cells outside the KV cache."""
+    """The id of a snapshot. A snapshot is a copy of a slot's KV cells outside the KV cache."""
 
     id: int
 
@@ -29,8 +29,8 @@ class _Cached:
     """The tokens whose KV cells one slot or snapshot holds.
 
     llama.cpp computes the attention of some prompt tokens in tiles, that is, for many tokens
-    together. `tiled_end`: the position after the last of these tokens. All later tokens are
-    computed one by one, which rounds differently (tiling.py).
+    together. `tiled_end`: the position after the last token that is computed in tiles. All later
+    tokens are computed one by one, which rounds differently (tiling.py).
     """
 
     tokens: np.ndarray[Any, Any]

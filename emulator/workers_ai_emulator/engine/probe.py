@@ -30,7 +30,8 @@ _SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit is long enough fo
 _MEMORY = 4 * 2**30  # bytes that the subprocess may allocate besides one copy of the weights
 _CONTEXT_LENGTH = 64
 _BATCH_LENGTH = 16
-# A text that tests byte tokens: most vocabularies have no tokens for some of its characters.
+# A text that tests byte tokens: most vocabularies have no tokens for some of its characters, so a
+# tokenizer must split these characters into bytes.
 _TEXT = "Hello, world: 1 + 1 = 2, été, 東京, \N{GRINNING FACE}\0\x7f\n"
 _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
@@ -86,9 +87,9 @@ def evaluate(path: Path) -> None:
 
 
 def limit_memory(file_size: int) -> None:
-    """On Linux, limits the memory of this process. Except on Windows, also disables core dumps.
+    """Limits the memory of this process (only on Linux) and disables core dumps (not on Windows).
 
-    Besides its present memory, the process may then allocate `file_size` bytes plus 4 GiB.
+    In addition to its present memory, the process may then allocate `file_size` bytes plus 4 GiB.
     Memory-mapped files do not count.
     """
     if sys.platform == "win32":

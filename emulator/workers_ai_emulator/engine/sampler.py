@@ -1,7 +1,7 @@
 """Turns sampling parameters into a chain of llama.cpp samplers.
 
-The samplers run in the same order as in vLLM, which Workers AI is known to have used: penalties,
-temperature, top-k, top-p. The repetition penalty counts the tokens of the prompt and of the
+The samplers run in this order: penalties, temperature, top-k, top-p. It is the order of vLLM, which
+Workers AI is known to have used. The repetition penalty counts the tokens of the prompt and of the
 completion. The frequency and presence penalties count only the tokens of the completion.
 """
 

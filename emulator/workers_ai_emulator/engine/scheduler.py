@@ -1,8 +1,9 @@
 """Decides which tokens the next decode calls evaluate, and in which slots.
 
 The scheduler yields operations, such as decode calls and copies of KV cells. The worker thread
-carries out each operation before it requests the next one. So the scheduler's state stays
-consistent with the KV cache even if an operation fails.
+carries out each operation before it requests the next one. If an operation fails, the thread
+requests no more operations of the same step. So the scheduler's state stays consistent with the KV
+cache.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _ROWS_PER_CALL = 6
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """An operation: evaluate all spans (consecutive tokens of one slot) in one decode call.
+    """An operation: evaluate all spans in one decode call.
 
-    `outputs`: the sequences for which the call outputs logits, in the order of their spans.
+    A span contains consecutive tokens of one slot. `outputs`: the sequences for which the call
+    outputs logits, in the order of their spans.
     """
 
     spans: list[Span]
@@ -198,9 +200,11 @@ class Scheduler:
     def _prefill(self) -> Generator[Operation, None, int]:
         """Yields one decode call for the next tokens of all prompts in prefill.
 
-        If the first prompt has only one token left, yields nothing: the prompt's sequence becomes a
-        running sequence, and `_decode_running` evaluates the token. Returns the number of prompt
-        tokens that are evaluated in either case.
+        Yields nothing if one prompt is in prefill and only its last token is left: the prompt's
+        sequence becomes a running sequence, and `_decode_running` evaluates the token. If several
+        prompts are in prefill, each has at least two tokens left.
+
+        Returns how many prompt tokens the decode call evaluates; 1 if it yields nothing.
         """
         if _num_remaining(self.prefilling[0]) == 1:
             self._start_running(self.prefilling[0])
@@ -231,7 +235,7 @@ class Scheduler:
         self._index_slot(_slot(sequence), sequence)
 
     def _index_slot(self, slot: int, sequence: Sequence, *, keep_cells: bool = True) -> None:
-        """Records which tokens of a sequence have KV cells in the slot, so that prompts reuse them.
+        """Records which tokens have KV cells in the slot, so that later prompts reuse these cells.
 
         If `keep_cells` is False, records that the slot has no reusable cells.
         """
@@ -253,7 +257,7 @@ class Scheduler:
 
         To evaluate several sequences in one pass over the weights, llama.cpp needs consecutive
         slots, and the same number of tokens of each sequence in the call. To make these numbers
-        equal, some cached tokens of the shorter prompts are evaluated again.
+        equal, prompts with fewer unevaluated tokens evaluate some of their cached tokens again.
 
         `budget`: the number of prompt tokens that this step may still evaluate.
         """
@@ -299,8 +303,9 @@ class Scheduler:
         """Gives the next waiting sequence a slot and the KV cells of its longest cached prefix.
 
         `budget`: the number of prompt tokens that this step may still evaluate. If the prompt has
-        more unevaluated tokens than `budget`, the running sequences are first moved to consecutive
-        slots. The slot of the new sequence then does not lie between their slots.
+        more unevaluated tokens than `budget`, its prefill takes several steps. The running
+        sequences are then first moved to consecutive slots, so that the slot of the new sequence
+        does not lie between their slots.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)
@@ -362,8 +367,9 @@ class Scheduler:
         """Prepares a slot whose KV cells will be overwritten, except the first `num_kept` cells.
 
         First saves all cells of the slot to a snapshot if many cells would otherwise be lost. A
-        cell would be lost if no other slot or snapshot holds it. Saving may delete older snapshots,
-        but never the snapshot `needed`.
+        cell would be lost if no other slot or snapshot holds it. `needed`: the slot or snapshot
+        whose cells the new prompt in the slot will reuse; None if no new prompt gets the slot.
+        Saving may delete other snapshots, but not `needed`.
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_unique(slot), num_held - num_kept)
@@ -372,17 +378,19 @@ class Scheduler:
         self._prefixes.remove(slot)
 
     def _save(self, slot: int, num_tokens: int, needed: Owner | None) -> Iterator[Operation]:
-        """Saves a slot's KV cells to a new snapshot, if there is room for a snapshot of this size.
+        """Saves a slot's KV cells to a new snapshot, and deletes old snapshots to make room.
 
-        All snapshots together may have at most `snapshot_tokens` tokens. To make room, deletes the
-        least recently used snapshots, but never the snapshot `needed`. `num_tokens`: the number of
-        the slot's KV cells.
+        All snapshots together may have at most `snapshot_tokens` tokens. The least recently used
+        snapshots are deleted first. If `needed` is a snapshot, it is not deleted. If the slot's
+        cells would still not fit, saves and deletes nothing. `num_tokens`: the number of the slot's
+        KV cells.
         """
         reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
         if num_tokens > self._snapshot_tokens - reserved:
             return
         while sum(self._snapshots.values()) + num_tokens > self._snapshot_tokens:
-            oldest = next(iter(self._snapshots))  # never `needed`, the most recently used snapshot
+            # If `needed` is a snapshot, it is at the end of the dict, and the loop ends before it.
+            oldest = next(iter(self._snapshots))
             del self._snapshots[oldest]
             self._prefixes.remove(oldest)
             yield Discard(oldest)

@@ -22,10 +22,11 @@ the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 14
 which the tiled tokens are split into calls do not change the results if every call has 64 rows or
 more.
 
-So a prompt cannot reuse all cached KV cells of its tokens (`num_shareable`). First, a completion is
-computed row by row. The next prompt of the conversation contains the completion, but cannot reuse
-its KV cells at positions that the new prompt computes in tiles. Second, the tiled tokens after a
-reused prefix must fill a call of at least 64 rows. So up to 63 cached tokens are evaluated again.
+For two reasons, a prompt cannot reuse all cached KV cells of its tokens (see `num_shareable`).
+First, a completion is computed row by row. The next prompt of the conversation contains the
+completion, but cannot reuse its KV cells at positions that the new prompt computes in tiles.
+Second, the tiled tokens after a reused prefix must fill a call of at least 64 rows. So up to 63
+cached tokens are evaluated again.
 
 The first 252 tokens are never tiled, because tiles save little time while the context is short.
 """
@@ -77,10 +78,10 @@ class Tiling:
         return min(self.length - 1, limit - position)
 
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
-        """Returns whether one untiled call can evaluate the last `length` tokens of a prompt.
+        """Returns whether one call can evaluate the last `length` tokens of a prompt row by row.
 
-        It can if `length` is less than `self.length`, and if none of these tokens must be computed
-        in tiles because of its position in the prompt.
+        True if `length` is less than `self.length`, and if none of these tokens is at a position
+        that must be computed in tiles (many tokens together).
         """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length

@@ -191,7 +191,7 @@ class ModelRunner(Protocol):
         """The model's tokenizer."""
 
     def decode(self, spans: Sequence[Span]) -> None:
-        """Evaluates the tokens of all spans (consecutive tokens of one slot) in one decode call.
+        """Evaluates all spans in one decode call. A span contains consecutive tokens of one slot.
 
         Raises Interrupted if `interrupt` stopped the call, and EngineError if the call failed.
         """

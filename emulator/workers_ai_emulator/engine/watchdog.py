@@ -7,8 +7,9 @@ class Watchdog:
     """Decides from regular observations whether the worker thread is stuck.
 
     `limit_s`: the thread is stuck if it has requests and makes no progress for this many seconds.
-    The watchdog reads no clock; it adds up the values `elapsed_s` of all observations. So time
-    during which the whole process is suspended does not count.
+    The watchdog reads no clock; it adds up the values `elapsed_s` of the observations without
+    progress. No observations are made while the whole process is suspended, so that time does not
+    count.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -22,8 +23,8 @@ class Watchdog:
         """Returns an error text if the worker thread has ended or is stuck, otherwise None.
 
         `num_completed`: how many operations (such as decode calls) the worker has completed since
-        its start. `is_busy`: whether requests are waiting or running. `elapsed_s`: the seconds
-        since the last observation.
+        its start. `is_busy`: whether requests are waiting or running. `elapsed_s`: how many
+        seconds the caller waits between two observations.
         """
         if not is_alive:
             return "the engine's thread has ended: restart the server"

@@ -122,7 +122,7 @@ class Worker:
     def close(self) -> None:
         """Sends the worker thread a message to cancel all sequences, free the model and end.
 
-        The thread handles the message after its current step. This method does not wait for it.
+        The thread handles the message after its current step. This method returns at once.
         """
         self._inbox.put(_Close())
 
@@ -148,7 +148,7 @@ class Worker:
     def _receive(self) -> bool:
         """Handles all messages in the inbox; waits for messages while the worker has no sequences.
 
-        Returns False if a message ends the worker thread, otherwise True.
+        Returns False if it has received the message to end the worker thread, otherwise True.
         """
         while self._scheduler.is_idle or not self._inbox.empty():
             if self._scheduler.is_idle:

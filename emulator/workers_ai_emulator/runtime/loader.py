@@ -230,9 +230,9 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 
     If `models.toml` contains a template for the model, returns that template. Otherwise, returns
     `Llama2Template` for a Llama 2 model, and the template in the GGUF file for any other model.
-    Templates from `models.toml` and from GGUF files run in a subprocess. Only the stand-in model's
-    own template runs in this process. Raises ValueError if the model has no template or its
-    template does not compile.
+    A template that a user has installed, in `models.toml` or in a GGUF file, runs in a subprocess.
+    The stand-in model's own template and `Llama2Template` run in this process. Raises ValueError if
+    the model has no template or its template does not compile.
     """
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")

@@ -56,7 +56,7 @@ class ModelManager:
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
     serves. `phase`: the text that the endpoint `readyz` returns: during the start, what the server
-    does; then `ready`. `loader`: a loader that tests use instead of `Loader`.
+    does; then `ready`. `loader`: a replacement for `Loader` in tests, otherwise None.
     """
 
     def __init__(
