@@ -136,10 +136,10 @@ class ModelSpec:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Returns a built-in model's entry in the response of `ai/models/search`, and its JSON schemas.
+    """Returns a built-in model's entry in the response of `ai/models/search`.
 
-    Reads them from a JSON file in `models/cards/`. Returns an empty dict if no built-in model has
-    the name `name`.
+    The key `schema` contains the model's JSON schemas. Reads the entry and the schemas from a JSON
+    file in `models/cards/`. Returns an empty dict if no built-in model has the name `name`.
     """
     path = files("workers_ai_emulator") / "models" / "cards" / f"{name.rsplit('/', 1)[-1]}.json"
     card: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}

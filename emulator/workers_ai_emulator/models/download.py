@@ -54,7 +54,7 @@ class Progress(Protocol):
         """Adds `num_bytes` to the completed bytes of the current operation."""
 
     def end(self) -> None:
-        """Stops showing the current operation, even if not all of its bytes are complete."""
+        """Stops showing the current operation, whether it is complete or not."""
 
     def note(self, line: str) -> None:
         """Shows a message to the user on its own line."""
@@ -82,7 +82,7 @@ class Retrier:
         self._num_failures = 0
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """Calls `attempt` until it raises no TransferInterrupted, and returns its result.
+        """Calls `attempt`, repeats the call after each TransferInterrupted, and returns the result.
 
         Raises PullFailed after too many interruptions in a row.
         """
@@ -135,7 +135,7 @@ class Download:
         self._done = 0
 
     def run(self) -> None:
-        """Downloads the file and checks its sha256. If the sha256 is wrong, downloads it once more.
+        """Downloads the file and checks its sha256. If it is wrong, downloads the file once more.
 
         Raises PullFailed if the download fails, or if the sha256 is wrong again. After a failed
         download, the received bytes stay on disk, and the next `pull` continues with them. A
@@ -322,7 +322,7 @@ def _blocks_of(path: Path) -> Iterator[bytes]:
 
 
 def _is_own_file(part: Path, max_size: int) -> bool:
-    """Returns whether `part` is a regular file of at most `max_size` bytes with only one name.
+    """Returns whether `part` is a regular file of at most `max_size` bytes with a single hard link.
 
     Returns False for a symbolic link, and for a file with several hard links, because writing to
     `part` would then change another file.

@@ -27,8 +27,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries) -> Path:
     """Downloads a model's weights if they are missing, and returns their path.
 
-    If the weights file exists, only checks its sha256. If the file is unchanged since the last
-    check, sends no request. Raises PullFailed if the download fails or the sha256 is wrong.
+    If the weights file exists, checks its sha256 instead. Leaves out the check if the file's size
+    and modification time are unchanged since the last check. Raises PullFailed if the download
+    fails or the sha256 is wrong.
     """
     if spec.hub_file is None:
         raise PullFailed(
@@ -52,7 +53,7 @@ class _Pull:
     """
 
     def __init__(self, file: HubFile, target: Path, progress: Progress, retries: Retries) -> None:
-        # This import is slow, and `pull` does not need it if the weights file exists already.
+        # This import is slow, and `pull` does not need it if the weights file is unchanged.
         from workers_ai_emulator.models import hub
 
         self._hub = hub
@@ -107,9 +108,9 @@ class _Pull:
         return True
 
     def _accept_existing(self, sha256: str, commit: str) -> None:
-        """Checks the sha256 of the existing target, and stores it in the JSON file `TARGET.json`.
+        """Checks that the existing target has the given sha256, and stores it in `TARGET.json`.
 
-        Raises PullFailed if the sha256 is wrong.
+        Raises PullFailed if the target has another sha256.
         """
         if sha256_of(self._target, self._progress) != sha256:
             raise PullFailed(

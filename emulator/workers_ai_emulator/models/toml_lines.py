@@ -26,12 +26,12 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[_Keys, int]:
-    """Returns the line number of each key in a valid TOML document.
+    """Returns the number of the line on which each key of a valid TOML document first occurs.
 
     In the result, a key is a tuple: the names of the tables around the key, from the outermost to
-    the innermost, and the key's own name. The line number is the first line of the first statement
-    with this key; the document begins with line 1. The running time is linear in the length of
-    `text`.
+    the innermost, and the key's own name. The first line has the number 1. If a value spans several
+    lines, the keys inside it have the number of its first line. The running time is linear in the
+    length of `text`.
     """
     lines: dict[_Keys, int] = {}
     table: _Keys = ()
@@ -65,7 +65,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _paths(value: Mapping[str, Any], parents: _Keys = ()) -> Iterator[_Keys]:
     """Yields the path of each key in a parsed TOML document, including keys of nested tables.
 
-    Each path begins with `parents`. Of a list of tables, only the first table is searched.
+    Each path begins with `parents`. Searches only the first table of a list of tables.
     """
     for key, content in value.items():
         yield (*parents, key)

@@ -1,7 +1,7 @@
 """A port of Cloudflare's JSON-schema validator, npm @cloudflare/cabidela ("cabidela" below).
 
-Clients receive the error texts. So the port accepts the same values as cabidela, produces the same
-error texts, and keeps cabidela's mistakes. The port behaves like version 0.2.4, with default
+The port accepts the same values as cabidela, and produces the same error texts, which clients
+receive. The port also keeps cabidela's mistakes. It behaves like version 0.2.4, with default
 options and node 22. Tests compare the port with cabidela.
 
 Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
@@ -420,7 +420,8 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        case dict() if "toString" in value:  # JavaScript would call the key's value
+        # JavaScript would call the value of `toString` and fail, because it is not a function.
+        case dict() if "toString" in value:
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value

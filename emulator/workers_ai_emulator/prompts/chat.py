@@ -50,7 +50,8 @@ class ChatTemplate(Protocol):
     def render_prompt(self, prompt: str) -> list[int]:
         """Returns the tokens of the default system message and of `prompt` as a user message.
 
-        If `prompt` has Llama 2's format, a Jinja template renders the messages in `prompt` instead.
+        If `prompt` already contains messages in Llama 2's format, the class JinjaTemplate extracts
+        these messages, and returns their tokens instead.
         """
 
     def render_raw(self, prompt: str) -> list[int]:
@@ -210,9 +211,9 @@ class JinjaTemplate:
     """Renders conversations with a Jinja chat template, from a GGUF file or from the user.
 
     The text of a message must not become a special token such as `</s>`. So the messages are masked
-    before rendering: an unused character replaces each character with which a special token begins
-    or ends. All special tokens in the rendered prompt then come from the template. The text between
-    the special tokens is unmasked and tokenised as plain text.
+    before rendering: unused characters replace the characters with which special tokens begin or
+    end, such as `<` and `>`. All special tokens in the rendered prompt then come from the template.
+    The text between the special tokens is unmasked and tokenised as plain text.
 
     `make_renderer`: a function that returns a renderer for the template's source. `tokenizer`: a
     tokenizer to use instead of the tokenizer of `vocabulary`. The constructor raises ValueError if

@@ -50,8 +50,8 @@ def parse_llama2(prompt: str) -> list[Message] | None:
     return messages
 
 
-# No unbounded repeat, such as `\s*`, directly follows another one in these patterns. Otherwise,
-# matching a text with many spaces could take quadratic time.
+# In these patterns, a fixed text such as `<s>` separates any two unbounded repeats such as `\s*`.
+# Two adjacent unbounded repeats could take quadratic time to match a text with many spaces.
 _FLATTENED = re.compile(r"\s*+(<s>\s*+)?\[INST\].*\[/INST\]", re.DOTALL)
 _TURN_START = re.compile(r"(?:<s>\s*+)?\[INST\]")
 _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
@@ -60,9 +60,9 @@ _SYSTEM_BLOCK = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 class _Format:
     """A prompt format that has a header before every message, such as `User: `.
 
-    A prompt ends with the header of the assistant. `headers`: maps each header to the role of its
-    message. `end`: the text after every message. `has_bare_system`: whether a prompt may begin with
-    a system message that has no header.
+    A prompt ends with the assistant's header, after which the model writes its answer. `headers`:
+    maps each header to the role of its message. `end`: the text after every message.
+    `has_bare_system`: whether a prompt may begin with a system message, which then has no header.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
 """Renders chat templates with Jinja, in a sandbox, with the functions that transformers provides.
 
 The caller masks the messages before rendering, so that they cannot contain special tokens such as
-`</s>`: an unused character replaces each character with which a special token begins or ends. The
-caller restores the original characters in the rendered text.
+`</s>`: unused characters replace the characters with which special tokens begin or end, such as `<`
+and `>`. The caller restores the original characters in the rendered text.
 
-A template may compare a message with a text, or search a message for a text. To make this work with
-masked messages, this module masks both sides of every comparison. If a message does not contain the
-given text, search methods such as `find` search for the masked text.
+A template may compare a message with a text, or search a message for a text. The text must then be
+masked like the message. So this module masks both operands of every comparison. (Masking a masked
+message again does not change it.) Search methods such as `find` first search a message for the
+given text. If the message does not contain the text, they search for the masked text.
 """
 
 from __future__ import annotations
@@ -130,9 +131,9 @@ class JinjaRenderer:
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the options, filters and functions of transformers.
 
-    In messages, the first and last characters of special tokens are masked (replaced by others). If
-    a message does not contain the text for which a template searches, for example with `find`,
-    this class lets the template search for the masked text instead.
+    A template may search a message for a text, for example with `find`. In messages, the first and
+    last characters of special tokens are masked (replaced by others). So if the message does not
+    contain the text, this class masks the text in the same way, and searches for the masked text.
     """
 
     def __init__(self) -> None:
@@ -167,10 +168,12 @@ class _GenerationTag(Extension):
 
 
 def _mask_operands(tree: nodes.Template, environment: _Environment) -> None:
-    """Changes a template so that it masks both sides of every comparison.
+    """Changes a template so that it masks both operands of every comparison.
 
-    In messages, the first and last characters of special tokens are masked (replaced by others). A
-    text in the template can equal the text of a message only if the template masks its text too.
+    A template may compare a message with a text such as `</s>`. The message is already masked:
+    other characters replace the first and last characters of special tokens. So the text must be
+    masked too. Either operand may be the message, so both operands are masked. Masking the message
+    again does not change it.
     """
     for comparison in list(tree.find_all(nodes.Compare)):
         parents: list[Any] = [comparison, *comparison.ops]
@@ -195,7 +198,8 @@ def _mask(context: Context, value: Any) -> Any:
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
     """Implements Jinja's filter `replace` so that it also works on masked messages.
 
-    In masked messages, the first and last characters of special tokens are replaced by others.
+    In masked messages, the first and last characters of special tokens are exchanged for others. If
+    `text` does not contain `old`, the filter also exchanges these characters in `old`.
     """
     environment = context.environment
     assert isinstance(environment, _Environment)

@@ -38,7 +38,7 @@ if sys.platform != "win32":
 MODULE = "workers_ai_emulator.prompts.template_process"
 _MEMORY = 768 * 2**20  # limit for the process's address space in bytes; Python needs 50 MiB
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies of the subprocess
-_FAILURES = {  # the end of the error message for each reason of ChildFailed
+_FAILURES = {  # maps `ChildFailed.reason` to the end of the error message
     "late": "did not end within {limit_s:g} s",
     "crashed": "broke the process it ran in",
     "busy": "is busy with other conversations",
@@ -84,14 +84,18 @@ class IsolatedRenderer:
         self._supervisor.close()
 
     def _compile(self, child: Child) -> None:
-        """Compiles the template in the new subprocess `child`. Raises what `_request` raises."""
+        """Compiles the template in the new subprocess `child`.
+
+        Raises the same exceptions as `_request`.
+        """
         self._request(child, self._source, 0)
 
     def _request(self, child: Child, request: Any, max_characters: int) -> tuple[int, str]:
         """Sends a request to the subprocess, and returns the kind and the text of the reply.
 
-        Raises LimitExceeded or ValueError if the subprocess reports this error. The supervisor then
-        ends the subprocess. Raises ChildFailed if the subprocess crashes or takes too long.
+        Raises LimitExceeded or ValueError if the subprocess reports this error. The exception makes
+        `_supervisor` end the subprocess. Raises ChildFailed if the subprocess crashes or takes too
+        long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)

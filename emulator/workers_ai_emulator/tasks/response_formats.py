@@ -83,9 +83,9 @@ class GzipFormat(BareFormat):
 class TensorFormat:
     """The format for the SDK `@cloudflare/ai` 1.0: each body or event contains a list of tensors.
 
-    The list has two tensors with the same text and different names: the model decides which of the
-    two the SDK reads. `echo`: a text that is sent before the completion. It is the prompt if the
-    SDK removes the prompt from the model's responses, otherwise empty.
+    The list has two tensors with the same text and different names. Which of the two tensors the
+    SDK reads depends on the model. `echo`: a text that is sent before the completion. It is the
+    prompt if the SDK removes the prompt from the model's responses, otherwise empty.
     """
 
     def __init__(self, echo: str) -> None:
@@ -115,9 +115,9 @@ def _tensors(text: str) -> Json:
 class OpenAIFormat(ABC):
     """The base class of OpenAI's two formats, which have no envelope and no padding.
 
-    The keys have the same order as in the service's responses of Llama 3 models. The event with the
-    finish reason has an empty text, because clients expect a text. In the service's streams, this
-    event has no text.
+    The keys have the same order as in the service's responses of Llama 3 models. The service's
+    event with the finish reason has no text. The emulator's event has an empty text, because
+    clients expect a text.
     """
 
     whole_object: str

@@ -128,7 +128,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _text(content: Any) -> str:
-    """Returns the text in the content of a message. Raises WireError if it contains base64 data.
+    """Returns the text of a message's content. Raises WireError if the content has base64 data.
 
     If the content has several parts, joins their texts by line breaks, as vLLM does. We assume that
     the service does the same.
