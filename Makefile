@@ -1,6 +1,6 @@
 # Commands for development; `make help` lists them. If a command needs the package, make first
-# installs the package and its dependencies into .venv. make installs them again only if the parts of
-# pyproject.toml that are copied to .venv/.installed-parts have changed.
+# installs the package and its dependencies into .venv. .venv/.installed-parts contains the parts of
+# pyproject.toml that decide what pip installs. make installs again only if these parts change.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -65,7 +65,8 @@ help: ## print this list
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
-# Replaces this file only if its content changes, because make installs again if the file is newer.
+# make installs again whenever .installed-parts is newer than .installed. Therefore, this rule
+# replaces .installed-parts only if its content changes.
 .venv/.installed-parts: pyproject.toml
 	@mkdir -p .venv
 	@$(PYTHON) -c '$(INSTALLED_PARTS)' > $@.new

@@ -88,7 +88,7 @@ def new_part(path: Path) -> Iterator[Path]:
     Raises OSError if the file cannot be created or deleted.
     """
     path.unlink(missing_ok=True)
-    path.open("xb").close()  # fails if another program has just created a link here
+    path.open("xb").close()  # fails if another program has just created a link at `path`
     try:
         yield path
     finally:

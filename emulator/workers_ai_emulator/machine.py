@@ -1,4 +1,4 @@
-"""Measures the memory and the cores that this process may use, in its container if it has one."""
+"""Measures how much memory and how many cores this process may use, also inside a container."""
 
 from __future__ import annotations
 

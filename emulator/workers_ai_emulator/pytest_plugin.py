@@ -81,7 +81,7 @@ class WorkersAI:
         return self._output.read().decode("utf-8", "replace")
 
     def reset(self) -> None:
-        """Returns the emulator to its initial state.
+        """Resets the emulator to its initial state.
 
         Restores the rules with which the backend `scripted` was started, and deletes all faults and
         journal entries.

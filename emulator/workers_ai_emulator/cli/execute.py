@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
 
-# The exit codes of `exec`, as of shells, if the command does not exist or cannot be executed.
+# Exit codes if the command does not exist (127) or cannot be executed (126), as in shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 

@@ -16,7 +16,7 @@ from workers_ai_emulator.cli import main
 
 
 def _exit_with_stdin() -> None:
-    """Waits until the parent closes our stdin or exits, then sends SIGTERM to this process."""
+    """Sends SIGTERM to this process when its parent closes the stdin pipe or exits."""
     os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

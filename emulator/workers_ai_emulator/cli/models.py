@@ -239,9 +239,9 @@ def _source(spec: ModelSpec) -> str:
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
     """Prints the licence of the weights to stderr, and asks the user to accept it.
 
-    If `is_quiet`, prints nothing. If `is_accepted`, does not ask. Raises PullFailed if the user
-    does not accept the licence. Also raises PullFailed if stdin is not a terminal, because the
-    user then cannot respond.
+    If `is_quiet`, does not print the licence. If `is_accepted`, does not ask. Raises PullFailed if
+    the user does not accept the licence. Also raises PullFailed if stdin is not a terminal, because
+    the user then cannot respond.
     """
     if not is_quiet:
         print_to_stderr(f"These weights come under the {license.name}: {license.url}")

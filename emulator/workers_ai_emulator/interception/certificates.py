@@ -39,7 +39,7 @@ _NO_HOST = "invalid"  # a reserved name: no host can have it [RFC 2606]
 _ACCESS_OF_OTHERS = 0o077  # the permission bits of a file for other users
 _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
-_LIFE = 397 * _DAY  # of a server certificate; some clients reject longer ones
+_LIFE = 397 * _DAY  # validity of a server certificate; some clients reject a longer validity
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -56,8 +56,9 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 # The authority may sign certificates for HOSTS only. A constraint limits one kind of name, so there
 # are constraints for every kind:
-#   - DNS names: HOSTS are permitted. A permitted name includes its subdomains, so these subdomains
-#     are excluded: OpenSSL and Go read an excluded name with a leading dot as "all subdomains".
+#   - DNS names: HOSTS are permitted. A permitted name includes its subdomains, so the subdomains
+#     are excluded, as names with a leading dot: OpenSSL and Go read `.api.cloudflare.com` as "all
+#     subdomains of api.cloudflare.com".
 #   - IP addresses: all are excluded.
 #   - E-mail addresses and URIs: permitted only at a reserved host name, which no host has.
 _CONSTRAINTS = x509.NameConstraints(
@@ -147,7 +148,7 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
 def _make_private(folder: Path) -> bool:
     """Makes the folder accessible to its owner only (mode 0700).
 
-    Returns False if other users had access before. Raises CommandError if the folder belongs to
+    Returns whether only the owner had access before. Raises CommandError if the folder belongs to
     another user.
     """
     status = folder.stat()

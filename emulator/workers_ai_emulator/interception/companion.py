@@ -34,10 +34,10 @@ def companion(
 
 
 def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
-    """Waits until the emulator at the address is ready, then returns True.
+    """If an emulator responds at the address, waits until it is ready, and returns True.
 
-    Calls `report` with a text for each phase of the emulator's start. Returns False if no emulator
-    responds at the address.
+    During the wait, calls `report` with a text for each phase of the emulator's start. Returns
+    False if no emulator responds at the address.
     """
     reported = None
     for phase in phases(*address):

@@ -104,8 +104,8 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
     hosts, such as `*`, are left out, because requests for these hosts must use the proxy of `exec`.
     For other hosts, that proxy itself follows the user's NO_PROXY.
 
-    The value also contains the loopback names and the emulator's host. Of these, IPv6 addresses are
-    left out, because httpx 0.24.0 cannot parse them.
+    The value also contains the loopback names and the emulator's host, except IPv6 addresses:
+    httpx 0.24.0 cannot parse an IPv6 address in NO_PROXY.
     """
     entries = re.split(
         r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
@@ -116,7 +116,7 @@ def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
 
 
 def _excepts_our_host(entry: str) -> bool:
-    """Returns whether an entry of NO_PROXY matches one of Cloudflare's API hosts for any client.
+    """Returns whether an entry of NO_PROXY may match one of Cloudflare's API hosts.
 
     Clients interpret leading dots, `*` and parent domains differently. Returns True if the entry
     matches in at least one of the interpretations.

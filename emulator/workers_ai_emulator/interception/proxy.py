@@ -1,8 +1,9 @@
 """An HTTP proxy that sends requests for Cloudflare's API hosts to the emulator.
 
-The proxy has two ports on the loopback interface, to which every user of the machine can connect.
-The proxy port therefore requires credentials, which `exec` passes only to the command that it runs.
-The TLS port requires no credentials, because it connects only to the emulator.
+The proxy has two ports on the loopback interface: the proxy port and the TLS port. Every user of
+the machine can connect to them. The proxy port therefore requires credentials, which `exec` passes
+only to the command that it runs. The TLS port requires no credentials, because it connects only to
+the emulator.
 
     program ── CONNECT api.cloudflare.com:443 ──> proxy port ──> TLS port ──> emulator
     program ── TLS, redirected by a hook ───────────────────────> TLS port ──> emulator
@@ -82,11 +83,13 @@ class Refusal(Exception):
 
 
 class Proxy:
-    """The proxy server; its two ports are open inside its `async with` block.
+    """The proxy server. Its proxy port and its TLS port are open inside its `async with` block.
 
-    `context` is a TLS server context for HOSTS. `user_proxies` maps URL schemes to the proxies in
-    the user's environment variables, as urllib's `getproxies` returns them. The proxy port requires
-    `credentials` (`user:password`); the password is random and new for each `Proxy` object.
+    The proxy port, at `address`, accepts requests to an HTTP proxy. It requires `credentials`
+    (`user:password`); the password is random and new for each `Proxy` object. The TLS port, at
+    `tls_address`, accepts TLS connections for Cloudflare's API hosts; `context` has the certificate
+    for these hosts. `user_proxies` maps URL schemes to the proxies in the user's environment
+    variables, as urllib's `getproxies` returns them.
     """
 
     def __init__(
@@ -164,11 +167,13 @@ class Proxy:
             await _relay(client, upstream)
 
     async def _connect_upstream(self, request: Request) -> Connection:
-        """Opens a connection to the emulator, to the user's own proxy, or to the request's host.
+        """Opens the connection over which the proxy forwards a client's request, and returns it.
 
-        Sends nothing to the emulator. To other servers, sends the request's head, except if the
-        method is CONNECT. A CONNECT request opens a tunnel through the user's proxy, if there is
-        one. Raises Refusal if the connection or the tunnel cannot be opened.
+        If the request is for the emulator, only connects to this proxy's TLS port. Otherwise,
+        connects to the user's own proxy, or to the request's host if the user has no proxy. If the
+        method is CONNECT, then opens a tunnel through the user's proxy. If the method is another
+        one, sends the request's head. Raises Refusal if the connection or the tunnel cannot be
+        opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)

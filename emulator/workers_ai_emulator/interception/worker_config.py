@@ -20,11 +20,12 @@ from pydantic import BaseModel, ValidationError
 
 from workers_ai_emulator.errors import CommandError
 
+# The names of wrangler's configuration file; wrangler uses the first file that exists.
 FILE_NAMES = (
     "wrangler.json",
     "wrangler.jsonc",
     "wrangler.toml",
-)  # wrangler uses the first of these files that exists
+)
 LOCAL_FILE_NAME = "wrangler.local.jsonc"
 PLUGIN = Path(__file__).with_name("hooks") / "miniflare-plugin.cjs"
 

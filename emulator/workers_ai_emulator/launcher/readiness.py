@@ -38,7 +38,10 @@ def _phase(host: str, port: int) -> str | None:
 
 
 def _get(host: str, port: int, endpoint: str) -> object:
-    """Returns the JSON value in the response of `/_emulator/ENDPOINT`, or None if there is none."""
+    """Returns the JSON value in the response of `/_emulator/ENDPOINT`.
+
+    Returns None if there is no response, or if the response is not JSON.
+    """
     connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
     try:
         connection.request("GET", f"/_emulator/{endpoint}")

@@ -67,7 +67,9 @@ class Acceptor:
         self._on_tick = on_tick
         self._config = uvicorn.Config(health_app, log_config=None, access_log=False, lifespan="off")
         self._state = ServerState()
-        self._silent: dict[socket.socket, float] = {}  # times of acceptance, oldest first
+        # The connections whose clients have sent nothing yet, oldest first. Each value is the time
+        # at which the connection was accepted.
+        self._silent: dict[socket.socket, float] = {}
         self._opening: set[asyncio.Task[object]] = set()
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
@@ -129,7 +131,11 @@ class Acceptor:
         self._loop.call_later(_PAUSE_S, self._resume)
 
     def _serve(self, connection: socket.socket) -> bool:
-        """Serves the connection. Returns False if its client has not sent anything yet."""
+        """Serves the connection if its client has already sent something; if not, returns False.
+
+        Responds to a health check in this thread, and hands over any other connection. If the
+        client has disconnected, closes the connection.
+        """
         try:
             head = connection.recv(_NUM_PEEKED, socket.MSG_PEEK)
         except BlockingIOError:

@@ -1,6 +1,6 @@
 """Sends responses to Workers in chunks that a Worker reads whole.
 
-workerd, which runs Workers, reads the line with a chunk's size from the socket in reads of 32 bytes
+workerd, which runs Workers, reads 32 bytes from the socket to get the line with a chunk's size
 [capnproto, kj/compat/http.c++, MAX_CHUNK_HEADER_SIZE]. If the line is shorter, the 32 bytes also
 contain the beginning of the chunk's data:
 
@@ -9,12 +9,14 @@ contain the beginning of the chunk's data:
 
 For uvicorn's chunk, the Worker's `reader.read()` returns only this part of the event, and the next
 `reader.read()` returns the rest. Our chunks have leading zeros in the size, so that the line fills
-the 32 bytes. The first two bytes are the line break that ends the previous chunk. The server sends
-this line break together with the next chunk, because workerd could otherwise read it separately.
+the 32 bytes. The first two of the 32 bytes are the line break that ends the previous chunk. The
+server sends this line break together with the next chunk, because workerd could otherwise read it
+separately.
 
 Clients other than Workers get uvicorn's chunks, for two reasons. Some clients refuse a size of more
 than 16 or 20 digits: curl, Go's `net/http` and h11, which httpx uses. Other clients, such as
-urllib3, return a chunk only after they have received the line break that ends the chunk.
+urllib3, return a chunk only after they have received the line break that ends the chunk, so they
+would return each of our chunks too late.
 """
 
 from __future__ import annotations
@@ -28,18 +30,23 @@ _READ_SIZE = 32  # workerd's MAX_CHUNK_HEADER_SIZE
 _LINE_BREAK = b"\r\n"
 
 _LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
-# Proxies add these headers. If a proxy forwards a Worker's request, the proxy reads the chunks of
-# the response instead of the Worker.
+# Proxies add these headers. If a proxy forwards a Worker's request, the chunks of the response are
+# read by the proxy, not by the Worker.
 _PROXY_HEADERS = {b"forwarded", b"via", b"x-forwarded-for"}
 
 
 def is_from_worker(names: Sequence[bytes]) -> bool:
     """Returns whether a POST request comes directly from a Worker, judging by its headers.
 
-    `names` are the headers' names in lower case, in the order of their arrival. workerd sends the
-    length of the body before `host` [capnproto, kj/compat/http.h, KJ_HTTP_FOR_EACH_BUILTIN_HEADER].
-    Most other clients send `host` first, as RFC 9110 recommends; the rest send a `user-agent`. If a
-    Worker sends a `user-agent`, Miniflare adds `cf-worker` [workers-sdk#12186].
+    `names` are the headers' names in lower case, in the order of their arrival. Returns True if
+    three conditions are met:
+      - The first header is `content-length` or `transfer-encoding`, and the second is `host`. This
+        is workerd's order [capnproto, kj/compat/http.h, KJ_HTTP_FOR_EACH_BUILTIN_HEADER]. Most
+        other clients send `host` first, as RFC 9110 recommends.
+      - There is no `user-agent`, or there is also a `cf-worker`. Other clients with workerd's order
+        send a `user-agent`. If a Worker sends a `user-agent`, Miniflare adds `cf-worker`
+        [workers-sdk#12186].
+      - There is no header that proxies add.
     """
     is_workerd = len(names) > 1 and names[0] in _LENGTH_HEADERS and names[1] == b"host"
     has_agent = b"user-agent" in names and b"cf-worker" not in names

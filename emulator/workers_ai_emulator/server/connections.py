@@ -31,7 +31,8 @@ _MAX_CONNECTIONS = 10_000
 _NUM_OTHER_FILES = 48
 # The least number of seconds between two log lines about the limit of connections.
 _LOG_INTERVAL_S = 10.0
-_NUM_DISCARDED = 2**16  # bytes of a refused request
+# How many bytes of a refused request are read and discarded.
+_NUM_DISCARDED = 2**16
 
 
 def connection_limit() -> int:
@@ -57,9 +58,9 @@ def connection_limit() -> int:
 class Connections:
     """The connections that the event loop serves; at most `limit` are open at the same time.
 
-    If a client opens one connection more, the server closes those connections on which it has
-    waited longest for the client. If the server is waiting for no client, the new connection gets
-    status 503.
+    If `limit` connections are open and another client connects, the server closes about 1 % of the
+    connections: the ones on which it has waited longest for the client. If the server is not
+    waiting for any client, the new connection gets status 503.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class Connections:
         return Protocol(self._config, self._state, {}, asyncio.get_running_loop())
 
     def _make_room(self) -> bool:
-        """Makes room for a new connection: closes those on which the server has waited longest.
+        """Closes connections to make room for a new one. Returns whether there is room now.
 
-        Closes at least 1 % of the connections at once, because a search in all connections for each
-        new connection would take too much time. Returns False if there is still no room.
+        Closes the connections on which the server has waited longest for the client. Closes about
+        1 % of all connections at once, because a search in all connections for each new connection
+        would take too much time.
         """
         num_surplus = len(self._open) + len(self._opening) - self._limit + 1
         if num_surplus <= 0:  # enough connections are already closing
@@ -129,7 +131,8 @@ class Connections:
     def _log_limit(self, *, is_full: bool) -> None:
         """Logs that the limit of connections is reached, at most once in ten seconds.
 
-        `is_full`: whether the new connection was refused. If False, others were closed for it.
+        `is_full` is True if the new connection was refused, and False if other connections were
+        closed to make room for it.
         """
         if time.monotonic() < self._next_log:
             return

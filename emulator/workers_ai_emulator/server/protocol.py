@@ -20,7 +20,7 @@ class Wait(Enum):
     BODY = auto()  # the client must send more of a request's body
     REQUEST = auto()  # the client may send the next request
     READING = auto()  # the client must read what has been sent: all buffers are full
-    SERVER = auto()  # nothing: the server is working on the response
+    SERVER = auto()  # not waiting for the client: the server is working on the response
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Protocol(HttpToolsProtocol):
         if self.wait is Wait.HEAD or (self.wait is Wait.BODY and not is_started):
             self.transport.write(plain_response(status))
         if self.flow.write_paused:
-            self.abort()  # `transport.close` would wait for the client to read the rest
+            self.abort()  # `transport.close` would wait for the client to read the response
         else:
             self.transport.close()
 

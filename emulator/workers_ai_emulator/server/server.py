@@ -135,7 +135,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _hand_over(self, connection: socket.socket) -> None:
-        """Serves a connection on the event loop. The acceptor calls this in its thread."""
+        """Makes the event loop serve a connection. The acceptor calls this method in its thread."""
         self._loop.call_soon_threadsafe(self._connections.open, connection)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -189,7 +189,7 @@ def _configure_libraries() -> None:
 def _is_relevant(record: logging.LogRecord) -> bool:
     """A filter for uvicorn's log. Returns False for messages about responses that we ended early.
 
-    The code that ends a response early logs the reason itself, or it applies a fault that the user
-    has requested.
+    Such a message is not needed: the code that ended the response has logged the reason, or it has
+    applied a fault that the user requested.
     """
     return "without completing response" not in record.getMessage()

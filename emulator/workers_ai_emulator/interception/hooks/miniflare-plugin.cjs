@@ -65,7 +65,7 @@ const BINDING = `
   export default (env) => new EmulatedAi(named(env.fetcher, env.address));
 `;
 
-/** Returns the name and the emulator's address of each of a Worker's bindings with this plugin. */
+/** Returns the name and the emulator's address of each binding that uses this plugin. */
 function ownBindings(options) {
   // In Miniflare 4, `options` is the list of unsafe bindings. In Miniflare 5, it contains all
   // options of the Worker.

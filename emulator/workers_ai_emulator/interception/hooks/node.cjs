@@ -44,7 +44,7 @@ function optionsOf(args) {
 
 // Returns whether a TLS connection with these options is for Cloudflare's API and must be
 // redirected. Returns false for a connection over an existing `socket`: that is a tunnel through
-// the proxy of `exec`, which has already redirected the connection.
+// the proxy of `exec`, and the proxy has already redirected the connection.
 function isForEmulator({ host, port, socket, path }) {
   const name = String(host).toLowerCase().replace(/\.$/, "");
   return HOSTS.includes(name) && Number(port) === 443 && !socket && !path;

@@ -6,13 +6,13 @@ in the program's Python.
 
 For HTTP clients that ignore HTTPS_PROXY, this file patches the resolver and the connect methods of
 sockets. The patched resolver returns a placeholder IP address for the host names of Cloudflare's
-API. The patched connect methods replace the placeholder by the address of the proxy of `exec`: they
-connect to its TLS port. The resolver itself cannot return the TLS port, because some libraries,
-such as anyio, ignore the port that a resolver returns.
+API. The patched connect methods connect to the TLS port of the proxy of `exec` instead of the
+placeholder. The resolver itself cannot return the TLS port, because some libraries, such as anyio,
+ignore the port that a resolver returns.
 
-A program may load its own file of trusted certificates, such as certifi's, into a TLS context. This
-file then adds the certificate authority of `exec` to the context. The authority can sign
-certificates only for Cloudflare's two API hosts.
+A program may load its own trusted certificates, such as certifi's, into a TLS context. The context
+then also gets the certificate authority of `exec`, because this file patches the module `ssl`. The
+authority can sign certificates only for Cloudflare's two API hosts.
 """
 
 import _socket
@@ -33,8 +33,8 @@ _PLACEHOLDER = ("127.219.83.7", 443)
 def _redirect(host: str, port: int) -> None:
     """Makes the program connect to `host` and `port` instead of Cloudflare's API hosts.
 
-    Patches the connect methods of sockets and the resolver, which most Python libraries use. The
-    patched resolver is `_socket.getaddrinfo`, which `socket.getaddrinfo` calls. A patch of
+    Patches the connect methods of sockets and the resolver, because most Python libraries use them.
+    The patched resolver is `_socket.getaddrinfo`, which `socket.getaddrinfo` calls. A patch of
     `socket.getaddrinfo` would not affect libraries that have already imported that function.
     """
     resolve = _socket.getaddrinfo
