@@ -76,9 +76,10 @@ def test_the_parity_table_matches_the_snapshots() -> None:
 def test_the_readme_gives_a_reason_for_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     reasons = README.split("Dependencies:")[1]
-    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    extras = project["optional-dependencies"]
+    for requirement in project["dependencies"] + extras["model"] + extras["dev"]:
         name = re.split(r"[\[>=<]", requirement)[0]
-        assert name.startswith("types-") or name in reasons, name
+        assert name.startswith(("types-", project["name"])) or name in reasons, name
 
 
 def test_every_make_target_exists() -> None:
