@@ -31,7 +31,7 @@ class Progress:
     def text(self, line: str, now_s: float) -> str | None:
         """Returns the text to print after this line of the log, or None if there is nothing new.
 
-        `now_s`: the time in seconds, from any start.
+        `now_s`: the current time in seconds, on any clock. Only differences of times matter.
         """
         if match := _COMPILED.match(line):
             return self._compiled(int(match[1]), int(match[2]), now_s)

@@ -23,7 +23,7 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 Json = dict[str, Any]
 
 _MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
-_MAX_DIGITS = 16  # a token count sent as a string is ignored if it is this long or longer
+_MAX_DIGITS = 15  # a token count that is a string with more digits is ignored
 _END_OF_STREAM = "[DONE]"
 
 # These patterns find numbers in a server's error text about a prompt that is too long. _LIMIT finds
@@ -222,7 +222,7 @@ def _count(value: Any) -> int | None:
             return value
         case float() if value >= 0 and value.is_integer():
             return int(value)
-        case str() if value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
+        case str() if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
             return int(value)
     return None
 

@@ -7,12 +7,11 @@ class such as `\\w` by a list of the characters that the class contains in Pytho
 
 RE2 finds only the boundaries of ASCII words. So if the expression contains `\\b` or `\\B` and the
 text is not ASCII, this module changes the text and the expression:
-- It inserts two marker characters before, between and after the characters of the text. One kind of
-  marker stands for a word boundary, the other kind for any other place.
-- It replaces `\\b` by a pattern that matches a boundary marker. It extends each pattern for a
-  character, so that the pattern also matches the markers before the character.
-There are two markers at each place, because an expression may have two boundaries in a row, such as
-`\\b\\b`.
+- At each place before, between and after the characters of the text, it inserts the same marker
+  character twice: one kind of marker if the place is a word boundary, another kind if it is not.
+- It replaces `\\b` by a pattern that matches one marker of a boundary. Each pattern for a character
+  first skips the markers before the character.
+Each marker is inserted twice, so that `\\b\\b` can match, too.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Supervisor:
         """Ends the child process. Any thread may call this method, at any time and repeatedly."""
         self._is_closed = True
         if child := self._child:
-            child.kill()  # a `with` block that uses the child then fails and releases the lock
+            child.kill()  # makes a `with` block that is using the child fail and release the lock
         with self._lock:
             self._drop()
 

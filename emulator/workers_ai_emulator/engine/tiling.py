@@ -78,10 +78,11 @@ class Tiling:
         return min(self.length - 1, limit - position)
 
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
-        """Returns whether one call can evaluate the last `length` tokens of a prompt row by row.
+        """Returns whether one decode call can evaluate the last `length` tokens without tiles.
 
-        True if `length` is less than `self.length`, and if none of these tokens is at a position
-        that must be computed in tiles (many tokens together).
+        Without tiles, llama.cpp computes the attention of each token separately. It does so in
+        calls with fewer than `self.length` tokens. Returns False also if one of the tokens is at a
+        position that must be computed in tiles.
         """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length

@@ -1,7 +1,7 @@
 """Creates configurations with which the AI binding of a Worker calls the emulator.
 
 `blocks` returns text to paste into the configuration of wrangler, Miniflare or vitest.
-`local_config` converts the whole text of a wrangler file. Both functions read and write no files.
+`local_config` converts the whole text of a wrangler file. Neither function reads or writes files.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ class JinjaRenderer:
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the options, filters and functions of transformers.
 
-    A template may search a message for a text, for example with `find`. In messages, the first and
-    last characters of special tokens are masked (replaced by others). So if the message does not
-    contain the text, this class masks the text in the same way, and searches for the masked text.
+    In messages, special tokens are masked: other characters replace their first and last
+    characters. So a template that searches a message for a special token, for example with `find`,
+    would not find the token. Therefore a search that fails is repeated for the masked token.
     """
 
     def __init__(self) -> None:

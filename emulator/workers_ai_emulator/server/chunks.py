@@ -1,4 +1,4 @@
-"""Sends responses to Workers in chunks that a Worker reads whole.
+"""Sends responses to Workers so that a Worker gets each chunk of the body in a single read.
 
 workerd, which runs Workers, reads 32 bytes from the socket to get the line with a chunk's size
 [capnproto, kj/compat/http.c++, MAX_CHUNK_HEADER_SIZE]. If the line is shorter, the 32 bytes also
@@ -54,7 +54,7 @@ def is_from_worker(names: Sequence[bytes]) -> bool:
 
 
 def align_chunks(response: RequestResponseCycle) -> None:
-    """Makes uvicorn send the response's body in chunks that a Worker reads whole."""
+    """Makes uvicorn send the response's body so that a Worker gets each chunk in a single read."""
     response.send = _AlignedResponse(response).send  # type: ignore[assignment, method-assign]
 
 

@@ -42,7 +42,7 @@ def connection_limit() -> int:
     limit of open files as far as the operating system allows, up to the number that we need.
     """
     wanted = _MAX_CONNECTIONS + _NUM_OTHER_FILES
-    if sys.platform == "win32":  # it has no such limit
+    if sys.platform == "win32":  # Windows does not limit the open files of a process
         return _MAX_CONNECTIONS
     soft, hard = (
         wanted if limit == resource.RLIM_INFINITY else limit

@@ -115,9 +115,9 @@ def _tensors(text: str) -> Json:
 class OpenAIFormat(ABC):
     """The base class of OpenAI's two formats, which have no envelope and no padding.
 
-    The keys have the same order as in the service's responses of Llama 3 models. The service's
-    event with the finish reason has no text. The emulator's event has an empty text, because
-    clients expect a text.
+    The keys have the same order as in the service's responses of Llama 3 models. In the event with
+    the finish reason, the service omits the field of the text. The emulator sends this field with
+    an empty string, because clients expect it.
     """
 
     whole_object: str

@@ -13,7 +13,7 @@ from workers_ai_emulator.middleware.recordings.request import RecordedRequest, p
 
 _MAX_COMPARED = 400  # lines per request; the comparison takes quadratic time
 _MAX_SHOWN = 16  # lines in an error message
-_MAX_WIDTH = 100  # characters of a shown line, after its JSON key
+_MAX_WIDTH = 100  # shown characters of a line; its JSON key does not count
 _CONTEXT = 30  # equal characters shown before the first difference in a line
 _KEY = re.compile(r'"(?:[^"\\]|\\.){0,60}": ')
 
@@ -26,9 +26,8 @@ def nearest(
 ) -> tuple[_T, RecordedRequest] | None:
     """Returns the pair in `others` with the request that is most similar to `request`.
 
-    Requests for the same path are the most similar. Next, requests with fewer different lines are
-    more similar, and then requests with a longer common beginning and end. Returns None if `others`
-    is empty.
+    Three criteria decide, in this order: the same path, fewer different lines, and a longer common
+    beginning and end. Returns None if `others` is empty.
     """
     lines, canonical = Counter(_lines(request)), request.canonical
 
