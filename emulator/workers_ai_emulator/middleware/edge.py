@@ -149,5 +149,5 @@ def _tokens(context: CallContext) -> str:
 
 
 def _printable(text: str) -> str:
-    """Returns the text with escaped control characters, which a request's path may contain."""
+    """Escapes control characters, such as line breaks, which a request's path may contain."""
     return text if text.isprintable() else repr(text)

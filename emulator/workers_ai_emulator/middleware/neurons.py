@@ -33,7 +33,7 @@ class Price:
     completion: int
 
     def of(self, usage: Usage) -> float:
-        """Returns the number of neurons that a call with the token counts in `usage` costs."""
+        """Returns the cost of a call in neurons. `usage`: the call's token counts."""
         prompt = usage.num_prompt_tokens * self.prompt
         return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
 
@@ -61,7 +61,8 @@ class NeuronBudget:
     """Counts the neurons that each account uses per day, and refuses calls beyond a limit.
 
     `limit`: the maximum number of neurons per day and account; None: no limit. At most 10,000
-    accounts are counted. A further account replaces the account whose last call is the oldest.
+    accounts are counted. A further account replaces the account that has used no neurons for the
+    longest time.
     """
 
     def __init__(self, limit: int | None, today: Callable[[], date] = utc_today) -> None:
@@ -87,7 +88,8 @@ class NeuronBudget:
     def use(self, account: str, neurons: float) -> None:
         """Adds `neurons` to the neurons that the account has used today."""
         used = self.used
-        # Moves the account to the end of the dict, because the first account is dropped first.
+        # Moves the account to the end of the dict. So the first account in the dict, which is
+        # dropped if there are too many, has used no neurons for the longest time.
         used[account] = used.pop(account, 0.0) + neurons
         if len(used) > _MAX_ACCOUNTS:
             del used[next(iter(used))]

@@ -98,7 +98,7 @@ class OriginGuardMiddleware:
 
         A host is safe if it is an IP address, a `localhost` name, or a name that the user allows.
         All other names are unsafe, because an attacker may choose the address to which they
-        resolve. For example, any machine in the same network can do so for `printer.local`.
+        resolve. For example, any machine in the network can choose the address of `printer.local`.
         """
         if "*" in self._origins or "*" in self._hosts:
             return True

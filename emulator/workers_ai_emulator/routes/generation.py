@@ -60,10 +60,10 @@ async def generate(
     *,
     is_flattened: bool = False,
 ) -> Response:
-    """Runs the model on these inputs, and returns a JSON response or a stream of events.
+    """Runs the model on `inputs`, and returns a JSON response or a stream of events.
 
-    Waits for the first token before it returns. Raises WireError for a failure before the first
-    token, so that the client receives an error response.
+    Waits at least until the first token is generated. If the generation fails before the first
+    token, raises WireError, so that the client receives an error response.
     `is_flattened`: whether the prompt in `inputs` was joined from messages by an old SDK.
     """
     backends = services_of(request).backends

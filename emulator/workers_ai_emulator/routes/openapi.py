@@ -50,8 +50,8 @@ class _Details:
     `status`: the HTTP status of the successful response.
     `body`: the schema of the request body, or None if the endpoint reads no body.
     `query`: the descriptions of the parameters in the query and in headers.
-    `errors`: the errors that only this endpoint sends. Errors of the access check and of inference
-    are added to all endpoints that can send them.
+    `errors`: the errors that the endpoint sends in addition to the errors of its access check and
+    of inference.
     `refusals`: the HTTP statuses of error responses with the body `{"error": TEXT}`.
     """
 

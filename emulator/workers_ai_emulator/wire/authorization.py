@@ -44,8 +44,8 @@ class Caller:
     """The parts of a request that the authorization check reads.
 
     `account_id`: the account id in the request's path, or None if the path contains no account id.
-    `is_local`: True if a program on this machine, other than wrangler 3.20 to 4.35, sent the
-    request. These versions of wrangler send a token, so the server checks it.
+    `is_local`: whether a program on this machine sent the request. Requests of wrangler 3.20 to
+    4.35 do not count as local, so that the server checks the token that they contain.
     """
 
     headers: Mapping[str, str]

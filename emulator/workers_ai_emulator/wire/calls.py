@@ -55,9 +55,10 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:
-    """Returns the model's name from `name`, the path parameter `model` of a request.
+    """Returns the model's name in the path parameter `model`, whose value is `name`.
 
-    In paths of AI Gateway, removes the optional prefix `run/`. Returns None if `name` is None.
+    In paths of AI Gateway, the value may begin with `run/`, which is removed. Returns None if
+    `name` is None.
     """
     if name is not None and endpoint.access is Access.GATEWAY:
         return name.removeprefix("run/")

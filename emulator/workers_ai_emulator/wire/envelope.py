@@ -52,8 +52,8 @@ def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> byte
 
     The form of the body depends on `error.type.sender`: Cloudflare's API, AI Gateway or Workers AI.
     The keys have the order of recorded responses.
-    `is_bare`: whether errors of Workers AI have no envelope. Responses to AI bindings and responses
-    of AI Gateway contain such bare errors.
+    `is_bare`: whether errors of Workers AI have no envelope. True for responses to AI bindings and
+    for responses of AI Gateway.
     """
     match error.type.sender:
         case Sender.WORKERS_AI if is_bare:

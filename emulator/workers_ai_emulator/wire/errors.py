@@ -53,7 +53,8 @@ class ErrorType:
     `text`: the message, with placeholders `{}`.
     `summary`: the description in the OpenAPI document.
     `kind`: words before `text` in messages of Workers AI, such as `Bad input`.
-    `more`: words after `text` in the key `description`, which only errors without an envelope have.
+    `more`: a text that is appended to `text` under the key `description`. Only errors without an
+    envelope have this key.
     """
 
     sender: Sender

@@ -21,8 +21,8 @@ from workers_ai_emulator.wire.credentials import (
 
 __all__ = ["CREDENTIAL_HEADERS", "Redaction"]
 
-# A credential with fewer characters than this is not replaced: a short credential, such as `x` or
-# `local`, also occurs in ordinary text.
+# A secret with fewer characters than this is replaced only where a name, such as the header
+# `x-api-key`, marks it as a credential. Elsewhere, a short text such as `x` may be ordinary text.
 _MIN_LENGTH = 6
 # A truncated text can end with the beginning of a secret. This beginning is removed if it has at
 # least this many characters.
@@ -121,7 +121,7 @@ class Redaction:
         """Parses the text as JSON, and returns its value with `[redacted]` in place of secrets.
 
         If a key is the name of a credential, replaces its value, and adds the value to the secrets.
-        If the text is not valid JSON, returns it as a string with the same replacements.
+        If the text is not valid JSON, returns the redacted text.
         `is_cut`: whether the text is truncated.
         """
         try:

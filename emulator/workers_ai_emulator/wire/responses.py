@@ -53,7 +53,7 @@ def error_response(
 
 
 class EventStream(EventSourceResponse):
-    """A response that streams events. Calls `on_end` once the stream is complete, cut or cancelled.
+    """A response that streams events. Calls `on_end` when the stream is complete, cut or cancelled.
 
     Sends no pings, no comments and no charset, because Cloudflare sends none.
     """

@@ -49,7 +49,8 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# The recorded error for the retired int8 model names the model that had replaced it.
+# The service's error for the retired int8 model, as recorded, names the model that replaced the
+# int8 model.
 _RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
@@ -177,7 +178,7 @@ class _Request:
 
     @property
     def _inputs(self) -> list[dict[str, Any]]:
-        """The JSON objects in the body in which clients may set `stream`."""
+        """The JSON objects, in the request's body, that may contain the key `stream`."""
         nested = (part.get(key) for part in self._parts for key in ("inputs", "input", "query"))
         return [*self._parts, *(inputs for inputs in nested if isinstance(inputs, dict))]
 

@@ -114,9 +114,9 @@ class Entry:
 
     @property
     def started(self) -> StartedGeneration | None:
-        """The generation of the call while the call runs; otherwise None.
+        """The call's generation; None before the generation starts and after the call ends.
 
-        The entry of an ended call stores no generation, because that would keep a model in memory.
+        An ended call's entry stores no generation, because a generation keeps its model in memory.
         """
         return self._context.started
 
@@ -157,10 +157,10 @@ class Entry:
         return num_stored
 
     def learn_body(self) -> None:
-        """Finds the credentials in the request's body, and redacts them in the entry's other texts.
+        """Finds the credentials in the request's body, and redacts them in the entry.
 
-        The other texts are the path, the query, the account id, the model and the request's
-        headers. `views.py` redacts the bodies and the prompt when it displays them.
+        Redacts the path, the query, the account id, the model and the request's headers. `views.py`
+        redacts the bodies and the prompt later, when it displays the entry.
         """
         redacted = self.redaction.text
         self.redaction.learn_text(self.request_body.text)

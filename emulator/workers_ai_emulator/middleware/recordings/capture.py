@@ -143,7 +143,7 @@ class ResponseCapture:
 
 
 def is_response_header(name: str) -> bool:
-    """Returns whether responses that are recorded or forwarded keep a header with this name.
+    """Returns whether a recorded or forwarded response keeps a header with this name.
 
     Headers that describe the server or the connection are dropped.
     """
@@ -161,7 +161,7 @@ def _unpacked(body: bytes) -> str:
 def _streamed_texts(events: Iterable[str]) -> Iterator[str]:
     """Returns the texts that a stream sends in pieces, for example the whole completion.
 
-    Each text joins the strings that have the same place in the JSON of all events.
+    For each place in the events' JSON, such as the key `response`, joins the strings of all events.
     """
     texts: defaultdict[_Place, list[str]] = defaultdict(list)
     for event in events:

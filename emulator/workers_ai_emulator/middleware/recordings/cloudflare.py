@@ -72,7 +72,7 @@ class Cloudflare:
 
     def _host(self, scope: Scope) -> str:
         path, headers = scope["path"], Headers(scope=scope)
-        # AI Gateway also accepts credentials in the body, so its calls need none in the headers.
+        # AI Gateway also accepts credentials in the body, so the headers need not contain any.
         if path.startswith(GATEWAY_PREFIX):
             return self._url or _GATEWAY_URL
         if not path.startswith(_API_PREFIX):

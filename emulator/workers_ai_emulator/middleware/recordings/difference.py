@@ -89,7 +89,10 @@ def _cut(line: str, start: int) -> str:
 
 
 def _ends(one: _Sliceable, other: _Sliceable) -> tuple[int, int]:
-    """Returns the lengths of the common beginning and end of two texts, without overlap."""
+    """Returns the lengths of the common beginning and the common end of two texts.
+
+    The common end does not overlap the common beginning.
+    """
     limit = min(len(one), len(other))
     start = _longest(limit, lambda low, high: one[low:high] == other[low:high])
     return start, _longest(

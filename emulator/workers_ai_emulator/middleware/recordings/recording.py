@@ -1,4 +1,4 @@
-"""Defines recordings, which contain an inference call and its response, and their file format."""
+"""Defines the content and the file format of a recording: an inference call and its response."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ class Recording(BaseModel):
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """Returns the value as JSON. Escapes only lone surrogates, because UTF-8 cannot encode them."""
+    """Returns the value as JSON.
+
+    Does not escape non-ASCII characters, except lone surrogates, which UTF-8 cannot encode.
+    """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,8 +1,9 @@
 """The canonical form of an inference call. Its hash is the key that finds the call's recordings.
 
-A recording matches a call if query, model, body and path are equal. The account id in the path,
-credentials, the order of JSON keys, white space, and `1.0` instead of `1` make no difference. A
-call that omits a parameter does not match a recording that contains the parameter's default value.
+A recording matches a call if query, model, body and path are equal. These differences are ignored:
+another account id, other credentials, another order of the JSON keys, other white space, and `1.0`
+instead of `1`. A call that omits a parameter does not match a recording that contains the
+parameter's default value.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _body(body: bytes, redaction: Redaction) -> Json:
             body = gunzip(body)
         return {"body": redaction.value(_normalized(parse_json(body)))}
     except (WireError, RecursionError, ValueError):
-        # The body is not valid JSON. The call gets an error response, which can be recorded too.
+        # A body that is not valid JSON, or is nested too deep, is recorded as text or base64.
         return _unparsed(body, redaction)
 
 
