@@ -49,8 +49,8 @@ class Backends:
     def status(self) -> str:
         """The phase of the server's start-up, such as `ready`, which is the last phase.
 
-        If a loaded model or the default backend `upstream` has failed, the status is its error
-        text.
+        If a loaded model has failed, the status is the model's error text. If `upstream` is the
+        default backend and has failed, the status is the error text of `upstream`.
         """
         upstream = self._upstream if self._default == "upstream" else None
         return self._models.failure or (upstream and upstream.failure) or self._models.phase
@@ -58,9 +58,9 @@ class Backends:
     async def start(self) -> None:
         """Waits until the default backend can generate completions.
 
-        The default backend `llama` first loads the models of the setting `--preload`. With another
-        default backend, a model is loaded when the first request chooses `llama`. Raises
-        SettingInvalid if `--preload` is invalid, and WeightsUnusable if a model cannot be loaded.
+        If the default backend is `llama`, loads the models of the setting `--preload`. All other
+        models are loaded on demand. Raises SettingInvalid if `--preload` is invalid, and
+        WeightsUnusable if a model cannot be loaded.
         """
         if self._default == "llama":
             await self._models.start()

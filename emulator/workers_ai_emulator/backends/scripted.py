@@ -79,7 +79,7 @@ class Rule(BaseModel):
 
     A rule applies to a request if all its conditions hold:
     `model`: the name of the requested model; `*` matches any text;
-    `contains`: a text that occurs in the prompt or, if the request has messages, in the last one;
+    `contains`: a text that occurs in the prompt or in the last message;
     `matches`: a regular expression that has a match in the prompt or the last message;
     `times`: the rule has applied to fewer requests than this number; None: no limit.
 
@@ -294,7 +294,7 @@ def _load(text: str) -> Any:
 
 
 def _prompt(request: TextGenerationRequest) -> str:
-    """Returns the prompt or the joined messages of a request, for journal and token count."""
+    """Returns the prompt or joined messages of a request, for the journal and the token count."""
     if request.prompt is not None:
         return request.prompt
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)

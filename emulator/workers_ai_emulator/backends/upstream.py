@@ -29,8 +29,9 @@ from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
-# The HTTP client closes idle connections after this time. A server with uvicorn closes them after 5
-# seconds. A request would fail if the client sent it just as the server closes the connection.
+# The HTTP client closes idle connections after this time, before the server does: a server with
+# uvicorn closes them after 5 seconds. A request would fail if the client sent it just as the server
+# closes the connection.
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
@@ -41,10 +42,10 @@ class UpstreamBackend:
     """Generates completions with another server, the upstream server.
 
     `url`: the base URL of the server's API, such as `http://127.0.0.1:8080/v1`. `api_key`: the key
-    for the server; None: no key. `model`: the server's name of the model for all requests. If
-    `model` is None, the server's model with the requested Workers AI name is used. If the server
-    has no model with this name, its only model is used. A request fails if the server sends no
-    bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an
+    for the server; None: no key. `model`: the name of the server's model that is used for all
+    requests. If `model` is None, the server's model with the requested Workers AI name is used or,
+    if the server has no model with this name, its only model. A request fails if the server sends
+    no bytes for `stall_timeout_s` seconds. Raises SettingInvalid if the URL, the key, or an
     environment variable for proxies or certificates is invalid.
     """
 

@@ -193,8 +193,8 @@ def serve(answer: Answer, *, limit_s: float) -> None:
     """Runs in the child process: replies to requests until its standard input is closed.
 
     `answer`: a function that returns the reply to a request. `limit_s`: if a reply takes longer
-    than this many seconds, the parent process kills the child. If the parent process has died, the
-    child ends itself after `limit_s` + 1 seconds.
+    than this many seconds, the parent process kills the child. If the parent process has died and
+    cannot kill the child, the child ends itself when a reply takes `limit_s` + 1 seconds.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")

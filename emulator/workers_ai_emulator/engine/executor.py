@@ -42,7 +42,7 @@ class Executor:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
         `row`: the index of the sequence in the list of all sequences for which the last decode call
-        output logits.
+        computed logits.
         """
         if sequence.sampler is None:
             sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)

@@ -146,9 +146,10 @@ class Reader:
         return form.unpack_from(self.data, start)[0]
 
     def string(self, what: str, max_length: int = _MAX_HEADER) -> bytes:
-        """Reads the next value as a string (a length of 8 bytes, then the text), and returns it.
+        """Reads the next value as a string, and returns the bytes of its text.
 
-        Raises GgufInvalid if the text is longer than `max_length` bytes.
+        In the file, a number of 8 bytes before the text contains the text's length. Raises
+        GgufInvalid if the text is longer than `max_length` bytes.
         """
         length = self.number(_COUNT, what)
         if length > max_length:
@@ -157,7 +158,7 @@ class Reader:
         return bytes(self.data[start : start + length])
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Reads the next `count` strings into `data` and sets `position` to the end of the last."""
+        """Reads `count` strings into `data` and sets `position` to the end of the last string."""
         position, length_at = self.position, _COUNT.unpack_from
         for _ in range(count):
             if position + 8 > len(self.data):
@@ -178,7 +179,7 @@ class Reader:
     def fetch(self, end: int, what: str) -> None:
         """Reads the file into `data` up to the offset `end`.
 
-        Raises GgufInvalid if `end` is greater than the file size, or greater than 256 MiB.
+        Raises GgufInvalid if `end` is greater than the file size or the maximum header size.
         """
         if end > self.size:
             raise GgufInvalid(

@@ -268,7 +268,7 @@ class LlamaRunner:
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Returns one token's logits from the last decode call: one number per vocabulary token.
 
-        `row`: the index of the token in the list of all tokens for which the decode call output
+        `row`: the index of the token in the list of all tokens for which the decode call computed
         logits. The next decode call overwrites the returned array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])

@@ -19,9 +19,9 @@ from workers_ai_emulator.engine.types import SamplingParams
 
 Logits = Callable[[int], np.ndarray[Any, np.dtype[np.float32]]]
 
-_NUM_SEEDS = (
-    0xFFFFFFFF  # valid seeds are 0 to 2**32 - 2; for 2**32 - 1, llama.cpp chooses a random seed
-)
+# The number of valid seeds, which are 0 to 2**32 - 2. The seed 2**32 - 1 is not used, because
+# llama.cpp replaces it by a random seed.
+_NUM_SEEDS = 0xFFFFFFFF
 
 
 class GreedySampler:
@@ -50,8 +50,8 @@ class LlamaSampler:
     """A chain of llama.cpp samplers for one sequence.
 
     `history_length`: how many of the last tokens the penalties count. `batch_index`: a function
-    that returns a token's index in the last batch. Its argument is the token's index in the list of
-    tokens for which the batch output logits.
+    that returns a token's index in the last decode call. Its argument is the token's index in the
+    list of all tokens for which this call computed logits.
     """
 
     def __init__(

@@ -80,8 +80,8 @@ class Scheduler:
     """Schedules requests (sequences) in order of arrival, in steps.
 
     Each step evaluates prompt tokens, and then generates one token for each running sequence.
-    Prompts are evaluated one after the other. If the unevaluated parts of several prompts are short
-    and about equally long, one decode call evaluates them together.
+    Usually, prompts are evaluated one after the other. But one decode call evaluates several
+    prompts together if their unevaluated parts are short and about equally long.
 
     `tiling`: how prompts are split into decode calls.
     `prefill_budget`: once a step has evaluated this many prompt tokens, it begins no more
@@ -257,7 +257,7 @@ class Scheduler:
 
         To evaluate several sequences in one pass over the weights, llama.cpp needs consecutive
         slots, and the same number of tokens of each sequence in the call. To make these numbers
-        equal, prompts with fewer unevaluated tokens evaluate some of their cached tokens again.
+        equal, some cached tokens of prompts with fewer unevaluated tokens are evaluated again.
 
         `budget`: the number of prompt tokens that this step may still evaluate.
         """
@@ -273,8 +273,8 @@ class Scheduler:
     def _fits_same_call(self, sequence: Sequence, budget: int) -> bool:
         """Returns whether a waiting prompt should share the decode call of the prompts in prefill.
 
-        It should if a shared call is possible and takes less time than a second call. `budget`: the
-        number of prompt tokens that this step may still evaluate.
+        Returns True if a shared call is possible and takes less time than an additional call for
+        the waiting prompt. `budget`: the number of prompt tokens that this step may still evaluate.
         """
         num_cached = max(self._prefixes.match(sequence.prompt_tokens).values(), default=0)
         remaining = [
@@ -303,9 +303,9 @@ class Scheduler:
         """Gives the next waiting sequence a slot and the KV cells of its longest cached prefix.
 
         `budget`: the number of prompt tokens that this step may still evaluate. If the prompt has
-        more unevaluated tokens than `budget`, its prefill takes several steps. The running
-        sequences are then first moved to consecutive slots, so that the slot of the new sequence
-        does not lie between their slots.
+        more unevaluated tokens than `budget`, its prefill takes several steps. In this case, the
+        running sequences are moved to consecutive slots before the new sequence gets a slot, so
+        that the new sequence's slot does not lie between them.
         """
         sequence = self.waiting[0]
         owners = self._prefixes.match(sequence.prompt_tokens)
@@ -367,9 +367,9 @@ class Scheduler:
         """Prepares a slot whose KV cells will be overwritten, except the first `num_kept` cells.
 
         First saves all cells of the slot to a snapshot if many cells would otherwise be lost. A
-        cell would be lost if no other slot or snapshot holds it. `needed`: the slot or snapshot
-        whose cells the new prompt in the slot will reuse; None if no new prompt gets the slot.
-        Saving may delete other snapshots, but not `needed`.
+        cell would be lost if no other slot or snapshot holds it. `needed`: if a new prompt gets the
+        slot, the slot or snapshot from which the prompt takes its cached cells; otherwise None.
+        Saving may delete old snapshots, but not `needed`.
         """
         num_held = self._prefixes.length(slot)
         num_lost = min(self._prefixes.num_unique(slot), num_held - num_kept)
@@ -382,8 +382,8 @@ class Scheduler:
 
         All snapshots together may have at most `snapshot_tokens` tokens. The least recently used
         snapshots are deleted first. If `needed` is a snapshot, it is not deleted. If the slot's
-        cells would still not fit, saves and deletes nothing. `num_tokens`: the number of the slot's
-        KV cells.
+        cells would not fit even after all other snapshots are deleted, saves and deletes nothing.
+        `num_tokens`: the number of the slot's KV cells.
         """
         reserved = self._snapshots[needed] if isinstance(needed, Snapshot) else 0
         if num_tokens > self._snapshot_tokens - reserved:

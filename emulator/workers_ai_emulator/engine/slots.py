@@ -26,7 +26,7 @@ class SlotPool:
         self._free.add(slot)
 
     def check_integrity(self, taken: Iterable[int]) -> None:
-        """Asserts that every slot is either free or exactly once in `taken`, but not both."""
+        """Asserts that each slot is either free or in `taken`, and `taken` has no slot twice."""
         slots = sorted(taken)
         assert len(slots) == len(set(slots)), f"a slot is taken twice: {slots}"
         assert self._free.isdisjoint(slots), "a taken slot is free"

@@ -80,9 +80,9 @@ class Tiling:
     def fits_untiled_call(self, length: int, num_prompt_tokens: int) -> bool:
         """Returns whether one decode call can evaluate the last `length` tokens without tiles.
 
-        Without tiles, llama.cpp computes the attention of each token separately. It does so in
-        calls with fewer than `self.length` tokens. Returns False also if one of the tokens is at a
-        position that must be computed in tiles.
+        In tiles, llama.cpp computes many tokens together. Returns True if the tokens are too few
+        for tiles (fewer than `self.length`), and if none of the tokens is at a position that must
+        be computed in tiles.
         """
         end = self.end(num_prompt_tokens)
         position = num_prompt_tokens - length

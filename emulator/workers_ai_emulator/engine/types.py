@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-WeightsType = Literal["Q8_0", "F16"]  # the types of weights that the stand-in model has
+WeightsType = Literal["Q8_0", "F16"]  # the types of weights that the stand-in model can have
 
 
 class FinishReason(Enum):
@@ -137,7 +137,7 @@ class Sampler(Protocol):
         """Samples a token from the logits of the last decode call, and returns it.
 
         `row`: the index of the sampler's sequence in the list of all sequences for which the decode
-        call output logits.
+        call computed logits.
         """
 
     def close(self) -> None:

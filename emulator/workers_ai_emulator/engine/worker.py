@@ -109,7 +109,7 @@ class Worker:
         self._inbox.put(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Cancels the sequence: the worker thread ends it before its next step.
+        """Cancels the sequence: the worker thread ends it before the next scheduler step.
 
         Stops the current decode call if all sequences in the call are cancelled.
         """

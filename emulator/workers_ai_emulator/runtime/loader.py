@@ -178,8 +178,8 @@ class Loader:
     def _check(self, weights: Weights) -> GgufHeader:
         """Checks the header of a GGUF file and returns it.
 
-        The first time, also test-loads the file in a subprocess. The stand-in model is never
-        test-loaded.
+        Also test-loads the file in a subprocess, unless the file has passed this test before or is
+        the file of the stand-in model.
         """
         header = read_header(weights.path)
         if not (weights.is_trusted or self._store.is_verified(weights.path)):
@@ -254,7 +254,7 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
 def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
     """Returns the model's tokenizer.
 
-    If some texts could crash the tokenizer or take it minutes, the tokenizer runs in a subprocess.
+    If some texts could crash the tokenizer or take minutes, the tokenizer runs in a subprocess.
     The stand-in model's tokenizer always runs in this process.
     """
     if weights.is_trusted or is_safe(vocabulary):

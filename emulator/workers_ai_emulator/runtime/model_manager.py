@@ -55,8 +55,9 @@ class ModelManager:
     """Loads and unloads the models of a catalogue.
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
-    serves. `phase`: the text that the endpoint `readyz` returns: during the start, what the server
-    does; then `ready`. `loader`: a replacement for `Loader` in tests, otherwise None.
+    serves. `phase`: during the start, what the server does, such as `loading NAME`; then `ready`.
+    The endpoint `readyz` returns this text. `loader`: a replacement for `Loader` in tests,
+    otherwise None.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class ModelManager:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedModel]:
         """Yields a loaded model, which is not unloaded during the `with` block.
 
-        If the model is not loaded yet, loads it first, once for all simultaneous calls of this
-        method. After the block, the model stays loaded at least until its requests have ended.
+        If the model is not loaded yet, loads it first. Simultaneous calls of this method load it
+        only once. After the block, the model stays loaded at least until its requests have ended.
         Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
         take the memory that it needs.
         """

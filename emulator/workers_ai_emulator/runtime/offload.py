@@ -18,7 +18,7 @@ class Offload:
     """Which part of a model is on the GPU.
 
     `num_layers`: how many of the model's last layers are on the GPU (llama.cpp's `n_gpu_layers`).
-    If it is the model's number of layers plus 1, the output weights are also on the GPU.
+    If the model has N layers, N + 1 means that all layers and the output weights are on the GPU.
     `weights_share`: the share (0 to 1) of all weights that is on the GPU. `cells_share`: the share
     (0 to 1) of all KV cells that is on the GPU. `max_slots`: the maximum number of slots.
     """
