@@ -1,8 +1,8 @@
 """Reads the log of `pip install --verbose` on stdin, and shows the progress on stderr.
 
 Installing the emulator compiles llama.cpp. In a terminal, one line shows how many files have been
-compiled and about how many seconds are left. Elsewhere, a line is printed for each tenth of the
-files. Errors in the log are printed unchanged.
+compiled and about how many seconds are left. If stderr is not a terminal, a line is printed for
+each tenth of the files. Errors in the log are printed unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ERROR = re.compile(r"\s*(ERROR|error): ")
 class Progress:
     """Converts lines of pip's log into texts that show the progress of the installation.
 
-    `is_terminal`: whether each text replaces the previous one on the screen.
+    `is_terminal`: whether the texts are for a terminal, on which each replaces the previous one.
     """
 
     def __init__(self, *, is_terminal: bool) -> None:

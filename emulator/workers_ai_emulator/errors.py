@@ -46,7 +46,7 @@ class WeightsUnusable(StartError):
 
 
 class ModelPartMissing(WeightsUnusable):
-    """A package that only models on this machine need is not installed."""
+    """A package that is needed to run models on this machine is not installed."""
 
     @classmethod
     def of(cls, error: ModuleNotFoundError) -> ModelPartMissing:

@@ -83,7 +83,7 @@ def one_line(text: str) -> str:
 def new_part(path: Path) -> Iterator[Path]:
     """Context manager that creates an empty file at `path`, and yields `path`.
 
-    Before, deletes an existing file or symbolic link at `path`. At the end, deletes the file if the
+    First deletes an existing file or symbolic link at `path`. At the end, deletes the file if the
     `with` block has not renamed it. The caller must make sure that no other process uses `path`.
     Raises OSError if the file cannot be created or deleted.
     """

@@ -68,7 +68,7 @@ class WorkersAI:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """This test's calls and their responses, as in the emulator's journal, oldest first."""
+        """This test's calls and their responses, as listed by the emulator, oldest first."""
         __tracebackhide__ = True
         rows = self._call("GET", "requests?limit=1000")["requests"]
         return [self._call("GET", f"requests/{row['id']}") for row in reversed(rows)]
@@ -84,7 +84,7 @@ class WorkersAI:
         """Resets the emulator to its initial state.
 
         Restores the rules with which the backend `scripted` was started, and deletes all faults and
-        journal entries.
+        the list of calls.
         """
         __tracebackhide__ = True
         self._call("POST", "reset")

@@ -1,8 +1,8 @@
 """Runs the command line as a child process that exits when its parent exits.
 
 The child's stdin is a pipe from the parent. When the parent exits or is killed, the operating
-system closes the pipe, and the child then exits. A pipe works on every operating system, but some
-systems cannot send a signal to a child when its parent exits.
+system closes the pipe, and the child then exits. A pipe is used because it works on every operating
+system. Only some systems can send a signal to a child when its parent exits.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class _Library:
         self.store = Store(models_dir, num_threads=1)
 
     def spec(self, name: str) -> ModelSpec:
-        """Returns the catalogue's entry of the model `name`. Raises ModelUnknown if it has none."""
+        """Returns the model `name` of the catalogue. Raises ModelUnknown if there is none."""
         if name not in self.catalog:
             raise ModelUnknown(
                 f"no model is called {name}: `workers-ai-emulator models list` shows the names"

@@ -100,9 +100,10 @@ def _without_service_link() -> Iterator[None]:
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
     """Raises SettingInvalid if a setting's environment variable is blank but must have a value.
 
-    For example, a CI system sets an empty variable for a secret that does not exist. With an empty
-    API token, the server would accept all requests. `given` is the value of the setting's flag. If
-    the flag is set, the variable is not checked, because the flag replaces it.
+    For example, a CI system sets the variable of the API token to an empty text if the secret does
+    not exist. Without this check, the server would then accept all requests. `given` is the value
+    of the setting's flag. If the flag is set, the variable is not checked, because the flag
+    replaces it.
     """
     variable = env_var(declaration.flag)
     is_blank = variable in os.environ and not os.environ[variable].strip()

@@ -26,7 +26,7 @@ def wait(
         float, typer.Option("--timeout", help="Seconds to wait at most.", min=0)
     ] = 60.0,
 ) -> None:
-    """Wait until the emulator is ready: a model has generated a token.
+    """Wait until the emulator is ready, that is, until a model has generated a token.
 
     Exits with 0 when the emulator is ready, or with 1 after the timeout or when the emulator exits.
     Prints each phase of the emulator's start to stderr.

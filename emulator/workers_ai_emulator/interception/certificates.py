@@ -57,8 +57,8 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 # The authority may sign certificates for HOSTS only. A constraint limits one kind of name, so there
 # are constraints for every kind:
 #   - DNS names: HOSTS are permitted. A permitted name includes its subdomains, so the subdomains
-#     are excluded, as names with a leading dot: OpenSSL and Go read `.api.cloudflare.com` as "all
-#     subdomains of api.cloudflare.com".
+#     are excluded. A leading dot stands for them: OpenSSL and Go read `.api.cloudflare.com` as
+#     "all subdomains of api.cloudflare.com".
 #   - IP addresses: all are excluded.
 #   - E-mail addresses and URIs: permitted only at a reserved host name, which no host has.
 _CONSTRAINTS = x509.NameConstraints(

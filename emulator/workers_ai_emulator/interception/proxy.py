@@ -169,11 +169,12 @@ class Proxy:
     async def _connect_upstream(self, request: Request) -> Connection:
         """Opens the connection over which the proxy forwards a client's request, and returns it.
 
-        If the request is for the emulator, only connects to this proxy's TLS port. Otherwise,
-        connects to the user's own proxy, or to the request's host if the user has no proxy. If the
-        method is CONNECT, then opens a tunnel through the user's proxy. If the method is another
-        one, sends the request's head. Raises Refusal if the connection or the tunnel cannot be
-        opened.
+        If the request is for the emulator, only connects to this proxy's TLS port. If it is for
+        another host:
+          - Connects to the user's own proxy, or to the host if the user has no proxy.
+          - If the method is CONNECT, opens a tunnel through the user's proxy, if there is one.
+          - If the method is not CONNECT, sends the request's head.
+        Raises Refusal if the connection or the tunnel cannot be opened.
         """
         if request.is_for_emulator:
             return await _connect(self.tls_address)
@@ -194,8 +195,8 @@ class Proxy:
 class Request:
     """The request line and the header fields of a request to the proxy.
 
-    `target` is the URL, or host and port, in the request line; `destination` and `path` are its
-    parts. `fields` are the header fields, each as one line of text.
+    `target` is the URL, or host and port, in the request line. `destination` (host and port) and
+    `path` are the parts of `target`. `fields` are the header fields, each as one line of text.
     """
 
     method: str

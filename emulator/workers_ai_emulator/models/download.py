@@ -135,7 +135,7 @@ class Download:
         self._done = 0
 
     def run(self) -> None:
-        """Downloads the file and checks its sha256. If it is wrong, downloads the file once more.
+        """Downloads the file and checks its sha256. If the sha256 is wrong, tries once more.
 
         Raises PullFailed if the download fails, or if the sha256 is wrong again. After a failed
         download, the received bytes stay on disk, and the next `pull` continues with them. A

@@ -108,9 +108,9 @@ class _Pull:
         return True
 
     def _accept_existing(self, sha256: str, commit: str) -> None:
-        """Checks that the existing target has the given sha256, and stores it in `TARGET.json`.
+        """Checks that the existing target has the given sha256.
 
-        Raises PullFailed if the target has another sha256.
+        If so, stores the sha256 in the file `TARGET.json`; otherwise raises PullFailed.
         """
         if sha256_of(self._target, self._progress) != sha256:
             raise PullFailed(

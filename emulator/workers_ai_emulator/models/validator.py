@@ -66,7 +66,7 @@ class _Absent(Enum):
     """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    # Any function that all JavaScript objects inherit, such as `toString`.
+    # Stands for each function that all JavaScript objects inherit, such as `toString`.
     FUNCTION = "function"
 
 
@@ -90,7 +90,7 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A part of the validated value, with its path, such as `/prompt`; "" for the whole value."""
+    """A part of the validated value, and its path: for example `/prompt`, or "" for the whole."""
 
     value: object
     path: str
@@ -420,7 +420,7 @@ def _text(value: object) -> str:
             return value
         case list():
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
-        # JavaScript would call the value of `toString` and fail, because it is not a function.
+        # In JavaScript, the conversion fails, because the object's `toString` is no function.
         case dict() if "toString" in value:
             raise SchemaMismatch("Cannot convert object to primitive value")
         case _Absent():

@@ -198,8 +198,8 @@ def _mask(context: Context, value: Any) -> Any:
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> Any:
     """Implements Jinja's filter `replace` so that it also works on masked messages.
 
-    In masked messages, the first and last characters of special tokens are exchanged for others. If
-    `text` does not contain `old`, the filter also exchanges these characters in `old`.
+    In masked messages, other characters replace the first and last characters of special tokens. If
+    `text` does not contain `old`, the filter masks `old` too, and searches for the masked `old`.
     """
     environment = context.environment
     assert isinstance(environment, _Environment)

@@ -93,9 +93,9 @@ class IsolatedRenderer:
     def _request(self, child: Child, request: Any, max_characters: int) -> tuple[int, str]:
         """Sends a request to the subprocess, and returns the kind and the text of the reply.
 
-        Raises LimitExceeded or ValueError if the subprocess reports this error. The exception makes
-        `_supervisor` end the subprocess. Raises ChildFailed if the subprocess crashes or takes too
-        long.
+        Raises LimitExceeded if the subprocess reports that a limit was exceeded, and ValueError if
+        it reports that the template does not compile. Both exceptions make `_supervisor` end the
+        subprocess. Raises ChildFailed if the subprocess crashes or takes too long.
         """
         content = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         max_bytes = 4 * max(max_characters, MAX_REASON_LENGTH)

@@ -131,10 +131,10 @@ class Acceptor:
         self._loop.call_later(_PAUSE_S, self._resume)
 
     def _serve(self, connection: socket.socket) -> bool:
-        """Serves the connection if its client has already sent something; if not, returns False.
+        """Returns False if the client has sent nothing yet; otherwise handles the connection.
 
-        Responds to a health check in this thread, and hands over any other connection. If the
-        client has disconnected, closes the connection.
+        If the client's request is a health check, responds in this thread. Any other request is
+        handed over with its connection. If the client has disconnected, closes the connection.
         """
         try:
             head = connection.recv(_NUM_PEEKED, socket.MSG_PEEK)

@@ -30,7 +30,7 @@ class TimeLimits:
     `silence`: from the start of a connection to its first byte.
     `head`: from the first byte to the last byte of a request's head.
     `body`: from the first byte of a request to the last byte of its body.
-    `pause`: from one part of a body to the next part.
+    `pause`: from one part of a request's body to the next part.
     `request`: from the end of a response to the first byte of the next request.
     `reading`: while all buffers are full, until the client reads something.
     """

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Seconds from the beginning of the shutdown until the server cancels running generations. It then
 # also closes the connections whose clients must still send or read something.
 _CANCEL_AFTER_S = 2.0
-# Seconds from the beginning of the shutdown until the server closes all other connections.
+# Seconds from the beginning of the shutdown until the server closes all open connections.
 _ABORT_AFTER_S = 3.0
 # Seconds from the beginning of the shutdown until uvicorn cancels responses that still run.
 _CLOSE_AFTER_S = 4

@@ -70,7 +70,7 @@ class Declaration:
 
     @property
     def flag_default(self) -> Any:
-        """The flag's value if the user does not set the flag. `value_of` then returns `default`."""
+        """The flag's value if the user sets none. `value_of` converts this value to `default`."""
         if self.setting.has_auto:
             return AUTO
         return None if get_origin(self.type) in (tuple, frozenset) else self.default

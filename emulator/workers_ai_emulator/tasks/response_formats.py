@@ -41,7 +41,7 @@ class NativeFormat:
         return success(self.result(text, generation))
 
     def result(self, text: str, generation: Generation) -> Json:
-        """Returns the JSON object with the completion and the token counts, without an envelope."""
+        """Returns a JSON object with the completion and the token counts."""
         return {"response": text, "usage": _usage(generation)}
 
     async def events(
@@ -61,8 +61,9 @@ class NativeFormat:
 
 
 class BareFormat(NativeFormat):
-    """The format for `env.AI` of a Worker: as for `ai/run`, but a whole body has no envelope.
+    """The format for `env.AI` of a Worker: as for `ai/run`, but without Cloudflare's envelope.
 
+    A whole body is only the value that `ai/run` puts into the key `result` of the envelope.
     [source: workerd, ai-api.ts]
     """
 
@@ -113,11 +114,11 @@ def _tensors(text: str) -> Json:
 
 
 class OpenAIFormat(ABC):
-    """The base class of OpenAI's two formats, which have no envelope and no padding.
+    """The base class of OpenAI's two formats. They have no Cloudflare envelope and no padding.
 
-    The keys have the same order as in the service's responses of Llama 3 models. In the event with
-    the finish reason, the service omits the field of the text. The emulator sends this field with
-    an empty string, because clients expect it.
+    The keys have the order of the service's responses from Llama 3 models. In the event with the
+    finish reason, the service omits the field of the text. The emulator sends this field with an
+    empty string, because clients expect it.
     """
 
     whole_object: str

@@ -4,8 +4,8 @@
 // that calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration
 // that load this plugin.
 //
-// The binding is an instance of a subclass of workerd's class `Ai`, so it has the same methods and
-// errors. It sends its requests to the emulator over plain HTTP.
+// The binding is an instance of a subclass of workerd's class `Ai`, so it has the methods and
+// errors of `Ai`. It sends its requests to the emulator over plain HTTP.
 
 const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
@@ -35,9 +35,9 @@ const BINDING = `
     };
   }
 
-  // Handles a response with status 405. toMarkdown().supported() and run() with a websocket ignore
-  // the error in such a response, so for them this function throws the error. For the other methods
-  // of workerd's class, it returns the response.
+  // Handles a response with status 405. Throws the error in the response if the caller is
+  // toMarkdown().supported(), or run() with a websocket: these two methods would ignore the error.
+  // For the other methods of workerd's class, returns the response.
   async function refused(response, url) {
     if (!/\\/supported$|\\/run\\?.*body=/.test(url)) return response;
     const { errors } = await response.json();

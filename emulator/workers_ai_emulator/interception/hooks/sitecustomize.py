@@ -135,7 +135,7 @@ def _trust_in_curl(bundle: str) -> "Any":
 
 
 def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
-    """Returns a dict for `_ImportHook`, which maps the names of two modules to one function.
+    """Returns a dict, for `_ImportHook`, that maps the names of both modules to one function.
 
     The function is called after the import of each module. If the program has then imported both
     modules, the function prints a warning to stderr.
