@@ -32,8 +32,8 @@ def report(conditions: Conditions) -> Iterator[str]:
     yield (
         f"The benchmark sends {len(requests)} requests one after the other, then the same requests "
         f"{num_rounds} times from {_NUM_CLIENTS} concurrent clients in random order, and compares "
-        "the bytes of the responses. Before a third of the requests, the client sends another "
-        "request and disconnects."
+        "the bytes of the responses. For one in three requests, the client first sends "
+        "another request, and disconnects before its response is complete."
     )
     rows = []
     for model in CATALOG:

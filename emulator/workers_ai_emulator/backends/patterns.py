@@ -112,9 +112,9 @@ class Pattern:
 
 
 def _marked(text: str) -> str:
-    """Inserts two equal markers before, between and after the characters of a text.
+    """Inserts a pair of markers at each place: before, between and after the text's characters.
 
-    The markers are `_BOUNDARY` at the start and the end of a word, and `_INSIDE` at other places.
+    The pair is `_BOUNDARY` twice at the start and the end of a word, and `_INSIDE` twice elsewhere.
     """
     inside = _NO_BOUNDARY.sub(_INSIDE, text)
     marked = _BETWEEN_MARKERS.sub(_BOUNDARY * 2, inside)

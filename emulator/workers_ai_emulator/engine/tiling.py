@@ -18,9 +18,9 @@ This example uses the default values: start 252, tile length 64. A prompt of 1,0
     tokens 956 ... 999   row by row, in one call of 44 rows
 
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
-the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144. The positions at
-which the tiled tokens are split into calls do not change the results if every call has 64 rows or
-more.
+the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144: after five calls
+of 128 rows, the 16 remaining rows would be too few for a tiled call. The positions at which the
+tiled tokens are split into calls do not change the results if every call has 64 rows or more.
 
 For two reasons, a prompt cannot reuse all cached KV cells of its tokens (see `num_shareable`).
 First, a completion is computed row by row. The next prompt of the conversation contains the
@@ -42,9 +42,9 @@ class Tiling:
 
     `length`: if a decode call has at least this many tokens of a sequence, llama.cpp computes their
     attention in tiles (many tokens together). `start`: the position of the first prompt token that
-    is computed in tiles. The tokens before `start` are evaluated in calls of `length - 1` tokens,
-    which are too short for tiles, so `start` is a multiple of `length - 1`. `chunk_length`: the
-    number of tokens in each tiled call of a prompt; the last tiled call may be longer or shorter.
+    is computed in tiles. To avoid tiles before `start`, the tokens there are evaluated in calls of
+    `length - 1` tokens, so `start` is a multiple of `length - 1`. `chunk_length`: the number of
+    tokens in each tiled call of a prompt; the last tiled call may be longer or shorter.
     """
 
     start: int = 4 * 63

@@ -19,8 +19,8 @@ from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 
 _HOOKS = Path(__file__).parent / "hooks"
 
-# Values for variables that the user has not set: wrangler and the SDKs refuse to run without
-# credentials. An emulator with the flag `--api-token` or `--api-token-file` refuses this token.
+# The account id and the token for users who have set none: wrangler and the SDKs refuse to run
+# without credentials. An emulator with `--api-token` or `--api-token-file` refuses this token.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",

@@ -310,9 +310,9 @@ class UserProxy:
         return cls(Address(parts.hostname, port), tuple(fields))
 
     async def tunnel(self, upstream: Connection, destination: Address) -> None:
-        """Sends CONNECT to this proxy, on the connection `upstream`, and reads the response.
+        """Makes the user's own proxy open a tunnel to `destination`, on the connection `upstream`.
 
-        Raises Refusal if the proxy does not open the tunnel to the destination.
+        Sends CONNECT and reads the response. Raises Refusal if the user's proxy opens no tunnel.
         """
         line = f"CONNECT {destination} HTTP/1.1"
         upstream.writer.write(_head(line, f"Host: {destination}", *self.fields))

@@ -56,7 +56,7 @@ class EdgeMiddleware:
 
 
 class _Response:
-    """Sends a response with Cloudflare's headers, after it has received the whole request body."""
+    """Adds Cloudflare's headers to a response. Reads the whole request body before the response."""
 
     def __init__(self, scope: Scope, body: _Body, send: Send) -> None:
         self.status = 0

@@ -66,7 +66,7 @@ class _Absent(Enum):
     """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    # Stands for each function that all JavaScript objects inherit, such as `toString`.
+    # The value of every key that JavaScript objects inherit as a function, such as `toString`.
     FUNCTION = "function"
 
 
@@ -109,11 +109,11 @@ class _Place:
 
 
 def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value as cabidela does, and returns cabidela's match count for the value.
+    """Validates a value, and returns how many values matched the schema, as cabidela counts them.
 
-    The count is usually 1. It is 0, for example, for an optional value that is absent. For a schema
-    of the type `array`, it is the sum of the counts of the array's items. Raises SchemaMismatch if
-    the schema rejects the value.
+    cabidela is Cloudflare's validator. The result is usually 1. It is 0, for example, for an
+    optional value that is absent. For a schema of the type `array`, it is the sum of the results
+    for the array's items. Raises SchemaMismatch if the schema rejects the value.
     """
     if schema is None or schema is _UNDEFINED:
         raise place.mismatch(f"No schema for path '{place}'")

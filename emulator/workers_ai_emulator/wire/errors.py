@@ -206,7 +206,8 @@ def no_route_in_account(path: str) -> WireError:
 def header_malformed(detail_code: int, header: str) -> WireError:
     """Returns the error for malformed credentials in the header named `header`.
 
-    `detail_code`: the code of the more specific error in `error_chain`, a key of the response.
+    In the response, the key `error_chain` contains a second, more specific error. `detail_code`:
+    the code of this second error.
     """
     chain = [{"code": detail_code, "message": f"Invalid format for {header} header"}]
     entry = WireError(HEADER_MALFORMED).entries[0] | {"error_chain": chain}
