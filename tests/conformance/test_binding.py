@@ -416,10 +416,10 @@ def test_the_urls_of_a_remote_session_have_the_host_that_the_client_used(
     server: ServerProcess,
 ) -> None:
     url = f"{workers_url(server)}/subdomain/edge-preview"
-    result = httpx.get(url, headers={"host": "emulator:80"}).json()["result"]
+    result = httpx.get(url, headers={"host": "192.168.1.5:80"}).json()["result"]
     exchange_url = result["exchange_url"]
-    assert exchange_url == f"http://emulator:80{httpx.URL(url).path}/exchange"
-    session = httpx.get(exchange_url.replace("http://emulator:80", server.root)).json()
+    assert exchange_url == f"http://192.168.1.5:80{httpx.URL(url).path}/exchange"
+    session = httpx.get(exchange_url.replace("http://192.168.1.5:80", server.root)).json()
     assert session["token"] == result["token"]
     assert session["prewarm"] == f"{url}/prewarm"
 

@@ -57,6 +57,19 @@ def test_miniflare_sends_the_bindings_headers_with_a_prefix() -> None:
     ]
 
 
+def test_a_wrapped_request_cannot_hide_that_it_was_forwarded() -> None:
+    headers = {
+        "host": "emulator.example",
+        "x-forwarded-for": "203.0.113.7",
+        "mf-url": "/run",
+        "mf-header-host": "127.0.0.1",
+        "mf-header-x-forwarded-for": "",
+    }
+    scope = unwrapped(http_scope(headers=headers))
+    assert dict(scope["headers"])[b"host"] == b"emulator.example"
+    assert b"x-forwarded-for" in dict(scope["headers"])
+
+
 def test_wrangler_3_sends_the_path_in_a_header() -> None:
     scope = http_scope(PROXY_PATH, headers={"x-forwarded": "/run?version=3", "x-other": "1"})
     found = unwrapped(scope)

@@ -23,6 +23,7 @@ from workers_ai_emulator.wire.context import context_of
 _PROXY_PATH = re.compile(r"/client/v4/accounts/[0-9a-f]{32}/ai/run/proxy")
 _URL = re.compile(r"(\w+://[^/?#]*)?(?P<path>[^?#]*)\??(?P<query>[^#]*)")
 _MINIFLARE_PREFIX = b"mf-header-"
+_MINIFLARE_HOST = b"mf-header-host"
 
 
 class BindingTransportMiddleware:
@@ -47,13 +48,14 @@ def _unwrapped(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a binding's request, which Miniflare sends as `mf-header-NAME`.
 
     Also returns each header of Miniflare's own request, if the binding's request has no header of
-    that name.
+    that name. The header `Host` is always that of Miniflare's own request, because the server
+    decides by it whether the request comes from this machine.
     """
     outer = [(name, value) for name, value in headers if not name.startswith(b"mf-")]
     inner = [
         (name.removeprefix(_MINIFLARE_PREFIX), value)
         for name, value in headers
-        if name.startswith(_MINIFLARE_PREFIX)
+        if name.startswith(_MINIFLARE_PREFIX) and name != _MINIFLARE_HOST
     ]
     replaced = {name for name, _ in inner}
     return [*((name, value) for name, value in outer if name not in replaced), *inner]
