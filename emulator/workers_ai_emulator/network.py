@@ -135,10 +135,12 @@ def _variable(scheme: str) -> str:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Returns the IP address in a text, or None. Converts an IPv4 address that IPv6 embeds."""
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _check_file(path: Path) -> None:

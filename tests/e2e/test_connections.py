@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
@@ -69,6 +69,12 @@ def connect() -> Iterator[Connect]:
             return connection
 
         yield connect
+
+
+@pytest.fixture(scope="module")
+def scripted_server() -> Iterator[ServerProcess]:
+    with server_process("--backend", "scripted") as server:
+        yield server
 
 
 def rest_of(connection: socket.socket) -> bytes:
@@ -187,10 +193,85 @@ def test_an_unusual_health_check_gets_the_same_response(connect: Connect, data: 
     assert response.count(b'{"status":"alive"}') == data.count(b"GET")
 
 
+@pytest.mark.parametrize(
+    "header", ["Content-Length: 5", "Transfer-Encoding: chunked", "content-length : 5"]
+)
+def test_health_checks_with_a_body_do_not_use_up_the_files(header: str) -> None:
+    check = HEALTH_CHECK.replace(b"Host", f"{header}\r\nHost".encode())
+    with (
+        server_process("--backend", "scripted", max_files=128) as server,
+        ExitStack() as connections,
+    ):
+        for _ in range(140):
+            connections.enter_context(connect_to(server, check))
+        for _ in range(3):
+            assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
+            assert server.run({"prompt": "Hello"}).status_code == 200
+        assert not [line for line in server.log if "cannot accept" in line]
+
+
 def test_a_health_check_in_two_packets_gets_a_response(connect: Connect) -> None:
     connection = connect(HEALTH_CHECK[:20])
     connection.sendall(HEALTH_CHECK[20:])
     assert rest_of(connection).endswith(b'{"status":"alive"}')
+
+
+# ── unusual requests ────────────────────────────────────────────────────────────────────────────
+
+UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+CHUNKED = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:3], BODY[3:], b""))
+
+
+@pytest.mark.parametrize("is_split", [False, True], ids=["one packet", "a packet for each byte"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "chunked"])
+def test_the_body_of_a_request_for_an_upgrade_is_read(
+    scripted_server: ServerProcess, is_chunked: bool, is_split: bool
+) -> None:
+    head = HEAD.replace(b"Host:", UPGRADE.encode() + b"Host:")
+    if is_chunked:
+        length = f"Content-Length: {len(BODY)}".encode()
+        head = head.replace(length, b"Transfer-Encoding: chunked")
+    request = head + (CHUNKED if is_chunked else BODY)
+    last = HEALTH_CHECK.replace(b"Host", b"Connection: close\r\nHost")
+    with connect_to(scripted_server, b"") as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in [bytes([byte]) for byte in request] if is_split else [request]:
+            connection.sendall(part)
+        connection.sendall(last)
+        response = rest_of(connection)
+    assert response.count(b"HTTP/1.1 200 OK") == 2
+    assert b"This is a scripted answer to: Hello" in response
+    assert b'{"status":"alive"}' in response
+
+
+def test_the_body_of_a_request_for_an_upgrade_is_no_request_of_its_own() -> None:
+    inner = HEAD.replace(b"/client/v4/", b"/run?version=3&x=") + BODY
+    outer = (
+        "POST /run?version=3 HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\n"
+        f"{UPGRADE}Content-Length: {len(inner)}\r\n\r\n"
+    ).encode()
+    with (
+        server_process("--backend", "scripted", "--api-token", "secret") as server,
+        connect_to(server, outer) as connection,
+    ):
+        time.sleep(0.1)  # so that the server reads the head and the body separately
+        connection.sendall(inner)
+        connection.settimeout(2)
+        response = b""
+        with suppress(TimeoutError):
+            while part := connection.recv(2**16):
+                response += part
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"HTTP/1.1 400 " in response
+
+
+@pytest.mark.parametrize("value", ["unknown", "_hidden", "1.2.3.4, unknown", "a b"])
+@pytest.mark.parametrize("path", ["/_emulator/healthz", "/_emulator/metrics"])
+def test_no_value_of_x_forwarded_for_is_an_error(
+    scripted_server: ServerProcess, path: str, value: str
+) -> None:
+    response = httpx.get(scripted_server.root + path, headers={"x-forwarded-for": value})
+    assert response.status_code == 200
 
 
 # ── the number of connections ───────────────────────────────────────────────────────────────────

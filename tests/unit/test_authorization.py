@@ -160,8 +160,11 @@ def test_a_gateway_reads_its_own_header_first(
     [
         (("127.0.0.1", 5000), False, True),
         (("::1", 5000), False, True),
+        (("::ffff:127.0.0.1", 5000), False, True),
         (("127.0.0.1", 5000), True, False),
         (("192.0.2.1", 5000), False, False),
+        (("::ffff:192.0.2.1", 5000), False, False),
+        (("", 0), False, False),
         (None, False, False),
     ],
 )

@@ -185,6 +185,15 @@ def test_a_second_request_waits_for_the_server_while_the_first_one_runs(
     assert [*waits, connection.protocol.wait] == [Wait.SERVER, Wait.BODY]
 
 
+def test_the_limits_of_a_second_request_begin_after_the_first_one(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234" + HEAD)
+    connection.protocol._began[Wait.HEAD] -= 1000
+    connection.protocol._began[Wait.BODY] -= 1000
+    connection.respond()
+    assert connection.protocol.wait is Wait.BODY
+    assert not connection.is_overdue(2.9)
+
+
 def test_the_first_of_two_requests_ends_when_the_client_disconnects(connection: Connection) -> None:
     connection.receive(HEAD + b"1234" + HEAD)
     connection.protocol.connection_lost(None)

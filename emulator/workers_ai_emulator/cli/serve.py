@@ -25,15 +25,16 @@ def serve(settings: Settings) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO, httpx2 logs every request
+    # These imports are slow, and `serve --help` does not need them.
+    from workers_ai_emulator.models.models_file import read_catalog
+    from workers_ai_emulator.server.server import Server, listen
+
+    catalog = read_catalog(settings.models_dir, settings.models_file)
+    listener = listen(settings)
     if settings.is_open_to_others:
         log.warning(
             "OPEN TO OTHER MACHINES: --host %s accepts their requests, and none needs a token. "
             "Set --api-token or --api-token-file, or leave out --host.",
             settings.host,
         )
-    # These imports are slow, and `serve --help` does not need them.
-    from workers_ai_emulator.models.models_file import read_catalog
-    from workers_ai_emulator.server.server import Server, listen
-
-    catalog = read_catalog(settings.models_dir, settings.models_file)
-    Server(settings, catalog, listen(settings), on_ready=print_line).serve_until_stopped()
+    Server(settings, catalog, listener, on_ready=print_line).serve_until_stopped()

@@ -15,7 +15,7 @@ from workers_ai_emulator.files import TextUnreadable, read_small_text
 # undefined.
 _OLDEST_WITH_PLUGINS = (4, 36)
 _NEEDED = "wrangler {}.{} or newer".format(*_OLDEST_WITH_PLUGINS)
-_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.\d+(-.+)?", re.ASCII)
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.\d+(-[^+]+)?(\+.+)?", re.ASCII)
 _EXEC = "`workers-ai-emulator exec -- npx wrangler dev`"
 
 

@@ -32,8 +32,11 @@ _NUM_ACCEPTED_AT_ONCE = 64
 _TICK_S = 1.0
 # Seconds until the next attempt after the operating system has refused to accept a connection.
 _PAUSE_S = 0.1
+# Matches the head of a health check. A request with a body, or with a header that asks for more
+# than a response, is not one.
 _HEALTH_CHECK = re.compile(
-    rb"GET (%s|%s) HTTP/1\.1\r\n([^\r\n]+\r\n)*\r\n"
+    rb"GET (%s|%s) HTTP/1\.1\r\n"
+    rb"((?!(?i:content-length|transfer-encoding|upgrade|expect)[ \t]*:)[^\r\n]+\r\n)*\r\n"
     % (endpoints.HEALTHZ.path.encode(), endpoints.READYZ.path.encode())
 )
 
@@ -65,7 +68,14 @@ class Acceptor:
         self._limit = limit
         self._silence_limit_s = silence_limit_s
         self._on_tick = on_tick
-        self._config = uvicorn.Config(health_app, log_config=None, access_log=False, lifespan="off")
+        self._config = uvicorn.Config(
+            health_app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,
+            ws="none",
+        )
         self._state = ServerState()
         # The connections whose clients have sent nothing yet, oldest first. Each value is the time
         # at which the connection was accepted.

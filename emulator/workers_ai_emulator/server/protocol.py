@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from workers_ai_emulator.server.chunks import align_chunks, is_from_worker
+from workers_ai_emulator.server.parser import RequestParser
 
 
 class Wait(Enum):
@@ -48,6 +49,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = RequestParser(self)  # type: ignore[assignment]
         self._is_in_head = True
         # The request that the application is handling or has handled last. uvicorn's `self.cycle`
         # may be a later request, which the client has already sent (pipelining).
@@ -133,11 +135,18 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         super().on_headers_complete()
-        if is_from_worker([name for name, _ in self.headers]):
+        is_http_1_1 = self.scope["http_version"] == "1.1"
+        if is_http_1_1 and is_from_worker([name for name, _ in self.headers]):
             align_chunks(self.cycle)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # otherwise only the head is complete
+            super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        # If the request arrived while an earlier one was running, the waiting begins only now.
+        self._began[Wait.HEAD] = self._began[Wait.BODY] = time.monotonic()
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

@@ -171,6 +171,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the address of the client is never taken from `X-Forwarded-For`
         ws="none",  # uvicorn handles a WebSocket upgrade like any GET request
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_CLOSE_AFTER_S,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 from collections.abc import Mapping
@@ -173,7 +172,7 @@ def _is_local(client: tuple[str, int] | None, headers: Headers) -> bool:
     because the client may be on another machine. Forwarded requests are recognized by headers such
     as `X-Forwarded-For`, or by a host name that is not local.
     """
-    if client is None or not ipaddress.ip_address(client[0]).is_loopback:
+    if client is None or not is_loopback(client[0]):
         return False
     if is_forwarded(headers):
         return False
