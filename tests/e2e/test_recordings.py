@@ -317,7 +317,7 @@ def test_no_recording_log_or_error_has_credentials(tmp_path: Path) -> None:
 
 
 def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_path: Path) -> None:
-    headers = {"authorization": f"Bearer {TOKEN}"}
+    headers = {"authorization": f"Bearer {TOKEN}", "cf-consn-sdk-version": "1.1.0"}  # gets gzip
     with recording(tmp_path, "--record-from", "scripted") as server:
         body = native({"prompt": f"I am {TOKEN}"})
         compressed = via_workerd(server, body, path="/run?version=2", headers=headers)
