@@ -99,7 +99,7 @@ def request(
     length: int | None = None,
 ) -> bytes:
     size = b"Content-Length: %d" % (len(body) if length is None else length)
-    return b"\r\n".join([line, b"Host: x", b"Connection: close", size, *headers, b"", body])
+    return b"\r\n".join([line, b"Host: localhost", b"Connection: close", size, *headers, b"", body])
 
 
 def assert_is_refusal(response: httpx.Response) -> None:
