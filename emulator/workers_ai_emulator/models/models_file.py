@@ -185,7 +185,7 @@ def remove_entry(path: Path, name: str) -> bool:
 
 
 def _path_of(text: str) -> Path:
-    """Converts `text` to a path that is encoded as UTF-8, whatever encoding the locale has."""
+    """Converts `text` to a path that the operating system gets as UTF-8, under every locale."""
     return Path(os.fsdecode(text.encode()))
 
 

@@ -66,7 +66,7 @@ class _Absent(Enum):
     """JavaScript values that do not exist in JSON."""
 
     UNDEFINED = "undefined"
-    # The value of every key that JavaScript objects inherit as a function, such as `toString`.
+    # Stands for a function that JavaScript finds in every object, such as `toString`.
     FUNCTION = "function"
 
 
@@ -78,9 +78,9 @@ class _Walk:
     """The state of one validation.
 
     `errors`: the error texts so far, as the keys of a dict, which keeps their order. `evaluated`:
-    the paths of the properties that match the schema in `additionalProperties`. `is_branch`:
-    whether a branch of a `oneOf` is being validated. Outside of branches, each new error text
-    repeats the earlier error texts, as in cabidela.
+    the paths of the additional properties that were accepted, because they match the schema in
+    `additionalProperties`. `is_branch`: whether a branch of a `oneOf` is being validated. If it is
+    False, each new error text includes all earlier ones, as in cabidela, Cloudflare's validator.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -186,7 +186,8 @@ def _match_object(schema: Schema, place: _Place) -> bool:
 def _match_properties(schema: Schema, place: _Place) -> set[str]:
     """Validates the properties that the schema lists in its keyword `properties`.
 
-    Returns the paths of the properties whose match count (see `_count_matches`) is above 0.
+    Returns the paths of the properties of which at least one value matches: `_count_matches`
+    returns more than 0.
     """
     children = (
         (place.child(key, _member(place.value, key)), subschema)
@@ -211,8 +212,8 @@ def _match_others(schema: object, place: _Place, known: set[str], evaluated: set
         )
     matches = 0
     for path in others:
-        # As in cabidela, the key is the part of the path after the last slash: for the property
-        # "a/b", it is "b". Paths in error texts begin with this key.
+        # cabidela, Cloudflare's validator, uses only the part of the path after the last slash. So
+        # a property "a/b" is called "b" in error texts.
         key = path.rpartition("/")[2]
         if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
             matches += 1

@@ -42,7 +42,7 @@ class RequestParser:
             self.feed_data(data[upgrade.args[0] :])
 
     def should_upgrade(self) -> bool:
-        """Returns whether httptools ends the current request after its head."""
+        """Returns whether httptools treats the request as an upgrade, and so reads no body."""
         return bool(self._parser.should_upgrade())
 
     def should_keep_alive(self) -> bool:
@@ -88,7 +88,7 @@ class _WithoutHead:
 
 def _new_parser(callbacks: Any) -> Any:
     parser = httptools.HttpRequestParser(callbacks)
-    # As in uvicorn: accepts another request after one with `Connection: close`, and ignores it.
+    # As in uvicorn: data after a request with `Connection: close` are discarded, and are no error.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 
