@@ -288,7 +288,7 @@ def test_idle_connections_beyond_the_limit_leave_room_for_others(data: bytes) ->
         for _ in range(20):
             assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
             assert server.run({"prompt": "Hello"}).status_code == 200
-        assert not data or any("connections are open" in line for line in server.log)
+        assert any("connections are open" in line for line in server.log)
 
 
 def test_a_connection_beyond_the_limit_gets_503_if_all_others_wait_for_the_server() -> None:

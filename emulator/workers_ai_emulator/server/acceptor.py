@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from workers_ai_emulator.server.warnings import RepeatedWarning
 from workers_ai_emulator.wire import endpoints
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Acceptor:
         # at which the connection was accepted.
         self._silent: dict[socket.socket, float] = {}
         self._opening: set[asyncio.Task[object]] = set()
+        self._limit_warning = RepeatedWarning(log)
+        self._accept_warning = RepeatedWarning(log)
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
 
@@ -131,12 +134,21 @@ class Acceptor:
             if not self._serve(connection):
                 self._loop.add_reader(connection, self._serve, connection)
             if len(self._silent) > self._limit:
-                self._take(next(iter(self._silent))).close()
+                self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        """Closes the connection whose client has sent nothing for the longest time."""
+        self._take(next(iter(self._silent))).close()
+        self._limit_warning.log(
+            "%d connections are open on which no request has arrived, the most that `ulimit -n` "
+            "allows: closed the oldest ones",
+            self._limit,
+        )
 
     def _pause_after(self, error: OSError) -> None:
         if error.errno == errno.ECONNABORTED:  # the client has already closed the connection
             return
-        log.error("cannot accept a connection: %s", error.strerror)
+        self._accept_warning.log("cannot accept a connection: %s", error.strerror)
         self._loop.remove_reader(self._listener)
         self._loop.call_later(_PAUSE_S, self._resume)
 

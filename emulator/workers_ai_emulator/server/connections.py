@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait, plain_response
+from workers_ai_emulator.server.warnings import RepeatedWarning
 
 if sys.platform != "win32":
     import resource
@@ -29,8 +30,6 @@ _MAX_CONNECTIONS = 10_000
 # How many file descriptors are kept free for files, the pipes of subprocesses and the listening
 # socket.
 _NUM_OTHER_FILES = 48
-# The least number of seconds between two log lines about the limit of connections.
-_LOG_INTERVAL_S = 10.0
 # How many bytes of a refused request are read and discarded.
 _NUM_DISCARDED = 2**16
 
@@ -71,7 +70,7 @@ class Connections:
         self._limit = limit
         self._time_limits = time_limits
         self._opening: set[asyncio.Task[object]] = set()
-        self._next_log = 0.0
+        self._warning = RepeatedWarning(log)
 
     def open(self, connection: socket.socket) -> None:
         """Serves a new connection, from which no request has been read yet."""
@@ -125,22 +124,12 @@ class Connections:
         num_closed = max(num_surplus, self._limit // 100)
         for protocol in heapq.nsmallest(num_closed, waiting, key=lambda p: p.wait_began):
             protocol.close(HTTPStatus.SERVICE_UNAVAILABLE)
-        self._log_limit(is_full=len(waiting) < num_surplus)
-        return len(waiting) >= num_surplus
-
-    def _log_limit(self, *, is_full: bool) -> None:
-        """Logs that the limit of connections is reached, at most once in ten seconds.
-
-        `is_full` is True if the new connection was refused, and False if other connections were
-        closed to make room for it.
-        """
-        if time.monotonic() < self._next_log:
-            return
-        self._next_log = time.monotonic() + _LOG_INTERVAL_S
+        is_full = len(waiting) < num_surplus
         effect = "refused a new one" if is_full else "closed those whose clients were idle longest"
-        log.warning(
+        self._warning.log(
             "%d connections are open, the most that `ulimit -n` allows: %s", self._limit, effect
         )
+        return not is_full
 
 
 def _refuse(connection: socket.socket) -> None:
