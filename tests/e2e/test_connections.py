@@ -207,7 +207,7 @@ def test_health_checks_with_a_body_do_not_use_up_the_files(header: str) -> None:
         for _ in range(3):
             assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
             assert server.run({"prompt": "Hello"}).status_code == 200
-        assert not [line for line in server.log if "cannot accept" in line]
+        assert any("connections are open" in line for line in server.log)
 
 
 def test_a_health_check_in_two_packets_gets_a_response(connect: Connect) -> None:
