@@ -24,10 +24,30 @@ def is_loopback(host: str) -> bool:
 
     Returns True for the addresses 0.0.0.0 and `::`, too.
     """
-    if host == "localhost" or host.endswith(".localhost"):
+    if is_localhost(host):
         return True
-    address = _address(host)
+    address = address_of(host)
     return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def is_localhost(host: str) -> bool:
+    """Returns whether a host name is `localhost` or ends with `.localhost`.
+
+    Such a name always refers to the machine that resolves it [RFC 6761].
+    """
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Returns the IP address `host`, or None if `host` is a name.
+
+    For an IPv6 address that contains an IPv4 address, returns the IPv4 address.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def proxy_for(url: str) -> str | None:
@@ -80,7 +100,7 @@ def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
     host = url.hostname or ""
     if is_loopback(host):
         return True
-    address = _address(host)
+    address = address_of(host)
     for entry in re.split(r"[,\s]+", proxies.get("no", "")) if address else ():
         with suppress(ValueError):
             if address in ipaddress.ip_network(entry, strict=False):
@@ -132,15 +152,6 @@ def _variable(scheme: str) -> str:
     """
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), names[1])
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Returns the IP address in a text, or None. Converts an IPv4 address that IPv6 embeds."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _check_file(path: Path) -> None:

@@ -15,8 +15,9 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from workers_ai_emulator.network import address_of, is_localhost
 from workers_ai_emulator.wire.errors import FOREIGN_PAGE, WireError
-from workers_ai_emulator.wire.hosts import SERVICE_HOSTS, host_of, is_address, is_localhost
+from workers_ai_emulator.wire.hosts import SERVICE_HOSTS, host_of
 from workers_ai_emulator.wire.responses import error_response
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class OriginGuardMiddleware:
         """
         if "*" in self._origins or "*" in self._hosts:
             return True
-        return host in self._hosts or is_localhost(host) or is_address(host)
+        return host in self._hosts or is_localhost(host) or address_of(host) is not None
 
 
 def _reason(problem: str, setting: str) -> str:

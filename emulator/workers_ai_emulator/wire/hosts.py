@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -29,23 +28,6 @@ def host_of(url: str) -> str:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:
         return ""
-
-
-def is_address(host: str) -> bool:
-    """Returns whether a host is an IP address."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_localhost(host: str) -> bool:
-    """Returns whether a host name is `localhost` or ends with `.localhost`.
-
-    Such a name always refers to the machine that resolves it [RFC 6761].
-    """
-    return host == "localhost" or host.endswith(".localhost")
 
 
 def is_forwarded(names: Iterable[str]) -> bool:
