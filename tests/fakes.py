@@ -77,6 +77,7 @@ class FakeRunner:
         *,
         num_slots: int = 4,
         context_length: int = 512,
+        max_outputs: int = 16,
         batch_length: int | None = None,
         completion_length: int | None = None,
         vocabulary: FakeVocabulary | None = None,
@@ -88,6 +89,8 @@ class FakeRunner:
     ) -> None:
         self.num_slots = num_slots
         self.context_length = context_length
+        self.max_outputs = max_outputs
+        self.can_draft = False  # so that the tests know the number of each decode call
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
         self.num_decodes = 0
         self.num_open_samplers = 0
@@ -127,8 +130,9 @@ class FakeRunner:
         for span in spans:
             is_tiled = len(span.tokens) >= self._tiling.length
             self.cells[span.slot] += [token + _TILED * is_tiled for token in span.tokens]
-            if span.needs_logits:
-                self._outputs.append(list(self.cells[span.slot]))
+            cells = self.cells[span.slot]
+            ends = range(len(cells) - span.num_outputs + 1, len(cells) + 1)
+            self._outputs += [cells[:end] for end in ends]
 
     def _wait_for_gate(self) -> bool:
         deadline = time.monotonic() + _TIMEOUT_S
@@ -213,6 +217,7 @@ class FakeRunner:
         assert self._batch_length is None or num_rows <= self._batch_length, f"{num_rows} rows"
         for span in spans:
             cells = self.cells[span.slot]
+            assert span.num_outputs <= min(self.max_outputs, len(span.tokens)), f"outputs of {span}"
             assert span.tokens, f"slot {span.slot} evaluates nothing"
             assert _GARBAGE not in cells, f"slot {span.slot} holds garbage"
             assert span.start == len(cells), f"{span} does not follow {len(cells)} cells"

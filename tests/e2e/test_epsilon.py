@@ -17,7 +17,7 @@ KEY = string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<I", FLOAT
 def logits(path: Path, rms_epsilon: float | None = None) -> np.ndarray:
     model = LlamaModel(path, rms_epsilon=rms_epsilon)
     runner = LlamaRunner(model, num_slots=1, context_length=64, batch_length=8, num_threads=1)
-    runner.decode([Span(0, 0, [1, 15043], needs_logits=True)])
+    runner.decode([Span(0, 0, [1, 15043], num_outputs=1)])
     found = runner.logits(0).copy()
     runner.close()
     return found

@@ -52,7 +52,7 @@ def evaluate(runner: LlamaRunner, slot: int, length: int, *, most_rows: int = 64
     while start < length:
         size = TILING.next_length(start, length)
         size = size if size >= TILING.length else min(size, most_rows)
-        span = Span(slot, start, TOKENS[start : start + size], needs_logits=True)
+        span = Span(slot, start, TOKENS[start : start + size], num_outputs=1)
         runner.decode([span])
         start += size
     return runner.logits(0).copy()
@@ -70,7 +70,7 @@ def go_on(runner: LlamaRunner, slot: int, length: int, others: list[int]) -> np.
     steps = []
     for step in range(NUM_STEPS):
         positions = [(other, starts[other] + step) for other in slots]
-        runner.decode([Span(s, p, [TOKENS[p]], needs_logits=True) for s, p in positions])
+        runner.decode([Span(s, p, [TOKENS[p]], num_outputs=1) for s, p in positions])
         steps.append(runner.logits(slots.index(slot)).copy())
     return np.concatenate(steps)
 
@@ -90,7 +90,7 @@ def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
         if start:
             evaluate(runner, slot, start)
     rests = [TOKENS[start : start + 20] for start in starts]
-    runner.decode([Span(i, starts[i], rest, needs_logits=True) for i, rest in enumerate(rests)])
+    runner.decode([Span(i, starts[i], rest, num_outputs=1) for i, rest in enumerate(rests)])
     for row, logits in enumerate(expected):
         assert np.array_equal(runner.logits(row), logits)
 
@@ -100,7 +100,7 @@ def test_tiles_may_be_divided_into_calls_of_64_rows_and_more(runner: LlamaRunner
     evaluate(runner, 1, TILING.start)
     start = TILING.start
     for size in (64, 191, 65, 128):
-        span = Span(1, start, TOKENS[start : start + size], needs_logits=True)
+        span = Span(1, start, TOKENS[start : start + size], num_outputs=1)
         runner.decode([span])
         start += size
     assert start == 700
@@ -119,3 +119,27 @@ def test_a_row_has_the_same_logits_alone_and_together_with_others(
 def test_a_completion_has_the_same_cells_as_a_prompt(runner: LlamaRunner) -> None:
     steps = go_on(runner, 0, 40, others=[])
     assert np.array_equal(evaluate(runner, 1, 40 + NUM_STEPS), steps[-runner.vocabulary.size :])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_several_rows_of_a_sequence_have_the_logits_of_single_rows(
+    runner: LlamaRunner, length: int
+) -> None:
+    """The sampler may therefore check a draft with the logits of one decode call."""
+    num_rows = 6
+    evaluate(runner, 0, length)
+    expected = []
+    for position in range(length, length + num_rows):
+        runner.decode([Span(0, position, [TOKENS[position]], num_outputs=1)])
+        expected.append(runner.logits(0).copy())
+    for size in (2, 3, num_rows):
+        runner.truncate(0, length)
+        for start in range(0, num_rows, size):
+            rows = TOKENS[length + start : length + start + size]
+            # The slot also gets rows that are dropped again, as those of a wrong draft.
+            wrong = TOKENS[:3]
+            span = Span(0, length + start, [*rows, *wrong], num_outputs=len(rows) + len(wrong))
+            runner.decode([span])
+            for row in range(len(rows)):
+                assert np.array_equal(runner.logits(row), expected[start + row])
+            runner.truncate(0, length + start + len(rows))

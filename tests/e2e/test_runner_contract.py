@@ -76,7 +76,7 @@ class Completion:
     def row(self) -> Span:
         """The token that was sampled last, as a span of one row."""
         start = len(self.prompt) + len(self.tokens) - 1
-        return Span(self.slot, start, self.tokens[-1:], needs_logits=True)
+        return Span(self.slot, start, self.tokens[-1:], num_outputs=1)
 
     def prefill(self, start: int = 0, chunk_length: int = CHUNK) -> Completion:
         """Evaluates the prompt from position `start` on, and samples the first token.
@@ -106,7 +106,7 @@ def spans(slot: int, tokens: list[int], start: int = 0, length: int = CHUNK) -> 
     Only the last span needs logits.
     """
     return [
-        Span(slot, i, tokens[i : i + length], needs_logits=i + length >= len(tokens))
+        Span(slot, i, tokens[i : i + length], num_outputs=int(i + length >= len(tokens)))
         for i in range(start, len(tokens), length)
     ]
 
@@ -222,7 +222,7 @@ def test_outputs_are_numbered_over_the_spans_that_need_logits(runner: ModelRunne
     completion = Completion(runner, 2, runner.vocabulary.tokenize(OTHER)).prefill()
     prompt = runner.vocabulary.tokenize(TEXT)
     runner.truncate(1, 0)
-    runner.decode([Span(1, 0, prompt[:CHUNK], needs_logits=False), completion.row])
+    runner.decode([Span(1, 0, prompt[:CHUNK], num_outputs=0), completion.row])
     completion.sample(0)
     assert completion.tokens == expected
 
@@ -276,7 +276,7 @@ def test_neutral_penalties_change_nothing(runner: ModelRunner, repetition_penalt
 def test_an_interrupted_decode_call_raises_and_its_slot_can_be_emptied_and_used(
     runner: ModelRunner,
 ) -> None:
-    span = Span(1, 0, runner.vocabulary.tokenize(TEXT), needs_logits=True)
+    span = Span(1, 0, runner.vocabulary.tokenize(TEXT), num_outputs=1)
     runner.interrupt(is_requested=True)
     with pytest.raises(Interrupted):
         runner.decode([span])

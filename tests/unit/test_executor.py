@@ -16,12 +16,12 @@ SNAPSHOT = Snapshot(1)
 
 
 def evaluated(slot: int, tokens: list[int]) -> Decode:
-    return Decode([Span(slot, 0, tokens, needs_logits=False)], outputs=[])
+    return Decode([Span(slot, 0, tokens, num_outputs=0)], outputs=[])
 
 
 def test_a_decode_evaluates_its_spans() -> None:
     runner = FakeRunner(num_slots=2)
-    spans = [Span(slot, 0, [slot, 7], needs_logits=False) for slot in (0, 1)]
+    spans = [Span(slot, 0, [slot, 7], num_outputs=0) for slot in (0, 1)]
     Executor(runner).execute(Decode(spans, outputs=[]))
     assert runner.cells == [[0, 7], [1, 7]]
 
@@ -73,9 +73,9 @@ def test_sampling_creates_one_sampler_and_appends_the_token() -> None:
     runner = FakeRunner()
     executor = Executor(runner)
     sequence = Sequence([1, 2], SamplingParams(max_tokens=2))
-    executor.execute(Decode([Span(0, 0, [1, 2], needs_logits=True)], [sequence]))
+    executor.execute(Decode([Span(0, 0, [1, 2], num_outputs=1)], [sequence]))
     token = executor.sample(sequence, 0)
-    executor.execute(Decode([Span(0, 2, [token], needs_logits=True)], [sequence]))
+    executor.execute(Decode([Span(0, 2, [token], num_outputs=1)], [sequence]))
     executor.sample(sequence, 0)
     assert sequence.completion_tokens == runner.completion([1, 2], sequence.params)
     assert sequence.finish_reason is FinishReason.LENGTH
@@ -85,6 +85,6 @@ def test_sampling_creates_one_sampler_and_appends_the_token() -> None:
 def test_an_end_of_generation_token_ends_the_sequence() -> None:
     executor = Executor(FakeRunner(completion_length=0))
     sequence = Sequence([1, 2], SamplingParams())
-    executor.execute(Decode([Span(0, 0, [1, 2], needs_logits=True)], [sequence]))
+    executor.execute(Decode([Span(0, 0, [1, 2], num_outputs=1)], [sequence]))
     assert executor.sample(sequence, 0) == END
     assert sequence.finish_reason is FinishReason.STOP

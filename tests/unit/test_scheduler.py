@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
+from workers_ai_emulator.engine.drafts import Drafter
 from workers_ai_emulator.engine.executor import Executor
 from workers_ai_emulator.engine.prefixes import Snapshot
 from workers_ai_emulator.engine.scheduler import (
@@ -28,7 +29,7 @@ from workers_ai_emulator.engine.types import FinishReason, SamplingParams, Span
 from tests.fakes import FakeRunner
 
 CONTEXT_LENGTH = 96
-NUM_RUNS = 200
+NUM_RUNS = 300
 TILING = Tiling(start=6, length=4, chunk_length=4)
 CAN_FAIL = (Decode, Truncate, Copy, Save)
 
@@ -57,6 +58,7 @@ class Driver:
         tiling: Tiling = TILING,
         prefill_budget: int = 8,
         snapshot_tokens: int = 64,
+        drafter: Drafter | None = None,
     ) -> None:
         self.runner = runner
         self.tiling = tiling
@@ -67,8 +69,10 @@ class Driver:
             prefill_budget=prefill_budget,
             snapshot_tokens=snapshot_tokens,
             min_snapshot_tokens=4,
+            drafter=drafter,
         )
         self.arrived: list[Sequence] = []
+        self.drafts: list[tuple[int, int]] = []  # the numbers of accepted and of rejected tokens
         self.operations: list[Operation] = []
         self.steps: list[Step] = []
         self.executor = Executor(runner)
@@ -123,17 +127,26 @@ class Driver:
         owners = {sequence.slot: sequence for sequence in self.scheduler.sequences}
         sequences = [owners[span.slot] for span in operation.spans]
         owned = list(zip(sequences, operation.spans, strict=True))
-        if all(len(span.tokens) == 1 and span.needs_logits for span in operation.spans):
+        if all(len(span.tokens) == span.num_outputs for span in operation.spans):
             step.rows.append(operation)
-        step.prompts += [(s, span) for s, span in owned if span.start < s.num_prompt_tokens]
-        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.needs_logits]
+        step.prompts += [
+            (s, without_draft(span, s)) for s, span in owned if span.start < s.num_prompt_tokens
+        ]
+        with_logits = [s for s, o in zip(sequences, operation.spans, strict=True) if o.num_outputs]
         assert with_logits == operation.outputs
 
     def _sample(self, operation: Decode) -> None:
-        for row, sequence in enumerate(operation.outputs):
-            self.executor.sample(sequence, row)
-            if sequence.finish_reason:
-                self.finish(sequence)
+        for sequence, rows in operation.rows:
+            num_drafted = len(sequence.draft)
+            for row in rows:
+                self.executor.sample(sequence, row)
+                if sequence.finish_reason:
+                    self.finish(sequence)
+                if not sequence.has_logits:
+                    break
+            if num_drafted:
+                num_rejected = len(sequence.draft)
+                self.drafts.append((num_drafted - num_rejected, num_rejected))
 
     def _fail(self, operation: Operation) -> None:
         match operation:
@@ -153,6 +166,29 @@ class Driver:
             case Discard(snapshot):
                 del self.snapshots[snapshot]
         assert sum(self.snapshots.values()) <= self.snapshot_tokens
+
+
+def without_draft(span: Span, sequence: Sequence) -> Span:
+    """Returns the prompt tokens of a span; a draft may follow the prompt's last token."""
+    prompt = span.tokens[: sequence.num_prompt_tokens - span.start]
+    return Span(span.slot, span.start, prompt, num_outputs=min(span.num_outputs, 1))
+
+
+class RandomDrafter(Drafter):
+    """Drafts tokens at random: right ones, wrong ones, and right ones followed by wrong ones."""
+
+    def __init__(self, runner: FakeRunner, rng: random.Random) -> None:
+        super().__init__(max_rows=runner.max_outputs)
+        self._runner = runner
+        self._rng = rng
+
+    def draft(self, sequence: Sequence) -> list[int]:
+        completion = self._runner.completion(sequence.prompt_tokens, sequence.params)
+        right = completion[len(sequence.completion_tokens) :]
+        wrong = self._rng.choices(range(ord("a"), ord("z") + 1), k=self._max_length)
+        draft = right[: self._rng.choice([0, 0, 1, 3, 20])] + wrong
+        length = min(self._rng.choice([0, 1, 2, 5, 20]), sequence.num_tokens_left - 1)
+        return draft[: min(length, self._max_length)]
 
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
@@ -180,6 +216,7 @@ def random_run(seed: int) -> Driver:
         tiling=tiling,
         prefill_budget=length * rng.randint(1, 3),
         snapshot_tokens=rng.choice([0, 16, 40, 200]),
+        drafter=RandomDrafter(runner, random.Random(seed)) if seed % 2 else None,
     )
     bases = [rng.choices(range(256), k=60) for _ in range(2)]
     failure = rng if seed % 3 == 0 else None
@@ -240,12 +277,23 @@ def test_every_completion_is_that_of_its_prompt_alone(runs: list[Driver]) -> Non
             assert sequence.finish_reason not in ended or tokens == expected
 
 
+def test_drafts_are_accepted_and_rejected_in_part_and_as_a_whole(runs: list[Driver]) -> None:
+    drafts = [draft for driver in runs for draft in driver.drafts]
+    assert {0, 1, 2, 3} <= {num_accepted for num_accepted, _ in drafts}
+    assert {(bool(accepted), bool(rejected)) for accepted, rejected in drafts} == {
+        (True, False),
+        (False, True),
+        (True, True),
+    }
+
+
 def test_a_call_evaluates_one_chunk_or_one_row_per_slot(runs: list[Driver]) -> None:
     for driver, step in steps(runs):
         assert all(len(span.tokens) <= driver.tiling.batch_length for _, span in step.prompts)
         for decode in step.rows:
             assert len(decode.spans) <= driver.runner.num_slots
-            assert all(len(span.tokens) == 1 for span in decode.spans)
+            is_lone = len(decode.spans) == 1
+            assert is_lone or all(len(span.tokens) == 1 for span in decode.spans)
 
 
 def test_the_slots_of_a_decode_call_are_consecutive(runs: list[Driver]) -> None:
@@ -272,7 +320,7 @@ def test_exactly_the_tiled_tokens_are_evaluated_in_tiles(runs: list[Driver]) -> 
             is_tiled = len(span.tokens) >= driver.tiling.length
             assert is_tiled == (start <= span.start < end)
             is_last = span.start + len(span.tokens) == sequence.num_prompt_tokens
-            assert span.needs_logits == is_last
+            assert span.num_outputs == is_last
 
 
 def test_prompts_in_one_call_have_equally_many_rows(runs: list[Driver]) -> None:
@@ -552,7 +600,7 @@ def test_a_failed_call_affects_only_the_sequences_in_it() -> None:
     driver.step()
     rows = driver.steps[-1].rows[0]
     assert driver.scheduler.affected(rows) == [running]
-    span = Span(1, 4, [2] * 4, needs_logits=False)
+    span = Span(1, 4, [2] * 4, num_outputs=0)
     assert driver.scheduler.affected(Decode([span], outputs=[])) == [prefilling]
     assert driver.scheduler.affected(Truncate(2, 0)) == [running, prefilling]
     assert waiting in driver.scheduler.sequences

@@ -27,9 +27,16 @@ THREAD = "engine under test"
 
 
 @asynccontextmanager
-async def running(runner: FakeRunner, *, queue_size: int = 64) -> AsyncIterator[Engine]:
+async def running(
+    runner: FakeRunner, *, queue_size: int = 64, drafts: bool = False
+) -> AsyncIterator[Engine]:
     engine = Engine(
-        runner, queue_size=queue_size, tiling=Tiling(), snapshot_tokens=256, name=THREAD
+        runner,
+        queue_size=queue_size,
+        tiling=Tiling(),
+        snapshot_tokens=256,
+        drafts=drafts,
+        name=THREAD,
     )
     try:
         yield engine
@@ -77,6 +84,43 @@ async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
     async with running(runner) as engine:
         chunks = [chunk async for chunk in engine.submit(prompt(), params(3))]
     assert [chunk.finish_reason for chunk in chunks] == [None, None, FinishReason.LENGTH]
+
+
+@in_loop
+async def test_a_repeated_completion_takes_fewer_decode_calls_and_has_the_same_chunks() -> None:
+    runner = FakeRunner(completion_length=60)
+    async with running(runner, drafts=True) as engine:
+        chunks, num_decodes = [], []
+        for _ in range(6):
+            before = runner.num_decodes
+            chunks.append([chunk async for chunk in engine.submit(prompt(), params(100))])
+            num_decodes.append(runner.num_decodes - before)
+    assert all(of_request == chunks[0] for of_request in chunks)
+    assert "".join(chunk.text for chunk in chunks[0]) == runner.text(prompt(), params(100))
+    assert [chunk.finish_reason for chunk in chunks[0]] == [None] * 60 + [FinishReason.STOP]
+    assert num_decodes[-1] < num_decodes[0] / 2
+
+
+@in_loop
+async def test_an_idle_engine_measures_decode_calls_in_a_slot_without_cells() -> None:
+    runner = FakeRunner(num_slots=2)
+    async with running(runner, drafts=True) as engine:
+        while runner.num_decodes < 10:
+            await asyncio.sleep(0.001)
+        await text_of(engine.submit(prompt("p" * 40), params(2)))
+        again = engine.submit(prompt("p" * 40), params(2))
+        assert await text_of(again) == runner.text(prompt("p" * 40), params(2))
+    assert again.usage.num_cached_tokens == 39
+    assert [] in runner.cells
+
+
+@in_loop
+async def test_a_decode_call_that_cannot_be_measured_does_not_end_the_engine() -> None:
+    runner = FakeRunner(num_slots=1, fail_at=range(1, 11))
+    async with running(runner, drafts=True) as engine:
+        while runner.num_decodes < 10:
+            await asyncio.sleep(0.001)
+        assert await text_of(engine.submit(prompt(), params(3))) == runner.text(prompt(), params(3))
 
 
 @in_loop

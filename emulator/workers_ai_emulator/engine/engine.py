@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from workers_ai_emulator.engine.delivery import Event, chunks_of
+from workers_ai_emulator.engine.drafts import Drafter
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -104,8 +105,9 @@ class Engine:
     All methods must be called on the event loop's thread. `queue_size`: the maximum number of
     requests that wait for a slot. `tiling`: how prompts are split into decode calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of a
-    slot's KV cells outside the KV cache. `failure`: an error text if the worker thread has ended or
-    is stuck, otherwise None.
+    slot's KV cells outside the KV cache. `drafts`: whether a request that runs alone generates
+    several tokens per decode call if its next tokens can be guessed. `failure`: an error text if
+    the worker thread has ended or is stuck, otherwise None.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Engine:
         queue_size: int,
         tiling: Tiling,
         snapshot_tokens: int = 0,
+        drafts: bool = False,
         name: str = "engine",
     ) -> None:
         self.vocabulary = runner.vocabulary
@@ -126,7 +129,10 @@ class Engine:
         self._is_closing = False
         self._watch: asyncio.Task[None] | None = None
         scheduler = Scheduler(
-            num_slots=runner.num_slots, tiling=tiling, snapshot_tokens=snapshot_tokens
+            num_slots=runner.num_slots,
+            tiling=tiling,
+            snapshot_tokens=snapshot_tokens,
+            drafter=Drafter(max_rows=runner.max_outputs) if drafts else None,
         )
         self._worker = Worker(runner, scheduler, deliver=self._deliver_threadsafe, name=name)
 

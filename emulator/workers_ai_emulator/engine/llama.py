@@ -26,6 +26,7 @@ _MAX_PIECE_BYTES = 256
 # llama.cpp splits the attention of a token among the threads if the token is alone in a decode call
 # and its position in the sequence is at least this number.
 _SPLIT_LENGTH = 256
+_MAX_OUTPUTS = 16  # how many tokens of a sequence can output logits in one decode call
 _ABORTED = 2  # the status that llama_decode returns if the abort callback stops the call
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -226,14 +227,20 @@ class LlamaRunner:
         self.vocabulary = model.vocabulary
         self.num_slots = num_slots
         self.context_length = context_length
+        self.max_outputs = min(_MAX_OUTPUTS, context_length // 4)
         self._num_threads = num_threads
-        self._batch = _BatchArrays(max(batch_length, num_slots))
+        self._batch = _Batch(max(batch_length, num_slots, _MAX_OUTPUTS))
+        # Arrays that llama.cpp's buffer for logits backs, by their addresses in the buffer.
+        self._logits: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
         # The abort callback's buffer: llama.cpp stops a decode call if its first byte is not 0.
         self._interrupt = ctypes.create_string_buffer(2)
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
         self._batch_invariant = batch_invariant and not model.may_use_gpu
+        # Whether evaluating more tokens in a decode call leaves the promise of `batch_invariant`
+        # intact. On a GPU, more tokens may change the rounding.
+        self.can_draft = not (batch_invariant and model.may_use_gpu)
         try:
             self._needs_second_row = self._batch_invariant and self._differs_for_two_rows()
         except EngineError:
@@ -272,7 +279,10 @@ class LlamaRunner:
         logits. The next decode call overwrites the returned array.
         """
         pointer = llama.llama_get_logits_ith(self._context, self._batch.outputs[row])
-        return np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
+        address = ctypes.addressof(pointer.contents)
+        if address not in self._logits:  # making an array takes longer than finding the top token
+            self._logits[address] = np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
+        return self._logits[address]
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
@@ -314,7 +324,7 @@ class LlamaRunner:
         The copy is needed because llama.cpp rounds differently if a token is alone in a decode
         call. The copy's KV cell is removed afterwards.
         """
-        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], needs_logits=True)
+        pair = Span(span.slot, span.start, [*span.tokens, *span.tokens], num_outputs=1)
         self._decode(self._batch.fill([pair], min_outputs=2))
         self._batch.outputs = [0]
         self.truncate(span.slot, span.start + 1)
@@ -338,7 +348,7 @@ class LlamaRunner:
         With 16-bit weights, they change [measured]. The method evaluates tokens in slot 0 and
         empties the slot at the end.
         """
-        row = Span(0, 0, [self.vocabulary.bos or 0], needs_logits=True)
+        row = Span(0, 0, [self.vocabulary.bos or 0], num_outputs=1)
         self._decode(self._batch.fill([row]))
         alone = self.logits(0).copy()
         self.truncate(0, 0)
@@ -352,7 +362,7 @@ class LlamaRunner:
         params.n_ctx = self.context_length * self.num_slots
         params.n_batch = params.n_ubatch = self._batch.length
         params.n_seq_max = self.num_slots
-        params.n_outputs_max = max(self.num_slots, 2)
+        params.n_outputs_max = max(self.num_slots, _MAX_OUTPUTS)
         params.n_threads = params.n_threads_batch = self._num_threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = False
@@ -364,55 +374,61 @@ class LlamaRunner:
         return context
 
 
-class _BatchArrays:
-    """NumPy arrays with the tokens of a decode call. A `llama_batch` of llama.cpp points to them.
+class _Batch:
+    """The arrays with the tokens of a decode call, in the form that llama.cpp reads.
 
     All decode calls of a runner use the same arrays. `length`: the maximum number of tokens.
+    `outputs`: the index in the batch of each token that outputs logits.
     """
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self._tokens = np.zeros(length, np.int32)
-        self._positions = np.zeros(length, np.int32)
-        self._slots = np.zeros(length, np.int32)
-        self._needs_logits = np.zeros(length, np.int8)
-        self._num_slots = np.ones(length, np.int32)
-        self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(length, dtype=np.uint64)
-        self.outputs: list[int] = []  # the index in the batch of each token that outputs logits
+        self.outputs: list[int] = []
+        self._tokens = (llama.llama_token * length)()
+        self._positions = (llama.llama_pos * length)()
+        self._slots = (llama.llama_seq_id * length)()
+        self._needs_logits = (ctypes.c_int8 * length)()
+        self._num_slots = (ctypes.c_int32 * length)(*[1] * length)  # every token is in one slot
+        self._slot_pointers = (ctypes.POINTER(llama.llama_seq_id) * length)(
+            *(_pointer(self._slots, llama.llama_seq_id, index) for index in range(length))
+        )
+        self._batch = llama.llama_batch(
+            token=_pointer(self._tokens, llama.llama_token),
+            pos=_pointer(self._positions, llama.llama_pos),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=_pointer(self._slot_pointers, ctypes.POINTER(llama.llama_seq_id)),
+            logits=_pointer(self._needs_logits, ctypes.c_int8),
+        )
 
     def fill(self, spans: Sequence[Span], *, min_outputs: int = 1) -> llama.llama_batch:
         """Writes the tokens of the spans into the arrays and returns the batch.
 
-        If a span needs logits, its last token outputs logits. `min_outputs` (1 or 2): if any token
-        outputs logits, at least this many tokens do. Some types of weights need 2, because
-        llama.cpp rounds differently if only one token outputs logits.
+        `min_outputs` (1 or 2): if any token outputs logits, at least this many tokens do. Some
+        types of weights need 2, because llama.cpp rounds differently if only one token outputs
+        logits.
         """
         end = 0
-        self.outputs = []
+        outputs: list[int] = []
         for span in spans:
             start, end = end, end + len(span.tokens)
-            self._tokens[start:end] = span.tokens
-            self._positions[start:end] = np.arange(span.start, span.start + len(span.tokens))
-            self._slots[start:end] = span.slot
-            self._needs_logits[start:end] = 0
-            if span.needs_logits:
-                self._needs_logits[end - 1] = 1
-                self.outputs.append(end - 1)
-        if 0 < len(self.outputs) < min_outputs:
-            self._needs_logits[max(self.outputs[0] - 1, 0)] = 1
-        return llama.llama_batch(
-            n_tokens=end,
-            token=_pointer(self._tokens, llama.llama_token),
-            pos=_pointer(self._positions, llama.llama_pos),
-            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
-            seq_id=_pointer(self._slot_addresses, ctypes.POINTER(llama.llama_seq_id)),
-            logits=_pointer(self._needs_logits, ctypes.c_int8),
-        )
+            self._tokens[start:end] = list(span.tokens)
+            self._positions[start:end] = list(range(span.start, span.start + end - start))
+            self._slots[start:end] = [span.slot] * (end - start)
+            self._needs_logits[start:end] = [0] * (end - start)
+            outputs += range(end - span.num_outputs, end)
+        for index in outputs:
+            self._needs_logits[index] = 1
+        if 0 < len(outputs) < min_outputs:
+            self._needs_logits[max(outputs[0] - 1, 0)] = 1
+        self.outputs = outputs
+        self._batch.n_tokens = end
+        return self._batch
 
 
-def _pointer(array: np.ndarray[Any, Any], c_type: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(c_type))
+def _pointer(array: Any, c_type: Any, index: int = 0) -> Any:
+    """Returns a pointer to an item of a ctypes array. The caller must keep the array in memory."""
+    return ctypes.cast(ctypes.byref(array, index * ctypes.sizeof(c_type)), ctypes.POINTER(c_type))
 
 
 def _bytes(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    return _pointer(array, ctypes.c_uint8)
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))

@@ -122,7 +122,7 @@ def _generate(runner: LlamaRunner) -> None:
         vocabulary.piece(token)
     tokens, start = text_tokens[:_BATCH_LENGTH] or [vocabulary.bos or 0], 0
     for params in (_GREEDY, _RANDOM):
-        runner.decode([Span(0, start, tokens, needs_logits=True)])
+        runner.decode([Span(0, start, tokens, num_outputs=1)])
         _check_logits(runner.logits(0))
         sampler = runner.sampler(params, tokens)
         start += len(tokens)

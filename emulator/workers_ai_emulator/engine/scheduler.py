@@ -8,10 +8,12 @@ cache.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator, Set
+from collections.abc import Generator, Iterable, Iterator, Set
 from dataclasses import dataclass
 
+from workers_ai_emulator.engine.drafts import Drafter
 from workers_ai_emulator.engine.prefixes import Owner, PrefixIndex, Snapshot
 from workers_ai_emulator.engine.sequence import Sequence, SequenceStatus
 from workers_ai_emulator.engine.slots import SlotPool
@@ -36,6 +38,15 @@ class Decode:
 
     spans: list[Span]
     outputs: list[Sequence]
+
+    @property
+    def rows(self) -> Iterator[tuple[Sequence, range]]:
+        """Yields each sequence of `outputs`, and the indexes of its logits in the call's logits."""
+        end = 0
+        with_outputs = [span for span in self.spans if span.num_outputs]
+        for sequence, span in zip(self.outputs, with_outputs, strict=True):
+            start, end = end, end + span.num_outputs
+            yield sequence, range(start, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,8 @@ class Scheduler:
     prefill calls.
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
     `min_snapshot_tokens`: the KV cells of a slot are saved before the slot is overwritten, if at
-    least this many cells would be lost because no other slot or snapshot holds them.
+    least this many cells would be lost because no other slot or snapshot holds them. `drafter`:
+    guesses the next tokens of a sequence that runs alone; None to generate one token per step.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class Scheduler:
         prefill_budget: int = 128,
         snapshot_tokens: int = 8192,
         min_snapshot_tokens: int = 16,
+        drafter: Drafter | None = None,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -112,6 +125,7 @@ class Scheduler:
         self._prefill_budget = prefill_budget
         self._snapshot_tokens = snapshot_tokens
         self._min_snapshot_tokens = min_snapshot_tokens
+        self._drafter = drafter
 
     @property
     def is_idle(self) -> bool:
@@ -165,6 +179,26 @@ class Scheduler:
             budget -= yield from self._prefill()
         yield from self._decode_running()
 
+    @property
+    def needs_calibration(self) -> bool:
+        return self._drafter is not None and bool(self._drafter.costs.pending)
+
+    def calibrate(self) -> Iterator[Operation]:
+        """Yields a decode call whose duration the drafter needs. The scheduler must be idle.
+
+        The call evaluates meaningless tokens in the free slot with the fewest reusable KV cells,
+        which are lost.
+        """
+        assert self._drafter is not None
+        num_rows = self._drafter.costs.pending.pop()
+        slot = min(self._slots.free, key=self._prefixes.length)
+        self._prefixes.remove(slot)
+        yield Truncate(slot, 0)
+        start_s = time.perf_counter()
+        yield Decode([Span(slot, 0, [0] * num_rows, num_outputs=num_rows)], outputs=[])
+        self._drafter.costs.calibrate(num_rows, time.perf_counter() - start_s)
+        yield Truncate(slot, 0)
+
     def affected(self, operation: Operation) -> list[Sequence]:
         """Returns the sequences that must end if the operation fails.
 
@@ -191,11 +225,31 @@ class Scheduler:
     def _decode_running(self) -> Iterator[Operation]:
         yield from self._close_gaps()
         rows = sorted(self.running, key=_slot)
-        if rows:
+        if len(rows) == 1 and self._drafter is not None:
+            yield from self._decode_with_draft(rows[0], self._drafter)
+        elif rows:
             spans = [_next_row(s) for s in rows]
             for sequence in rows:
                 sequence.num_computed_tokens += 1
             yield Decode(spans, outputs=rows)
+
+    def _decode_with_draft(self, sequence: Sequence, drafter: Drafter) -> Iterator[Operation]:
+        """Yields a decode call for the next token of a sequence and for a draft of later tokens.
+
+        Sampling removes the accepted tokens from `sequence.draft`. The KV cells of the other draft
+        tokens are removed from the slot.
+        """
+        most_rows = self._tiling.length - 1  # more rows would be computed in tiles
+        sequence.draft = drafter.draft(sequence)[: most_rows - 1]
+        span = _next_row(sequence, sequence.draft)
+        sequence.num_computed_tokens += 1
+        num_tokens, start_s = sequence.num_tokens, time.perf_counter()
+        yield Decode([span], outputs=[sequence])
+        duration_s = time.perf_counter() - start_s
+        drafter.learn(span, sequence.tokens_from(num_tokens), duration_s)
+        if sequence.draft:
+            sequence.draft = []
+            yield Truncate(span.slot, sequence.num_computed_tokens)
 
     def _prefill(self) -> Generator[Operation, None, int]:
         """Yields one decode call for the next tokens of all prompts in prefill.
@@ -226,7 +280,7 @@ class Scheduler:
         end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
         sequence.num_computed_tokens = end
         tokens = sequence.prompt_tokens[start:end]
-        return Span(_slot(sequence), start, tokens, needs_logits=not _num_remaining(sequence))
+        return Span(_slot(sequence), start, tokens, num_outputs=int(not _num_remaining(sequence)))
 
     def _start_running(self, sequence: Sequence) -> None:
         self.prefilling.remove(sequence)
@@ -411,10 +465,11 @@ def _num_remaining(sequence: Sequence) -> int:
     return sequence.num_prompt_tokens - sequence.num_computed_tokens
 
 
-def _next_row(sequence: Sequence) -> Span:
+def _next_row(sequence: Sequence, draft: Iterable[int] = ()) -> Span:
     """Returns the next token of a running sequence that a decode call must evaluate, as a span.
 
-    It is the last sampled token, or the prompt's last token if no token has been sampled.
+    It is the last sampled token, or the prompt's last token if no token has been sampled. `draft`:
+    guessed later tokens that the span also contains.
     """
-    tokens = sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]
-    return Span(_slot(sequence), sequence.num_computed_tokens, tokens, needs_logits=True)
+    tokens = [*(sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]), *draft]
+    return Span(_slot(sequence), sequence.num_computed_tokens, tokens, num_outputs=len(tokens))

@@ -35,6 +35,7 @@ class Sequence:
         self.completion_tokens: list[int] = []
         self.num_cached_tokens = 0  # how many prompt tokens have KV cells that were reused
         self.num_computed_tokens = 0  # for how many tokens the slot has KV cells
+        self.draft: list[int] = []  # the guessed next tokens that the current call evaluates
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.is_cancelled = False  # the event loop sets it to True to end the sequence
@@ -47,6 +48,15 @@ class Sequence:
         return len(self.prompt_tokens)
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_tokens) + len(self.completion_tokens)
+
+    @property
+    def num_tokens_left(self) -> int:
+        """The maximum number of tokens that can still be generated."""
+        return self.params.max_tokens - len(self.completion_tokens)
+
+    @property
     def num_reserved_tokens(self) -> int:
         """The maximum number of KV cells that the sequence needs: prompt tokens + `max_tokens`."""
         return self.num_prompt_tokens + self.params.max_tokens
@@ -54,6 +64,14 @@ class Sequence:
     @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the present decode call has computed the logits for the next token.
+
+        They are computed before the last token is sampled if the draft contained the last token.
+        """
+        return self.num_computed_tokens == self.num_tokens and not self.is_finished
 
     @property
     def evaluated_tokens(self) -> list[int]:
@@ -64,13 +82,23 @@ class Sequence:
     def usage(self) -> Usage:
         return Usage(self.num_prompt_tokens, len(self.completion_tokens), self.num_cached_tokens)
 
+    def tokens_from(self, start: int) -> list[int]:
+        """Returns the tokens of prompt and completion, without the first `start` tokens."""
+        if start >= self.num_prompt_tokens:
+            return self.completion_tokens[start - self.num_prompt_tokens :]
+        return [*self.prompt_tokens[start:], *self.completion_tokens]
+
     def append(self, token: int, *, is_eog: bool) -> None:
         """Appends a sampled token to the completion.
 
+        If the token is the next token of the draft, then its KV cell has already been computed.
         Sets `finish_reason` if the token is an EOG (end-of-generation) token, or if the completion
         then has `max_tokens` tokens.
         """
         self.completion_tokens.append(token)
+        if self.draft[:1] == [token]:
+            del self.draft[0]
+            self.num_computed_tokens += 1
         if is_eog:
             self.finish_reason = FinishReason.STOP
         elif len(self.completion_tokens) >= self.params.max_tokens:

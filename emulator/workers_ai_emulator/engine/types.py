@@ -117,14 +117,14 @@ class StartedGeneration:
 class Span:
     """Consecutive tokens of one slot that one decode call evaluates.
 
-    `start`: the position of the first token of the span in its sequence. `needs_logits`: whether
-    the decode call must output logits for the last token of the span.
+    `start`: the position of the first token of the span in its sequence. `num_outputs`: for how
+    many tokens at the end of the span the decode call must output logits.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
-    needs_logits: bool
+    num_outputs: int
 
 
 State = bytes | memoryview  # a copy of all KV cells of a slot
@@ -180,11 +180,15 @@ class ModelRunner(Protocol):
 
     Any thread may call `interrupt`. Only one thread may call the other methods. Each slot holds the
     KV cells of the first tokens of one sequence, without gaps: at most `context_length` cells.
+    `max_outputs`: for how many tokens of one sequence a decode call can output logits. `can_draft`:
+    whether a decode call may evaluate guessed tokens of a sequence without changing the logits.
     `LlamaRunner` implements this protocol; the tests have a fake runner.
     """
 
     num_slots: int
     context_length: int
+    max_outputs: int
+    can_draft: bool
 
     @property
     def vocabulary(self) -> Vocabulary:

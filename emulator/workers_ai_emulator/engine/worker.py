@@ -116,7 +116,7 @@ class Worker:
         sequence.is_cancelled = True
         self._inbox.put(_Cancel(sequence))
         with self._call_lock:
-            if self._in_call and all(s.is_cancelled for s in self._in_call):
+            if _are_cancelled(self._in_call):
                 self._runner.interrupt(is_requested=True)
 
     def close(self) -> None:
@@ -153,6 +153,7 @@ class Worker:
         while self._scheduler.is_idle or not self._inbox.empty():
             if self._scheduler.is_idle:
                 self._scheduler.check_integrity()
+                self._calibrate()
             message = self._inbox.get()
             if isinstance(message, _Close):
                 return False
@@ -162,6 +163,15 @@ class Worker:
                 self._end(message.sequence, FinishReason.CANCELLED)
                 self._flush()
         return True
+
+    def _calibrate(self) -> None:
+        """Measures decode calls until the drafter knows all durations, or a message arrives."""
+        while self._inbox.empty() and self._scheduler.needs_calibration:
+            try:
+                for operation in self._scheduler.calibrate():
+                    self._execute(operation)
+            except EngineError as error:
+                log.warning("a decode call could not be measured: %s", error)
 
     def _step(self) -> None:
         """Executes all operations of one scheduler step.
@@ -181,7 +191,7 @@ class Worker:
                 self._fail(self._scheduler.affected(operation), error)
                 return
             if isinstance(operation, Decode):
-                self._sample(operation.outputs)
+                self._sample(operation)
                 self._flush()
             self.num_completed += 1
 
@@ -193,24 +203,34 @@ class Worker:
         sequences = self._scheduler.affected(operation)
         with self._call_lock:
             self._in_call = sequences
-            self._runner.interrupt(is_requested=all(s.is_cancelled for s in sequences))
+            self._runner.interrupt(is_requested=_are_cancelled(sequences))
         try:
             self._executor.execute(operation)
         finally:
             with self._call_lock:
                 self._in_call = []
 
-    def _sample(self, outputs: list[Sequence]) -> None:
-        """Samples the next token of each sequence, and adds the token's text to the outbox.
+    def _sample(self, call: Decode) -> None:
+        """Samples the next tokens of each sequence, and adds their texts to the outbox.
 
         If sampling fails for a sequence, only this sequence ends.
         """
-        for row, sequence in enumerate(outputs):
+        for sequence, rows in call.rows:
             try:
-                self._take_token(sequence, row)
+                self._take_tokens(sequence, rows)
             except Exception as error:
                 log.exception("sampling failed; the request ends")
                 self._fail([sequence], error)
+
+    def _take_tokens(self, sequence: Sequence, rows: range) -> None:
+        """Samples one token, and then one token for each draft token that was right.
+
+        `rows`: the indexes of the sequence's logits in the logits of the decode call.
+        """
+        for row in rows:
+            self._take_token(sequence, row)
+            if not sequence.has_logits:
+                return
 
     def _take_token(self, sequence: Sequence, row: int) -> None:
         token = self._executor.sample(sequence, row)
@@ -251,3 +271,8 @@ class Worker:
         if self._outbox:
             events, self._outbox = self._outbox, []
             self._deliver(events)
+
+
+def _are_cancelled(sequences: list[Sequence]) -> bool:
+    """Returns whether there are sequences, and all of them are cancelled."""
+    return bool(sequences) and all(sequence.is_cancelled for sequence in sequences)

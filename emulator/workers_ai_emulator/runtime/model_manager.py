@@ -197,6 +197,7 @@ class ModelManager:
             queue_size=self._settings.queue_size,
             tiling=TILING,
             snapshot_tokens=opened.snapshot_tokens,
+            drafts=self._settings.drafts and runner.can_draft,
             name=opened.spec.name,
         )
         memory = opened.memory(num_slots)

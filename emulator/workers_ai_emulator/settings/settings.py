@@ -234,6 +234,14 @@ class Settings:
             "single client."
         ),
     ] = True
+    drafts: Annotated[
+        bool,
+        Setting(
+            "Guess the next tokens of a request that runs alone, and compute several at a time; "
+            "never changes a completion.",
+            page="performance.md",
+        ),
+    ] = True
     inline_tokens: Annotated[
         frozenset[str],
         Setting(
