@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import declarations
+from workers_ai_emulator.settings.settings import default_models_dir
 
 DECLARATIONS = declarations(Settings())
 
@@ -196,6 +198,38 @@ def test_the_host_is_written_as_in_a_url(host: str, expected: str) -> None:
 
 def test_the_api_key_is_not_in_the_representation() -> None:
     assert "secret" not in repr(Settings(upstream_api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HOME": "/home/user"}, "/home/user/.cache/workers-ai-emulator/models"),
+        ({"HOME": "/home/user", "XDG_CACHE_HOME": "/c"}, "/c/workers-ai-emulator/models"),
+        (
+            {"HOME": "/home/user", "XDG_CACHE_HOME": "relative"},
+            "/home/user/.cache/workers-ai-emulator/models",
+        ),
+        (
+            {"HOME": "/home/user", "XDG_CACHE_HOME": ""},
+            "/home/user/.cache/workers-ai-emulator/models",
+        ),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/workers-ai-emulator/models"),
+        ({}, "models"),
+        ({"HOME": ""}, "models"),
+    ],
+    ids=str,
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="tests the cache folder of Linux")
+def test_outside_a_checkout_the_models_folder_is_in_the_cache_folder(
+    variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers_ai_emulator.settings.settings._CHECKOUT", tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # the user has no entry
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert default_models_dir() == Path(expected)
 
 
 def test_every_field_is_declared_with_a_sentence() -> None:
