@@ -35,7 +35,7 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
 # Installs the dependencies and compiles llama.cpp, which takes some minutes. GGML_BACKEND_DIR gets
-# one library for each kind of x86-64 processor; llama.cpp loads the best library at its start.
+# one library for each kind of x86-64 or ARM processor; llama.cpp loads the best one at its start.
 # EXTRA_CMAKE_ARGS adds CMake options, for example -DCMAKE_CUDA_ARCHITECTURES=90-real.
 ARG EXTRA_CMAKE_ARGS=""
 COPY --from=requirements /requirements.txt ./
