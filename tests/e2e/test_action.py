@@ -28,10 +28,14 @@ LIMIT_S = 120
 
 @dataclass
 class Runner:
-    """Runs the action's steps like a GitHub runner. `groups`: the steps' process groups."""
+    """Runs the action's steps like a GitHub runner.
+
+    `system`: the runner's operating system. `groups`: the steps' process groups.
+    """
 
     temp: Path
     inputs: dict[str, str]
+    system: str = "Linux"
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     groups: list[int] = field(default_factory=list)
 
@@ -72,7 +76,7 @@ class Runner:
                 | files
                 | {"GITHUB_OUTPUT": str(self.temp / "GITHUB_OUTPUT"), "RUNNER_TEMP": str(self.temp)}
                 | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-                | {"RUNNER_OS": "Linux", "RUNNER_ARCH": "X64"}
+                | {"RUNNER_OS": self.system, "RUNNER_ARCH": "X64"}
                 | {name: self._value(value) for name, value in step.get("env", {}).items()},
                 start_new_session=True,
             )
@@ -119,6 +123,15 @@ def test_later_steps_reach_a_ready_emulator(runner: Runner) -> None:
         headers={"authorization": f"Bearer {variables['CLOUDFLARE_API_TOKEN']}"},
     )
     assert response.json()["result"]["response"] == "This is a scripted answer to: Hi"
+
+
+def test_a_runner_without_linux_fails_the_first_step_with_the_reason(runner: Runner) -> None:
+    runner.system = "macOS"
+    done = runner.run()
+    assert done and done.returncode == 1
+    assert done.stdout == (
+        "::error::the action needs a runner with Linux, not macOS: set runs-on: ubuntu-latest\n"
+    )
 
 
 def test_a_failed_start_fails_the_step_with_the_reason(runner: Runner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,11 @@ def execute(
     https://api.cloudflare.com and https://gateway.ai.cloudflare.com; requests to other hosts reach
     those hosts. Exits with the command's exit code.
     """
+    if sys.platform == "win32":
+        raise CommandError(
+            "exec does not work on Windows: run it in WSL, or set the base URL of your client, "
+            "for example CLOUDFLARE_BASE_URL"
+        )
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
     import asyncio  # the imports in this function are slow, and `--help` does not need them
