@@ -12,6 +12,7 @@ from typing import get_args
 
 import pytest
 import typer
+from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.middleware.faults.rules import FaultName
 from workers_ai_emulator.models.catalog import CATALOG
@@ -80,6 +81,10 @@ def test_the_readme_gives_a_reason_for_every_dependency() -> None:
     for requirement in project["dependencies"] + extras["model"] + extras["dev"]:
         name = re.split(r"[\[>=<]", requirement)[0]
         assert name.startswith(("types-", project["name"])) or name in reasons, name
+
+
+def test_the_example_of_the_action_names_the_version() -> None:
+    assert f"/.ci/action@v{__version__}\n" in DOCS["testing.md"]
 
 
 def test_every_make_target_exists() -> None:
