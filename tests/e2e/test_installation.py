@@ -180,6 +180,23 @@ def test_other_commands_work(environment: Path, tmp_path: Path, arguments: list[
     assert done.stdout
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [{"HOME": ""}, {"HOME": "/proc/none"}, {"XDG_CACHE_HOME": "relative"}, {"LC_ALL": "C"}],
+    ids=str,
+)
+def test_a_server_with_a_script_starts_without_a_usable_home_or_locale(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    python = str(environment / "bin" / "python")
+    with server_process("--backend", "scripted", python=python) as server:
+        assert answer(server, "scripted").startswith('{"result":{"response":"This is a scripted')
+    assert not any(tmp_path.iterdir())
+
+
 def test_exec_redirects_a_python_program(environment: Path, tmp_path: Path) -> None:
     command = ["exec", "--port", "0", "--", "python3", "-c", PYTHON_CLIENT, RUN_URL]
     variables = {"WORKERS_AI_EMULATOR_BACKEND": "scripted"}

