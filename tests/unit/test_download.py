@@ -338,7 +338,10 @@ def test_a_lock_creates_the_folder_and_can_be_taken_again(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with (
-        pytest.raises(PullFailed, match=r"cannot write .*--models-dir"),
+        pytest.raises(
+            PullFailed,
+            match=r"cannot write .*: .*; .*another folder with --models-dir$",
+        ),
         locked(tmp_path / "models" / "model.gguf", Log().note),
     ):
         pass

@@ -237,7 +237,7 @@ class Download:
                 f"{self._part.parent} is full and {left} of {self._target.name} are missing: free "
                 "some space and try again; the received bytes are kept"
             )
-        return PullFailed(f"cannot write {self._part}: {error.strerror}; check --models-dir")
+        return _unwritable(self._part, error)
 
 
 @contextmanager
@@ -256,8 +256,7 @@ def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
             note(f"another process is writing {target.name}: waiting for it")
             lock.acquire()
     except (OSError, NotImplementedError) as error:  # NotImplementedError: no support for locks
-        reason = getattr(error, "strerror", None) or error
-        raise PullFailed(f"cannot write {target}: {reason}; check --models-dir") from error
+        raise _unwritable(target, error) from error
     try:
         yield
     finally:
@@ -329,6 +328,15 @@ def _is_own_file(part: Path, max_size: int) -> bool:
     """
     found = part.lstat()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= max_size
+
+
+def _unwritable(path: Path, error: OSError | NotImplementedError) -> PullFailed:
+    """Returns the error for a file that cannot be written because of `error`."""
+    reason = getattr(error, "strerror", None) or error
+    return PullFailed(
+        f"cannot write {path}: {reason}; make its folder writable or choose another folder with "
+        "--models-dir"
+    )
 
 
 def _skip(num_bytes: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
