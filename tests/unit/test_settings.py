@@ -14,6 +14,8 @@ from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import declarations
 from workers_ai_emulator.settings.settings import default_models_dir
 
+from tests.pages import ROOT
+
 DECLARATIONS = declarations(Settings())
 
 
@@ -223,6 +225,9 @@ def test_the_api_key_is_not_in_the_representation() -> None:
 def test_outside_a_checkout_the_models_folder_is_in_the_cache_folder(
     variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A project of the user in which `pip install --target FOLDER` has installed the package.
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "models").mkdir()
     monkeypatch.setattr("workers_ai_emulator.settings.settings._CHECKOUT", tmp_path)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # the user has no entry
     for name in ("HOME", "XDG_CACHE_HOME"):
@@ -230,6 +235,10 @@ def test_outside_a_checkout_the_models_folder_is_in_the_cache_folder(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert default_models_dir() == Path(expected)
+
+
+def test_in_a_checkout_the_models_folder_is_in_the_checkout() -> None:
+    assert default_models_dir() == ROOT / "models"
 
 
 def test_every_field_is_declared_with_a_sentence() -> None:

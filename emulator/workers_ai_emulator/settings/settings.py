@@ -35,7 +35,7 @@ def default_models_dir() -> Path:
     folder in the user's cache folder. If the user has no home folder, and therefore no cache
     folder, it is `models/` in the working directory.
     """
-    if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models").is_dir():
+    if (_CHECKOUT / "emulator" / "compile").is_dir() and (_CHECKOUT / "models").is_dir():
         return _CHECKOUT / "models"
     try:
         return platformdirs.user_cache_path("workers-ai-emulator") / "models"
