@@ -49,6 +49,7 @@ RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
 COPY pyproject.toml README.md LICENSE ./
 COPY emulator emulator
 RUN pip install --no-deps . \
+    && pip install --no-deps \
         "$(python -c 'from workers_ai_emulator.models.stand_in import REQUIREMENT as name; print(name)')" \
     && pip uninstall -y pip
 

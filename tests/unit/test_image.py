@@ -28,3 +28,10 @@ def test_files_that_the_image_copies_are_not_ignored() -> None:
     assert copied
     roots = {name.split("/")[0] for names in copied for name in names.split()}
     assert all(f"!{root}" in lines for root in roots)
+
+
+def test_the_package_is_installed_before_it_is_imported() -> None:
+    [run] = [line for line in DOCKERFILE.splitlines() if "import REQUIREMENT" in line]
+    commands = [" ".join(command.split()) for command in run.split("&&")]
+    assert commands[0] == "RUN pip install --no-deps ."
+    assert "import REQUIREMENT" in commands[1]
