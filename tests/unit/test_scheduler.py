@@ -5,7 +5,9 @@ The fake model also asserts that positions, KV cells, copies and logits are righ
 
 from __future__ import annotations
 
+import itertools
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -30,7 +32,7 @@ from tests.fakes import FakeRunner
 
 CONTEXT_LENGTH = 96
 NUM_RUNS = 300
-TILING = Tiling(start=6, length=4, chunk_length=4)
+TILING = Tiling(start=6, length=4, chunk_length=4, long_chunk_length=12)
 CAN_FAIL = (Decode, Truncate, Copy, Save)
 
 
@@ -204,6 +206,7 @@ def random_run(seed: int) -> Driver:
         start=(length - 1) * rng.randint(0, 3),
         length=length,
         chunk_length=length + rng.randint(0, 9),
+        long_chunk_length=length + rng.randint(5, 20),
     )
     runner = FakeRunner(
         num_slots=rng.randint(1, 5),
@@ -364,6 +367,25 @@ def test_cached_tokens_are_never_the_whole_prompt(runs: list[Driver]) -> None:
     for driver in runs:
         for sequence in driver.arrived:
             assert sequence.num_cached_tokens < sequence.num_prompt_tokens
+
+
+def test_a_prompt_that_delays_no_stream_is_evaluated_in_longer_calls() -> None:
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING), prefill_budget=8)
+    prompt = driver.add([1] * 30, 1)
+    driver.run()
+    lengths = [len(span.tokens) for step in driver.steps for _, span in step.prompts]
+    assert (prompt.is_finished, lengths) == (True, [3, 3, 12, 12])
+
+
+def test_a_prompt_is_evaluated_in_short_calls_if_a_long_call_would_take_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "perf_counter", itertools.count(step=60).__next__)
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING), prefill_budget=8)
+    driver.add([1] * 30, 1)
+    driver.run()
+    lengths = [len(span.tokens) for step in driver.steps for _, span in step.prompts]
+    assert lengths == [3, 3, *[4] * 6]
 
 
 def test_a_step_keeps_to_the_prefill_budget() -> None:
@@ -588,7 +610,7 @@ def test_the_evaluated_part_of_a_cancelled_prompt_is_reused() -> None:
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 10  # 2 calls of 3 rows each, and the first tile
+    assert again.num_cached_tokens == 18  # 2 calls of 3 rows each, and a long call of 12 rows
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:

@@ -8,28 +8,30 @@ import itertools
 import pytest
 from workers_ai_emulator.engine.tiling import Tiling
 
-TILING = Tiling(start=6, length=4, chunk_length=8)
+TILING = Tiling(start=6, length=4, chunk_length=8, long_chunk_length=12)
 
 
-def chunks(num_prompt_tokens: int, position: int = 0) -> list[tuple[int, int]]:
+def chunks(
+    num_prompt_tokens: int, position: int = 0, *, may_be_long: bool = False
+) -> list[tuple[int, int]]:
     """Returns the start and length of each call that evaluates a part of the prompt.
 
     The calls begin at `position`.
     """
     found = []
     while position < num_prompt_tokens:
-        length = TILING.next_length(position, num_prompt_tokens)
+        length = TILING.next_length(position, num_prompt_tokens, may_be_long=may_be_long)
         found.append((position, length))
         position += length
     assert position == num_prompt_tokens
     return found
 
 
-def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
+def tiled(num_prompt_tokens: int, position: int = 0, *, may_be_long: bool = False) -> set[int]:
     """Returns the positions of the tokens that are computed in tiles, from `position` on."""
     return {
         token
-        for start, length in chunks(num_prompt_tokens, position)
+        for start, length in chunks(num_prompt_tokens, position, may_be_long=may_be_long)
         for token in range(start, start + length)
         if length >= TILING.length
     }
@@ -38,6 +40,7 @@ def tiled(num_prompt_tokens: int, position: int = 0) -> set[int]:
 def test_a_long_prompt_is_cut_into_rows_tiles_and_rows() -> None:
     assert chunks(17) == [(0, 3), (3, 3), (6, 8), (14, 3)]
     assert chunks(29) == [(0, 3), (3, 3), (6, 8), (14, 8), (22, 4), (26, 3)]
+    assert chunks(29, may_be_long=True) == [(0, 3), (3, 3), (6, 12), (18, 8), (26, 3)]
 
 
 def test_a_short_prompt_has_no_tiles() -> None:
@@ -51,7 +54,9 @@ def test_only_the_position_of_a_token_decides_whether_it_is_tiled(num_prompt_tok
     expected = set(range(TILING.start, end))
     positions = {*range(TILING.start + 1), *range(TILING.start, end - TILING.length + 1)}
     for position in positions.intersection(range(num_prompt_tokens)):
-        assert tiled(num_prompt_tokens, position) == {t for t in expected if t >= position}
+        for may_be_long in (False, True):
+            found = tiled(num_prompt_tokens, position, may_be_long=may_be_long)
+            assert found == {t for t in expected if t >= position}
     assert num_prompt_tokens - end < TILING.length
     assert all(length <= TILING.batch_length for _, length in chunks(num_prompt_tokens))
 

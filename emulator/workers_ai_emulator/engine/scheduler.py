@@ -8,6 +8,7 @@ cache.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Set
@@ -26,6 +27,7 @@ _MIN_SNAPSHOT_SHARE = 0.25
 # The fixed cost of a prefill call: in addition to the time for its rows (tokens), each call takes
 # as long as evaluating this many rows [measured on two cores].
 _ROWS_PER_CALL = 6
+_MAX_CALL_S = 20.0  # the longest duration of a long prefill call
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Scheduler:
         self._snapshot_tokens = snapshot_tokens
         self._min_snapshot_tokens = min_snapshot_tokens
         self._drafter = drafter
+        self._prefill_row_s = math.inf  # the time per row of the last prefill call
 
     @property
     def is_idle(self) -> bool:
@@ -268,8 +271,19 @@ class Scheduler:
         outputs = [sequence for sequence in sequences if not _num_remaining(sequence)]
         for sequence in outputs:
             self._start_running(sequence)
+        num_rows, start_s = sum(len(span.tokens) for span in spans), time.perf_counter()
         yield Decode(spans, outputs)
-        return sum(len(span.tokens) for span in spans)
+        self._prefill_row_s = (time.perf_counter() - start_s) / num_rows
+        return num_rows
+
+    @property
+    def _may_be_long(self) -> bool:
+        """Whether the next prefill call may be long: it delays no stream and takes a few seconds.
+
+        Much longer calls would look as if the engine was stuck.
+        """
+        duration_s = self._prefill_row_s * self._tiling.long_chunk_length
+        return not self.running and duration_s < _MAX_CALL_S
 
     def _next_chunk(self, sequence: Sequence) -> Span:
         """Returns the prompt tokens of a sequence that the next decode call evaluates, as a span.
@@ -277,7 +291,9 @@ class Scheduler:
         Also adds the number of these tokens to the sequence's `num_computed_tokens`.
         """
         start = sequence.num_computed_tokens
-        end = start + self._tiling.next_length(start, sequence.num_prompt_tokens)
+        end = start + self._tiling.next_length(
+            start, sequence.num_prompt_tokens, may_be_long=self._may_be_long
+        )
         sequence.num_computed_tokens = end
         tokens = sequence.prompt_tokens[start:end]
         return Span(_slot(sequence), start, tokens, num_outputs=int(not _num_remaining(sequence)))

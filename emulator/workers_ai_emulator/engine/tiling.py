@@ -20,7 +20,9 @@ This example uses the default values: start 252, tile length 64. A prompt of 1,0
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
 the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144: after five calls
 of 128 rows, the 16 remaining rows would be too few for a tiled call. The positions at which the
-tiled tokens are split into calls do not change the results if every call has 64 rows or more.
+tiled tokens are split into calls do not change the results if every call has 64 rows or more. So
+while no other sequence generates tokens, tiled calls have 512 rows instead of 128, because every
+call must read all weights.
 
 For two reasons, a prompt cannot reuse all cached KV cells of its tokens (see `num_shareable`).
 First, a completion is computed row by row. The next prompt of the conversation contains the
@@ -44,17 +46,19 @@ class Tiling:
     attention in tiles (many tokens together). `start`: the position of the first prompt token that
     is computed in tiles. To avoid tiles before `start`, the tokens there are evaluated in calls of
     `length - 1` tokens, so `start` is a multiple of `length - 1`. `chunk_length`: the number of
-    tokens in each tiled call of a prompt; the last tiled call may be longer or shorter.
+    tokens in each tiled call of a prompt while other sequences run; `long_chunk_length`: the number
+    while no other sequence runs. The last tiled call of a prompt may be longer or shorter.
     """
 
     start: int = 4 * 63
     length: int = 64
     chunk_length: int = 128
+    long_chunk_length: int = 512
 
     @property
     def batch_length(self) -> int:
         """The maximum number of rows (tokens) in one decode call."""
-        return self.chunk_length + self.length - 1
+        return max(self.chunk_length, self.long_chunk_length) + self.length - 1
 
     def end(self, num_prompt_tokens: int) -> int:
         """Returns the position in a prompt after the last token that is computed in tiles.
@@ -65,15 +69,19 @@ class Tiling:
         num_beyond = max(num_prompt_tokens - self.start, 0)
         return self.start + num_beyond // self.length * self.length
 
-    def next_length(self, position: int, num_prompt_tokens: int) -> int:
+    def next_length(
+        self, position: int, num_prompt_tokens: int, *, may_be_long: bool = False
+    ) -> int:
         """Returns how many tokens of a prompt the next decode call evaluates.
 
-        `position`: the number of prompt tokens that have been evaluated already.
+        `position`: the number of prompt tokens that have been evaluated already. `may_be_long`:
+        whether the call may have `long_chunk_length` tokens instead of `chunk_length`.
         """
         end = self.end(num_prompt_tokens)
         if self.start <= position < end:
             remaining = end - position
-            return remaining if remaining <= self.batch_length else self.chunk_length
+            length = self.long_chunk_length if may_be_long else self.chunk_length
+            return remaining if remaining < length + self.length else length
         limit = self.start if position < self.start < end else num_prompt_tokens
         return min(self.length - 1, limit - position)
 
