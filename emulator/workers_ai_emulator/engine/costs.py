@@ -24,50 +24,53 @@ class CallCosts:
 
     `max_rows`: the maximum number of rows of a call. `pending`: the numbers of rows whose duration
     should be measured and passed to `calibrate`; each number is pending twice. The caller removes
-    a number before it measures.
+    a number before it measures. Without calibration, all bases are the duration of the first call.
     """
 
     def __init__(self, max_rows: int) -> None:
         self.pending = 2 * [count for count in _CALIBRATED_COUNTS if count <= max_rows]
-        self._measured: dict[int, float] = {}  # the base in seconds, by the number of rows
-        self._bases = [1.0] * (max_rows + 1)
+        self._calibrated: dict[int, float] = {}  # the base in seconds, by the number of rows
+        self._bases: list[float] = []  # for all numbers of rows, from 0
+        self._max_rows = max_rows
         self._lone, self._several = _Attention(), _Attention()
 
     def calibrate(self, num_rows: int, duration_s: float) -> None:
         """Sets the base of a number of rows, from a call with few KV cells.
 
         If the same number of rows is calibrated again, the shorter duration is kept, because other
-        programs can only slow a call down.
+        programs can only slow a call down. The bases between the calibrated numbers of rows are
+        interpolated.
         """
-        self._set_base(num_rows, min(duration_s, self._measured.get(num_rows, duration_s)))
+        known = self._calibrated
+        known[num_rows] = min(duration_s, known.get(num_rows, duration_s))
+        counts = sorted(known)
+        bases = [known[count] for count in counts]
+        self._bases = np.interp(np.arange(self._max_rows + 1), counts, bases).tolist()
 
     def add(self, num_rows: int, num_cells: int, duration_s: float) -> None:
         """Adds a measured decode call.
 
         `num_cells`: the number of KV cells of the sequence before the call.
         """
+        if not self._bases:
+            self._bases = [duration_s] * (self._max_rows + 1)
         attention, num_pairs = self._attention(num_rows), num_rows * num_cells
-        base = self._bases[num_rows] if self._measured else duration_s
+        base = self._bases[num_rows]
         if num_cells >= _SHORT:
             attention.add(num_pairs, duration_s - base)
         else:
-            rest = duration_s - attention.seconds(num_pairs)
-            self._set_base(num_rows, base + _RECENT * (max(rest, 0.0) - base))
+            new_base = duration_s - attention.seconds(num_pairs)
+            self._bases[num_rows] = base + _RECENT * (max(new_base, 0.0) - base)
 
     def estimate(self, num_rows: int, num_cells: int) -> float:
-        """Returns how long a call will take, in seconds."""
-        attention = self._attention(num_rows).seconds(num_rows * num_cells)
-        return float(self._bases[num_rows] + attention)
+        """Returns how long a call will take, in seconds; 1 if no call was measured."""
+        if not self._bases:
+            return 1.0
+        return self._bases[num_rows] + self._attention(num_rows).seconds(num_rows * num_cells)
 
     def _attention(self, num_rows: int) -> _Attention:
         # A single row is computed in a way of its own: on one thread, or together with a copy.
         return self._lone if num_rows == 1 else self._several
-
-    def _set_base(self, num_rows: int, base: float) -> None:
-        self._measured[num_rows] = base
-        counts = sorted(self._measured)
-        bases = [self._measured[count] for count in counts]
-        self._bases = np.interp(np.arange(len(self._bases)), counts, bases).tolist()
 
 
 class _Attention:
