@@ -64,7 +64,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=LIMIT_S)
     pip = [str(folder / "bin" / "pip"), "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run(
-        [*pip, str(wheel), "pytest", "httpx"],
+        [*pip, str(wheel), "pytest"],
         env=os.environ | {"PATH": str(folder / "bin")},
         check=True,
         timeout=LIMIT_S,
