@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+from workers_ai_emulator.engine import scheduler
 from workers_ai_emulator.engine.drafts import Drafter
 from workers_ai_emulator.engine.executor import Executor
 from workers_ai_emulator.engine.prefixes import Snapshot
@@ -380,7 +381,8 @@ def test_a_prompt_that_delays_no_stream_is_evaluated_in_longer_calls() -> None:
 def test_a_prompt_is_evaluated_in_short_calls_if_a_long_call_would_take_minutes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(time, "perf_counter", itertools.count(step=60).__next__)
+    clock = SimpleNamespace(perf_counter=itertools.count(step=60).__next__)
+    monkeypatch.setattr(scheduler, "time", clock)
     driver = Driver(FakeRunner(num_slots=2, tiling=TILING), prefill_budget=8)
     driver.add([1] * 30, 1)
     driver.run()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from workers_ai_emulator.engine import scheduler
 from workers_ai_emulator.engine.engine import Engine, EngineGeneration
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -18,7 +21,7 @@ from workers_ai_emulator.engine.errors import (
     EngineError,
 )
 from workers_ai_emulator.engine.tiling import Tiling
-from workers_ai_emulator.engine.types import FinishReason, SamplingParams, State
+from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, State
 
 from tests.fakes import FakeRunner, FakeVocabulary
 from tests.loop import TIMEOUT_S, in_loop
@@ -86,15 +89,24 @@ async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
     assert [chunk.finish_reason for chunk in chunks] == [None, None, FinishReason.LENGTH]
 
 
-@in_loop
-async def test_a_repeated_completion_takes_fewer_decode_calls_and_has_the_same_chunks() -> None:
-    runner = FakeRunner(completion_length=60)
+async def repeat(runner: FakeRunner) -> tuple[list[int], list[list[Chunk]]]:
+    """Sends a request six times. Returns the numbers of decode calls, and the chunks."""
+    chunks, num_decodes = [], []
     async with running(runner, drafts=True) as engine:
-        chunks, num_decodes = [], []
         for _ in range(6):
             before = runner.num_decodes
             chunks.append([chunk async for chunk in engine.submit(prompt(), params(100))])
             num_decodes.append(runner.num_decodes - before)
+    return num_decodes, chunks
+
+
+@in_loop
+async def test_a_repeated_completion_takes_fewer_decode_calls_and_has_the_same_chunks() -> None:
+    runner = FakeRunner(completion_length=60)
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # all calls take equally long
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "time", clock)
+        num_decodes, chunks = await repeat(runner)
     assert all(of_request == chunks[0] for of_request in chunks)
     assert "".join(chunk.text for chunk in chunks[0]) == runner.text(prompt(), params(100))
     assert [chunk.finish_reason for chunk in chunks[0]] == [None] * 60 + [FinishReason.STOP]
