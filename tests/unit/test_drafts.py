@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from workers_ai_emulator.engine.drafts import Drafter, TextIndex
 from workers_ai_emulator.engine.sequence import Sequence
-from workers_ai_emulator.engine.types import SamplingParams, Span
+from workers_ai_emulator.engine.types import SamplingParams
 
 
 def sequence(text: str, completion: str = "", max_tokens: int = 100) -> Sequence:
@@ -38,7 +38,7 @@ def draft(by: Drafter, of: Sequence) -> str:
 
 def learn(by: Drafter, new: str, *, times: int) -> None:
     for _ in range(times):
-        by.learn(Span(0, 10, [1], num_outputs=1), list(new.encode()), 1.0)
+        by.learn(list(new.encode()))
 
 
 def test_a_guess_is_what_followed_the_last_tokens_before() -> None:
@@ -119,3 +119,11 @@ def test_wrong_guesses_end_the_drafts_and_right_guesses_start_them_again() -> No
     assert not draft(by, text)
     learn(by, "brown fox; the ", times=100)
     assert draft(by, text) == "brown fox; the "
+
+
+def test_single_rows_are_preferred_if_several_rows_cost_more() -> None:
+    two = [sequence("ab"), sequence("cd")]
+    assert drafter(1, 3, 4, 5, 6).prefers_single_rows(two)
+    assert not drafter(1, 1.5, 4, 5, 6).prefers_single_rows(two)
+    assert not drafter(1, 3, 4, 5, 6).prefers_single_rows(2 * two)
+    assert not drafter(1, 3, 4, 5, 6).prefers_single_rows(16 * two)

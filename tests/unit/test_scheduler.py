@@ -193,6 +193,9 @@ class RandomDrafter(Drafter):
         length = min(self._rng.choice([0, 1, 2, 5, 20]), sequence.num_tokens_left - 1)
         return draft[: min(length, self._max_length)]
 
+    def prefers_single_rows(self, _: list[Sequence]) -> bool:
+        return self._rng.random() < 0.3
+
 
 def random_prompt(rng: random.Random, bases: list[list[int]]) -> list[int]:
     """Returns a random part of the beginning of a base prompt, followed by random tokens."""
@@ -312,7 +315,7 @@ def test_every_running_sequence_gets_a_token_every_step(runs: list[Driver]) -> N
     for _, step in steps(runs):
         outputs = [sequence for decode in step.rows for sequence in decode.outputs]
         if step.failed is None:
-            assert len(step.rows) <= 1
+            assert len(step.rows) <= 1 or {len(decode.spans) for decode in step.rows} == {1}
             assert set(outputs) >= set(step.running)
             assert len(outputs) == len(set(outputs))
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 from workers_ai_emulator.engine.costs import CallCosts
 from workers_ai_emulator.engine.sequence import Sequence
-from workers_ai_emulator.engine.types import Span
 
 _MAX_NGRAM = 4  # the longest n-gram in the index
 _MAX_MATCH = 8  # longer matches count as matches of this length
@@ -117,13 +116,20 @@ class Drafter:
         self._guess = self._index.guess(min(self._max_length, sequence.num_tokens_left - 1))
         return self._guess.tokens[: self._best_length(sequence.num_computed_tokens)]
 
-    def learn(self, span: Span, new_tokens: list[int], duration_s: float) -> None:
-        """Learns from the decode call for which `draft` was called last.
+    def prefers_single_rows(self, sequences: list[Sequence]) -> bool:
+        """Returns whether a decode call for each sequence is faster than one call for all."""
+        num_cells = max(sequence.num_computed_tokens for sequence in sequences)
+        num_rows = len(sequences)
+        if num_rows > self._max_length:
+            return False
+        alone, together = (self.costs.estimate(n, num_cells) for n in (1, num_rows))
+        return num_rows * alone < together
 
-        `span`: the tokens that the call evaluated. `new_tokens`: the tokens that the sampler then
-        selected. They are compared with the guess, even if the guess was too unlikely to be used.
+    def learn(self, new_tokens: list[int]) -> None:
+        """Compares the last guess with the tokens that the sampler has selected since then.
+
+        Also learns from a guess that was too unlikely to be used as a draft.
         """
-        self.costs.add(len(span.tokens), span.start, duration_s)
         pairs = zip(self._guess.tokens, new_tokens, strict=False)
         for number, (guessed, token) in enumerate(pairs):
             match = min(self._guess.match + number, _MAX_MATCH)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Iterator, Set
+from collections.abc import Generator, Iterator, Set
 from dataclasses import dataclass
 
 from workers_ai_emulator.engine.drafts import Drafter
@@ -230,6 +230,9 @@ class Scheduler:
         rows = sorted(self.running, key=_slot)
         if len(rows) == 1 and self._drafter is not None:
             yield from self._decode_with_draft(rows[0], self._drafter)
+        elif rows and self._drafter is not None and self._drafter.prefers_single_rows(rows):
+            for sequence in rows:
+                yield from self._decode_alone(sequence, self._drafter)
         elif rows:
             spans = [_next_row(s) for s in rows]
             for sequence in rows:
@@ -244,15 +247,20 @@ class Scheduler:
         """
         most_rows = self._tiling.length - 1  # more rows would be computed in tiles
         sequence.draft = drafter.draft(sequence)[: most_rows - 1]
-        span = _next_row(sequence, sequence.draft)
-        sequence.num_computed_tokens += 1
-        num_tokens, start_s = sequence.num_tokens, time.perf_counter()
-        yield Decode([span], outputs=[sequence])
-        duration_s = time.perf_counter() - start_s
-        drafter.learn(span, sequence.tokens_from(num_tokens), duration_s)
+        slot, num_tokens = _slot(sequence), sequence.num_tokens
+        yield from self._decode_alone(sequence, drafter)
+        drafter.learn(sequence.tokens_from(num_tokens))
         if sequence.draft:
             sequence.draft = []
-            yield Truncate(span.slot, sequence.num_computed_tokens)
+            yield Truncate(slot, sequence.num_computed_tokens)
+
+    def _decode_alone(self, sequence: Sequence, drafter: Drafter) -> Iterator[Operation]:
+        """Yields a decode call for the next token of a sequence and its draft, and measures it."""
+        span = _next_row(sequence)
+        sequence.num_computed_tokens += 1
+        start_s = time.perf_counter()
+        yield Decode([span], outputs=[sequence])
+        drafter.costs.add(len(span.tokens), span.start, time.perf_counter() - start_s)
 
     def _prefill(self) -> Generator[Operation, None, int]:
         """Yields one decode call for the next tokens of all prompts in prefill.
@@ -481,11 +489,12 @@ def _num_remaining(sequence: Sequence) -> int:
     return sequence.num_prompt_tokens - sequence.num_computed_tokens
 
 
-def _next_row(sequence: Sequence, draft: Iterable[int] = ()) -> Span:
+def _next_row(sequence: Sequence) -> Span:
     """Returns the next token of a running sequence that a decode call must evaluate, as a span.
 
-    It is the last sampled token, or the prompt's last token if no token has been sampled. `draft`:
-    guessed later tokens that the span also contains.
+    It is the last sampled token, or the prompt's last token if no token has been sampled. The span
+    also contains the sequence's draft.
     """
-    tokens = [*(sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]), *draft]
+    last = sequence.completion_tokens[-1:] or sequence.prompt_tokens[-1:]
+    tokens = [*last, *sequence.draft]
     return Span(_slot(sequence), sequence.num_computed_tokens, tokens, num_outputs=len(tokens))
