@@ -44,8 +44,8 @@ class Guess:
 class TextIndex:
     """Finds earlier places in prompts and completions that continue the present text.
 
-    Only the sequence that was passed last to `update` is the present text. If the index has more
-    than `max_tokens` tokens, it forgets all other texts.
+    The present text is the sequence that was passed last to `update`. If the index has more than
+    `max_tokens` tokens, it forgets all other texts.
     """
 
     def __init__(self, max_tokens: int = _MAX_INDEXED_TOKENS) -> None:
@@ -58,7 +58,8 @@ class TextIndex:
 
     def update(self, sequence: Sequence) -> None:
         """Adds those tokens of the sequence that the index does not contain yet."""
-        if sequence is not self._sequence or len(self._tokens) > self._max_tokens:
+        is_full = len(self._tokens) > self._max_tokens
+        if sequence is not self._sequence or (is_full and self._start > 0):
             if len(self._tokens) + sequence.num_tokens > self._max_tokens:
                 self._tokens.clear()
                 self._positions.clear()
