@@ -43,10 +43,9 @@ def create_app(services: Services) -> ASGIApp:
 
     When the application shuts down, it closes the backends.
     """
-    api = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan)
+    routes = [route for router in ROUTERS for route in router.routes]
+    api = FastAPI(routes=[*routes], openapi_url=None, redirect_slashes=False, lifespan=_lifespan)
     api.state.services = services
-    for router in ROUTERS:
-        api.include_router(router)
     api.add_exception_handler(WireError, _respond_to_wire_error)
     api.add_exception_handler(HTTPException, _respond_to_http_error)
     api.add_exception_handler(ClientDisconnect, _respond_to_disconnect)
@@ -60,9 +59,9 @@ def create_health_app(services: Services) -> ASGIApp:
     Its only middleware is EdgeMiddleware and OriginGuardMiddleware. The application can run in
     another thread than the application of `create_app`, because it only reads `services`.
     """
-    api = FastAPI(openapi_url=None, redirect_slashes=False)
+    routes = operations.health_router.routes
+    api = FastAPI(routes=[*routes], openapi_url=None, redirect_slashes=False)
     api.state.services = services
-    api.include_router(operations.health_router)
     return _wrap(api, _middleware(services)[:2])
 
 

@@ -35,11 +35,10 @@ class FakeModels:
 def test_readyz_reports_the_phase_or_the_failure(
     models: FakeModels, status: int, text: str
 ) -> None:
-    app = FastAPI()
+    app = FastAPI(routes=[*operations.health_router.routes])
     services = Services.create(Settings(), {})
     backends = Backends(Settings(), cast(ModelManager, models))
     app.state.services = replace(services, backends=backends)
-    app.include_router(operations.health_router)
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app)

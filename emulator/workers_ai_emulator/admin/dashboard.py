@@ -37,18 +37,19 @@ router = EndpointRouter()
 
 
 @router.handles(endpoints.DASHBOARD_REDIRECT)
-async def redirect() -> Response:
+async def redirect(request: Request) -> Response:
     """Redirects `/_emulator` to `/_emulator/`, because the dashboard's links are relative URLs."""
     return RedirectResponse(f"{endpoints.CONTROL_PREFIX}/")
 
 
 @router.handles(endpoints.DASHBOARD)
-async def page() -> Response:
+async def page(request: Request) -> Response:
     return _file("index.html")
 
 
 @router.handles(endpoints.DASHBOARD_FILE)
-async def file(request: Request, name: str) -> Response:
+async def file(request: Request) -> Response:
+    name = request.path_params["name"]
     if name not in _FILES:
         raise no_route(request.scope["path"])
     return _file(name)
@@ -78,8 +79,9 @@ async def requests(request: Request) -> Response:
 
 
 @router.handles(endpoints.ONE_REQUEST)
-async def one_request(request: Request, number: str) -> Response:
+async def one_request(request: Request) -> Response:
     """Returns one inference call in the journal, with headers, bodies and prompt."""
+    number = request.path_params["number"]
     journal = services_of(request).journal
     entry = journal.get(int(number)) if number.isdecimal() and len(number) < 16 else None
     if entry is None:

@@ -73,10 +73,11 @@ async def run_universal(request: Request) -> Response:
 
 
 @router.handles(endpoints.BINDING_GATEWAY_URL)
-async def gateway_url(request: Request, gateway_id: str, provider: str) -> Response:
+async def gateway_url(request: Request) -> Response:
     """Returns the base URL of this server's AI Gateway routes, for `env.AI.gateway().getUrl()`."""
     # Does not use the header `Host`, because a binding sends the real service's host name in it.
     host, port = request.scope["server"]
+    gateway_id, provider = request.path_params["gateway_id"], request.path_params["provider"]
     provider = "" if provider == "universal" else provider
     path = f"{endpoints.GATEWAY_PREFIX}{_ANY_ACCOUNT}/{gateway_id}/{provider}"
     return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
@@ -105,7 +106,8 @@ async def to_markdown(request: Request) -> Response:
 
 @router.handles(endpoints.BINDING_AUTORAG)
 @router.handles(endpoints.BINDING_AUTORAG_LIST)
-async def autorag(request: Request, operation: str) -> Response:
+async def autorag(request: Request) -> Response:
+    operation = request.path_params["operation"]
     method = _AUTORAG_METHODS.get(operation.rpartition("/")[2], "")
     raise WireError(NOT_EMULATED, f"env.AI.autorag(){method}")
 

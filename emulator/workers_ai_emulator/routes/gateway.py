@@ -53,12 +53,12 @@ async def completions(request: Request) -> Response:
 
 
 @router.handles(endpoints.GATEWAY_RUN_MODEL)
-async def run_model(request: Request, model: str) -> Response:
+async def run_model(request: Request) -> Response:
     """Runs a model of Workers AI through AI Gateway.
 
     [developers.cloudflare.com/ai-gateway/providers/workersai]
     """
-    spec = find_model(request, model.removeprefix("run/"))
+    spec = find_model(request, request.path_params["model"].removeprefix("run/"))
     return with_log_id(await run.run(request, spec, await body_of(request)))
 
 

@@ -28,33 +28,33 @@ router = EndpointRouter()
 
 
 @router.handles(endpoints.SESSION_TOKEN)
-async def session_token(request: Request, account_id: str) -> Response:
-    url = _url(request, endpoints.EXCHANGE_TOKEN, account_id)
+async def session_token(request: Request) -> Response:
+    url = _url(request, endpoints.EXCHANGE_TOKEN)
     return JsonResponse(success({"token": _TOKEN, "exchange_url": url}))
 
 
 @router.handles(endpoints.EXCHANGE_TOKEN)
-async def exchange_token(request: Request, account_id: str) -> Response:
+async def exchange_token(request: Request) -> Response:
     """Returns the session's token and URLs, without the envelope of Cloudflare's API."""
-    prewarm = _url(request, endpoints.PREWARM, account_id)
+    prewarm = _url(request, endpoints.PREWARM)
     return json_response({"token": _TOKEN, "prewarm": prewarm, "inspector_websocket": _INSPECTOR})
 
 
 @router.handles(endpoints.PREWARM)
-async def prewarm() -> Response:
+async def prewarm(request: Request) -> Response:
     return JsonResponse(success(None))
 
 
 @router.handles(endpoints.SUBDOMAIN)
-async def subdomain() -> Response:
+async def subdomain(request: Request) -> Response:
     return JsonResponse(success({"subdomain": "local"}))
 
 
 @router.handles(endpoints.PREVIEW_TOKEN)
-async def preview_token() -> Response:
+async def preview_token(request: Request) -> Response:
     return JsonResponse(success({"preview_token": _TOKEN}))
 
 
-def _url(request: Request, endpoint: Endpoint, account_id: str) -> str:
-    """Returns the endpoint's URL, with the host and port that the client has used."""
-    return str(request.base_url.replace(path=endpoint.path.format(account_id=account_id)))
+def _url(request: Request, endpoint: Endpoint) -> str:
+    """Returns the endpoint's URL, with host, port and account id as in the request."""
+    return str(request.base_url.replace(path=endpoint.path.format(**request.path_params)))

@@ -1,54 +1,52 @@
-"""A FastAPI router whose routes are rows of the endpoint table."""
+"""A router whose routes are rows of the endpoint table."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire.authorization import Caller
 from workers_ai_emulator.wire.endpoints import Access, Endpoint
 
-_Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Response]])
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-class EndpointRouter(APIRouter):
-    """A FastAPI router whose routes get method, path and access check from the endpoint table."""
+class EndpointRouter:
+    """A list of routes that get method, path and access check from the endpoint table."""
 
-    def handles(self, endpoint: Endpoint) -> Callable[[_Handler], _Handler]:
-        """Returns a decorator that registers a function as the handler of `endpoint`."""
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
 
-        def add(handler: _Handler) -> _Handler:
-            self.add_api_route(
-                endpoint.path,
-                handler,
-                methods=[endpoint.method],
-                route_class_override=_authorized_route(endpoint.access),
-            )
+    def handles(self, endpoint: Endpoint) -> Callable[[Handler], Handler]:
+        """Returns a decorator that registers a function as the handler of `endpoint`.
+
+        The handler takes the request, whose `path_params` are the parameters in the path.
+        """
+
+        def add(handler: Handler) -> Handler:
+            route = Route(endpoint.path, _AuthorizedHandler(endpoint.access, handler))
+            route.methods = {endpoint.method}  # Starlette would add HEAD to GET
+            self.routes.append(route)
             return handler
 
         return add
 
 
-def _authorized_route(access: Access) -> type[APIRoute]:
-    """Returns a class of FastAPI routes that perform the authorization check `access` first.
+class _AuthorizedHandler:
+    """An ASGI application that performs the authorization check `access`, then calls `handler`."""
 
-    The check is not a FastAPI dependency, because FastAPI resolves dependencies in every request,
-    which takes longer than the check itself.
-    """
+    def __init__(self, access: Access, handler: Handler) -> None:
+        self._access = access
+        self._handler = handler
 
-    class AuthorizedRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
-
-            async def authorize_and_handle(request: Request) -> Response:
-                caller = Caller.of(request.scope, request.path_params.get("account_id"))
-                services_of(request).authorization.check(access, caller)
-                return await handle(request)
-
-            return authorize_and_handle
-
-    return AuthorizedRoute
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        caller = Caller.of(scope, request.path_params.get("account_id"))
+        services_of(request).authorization.check(self._access, caller)
+        response = await self._handler(request)
+        await response(scope, receive, send)

@@ -31,9 +31,9 @@ async def run_model_in_body(request: Request) -> Response:
 
 
 @router.handles(endpoints.RUN_MODEL)
-async def run_model_in_path(request: Request, model: str) -> Response:
+async def run_model_in_path(request: Request) -> Response:
     """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run]."""
-    spec = find_model(request, model)
+    spec = find_model(request, request.path_params["model"])
     return await run(request, spec, await body_of(request))
 
 
