@@ -18,7 +18,7 @@ import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -38,8 +38,7 @@ class Validator:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        _check_keywords(schema)
-        self._schema = schema
+        self._schema = _prepared(schema)
 
     def validate(self, value: object) -> None:
         """Raises SchemaMismatch if the schema rejects the value."""
@@ -51,15 +50,27 @@ _UNPORTED = frozenset(
 )
 
 
-def _check_keywords(schema: object) -> None:
+def _prepared(schema: Any) -> Any:
+    """Returns a copy of a schema in which the values of `oneOf` and `properties` are prepared.
+
+    Each branch of `oneOf` has a type: its own or that of the schema. `properties` is a
+    `_Properties` object. Raises ValueError if the schema has an unsupported keyword.
+    """
     if not isinstance(schema, Mapping):
-        return
+        return schema
     if unported := sorted(_UNPORTED & schema.keys()):
         raise ValueError(f"schema keyword {unported[0]!r} is not supported")
+    prepared = dict(schema)
     for keyword in ("items", "additionalProperties", "unevaluatedProperties"):
-        _check_keywords(schema.get(keyword))
-    for part in (*schema.get("oneOf", ()), *schema.get("properties", {}).values()):
-        _check_keywords(part)
+        if keyword in schema:
+            prepared[keyword] = _prepared(schema[keyword])
+    if "oneOf" in schema:
+        own_type = schema.get("type", _UNDEFINED)
+        branches = ({"type": own_type, **_keywords(branch)} for branch in schema["oneOf"])
+        prepared["oneOf"] = [_prepared(branch) for branch in branches]
+    if "properties" in schema:
+        prepared["properties"] = _Properties(schema["properties"])
+    return prepared
 
 
 class _Absent(Enum):
@@ -71,6 +82,34 @@ class _Absent(Enum):
 
 
 _UNDEFINED = _Absent.UNDEFINED
+
+
+class _Properties:
+    """The schemas in the keyword `properties`, in the order in which JavaScript lists the keys."""
+
+    def __init__(self, properties: object) -> None:
+        self._schemas = [(key, _prepared(schema)) for key, schema in _entries(properties)]
+        self._checked_if_absent = frozenset(
+            key for key, schema in self._schemas if key in _INHERITED or not _is_optional(schema)
+        )
+
+    def of(self, value: object) -> list[tuple[str, Any]]:
+        """Returns the keys and schemas to validate in `value`.
+
+        Leaves out absent properties whose schemas have no effect on absent properties, because a
+        request has only a few of the properties in its schema.
+        """
+        if not isinstance(value, dict):
+            return self._schemas
+        always = self._checked_if_absent
+        return [item for item in self._schemas if item[0] in value or item[0] in always]
+
+
+def _is_optional(schema: object) -> bool:
+    """Returns whether the match count of an absent value is always 0, without any error."""
+    if not isinstance(schema, Mapping):
+        return isinstance(schema, bool)
+    return schema.get("type") != "object" and schema.keys().isdisjoint({"oneOf", "properties"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +185,12 @@ def _match_one_of(schema: Schema, place: _Place) -> int:
     `_count_matches` returns the match count of a branch. At the top level (path ""), raises
     SchemaMismatch instead of returning 0.
     """
-    branch_place = replace(place, walk=replace(place.walk, is_branch=True))
+    walk = _Walk(place.walk.errors, place.walk.evaluated, is_branch=True)
+    branch_place = _Place(place.value, place.path, walk)
     matches = 0
     for branch in schema["oneOf"]:
-        typed_branch = {"type": schema.get("type", _UNDEFINED), **_keywords(branch)}
         try:
-            matches += _count_matches(typed_branch, branch_place)
+            matches += _count_matches(branch, branch_place)
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
@@ -189,11 +228,12 @@ def _match_properties(schema: Schema, place: _Place) -> set[str]:
     Returns the paths of the properties of which at least one value matches: `_count_matches`
     returns more than 0.
     """
-    children = (
-        (place.child(key, _member(place.value, key)), subschema)
-        for key, subschema in _entries(schema.get("properties", {}))
-    )
-    return {child.path for child, subschema in children if _count_matches(subschema, child)}
+    known = set()
+    for key, subschema in schema["properties"].of(place.value) if "properties" in schema else ():
+        child = place.child(key, _member(place.value, key))
+        if _count_matches(subschema, child):
+            known.add(child.path)
+    return known
 
 
 def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
@@ -364,6 +404,7 @@ _OBJECT_FUNCTIONS = frozenset(
         "valueOf",
     }
 )
+_INHERITED = _OBJECT_FUNCTIONS | {"__proto__"}
 
 
 def _member(value: object, key: str) -> object:
