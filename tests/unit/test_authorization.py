@@ -42,8 +42,9 @@ def refusal(
     is_local: bool = False,
 ) -> ErrorType | None:
     """Returns the error that a request gets, or None if the request is authorized."""
+    client = ("127.0.0.1", 5000) if is_local else None
     try:
-        authorization.check(access, Caller(headers or {}, "/path", account_id, is_local))
+        authorization.check(access, Caller(headers or {}, "/path", account_id, client))
     except WireError as error:
         return error.type
     return None

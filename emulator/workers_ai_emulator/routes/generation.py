@@ -119,15 +119,15 @@ async def _respond(
     Otherwise, waits for all chunks, then returns a JSON response.
     """
     generation = started.generation
-    chunks = await _while_connected(request, generation, _after_first(generation))
     headers = {
         "cf-ai-req-id": str(uuid.uuid4()),
         "x-emulator-model": quote(started.model_name),
     }
     if is_stream:
+        chunks = await _while_connected(request, generation, _after_first(generation))
         events = response_format.events(chunks, generation)
         return EventStream(events, generation.cancel, headers)
-    text = await _while_connected(request, generation, text_generation.join(chunks))
+    text = await _while_connected(request, generation, text_generation.join(aiter(generation)))
     return JsonResponse(response_format.whole(text, generation), headers=headers)
 
 

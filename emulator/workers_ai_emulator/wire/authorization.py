@@ -43,21 +43,35 @@ class Caller:
     """The parts of a request that the authorization check reads.
 
     `account_id`: the account id in the request's path, or None if the path contains no account id.
-    `is_local`: whether a program on this machine sent the request. Requests of wrangler 3.20 to
-    4.35 do not count as local, so that the server checks the token that they contain.
+    `client`: the IP address and port of the client. It is None for requests of wrangler 3.20 to
+    4.35, so that they do not count as local, and the server checks the token that they contain.
     """
 
     headers: Mapping[str, str]
     path: str
     account_id: str | None
-    is_local: bool
+    client: tuple[str, int] | None
 
     @classmethod
     def of(cls, scope: Scope, account_id: str | None) -> Caller:
         """Returns the `Caller` of a request, from its ASGI scope and the account id in its path."""
-        headers = Headers(scope=scope)
-        is_local = not context_of(scope).needs_token and _is_local(scope.get("client"), headers)
-        return cls(headers, scope["path"], account_id, is_local)
+        client = None if context_of(scope).needs_token else scope.get("client")
+        return cls(Headers(scope=scope), scope["path"], account_id, client)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the request comes from a program on this machine.
+
+        False for requests that a reverse proxy or a tunnel on this machine has forwarded, because
+        the client may be on another machine. Forwarded requests are recognized by headers such as
+        `X-Forwarded-For`, or by a host name that is not local.
+        """
+        if self.client is None or not is_loopback(self.client[0]):
+            return False
+        if is_forwarded(self.headers):
+            return False
+        host = host_of(f"//{self.headers.get('host', '')}")
+        return not host or host in SERVICE_HOSTS or is_loopback(host)
 
 
 class Authorization:
@@ -163,21 +177,6 @@ def _is_account_id(account_id: str | None) -> bool:
         return True
     log.warning("account id %r is refused: use any 32 hexadecimal digits (0-9, a-f)", account_id)
     return False
-
-
-def _is_local(client: tuple[str, int] | None, headers: Headers) -> bool:
-    """Returns whether the request comes from a program on this machine.
-
-    Returns False for requests that a reverse proxy or a tunnel on this machine has forwarded,
-    because the client may be on another machine. Forwarded requests are recognized by headers such
-    as `X-Forwarded-For`, or by a host name that is not local.
-    """
-    if client is None or not is_loopback(client[0]):
-        return False
-    if is_forwarded(headers):
-        return False
-    host = host_of(f"//{headers.get('host', '')}")
-    return not host or host in SERVICE_HOSTS or is_loopback(host)
 
 
 def _credential(headers: Mapping[str, str]) -> str:
