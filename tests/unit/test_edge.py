@@ -61,6 +61,21 @@ def test_a_connection_that_is_kept_alive_has_a_body_without_a_length(
     assert ("content-length" not in found) is is_kept_alive
 
 
+def test_headers_of_the_edge_replace_those_of_the_application_in_their_place() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = PlainTextResponse("", headers={"cache-control": "a", "vary": "Origin", "x": "1"})
+        response.headers.append("cache-control", "b")
+        response.headers.append("vary", "Cookie")
+        await response(scope, receive, send)
+
+    names = [name for name, _ in call(EdgeMiddleware(app), http_scope(API_PATH))[0]["headers"]]
+    headers = headers_of(call(EdgeMiddleware(app), http_scope(API_PATH)))
+    assert names[:3] == [b"cache-control", b"vary", b"x"]
+    assert len(names) == len(set(names))
+    assert headers["cache-control"].startswith("no-store") and headers["x"] == "1"
+    assert headers["vary"] == "Origin, Cookie, Accept-Encoding"
+
+
 def test_repeated_slashes_in_a_path_are_merged() -> None:
     app = Recorder()
     call(EdgeMiddleware(app), http_scope("//client/v4///accounts/x/"))

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers_ai_emulator.wire.calls import InferenceCall, inference_call
+from workers_ai_emulator.wire.context import context_of
 
 
 class InferenceMiddleware(ABC):
@@ -19,7 +20,9 @@ class InferenceMiddleware(ABC):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (call := inference_call(scope)) is None:
+        context = context_of(scope)
+        context.call = call = context.call or inference_call(scope)
+        if call is None:
             await self._app(scope, receive, send)
         else:
             await self._handle(call, scope, receive, send)

@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.wire.context import CallContext, context_of
@@ -17,18 +17,20 @@ from workers_ai_emulator.wire.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
+RawHeaders = list[tuple[bytes, bytes]]
+
 _API_PREFIX = "/client/v4/"
 _DATA_CENTRE = "LHR"  # London; the header `cf-ray` ends with the code of a data centre
 # These headers were recorded for another endpoint of Cloudflare's API [cloudflare-typescript#161].
 # We assume that Workers AI sends them too.
-_HEADERS = {
-    "cache-control": "no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
-    "cf-cache-status": "DYNAMIC",
-    "expires": "Sun, 25 Jan 1981 05:00:00 GMT",
-    "pragma": "no-cache",
-    "strict-transport-security": "max-age=31536000",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "SAMEORIGIN",
+_API_HEADERS = {
+    b"cache-control": b"no-store, no-cache, must-revalidate, post-check=0, pre-check=0",
+    b"cf-cache-status": b"DYNAMIC",
+    b"expires": b"Sun, 25 Jan 1981 05:00:00 GMT",
+    b"pragma": b"no-cache",
+    b"strict-transport-security": b"max-age=31536000",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"SAMEORIGIN",
 }
 # The maximum time to wait for the rest of a request body that the application reads only in part.
 _REST_LIMIT_S = 10
@@ -70,20 +72,22 @@ class _Response:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._add_headers(MutableHeaders(scope=message))
-            await self.body.discard_rest()
+            message["headers"] = self._with_edge_headers(message["headers"])
+            if not self.body.is_done:
+                await self.body.discard_rest()
         await self._send(message)
 
-    def _add_headers(self, headers: MutableHeaders) -> None:
-        headers["cf-ray"] = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
-        headers["server"] = "cloudflare"
-        if not self._is_api:
-            return
-        headers.update(_HEADERS)
-        headers.add_vary_header("Accept-Encoding")
-        if _may_keep_alive(self._scope):
-            headers["connection"] = "keep-alive"
-            del headers["content-length"]  # uvicorn then uses chunked encoding, as Cloudflare does
+    def _with_edge_headers(self, headers: RawHeaders) -> RawHeaders:
+        ray = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
+        added = {b"cf-ray": ray.encode(), b"server": b"cloudflare"}
+        if self._is_api:
+            vary = [value for name, value in headers if name == b"vary"]
+            added |= _API_HEADERS | {b"vary": b", ".join([*vary, b"Accept-Encoding"])}
+            if _may_keep_alive(self._scope):
+                added[b"connection"] = b"keep-alive"
+                # Without a length, uvicorn uses chunked encoding, as Cloudflare does.
+                headers = [header for header in headers if header[0] != b"content-length"]
+        return _merged(headers, added)
 
 
 class _Body:
@@ -105,13 +109,29 @@ class _Body:
         self._is_whole = not message.get("more_body", False)
         return message
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no further part of the body is expected."""
+        return self._is_whole or not self._is_requested
+
     async def discard_rest(self) -> None:
         try:
             async with asyncio.timeout(_REST_LIMIT_S):
-                while self._is_requested and not self._is_whole:
+                while not self.is_done:
                     await self.receive()
         except TimeoutError:
             log.debug("the rest of a body did not arrive within %d s", _REST_LIMIT_S)
+
+
+def _merged(headers: RawHeaders, added: dict[bytes, bytes]) -> RawHeaders:
+    """Returns `headers` and `added`. A header in `added` replaces the headers of the same name."""
+    left = dict(added)
+    merged = [
+        (name, left.pop(name, value))
+        for name, value in headers
+        if name in left or name not in added
+    ]
+    return [*merged, *left.items()]
 
 
 def _may_keep_alive(scope: Scope) -> bool:

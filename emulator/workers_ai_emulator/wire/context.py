@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from workers_ai_emulator.engine.types import StartedGeneration
+from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.redaction import Redaction
 
 _KEY = "workers_ai_emulator.call_context"
@@ -25,6 +26,7 @@ class CallContext:
     `model`: the name of the requested model (`routes/generation.py`).
     `started`: the generation, once a backend has started it (`routes/generation.py`).
     `redaction`: replaces the request's credentials in stored texts (`middleware/journal/`).
+    `call`: the inference call, if the request is one (`middleware/base.py`).
     """
 
     needs_token: bool = False
@@ -33,9 +35,12 @@ class CallContext:
     model: str | None = None
     started: StartedGeneration | None = None
     redaction: Redaction | None = None
+    call: InferenceCall | None = None
 
 
 def context_of(scope: Scope) -> CallContext:
     """Returns the context in a request's ASGI scope. Creates the context if it is missing."""
-    context: CallContext = scope.setdefault(_KEY, CallContext())
+    context: CallContext | None = scope.get(_KEY)
+    if context is None:
+        context = scope[_KEY] = CallContext()
     return context
