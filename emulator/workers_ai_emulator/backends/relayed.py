@@ -40,7 +40,9 @@ class RelayedGeneration:
     def __init__(
         self, source: AsyncGenerator[Chunk | Usage], *, num_prompt_tokens: int, fingerprint: str
     ) -> None:
-        self.usage = Usage(num_prompt_tokens, 0)
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_chunks = 0
+        self._reported_usage: Usage | None = None
         self.finish_reason: FinishReason | None = None
         self.fingerprint = fingerprint
         self._is_ended = False
@@ -50,6 +52,10 @@ class RelayedGeneration:
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return chunks_of(self._events)
+
+    @property
+    def usage(self) -> Usage:
+        return self._reported_usage or Usage(self._num_prompt_tokens, self._num_chunks)
 
     def cancel(self) -> None:
         self._end_early(Chunk("", FinishReason.CANCELLED))
@@ -66,15 +72,12 @@ class RelayedGeneration:
 
     async def _relay_until_last(self, source: AsyncGenerator[Chunk | Usage]) -> Event:
         """Puts all chunks except the last into the queue. Returns the last chunk, or an error."""
-        is_counting = True
         try:
             async for item in source:
                 if isinstance(item, Usage):
-                    self.usage, is_counting = item, False
+                    self._reported_usage = item
                     continue
-                if is_counting:
-                    counted = self.usage.num_completion_tokens + 1
-                    self.usage = Usage(self.usage.num_prompt_tokens, counted)
+                self._num_chunks += 1
                 if item.finish_reason is not None:
                     return item
                 await self._events.put(item)

@@ -56,7 +56,7 @@ def _prepared(schema: Any) -> Any:
     Each branch of `oneOf` has a type: its own or that of the schema. `properties` is a
     `_Properties` object. Raises ValueError if the schema has an unsupported keyword.
     """
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return schema
     if unported := sorted(_UNPORTED & schema.keys()):
         raise ValueError(f"schema keyword {unported[0]!r} is not supported")
@@ -107,7 +107,7 @@ class _Properties:
 
 def _is_optional(schema: object) -> bool:
     """Returns whether the match count of an absent value is always 0, without any error."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return isinstance(schema, bool)
     return schema.get("type") != "object" and schema.keys().isdisjoint({"oneOf", "properties"})
 
@@ -176,7 +176,7 @@ def _keywords(schema: object) -> Schema:
     Returns no keywords for the schemas `true` and `false`, so both accept every value, as in
     cabidela. (In the JSON Schema standard, `false` accepts no value.)
     """
-    return schema if isinstance(schema, Mapping) else {}
+    return schema if isinstance(schema, dict) else {}
 
 
 def _match_one_of(schema: Schema, place: _Place) -> int:

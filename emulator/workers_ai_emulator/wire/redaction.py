@@ -111,9 +111,9 @@ class Redaction:
         If a header has the name of a credential, such as `authorization` or `set-cookie`, replaces
         its whole value. Joins the values of a repeated header with commas.
         """
-        redacted: dict[str, str] = {}
+        finder, redacted = Finder(), dict[str, str]()
         for name, value in headers:
-            value = self.text(Finder().header(name, value))
+            value = self.text(finder.header(name, value))
             redacted[name] = f"{redacted[name]}, {value}" if name in redacted else value
         return redacted
 
