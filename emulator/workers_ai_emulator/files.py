@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -101,7 +100,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     Other processes read either the complete old file or the complete new file. Raises OSError if
     the file cannot be written.
     """
-    name = f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
+    name = f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part"
     with new_part(path.with_name(name)) as partial:
         partial.write_text(text, "utf-8")
         partial.replace(path)

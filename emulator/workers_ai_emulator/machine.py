@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
-
 _CGROUP = Path("/sys/fs/cgroup")  # contains the limits of the container (cgroup v2)
 
 
@@ -16,6 +14,8 @@ def available_memory() -> int:
     The result is the smaller of two numbers: the machine's free and reclaimable memory, and the
     container's memory limit minus the memory that the container uses.
     """
+    import psutil  # this import is slow, and most commands do not need it
+
     on_machine = psutil.virtual_memory().available
     limit = _cgroup_value("memory.max")
     used = _cgroup_value("memory.current")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalBackend
-from workers_ai_emulator.backends.scripted import ScriptedBackend, read_rules
+from workers_ai_emulator.backends.scripted import Rule, ScriptedBackend
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
@@ -31,7 +32,7 @@ class Backends:
     """
 
     def __init__(self, settings: Settings, models: ModelManager) -> None:
-        self.scripted = ScriptedBackend(read_rules(settings.script) if settings.script else [])
+        self.scripted = ScriptedBackend(_rules(settings.script))
         self.seed = settings.seed
         self.request_timeout_s = settings.request_timeout
         self._models = models
@@ -89,6 +90,18 @@ class Backends:
             what = f"{BACKEND_HEADER} takes one of {names}, not {name}"
             raise WireError(INCOMPLETE_REQUEST, what)
         return backend
+
+
+def _rules(script: Path | None) -> list[Rule]:
+    """Returns the rules in the file `script`, or no rules if it is None.
+
+    Raises SettingInvalid if the file cannot be read or contains mistakes.
+    """
+    if script is None:
+        return []
+    from workers_ai_emulator.backends.script_file import read_rules  # imports PyYAML, which is slow
+
+    return read_rules(script)
 
 
 def _upstream(settings: Settings) -> UpstreamBackend | None:

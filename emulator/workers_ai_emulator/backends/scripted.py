@@ -8,10 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from workers_ai_emulator.backends.patterns import (
@@ -22,23 +20,14 @@ from workers_ai_emulator.backends.patterns import (
 )
 from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
-from workers_ai_emulator.errors import SettingInvalid
-from workers_ai_emulator.files import TextUnreadable, one_line, read_small_text
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
-from workers_ai_emulator.wire.validation import bounded, parse_rules_of
+from workers_ai_emulator.wire.validation import parse_rules_of
 
 MODEL_NAME = "scripted"
 
-# PyYAML's loader in C is ten times as fast as its loader in Python.
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_WAIT_S = 86400
-_MAX_FILE_BYTES = 4 * 2**20
-_MAX_DEPTH = 100  # the maximum depth of nested lists and mappings in a YAML file
-# The maximum number of events that PyYAML's parser returns for a YAML file. Each value is one
-# event. The start and the end of a list or mapping are one event each.
-_MAX_EVENTS = 400_000
 _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # the maximum number of characters of a regular expression
 # The maximum total size of a script's regular expressions, in RE2 instructions.
@@ -225,26 +214,6 @@ def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule |
     return None
 
 
-def read_rules(path: Path) -> list[Rule]:
-    """Reads rules from a YAML or JSON file.
-
-    Raises SettingInvalid if the file cannot be read or contains mistakes. The text of the error has
-    one line per mistake.
-    """
-    name = one_line(str(path))
-    try:
-        return parse_rules(_load(read_small_text(path, max_bytes=_MAX_FILE_BYTES)))
-    except TextUnreadable as error:
-        raise SettingInvalid(f"--script: cannot read {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingInvalid(f"--script: cannot read {name}: {bounded(str(error))}") from error
-    except RecursionError as error:
-        raise SettingInvalid(f"--script: cannot read {name}: it is nested too deep") from error
-    except ValueError as error:
-        lines = [f"--script: {name}: {bounded(line)}" for line in str(error).splitlines()]
-        raise SettingInvalid("\n".join(lines)) from error
-
-
 def parse_rules(value: Any) -> list[Rule]:
     """Converts parsed YAML or JSON to rules.
 
@@ -258,39 +227,6 @@ def parse_rules(value: Any) -> list[Rule]:
     if len(value) > _MAX_RULES:
         raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
     return parse_rules_of(Rule, value, context=_PatternBudget())
-
-
-class _Loader(_SafeLoader):  # type: ignore[misc] # the base class is chosen at run time
-    """PyYAML's safe loader, which also limits the size of merged mappings.
-
-    YAML's merge key `<<` copies the keys of other mappings. With aliases, a small file could copy
-    the same keys millions of times. So this loader keeps each key of a merged mapping only once.
-    """
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        named = {
-            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key: (key, value)
-            for key, value in node.value
-        }
-        node.value = list(named.values())
-
-
-def _load(text: str) -> Any:
-    """Returns the value of a YAML text.
-
-    Raises YAMLError if the text is not valid YAML, RecursionError if it is nested too deep, and
-    ValueError if it has too many values.
-    """
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise RecursionError
-        if number > _MAX_EVENTS:
-            raise ValueError("it has too many values")
-    return yaml.load(text, Loader=_Loader)
 
 
 def _prompt(request: TextGenerationRequest) -> str:
