@@ -87,6 +87,14 @@ def test_the_example_of_the_action_names_the_version() -> None:
     assert f"/.ci/action@v{__version__}\n" in DOCS["testing.md"]
 
 
+def test_the_table_of_dependencies_has_a_row_for_each_required_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    requirements = project["dependencies"] + project["optional-dependencies"]["model"]
+    section = CONTRIBUTING.split("## Dependencies\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)
+    assert rows == [re.split(r"[\[>=<]", requirement)[0] for requirement in requirements]
+
+
 def test_every_make_target_exists() -> None:
     targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text("utf-8")
