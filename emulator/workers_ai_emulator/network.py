@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 from contextlib import suppress
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -38,6 +39,7 @@ def is_localhost(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
+@lru_cache(maxsize=1024)  # most requests have the same few hosts
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Returns the IP address `host`, or None if `host` is a name.
 

@@ -94,7 +94,7 @@ def parse_json(body: bytes) -> Any:
     if not text.strip():
         raise WireError(INCOMPLETE_REQUEST, "body")
     try:
-        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise WireError(INCOMPLETE_REQUEST, "body is not valid JSON") from error
 
@@ -118,3 +118,6 @@ def _parse_int(digits: str) -> int | float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_constant=_refuse_constant)

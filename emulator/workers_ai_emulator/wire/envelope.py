@@ -11,6 +11,8 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 # An event's padding, under the key `p`, is the beginning of this text. In recorded events, the
 # padding has 0 to 49 characters, and all lengths are about equally frequent. An event without
 # padding has no key `p`. The padding hides the length of the token from people who see only the
@@ -24,8 +26,7 @@ def to_json(value: Any) -> bytes:
 
     Does not escape non-ASCII characters, except lone surrogates, which UTF-8 cannot encode.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
 
 
 def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
