@@ -208,7 +208,8 @@ def requested_fault(headers: Mapping[str, str]) -> str | None:
     """Returns the fault that a call's headers request, as `NAME;option=value`, or None."""
     if (text := headers.get(FAULT_HEADER)) is not None:
         return text
-    tokens = (_TOKEN.fullmatch(headers.get(name, "")) for name in _TOKEN_HEADERS)
+    values = (headers[name] for name in _TOKEN_HEADERS if name in headers)
+    tokens = map(_TOKEN.fullmatch, values)
     return next((token["fault"] for token in tokens if token), None)
 
 
