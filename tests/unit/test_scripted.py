@@ -162,6 +162,30 @@ def test_usage_counts_the_words_and_the_end_token() -> None:
     assert asyncio.run(usage()) == (3, 3)  # the prompt is `user: one two`
 
 
+@pytest.mark.parametrize(
+    ("rule", "num_tasks"),
+    [
+        ({"answer": "a b"}, 0),
+        ({"answer": "a b", "first_token_after": 60}, 1),
+        ({"answer": "a b", "tokens_per_second": 0.1}, 1),
+        ({"answer": "a " * 2000}, 1),
+    ],
+    ids=["immediate", "delayed", "slow", "long"],
+)
+def test_only_a_completion_that_has_delays_or_is_long_needs_a_task_and_can_be_cancelled(
+    rule: dict[str, Any], num_tasks: int
+) -> None:
+    async def last_chunk() -> tuple[int, Chunk]:
+        generation = await start(script(rule), "x", max_tokens=5000)
+        num_started = len(asyncio.all_tasks()) - 1
+        generation.cancel()
+        return num_started, [chunk async for chunk in generation][-1]
+
+    num_started, last = asyncio.run(last_chunk())
+    assert num_started == num_tasks
+    assert last.finish_reason is (FinishReason.CANCELLED if num_tasks else FinishReason.STOP)
+
+
 def test_equal_requests_have_equal_fingerprints() -> None:
     async def fingerprints() -> list[str]:
         rules = script({"answer": "a"})

@@ -1,11 +1,11 @@
-"""A generation that reads its chunks from an async generator instead of llama.cpp."""
+"""Generations that get their chunks from a list or an async generator instead of llama.cpp."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from weakref import WeakSet
 
@@ -21,12 +21,35 @@ WORD = re.compile(r"\s*\S+|\s+")
 
 # The maximum number of chunks in a generation's queue. While the queue is full, the generation does
 # not read further chunks from its source.
-_MAX_UNREAD = 1024
+MAX_UNREAD = 1024
 
 
 def num_words(text: str) -> int:
     """Returns the number of words in the text, as an estimate of its number of tokens."""
     return sum(1 for _ in WORD.finditer(text))
+
+
+class ReadyGeneration:
+    """A Generation whose chunks are all known at its start. The last one has a finish reason.
+
+    It needs no task and no queue. Cancelling it has no effect, because it has already ended.
+    """
+
+    def __init__(
+        self, chunks: Sequence[Chunk], *, num_prompt_tokens: int, fingerprint: str
+    ) -> None:
+        self.usage = Usage(num_prompt_tokens, len(chunks))
+        self.finish_reason = chunks[-1].finish_reason
+        self.fingerprint = fingerprint
+        self._chunks = chunks
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        for chunk in self._chunks:
+            yield chunk
+
+    def cancel(self) -> None: ...
+
+    def cancel_after(self, limit_s: float) -> None: ...
 
 
 class RelayedGeneration:
@@ -46,7 +69,7 @@ class RelayedGeneration:
         self.finish_reason: FinishReason | None = None
         self.fingerprint = fingerprint
         self._is_ended = False
-        self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_UNREAD)
+        self._events: asyncio.Queue[Event] = asyncio.Queue(MAX_UNREAD)
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._relay(source))
 

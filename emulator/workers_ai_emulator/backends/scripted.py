@@ -18,8 +18,14 @@ from workers_ai_emulator.backends.patterns import (
     PatternTooCostly,
     PatternTooLarge,
 )
-from workers_ai_emulator.backends.relayed import WORD, RunningGenerations, num_words
-from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
+from workers_ai_emulator.backends.relayed import (
+    MAX_UNREAD,
+    WORD,
+    ReadyGeneration,
+    RunningGenerations,
+    num_words,
+)
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
@@ -105,6 +111,10 @@ class Rule(BaseModel):
         """
         return 1 if self.matches is None else 1 + self.matches.size
 
+    @property
+    def has_delays(self) -> bool:
+        return self.first_token_after > 0 or self.tokens_per_second is not None
+
     def applies(self, model: str, text: str) -> bool:
         """Returns whether the rule's conditions `model`, `contains` and `matches` hold.
 
@@ -161,11 +171,17 @@ class ScriptedBackend:
         rule = await self._use_rule(spec.name, _last_text(request))
         prompt = _prompt(request)
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        generation = self._running.start(
-            _chunks(rule, request.params.max_tokens),
-            num_prompt_tokens=num_tokens,
-            fingerprint=f"{prompt} {request.params}",
-        )
+        chunks = _chunks(rule, request.params.max_tokens)
+        fingerprint = f"{prompt} {request.params}"
+        generation: Generation
+        if rule.has_delays or len(chunks) > MAX_UNREAD:
+            generation = self._running.start(
+                _delayed(chunks, rule), num_prompt_tokens=num_tokens, fingerprint=fingerprint
+            )
+        else:
+            generation = ReadyGeneration(
+                chunks, num_prompt_tokens=num_tokens, fingerprint=fingerprint
+            )
         return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
 
     def cancel_all(self) -> None:
@@ -242,22 +258,27 @@ def _last_text(request: TextGenerationRequest) -> str:
     return request.messages[-1].content if request.messages else ""
 
 
-async def _chunks(rule: Rule, max_tokens: int) -> AsyncGenerator[Chunk]:
-    """Yields the rule's completion, one chunk per word, with the rule's delays.
+def _chunks(rule: Rule, max_tokens: int) -> list[Chunk]:
+    """Returns the rule's completion, one chunk per word.
 
-    Yields at most `max_tokens` words; if it yields that many, the finish reason is `length`. If the
-    finish reason is `stop`, an empty chunk follows the last word. The empty chunk represents the
-    end-of-text token, which a model would generate and which counts as a completion token.
+    Returns at most `max_tokens` words; if it returns that many, the finish reason is `length`. If
+    the finish reason is `stop`, an empty chunk follows the last word. The empty chunk represents
+    the end-of-text token, which a model would generate and which counts as a completion token.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens
     reason = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
     if reason is FinishReason.STOP or not words:
         words.append("")
+    return [*map(Chunk, words[:-1]), Chunk(words[-1], reason)]
+
+
+async def _delayed(chunks: Sequence[Chunk], rule: Rule) -> AsyncGenerator[Chunk]:
+    """Yields the chunks with the rule's delays."""
     loop = asyncio.get_running_loop()
     start = loop.time() + rule.first_token_after
-    for number, word in enumerate(words):
+    for number, chunk in enumerate(chunks):
         due = start + number / (rule.tokens_per_second or math.inf)
         if (wait_s := due - loop.time()) > 0:
             await asyncio.sleep(wait_s)
-        yield Chunk(word, reason if number == len(words) - 1 else None)
+        yield chunk
