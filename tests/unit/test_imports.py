@@ -18,12 +18,12 @@ main()
 # Libraries that no command needs before it loads a model, downloads weights or intercepts TLS.
 RARE = frozenset(
     {
-        *("cryptography", "fastapi", "filelock", "google", "httpx", "httpx2", "huggingface_hub"),
-        *("jinja2", "json5", "llama_cpp", "markdown_it", "numpy", "opentelemetry"),
+        *("cryptography", "filelock", "google", "httpx", "httpx2", "huggingface_hub"),
+        *("jinja2", "json5", "llama_cpp", "markdown_it", "numpy"),
         *("prometheus_client", "pygments", "re2", "rich", "tomlkit", "tqdm", "trustme", "yaml"),
     }
 )
-SERVER = frozenset({"asyncio", "httptools", "psutil", "starlette", "uvicorn", "uvloop"})
+SERVER = frozenset({"asyncio", "fastapi", "httptools", "psutil", "starlette", "uvicorn", "uvloop"})
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
