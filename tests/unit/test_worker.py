@@ -114,6 +114,20 @@ async def test_a_repeated_completion_takes_fewer_decode_calls_and_has_the_same_c
 
 
 @in_loop
+async def test_a_decode_call_generates_one_token_and_the_accepted_tokens() -> None:
+    runner = FakeRunner(completion_length=60)
+    async with running(runner, drafts=True) as engine:
+        while runner.num_decodes < 10:  # until the engine has measured its decode calls
+            await asyncio.sleep(0.001)
+        for _ in range(6):
+            await text_of(engine.submit(prompt(), params(100)))
+        status = engine.status
+    num_calls = runner.num_decodes - 10
+    assert status.num_completion_tokens == num_calls + status.num_accepted_tokens
+    assert status.num_accepted_tokens <= status.num_drafted_tokens
+
+
+@in_loop
 async def test_an_idle_engine_measures_decode_calls_in_a_slot_without_cells() -> None:
     runner = FakeRunner(num_slots=2)
     async with running(runner, drafts=True) as engine:

@@ -37,7 +37,9 @@ class _EngineCollector(Collector):
             f"{prefix}waiting", "Requests without a slot.", labels=["model"]
         )
         tokens = CounterMetricFamily(
-            f"{prefix}tokens", "Tokens; cached ones are part of prompt.", labels=["model", "kind"]
+            f"{prefix}tokens",
+            "Tokens; cached ones are part of prompt, accepted ones are part of drafted.",
+            labels=["model", "kind"],
         )
         requests = CounterMetricFamily(
             f"{prefix}requests", "Requests ended.", labels=["model", "reason"]
@@ -51,6 +53,8 @@ class _EngineCollector(Collector):
             tokens.add_metric([name, "prompt"], status.num_prompt_tokens)
             tokens.add_metric([name, "cached"], status.num_cached_tokens)
             tokens.add_metric([name, "completion"], status.num_completion_tokens)
+            tokens.add_metric([name, "drafted"], status.num_drafted_tokens)
+            tokens.add_metric([name, "accepted"], status.num_accepted_tokens)
             for reason, count in status.finished.items():
                 requests.add_metric([name, reason], count)
         yield from (slots, free, running, waiting, tokens, requests)

@@ -32,8 +32,9 @@ class EngineStatus:
     """The numbers that the metrics endpoint shows for one engine.
 
     The numbers of slots, running requests and waiting requests are current values; the numbers of
-    tokens are totals since the engine's start. `finished`: the number of ended requests for each
-    outcome, which is a finish reason or `error`.
+    tokens are totals since the engine's start. `num_drafted_tokens`: how many guessed tokens decode
+    calls have evaluated; `num_accepted_tokens`: how many of them were right. `finished`: the number
+    of ended requests for each outcome, which is a finish reason or `error`.
     """
 
     num_slots: int
@@ -43,6 +44,8 @@ class EngineStatus:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_completion_tokens: int
+    num_drafted_tokens: int
+    num_accepted_tokens: int
     finished: dict[str, int]
 
 
@@ -101,6 +104,8 @@ class Worker:
             num_prompt_tokens=counts["prompt"],
             num_cached_tokens=counts["cached"],
             num_completion_tokens=counts["completion"],
+            num_drafted_tokens=counts["drafted"],
+            num_accepted_tokens=counts["accepted"],
             finished=dict(self._finished),
         )
 
@@ -227,10 +232,13 @@ class Worker:
 
         `rows`: the indexes of the sequence's logits in the logits of the decode call.
         """
+        num_drafted = len(sequence.draft)
         for row in rows:
             self._take_token(sequence, row)
             if not sequence.has_logits:
-                return
+                break
+        self._counts["drafted"] += num_drafted
+        self._counts["accepted"] += num_drafted - len(sequence.draft)
 
     def _take_token(self, sequence: Sequence, row: int) -> None:
         token = self._executor.sample(sequence, row)
