@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +13,17 @@ from benchmarks.determinism import count_differences, make_requests, sequential_
 from tests.server import FP16, INT8, ServerProcess, server_process
 
 NUM_CLIENTS = 8
+TEXT = (
+    "The harbour master counted the boats twice, because the fog hid the boats at the far end of "
+    "the harbour. He wrote the number of boats into the book, and then he walked to the far end of "
+    "the harbour to count the boats once more. The number in the book was wrong."
+)
+
+
+@pytest.fixture(scope="module")
+def server_without_drafts() -> Iterator[ServerProcess]:
+    with server_process("--no-drafts", "--context-length", "1024") as server:
+        yield server
 
 
 @pytest.mark.parametrize("model", [INT8, FP16])
@@ -29,6 +41,25 @@ def test_responses_are_the_same_bytes_whatever_other_requests_run(
                 )
             )
             assert num_different == 0
+
+
+@pytest.mark.parametrize("model", [INT8, FP16])
+@pytest.mark.parametrize("temperature", [0, 0.6])
+def test_drafts_do_not_change_a_completion(
+    server: ServerProcess, server_without_drafts: ServerProcess, model: str, temperature: float
+) -> None:
+    def answers(of: ServerProcess) -> list[bytes]:
+        return [of.run(body, model).content for body in bodies]
+
+    bodies = [
+        {"prompt": f"{task}: {TEXT}", "max_tokens": 48, "seed": 1, "temperature": temperature}
+        for task in ("Repeat this text word by word", "Quote from this text", "Continue this text")
+    ]
+    assert answers(server) == answers(server_without_drafts)
+    accepted = {"name": "workers_ai_emulator_tokens_total", "kind": "accepted"}
+    assert server_without_drafts.metric(**accepted) == 0
+    if model == FP16:  # with these weights, a few more tokens in a decode call cost almost nothing
+        assert server.metric(**accepted, model=model) > 0
 
 
 def test_the_seed_setting_applies_to_requests_without_a_seed() -> None:
