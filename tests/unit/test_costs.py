@@ -25,6 +25,15 @@ def test_the_shorter_duration_is_kept() -> None:
         assert costs.estimate(1, 0) == 2.0
 
 
+def test_the_durations_are_those_of_the_numbers_of_rows_to_calibrate() -> None:
+    costs = CallCosts(16)
+    assert costs.durations == {}
+    costs.calibrate(16, 10.0)
+    costs.add(3, 10, 4.0)
+    costs.calibrate(2, 2.0)
+    assert costs.durations == {2: 2.0, 16: 10.0}
+
+
 def test_bases_between_the_measured_numbers_of_rows_are_interpolated() -> None:
     costs = calibrated(1, 2, 4, 6, 10)
     assert [costs.estimate(n, 0) for n in (1, 2, 3, 6, 12)] == [1, 2, 3, 5, 8]

@@ -34,6 +34,12 @@ class CallCosts:
         self._max_rows = max_rows
         self._lone, self._several = _Attention(), _Attention()
 
+    @property
+    def durations(self) -> dict[int, float]:
+        """The calibrated bases in seconds, by the number of rows. Any thread may read them."""
+        known = self._calibrated
+        return {count: known[count] for count in _CALIBRATED_COUNTS if count in known}
+
     def calibrate(self, num_rows: int, duration_s: float) -> None:
         """Sets the base of a number of rows, from a call with few KV cells.
 

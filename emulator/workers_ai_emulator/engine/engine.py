@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 
+from workers_ai_emulator.engine.costs import CallCosts
 from workers_ai_emulator.engine.delivery import Event, chunks_of
 from workers_ai_emulator.engine.drafts import Drafter
 from workers_ai_emulator.engine.errors import (
@@ -128,11 +129,13 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
         self._watch: asyncio.Task[None] | None = None
+        drafter = Drafter(max_rows=runner.max_outputs) if drafts else None
+        self._call_costs = drafter.costs if drafter else None
         scheduler = Scheduler(
             num_slots=runner.num_slots,
             tiling=tiling,
             snapshot_tokens=snapshot_tokens,
-            drafter=Drafter(max_rows=runner.max_outputs) if drafts else None,
+            drafter=drafter,
         )
         self._worker = Worker(runner, scheduler, deliver=self._deliver_threadsafe, name=name)
 
@@ -144,6 +147,14 @@ class Engine:
     @property
     def status(self) -> EngineStatus:
         return self._worker.status
+
+    @property
+    def call_costs(self) -> CallCosts | None:
+        """The measured durations of decode calls; None without drafts.
+
+        The worker thread measures and updates them. Other threads may only read them.
+        """
+        return self._call_costs
 
     def check_capacity(self) -> None:
         """Raises an error if the engine would reject every request now, whatever its prompt.
