@@ -54,8 +54,8 @@ class Conditions:
         load = os.getloadavg()[0]
         return "\n".join(
             (
-                f"- machine: {_cpu()}, {machine.num_cores()} cores, {memory}, {platform.system()}; "
-                f"load {load:.1f} before the first run",
+                f"- machine: {machine.processor_name()}, {machine.num_cores()} cores, {memory}, "
+                f"{platform.system()}; load {load:.1f} before the first run",
                 f"- versions: emulator {__version__}, {BINDINGS} {metadata.version(BINDINGS)} and "
                 f"the llama.cpp in it, Python {platform.python_version()}",
                 f"- settings: {self.weights.name}, {self.num_threads} threads, temperature 0, "
@@ -63,11 +63,3 @@ class Conditions:
                 f"- date: {datetime.date.today()}",
             )
         )
-
-
-def _cpu() -> str:
-    """Returns the processor's model name on Linux, and its general type on other systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

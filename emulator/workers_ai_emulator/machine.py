@@ -1,11 +1,13 @@
-"""Measures how much memory and how many cores this process may use, also inside a container."""
+"""Describes the machine: its processor, and the memory and cores that this process may use."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")  # contains the limits of the container (cgroup v2)
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def available_memory() -> int:
@@ -22,6 +24,24 @@ def available_memory() -> int:
     if limit is None or used is None:
         return on_machine
     return min(on_machine, max(limit - used, 0))
+
+
+def total_memory() -> int:
+    """Returns the machine's memory in bytes, or the container's memory limit if it is smaller."""
+    import psutil  # this import is slow, and most commands do not need it
+
+    on_machine = psutil.virtual_memory().total
+    return min(on_machine, _cgroup_value("memory.max") or on_machine)
+
+
+def processor_name() -> str:
+    """Returns the processor's model name on Linux, and its general type on other systems."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def num_cores() -> int:

@@ -1,8 +1,12 @@
-"""Tests the limits of a container, which are read from files of control groups."""
+"""Tests the description of the machine, and the limits of a container.
+
+The limits are read from files of control groups.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import psutil
@@ -17,7 +21,8 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_container_the_limits_are_the_machines(cgroup: Path) -> None:
-    assert machine.available_memory() > 0
+    assert 0 < machine.available_memory() <= machine.total_memory()
+    assert machine.total_memory() == psutil.virtual_memory().total
     assert machine.num_cores() == len(os.sched_getaffinity(0))
 
 
@@ -34,7 +39,22 @@ def test_a_container_limits_memory_and_cores(cgroup: Path) -> None:
     (cgroup / "memory.current").write_text("1000\n")
     (cgroup / "cpu.max").write_text("150000 100000\n")
     assert machine.available_memory() == 2000
+    assert machine.total_memory() == 3000
     assert machine.num_cores() == 1
+
+
+def test_the_processors_name_is_in_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: Fast 9000\nmodel name\t: Fast 9000\n")
+    monkeypatch.setattr(machine, "_CPUINFO", path)
+    assert machine.processor_name() == "Fast 9000"
+
+
+def test_without_cpuinfo_the_processor_has_its_general_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "missing")
+    assert machine.processor_name() in (platform.processor(), platform.machine())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Lists the GPUs that the installed build of llama.cpp can use."""
+"""Lists the GPUs and the processor features that the installed build of llama.cpp uses."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
 
 import llama_cpp.llama_cpp as llama
@@ -19,6 +20,15 @@ class Device:
     free: int
 
 
+def cpu_features() -> list[str]:
+    """Returns the instruction sets of the processor that llama.cpp uses, such as `AVX2`.
+
+    llama.cpp's list also names the options of its build, such as `OPENMP`.
+    """
+    llama.llama_backend_init()  # loads llama.cpp's CPU backends if they are shared libraries
+    return _cpu_features(llama.llama_print_system_info().decode("utf-8", "replace"))
+
+
 def gpus() -> list[Device]:
     """Returns the GPUs that llama.cpp can use; [] if llama.cpp was built for the CPU only."""
     llama.llama_backend_init()  # loads llama.cpp's GPU backends if they are shared libraries
@@ -29,6 +39,15 @@ def gpus() -> list[Device]:
     type_of = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     devices = [get(index) for index in range(count())]
     return [_device(device) for device in devices if type_of(device) in _GPU_TYPES]
+
+
+def _cpu_features(system_info: str) -> list[str]:
+    """Returns the features in llama.cpp's text about the system whose value is not 0.
+
+    The text has the form `CUDA : ARCHS = 900 | CPU : SSE3 = 1 | AVX2 = 1 | `.
+    """
+    section = re.search(r"\bCPU : ((?:\w+ = \w+ \| ?)*)", system_info)
+    return re.findall(r"(\w+) = (?!0 )", section[1]) if section else []
 
 
 def _device(pointer: int) -> Device:
