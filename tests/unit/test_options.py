@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
+from typer.exceptions import TyperException
 from workers_ai_emulator.cli import main
-from workers_ai_emulator.cli.options import with_settings
+from workers_ai_emulator.cli.options import with_settings, with_some_settings
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import declarations
 
@@ -55,6 +57,21 @@ def test_a_flag_replaces_the_environment_variable(monkeypatch: pytest.MonkeyPatc
     settings = parse("--port", "2", "--parallel", "auto", "--api-token", "two")
     assert (settings.port, settings.parallel) == (2, None)
     assert settings.api_tokens == {"two"}
+
+
+def test_a_command_can_have_some_of_the_flags_and_own_parameters() -> None:
+    parsed = []
+
+    @with_some_settings("threads", "parallel")
+    def command(settings: Settings, name: Annotated[str, typer.Argument()]) -> None:
+        parsed.append((settings, name))
+
+    app = typer.Typer()
+    app.command()(command)
+    app(["--parallel", "3", "one", "--threads", "2"], standalone_mode=False)
+    assert parsed == [(Settings(parallel=3, threads=2), "one")]
+    with pytest.raises(TyperException, match="--seed"):
+        app(["one", "--seed", "1"], standalone_mode=False)
 
 
 def test_a_repeated_flag_collects_its_values() -> None:

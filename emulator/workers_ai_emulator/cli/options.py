@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,16 +43,29 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     Typer reads the flags from the signature of the returned function.
     """
+    return with_some_settings(*_DECLARATIONS)(command)
 
-    @wraps(command)
-    def run(**given: Any) -> None:
-        for name, value in given.items():
-            _refuse_blank_variable(_DECLARATIONS[name], value)
-        command(Settings(**{name: _DECLARATIONS[name].value_of(given[name]) for name in given}))
 
-    parameters = [_parameter(declaration) for declaration in _DECLARATIONS.values()]
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # Typer reads it
-    return run
+def with_some_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Returns a decorator for a command whose first parameter is `Settings`.
+
+    Gives the command a flag for each of the settings `names`; the other settings have their
+    defaults. The other parameters of the command stay unchanged.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            values = {name: given.pop(name) for name in names}
+            command(_settings(values), **given)
+
+        _, *others = signature(command, eval_str=True).parameters.values()
+        parameters = [other.replace(kind=Parameter.KEYWORD_ONLY) for other in others]
+        parameters += [_parameter(_DECLARATIONS[name]) for name in names]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # Typer reads it
+        return run
+
+    return decorate
 
 
 def option(name: str, **changes: Any) -> Any:
@@ -95,6 +108,16 @@ def _without_service_link() -> Iterator[None]:
         yield
     finally:
         os.environ[_PORT_VARIABLE] = value
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    """Converts the values of flags, by the names of their settings, to `Settings`.
+
+    Raises SettingInvalid if a value or an environment variable is invalid.
+    """
+    for name, value in given.items():
+        _refuse_blank_variable(_DECLARATIONS[name], value)
+    return Settings(**{name: _DECLARATIONS[name].value_of(given[name]) for name in given})
 
 
 def _refuse_blank_variable(declaration: Declaration, given: Any) -> None:
