@@ -13,7 +13,7 @@ import typer
 from workers_ai_emulator.cli.options import DEFAULTS, ModelsDir, ModelsFile
 from workers_ai_emulator.cli.output import print_line, print_table, print_to_stderr
 from workers_ai_emulator.engine.errors import GgufInvalid
-from workers_ai_emulator.errors import CommandError, ModelUnknown, PullFailed
+from workers_ai_emulator.errors import CommandError, PullFailed
 from workers_ai_emulator.machine import in_units
 
 if TYPE_CHECKING:  # this import is slow, and only type annotations need it
@@ -192,11 +192,9 @@ class _Library:
 
     def spec(self, name: str) -> ModelSpec:
         """Returns the model `name` of the catalogue. Raises ModelUnknown if there is none."""
-        if name not in self.catalog:
-            raise ModelUnknown(
-                f"no model is called {name}: `workers-ai-emulator models list` shows the names"
-            )
-        return self.catalog[name]
+        from workers_ai_emulator.models.catalog import find_spec
+
+        return find_spec(self.catalog, name)
 
     def specs_with_weights(self) -> list[ModelSpec]:
         return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.engine.types import WeightsType
+from workers_ai_emulator.errors import ModelUnknown
 from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
@@ -133,6 +134,15 @@ class ModelSpec:
             "description": self.description or f"{self.weights_file.name}, served locally",
             "properties": [{"property_id": "context_window", "value": str(length)}],
         }
+
+
+def find_spec(catalog: Mapping[str, ModelSpec], name: str) -> ModelSpec:
+    """Returns the model `name` of a catalogue. Raises ModelUnknown if there is none."""
+    if name not in catalog:
+        raise ModelUnknown(
+            f"no model is called {name}: `workers-ai-emulator models list` shows the names"
+        )
+    return catalog[name]
 
 
 def _published(name: str) -> dict[str, Any]:
