@@ -9,6 +9,7 @@ from typer.exceptions import TyperException
 
 from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import models, worker
+from workers_ai_emulator.cli.check import check
 from workers_ai_emulator.cli.execute import execute
 from workers_ai_emulator.cli.options import Command
 from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
@@ -28,6 +29,7 @@ app.command(cls=Command)(serve)
 app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(execute)
 app.command(cls=Command)(wait)
 app.command()(models.pull)
+app.command()(check)
 app.add_typer(models.app, name="models")
 app.add_typer(worker.app, name="worker")
 
