@@ -14,12 +14,14 @@ from benchmarks.client import ChatRequest, Completion
 class Measurement:
     """The results of one run of a scenario against one server.
 
-    `ttfts`: the seconds to the first token of each request. `gaps`: the seconds between consecutive
-    events with text. `peak_memory`: in bytes. `thread_times`: the CPU seconds of each thread, in
-    descending order.
+    `token_s`: the mean seconds per token after the first token of each response; several tokens can
+    arrive at the same moment. `ttfts`: the seconds to the first token of each request. `gaps`: the
+    seconds between consecutive events with text. `peak_memory`: in bytes. `thread_times`: the CPU
+    seconds of each thread, in descending order.
     """
 
     tokens_per_s: float
+    token_s: float
     ttfts: list[float]
     gaps: list[float]
     peak_memory: int
@@ -61,16 +63,16 @@ class Metric:
 
 METRICS = (
     Metric("tokens/s", lambda run: run.tokens_per_s, 1, max),
+    Metric("ms per token", lambda run: 1000 * run.token_s, 1, min),
     Metric("TTFT p50, ms", lambda run: 1000 * tables.percentile(run.ttfts, 50), 0, min),
     Metric("TTFT p95, ms", lambda run: 1000 * tables.percentile(run.ttfts, 95), 0, min),
-    Metric("gap p50, ms", lambda run: 1000 * tables.percentile(run.gaps, 50), 1, min),
     Metric("gap p95, ms", lambda run: 1000 * tables.percentile(run.gaps, 95), 1, min),
     Metric("peak memory, MiB", lambda run: run.peak_memory / 2**20, 0, min),
 )
+SPEED, TOKEN_TIME, TTFT, _, GAP, _ = METRICS
 
-
-_SPEED, _TTFT, _, _, _GAP, _ = METRICS
-SUMMARY_HEADINGS = ["", "tokens/s", "llama-server's", "ratio", "TTFT p50, ratio", "gap p95, ratio"]
+SUMMARY_HEADINGS = ["", "tokens/s", "llama-server's", "ratio", "ms per token, ratio"]
+SUMMARY_HEADINGS += ["TTFT p50, ratio", "gap p95, ratio"]
 
 PROFILE_HEADINGS = ["", "computing threads", "other threads"]
 
@@ -107,9 +109,9 @@ def summary(
     """
     return [
         name,
-        _SPEED.cell(runs[ours]),
-        f"{_best(_SPEED, runs, rivals):.{_SPEED.digits}f}",
-        *(_ratio(metric, runs, ours, rivals) for metric in (_SPEED, _TTFT, _GAP)),
+        SPEED.cell(runs[ours]),
+        f"{_best(SPEED, runs, rivals):.{SPEED.digits}f}",
+        *(_ratio(metric, runs, ours, rivals) for metric in (SPEED, TOKEN_TIME, TTFT, GAP)),
     ]
 
 

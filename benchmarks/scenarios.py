@@ -44,17 +44,8 @@ class ClosedLoop:
         responses = await asyncio.gather(
             *(self._run_client(server, number) for number in range(self.num_clients))
         )
-        completions = [response.completion() for of_client in responses for response in of_client]
-        with_text = [completion for completion in completions if completion.arrivals]
-        start_s = min(completion.sent_s for completion in completions)
-        end_s = max((completion.arrivals[-1] for completion in with_text), default=start_s)
-        num_tokens = sum(completion.num_tokens for completion in completions)
-        return Measurement(
-            tokens_per_s=num_tokens / (end_s - start_s) if with_text else 0.0,
-            ttfts=[completion.ttft_s for completion in with_text],
-            gaps=[end - start for completion in with_text for start, end in completion.gaps],
-            peak_memory=server.peak_memory,
-            completions=completions,
+        return measurement(
+            server, [response.completion() for of_client in responses for response in of_client]
         )
 
     async def _run_client(self, server: Server, number: int) -> list[TimedResponse]:
@@ -127,6 +118,7 @@ class LongArrival:
         num_tokens = sum(start_s < a <= first_s for stream in streams for a in stream.arrivals)
         return Measurement(
             tokens_per_s=num_tokens / (first_s - start_s) if first_s > start_s else 0.0,
+            token_s=len(streams) * (first_s - start_s) / max(num_tokens, 1),
             ttfts=[first_s - start_s],
             gaps=[
                 end - start
@@ -140,6 +132,23 @@ class LongArrival:
 
 
 Scenario = ClosedLoop | LongArrival
+
+
+def measurement(server: Server, completions: list[Completion]) -> Measurement:
+    """Returns the metrics of a scenario's completions, and the peak memory of the server."""
+    with_text = [completion for completion in completions if completion.arrivals]
+    start_s = min(completion.sent_s for completion in completions)
+    end_s = max((completion.ended_s for completion in with_text), default=start_s)
+    num_tokens = sum(completion.num_tokens for completion in completions)
+    num_later = sum(completion.num_later_tokens for completion in with_text)
+    return Measurement(
+        tokens_per_s=num_tokens / (end_s - start_s) if with_text else 0.0,
+        token_s=sum(completion.after_first_s for completion in with_text) / max(num_later, 1),
+        ttfts=[completion.ttft_s for completion in with_text],
+        gaps=[end - start for completion in with_text for start, end in completion.gaps],
+        peak_memory=server.peak_memory,
+        completions=completions,
+    )
 
 
 def scenarios(*, is_quick: bool) -> list[Scenario]:

@@ -1,0 +1,78 @@
+"""Tests how the benchmarks parse responses, and what they compute from them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.client import ChatRequest, TimedResponse
+from benchmarks.conditions import MODEL_NAME
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+REQUEST = ChatRequest("Hello", max_tokens=8)
+
+
+def event(text: str | None = None, **fields: object) -> bytes:
+    choice = {"delta": {"content": text} if text else {}, "finish_reason": None}
+    data = json.dumps({"choices": [choice | fields]}, ensure_ascii=False)
+    return b"data: %s\n\n" % data.encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+END = event(finish_reason="length")
+USAGE = b'data: {"choices": [], "usage": {"completion_tokens": 5}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def response(*reads: tuple[float, bytes]) -> TimedResponse:
+    return TimedResponse(REQUEST, 0.5, list(reads))
+
+
+def test_all_events_of_one_read_arrive_at_the_same_moment() -> None:
+    completion = response(
+        (1.0, HEAD + chunk(event("a"))),
+        (2.0, chunk(event("b")) + chunk(event("c") + event("d"))),
+        (3.0, chunk(event("e")) + chunk(END) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n"),
+    ).completion()
+    assert completion.text == "abcde"
+    assert completion.arrivals == [1.0, 2.0, 2.0, 2.0, 3.0]
+    assert completion.is_finished
+    assert (completion.ttft_s, completion.after_first_s) == (0.5, 2.0)
+    assert (completion.num_tokens, completion.num_later_tokens) == (5, 4)
+
+
+def test_an_event_with_the_text_of_several_tokens_counts_as_these_tokens() -> None:
+    completion = response(
+        (1.0, HEAD + chunk(event("a"))), (2.0, chunk(event("bcde") + END + USAGE))
+    ).completion()
+    assert (completion.num_tokens, len(completion.arrivals)) == (5, 2)
+
+
+def test_a_last_token_without_text_takes_time_until_the_finish_reason() -> None:
+    completion = response(
+        (1.0, HEAD + chunk(event("a"))), (2.0, chunk(event("b"))), (4.0, chunk(END + USAGE))
+    ).completion()
+    assert completion.after_first_s == 3.0
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_events_may_be_divided_among_chunks_and_reads_anywhere(size: int) -> None:
+    data = event("a") + event("b\né") + END + USAGE + DONE
+    raw = HEAD + b"".join(chunk(data[i : i + 11]) for i in range(0, len(data), 11)) + chunk(b"")
+    reads = [(float(i), raw[i : i + size]) for i in range(0, len(raw), size)]
+    completion = response(*reads).completion()
+    assert (completion.text, completion.is_finished) == ("ab\né", True)
+    assert len(completion.arrivals) == 2
+
+
+def test_only_requests_with_a_temperature_have_a_seed() -> None:
+    greedy, sampled = (
+        json.loads(ChatRequest("Hello", 8, temperature=t, seed=7).body()) for t in (0.0, 0.6)
+    )
+    assert "seed" not in greedy and "top_k" not in greedy
+    assert (sampled["temperature"], sampled["seed"], sampled["top_k"]) == (0.6, 7, 40)
+    assert greedy["model"] == sampled["model"] == MODEL_NAME
