@@ -16,6 +16,7 @@ from benchmarks import (
     conversation,
     determinism,
     endurance,
+    lone,
     scripted,
     start,
     true_size,
@@ -26,6 +27,7 @@ from benchmarks.conditions import Conditions
 PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "start": start.report,
     "scripted": scripted.report,
+    "lone": lone.report,
     "servers": comparison.report,
     "ceiling": ceiling.report,
     "conversation": conversation.report,

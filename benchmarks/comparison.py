@@ -17,7 +17,7 @@ from benchmarks.servers import ServerSpec
 
 log = logging.getLogger(__name__)
 
-_WARM_UP = ChatRequest(prompts.WARM_UP, max_tokens=8)
+_PAUSE_S = 0.5  # the emulator measures its decode calls when it is idle for the first time
 
 
 def report(conditions: Conditions) -> Iterator[str]:
@@ -59,10 +59,11 @@ def measure(
     """Measures every server `num_rounds` times. Returns the measurements by server name.
 
     Measures all servers once in each round, so other load on the machine affects all servers alike.
+    Every second round has the opposite order.
     """
     runs: dict[str, list[Measurement]] = {spec.name: [] for spec in specs}
     for number in range(1, num_rounds + 1):
-        for spec in specs:
+        for spec in specs if number % 2 else reversed(specs):
             log.info("round %d, %s: %s", number, spec.name, scenario.description)
             runs[spec.name].append(_run(scenario, spec))
     return runs
@@ -70,11 +71,17 @@ def measure(
 
 def _run(scenario: Scenario, spec: ServerSpec) -> Measurement:
     async def warm_up_and_run() -> Measurement:
-        await send(server, TimedResponse(_WARM_UP))
-        before = server.thread_times
+        warm_up = ChatRequest(prompts.WARM_UP, max_tokens=8, model=scenario.model)
+        await send(server, TimedResponse(warm_up))
+        await asyncio.sleep(_PAUSE_S)
+        before, num_accepted = server.thread_times, server.num_accepted_tokens
         measurement = await scenario.run(server)
         times = [total - before.get(id, 0.0) for id, total in server.thread_times.items()]
-        return replace(measurement, thread_times=sorted(times, reverse=True))
+        return replace(
+            measurement,
+            thread_times=sorted(times, reverse=True),
+            num_accepted_tokens=server.num_accepted_tokens - num_accepted,
+        )
 
     with servers.running(spec, scenario.num_slots, scenario.context_length) as server:
         return asyncio.run(warm_up_and_run())

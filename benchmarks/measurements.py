@@ -17,7 +17,8 @@ class Measurement:
     `token_s`: the mean seconds per token after the first token of each response; several tokens can
     arrive at the same moment. `ttfts`: the seconds to the first token of each request. `gaps`: the
     seconds between consecutive events with text. `peak_memory`: in bytes. `thread_times`: the CPU
-    seconds of each thread, in descending order.
+    seconds of each thread, in descending order. `num_accepted_tokens`: how many tokens the emulator
+    guessed right.
     """
 
     tokens_per_s: float
@@ -27,14 +28,23 @@ class Measurement:
     peak_memory: int
     completions: list[Completion]
     thread_times: list[float] = field(default_factory=list)
+    num_accepted_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(completion.num_tokens for completion in self.completions)
+
+    @property
+    def tokens_per_call(self) -> float:
+        """The mean number of tokens that a decode call generates, if only one client runs."""
+        return self.num_tokens / max(self.num_tokens - self.num_accepted_tokens, 1)
 
     def thread_ms_per_token(self, threads: slice) -> float:
         """Returns the CPU time of some threads per completion token, in milliseconds.
 
         `threads`: a slice of `thread_times`, which selects the threads.
         """
-        num_tokens = sum(completion.num_tokens for completion in self.completions)
-        return 1000 * sum(self.thread_times[threads]) / max(num_tokens, 1)
+        return 1000 * sum(self.thread_times[threads]) / max(self.num_tokens, 1)
 
     @property
     def num_errors(self) -> int:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from workers_ai_emulator.engine.types import WeightsType
 
 from benchmarks import prompts
 from benchmarks.client import ChatRequest, Completion, TimedResponse, send
+from benchmarks.conditions import MODEL_NAME, MODELS
 from benchmarks.measurements import Measurement
 from benchmarks.servers import Server
 
@@ -25,6 +29,7 @@ class ClosedLoop:
     system_prompt: str | None = None
     num_slots: int = 16
     context_length: int = 1024
+    model: str = MODEL_NAME
 
     @property
     def needs_concurrency(self) -> bool:
@@ -77,6 +82,7 @@ class LongArrival:
     max_tokens: int = 1024
     num_slots: int = 5
     context_length: int = 4096
+    model: str = MODEL_NAME
     needs_concurrency: bool = True
 
     @property
@@ -131,7 +137,35 @@ class LongArrival:
         )
 
 
-Scenario = ClosedLoop | LongArrival
+@dataclass(frozen=True, slots=True)
+class Lone:
+    """A scenario: one client sends `requests` one after the other, and no other client runs.
+
+    `weights_type`: the type of the weights of the model that the requests name.
+    """
+
+    name: str
+    weights_type: WeightsType
+    requests: tuple[ChatRequest, ...]
+    num_slots: int = 4
+    context_length: int = 4096
+
+    @property
+    def model(self) -> str:
+        return self.requests[0].model
+
+    @property
+    def description(self) -> str:
+        return f"{self.name}, {self.requests[0].max_tokens} new tokens"
+
+    async def run(self, server: Server) -> Measurement:
+        responses = [TimedResponse(request) for request in self.requests]
+        for response in responses:
+            await send(server, response)
+        return measurement(server, [response.completion() for response in responses])
+
+
+Scenario = ClosedLoop | LongArrival | Lone
 
 
 def measurement(server: Server, completions: list[Completion]) -> Measurement:
@@ -151,7 +185,7 @@ def measurement(server: Server, completions: list[Completion]) -> Measurement:
     )
 
 
-def scenarios(*, is_quick: bool) -> list[Scenario]:
+def scenarios(*, is_quick: bool) -> list[ClosedLoop | LongArrival]:
     """Returns all scenarios. If `is_quick` is true, clients send only a third of the requests."""
     share = 3 if is_quick else 1
     plain = [
@@ -163,3 +197,38 @@ def scenarios(*, is_quick: bool) -> list[Scenario]:
         for num_clients, num_requests in ((1, 8), (4, 6), (8, 4), (16, 4))
     ]
     return [*plain, *with_system_prompt, LongArrival()]
+
+
+def lone_scenarios(*, is_quick: bool) -> list[Lone]:
+    """Returns the scenarios with one client. If `is_quick` is true, they are a third as long."""
+    max_tokens = 32 if is_quick else 96
+    step = 3 if is_quick else 1
+    short, texts = prompts.SHORT_PROMPTS[::step], prompts.TEXT_PROMPTS[::step]
+    types: tuple[WeightsType, ...] = ("Q8_0", "F16")
+    # Two prompts of about 2,000 tokens, which do not share a prefix.
+    contexts = [prompts.long_prompt(1650, first) for first in (0, 20)]
+    return [
+        _lone("short prompts", "Q8_0", short, max_tokens),
+        _lone("short prompts", "F16", short, max_tokens),
+        _lone("text in the prompt", "F16", texts, max_tokens),
+        _lone("short prompts", "F16", short, max_tokens, temperature=0.6),
+        _lone("text in the prompt", "F16", texts, max_tokens, temperature=0.6),
+        *(_lone("context of 2,000 tokens", t, contexts, max_tokens) for t in types),
+        *(_lone("prompt of 2,400 words", t, [prompts.long_prompt(2400)], 4) for t in types),
+    ]
+
+
+def _lone(
+    name: str,
+    weights_type: WeightsType,
+    texts: Iterable[str],
+    max_tokens: int,
+    temperature: float = 0.0,
+) -> Lone:
+    requests = tuple(
+        ChatRequest(
+            text, max_tokens, temperature=temperature, seed=seed, model=MODELS[weights_type]
+        )
+        for seed, text in enumerate(texts, start=1)
+    )
+    return Lone(f"{weights_type}, {name}, temperature {temperature:g}", weights_type, requests)

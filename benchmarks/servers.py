@@ -32,7 +32,7 @@ class ServerSpec:
     """The command that starts a server, and the paths of the server's endpoints.
 
     `size_flags`: flags of the command, as a format string with the fields `num_slots`,
-    `context_length`, and their product `num_cells`.
+    `context_length`, and their product `num_cells`. `has_metrics`: whether `Server.metric` works.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ServerSpec:
     chat_path: str
     ready_path: str
     is_concurrent: bool = True
+    has_metrics: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command_for(self, port: int, num_slots: int, context_length: int) -> list[str]:
@@ -57,10 +58,14 @@ class Server:
     """A running server. `start_s`: seconds from the start of the process until it was ready."""
 
     port: int
-    chat_path: str
+    spec: ServerSpec
     process: subprocess.Popen[bytes]
     log_path: Path
     start_s: float
+
+    @property
+    def chat_path(self) -> str:
+        return self.spec.chat_path
 
     @property
     def pid(self) -> int:
@@ -90,6 +95,13 @@ class Server:
         """
         peak = self._status("VmHWM")
         return self.memory if peak is None else peak
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """How many tokens the emulator has guessed right so far; 0 for other servers."""
+        if not self.spec.has_metrics:
+            return 0
+        return int(self.metric("tokens_total", kind="accepted"))
 
     def run_url(self, model: str) -> str:
         """Returns the URL of the emulator's run endpoint."""
@@ -133,8 +145,8 @@ def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
     """Returns the specs of servers that compute several requests at a time, the emulator first."""
     return [
         ours(conditions),
-        _llama_server(conditions, "--no-kv-unified"),
-        _llama_server(conditions, "--kv-unified"),
+        llama_server(conditions, "--no-kv-unified"),
+        llama_server(conditions, "--kv-unified"),
     ]
 
 
@@ -158,7 +170,7 @@ def running(
         )
     try:
         _wait_until_ready(process, port, spec, log_path)
-        yield Server(port, spec.chat_path, process, log_path, time.perf_counter() - start)
+        yield Server(port, spec, process, log_path, time.perf_counter() - start)
     finally:
         process.terminate()
         try:
@@ -169,22 +181,24 @@ def running(
 
 
 def ours(conditions: Conditions, *flags: str) -> ServerSpec:
-    """Returns the spec of the emulator; `flags` are added to its command."""
+    """Returns the spec of the emulator; `flags` are added to its command and its name."""
     return ServerSpec(
-        OURS,
+        " ".join((OURS, *flags)),
         (
             *(sys.executable, "-m", "workers_ai_emulator", "serve", "--log-level", "warning"),
-            *("--models-dir", str(conditions.models_dir)),
+            *("--models-dir", str(conditions.models_dir), "--preload", conditions.model),
             *("--threads", str(conditions.num_threads)),
             *flags,
         ),
         "--parallel {num_slots} --context-length {context_length}",
         f"{API}/v1/chat/completions",
         "/_emulator/readyz",
+        has_metrics=True,
     )
 
 
-def _llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
+def llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
+    """Returns the spec of llama-server; `cache_flag` is `--kv-unified` or `--no-kv-unified`."""
     return ServerSpec(
         f"{peers.SERVER} {cache_flag}",
         (

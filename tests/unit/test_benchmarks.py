@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from benchmarks.client import ChatRequest, TimedResponse
+from benchmarks import lone, prompts, servers
+from benchmarks.client import ChatRequest, Completion, TimedResponse
 from benchmarks.conditions import MODEL_NAME
+from benchmarks.measurements import TOKEN_TIME, Measurement
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 REQUEST = ChatRequest("Hello", max_tokens=8)
@@ -76,3 +78,41 @@ def test_only_requests_with_a_temperature_have_a_seed() -> None:
     assert "seed" not in greedy and "top_k" not in greedy
     assert (sampled["temperature"], sampled["seed"], sampled["top_k"]) == (0.6, 7, 40)
     assert greedy["model"] == sampled["model"] == MODEL_NAME
+
+
+def run(token_s: float, text: str = "", num_accepted: int = 0) -> Measurement:
+    """Returns a measurement with one completion of 10 tokens."""
+    completion = Completion(REQUEST, 0.0, text, num_reported_tokens=10, is_finished=True)
+    return Measurement(
+        1 / token_s, token_s, [token_s], [], 0, [completion], num_accepted_tokens=num_accepted
+    )
+
+
+def test_a_ratio_is_the_median_of_the_ratios_of_all_turns() -> None:
+    runs = {
+        servers.OURS: [run(1.0), run(4.0), run(6.0)],
+        "llama-server": [run(2.0), run(2.0), run(5.0)],
+    }
+    assert lone.ratio(TOKEN_TIME, runs, servers.OURS) == "1.20"
+
+
+def test_the_table_of_one_client_counts_texts_that_differ_from_the_first() -> None:
+    runs = {
+        servers.OURS: [run(1.0, "a", num_accepted=5), run(1.0, "a", num_accepted=5)],
+        f"{servers.OURS} {lone.NO_DRAFTS}": [run(2.0, "a"), run(2.0, "a")],
+        f"{servers.OURS} {lone.NO_DETERMINISTIC}": [run(1.0, "a"), run(1.0, "b")],
+        "llama-server": [run(1.0, "c"), run(1.0, "a")],
+    }
+    rows = [line.strip("| ").split(" | ") for line in lone.table(runs).splitlines()]
+    assert [row[-1] for row in rows[2:6]] == ["0 of 2", "0 of 2", "1 of 2", "1 of 2"]
+    assert [row[5] for row in rows[2:6]] == ["2.00", "1.00", "1.00", "1.00"]
+    assert [row[1] for row in rows[6:]] == ["1.00", "2.00", "1.00"]
+    assert lone.summary(runs) == ["1.00", "1.00", "1.00", "2.00", "2.00", "1.00"]
+
+
+@pytest.mark.parametrize("num_words", [50, 1650, 2400])
+def test_a_long_prompt_has_the_requested_number_of_words(num_words: int) -> None:
+    text = prompts.long_prompt(num_words)
+    assert len(text.split()) == num_words
+    assert text.endswith("How does it begin?")
+    assert text[:40] != prompts.long_prompt(num_words, first=20)[:40]
