@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 from workers_ai_emulator import __version__, machine
+from workers_ai_emulator.engine.devices import cpu_features
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.store import Store
@@ -86,3 +87,8 @@ class Conditions:
                 f"- date: {datetime.date.today()}",
             )
         )
+
+
+def has_avx512() -> bool:
+    """Returns whether llama.cpp uses AVX-512 on this machine's processor."""
+    return any(feature.startswith("AVX512") for feature in cpu_features())

@@ -1,18 +1,21 @@
 """Builds or installs the programs with which the emulator is compared, in the folder `.cache/`.
 
-llama.cpp's programs are built from the same source as the installed llama-cpp-python. If the
-environment variable `LLAMA_CPP_BIN` names a folder, the programs in this folder are used instead.
+llama.cpp's programs and libraries are built from the same source as the installed llama-cpp-python.
+If the environment variable `LLAMA_CPP_BIN` names a folder, the programs in this folder are used
+instead.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from importlib import metadata
+from collections.abc import Sequence
+from importlib import metadata, util
 from pathlib import Path
 
 from workers_ai_emulator import machine
@@ -25,6 +28,9 @@ CACHE = Path(__file__).resolve().parents[1] / ".cache"
 SERVER, BATCHED_BENCH = "llama-server", "llama-batched-bench"
 MOCK, _MOCK_PACKAGE = "aimock", "@copilotkit/aimock@1.43.0"
 _PROGRAMS = (SERVER, BATCHED_BENCH)
+# CMake options for a library that uses AVX2, but not AVX-512, whatever this machine supports.
+_AVX2 = [f"-DGGML_{name}=ON" for name in ("AVX", "AVX2", "FMA", "F16C", "BMI2", "SSE42")]
+_AVX2 += ["-DGGML_NATIVE=OFF"]
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
@@ -34,13 +40,33 @@ def llama_cpp_program(name: str) -> Path:
         if not (program := Path(given) / name).is_file():
             raise SystemExit(f"LLAMA_CPP_BIN: there is no {program}")
         return program
-    source = CACHE / f"llama.cpp-{metadata.version(BINDINGS)}"
-    if not source.exists():
-        _download(source)
+    source = _source()
     bin_dir = source / "build" / "bin"
     if not all((bin_dir / program).exists() for program in _PROGRAMS):
-        _build(source)
+        _build(source, "build", *_PROGRAMS)
     return bin_dir / name
+
+
+def avx2_libraries() -> Path:
+    """Returns a folder with llama.cpp's libraries, which use AVX2 but not AVX-512.
+
+    The folder is for the environment variable `LLAMA_CPP_LIB_PATH` of llama-cpp-python. On first
+    use, copies the installed libraries, and compiles the library that computes on the CPU.
+    """
+    folder = CACHE / f"llama_cpp-avx2-{metadata.version(BINDINGS)}"
+    if not folder.exists():
+        installed = _installed_libraries()
+        # The library must refer to the other libraries by the names that the installed ones have.
+        has_versions = any(installed.glob("libggml-base.so.*"))
+        names = f"-DCMAKE_PLATFORM_NO_VERSIONED_SONAME={'OFF' if has_versions else 'ON'}"
+        build = _build(_source(), "build-avx2", "ggml-cpu", options=[*_AVX2, names])
+        with tempfile.TemporaryDirectory(dir=CACHE) as partial:
+            copies = Path(partial, "lib")
+            shutil.copytree(installed, copies)
+            for copy in copies.glob("libggml-cpu.so*"):
+                shutil.copyfile(build / "bin" / "libggml-cpu.so", copy)
+            copies.rename(folder)
+    return folder
 
 
 def python_server_packages() -> Path:
@@ -75,6 +101,20 @@ def mock_program() -> Path:
     return program
 
 
+def _installed_libraries() -> Path:
+    spec = util.find_spec("llama_cpp")
+    assert spec and spec.origin
+    return Path(spec.origin).parent / "lib"
+
+
+def _source() -> Path:
+    """Returns the folder with llama.cpp's source. Downloads it on first use."""
+    source = CACHE / f"llama.cpp-{metadata.version(BINDINGS)}"
+    if not source.exists():
+        _download(source)
+    return source
+
+
 def _download(target: Path) -> None:
     """Downloads the source of llama-cpp-python, and moves its copy of llama.cpp to `target`."""
     version = metadata.version(BINDINGS)
@@ -90,13 +130,18 @@ def _download(target: Path) -> None:
         source.rename(target)
 
 
-def _build(source: Path) -> None:
-    log.info("compiling %s; this takes some minutes", " and ".join(_PROGRAMS))
-    build = str(source / "build")
-    options = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF")
-    _run("cmake", "-S", str(source), "-B", build, *options)
+def _build(source: Path, folder: str, *targets: str, options: Sequence[str] = ()) -> Path:
+    """Compiles targets of llama.cpp, with additional CMake options.
+
+    `folder`: the name of the build folder in `source`. Returns the path of the build folder.
+    """
+    log.info("compiling %s; this takes some minutes", " and ".join(targets))
+    build = source / folder
+    common = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF")
+    _run("cmake", "-S", str(source), "-B", str(build), *common, *options)
     jobs = ("--parallel", str(machine.num_cores()))
-    _run("cmake", "--build", build, *jobs, "--target", *_PROGRAMS)
+    _run("cmake", "--build", str(build), *jobs, "--target", *targets)
+    return build
 
 
 def _run(*command: str) -> None:
