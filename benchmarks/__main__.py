@@ -17,6 +17,7 @@ from benchmarks import (
     determinism,
     endurance,
     lone,
+    projection,
     scripted,
     start,
     true_size,
@@ -36,11 +37,12 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
 }
 # The attack runs only if the command line names it. The flag `--minutes` sets its duration.
 ATTACK: dict[str, Callable[[Conditions], Iterator[str]]] = {"attack": attack.report}
-# Each of these parts runs only if the command line names it. It writes a file of 7 or 13 GB, needs
-# as much memory, and takes half an hour.
+# Each of these parts runs only if the command line names it. It writes a file of 7 or 13 GB (the
+# projection writes both), needs as much memory, and takes up to half an hour.
 LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size": true_size.report,
     "true-size-f16": partial(true_size.report, weights_type="F16"),
+    "projection": projection.report,
 }
 ON_REQUEST = ATTACK | LARGE_PARTS
 _QUICK_MINUTES = 2

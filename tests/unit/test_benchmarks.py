@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import lone, prompts, servers
+from benchmarks import lone, projection, prompts, servers
 from benchmarks.client import ChatRequest, Completion, TimedResponse
 from benchmarks.conditions import MODEL_NAME
 from benchmarks.measurements import TOKEN_TIME, Measurement
@@ -116,3 +116,24 @@ def test_a_long_prompt_has_the_requested_number_of_words(num_words: int) -> None
     assert len(text.split()) == num_words
     assert text.endswith("How does it begin?")
     assert text[:40] != prompts.long_prompt(num_words, first=20)[:40]
+
+
+def times(*durations: float) -> projection.CallTimes:
+    """Returns the durations of decode calls with 1, 2, 3, 4, 6, 8 and 16 rows."""
+    rows_s = dict(zip(projection.NUM_ROWS, durations, strict=True))
+    return projection.CallTimes(1.0, rows_s)
+
+
+REPEATED = projection.Text(list(b"A text. "), list(b"A text. " * 12))
+
+
+def test_calls_of_several_rows_are_projected_if_they_take_as_long_as_one() -> None:
+    replayed = projection.replay([REPEATED], times(*[1.0] * 7))
+    assert replayed.num_tokens == 95
+    assert replayed.num_calls < 20
+    assert replayed.duration_s == pytest.approx(replayed.num_calls)
+
+
+def test_calls_of_one_row_are_projected_if_more_rows_save_no_time() -> None:
+    replayed = projection.replay([REPEATED], times(*(2.0 * n for n in projection.NUM_ROWS)))
+    assert replayed == projection.Replay(num_tokens=95, num_calls=95, duration_s=190.0)
