@@ -49,7 +49,7 @@ format: .venv/.installed-dev ## correct style with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.installed-dev ## measure speed, determinism and endurance, in half an hour
+bench: .venv/.installed-dev ## measure speed, determinism and endurance, in an hour
 	$(BIN)/python -m benchmarks
 
 clean: ## delete .venv and .cache
