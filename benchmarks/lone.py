@@ -31,12 +31,13 @@ def report(conditions: Conditions) -> Iterator[str]:
     """Yields one table for each scenario with one client, and a table with all ratios."""
     num_pairs = 1 if conditions.is_quick else max(conditions.num_rounds, MIN_PAIRS)
     yield (
-        "One client sends requests one after the other. All servers are started anew and measured "
-        f"{num_pairs} times, in turns. A row `emulator / llama-server` has the median of the "
-        "ratios of all turns. ms per token: the time from the first to the last event of a "
+        f"One client sends requests one after the other. In each of {num_pairs} turns, every "
+        "server is started anew and measured. A row `emulator / llama-server` has the median of "
+        "the ratios of all turns. ms per token: the time from the first to the last event of a "
         "response, divided by the number of its tokens minus 1. Tokens per call: the mean number "
         "of tokens that a decode call generates. Other texts: the number of completions that "
-        "differ from the completion that the emulator sent for the same request in its first run."
+        "differ from the completion that the emulator sent for the same request in its first "
+        "run."
     )
     rows = []
     for scenario in lone_scenarios(is_quick=conditions.is_quick):
@@ -83,9 +84,9 @@ def ratio(metric: Metric, runs: Runs, name: str) -> str:
 def _specs(conditions: Conditions) -> list[ServerSpec]:
     return [
         servers.ours(conditions),
+        servers.llama_server(conditions, "--kv-unified"),  # llama-server's default
         servers.ours(conditions, NO_DRAFTS),
         servers.ours(conditions, NO_DETERMINISTIC),
-        servers.llama_server(conditions, "--kv-unified"),  # llama-server's default
     ]
 
 
