@@ -120,11 +120,9 @@ def _replay_one(text: Text, drafter: Drafter, costs: CallCosts) -> Replay:
     while left := text.completion[len(sequence.completion_tokens) :]:
         draft = drafter.draft(sequence)
         new_tokens = left[: _num_equal(draft, left) + 1]
-        num_rows, start = 1 + len(draft), sequence.num_computed_tokens
-        call_s = costs.estimate(num_rows, 0)
         _append(sequence, new_tokens)
-        drafter.learn(Span(0, start, [0] * num_rows, num_outputs=num_rows), new_tokens, call_s)
-        num_calls, duration_s = num_calls + 1, duration_s + call_s
+        drafter.learn(new_tokens)
+        num_calls, duration_s = num_calls + 1, duration_s + costs.estimate(1 + len(draft), 0)
     return Replay(len(text.completion) - 1, num_calls, duration_s)
 
 
