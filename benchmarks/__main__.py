@@ -16,6 +16,7 @@ from benchmarks import (
     conversation,
     determinism,
     endurance,
+    install,
     lone,
     projection,
     scripted,
@@ -44,7 +45,9 @@ LARGE_PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "true-size-f16": partial(true_size.report, weights_type="F16"),
     "projection": projection.report,
 }
-ON_REQUEST = ATTACK | LARGE_PARTS
+# Runs only if the command line names it, because it compiles llama.cpp in each round.
+INSTALL: dict[str, Callable[[Conditions], Iterator[str]]] = {"install": install.report}
+ON_REQUEST = ATTACK | LARGE_PARTS | INSTALL
 _QUICK_MINUTES = 2
 
 
