@@ -54,7 +54,7 @@ def table(runs: Runs) -> str:
     """Returns a table with the medians of each server, and the ratios of the emulator."""
     ours = runs[servers.OURS]
     texts = {completion.request: completion.text for completion in ours[0].completions}
-    rows = [[name, *_cells(of_server, texts)] for name, of_server in runs.items()]
+    rows = [[name, *_cells(name, of_server, texts)] for name, of_server in runs.items()]
     ratios = [
         [f"{name} / llama-server", *(ratio(metric, runs, name) for metric in _METRICS), "", "", ""]
         for name in runs
@@ -95,12 +95,12 @@ def _rival(runs: Runs) -> str:
     return name
 
 
-def _cells(runs: Sequence[Measurement], texts: Mapping[ChatRequest, str]) -> list[str]:
+def _cells(name: str, runs: Sequence[Measurement], texts: Mapping[ChatRequest, str]) -> list[str]:
     completions = [completion for run in runs for completion in run.completions]
     num_others = sum(completion.text != texts[completion.request] for completion in completions)
     return [
         *(metric.cell(runs) for metric in _METRICS),
-        _tokens_per_call(runs),
+        _tokens_per_call(runs) if name.startswith(servers.OURS) else "not measured",
         str(sum(run.num_errors for run in runs)),
         f"{num_others} of {len(completions)}",
     ]

@@ -70,7 +70,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The decode calls that generate the tokens of completions after each first token."""
+    """The totals of the decode calls that generate completions.
+
+    The first token of each completion is left out, because the evaluation of the prompt generates
+    it. `num_tokens`: the generated tokens. `duration_s`: the estimated seconds of all calls.
+    """
 
     num_tokens: int
     num_calls: int
@@ -102,7 +106,10 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 def replay(texts: Sequence[Text], times: CallTimes) -> Replay:
-    """Returns the decode calls that the emulator would make for the completions, one by one."""
+    """Returns the totals of the decode calls that the emulator would make for the completions.
+
+    The completions are generated one after the other.
+    """
     drafter = Drafter(max_rows=_MAX_ROWS)
     drafter.costs = times.costs
     parts = [_replay_one(text, drafter, times.costs) for text in texts]

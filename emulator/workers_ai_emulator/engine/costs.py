@@ -1,20 +1,24 @@
-"""Estimates how long a decode call for one sequence takes, from the calls that were measured.
+"""Estimates how long a decode call takes, from measured decode calls of one sequence.
 
-The time of a call depends on the number of its rows (tokens). How it depends on them differs
-between machines and types of weights: on one machine, four rows of F16 weights take hardly longer
-than one row, and four rows of Q8_0 weights take four times as long. The time also grows with the
-number of the sequence's KV cells, to which the attention of each row is computed:
+The duration grows with the number of the call's rows (tokens), but by how much depends on the
+machine and on the type of the weights. For example, on one machine a call with four rows takes
+hardly longer than a call with one row with F16 weights, but four times as long with Q8_0 weights.
+The duration also grows with the number of the sequence's KV cells, because each row attends to all
+cells:
 
     seconds = base(rows) + attention * rows * cells
+
+`base` is the duration without attention, for each number of rows. `attention` is the time for one
+pair of a row and a cell; calls with a single row have a value of their own.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_RECENT = 1 / 8  # the weight of the latest call in the average of a base
-_KEPT = 0.98  # what the weight of each earlier call is multiplied by, for the attention
-# Calls with fewer cells update the base; calls with more cells update the attention.
+_RECENT = 1 / 8  # the weight of a new measurement in the moving average of a base
+_KEPT = 0.98  # the factor by which each new measurement reduces the weight of earlier ones
+# Calls with fewer KV cells than this update their base, all others update the attention.
 _SHORT = 256
 _CALIBRATED_COUNTS = (1, 2, 4, 8, 16)
 
@@ -23,8 +27,10 @@ class CallCosts:
     """The measured durations of decode calls.
 
     `max_rows`: the maximum number of rows of a call. `pending`: the numbers of rows whose duration
-    should be measured and passed to `calibrate`; each number is pending twice. The caller removes
-    a number before it measures. Without calibration, all bases are the duration of the first call.
+    should be measured and passed to `calibrate`. Each number is in the list twice, because it is
+    measured twice. The caller removes a number from the list, measures a call, and then calls
+    `calibrate`. If `calibrate` was never called, the first call that is passed to `add` sets the
+    bases of all numbers of rows.
     """
 
     def __init__(self, max_rows: int) -> None:

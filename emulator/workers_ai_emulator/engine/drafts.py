@@ -23,8 +23,8 @@ from workers_ai_emulator.engine.sequence import Sequence
 _MAX_NGRAM = 4  # the longest n-gram in the index
 _MAX_MATCH = 8  # longer matches count as matches of this length
 _MAX_INDEXED_TOKENS = 2**15
-_RECENT = 1 / 16  # the weight of the latest guess in an average of the right guesses
-# The share of right guesses before any guess was made, by the length of the match
+_RECENT = 1 / 16  # the weight of the latest guess in the moving average of the right guesses
+# The initial estimates of the probability that a guessed token is right, by the length of the match
 # [measured with greedy chat completions of the stand-in model].
 _RIGHT_SHARES = (0.0, 0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 
@@ -42,10 +42,11 @@ class Guess:
 
 
 class TextIndex:
-    """Finds earlier places in prompts and completions that continue the present text.
+    """Finds the tokens that followed earlier occurrences of a sequence's last tokens.
 
-    The present text is the sequence that was passed last to `update`. If the index has more than
-    `max_tokens` tokens, it forgets all other texts.
+    The index contains the texts (prompt and completion) of recent sequences. The text of the
+    sequence that was last passed to `update` is called the present text. If all texts together
+    would have more than `max_tokens` tokens, all texts except the present text are removed.
     """
 
     def __init__(self, max_tokens: int = _MAX_INDEXED_TOKENS) -> None:
@@ -68,7 +69,11 @@ class TextIndex:
             self._add(token)
 
     def guess(self, max_length: int) -> Guess:
-        """Returns up to `max_length` tokens that followed the longest match of the text's end."""
+        """Returns up to `max_length` tokens that followed the end of the present text earlier.
+
+        Looks up the last 4 tokens of the present text; if they have not occurred before, the last
+        3, and so on. Takes the latest occurrence. Without one, returns an empty guess.
+        """
         end = len(self._tokens)
         for length in range(min(_MAX_NGRAM, end - self._start), 0, -1):
             position = self._positions.get(self._ngram(length))
@@ -97,10 +102,12 @@ class TextIndex:
 
 
 class Drafter:
-    """Drafts the next tokens of a sequence, as many as save time.
+    """Makes drafts: lists of guessed tokens that are likely to follow a sequence.
 
-    `max_rows`: the maximum number of tokens in a draft, plus 1. `costs`: how long decode calls
-    take.
+    A draft has the length that gives the highest expected number of tokens per second; it is empty
+    if guesses are not expected to save time. `max_rows`: the maximum number of rows in a decode
+    call with a draft (the last token and the draft). The attribute `costs` estimates how long
+    decode calls take; the scheduler adds its measurements to it.
     """
 
     def __init__(self, max_rows: int) -> None:
@@ -118,7 +125,10 @@ class Drafter:
         return self._guess.tokens[: self._best_length(sequence.num_computed_tokens)]
 
     def prefers_single_rows(self, sequences: list[Sequence]) -> bool:
-        """Returns whether a decode call for each sequence is faster than one call for all."""
+        """Returns whether separate decode calls, one per sequence, take less time than one for all.
+
+        The result is an estimate. It is always False if there are `max_rows` sequences or more.
+        """
         num_cells = max(sequence.num_computed_tokens for sequence in sequences)
         num_rows = len(sequences)
         if num_rows > self._max_length:

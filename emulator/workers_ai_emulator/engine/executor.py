@@ -41,8 +41,8 @@ class Executor:
     def sample(self, sequence: Sequence, row: int) -> int:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
-        `row`: the index of the sequence in the list of all sequences for which the last decode call
-        computed logits.
+        `row`: the index of one token of the sequence in the list of all tokens for which the last
+        decode call computed logits. The sampled token is the one that follows this token.
         """
         if sequence.sampler is None:
             sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)

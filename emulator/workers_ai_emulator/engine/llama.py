@@ -204,8 +204,8 @@ class LlamaRunner:
 
     `batch_length`: the maximum number of rows (tokens) of a decode call. `num_threads`: the number
     of threads that compute. `batch_invariant`: if True, a token gets the same logits, bit for bit,
-    whether it is alone in a decode call or not; has no effect on a GPU. Closing the runner also
-    closes the model.
+    whether or not the decode call contains other tokens. On a GPU, this is not possible; True then
+    only sets `can_draft` to False. Closing the runner also closes the model.
 
     By default, llama.cpp rounds differently if a decode call has only one row: it splits the
     attention of the row among the threads, and uses another multiplication routine for some types
@@ -238,8 +238,8 @@ class LlamaRunner:
         self._memory: Any = llama.llama_get_memory(self._context)
         llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
         self._batch_invariant = batch_invariant and not model.may_use_gpu
-        # Whether evaluating more tokens in a decode call leaves the promise of `batch_invariant`
-        # intact. On a GPU, more tokens may change the rounding.
+        # On a GPU, the logits depend on the number of tokens in the decode call. So with
+        # `batch_invariant`, decode calls must not contain drafts.
         self.can_draft = not (batch_invariant and model.may_use_gpu)
         try:
             self._needs_second_row = self._batch_invariant and self._differs_for_two_rows()

@@ -27,7 +27,7 @@ _MIN_SNAPSHOT_SHARE = 0.25
 # The fixed cost of a prefill call: in addition to the time for its rows (tokens), each call takes
 # as long as evaluating this many rows [measured on two cores].
 _ROWS_PER_CALL = 6
-_MAX_CALL_S = 20.0  # the longest duration of a long prefill call
+_MAX_CALL_S = 20.0  # long prefill calls are made only if they are expected to take less time
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ Operation = Decode | Truncate | Copy | Save | Discard
 class Scheduler:
     """Schedules requests (sequences) in order of arrival, in steps.
 
-    Each step evaluates prompt tokens, and then generates one token for each running sequence.
+    Each step evaluates prompt tokens, and then generates one token for each running sequence. A
+    sequence that runs alone may generate several tokens in a step (see `drafter`).
     Usually, prompts are evaluated one after the other. But one decode call evaluates several
     prompts together if their unevaluated parts are short and about equally long.
 
@@ -102,7 +103,9 @@ class Scheduler:
     `snapshot_tokens`: the maximum number of tokens in all snapshots (saved copies of KV cells).
     `min_snapshot_tokens`: the KV cells of a slot are saved before the slot is overwritten, if at
     least this many cells would be lost because no other slot or snapshot holds them. `drafter`:
-    guesses the next tokens of a sequence that runs alone; None to generate one token per step.
+    guesses the next tokens of a sequence that runs alone, and decides whether several sequences
+    share a decode call or get one call each. If it is None, no tokens are guessed, and all running
+    sequences share one call.
     """
 
     def __init__(
@@ -171,8 +174,8 @@ class Scheduler:
     def step(self) -> Iterator[Operation]:
         """Yields the operations of one step, such as decode calls. The caller carries them out.
 
-        The operations evaluate about `prefill_budget` prompt tokens, and then one token of every
-        running sequence.
+        The operations evaluate about `prefill_budget` prompt tokens, and then the last token of
+        every running sequence. If only one sequence runs, they also evaluate its draft.
         """
         budget = self._prefill_budget
         while budget > 0 and (self.prefilling or self._can_admit):
@@ -286,9 +289,11 @@ class Scheduler:
 
     @property
     def _may_be_long(self) -> bool:
-        """Whether the next prefill call may be long: it delays no stream and takes a few seconds.
+        """Whether the next prefill call may have `long_chunk_length` tokens.
 
-        Much longer calls would look as if the engine was stuck.
+        True if no sequence is running, and if the call is expected to take less than 20 seconds,
+        judged by the last prefill call. After longer calls, the watchdog could report that the
+        engine is stuck. False before the first prefill call.
         """
         duration_s = self._prefill_row_s * self._tiling.long_chunk_length
         return not self.running and duration_s < _MAX_CALL_S

@@ -13,7 +13,7 @@ class SequenceStatus(Enum):
 
     WAITING = auto()  # the sequence has no slot yet
     PREFILL = auto()  # the prompt of the sequence is being evaluated
-    RUNNING = auto()  # the sequence generates one token per step
+    RUNNING = auto()  # the sequence generates one token per step, or several with a draft
     FINISHED = auto()
 
 
@@ -34,8 +34,12 @@ class Sequence:
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
         self.num_cached_tokens = 0  # how many prompt tokens have KV cells that were reused
-        self.num_computed_tokens = 0  # for how many tokens the slot has KV cells
-        self.draft: list[int] = []  # the guessed next tokens that the current call evaluates
+        # For how many tokens of the prompt and the completion the slot has KV cells. The cells of
+        # draft tokens are counted only once these tokens are accepted.
+        self.num_computed_tokens = 0
+        # The guessed next tokens that the current decode call evaluates, without those that the
+        # sampler has already accepted.
+        self.draft: list[int] = []
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.is_cancelled = False  # the event loop sets it to True to end the sequence
@@ -67,9 +71,10 @@ class Sequence:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the present decode call has computed the logits for the next token.
+        """Whether the next token can be sampled without another decode call.
 
-        They are computed before the last token is sampled if the draft contained the last token.
+        This is so if the last sampled token equals the next token of the draft: the last decode
+        call has then already evaluated this token. False if the sequence is finished.
         """
         return self.num_computed_tokens == self.num_tokens and not self.is_finished
 
@@ -91,9 +96,10 @@ class Sequence:
     def append(self, token: int, *, is_eog: bool) -> None:
         """Appends a sampled token to the completion.
 
-        If the token is the next token of the draft, then its KV cell has already been computed.
-        Sets `finish_reason` if the token is an EOG (end-of-generation) token, or if the completion
-        then has `max_tokens` tokens.
+        If the token equals the first token of `draft`, it is accepted: it is removed from `draft`,
+        and `num_computed_tokens` grows by 1, because its KV cell has already been computed. Sets
+        `finish_reason` if the token is an EOG (end-of-generation) token, or if the completion then
+        has `max_tokens` tokens.
         """
         self.completion_tokens.append(token)
         if self.draft[:1] == [token]:

@@ -20,9 +20,10 @@ This example uses the default values: start 252, tile length 64. A prompt of 1,0
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
 the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144: after five calls
 of 128 rows, the 16 remaining rows would be too few for a tiled call. The positions at which the
-tiled tokens are split into calls do not change the results if every call has 64 rows or more. So
-while no other sequence generates tokens, tiled calls have 512 rows instead of 128, because every
-call must read all weights.
+tiled tokens are split into calls do not change the results if every call has 64 rows or more. The
+example applies while other sequences generate tokens. Otherwise, tiled calls have 512 rows instead
+of 128 (unless that would take too long): fewer calls are faster, because each call reads all
+weights.
 
 For two reasons, a prompt cannot reuse all cached KV cells of its tokens (see `num_shareable`).
 First, a completion is computed row by row. The next prompt of the conversation contains the

@@ -131,13 +131,13 @@ State = bytes | memoryview  # a copy of all KV cells of a slot
 
 
 class Sampler(Protocol):
-    """Samples the completion tokens of one sequence, one after each decode call."""
+    """Samples the completion tokens of one sequence, one or more after each decode call."""
 
     def sample(self, row: int) -> int:
         """Samples a token from the logits of the last decode call, and returns it.
 
-        `row`: the index of the sampler's sequence in the list of all sequences for which the decode
-        call computed logits.
+        `row`: the index of one token in the list of all tokens for which the decode call computed
+        logits. The sampled token is the one that follows this token.
         """
 
     def close(self) -> None:
@@ -181,7 +181,8 @@ class ModelRunner(Protocol):
     Any thread may call `interrupt`. Only one thread may call the other methods. Each slot holds the
     KV cells of the first tokens of one sequence, without gaps: at most `context_length` cells.
     `max_outputs`: for how many tokens of one sequence a decode call can output logits. `can_draft`:
-    whether a decode call may evaluate guessed tokens of a sequence without changing the logits.
+    whether the engine may use drafts. It is False if equal requests must get equal logits, but the
+    number of tokens in a decode call changes the rounding (on a GPU).
     `LlamaRunner` implements this protocol; the tests have a fake runner.
     """
 

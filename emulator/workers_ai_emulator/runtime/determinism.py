@@ -107,8 +107,9 @@ async def try_determinism(engine: Engine, *, tokens_per_s: float | None, limit_s
 def completion_length(tokens_per_s: float, limit_s: float) -> int:
     """Returns the maximum number of tokens of each completion: from 4 to 24.
 
-    It is the number for which an engine of this speed spends half of the time for the first
-    completions on generating them, and the other half on their prompts.
+    `tokens_per_s`: how fast the engine generates one completion. `limit_s`: the time limit of the
+    trial. The number is chosen such that generating the first completions takes half of the time
+    reserved for them; the other half is left for their prompts.
     """
     num_affordable = int(tokens_per_s * limit_s * _FIRST_END / 2 / len(_LENGTHS))
     return max(_MIN_TOKENS, min(num_affordable, _MAX_TOKENS))

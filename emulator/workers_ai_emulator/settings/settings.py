@@ -238,7 +238,7 @@ class Settings:
         bool,
         Setting(
             "Guess the next tokens of a request that runs alone, and compute several at a time; "
-            "never changes a completion.",
+            "changes no completion, except with `--no-deterministic`.",
             page="performance.md",
         ),
     ] = True
