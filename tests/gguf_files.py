@@ -133,6 +133,47 @@ def llama2_model(*, num_layers: int = 2, seed: int = 0) -> bytes:
     return with_tensors(header, tensors)
 
 
+def mamba_model() -> bytes:
+    """Returns a file with a small recurrent model: Mamba with Llama 2's vocabulary."""
+    source = (DATA / "llama2-vocab.gguf").read_bytes()
+    (num_keys,) = struct.unpack_from("<Q", source, 16)
+    keys = source[24:].replace(
+        string("general.architecture") + struct.pack("<I", STRING) + string("llama"),
+        string("general.architecture") + struct.pack("<I", STRING) + string("mamba"),
+    )
+    more = {
+        "mamba.context_length": 4096,
+        "mamba.embedding_length": 64,
+        "mamba.block_count": 1,
+        "mamba.feed_forward_length": 0,
+        "mamba.attention.head_count": 0,
+        "mamba.attention.layer_norm_rms_epsilon": 1e-5,
+        "mamba.ssm.conv_kernel": 4,
+        "mamba.ssm.inner_size": 128,
+        "mamba.ssm.state_size": 16,
+        "mamba.ssm.time_step_rank": 4,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    keys += b"".join(string(key) + value(of_key) for key, of_key in more.items())
+    shapes = {
+        "token_embd.weight": (64, 32_000),
+        "output_norm.weight": (64,),
+        "blk.0.attn_norm.weight": (64,),
+        "blk.0.ssm_in.weight": (64, 256),
+        "blk.0.ssm_conv1d.weight": (4, 128),
+        "blk.0.ssm_conv1d.bias": (128,),
+        "blk.0.ssm_x.weight": (128, 36),
+        "blk.0.ssm_dt.weight": (4, 128),
+        "blk.0.ssm_dt.bias": (128,),
+        "blk.0.ssm_a": (16, 128),
+        "blk.0.ssm_d": (128,),
+        "blk.0.ssm_out.weight": (128, 64),
+    }
+    tensors = _random_tensors(shapes, np.random.default_rng(0))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), num_keys + len(more)) + keys
+    return with_tensors(header, tensors)
+
+
 def _array(element_type: int, length: int, data: bytes) -> bytes:
     return struct.pack("<IIQ", ARRAY, element_type, length) + data
 
@@ -157,6 +198,12 @@ def _llama_tensors(num_layers: int, random: np.random.Generator) -> list[Tensor]
             f"blk.{layer}.ffn_up.weight": (64, 128),
             f"blk.{layer}.ffn_down.weight": (128, 64),
         }
+    return _random_tensors(shapes, random)
+
+
+def _random_tensors(
+    shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator
+) -> list[Tensor]:
     return [
         Tensor(name, shape, F32, random.standard_normal(shape[::-1], np.float32).tobytes())
         for name, shape in shapes.items()

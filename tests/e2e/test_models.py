@@ -18,7 +18,7 @@ from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.models.store import Store
 
-from tests.gguf_files import llama2_model
+from tests.gguf_files import llama2_model, mamba_model
 from tests.server import ACCOUNT_ID, ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
 
 ONE, TWO, THREE = "@cf/someone/one", "@cf/someone/two", "@hf/someone/three"
@@ -296,6 +296,18 @@ def test_an_invalid_file_is_not_imported(tmp_path: Path, own: Path) -> None:
         status, _, complaint = run(tmp_path, "models", "import", str(own), "--as", name)
         assert (status, reason in complaint) == (1, True), complaint
     assert not (tmp_path / "models.toml").exists()
+
+
+def test_a_recurrent_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mamba.gguf"
+    file.write_bytes(mamba_model())
+    folder = tmp_path / "models"
+    assert run(folder, "models", "import", str(file), "--as", ONE)[0] == 0
+    for flag in ("--deterministic", "--no-deterministic"):
+        status, _, complaint = run(folder, "serve", "--port", "0", "--preload", ONE, flag)
+        assert status == 1
+        assert complaint.endswith("recurrent models, such as Mamba, are not supported\n")
+        assert "Traceback" not in complaint
 
 
 def test_another_file_of_the_same_name_is_not_overwritten(folder: Path, own: Path) -> None:

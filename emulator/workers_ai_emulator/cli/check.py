@@ -52,7 +52,7 @@ def check(
     from workers_ai_emulator.runtime.model_manager import ModelManager
 
     catalog = read_catalog(settings.models_dir, settings.models_file)
-    spec = find_spec(catalog, model or next(iter(catalog)))
+    spec = find_spec(catalog, next(iter(catalog)) if model is None else model)
     print_line(machine_section())
     manager = ModelManager(settings, catalog)
     note = progress_on(is_quiet=quiet).note

@@ -92,6 +92,16 @@ class LlamaModel:
         return LlamaVocabulary(self)
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep a state instead of a KV cell for each token.
+
+        The engine removes the KV cells of single tokens. The state cannot be reset to an earlier
+        token.
+        """
+        is_recurrent = llama.llama_model_is_recurrent(self.pointer)
+        return bool(is_recurrent or llama.llama_model_is_hybrid(self.pointer))
+
+    @property
     def size(self) -> int:
         """The size of all weights in bytes."""
         return int(llama.llama_model_size(self.pointer))
@@ -223,6 +233,8 @@ class LlamaRunner:
         num_threads: int,
         batch_invariant: bool = True,
     ) -> None:
+        if model.is_recurrent:
+            raise EngineError("recurrent models, such as Mamba, are not supported")
         self._model = model
         self.vocabulary = model.vocabulary
         self.num_slots = num_slots
@@ -285,7 +297,8 @@ class LlamaRunner:
         return self._logits[address]
 
     def truncate(self, slot: int, num_tokens: int) -> None:
-        llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
+        if not llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
+            raise EngineError(f"llama.cpp cannot remove KV cells of slot {slot}")
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)
