@@ -122,27 +122,21 @@ def replay(texts: Sequence[Text], times: CallTimes) -> Replay:
 
 def _replay_one(text: Text, drafter: Drafter, costs: CallCosts) -> Replay:
     sequence = EngineSequence(text.prompt, SamplingParams(max_tokens=len(text.completion)))
-    _append(sequence, text.completion[:1])
+    sequence.num_computed_tokens = sequence.num_prompt_tokens
+    sequence.append(text.completion[0], is_eog=False)
     num_calls, duration_s = 0, 0.0
     while left := text.completion[len(sequence.completion_tokens) :]:
-        draft = drafter.draft(sequence)
-        new_tokens = left[: _num_equal(draft, left) + 1]
-        _append(sequence, new_tokens)
-        drafter.learn(new_tokens)
-        num_calls, duration_s = num_calls + 1, duration_s + costs.estimate(1 + len(draft), 0)
+        num_tokens = sequence.num_tokens
+        sequence.draft = drafter.draft(sequence)
+        num_calls += 1
+        duration_s += costs.estimate(1 + len(sequence.draft), 0)
+        sequence.num_computed_tokens += 1
+        for token in left:
+            sequence.append(token, is_eog=False)
+            if not sequence.has_logits:
+                break
+        drafter.learn(sequence.tokens_from(num_tokens))
     return Replay(len(text.completion) - 1, num_calls, duration_s)
-
-
-def _append(sequence: EngineSequence, tokens: Sequence[int]) -> None:
-    for token in tokens:
-        sequence.append(token, is_eog=False)
-    sequence.num_computed_tokens = sequence.num_tokens - 1
-
-
-def _num_equal(draft: Sequence[int], tokens: Sequence[int]) -> int:
-    """Returns how many tokens at the start of both lists are equal."""
-    pairs = list(zip(draft, tokens, strict=False))
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def _projection(times: CallTimes, texts: Sequence[Text]) -> list[str]:

@@ -242,7 +242,7 @@ class LlamaRunner:
         self.max_outputs = min(_MAX_OUTPUTS, context_length // 4)
         self._num_threads = num_threads
         self._batch = _Batch(max(batch_length, num_slots, _MAX_OUTPUTS))
-        # Arrays that llama.cpp's buffer for logits backs, by their addresses in the buffer.
+        # Views of llama.cpp's buffer for logits, by the address of their first number.
         self._logits: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
         # The abort callback's buffer: llama.cpp stops a decode call if its first byte is not 0.
         self._interrupt = ctypes.create_string_buffer(2)

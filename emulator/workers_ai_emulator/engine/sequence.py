@@ -81,7 +81,7 @@ class Sequence:
     @property
     def evaluated_tokens(self) -> list[int]:
         """The prompt and completion tokens for which the slot has KV cells."""
-        return [*self.prompt_tokens, *self.completion_tokens][: self.num_computed_tokens]
+        return self.tokens_from(0)[: self.num_computed_tokens]
 
     @property
     def usage(self) -> Usage:
