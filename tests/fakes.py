@@ -196,7 +196,8 @@ class FakeRunner:
     def completion(self, prompt_tokens: Sequence[int], params: SamplingParams) -> list[int]:
         """Returns the tokens that the engine must generate for this prompt."""
         cells = self.prompt_cells(prompt_tokens)
-        while len(cells) - len(prompt_tokens) < params.max_tokens and cells[-1] != END:
+        max_tokens = params.max_tokens or max(1, self.context_length - len(prompt_tokens))
+        while len(cells) - len(prompt_tokens) < max_tokens and cells[-1] != END:
             cells.append(self.next_token(cells, len(prompt_tokens), params))
         return cells[len(prompt_tokens) :]
 

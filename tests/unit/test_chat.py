@@ -142,7 +142,7 @@ def typed(text: str) -> list[int]:
 
 def conversation(*turns: str) -> list[Message]:
     """Returns the messages of a conversation; each argument has the form `role: content`."""
-    return [Message(*turn.split(": ", 1)) for turn in turns]
+    return [Message(role, text) for role, text in (turn.split(": ", 1) for turn in turns)]
 
 
 def llama2_text(messages: list[Message]) -> str:

@@ -132,7 +132,7 @@ def test_the_requests_differ_in_length_and_sampling() -> None:
 
 def test_the_requests_fit_a_short_context() -> None:
     for request in make_requests(FakeVocabulary(), context_length=256, max_tokens=24):
-        assert len(request.prompt_tokens) + request.params.max_tokens <= 256
+        assert len(request.prompt_tokens) + (request.params.max_tokens or 0) <= 256
 
 
 @in_loop

@@ -18,6 +18,7 @@ from workers_ai_emulator.middleware.journal import views
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
+from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.tasks.response_formats import (
     ChatCompletionFormat,
     GzipFormat,
@@ -322,7 +323,8 @@ def test_the_text_is_found_in_every_response_format(response_format: Any) -> Non
             yield Chunk(text)
 
     async def whole_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await JsonResponse(response_format.whole("Hello é", FakeGeneration()))(scope, receive, send)
+        body = response_format.whole(Completion("Hello é"), FakeGeneration())
+        await JsonResponse(body)(scope, receive, send)
 
     async def stream_app(scope: Scope, receive: Receive, send: Send) -> None:
         events = response_format.events(chunks(), FakeGeneration())

@@ -322,6 +322,17 @@ async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
         await text_of(engine.submit(prompt("p" * 60), params(4)))
 
 
+@in_loop
+async def test_without_max_tokens_a_completion_may_fill_the_context() -> None:
+    unlimited = SamplingParams(max_tokens=None)
+    async with running(FakeRunner(context_length=64, completion_length=100)) as engine:
+        generation = engine.submit(prompt("p" * 60), unlimited)
+        assert len(await text_of(generation)) == 4
+        assert generation.finish_reason is FinishReason.LENGTH
+        with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64"):
+            engine.submit(prompt("p" * 64), unlimited)
+
+
 @pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
 def test_a_failed_decode_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
     """Decode calls 1 and 2 evaluate the short prompt and its next token, call 3 the long prompt."""

@@ -57,7 +57,7 @@ def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
         # Estimates one token for every four characters, as in a recorded error text of Cloudflare.
-        raise ContextTooLong(request.num_characters // 4 + request.params.max_tokens, limit)
+        raise ContextTooLong(request.num_characters // 4 + (request.params.max_tokens or 1), limit)
     return request.render(model.template)
 
 

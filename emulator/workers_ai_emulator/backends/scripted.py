@@ -258,12 +258,13 @@ def _last_text(request: TextGenerationRequest) -> str:
     return request.messages[-1].content if request.messages else ""
 
 
-def _chunks(rule: Rule, max_tokens: int) -> list[Chunk]:
+def _chunks(rule: Rule, max_tokens: int | None) -> list[Chunk]:
     """Returns the rule's completion, one chunk per word.
 
-    Returns at most `max_tokens` words; if it returns that many, the finish reason is `length`. If
-    the finish reason is `stop`, an empty chunk follows the last word. The empty chunk represents
-    the end-of-text token, which a model would generate and which counts as a completion token.
+    Returns at most `max_tokens` words (None: no limit); if it returns that many, the finish reason
+    is `length`. If the finish reason is `stop`, an empty chunk follows the last word. The empty
+    chunk represents the end-of-text token, which a model would generate and which counts as a
+    completion token.
     """
     words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
     is_cut = len(words) == max_tokens

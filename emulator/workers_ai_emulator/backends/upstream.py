@@ -76,7 +76,7 @@ class UpstreamBackend:
         prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
         content = json.dumps(body).encode()
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        decoder = EventDecoder(num_tokens, request.params.max_tokens)
+        decoder = EventDecoder(num_tokens, request.params.max_tokens or 0)
         generation = self._running.start(
             self._chunks(spec, path, content, decoder),
             num_prompt_tokens=num_tokens,

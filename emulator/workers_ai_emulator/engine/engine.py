@@ -172,12 +172,19 @@ class Engine:
     def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
-        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length. Also
-        raises the errors of `check_capacity`.
+        If `max_tokens` is None, the completion may fill the rest of the context, but at least one
+        token must fit. Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the
+        context length. Also raises the errors of `check_capacity`.
         """
         self.check_capacity()
+        max_tokens = params.max_tokens
+        if max_tokens is None:
+            max_tokens = max(1, self.context_length - len(prompt_tokens))
         sequence = Sequence(
-            prompt_tokens, params, strip_leading_space=self.vocabulary.is_sentencepiece
+            prompt_tokens,
+            params,
+            max_tokens=max_tokens,
+            strip_leading_space=self.vocabulary.is_sentencepiece,
         )
         if sequence.num_reserved_tokens > self.context_length:
             raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)

@@ -22,14 +22,23 @@ class Sequence:
 
     The event loop changes only `is_cancelled`; the worker thread changes all other attributes.
     `sampler` is None until the first token is sampled. `finish_reason` is None until the sequence
-    ends.
+    ends. `max_tokens`: the maximum number of completion tokens, which replaces that of `params`.
     """
 
     def __init__(
-        self, prompt_tokens: list[int], params: SamplingParams, *, strip_leading_space: bool = False
+        self,
+        prompt_tokens: list[int],
+        params: SamplingParams,
+        *,
+        max_tokens: int | None = None,
+        strip_leading_space: bool = False,
     ) -> None:
         if not prompt_tokens:
             raise ValueError("a sequence needs at least one prompt token")
+        limit = params.max_tokens if max_tokens is None else max_tokens
+        if limit is None:
+            raise ValueError("a sequence needs a maximum number of completion tokens")
+        self.max_tokens = limit
         self.params = params
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
@@ -58,12 +67,12 @@ class Sequence:
     @property
     def num_tokens_left(self) -> int:
         """The maximum number of tokens that can still be generated."""
-        return self.params.max_tokens - len(self.completion_tokens)
+        return self.max_tokens - len(self.completion_tokens)
 
     @property
     def num_reserved_tokens(self) -> int:
         """The maximum number of KV cells that the sequence needs: prompt tokens + `max_tokens`."""
-        return self.num_prompt_tokens + self.params.max_tokens
+        return self.num_prompt_tokens + self.max_tokens
 
     @property
     def is_finished(self) -> bool:
@@ -107,5 +116,5 @@ class Sequence:
             self.num_computed_tokens += 1
         if is_eog:
             self.finish_reason = FinishReason.STOP
-        elif len(self.completion_tokens) >= self.params.max_tokens:
+        elif len(self.completion_tokens) >= self.max_tokens:
             self.finish_reason = FinishReason.LENGTH

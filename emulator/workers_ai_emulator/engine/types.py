@@ -14,6 +14,7 @@ class FinishReason(Enum):
     """Why a completion ended."""
 
     STOP = "stop"  # the model generated an EOG (end-of-generation) token
+    TOOL_CALLS = "tool_calls"  # the same, and the completion contains tool calls
     LENGTH = "length"  # the completion has `max_tokens` tokens
     CANCELLED = "cancelled"  # the generation was cancelled, for example after a disconnect
 
@@ -22,12 +23,13 @@ class FinishReason(Enum):
 class SamplingParams:
     """The sampling parameters of a request, and the maximum number of completion tokens.
 
-    If `temperature` is 0, the most likely token is always selected. If `seed` is None, a random
-    seed is used. These values switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for
-    `repetition_penalty`, and 0 for the frequency and presence penalties.
+    If `max_tokens` is None, the completion may fill the rest of the context. If `temperature` is 0,
+    the most likely token is always selected. If `seed` is None, a random seed is used. These values
+    switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for `repetition_penalty`, and 0 for
+    the frequency and presence penalties.
     """
 
-    max_tokens: int = 256
+    max_tokens: int | None = 256
     temperature: float = 0.6
     top_k: int | None = None
     top_p: float | None = None
@@ -55,14 +57,35 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """The text of one generated token; empty if the token completes no character.
+class ToolCallDelta:
+    """A part of a tool call. The arguments of all parts together are a JSON text.
 
+    `index`: the number of the tool call in its completion, from 0 on. `name`: the tool's name, in
+    the first part of each call; None in the other parts. `id`: the call's id in the first part, if
+    the model or the server that generates the completion chose one.
+    """
+
+    index: int
+    arguments: str = ""
+    name: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one generated token, or several, add to a completion.
+
+    It adds `text` to the answer, `reasoning` to the model's reasoning, and `tool_call` to a tool
+    call. All of them can be empty, for example if the token completes no character. The engine
+    itself generates only text. `num_tokens`: how many tokens were generated for this chunk.
     `finish_reason`: why the completion ended, in its last chunk; None in all other chunks.
     """
 
-    text: str
+    text: str = ""
     finish_reason: FinishReason | None = None
+    reasoning: str = ""
+    tool_call: ToolCallDelta | None = None
+    num_tokens: int = 1
 
 
 class Generation(Protocol):

@@ -17,6 +17,7 @@ from typing import Any
 
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.errors import ModelUnknown
+from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import Validator
 
 DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
@@ -76,6 +77,7 @@ class ModelSpec:
     `context_length` (tokens) overrides the flag `--context-length`. `chat_template`, the text of a
     Jinja template, overrides the template in the weights file. `own_defaults` maps names of request
     parameters to default values, which replace the default values in the JSON schema.
+    `traits`: how the service treats the model.
     """
 
     name: str
@@ -87,6 +89,7 @@ class ModelSpec:
     chat_template: str | None = None
     description: str | None = None
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    traits: Traits = field(default_factory=Traits)
 
     @cached_property
     def card(self) -> dict[str, Any]:

@@ -11,13 +11,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from workers_ai_emulator.prompts.tools import ToolCall
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation: its role, such as `user`, and its text."""
+    """One message of a conversation: its role, such as `user`, and its text.
+
+    `tool_calls`: the tools that the model called in an assistant message. `tool_call_id`: in a
+    message with the result of a tool, the id of the call, if the client sent one. `name`: the name
+    of the tool or of the author, if the client sent one.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 def parse_flattened(prompt: str) -> list[Message] | None:

@@ -16,6 +16,7 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, St
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import text_generation
+from workers_ai_emulator.tasks.completion import collect
 from workers_ai_emulator.tasks.response_formats import ResponseFormat
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute, read_json
@@ -127,8 +128,8 @@ async def _respond(
         chunks = await _while_connected(request, generation, _after_first(generation))
         events = response_format.events(chunks, generation)
         return EventStream(events, generation.cancel, headers)
-    text = await _while_connected(request, generation, text_generation.join(aiter(generation)))
-    return JsonResponse(response_format.whole(text, generation), headers=headers)
+    completion = await _while_connected(request, generation, collect(aiter(generation)))
+    return JsonResponse(response_format.whole(completion, generation), headers=headers)
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:

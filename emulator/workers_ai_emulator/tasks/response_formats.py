@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
+from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.wire.envelope import END_OF_STREAM, Padding, event, success, to_json
 
 Json = dict[str, Any]
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 class ResponseFormat(Protocol):
     """Writes a completion as the body of a response."""
 
-    def whole(self, text: str, generation: Generation) -> bytes:
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
         """Returns the body of a response that is not a stream. The generation must have ended."""
 
     def events(self, chunks: AsyncIterator[Chunk], generation: Generation) -> AsyncIterator[bytes]:
@@ -37,12 +38,12 @@ class NativeFormat:
     with a token has padding: a text of random length in the key `p`.
     """
 
-    def whole(self, text: str, generation: Generation) -> bytes:
-        return success(self.result(text, generation))
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        return success(self.result(completion, generation))
 
-    def result(self, text: str, generation: Generation) -> Json:
+    def result(self, completion: Completion, generation: Generation) -> Json:
         """Returns a JSON object with the completion and the token counts."""
-        return {"response": text, "usage": _usage(generation)}
+        return {"response": completion.text, "usage": _usage(generation)}
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
@@ -67,8 +68,8 @@ class BareFormat(NativeFormat):
     [source: workerd, ai-api.ts]
     """
 
-    def whole(self, text: str, generation: Generation) -> bytes:
-        return to_json(self.result(text, generation))
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        return to_json(self.result(completion, generation))
 
 
 class GzipFormat(BareFormat):
@@ -77,8 +78,8 @@ class GzipFormat(BareFormat):
     The SDK expects the gzipped body without the header content-encoding.
     """
 
-    def whole(self, text: str, generation: Generation) -> bytes:
-        return gzip.compress(super().whole(text, generation))
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        return gzip.compress(super().whole(completion, generation))
 
 
 class TensorFormat:
@@ -92,8 +93,8 @@ class TensorFormat:
     def __init__(self, echo: str) -> None:
         self._echo = echo
 
-    def whole(self, text: str, generation: Generation) -> bytes:
-        return to_json(_tensors(self._echo + text))
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        return to_json(_tensors(self._echo + completion.text))
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
@@ -138,8 +139,8 @@ class OpenAIFormat(ABC):
     def delta(self, text: str) -> Json:
         """Builds the only element of `choices` in an event, with the text of a chunk."""
 
-    def whole(self, text: str, generation: Generation) -> bytes:
-        choices = [self.choice(text, _finish_reason(generation))]
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        choices = [self.choice(completion.text, _finish_reason(generation))]
         return to_json(self._head(self.whole_object, choices) | {"usage": _usage(generation)})
 
     async def events(

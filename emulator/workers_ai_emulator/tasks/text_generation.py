@@ -7,20 +7,20 @@ The limits and defaults of the parameters are those of Cloudflare's published sc
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams
+from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     INVALID_DATA,
     JSON_MODE_UNSUPPORTED,
     LORA_UNSUPPORTED,
-    REQUEST_ABORTED,
     WireError,
     refused_by_engine,
 )
@@ -32,11 +32,20 @@ _DATA_URL = re.compile(r"data:([^;,]*)[;,]")
 
 
 @dataclass(frozen=True, slots=True)
+class JsonMode:
+    """The completion must be JSON. `schema`: its JSON schema; None if it may be any JSON object."""
+
+    schema: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class TextGenerationRequest:
     """The valid input of a text-generation request: a prompt or, if `prompt` is None, messages.
 
     `raw`: whether the client has applied a chat template to the prompt itself. `is_flattened`:
-    whether an old SDK has joined the messages into the prompt.
+    whether an old SDK has joined the messages into the prompt. `tools`: the tools that the model
+    may call. `json_mode`: None if the completion may be any text. `template_variables`: values for
+    the chat template, such as `enable_thinking`.
     """
 
     prompt: str | None
@@ -45,6 +54,10 @@ class TextGenerationRequest:
     stream: bool
     params: SamplingParams
     is_flattened: bool = False
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    json_mode: JsonMode | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_characters(self) -> int:
@@ -88,19 +101,6 @@ def parse(
         params=_sampling_params(values),
         is_flattened=is_flattened,
     )
-
-
-async def join(chunks: AsyncIterator[Chunk]) -> str:
-    """Waits for all chunks, and returns their texts joined to one completion.
-
-    Raises WireError if the generation is cancelled.
-    """
-    text = ""
-    async for chunk in chunks:
-        if chunk.finish_reason is FinishReason.CANCELLED:
-            raise WireError(REQUEST_ABORTED)
-        text += chunk.text
-    return text
 
 
 def _messages(value: Any) -> list[Message]:

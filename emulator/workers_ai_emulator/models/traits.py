@@ -1,0 +1,30 @@
+"""Describes how the service treats a model: the forms of its responses, JSON mode, and thinking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How the service treats a model.
+
+    `answer`: the form of the result of `ai/run`: a text in the key `response`, or OpenAI's list
+    `choices`. `server`: for `choices`, the inference server behind the service, which decides the
+    order of keys, the ids and the token counts in events [inferred from recorded responses].
+    `has_tools`: whether the service offers the request's tools to the model.
+    `json_mode`: how the service sends the result of JSON mode: as a JSON object, or as a text that
+    contains JSON; `none` if the model has no JSON mode. `guided_json`: whether the service also
+    accepts the request's key `guided_json`.
+    `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
+    reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
+    off, and the value is the default. With `always`, it cannot be switched off.
+    """
+
+    answer: Literal["response", "choices"] = "response"
+    server: Literal["vllm", "sglang"] = "vllm"
+    has_tools: bool = False
+    json_mode: Literal["none", "object", "text"] = "none"
+    guided_json: bool = False
+    thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
