@@ -53,6 +53,9 @@ def prop(schema: Any, name: str = "p") -> dict[str, Any]:
 TWO_STRINGS = {"a": {"type": "string"}, "b": {"type": "string"}}
 OPEN = {"type": "object", "additionalProperties": {"properties": TWO_STRINGS, "required": ["a"]}}
 ONE_OF = {"oneOf": [{"type": "string"}, {"type": "array", "items": prop({})}]}
+ANY_OF = {
+    "anyOf": [{"type": "string"}, {"type": "number"}, {"type": "array", "items": {}}],
+}
 
 QUIRKS = {
     "a bool is no integer": (
@@ -286,6 +289,44 @@ QUIRKS = {
         "oneOf at '/' not met, 0 matches: "
         "Type mismatch of '/p', 'string' not in 'number','integer'",
     ),
+    "an anyOf ends at the first branch that matches, with the errors of earlier branches": (
+        {"type": "object", "properties": {"p": ANY_OF}, "required": ["q"]},
+        '{"p": 5}',
+        "required properties at '/' are 'q': "
+        "Type mismatch of '/p', 'string' not in 'number','integer'",
+    ),
+    "an anyOf that no branch matches is like an absent property": (
+        prop(ANY_OF),
+        '{"p": true}',
+        None,
+    ),
+    "such a property does not meet a requirement": (
+        {**prop(ANY_OF), "required": ["p"]},
+        '{"p": true}',
+        "required properties at '/' are 'p': Type mismatch of '/p', 'string' not in 'boolean', "
+        "Type mismatch of '/p', 'number' not in 'boolean'",
+    ),
+    "an anyOf that matches more than once is met": (
+        {**prop(ANY_OF), "required": ["p"]},
+        '{"p": [true, {}]}',
+        None,
+    ),
+    "an absent object leaves an error if an anyOf requires its properties": (
+        {**prop({"anyOf": [{**prop({}), "required": ["p"]}]}, "x"), "required": ["y"]},
+        "{}",
+        "required properties at '/' are 'y': required properties at '/x' are 'p'",
+    ),
+    "an anyOf of the whole value must be met": (
+        {"anyOf": [{"type": "string", "minLength": 2}, {"type": "null"}]},
+        '"a"',
+        "anyOf at '/' not met: Length of '/' must be >= 2 not met, "
+        "Type mismatch of '/', 'null' not in 'string'",
+    ),
+    "a oneOf next to an anyOf replaces it": (
+        {"oneOf": [{"type": "string"}], "anyOf": [{"type": "number"}]},
+        '"a"',
+        None,
+    ),
     "a branch without a type takes its parent's, and undefined for none": (
         {"oneOf": [{"minLength": 1}]},
         '"a"',
@@ -318,7 +359,7 @@ def test_validation_does_not_change_the_value() -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {"anyOf": []},
+        {"anyOf": [{"minProperties": 1}]},
         {"type": "object", "properties": {"p": {"$ref": "x#/y"}}},
         {"type": "array", "items": {"allOf": []}},
         {"oneOf": [{"additionalProperties": {"not": {}}}]},

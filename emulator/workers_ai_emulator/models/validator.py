@@ -17,7 +17,7 @@ inherit, it supports only those of Object.prototype, such as `toString`.
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -45,15 +45,13 @@ class Validator:
         _count_matches(self._schema, _Place(value, "", _Walk()))
 
 
-_UNPORTED = frozenset(
-    {"$ref", "allOf", "anyOf", "maxProperties", "minProperties", "multipleOf", "not"}
-)
+_UNPORTED = frozenset({"$ref", "allOf", "maxProperties", "minProperties", "multipleOf", "not"})
 
 
 def _prepared(schema: Any) -> Any:
-    """Returns a copy of a schema in which the values of `oneOf` and `properties` are prepared.
+    """Returns a copy of a schema in which branches and `properties` are prepared.
 
-    Each branch of `oneOf` has a type: its own or that of the schema. `properties` is a
+    Each branch of `oneOf` and `anyOf` has a type: its own or that of the schema. `properties` is a
     `_Properties` object. Raises ValueError if the schema has an unsupported keyword.
     """
     if not isinstance(schema, dict):
@@ -64,10 +62,10 @@ def _prepared(schema: Any) -> Any:
     for keyword in ("items", "additionalProperties", "unevaluatedProperties"):
         if keyword in schema:
             prepared[keyword] = _prepared(schema[keyword])
-    if "oneOf" in schema:
-        own_type = schema.get("type", _UNDEFINED)
-        branches = ({"type": own_type, **_keywords(branch)} for branch in schema["oneOf"])
-        prepared["oneOf"] = [_prepared(branch) for branch in branches]
+    own_type = schema.get("type", _UNDEFINED)
+    for keyword in {"oneOf", "anyOf"} & schema.keys():
+        branches = ({"type": own_type, **_keywords(branch)} for branch in schema[keyword])
+        prepared[keyword] = [_prepared(branch) for branch in branches]
     if "properties" in schema:
         prepared["properties"] = _Properties(schema["properties"])
     return prepared
@@ -109,7 +107,8 @@ def _is_optional(schema: object) -> bool:
     """Returns whether the match count of an absent value is always 0, without any error."""
     if not isinstance(schema, dict):
         return isinstance(schema, bool)
-    return schema.get("type") != "object" and schema.keys().isdisjoint({"oneOf", "properties"})
+    effective = {"oneOf", "anyOf", "properties"}
+    return schema.get("type") != "object" and schema.keys().isdisjoint(effective)
 
 
 @dataclass(slots=True)
@@ -118,8 +117,9 @@ class _Walk:
 
     `errors`: the error texts so far, as the keys of a dict, which keeps their order. `evaluated`:
     the paths of the additional properties that were accepted, because they match the schema in
-    `additionalProperties`. `is_branch`: whether a branch of a `oneOf` is being validated. If it is
-    False, each new error text includes all earlier ones, as in cabidela, Cloudflare's validator.
+    `additionalProperties`. `is_branch`: whether a branch of `oneOf` or `anyOf` is being validated.
+    If it is False, each new error text includes all earlier ones, as in cabidela, Cloudflare's
+    validator.
     """
 
     errors: dict[str, None] = field(default_factory=dict)
@@ -158,6 +158,8 @@ def _count_matches(schema: object, place: _Place) -> int:
     schema = _keywords(schema)
     if "oneOf" in schema:
         return _match_one_of(schema, place)
+    if "anyOf" in schema:
+        return _match_any_of(schema, place)
     if schema.get("type") == "array" and not {"string", "binary"} & {*_types(place.value)}:
         items = schema.get("items", _UNDEFINED)
         return sum(_count_matches(items, place.child(*item)) for item in _entries(place.value))
@@ -181,24 +183,45 @@ def _keywords(schema: object) -> Schema:
 def _match_one_of(schema: Schema, place: _Place) -> int:
     """Returns 1 if the match counts of the branches of `oneOf` add up to 1, otherwise 0.
 
-    `_count_matches` returns the match count of a branch. At the top level (path ""), raises
-    SchemaMismatch instead of returning 0.
+    At the top level (path ""), raises SchemaMismatch instead of returning 0.
+    """
+    # As in cabidela, a branch without an error ends the loop if the sum is not 1.
+    matches = _sum_matches(schema["oneOf"], place, lambda sum_so_far: sum_so_far != 1)
+    if matches != 1 and not place.path:
+        raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
+    return int(matches == 1)
+
+
+def _match_any_of(schema: Schema, place: _Place) -> int:
+    """Returns 1 if the match count of a branch of `anyOf` is above 0, otherwise 0.
+
+    At the top level (path ""), raises SchemaMismatch instead of returning 0.
+    """
+    matches = _sum_matches(schema["anyOf"], place, lambda sum_so_far: sum_so_far != 0)
+    if not matches and not place.path:
+        raise place.mismatch(f"anyOf at '{place}' not met")
+    return int(matches > 0)
+
+
+def _sum_matches(branches: list[Schema], place: _Place, is_end: Callable[[int], bool]) -> int:
+    """Validates a value against the branches of `oneOf` or `anyOf`, in order.
+
+    Returns the sum of the branches' match counts (see `_count_matches`). Adds the error texts of
+    the branches that reject the value to `place.walk.errors`. After a branch that does not reject
+    the value, `is_end` receives the sum so far, and the loop ends if the result is True.
     """
     walk = _Walk(place.walk.errors, place.walk.evaluated, is_branch=True)
     branch_place = _Place(place.value, place.path, walk)
     matches = 0
-    for branch in schema["oneOf"]:
+    for branch in branches:
         try:
             matches += _count_matches(branch, branch_place)
         except SchemaMismatch as error:
             place.walk.errors[str(error)] = None
         else:
-            # As in cabidela, a branch without an error ends the loop if `matches` is not 1.
-            if matches != 1:
+            if is_end(matches):
                 break
-    if matches != 1 and not place.path:
-        raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
-    return int(matches == 1)
+    return matches
 
 
 def _match_object(schema: Schema, place: _Place) -> bool:
