@@ -19,6 +19,9 @@ VECTORS = {
 }
 
 
+FAMILIES = REPOSITORY / "emulator/workers_ai_emulator/models/cards/families"
+
+
 def verdict(schema: dict[str, Any], value: object) -> str:
     try:
         Validator(schema).validate(value)
@@ -44,6 +47,21 @@ def test_published_schema_gives_the_recorded_result(
     path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
     schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
     assert verdict(schema, request_body) == expected
+
+
+def test_every_family_of_schemas_has_recorded_results() -> None:
+    recorded = REPOSITORY / "tests" / "data" / "validator" / "families"
+    names = sorted(path.name for path in FAMILIES.iterdir())
+    assert names == sorted(path.name for path in recorded.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted(FAMILIES.iterdir()), ids=lambda path: path.stem)
+def test_schema_of_a_family_gives_the_recorded_results(path: Path) -> None:
+    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    recorded = REPOSITORY / "tests" / "data" / "validator" / "families" / path.name
+    vectors = json.loads(recorded.read_text(encoding="utf-8"))
+    results = [{**vector, "result": verdict(schema, vector["request"])} for vector in vectors]
+    assert results == vectors
 
 
 def prop(schema: Any, name: str = "p") -> dict[str, Any]:
