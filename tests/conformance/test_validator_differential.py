@@ -23,7 +23,8 @@ from tests.unit.test_validator import QUIRKS
 pytestmark = pytest.mark.node
 
 SEED = os.environ.get("WORKERS_AI_EMULATOR_TEST_SEED", "20250324")
-NUM_BODIES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_BODIES", "5000"))
+NUM_BODIES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_BODIES", "3000"))
+CARDS = REPOSITORY / "emulator/workers_ai_emulator/models/cards"
 ORACLE = Path(__file__).with_name("cabidela_oracle.mjs")
 
 Schema = Mapping[str, Any]
@@ -38,17 +39,20 @@ def node_modules() -> Path:
 
 @pytest.mark.parametrize("model", ["llama-2-7b-chat-int8", "llama-2-7b-chat-fp16"])
 def test_port_and_package_agree_on_published_schemas(node_modules: Path, model: str) -> None:
-    path = REPOSITORY / "emulator/workers_ai_emulator/models/cards" / f"{model}.json"
-    schema = json.loads(path.read_text(encoding="utf-8"))["schema"]["input"]
-    random = Random(f"{SEED} {model}")
-    keys = KEYS + INHERITED_KEYS
-    cases = [(0, BodyWriter(random, keys).write(schema)) for _ in range(NUM_BODIES)]
-    assert_same_results(node_modules, [schema], cases)
+    schema = json.loads((CARDS / f"{model}.json").read_text(encoding="utf-8"))["schema"]["input"]
+    assert_same_results_for_random_bodies(node_modules, model, schema)
+
+
+@pytest.mark.parametrize("family", sorted(path.stem for path in (CARDS / "families").iterdir()))
+def test_port_and_package_agree_on_the_schemas_of_families(node_modules: Path, family: str) -> None:
+    path = CARDS / "families" / f"{family}.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    assert_same_results_for_random_bodies(node_modules, family, schema)
 
 
 def test_port_and_package_agree_on_random_schemas(node_modules: Path) -> None:
     random = Random(SEED)
-    schemas = [write_schema(random, depth=3) for _ in range(NUM_BODIES // 10)]
+    schemas = [write_schema(random, depth=3) for _ in range(NUM_BODIES // 3)]
     cases = [
         (index, BodyWriter(random, KEYS).write(schema))
         for index, schema in enumerate(schemas)
@@ -62,6 +66,13 @@ def test_the_package_has_the_quirks_of_the_unit_test(node_modules: Path) -> None
     cases = [(index, body) for index, (_, body, _) in enumerate(QUIRKS.values())]
     expected = [text for _, _, text in QUIRKS.values()]
     assert results_of_package(node_modules, schemas, cases) == expected
+
+
+def assert_same_results_for_random_bodies(node_modules: Path, name: str, schema: Schema) -> None:
+    random = Random(f"{SEED} {name}")
+    keys = KEYS + INHERITED_KEYS
+    cases = [(0, BodyWriter(random, keys).write(schema)) for _ in range(NUM_BODIES)]
+    assert_same_results(node_modules, [schema], cases)
 
 
 def assert_same_results(
@@ -104,6 +115,7 @@ def results_of_package(
 
 STRINGS = [
     *["", "a", "hi", "user", "text", "json_object", "json_schema", "true", "5", "null", "x" * 9000],
+    *["function", "auto", "call_1", "a1B2c3D4e5", "data:image/png;base64,AA", "developer", "tool"],
     *["é", "\U0001f600", "\ud83d", "\ude00\ud83d", "a\u2028b", "\x00", "a\nb", "',/\"\\"],
 ]
 NUMBERS = [
@@ -113,6 +125,7 @@ NUMBERS = [
 ]
 KEYS = [
     *["role", "content", "type", "name", "prompt", "messages", "tools", "Prompt", "prompt/", "a"],
+    *["tool_calls", "function", "requests", "input", "text", "response_format"],
     *["", "0", "1", "10", "9", "01", "-1", "1.5", "4294967294", "4294967295", "99999999999"],
     *["length", "__proto__", "constructor", "toString", "valueOf", "hasOwnProperty", "é", "\ud83d"],
     *["/", "a/b", "x/type", "x/a", "a//", "b", "~1", "a b", "/a"],
@@ -123,19 +136,32 @@ INHERITED_KEYS = ["x/constructor", "x/toString", "x/__proto__"]
 
 
 class BodyWriter:
-    """Writes random JSON texts that match a schema, except for a random share of wrong values."""
+    """Writes random JSON texts that match a schema, except for a random share of wrong values.
+
+    Some writers write wrong values only below a random depth of the schema, because a body with
+    many wrong values seldom has the deepest properties of the schema.
+    """
 
     def __init__(self, random: Random, keys: Sequence[str]) -> None:
         self._random = random
         self._keys = keys
         self._wrong_rate = random.choice([0, 0.01, 0.03, 0.1, 0.3])
+        self._wrong_depth = random.choice([0, 0, 0, 4, 8, 11])
         self._presence_rate = random.choice([0.05, 0.2, 0.5, 0.9])
+        self._depth = 0
 
     def write(self, schema: object) -> str:
+        """Returns a random JSON text for a schema, which usually matches the schema."""
+        self._depth += 1
+        text = self._write_value(schema)
+        self._depth -= 1
+        return text
+
+    def _write_value(self, schema: object) -> str:
         if not isinstance(schema, Mapping) or self._goes_wrong():
             return self._write_anything(depth=self._random.randrange(4))
-        if "oneOf" in schema:
-            return self._write_branch(schema)
+        if "oneOf" in schema or "anyOf" in schema:
+            return self._write_branch(schema.get("oneOf", schema.get("anyOf")))
         if "const" in schema or "enum" in schema:
             return json.dumps(self._random.choice(schema.get("enum", [schema.get("const")])))
         match schema.get("type", "object" if "properties" in schema else "any"):
@@ -152,14 +178,14 @@ class BodyWriter:
         return self._write_anything(depth=2)
 
     def _goes_wrong(self) -> bool:
-        return self._random.random() < self._wrong_rate
+        return self._depth > self._wrong_depth and self._random.random() < self._wrong_rate
 
-    def _write_branch(self, schema: Schema) -> str:
-        branches = [branch for branch in schema["oneOf"] if isinstance(branch, Mapping)]
-        if branches and self._goes_wrong():  # the properties of all branches together
-            parts = [branch.get("properties", {}) for branch in branches]
+    def _write_branch(self, branches: Sequence[object]) -> str:
+        schemas = [branch for branch in branches if isinstance(branch, Mapping)]
+        if schemas and self._goes_wrong():  # the properties of all branches together
+            parts = [schema.get("properties", {}) for schema in schemas]
             return self._write_object({"properties": dict(kv for p in parts for kv in p.items())})
-        return self.write(self._random.choice(schema["oneOf"] or [None]))
+        return self.write(self._random.choice(branches or [None]))
 
     def _write_object(self, schema: Schema) -> str:
         members = [
@@ -168,7 +194,7 @@ class BodyWriter:
             if key in schema.get("required", ()) or self._random.random() < self._presence_rate
         ]
         members = [member for member in members if not self._goes_wrong()]
-        while self._random.random() < 0.3:
+        while self._random.random() < (0.6 if "additionalProperties" in schema else 0.3):
             other = self.write(schema.get("additionalProperties"))
             members.append((self._random.choice(self._keys), other))
         self._random.shuffle(members)
@@ -245,6 +271,8 @@ def write_schema(random: Random, depth: int) -> Any:
     schemas += [
         *[{"type": "array", "items": parts[0]}] * 3,
         *[{**types, "oneOf": random.sample(parts, random.randint(0, 3))}] * 5,
+        *[{**types, "anyOf": random.sample(parts, random.randint(0, 3))}] * 5,
+        {"oneOf": parts[:2], "anyOf": parts[2:]},
         *[{**types, "properties": properties, **required, **closed}] * 5,
         {"type": "object", **closed, **required},
     ]
