@@ -86,7 +86,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(BindingTransportMiddleware),
         Middleware(JournalMiddleware, services.journal),
         Middleware(FaultMiddleware, services.faults),
-        Middleware(NeuronMiddleware, services.neurons),
+        Middleware(NeuronMiddleware, services.neurons, services.price_of),
         Middleware(RecordingMiddleware, services.recordings, services.authorization),
     ]
 

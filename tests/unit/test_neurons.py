@@ -6,7 +6,10 @@ from datetime import date
 
 import pytest
 from workers_ai_emulator.engine.types import Usage
-from workers_ai_emulator.middleware.neurons import NeuronBudget, price_of
+from workers_ai_emulator.middleware.neurons import NeuronBudget
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ADDED_PRICE
 from workers_ai_emulator.wire.errors import WireError
 
 from tests.server import FP16, INT8
@@ -23,20 +26,36 @@ class Calendar:
 
 
 @pytest.mark.parametrize(
-    ("model", "num_prompt", "num_completion", "neurons"),
+    ("price", "num_prompt", "num_completion", "neurons"),
     [
-        (FP16, 1_000_000, 0, 50_505),
-        (FP16, 0, 1_000_000, 606_061),
-        (INT8, 1_000_000, 0, 11_161),
-        (INT8, 0, 1_000_000, 24_215),
-        (INT8, 24, 256, (24 * 11_161 + 256 * 24_215) / 1e6),
-        ("@cf/me/mine", 1_000_000, 1_000_000, 50_505 + 606_061),
+        (CATALOG[FP16].price, 1_000_000, 0, 50_505),
+        (CATALOG[FP16].price, 0, 1_000_000, 606_061),
+        (CATALOG[INT8].price, 1_000_000, 0, 11_161),
+        (CATALOG[INT8].price, 0, 1_000_000, 24_215),
+        (CATALOG[INT8].price, 24, 256, (24 * 11_161 + 256 * 24_215) / 1e6),
+        (ADDED_PRICE, 1_000_000, 1_000_000, 50_505 + 606_061),
     ],
 )
 def test_a_call_costs_the_published_price(
-    model: str, num_prompt: int, num_completion: int, neurons: float
+    price: Price, num_prompt: int, num_completion: int, neurons: float
 ) -> None:
-    assert price_of(model).of(Usage(num_prompt, num_completion)) == neurons
+    assert price.of(Usage(num_prompt, num_completion)) == neurons
+
+
+@pytest.mark.parametrize(
+    ("model", "num_prompt", "num_completion", "recorded"),
+    [
+        ("@cf/meta/llama-3.3-70b-instruct-fp8-fast", 388, 63, 23.24979019165039),
+        ("@cf/google/gemma-4-26b-a4b-it", 147, 16, 1.7727272510528564),
+        ("@cf/google/gemma-4-26b-a4b-it", 147, 0, 1.3363635540008545),
+        ("@cf/google/gemma-4-26b-a4b-it", 0, 1, 0.027272727340459824),
+    ],
+)
+def test_a_call_costs_the_recorded_neurons(
+    model: str, num_prompt: int, num_completion: int, recorded: float
+) -> None:
+    neurons = CATALOG[model].price.of(Usage(num_prompt, num_completion))
+    assert neurons == pytest.approx(recorded, rel=1e-5)
 
 
 def test_an_account_is_refused_once_its_budget_is_used() -> None:

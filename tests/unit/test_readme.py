@@ -17,7 +17,7 @@ from workers_ai_emulator.cli import app
 from workers_ai_emulator.middleware.faults.rules import FaultName
 from workers_ai_emulator.models.catalog import CATALOG
 
-from tests import settings_table
+from tests import models_table, settings_table
 from tests.conformance import parity
 from tests.pages import ROOT
 from tests.unit.test_layers import LAYERS, PACKAGE
@@ -25,6 +25,7 @@ from tests.unit.test_layers import LAYERS, PACKAGE
 DOCS = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = DOCS["architecture.md"]
+MODELS = DOCS["models.md"]
 CONTRIBUTING = DOCS["contributing.md"]
 PARITY = DOCS["parity.md"]
 SETTINGS = DOCS["settings.md"]
@@ -65,9 +66,14 @@ def test_every_flag_has_its_environment_variable() -> None:
         assert env_var == "WORKERS_AI_EMULATOR_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
-def test_the_readme_names_every_model_and_its_file() -> None:
-    for spec in CATALOG.values():
-        assert f"| `{spec.name}` | `{spec.weights_file}` |" in README
+def test_the_table_of_models_matches_the_catalogue() -> None:
+    assert models_table.page() == MODELS, "run `python -m tests.models_table`"
+
+
+def test_the_models_in_the_readme_exist() -> None:
+    names = re.findall(r"`(@(?:cf|hf)/[^`]+)`", README)
+    assert names and set(names) <= {*CATALOG, "@cf/author/model"}
+    assert f"offers {len(CATALOG)} text-generation models" in README
 
 
 def test_the_parity_table_matches_the_snapshots() -> None:

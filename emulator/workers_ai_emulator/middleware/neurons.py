@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.middleware.base import InferenceMiddleware
+from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.errors import DAILY_LIMIT, WireError
@@ -23,33 +22,6 @@ log = logging.getLogger(__name__)
 BINDINGS = "bindings"
 
 _MAX_ACCOUNTS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """A model's price: neurons per million prompt tokens, and per million completion tokens."""
-
-    prompt: int
-    completion: int
-
-    def of(self, usage: Usage) -> float:
-        """Returns the cost of a call in neurons. `usage`: the call's token counts."""
-        prompt = usage.num_prompt_tokens * self.prompt
-        return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
-
-
-# Published prices [developers.cloudflare.com/workers-ai/platform/pricing]. Since 2024, Cloudflare
-# has run another model under the name of the int8 model, and charges the price of that other model.
-_PRICES = {
-    "@cf/meta/llama-2-7b-chat-fp16": Price(50_505, 606_061),
-    "@cf/meta/llama-2-7b-chat-int8": Price(11_161, 24_215),
-}
-_OTHER_PRICE = _PRICES["@cf/meta/llama-2-7b-chat-fp16"]
-
-
-def price_of(model: str | None) -> Price:
-    """Returns a model's price. Models without a published price cost as much as Llama 2 fp16."""
-    return _PRICES.get(model or "", _OTHER_PRICE)
 
 
 def utc_today() -> date:
@@ -100,11 +72,17 @@ class NeuronBudget:
 
 
 class NeuronMiddleware(InferenceMiddleware):
-    """Counts the neurons of calls, and refuses calls of accounts that have reached the limit."""
+    """Counts the neurons of calls, and refuses calls of accounts that have reached the limit.
 
-    def __init__(self, app: ASGIApp, budget: NeuronBudget) -> None:
+    `price_of`: returns the price of the model with this name.
+    """
+
+    def __init__(
+        self, app: ASGIApp, budget: NeuronBudget, price_of: Callable[[str | None], Price]
+    ) -> None:
         super().__init__(app)
         self._budget = budget
+        self._price_of = price_of
 
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
@@ -120,5 +98,5 @@ class NeuronMiddleware(InferenceMiddleware):
         finally:
             context = context_of(scope)
             if context.started is not None:
-                price = price_of(context.model)
+                price = self._price_of(context.model)
                 self._budget.use(account, price.of(context.started.generation.usage))

@@ -32,23 +32,23 @@ from workers_ai_emulator.files import (
     read_small_text,
     write_text_atomically,
 )
-from workers_ai_emulator.models.catalog import (
-    CATALOG,
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.spec import (
     IMPORTED_FOLDER,
     STAND_IN_FOLDER,
     HubFile,
     ModelSpec,
+    is_model_name,
 )
 from workers_ai_emulator.models.toml_lines import key_lines
+from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
 FILE_NAME = "models.toml"
-_NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _NAME_HELP = "a model's name has the form @cf/author/model or @hf/author/model"
-_MAX_NAME = 200  # characters
 _MAX_TEMPLATE_BYTES = 2**18
 # tomllib takes quadratic time for keys with many dots, such as `a.b.c.d`. `_check_keys` counts the
 # dots in each line of the models file, and squares the counts. The sum of the squares may be at
@@ -59,6 +59,10 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # Our texts for two of pydantic's error types. Errors of other types keep pydantic's text.
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
+_MESSAGE = {"role": "user", "content": "Hi"}  # the schemas of all models accept this message
+# A model that the service does not have offers tools and has JSON mode, so that every client can
+# use every GGUF file.
+_ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
 
 class _Defaults(BaseModel):
@@ -117,10 +121,10 @@ def models_file(models_dir: Path, chosen: Path | None) -> Path:
 def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, ModelSpec]:
     """Returns the built-in models and the models in the models file, by name.
 
-    A model in the models file replaces the built-in model with the same name. `chosen`: the path of
-    the models file, which must exist. If `chosen` is None, reads `models.toml` in the models
-    folder, if that file exists. Raises SettingInvalid with one line for each mistake in the models
-    file.
+    A model in the models file replaces the weights of the built-in model with the same name.
+    `chosen`: the path of the models file, which must exist. If `chosen` is None, reads
+    `models.toml` in the models folder, if that file exists. Raises SettingInvalid with one line for
+    each mistake in the models file.
     """
     path = models_file(models_dir, chosen)
     loaded = _load(path)
@@ -141,12 +145,8 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 
 def check_name(name: str) -> None:
     """Raises SettingInvalid if `name` is not a model name, such as `@cf/author/model`."""
-    if not _is_name(name):
+    if not is_model_name(name):
         raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}"))
-
-
-def _is_name(name: str) -> bool:
-    return bool(len(name) <= _MAX_NAME and one_line(name) == name and _NAME.fullmatch(name))
 
 
 def add_entry(path: Path, name: str, file: Path) -> None:
@@ -267,11 +267,13 @@ class _Table:
         entry = self._entry()
         if entry is None:
             return None
-        hub_file = self._hub_file(entry)
-        spec = ModelSpec(
-            self._name,
-            self._weights_file(entry),
-            hub_file,
+        added = ModelSpec(self._name, Path(), traits=_ADDED_TRAITS)
+        spec = replace(
+            CATALOG.get(self._name, added),
+            weights_file=self._weights_file(entry),
+            hub_file=self._hub_file(entry),
+            license=None,
+            stand_in=None,
             context_length=entry.context_length,
             chat_template=self._chat_template(entry),
             description=entry.description,
@@ -282,7 +284,7 @@ class _Table:
         self._mistakes.append(_Mistake([self._name, *keys], reason))
 
     def _entry(self) -> _Entry | None:
-        if not _is_name(self._name):
+        if not is_model_name(self._name):
             self._add_mistake(_NAME_HELP)
             return None
         try:
@@ -339,7 +341,7 @@ class _Table:
         values = entry.defaults.model_dump(exclude_none=True)
         for key, value in values.items():
             try:
-                spec.validator.validate({"prompt": "Hi", key: value})
+                spec.validator.validate({"messages": [_MESSAGE], key: value})
             except SchemaMismatch as error:
                 self._add_mistake(str(error), "defaults", key)
         return values

@@ -13,7 +13,8 @@ from workers_ai_emulator.middleware.journal.history import History
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.neurons import NeuronBudget
 from workers_ai_emulator.middleware.recordings.recordings import Recordings
-from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ADDED_PRICE, ModelSpec
 from workers_ai_emulator.runtime.heartbeat import Heartbeat
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
@@ -61,6 +62,11 @@ class Services:
     def catalog(self) -> Mapping[str, ModelSpec]:
         """The served models, by name."""
         return self.models.catalog
+
+    def price_of(self, name: str | None) -> Price:
+        """Returns the price of a served model. All other models have the price of added models."""
+        spec = self.catalog.get(name or "")
+        return spec.price if spec else ADDED_PRICE
 
     def reset(self) -> None:
         """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.

@@ -1,0 +1,153 @@
+"""Tests the built-in models: their cards, schemas, defaults, prices and weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
+from workers_ai_emulator.models.family import Family, request_branches
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import is_model_name
+from workers_ai_emulator.models.validator import SchemaMismatch
+
+LLAMA_2 = ("@cf/meta/llama-2-7b-chat-int8", "@cf/meta/llama-2-7b-chat-fp16")
+CARDS = Path(str(files("workers_ai_emulator") / "models" / "cards"))
+MESSAGE = {"role": "user", "content": "Hi"}
+REFUSED = {"messages": [{"role": 5}]}
+
+each_model = pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG.keys())
+
+
+def properties_of(spec: ModelSpec) -> dict[str, object]:
+    return {row["property_id"]: row["value"] for row in spec.card["properties"]}
+
+
+def test_every_card_file_belongs_to_a_model() -> None:
+    used = {spec.card_file for spec in CATALOG.values()}
+    assert {path.name for path in CARDS.glob("*.json")} == used
+    assert len(CATALOG) == len(used) == 28
+
+
+@each_model
+def test_a_card_has_the_keys_of_the_service(spec: ModelSpec) -> None:
+    keys = ["id", "source", "name", "description", "task", "created_at", "tags", "properties"]
+    assert [*spec.card] == [key for key in keys if key in spec.card]
+    assert set(keys) - spec.card.keys() <= {"created_at"}
+    assert spec.card["name"] == spec.name and is_model_name(spec.name)
+
+
+def test_cards_have_different_ids() -> None:
+    assert len({spec.card["id"] for spec in CATALOG.values()}) == len(CATALOG)
+
+
+@each_model
+def test_the_traits_agree_with_the_card(spec: ModelSpec) -> None:
+    properties = properties_of(spec)
+    if "function_calling" in properties:
+        assert spec.traits.has_tools
+    if spec.traits.answer == "choices":
+        assert properties["reasoning"] == "true" and spec.traits.thinking != "none"
+    if "planned_deprecation_date" in properties:
+        assert str(spec.retired_on) == properties["planned_deprecation_date"]
+
+
+def test_the_retired_models_are_llama_2_and_those_of_the_same_day() -> None:
+    retired = [name for name, spec in CATALOG.items() if spec.retired_on]
+    assert len(retired) == 9 and set(LLAMA_2) <= set(retired)
+
+
+@each_model
+def test_the_price_agrees_with_the_card(spec: ModelSpec) -> None:
+    rows = properties_of(spec).get("price")
+    if isinstance(rows, list):
+        usd = {row["unit"]: row["price"] for row in rows}
+        price = Price.in_usd(usd["per M input tokens"], usd["per M output tokens"])
+        # The cards contain rounded prices.
+        assert spec.price.prompt == pytest.approx(price.prompt, rel=0.025)
+        assert spec.price.completion == pytest.approx(price.completion, rel=0.025)
+
+
+@each_model
+def test_the_validator_accepts_messages_and_refuses_a_role_that_is_a_number(
+    spec: ModelSpec,
+) -> None:
+    spec.validator.validate({"messages": [MESSAGE]})
+    with pytest.raises(SchemaMismatch):
+        spec.validator.validate(REFUSED)
+
+
+@each_model
+def test_the_schema_has_an_input_and_an_output(spec: ModelSpec) -> None:
+    assert [*spec.schema] == ["input", "output"]
+    assert [*request_branches(spec.schema["input"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "max_tokens", "temperature"),
+    [
+        ("@cf/meta/llama-2-7b-chat-int8", 256, 0.6),
+        ("@cf/meta/llama-2-7b-chat-fp16", 256, 0.6),
+        ("@cf/meta/llama-3.3-70b-instruct-fp8-fast", 256, 0.6),
+        ("@cf/meta/llama-3.1-8b-instruct-fast", 256, 0.6),
+        ("@cf/meta/llama-4-scout-17b-16e-instruct", 256, 0.15),
+        ("@cf/mistralai/mistral-small-3.1-24b-instruct", 256, 0.15),
+        ("@cf/google/gemma-3-12b-it", 256, 0.6),
+        ("@cf/qwen/qwen3-30b-a3b-fp8", 2000, 0.6),
+        ("@cf/openai/gpt-oss-20b", 256, 0.6),
+        ("@cf/google/gemma-4-26b-a4b-it", None, 1),
+        ("@cf/zai-org/glm-4.7-flash", None, 1),
+        ("@cf/moonshotai/kimi-k2.6", None, 1),
+    ],
+)
+def test_defaults_come_from_the_schema(
+    name: str, max_tokens: int | None, temperature: float
+) -> None:
+    defaults = CATALOG[name].defaults
+    assert defaults.get("max_tokens") == max_tokens
+    assert defaults["temperature"] == temperature
+    assert defaults["stream"] is False
+
+
+def test_a_default_outside_of_any_of_takes_precedence() -> None:
+    family = Family("test.json")
+    schema = {"properties": {"messages": {}, "n": {"anyOf": [{"default": 1}], "default": 2}}}
+    family.__dict__["schema"] = {"input": {"anyOf": [schema, {"properties": {"requests": {}}}]}}
+    assert family.defaults == {"n": 2}
+
+
+def test_models_of_one_family_share_the_schema_and_the_validator() -> None:
+    one, two = (CATALOG[f"@cf/openai/gpt-oss-{size}"] for size in ("20b", "120b"))
+    assert one.schema is two.schema and one.validator is two.validator
+
+
+@each_model
+def test_pull_has_a_file_for_every_model_of_ordinary_size(spec: ModelSpec) -> None:
+    assert spec.stand_in
+    if spec.hub_file is None:
+        assert spec.name in ("@cf/zai-org/glm-5.3", "@cf/moonshotai/kimi-k2.6")
+        return
+    assert spec.license and spec.license.url.startswith("https://")
+    assert spec.hub_file.size and spec.hub_file.size < 70e9
+    assert spec.weights_file.name == spec.hub_file.path.rpartition("/")[2]
+
+
+def test_only_one_file_has_several_parts() -> None:
+    split = [name for name, spec in CATALOG.items() if spec.hub_file and spec.hub_file.is_split]
+    assert split == ["@cf/meta/llama-4-scout-17b-16e-instruct"]
+
+
+def test_importing_the_catalogue_reads_no_card() -> None:
+    program = (
+        "import builtins, io, sys\n"
+        "sys.addaudithook(lambda event, args: print(args[0]) if event == 'open' else None)\n"
+        "from workers_ai_emulator.models.catalog import CATALOG\n"
+    )
+    opened = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "catalog" in opened
+    assert "cards" not in opened
