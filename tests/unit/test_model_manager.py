@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +40,7 @@ async def managing(
 
 
 def names(manager: ModelManager) -> list[str]:
-    return [model.spec.name for model in manager.loaded]
+    return [weights.name for weights in manager.loaded]
 
 
 @in_loop
@@ -118,6 +119,80 @@ async def test_a_model_larger_than_the_limit_unloads_no_other() -> None:
         with pytest.raises(WeightsUnusable, match="do not fit into 99"):
             await manager.load(ONE)
     assert loader.opened[0].is_closed
+
+
+@in_loop
+async def test_models_with_the_same_weights_share_an_engine() -> None:
+    loader = FakeLoader()
+    twin = replace(ONE, name="@cf/a/twin")
+    async with managing(loader, memory_limit=SIZE) as manager:
+        async with manager.lease(ONE) as one, manager.lease(twin) as other:
+            assert one.engine is other.engine and one.template is other.template
+            assert (one.spec, other.spec) == (ONE, twin)
+        assert names(manager) == [ONE.name] and manager.is_loaded(twin)
+        await manager.load(TWO)
+        assert names(manager) == [TWO.name]
+        assert not manager.is_loaded(ONE) and not manager.is_loaded(twin)
+    assert len(loader.opened) == 2
+
+
+@in_loop
+async def test_different_paths_to_the_same_file_share_an_engine() -> None:
+    loader = FakeLoader()
+    link = replace(TWO, weights_file=Path("link.gguf"))
+    loader.targets[Path("link.gguf")] = ONE.weights_file
+    async with managing(loader) as manager:
+        await asyncio.gather(manager.load(ONE), manager.load(link))
+        assert manager.is_loaded(ONE) and manager.is_loaded(link)
+    assert len(loader.opened) == 1
+
+
+@in_loop
+async def test_a_model_keeps_the_weights_that_another_model_leases() -> None:
+    twin = replace(ONE, name="@cf/a/twin", stand_in="Q8_0")
+    async with managing(FakeLoader(), memory_limit=SIZE) as manager:
+        await manager.load(ONE)
+        async with manager.lease(twin):
+            with pytest.raises(CapacityExceeded):
+                await manager.load(TWO)
+
+
+@in_loop
+async def test_a_model_with_its_own_template_shares_only_the_engine() -> None:
+    loader = FakeLoader()
+    own = replace(ONE, name="@cf/a/own", chat_template="{{ messages }}")
+    async with managing(loader) as manager:
+        async with manager.lease(ONE) as one, manager.lease(own) as other:
+            assert one.engine is other.engine and one.template is not other.template
+        await manager.load(replace(own, name="@cf/a/same"))
+    assert len(loader.opened) == len(loader.templates) == 1
+    assert loader.templates[0].is_closed and loader.opened[0].template.is_closed
+
+
+@in_loop
+async def test_a_model_with_another_context_length_has_its_own_engine() -> None:
+    loader = FakeLoader()
+    async with managing(loader) as manager:
+        await manager.load(ONE)
+        await manager.load(replace(ONE, name="@cf/a/short", context_length=256))
+    assert len(loader.opened) == 2
+
+
+def test_the_log_names_the_weights_of_each_model_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    @in_loop
+    async def lease_models() -> None:
+        async with managing(FakeLoader(trusted={TWO.weights_file})) as manager:
+            for spec in (ONE, TWO, ONE, TWO, replace(ONE, name="@cf/not/listed")):
+                async with manager.lease(spec):
+                    pass
+
+    lease_models()
+    assert [line for line in caplog.messages if " runs on " in line] == [
+        "@cf/a/one runs on one",
+        "@cf/a/two has no weights of its own: it runs on two",
+    ]
 
 
 @in_loop

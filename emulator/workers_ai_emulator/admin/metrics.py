@@ -16,14 +16,18 @@ __all__ = ["CONTENT_TYPE", "metrics_text"]
 
 
 def metrics_text(models: ModelManager) -> bytes:
-    """Returns the numbers of slots, requests and tokens of each loaded model."""
+    """Returns the numbers of slots, requests and tokens of all loaded weights.
+
+    If several models share weights, the label `model` is the name of the model for which the
+    weights were loaded.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_EngineCollector(models))
     return generate_latest(registry)
 
 
 class _EngineCollector(Collector):
-    """Collects the metrics of all loaded models each time that Prometheus requests them."""
+    """Collects the metrics of all loaded weights each time that Prometheus requests them."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
@@ -45,7 +49,7 @@ class _EngineCollector(Collector):
             f"{prefix}requests", "Requests ended.", labels=["model", "reason"]
         )
         for loaded in self._models.loaded:
-            name, status = loaded.spec.name, loaded.engine.status
+            name, status = loaded.name, loaded.engine.status
             slots.add_metric([name], status.num_slots)
             free.add_metric([name], status.num_free_slots)
             running.add_metric([name], status.num_running)

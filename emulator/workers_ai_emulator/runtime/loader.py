@@ -92,21 +92,28 @@ class OpenModel:
 class Loader:
     """Opens GGUF files and creates model runners with a KV cache, according to the settings.
 
-    `open` and `runner` can take minutes; any thread may call them. They raise WeightsUnusable with
-    the file's path and the reason if the model cannot be loaded.
+    The methods that raise WeightsUnusable can take minutes; any thread may call them. The error
+    contains the file's path and the reason.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(settings.models_dir, num_threads=settings.threads)
 
-    def open(self, spec: ModelSpec) -> OpenModel:
+    def weights(self, spec: ModelSpec) -> Weights:
+        """Returns a model's weights, which may be the stand-in model. Does not load them.
+
+        Converts the stand-in model on first use. Raises WeightsUnusable if the model has no
+        weights, and no stand-in model may replace them.
+        """
+        return self._store.weights(spec)
+
+    def open(self, spec: ModelSpec, weights: Weights) -> OpenModel:
         """Checks a model's file, memory-maps its weights, and compiles its chat template.
 
         Memory-mapped weights take no memory until they are read. Raises WeightsUnusable if the
         model cannot be loaded.
         """
-        weights = self._store.weights(spec)
         try:
             with ExitStack() as on_failure:
                 header = self._check(weights)
@@ -125,6 +132,18 @@ class Loader:
         return OpenModel(
             spec, weights, model, template, context_length, header.kv_cell_size, offload
         )
+
+    def template(self, spec: ModelSpec, opened: OpenModel) -> ChatTemplate:
+        """Compiles the chat template of another model that has the same weights.
+
+        Raises WeightsUnusable if the template does not compile.
+        """
+        try:
+            return _template(spec, opened.weights, opened.model)
+        except (EngineError, ValueError) as error:
+            raise WeightsUnusable(
+                f"{opened.weights.path} cannot be loaded for {spec.name}: {error}"
+            ) from error
 
     def num_slots(self, opened: OpenModel, free: int) -> int:
         """Returns how many slots the model gets in `free` bytes of memory; 0 if it does not fit."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
-from workers_ai_emulator.engine.types import FinishReason, SamplingParams
+from workers_ai_emulator.engine.types import FinishReason, SamplingParams, WeightsType
 from workers_ai_emulator.errors import ModelPartMissing, SettingInvalid, WeightsUnusable
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime.daemon_thread import in_daemon_thread
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their import is slow
@@ -28,15 +29,13 @@ if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their imp
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-_P = ParamSpec("_P")
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in memory, with its engine and its chat template.
 
-    `memory`: the maximum number of bytes of main memory that the model takes.
+    Models with the same weights have the same engine. `memory`: the maximum number of bytes of main
+    memory that the weights and the engine take.
     """
 
     spec: ModelSpec
@@ -45,14 +44,61 @@ class LoadedModel:
     template: ChatTemplate
     memory: int
 
+
+class _Source(NamedTuple):
+    """The fields of a model spec that decide which engine and chat template the model gets."""
+
+    weights_file: Path
+    stand_in: WeightsType | None
+    context_length: int | None
+    chat_template: str | None
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> _Source:
+        return cls(spec.weights_file, spec.stand_in, spec.context_length, spec.chat_template)
+
+
+class _Key(NamedTuple):
+    """Models with the same key share an engine: they have the same file and context length."""
+
+    path: Path
+    context_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """Weights in memory, with an engine that several models may share.
+
+    `memory`: the maximum number of bytes of main memory that they take. `templates`: the chat
+    templates of the models. The keys are the texts of the templates in `models.toml`; the key of
+    the weights' own template is None.
+    """
+
+    key: _Key
+    opened: OpenModel
+    engine: Engine
+    memory: int
+    templates: dict[str | None, ChatTemplate]
+
+    @property
+    def name(self) -> str:
+        """The name of the model for which the weights were loaded."""
+        return self.opened.spec.name
+
+    def model(self, spec: ModelSpec) -> LoadedModel:
+        """Returns one of the models that share the weights."""
+        template = self.templates[spec.chat_template]
+        return LoadedModel(spec, self.opened.weights, self.engine, template, self.memory)
+
     async def close(self) -> None:
-        """Stops the engine and frees the model."""
+        """Stops the engine and frees the weights."""
         await self.engine.close()
-        self.template.close()
+        for template in self.templates.values():
+            template.close()
 
 
 class ModelManager:
-    """Loads and unloads the models of a catalogue.
+    """Loads and unloads the models of a catalogue. Models with the same weights share an engine.
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
     serves. `phase`: during the start, what the server does, such as `loading NAME`; then `ready`.
@@ -70,25 +116,27 @@ class ModelManager:
         self._settings = settings
         self.catalog = catalog
         self._given_loader = loader
-        self._loaded: dict[str, LoadedModel] = {}  # the least recently used model comes first
-        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
-        self._num_leases: Counter[str] = Counter()
+        self._loaded: dict[_Key, LoadedWeights] = {}  # the least recently used weights come first
+        self._by_source: dict[_Source, LoadedWeights] = {}
+        self._loading: dict[_Source, asyncio.Task[LoadedWeights]] = {}
+        self._num_leases: Counter[_Source] = Counter()
+        self._logged_names: set[str] = set()
         self._load_lock = asyncio.Lock()
         self._memory_limit = settings.memory_limit or machine.available_memory()
         self.phase = "starting"
 
     @property
-    def loaded(self) -> list[LoadedModel]:
-        """The loaded models, least recently used first."""
+    def loaded(self) -> list[LoadedWeights]:
+        """The loaded weights, least recently used first."""
         return list(self._loaded.values())
 
     @property
     def failure(self) -> str | None:
         """The error text of the first engine that is stuck; None if no engine is stuck."""
-        return next((m.engine.failure for m in self.loaded if m.engine.failure), None)
+        return next((w.engine.failure for w in self.loaded if w.engine.failure), None)
 
     def is_loaded(self, spec: ModelSpec) -> bool:
-        return spec.name in self._loaded
+        return _Source.of(spec) in self._by_source
 
     @cached_property
     def _loader(self) -> Loader:
@@ -122,25 +170,26 @@ class ModelManager:
         Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
         take the memory that it needs.
         """
-        self._num_leases[spec.name] += 1
+        source = _Source.of(spec)
+        self._num_leases[source] += 1
         try:
-            loaded = await self._get(spec)
-            # Moves the model to the end of the dict: it is the most recently used model.
-            self._loaded[spec.name] = self._loaded.pop(spec.name)
-            yield loaded
+            weights = await self._get(spec)
+            # Moves the weights to the end of the dict: they are the most recently used weights.
+            self._loaded[weights.key] = self._loaded.pop(weights.key)
+            yield weights.model(spec)
         finally:
-            self._num_leases[spec.name] -= 1
+            self._num_leases[source] -= 1
 
     def cancel_all(self) -> None:
         """Cancels all waiting and running requests of all models."""
-        for model in self.loaded:
-            model.engine.cancel_all()
+        for weights in self.loaded:
+            weights.engine.cancel_all()
 
     async def close(self) -> None:
         """Stops all engines and frees the memory of all models."""
         for task in self._loading.values():
             task.cancel()
-        await asyncio.gather(*(model.close() for model in self.loaded))
+        await asyncio.gather(*(weights.close() for weights in self.loaded))
 
     async def load(self, spec: ModelSpec) -> None:
         """Loads the model into memory, if it is not loaded yet.
@@ -150,45 +199,77 @@ class ModelManager:
         """
         await self._get(spec)
 
-    async def _get(self, spec: ModelSpec) -> LoadedModel:
-        if loaded := self._loaded.get(spec.name):
-            return loaded
-        task = self._loading.get(spec.name)
-        if task is None:
-            task = self._loading[spec.name] = asyncio.create_task(self._load(spec))
-            task.add_done_callback(lambda task: self._end_load(spec, task))
-        return await asyncio.shield(task)  # if one caller is cancelled, the load continues
+    async def _get(self, spec: ModelSpec) -> LoadedWeights:
+        source = _Source.of(spec)
+        weights = self._by_source.get(source)
+        if weights is None:
+            task = self._loading.get(source)
+            if task is None:
+                task = self._loading[source] = asyncio.create_task(self._load(spec, source))
+                task.add_done_callback(lambda task: self._end_load(source, task))
+            weights = await asyncio.shield(task)  # if one caller is cancelled, the load continues
+        self._log_weights(spec, weights)
+        return weights
 
-    def _end_load(self, spec: ModelSpec, task: asyncio.Task[LoadedModel]) -> None:
+    def _end_load(self, source: _Source, task: asyncio.Task[LoadedWeights]) -> None:
         """Removes the task of an ended load. After a failed load, a later request can then retry.
 
         Also reads the task's exception, because asyncio logs exceptions that no code has read.
         """
-        del self._loading[spec.name]
+        del self._loading[source]
         if not task.cancelled():
             task.exception()
 
-    async def _load(self, spec: ModelSpec) -> LoadedModel:
-        async with self._load_lock:
-            start = time.monotonic()
-            self._set_phase(f"loading {spec.name}")
-            opened = await _in_thread(self._loader.open, spec)
-            loaded = await self._start_engine(opened)
-            self._set_phase(f"warming up {spec.name}")
-            await _check_computes(loaded)
-            loaded.engine.watch(self._settings.stall_timeout)
-            self._loaded[spec.name] = loaded
-            elapsed_s = time.monotonic() - start
-            log.info("%s runs on %s after %.1f s", spec.name, opened.weights.name, elapsed_s)
-            return loaded
+    async def _load(self, spec: ModelSpec, source: _Source) -> LoadedWeights:
+        """Returns the weights of a model. Loads them if no other model has loaded them yet."""
+        self._set_phase(f"loading {spec.name}")
+        file = await in_daemon_thread(self._loader.weights, spec)
+        key = _Key(file.path, spec.context_length)
+        weights = self._loaded.get(key)
+        if weights is None or spec.chat_template not in weights.templates:
+            # Weights are unloaded only under the lock.
+            async with self._load_lock:
+                weights = self._loaded.get(key) or await self._load_weights(spec, file, key)
+                await self._add_template(spec, weights)
+        self._by_source[source] = weights
+        return weights
 
-    async def _start_engine(self, opened: OpenModel) -> LoadedModel:
+    async def _load_weights(self, spec: ModelSpec, file: Weights, key: _Key) -> LoadedWeights:
+        start = time.monotonic()
+        opened = await in_daemon_thread(self._loader.open, spec, file)
+        weights = await self._start_engine(opened, key)
+        self._set_phase(f"warming up {spec.name}")
+        await _check_computes(weights)
+        weights.engine.watch(self._settings.stall_timeout)
+        self._loaded[key] = weights
+        log.info("loaded %s after %.1f s", file.name, time.monotonic() - start)
+        return weights
+
+    async def _add_template(self, spec: ModelSpec, weights: LoadedWeights) -> None:
+        """Compiles the model's chat template, if no other model has the same one."""
+        text = spec.chat_template
+        if text not in weights.templates:
+            template = await in_daemon_thread(self._loader.template, spec, weights.opened)
+            weights.templates[text] = template
+
+    def _log_weights(self, spec: ModelSpec, weights: LoadedWeights) -> None:
+        """Logs the weights of a model of the catalogue, once for each model."""
+        if spec.name in self._logged_names or spec.name not in self.catalog:
+            return
+        self._logged_names.add(spec.name)
+        file = weights.opened.weights
+        if file.is_trusted:
+            log.info("%s has no weights of its own: it runs on %s", spec.name, file.name)
+        else:
+            log.info("%s runs on %s", spec.name, file.name)
+
+    async def _start_engine(self, opened: OpenModel, key: _Key) -> LoadedWeights:
         from workers_ai_emulator.engine.engine import Engine
         from workers_ai_emulator.runtime.loader import TILING
 
         try:
             num_slots = await self._make_room(opened)
-            runner = await _in_thread(self._loader.runner, opened, num_slots)
+            runner = await in_daemon_thread(self._loader.runner, opened, num_slots)
         except Exception:
             opened.close()
             raise
@@ -200,11 +281,11 @@ class ModelManager:
             drafts=self._settings.drafts and runner.can_draft,
             name=opened.spec.name,
         )
-        memory = opened.memory(num_slots)
-        return LoadedModel(opened.spec, opened.weights, engine, opened.template, memory)
+        templates = {opened.spec.chat_template: opened.template}
+        return LoadedWeights(key, opened, engine, opened.memory(num_slots), templates)
 
     async def _make_room(self, opened: OpenModel) -> int:
-        """Unloads idle models until the new model fits into memory.
+        """Unloads idle weights until the new model fits into memory.
 
         Returns the number of slots for the new model. Raises WeightsUnusable if the model does not
         fit even without other models, and CapacityExceeded if busy models take the memory.
@@ -212,18 +293,27 @@ class ModelManager:
         if not self._loader.num_slots(opened, self._memory_limit):
             raise self._loader.memory_error(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
-            idle = [model for model in self.loaded if self._is_idle(model)]
+            idle = [weights for weights in self.loaded if self._is_idle(weights)]
             if not idle and self._loaded:
                 raise CapacityExceeded
             if not idle:
                 raise self._loader.memory_error(opened, self._free_memory())
-            del self._loaded[idle[0].spec.name]
-            log.info("unloading %s to free memory", idle[0].spec.name)
-            await idle[0].close()
+            await self._unload(idle[0])
         return num_slots
 
-    def _is_idle(self, model: LoadedModel) -> bool:
-        return model.engine.is_idle and not self._num_leases[model.spec.name]
+    async def _unload(self, weights: LoadedWeights) -> None:
+        log.info("unloading %s to free memory", weights.opened.weights.name)
+        del self._loaded[weights.key]
+        for source in self._sources(weights):
+            del self._by_source[source]
+        await weights.close()
+
+    def _is_idle(self, weights: LoadedWeights) -> bool:
+        num_leases = sum(self._num_leases[source] for source in self._sources(weights))
+        return weights.engine.is_idle and not num_leases
+
+    def _sources(self, weights: LoadedWeights) -> list[_Source]:
+        return [source for source, loaded in self._by_source.items() if loaded is weights]
 
     def _free_memory(self) -> int:
         """Returns how many bytes of memory another model may take.
@@ -232,7 +322,7 @@ class ModelManager:
         minus the sizes of all loaded models. The second number is needed because the operating
         system counts memory-mapped weights as free memory until they have been read.
         """
-        taken = sum(model.memory for model in self.loaded)
+        taken = sum(weights.memory for weights in self.loaded)
         return min(self._memory_limit - taken, machine.available_memory())
 
     def _set_phase(self, phase: str) -> None:
@@ -240,10 +330,10 @@ class ModelManager:
             self.phase = phase
 
 
-async def _check_computes(loaded: LoadedModel) -> None:
-    """Checks that a loaded model can generate two tokens.
+async def _check_computes(loaded: LoadedWeights) -> None:
+    """Checks that loaded weights can generate two tokens.
 
-    If it cannot, closes the model and raises WeightsUnusable.
+    If they cannot, closes them and raises WeightsUnusable.
     """
     prompt_tokens = loaded.engine.vocabulary.tokenize("Hello")
     params = SamplingParams(max_tokens=2, temperature=0.0)
@@ -253,36 +343,5 @@ async def _check_computes(loaded: LoadedModel) -> None:
     except EngineError as error:
         await loaded.close()
         raise WeightsUnusable(
-            f"{loaded.weights.path} loads but does not compute: {error}"
+            f"{loaded.opened.weights.path} loads but does not compute: {error}"
         ) from error
-
-
-async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Calls a function on a daemon thread and returns its result.
-
-    A daemon thread does not delay the exit of the process. With `asyncio.to_thread`, the exit would
-    wait until the function returns. That can take long while llama.cpp loads a model from a slow
-    disk.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, error: Exception | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(_T, result))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function(*args, **kwargs)
-        except Exception as raised:
-            error = raised
-        with suppress(RuntimeError):  # the event loop may be closed already
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name=f"load-{function.__name__}", daemon=True).start()
-    return await future
