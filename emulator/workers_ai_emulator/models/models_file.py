@@ -34,6 +34,7 @@ from workers_ai_emulator.files import (
 )
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.spec import (
+    ADDED_TRAITS,
     IMPORTED_FOLDER,
     STAND_IN_FOLDER,
     HubFile,
@@ -41,7 +42,6 @@ from workers_ai_emulator.models.spec import (
     is_model_name,
 )
 from workers_ai_emulator.models.toml_lines import key_lines
-from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _REASONS = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 _Text = Annotated[str, Field(min_length=1)]
 _MESSAGE = {"role": "user", "content": "Hi"}  # the schemas of all models accept this message
-# A model that the service does not have offers tools and has JSON mode, so that every client can
-# use every GGUF file.
-_ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
 
 class _Defaults(BaseModel):
@@ -267,7 +264,7 @@ class _Table:
         entry = self._entry()
         if entry is None:
             return None
-        added = ModelSpec(self._name, Path(), traits=_ADDED_TRAITS)
+        added = ModelSpec(self._name, Path(), traits=ADDED_TRAITS)
         spec = replace(
             CATALOG.get(self._name, added),
             weights_file=self._weights_file(entry),

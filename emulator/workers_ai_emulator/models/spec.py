@@ -28,10 +28,12 @@ DEFAULT_CONTEXT_LENGTH = 4096  # tokens: the context length of Llama 2
 IMPORTED_FOLDER = "imported"
 STAND_IN_FOLDER = "stand-in"
 
-# The family and the price of `@cf/meta/llama-2-7b-chat-int8` and `-fp16`. Models that the user adds
-# have the same family and price.
+# Models that the user adds have the JSON schemas of `@cf/meta/llama-2-7b-chat-int8` and the price
+# of `@cf/meta/llama-2-7b-chat-fp16`. They have tools and JSON mode, so that every client can use
+# them.
 ADDED_FAMILY = Family("llama-2-7b-chat-int8.json")
 ADDED_PRICE = Price(50_505, 606_061)
+ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
 _TASK = {
     "id": "c329a1f9-323d-4e91-b2aa-582dd4188d34",

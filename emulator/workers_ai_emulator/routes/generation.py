@@ -23,7 +23,7 @@ from workers_ai_emulator.wire.body import compute, read_json
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.disconnect import on_disconnect, while_connected
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, REQUEST_ABORTED, WireError, wire_errors
+from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError, wire_errors
 from workers_ai_emulator.wire.responses import EventStream, JsonResponse
 
 _T = TypeVar("_T")
@@ -46,11 +46,11 @@ def model_name(body: Any) -> str:
 
 
 def find_model(request: Request, name: str) -> ModelSpec:
-    """Returns the served model with this name. Raises WireError if no model has this name."""
-    catalog = services_of(request).catalog
-    if name not in catalog:
-        raise WireError(NO_SUCH_MODEL, name)
-    return catalog[name]
+    """Returns the served model with this name.
+
+    Raises WireError if no model has this name, or if the model is retired.
+    """
+    return services_of(request).served.find(name)
 
 
 async def generate(

@@ -15,6 +15,7 @@ from workers_ai_emulator.middleware.neurons import NeuronBudget
 from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ADDED_PRICE, ModelSpec
+from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.runtime.heartbeat import Heartbeat
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
@@ -27,6 +28,7 @@ class Services:
 
     settings: Settings
     heartbeat: Heartbeat
+    served: ServedModels
     models: ModelManager
     backends: Backends
     authorization: Authorization
@@ -40,12 +42,14 @@ class Services:
     def create(cls, settings: Settings, catalog: Mapping[str, ModelSpec]) -> Services:
         """Creates the services from the settings and the catalogue of models.
 
-        Raises SettingInvalid if a file or URL in the settings cannot be used.
+        Raises SettingInvalid if a setting cannot be used, such as a file or a URL.
         """
-        models, journal = ModelManager(settings, catalog), Journal()
+        served = ServedModels(settings, catalog)
+        models, journal = ModelManager(settings, served.catalog), Journal()
         return cls(
             settings=settings,
             heartbeat=Heartbeat(),
+            served=served,
             models=models,
             backends=Backends(settings, models),
             authorization=Authorization(
@@ -61,7 +65,7 @@ class Services:
     @property
     def catalog(self) -> Mapping[str, ModelSpec]:
         """The served models, by name."""
-        return self.models.catalog
+        return self.served.catalog
 
     def price_of(self, name: str | None) -> Price:
         """Returns the price of a served model. All other models have the price of added models."""

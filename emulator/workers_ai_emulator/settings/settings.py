@@ -145,6 +145,22 @@ class Settings:
             page="models.md",
         ),
     ] = None
+    any_model: Annotated[
+        bool,
+        Setting(
+            "The stand-in model serves every other name of the form @cf/author/model or "
+            "@hf/author/model; otherwise, requests for unknown names get 400.",
+            page="models.md",
+        ),
+    ] = False
+    retired: Annotated[
+        bool,
+        Setting(
+            "Requests for models that the service has retired get 410, as on the service; "
+            "otherwise, the server serves these models.",
+            page="models.md",
+        ),
+    ] = False
     preload: Annotated[
         tuple[str, ...],
         Setting(

@@ -193,6 +193,16 @@ def error_types(*senders: Sender) -> list[ErrorType]:
     return [row for row in rows if row.sender in senders]
 
 
+# The service's error for the retired int8 model, as recorded, names the model that replaced the
+# int8 model.
+_RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
+
+
+def retired(model: str) -> WireError:
+    """Returns the error that the service sends for a retired model. `model`: the model's name."""
+    return WireError(RETIRED, _RETIRED_AS.get(model, model))
+
+
 def no_route_in_account(path: str) -> WireError:
     """Returns the error for an unknown path with a malformed account id.
 

@@ -49,9 +49,6 @@ _ERROR_TYPES = {
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
 }
-# The service's error for the retired int8 model, as recorded, names the model that replaced the
-# int8 model.
-_RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
 
@@ -196,8 +193,7 @@ def _with_fault_header(send: Send, name: str) -> Send:
 
 def _error(name: str, request: _Request) -> WireError:
     if name == "retired":
-        model = request.subject.model or ""
-        return WireError(errors.RETIRED, _RETIRED_AS.get(model, model or "undefined"))
+        return errors.retired(request.subject.model or "undefined")
     if name == "auth":
         api, gateway = errors.AUTHENTICATION_FAILED, errors.GATEWAY_UNAUTHORIZED
         return WireError(gateway if request.is_gateway else api)

@@ -1,0 +1,63 @@
+"""Finds the model that a request names, according to the settings `retired` and `any_model`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.files import one_line
+from workers_ai_emulator.models.spec import ADDED_TRAITS, ModelSpec, is_model_name
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, WireError, retired
+
+log = logging.getLogger(__name__)
+
+_MAX_SHOWN = 200  # characters of an unknown name in the log
+
+# With `--any-model`, this spec is used for every name that is not in the catalogue. If the models
+# folder contains its weights file, this file is used instead of the stand-in model.
+_ANY_MODEL = ModelSpec("", Path("any-model.gguf"), stand_in="Q8_0", traits=ADDED_TRAITS)
+
+
+class ServedModels:
+    """The models that the server serves.
+
+    `catalog`: the served models, by name. With the setting `retired`, it has no retired models.
+    Raises SettingInvalid if the setting `preload` contains a model that the setting `retired`
+    excludes.
+    """
+
+    def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
+        self._has_any_model = settings.any_model
+        self._retired = {
+            name for name, spec in catalog.items() if settings.retired and spec.retired_on
+        }
+        self.catalog = {name: spec for name, spec in catalog.items() if name not in self._retired}
+        if excluded := self._retired.intersection(settings.preload):
+            raise SettingInvalid(f"--preload: --retired excludes {min(excluded)}")
+
+    def find(self, name: str) -> ModelSpec:
+        """Returns the model with this name. With `--any-model`, a new name gets a new model spec.
+
+        Raises WireError if the model is retired, or if no model has this name.
+        """
+        if spec := self.catalog.get(name):
+            return spec
+        if name in self._retired:
+            raise retired(name)
+        if self._has_any_model and is_model_name(name):
+            return replace(_ANY_MODEL, name=name)
+        log.warning("no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name))
+        raise WireError(NO_SUCH_MODEL, name)
+
+
+def _next_step(name: str) -> str:
+    if not is_model_name(name):
+        return "names have the form @cf/author/model or @hf/author/model"
+    return (
+        f"run `workers-ai-emulator models import FILE --as {name}`, or start the server with "
+        "--any-model"
+    )

@@ -1,0 +1,73 @@
+"""Tests which model a name finds: known, unknown and retired names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.routes.served_models import ServedModels
+from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, RETIRED, WireError
+
+from tests.server import FP16, INT8
+
+SETTINGS = Settings()
+OTHER = "@cf/someone/some-model"
+LLAMA_3_3 = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+
+
+def error_of(served: ServedModels, name: str) -> WireError:
+    with pytest.raises(WireError) as failure:
+        served.find(name)
+    return failure.value
+
+
+def test_by_default_every_model_of_the_catalogue_is_served() -> None:
+    served = ServedModels(SETTINGS, CATALOG)
+    assert served.catalog == CATALOG
+    assert all(served.find(name) is spec for name, spec in CATALOG.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "next_step"),
+    [
+        (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model"),
+        ("gpt-4", "names have the form @cf/author/model"),
+        ("@cf/a/b\x1b[2J", r"no model is called @cf/a/b\x1b[2J: names have the form"),
+        ("@cf/a/" + "b" * 10_000, "names have the form"),
+    ],
+)
+def test_an_unknown_name_is_refused_and_the_log_has_the_next_step(
+    name: str, next_step: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert error_of(ServedModels(SETTINGS, CATALOG), name).type is NO_SUCH_MODEL
+    assert len(caplog.messages) == 1 and next_step in caplog.text
+    assert len(caplog.text) < 500
+
+
+def test_with_any_model_the_stand_in_model_serves_every_name_of_the_right_form() -> None:
+    served = ServedModels(replace(SETTINGS, any_model=True), CATALOG)
+    spec = served.find(OTHER)
+    assert (spec.name, spec.stand_in, spec.hub_file) == (OTHER, "Q8_0", None)
+    assert spec.traits.has_tools and spec.traits.json_mode == "object"
+    assert spec.schema is CATALOG[INT8].schema and spec.card["name"] == OTHER
+    assert served.find(LLAMA_3_3) is CATALOG[LLAMA_3_3]
+    assert OTHER not in served.catalog
+    for name in ("gpt-4", "", "@cf/a", "@cf/a/" + "b" * 200):
+        assert error_of(served, name).type is NO_SUCH_MODEL
+
+
+def test_with_retired_only_the_current_models_are_served() -> None:
+    served = ServedModels(replace(SETTINGS, retired=True, any_model=True), CATALOG)
+    assert [*served.catalog] == [name for name in CATALOG if not CATALOG[name].retired_on]
+    error = error_of(served, FP16)
+    assert error.type is RETIRED and str(error).startswith(f"{FP16} was deprecated on 2026-05-30")
+    assert "@cf/meta/llama-3-8b-instruct-awq" in str(error_of(served, INT8))
+
+
+def test_a_retired_model_cannot_be_preloaded() -> None:
+    settings = replace(SETTINGS, retired=True, preload=(LLAMA_3_3, FP16))
+    with pytest.raises(SettingInvalid, match=f"--preload: --retired excludes {FP16}"):
+        ServedModels(settings, CATALOG)
