@@ -8,10 +8,15 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from workers_ai_emulator.errors import PullFailed
 from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
 from workers_ai_emulator.models.family import Family, request_branches
+from workers_ai_emulator.models.importing import remove_weights
+from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.pull import file_to_pull
 from workers_ai_emulator.models.spec import is_model_name
+from workers_ai_emulator.models.store import Store
 from workers_ai_emulator.models.validator import SchemaMismatch
 
 LLAMA_2 = ("@cf/meta/llama-2-7b-chat-int8", "@cf/meta/llama-2-7b-chat-fp16")
@@ -138,6 +143,26 @@ def test_pull_has_a_file_for_every_model_of_ordinary_size(spec: ModelSpec) -> No
 def test_only_one_file_has_several_parts() -> None:
     split = [name for name, spec in CATALOG.items() if spec.hub_file and spec.hub_file.is_split]
     assert split == ["@cf/meta/llama-4-scout-17b-16e-instruct"]
+
+
+def test_a_model_with_several_files_or_none_cannot_be_pulled() -> None:
+    with pytest.raises(PullFailed, match=r"is one of several files.*--merge.*models import FILE"):
+        file_to_pull(CATALOG["@cf/meta/llama-4-scout-17b-16e-instruct"])
+    with pytest.raises(PullFailed, match="has no repository on a hub"):
+        file_to_pull(CATALOG["@cf/zai-org/glm-5.3"])
+
+
+def test_removing_weights_that_built_in_models_share_deletes_them(tmp_path: Path) -> None:
+    spec = CATALOG["@cf/meta/llama-3.1-8b-instruct"]
+    store, models_file = Store(tmp_path, num_threads=1), tmp_path / "models.toml"
+    path = store.path(spec)
+    path.touch()
+    models_file.write_text(f'["@cf/a/b"]\nfile = "{path.name}"\n')
+    assert [*remove_weights(spec, read_catalog(tmp_path), store, models_file)] == [
+        f"{path} stays: @cf/a/b uses it"
+    ]
+    assert [*remove_weights(spec, CATALOG, store, tmp_path / "none.toml")] == [f"deleted {path}"]
+    assert not path.exists()
 
 
 def test_importing_the_catalogue_reads_no_card() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG, HubFile
+from workers_ai_emulator.models.family import request_branches
 from workers_ai_emulator.models.models_file import add_entry, check_name, read_catalog, remove_entry
 
 NAME = "@cf/someone/some-model"
@@ -61,6 +62,30 @@ def test_an_entry_replaces_the_weights_of_a_built_in_model_but_not_its_card(tmp_
     assert (spec.weights_file.name, spec.context_length) == ("some.gguf", 2048)
     assert spec.card == CATALOG[INT8].card
     assert spec.stand_in is None
+
+
+def test_an_entry_keeps_the_schema_the_traits_and_the_price_of_a_built_in_model(
+    tmp_path: Path,
+) -> None:
+    name = "@cf/google/gemma-4-26b-a4b-it"
+    write(tmp_path, f'["{name}"]\nfile = "some.gguf"\ndefaults = {{ max_tokens = 9 }}\n')
+    spec, built_in = read_catalog(tmp_path)[name], CATALOG[name]
+    assert (spec.traits, spec.price, spec.family) == (
+        built_in.traits,
+        built_in.price,
+        built_in.family,
+    )
+    assert spec.defaults == built_in.defaults | {"max_tokens": 9}
+    branches = [*request_branches(spec.schema["input"])]
+    assert [branch["properties"]["max_tokens"]["default"] for branch in branches] == [9, 9]
+    branches = [*request_branches(built_in.schema["input"])]
+    assert not any("default" in branch["properties"]["max_tokens"] for branch in branches)
+
+
+def test_an_added_model_has_tools_and_json_mode(tmp_path: Path) -> None:
+    write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\n')
+    traits = read_catalog(tmp_path)[NAME].traits
+    assert (traits.answer, traits.has_tools, traits.json_mode) == ("response", True, "object")
 
 
 def test_the_defaults_of_an_entry_are_in_the_schema_and_in_requests(tmp_path: Path) -> None:

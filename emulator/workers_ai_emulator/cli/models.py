@@ -17,7 +17,7 @@ from workers_ai_emulator.errors import CommandError, PullFailed
 from workers_ai_emulator.machine import in_units
 
 if TYPE_CHECKING:  # this import is slow, and only type annotations need it
-    from workers_ai_emulator.models.catalog import License, ModelSpec
+    from workers_ai_emulator.models.catalog import HubFile, License, ModelSpec
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,10 +47,15 @@ def pull(
     """
     from workers_ai_emulator.cli.progress import progress_on
     from workers_ai_emulator.models.download import Retries
+    from workers_ai_emulator.models.pull import file_to_pull
     from workers_ai_emulator.models.pull import pull as pull_weights
 
     library = _Library(models_dir, models_file)
     specs = [library.spec(name) for name in names]
+    for spec in specs:
+        file = file_to_pull(spec)
+        if not quiet:
+            print_to_stderr(f"{spec.name}: {file.path} of {file.repo}{_about(file)}")
     for license in {spec.license: None for spec in specs if spec.license}:
         _confirm_license(license, is_accepted=accept_license, is_quiet=quiet)
     progress = progress_on(is_quiet=quiet)
@@ -197,7 +202,11 @@ class _Library:
         return find_spec(self.catalog, name)
 
     def specs_with_weights(self) -> list[ModelSpec]:
-        return [spec for spec in self.catalog.values() if self.store.path(spec).exists()]
+        """Returns the models whose weights exist. Of models with the same file, only the first."""
+        specs: dict[Path, ModelSpec] = {}
+        for spec in self.catalog.values():
+            specs.setdefault(self.store.path(spec), spec)
+        return [spec for path, spec in specs.items() if path.exists()]
 
     def details(self, spec: ModelSpec) -> _Details:
         """Returns the details of a model.
@@ -230,12 +239,26 @@ def _source(spec: ModelSpec) -> str:
 
     If the stand-in model replaces the missing weights, the text also mentions the stand-in model.
     """
-    source = f"`pull` downloads it from {spec.hub_file.repo}" if spec.hub_file else "no repository"
-    return source + (f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else "")
+    return _download(spec.hub_file) + (
+        f"; until then the stand-in model as {spec.stand_in}" if spec.stand_in else ""
+    )
+
+
+def _download(file: HubFile | None) -> str:
+    if file is None:
+        return "no repository"
+    if file.is_split:
+        return f"several files in {file.repo}{_about(file)}, which `pull` does not download"
+    return f"`pull` downloads it from {file.repo}{_about(file)}"
+
+
+def _about(file: HubFile) -> str:
+    """Returns the file's approximate size as an apposition; empty if it is unknown."""
+    return f", about {in_units(file.size)}" if file.size else ""
 
 
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
-    """Prints the licence of the weights to stderr, and asks the user to accept it.
+    """Prints the licence of the weights to stderr, and asks the user to accept it if it must be.
 
     If `is_quiet`, does not print the licence. If `is_accepted`, does not ask. Raises PullFailed if
     the user does not accept the licence. Also raises PullFailed if stdin is not a terminal, because
@@ -243,8 +266,9 @@ def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> 
     """
     if not is_quiet:
         print_to_stderr(f"These weights come under the {license.name}: {license.url}")
-        print_to_stderr(license.notice)
-    if is_accepted:
+        if license.notice:
+            print_to_stderr(license.notice)
+    if is_accepted or not license.needs_acceptance:
         return
     if not sys.stdin.isatty():
         raise PullFailed(

@@ -11,7 +11,7 @@ from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models import models_file
-from workers_ai_emulator.models.catalog import IMPORTED_FOLDER, ModelSpec
+from workers_ai_emulator.models.catalog import CATALOG, IMPORTED_FOLDER, ModelSpec
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.store import Store
@@ -78,11 +78,18 @@ def remove_weights(
 ) -> Iterator[str]:
     """Deletes a model's weights, and removes the model from `models.toml`.
 
-    Keeps the weights if another model uses them or if they are outside the models folder. Yields
-    the lines to show to the user: which files were deleted or kept.
+    Keeps the weights if they are outside the models folder, or if another model uses them. Several
+    built-in models may have the same weights, which are deleted for all of them. Yields the lines
+    to show to the user: which files were deleted or kept.
     """
     path = store.path(spec)
-    others = [s.name for s in catalog.values() if s.name != spec.name and store.path(s) == path]
+    others = [
+        other.name
+        for other in catalog.values()
+        if other.name != spec.name
+        and store.path(other) == path
+        and not (_has_built_in_weights(spec) and _has_built_in_weights(other))
+    ]
     if others:
         yield f"{path} stays: {', '.join(others)} uses it"
     else:
@@ -92,6 +99,12 @@ def remove_weights(
             yield f"{path} stays: it is outside of {store.models_dir}"
     if models_file.remove_entry(models_path, spec.name):
         yield f"removed {spec.name} from {models_path}"
+
+
+def _has_built_in_weights(spec: ModelSpec) -> bool:
+    """Returns whether the model is built in, and `models.toml` does not replace its weights."""
+    built_in = CATALOG.get(spec.name)
+    return built_in is not None and built_in.weights_file == spec.weights_file
 
 
 def _check_file_name(file: Path) -> None:

@@ -31,19 +31,35 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
     and modification time are unchanged since the last check. Raises PullFailed if the download
     fails or the sha256 is wrong.
     """
-    if spec.hub_file is None:
-        raise PullFailed(
-            f"{spec.name} has no repository on a hub: set its `repo` in models.toml, or run "
-            f"`workers-ai-emulator models import FILE --as {spec.name}`"
-        )
+    file = file_to_pull(spec)
     target = store.path(spec)
     with locked(target, progress.note):
         manifest = Manifest.read(target)
         if manifest and manifest.matches(target):
             progress.note(f"{target} exists already, {in_units(manifest.size)}")
         else:
-            _Pull(spec.hub_file, target, progress, retries).run()
+            _Pull(file, target, progress, retries).run()
     return target
+
+
+def file_to_pull(spec: ModelSpec) -> HubFile:
+    """Returns the file on the hub that contains a model's weights.
+
+    Raises PullFailed if there is none, or if the weights are split into several files.
+    """
+    if spec.hub_file is None:
+        raise PullFailed(
+            f"{spec.name} has no repository on a hub: set its `repo` in models.toml, or run "
+            f"`workers-ai-emulator models import FILE --as {spec.name}`"
+        )
+    if spec.hub_file.is_split:
+        raise PullFailed(
+            f"{spec.hub_file.path} of {spec.hub_file.repo} is one of several files, and `pull` "
+            "downloads only models with one file: join the files with llama.cpp's "
+            "`llama-gguf-split --merge`, then run "
+            f"`workers-ai-emulator models import FILE --as {spec.name}`"
+        )
+    return spec.hub_file
 
 
 class _Pull:
