@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 from workers_ai_emulator.app import ROUTERS
@@ -16,6 +18,7 @@ from tests.server import ACCOUNT_ID, INT8
 
 ACCOUNT = f"/client/v4/accounts/{ACCOUNT_ID}"
 GATEWAY = f"/v1/{ACCOUNT_ID}/default"
+SIDES = ("input", "output")
 VALUES = {"account_id": ACCOUNT_ID, "gateway_id": "default", "model": INT8}
 
 
@@ -35,7 +38,10 @@ def test_every_endpoint_has_a_route_and_every_route_is_an_endpoint() -> None:
     assert served == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
-def test_the_document_describes_every_endpoint_and_no_other() -> None:
+def test_the_document_describes_every_endpoint_with_one_model_of_each_family() -> None:
+    models: dict[str, str] = {}
+    for name, spec in CATALOG.items():
+        models.setdefault(spec.family.name, name)
     described = {
         (method.upper(), path)
         for path, item in document(CATALOG)["paths"].items()
@@ -44,9 +50,29 @@ def test_the_document_describes_every_endpoint_and_no_other() -> None:
     expected = {
         (endpoint.method, endpoint.path.replace("{model:path}", model).replace(":path", ""))
         for endpoint in ENDPOINTS
-        for model in CATALOG
+        for model in models.values()
     }
     assert described == expected
+
+
+def test_the_document_names_every_model_and_stays_below_a_megabyte() -> None:
+    text = json.dumps(document(CATALOG))
+    assert all(name in text for name in CATALOG)
+    assert len(text) < 10**6
+
+
+def test_a_model_with_its_own_defaults_has_its_own_schemas() -> None:
+    own = replace(CATALOG[INT8], name="@cf/a/b", own_defaults={"max_tokens": 7})
+    added = replace(CATALOG[INT8], name="@cf/a/c")
+    described = document({INT8: CATALOG[INT8], own.name: own, added.name: added})
+    assert described["components"]["schemas"].keys() == {
+        f"{name}-{side}" for name in ("llama-2-7b-chat-int8", "cf-a-b") for side in SIDES
+    }
+    run = "/client/v4/accounts/{account_id}/ai/run/"
+    operation = described["paths"][f"{run}{INT8}"]["post"]
+    assert operation["description"] == "These models have the same schemas: @cf/a/c."
+    assert f"{run}{own.name}" in described["paths"]
+    assert f"{run}{added.name}" not in described["paths"]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -18,13 +18,20 @@ from workers_ai_emulator.wire.errors import ErrorType, Sender, error_types
 
 Json = dict[str, Any]
 Catalog = Mapping[str, ModelSpec]
+# Models with the same JSON schemas. The document describes the paths and the schemas of the first
+# model, because the description of each model would have tens of kilobytes.
+Group = Sequence[ModelSpec]
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _MODEL_PARAMETER = "{model:path}"
 
 
 def document(catalog: Catalog) -> Json:
-    """Returns the server's OpenAPI 3.1 document, for the models in `catalog`."""
+    """Returns the server's OpenAPI 3.1 document, for the models in `catalog`.
+
+    If several models have the same schemas, describes the endpoint of one of them, and names the
+    others.
+    """
     paths: dict[str, Json] = {}
     for endpoint in ENDPOINTS:
         for path, operation in _operations(endpoint, catalog):
@@ -66,16 +73,21 @@ class _Details:
 def _operations(endpoint: Endpoint, catalog: Catalog) -> Iterator[tuple[str, Json]]:
     """Yields the OpenAPI path and operation of an endpoint.
 
-    If a model's name is part of the endpoint's path, yields a path and an operation for each model.
+    If a model's name is part of the endpoint's path, yields a path and an operation for each group
+    of models.
     """
     describe = _DESCRIBE[endpoint]
     if _MODEL_PARAMETER not in endpoint.path:
         path = endpoint.path.replace(":path", "")
         yield path, _operation(endpoint, endpoint.summary, describe(catalog))
         return
-    for spec in catalog.values():
-        path = endpoint.path.replace(_MODEL_PARAMETER, spec.name)
-        yield path, _operation(endpoint, f"Run {spec.name}", describe({spec.name: spec}))
+    for first, *others in _groups(catalog):
+        path = endpoint.path.replace(_MODEL_PARAMETER, first.name)
+        operation = _operation(endpoint, f"Run {first.name}", describe({first.name: first}))
+        if others:
+            names = ", ".join(spec.name for spec in others)
+            operation["description"] = f"These models have the same schemas: {names}."
+        yield path, operation
 
 
 def _operation(endpoint: Endpoint, summary: str, details: _Details) -> Json:
@@ -124,18 +136,38 @@ def _path_parameters(path: str) -> list[Json]:
 # ── schemas ───────────────────────────────────────────────────────────────────────────────────
 
 
+def _groups(catalog: Catalog) -> list[Group]:
+    """Returns the models of the catalogue in groups that have the same JSON schemas."""
+    groups: dict[str, list[ModelSpec]] = {}
+    for spec in catalog.values():
+        groups.setdefault(_group_name(spec), []).append(spec)
+    return [*groups.values()]
+
+
+def _group_name(spec: ModelSpec) -> str:
+    return spec.name if spec.own_defaults else spec.family.name
+
+
 def _schemas(catalog: Catalog) -> Json:
-    """Returns the input and output schemas of all models, for the OpenAPI document."""
-    specs = catalog.values()
-    return {_schema(spec, side): spec.schema[side] for spec in specs for side in spec.schema}
+    """Returns the input and output schemas of all groups of models."""
+    return {
+        _schema(spec, side): spec.schema[side]
+        for spec, *_ in _groups(catalog)
+        for side in spec.schema
+    }
 
 
 def _schema(spec: ModelSpec, side: str) -> str:
-    return f"{re.sub('[^A-Za-z0-9._-]+', '-', spec.name).strip('-')}-{side}"
+    return f"{re.sub('[^A-Za-z0-9._-]+', '-', _group_name(spec)).strip('-')}-{side}"
 
 
 def _ref(spec: ModelSpec, side: str, part: str = "") -> Json:
     return {"$ref": f"#/components/schemas/{_schema(spec, side)}{part}"}
+
+
+def _name_in(group: Group, prefix: str = "") -> Json:
+    """Returns the schema of a string that is the name of a model in the group."""
+    return {"enum": [prefix + spec.name for spec in group]}
 
 
 def _object(**properties: Any) -> Json:
@@ -165,21 +197,21 @@ _NONE: Json = {"type": "array", "maxItems": 0}
 
 def _input(catalog: Catalog) -> Json:
     """Returns the schema of a request body that is the input of any model in the catalogue."""
-    return _any_of(_ref(spec, "input") for spec in catalog.values())
+    return _any_of(_ref(spec, "input") for spec, *_ in _groups(catalog))
 
 
 def _flat(catalog: Catalog, prefix: str = "") -> Json:
     """Returns the schema of an OpenAI request body: a model's input plus the key `model`."""
-    specs = catalog.values()
-    names = [_object(model={"const": prefix + spec.name}) for spec in specs]
-    inputs = [_ref(spec, "input") for spec in specs]
-    return _any_of({"allOf": [*pair]} for pair in zip(names, inputs, strict=True))
+    return _any_of(
+        {"allOf": [_object(model=_name_in(group, prefix)), _ref(group[0], "input")]}
+        for group in _groups(catalog)
+    )
 
 
 def _nested(catalog: Catalog) -> Json:
     """Returns the schema of a request body `{"model": NAME, "input": INPUT}`."""
     return _any_of(
-        _object(model={"const": spec.name}, input=_ref(spec, "input")) for spec in catalog.values()
+        _object(model=_name_in(group), input=_ref(group[0], "input")) for group in _groups(catalog)
     )
 
 
@@ -189,10 +221,10 @@ def _steps(catalog: Catalog) -> Json:
         _any_of(
             _object(
                 provider={"const": "workers-ai"},
-                endpoint={"const": spec.name},
-                query=_ref(spec, "input"),
+                endpoint=_name_in(group),
+                query=_ref(group[0], "input"),
             )
-            for spec in catalog.values()
+            for group in _groups(catalog)
         )
     ) | {"minItems": 1}
 
@@ -250,7 +282,20 @@ def _native(catalog: Catalog) -> Json:
 
 
 def _bare_output(catalog: Catalog) -> Json:
-    return _any_of(_ref(spec, "output", "/oneOf/0") for spec in catalog.values())
+    return _any_of(_result(spec) for spec, *_ in _groups(catalog))
+
+
+def _result(spec: ModelSpec) -> Json:
+    """Returns the schema of the result of `ai/run`.
+
+    The published output schema is right only for Llama 2. The responses of the other models have
+    further keys and forms, such as a JSON object under the key `response` in JSON mode.
+    """
+    if spec.traits.answer == "choices":
+        return _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
+    if spec.traits.has_tools or spec.traits.json_mode != "none":
+        return _object(usage={"type": "object"})
+    return _ref(spec, "output", "/oneOf/0")
 
 
 _TASK = _object(id=_TEXT, name=_TEXT, description=_TEXT)
@@ -265,13 +310,13 @@ _CARD = _object(
 )
 _VERIFIED = _object(id={"type": "string", "pattern": "^[0-9a-f]{32}$"}, status={"const": "active"})
 _USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
-_CHOICE: Json = {"logprobs": {"type": "null"}, "finish_reason": {"enum": ["stop", "length"]}}
+_FINISH_REASON = {"enum": ["stop", "length", "tool_calls"]}
 
 
 def _completion(kind: str, **content: Json) -> Json:
-    choice = _object(index={"const": 0}, **content, **_CHOICE)
+    choice = _object(index={"const": 0}, **content, finish_reason=_FINISH_REASON)
     whole = _object(
-        id={"type": "string", "pattern": "^id-[0-9]+$"},
+        id=_TEXT,
         object={"const": kind},
         created={"type": "integer"},
         model=_TEXT,
@@ -281,7 +326,8 @@ def _completion(kind: str, **content: Json) -> Json:
     return _whole_or_stream(whole)
 
 
-_CHAT = _completion("chat.completion", message=_object(role={"const": "assistant"}, content=_TEXT))
+_MESSAGE = _object(role={"const": "assistant"}, content={"type": ["string", "null"]})
+_CHAT = _completion("chat.completion", message=_MESSAGE)
 _COMPLETION = _completion("text_completion", text=_TEXT)
 _STATUS = _content(_object(status=_TEXT))
 _FAULTS = _content(_object(faults=_list_of(_object(fault=_TEXT))))
