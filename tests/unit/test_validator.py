@@ -23,8 +23,12 @@ FAMILIES = REPOSITORY / "emulator/workers_ai_emulator/models/cards/families"
 
 
 def verdict(schema: dict[str, Any], value: object) -> str:
+    return result(Validator(schema), value)
+
+
+def result(validator: Validator, value: object) -> str:
     try:
-        Validator(schema).validate(value)
+        validator.validate(value)
     except SchemaMismatch as error:
         return f"Error: {error}"
     return "valid"
@@ -57,10 +61,10 @@ def test_every_family_of_schemas_has_recorded_results() -> None:
 
 @pytest.mark.parametrize("path", sorted(FAMILIES.iterdir()), ids=lambda path: path.stem)
 def test_schema_of_a_family_gives_the_recorded_results(path: Path) -> None:
-    schema = json.loads(path.read_text(encoding="utf-8"))["input"]
+    validator = Validator(json.loads(path.read_text(encoding="utf-8"))["input"])
     recorded = REPOSITORY / "tests" / "data" / "validator" / "families" / path.name
     vectors = json.loads(recorded.read_text(encoding="utf-8"))
-    results = [{**vector, "result": verdict(schema, vector["request"])} for vector in vectors]
+    results = [{**vector, "result": result(validator, vector["request"])} for vector in vectors]
     assert results == vectors
 
 
@@ -374,13 +378,43 @@ def test_validation_does_not_change_the_value() -> None:
     assert json.dumps(value) == before
 
 
+def lists(items: Any) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "array", "items": items}}
+
+
+LONG = "x" * 2**20
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (lists({"type": "object"}), {LONG: [{}] * 100_000}),
+        (lists({"oneOf": [{"enum": ["a"]}]}), [[True] + [LONG] * 100_000]),
+        (
+            {"type": "array", "items": {"type": "object", "additionalProperties": {}}},
+            {LONG: dict.fromkeys(map(str, range(100_000)))},
+        ),
+    ],
+    ids=["paths of items", "error texts", "paths of additional properties"],
+)
+def test_paths_and_error_texts_have_a_maximum_length(schema: dict[str, Any], value: object) -> None:
+    # Without the maximum, the texts would have 100,000 times a million characters.
+    assert "more than 33554432 characters" in verdict(schema, value)
+
+
+def test_conversation_of_twenty_thousand_messages_is_valid() -> None:
+    schema = json.loads((FAMILIES / "chat-completions.json").read_text(encoding="utf-8"))["input"]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert verdict(schema, {"messages": messages * 10_000}) == "valid"
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"anyOf": [{"minProperties": 1}]},
         {"type": "object", "properties": {"p": {"$ref": "x#/y"}}},
         {"type": "array", "items": {"allOf": []}},
-        {"oneOf": [{"additionalProperties": {"not": {}}}]},
+        {"oneOf": [prop({"type": "object", "additionalProperties": {"not": {}}})]},
     ],
 )
 def test_keyword_that_is_not_ported_is_rejected_at_once(schema: dict[str, Any]) -> None:

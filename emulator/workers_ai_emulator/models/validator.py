@@ -17,14 +17,18 @@ inherit, it supports only those of Object.prototype, such as `toString`.
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
-from typing import Any, NamedTuple
+from itertools import filterfalse
+from types import NoneType
+from typing import Any, NamedTuple, Protocol
 
-# A schema is a JSON object, so the values of its keywords have the type Any.
-Schema = Mapping[str, Any]
+# The maximum number of characters in all paths and error texts that one validation creates. 10,000
+# messages with tool calls need a fifth of this number. Without a limit, the validation of 1 MiB of
+# empty messages could take two minutes and create an error text of 200 MB.
+_MAX_CHARACTERS = 2**25
 
 
 class SchemaMismatch(ValueError):
@@ -38,37 +42,21 @@ class Validator:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = _prepared(schema)
+        self._schema = _compiled(schema)
 
     def validate(self, value: object) -> None:
-        """Raises SchemaMismatch if the schema rejects the value."""
-        _count_matches(self._schema, _Place(value, "", _Walk()))
+        """Raises SchemaMismatch if the schema rejects the value.
+
+        Also raises SchemaMismatch, with a text of our own, if the validation would take too long.
+        """
+        try:
+            self._schema.count_matches(_Place(value, "", _Walk(_Budget(_MAX_CHARACTERS))))
+        except _Mismatch as error:
+            raise SchemaMismatch(str(error)) from None
 
 
-_UNPORTED = frozenset({"$ref", "allOf", "maxProperties", "minProperties", "multipleOf", "not"})
-
-
-def _prepared(schema: Any) -> Any:
-    """Returns a copy of a schema in which branches and `properties` are prepared.
-
-    Each branch of `oneOf` and `anyOf` has a type: its own or that of the schema. `properties` is a
-    `_Properties` object. Raises ValueError if the schema has an unsupported keyword.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    if unported := sorted(_UNPORTED & schema.keys()):
-        raise ValueError(f"schema keyword {unported[0]!r} is not supported")
-    prepared = dict(schema)
-    for keyword in ("items", "additionalProperties", "unevaluatedProperties"):
-        if keyword in schema:
-            prepared[keyword] = _prepared(schema[keyword])
-    own_type = schema.get("type", _UNDEFINED)
-    for keyword in {"oneOf", "anyOf"} & schema.keys():
-        branches = ({"type": own_type, **_keywords(branch)} for branch in schema[keyword])
-        prepared[keyword] = [_prepared(branch) for branch in branches]
-    if "properties" in schema:
-        prepared["properties"] = _Properties(schema["properties"])
-    return prepared
+class _Mismatch(Exception):
+    """A schema rejects a value. If the schema is a branch of a `oneOf`, another branch may not."""
 
 
 class _Absent(Enum):
@@ -82,33 +70,23 @@ class _Absent(Enum):
 _UNDEFINED = _Absent.UNDEFINED
 
 
-class _Properties:
-    """The schemas in the keyword `properties`, in the order in which JavaScript lists the keys."""
+@dataclass(slots=True)
+class _Budget:
+    """Limits the time and the memory of one validation.
 
-    def __init__(self, properties: object) -> None:
-        self._schemas = [(key, _prepared(schema)) for key, schema in _entries(properties)]
-        self._checked_if_absent = frozenset(
-            key for key, schema in self._schemas if key in _INHERITED or not _is_optional(schema)
-        )
+    `num_characters`: how many characters the paths and error texts may still have.
+    """
 
-    def of(self, value: object) -> list[tuple[str, Any]]:
-        """Returns the keys and schemas to validate in `value`.
+    num_characters: int
 
-        Leaves out absent properties whose schemas have no effect on absent properties, because a
-        request has only a few of the properties in its schema.
-        """
-        if not isinstance(value, dict):
-            return self._schemas
-        always = self._checked_if_absent
-        return [item for item in self._schemas if item[0] in value or item[0] in always]
-
-
-def _is_optional(schema: object) -> bool:
-    """Returns whether the match count of an absent value is always 0, without any error."""
-    if not isinstance(schema, dict):
-        return isinstance(schema, bool)
-    effective = {"oneOf", "anyOf", "properties"}
-    return schema.get("type") != "object" and schema.keys().isdisjoint(effective)
+    def spend(self, text: str) -> None:
+        """Counts the characters of a new path or error text. Raises SchemaMismatch at the limit."""
+        self.num_characters -= len(text)
+        if self.num_characters < 0:
+            raise SchemaMismatch(
+                "the paths of the input's values, and the error texts, have more than "
+                f"{_MAX_CHARACTERS} characters, which is the emulator's limit"
+            )
 
 
 @dataclass(slots=True)
@@ -117,106 +95,141 @@ class _Walk:
 
     `errors`: the error texts so far, as the keys of a dict, which keeps their order. `evaluated`:
     the paths of the additional properties that were accepted, because they match the schema in
-    `additionalProperties`. `is_branch`: whether a branch of `oneOf` or `anyOf` is being validated.
-    If it is False, each new error text includes all earlier ones, as in cabidela, Cloudflare's
-    validator.
+    `additionalProperties`.
     """
 
+    budget: _Budget
     errors: dict[str, None] = field(default_factory=dict)
     evaluated: set[str] = field(default_factory=set)
-    is_branch: bool = False
 
 
 class _Place(NamedTuple):  # created faster than a frozen data class
-    """A part of the validated value, and its path: for example `/prompt`, or "" for the whole."""
+    """A part of the validated value, and its path: for example `/prompt`, or "" for the whole.
+
+    `is_branch`: whether a branch of `oneOf` or `anyOf` is being validated. If it is False, each new
+    error text includes all earlier ones, as in cabidela, Cloudflare's validator.
+    """
 
     value: object
     path: str
     walk: _Walk
+    is_branch: bool = False
 
     def __str__(self) -> str:
         return self.path or "/"
 
+    def path_of(self, key: str) -> str:
+        path = f"{self.path}/{key}"
+        self.walk.budget.spend(path)
+        return path
+
     def child(self, key: str, value: object) -> "_Place":
-        return _Place(value, f"{self.path}/{key}", self.walk)
+        return _Place(value, self.path_of(key), self.walk, self.is_branch)
 
-    def mismatch(self, message: str) -> SchemaMismatch:
-        if self.walk.errors and not self.walk.is_branch:
+    def mismatch(self, message: str) -> _Mismatch:
+        if self.walk.errors and not self.is_branch:
             message += ": " + ", ".join(self.walk.errors)
-        return SchemaMismatch(message)
+        self.walk.budget.spend(message)
+        return _Mismatch(message)
 
 
-def _count_matches(schema: object, place: _Place) -> int:
-    """Validates a value, and returns how many values matched the schema, as cabidela counts them.
+class _Schema(Protocol):
+    def count_matches(self, place: _Place) -> int:
+        """Validates a value, and returns how many values matched the schema, as cabidela counts.
 
-    cabidela is Cloudflare's validator. The result is usually 1. It is 0, for example, for an
-    optional value that is absent. For a schema of the type `array`, it is the sum of the results
-    for the array's items. Raises SchemaMismatch if the schema rejects the value.
+        cabidela is Cloudflare's validator. The result is usually 1. It is 0, for example, for an
+        optional value that is absent. For a schema of the type `array`, it is the sum of the
+        results for the array's items. Raises _Mismatch if the schema rejects the value.
+        """
+
+
+_UNPORTED = frozenset({"$ref", "allOf", "maxProperties", "minProperties", "multipleOf", "not"})
+
+
+def _compiled(schema: object) -> _Schema:
+    """Converts a JSON schema to an object that validates values.
+
+    The schemas `true` and `false` become the schema without keywords, so both accept every value,
+    as in cabidela. (In the JSON Schema standard, `false` accepts no value.) Raises ValueError if
+    the schema has an unsupported keyword.
     """
     if schema is None or schema is _UNDEFINED:
+        return _MissingSchema()
+    keywords = _keywords(schema)
+    if unported := sorted(_UNPORTED & keywords.keys()):
+        raise ValueError(f"schema keyword {unported[0]!r} is not supported")
+    if "oneOf" in keywords:
+        return _OneOf(_branches(keywords, "oneOf"))
+    if "anyOf" in keywords:
+        return _AnyOf(_branches(keywords, "anyOf"))
+    is_object = keywords.get("type") == "object" or "properties" in keywords
+    own = _compiled_object(keywords) if is_object else _compiled_value(keywords)
+    if keywords.get("type") == "array":
+        return _ArraySchema(_compiled(keywords.get("items", _UNDEFINED)), own)
+    return own
+
+
+def _keywords(schema: object) -> Mapping[str, Any]:
+    return schema if isinstance(schema, Mapping) else {}
+
+
+def _branches(keywords: Mapping[str, Any], name: str) -> list[_Schema]:
+    """Returns the branches of `oneOf` or `anyOf`. A branch without a type gets the schema's own."""
+    own_type = keywords.get("type", _UNDEFINED)
+    return [_compiled({"type": own_type, **_keywords(branch)}) for branch in keywords[name]]
+
+
+class _MissingSchema:
+    """Stands for the items' schema in an array's schema without the keyword `items`."""
+
+    def count_matches(self, place: _Place) -> int:
         raise place.mismatch(f"No schema for path '{place}'")
-    schema = _keywords(schema)
-    if "oneOf" in schema:
-        return _match_one_of(schema, place)
-    if "anyOf" in schema:
-        return _match_any_of(schema, place)
-    if schema.get("type") == "array" and not {"string", "binary"} & {*_types(place.value)}:
-        items = schema.get("items", _UNDEFINED)
-        return sum(_count_matches(items, place.child(*item)) for item in _entries(place.value))
-    if schema.get("type") == "object" or "properties" in schema:
-        return int(_match_object(schema, place))
-    if place.value is _UNDEFINED:
-        return 0
-    _check_value(schema, place)
-    return 1
 
 
-def _keywords(schema: object) -> Schema:
-    """Returns the keywords of a schema with their values.
+@dataclass(frozen=True, slots=True)
+class _OneOf:
+    branches: list[_Schema]
 
-    Returns no keywords for the schemas `true` and `false`, so both accept every value, as in
-    cabidela. (In the JSON Schema standard, `false` accepts no value.)
-    """
-    return schema if isinstance(schema, dict) else {}
+    def count_matches(self, place: _Place) -> int:
+        """Returns 1 if the match counts of the branches add up to 1, otherwise 0.
 
-
-def _match_one_of(schema: Schema, place: _Place) -> int:
-    """Returns 1 if the match counts of the branches of `oneOf` add up to 1, otherwise 0.
-
-    At the top level (path ""), raises SchemaMismatch instead of returning 0.
-    """
-    # As in cabidela, a branch without an error ends the loop if the sum is not 1.
-    matches = _sum_matches(schema["oneOf"], place, lambda sum_so_far: sum_so_far != 1)
-    if matches != 1 and not place.path:
-        raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
-    return int(matches == 1)
+        At the top level (path ""), raises _Mismatch instead of returning 0.
+        """
+        # As in cabidela, a branch without an error ends the loop if the sum is not 1.
+        matches = _sum_matches(self.branches, place, lambda sum_so_far: sum_so_far != 1)
+        if matches != 1 and not place.path:
+            raise place.mismatch(f"oneOf at '{place}' not met, {matches} matches")
+        return int(matches == 1)
 
 
-def _match_any_of(schema: Schema, place: _Place) -> int:
-    """Returns 1 if the match count of a branch of `anyOf` is above 0, otherwise 0.
+@dataclass(frozen=True, slots=True)
+class _AnyOf:
+    branches: list[_Schema]
 
-    At the top level (path ""), raises SchemaMismatch instead of returning 0.
-    """
-    matches = _sum_matches(schema["anyOf"], place, lambda sum_so_far: sum_so_far != 0)
-    if not matches and not place.path:
-        raise place.mismatch(f"anyOf at '{place}' not met")
-    return int(matches > 0)
+    def count_matches(self, place: _Place) -> int:
+        """Returns 1 if the match count of a branch is above 0, otherwise 0.
+
+        At the top level (path ""), raises _Mismatch instead of returning 0.
+        """
+        matches = _sum_matches(self.branches, place, lambda sum_so_far: sum_so_far != 0)
+        if not matches and not place.path:
+            raise place.mismatch(f"anyOf at '{place}' not met")
+        return int(matches > 0)
 
 
-def _sum_matches(branches: list[Schema], place: _Place, is_end: Callable[[int], bool]) -> int:
+def _sum_matches(branches: Sequence[_Schema], place: _Place, is_end: Callable[[int], bool]) -> int:
     """Validates a value against the branches of `oneOf` or `anyOf`, in order.
 
-    Returns the sum of the branches' match counts (see `_count_matches`). Adds the error texts of
-    the branches that reject the value to `place.walk.errors`. After a branch that does not reject
-    the value, `is_end` receives the sum so far, and the loop ends if the result is True.
+    Returns the sum of the branches' match counts. Adds the error texts of the branches that reject
+    the value to `place.walk.errors`. After a branch that does not reject the value, `is_end`
+    receives the sum so far, and the loop ends if the result is True.
     """
-    walk = _Walk(place.walk.errors, place.walk.evaluated, is_branch=True)
-    branch_place = _Place(place.value, place.path, walk)
+    branch_place = _Place(place.value, place.path, place.walk, is_branch=True)
     matches = 0
     for branch in branches:
         try:
-            matches += _count_matches(branch, branch_place)
-        except SchemaMismatch as error:
+            matches += branch.count_matches(branch_place)
+        except _Mismatch as error:
             place.walk.errors[str(error)] = None
         else:
             if is_end(matches):
@@ -224,92 +237,210 @@ def _sum_matches(branches: list[Schema], place: _Place, is_end: Callable[[int], 
     return matches
 
 
-def _match_object(schema: Schema, place: _Place) -> bool:
-    """Validates the properties of a value as cabidela does.
+@dataclass(frozen=True, slots=True)
+class _ArraySchema:
+    """A schema of the type `array`. `own`: the schema without the items, for texts and bytes."""
 
-    Returns whether at least one property has a match count (see `_count_matches`) above 0. Raises
-    SchemaMismatch if a required property is missing, or if a schema rejects a property. Does not
-    check whether the value is an object.
+    items: _Schema
+    own: _Schema
+
+    def count_matches(self, place: _Place) -> int:
+        value = place.value
+        if isinstance(value, str) or (isinstance(value, list) and _is_binary(value)):
+            return self.own.count_matches(place)
+        return sum(self.items.count_matches(place.child(*entry)) for entry in _entries(value))
+
+
+class _Property(NamedTuple):
+    """A property in the keyword `properties`.
+
+    `absent_errors`: the error texts if the property is absent, with `_PATH` in place of its path;
+    None if they are not always the same, or if the absent property is an error.
     """
-    known = _match_properties(schema, place)
-    matches, evaluated = len(known), place.walk.evaluated
-    if "additionalProperties" in schema:
-        matches += _match_others(schema["additionalProperties"], place, known, evaluated)
-    if "unevaluatedProperties" in schema:
-        evaluated = evaluated | known
-        matches += _match_others(schema["unevaluatedProperties"], place, evaluated, evaluated)
-    required = schema.get("required", ())
-    if not {f"{place.path}/{key}" for key in required} <= evaluated | known:
-        raise place.mismatch(f"required properties at '{place}' are '{_text(required)}'")
-    return matches > 0
+
+    key: str
+    schema: _Schema
+    absent_errors: tuple[str, ...] | None
 
 
-def _match_properties(schema: Schema, place: _Place) -> set[str]:
-    """Validates the properties that the schema lists in its keyword `properties`.
+_PATH = "\0"
 
-    Returns the paths of the properties of which at least one value matches: `_count_matches`
-    returns more than 0.
+
+def _properties(keywords: Mapping[str, Any]) -> list[_Property]:
+    """Returns the properties in the order in which JavaScript lists the keys."""
+    schemas = [(key, _compiled(schema)) for key, schema in _entries(keywords.get("properties"))]
+    return [_Property(key, schema, _absent_errors(key, schema)) for key, schema in schemas]
+
+
+def _absent_errors(key: str, schema: _Schema) -> tuple[str, ...] | None:
+    walk = _Walk(_Budget(_MAX_CHARACTERS))
+    try:
+        schema.count_matches(_Place(_UNDEFINED, _PATH, walk, is_branch=True))
+    except _Mismatch:
+        return None
+    return None if key in _INHERITED else tuple(walk.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherProperties:
+    """The keyword `additionalProperties` or `unevaluatedProperties`.
+
+    `schema` is None if the keyword is False: such properties are not allowed.
     """
-    known = set()
-    for key, subschema in schema["properties"].of(place.value) if "properties" in schema else ():
-        child = place.child(key, _member(place.value, key))
-        if _count_matches(subschema, child):
-            known.add(child.path)
-    return known
+
+    schema: _Schema | None
+
+    def count_matches(self, place: _Place, known: set[str], evaluated: set[str]) -> int:
+        """Validates a value's other properties, whose paths are not in `known`.
+
+        Returns how many other properties have a match count above 0, and adds their paths to
+        `evaluated`. Raises _Mismatch if the schema rejects one of the other properties.
+        """
+        paths = map(place.path_of, _keys(place.value))
+        others = [path for path in paths if path not in known]
+        if self.schema is None:
+            if others:
+                listed = f"'{', '.join(others)}' at '{place}'"
+                raise place.mismatch(f"Additional or unevaluated properties {listed} not allowed")
+            return 0
+        matches = 0
+        for path in others:
+            if self.schema.count_matches(_other_place(place, path)):
+                matches += 1
+                evaluated.add(f"/{path}")
+        return matches
 
 
-def _match_others(schema: object, place: _Place, known: set[str], evaluated: set[str]) -> int:
-    """Validates a value's other properties, whose paths are not in `known`, against `schema`.
+def _other_place(place: _Place, path: str) -> _Place:
+    """Returns the property `path` of a value as a value of its own, without earlier errors.
 
-    Returns how many other properties have a match count (see `_count_matches`) above 0, and adds
-    their paths to `evaluated`. Raises SchemaMismatch if `schema` rejects one of the other
-    properties, or if `schema` is False and the value has other properties.
+    cabidela, Cloudflare's validator, uses only the part of the path after the last slash. So a
+    property "a/b" is called "b" in error texts.
     """
-    paths = [f"{place.path}/{key}" for key in _keys(place.value)]
-    others = [path for path in paths if path not in known]
-    if schema is False and others:
-        listed = ", ".join(others)
-        raise place.mismatch(
-            f"Additional or unevaluated properties '{listed}' at '{place}' not allowed"
-        )
-    matches = 0
-    for path in others:
-        # cabidela, Cloudflare's validator, uses only the part of the path after the last slash. So
-        # a property "a/b" is called "b" in error texts.
-        key = path.rpartition("/")[2]
-        if _count_matches(schema, _Place(_member(place.value, key), f"/{key}", _Walk())):
-            matches += 1
-            evaluated.add(f"/{path}")
-    return matches
+    key = path.rpartition("/")[2]
+    return _Place(_member(place.value, key), f"/{key}", _Walk(place.walk.budget))
 
 
-def _check_value(schema: Schema, place: _Place) -> None:
-    value, expected = place.value, schema.get("type")
-    is_untyped = expected is None or expected is _UNDEFINED
-    if "const" in schema:
-        if not _is_same(value, schema["const"]):
-            texts = f"{_text(value)} doesn't match {_text(schema['const'])}"
-            raise place.mismatch(f"const {texts} at '{place}'")
-        if is_untyped:
-            return
-    if "enum" in schema:
-        if not any(_is_same(value, allowed) for allowed in schema["enum"]):
-            texts = f"{_text(value)} not in {_text(schema['enum'])}"
-            raise place.mismatch(f"enum {texts} at '{place}'")
-        if is_untyped:
-            return
-    if "type" in schema and expected not in _types(value):
-        actual = ",".join(f"'{name}'" for name in _types(value))
-        raise place.mismatch(f"Type mismatch of '{place}', '{_text(expected)}' not in {actual}")
-    if expected == "string":
-        _check_length(schema, place)
-    elif expected in ("number", "integer"):
-        _check_range(schema, place)
-    if "pattern" in schema and not _is_pattern_found(schema["pattern"], value):
-        raise place.mismatch(f"'{place}' failed test {schema['pattern']} patttern")
+@dataclass(frozen=True, slots=True)
+class _ObjectSchema:
+    """A schema of the type `object`, or with the keyword `properties`."""
+
+    properties: list[_Property]
+    required: list[str]
+    required_text: str
+    additional: _OtherProperties | None
+    unevaluated: _OtherProperties | None
+
+    def count_matches(self, place: _Place) -> int:
+        """Returns 1 if at least one property has a match count above 0, otherwise 0.
+
+        Raises _Mismatch if a required property is missing, or if a schema rejects a property. As
+        in cabidela, does not check whether the value is an object.
+        """
+        known = self._match_properties(place)
+        matches, evaluated = len(known), place.walk.evaluated
+        if self.additional is not None:
+            matches += self.additional.count_matches(place, known, evaluated)
+        if self.unevaluated is not None:
+            evaluated = evaluated | known
+            matches += self.unevaluated.count_matches(place, evaluated, evaluated)
+        paths = map(place.path_of, self.required)
+        if not all(path in known or path in evaluated for path in paths):
+            raise place.mismatch(f"required properties at '{place}' are '{self.required_text}'")
+        return int(matches > 0)
+
+    def _match_properties(self, place: _Place) -> set[str]:
+        """Validates the properties in the keyword `properties`.
+
+        Returns the paths of the properties whose match count is above 0.
+        """
+        value, known = place.value, set()
+        # The errors of an absent property are known in advance if the value is an object and
+        # nothing has been added to `evaluated`. Most properties of a schema are absent.
+        own_keys = value.keys() if isinstance(value, dict) and not place.walk.evaluated else None
+        for key, schema, absent_errors in self.properties:
+            if absent_errors is not None and own_keys is not None and key not in own_keys:
+                _add_errors(absent_errors, place, key)
+                continue
+            child = place.child(key, _member(value, key))
+            if schema.count_matches(child):
+                known.add(child.path)
+        return known
 
 
-def _check_length(schema: Schema, place: _Place) -> None:
+def _add_errors(absent_errors: Sequence[str], place: _Place, key: str) -> None:
+    for template in absent_errors:
+        text = template.replace(_PATH, place.path_of(key))
+        place.walk.budget.spend(text)
+        place.walk.errors[text] = None
+
+
+def _compiled_object(keywords: Mapping[str, Any]) -> _ObjectSchema:
+    required = keywords.get("required", [])
+    others = [
+        _OtherProperties(None if keywords[name] is False else _compiled(keywords[name]))
+        if name in keywords
+        else None
+        for name in ("additionalProperties", "unevaluatedProperties")
+    ]
+    return _ObjectSchema(_properties(keywords), required, _text(required), *others)
+
+
+@dataclass(frozen=True, slots=True)
+class _ValueSchema:
+    """A schema of any other type, or without a type.
+
+    `enum_text`: the text of the keyword `enum` in error texts.
+    """
+
+    keywords: Mapping[str, Any]
+    enum_text: str
+
+    def count_matches(self, place: _Place) -> int:
+        """Returns 0 if the value is absent, otherwise 1. Raises _Mismatch as usual."""
+        if place.value is _UNDEFINED:
+            return 0
+        if self._is_accepted_by_constants(place):
+            return 1
+        schema = self.keywords
+        expected = schema.get("type")
+        if "type" in schema and expected not in _types(place.value):
+            actual = ",".join(f"'{name}'" for name in _types(place.value))
+            raise place.mismatch(f"Type mismatch of '{place}', '{_text(expected)}' not in {actual}")
+        if expected == "string":
+            _check_length(schema, place)
+        elif expected in ("number", "integer"):
+            _check_range(schema, place)
+        if "pattern" in schema and not _is_pattern_found(schema["pattern"], place.value):
+            raise place.mismatch(f"'{place}' failed test {schema['pattern']} patttern")
+        return 1
+
+    def _is_accepted_by_constants(self, place: _Place) -> bool:
+        """Validates the value against the keywords `const` and `enum`.
+
+        Returns whether the value is accepted, because the schema has one of the two and no type.
+        """
+        schema, value = self.keywords, place.value
+        is_untyped = schema.get("type", _UNDEFINED) in (None, _UNDEFINED)
+        if "const" in schema:
+            if not _is_same(value, schema["const"]):
+                texts = f"{_text(value)} doesn't match {_text(schema['const'])}"
+                raise place.mismatch(f"const {texts} at '{place}'")
+            if is_untyped:
+                return True
+        if "enum" in schema:
+            if not any(_is_same(value, allowed) for allowed in schema["enum"]):
+                texts = f"{_text(value)} not in {self.enum_text}"
+                raise place.mismatch(f"enum {texts} at '{place}'")
+            return is_untyped
+        return False
+
+
+def _compiled_value(keywords: Mapping[str, Any]) -> _ValueSchema:
+    return _ValueSchema(keywords, _text(keywords.get("enum", [])))
+
+
+def _check_length(schema: Mapping[str, Any], place: _Place) -> None:
     assert isinstance(place.value, str)
     length = _length(place.value)
     if "maxLength" in schema and length > schema["maxLength"]:
@@ -326,7 +457,7 @@ _LIMITS = (
 )
 
 
-def _check_range(schema: Schema, place: _Place) -> None:
+def _check_range(schema: Mapping[str, Any], place: _Place) -> None:
     number = _double(place.value)
     for keyword, is_outside, sign in _LIMITS:
         if keyword in schema and is_outside(number, _double(schema[keyword])):
@@ -341,7 +472,7 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
     )
     try:
         return re.search(python_pattern, _text(value), re.ASCII) is not None
-    except (re.error, SchemaMismatch):  # as in cabidela, an error means "not found"
+    except (re.error, _Mismatch):  # as in cabidela, an error means "not found"
         return False
 
 
@@ -372,8 +503,9 @@ def _is_binary(items: list[object]) -> bool:
     cabidela looks for the first item that is neither a string nor a number. The array is `binary`
     if this item is null, or if there is no such item.
     """
-    others = (item for item in items if not isinstance(item, str) and not _is_number(item))
-    return next(others, None) is None
+    # `map` and `filterfalse` need no Python code per item: an array may have millions of items.
+    other_types = filterfalse({int, float, str}.__contains__, map(type, items))
+    return next(other_types, NoneType) is NoneType
 
 
 def _is_number(value: object) -> bool:
@@ -478,6 +610,8 @@ def _text(value: object) -> str:
             return "null"
         case bool():
             return str(value).lower()
+        case int() if abs(value) < 2**53:
+            return str(value)
         case int() | float():
             return _number_text(_double(value))
         case str():
@@ -486,7 +620,7 @@ def _text(value: object) -> str:
             return ",".join("" if leaf is None else _text(leaf) for leaf in _leaves(value))
         # In JavaScript, the conversion fails, because the object's `toString` is no function.
         case dict() if "toString" in value:
-            raise SchemaMismatch("Cannot convert object to primitive value")
+            raise _Mismatch("Cannot convert object to primitive value")
         case _Absent():
             return value.value
     return "[object Object]"
