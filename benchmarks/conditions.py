@@ -18,7 +18,7 @@ from workers_ai_emulator.models.store import Store
 from workers_ai_emulator.settings import Settings
 
 MODEL_NAME = "@cf/meta/llama-2-7b-chat-int8"
-# The names of the built-in models, by the type of their stand-in model's weights.
+# The names of the measured models, by the type of their stand-in model's weights.
 MODELS: dict[WeightsType, str] = {
     "Q8_0": MODEL_NAME,
     "F16": "@cf/meta/llama-2-7b-chat-fp16",

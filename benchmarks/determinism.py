@@ -21,10 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workers_ai_emulator.models.catalog import CATALOG
-
 from benchmarks import peers, servers, tables
-from benchmarks.conditions import Conditions, has_avx512
+from benchmarks.conditions import MODELS, Conditions, has_avx512
 from benchmarks.requests import Client
 from benchmarks.servers import ServerSpec
 
@@ -114,7 +112,7 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 def _table(trial: Trial) -> str:
-    rows = [row for model in CATALOG for row in trial.rows(model)]
+    rows = [row for model in MODELS.values() for row in trial.rows(model)]
     return tables.markdown(["", "responses compared", "different bytes"], rows)
 
 

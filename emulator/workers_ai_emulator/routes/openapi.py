@@ -306,7 +306,7 @@ _CARD = _object(
     description=_TEXT,
     task=_TASK,
     tags={"type": "array"},
-    properties=_list_of(_object(property_id=_TEXT, value=_TEXT)),
+    properties=_list_of(_object(property_id=_TEXT, value={})),
 )
 _VERIFIED = _object(id={"type": "string", "pattern": "^[0-9a-f]{32}$"}, status={"const": "active"})
 _USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
