@@ -213,6 +213,45 @@ def test_a_chat_works_without_streaming(page: Page, scripted: ServerProcess) -> 
     assert (row["stream"], row["outcome"]) == (False, "ok")
 
 
+@pytest.mark.parametrize(
+    ("results", "is_stream", "shown_text"),
+    [
+        ([{"choices": [{"message": {"role": "assistant", "content": "By night."}}]}], False, None),
+        ([{"choices": [{"text": "By night."}]}], False, None),
+        ([{"response": {"when": "night"}}], False, '{"when":"night"}'),
+        (
+            [
+                {"choices": [{"delta": {"reasoning_content": "Hm."}}]},
+                {"choices": [{"delta": {"content": "By "}}]},
+                {"choices": [{"delta": {"content": "night."}}]},
+                {"choices": []},
+                {"response": "", "usage": {}},
+            ],
+            True,
+            None,
+        ),
+    ],
+    ids=["choices", "text", "json", "stream"],
+)
+def test_a_chat_shows_the_completion_in_every_response_form(
+    page: Page,
+    scripted: ServerProcess,
+    results: list[object],
+    is_stream: bool,
+    shown_text: str | None,
+) -> None:
+    events = "".join(f"data: {json.dumps(result)}\n\n" for result in results) + "data: [DONE]\n\n"
+    whole = json.dumps({"result": results[0]})
+    body, media_type = (events, "text/event-stream") if is_stream else (whole, "application/json")
+    headers = {"content-type": media_type}
+    page.route("**/ai/run/**", lambda route: route.fulfill(headers=headers, body=body))
+    open_page(page, scripted)
+    page.fill("#message", "When?")
+    page.keyboard.press("Enter")
+    completion = page.locator(".turn.assistant span")
+    expect(completion).to_have_text(shown_text or "By night.")
+
+
 def test_the_stop_button_cancels_the_stream(page: Page, scripted: ServerProcess) -> None:
     open_page(page, scripted)
     page.fill("#message", "slowly")

@@ -19,16 +19,23 @@ export async function generate(model, input, signal, onText) {
 async function readJson(response, onText) {
   const body = await response.json();
   if (!response.ok) throw toError(body, response.status);
-  onText(String(body.result.response));
+  onText(textOf(body.result));
 }
 
 async function readStream(response, onText) {
   let isDone = false;
   for await (const data of eventsOf(response.body)) {
     if (data === "[DONE]") isDone = true;
-    else onText(String(JSON.parse(data).response ?? ""));
+    else onText(textOf(JSON.parse(data)));
   }
   if (!isDone) throw new ApiError("the stream ended before [DONE]");
+}
+
+// Returns the text in a result or an event: under the key `response`, or in OpenAI's list `choices`.
+function textOf({ response, choices }) {
+  const choice = choices?.[0];
+  const text = choice ? ((choice.message ?? choice.delta)?.content ?? choice.text) : response;
+  return typeof text === "object" && text !== null ? JSON.stringify(text) : String(text ?? "");
 }
 
 async function* eventsOf(body) {
