@@ -65,3 +65,30 @@ def test_the_evaluated_tokens_are_the_first_computed_ones(
 
 def test_sequences_with_equal_tokens_are_not_equal() -> None:
     assert Sequence([1], SamplingParams()) != Sequence([1], SamplingParams())
+
+
+def add(sequence: Sequence, text: str, *, is_eog: bool = False) -> str:
+    """Appends a token with this text to the sequence, and returns the new part of the text."""
+    sequence.append(5, is_eog=is_eog)
+    return sequence.add_piece(text.encode())
+
+
+def test_a_stop_string_ends_the_sequence_and_is_not_part_of_its_text() -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=9, stop=("END", "\n")))
+    assert [add(sequence, text) for text in ("one E", "ND two")] == ["one ", ""]
+    assert sequence.finish_reason is FinishReason.STOP
+    assert sequence.usage == Usage(1, 2)
+
+
+def test_a_stop_string_in_the_last_token_is_a_stop() -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=2, stop=("END",)))
+    assert [add(sequence, text) for text in ("one EN", "D")] == ["one ", ""]
+    assert sequence.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("is_eog", [True, False])
+def test_the_last_token_returns_the_text_that_was_held_back(is_eog: bool) -> None:
+    sequence = Sequence([1], SamplingParams(max_tokens=2, stop=("END",)))
+    last = "" if is_eog else "!"
+    texts = [add(sequence, "one EN"), add(sequence, last, is_eog=is_eog)]
+    assert texts == ["one ", "EN" + last]

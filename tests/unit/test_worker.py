@@ -89,6 +89,19 @@ async def test_a_completion_that_reaches_max_tokens_ends_by_length() -> None:
     assert [chunk.finish_reason for chunk in chunks] == [None, None, FinishReason.LENGTH]
 
 
+@in_loop
+async def test_a_completion_ends_before_a_stop_string() -> None:
+    runner = FakeRunner()
+    text = runner.text(prompt(), params(40))
+    stopped = SamplingParams(max_tokens=40, stop=("unused", text[20:24]))
+    async with running(runner, drafts=True) as engine:
+        for _ in range(3):  # the second and the third request have drafts
+            generation = engine.submit(prompt(), stopped)
+            assert await text_of(generation) == text[:20]
+            assert generation.finish_reason is FinishReason.STOP
+            assert generation.usage.num_completion_tokens == 24
+
+
 async def repeat(runner: FakeRunner) -> tuple[list[int], list[list[Chunk]]]:
     """Sends a request six times. Returns the numbers of decode calls, and the chunks."""
     chunks, num_decodes = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from workers_ai_emulator.engine.detokenizer import Detokenizer
+from workers_ai_emulator.engine.stop_strings import StopMatcher
 from workers_ai_emulator.engine.types import FinishReason, Sampler, SamplingParams, Usage
 
 
@@ -54,7 +55,8 @@ class Sequence:
         self.is_cancelled = False  # the event loop sets it to True to end the sequence
         self.slot: int | None = None
         self.sampler: Sampler | None = None
-        self.detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
+        self._detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
+        self._stop_matcher = StopMatcher(params.stop)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -101,6 +103,23 @@ class Sequence:
         if start >= self.num_prompt_tokens:
             return self.completion_tokens[start - self.num_prompt_tokens :]
         return [*self.prompt_tokens[start:], *self.completion_tokens]
+
+    def add_piece(self, piece: bytes) -> str:
+        """Adds the bytes of the last token to the text, and returns the new part of the text.
+
+        The new part ends before incomplete characters, and before text that may be the beginning of
+        a stop string. If `finish_reason` is set, the new part is the whole rest of the text. Sets
+        `finish_reason` if the text reaches a stop string.
+        """
+        text = self._detokenizer.feed(piece)
+        if self.finish_reason is not None:
+            text += self._detokenizer.flush()
+        text = self._stop_matcher.feed(text)
+        if self._stop_matcher.has_matched:
+            self.finish_reason = FinishReason.STOP
+        elif self.finish_reason is not None:
+            text += self._stop_matcher.flush()
+        return text
 
     def append(self, token: int, *, is_eog: bool) -> None:
         """Appends a sampled token to the completion.

@@ -13,7 +13,9 @@ WeightsType = Literal["Q8_0", "F16"]  # the types of weights that the stand-in m
 class FinishReason(Enum):
     """Why a completion ended."""
 
-    STOP = "stop"  # the model generated an EOG (end-of-generation) token
+    # The model generated an EOG (end-of-generation) token, the text reached a stop string, or the
+    # completion is complete according to its grammar.
+    STOP = "stop"
     TOOL_CALLS = "tool_calls"  # the same, and the completion contains tool calls
     LENGTH = "length"  # the completion has `max_tokens` tokens
     CANCELLED = "cancelled"  # the generation was cancelled, for example after a disconnect
@@ -26,7 +28,8 @@ class SamplingParams:
     If `max_tokens` is None, the completion may fill the rest of the context. If `temperature` is 0,
     the most likely token is always selected. If `seed` is None, a random seed is used. These values
     switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for `repetition_penalty`, and 0 for
-    the frequency and presence penalties.
+    the frequency and presence penalties. `stop`: the completion ends before the first of these
+    strings.
     """
 
     max_tokens: int | None = 256
@@ -37,6 +40,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

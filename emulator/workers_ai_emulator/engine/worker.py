@@ -246,11 +246,11 @@ class Worker:
             self._counts["prompt"] += sequence.num_prompt_tokens
             self._counts["cached"] += sequence.num_cached_tokens
         self._counts["completion"] += 1
-        text = sequence.detokenizer.feed(self._vocabulary.piece(token))
+        text = sequence.add_piece(self._vocabulary.piece(token))
         if sequence.finish_reason is None:
             self._outbox.append((sequence, Chunk(text)))
         else:
-            self._end(sequence, sequence.finish_reason, text + sequence.detokenizer.flush())
+            self._end(sequence, sequence.finish_reason, text)
 
     def _end(
         self,
