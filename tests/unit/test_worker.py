@@ -23,7 +23,7 @@ from workers_ai_emulator.engine.errors import (
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, State
 
-from tests.fakes import FakeRunner, FakeVocabulary
+from tests.fakes import END, IM_START, FakeRunner, FakeVocabulary
 from tests.loop import TIMEOUT_S, in_loop
 
 THREAD = "engine under test"
@@ -100,6 +100,23 @@ async def test_a_completion_ends_before_a_stop_string() -> None:
             assert await text_of(generation) == text[:20]
             assert generation.finish_reason is FinishReason.STOP
             assert generation.usage.num_completion_tokens == 24
+
+
+class SpecialWords(FakeRunner):
+    """A fake model whose completions are a letter, a special token, a letter and an EOG token."""
+
+    def next_token(self, cells: list[int], num_prompt_tokens: int, params: SamplingParams) -> int:
+        return [ord("a"), IM_START, ord("b"), END][len(cells) - num_prompt_tokens]
+
+
+@in_loop
+async def test_the_names_of_special_tokens_are_text_only_on_request() -> None:
+    async with running(SpecialWords()) as engine:
+        hidden = engine.submit(prompt(), params())
+        assert await text_of(hidden) == "ab"
+        shown = engine.submit(prompt(), params(), shows_special_tokens=True)
+        assert await text_of(shown) == "a<|im_start|>b"
+        assert shown.usage.num_completion_tokens == 4
 
 
 async def repeat(runner: FakeRunner) -> tuple[list[int], list[list[Chunk]]]:

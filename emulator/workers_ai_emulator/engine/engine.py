@@ -169,12 +169,20 @@ class Engine:
         if len(self._live) >= self._max_live:
             raise CapacityExceeded
 
-    def submit(self, prompt_tokens: list[int], params: SamplingParams) -> EngineGeneration:
+    def submit(
+        self,
+        prompt_tokens: list[int],
+        params: SamplingParams,
+        *,
+        shows_special_tokens: bool = False,
+    ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
         If `max_tokens` is None, the completion may fill the rest of the context, but at least one
-        token must fit. Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the
-        context length. Also raises the errors of `check_capacity`.
+        token must fit. `shows_special_tokens`: whether the text contains the names of special
+        tokens, such as `<|channel|>`, except the EOG token at the end. Raises ContextTooLong if the
+        prompt tokens plus `max_tokens` exceed the context length. Also raises the errors of
+        `check_capacity`.
         """
         self.check_capacity()
         max_tokens = params.max_tokens
@@ -185,6 +193,7 @@ class Engine:
             params,
             max_tokens=max_tokens,
             strip_leading_space=self.vocabulary.is_sentencepiece,
+            shows_special_tokens=shows_special_tokens,
         )
         if sequence.num_reserved_tokens > self.context_length:
             raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)

@@ -33,6 +33,7 @@ class Sequence:
         *,
         max_tokens: int | None = None,
         strip_leading_space: bool = False,
+        shows_special_tokens: bool = False,
     ) -> None:
         if not prompt_tokens:
             raise ValueError("a sequence needs at least one prompt token")
@@ -41,6 +42,7 @@ class Sequence:
             raise ValueError("a sequence needs a maximum number of completion tokens")
         self.max_tokens = limit
         self.params = params
+        self.shows_special_tokens = shows_special_tokens  # whether the text contains their names
         self.prompt_tokens = prompt_tokens
         self.completion_tokens: list[int] = []
         self.num_cached_tokens = 0  # how many prompt tokens have KV cells that were reused

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from queue import SimpleQueue
 
 from workers_ai_emulator.engine.delivery import Event
@@ -246,11 +247,22 @@ class Worker:
             self._counts["prompt"] += sequence.num_prompt_tokens
             self._counts["cached"] += sequence.num_cached_tokens
         self._counts["completion"] += 1
-        text = sequence.add_piece(self._vocabulary.piece(token))
+        text = sequence.add_piece(self._piece(sequence, token))
         if sequence.finish_reason is None:
             self._outbox.append((sequence, Chunk(text)))
         else:
             self._end(sequence, sequence.finish_reason, text)
+
+    def _piece(self, sequence: Sequence, token: int) -> bytes:
+        """Returns the bytes that a token adds to the text of a sequence."""
+        if sequence.shows_special_tokens and not self._vocabulary.is_eog(token):
+            return self._names.get(token) or self._vocabulary.piece(token)
+        return self._vocabulary.piece(token)
+
+    @cached_property
+    def _names(self) -> dict[int, bytes]:
+        """The name of each special token, such as `<|channel|>`."""
+        return {token: name.encode() for name, token in self._vocabulary.special_tokens.items()}
 
     def _end(
         self,
