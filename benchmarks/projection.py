@@ -123,7 +123,7 @@ def replay(texts: Sequence[Text], times: CallTimes) -> Replay:
 def _replay_one(text: Text, drafter: Drafter, costs: CallCosts) -> Replay:
     sequence = EngineSequence(text.prompt, SamplingParams(max_tokens=len(text.completion)))
     sequence.num_computed_tokens = sequence.num_prompt_tokens
-    sequence.append(text.completion[0], is_eog=False)
+    sequence.append(text.completion[0], is_last=False)
     num_calls, duration_s = 0, 0.0
     while left := text.completion[len(sequence.completion_tokens) :]:
         num_tokens = sequence.num_tokens
@@ -132,7 +132,7 @@ def _replay_one(text: Text, drafter: Drafter, costs: CallCosts) -> Replay:
         duration_s += costs.estimate(1 + len(sequence.draft), 0)
         sequence.num_computed_tokens += 1
         for token in left:
-            sequence.append(token, is_eog=False)
+            sequence.append(token, is_last=False)
             if not sequence.has_logits:
                 break
         drafter.learn(sequence.tokens_from(num_tokens))

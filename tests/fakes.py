@@ -107,6 +107,7 @@ class FakeRunner:
         self._can_be_interrupted = can_be_interrupted  # False, as on a GPU
         self._is_interrupted = threading.Event()
         self._outputs: list[list[int] | None] = []  # the cells of each row of logits
+        self._allowed: dict[int, bytes] = {}  # the allowed tokens of each restricted row
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -115,6 +116,7 @@ class FakeRunner:
     def decode(self, spans: Sequence[Span]) -> None:
         self._check(spans)
         self._outputs = []
+        self._allowed = {}
         self.num_decodes += 1
         if self.num_decodes == self._block_at:
             self.is_blocked.set()
@@ -150,6 +152,10 @@ class FakeRunner:
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         return FakeSampler(self, params, prompt_tokens)
 
+    def restrict(self, row: int, allowed: bytes) -> None:
+        assert self._outputs[row] is not None, f"output {row} is restricted after it was sampled"
+        self._allowed[row] = allowed
+
     def truncate(self, slot: int, num_tokens: int) -> None:
         held = len(self.cells[slot])
         assert num_tokens <= held, f"slot {slot} has {held} cells, not {num_tokens}"
@@ -181,6 +187,13 @@ class FakeRunner:
         cells, self._outputs[row] = self._outputs[row], None
         assert cells is not None, f"output {row} is sampled twice"
         return cells
+
+    def nearest_allowed(self, token: int, row: int) -> int:
+        """Returns the first token from `token` on that may be sampled from this row of logits."""
+        bits = int.from_bytes(self._allowed.get(row, b""), "little")
+        size = self._vocabulary.size
+        allowed = [t for t in range(token, token + size) if not bits or bits >> (t % size) & 1]
+        return allowed[0] % size
 
     def next_token(self, cells: list[int], num_prompt_tokens: int, params: SamplingParams) -> int:
         """Returns the next token of a completion, for a slot with these cells.
@@ -243,6 +256,7 @@ class FakeSampler:
         cells = self._runner.take_output(row)
         assert cells == self._cells, f"output {row} belongs to other tokens"
         token = self._runner.next_token(cells, self._num_prompt_tokens, self._params)
+        token = self._runner.nearest_allowed(token, row)
         self._cells.append(token)
         return token
 

@@ -290,6 +290,57 @@ def test_a_sampler_can_be_closed_twice(runner: ModelRunner) -> None:
     sampler.close()
 
 
+# ── allowed tokens ────────────────────────────────────────────────────────────────────────────
+
+
+def allowed(tokens: list[int]) -> bytes:
+    """Returns the bits of these tokens, in the form that `restrict` requires."""
+    return sum(1 << token for token in set(tokens)).to_bytes(8192, "little")
+
+
+def restricted(runner: ModelRunner, tokens: list[int], params: SamplingParams) -> list[int]:
+    """Returns a completion of TEXT that may contain only these tokens."""
+    runner.truncate(0, 0)
+    completion = Completion(runner, 0, runner.vocabulary.tokenize(TEXT), params)
+    for span in spans(0, completion.prompt):
+        runner.decode([span])
+    for _ in range(12):
+        runner.restrict(0, allowed(tokens))
+        completion.sample(0)
+        runner.decode([completion.row])
+    completion.sampler.close()
+    return completion.tokens
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        GREEDY,
+        SamplingParams(temperature=0.0, repetition_penalty=1.3),
+        SamplingParams(temperature=1.0, seed=1),
+        SamplingParams(temperature=5.0, seed=1, top_k=400, top_p=0.99),
+        SamplingParams(temperature=1.0, seed=1, repetition_penalty=0.5, presence_penalty=2.0),
+    ],
+    ids=["greedy", "penalty", "seed", "top-k", "penalties"],
+)
+def test_only_allowed_tokens_are_sampled(runner: ModelRunner, params: SamplingParams) -> None:
+    tokens = runner.vocabulary.tokenize(" the of QXZ")
+    assert set(restricted(runner, tokens, params)) <= set(tokens)
+    assert restricted(runner, tokens[-1:], params) == tokens[-1:] * 12
+
+
+def test_a_completion_is_unchanged_if_its_tokens_are_allowed(runner: ModelRunner) -> None:
+    params = SamplingParams(temperature=1.0, seed=7)
+    tokens = complete(runner, 1, TEXT, params)
+    everything = list(range(runner.vocabulary.size))
+    assert restricted(runner, everything, params)[: len(tokens)] == tokens
+
+
+def test_a_row_is_restricted_only_once(runner: ModelRunner) -> None:
+    restricted(runner, runner.vocabulary.tokenize("QXZ"), GREEDY)
+    assert complete(runner, 0, TEXT) == complete(runner, 1, TEXT)
+
+
 # ── vocabulary ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,7 +14,7 @@ def sequence(text: str, completion: str = "", max_tokens: int = 100) -> Sequence
 
 def append(sequence: Sequence, text: str) -> None:
     for token in text.encode():
-        sequence.append(token, is_eog=False)
+        sequence.append(token, is_last=False)
     sequence.num_computed_tokens = sequence.num_tokens - 1
 
 

@@ -19,7 +19,7 @@ main()
 RARE = frozenset(
     {
         *("cryptography", "filelock", "google", "httpx", "httpx2", "huggingface_hub"),
-        *("jinja2", "json5", "llama_cpp", "markdown_it", "numpy"),
+        *("jinja2", "json5", "llama_cpp", "llguidance", "markdown_it", "numpy"),
         *("prometheus_client", "pygments", "re2", "rich", "tomlkit", "tqdm", "trustme", "yaml"),
     }
 )

@@ -43,6 +43,9 @@ LAYERS = [
 USES_LLAMA_CPP = {
     f"{ROOT}.engine.{name}" for name in ("devices", "llama", "llama_log", "quantize", "sampler")
 }
+USES_LLGUIDANCE = {
+    f"{ROOT}.engine.{name}" for name in ("grammar", "grammar_compiler", "grammar_process")
+}
 USES_HTTPX = {
     f"{ROOT}.backends.upstream",
     f"{ROOT}.middleware.recordings.cloudflare",
@@ -105,6 +108,11 @@ def test_the_engine_imports_no_http_library(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_only_listed_modules_import_llama_cpp(module: str) -> None:
     assert ("llama_cpp" in packages(module)) <= (module in USES_LLAMA_CPP)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_listed_modules_import_llguidance(module: str) -> None:
+    assert ("llguidance" in packages(module)) <= (module in USES_LLGUIDANCE)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -24,29 +24,29 @@ def test_it_reserves_its_prompt_and_its_longest_completion() -> None:
 
 def test_a_completion_ends_at_max_tokens() -> None:
     sequence = Sequence([1], SamplingParams(max_tokens=2))
-    sequence.append(5, is_eog=False)
+    sequence.append(5, is_last=False)
     assert sequence.finish_reason is None
-    sequence.append(6, is_eog=False)
+    sequence.append(6, is_last=False)
     assert sequence.finish_reason is FinishReason.LENGTH
 
 
 def test_a_completion_ends_where_the_model_ends_it() -> None:
     sequence = Sequence([1], SamplingParams(max_tokens=9))
-    sequence.append(256, is_eog=True)
+    sequence.append(256, is_last=True)
     assert sequence.finish_reason is FinishReason.STOP
 
 
 def test_an_end_of_generation_token_at_max_tokens_is_a_stop() -> None:
     sequence = Sequence([1], SamplingParams(max_tokens=1))
-    sequence.append(256, is_eog=True)
+    sequence.append(256, is_last=True)
     assert sequence.finish_reason is FinishReason.STOP
 
 
 def test_the_token_that_ends_a_completion_is_counted() -> None:
     sequence = Sequence([1, 2, 3], SamplingParams())
     sequence.num_cached_tokens = 2
-    sequence.append(5, is_eog=False)
-    sequence.append(256, is_eog=True)
+    sequence.append(5, is_last=False)
+    sequence.append(256, is_last=True)
     assert sequence.usage == Usage(3, 2, 2)
     assert sequence.usage.num_total_tokens == 5
 
@@ -67,9 +67,9 @@ def test_sequences_with_equal_tokens_are_not_equal() -> None:
     assert Sequence([1], SamplingParams()) != Sequence([1], SamplingParams())
 
 
-def add(sequence: Sequence, text: str, *, is_eog: bool = False) -> str:
+def add(sequence: Sequence, text: str, *, is_last: bool = False) -> str:
     """Appends a token with this text to the sequence, and returns the new part of the text."""
-    sequence.append(5, is_eog=is_eog)
+    sequence.append(5, is_last=is_last)
     return sequence.add_piece(text.encode())
 
 
@@ -90,5 +90,5 @@ def test_a_stop_string_in_the_last_token_is_a_stop() -> None:
 def test_the_last_token_returns_the_text_that_was_held_back(is_eog: bool) -> None:
     sequence = Sequence([1], SamplingParams(max_tokens=2, stop=("END",)))
     last = "" if is_eog else "!"
-    texts = [add(sequence, "one EN"), add(sequence, last, is_eog=is_eog)]
+    texts = [add(sequence, "one EN"), add(sequence, last, is_last=is_eog)]
     assert texts == ["one ", "EN" + last]

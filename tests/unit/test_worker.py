@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -117,6 +118,88 @@ async def test_the_names_of_special_tokens_are_text_only_on_request() -> None:
         shown = engine.submit(prompt(), params(), shows_special_tokens=True)
         assert await text_of(shown) == "a<|im_start|>b"
         assert shown.usage.num_completion_tokens == 4
+
+
+JSON = r"""start: %json {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": false,
+    "x-guidance": {"whitespace_flexible": false}
+}"""
+
+
+@in_loop
+async def test_a_completion_has_the_form_of_its_grammar() -> None:
+    async with running(FakeRunner()) as engine:
+        grammar = await asyncio.to_thread(engine.compile, 'start: "ab" /[x-z]{4}/ "!"')
+        generation = engine.submit(prompt(), params(100), grammar=grammar)
+        text = await text_of(generation)
+        assert re.fullmatch("ab[xyz]{4}!", text)
+        assert generation.finish_reason is FinishReason.STOP
+        assert generation.usage.num_completion_tokens == 7
+
+
+@in_loop
+async def test_a_constrained_completion_is_the_same_alone_with_others_and_with_drafts() -> None:
+    texts = []
+    for drafts in (False, True):
+        async with running(FakeRunner(), drafts=drafts) as engine:
+            grammar = engine.compile(r"start: /([a-f]{3}[0-9]){8}/")
+            for _ in range(3):
+                texts.append(await text_of(engine.submit(prompt(), params(), grammar=grammar)))
+            beside = [engine.submit(prompt(), params(), grammar=grammar) for _ in range(4)]
+            others = [engine.submit(prompt(f"x{n}"), params()) for n in range(4)]
+            texts += await asyncio.gather(*map(text_of, beside))
+            await asyncio.gather(*map(text_of, others))
+    assert len(set(texts)) == 1
+    assert len(texts[0]) == 20
+
+
+@in_loop
+async def test_max_tokens_ends_a_constrained_completion() -> None:
+    async with running(FakeRunner()) as engine:
+        grammar = engine.compile(JSON)
+        generation = engine.submit(prompt(), params(5), grammar=grammar)
+        assert await text_of(generation) == '{"nam'
+        assert generation.finish_reason is FinishReason.LENGTH
+
+
+@in_loop
+async def test_the_model_can_end_where_the_grammar_allows_it() -> None:
+    async with running(FakeRunner(completion_length=3)) as engine:
+        generation = engine.submit(prompt(), params(), grammar=engine.compile("start: /[a-z]*/"))
+        assert len(await text_of(generation)) == 3
+        assert generation.finish_reason is FinishReason.STOP
+        assert generation.usage.num_completion_tokens == 4
+
+
+@in_loop
+async def test_a_grammar_that_exceeds_a_limit_fails_only_its_request() -> None:
+    pattern = r'start: %json {"type": "string", "pattern": "^.*a.{200}b.{200}$"}'
+    async with running(FakeRunner(context_length=4096, vocabulary=TwoLetters())) as engine:
+        failing = engine.submit(prompt(), params(4000), grammar=engine.compile(pattern))
+        other = asyncio.create_task(text_of(engine.submit(prompt("other"), params(60))))
+        with pytest.raises(EngineError, match="the grammar stopped"):
+            await text_of(failing)
+        assert len(await other) == 60
+        assert len(await text_of(engine.submit(prompt(), params()))) == 20
+
+
+class TwoLetters(FakeVocabulary):
+    """A vocabulary whose letters are only `a` and `b`."""
+
+    def piece(self, token: int) -> bytes:
+        is_letter = bytes([token % 256]).isalpha()
+        return super().piece(ord("a") + token % 2 if is_letter and token < END else token)
+
+
+@in_loop
+async def test_requests_with_different_grammars_have_different_fingerprints() -> None:
+    async with running(FakeRunner()) as engine:
+        grammars = [None, engine.compile('start: "a"'), engine.compile('start: "b"')]
+        fingerprints = [engine.submit(prompt(), params(), grammar=g).fingerprint for g in grammars]
+        assert len(set(fingerprints)) == 3
 
 
 async def repeat(runner: FakeRunner) -> tuple[list[int], list[list[Chunk]]]:

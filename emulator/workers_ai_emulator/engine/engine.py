@@ -23,6 +23,8 @@ from workers_ai_emulator.engine.errors import (
     EngineClosed,
     EngineError,
 )
+from workers_ai_emulator.engine.grammar import CompiledGrammar
+from workers_ai_emulator.engine.grammar_compiler import GrammarCompiler
 from workers_ai_emulator.engine.scheduler import Scheduler
 from workers_ai_emulator.engine.sequence import Sequence
 from workers_ai_emulator.engine.tiling import Tiling
@@ -67,8 +69,10 @@ class EngineGeneration:
 
     @property
     def fingerprint(self) -> str:
-        """The prompt tokens and parameters as a text, which seeds the padding of stream events."""
-        return f"{self._sequence.prompt_tokens} {self._sequence.params}"
+        """The prompt, parameters and grammar as a text, which seeds the padding of events."""
+        sequence = self._sequence
+        grammar = sequence.grammar.text if sequence.grammar else ""
+        return f"{sequence.prompt_tokens} {sequence.params} {grammar}"
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return chunks_of(self._events)
@@ -103,10 +107,10 @@ class EngineGeneration:
 class Engine:
     """Runs one model with continuous batching, on a worker thread.
 
-    All methods must be called on the event loop's thread. `queue_size`: the maximum number of
-    requests that wait for a slot. `tiling`: how prompts are split into decode calls.
-    `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of a
-    slot's KV cells outside the KV cache. `drafts`: whether a request that runs alone generates
+    All methods except `compile` must be called on the event loop's thread. `queue_size`: the
+    maximum number of requests that wait for a slot. `tiling`: how prompts are split into decode
+    calls. `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of
+    a slot's KV cells outside the KV cache. `drafts`: whether a request that runs alone generates
     several tokens per decode call if its next tokens can be guessed. `failure`: an error text if
     the worker thread has ended or is stuck, otherwise None.
     """
@@ -124,6 +128,7 @@ class Engine:
         self.vocabulary = runner.vocabulary
         self.context_length = runner.context_length
         self.failure: str | None = None
+        self._grammars = GrammarCompiler(runner.vocabulary)
         self._live: dict[Sequence, EngineGeneration] = {}
         self._max_live = runner.num_slots + queue_size
         self._loop = asyncio.get_running_loop()
@@ -169,18 +174,31 @@ class Engine:
         if len(self._live) >= self._max_live:
             raise CapacityExceeded
 
+    def compile(self, grammar: str) -> CompiledGrammar:
+        """Compiles a grammar for `submit`. May take seconds; may be called on any thread.
+
+        `grammar`: a text in llguidance's dialect of Lark. Raises GrammarUnsupported if it cannot be
+        compiled, CapacityExceeded if other grammars take too long to compile, and EngineError if
+        the model has been unloaded.
+        """
+        return self._grammars.compile(grammar)
+
     def submit(
         self,
         prompt_tokens: list[int],
         params: SamplingParams,
         *,
+        grammar: CompiledGrammar | None = None,
         shows_special_tokens: bool = False,
     ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
         If `max_tokens` is None, the completion may fill the rest of the context, but at least one
-        token must fit. `shows_special_tokens`: whether the text contains the names of special
-        tokens, such as `<|channel|>`, except the EOG token at the end. Raises ContextTooLong if the
+        token must fit. `grammar`: the completion has the form that this grammar prescribes, unless
+        it reaches `max_tokens`; when the grammar is complete, the completion ends with the reason
+        STOP. If the grammar exceeds a limit of llguidance, the generation fails.
+        `shows_special_tokens`: whether the text contains the names of special tokens, such as
+        `<|channel|>`, except the EOG token at the end. Raises ContextTooLong if the
         prompt tokens plus `max_tokens` exceed the context length. Also raises the errors of
         `check_capacity`.
         """
@@ -192,6 +210,7 @@ class Engine:
             prompt_tokens,
             params,
             max_tokens=max_tokens,
+            grammar=grammar,
             strip_leading_space=self.vocabulary.is_sentencepiece,
             shows_special_tokens=shows_special_tokens,
         )
@@ -225,6 +244,7 @@ class Engine:
         if self._watch is not None:
             self._watch.cancel()
         self._worker.close()
+        await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._worker.join, _CLOSE_LIMIT_S)
 
     async def _watch_worker(self, watchdog: Watchdog, interval_s: float) -> None:

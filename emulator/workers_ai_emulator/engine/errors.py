@@ -7,6 +7,7 @@
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
     └── RequestRejected      the chat template, tokenizer or upstream server rejects the request
+        └── GrammarUnsupported   the completion cannot be constrained as the request demands
     GgufInvalid              a file is not a GGUF file that llama.cpp can run
 
 `wire/errors.py` maps these errors to the errors that a client receives.
@@ -63,6 +64,18 @@ class RequestRejected(EngineError):
 
     Clients receive the message of this error.
     """
+
+
+class GrammarUnsupported(RequestRejected):
+    """The completion cannot be constrained as the request demands.
+
+    `reason`: the unsupported JSON-schema keyword or the exceeded limit, in a sentence about the
+    request's JSON schema.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the request's JSON schema cannot be enforced: {reason}")
+        self.reason = reason
 
 
 class GgufInvalid(EmulatorError):

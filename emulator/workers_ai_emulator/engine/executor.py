@@ -5,7 +5,7 @@ from __future__ import annotations
 from workers_ai_emulator.engine.prefixes import Owner, Snapshot
 from workers_ai_emulator.engine.scheduler import Copy, Decode, Discard, Operation, Save, Truncate
 from workers_ai_emulator.engine.sequence import Sequence
-from workers_ai_emulator.engine.types import ModelRunner, State
+from workers_ai_emulator.engine.types import ModelRunner, Sampler, State
 
 
 class Executor:
@@ -41,14 +41,30 @@ class Executor:
     def sample(self, sequence: Sequence, row: int) -> int:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
+        If the sequence has a grammar, only tokens that the grammar allows are sampled, and the
+        sequence ends when the grammar is complete. Raises EngineError if the grammar exceeds a
+        limit.
+
         `row`: the index of one token of the sequence in the list of all tokens for which the last
         decode call computed logits. The sampled token is the one that follows this token.
         """
-        if sequence.sampler is None:
-            sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)
-        token = sequence.sampler.sample(row)
-        sequence.append(token, is_eog=self._vocabulary.is_eog(token))
+        sampler = sequence.sampler or self._begin_sampling(sequence)
+        state = sequence.grammar_state
+        if state is not None:
+            self._runner.restrict(row, state.allowed_tokens())
+        token = sampler.sample(row)
+        if state is not None:
+            state.advance(token)
+        is_complete = state is not None and state.is_complete
+        sequence.append(token, is_last=is_complete or self._vocabulary.is_eog(token))
         return token
+
+    def _begin_sampling(self, sequence: Sequence) -> Sampler:
+        """Gives the sequence a sampler, and the state of its grammar if it has one."""
+        if sequence.grammar is not None:
+            sequence.grammar_state = sequence.grammar.begin()
+        sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)
+        return sequence.sampler
 
     def _state(self, owner: Owner) -> State:
         return self._states[owner] if isinstance(owner, Snapshot) else self._runner.save(owner)

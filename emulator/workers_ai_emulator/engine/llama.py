@@ -296,6 +296,11 @@ class LlamaRunner:
             self._logits[address] = np.ctypeslib.as_array(pointer, (self.vocabulary.size,))
         return self._logits[address]
 
+    def restrict(self, row: int, allowed: bytes) -> None:
+        logits = self.logits(row)
+        bits = np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(logits), bitorder="little")
+        np.copyto(logits, -np.inf, where=bits == 0)  # llama.cpp's samplers read the same numbers
+
     def truncate(self, slot: int, num_tokens: int) -> None:
         if not llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
             raise EngineError(f"llama.cpp cannot remove KV cells of slot {slot}")

@@ -6,7 +6,14 @@ from enum import Enum, auto
 
 from workers_ai_emulator.engine.detokenizer import Detokenizer
 from workers_ai_emulator.engine.stop_strings import StopMatcher
-from workers_ai_emulator.engine.types import FinishReason, Sampler, SamplingParams, Usage
+from workers_ai_emulator.engine.types import (
+    FinishReason,
+    Grammar,
+    GrammarState,
+    Sampler,
+    SamplingParams,
+    Usage,
+)
 
 
 class SequenceStatus(Enum):
@@ -32,6 +39,7 @@ class Sequence:
         params: SamplingParams,
         *,
         max_tokens: int | None = None,
+        grammar: Grammar | None = None,
         strip_leading_space: bool = False,
         shows_special_tokens: bool = False,
     ) -> None:
@@ -57,6 +65,8 @@ class Sequence:
         self.is_cancelled = False  # the event loop sets it to True to end the sequence
         self.slot: int | None = None
         self.sampler: Sampler | None = None
+        self.grammar = grammar
+        self.grammar_state: GrammarState | None = None  # like `sampler`, for a request with grammar
         self._detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
         self._stop_matcher = StopMatcher(params.stop)
 
@@ -123,19 +133,19 @@ class Sequence:
             text += self._stop_matcher.flush()
         return text
 
-    def append(self, token: int, *, is_eog: bool) -> None:
+    def append(self, token: int, *, is_last: bool) -> None:
         """Appends a sampled token to the completion.
 
         If the token equals the first token of `draft`, it is accepted: it is removed from `draft`,
         and `num_computed_tokens` grows by 1, because its KV cell has already been computed. Sets
-        `finish_reason` if the token is an EOG (end-of-generation) token, or if the completion then
-        has `max_tokens` tokens.
+        `finish_reason` if the completion ends with the token (`is_last`), or if it then has
+        `max_tokens` tokens.
         """
         self.completion_tokens.append(token)
         if self.draft[:1] == [token]:
             del self.draft[0]
             self.num_computed_tokens += 1
-        if is_eog:
+        if is_last:
             self.finish_reason = FinishReason.STOP
         elif len(self.completion_tokens) >= self.max_tokens:
             self.finish_reason = FinishReason.LENGTH

@@ -171,6 +171,40 @@ class Sampler(Protocol):
         """Frees the memory of the sampler. May be called more than once."""
 
 
+class GrammarState(Protocol):
+    """The state of a grammar in one completion: which tokens may come next."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no text can follow, so the completion must end."""
+
+    def allowed_tokens(self) -> bytes:
+        """Returns a bit for each token of the vocabulary: 1 if the token may come next.
+
+        The bit of token 0 is the lowest bit of the first byte. Raises EngineError if the grammar
+        exceeds a limit.
+        """
+
+    def advance(self, token: int) -> None:
+        """Adds a token to the completion.
+
+        Raises EngineError if the token is not allowed, or if the grammar exceeds a limit.
+        """
+
+
+class Grammar(Protocol):
+    """A compiled grammar, which constrains the completions of one request.
+
+    `text`: the grammar's text. `CompiledGrammar` in `grammar.py` implements this protocol.
+    """
+
+    @property
+    def text(self) -> str: ...
+
+    def begin(self) -> GrammarState:
+        """Returns the state at the beginning of a completion."""
+
+
 class Vocabulary(Protocol):
     """The tokenizer of a model. Any thread may use it.
 
@@ -237,6 +271,13 @@ class ModelRunner(Protocol):
 
     def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
         """Returns a new sampler for one sequence."""
+
+    def restrict(self, row: int, allowed: bytes) -> None:
+        """Prevents samplers from sampling other tokens than the allowed ones from a row of logits.
+
+        `row`: as in `Sampler.sample`. `allowed`: a bit for each token of the vocabulary, as
+        `GrammarState.allowed_tokens` returns them.
+        """
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Removes all KV cells of the slot except the first `num_tokens`."""

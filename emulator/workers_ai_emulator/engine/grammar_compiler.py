@@ -1,0 +1,97 @@
+"""Compiles the grammars of requests for one model.
+
+Each request gets its own compiled grammar, because completions that share one also share its
+limits: one of them could make the others fail. Compiling usually takes about a millisecond.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+
+from llguidance import LLTokenizer
+
+from workers_ai_emulator.engine.errors import GrammarUnsupported
+from workers_ai_emulator.engine.grammar import (
+    CompiledGrammar,
+    compile_grammar,
+    eog_tokens,
+    new_tokenizer,
+    special_names,
+)
+from workers_ai_emulator.engine.grammar_process import GrammarCheck
+from workers_ai_emulator.engine.types import Vocabulary
+
+_MAX_CHARACTERS = 2**18
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_TRIED = 64
+
+
+class GrammarCompiler:
+    """Compiles grammars for the tokens of a model. Several threads may use it at the same time.
+
+    `limit_s`: how long a grammar may take to compile in the subprocess that tries it first.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, limit_s: float = 5.0) -> None:
+        self._vocabulary = vocabulary
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._check: GrammarCheck | None = None
+        self._tokenizer: LLTokenizer | None = None
+        self._is_closed = False
+        # The grammars that the subprocess has compiled. The least recently used comes first.
+        self._tried: OrderedDict[str, None] = OrderedDict()
+
+    def compile(self, text: str) -> CompiledGrammar:
+        """Compiles a grammar, unless it was compiled recently, first in the subprocess.
+
+        The first grammar takes longer: it starts the subprocess, and reads all tokens of the model.
+        Raises GrammarUnsupported if the grammar is too long, takes too much time or memory, or
+        cannot be compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
+        EngineError if the model has been unloaded.
+        """
+        text = _LONE_SURROGATE.sub("\ufffd", text)  # UTF-8 cannot encode it
+        if len(text) > _MAX_CHARACTERS:
+            raise GrammarUnsupported(
+                f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
+                "are allowed"
+            )
+        with self._lock:
+            check, tokenizer = self._started()
+            is_tried = text in self._tried
+        if not is_tried:
+            check.check(text)
+        grammar = compile_grammar(text, tokenizer)
+        with self._lock:
+            self._tried[text] = None
+            self._tried.move_to_end(text)
+            while len(self._tried) > _MAX_TRIED:
+                self._tried.popitem(last=False)
+        return grammar
+
+    def close(self) -> None:
+        """Ends the subprocess. May be called more than once."""
+        self._is_closed = True
+        if check := self._check:
+            check.close()
+
+    def _started(self) -> tuple[GrammarCheck, LLTokenizer]:
+        """Returns the subprocess and the tokenizer; starts or builds them if necessary."""
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer_of(self._vocabulary)
+        if self._check is None:
+            self._check = GrammarCheck(self._vocabulary, limit_s=self._limit_s)
+            if self._is_closed:  # `close` was called before it could close this check
+                self._check.close()
+        return self._check, self._tokenizer
+
+
+def _tokenizer_of(vocabulary: Vocabulary) -> LLTokenizer:
+    names = special_names(vocabulary)
+    tokens = [
+        names[token].encode() if token in names else vocabulary.piece(token)
+        for token in range(vocabulary.size)
+    ]
+    return new_tokenizer(tokens, names, eog_tokens(vocabulary))

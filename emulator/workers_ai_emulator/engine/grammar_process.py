@@ -1,0 +1,148 @@
+"""Compiles grammars in a subprocess first, to find those that take too much time or memory.
+
+A short JSON schema can take hours to compile, for example some schemas with `allOf`, or gigabytes,
+for example with a large `multipleOf`. llguidance cannot be stopped while it compiles. So each new
+grammar is first compiled in a subprocess with limits for time and memory:
+`python -m workers_ai_emulator.engine.grammar_process LIMIT_S`. Only if this succeeds, the emulator
+compiles the grammar itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from llguidance import LLTokenizer
+
+from workers_ai_emulator.engine.child import (
+    Child,
+    ChildFailed,
+    Supervisor,
+    limit,
+    restrict,
+    serve,
+)
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, GrammarUnsupported
+from workers_ai_emulator.engine.grammar import (
+    compile_grammar,
+    eog_tokens,
+    new_tokenizer,
+    special_names,
+)
+from workers_ai_emulator.engine.types import Vocabulary
+
+if sys.platform != "win32":
+    import resource
+
+# The name of this module. In the subprocess, `__name__` is `__main__` instead.
+MODULE = "workers_ai_emulator.engine.grammar_process"
+_MEMORY = 256 * 2**20  # limit for the process's address space in bytes; Python needs 70 MiB
+_MAX_REPLY_BYTES = 4096
+_COMPILED, _REJECTED = b"cr"  # kinds of replies of the subprocess
+
+
+class GrammarCheck:
+    """Compiles grammars in a subprocess, which is killed if one takes longer than `limit_s` s.
+
+    The subprocess has the special tokens of the vocabulary, and a token for each byte. It compiles
+    one grammar after the other. After a crash or a kill, the next grammar starts a new subprocess.
+    The constructor raises EngineError if no process can be started.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._tokens = json.dumps(
+            [vocabulary.size, special_names(vocabulary), eog_tokens(vocabulary)]
+        ).encode()
+        try:
+            self._supervisor = Supervisor(MODULE, str(limit_s), prepare=self._prepare)
+        except (OSError, ChildFailed) as error:
+            raise EngineError(f"no process can be started for grammars: {error}") from error
+
+    def check(self, text: str) -> None:
+        """Compiles a grammar in the subprocess.
+
+        Raises GrammarUnsupported if this fails, or takes too much time or memory. Raises
+        CapacityExceeded if other grammars keep the subprocess busy for longer than `limit_s`, and
+        EngineError if no process can be started.
+        """
+        request = text.encode()
+        try:
+            with self._supervisor.child(limit_s=self._limit_s) as child:
+                kind, reply = child.exchange(
+                    request, max_bytes=_MAX_REPLY_BYTES, limit_s=self._limit_s
+                )
+        except ChildFailed as error:
+            raise self._failure(error) from error
+        except OSError as error:
+            raise EngineError(f"no process can be started for grammars: {error}") from error
+        if kind == _REJECTED:
+            raise GrammarUnsupported(reply.decode())
+
+    def close(self) -> None:
+        """Ends the subprocess. May be called more than once."""
+        self._supervisor.close()
+
+    def _prepare(self, child: Child) -> None:
+        """Sends the tokens of the vocabulary to the new subprocess `child`."""
+        child.exchange(self._tokens, max_bytes=_MAX_REPLY_BYTES, limit_s=self._limit_s)
+
+    def _failure(self, error: ChildFailed) -> EngineError:
+        match error.reason:
+            case "busy":
+                return CapacityExceeded("the grammars of other requests are being compiled")
+            case "closed":
+                return EngineError("the model has been unloaded")
+            case "late":
+                return GrammarUnsupported(f"it takes longer than {self._limit_s:g} s to compile")
+            case "crashed":
+                return GrammarUnsupported(
+                    f"it takes more than {_MEMORY // 2**20} MiB of memory to compile"
+                )
+
+
+def main(limit_s: float) -> None:
+    """Runs in the subprocess: replies to requests.
+
+    The first request contains the special tokens. Each later request contains a grammar.
+    """
+    restrict()
+    if sys.platform != "win32":
+        limit(resource.RLIMIT_AS, _MEMORY)
+    serve(_Program().answer, limit_s=limit_s)
+
+
+class _Program:
+    """Replies to requests in the subprocess. Stores the tokenizer."""
+
+    def __init__(self) -> None:
+        self._tokenizer: LLTokenizer | None = None
+
+    def answer(self, request: bytes) -> tuple[int, bytes]:
+        """Returns the kind and the content of the reply to a request."""
+        if self._tokenizer is None:
+            self._tokenizer = _byte_tokenizer(*json.loads(request))
+            return _COMPILED, b""
+        try:
+            compile_grammar(request.decode(), self._tokenizer)
+        except GrammarUnsupported as error:
+            return _REJECTED, error.reason.encode()
+        return _COMPILED, b""
+
+
+def _byte_tokenizer(size: int, names: dict[str, str], eog: list[int]) -> LLTokenizer:
+    """Returns a tokenizer with these special tokens, and a token for each byte.
+
+    The special tokens have the same ids as in the vocabulary. `size`: the vocabulary's size.
+    `names`: the name of each special token, by its id.
+    """
+    special = {int(token): name.encode() for token, name in names.items()}
+    tokens = [special.get(token, b"") for token in range(size)]
+    free = (token for token in range(size) if token not in special)
+    for byte, token in zip(range(256), free, strict=False):
+        tokens[token] = bytes([byte])
+    return new_tokenizer(tokens, special, eog)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
