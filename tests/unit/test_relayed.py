@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
-from workers_ai_emulator.backends.relayed import RelayedGeneration, RunningGenerations, num_words
+from workers_ai_emulator.backends.relayed import (
+    ReadyGeneration,
+    RelayedGeneration,
+    RunningGenerations,
+    num_words,
+)
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     DeadlineExceeded,
@@ -60,7 +65,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_chunks_are_relayed_in_order_and_each_counts_as_a_token() -> None:
+def test_chunks_are_relayed_in_order_and_their_tokens_are_counted() -> None:
     async def test() -> None:
         source = Source(Chunk("a"), Chunk("b"), END)
         generation = start(source)
@@ -68,6 +73,17 @@ def test_chunks_are_relayed_in_order_and_each_counts_as_a_token() -> None:
         assert generation.usage == Usage(3, 3)
         assert generation.finish_reason is FinishReason.STOP
         await source.is_closed.wait()
+
+    run(test)
+
+
+def test_a_chunk_may_have_several_tokens_or_none() -> None:
+    async def test() -> None:
+        chunks = [Chunk("a b", num_tokens=2), Chunk("c", num_tokens=0), END]
+        relayed = start(Source(*chunks))
+        await read(relayed)
+        ready = ReadyGeneration(chunks, num_prompt_tokens=3, fingerprint="x")
+        assert relayed.usage == ready.usage == Usage(3, 3)
 
     run(test)
 

@@ -38,7 +38,7 @@ class ReadyGeneration:
     def __init__(
         self, chunks: Sequence[Chunk], *, num_prompt_tokens: int, fingerprint: str
     ) -> None:
-        self.usage = Usage(num_prompt_tokens, len(chunks))
+        self.usage = Usage(num_prompt_tokens, sum(chunk.num_tokens for chunk in chunks))
         self.finish_reason = chunks[-1].finish_reason
         self.fingerprint = fingerprint
         self._chunks = chunks
@@ -56,15 +56,15 @@ class RelayedGeneration:
     """A Generation whose chunks come from `source`, an async generator.
 
     A task reads chunks from `source` until a chunk has a finish reason, `source` fails, or the
-    generation is cancelled. Then the task closes `source`. `usage` counts each chunk as one
-    completion token. If `source` yields a Usage, `usage` becomes this Usage instead.
+    generation is cancelled. Then the task closes `source`. `usage` counts the tokens of the chunks
+    (`num_tokens`). If `source` yields a Usage, `usage` becomes this Usage instead.
     """
 
     def __init__(
         self, source: AsyncGenerator[Chunk | Usage], *, num_prompt_tokens: int, fingerprint: str
     ) -> None:
         self._num_prompt_tokens = num_prompt_tokens
-        self._num_chunks = 0
+        self._num_tokens = 0
         self._reported_usage: Usage | None = None
         self.finish_reason: FinishReason | None = None
         self.fingerprint = fingerprint
@@ -78,7 +78,7 @@ class RelayedGeneration:
 
     @property
     def usage(self) -> Usage:
-        return self._reported_usage or Usage(self._num_prompt_tokens, self._num_chunks)
+        return self._reported_usage or Usage(self._num_prompt_tokens, self._num_tokens)
 
     def cancel(self) -> None:
         self._end_early(Chunk("", FinishReason.CANCELLED))
@@ -100,7 +100,7 @@ class RelayedGeneration:
                 if isinstance(item, Usage):
                     self._reported_usage = item
                     continue
-                self._num_chunks += 1
+                self._num_tokens += item.num_tokens
                 if item.finish_reason is not None:
                     return item
                 await self._events.put(item)
