@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.backends.script_file import read_rules
-from workers_ai_emulator.backends.scripted import Rule, ScriptedBackend, parse_rules
+from workers_ai_emulator.backends.scripted import ScriptedBackend
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG

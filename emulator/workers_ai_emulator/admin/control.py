@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
-from workers_ai_emulator.backends.scripted import parse_rules
+from workers_ai_emulator.backends.rules import parse_rules
 from workers_ai_emulator.middleware.faults.rules import parse_fault_rules
 from workers_ai_emulator.routes.generation import body_of
 from workers_ai_emulator.routes.router import EndpointRouter

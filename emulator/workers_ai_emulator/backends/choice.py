@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalBackend
-from workers_ai_emulator.backends.scripted import Rule, ScriptedBackend
+from workers_ai_emulator.backends.rules import Rule
+from workers_ai_emulator.backends.scripted import ScriptedBackend
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError

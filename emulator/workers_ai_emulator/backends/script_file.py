@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from workers_ai_emulator.backends.scripted import Rule, parse_rules
+from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, one_line, read_small_text
 from workers_ai_emulator.wire.validation import bounded
