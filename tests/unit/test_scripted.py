@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +13,56 @@ import pytest
 from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.backends.script_file import read_rules
 from workers_ai_emulator.backends.scripted import ScriptedBackend
-from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, SamplingParams
+from workers_ai_emulator.engine.types import (
+    Chunk,
+    FinishReason,
+    Generation,
+    SamplingParams,
+    ToolCallDelta,
+)
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.tools import ToolCall
+from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import WireError
 
+from tests.pages import blocks
 from tests.server import FP16, INT8
 
 
 async def start(
     script: ScriptedBackend,
-    *texts: str,
+    *messages: str | Message,
     model: str = INT8,
     prompt: str | None = None,
-    max_tokens: int = 256,
+    max_tokens: int | None = 256,
+    **options: Any,
 ) -> Generation:
-    messages = [Message("user", text) for text in texts]
+    turns = [Message("user", turn) if isinstance(turn, str) else turn for turn in messages]
     params = SamplingParams(max_tokens=max_tokens)
-    request = TextGenerationRequest(prompt, messages, raw=False, stream=False, params=params)
+    request = TextGenerationRequest(prompt, turns, raw=False, stream=False, params=params)
+    request = replace(request, **options)
     return (await script.generate(request, CATALOG[model], is_large=False)).generation
 
 
-def chunks(script: ScriptedBackend, *texts: str, **options: Any) -> list[Chunk]:
+def chunks(script: ScriptedBackend, *messages: str | Message, **options: Any) -> list[Chunk]:
     async def read() -> list[Chunk]:
-        return [chunk async for chunk in await start(script, *texts, **options)]
+        return [chunk async for chunk in await start(script, *messages, **options)]
 
     return asyncio.run(read())
 
 
-def completion(script: ScriptedBackend, *texts: str, **options: Any) -> str:
-    return "".join(chunk.text for chunk in chunks(script, *texts, **options))
+def completion(script: ScriptedBackend, *messages: str | Message, **options: Any) -> str:
+    return "".join(chunk.text for chunk in chunks(script, *messages, **options))
+
+
+def collected(script: ScriptedBackend, *messages: str | Message, **options: Any) -> Completion:
+    async def read() -> Completion:
+        return await collect(aiter(await start(script, *messages, **options)))
+
+    return asyncio.run(read())
 
 
 def script(*rules: dict[str, Any]) -> ScriptedBackend:
@@ -81,6 +101,18 @@ def test_a_regular_expression_may_match_anywhere() -> None:
 def test_all_conditions_of_a_rule_must_hold() -> None:
     rules = script({"contains": "x", "matches": "y", "answer": "1"}, {"answer": "2"})
     assert [completion(rules, text) for text in ("xy", "x", "y")] == ["1", "2", "2"]
+
+
+def test_a_rule_for_a_role_applies_only_after_a_message_of_this_role() -> None:
+    rules = script(
+        {"last_role": "tool", "contains": "sun", "answer": "It is sunny."},
+        {"tool_calls": [{"name": "weather"}]},
+    )
+    question = Message("user", "Is there sun?")
+    assert collected(rules, question).tool_calls == (ToolCall("weather", "{}"),)
+    call = Message("assistant", "", tool_calls=(ToolCall("weather", "{}"),))
+    assert completion(rules, question, call, Message("tool", "sun")) == "It is sunny."
+    assert completion(rules, prompt="sun") == ""
 
 
 def test_a_rule_with_times_applies_that_often() -> None:
@@ -126,6 +158,23 @@ def test_requests_with_long_texts_use_a_rule_as_often_as_it_applies() -> None:
     assert asyncio.run(texts()) == ["1", "1", "2", "2", "2"]
 
 
+def test_the_examples_in_the_docs_work(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    texts, tools = blocks("scripts.md", "yaml")
+    file.write_text(texts)
+    rules = ScriptedBackend(read_rules(file))
+    assert completion(rules, "The capital of France?") == "The capital of France is Paris."
+    assert completion(rules, "Translate: Hello") == "Bonjour."
+    file.write_text(tools)
+    rules = ScriptedBackend(read_rules(file))
+    called = collected(rules, "How is the weather?")
+    assert called.reasoning == "I need the weather of today."
+    assert called.tool_calls == (ToolCall("get_weather", '{"city": "Paris"}'),)
+    result = Message("tool", "21 degrees, clear sky")
+    assert completion(rules, "How is the weather?", result) == "It is sunny in Paris."
+    assert completion(rules, "Write it as JSON.") == '{"city": "Paris", "degrees": 21}'
+
+
 # ── the completion ────────────────────────────────────────────────────────────────────────────
 
 
@@ -152,6 +201,70 @@ def test_a_completion_ends_with_its_finish_reason_or_at_max_tokens(
     assert "".join(chunk.text for chunk in found) == text
     assert [chunk.finish_reason for chunk in found] == [None] * (len(found) - 1) + [reason]
     assert len(found) <= max_tokens
+
+
+def test_without_max_tokens_a_completion_is_not_cut() -> None:
+    assert completion(script({"answer": "a " * 2000}), "x", max_tokens=None) == "a " * 2000
+
+
+CALL = {"name": "weather", "arguments": {"city": "Paris", "days": 2}}
+
+
+def test_reasoning_text_and_tool_calls_follow_each_other_word_by_word() -> None:
+    rule = {"tool_calls": [CALL | {"id": "c1"}], "answer": "I ask.", "reasoning": "Let me"}
+    assert chunks(script(rule), "x") == [
+        Chunk(reasoning="Let"),
+        Chunk(reasoning=" me"),
+        Chunk("I"),
+        Chunk(" ask."),
+        Chunk(tool_call=ToolCallDelta(0, "", "weather", "c1")),
+        Chunk(tool_call=ToolCallDelta(0, '{"city":')),
+        Chunk(tool_call=ToolCallDelta(0, ' "Paris",')),
+        Chunk(tool_call=ToolCallDelta(0, ' "days":')),
+        Chunk(tool_call=ToolCallDelta(0, " 2}")),
+        Chunk("", FinishReason.TOOL_CALLS),
+    ]
+
+
+def test_a_rule_may_have_several_tool_calls() -> None:
+    rule = {"tool_calls": [CALL, {"name": "time"}]}
+    calls = ToolCall("weather", '{"city": "Paris", "days": 2}'), ToolCall("time", "{}")
+    assert collected(script(rule), "x") == Completion("", "", calls)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": [1, 2.5, None], "é": "\u00fc"}, '{"a": [1, 2.5, null], "é": "ü"}'),
+        (None, "null"),
+        ("x", '"x"'),
+        ([], "[]"),
+    ],
+)
+def test_a_json_value_is_written_as_text(value: Any, text: str) -> None:
+    assert completion(script({"json": value}), "x") == text
+
+
+def test_a_completion_may_have_only_reasoning() -> None:
+    rule = {"reasoning": "a b c", "finish": "length"}
+    assert chunks(script(rule), "x")[-1] == Chunk("", FinishReason.LENGTH, reasoning=" c")
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "arguments", "reason"),
+    [(3, '{"city": "Paris",', FinishReason.LENGTH), (6, None, FinishReason.TOOL_CALLS)],
+)
+def test_max_tokens_may_cut_a_tool_call(
+    max_tokens: int, arguments: str | None, reason: FinishReason
+) -> None:
+    async def read() -> tuple[Completion, FinishReason | None, int]:
+        generation = await start(script({"tool_calls": [CALL]}), "x", max_tokens=max_tokens)
+        found = await collect(aiter(generation))
+        return found, generation.finish_reason, generation.usage.num_completion_tokens
+
+    found, finish_reason, num_tokens = asyncio.run(read())
+    assert found.tool_calls[0].arguments == (arguments or '{"city": "Paris", "days": 2}')
+    assert (finish_reason, num_tokens) == (reason, max_tokens)
 
 
 def test_usage_counts_the_words_and_the_end_token() -> None:
@@ -224,7 +337,23 @@ def test_any_other_value_is_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
-        ({}, "rule 2: answer: Field required"),
+        ({}, "rule 2: it needs `answer`, `json`, `tool_calls` or `reasoning`"),
+        ({"tool_calls": []}, "rule 2: it needs `answer`, `json`, `tool_calls` or `reasoning`"),
+        ({"answer": "a", "json": {}}, "rule 2: it has both `answer` and `json`"),
+        ({"json": {"on": date(2026, 1, 2)}}, "rule 2: json: no JSON value: Object of type date"),
+        ({"json": float("nan")}, "rule 2: json: Out of range float values"),
+        ({"tool_calls": {"name": "a"}}, "rule 2: tool_calls: Input should be a valid tuple"),
+        ({"tool_calls": [{"name": ""}]}, "rule 2: tool_calls.0.name: String should have at least"),
+        ({"tool_calls": [{"arguments": {}}]}, "rule 2: tool_calls.0.name: Field required"),
+        (
+            {"tool_calls": [{"name": "a", "arguments": "{}"}]},
+            "rule 2: tool_calls.0.arguments: Input should be an object with the arguments by name",
+        ),
+        (
+            {"tool_calls": [{"name": "a"}] * 101},
+            "rule 2: tool_calls: Tuple should have at most 100",
+        ),
+        ({"answer": "a", "last_role": "bot"}, "rule 2: last_role: Input should be 'system', "),
         ("a", "rule 2: Input should be a valid dictionary"),
         ({"answer": 42}, "rule 2: answer: Input should be a valid string, not 42"),
         ({"answer": "a", "contain": "x"}, "rule 2: contain: Extra inputs are not permitted"),
@@ -266,7 +395,7 @@ def test_every_mistake_in_a_file_has_a_line(tmp_path: Path) -> None:
     assert [line.split(": ")[2:4] for line in lines] == [
         ["rule 1", "times"],
         ["rule 1", "speed"],
-        ["rule 3", "answer"],
+        ["rule 3", "it needs `answer`, `json`, `tool_calls` or `reasoning`"],
     ]
     assert all(line.startswith(f"--script: {file}: ") for line in lines)
 
@@ -310,6 +439,12 @@ def bomb(form: str) -> str:
     return "\n".join(levels) + "\n"
 
 
+def chain(length: int) -> str:
+    """Returns a script in which aliases nest the value of `json` as deep as `length`."""
+    links = "".join(f", &a{n} [*a{n - 1}]" for n in range(1, length))
+    return f"- json: [&a0 [x]{links}]\n"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -318,7 +453,13 @@ def bomb(form: str) -> str:
             f"- answer: a\n  unknown:\n    {bomb('[{}]').replace(chr(10), chr(10) + '    ')}",
             "unknown",
         ),
-        (f"- {bomb('{{<<: [{}]}}').replace(chr(10), chr(10) + '  ')}", "rule 1: answer"),
+        (f"- {bomb('{{<<: [{}]}}').replace(chr(10), chr(10) + '  ')}", "rule 1: a0: Extra"),
+        (
+            f"- json:\n    {bomb('[{}]').replace(chr(10), chr(10) + '    ')}",
+            "JSON values are too large together",
+        ),
+        ("- json: &a [*a]", "rule 1: json: it has more than 100 levels"),
+        (chain(5000), "rule 1: json: it has more than 100 levels"),
         ("[" * 20_000 + "]" * 20_000, "nest"),
         ("- " * 5_000 + "a", "it is nested too deep"),
         ("{a: " * 500_000, "it is nested too deep"),

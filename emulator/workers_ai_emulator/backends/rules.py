@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from workers_ai_emulator.backends.patterns import SIZE_OF_LARGE, Pattern, PatternTooLarge
 from workers_ai_emulator.wire.validation import parse_rules_of
@@ -15,6 +25,14 @@ _MAX_RULES = 10_000
 _MAX_PATTERN = 10_000  # the maximum number of characters of a regular expression
 # The maximum total size of a script's regular expressions, in RE2 instructions.
 _MAX_PATTERNS_SIZE = 5_000_000
+# The maximum total size of a script's JSON values (`json` and `arguments`), in characters. A YAML
+# file can have values that are much larger than the file, because an alias repeats a value.
+_MAX_JSON_SIZE = 2**23
+_MAX_JSON_DEPTH = 100
+_MAX_TOOL_CALLS = 100  # the maximum number of tool calls of one rule
+_MAX_NAME_LENGTH = 200
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 def parse_rules(value: Any) -> list[Rule]:
@@ -26,31 +44,77 @@ def parse_rules(value: Any) -> list[Rule]:
     if isinstance(value, dict) and set(value) == {"rules"}:
         value = value["rules"]
     if not isinstance(value, list):
-        raise ValueError("it takes a list of rules, each with an `answer`")
+        raise ValueError(
+            "it takes a list of rules, each with an `answer`, `json`, `tool_calls` or `reasoning`"
+        )
     if len(value) > _MAX_RULES:
         raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
-    return parse_rules_of(Rule, value, context=_PatternBudget())
+    return parse_rules_of(Rule, value, context=_Budget())
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The part of a request that is compared with the conditions of rules.
+
+    `model`: the name of the requested model. `text`: the prompt, or the text of the last message.
+    `last_role`: the role of the last message; None for a prompt.
+    """
+
+    model: str
+    text: str
+    last_role: str | None
+
+
+class RuleToolCall(BaseModel):
+    """A tool call in a rule's completion.
+
+    `arguments`: the arguments as a JSON text, which is made from the object in the script. `id`:
+    the id of the call; None: the emulator chooses one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=_MAX_NAME_LENGTH)
+    arguments: str = "{}"
+    id: str | None = Field(default=None, min_length=1, max_length=_MAX_NAME_LENGTH)
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _to_json(cls, value: Any, info: ValidationInfo) -> str:
+        if not isinstance(value, dict):
+            raise ValueError("Input should be an object with the arguments by name")
+        return _budget(info).json_text(value)
 
 
 class Rule(BaseModel):
-    """A completion (`answer`), and the conditions under which a request gets it.
+    """A completion, and the conditions under which a request gets it.
 
     A rule applies to a request if all its conditions hold:
     `model`: the name of the requested model; `*` matches any text;
     `contains`: a text that occurs in the prompt or in the last message;
     `matches`: a regular expression that has a match in the prompt or the last message;
+    `last_role`: the role of the last message;
     `times`: the rule has applied to fewer requests than this number; None: no limit.
 
-    `finish`: the finish reason. `first_token_after`: the delay of the first token, in seconds.
-    `tokens_per_second`: the rate of all later tokens; None: no delay.
+    The completion has at least one of these parts, in this order: `reasoning`; the text, which is
+    either `answer` or the JSON text of the value that the script has under the key `json`; and
+    `tool_calls`.
+
+    `finish`: the finish reason; `stop` becomes `tool_calls` if the completion has tool calls.
+    `first_token_after`: the delay of the first token, in seconds. `tokens_per_second`: the rate of
+    all later tokens; None: no delay.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    answer: str
-    model: str = Field(default="*", max_length=200)
+    reasoning: str = ""
+    answer: str | None = None
+    json_text: str | None = Field(default=None, alias="json")
+    tool_calls: tuple[RuleToolCall, ...] = Field(default=(), max_length=_MAX_TOOL_CALLS)
+    model: str = Field(default="*", max_length=_MAX_NAME_LENGTH)
     contains: str = ""
     matches: Pattern | None = None
+    last_role: Role | None = None
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
@@ -63,7 +127,26 @@ class Rule(BaseModel):
             raise ValueError("Input should be a valid string")
         if len(value) > _MAX_PATTERN:
             raise ValueError(f"no regular expression: it is longer than {_MAX_PATTERN} characters")
-        return (info.context or _PatternBudget()).compile(value)
+        return _budget(info).compile(value)
+
+    @field_validator("json_text", mode="before")
+    @classmethod
+    def _to_json(cls, value: Any, info: ValidationInfo) -> str:
+        return _budget(info).json_text(value)
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> Self:
+        if self.answer is not None and self.json_text is not None:
+            raise ValueError("it has both `answer` and `json`, which are both the text")
+        has_text = self.answer is not None or self.json_text is not None
+        if not (has_text or self.tool_calls or self.reasoning):
+            raise ValueError("it needs `answer`, `json`, `tool_calls` or `reasoning`")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The text of the completion, without the reasoning and the tool calls."""
+        return self.json_text or self.answer or ""
 
     @property
     def cost(self) -> int:
@@ -78,27 +161,28 @@ class Rule(BaseModel):
     def has_delays(self) -> bool:
         return self.first_token_after > 0 or self.tokens_per_second is not None
 
-    def applies(self, model: str, text: str) -> bool:
-        """Returns whether the rule's conditions `model`, `contains` and `matches` hold.
+    def applies(self, subject: Subject) -> bool:
+        """Returns whether all conditions of the rule hold, apart from `times`.
 
-        `text`: the request's prompt or last message. Raises PatternTooCostly if searching `text`
-        for `matches` could take minutes.
+        Raises PatternTooCostly if searching the text for `matches` could take minutes.
         """
         return (
-            fnmatchcase(model, self.model)
-            and self.contains in text
-            and (self.matches is None or self.matches.found_in(text))
+            fnmatchcase(subject.model, self.model)
+            and self.last_role in (None, subject.last_role)
+            and self.contains in subject.text
+            and (self.matches is None or self.matches.found_in(subject.text))
         )
 
 
-class _PatternBudget:
-    """Compiles the regular expressions of one script, and limits their total size.
+class _Budget:
+    """Converts the regular expressions and JSON values of one script, and limits their total size.
 
-    The limit keeps the compilation of a script's expressions to a few seconds and little memory.
+    The limits keep the conversion to a few seconds and little memory.
     """
 
     def __init__(self) -> None:
-        self._left = _MAX_PATTERNS_SIZE
+        self._pattern_size_left = _MAX_PATTERNS_SIZE
+        self._json_size_left = _MAX_JSON_SIZE
 
     def compile(self, source: str) -> Pattern:
         """Compiles a regular expression.
@@ -106,12 +190,64 @@ class _PatternBudget:
         Raises ValueError if the expression is invalid, or if the script's earlier expressions have
         reached the limit of the total size.
         """
-        if self._left <= 0:
+        if self._pattern_size_left <= 0:
             raise ValueError("the script's regular expressions are too large together")
         try:
             pattern = Pattern(source)
         except PatternTooLarge:
-            self._left -= SIZE_OF_LARGE
+            self._pattern_size_left -= SIZE_OF_LARGE
             raise
-        self._left -= pattern.size
+        self._pattern_size_left -= pattern.size
         return pattern
+
+    def json_text(self, value: Any) -> str:
+        """Returns the value as a JSON text.
+
+        Raises ValueError if JSON cannot represent the value, if it is nested too deep, or if the
+        script's JSON values exceed the limit of the total size.
+        """
+        self._count_json(value)
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except TypeError as error:  # for example a date, which YAML has and JSON has not
+            raise ValueError(f"no JSON value: {error}") from error
+
+    def _count_json(self, value: Any) -> None:
+        """Subtracts the size of a JSON value. Raises ValueError if it is too large or too deep."""
+        level = [value]
+        for _ in range(_MAX_JSON_DEPTH):
+            self._json_size_left -= sum(map(_size, level))
+            if self._json_size_left < 0:
+                raise ValueError("the script's JSON values are too large together")
+            level = [child for parent in level for child in _children(parent)]
+            if not level:
+                return
+        raise ValueError(f"it has more than {_MAX_JSON_DEPTH} levels")
+
+
+def _size(value: Any) -> int:
+    """Returns about the number of characters of a value's JSON text, without its children."""
+    match value:
+        case dict():
+            return 2 + sum(3 + _size(key) for key in value)
+        case list():
+            return 2 + len(value)
+        case str():
+            return 2 + len(value)
+        case int():
+            return 1 + value.bit_length() // 3
+    return 10
+
+
+def _children(value: Any) -> Iterable[Any]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+    return ()
+
+
+def _budget(info: ValidationInfo) -> _Budget:
+    """Returns the budget of the script; for a rule that belongs to no script, a new budget."""
+    return info.context or _Budget()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from workers_ai_emulator.backends.patterns import PatternTooCostly
@@ -16,8 +16,14 @@ from workers_ai_emulator.backends.relayed import (
     RunningGenerations,
     num_words,
 )
-from workers_ai_emulator.backends.rules import Rule
-from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, StartedGeneration
+from workers_ai_emulator.backends.rules import Rule, Subject
+from workers_ai_emulator.engine.types import (
+    Chunk,
+    FinishReason,
+    Generation,
+    StartedGeneration,
+    ToolCallDelta,
+)
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
@@ -69,7 +75,8 @@ class ScriptedBackend:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
-        rule = await self._use_rule(spec.name, _last_text(request))
+        subject = _subject(request, spec)
+        rule = await self._use_rule(subject) or _default_rule(subject)
         prompt = _prompt(request)
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         chunks = _chunks(rule, request.params.max_tokens)
@@ -91,21 +98,21 @@ class ScriptedBackend:
     async def close(self) -> None:
         self.cancel_all()
 
-    async def _use_rule(self, model: str, text: str) -> Rule:
+    async def _use_rule(self, subject: Subject) -> Rule | None:
         """Returns the first rule that applies to a request, and decrements the rule's `times`.
 
-        `text`: the request's prompt or last message. If no rule applies, returns a rule whose
-        completion quotes `text`. Raises WireError if searching `text` for a rule's `matches` could
-        take minutes.
+        Returns None if no rule applies. Raises WireError if searching the request's text for a
+        rule's `matches` could take minutes.
         """
         while True:
             rules = [active for active in self._rules if active.times != 0]
-            if len(text) * sum(active.rule.cost for active in rules) > _MAX_IMMEDIATE_COST:
-                active = await asyncio.to_thread(_first, rules, model, text)
+            cost = len(subject.text) * sum(active.rule.cost for active in rules)
+            if cost > _MAX_IMMEDIATE_COST:
+                active = await asyncio.to_thread(_first, rules, subject)
             else:
-                active = _first(rules, model, text)
+                active = _first(rules, subject)
             if active is None:
-                return Rule(answer=f"This is a scripted answer to: {text}")
+                return None
             # While a thread searches for a rule, another request may use up the rule that the
             # thread finds. The loop then searches again.
             if active.times != 0:
@@ -113,22 +120,34 @@ class ScriptedBackend:
                 return active.rule
 
 
-def _first(rules: Sequence[_ActiveRule], model: str, text: str) -> _ActiveRule | None:
-    """Returns the first rule that applies to a request with this text, or None.
+def _first(rules: Sequence[_ActiveRule], subject: Subject) -> _ActiveRule | None:
+    """Returns the first rule that applies to a request, or None.
 
     Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
     for active in rules:
         try:
-            if active.rule.applies(model, text):
+            if active.rule.applies(subject):
                 return active
         except PatternTooCostly as error:
             reason = (
                 f"`matches` of the script's rule {active.number} is too complex for a text of "
-                f"{len(text)} characters: simplify it, or use `contains`"
+                f"{len(subject.text)} characters: simplify it, or use `contains`"
             )
             raise WireError(INCOMPLETE_REQUEST, reason) from error
     return None
+
+
+def _subject(request: TextGenerationRequest, spec: ModelSpec) -> Subject:
+    if request.prompt is not None or not request.messages:
+        return Subject(spec.name, request.prompt or "", None)
+    last = request.messages[-1]
+    return Subject(spec.name, last.content, last.role)
+
+
+def _default_rule(subject: Subject) -> Rule:
+    """Returns a rule for a request to which no rule applies. Its completion quotes the request."""
+    return Rule(answer=f"This is a scripted answer to: {subject.text}")
 
 
 def _prompt(request: TextGenerationRequest) -> str:
@@ -136,12 +155,6 @@ def _prompt(request: TextGenerationRequest) -> str:
     if request.prompt is not None:
         return request.prompt
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
-
-
-def _last_text(request: TextGenerationRequest) -> str:
-    if request.prompt is not None:
-        return request.prompt
-    return request.messages[-1].content if request.messages else ""
 
 
 def _chunks(rule: Rule, max_tokens: int | None) -> list[Chunk]:
@@ -152,12 +165,34 @@ def _chunks(rule: Rule, max_tokens: int | None) -> list[Chunk]:
     chunk represents the end-of-text token, which a model would generate and which counts as a
     completion token.
     """
-    words = [match[0] for match in islice(WORD.finditer(rule.answer), max_tokens)]
-    is_cut = len(words) == max_tokens
-    reason = FinishReason.LENGTH if is_cut or rule.finish == "length" else FinishReason.STOP
-    if reason is FinishReason.STOP or not words:
-        words.append("")
-    return [*map(Chunk, words[:-1]), Chunk(words[-1], reason)]
+    chunks = [*islice(_parts(rule), max_tokens)]
+    reason = _finish_reason(rule, is_cut=len(chunks) == max_tokens)
+    if reason is FinishReason.LENGTH and chunks:
+        chunks[-1] = replace(chunks[-1], finish_reason=reason)
+    else:
+        chunks.append(Chunk("", reason))
+    return chunks
+
+
+def _parts(rule: Rule) -> Iterator[Chunk]:
+    """Yields the words of the reasoning, of the text and of the tool calls as chunks."""
+    for word in _words(rule.reasoning):
+        yield Chunk(reasoning=word)
+    yield from map(Chunk, _words(rule.text))
+    for index, call in enumerate(rule.tool_calls):
+        yield Chunk(tool_call=ToolCallDelta(index, name=call.name, id=call.id))
+        for word in _words(call.arguments):
+            yield Chunk(tool_call=ToolCallDelta(index, word))
+
+
+def _words(text: str) -> Iterator[str]:
+    return (match[0] for match in WORD.finditer(text))
+
+
+def _finish_reason(rule: Rule, *, is_cut: bool) -> FinishReason:
+    if is_cut or rule.finish == "length":
+        return FinishReason.LENGTH
+    return FinishReason.TOOL_CALLS if rule.tool_calls else FinishReason.STOP
 
 
 async def _delayed(chunks: Sequence[Chunk], rule: Rule) -> AsyncGenerator[Chunk]:
