@@ -13,6 +13,7 @@ import pytest
 from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.backends.script_file import read_rules
 from workers_ai_emulator.backends.scripted import ScriptedBackend
+from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -23,9 +24,9 @@ from workers_ai_emulator.engine.types import (
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.prompts.tools import ToolCall
+from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
 from workers_ai_emulator.tasks.completion import Completion, collect
-from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
 from workers_ai_emulator.wire.errors import WireError
 
 from tests.pages import blocks
@@ -38,13 +39,14 @@ async def start(
     model: str = INT8,
     prompt: str | None = None,
     max_tokens: int | None = 256,
+    is_large: bool = False,
     **options: Any,
 ) -> Generation:
     turns = [Message("user", turn) if isinstance(turn, str) else turn for turn in messages]
     params = SamplingParams(max_tokens=max_tokens)
     request = TextGenerationRequest(prompt, turns, raw=False, stream=False, params=params)
     request = replace(request, **options)
-    return (await script.generate(request, CATALOG[model], is_large=False)).generation
+    return (await script.generate(request, CATALOG[model], is_large=is_large)).generation
 
 
 def chunks(script: ScriptedBackend, *messages: str | Message, **options: Any) -> list[Chunk]:
@@ -134,6 +136,51 @@ def test_without_a_matching_rule_the_completion_quotes_the_text() -> None:
     assert completion(script({"contains": "y", "answer": "1"}), "x") == (
         "This is a scripted answer to: x"
     )
+
+
+TOOLS = [
+    Tool("time", "", {}),
+    Tool("weather", "", {"properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("choice", "call"),
+    [
+        (ToolChoice("required"), ToolCall("time", "{}")),
+        (ToolChoice("required", "weather"), ToolCall("weather", '{"city": "Rome"}')),
+    ],
+)
+def test_without_a_matching_rule_a_required_tool_is_called(
+    choice: ToolChoice, call: ToolCall
+) -> None:
+    assert collected(script(), "x", tools=TOOLS, tool_choice=choice) == Completion("", "", (call,))
+    rules = script({"answer": "1"})
+    assert collected(rules, "x", tools=TOOLS, tool_choice=choice) == Completion("1")
+
+
+@pytest.mark.parametrize("mode", ["auto", "none"])
+def test_without_a_matching_rule_an_optional_tool_is_not_called(mode: Any) -> None:
+    found = collected(script(), "x", tools=TOOLS, tool_choice=ToolChoice(mode))
+    assert found == Completion("This is a scripted answer to: x")
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"), [(None, "{}"), ({"type": "array", "minItems": 1}, '[""]'), ({}, "{}")]
+)
+@pytest.mark.parametrize("is_large", [False, True])
+def test_without_a_matching_rule_json_mode_gets_a_valid_value(
+    schema: Any, text: str, is_large: bool
+) -> None:
+    json_mode = JsonMode(schema)
+    assert completion(script(), "x", json_mode=json_mode, is_large=is_large) == text
+    rules = script({"answer": "no JSON"})
+    assert completion(rules, "x", json_mode=json_mode) == "no JSON"
+
+
+def test_a_schema_without_a_small_value_fails_the_request() -> None:
+    with pytest.raises(RequestRejected, match="add a rule"):
+        completion(script(), "x", json_mode=JsonMode({"minItems": 10**9}))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from workers_ai_emulator.backends.patterns import SIZE_OF_LARGE, Pattern, PatternTooLarge
+from workers_ai_emulator.prompts.tools import ToolCall
+from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.wire.validation import parse_rules_of
 
 _MAX_WAIT_S = 86400
@@ -144,9 +146,9 @@ class Rule(BaseModel):
         return self
 
     @property
-    def text(self) -> str:
-        """The text of the completion, without the reasoning and the tool calls."""
-        return self.json_text or self.answer or ""
+    def completion(self) -> Completion:
+        calls = (ToolCall(call.name, call.arguments, call.id) for call in self.tool_calls)
+        return Completion(self.json_text or self.answer or "", self.reasoning, tuple(calls))
 
     @property
     def cost(self) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from typing import Literal
 
+from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.backends.relayed import (
     MAX_UNREAD,
@@ -25,7 +29,9 @@ from workers_ai_emulator.engine.types import (
     ToolCallDelta,
 )
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.prompts.tools import Tool, ToolCall
+from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
 MODEL_NAME = "scripted"
@@ -33,6 +39,8 @@ MODEL_NAME = "scripted"
 # If comparing a request with all rules costs more than this, the comparison runs in a thread. The
 # cost is the sum of all rules' `Rule.cost`, times the number of characters of the request's text.
 _MAX_IMMEDIATE_COST = 1_000_000
+
+_NO_DELAYS = Rule(answer="")  # for completions that come from no rule
 
 
 @dataclass(slots=True)
@@ -51,7 +59,9 @@ class _ActiveRule:
 class ScriptedBackend:
     """Returns the completion of the first rule that applies to a request.
 
-    If no rule applies, the completion quotes the request's prompt or last message.
+    If no rule applies, the completion quotes the request's prompt or last message. If the request
+    then requires a tool call or JSON, the completion is a small tool call or JSON text that
+    satisfies the request's schema.
     """
 
     def __init__(self, rules: list[Rule]) -> None:
@@ -76,10 +86,14 @@ class ScriptedBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         subject = _subject(request, spec)
-        rule = await self._use_rule(subject) or _default_rule(subject)
+        if (rule := await self._use_rule(subject)) is not None:
+            completion = rule.completion
+        else:
+            rule = _NO_DELAYS
+            completion = await _default_completion(request, subject.text, is_large=is_large)
         prompt = _prompt(request)
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        chunks = _chunks(rule, request.params.max_tokens)
+        chunks = _chunks(completion, rule.finish, request.params.max_tokens)
         fingerprint = f"{prompt} {request.params}"
         generation: Generation
         if rule.has_delays or len(chunks) > MAX_UNREAD:
@@ -145,9 +159,40 @@ def _subject(request: TextGenerationRequest, spec: ModelSpec) -> Subject:
     return Subject(spec.name, last.content, last.role)
 
 
-def _default_rule(subject: Subject) -> Rule:
-    """Returns a rule for a request to which no rule applies. Its completion quotes the request."""
-    return Rule(answer=f"This is a scripted answer to: {subject.text}")
+async def _default_completion(
+    request: TextGenerationRequest, text: str, *, is_large: bool
+) -> Completion:
+    """Returns the completion of a request to which no rule of the script applies.
+
+    If the request requires a tool call or JSON, the completion is a small valid one. Otherwise, it
+    quotes `text`, the request's prompt or last message. Raises RequestRejected if a JSON schema of
+    the request has no small value.
+    """
+    if tool := _required_tool(request):
+        make = partial(_tool_call, tool)
+    elif request.json_mode:
+        make = partial(_json, request.json_mode)
+    else:
+        return Completion(f"This is a scripted answer to: {text}")
+    return await asyncio.to_thread(make) if is_large else make()
+
+
+def _required_tool(request: TextGenerationRequest) -> Tool | None:
+    """Returns the tool that the completion must call; None if it need not call a tool."""
+    choice = request.tool_choice
+    if choice.mode != "required":
+        return None
+    return next((tool for tool in request.tools if choice.name in (None, tool.name)), None)
+
+
+def _tool_call(tool: Tool) -> Completion:
+    arguments = json.dumps(minimal_object(tool.parameters), ensure_ascii=False)
+    return Completion("", tool_calls=(ToolCall(tool.name, arguments),))
+
+
+def _json(mode: JsonMode) -> Completion:
+    value = minimal_object({}) if mode.schema is None else minimal_value(mode.schema)
+    return Completion(json.dumps(value, ensure_ascii=False))
 
 
 def _prompt(request: TextGenerationRequest) -> str:
@@ -157,29 +202,30 @@ def _prompt(request: TextGenerationRequest) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
 
 
-def _chunks(rule: Rule, max_tokens: int | None) -> list[Chunk]:
-    """Returns the rule's completion, one chunk per word.
+def _chunks(
+    completion: Completion, finish: Literal["stop", "length"], max_tokens: int | None
+) -> list[Chunk]:
+    """Returns a completion as one chunk per word.
 
     Returns at most `max_tokens` words (None: no limit); if it returns that many, the finish reason
-    is `length`. If the finish reason is `stop`, an empty chunk follows the last word. The empty
-    chunk represents the end-of-text token, which a model would generate and which counts as a
-    completion token.
+    is `length`. If the finish reason is `stop` or `tool_calls`, an empty chunk follows the last
+    word. The empty chunk represents the end-of-text token, which a model would generate and which
+    counts as a completion token.
     """
-    chunks = [*islice(_parts(rule), max_tokens)]
-    reason = _finish_reason(rule, is_cut=len(chunks) == max_tokens)
-    if reason is FinishReason.LENGTH and chunks:
-        chunks[-1] = replace(chunks[-1], finish_reason=reason)
-    else:
-        chunks.append(Chunk("", reason))
-    return chunks
+    chunks = [*islice(_parts(completion), max_tokens)]
+    if len(chunks) == max_tokens or finish == "length":
+        last = chunks.pop() if chunks else Chunk()
+        return [*chunks, replace(last, finish_reason=FinishReason.LENGTH)]
+    reason = FinishReason.TOOL_CALLS if completion.tool_calls else FinishReason.STOP
+    return [*chunks, Chunk("", reason)]
 
 
-def _parts(rule: Rule) -> Iterator[Chunk]:
+def _parts(completion: Completion) -> Iterator[Chunk]:
     """Yields the words of the reasoning, of the text and of the tool calls as chunks."""
-    for word in _words(rule.reasoning):
+    for word in _words(completion.reasoning):
         yield Chunk(reasoning=word)
-    yield from map(Chunk, _words(rule.text))
-    for index, call in enumerate(rule.tool_calls):
+    yield from map(Chunk, _words(completion.text))
+    for index, call in enumerate(completion.tool_calls):
         yield Chunk(tool_call=ToolCallDelta(index, name=call.name, id=call.id))
         for word in _words(call.arguments):
             yield Chunk(tool_call=ToolCallDelta(index, word))
@@ -187,12 +233,6 @@ def _parts(rule: Rule) -> Iterator[Chunk]:
 
 def _words(text: str) -> Iterator[str]:
     return (match[0] for match in WORD.finditer(text))
-
-
-def _finish_reason(rule: Rule, *, is_cut: bool) -> FinishReason:
-    if is_cut or rule.finish == "length":
-        return FinishReason.LENGTH
-    return FinishReason.TOOL_CALLS if rule.tool_calls else FinishReason.STOP
 
 
 async def _delayed(chunks: Sequence[Chunk], rule: Rule) -> AsyncGenerator[Chunk]:
