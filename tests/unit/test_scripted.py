@@ -254,6 +254,21 @@ def test_without_max_tokens_a_completion_is_not_cut() -> None:
     assert completion(script({"answer": "a " * 2000}), "x", max_tokens=None) == "a " * 2000
 
 
+@pytest.mark.parametrize(
+    ("stop", "text"), [((), "One two three."), (("four",), "One two three."), ((" tw", "e"), "On")]
+)
+def test_a_completion_ends_before_the_first_stop_string(stop: tuple[str, ...], text: str) -> None:
+    params = SamplingParams(stop=stop)
+    found = collected(script({"answer": "One two three."}), "x", params=params)
+    assert found == Completion(text)
+
+
+def test_tool_calls_after_a_stop_string_are_not_sent() -> None:
+    rules = script({"answer": "I ask.", "reasoning": "I ask", "tool_calls": [{"name": "weather"}]})
+    params = SamplingParams(stop=("ask",))
+    assert collected(rules, "x", params=params) == Completion("I ", "I ask")
+
+
 CALL = {"name": "weather", "arguments": {"city": "Paris", "days": 2}}
 
 
@@ -345,6 +360,20 @@ def test_only_a_completion_that_has_delays_or_is_long_needs_a_task_and_can_be_ca
     num_started, last = asyncio.run(last_chunk())
     assert num_started == num_tasks
     assert last.finish_reason is (FinishReason.CANCELLED if num_tasks else FinishReason.STOP)
+
+
+def test_the_prompt_is_the_conversation_with_its_tool_calls() -> None:
+    turns = [
+        Message("user", "How is the weather?"),
+        Message("assistant", "", (ToolCall("weather", '{"city": "Paris"}'),)),
+        Message("tool", "sunny"),
+    ]
+    params = SamplingParams()
+    request = TextGenerationRequest(None, turns, raw=False, stream=False, params=params)
+    started = asyncio.run(script().generate(request, CATALOG[INT8], is_large=False))
+    assert started.prompt() == (
+        'user: How is the weather?\nassistant calls weather {"city": "Paris"}\ntool: sunny'
+    )
 
 
 def test_equal_requests_have_equal_fingerprints() -> None:

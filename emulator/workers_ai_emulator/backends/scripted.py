@@ -21,6 +21,8 @@ from workers_ai_emulator.backends.relayed import (
     num_words,
 )
 from workers_ai_emulator.backends.rules import Rule, Subject
+from workers_ai_emulator.backends.transcript import transcript
+from workers_ai_emulator.engine.stop_strings import StopMatcher
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -91,8 +93,9 @@ class ScriptedBackend:
         else:
             rule = _NO_DELAYS
             completion = await _default_completion(request, subject.text, is_large=is_large)
-        prompt = _prompt(request)
+        prompt = transcript(request.messages) if request.prompt is None else request.prompt
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
+        completion = _before_stop(completion, request.params.stop)
         chunks = _chunks(completion, rule.finish, request.params.max_tokens)
         fingerprint = f"{prompt} {request.params}"
         generation: Generation
@@ -195,11 +198,11 @@ def _json(mode: JsonMode) -> Completion:
     return Completion(json.dumps(value, ensure_ascii=False))
 
 
-def _prompt(request: TextGenerationRequest) -> str:
-    """Returns the prompt or joined messages of a request, for the journal and the token count."""
-    if request.prompt is not None:
-        return request.prompt
-    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
+def _before_stop(completion: Completion, stop: Sequence[str]) -> Completion:
+    """Returns the completion up to the first stop string in its text, without the stop string."""
+    matcher = StopMatcher(stop)
+    text = matcher.feed(completion.text) + matcher.flush()
+    return Completion(text, completion.reasoning) if matcher.has_matched else completion
 
 
 def _chunks(
