@@ -6,13 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from workers_ai_emulator.backends.openai_api import (
-    EventDecoder,
-    UpstreamFailed,
-    error_from,
-    model_names,
-    streaming_request,
-)
+from workers_ai_emulator.backends.openai_api import UpstreamFailed, error_from, model_names
+from workers_ai_emulator.backends.openai_events import EventDecoder
+from workers_ai_emulator.backends.openai_request import streaming_request
 from workers_ai_emulator.engine.errors import CapacityExceeded, ContextTooLong, RequestRejected
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
 from workers_ai_emulator.errors import EmulatorError

@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 import httpx2
 
 from workers_ai_emulator.backends import openai_api
-from workers_ai_emulator.backends.openai_api import EventDecoder, Json, UpstreamFailed
+from workers_ai_emulator.backends.openai_api import Json, UpstreamFailed
+from workers_ai_emulator.backends.openai_events import EventDecoder
+from workers_ai_emulator.backends.openai_request import streaming_request
 from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -72,7 +74,7 @@ class UpstreamBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
-        path, body = openai_api.streaming_request(request, model)
+        path, body = streaming_request(request, model)
         prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
         content = json.dumps(body).encode()
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)

@@ -1,0 +1,161 @@
+"""Decodes the events of servers with OpenAI's API. Does no I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from workers_ai_emulator.backends.openai_api import (
+    Json,
+    UpstreamFailed,
+    error_from,
+    one_line,
+    parse_object,
+)
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
+
+_MAX_DIGITS = 15  # a token count that is a string with more digits is ignored
+_END_OF_STREAM = "[DONE]"
+
+
+class EventDecoder:
+    """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
+
+    `is_done`: whether the server has sent the event `[DONE]`. If the server sends no token counts,
+    the usage has `num_prompt_tokens` prompt tokens, and one completion token for each event with
+    text.
+    """
+
+    def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:
+        self.is_done = False
+        self.max_tokens = max_tokens
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_texts = 0
+        self._usage: Usage | None = None
+        self._finish_reason: FinishReason | None = None
+
+    def feed(self, data: str, kind: str = "message") -> list[Chunk]:
+        """Decodes one event. Returns its text as one chunk, or an empty list if it has no text.
+
+        `kind`: the event's field `event`. Raises an EngineError if the event reports an error. If
+        the data is not a JSON object, raises UpstreamFailed for the kind `message`, and ignores
+        other kinds, such as `ping`. Also ignores events without data, which some servers send to
+        keep the connection open.
+        """
+        if data.strip() == _END_OF_STREAM:
+            self.is_done = True
+            return []
+        event = parse_object(data)
+        if kind == "error" or (event and event.get("error")):
+            raise error_from(_error_status(event or {}), data, self.max_tokens)
+        if event is None:
+            if not data.strip() or kind != "message":
+                return []
+            raise UpstreamFailed(f"sent an event that is not a JSON object: {one_line(data)}")
+        self._usage = _usage(event.get("usage")) or self._usage
+        text, finish_reason = _choice(event)
+        self._finish_reason = finish_reason or self._finish_reason
+        self._num_texts += bool(text)
+        return [Chunk(text)] if text else []
+
+    def flush(self) -> list[Chunk | Usage]:
+        """Ends the stream: returns the usage, and a last empty chunk with the finish reason.
+
+        Raises UpstreamFailed if the server has sent neither a finish reason nor `[DONE]`.
+        """
+        reason = self._finish_reason or (FinishReason.STOP if self.is_done else None)
+        if reason is None:
+            raise UpstreamFailed(
+                "ended a stream without a finish reason; its log may have the cause"
+            )
+        # The end-of-text token counts as a completion token, but servers send no event for it.
+        num_end_tokens = reason is FinishReason.STOP
+        counted = Usage(self._num_prompt_tokens, self._num_texts + num_end_tokens)
+        return [self._usage or counted, Chunk("", reason)]
+
+
+def _error_status(event: Json) -> int:
+    """Returns the HTTP status in an error event, or 500 if it has none."""
+    match event.get("error"):
+        case {"code": code} if (status := _count(code)) is not None and 400 <= status < 600:
+            return status
+    return 500
+
+
+def _choice(event: Json) -> tuple[str, FinishReason | None]:
+    """Returns the text and finish reason in an event of `/chat/completions` or `/completions`."""
+    match event.get("choices"):
+        case [dict() as choice, *_]:
+            delta = choice.get("delta")
+            text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+            return _content(text), _finish_reason(choice.get("finish_reason"))
+    return "", None
+
+
+def _content(value: Any) -> str:
+    """Returns the text in `value`, the value of the key `content` or `text` in an event.
+
+    The value may be a text, a number, null (no text), or a list of parts. Parts of other types than
+    `text`, such as `reasoning`, are ignored. Raises UpstreamFailed for any other value, because
+    ignoring it would lose text.
+    """
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case int() | float() if not isinstance(value, bool):
+            return json.dumps(value)
+        case [*parts]:
+            return "".join(_content(_part(part)) for part in parts)
+    raise UpstreamFailed(f"sent content that is not text: {one_line(json.dumps(value))}")
+
+
+def _part(part: Any) -> Any:
+    match part:
+        case {"type": "text", "text": text}:
+            return text
+        case {"type": str(kind)} if kind != "text":  # for example a part of the type `reasoning`
+            return None
+    return part if isinstance(part, str) else {"part": part}
+
+
+def _finish_reason(reason: Any) -> FinishReason | None:
+    if reason == "length":
+        return FinishReason.LENGTH
+    return FinishReason.STOP if reason else None
+
+
+def _usage(value: Any) -> Usage | None:
+    """Returns the usage in an event.
+
+    Returns None if the number of prompt tokens or the number of completion tokens is missing or is
+    not a whole number.
+    """
+    match value:
+        case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
+            counts = _count(prompt), _count(completion)
+            if counts[0] is None or counts[1] is None:
+                return None
+            match others.get("prompt_tokens_details"):
+                case {"cached_tokens": cached}:
+                    return Usage(counts[0], counts[1], _count(cached) or 0)
+            return Usage(counts[0], counts[1])
+    return None
+
+
+def _count(value: Any) -> int | None:
+    """Converts a token count to an integer, because some servers send `2.0` or `"2"`.
+
+    Returns None if the value is not a whole number of at least 0.
+    """
+    match value:
+        case bool():
+            return None
+        case int() if value >= 0:
+            return value
+        case float() if value >= 0 and value.is_integer():
+            return int(value)
+        case str() if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
+            return int(value)
+    return None
