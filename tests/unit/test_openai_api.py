@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams
 from workers_ai_emulator.errors import EmulatorError
 from workers_ai_emulator.prompts.chat import DEFAULT_SYSTEM_TEXT
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
+from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
 
 
 def built(
@@ -27,7 +29,18 @@ def built(
     request = TextGenerationRequest(
         prompt, [*messages], raw, False, SamplingParams(**params), is_flattened
     )
-    return streaming_request(request, "m")
+    return path_and_body(request)
+
+
+def path_and_body(request: TextGenerationRequest) -> tuple[str, dict[str, Any]]:
+    sent = streaming_request(request, "m")
+    json.dumps(sent.body)
+    return sent.path, sent.body
+
+
+def body_of(*messages: Message, **fields: Any) -> dict[str, Any]:
+    request = TextGenerationRequest(None, [*messages], False, False, SamplingParams())
+    return path_and_body(replace(request, **fields))[1]
 
 
 # ── requests ──────────────────────────────────────────────────────────────────────────────────
@@ -75,6 +88,112 @@ def test_a_raw_prompt_is_sent_as_text() -> None:
     path, body = built("[INST] hi [/INST]", raw=True)
     assert (path, body["prompt"]) == ("/completions", "[INST] hi [/INST]")
     assert "messages" not in body
+
+
+def test_stop_strings_and_json_mode_are_sent_for_messages_and_raw_prompts() -> None:
+    for raw in (False, True):
+        request = TextGenerationRequest("x", [], raw, False, SamplingParams(stop=("a", "b")))
+        _, body = path_and_body(replace(request, json_mode=JsonMode({"type": "object"})))
+        assert body["stop"] == ["a", "b"]
+        assert body["response_format"] == {
+            "type": "json_schema",
+            "json_schema": {"name": "response", "schema": {"type": "object"}},
+        }
+    assert body_of(json_mode=JsonMode(None))["response_format"] == {"type": "json_object"}
+
+
+TIME = Tool("time", "", {})
+WEATHER = Tool("weather", "Returns the weather.", {"properties": {"city": {"type": "string"}}})
+SENT_TIME = {"type": "function", "function": {"name": "time", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "sent"),
+    [
+        (ToolChoice(), ["time", "weather"], None),
+        (ToolChoice("none"), ["time", "weather"], "none"),
+        (ToolChoice("required"), ["time", "weather"], "required"),
+        (ToolChoice("required", "weather"), ["weather"], "required"),
+    ],
+)
+def test_tools_and_their_choice_are_sent(
+    choice: ToolChoice, names: list[str], sent: str | None
+) -> None:
+    body = body_of(tools=(TIME, WEATHER), tool_choice=choice)
+    assert [tool["function"]["name"] for tool in body["tools"]] == names
+    assert body["tools"][-1]["function"] == {
+        "name": "weather",
+        "parameters": {"properties": {"city": {"type": "string"}}},
+        "description": "Returns the weather.",
+    }
+    assert body.get("tool_choice") == sent
+
+
+def test_without_tools_neither_tools_nor_a_choice_are_sent() -> None:
+    assert not {"tools", "tool_choice"} & body_of(tool_choice=ToolChoice("none")).keys()
+    assert body_of(tools=(TIME,))["tools"] == [SENT_TIME]
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({}, {}),
+        ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        (
+            {"reasoning_effort": "low", "x": 1},
+            {"reasoning_effort": "low", "chat_template_kwargs": {"x": 1}},
+        ),
+    ],
+)
+def test_template_variables_are_sent(variables: dict[str, Any], options: dict[str, Any]) -> None:
+    keys = {"chat_template_kwargs", "reasoning_effort"}
+    body = body_of(template_variables=variables)
+    assert {key: body[key] for key in keys & body.keys()} == options
+
+
+def called(name: str, call_id: str | None = None) -> Message:
+    return Message("assistant", "", (ToolCall(name, '{"x": 1}', call_id),))
+
+
+def test_tool_calls_and_results_are_sent_with_their_ids() -> None:
+    call, result = body_of(called("time", "c1"), Message("tool", "9", (), "c1", "time"))["messages"]
+    function = {"name": "time", "arguments": '{"x": 1}'}
+    entry = {"id": "c1", "type": "function", "function": function}
+    assert call == {"role": "assistant", "content": "", "tool_calls": [entry]}
+    assert result == {"role": "tool", "content": "9", "tool_call_id": "c1", "name": "time"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "ids"),
+    [
+        ([called("a"), Message("tool", "1")], ["call00001", "call00001"]),
+        ([called("a"), Message("function", "1", name="a")], ["call00001", "call00001"]),
+        (
+            [called("a"), called("b"), Message("tool", "2", name="b"), Message("tool", "1")],
+            ["call00001", "call00002", "call00002", "call00001"],
+        ),
+        (
+            [called("a", "c1"), called("a"), Message("tool", "1", (), "c1"), Message("tool", "2")],
+            ["c1", "call00001", "c1", "call00001"],
+        ),
+        ([Message("tool", "1"), Message("tool", "2")], ["call00001", "call00002"]),
+    ],
+)
+def test_a_missing_id_is_that_of_the_call_without_a_result(
+    messages: list[Message], ids: list[str]
+) -> None:
+    sent = body_of(*messages)["messages"]
+    assert ids == [
+        message["tool_call_id"] if message["role"] == "tool" else message["tool_calls"][0]["id"]
+        for message in sent
+    ]
+
+
+def test_the_prompt_for_the_journal_is_the_conversation() -> None:
+    turns = [called("time"), Message("tool", "9")]
+    request = TextGenerationRequest(None, turns, False, False, SamplingParams())
+    assert streaming_request(request, "m").prompt == 'assistant calls time {"x": 1}\ntool: 9'
 
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────

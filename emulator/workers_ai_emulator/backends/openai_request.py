@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from workers_ai_emulator.backends.openai_api import Json
-from workers_ai_emulator.engine.types import SamplingParams
+from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.prompts.chat import wrap_prompt
 from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
-from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.prompts.tools import Tool, ToolCall
+from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
 
 
-def streaming_request(request: TextGenerationRequest, model: str) -> tuple[str, Json]:
-    """Converts a Workers AI request to an OpenAI request: returns its path and its body.
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """A request for a server with OpenAI's API: its path and its body.
 
-    The OpenAI request asks for a stream. If the Workers AI request sets `raw`, its prompt is sent
-    unchanged to `/completions`. Any other prompt is converted to messages, as Workers AI converts
-    it, and sent to `/chat/completions`.
+    `prompt`: the raw prompt or the joined messages, for the journal and for the token count.
+    """
+
+    path: str
+    body: Json
+    prompt: str
+
+
+def streaming_request(request: TextGenerationRequest, model: str) -> OpenAIRequest:
+    """Converts a Workers AI request to an OpenAI request, which asks for a stream.
+
+    If the Workers AI request sets `raw`, its prompt is sent unchanged to `/completions`. Any other
+    prompt is converted to messages, as Workers AI converts it, and sent to `/chat/completions`.
     """
     if request.prompt is not None and request.raw and not request.is_flattened:
-        return "/completions", {"model": model, "prompt": request.prompt} | _options(request.params)
-    messages = [{"role": m.role, "content": m.content} for m in _messages(request)]
-    return "/chat/completions", {"model": model, "messages": messages} | _options(request.params)
+        body: Json = {"model": model, "prompt": request.prompt} | _options(request)
+        return OpenAIRequest("/completions", body, request.prompt)
+    messages = _messages(request)
+    body = {"model": model, "messages": [*_written(messages)]} | _options(request)
+    body |= _tool_options(request) | _template_options(request)
+    return OpenAIRequest("/chat/completions", body, transcript(messages))
 
 
 def _messages(request: TextGenerationRequest) -> list[Message]:
@@ -30,13 +48,69 @@ def _messages(request: TextGenerationRequest) -> list[Message]:
     return parse_llama2(request.prompt) or wrap_prompt(request.prompt)
 
 
-def _options(params: SamplingParams) -> Json:
-    """Returns the sampling parameters and stream options as keys of an OpenAI request.
+def _written(messages: Sequence[Message]) -> Iterator[Json]:
+    """Yields the messages in OpenAI's form, in which each tool call has an id.
+
+    A message of the role `function`, from OpenAI's first API for tools, becomes one of the role
+    `tool`.
+    """
+    ids = _CallIds()
+    for message in messages:
+        written: Json = {"role": message.role, "content": message.content}
+        if message.role in ("tool", "function"):
+            written |= {"role": "tool", "tool_call_id": ids.of_result(message)}
+        if message.tool_calls:
+            written["tool_calls"] = [_written_call(call, ids) for call in message.tool_calls]
+        if message.name:
+            written["name"] = message.name
+        yield written
+
+
+def _written_call(call: ToolCall, ids: _CallIds) -> Json:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": ids.of_call(call), "type": "function", "function": function}
+
+
+class _CallIds:
+    """Gives ids to tool calls and to their results if the client sent none.
+
+    Workers AI's own responses contain no ids, so its clients need not send any. A result without an
+    id gets that of the first call without a result: of a call of the same tool if the result has
+    the tool's name, otherwise of any call.
+    """
+
+    def __init__(self) -> None:
+        self._num_new = 0
+        self._open: list[tuple[str, str]] = []  # the names and ids of the calls without a result
+
+    def of_call(self, call: ToolCall) -> str:
+        call_id = call.id or self._new()
+        self._open.append((call.name, call_id))
+        return call_id
+
+    def of_result(self, message: Message) -> str:
+        if message.tool_call_id:
+            call_id = message.tool_call_id
+        else:
+            same_tool = [call for call in self._open if call[0] == message.name]
+            call_id = next((call[1] for call in same_tool or self._open), None) or self._new()
+        self._open = [call for call in self._open if call[1] != call_id]
+        return call_id
+
+    def _new(self) -> str:
+        """Returns an id of nine letters and digits, which Mistral's chat templates require."""
+        self._num_new += 1
+        return f"call{self._num_new:05}"
+
+
+def _options(request: TextGenerationRequest) -> Json:
+    """Returns the keys of an OpenAI request for sampling, for JSON mode and for the stream.
 
     Omits parameters that are unset or have no effect, because some servers reject keys that they do
     not support, such as `top_k`. The repetition penalty has two keys: vLLM reads
     `repetition_penalty`, and llama.cpp's servers read `repeat_penalty`.
     """
+    params = request.params
     options: Json = {
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -45,9 +119,54 @@ def _options(params: SamplingParams) -> Json:
         "seed": params.seed,
         "frequency_penalty": params.frequency_penalty or None,
         "presence_penalty": params.presence_penalty or None,
+        "stop": [*params.stop] or None,
+        "response_format": request.json_mode and _response_format(request.json_mode),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     if params.repetition_penalty not in (0, 1):
         options["repetition_penalty"] = options["repeat_penalty"] = params.repetition_penalty
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _response_format(json_mode: JsonMode) -> Json:
+    if json_mode.schema is None:
+        return {"type": "json_object"}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "response", "schema": dict(json_mode.schema)},
+    }
+
+
+def _tool_options(request: TextGenerationRequest) -> Json:
+    """Returns the keys `tools` and `tool_choice`; no keys if the request offers no tools.
+
+    If the request names the tool that the model must call, returns only this tool, and `required`
+    as the choice: llama-server ignores a choice that names a tool. Omits the choice `auto`, which
+    is the default.
+    """
+    choice = request.tool_choice
+    tools = [tool for tool in request.tools if choice.name in (None, tool.name)]
+    if not tools:
+        return {}
+    options: Json = {"tools": [_written_tool(tool) for tool in tools]}
+    return options if choice.mode == "auto" else options | {"tool_choice": choice.mode}
+
+
+def _written_tool(tool: Tool) -> Json:
+    function: Json = {"name": tool.name, "parameters": dict(tool.parameters)}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
+def _template_options(request: TextGenerationRequest) -> Json:
+    """Returns the variables for the chat template as keys of an OpenAI request.
+
+    `reasoning_effort` is a key of OpenAI's API. For the others, servers have the key
+    `chat_template_kwargs`.
+    """
+    variables = dict(request.template_variables)
+    effort = variables.pop("reasoning_effort", None)
+    options: Json = {} if effort is None else {"reasoning_effort": effort}
+    return options | {"chat_template_kwargs": variables} if variables else options

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import httpx2
 
 from workers_ai_emulator.backends import openai_api
-from workers_ai_emulator.backends.openai_api import Json, UpstreamFailed
+from workers_ai_emulator.backends.openai_api import UpstreamFailed
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import streaming_request
 from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
@@ -74,13 +74,13 @@ class UpstreamBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
     ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
-        path, body = streaming_request(request, model)
-        prompt = body["prompt"] if "prompt" in body else _text(body["messages"])
-        content = json.dumps(body).encode()
+        upstream_request = streaming_request(request, model)
+        prompt = upstream_request.prompt
+        content = json.dumps(upstream_request.body).encode()
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         decoder = EventDecoder(num_tokens, request.params.max_tokens or 0)
         generation = self._running.start(
-            self._chunks(spec, path, content, decoder),
+            self._chunks(spec, upstream_request.path, content, decoder),
             num_prompt_tokens=num_tokens,
             fingerprint=content.decode(),
         )
@@ -251,11 +251,6 @@ def _checked_key(key: str | None) -> str | None:
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise SettingInvalid("--upstream-api-key takes plain characters on one line")
     return key
-
-
-def _text(messages: list[Json]) -> str:
-    """Joins the messages to one text, for the journal and for the token count."""
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 async def _read(response: httpx2.Response) -> str:
