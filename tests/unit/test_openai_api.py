@@ -11,7 +11,13 @@ from workers_ai_emulator.backends.openai_api import UpstreamFailed, error_from, 
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import streaming_request
 from workers_ai_emulator.engine.errors import CapacityExceeded, ContextTooLong, RequestRejected
-from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, Usage
+from workers_ai_emulator.engine.types import (
+    Chunk,
+    FinishReason,
+    SamplingParams,
+    ToolCallDelta,
+    Usage,
+)
 from workers_ai_emulator.errors import EmulatorError
 from workers_ai_emulator.prompts.chat import DEFAULT_SYSTEM_TEXT
 from workers_ai_emulator.prompts.messages import Message
@@ -204,8 +210,8 @@ def delta(text: str | None, reason: str | None = None, **others: Any) -> str:
     return json.dumps({"choices": [choice], **others})
 
 
-def decode(*events: str, num_prompt_tokens: int = 3) -> list[Chunk | Usage]:
-    decoder = EventDecoder(num_prompt_tokens, max_tokens=16)
+def decode(*events: str) -> list[Chunk | Usage]:
+    decoder = EventDecoder(max_tokens=16)
     chunks: list[Chunk | Usage] = [chunk for event in events for chunk in decoder.feed(event)]
     return chunks + decoder.flush()
 
@@ -213,13 +219,12 @@ def decode(*events: str, num_prompt_tokens: int = 3) -> list[Chunk | Usage]:
 def test_events_with_text_become_chunks() -> None:
     role = json.dumps({"choices": [{"delta": {"role": "assistant"}, "finish_reason": None}]})
     events = [role, delta(""), delta("a"), delta("b"), delta(None, "stop"), "[DONE]"]
-    end = Chunk("", FinishReason.STOP)
-    assert decode(*events) == [Chunk("a"), Chunk("b"), Usage(3, 3), end]
+    assert decode(*events) == [Chunk("a"), Chunk("b"), Chunk("", FinishReason.STOP)]
 
 
 def test_events_of_the_completions_endpoint_become_chunks() -> None:
     events = [json.dumps({"choices": [{"text": "a", "finish_reason": "length"}]}), "[DONE]"]
-    assert decode(*events) == [Chunk("a"), Usage(3, 1), Chunk("", FinishReason.LENGTH)]
+    assert decode(*events) == [Chunk("a"), Chunk("", FinishReason.LENGTH, num_tokens=0)]
 
 
 def test_the_servers_usage_is_used_wherever_it_is_sent() -> None:
@@ -245,7 +250,7 @@ def test_an_event_that_is_not_an_object_is_an_error(data: str) -> None:
 
 @pytest.mark.parametrize("event", [{}, {"choices": None}, {"choices": ["x"]}, {"usage": "x"}])
 def test_an_event_without_choices_is_ignored(event: dict[str, Any]) -> None:
-    assert decode(json.dumps(event), "[DONE]") == [Usage(3, 1), Chunk("", FinishReason.STOP)]
+    assert decode(json.dumps(event), "[DONE]") == [Chunk("", FinishReason.STOP)]
 
 
 @pytest.mark.parametrize(
@@ -261,10 +266,10 @@ def test_an_event_without_choices_is_ignored(event: dict[str, Any]) -> None:
     ],
 )
 def test_content_that_is_a_number_or_a_list_of_parts_is_text(content: Any, text: str) -> None:
-    end = [Usage(3, bool(text) + 1), Chunk("", FinishReason.STOP)]
-    assert decode(delta(content), "[DONE]") == [*([Chunk(text)] if text else []), *end]
+    chunks = [*([Chunk(text)] if text else []), Chunk("", FinishReason.STOP)]
+    assert decode(delta(content), "[DONE]") == chunks
     completion = json.dumps({"choices": [{"text": content}]})
-    assert decode(completion, "[DONE]") == [*([Chunk(text)] if text else []), *end]
+    assert decode(completion, "[DONE]") == chunks
 
 
 @pytest.mark.parametrize("content", [True, {"text": "a"}, [{"text": "a"}], [["a", {}]]])
@@ -273,13 +278,141 @@ def test_content_that_is_no_text_is_an_error_because_it_would_be_lost(content: A
         decode(delta(content))
 
 
+def choice(delta: dict[str, Any], reason: str | None = None) -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_reasoning_is_separate_from_the_text(key: str) -> None:
+    events = [choice({key: "Hm"}), choice({"content": None, key: "."}), choice({"content": "a"})]
+    assert decode(*events, choice({key: None, "content": ""}, "stop")) == [
+        Chunk(reasoning="Hm"),
+        Chunk(reasoning="."),
+        Chunk("a"),
+        Chunk("", FinishReason.STOP),
+    ]
+
+
+def calling(*entries: Any, reason: str | None = None) -> str:
+    return choice({"tool_calls": [*entries]}, reason)
+
+
+def entry(index: int | None, arguments: Any = None, name: Any = None, call_id: Any = None) -> Any:
+    function = {"name": name, "arguments": arguments}
+    return {"index": index, "id": call_id, "type": "function", "function": function}
+
+
+def deltas(*events: str) -> list[ToolCallDelta]:
+    items = decode(*events, choice({}, "tool_calls"))
+    assert isinstance(last := items.pop(), Chunk) and last.finish_reason is FinishReason.TOOL_CALLS
+    return [item.tool_call for item in items if isinstance(item, Chunk) and item.tool_call]
+
+
+def test_tool_calls_in_pieces_become_deltas() -> None:
+    events = [
+        calling(entry(0, "", "weather", "c1")),
+        calling(entry(0, '{"city":')),
+        calling(entry(0, ' "Rome"}')),
+        calling(entry(1, "{}", "time", "c2")),
+    ]
+    assert deltas(*events) == [
+        ToolCallDelta(0, "", "weather", "c1"),
+        ToolCallDelta(0, '{"city":'),
+        ToolCallDelta(0, ' "Rome"}'),
+        ToolCallDelta(1, "{}", "time", "c2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry(0, "{}", "a", "c1"), entry(0, "{}", "b", "c2")],  # one index for all calls
+        [entry(None, "{}", "a", "c1"), entry(None, "{}", "b", "c2")],
+        [entry(None, "{}", "a"), entry(None, "{}", "b")],
+        [entry(3, "{}", "a", ""), entry(5, "{}", "b", "")],
+    ],
+)
+@pytest.mark.parametrize("in_one_event", [True, False])
+def test_calls_are_numbered_even_if_their_indices_are_unusual(
+    entries: list[Any], in_one_event: bool
+) -> None:
+    events = [calling(*entries)] if in_one_event else [calling(item) for item in entries]
+    assert [(d.index, d.name, d.arguments) for d in deltas(*events)] == [
+        (0, "a", "{}"),
+        (1, "b", "{}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [entry(0, "{", "a", "c1"), entry(0, "}", "a", "c1")],  # llama_cpp.server repeats both
+        [entry(None, "{", "a", "c1"), entry(None, "}")],
+        [entry(None, "{", "a", "c1"), entry(None, "}", "a", "c1")],
+        [entry(0, "{", "a"), entry(0, "}", "", "")],
+    ],
+)
+def test_only_the_first_piece_of_a_call_has_its_name(pieces: list[Any]) -> None:
+    found = deltas(*map(calling, pieces))
+    assert [(d.index, d.name, d.arguments) for d in found] == [(0, "a", "{"), (0, None, "}")]
+
+
+def test_arguments_may_be_an_object_or_missing() -> None:
+    events = [calling(entry(0, {"x": "é"}, "a")), calling(entry(1, None, "b"), entry(2, " ", "c"))]
+    assert [(d.index, d.arguments) for d in deltas(*events)] == [
+        (0, '{"x": "é"}'),
+        (1, ""),
+        (2, " "),
+        (1, "{}"),
+        (2, "{}"),
+    ]
+
+
+def test_the_parts_of_one_event_count_as_one_token() -> None:
+    event = choice({"reasoning": "a", "content": "b", "tool_calls": [entry(0, None, "c")]})
+    items = decode(event, choice({}, "stop"))
+    assert [item.num_tokens for item in items if isinstance(item, Chunk)] == [1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls", "function_call"])
+def test_the_finish_reason_depends_on_the_tool_calls(reason: str) -> None:
+    with_calls = decode(calling(entry(0, "{}", "a"), reason=reason))
+    assert with_calls[-1] == Chunk("", FinishReason.TOOL_CALLS)
+    assert decode(delta("a", reason))[-1] == Chunk("", FinishReason.STOP)
+
+
+def test_a_tool_call_that_max_tokens_has_cut_stays_incomplete() -> None:
+    items = decode(calling(entry(0, "", "a"), reason="length"))
+    assert items[1:] == [Chunk("", FinishReason.LENGTH, num_tokens=0)]
+
+
+@pytest.mark.parametrize(
+    "tool_calls",
+    [
+        {"name": "a"},
+        "a",
+        ["a"],
+        [{"index": 0}],
+        [{"type": "custom", "custom": {"name": "a"}}],
+        [entry(0, "{}")],  # a call without a name
+        [entry(0, "{}", 5)],
+        [entry(0, [1], "a")],
+        [entry(0, "{}", "a", 5)],
+        [{"index": "0", "function": {"name": "a"}}],
+    ],
+)
+def test_a_tool_call_in_an_unknown_form_is_an_error(tool_calls: Any) -> None:
+    with pytest.raises(UpstreamFailed, match="sent a tool call in an unknown form: "):
+        decode(choice({"tool_calls": tool_calls}))
+
+
 @pytest.mark.parametrize("data", ["", " ", "\n"])
 def test_an_event_without_data_has_no_text(data: str) -> None:
     assert decode(delta("a"), data, delta("b", "stop"))[:2] == [Chunk("a"), Chunk("b")]
 
 
 def test_events_of_another_kind_are_read_if_they_are_json() -> None:
-    decoder = EventDecoder(3, 9)
+    decoder = EventDecoder(9)
     assert decoder.feed("ping", "ping") == []
     assert decoder.feed(delta("a"), "completion") == [Chunk("a")]
     with pytest.raises(UpstreamFailed, match="out of memory"):
@@ -296,7 +429,7 @@ def test_counts_in_the_usage_may_be_written_in_several_ways(
     counts: tuple[Any, Any], usage: Usage | None
 ) -> None:
     sent = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
-    assert decode(delta("a", "stop", usage=sent))[1] == (usage or Usage(3, 2))
+    assert decode(delta("a", "stop", usage=sent))[1:-1] == ([usage] if usage else [])
 
 
 @pytest.mark.parametrize(

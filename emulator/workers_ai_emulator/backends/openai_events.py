@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from workers_ai_emulator.backends.openai_api import (
@@ -12,6 +13,7 @@ from workers_ai_emulator.backends.openai_api import (
     one_line,
     parse_object,
 )
+from workers_ai_emulator.backends.tool_call_decoder import ToolCallDecoder
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
 _MAX_DIGITS = 15  # a token count that is a string with more digits is ignored
@@ -21,22 +23,21 @@ _END_OF_STREAM = "[DONE]"
 class EventDecoder:
     """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
-    `is_done`: whether the server has sent the event `[DONE]`. If the server sends no token counts,
-    the usage has `num_prompt_tokens` prompt tokens, and one completion token for each event with
-    text.
+    `is_done`: whether the server has sent the event `[DONE]`. `max_tokens`: the maximum number of
+    completion tokens in the request.
     """
 
-    def __init__(self, num_prompt_tokens: int, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int) -> None:
         self.is_done = False
         self.max_tokens = max_tokens
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_texts = 0
+        self._tool_calls = ToolCallDecoder()
         self._usage: Usage | None = None
         self._finish_reason: FinishReason | None = None
 
     def feed(self, data: str, kind: str = "message") -> list[Chunk]:
-        """Decodes one event. Returns its text as one chunk, or an empty list if it has no text.
+        """Decodes one event. Returns its reasoning, its text and its tool calls as chunks.
 
+        The chunks together count as one token.
         `kind`: the event's field `event`. Raises an EngineError if the event reports an error. If
         the data is not a JSON object, raises UpstreamFailed for the kind `message`, and ignores
         other kinds, such as `ping`. Also ignores events without data, which some servers send to
@@ -53,13 +54,13 @@ class EventDecoder:
                 return []
             raise UpstreamFailed(f"sent an event that is not a JSON object: {one_line(data)}")
         self._usage = _usage(event.get("usage")) or self._usage
-        text, finish_reason = _choice(event)
-        self._finish_reason = finish_reason or self._finish_reason
-        self._num_texts += bool(text)
-        return [Chunk(text)] if text else []
+        choice = _choice(event)
+        self._finish_reason = _finish_reason(choice.get("finish_reason")) or self._finish_reason
+        chunks = self._chunks(choice)
+        return chunks[:1] + [replace(chunk, num_tokens=0) for chunk in chunks[1:]]
 
     def flush(self) -> list[Chunk | Usage]:
-        """Ends the stream: returns the usage, and a last empty chunk with the finish reason.
+        """Ends the stream: returns the server's usage, and a last chunk with the finish reason.
 
         Raises UpstreamFailed if the server has sent neither a finish reason nor `[DONE]`.
         """
@@ -68,10 +69,29 @@ class EventDecoder:
             raise UpstreamFailed(
                 "ended a stream without a finish reason; its log may have the cause"
             )
-        # The end-of-text token counts as a completion token, but servers send no event for it.
-        num_end_tokens = reason is FinishReason.STOP
-        counted = Usage(self._num_prompt_tokens, self._num_texts + num_end_tokens)
-        return [self._usage or counted, Chunk("", reason)]
+        usage = [self._usage] if self._usage else []
+        if reason is FinishReason.LENGTH:
+            return [*usage, Chunk("", reason, num_tokens=0)]
+        # Servers send `stop` or `tool_calls` if the request has required a certain tool. The
+        # end-of-text token counts as a completion token, but servers send no event for it.
+        reason = FinishReason.TOOL_CALLS if self._tool_calls.has_calls else FinishReason.STOP
+        ends = (Chunk(tool_call=delta, num_tokens=0) for delta in self._tool_calls.flush())
+        return [*usage, *ends, Chunk("", reason)]
+
+    def _chunks(self, choice: Json) -> list[Chunk]:
+        """Returns the reasoning, the text and the tool calls in a choice as chunks."""
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            text = _content(choice.get("text"))
+            return [Chunk(text)] if text else []
+        chunks = []
+        # vLLM and llama-server send `reasoning_content`, newer versions of vLLM send `reasoning`.
+        if reasoning := _content(delta.get("reasoning_content") or delta.get("reasoning")):
+            chunks.append(Chunk(reasoning=reasoning))
+        if text := _content(delta.get("content")):
+            chunks.append(Chunk(text))
+        deltas = self._tool_calls.feed(delta.get("tool_calls"))
+        return chunks + [Chunk(tool_call=delta) for delta in deltas]
 
 
 def _error_status(event: Json) -> int:
@@ -82,18 +102,16 @@ def _error_status(event: Json) -> int:
     return 500
 
 
-def _choice(event: Json) -> tuple[str, FinishReason | None]:
-    """Returns the text and finish reason in an event of `/chat/completions` or `/completions`."""
+def _choice(event: Json) -> Json:
+    """Returns the first choice in an event; an empty object if it has none."""
     match event.get("choices"):
         case [dict() as choice, *_]:
-            delta = choice.get("delta")
-            text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-            return _content(text), _finish_reason(choice.get("finish_reason"))
-    return "", None
+            return choice
+    return {}
 
 
 def _content(value: Any) -> str:
-    """Returns the text in `value`, the value of the key `content` or `text` in an event.
+    """Returns the text in `value`, the value of a key such as `content` or `text` in an event.
 
     The value may be a text, a number, null (no text), or a list of parts. Parts of other types than
     `text`, such as `reasoning`, are ignored. Raises UpstreamFailed for any other value, because
