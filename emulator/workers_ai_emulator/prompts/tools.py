@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from workers_ai_emulator.engine.errors import RequestRejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,15 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
 
+    def as_openai(self) -> dict[str, Any]:
+        """Returns the tool in the form of OpenAI's API, in which chat templates expect it."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+        }
+        return {"type": "function", "function": function}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
@@ -25,11 +37,18 @@ class ToolChoice:
 
     With the mode `auto`, the model decides; with `none`, it must not call a tool; with `required`,
     it must call at least one. `name`: the tool that it must call, in the mode `required`; None if
-    it may choose the tool.
+    it may choose the tool. `is_parallel`: whether a completion may contain more than one call.
     """
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
+    is_parallel: bool = True
+
+    def callable_tools(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        """Returns those of the tools that the model may call."""
+        if self.mode == "none":
+            return ()
+        return tuple(tool for tool in tools if self.name in (None, tool.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +62,19 @@ class ToolCall:
     name: str
     arguments: str
     id: str | None = None
+
+    def arguments_object(self) -> dict[str, Any]:
+        """Returns the arguments as a JSON object. An empty text is an empty object.
+
+        Raises RequestRejected if the arguments are not the text of a JSON object.
+        """
+        try:
+            value = json.loads(self.arguments) if self.arguments.strip() else {}
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise RequestRejected(
+                f"the arguments of the tool call '{self.name[:100]}' in the messages "
+                "are not a JSON object"
+            )
+        return value

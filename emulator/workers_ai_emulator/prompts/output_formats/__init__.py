@@ -1,0 +1,1 @@
+"""The formats in which the families of models write tool calls and their reasoning."""

@@ -1,0 +1,212 @@
+"""The output format of Gemma 4: `<|tool_call>call:NAME{KEY:VALUE,…}<tool_call|>`.
+
+The arguments resemble JSON, but keys have no quotes, and texts are between `<|"|>` marks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
+from workers_ai_emulator.prompts.output_formats.markers import split_at
+from workers_ai_emulator.prompts.output_formats.output_format import Constraint
+from workers_ai_emulator.prompts.output_formats.tagged_calls import TaggedCallParser
+from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedFormat
+from workers_ai_emulator.prompts.tools import Tool
+
+_START, _END, _QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'
+_HEAD = re.compile(r"\s*call:([^{]*)(?=\{)")
+_KEY = re.compile(r'\s*(?:<\|"\|>(.*?)<\|"\|>|([^\s:{}\[\],<]+))\s*:', re.DOTALL)
+_TEXT = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
+_PLAIN = re.compile(r"[^,{}\[\]<]+")
+_SPACE = re.compile(r"\s*")
+_MAX_DEPTH = 64
+_MAX_RULE_DEPTH = 8  # deeper schemas are not enforced
+
+
+class GemmaFormat(TaggedFormat):
+    markers = (_START, _END, _QUOTE, "<|channel>", "<channel|>")
+
+    def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:
+        names = {tool.name for tool in tools}
+        return TaggedCallParser(_START, lambda index: GemmaCallReader(index, names))
+
+    def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
+        values = _ValueRules(rules)
+        bodies = [
+            f"{literal(f'call:{tool.name}')} {values.object(tool.parameters, 0)}"
+            for tool in constraint.tools
+        ]
+        return _START, f"{rules.add('call', ' | '.join(bodies))} {rules.mark(_END)}"
+
+
+class GemmaCallReader:
+    """Reads a tool call up to its end marker, and returns it as a whole.
+
+    `index`: the number of the call. `names`: the tools that may be called.
+    """
+
+    def __init__(self, index: int, names: Collection[str]) -> None:
+        self.state: Literal["open", "done", "failed"] = "open"
+        self.rest = ""
+        self.num_calls = 0
+        self._index = index
+        self._names = names
+
+    def feed(self, text: str) -> list[Chunk]:
+        self.rest += text
+        call, marker, rest = split_at(self.rest, _END)
+        return self._read(call, rest) if marker else []
+
+    def flush(self) -> list[Chunk]:
+        return self._read(self.rest, "")
+
+    def _read(self, call: str, rest: str) -> list[Chunk]:
+        head = _HEAD.match(call)
+        try:
+            if not head or (name := head[1].strip()) not in self._names:
+                raise ValueError
+            arguments = parse_arguments(call[head.end() :])
+        except ValueError:
+            self.state = "failed"
+            return []
+        self.state, self.rest, self.num_calls = "done", rest, 1
+        text = json.dumps(arguments, ensure_ascii=False)
+        return [Chunk(tool_call=ToolCallDelta(self._index, text, name), num_tokens=0)]
+
+
+def parse_arguments(text: str) -> Any:
+    """Returns the value that a text in Gemma's format contains.
+
+    Raises ValueError if the text is invalid.
+    """
+    value, end = _parse(text, 0, 0)
+    if text[end:].strip():
+        raise ValueError(f"there is text after the value: {text[end:][:20]!r}")
+    return value
+
+
+def _parse(text: str, start: int, depth: int) -> tuple[Any, int]:
+    """Returns the value that begins at `start`, and the index after it."""
+    start = _skip(text, start)
+    if depth > _MAX_DEPTH:
+        raise ValueError("the value is nested too deeply")
+    if text.startswith("{", start):
+        return _parse_items(text, start + 1, "}", depth)
+    if text.startswith("[", start):
+        return _parse_items(text, start + 1, "]", depth)
+    if match := _TEXT.match(text, start):
+        return match[1], match.end()
+    if match := _PLAIN.match(text, start):
+        return _plain(match[0].strip()), match.end()
+    raise ValueError(f"there is no value at {text[start:][:20]!r}")
+
+
+def _parse_items(text: str, start: int, end: str, depth: int) -> tuple[Any, int]:
+    """Returns the object or array whose first item begins at `start`, and the index after it."""
+    items: list[tuple[str, Any]] = []
+    start = _skip(text, start)
+    while not text.startswith(end, start):
+        key = ""
+        if end == "}":
+            if not (match := _KEY.match(text, start)):
+                raise ValueError(f"there is no key at {text[start:][:20]!r}")
+            key, start = match[1] or match[2] or "", match.end()
+        value, start = _parse(text, start, depth + 1)
+        items.append((key, value))
+        start = _skip(text, start)
+        if text.startswith(",", start):
+            start = _skip(text, start + 1)
+        elif not text.startswith(end, start):
+            raise ValueError(f"the value is not closed at {text[start:][:20]!r}")
+    return (dict(items) if end == "}" else [value for _, value in items]), start + 1
+
+
+def _skip(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    return match.end() if match else start
+
+
+def _plain(text: str) -> Any:
+    """Returns a number, true, false or null; any other text without quotes stays a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _ValueRules:
+    """Adds rules for values in Gemma's format.
+
+    Enforces the types, the keys and their order, and the texts of an `enum`. Other keywords of JSON
+    schemas are not enforced.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        quote = rules.mark(_QUOTE)
+        rules.add("text", f"{quote} {rules.until(_QUOTE)}")
+        rules.add("NUMBER", r"/-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/")
+        rules.add("INTEGER", r"/-?(0|[1-9][0-9]{0,15})/")
+        rules.add("KEY", r"/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+        rules.add("boolean", '"true" | "false"')
+        rules.add("array", '"[" (value ("," value)*)? "]"')
+        rules.add("object", '"{" (KEY ":" value ("," KEY ":" value)*)? "}"')
+        rules.add("value", 'text | NUMBER | boolean | "null" | array | object')
+
+    def value(self, schema: Any, depth: int) -> str:
+        if not isinstance(schema, Mapping) or depth > _MAX_RULE_DEPTH:
+            return "value"
+        if isinstance(values := schema.get("enum"), list) and values:
+            return "(" + " | ".join(map(self._constant, values)) + ")"
+        match schema.get("type"):
+            case "string":
+                return "text"
+            case "integer":
+                return "INTEGER"
+            case "number":
+                return "NUMBER"
+            case "boolean":
+                return "boolean"
+            case "array":
+                item = self.value(schema.get("items"), depth + 1)
+                return f'("[" ({item} ("," {item})*)? "]")'
+            case "object":
+                return self.object(schema, depth)
+        return "value"
+
+    def object(self, schema: Mapping[str, Any], depth: int) -> str:
+        """Required keys come first, so that each of the others can be left out with its comma."""
+        properties, required = schema.get("properties"), schema.get("required")
+        if not isinstance(properties, Mapping) or not properties:
+            return "object"
+        names = required if isinstance(required, list) else []
+        first = [key for key in properties if key in names]
+        others = [key for key in properties if key not in names]
+        items = {key: self._item(key, properties[key], depth) for key in properties}
+        return f'("{{" {_sequence([items[k] for k in first], [items[k] for k in others])} "}}")'
+
+    def _item(self, key: str, schema: Any, depth: int) -> str:
+        return f"{literal(key + ':')} {self.value(schema, depth + 1)}"
+
+    def _constant(self, value: Any) -> str:
+        if isinstance(value, str):
+            quote = self._rules.mark(_QUOTE)
+            return f"({quote} {literal(value)} {quote})" if value else f"({quote} {quote})"
+        return literal(json.dumps(value, ensure_ascii=False))
+
+
+def _sequence(first: Sequence[str], others: Sequence[str]) -> str:
+    """Returns a rule for all items of `first` and any of `others`, with commas between them."""
+    rest = "".join(f' ("," {item})?' for item in others)
+    if first:
+        return ' "," '.join(first) + rest
+    choices = []
+    for i, item in enumerate(others):
+        rest = "".join(f' ("," {later})?' for later in others[i + 1 :])
+        choices.append(f"{item}{rest}")
+    return f"({' | '.join(choices)})?"

@@ -1,0 +1,118 @@
+"""Writes grammars in llguidance's dialect of Lark.
+
+A rule is a line `name: body`. Names of terminals, which are regular expressions, are in capitals.
+`<[7]>` is the special token with the id 7; a regular expression never matches a special token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Objects are written as Python's json.dumps writes them, the form in which models learn tool calls.
+# Without fixed spaces, a small model may write spaces until its tokens are used up.
+_STYLE = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "coerce_one_of": True,
+}
+_MAX_DEPTH = 64  # of the schemas in which `closed` looks for objects
+_OPEN_KEYS = ("additionalProperties", "patternProperties", "unevaluatedProperties")
+_COMBINING_KEYS = ("allOf", "anyOf", "oneOf", "$ref", "if", "not")
+
+
+class Rules:
+    """The rules of one grammar. `special_tokens`: the ids of special tokens, by their texts."""
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self._ids = special_tokens
+        names = sorted(filter(None, special_tokens), key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, names)) + ")" if names else "(?!)")
+        self._bodies: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        text = "\n".join(f"{name}: {body}" for name, body in self._bodies.items()) + "\n"
+        return text.encode("utf-8", "replace").decode()  # without lone surrogates
+
+    def add(self, name: str, body: str) -> str:
+        """Adds a rule, and returns its name. Adds nothing if there is a rule of this name."""
+        self._bodies.setdefault(name, body)
+        return name.partition("[")[0]
+
+    @property
+    def break_(self) -> str:
+        """Up to two line breaks, which models write before and between tool calls."""
+        return self.add("BREAK", r"/\n{1,2}/") + "?"
+
+    def text(self, excluded: str | None = None) -> str:
+        """Any text, except that it must not begin with `excluded`."""
+        self.add("ANY", r"/(.|\n)*/")
+        if excluded is None:
+            return "ANY"
+        return self.add("OTHER", f"ANY & ~({self._begins_with(excluded)})")
+
+    def excluded(self, text: str) -> str | None:
+        """Returns `text`; None if it begins with a special token, which no text can contain."""
+        return None if self._special.match(text) else text
+
+    def _begins_with(self, text: str) -> str:
+        self.add("ANY", r"/(.|\n)*/")
+        return self.add("EXCLUDED", rf"/\s*/ {literal(text)} ANY")
+
+    def until(self, marker: str, excluded: str | None = None) -> str:
+        """Any text up to the first `marker`, and the marker. It must not begin with `excluded`."""
+        match = self._special.search(marker)
+        before = marker[: match.start()] if match else marker
+        if not before:
+            return f"{self.text(excluded)} {self.mark(marker)}"
+        self.add("ANY", r"/(.|\n)*/")
+        body = f"(ANY {literal(before)})"
+        name = f"until_{len(self._bodies)}"
+        if excluded is not None:
+            body += f" & ~({self._begins_with(excluded)})"
+        terminal = self.add(name.upper(), body)
+        if match:  # the special token ends the text, so it may contain `before` more than once
+            return f"{terminal} {self.mark(marker[len(before) :])}"
+        return self.add(f"{name}[lazy]", terminal)
+
+    def mark(self, text: str) -> str:
+        """Exactly this text, in which the names of special tokens are special tokens."""
+        parts = filter(None, self._special.split(text))
+        return " ".join(
+            f"<[{self._ids[part]}]>" if part in self._ids else literal(part) for part in parts
+        )
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """A JSON text of this schema."""
+        styled = {**closed(schema), "x-guidance": _STYLE}
+        return f"%json {json.dumps(styled, ensure_ascii=False)}"
+
+
+def literal(text: str) -> str:
+    """Returns a text as a Lark string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def closed(schema: Any, depth: int = 0) -> Any:
+    """Returns a schema whose objects accept no other keys than those in `properties`.
+
+    Objects that say something else about other keys, or that are combined with other schemas, stay
+    as they are. Other servers treat the schemas of tools in the same way.
+    """
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+        return schema
+    changed = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(value := schema.get(key), Mapping):
+            changed[key] = {name: closed(item, depth + 1) for name, item in value.items()}
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(value := schema.get(key), list):
+            changed[key] = [closed(item, depth + 1) for item in value]
+    if "items" in schema:
+        changed["items"] = closed(schema["items"], depth + 1)
+    if "properties" in schema and not any(k in schema for k in (*_OPEN_KEYS, *_COMBINING_KEYS)):
+        changed["additionalProperties"] = False
+    return changed

@@ -1,0 +1,92 @@
+"""Defines what an output format is: a streaming parser of completions, and a grammar for them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from workers_ai_emulator.engine.types import Chunk
+from workers_ai_emulator.prompts.tools import Tool
+
+# Where a completion begins: before the model's reasoning, inside it or after it.
+Stage = Literal["before", "inside", "after"]
+
+
+class Parser(Protocol):
+    """Splits the text of a completion into answer, reasoning and tool calls.
+
+    The result does not depend on where the text is cut: a parser holds back a text that may be the
+    beginning of a marker. The chunks that a parser returns have 0 tokens. Every character that the
+    parser does not recognise as a part of a marker or a tool call is in some chunk.
+    """
+
+    def feed(self, text: str) -> list[Chunk]:
+        """Parses the next text of the completion, and returns what is now complete."""
+
+    def flush(self) -> list[Chunk]:
+        """Returns what has been held back. Called once, when the completion ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingTags:
+    """The texts before and after the model's reasoning."""
+
+    start: str = "<think>"
+    end: str = "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion may be.
+
+    `tools`: the tools that the model may call. `is_required`: whether it must call a tool.
+    `is_parallel`: whether it may call several. `is_json`: whether its answer must be JSON, of
+    `schema` if that is not None. `stage`: where the completion begins.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    is_required: bool = False
+    is_parallel: bool = True
+    is_json: bool = False
+    schema: Mapping[str, Any] | None = None
+    stage: Stage = "before"
+
+
+class OutputFormat(ABC):
+    """How a family of models writes tool calls and its reasoning.
+
+    `thinking`: the tags of the reasoning; None if the models write none.
+    """
+
+    def __init__(self, thinking: ThinkingTags | None = None) -> None:
+        self.thinking = thinking
+
+    @property
+    @abstractmethod
+    def markers(self) -> Sequence[str]:
+        """The texts that the parser looks for. In some vocabularies they are special tokens."""
+
+    @abstractmethod
+    def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
+        """Returns a parser for one completion.
+
+        `tools`: the tools that the model may call; calls of others stay text. `has_reasoning`:
+        whether the parser separates the reasoning from the answer.
+        """
+
+    @abstractmethod
+    def grammar(self, constraint: Constraint, special_tokens: Mapping[str, int]) -> str:
+        """Returns a grammar of all completions that satisfy the constraint.
+
+        The grammar has the syntax of llguidance's dialect of Lark. `special_tokens`: the ids of the
+        vocabulary's special tokens, by their texts.
+        """
+
+    def stage_of(self, prompt_end: str) -> Stage:
+        """Returns where a completion begins after a prompt that ends with this text."""
+        end = prompt_end.rstrip()
+        if self.thinking and end.endswith(self.thinking.start.rstrip()):
+            return "inside"
+        return "after" if self.thinking and end.endswith(self.thinking.end) else "before"

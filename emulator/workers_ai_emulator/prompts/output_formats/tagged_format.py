@@ -1,0 +1,73 @@
+"""The base class of the output formats in which a marker begins every tool call."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+from workers_ai_emulator.prompts.output_formats.grammar import Rules
+from workers_ai_emulator.prompts.output_formats.output_format import (
+    Constraint,
+    OutputFormat,
+    Parser,
+    Stage,
+)
+from workers_ai_emulator.prompts.output_formats.thinking import TextParser, ThinkingParser
+from workers_ai_emulator.prompts.tools import Tool
+
+
+class TaggedFormat(OutputFormat):
+    """A format in which every tool call begins with a marker, after or without other text."""
+
+    def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
+        answer: Parser = self.call_parser(tools) if tools else TextParser()
+        if has_reasoning and self.thinking:
+            return ThinkingParser(self.thinking, stage, answer)
+        return answer
+
+    def grammar(self, constraint: Constraint, special_tokens: Mapping[str, int]) -> str:
+        rules = Rules(special_tokens)
+        tags = self.thinking if constraint.stage != "after" else None
+        literal = rules.excluded(tags.start) if tags and constraint.stage == "before" else None
+        answer = rules.add("answer", self._answer(rules, constraint, literal))
+        if tags is None:
+            rules.add("start", answer)
+        elif constraint.stage == "inside":
+            rules.add("start", f"{rules.until(tags.end)} {answer}")
+        else:
+            rest = rules.until(tags.end)
+            rules.add("start", f"{answer} | {rules.mark(tags.start)} {rest} {answer}")
+        return str(rules)
+
+    def _answer(self, rules: Rules, constraint: Constraint, excluded: str | None) -> str:
+        """Returns the rule for all that follows the reasoning.
+
+        `excluded`: the text with which a free answer must not begin.
+        """
+        if not constraint.tools:
+            return self._free_answer(rules, constraint, excluded)
+        marker, call = self.call_rule(rules, constraint)
+        if constraint.is_required or constraint.is_json:
+            first = f"{rules.break_} {rules.mark(marker)} {call}"
+            calls = f"{first} ({first})*" if constraint.is_parallel else first
+            free = "" if constraint.is_required else self._free_answer(rules, constraint, excluded)
+            return f"{calls} | {free}" if free else calls
+        free = self._free_answer(rules, constraint, excluded)
+        first = f"{rules.until(marker, excluded)} {call}"
+        if not constraint.is_parallel:
+            return f"{first} | {free}"
+        later = f"{rules.until(marker)} {call}"
+        return f"{free} | {first} ({later})* {rules.text()}"
+
+    def _free_answer(self, rules: Rules, constraint: Constraint, excluded: str | None) -> str:
+        if constraint.is_json:
+            return f"{rules.break_} {rules.json(constraint.schema or {'type': 'object'})}"
+        return rules.text(excluded)
+
+    @abstractmethod
+    def call_parser(self, tools: Sequence[Tool]) -> Parser:
+        """Returns a parser for the text after the reasoning."""
+
+    @abstractmethod
+    def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
+        """Returns the marker before a tool call, and the rule for what follows the marker."""

@@ -1,0 +1,197 @@
+"""The output formats that write each argument of a tool call between tags of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
+from workers_ai_emulator.prompts.output_formats.output_format import Constraint, ThinkingTags
+from workers_ai_emulator.prompts.output_formats.tagged_calls import TaggedCallParser
+from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedFormat
+from workers_ai_emulator.prompts.tools import Tool
+
+_START, _END = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The texts around the parts of a call. `key` and `value` are before a key and a value.
+
+    `line`: the white space between the tags, as the models write it. `value_line`: the white space
+    around a value, which is not a part of the value.
+    """
+
+    before_name: str
+    after_name: str
+    key: str
+    value: str
+    after_value: str
+    end: str
+    line: str = ""
+    value_line: str = ""
+
+
+# GLM: `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`, in some
+# versions with line breaks between the tags.
+ARGUMENT_KEYS = Tags("", "", "<arg_key>", "</arg_key><arg_value>", "</arg_value>", _END)
+# Qwen 3 Coder, Qwen 3.5 and Nemotron 3: `<tool_call><function=NAME><parameter=KEY>VALUE</parameter>
+# </function></tool_call>` with line breaks between the tags.
+PARAMETERS = Tags(
+    "<function=", ">", "<parameter=", ">", "</parameter>", f"</function>\n{_END}", "\n", "\n"
+)
+
+
+class XmlFormat(TaggedFormat):
+    """A format with a tag for each argument. `tags`: the texts around the parts of a call."""
+
+    def __init__(self, tags: Tags, thinking: ThinkingTags | None = None) -> None:
+        super().__init__(thinking)
+        self._tags = tags
+
+    @property
+    def markers(self) -> Sequence[str]:
+        tags = self._tags
+        return (_START, _END, tags.key, "</arg_key>", "<arg_value>", tags.after_value)
+
+    def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:
+        schemas = {tool.name: tool.parameters for tool in tools}
+        return TaggedCallParser(_START, lambda index: XmlCallReader(index, schemas, self._tags))
+
+    def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
+        bodies = [self._one_tool(rules, tool, f"{i}") for i, tool in enumerate(constraint.tools)]
+        return _START, rules.add("call", " | ".join(bodies))
+
+    def _one_tool(self, rules: Rules, tool: Tool, number: str) -> str:
+        """The arguments follow in the order of the schema. Other arguments are not allowed."""
+        tags, properties = self._tags, _properties(tool.parameters)
+        required = tool.parameters.get("required")
+        parts = [rules.mark(f"{tags.line}{tags.before_name}{tool.name}{tags.after_name}")]
+        for i, (key, schema) in enumerate(properties.items()):
+            before = rules.mark(f"{tags.line}{tags.key}{key}{tags.value}{tags.value_line}")
+            value = self._value(rules, schema, tool.parameters, f"value_{number}_{i}")
+            is_required = isinstance(required, list) and key in required
+            parts.append(f"({before} {value})" + ("" if is_required else "?"))
+        return " ".join([*parts, rules.mark(tags.line + tags.end)])
+
+    def _value(self, rules: Rules, schema: Any, root: Mapping[str, Any], name: str) -> str:
+        """Returns the rule for a value and the tag after it.
+
+        `root`: the schema that contains the definitions to which `schema` may refer.
+        """
+        end = self._tags.value_line + self._tags.after_value
+        if not isinstance(schema, Mapping) or (_is_text(schema) and "enum" not in schema):
+            return rules.until(end)
+        if _is_text(schema) and all(isinstance(value, str) for value in schema["enum"]):
+            return f"({' | '.join(map(literal, schema['enum']))}) {rules.mark(end)}"
+        definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        return f"{rules.add(name, rules.json({**definitions, **schema}))} {rules.mark(end)}"
+
+
+class XmlCallReader:
+    """Reads a tool call with a tag for each argument, and returns the arguments as JSON.
+
+    The value of an argument that the schema declares as a text is a text. Any other value is JSON
+    if it is valid JSON, otherwise a text. `schemas`: the schemas of the tools, by their names.
+    """
+
+    def __init__(self, index: int, schemas: Mapping[str, Mapping[str, Any]], tags: Tags) -> None:
+        self.state: Literal["open", "done", "failed"] = "open"
+        self.rest = ""
+        self.num_calls = 0
+        self._index = index
+        self._schemas = schemas
+        self._properties: Mapping[str, Any] = {}
+        self._num_arguments = 0
+        self._name = re.compile(
+            rf"\s*{re.escape(tags.before_name)}([^<>\n]+?)\s*{re.escape(tags.after_name)}\s*(?=<)"
+        )
+        self._argument = re.compile(
+            rf"\s*{re.escape(tags.key)}(.*?){_spaced(tags.value)}(.*?){re.escape(tags.after_value)}",
+            re.DOTALL,
+        )
+        self._call_end = re.compile(rf"\s*{_spaced(tags.end)}")
+        self._after_value = tags.after_value
+        self._value_line = tags.value_line
+        self._known = [tags.key, *tags.end.split("\n")]
+
+    def feed(self, text: str) -> list[Chunk]:
+        self.rest += text
+        chunks = [] if self.num_calls else self._read_name()
+        while self.num_calls and self._after_value in self.rest:
+            if not (match := self._argument.match(self.rest)):
+                break
+            self.rest = self.rest[match.end() :]
+            chunks.append(self._delta(self._written(match[1].strip(), match[2])))
+        if self.num_calls and (match := self._call_end.match(self.rest)):
+            self.rest = self.rest[match.end() :]
+            return [*chunks, *self._end()]
+        if self.num_calls and not self._may_continue():
+            chunks += self._end()
+        return chunks
+
+    def flush(self) -> list[Chunk]:
+        """If the completion ends before an argument ends, the call is returned without it."""
+        if not self.num_calls:
+            self.state = "failed"
+            return []
+        self.rest = ""
+        return self._end()
+
+    def _read_name(self) -> list[Chunk]:
+        if not (match := self._name.match(self.rest)):
+            return []
+        if (name := match[1].strip()) not in self._schemas:
+            self.state = "failed"
+            return []
+        self.num_calls = 1
+        self.rest = self.rest[match.end() :]
+        self._properties = _properties(self._schemas[name])
+        return [Chunk(tool_call=ToolCallDelta(self._index, name=name), num_tokens=0)]
+
+    def _written(self, key: str, value: str) -> str:
+        """Returns an argument as a part of a JSON object."""
+        value = value.removeprefix(self._value_line).removesuffix(self._value_line)
+        opening = ", " if self._num_arguments else "{"
+        self._num_arguments += 1
+        text = json.dumps(_value_of(value, self._properties.get(key)), ensure_ascii=False)
+        return f"{opening}{json.dumps(key, ensure_ascii=False)}: {text}"
+
+    def _end(self) -> list[Chunk]:
+        self.state = "done"
+        return [self._delta("}" if self._num_arguments else "{}")]
+
+    def _delta(self, arguments: str) -> Chunk:
+        return Chunk(tool_call=ToolCallDelta(self._index, arguments), num_tokens=0)
+
+    def _may_continue(self) -> bool:
+        """Returns whether the rest may be the beginning of an argument or of the call's end."""
+        text = self.rest.lstrip()
+        return any(text.startswith(tag) or tag.startswith(text) for tag in self._known)
+
+
+def _spaced(tags: str) -> str:
+    """Returns a pattern for tags that may have white space between them."""
+    return re.escape(tags.replace("\n", "")).replace("><", r">\s*<")
+
+
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    return schema.get("type") == "string"
+
+
+def _value_of(text: str, schema: Any) -> Any:
+    if isinstance(schema, Mapping) and _is_text(schema):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
