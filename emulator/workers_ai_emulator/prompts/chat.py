@@ -11,20 +11,34 @@ from contextlib import suppress
 from enum import Enum
 from itertools import chain, islice, pairwise
 from operator import add
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
 from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import Vocabulary
+from workers_ai_emulator.prompts.conversation import (
+    as_values,
+    link_results,
+    shorten_ids,
+    split_calls,
+    tell_tools,
+)
+from workers_ai_emulator.prompts.json_values import texts_of, translated
 from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
+from workers_ai_emulator.prompts.output_formats.detection import format_of, knows_tools
+from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
+from workers_ai_emulator.prompts.output_formats.output_format import OutputFormat
 from workers_ai_emulator.prompts.template import (
     Conversation,
     JinjaRenderer,
     LimitExceeded,
     Renderer,
 )
+from workers_ai_emulator.prompts.tools import Tool
 
+_NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 # The system message that the service adds before a `prompt` that has no system message [npm
 # @cloudflare/ai 1.0.53, dist/templates.js].
 DEFAULT_SYSTEM_TEXT = (
@@ -39,15 +53,26 @@ class ChatTemplate(Protocol):
     All methods whose names begin with `render` return the tokens of the whole prompt, and raise
     RequestRejected if the template rejects the conversation. `is_isolated`: whether the template or
     its tokenizer runs in a subprocess. If so, the `render` methods block, so they must not be
-    called on the event loop's thread.
+    called on the event loop's thread. `output_format`: how the model writes tool calls and its
+    reasoning.
     """
 
     is_isolated: bool
+    output_format: OutputFormat
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
-        """Returns the prompt tokens of a conversation."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
+        """Returns the prompt tokens of a conversation.
 
-    def render_prompt(self, prompt: str) -> list[int]:
+        `tools`: the tools that the prompt describes to the model. `variables`: values for the
+        template, such as `enable_thinking`.
+        """
+
+    def render_prompt(self, prompt: str, variables: Mapping[str, Any] = _NO_VARIABLES) -> list[int]:
         """Returns the tokens of the default system message and of `prompt` as a user message.
 
         If `prompt` already contains messages in Llama 2's format, the class JinjaTemplate extracts
@@ -121,16 +146,22 @@ class Llama2Template:
         self.is_isolated = self._tokenizer.is_isolated
         self._bos = vocabulary.bos
         self._eos = vocabulary.eos
+        self.output_format: OutputFormat = HermesFormat()
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
-        parts = _join_texts(self.parts(messages))
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
+        parts = _join_texts(self.parts(tell_tools(messages, tools)))
         texts = [part for part in parts if isinstance(part, str)]
         tokens_of_texts = iter(self._tokenizer.tokenize(texts))
         marks = {Mark.BOS: [self._bos], Mark.EOS: [self._eos]}
         lists = (next(tokens_of_texts) if isinstance(p, str) else marks[p] for p in parts)
         return list(chain.from_iterable(lists))
 
-    def render_prompt(self, prompt: str) -> list[int]:
+    def render_prompt(self, prompt: str, variables: Mapping[str, Any] = _NO_VARIABLES) -> list[int]:
         return self.render(wrap_prompt(prompt))
 
     def render_raw(self, prompt: str) -> list[int]:
@@ -234,28 +265,38 @@ class JinjaTemplate:
         self._edges = "".join(sorted({edge for name in names for edge in (name[0], name[-1])}))
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._source = source
+        self.output_format = format_of(source)
+        self._has_tools = knows_tools(source)
         self._renderer = make_renderer(source)
         self.is_isolated = self._renderer.is_isolated or self._tokenizer.is_isolated
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
         """Returns the prompt tokens of a conversation.
 
         Some templates reject system messages. If the template rejects a conversation that begins
         with a system message and a user message, merges these two messages into one user message,
         and renders the conversation again. Raises RequestRejected if the template rejects the
-        conversation again.
+        conversation again, or if the arguments of a tool call are not a JSON object.
         """
+        messages = self._prepared(messages, tools)
+        offered = [tool.as_openai() for tool in tools] if self._has_tools else []
         try:
-            return self._tokens(messages)
+            return self._tokens(messages, offered, variables)
         except TemplateError as error:
             merged = None if isinstance(error, LimitExceeded) else _merge_system(messages)
             if merged:
                 with suppress(TemplateError):
-                    return self._tokens(merged)
+                    return self._tokens(merged, offered, variables)
             raise RequestRejected(str(error)) from error
 
-    def render_prompt(self, prompt: str) -> list[int]:
-        return self.render(parse_llama2(prompt) or wrap_prompt(prompt))
+    def render_prompt(self, prompt: str, variables: Mapping[str, Any] = _NO_VARIABLES) -> list[int]:
+        messages = parse_llama2(prompt) or wrap_prompt(prompt)
+        return self.render(messages, variables=variables)
 
     def render_raw(self, prompt: str) -> list[int]:
         if messages := parse_llama2(prompt):
@@ -280,18 +321,34 @@ class JinjaTemplate:
         self._renderer.close()
         self._tokenizer.close()
 
-    def _tokens(self, messages: Sequence[Message]) -> list[int]:
-        text = self._source + "".join(m.role + m.content for m in messages)
-        unused = _unused_characters(text, len(self._edges))
+    def _prepared(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+        """Returns the messages, with tool calls and results as the template accepts them."""
+        if not self._has_tools:
+            return tell_tools(messages, tools)
+        prepared = link_results(messages)
+        if "alphanumeric strings with length 9" in self._source:  # Mistral's templates
+            prepared = shorten_ids(prepared)
+        if self.output_format.has_single_calls:
+            prepared = split_calls(prepared)
+        return prepared
+
+    def _tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+    ) -> list[int]:
+        values = [[as_values(message) for message in messages], [*tools], dict(variables)]
+        unused = _unused_characters([self._source, *texts_of(values)], len(self._edges))
         mask, unmask = str.maketrans(self._edges, unused), str.maketrans(unused, self._edges)
+        masked = [translated(value, mask) for value in values]
         conversation = Conversation(
-            messages=[
-                {"role": m.role.translate(mask), "content": m.content.translate(mask)}
-                for m in messages
-            ],
+            messages=masked[0],
             bos_token=self._name(self._vocabulary.bos),
             eos_token=self._name(self._vocabulary.eos),
             masked=dict(zip(self._edges, unused, strict=True)),
+            tools=masked[1] or None,
+            variables=masked[2],
         )
         try:
             rendered = self._renderer.render(conversation)
@@ -350,7 +407,7 @@ def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
     return None
 
 
-def _unused_characters(text: str, count: int) -> str:
-    """Returns `count` characters that do not occur in `text`. The search begins at U+E000."""
-    used = set(text)
+def _unused_characters(texts: Iterable[str], count: int) -> str:
+    """Returns `count` characters that occur in no text. The search begins at U+E000."""
+    used = set(chain.from_iterable(texts))
     return "".join(islice((c for c in map(chr, range(0xE000, 0x110000)) if c not in used), count))

@@ -29,6 +29,11 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
 
+    @property
+    def num_characters(self) -> int:
+        calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
+        return len(self.role) + len(self.content) + len(self.name or "") + calls
+
 
 def parse_flattened(prompt: str) -> list[Message] | None:
     """Returns the messages that npm `@cloudflare/ai` 1.0 has joined into the prompt.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
@@ -23,6 +23,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from workers_ai_emulator.prompts.json_values import texts_of
 
 # A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times the
 # number of characters in the messages.
@@ -44,21 +46,25 @@ class LimitExceeded(TemplateError):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The values that a chat template renders: the messages and two special tokens.
+    """The values that a chat template renders: the messages, the tools and two special tokens.
 
     `masked`: maps each character with which a special token begins or ends to the character that
-    replaces it in the messages.
+    replaces it in the messages and tools. `tools`: None if there are no tools. `variables`: other
+    values that the template may use, such as `enable_thinking`.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     bos_token: str
     eos_token: str
     masked: dict[str, str]
+    tools: list[dict[str, Any]] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
 
     @property
     def max_characters(self) -> int:
         """The maximum number of characters in the rendered prompt."""
-        num_characters = sum(len(text) for message in self.messages for text in message.values())
+        values = (self.messages, self.tools, self.variables)
+        num_characters = sum(map(len, texts_of(values)))
         return _MAX_OWN_CHARACTERS + _MAX_REPEATS * num_characters
 
 
@@ -106,8 +112,12 @@ class JinjaRenderer:
         )
 
     def render(self, conversation: Conversation) -> str:
+        variables = {k: v for k, v in conversation.variables.items() if k != "tools"}
+        tools = {} if conversation.tools is None else {"tools": conversation.tools}
         pieces = self._template.generate(
-            {
+            variables
+            | tools
+            | {
                 "messages": conversation.messages,
                 "add_generation_prompt": True,
                 "bos_token": conversation.bos_token,

@@ -28,6 +28,7 @@ _TAGS = (
     ThinkingTags(),
     ThinkingTags("[THINK]", "[/THINK]"),
     ThinkingTags("<seed:think>", "</seed:think>"),
+    ThinkingTags("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 _Make = Callable[[ThinkingTags | None], OutputFormat]
 # The texts that a template of the format contains, and the format. The first match counts.
@@ -39,7 +40,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], _Make], ...] = (
     (("<|tool_calls_section_begin|>",), KimiFormat),
     (("<tool_call>", "<arg_key>"), lambda tags: XmlFormat(ARGUMENT_KEYS, tags)),
     (("<tool_call>", "<function=", "<parameter="), lambda tags: XmlFormat(PARAMETERS, tags)),
-    (("<tool_call>", "arguments"), HermesFormat),
+    (("<tool_call>", "</tool_call>", '"name": '), HermesFormat),
     (("ipython", '"parameters": '), LlamaFormat),
 )
 

@@ -31,6 +31,7 @@ _MAX_HEADER = 1024  # characters
 
 class HarmonyFormat(OutputFormat):
     markers = (_START, _CHANNEL, _MESSAGE, *_ENDS, _CONSTRAIN)
+    has_single_calls = True
 
     def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
         return HarmonyParser({tool.name for tool in tools})

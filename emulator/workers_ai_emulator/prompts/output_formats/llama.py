@@ -22,6 +22,7 @@ class LlamaFormat(TaggedFormat):
     """
 
     markers = (_START,)
+    has_single_calls = True
 
     def call_parser(self, tools: Sequence[Tool]) -> Parser:
         return LlamaParser({tool.name for tool in tools})

@@ -57,8 +57,11 @@ class Constraint:
 class OutputFormat(ABC):
     """How a family of models writes tool calls and its reasoning.
 
-    `thinking`: the tags of the reasoning; None if the models write none.
+    `thinking`: the tags of the reasoning; None if the models write none. `has_single_calls`:
+    whether a completion, and so each message with calls, contains at most one call.
     """
+
+    has_single_calls = False
 
     def __init__(self, thinking: ThinkingTags | None = None) -> None:
         self.thinking = thinking

@@ -1,0 +1,171 @@
+"""Prepares messages with tool calls for a chat template.
+
+Chat templates differ in what they accept. Mistral's accept only ids of nine letters and digits,
+Llama 3's accept only one tool call in each message, and many know no tools at all. The functions
+of this module change a conversation so that the template accepts it. The meaning stays the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count, takewhile
+from typing import Any
+
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.tools import Tool, ToolCall
+
+_SHORT_ID = re.compile("[a-zA-Z0-9]{9}")
+_INSTRUCTIONS = """\
+You may call functions to answer the user. These are the functions, as JSON objects:
+<tools>
+{tools}
+</tools>
+To call a function, write its name and its arguments as a JSON object between <tool_call> tags:
+<tool_call>
+{{"name": "FUNCTION", "arguments": {{"ARGUMENT": "VALUE"}}}}
+</tool_call>"""
+
+
+def link_results(messages: Sequence[Message]) -> list[Message]:
+    """Gives each tool call an id, and each result of a tool the id and the name of its call.
+
+    Ids that the client sent are kept. A result without an id belongs to the first call that has no
+    result yet.
+    """
+    numbers = count(1)
+    open_calls: dict[str | None, ToolCall] = {}
+    linked: list[Message] = []
+    for message in messages:
+        if message.tool_calls:
+            calls = tuple(
+                call if call.id else replace(call, id=f"call{next(numbers):05}")
+                for call in message.tool_calls
+            )
+            open_calls |= {call.id: call for call in calls}
+            message = replace(message, tool_calls=calls)
+        elif message.role == "tool" and open_calls:
+            call_id = message.tool_call_id or next(iter(open_calls))
+            call = open_calls.pop(call_id, None)
+            name = message.name or (call.name if call else None)
+            message = replace(message, tool_call_id=call_id, name=name)
+        linked.append(message)
+    return linked
+
+
+def shorten_ids(messages: Sequence[Message]) -> list[Message]:
+    """Replaces the ids of tool calls by ids of nine letters and digits, which Mistral's need."""
+    return [
+        replace(
+            message,
+            tool_calls=tuple(
+                replace(call, id=_short_id(call.id) if call.id else None)
+                for call in message.tool_calls
+            ),
+            tool_call_id=_short_id(message.tool_call_id) if message.tool_call_id else None,
+        )
+        for message in messages
+    ]
+
+
+def _short_id(call_id: str) -> str:
+    if _SHORT_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
+
+
+def split_calls(messages: Sequence[Message]) -> list[Message]:
+    """Splits messages with several tool calls, so that each message has at most one.
+
+    The result of a call follows the message with the call. The calls must have ids.
+    """
+    split: list[Message] = []
+    left = list(messages)
+    while left:
+        message = left.pop(0)
+        if len(message.tool_calls) < 2:
+            split.append(message)
+            continue
+        results = list(takewhile(lambda m: m.role == "tool", left))
+        del left[: len(results)]
+        for i, call in enumerate(message.tool_calls):
+            content = message.content if i == 0 else ""
+            split.append(replace(message, content=content, tool_calls=(call,)))
+            split += [result for result in results if result.tool_call_id == call.id]
+        ids = {call.id for call in message.tool_calls}
+        split += [result for result in results if result.tool_call_id not in ids]
+    return split
+
+
+def tell_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Describes the tools in the system message, for chat templates that know no tools.
+
+    Tool calls become a part of the assistant's text, and results of tools become user messages, in
+    the form of the Hermes models, which many models have learnt. Without tools and tool calls, the
+    messages stay as they are.
+    """
+    if not tools and not any(message.tool_calls for message in messages):
+        return list(messages)
+    told = list(_without_tool_messages(messages))
+    if not tools:
+        return told
+    lines = "\n".join(json.dumps(tool.as_openai(), ensure_ascii=False) for tool in tools)
+    text = _INSTRUCTIONS.format(tools=lines)
+    if told and told[0].role == "system":
+        return [replace(told[0], content=f"{told[0].content}\n\n{text}"), *told[1:]]
+    return [Message("system", text), *told]
+
+
+def _without_tool_messages(messages: Sequence[Message]) -> Iterator[Message]:
+    """Yields the messages, with tool calls and results as text.
+
+    Consecutive results and a user message after them become one user message, because some
+    templates accept only alternating user and assistant messages.
+    """
+    results: list[str] = []
+    for message in messages:
+        if message.role == "tool":
+            results.append(f"<tool_response>\n{message.content}\n</tool_response>")
+            continue
+        if results and message.role == "user":
+            message = replace(message, content="\n".join([*results, message.content]))
+        elif results:
+            yield Message("user", "\n".join(results))
+        results = []
+        yield _with_written_calls(message)
+    if results:
+        yield Message("user", "\n".join(results))
+
+
+def _with_written_calls(message: Message) -> Message:
+    if not message.tool_calls:
+        return message
+    calls = [
+        json.dumps({"name": call.name, "arguments": call.arguments_object()}, ensure_ascii=False)
+        for call in message.tool_calls
+    ]
+    texts = [f"<tool_call>\n{call}\n</tool_call>" for call in calls]
+    content = "\n".join([*([message.content] if message.content else []), *texts])
+    return Message(message.role, content)
+
+
+def as_values(message: Message) -> dict[str, Any]:
+    """Returns a message as a JSON object, in the form in which chat templates expect it.
+
+    Raises RequestRejected if the arguments of a tool call are not a JSON object.
+    """
+    values: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        values["tool_calls"] = [_call_values(call) for call in message.tool_calls]
+    if message.role == "tool":
+        given = {"tool_call_id": message.tool_call_id, "name": message.name}
+        values |= {key: value for key, value in given.items() if value is not None}
+    return values
+
+
+def _call_values(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments_object()}
+    return {"id": call.id or "", "type": "function", "function": function}
