@@ -76,7 +76,7 @@ def test_messages_keep_their_order() -> None:
         ({"a": USER}, [Message("user", "Hi")]),
         ([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], [Message("user", "Hi")]),
         ([{"role": "user", "content": []}], [Message("user", "")]),
-        ([USER | {"name": "x"}], [Message("user", "Hi")]),
+        ([USER | {"name": "x"}], [Message("user", "Hi", name="x")]),
     ],
 )
 def test_unusual_messages_that_the_schema_accepts(messages: Any, expected: list[Message]) -> None:
