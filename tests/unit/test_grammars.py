@@ -1,0 +1,255 @@
+"""Tests the grammars of the output formats with llguidance, on a vocabulary of bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from workers_ai_emulator.prompts.output_formats.grammar import closed
+from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
+from workers_ai_emulator.prompts.tools import Tool
+
+from tests.unit.test_output_formats import (
+    GEMMA,
+    GLM,
+    HARMONY,
+    HERMES,
+    KIMI,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    QUOTED,
+    QWEN_CODER,
+    parse,
+)
+
+PLACE = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"type": "string", "enum": ["C", "F"]},
+    },
+    "required": ["city"],
+}
+TOOLS = (Tool("get_weather", "", PLACE), Tool(QUOTED, "", {"type": "object", "properties": {}}))
+FORMATS = {
+    "hermes": HERMES,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "mistral arguments": MISTRAL_ARGS,
+    "kimi": KIMI,
+    "harmony": HARMONY,
+    "gemma": GEMMA,
+    "glm": GLM,
+    "qwen coder": QWEN_CODER,
+}
+# A call of get_weather with two arguments, as the models of each format write it.
+CALLS = {
+    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "P", "days": 3}}\n'
+    "</tool_call>",
+    "llama": '{"name": "get_weather", "parameters": {"city": "P", "days": 3}}',
+    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "P", "days": 3}}]',
+    "mistral arguments": '[TOOL_CALLS]get_weather[CALL_ID]abcdefghi[ARGS]{"city": "P", "days": 3}',
+    "kimi": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+    '<|tool_call_argument_begin|>{"city": "P", "days": 3}<|tool_call_end|>'
+    "<|tool_calls_section_end|>",
+    "harmony": "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    '{"city": "P", "days": 3}',
+    "gemma": '<|tool_call>call:get_weather{city:<|"|>P<|"|>,days:3}<tool_call|>',
+    "glm": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>P</arg_value>"
+    "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>",
+    "qwen coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nP\n</parameter>\n"
+    "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+}
+END = 256
+
+
+class Bytes:
+    """A tokenizer with one token per byte, an end token, and the given special tokens."""
+
+    bos_token_id = None
+    eos_token_id = END
+
+    def __init__(self, names: list[str]) -> None:
+        self.special = {name: END + 1 + i for i, name in enumerate(names)}
+        self.tokens = [bytes([i]) for i in range(256)]
+        self.tokens += [b"<end>", *(name.encode() for name in names)]
+        self.special_token_ids = [END, *self.special.values()]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+    def encode(self, text: str) -> list[int]:
+        for name, token in self.special.items():
+            if name in text:
+                before, _, after = text.partition(name)
+                return [*self.encode(before), token, *self.encode(after)]
+        return list(text.encode())
+
+
+def accepts(
+    output_format: OutputFormat, constraint: Constraint, text: str, *, are_special: bool
+) -> bool:
+    """Returns whether a completion may be `text` and then end."""
+    tokenizer = Bytes(sorted(output_format.markers, key=len) if are_special else [])
+    grammar = output_format.grammar(constraint, tokenizer.special)
+    matcher = LLMatcher(LLTokenizer(TokenizerWrapper(tokenizer)), grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error() + grammar
+    tokens = tokenizer.encode(text)
+    return matcher.validate_tokens([*tokens, END]) == len(tokens) + 1
+
+
+@pytest.fixture(params=[False, True], ids=["markers are text", "markers are special tokens"])
+def are_special(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def answer(name: str) -> str:
+    """Returns an answer without a call in the format `name`."""
+    return "<|channel|>final<|message|>Hello {" if name == "harmony" else "Hello {"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_auto_allows_texts_and_valid_calls(name: str, are_special: bool) -> None:
+    output_format, call = FORMATS[name], CALLS[name]
+    constraint = Constraint(TOOLS)
+
+    def is_allowed(text: str) -> bool:
+        return accepts(output_format, constraint, text, are_special=are_special)
+
+    assert is_allowed(answer(name))
+    assert is_allowed(call)
+    assert not is_allowed(call.replace("get_weather", "rm"))
+    assert not is_allowed(call.replace("3", '"x"'))
+    assert not is_allowed(call.replace("days", "nights"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_grammars_calls_are_what_the_parser_reads(name: str) -> None:
+    parsed = parse(FORMATS[name], [CALLS[name]])
+    assert not parsed.text
+    ((called, arguments, _),) = parsed.calls
+    assert called == "get_weather"
+    assert json.loads(arguments) == {"city": "P", "days": 3}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_required_allows_only_calls(name: str, are_special: bool) -> None:
+    output_format, call = FORMATS[name], CALLS[name]
+    constraint = Constraint(TOOLS[:1], is_required=True)
+    assert accepts(output_format, constraint, call, are_special=are_special)
+    for text in ("", answer(name), answer(name) + call):
+        assert not accepts(output_format, constraint, text, are_special=are_special)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"llama", "harmony"}))
+@pytest.mark.parametrize("is_required", [False, True])
+def test_several_calls_are_allowed_only_if_they_may_be_parallel(
+    name: str, is_required: bool, are_special: bool
+) -> None:
+    call = CALLS[name]
+    two = call[:-1] + ", " + call.removeprefix("[TOOL_CALLS][") if name == "mistral" else 2 * call
+    for is_parallel in (True, False):
+        constraint = Constraint(TOOLS, is_required=is_required, is_parallel=is_parallel)
+        result = accepts(FORMATS[name], constraint, two, are_special=are_special)
+        assert result == is_parallel
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_json_mode_allows_only_json(name: str, are_special: bool) -> None:
+    constraint = Constraint(is_json=True, schema=PLACE)
+    head = answer(name).removesuffix("Hello {")
+    texts = {'{"city": "P", "unit": "C"}': True, '{"city": 1}': False, "Hello": False, "": False}
+    for text, is_allowed in texts.items():
+        result = accepts(FORMATS[name], constraint, head + text, are_special=are_special)
+        assert result == is_allowed, text
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"llama"}))
+def test_json_mode_with_tools_allows_json_or_calls(name: str, are_special: bool) -> None:
+    constraint = Constraint(TOOLS, is_json=True)
+    head = answer(name).removesuffix("Hello {")
+    texts = {head + '{"a": [1]}': True, CALLS[name]: True, head + "Hello": False}
+    for text, is_allowed in texts.items():
+        result = accepts(FORMATS[name], constraint, text, are_special=are_special)
+        assert result == is_allowed, text
+
+
+def test_json_mode_of_llama_excludes_calls() -> None:
+    constraint = Constraint(TOOLS, is_json=True)
+    for text, is_allowed in {'{"a": [1]}': True, "Hello": False}.items():
+        assert accepts(LLAMA, constraint, text, are_special=False) == is_allowed
+
+
+@pytest.mark.parametrize("name", ["hermes", "mistral arguments", "kimi", "gemma", "glm"])
+@pytest.mark.parametrize("is_required", [False, True])
+def test_reasoning_is_free_and_comes_first(name: str, is_required: bool, are_special: bool) -> None:
+    output_format, call = FORMATS[name], CALLS[name]
+    tags = output_format.thinking
+    assert tags
+    marker = "<" if are_special else call[: call.index("get")]
+    thought = f"Hm, {marker} and {{."
+    before = Constraint(TOOLS, is_required=is_required)
+    inside = Constraint(TOOLS, is_required=is_required, stage="inside")
+    after = Constraint(TOOLS, is_required=True, stage="after")
+    whole = f"{tags.start}{thought}{tags.end}{call}"
+    assert accepts(output_format, before, whole, are_special=are_special)
+    rest = f"{thought}{tags.end}\n\n{call}"
+    assert accepts(output_format, inside, rest, are_special=are_special)
+    assert not accepts(output_format, after, whole, are_special=are_special)
+    assert not accepts(output_format, inside, call, are_special=are_special)
+
+
+def test_harmony_allows_reasoning_before_the_call(are_special: bool) -> None:
+    reasoning = "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant"
+    call = CALLS["harmony"]
+    other = ' to=functions.get_weather<|channel|>commentary json<|message|>{"city": "P"}'
+    for text in (reasoning + call, other, reasoning + other):
+        constraint = Constraint(TOOLS, is_required=True)
+        assert accepts(HARMONY, constraint, text, are_special=are_special)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_name_and_schema_gives_a_valid_grammar(name: str, are_special: bool) -> None:
+    tools = tuple(
+        Tool(tool_name, "", {"type": "object", "properties": {key: schema}})
+        for tool_name, key, schema in [
+            ('a"b\\', 'c"d\n', {"type": "string"}),
+            ("猫/|<[7]>", "é:{}", {"enum": ["a", 1, None, {"x": "y"}]}),
+            ("\ud800", "x", {"type": ["integer", "null"]}),
+            ("#", "x", {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/x"}]}),
+            ("%", "x", True),
+            ("&", "x", {"type": "array", "items": {"type": "object", "properties": {"y": {}}}}),
+        ]
+    )
+    tools = tuple(
+        Tool(t.name, "", {**t.parameters, "$defs": {"x": {"type": "null"}}}) for t in tools
+    )
+    for constraint in (Constraint(tools), Constraint(tools, is_required=True, is_parallel=False)):
+        accepts(FORMATS[name], constraint, "", are_special=are_special)
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "object"}, {"type": "object"}),
+        ({"properties": {}}, {"properties": {}, "additionalProperties": False}),
+        ({"properties": {}, "allOf": []}, {"properties": {}, "allOf": []}),
+        (
+            {"items": {"properties": {"a": {"properties": {}}}}},
+            {
+                "items": {
+                    "properties": {"a": {"properties": {}, "additionalProperties": False}},
+                    "additionalProperties": False,
+                }
+            },
+        ),
+        ({"properties": {}, "additionalProperties": {}}, None),
+        (True, None),
+    ],
+)
+def test_objects_without_other_keys_are_closed(schema: Any, expected: Any) -> None:
+    assert closed(schema) == (schema if expected is None else expected)
