@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from workers_ai_emulator.engine.errors import ContextTooLong
-from workers_ai_emulator.engine.types import StartedGeneration, Vocabulary
+from workers_ai_emulator.backends.output_plan import plan, without_schemas
+from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
+from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
+from workers_ai_emulator.engine.types import Generation, StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+if TYPE_CHECKING:  # these imports are slow, and a scripted server does not need them
+    from workers_ai_emulator.engine.engine import Engine
+    from workers_ai_emulator.engine.grammar import CompiledGrammar
+
+log = logging.getLogger(__name__)
 
 # The maximum number of characters of a prompt for each token of the context length. A longer prompt
 # is rejected before it is tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 32
+# How many tokens at the end of the prompt show whether the completion begins with reasoning.
+_NUM_END_TOKENS = 16
 
 
 class LocalBackend:
@@ -36,7 +49,7 @@ class LocalBackend:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
-            generation = loaded.engine.submit(tokens, request.params)
+            generation = await _start(request, loaded, tokens)
         vocabulary = loaded.engine.vocabulary
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
@@ -59,6 +72,49 @@ def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
         # Estimates one token for every four characters, as in a recorded error text of Cloudflare.
         raise ContextTooLong(request.num_characters // 4 + (request.params.max_tokens or 1), limit)
     return request.render(model.template)
+
+
+async def _start(
+    request: TextGenerationRequest, model: LoadedModel, tokens: list[int]
+) -> Generation:
+    """Submits a request to the engine, with a grammar and a parser if the request needs them.
+
+    `tokens`: the tokens of the prompt. Raises RequestRejected if a JSON schema of the request
+    cannot be enforced, and the errors of `Engine.submit`.
+    """
+    engine, output_format = model.engine, model.template.output_format
+    end = _text(tokens[-_NUM_END_TOKENS:], engine.vocabulary)
+    special_tokens = engine.vocabulary.special_tokens
+    output = plan(request, output_format, end, special_tokens)
+    grammar = None
+    if constraint := output.constraint:
+        grammar = await asyncio.to_thread(_compile, constraint, output_format, engine)
+    generation = engine.submit(
+        tokens,
+        request.params,
+        grammar=grammar,
+        shows_special_tokens=output.shows_special_tokens,
+    )
+    return ParsedGeneration(generation, output.parser) if output.parser else generation
+
+
+def _compile(
+    constraint: Constraint, output_format: OutputFormat, engine: Engine
+) -> CompiledGrammar:
+    """Returns the grammar of a constraint.
+
+    If the model may decide not to call a tool, and the schema of a tool cannot be enforced, the
+    arguments of the tools may be any JSON object. The service does not enforce them then. [inferred
+    from vLLM]
+    """
+    special_tokens = engine.vocabulary.special_tokens
+    try:
+        return engine.compile(output_format.grammar(constraint, special_tokens))
+    except GrammarUnsupported:
+        if constraint.is_required or constraint.is_json:
+            raise
+    log.info("the schemas of the tools are not enforced")
+    return engine.compile(output_format.grammar(without_schemas(constraint), special_tokens))
 
 
 def _text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:

@@ -33,6 +33,9 @@ class HarmonyFormat(OutputFormat):
     markers = (_START, _CHANNEL, _MESSAGE, *_ENDS, _CONSTRAIN)
     has_single_calls = True
 
+    def needs_parser(self, tools: Sequence[Tool], has_reasoning: bool) -> bool:
+        return True
+
     def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
         return HarmonyParser({tool.name for tool in tools})
 
@@ -54,7 +57,7 @@ class HarmonyFormat(OutputFormat):
     def _final(self, rules: Rules, constraint: Constraint) -> str:
         head = f'{rules.mark(_CHANNEL)} "final" {rules.mark(_MESSAGE)}'
         if constraint.is_json:
-            return f"{head} {rules.json(constraint.schema or {'type': 'object'})}"
+            return f"{head} {rules.json(constraint.json_schema)}"
         return f"{head} {rules.text()}"
 
     def _call(self, rules: Rules, constraint: Constraint) -> str:

@@ -32,7 +32,7 @@ class LlamaFormat(TaggedFormat):
         # JSON of another schema could not be told from a call, so JSON mode excludes calls.
         if not constraint.tools or (constraint.is_json and not constraint.is_required):
             return free
-        call = f"{rules.break_} {json_call_rule(rules, constraint, 'parameters')}"
+        call = json_call_rule(rules, constraint, "parameters")
         if constraint.is_required:
             return call
         # A text that begins like a call must be a call.

@@ -53,6 +53,11 @@ class Constraint:
     schema: Mapping[str, Any] | None = None
     stage: Stage = "before"
 
+    @property
+    def json_schema(self) -> Mapping[str, Any]:
+        """The schema of a JSON answer."""
+        return {"type": "object"} if self.schema is None else self.schema
+
 
 class OutputFormat(ABC):
     """How a family of models writes tool calls and its reasoning.
@@ -70,6 +75,16 @@ class OutputFormat(ABC):
     @abstractmethod
     def markers(self) -> Sequence[str]:
         """The texts that the parser looks for. In some vocabularies they are special tokens."""
+
+    @property
+    def all_markers(self) -> Sequence[str]:
+        """The markers, and the tags of the reasoning."""
+        tags = (self.thinking.start, self.thinking.end) if self.thinking else ()
+        return (*self.markers, *tags)
+
+    def needs_parser(self, tools: Sequence[Tool], has_reasoning: bool) -> bool:
+        """Returns whether a completion can contain something else than the answer."""
+        return bool(tools) or (has_reasoning and self.thinking is not None)
 
     @abstractmethod
     def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:

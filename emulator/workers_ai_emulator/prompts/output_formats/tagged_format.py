@@ -33,10 +33,10 @@ class TaggedFormat(OutputFormat):
         if tags is None:
             rules.add("start", answer)
         elif constraint.stage == "inside":
-            rules.add("start", f"{rules.until(tags.end)} {answer}")
+            rules.add("start", f"{rules.until(tags.end)} {rules.break_} {answer}")
         else:
-            rest = rules.until(tags.end)
-            rules.add("start", f"{answer} | {rules.mark(tags.start)} {rest} {answer}")
+            thought = f"{rules.mark(tags.start)} {rules.until(tags.end)} {rules.break_}"
+            rules.add("start", f"{answer} | {thought} {answer}")
         return str(rules)
 
     def _answer(self, rules: Rules, constraint: Constraint, excluded: str | None) -> str:
@@ -48,8 +48,9 @@ class TaggedFormat(OutputFormat):
             return self._free_answer(rules, constraint, excluded)
         marker, call = self.call_rule(rules, constraint)
         if constraint.is_required or constraint.is_json:
-            first = f"{rules.break_} {rules.mark(marker)} {call}"
-            calls = f"{first} ({first})*" if constraint.is_parallel else first
+            first = f"{rules.mark(marker)} {call}"
+            more = f" ({rules.break_} {first})*" if constraint.is_parallel else ""
+            calls = first + more
             free = "" if constraint.is_required else self._free_answer(rules, constraint, excluded)
             return f"{calls} | {free}" if free else calls
         free = self._free_answer(rules, constraint, excluded)
@@ -61,7 +62,7 @@ class TaggedFormat(OutputFormat):
 
     def _free_answer(self, rules: Rules, constraint: Constraint, excluded: str | None) -> str:
         if constraint.is_json:
-            return f"{rules.break_} {rules.json(constraint.schema or {'type': 'object'})}"
+            return rules.json(constraint.json_schema)
         return rules.text(excluded)
 
     @abstractmethod

@@ -1,0 +1,67 @@
+"""Decides how a request's completion is constrained and parsed, for the format of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from workers_ai_emulator.prompts.output_formats.output_format import (
+    Constraint,
+    OutputFormat,
+    Parser,
+)
+from workers_ai_emulator.prompts.tools import Tool
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """How a completion is constrained and parsed.
+
+    `parser`: None if the completion is text and nothing else. `constraint`: None if the completion
+    may be any text. `shows_special_tokens`: whether the parser needs the names of special tokens.
+    """
+
+    parser: Parser | None
+    constraint: Constraint | None
+    shows_special_tokens: bool
+
+
+def plan(
+    request: TextGenerationRequest,
+    output_format: OutputFormat,
+    prompt_end: str,
+    special_tokens: Mapping[str, int],
+) -> OutputPlan:
+    """Returns how the completion of a request is constrained and parsed.
+
+    `prompt_end`: the text of the prompt's last tokens. `special_tokens`: the ids of the
+    vocabulary's special tokens, by their texts.
+    """
+    tools = request.tool_choice.callable_tools(request.tools)
+    stage = output_format.stage_of(prompt_end)
+    if request.json_mode and not request.has_reasoning:
+        stage = "after"  # without separate reasoning, the whole text must be JSON
+    is_text = request.raw or not output_format.needs_parser(tools, request.has_reasoning)
+    constraint = Constraint(
+        tools=tools,
+        is_required=request.tool_choice.mode == "required",
+        is_parallel=request.tool_choice.is_parallel,
+        is_json=request.json_mode is not None,
+        schema=request.json_mode.schema if request.json_mode else None,
+        stage=stage,
+    )
+    return OutputPlan(
+        parser=None
+        if is_text
+        else output_format.parser(tools, stage, has_reasoning=request.has_reasoning),
+        constraint=constraint if tools or request.json_mode else None,
+        shows_special_tokens=not is_text
+        and any(marker in special_tokens for marker in output_format.all_markers),
+    )
+
+
+def without_schemas(constraint: Constraint) -> Constraint:
+    """Returns a constraint that accepts any JSON object as the arguments of a tool."""
+    tools = (Tool(tool.name, tool.description, {"type": "object"}) for tool in constraint.tools)
+    return replace(constraint, tools=tuple(tools))
