@@ -23,7 +23,7 @@ async def test_text_and_reasoning_are_joined_apart() -> None:
     chunks = stream(
         Chunk(reasoning="Hm"), Chunk(reasoning="."), Chunk("Yes"), Chunk("!", FinishReason.STOP)
     )
-    assert await collect(chunks) == Completion("Yes!", "Hm.")
+    assert await collect(chunks) == Completion("Yes!", "Hm.", num_reasoning_tokens=2)
 
 
 @in_loop

@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from workers_ai_emulator.engine.errors import EngineError
-from workers_ai_emulator.wire.envelope import Padding, event, failure, success
+from workers_ai_emulator.wire.envelope import (
+    PADDING,
+    VALUE,
+    EventTemplate,
+    Padding,
+    RandomPadding,
+    event,
+    failure,
+    success,
+)
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     INVALID_ACCOUNT,
@@ -50,14 +59,30 @@ def test_events_contain_text_as_utf_8_without_escapes() -> None:
     assert event({"response": "•\n"}) == 'data: {"response":"•\\n"}\n\n'.encode()
 
 
-def test_padding_is_the_last_key_and_is_absent_at_length_0() -> None:
-    padding = Padding("seed")
-    contents = [padding.pad({"response": "x"}) for _ in range(2000)]
-    lengths = {len(content.get("p", "")) for content in contents}
-    assert lengths == set(range(50))
-    assert all(content.get("p") != "" for content in contents)
-    assert all(list(content)[-1] in ("p", "response") for content in contents)
-    assert Padding("seed").pad({"response": "x"}) == contents[0]
+def lengths(padding: Padding | RandomPadding) -> set[int]:
+    """Returns the lengths of 2,000 paddings. Each has the form `,"p":"abc"` or is empty."""
+    texts = [padding.next() for _ in range(2000)]
+    assert all(text == "" or (text[:6] == ',"p":"' and text[-1] == '"') for text in texts)
+    return {len(text[6:-1]) for text in texts}
+
+
+def test_padding_has_the_recorded_lengths() -> None:
+    assert lengths(Padding("seed")) == set(range(50))
+    assert lengths(Padding("seed", has_tools=True)) == set(range(5, 51))
+    assert lengths(RandomPadding("seed")) == set(range(51))
+
+
+def test_the_same_seed_gives_the_same_padding() -> None:
+    for kind in (Padding, RandomPadding):
+        first, second = kind("seed"), kind("seed")
+        assert [first.next() for _ in range(9)] == [second.next() for _ in range(9)]
+
+
+def test_a_template_writes_the_same_bytes_as_a_whole_event() -> None:
+    template = EventTemplate({"100 %": "é", "x": [VALUE], "p": PADDING, "y": VALUE})
+    written = template.fill('"\\"%s"', ',"p":"ab"', "null")
+    assert written == event({"100 %": "é", "x": ['"%s'], "p": "ab", "y": None})
+    assert template.fill("1", "", "2") == event({"100 %": "é", "x": [1], "y": 2})
 
 
 def test_a_failed_stream_is_cut_off_and_calls_on_end() -> None:
@@ -84,7 +109,6 @@ def test_a_failed_stream_is_cut_off_and_calls_on_end() -> None:
 
 
 def test_padding_accepts_a_seed_with_lone_surrogates_and_is_otherwise_that_of_the_text() -> None:
-    lengths = [len(Padding("a \ud83d").pad({}).get("p", "")) for _ in range(2)]
-    assert lengths[0] == lengths[1]
+    assert Padding("a \ud83d").next() == Padding("a \ud83d").next()
     expected = random.Random("é").randint(0, 49)
-    assert len(Padding("é").pad({}).get("p", "")) == expected
+    assert len(Padding("é").next()) == len(',"p":""') + expected

@@ -7,24 +7,34 @@ import gzip
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration, Usage
+from workers_ai_emulator.engine.types import (
+    Chunk,
+    FinishReason,
+    SamplingParams,
+    StartedGeneration,
+    Usage,
+)
 from workers_ai_emulator.middleware.journal import views
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.tasks.completion import Completion
-from workers_ai_emulator.tasks.response_formats import (
-    ChatCompletionFormat,
-    GzipFormat,
-    NativeFormat,
-    TensorFormat,
+from workers_ai_emulator.tasks.response_formats.choice import (
+    chat_format,
+    gzipped,
+    run_format,
+    tensor_format,
+    text_format,
 )
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.envelope import END_OF_STREAM, event, success, to_json
 from workers_ai_emulator.wire.redaction import CREDENTIAL_HEADERS
@@ -306,18 +316,28 @@ def test_the_model_is_the_routes_or_the_one_in_the_body(
 # ── formats of responses and bodies ──────────────────────────────────────────────────────────
 
 
-FORMATS = [
-    NativeFormat(),
-    GzipFormat(),
-    TensorFormat(""),
-    ChatCompletionFormat("m", include_usage=True),
-]
+CHOICES = Traits(answer="choices")
+SGLANG = Traits(answer="choices", server="sglang")
 
 
+@pytest.mark.parametrize("traits", [Traits(), Traits(has_tools=True), CHOICES, SGLANG], ids=repr)
 @pytest.mark.parametrize(
-    "response_format", FORMATS, ids=lambda response_format: type(response_format).__name__
+    "choose",
+    [
+        run_format(success),
+        run_format(gzipped),
+        tensor_format(""),
+        chat_format(include_usage=True),
+        text_format(include_usage=True),
+    ],
 )
-def test_the_text_is_found_in_every_response_format(response_format: Any) -> None:
+@pytest.mark.parametrize("prompt", [None, "x"])
+def test_the_text_is_found_in_every_response_format(
+    choose: Any, traits: Traits, prompt: str | None
+) -> None:
+    request = TextGenerationRequest(prompt, [], False, False, SamplingParams())
+    response_format = choose(replace(CATALOG[INT8], traits=traits, retired_on=None), request)
+
     async def chunks() -> Any:
         for text in ("Hel", "lo é"):
             yield Chunk(text)
@@ -334,6 +354,19 @@ def test_the_text_is_found_in_every_response_format(response_format: Any) -> Non
     call(whole_app, journal)
     call(stream_app, journal)
     assert [view_of(journal, number)["answer"]["text"] for number in (1, 2)] == ["Hello é"] * 2
+
+
+def test_the_text_of_json_mode_is_json() -> None:
+    body = success({"response": {"a": 1}, "usage": {}})
+    journal = Journal()
+    call(JsonResponse(body), journal)
+    assert view_of(journal)["answer"]["text"] == '{"a":1}'
+
+
+def test_a_response_with_only_tool_calls_has_no_text() -> None:
+    journal = Journal()
+    call(JsonResponse(success({"response": None, "tool_calls": []})), journal)
+    assert view_of(journal)["answer"]["text"] is None
 
 
 @pytest.mark.parametrize(

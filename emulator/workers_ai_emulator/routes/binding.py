@@ -18,10 +18,10 @@ from workers_ai_emulator.routes.generation import body_of, find_model, generate
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors
-from workers_ai_emulator.tasks.response_formats import BareFormat, GzipFormat, TensorFormat
+from workers_ai_emulator.tasks.response_formats.choice import gzipped, tensor_format
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
-from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.envelope import success, to_json
 from workers_ai_emulator.wire.errors import (
     INCOMPLETE_REQUEST,
     INVALID_DATA,
@@ -58,8 +58,8 @@ async def run_model(request: Request) -> Response:
     if not isinstance(body, dict) or "inputs" not in body:
         raise WireError(INCOMPLETE_REQUEST, "inputs")
     is_workerd = request.headers.get(SDK_VERSION_HEADER, "").startswith("2.")
-    response_format = GzipFormat() if version == "2" and not is_workerd else BareFormat()
-    return await run.run(request, spec, body["inputs"], response_format, is_queued=_is_queued(body))
+    wrap = gzipped if version == "2" and not is_workerd else to_json
+    return await run.run(request, spec, body["inputs"], wrap, is_queued=_is_queued(body))
 
 
 @router.handles(endpoints.BINDING_GATEWAY_RUN)
@@ -114,8 +114,8 @@ async def autorag(request: Request) -> Response:
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
     call = tensors.parse(body)
-    response_format = TensorFormat(call.prompt if call.has_echo else "")
-    return await generate(request, spec, call.inputs, response_format, is_flattened=True)
+    choose_format = tensor_format(call.prompt if call.has_echo else "")
+    return await generate(request, spec, call.inputs, choose_format, is_flattened=True)
 
 
 def _model(request: Request) -> ModelSpec:

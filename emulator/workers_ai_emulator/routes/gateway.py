@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from workers_ai_emulator.routes import openai, run
 from workers_ai_emulator.routes.generation import body_of, find_model, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
-from workers_ai_emulator.tasks.response_formats import ChatCompletionFormat
+from workers_ai_emulator.tasks.response_formats.choice import chat_format
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
 
@@ -85,7 +85,7 @@ async def universal(request: Request) -> Response:
 async def _run_step(request: Request, step: Any) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
-            return await openai.complete(request, query, ChatCompletionFormat)
+            return await openai.complete(request, query, chat_format)
         case {"provider": "compat", "endpoint": "chat/completions", "query": query}:
             return await _compat(request, query)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
@@ -99,7 +99,7 @@ async def _run_step(request: Request, step: Any) -> Response:
 async def _compat(request: Request, body: Any) -> Response:
     if not (name := model_name(body)).startswith(_PROVIDER):
         raise WireError(NO_SUCH_MODEL, name)  # the model belongs to another provider
-    return await openai.complete(request, body, ChatCompletionFormat, prefix=_PROVIDER)
+    return await openai.complete(request, body, chat_format, prefix=_PROVIDER)
 
 
 def with_log_id(response: Response) -> Response:

@@ -17,7 +17,8 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.completion import collect
-from workers_ai_emulator.tasks.response_formats import ResponseFormat
+from workers_ai_emulator.tasks.response_formats.choice import FormatChoice
+from workers_ai_emulator.tasks.response_formats.response_format import ResponseFormat
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute, read_json
 from workers_ai_emulator.wire.context import context_of
@@ -57,11 +58,13 @@ async def generate(
     request: Request,
     spec: ModelSpec,
     inputs: Any,
-    response_format: ResponseFormat,
+    choose_format: FormatChoice,
     *,
     is_flattened: bool = False,
 ) -> Response:
     """Runs the model on `inputs`, and returns a JSON response or a stream of events.
+
+    `choose_format`: returns the format of the response to the parsed request.
 
     Waits at least until the first token is generated. If the generation fails before the first
     token, raises WireError, so that the client receives an error response.
@@ -77,6 +80,7 @@ async def generate(
         seed=backends.seed,
         is_flattened=is_flattened,
     )
+    response_format = choose_format(spec, task_request)
     with wire_errors():
         started = await _start(request, backend, task_request, spec)
         return await _respond(request, started, response_format, is_stream=task_request.stream)

@@ -5,21 +5,25 @@ Responses have OpenAI's form; input schemas and errors are the same as for Worke
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
-from workers_ai_emulator.tasks.response_formats import (
-    ChatCompletionFormat,
-    OpenAIFormat,
-    TextCompletionFormat,
+from workers_ai_emulator.tasks.response_formats.choice import (
+    FormatChoice,
+    chat_format,
+    text_format,
 )
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.authorization import no_route
 
 router = EndpointRouter()
+
+
+class _OpenAIChoice(Protocol):
+    def __call__(self, *, include_usage: bool) -> FormatChoice: ...
 
 
 @router.handles(endpoints.CHAT_COMPLETIONS)
@@ -28,7 +32,7 @@ async def chat_completions(request: Request) -> Response:
 
     [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
     """
-    return await complete(request, await body_of(request), ChatCompletionFormat)
+    return await complete(request, await body_of(request), chat_format)
 
 
 @router.handles(endpoints.COMPLETIONS)
@@ -37,7 +41,7 @@ async def completions(request: Request) -> Response:
 
     Cloudflare does not document this endpoint, but clients call it. We decided how it behaves.
     """
-    return await complete(request, await body_of(request), TextCompletionFormat)
+    return await complete(request, await body_of(request), text_format)
 
 
 @router.handles(endpoints.OTHER_OPENAI)
@@ -51,20 +55,19 @@ async def other_endpoint(request: Request) -> Response:
 
 
 async def complete(
-    request: Request, body: Any, response_format: type[OpenAIFormat], *, prefix: str = ""
+    request: Request, body: Any, choice: _OpenAIChoice, *, prefix: str = ""
 ) -> Response:
     """Runs the model that the body names, and returns a response in OpenAI's format.
 
-    `prefix` is the text before the model's name in the body, for example `workers-ai/`.
+    `choice`: `chat_format` or `text_format`. `prefix` is the text before the model's name in the
+    body, for example `workers-ai/`.
     """
     name = model_name(body)
     spec = find_model(request, name.removeprefix(prefix))
     inputs = _inputs(body)
     options = inputs.get("stream_options") if isinstance(inputs, dict) else None
     include_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return await generate(
-        request, spec, inputs, response_format(spec.name, include_usage=include_usage)
-    )
+    return await generate(request, spec, inputs, choice(include_usage=include_usage))
 
 
 def _inputs(body: Any) -> Any:

@@ -10,8 +10,10 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import text_generation
-from workers_ai_emulator.tasks.response_formats import NativeFormat
+from workers_ai_emulator.tasks.response_formats.choice import run_format
+from workers_ai_emulator.tasks.response_formats.response_format import Wrap
 from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
 
 router = EndpointRouter()
@@ -41,19 +43,20 @@ async def run(
     request: Request,
     spec: ModelSpec,
     inputs: Any,
-    response_format: NativeFormat | None = None,
+    wrap: Wrap = success,
     *,
     is_queued: bool = False,
 ) -> Response:
-    """Runs the model, and returns a response in the format `response_format`.
+    """Runs the model, and returns a response in the model's format.
 
-    The default is the format of `ai/run`. Raises WireError if the client requests batch processing:
+    `wrap`: writes the body of a response that is not a stream; by default, with Cloudflare's
+    envelope. Raises WireError if the client requests batch processing:
     if `is_queued` is True, or if the query contains `queueRequest=true`.
     `is_queued`: whether the request's body requests batch processing.
     """
     if is_queued or request.query_params.get("queueRequest") == "true":
         _refuse_batch(spec, inputs)
-    return await generate(request, spec, inputs, response_format or NativeFormat())
+    return await generate(request, spec, inputs, run_format(wrap))
 
 
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:

@@ -12,11 +12,51 @@ from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole completion. `text` is the answer, without the reasoning and the tool calls."""
+    """A whole completion. `text` is the answer, without the reasoning and the tool calls.
+
+    `num_reasoning_tokens`: the number of tokens of the reasoning.
+    """
 
     text: str
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    num_reasoning_tokens: int = 0
+
+
+class Collector:
+    """Joins the chunks of a completion."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._num_reasoning_tokens = 0
+        self._names: dict[int, tuple[str, str | None]] = {}
+        self._arguments: dict[int, list[str]] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        self._text.append(chunk.text)
+        if chunk.reasoning:
+            self._reasoning.append(chunk.reasoning)
+            self._num_reasoning_tokens += chunk.num_tokens
+        if delta := chunk.tool_call:
+            name, call_id = self._names.get(delta.index, ("", None))
+            self._names[delta.index] = (name or delta.name or "", call_id or delta.id)
+            self._arguments.setdefault(delta.index, []).append(delta.arguments)
+
+    @property
+    def completion(self) -> Completion:
+        """The completion that the chunks form. The tool calls are in the order of their numbers."""
+        return Completion(
+            "".join(self._text),
+            "".join(self._reasoning),
+            tuple(self.tool_call(index) for index in sorted(self._names)),
+            self._num_reasoning_tokens,
+        )
+
+    def tool_call(self, index: int) -> ToolCall:
+        """Returns the tool call with this number, as far as it has arrived."""
+        name, call_id = self._names[index]
+        return ToolCall(name, "".join(self._arguments[index]), call_id)
 
 
 async def collect(chunks: AsyncIterator[Chunk]) -> Completion:
@@ -24,18 +64,9 @@ async def collect(chunks: AsyncIterator[Chunk]) -> Completion:
 
     Raises WireError if the generation is cancelled.
     """
-    text = reasoning = ""
-    calls: dict[int, ToolCall] = {}
+    collector = Collector()
     async for chunk in chunks:
         if chunk.finish_reason is FinishReason.CANCELLED:
             raise WireError(REQUEST_ABORTED)
-        text += chunk.text
-        reasoning += chunk.reasoning
-        if delta := chunk.tool_call:
-            before = calls.get(delta.index, ToolCall(name="", arguments=""))
-            calls[delta.index] = ToolCall(
-                name=before.name or delta.name or "",
-                arguments=before.arguments + delta.arguments,
-                id=before.id or delta.id,
-            )
-    return Completion(text, reasoning, tuple(calls[index] for index in sorted(calls)))
+        collector.add(chunk)
+    return collector.completion

@@ -175,6 +175,9 @@ CONTEXT_EXCEEDED = _ai(
     413, 5021, "The estimated number of input and maximum output tokens ({}) "
     "exceeded this model context window limit ({}).",
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
+JSON_MODE_UNMET = _ai(
+    403, 5024, "JSON Model couldn't be met",
+    "In JSON mode, the completion is not JSON: `max_tokens` cut it off, for example. [recorded]")
 JSON_MODE_UNSUPPORTED = _ai(  # `suuport` is the service's spelling
     400, 5025, "This model doesn't suuport JSON Schema.",
     "The request asks for JSON mode, which Llama 2 never had.")

@@ -145,11 +145,15 @@ def _parsed(text: str) -> Any:
 def _completion(value: Any) -> str | None:
     """Returns the completion text in the JSON of a response or an event; None if there is none.
 
-    Supports all formats in `tasks/response_formats.py`.
+    Supports all formats in `tasks/response_formats/`. In JSON mode, the completion is a JSON value.
     """
     match value:
-        case {"result": {"response": text}} | {"response": text}:
-            return str(text)
+        case {"result": dict(result), "success": True}:
+            return _completion(result)
+        case {"response": str(text)}:
+            return text
+        case {"response": value} if value is not None:
+            return to_json(value).decode()
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
         case {"choices": [{"delta": {"content": str(text)}}, *_]}:

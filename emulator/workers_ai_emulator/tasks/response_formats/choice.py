@@ -1,0 +1,95 @@
+"""Chooses the format of a response, by the model, the request and the endpoint."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.tasks.response_formats.choices import Choices, LlamaChoices, TextChoices
+from workers_ai_emulator.tasks.response_formats.native import NativeFormat, NativeToolFormat
+from workers_ai_emulator.tasks.response_formats.openai import OpenAIFormat
+from workers_ai_emulator.tasks.response_formats.response_format import Json, ResponseFormat, Wrap
+from workers_ai_emulator.tasks.response_formats.sglang import (
+    SglangChoices,
+    SglangFormat,
+    SglangGatewayChoices,
+)
+from workers_ai_emulator.tasks.response_formats.tensors import TensorFormat
+from workers_ai_emulator.tasks.response_formats.vllm import (
+    VllmChoices,
+    VllmFormat,
+    VllmGatewayChoices,
+    VllmTextChoices,
+)
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.envelope import to_json
+
+# Returns the format of the response to a request, which the endpoint has chosen.
+FormatChoice = Callable[[ModelSpec, TextGenerationRequest], ResponseFormat]
+
+
+def run_format(wrap: Wrap) -> FormatChoice:
+    """Returns the choice of the formats of `ai/run`.
+
+    `wrap`: converts the result to a body, with Cloudflare's envelope or without it. Events have no
+    envelope.
+    """
+
+    def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
+        traits = spec.traits
+        if traits.answer == "response":
+            is_json = request.json_mode is not None and traits.json_mode == "object"
+            native = NativeToolFormat if traits.has_tools else NativeFormat
+            return native(spec, wrap, is_json=is_json)
+        if request.prompt is not None:
+            return VllmFormat(spec, VllmTextChoices(), wrap)
+        if traits.server == "sglang":
+            return SglangFormat(spec, SglangChoices(), wrap)
+        return VllmFormat(spec, VllmChoices(), wrap)
+
+    return choose
+
+
+def gzipped(result: Json) -> bytes:
+    """Returns the gzipped JSON of a result, for the SDK `@cloudflare/ai` 1.1.
+
+    The SDK expects no Cloudflare envelope and no header content-encoding. [source: the SDK's code]
+    """
+    return gzip.compress(to_json(result))
+
+
+def chat_format(*, include_usage: bool) -> FormatChoice:
+    """Returns the choice of the formats of `chat/completions`.
+
+    `include_usage`: whether the request sets `stream_options.include_usage`.
+    """
+
+    def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
+        return OpenAIFormat(spec, _chat_choices(spec), include_usage=include_usage)
+
+    return choose
+
+
+def text_format(*, include_usage: bool) -> FormatChoice:
+    """Returns the choice of the format of the endpoint `completions`, the same for all models."""
+
+    def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
+        return OpenAIFormat(spec, TextChoices(), include_usage=include_usage)
+
+    return choose
+
+
+def tensor_format(echo: str) -> FormatChoice:
+    """Returns the choice of the format with tensors. `echo`: as for TensorFormat."""
+
+    def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
+        return TensorFormat(echo)
+
+    return choose
+
+
+def _chat_choices(spec: ModelSpec) -> Choices:
+    if spec.traits.answer == "response":
+        return LlamaChoices()
+    return SglangGatewayChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()

@@ -1,0 +1,160 @@
+"""Workers AI's own response format: the completion is a text in the key `response`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.prompts.tools import ToolCall
+from workers_ai_emulator.tasks.completion import Collector, Completion
+from workers_ai_emulator.tasks.response_formats.response_format import Json, Wrap, tool_call_id
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
+from workers_ai_emulator.wire.envelope import (
+    END_OF_STREAM,
+    PADDING,
+    VALUE,
+    EventTemplate,
+    Padding,
+    event,
+    json_text,
+)
+from workers_ai_emulator.wire.errors import JSON_MODE_UNMET, WireError
+
+
+class NativeFormat:
+    """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
+
+    Each event with a token has padding: a text of random length in the key `p`.
+    `wrap`: writes the body of a response that is not a stream. `is_json`: whether `response` must
+    be a JSON value instead of a text.
+    """
+
+    def __init__(self, spec: ModelSpec, wrap: Wrap, *, is_json: bool = False) -> None:
+        self._wrap = wrap
+        self._usage = UsageDetails.of(spec)
+        self._is_json = is_json
+
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        """Returns the body. Raises WireError if `response` must be JSON and is not."""
+        result = self._result(completion)
+        return self._wrap(result | {"usage": self._usage.write(generation.usage)})
+
+    async def events(
+        self, chunks: AsyncIterator[Chunk], generation: Generation
+    ) -> AsyncIterator[bytes]:
+        """Yields one event per token, an event with the token counts, and `[DONE]`.
+
+        The event of the end-of-sequence token has an empty text.
+        """
+        padding, template = Padding(generation.fingerprint), EventTemplate(_TEXT_EVENT)
+        async for chunk in chunks:
+            if chunk.finish_reason is FinishReason.CANCELLED:
+                return
+            yield template.fill(json_text(chunk.text), padding.next())
+        yield self._last_event(generation)
+        yield END_OF_STREAM
+
+    def _result(self, completion: Completion) -> Json:
+        """Returns the result without the token counts.
+
+        If the model calls tools, `response` is null, the arguments are an object, and the calls
+        have no ids. Otherwise there is no key `tool_calls`. [recorded 2026-01 and 2026-04]
+        """
+        if completion.tool_calls:
+            calls = [
+                {"name": call.name, "arguments": _arguments(call)} for call in completion.tool_calls
+            ]
+            return {"response": completion.text or None, "tool_calls": calls}
+        return {"response": _json(completion.text) if self._is_json else completion.text}
+
+    def _last_event(self, generation: Generation) -> bytes:
+        return event({"response": "", "usage": self._usage.write(generation.usage)})
+
+
+class NativeToolFormat(NativeFormat):
+    """The format of `ai/run` for models with tools. It differs only in streams.
+
+    [recorded 2025; the events of tool calls are those in the tests of Cloudflare's AI SDK provider]
+    """
+
+    async def events(
+        self, chunks: AsyncIterator[Chunk], generation: Generation
+    ) -> AsyncIterator[bytes]:
+        """Yields an event for each piece of text and for each tool call, then the token counts.
+
+        The first event has an empty text. The event before the token counts has the finish reason
+        if the model called tools, otherwise only an empty list of tool calls.
+        """
+        padding = Padding(generation.fingerprint, has_tools=True)
+        template, calls = EventTemplate(_TEXT_EVENT_WITH_TOOLS), _NativeCalls(generation)
+        yield template.fill('""', padding.next())
+        async for chunk in chunks:
+            if chunk.finish_reason is FinishReason.CANCELLED:
+                return
+            for call in calls.feed(chunk):
+                yield call.fill(padding.next())
+            if chunk.text or chunk.finish_reason is not None:
+                yield template.fill(json_text(chunk.text), padding.next())
+        end: Json = {"finish_reason": "tool_calls"} if calls.num_calls else {"tool_calls": []}
+        yield EventTemplate(end | {"p": PADDING}).fill(padding.next())
+        yield self._last_event(generation)
+        yield END_OF_STREAM
+
+
+_TEXT_EVENT = {"response": VALUE, "p": PADDING}
+_TEXT_EVENT_WITH_TOOLS = {"response": VALUE, "tool_calls": [], "p": PADDING}
+
+
+class _NativeCalls:
+    """Collects the parts of tool calls, and makes an event of each whole call."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._collector = Collector()
+        self._open: int | None = None  # the number of the call whose parts arrive
+        self.num_calls = 0
+
+    def feed(self, chunk: Chunk) -> list[EventTemplate]:
+        """Takes the next chunk, and returns the events of the calls that it completes.
+
+        A call is complete when a part of another call or the end of the completion arrives.
+        """
+        complete = []
+        index = chunk.tool_call.index if chunk.tool_call else self._open
+        if index != self._open and self._open is not None:
+            complete.append(self._event(self._open))
+        self._collector.add(chunk)
+        self._open = index
+        if chunk.finish_reason is not None and index is not None:
+            complete.append(self._event(index))
+        return complete
+
+    def _event(self, index: int) -> EventTemplate:
+        self.num_calls += 1
+        call = self._collector.tool_call(index)
+        entry = {
+            "id": call.id or tool_call_id(self._generation, index),
+            "type": "function",
+            "index": index,
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        return EventTemplate({"tool_calls": [entry], "p": PADDING})
+
+
+def _arguments(call: ToolCall) -> Any:
+    """Returns a call's arguments as a JSON value. Arguments that are not JSON stay a text."""
+    try:
+        return json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return call.arguments
+
+
+def _json(text: str) -> Any:
+    """Returns the JSON value of a completion. Raises WireError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(JSON_MODE_UNMET) from error

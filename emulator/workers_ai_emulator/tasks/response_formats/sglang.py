@@ -1,0 +1,209 @@
+"""The response formats of models that run on SGLang, such as Gemma 4, GLM and Kimi.
+
+The keys are in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import ClassVar
+
+from workers_ai_emulator.engine.types import (
+    Chunk,
+    FinishReason,
+    Generation,
+    ToolCallDelta,
+    Usage,
+)
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.response_formats.choices import Choices
+from workers_ai_emulator.tasks.response_formats.response_format import (
+    Json,
+    Wrap,
+    finish_reason,
+    hex_id,
+)
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
+from workers_ai_emulator.wire.envelope import (
+    END_OF_STREAM,
+    PADDING,
+    VALUE,
+    EventTemplate,
+    RandomPadding,
+    event,
+    json_text,
+)
+
+
+class SglangChoices(Choices):
+    """SGLang's choices on `ai/run` [recorded from Gemma 4 and GLM 5.3, 2026-10].
+
+    `matched_stop`, the id of the token that ended the completion, is always null: the emulator does
+    not know the ids of the service's tokens.
+    """
+
+    first: ClassVar[Json] = {
+        "delta": {"content": "", "reasoning_content": None, "role": "assistant"},
+        "finish_reason": None,
+        "index": 0,
+        "logprobs": None,
+        "matched_stop": None,
+    }
+    piece: ClassVar[Json] = first | {"delta": VALUE}
+    last: ClassVar[Json] = piece | {"finish_reason": VALUE}
+    empty = '{"reasoning_content":null}'
+
+    def whole(self, completion: Completion, generation: Generation) -> Json:
+        return {
+            "finish_reason": finish_reason(completion, generation),
+            "index": 0,
+            "logprobs": None,
+            "message": self._message(completion, generation),
+        }
+
+    def pieces(self, chunk: Chunk, generation: Generation) -> list[str]:
+        deltas: list[Json] = []
+        if chunk.reasoning:
+            deltas.append({"reasoning_content": chunk.reasoning})
+        if chunk.text:
+            deltas.append({"content": chunk.text, "reasoning_content": None})
+        if chunk.tool_call:
+            call = _tool_call_part(chunk.tool_call, generation)
+            nothing = {"content": None, "reasoning_content": None, "role": None}
+            deltas.append(nothing | {"tool_calls": [call]})
+        return [json_text(delta) for delta in deltas]
+
+    def _message(self, completion: Completion, generation: Generation) -> Json:
+        calls = _tool_calls(completion, generation)
+        message: Json = {"content": (completion.text or None) if calls else completion.text}
+        if completion.reasoning:
+            message["reasoning_content"] = completion.reasoning
+        message["role"] = "assistant"
+        return message | ({"tool_calls": calls} if calls else {})
+
+
+class SglangGatewayChoices(SglangChoices):
+    """SGLang's choices below `ai/v1` and in AI Gateway [recorded from Kimi K2.6, 2026-04]."""
+
+    def whole(self, completion: Completion, generation: Generation) -> Json:
+        calls = _tool_calls(completion, generation)
+        message = {
+            "content": (completion.text or None) if calls else completion.text,
+            "reasoning_content": completion.reasoning or None,
+            "role": "assistant",
+            "tool_calls": calls or None,
+        }
+        return {
+            "finish_reason": finish_reason(completion, generation),
+            "index": 0,
+            "logprobs": None,
+            "matched_stop": None,
+            "message": message,
+        }
+
+
+class SglangFormat:
+    """The format of `ai/run` for models that run on SGLang. Each event has padding.
+
+    The token counts in an event are those of this event alone. A last event in the native form,
+    without `choices`, has the sums. `wrap`: writes the body of a response that is not a stream.
+    """
+
+    def __init__(self, spec: ModelSpec, choices: SglangChoices, wrap: Wrap) -> None:
+        self._model = spec.name
+        self._usage = UsageDetails.of(spec)
+        self._choices = choices
+        self._wrap = wrap
+        self._created = int(time.time())
+
+    def whole(self, completion: Completion, generation: Generation) -> bytes:
+        choice = self._choices.whole(completion, generation)
+        content = self._content(generation, [choice], self._choices.whole_object)
+        return self._wrap(content | {"usage": self._usage.write(generation.usage)})
+
+    async def events(
+        self, chunks: AsyncIterator[Chunk], generation: Generation
+    ) -> AsyncIterator[bytes]:
+        choices, padding = self._choices, RandomPadding(generation.fingerprint)
+        counts = _EventCounts(self._usage)
+        first, piece, last, end = (
+            self._template(generation, choice)
+            for choice in ([choices.first], [choices.piece], [choices.last], [])
+        )
+        yield first.fill(padding.next(), counts.next(generation.usage.num_prompt_tokens, 0))
+        num = 0  # the number of tokens that no event has counted yet
+        async for chunk in chunks:
+            if chunk.finish_reason is FinishReason.CANCELLED:
+                return
+            num += chunk.num_tokens
+            for text in choices.pieces(chunk, generation):
+                yield piece.fill(text, padding.next(), counts.next(0, num))
+                num = 0
+            if chunk.finish_reason is not None:
+                reason = json_text(chunk.finish_reason.value)
+                yield last.fill(choices.empty, reason, padding.next(), counts.next(0, 0))
+        yield end.fill(padding.next(), counts.next(0, num))
+        yield event({"response": "", "usage": counts.sum(generation.usage)})
+        yield END_OF_STREAM
+
+    def _template(self, generation: Generation, choices: list[Json]) -> EventTemplate:
+        content = self._content(generation, choices, self._choices.event_object)
+        return EventTemplate(content | {"p": PADDING, "usage": VALUE})
+
+    def _content(self, generation: Generation, choices: list[Json], kind: str) -> Json:
+        return {
+            "choices": choices,
+            "created": self._created,
+            "id": hex_id(generation, "response"),
+            "model": self._model,
+            "object": kind,
+        }
+
+
+class _EventCounts:
+    """Writes the token counts of each event of a stream, and the sum of their neurons."""
+
+    def __init__(self, details: UsageDetails) -> None:
+        self._details = details
+        self._neurons = 0.0
+
+    def next(self, num_prompt: int, num_completion: int) -> str:
+        """Returns the JSON with the counts of an event."""
+        usage = Usage(num_prompt, num_completion)
+        neurons = self._details.neurons(usage)
+        self._neurons += neurons
+        return json_text(self._details.with_neurons(usage, neurons))
+
+    def sum(self, usage: Usage) -> Json:
+        """Returns the counts of all events. `usage`: the token counts of the completion."""
+        return self._details.with_neurons(usage, self._neurons)
+
+
+def _tool_calls(completion: Completion, generation: Generation) -> list[Json]:
+    return [
+        {
+            "function": {"arguments": call.arguments, "name": call.name},
+            "id": call.id or _tool_call_id(generation, index),
+            "index": index,
+            "type": "function",
+        }
+        for index, call in enumerate(completion.tool_calls)
+    ]
+
+
+def _tool_call_part(call: ToolCallDelta, generation: Generation) -> Json:
+    """Returns a part of a tool call. In all parts but the first one, id and name are null."""
+    is_first = call.name is not None
+    return {
+        "function": {"arguments": call.arguments, "name": call.name},
+        "id": (call.id or _tool_call_id(generation, call.index)) if is_first else None,
+        "index": call.index,
+        "type": "function",
+    }
+
+
+def _tool_call_id(generation: Generation, index: int) -> str:
+    """Returns the id of a tool call in the form of SGLang: `call_` and 24 digits."""
+    return f"call_{hex_id(generation, f'tool call {index}')[:24]}"

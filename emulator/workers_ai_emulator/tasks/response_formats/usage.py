@@ -1,0 +1,79 @@
+"""Writes the token counts of a response: the value of its key `usage`."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from workers_ai_emulator.engine.types import Usage
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.tasks.response_formats.response_format import Json
+
+# The emulator always sends 0, although a model may reuse cached tokens: which tokens are cached
+# depends on earlier requests, and equal requests must get equal bytes.
+CACHED_TOKENS = {"cached_tokens": 0}
+
+
+def counts(usage: Usage) -> Json:
+    """Returns the three token counts that all models have."""
+    return {
+        "prompt_tokens": usage.num_prompt_tokens,
+        "completion_tokens": usage.num_completion_tokens,
+        "total_tokens": usage.num_total_tokens,
+    }
+
+
+def vllm_counts(usage: Usage) -> Json:
+    """Returns the three token counts in the order of vLLM."""
+    return {
+        "prompt_tokens": usage.num_prompt_tokens,
+        "total_tokens": usage.num_total_tokens,
+        "completion_tokens": usage.num_completion_tokens,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDetails:
+    """The keys that a model's token counts have in addition.
+
+    `price`: the price for the key `neurons`. `has_details`: whether there are additional keys:
+    `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-09]. They
+    are absent for models that the service retired in between.
+    """
+
+    price: Price
+    has_details: bool
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> UsageDetails:
+        return cls(spec.price, spec.retired_on is None)
+
+    def write(self, usage: Usage) -> Json:
+        """Returns the token counts with the additional keys, in their recorded order."""
+        return self.with_neurons(usage, self.neurons(usage))
+
+    def neurons(self, usage: Usage) -> float:
+        """Returns the cost in neurons, with the rounding errors of the service.
+
+        The service computes with 32-bit numbers [inferred: the recorded costs are 32-bit numbers].
+        """
+        prompt = usage.num_prompt_tokens * _float32(self.price.prompt / 1e6)
+        completion = usage.num_completion_tokens * _float32(self.price.completion / 1e6)
+        return _float32(_float32(prompt) + _float32(completion))
+
+    def with_neurons(self, usage: Usage, neurons: float) -> Json:
+        """Returns the token counts with the additional keys. `neurons`: the cost."""
+        cost = {"neurons": int(neurons) if neurons.is_integer() else neurons}
+        return self.without_neurons(usage) | (cost if self.has_details else {})
+
+    def without_neurons(self, usage: Usage) -> Json:
+        """Returns the token counts with the additional keys that OpenAI's API has too."""
+        details = {"prompt_tokens_details": CACHED_TOKENS}
+        return counts(usage) | (details if self.has_details else {})
+
+
+def _float32(value: float) -> float:
+    """Rounds to the nearest 32-bit floating-point number."""
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded

@@ -1,0 +1,266 @@
+"""Tests the response formats where no recording shows them, and the choice of the format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from typing import Any
+
+import pytest
+from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.response_formats.choice import (
+    FormatChoice,
+    chat_format,
+    gzipped,
+    run_format,
+    text_format,
+)
+from workers_ai_emulator.tasks.text_generation import JsonMode
+from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.errors import WireError
+
+from tests.generations import FakeGeneration, events, request, spec, whole
+
+BARE, CHAT = run_format(to_json), chat_format(include_usage=False)
+STOP = Chunk(finish_reason=FinishReason.STOP)
+CALLED = Chunk(finish_reason=FinishReason.TOOL_CALLS)
+LLAMA = spec(has_tools=True, json_mode="object")
+SCOUT = spec(has_tools=True, json_mode="text")
+QWEN3 = spec(answer="choices", server="vllm", has_tools=True)
+GLM = spec(answer="choices", server="sglang", has_tools=True)
+IN_JSON = request(json_mode=JsonMode(None))
+MODELS = pytest.mark.parametrize("model", [LLAMA, QWEN3, GLM], ids=["llama", "vllm", "sglang"])
+
+
+def call(index: int, arguments: str = "", name: str | None = None, **others: Any) -> Chunk:
+    return Chunk(tool_call=ToolCallDelta(index, arguments, name), **others)
+
+
+TWO_CALLS = FakeGeneration(
+    [
+        call(0, name="add"),
+        call(0, '{"x":'),
+        call(0, "1}"),
+        call(1, name="stop"),
+        call(1, "{}"),
+        CALLED,
+    ]
+)
+
+
+def sent(choose: FormatChoice, model: ModelSpec, *chunks: Chunk, **options: Any) -> list[Any]:
+    """Returns the JSON values of all events but `[DONE]`, without padding."""
+    lines = events(choose, model, FakeGeneration(chunks), **options)
+    assert lines.pop() == "[DONE]"
+    values = [json.loads(line) for line in lines]
+    for value in values:
+        value.pop("p", None)
+    return values
+
+
+def result(model: ModelSpec, *chunks: Chunk, choose: FormatChoice = BARE, **options: Any) -> Any:
+    return json.loads(whole(choose, model, FakeGeneration(chunks), **options))
+
+
+# ── JSON mode ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("text", ['{"a": [1', "", "[" * 100_000])
+def test_a_completion_that_is_not_json_is_an_error_in_json_mode(text: str) -> None:
+    cut = Chunk(text, FinishReason.LENGTH)
+    with pytest.raises(WireError, match=r"^JSON Model couldn't be met$") as caught:
+        result(LLAMA, cut, task_request=IN_JSON)
+    assert (caught.value.type.status, caught.value.type.code) == (403, 5024)
+
+
+def test_a_model_whose_json_mode_sends_a_text_sends_it_unchanged() -> None:
+    cut = Chunk('{"a": [1', FinishReason.LENGTH)
+    assert result(SCOUT, cut, task_request=IN_JSON)["response"] == '{"a": [1'
+
+
+def test_without_json_mode_json_stays_a_text() -> None:
+    assert result(LLAMA, Chunk('{"a":1}'), STOP)["response"] == '{"a":1}'
+
+
+# ── tool calls ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"), [("", {}), ('{"a": 1}', {"a": 1}), ('{"a', '{"a'), ("[" * 99999, ...)]
+)
+def test_native_arguments_are_an_object_unless_they_are_cut_off(arguments: str, value: Any) -> None:
+    body = result(LLAMA, call(0, arguments, "f"), CALLED)
+    (sent_call,) = body["tool_calls"]
+    assert sent_call == {"name": "f", "arguments": arguments if value is ... else value}
+
+
+def test_a_native_result_keeps_the_text_before_a_tool_call() -> None:
+    assert result(LLAMA, Chunk("Let me see."), call(0, "{}", "f"), CALLED)["response"] == (
+        "Let me see."
+    )
+
+
+def test_a_native_stream_sends_each_call_whole_and_then_the_finish_reason() -> None:
+    first, add, stop, text, end, usage = sent(BARE, LLAMA, *TWO_CALLS.chunks)
+    assert first == text == {"response": "", "tool_calls": []}
+    (entry,) = add["tool_calls"]
+    assert re.fullmatch("chatcmpl-tool-[0-9a-f]{32}", entry.pop("id"))
+    function = {"name": "add", "arguments": '{"x":1}'}
+    assert entry == {"type": "function", "index": 0, "function": function}
+    assert stop["tool_calls"][0]["function"] == {"name": "stop", "arguments": "{}"}
+    assert end == {"finish_reason": "tool_calls"}
+    assert usage["usage"]["completion_tokens"] == 6
+
+
+def test_a_native_stream_sends_a_call_that_is_in_the_last_chunk() -> None:
+    last = call(1, "{}", "stop", finish_reason=FinishReason.TOOL_CALLS)
+    calls = [e["tool_calls"] for e in sent(BARE, LLAMA, call(0, "{}", "add"), last)[1:3]]
+    assert [entry["function"]["name"] for (entry,) in calls] == ["add", "stop"]
+
+
+def joined(stream: list[Any]) -> list[dict[str, str]]:
+    """Joins the parts of the tool calls of a stream with the key `choices`."""
+    calls: list[dict[str, str]] = []
+    for event in stream:
+        for choice in event.get("choices", []):
+            for part in choice["delta"].get("tool_calls", []):
+                if part["function"].get("name"):
+                    calls.append({"id": part["id"], "name": part["function"]["name"], "args": ""})
+                calls[part["index"]]["args"] += part["function"].get("arguments", "")
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("choose", "model"), [(BARE, QWEN3), (BARE, GLM), (CHAT, LLAMA), (CHAT, QWEN3), (CHAT, GLM)]
+)
+def test_a_whole_body_and_the_parts_of_a_stream_have_the_same_calls(
+    choose: FormatChoice, model: ModelSpec
+) -> None:
+    (choice,) = json.loads(whole(choose, model, TWO_CALLS))["choices"]
+    stream = sent(choose, model, *TWO_CALLS.chunks)
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    calls = choice["message"]["tool_calls"]
+    assert [{"id": c["id"], **c["function"]} for c in calls] == [
+        {"id": c["id"], "name": c["name"], "arguments": c["args"]} for c in joined(stream)
+    ]
+    assert [c["function"]["name"] for c in calls] == ["add", "stop"]
+    assert len({c["id"] for c in calls}) == 2
+    finish = [c.get("finish_reason") for e in stream for c in e.get("choices", [])]
+    assert {*finish} == {None, "tool_calls"}
+
+
+@MODELS
+def test_the_id_that_a_server_gave_a_call_is_kept(model: ModelSpec) -> None:
+    named = Chunk(tool_call=ToolCallDelta(0, "{}", "f", "call_of_server"))
+    body = whole(CHAT, model, FakeGeneration([named, CALLED]))
+    assert '"id":"call_of_server"' in body
+    assert '"id":"call_of_server"' in "".join(events(CHAT, model, FakeGeneration([named, CALLED])))
+
+
+@MODELS
+@pytest.mark.parametrize("choose", [BARE, CHAT], ids=["run", "chat"])
+def test_equal_requests_get_equal_ids_and_padding(choose: FormatChoice, model: ModelSpec) -> None:
+    def stable(fingerprint: str) -> str:
+        stream = events(choose, model, FakeGeneration(TWO_CALLS.chunks, fingerprint=fingerprint))
+        return re.sub(r'"created":\d+|"id":"id-\d+"', "", "\n".join(stream))
+
+    assert stable("a") == stable("a") != stable("b")
+
+
+# ── finish reasons, texts and ids ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])
+def test_a_text_in_the_last_chunk_is_not_lost(model: ModelSpec) -> None:
+    for choose in (BARE, CHAT):
+        stream = sent(choose, model, Chunk("Hel"), Chunk("lo", FinishReason.LENGTH))
+        choices = [c for e in stream for c in e.get("choices", [])]
+        assert "".join(c["delta"].get("content") or "" for c in choices) == "Hello"
+        assert {c["finish_reason"] for c in choices} == {None, "length"}
+
+
+@pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])
+def test_the_counts_of_chunks_without_content_are_in_the_next_event(model: ModelSpec) -> None:
+    stream = sent(BARE, model, Chunk("a"), Chunk(), Chunk(), Chunk("b"), STOP)
+    counts = [event["usage"]["completion_tokens"] for event in stream]
+    assert counts == ([0, 1, 4, 5, 5] if model is QWEN3 else [0, 1, 3, 0, 1, 5])
+
+
+@pytest.mark.parametrize("choose", [BARE, CHAT, text_format(include_usage=True)])
+@MODELS
+def test_a_cancelled_stream_ends_without_done(choose: FormatChoice, model: ModelSpec) -> None:
+    cancelled = Chunk(finish_reason=FinishReason.CANCELLED)
+    stream = events(choose, model, FakeGeneration([Chunk("a"), cancelled]))
+    assert "[DONE]" not in stream
+    assert "cancelled" not in "".join(stream)
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern"), [(QWEN3, "chatcmpl-[0-9a-f]{32}"), (GLM, "[0-9a-f]{32}")]
+)
+def test_the_id_of_a_response_has_the_form_of_the_server(model: ModelSpec, pattern: str) -> None:
+    assert re.fullmatch(pattern, result(model, STOP)["id"])
+    (body_id,) = {event["id"] for event in sent(BARE, model, STOP) if "id" in event}
+    assert body_id == result(model, STOP)["id"]
+
+
+@pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])
+def test_a_prompt_gets_a_text_completion(model: ModelSpec) -> None:
+    body = result(model, Chunk("yes"), STOP, task_request=request("x"))
+    assert list(body)[:2] == ["id", "object"] and body["object"] == "text_completion"
+    (choice,) = body["choices"]
+    assert choice == {
+        "index": 0,
+        "text": "yes",
+        "finish_reason": "stop",
+        "stop_reason": None,
+        "logprobs": None,
+        "prompt_logprobs": None,
+    }
+    stream = sent(BARE, model, Chunk("yes"), STOP, task_request=request("x"))
+    texts = [choice["text"] for event in stream for choice in event["choices"]]
+    assert texts == ["yes", ""]
+
+
+def test_reasoning_is_beside_the_content_below_ai_v1_for_every_model() -> None:
+    chunks = [Chunk(reasoning="Hm."), Chunk("yes"), STOP]
+    for model in (LLAMA, QWEN3, GLM):
+        (choice,) = result(model, *chunks, choose=CHAT)["choices"]
+        assert choice["message"]["reasoning_content"] == "Hm."
+        deltas = [c["delta"] for e in sent(CHAT, model, *chunks) for c in e["choices"]]
+        assert [d["reasoning_content"] for d in deltas if d.get("reasoning_content")] == ["Hm."]
+
+
+def test_a_completion_without_text_has_an_empty_content() -> None:
+    for model in (LLAMA, QWEN3, GLM):
+        (choice,) = result(model, Chunk("", FinishReason.LENGTH), choose=CHAT)["choices"]
+        assert choice["message"]["content"] == ""
+
+
+# ── token counts ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_a_model_that_is_not_retired_sends_neurons() -> None:
+    price = Price(0, 1e6)
+    assert '"neurons":1}' in whole(BARE, spec(price=price), FakeGeneration([STOP]))
+    assert "neurons" not in result(spec(price=price, is_retired=True), STOP)["usage"]
+
+
+@pytest.mark.parametrize("model", [spec(is_retired=True), LLAMA], ids=["plain", "details"])
+def test_include_usage_adds_an_event_with_the_counts(model: ModelSpec) -> None:
+    stream = sent(chat_format(include_usage=True), model, Chunk("a"), STOP)
+    assert ["usage" in event for event in stream] == [False, True, True]
+    has_details = "prompt_tokens_details" in stream[-1]["usage"]
+    assert has_details == (model is LLAMA)
+    assert bool(stream[-1]["choices"]) == has_details
+
+
+def test_gzipped_results_are_json_without_an_envelope() -> None:
+    response_format = run_format(gzipped)(spec(), request())
+    body = response_format.whole(Completion("yes"), FakeGeneration([STOP]))
+    assert json.loads(gzip.decompress(body))["response"] == "yes"
