@@ -1,0 +1,193 @@
+"""Tests that the response formats write the recorded bytes, from the chunks of the recordings.
+
+In the recordings, `…` replaces a part that their authors left out, and matches anything. Ids, times
+and padding may differ, and the emulator knows neither cached tokens nor the ids of stop tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
+from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.tasks.response_formats.choice import chat_format, run_format
+from workers_ai_emulator.tasks.text_generation import JsonMode
+from workers_ai_emulator.wire.envelope import success, to_json
+
+from tests.generations import FakeGeneration, data, events, request, spec, whole
+
+RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+BODIES = {
+    row["name"]: row["body"]
+    for row in map(json.loads, (RECORDINGS / "today.jsonl").read_text("utf-8").splitlines())
+}
+BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
+STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
+QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", answer="choices", server="vllm", has_tools=True)
+GPT_OSS = spec("@cf/openai/gpt-oss-20b", answer="choices", server="vllm", has_tools=True)
+KIMI = spec("@cf/moonshotai/kimi-k2.6", answer="choices", server="sglang", has_tools=True)
+GLM = spec("@cf/zai-org/glm-5.3-flash", answer="choices", server="sglang", has_tools=True)
+GEMMA_4 = spec(
+    "@cf/google/gemma-4-26b-a4b-it-external",
+    Price.in_usd(0.1, 0.3),
+    answer="choices",
+    server="sglang",
+)
+LLAMA_3 = spec("@cf/meta/llama-3.3-70b-instruct-fp8-fast", has_tools=True, json_mode="object")
+LLAMA_3_OF_2025 = spec(LLAMA_3.name, has_tools=True, is_retired=True)
+
+_BLANKED = [
+    (r'"id":"[^"]*"', '"id":"<id>"'),
+    (r'"created":(\d+|…)', '"created":<s>'),
+    (r',"p":"[^"]*"', ""),
+    (r'"(matched_stop|stop_reason)":\d+', r'"\1":null'),
+    (r'"cached_tokens":\d+', '"cached_tokens":0'),
+]
+
+
+def recorded(name: str) -> list[str]:
+    return data((RECORDINGS / name).read_text("utf-8"))
+
+
+def blank(text: str) -> str:
+    """Returns the text with placeholders for the values that may differ."""
+    for pattern, placeholder in _BLANKED:
+        text = re.sub(pattern, placeholder, text)
+    return text
+
+
+def assert_like(sent: list[str], recording: list[str]) -> None:
+    """Asserts that each text has the bytes of the recorded one."""
+    for ours, theirs in zip(map(blank, sent), map(blank, recording), strict=True):
+        parts = [re.escape(part) for part in theirs.split("…")]
+        assert re.fullmatch(".+".join(parts), ours), f"\n{ours}\n{theirs}"
+
+
+def without_neurons(text: str) -> str:
+    """Returns the text without the neurons, which some of the recordings do not contain."""
+    return re.sub(r',"neurons":[\d.]+', "", text)
+
+
+def call(index: int, arguments: str = "", name: str | None = None, num: int = 1) -> Chunk:
+    return Chunk(tool_call=ToolCallDelta(index, arguments, name), num_tokens=num)
+
+
+# ── streams ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.recorded
+def test_gemma_4_streams_the_counts_of_each_event_and_their_sum() -> None:
+    first, text, gap, *rest = recorded("choices-gemma-4-2026-10.sse")
+    assert gap == "…"
+    sent = events(BARE, GEMMA_4, FakeGeneration([Chunk("أ")] * 15 + [STOP], 147))
+    assert_like(sent, [first, *[text] * 15, *rest])
+
+
+@pytest.mark.recorded
+def test_qwen3_streams_reasoning_and_tool_calls_with_growing_counts() -> None:
+    chunks = [
+        Chunk(reasoning="\n", num_tokens=2),
+        Chunk("\n\n", num_tokens=91),
+        call(0, name="add_todo", num=9),
+        call(0, '{"task": "', num=5),
+        call(0, '","time":"tomorrow at 2pm"}', num=10),
+        Chunk(finish_reason=TOOL_CALLS, num_tokens=10),
+    ]
+    sent = events(BARE, QWEN3, FakeGeneration(chunks, 192))
+    assert_like(sent, recorded("choices-qwen3-tool-2026-04.sse"))
+
+
+@pytest.mark.recorded
+def test_glm_streams_tool_calls_with_null_for_what_is_absent() -> None:
+    """The author of the recording removed some keys, so only the deltas are compared."""
+    chunks = [
+        call(0, name="set_heading", num=9),
+        call(0, '{"block": "b_hero', num=9),
+        Chunk(finish_reason=TOOL_CALLS),
+    ]
+    sent = [without_neurons(e) for e in events(BARE, GLM, FakeGeneration(chunks, 172))]
+    recording = recorded("choices-glm-tool-2026-10.sse")
+    deltas = [re.sub(r',"logprobs".*|,…$', "…", event) for event in recording[:3]]
+    assert_like(sent[1:4], deltas)
+    assert_like(sent[4:], [f"{recording[3][:13]}…", *recording[4:]])
+
+
+@pytest.mark.recorded
+def test_gpt_oss_streams_reasoning_and_tool_calls_through_the_gateway() -> None:
+    recording = recorded("openai-compat-gpt-oss-20b-gateway-2026-05.sse")
+    empty = [event for event in recording if '"delta":{"reasoning_content":""}' in event]
+    assert len(empty) == 1  # the token that begins the reasoning; the emulator sends no such event
+    recording.remove(empty[0])
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in recording[1:-4]]
+    reasoning = [
+        Chunk(reasoning=d["reasoning_content"])
+        for d in deltas
+        if len(d) == 1 and "reasoning_content" in d
+    ]
+    parts = [d["tool_calls"][0]["function"] for d in deltas if "tool_calls" in d]
+    calls = [call(0, part["arguments"], part.get("name")) for part in parts]
+    assert len(reasoning) + len(calls) == len(deltas)
+    num_rest = 37 - len(deltas)
+    last = Chunk(finish_reason=TOOL_CALLS, num_tokens=num_rest)
+    assert_like(events(CHAT, GPT_OSS, FakeGeneration([*reasoning, *calls, last], 136)), recording)
+
+
+@pytest.mark.recorded
+def test_a_model_with_tools_streams_its_text_with_empty_lists_of_calls() -> None:
+    recording = recorded("native-llama3.3-2025.sse")
+    texts = [json.loads(event)["response"] for event in recording[1:-4]]
+    last = Chunk(finish_reason=FinishReason.STOP, num_tokens=48 - len(texts))
+    chunks = [*map(Chunk, texts), last]
+    assert_like(events(BARE, LLAMA_3_OF_2025, FakeGeneration(chunks, 169)), recording)
+
+
+# ── whole bodies ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.recorded
+def test_gemma_4_sends_keys_in_alphabetical_order_and_neurons() -> None:
+    chunks = [Chunk("yes", num_tokens=15), STOP]
+    assert_like([whole(BARE, GEMMA_4, FakeGeneration(chunks, 147))], [BODIES["gemma-4"]])
+
+
+@pytest.mark.recorded
+def test_qwen3_sends_its_reasoning_beside_the_content() -> None:
+    chunks = [Chunk(reasoning="\nHm."), Chunk("\n\nyes"), STOP]
+    assert_like([whole(BARE, QWEN3, FakeGeneration(chunks))], [BODIES["qwen3"]])
+
+
+@pytest.mark.recorded
+def test_kimi_sends_keys_in_alphabetical_order_through_the_gateway() -> None:
+    chunks = [Chunk(reasoning="Hm.", num_tokens=700), Chunk("yes", num_tokens=90), STOP]
+    assert_like([whole(CHAT, KIMI, FakeGeneration(chunks, 13))], [BODIES["kimi-gateway"]])
+
+
+@pytest.mark.recorded
+def test_a_native_result_has_details_of_the_counts() -> None:
+    text = Chunk("I cannot provide the exact rating of it.", num_tokens=29)
+    body = whole(BARE, LLAMA_3, FakeGeneration([text, STOP], 647))
+    assert_like([without_neurons(body)], [BODIES["native-details"]])
+
+
+@pytest.mark.recorded
+def test_a_native_tool_call_has_no_text_no_id_and_an_object_as_arguments() -> None:
+    chunks = [
+        call(0, name="stock_add"),
+        call(0, '{"producto": "camisa celeste",', num=20),
+        call(0, ' "cantidad": "4"}', num=25),
+        Chunk(finish_reason=TOOL_CALLS),
+    ]
+    body = whole(BARE, LLAMA_3_OF_2025, FakeGeneration(chunks, 2374))
+    assert_like([body], [BODIES["native-tool-call"]])
+
+
+@pytest.mark.recorded
+def test_a_native_result_in_json_mode_is_an_object() -> None:
+    recording = BODIES["native-json-mode"].replace('"tool_calls":[],', "")  # absent since 2026-04
+    chunks = [Chunk('{"server_id": "foobar", "hello": "world"}'), STOP]
+    json_mode = request(json_mode=JsonMode(None))
+    body = whole(run_format(success), LLAMA_3, FakeGeneration(chunks), json_mode)
+    assert_like([body], [recording])
