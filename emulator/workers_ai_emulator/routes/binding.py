@@ -8,6 +8,7 @@ ai-api.ts].
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
@@ -17,7 +18,7 @@ from workers_ai_emulator.routes import gateway, run
 from workers_ai_emulator.routes.generation import body_of, find_model, generate
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
-from workers_ai_emulator.tasks import tensors
+from workers_ai_emulator.tasks import tensors, text_generation
 from workers_ai_emulator.tasks.response_formats.choice import gzipped, tensor_format
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
@@ -115,7 +116,8 @@ async def autorag(request: Request) -> Response:
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
     call = tensors.parse(body)
     choose_format = tensor_format(call.prompt if call.has_echo else "")
-    return await generate(request, spec, call.inputs, choose_format, is_flattened=True)
+    parse = partial(text_generation.parse, is_flattened=True)
+    return await generate(request, spec, call.inputs, choose_format, parse)
 
 
 def _model(request: Request) -> ModelSpec:

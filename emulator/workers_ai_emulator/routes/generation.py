@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -28,6 +28,14 @@ from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError, wire_err
 from workers_ai_emulator.wire.responses import EventStream, JsonResponse
 
 _T = TypeVar("_T")
+
+
+class Parse(Protocol):
+    """Converts a model's input to a request. Raises WireError for an invalid input."""
+
+    def __call__(
+        self, body: Any, spec: ModelSpec, *, seed: int | None
+    ) -> TextGenerationRequest: ...
 
 
 async def body_of(request: Request) -> Any:
@@ -59,27 +67,19 @@ async def generate(
     spec: ModelSpec,
     inputs: Any,
     choose_format: FormatChoice,
-    *,
-    is_flattened: bool = False,
+    parse: Parse = text_generation.parse,
 ) -> Response:
     """Runs the model on `inputs`, and returns a JSON response or a stream of events.
 
-    `choose_format`: returns the format of the response to the parsed request.
+    `choose_format`: returns the format of the response to the parsed request. `parse`: converts
+    `inputs` to a request.
 
     Waits at least until the first token is generated. If the generation fails before the first
     token, raises WireError, so that the client receives an error response.
-    `is_flattened`: whether the prompt in `inputs` was joined from messages by an old SDK.
     """
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
-    task_request = await compute(
-        context_of(request.scope),
-        text_generation.parse,
-        inputs,
-        spec,
-        seed=backends.seed,
-        is_flattened=is_flattened,
-    )
+    task_request = await compute(context_of(request.scope), parse, inputs, spec, seed=backends.seed)
     response_format = choose_format(spec, task_request)
     with wire_errors():
         started = await _start(request, backend, task_request, spec)

@@ -11,13 +11,16 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.tasks import responses_request
 from workers_ai_emulator.tasks.response_formats.choice import (
     FormatChoice,
     chat_format,
+    responses_format,
     text_format,
 )
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.authorization import no_route
+from workers_ai_emulator.wire.envelope import to_json
 
 router = EndpointRouter()
 
@@ -42,6 +45,20 @@ async def completions(request: Request) -> Response:
     Cloudflare does not document this endpoint, but clients call it. We decided how it behaves.
     """
     return await complete(request, await body_of(request), text_format)
+
+
+@router.handles(endpoints.RESPONSES)
+async def responses(request: Request) -> Response:
+    """Runs OpenAI's Responses API [developers.cloudflare.com/workers-ai/models/gpt-oss-20b].
+
+    A model without the key `input` in its schema is refused with the schema's error, as recorded
+    from the service.
+    """
+    body = await body_of(request)
+    spec = find_model(request, model_name(body))
+    inputs = _without_nulls(body)
+    choose_format = responses_format(inputs, to_json)
+    return await generate(request, spec, inputs, choose_format, responses_request.parse)
 
 
 @router.handles(endpoints.OTHER_OPENAI)
@@ -76,9 +93,13 @@ def _inputs(body: Any) -> Any:
     Removes nulls, because OpenAI's clients send null for unset keys. If `max_tokens` is missing,
     sets it to `max_completion_tokens`. We do not know whether the service does the same.
     """
-    if not isinstance(body, dict):
-        return body
-    inputs = {key: value for key, value in body.items() if value is not None}
-    if "max_completion_tokens" in inputs:
+    inputs = _without_nulls(body)
+    if isinstance(inputs, dict) and "max_completion_tokens" in inputs:
         inputs.setdefault("max_tokens", inputs["max_completion_tokens"])
     return inputs
+
+
+def _without_nulls(body: Any) -> Any:
+    if not isinstance(body, dict):
+        return body
+    return {key: value for key, value in body.items() if value is not None}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from workers_ai_emulator import __version__
 from workers_ai_emulator.models.catalog import ModelSpec
@@ -353,31 +353,42 @@ _ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
 }
 
 
+# The form of the errors of Workers AI: in Cloudflare's envelope, without it, or in the form of the
+# Responses API.
+_ErrorForm = Literal["envelope", "bare", "responses"]
+
+
+def _error_form(endpoint: Endpoint) -> _ErrorForm:
+    if endpoint is endpoints.RESPONSES:
+        return "responses"
+    return "bare" if endpoint.access in (Access.GATEWAY, Access.BINDING) else "envelope"
+
+
 def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
     """Returns the OpenAPI error responses of an endpoint, one for each HTTP status."""
     types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_PAGE}
     types |= {*_ACCESS_ERRORS[endpoint.access], *details.errors}
     if endpoint.is_inference:
         types |= {*error_types(Sender.WORKERS_AI)}
-    is_bare = endpoint.access in (Access.GATEWAY, Access.BINDING)
+    form = _error_form(endpoint)
     by_status = attrgetter("status", "code")
     responses = {
-        str(status): _response([*rows], is_bare=is_bare)
+        str(status): _response([*rows], form=form)
         for status, rows in groupby(sorted(types, key=by_status), key=attrgetter("status"))
     }
     for status in details.refusals:
-        response = responses.setdefault(str(status), _response([], is_bare=is_bare))
+        response = responses.setdefault(str(status), _response([], form=form))
         response["content"]["application/json"]["schema"]["anyOf"].append(_object(error=_TEXT))
     return responses
 
 
-def _response(types: list[ErrorType], *, is_bare: bool) -> Json:
+def _response(types: list[ErrorType], *, form: _ErrorForm) -> Json:
     description = "\n".join(f"* {row.code}: {row.summary}" for row in types) or "refused"
-    bodies = _any_of(_failure(row, is_bare=is_bare) for row in types)
+    bodies = _any_of(_failure(row, form=form) for row in types)
     return {"description": description, "content": _content(bodies)}
 
 
-def _failure(error: ErrorType, *, is_bare: bool) -> Json:
+def _failure(error: ErrorType, *, form: _ErrorForm) -> Json:
     code = {"const": error.code}
     match error.sender:
         case Sender.GATEWAY:
@@ -387,7 +398,7 @@ def _failure(error: ErrorType, *, is_bare: bool) -> Json:
                 messages=_NONE,
                 error=_one(_object(code=code, message=_TEXT)),
             )
-        case Sender.WORKERS_AI if is_bare:
+        case Sender.WORKERS_AI if form == "bare":
             return _object(
                 name={"const": "AiError"},
                 internalCode=code,
@@ -396,6 +407,8 @@ def _failure(error: ErrorType, *, is_bare: bool) -> Json:
                 description=_TEXT,
                 requestId={"type": "string", "pattern": f"^{_UUID}$"},
             )
+        case Sender.WORKERS_AI if form == "responses":
+            return _object(error=_object(code={"const": "invalid_prompt"}, message=_TEXT))
         case Sender.WORKERS_AI:
             message = {"type": "string", "pattern": rf"^AiError: [\s\S]* \({_UUID}\)$"}
             return _failed(_one(_object(message=message, code=code)), {"type": "object"})
@@ -438,6 +451,12 @@ def _completions(catalog: Catalog) -> _Details:
     return _Details(_COMPLETION, _flat(catalog))
 
 
+def _responses(catalog: Catalog) -> _Details:
+    content = _whole_or_stream(_object(object={"const": "response"}, output={"type": "array"}))
+    body = _object(model={"enum": [*catalog]}, input={"type": ["string", "array"]})
+    return _Details(content, body)
+
+
 def _run(catalog: Catalog) -> _Details:
     return _Details(_native(catalog), _input(catalog))
 
@@ -449,6 +468,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.RUN_MODEL: _run,
     endpoints.CHAT_COMPLETIONS: _chat,
     endpoints.COMPLETIONS: _completions,
+    endpoints.RESPONSES: _responses,
     endpoints.OTHER_OPENAI: _fixed({}),
     endpoints.SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
     endpoints.MODEL_SCHEMA: lambda catalog: _Details(

@@ -7,14 +7,17 @@ from typing import Any
 from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
-from workers_ai_emulator.tasks import text_generation
-from workers_ai_emulator.tasks.response_formats.choice import run_format
+from workers_ai_emulator.tasks import responses_request
+from workers_ai_emulator.tasks.response_formats.choice import responses_format, run_format
 from workers_ai_emulator.tasks.response_formats.response_format import Wrap
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
+
+_SINGLE_KEYS = {"prompt", "messages", "input"}  # the keys of an input that is not a batch
 
 router = EndpointRouter()
 
@@ -51,19 +54,31 @@ async def run(
 
     `wrap`: writes the body of a response that is not a stream; by default, with Cloudflare's
     envelope. Raises WireError if the client requests batch processing:
-    if `is_queued` is True, or if the query contains `queueRequest=true`.
+    if `is_queued` is True, if the query contains `queueRequest=true`, or if the input is a list of
+    requests.
     `is_queued`: whether the request's body requests batch processing.
     """
-    if is_queued or request.query_params.get("queueRequest") == "true":
+    if is_queued or request.query_params.get("queueRequest") == "true" or _is_batch(inputs):
         _refuse_batch(spec, inputs)
+    if responses_request.is_responses_request(inputs):
+        choose_format = responses_format(inputs, wrap)
+        return await generate(request, spec, inputs, choose_format, responses_request.parse)
     return await generate(request, spec, inputs, run_format(wrap))
 
 
+def _is_batch(inputs: Any) -> bool:
+    """Returns whether a model's input is a list of requests, which some schemas accept."""
+    return isinstance(inputs, dict) and "requests" in inputs and not inputs.keys() & _SINGLE_KEYS
+
+
 def _refuse_batch(spec: ModelSpec, inputs: Any) -> None:
-    """Raises the error for a batch request, because no served model supports batches.
+    """Raises the error for a batch request, because the emulator does not process batches.
 
     Validates the input first. If the input does not match the model's schema, raises the schema
     error. We do not know which error the service sends for an input that matches the schema.
     """
-    text_generation.parse(inputs, spec)
+    try:
+        spec.validator.validate(inputs)
+    except SchemaMismatch as error:
+        raise WireError(BAD_INPUT, error) from error
     raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")

@@ -38,6 +38,7 @@ class Endpoint:
 
 
 GATEWAY_PREFIX = "/v1/"
+RESPONSES_PATH = "/ai/v1/responses"
 CONTROL_PREFIX = "/_emulator"
 
 _ACCOUNT = "/client/v4/accounts/{account_id}"
@@ -56,6 +57,7 @@ CHAT_COMPLETIONS = _inference(
     f"{_ACCOUNT}/ai/v1/chat/completions", Access.ACCOUNT, "OpenAI's chat completions"
 )
 COMPLETIONS = _inference(f"{_ACCOUNT}/ai/v1/completions", Access.ACCOUNT, "OpenAI's completions")
+RESPONSES = _inference(f"{_ACCOUNT}{RESPONSES_PATH}", Access.ACCOUNT, "OpenAI's Responses API")
 OTHER_OPENAI = Endpoint(
     "POST",
     f"{_ACCOUNT}/ai/v1/{{endpoint:path}}",

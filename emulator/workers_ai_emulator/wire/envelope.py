@@ -87,6 +87,15 @@ def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> byte
             )
 
 
+def responses_failure(error: WireError, request_id: str) -> bytes:
+    """Returns the JSON body of an error of Workers AI for the Responses API.
+
+    The key `code` is the same for all errors [recorded for code 5006, and for a timeout].
+    """
+    message = f"{error.message} ({request_id})"
+    return to_json({"error": {"code": "invalid_prompt", "message": message}})
+
+
 def event(value: Any) -> bytes:
     """Returns a server-sent event whose data is the value as JSON."""
     return b"data: " + to_json(value) + b"\n\n"

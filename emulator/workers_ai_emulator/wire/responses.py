@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.errors import EmulatorError
-from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
-from workers_ai_emulator.wire.envelope import failure, to_json
+from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX, RESPONSES_PATH
+from workers_ai_emulator.wire.envelope import failure, responses_failure, to_json
 from workers_ai_emulator.wire.errors import Sender, WireError
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ def error_response(
     if error.type.sender is Sender.WORKERS_AI:
         headers = {"cf-ai-req-id": request_id}
     body = failure(error, request_id, is_bare=path.startswith(_BARE_PREFIXES))
+    if error.type.sender is Sender.WORKERS_AI and path.endswith(RESPONSES_PATH):
+        body = responses_failure(error, request_id)
     return JsonResponse(body, error.type.status, headers)
 
 

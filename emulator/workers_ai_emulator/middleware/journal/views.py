@@ -154,6 +154,10 @@ def _completion(value: Any) -> str | None:
             return text
         case {"response": value} if value is not None:
             return to_json(value).decode()
+        case {"type": "response.output_text.delta", "delta": str(text)}:
+            return text
+        case {"object": "response", "output": [*items]}:
+            return "".join(_output_texts(items))
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
         case {"choices": [{"delta": {"content": str(text)}}, *_]}:
@@ -163,3 +167,15 @@ def _completion(value: Any) -> str | None:
         case {"result": [{"value": [str(text)]}, *_]}:
             return text
     return None
+
+
+def _output_texts(items: list[Any]) -> Iterator[str]:
+    """Yields the texts in the items of a response of the Responses API."""
+    for item in items:
+        match item:
+            case {"type": "message", "content": [*parts]}:
+                yield from (part["text"] for part in parts if _is_text(part))
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)

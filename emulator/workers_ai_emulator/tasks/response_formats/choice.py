@@ -10,6 +10,7 @@ from workers_ai_emulator.tasks.response_formats.choices import Choices, LlamaCho
 from workers_ai_emulator.tasks.response_formats.native import NativeFormat, NativeToolFormat
 from workers_ai_emulator.tasks.response_formats.openai import OpenAIFormat
 from workers_ai_emulator.tasks.response_formats.response_format import Json, ResponseFormat, Wrap
+from workers_ai_emulator.tasks.response_formats.responses import ResponsesFormat
 from workers_ai_emulator.tasks.response_formats.sglang import (
     SglangChoices,
     SglangFormat,
@@ -76,6 +77,15 @@ def text_format(*, include_usage: bool) -> FormatChoice:
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         return OpenAIFormat(spec, TextChoices(), include_usage=include_usage)
+
+    return choose
+
+
+def responses_format(body: Json, wrap: Wrap) -> FormatChoice:
+    """Returns the choice of the format of the Responses API. `body`: the request's body."""
+
+    def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
+        return ResponsesFormat(spec, body, wrap)
 
     return choose
 
