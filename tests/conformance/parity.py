@@ -7,9 +7,16 @@ from tests.conformance.snapshots import SNAPSHOTS
 COLUMNS = ("recorded", "documented", "inferred")
 _ORDER = [
     "ai/run/{model}",
+    "ai/run/{model}: llama-3.3",
+    "ai/run/{model}: qwen3",
+    "ai/run/{model}: gpt-oss",
+    "ai/run/{model}: gemma-4",
     "ai/run",
     "ai/v1/chat/completions",
+    "ai/v1/chat/completions: gpt-oss",
+    "ai/v1/chat/completions: kimi-k2.6",
     "ai/v1/completions",
+    "ai/v1/responses",
     "ai/models/search",
     "ai/models/schema",
     "ai/tasks/search",

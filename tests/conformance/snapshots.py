@@ -28,8 +28,11 @@ _PLACEHOLDERS = [
     (r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "<log-id>"),
     (r"\"id\":\"id-\d{13}\"", '"id":"id-<ms>"'),
     (r"\"id\":\"[0-9a-f]{32}\"", '"id":"<token-id>"'),
-    (r"\"created\":\d+", '"created":<s>'),
-    (rf"\"(response|content|text)\":{_STRING}", r'"\1":"<text>"'),
+    (r"\"(\w*id)\":\"(chatcmpl-|cmpl-|resp_|msg_)[0-9a-f]{32}\"", r'"\1":"\2<id>"'),
+    (r"\"(created|created_at)\":\d+", r'"\1":<s>'),
+    (rf"\"(response|content|text|delta)\":{_STRING}", r'"\1":"<text>"'),
+    (r"\"neurons\":[\d.]+", '"neurons":<neurons>'),
+    (r"\"sequence_number\":\d+", '"sequence_number":<number>'),
     (rf"\"value\":\[{_STRING}\]", '"value":["<text>"]'),
     (r"\"(\w+_tokens)\":\d+", r'"\1":<count>'),
     (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
@@ -68,7 +71,7 @@ class Target:
         text = text.replace(self.root, "<root>")
         for pattern, placeholder in _PLACEHOLDERS:
             text = re.sub(pattern, placeholder, text)
-        if not text.startswith("data: "):
+        if not text.startswith(("data: ", "event: ")):
             return text
         return "\n\n".join(event for event, _ in groupby(text.split("\n\n")))
 

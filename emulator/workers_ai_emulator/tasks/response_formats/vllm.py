@@ -24,9 +24,11 @@ class VllmChoices(Choices):
     """vLLM's choices for chat completions on `ai/run` [recorded from Qwen3].
 
     `arguments_first`: whether the first part of a tool call in a stream has the key `arguments`.
+    `after_usage`: the last keys of a body that is not a stream.
     """
 
     arguments_first: ClassVar = False
+    after_usage: ClassVar[Json] = {"prompt_logprobs": None}
     empty = '{"content":""}'
     first: ClassVar[Json] = {
         "index": 0,
@@ -89,6 +91,7 @@ class VllmTextChoices(Choices):
     """vLLM's choices for a request with a prompt [documented in the types of workerd]."""
 
     whole_object = event_object = "text_completion"
+    after_usage: ClassVar[Json] = {}
     piece: ClassVar[Json] = {
         "index": 0,
         "text": VALUE,
@@ -124,8 +127,8 @@ class VllmFormat:
     def whole(self, completion: Completion, generation: Generation) -> bytes:
         choice = self._choices.whole(completion, generation)
         head = self._head(generation, self._choices.whole_object)
-        usage = {"usage": vllm_counts(generation.usage), "prompt_logprobs": None}
-        return self._wrap(head | {"choices": [choice]} | usage)
+        usage = vllm_counts(generation.usage)
+        return self._wrap(head | {"choices": [choice], "usage": usage} | self._choices.after_usage)
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
