@@ -292,12 +292,20 @@ def _result(spec: ModelSpec) -> Json:
     further keys and forms, such as a JSON object under the key `response` in JSON mode.
     """
     if spec.traits.answer == "choices":
-        return _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
+        choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
+        return _any_of([choices, _RESPONSE]) if _accepts_input(spec) else choices
     if spec.traits.has_tools or spec.traits.json_mode != "none":
         return _object(usage={"type": "object"})
     return _ref(spec, "output", "/oneOf/0")
 
 
+def _accepts_input(spec: ModelSpec) -> bool:
+    """Returns whether the model's input may be a request of the Responses API."""
+    branches = spec.schema["input"].get("oneOf", ())
+    return any("input" in branch.get("properties", ()) for branch in branches)
+
+
+_RESPONSE = _object(object={"const": "response"}, output={"type": "array"})
 _TASK = _object(id=_TEXT, name=_TEXT, description=_TEXT)
 _CARD = _object(
     id=_TEXT,
@@ -452,7 +460,7 @@ def _completions(catalog: Catalog) -> _Details:
 
 
 def _responses(catalog: Catalog) -> _Details:
-    content = _whole_or_stream(_object(object={"const": "response"}, output={"type": "array"}))
+    content = _whole_or_stream(_RESPONSE)
     body = _object(model={"enum": [*catalog]}, input={"type": ["string", "array"]})
     return _Details(content, body)
 
