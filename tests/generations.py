@@ -14,8 +14,9 @@ from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ADDED_PRICE, ModelSpec
 from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.tasks.completion import collect
+from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import FormatChoice
-from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 from tests.server import INT8
 

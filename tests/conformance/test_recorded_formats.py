@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, run_format
-from workers_ai_emulator.tasks.text_generation import JsonMode
 from workers_ai_emulator.wire.envelope import success, to_json
 
 from tests.generations import FakeGeneration, data, events, request, spec, whole

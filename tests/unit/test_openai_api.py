@@ -22,7 +22,8 @@ from workers_ai_emulator.errors import EmulatorError
 from workers_ai_emulator.prompts.chat import DEFAULT_SYSTEM_TEXT
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
-from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
+from workers_ai_emulator.tasks.json_mode import JsonMode
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 
 def built(

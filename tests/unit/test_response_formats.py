@@ -12,6 +12,7 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import (
     FormatChoice,
     chat_format,
@@ -19,7 +20,6 @@ from workers_ai_emulator.tasks.response_formats.choice import (
     run_format,
     text_format,
 )
-from workers_ai_emulator.tasks.text_generation import JsonMode
 from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import WireError
 

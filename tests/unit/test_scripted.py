@@ -26,7 +26,8 @@ from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
 from workers_ai_emulator.tasks.completion import Completion, collect
-from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
+from workers_ai_emulator.tasks.json_mode import JsonMode
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import WireError
 
 from tests.pages import blocks
@@ -266,7 +267,7 @@ def test_a_completion_ends_before_the_first_stop_string(stop: tuple[str, ...], t
 def test_tool_calls_after_a_stop_string_are_not_sent() -> None:
     rules = script({"answer": "I ask.", "reasoning": "I ask", "tool_calls": [{"name": "weather"}]})
     params = SamplingParams(stop=("ask",))
-    assert collected(rules, "x", params=params) == Completion("I ", "I ask")
+    assert collected(rules, "x", params=params) == Completion("I ", "I ask", num_reasoning_tokens=2)
 
 
 CALL = {"name": "weather", "arguments": {"city": "Paris", "days": 2}}

@@ -33,7 +33,8 @@ from workers_ai_emulator.engine.types import (
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
-from workers_ai_emulator.tasks.text_generation import JsonMode, TextGenerationRequest
+from workers_ai_emulator.tasks.json_mode import JsonMode
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
 MODEL_NAME = "scripted"

@@ -2,8 +2,8 @@
 
 The port accepts the same values as cabidela, and produces the same error texts, which clients
 receive. Only values whose validation would take too long (see `_MAX_CHARACTERS`) are rejected
-earlier and with another text. The port also keeps cabidela's mistakes. It behaves like version 0.2.4, with default
-options and node 22. Tests compare the port with cabidela.
+earlier and with another text. The port also keeps cabidela's mistakes. It behaves like version
+0.2.4, with default options and node 22. Tests compare the port with cabidela.
 
 Values come from Python's `json`, but are treated as JavaScript treats values from JSON.parse: all
 numbers are doubles, strings are UTF-16, integer keys come before other keys, and objects inherit
