@@ -226,7 +226,10 @@ def test_variables_reach_the_template_but_replace_nothing_else() -> None:
     assert rendered(HERMES, messages, variables=variables) == rendered(HERMES, messages)
 
 
-@pytest.mark.parametrize("arguments", ["[]", "{", "x", "1", '"{}"', 2000 * "["])
+DEEP = 150 * '{"a": ' + "1" + 150 * "}"
+
+
+@pytest.mark.parametrize("arguments", ["[]", "{", "x", "1", '"{}"', 2000 * "[", DEEP])
 def test_arguments_that_are_no_object_are_rejected(arguments: str) -> None:
     message = Message("assistant", "", (ToolCall("get_weather", arguments),))
     for source in (HERMES, CHATML):

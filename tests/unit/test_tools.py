@@ -60,10 +60,7 @@ def test_a_tool_needs_only_a_name() -> None:
 
 def test_old_functions_are_tools_unless_they_have_code() -> None:
     functions = [FUNCTION, {"name": "run", "code": "return 1"}]
-    assert tools_of(functions=functions, function_call="none") == (
-        ["get_weather"],
-        ToolChoice("none"),
-    )
+    assert tools_of(functions=functions, function_call="auto") == (["get_weather"], ToolChoice())
     choice = ToolChoice("required", "get_weather")
     assert tools_of(functions=functions, function_call={"name": "get_weather"})[1] == choice
     assert tools_of(functions=functions, tools=[OTHER])[0] == ["other"]
@@ -74,7 +71,6 @@ def test_old_functions_are_tools_unless_they_have_code() -> None:
     [
         (None, ToolChoice()),
         ("auto", ToolChoice()),
-        ("none", ToolChoice("none")),
         ("required", ToolChoice("required")),
         ("any", ToolChoice("required")),
         (
@@ -88,6 +84,11 @@ def test_the_choice_of_a_tool(choice: Any, expected: ToolChoice) -> None:
     names, found = tools_of(tools=[OPENAI, OTHER], tool_choice=choice)
     assert names == ["get_weather", "other"]
     assert found == expected
+
+
+def test_tools_that_must_not_be_called_are_left_out() -> None:
+    assert tools_of(tools=[OPENAI], tool_choice="none") == ([], ToolChoice("none"))
+    assert tools_of(functions=[FUNCTION], function_call="none") == ([], ToolChoice("none"))
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
@@ -121,6 +122,28 @@ def test_invalid_tools_are_refused(body: dict[str, Any], message: str) -> None:
     with pytest.raises(WireError, match=message) as raised:
         parse_tools(body)
     assert raised.value.type is REFUSED_BY_ENGINE
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"items": [value]}
+    return value
+
+
+def test_values_that_are_nested_too_deeply_are_refused() -> None:
+    for depth, is_accepted in {45: True, 60: False, 400: False}.items():
+        schema = nested(depth)
+        for body in (
+            {"tools": [{"name": "f", "parameters": schema}]},
+            {"guided_json": schema},
+            {"chat_template_kwargs": {"x": schema}},
+        ):
+            if is_accepted:
+                parsed(body)
+                continue
+            with pytest.raises(WireError, match="nested too deeply"):
+                parsed(body)
 
 
 def test_a_model_without_tools_ignores_them() -> None:

@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# The maximum depth of the JSON values in a request that are rendered or enforced. The functions
+# that read such values call themselves for each level, which Python allows only about 1000 times.
+MAX_DEPTH = 100
+
+
+def is_too_deep(value: Any) -> bool:
+    """Returns whether a JSON value is nested more than MAX_DEPTH levels deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        containers = [item for item in level if isinstance(item, (Mapping, list, tuple))]
+        if not containers:
+            return False
+        level = [
+            item
+            for container in containers
+            for item in (container.values() if isinstance(container, Mapping) else container)
+        ]
+    return True
+
 
 def texts_of(value: Any) -> Iterator[str]:
     """Yields all texts and keys in a JSON value."""

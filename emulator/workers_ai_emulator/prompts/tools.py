@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.errors import RequestRejected
+from workers_ai_emulator.prompts.json_values import is_too_deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,16 @@ class ToolCall:
     def arguments_object(self) -> dict[str, Any]:
         """Returns the arguments as a JSON object. An empty text is an empty object.
 
-        Raises RequestRejected if the arguments are not the text of a JSON object.
+        Raises RequestRejected if the arguments are not the text of a JSON object, or if they are
+        nested too deeply.
         """
         try:
             value = json.loads(self.arguments) if self.arguments.strip() else {}
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or is_too_deep(value):
             raise RequestRejected(
                 f"the arguments of the tool call '{self.name[:100]}' in the messages "
-                "are not a JSON object"
+                "are not a JSON object, or are nested too deeply"
             )
         return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers_ai_emulator.models.traits import Traits
+from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.wire.errors import JSON_MODE_UNSUPPORTED, WireError, refused_by_engine
 
 
@@ -21,10 +22,10 @@ def parse_json_mode(body: Mapping[str, Any], traits: Traits) -> JsonMode | None:
     """Returns the JSON mode of a body that the model's schema accepts; None if it asks for none.
 
     The schema is in `response_format`, or for some models in `guided_json`. Raises WireError if the
-    model has no JSON mode, or if the schema is not an object.
+    model has no JSON mode, or if the schema is not an object or is nested too deeply.
     """
     if traits.guided_json and isinstance(schema := body.get("guided_json"), dict):
-        return JsonMode(schema)
+        return _json_mode(schema)
     response_format = body.get("response_format")
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if not kind or kind == "text":
@@ -34,8 +35,14 @@ def parse_json_mode(body: Mapping[str, Any], traits: Traits) -> JsonMode | None:
     if kind == "json_object":
         return JsonMode(None)
     if kind == "json_schema":
-        return JsonMode(_schema(body["response_format"].get("json_schema")))
+        return _json_mode(_schema(body["response_format"].get("json_schema")))
     raise refused_by_engine("response_format.type must be 'text', 'json_object' or 'json_schema'.")
+
+
+def _json_mode(schema: Mapping[str, Any] | None) -> JsonMode:
+    if is_too_deep(schema):
+        raise refused_by_engine("the JSON schema is nested too deeply.")
+    return JsonMode(schema)
 
 
 def _schema(value: Any) -> Mapping[str, Any] | None:

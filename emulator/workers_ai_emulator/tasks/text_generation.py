@@ -14,13 +14,19 @@ from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.prompts.json_values import is_too_deep, texts_of
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
 from workers_ai_emulator.tasks.tools import parse_tools
-from workers_ai_emulator.wire.errors import BAD_INPUT, LORA_UNSUPPORTED, WireError
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    LORA_UNSUPPORTED,
+    WireError,
+    refused_by_engine,
+)
 
 if TYPE_CHECKING:  # only the backend `llama` needs this module, and its import is slow
     from workers_ai_emulator.prompts.chat import ChatTemplate
@@ -53,8 +59,10 @@ class TextGenerationRequest:
 
     @property
     def num_characters(self) -> int:
-        """The number of characters of the input, without the schemas of the tools."""
-        return len(self.prompt or "") + sum(m.num_characters for m in self.messages)
+        """The number of characters of the input that become a part of the prompt."""
+        tools = [tool.as_openai() for tool in self.tools]
+        num_in_tools = sum(map(len, texts_of(tools)))
+        return len(self.prompt or "") + sum(m.num_characters for m in self.messages) + num_in_tools
 
     def render(self, template: ChatTemplate) -> list[int]:
         """Returns the prompt tokens. Applies the chat template if the input needs it."""
@@ -111,6 +119,8 @@ def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, 
     if traits.thinking != "none":
         variables["enable_thinking"] = traits.thinking != "off"
     if isinstance(given := values.get("chat_template_kwargs"), dict):
+        if is_too_deep(given):
+            raise refused_by_engine("chat_template_kwargs is nested too deeply.")
         variables |= given
     if traits.thinking in ("always", "in_text"):
         variables["enable_thinking"] = True

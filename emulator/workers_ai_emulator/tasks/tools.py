@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.wire.errors import refused_by_engine
 
@@ -17,16 +19,17 @@ def parse_tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], ToolChoice]:
     A tool has the service's form `{name, description, parameters}` or OpenAI's form with the key
     `function`. Without `tools`, the keys `functions` and `function_call` of old versions of
     OpenAI's API are used. Raises WireError if a tool is not a function or has no name, if two tools
-    have the same name, and if the choice is invalid or names a tool that the body does not contain.
+    have the same name, if a schema is nested too deeply, and if the choice is invalid or names a
+    tool that the body does not contain.
     """
     values, choice = body.get("tools"), body.get("tool_choice")
     if not isinstance(values, list):
         values = _functions(body.get("functions"))
         choice = choice or body.get("function_call")
     tools = tuple(_tool(value, f"tools[{i}]") for i, value in enumerate(values))
-    names = [tool.name for tool in tools]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise refused_by_engine(f"Two tools have the name '{_short(repeated)}'.")
+    [(name, count)] = Counter(tool.name for tool in tools).most_common(1) or [("", 0)]
+    if count > 1:
+        raise refused_by_engine(f"Two tools have the name '{_short(name)}'.")
     is_parallel = body.get("parallel_tool_calls") is not False
     return _choose(tools, choice, is_parallel=is_parallel)
 
@@ -48,6 +51,8 @@ def _tool(value: Any, path: str) -> Tool:
     if not isinstance(function, dict) or not isinstance(name, str) or not name.strip():
         raise refused_by_engine(f"{path}: a tool needs a name.")
     description, parameters = function.get("description"), function.get("parameters")
+    if is_too_deep(parameters):
+        raise refused_by_engine(f"{path}: the parameters are nested too deeply.")
     return Tool(
         name=name,
         description=description if isinstance(description, str) else "",
@@ -60,8 +65,10 @@ def _choose(
 ) -> tuple[tuple[Tool, ...], ToolChoice]:
     """Returns the tools that the choice allows, and the choice as a ToolChoice."""
     match choice:
-        case None | "auto" | "none":
-            return tools, ToolChoice(choice or "auto", is_parallel=is_parallel)
+        case "none":  # the model does not need to know tools that it must not call
+            return (), ToolChoice("none", is_parallel=is_parallel)
+        case None | "auto":
+            return tools, ToolChoice(is_parallel=is_parallel)
         case "required" | "any":
             return _require(tools), ToolChoice("required", is_parallel=is_parallel)
         case {"type": "allowed_tools", "allowed_tools": {"mode": str(mode), "tools": [*allowed]}}:
