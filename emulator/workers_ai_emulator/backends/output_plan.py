@@ -56,8 +56,7 @@ def plan(
         if is_text
         else output_format.parser(tools, stage, has_reasoning=request.has_reasoning),
         constraint=constraint if tools or request.json_mode else None,
-        shows_special_tokens=not is_text
-        and any(marker in special_tokens for marker in output_format.all_markers),
+        shows_special_tokens=not is_text and bool(output_format.marker_tokens(special_tokens)),
     )
 
 

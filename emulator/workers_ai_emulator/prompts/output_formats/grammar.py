@@ -25,7 +25,7 @@ _COMBINING_KEYS = ("allOf", "anyOf", "oneOf", "$ref", "if", "not")
 
 
 class Rules:
-    """The rules of one grammar. `special_tokens`: the ids of special tokens, by their texts."""
+    """The rules of one grammar. `special_tokens`: the ids of markers that are special tokens."""
 
     def __init__(self, special_tokens: Mapping[str, int]) -> None:
         self._ids = special_tokens
@@ -64,19 +64,14 @@ class Rules:
 
     def until(self, marker: str, excluded: str | None = None) -> str:
         """Any text up to the first `marker`, and the marker. It must not begin with `excluded`."""
-        match = self._special.search(marker)
-        before = marker[: match.start()] if match else marker
-        if not before:
+        if self._special.match(marker):
             return f"{self.text(excluded)} {self.mark(marker)}"
         self.add("ANY", r"/(.|\n)*/")
-        body = f"(ANY {literal(before)})"
-        name = f"until_{len(self._bodies)}"
+        body = f"(ANY {literal(marker)})"
         if excluded is not None:
             body += f" & ~({self._begins_with(excluded)})"
-        terminal = self.add(name.upper(), body)
-        if match:  # the special token ends the text, so it may contain `before` more than once
-            return f"{terminal} {self.mark(marker[len(before) :])}"
-        return self.add(f"{name}[lazy]", terminal)
+        name = f"until_{len(self._bodies)}"
+        return self.add(f"{name}[lazy]", self.add(name.upper(), body))
 
     def mark(self, text: str) -> str:
         """Exactly this text, in which the names of special tokens are special tokens."""

@@ -44,7 +44,7 @@ class HarmonyFormat(OutputFormat):
 
         A completion contains at most one call, because the model ends it with `<|call|>`.
         """
-        rules = Rules(special_tokens)
+        rules = Rules(self.marker_tokens(special_tokens))
         reasoning = f'{rules.mark(_CHANNEL)} "analysis" {rules.mark(_MESSAGE)} '
         reasoning += f'{rules.until("<|end|>")} {rules.mark(_START)} "assistant"'
         rules.add("reasoning", reasoning)

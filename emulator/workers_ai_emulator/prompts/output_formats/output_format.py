@@ -82,6 +82,10 @@ class OutputFormat(ABC):
         tags = (self.thinking.start, self.thinking.end) if self.thinking else ()
         return (*self.markers, *tags)
 
+    def marker_tokens(self, special_tokens: Mapping[str, int]) -> dict[str, int]:
+        """Returns those of the special tokens that are markers or tags, with their ids."""
+        return {m: special_tokens[m] for m in self.all_markers if m in special_tokens}
+
     def needs_parser(self, tools: Sequence[Tool], has_reasoning: bool) -> bool:
         """Returns whether a completion can contain something else than the answer."""
         return bool(tools) or (has_reasoning and self.thinking is not None)

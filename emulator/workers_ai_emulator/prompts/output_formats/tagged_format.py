@@ -26,7 +26,7 @@ class TaggedFormat(OutputFormat):
         return answer
 
     def grammar(self, constraint: Constraint, special_tokens: Mapping[str, int]) -> str:
-        rules = Rules(special_tokens)
+        rules = Rules(self.marker_tokens(special_tokens))
         tags = self.thinking if constraint.stage != "after" else None
         literal = rules.excluded(tags.start) if tags and constraint.stage == "before" else None
         answer = rules.add("answer", self._answer(rules, constraint, literal))

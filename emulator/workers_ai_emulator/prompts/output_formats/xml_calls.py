@@ -83,9 +83,9 @@ class XmlFormat(TaggedFormat):
 
         `root`: the schema that contains the definitions to which `schema` may refer.
         """
-        end = self._tags.value_line + self._tags.after_value
         if not isinstance(schema, Mapping) or (_is_text(schema) and "enum" not in schema):
-            return rules.until(end)
+            return rules.until(self._tags.after_value)
+        end = self._tags.value_line + self._tags.after_value
         if _is_text(schema) and all(isinstance(value, str) for value in schema["enum"]):
             return f"({' | '.join(map(literal, schema['enum']))}) {rules.mark(end)}"
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}

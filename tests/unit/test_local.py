@@ -1,0 +1,147 @@
+"""Tests the backend `llama` with the fake runner: grammars, parsers and what they do together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from workers_ai_emulator.backends.local import LocalBackend
+from workers_ai_emulator.engine.engine import Engine
+from workers_ai_emulator.engine.errors import GrammarUnsupported
+from workers_ai_emulator.engine.tiling import Tiling
+from workers_ai_emulator.engine.types import FinishReason, Generation, SamplingParams
+from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
+from workers_ai_emulator.prompts.chat import JinjaTemplate
+from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.tools import Tool, ToolChoice
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.tasks.completion import Completion, collect
+from workers_ai_emulator.tasks.json_mode import JsonMode
+from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+
+from tests.fakes import FakeRunner
+from tests.loop import in_loop
+
+SPEC = next(iter(CATALOG.values()))
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+UNIT = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}
+UNSUPPORTED = {"type": "object", "properties": {"x": {"not": {}}}}
+REQUEST = TextGenerationRequest(
+    None, [Message("user", "Hi")], raw=False, stream=False, params=SamplingParams(max_tokens=200)
+)
+REQUIRED = replace(
+    REQUEST,
+    tools=(Tool("get_weather", "", UNIT),),
+    tool_choice=ToolChoice("required", is_parallel=False),
+)
+
+
+@dataclass
+class OneModel:
+    """A fake of ModelManager, which has one loaded model."""
+
+    loaded: Any
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[Any]:
+        yield self.loaded
+
+
+@asynccontextmanager
+async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
+    runner = FakeRunner(context_length=2048, completion_length=20)
+    engine = Engine(
+        runner, queue_size=8, tiling=Tiling(), snapshot_tokens=256, drafts=False, name="test"
+    )
+    template = JinjaTemplate(source, runner.vocabulary)
+    loaded = SimpleNamespace(engine=engine, template=template, weights=SimpleNamespace(name="w"))
+    try:
+        yield LocalBackend(cast(ModelManager, OneModel(loaded)))
+    finally:
+        await engine.close()
+
+
+async def start(of: LocalBackend, request: TextGenerationRequest) -> Generation:
+    return (await of.generate(request, SPEC, is_large=False)).generation
+
+
+async def completion(of: LocalBackend, request: TextGenerationRequest) -> Completion:
+    return await collect(aiter(await start(of, request)))
+
+
+@in_loop
+async def test_a_required_tool_is_called_with_valid_arguments() -> None:
+    async with backend() as local:
+        generation = await start(local, REQUIRED)
+        chunks = [chunk async for chunk in generation]
+    deltas = [chunk.tool_call for chunk in chunks if chunk.tool_call]
+    assert deltas[0].name == "get_weather"
+    assert "".join(d.arguments for d in deltas) in ('{"unit": "C"}', '{"unit": "F"}')
+    assert chunks[-1].finish_reason is generation.finish_reason is FinishReason.TOOL_CALLS
+    num_tokens = sum(chunk.num_tokens for chunk in chunks)
+    assert num_tokens == generation.usage.num_completion_tokens
+
+
+@in_loop
+async def test_json_mode_gives_json() -> None:
+    request = replace(REQUEST, json_mode=JsonMode({"enum": ["yes", "no"]}))
+    async with backend() as local:
+        assert (await completion(local, request)).text in ('"yes"', '"no"')
+
+
+@in_loop
+async def test_json_comes_after_the_reasoning() -> None:
+    request = replace(REQUEST, json_mode=JsonMode({"enum": ["yes", "no"]}))
+    async with backend(CHATML + "<think></think>x<think>\n") as local:
+        generation = await start(local, replace(request, params=SamplingParams(max_tokens=20)))
+        assert (await collect(aiter(generation))).text == ""
+        assert generation.finish_reason is FinishReason.LENGTH
+        bare = await completion(local, replace(request, has_reasoning=False))
+        assert bare.text in ('"yes"', '"no"')
+
+
+@in_loop
+async def test_with_auto_a_schema_that_cannot_be_enforced_is_not_enforced() -> None:
+    request = replace(REQUIRED, tools=(Tool("f", "", UNSUPPORTED),), tool_choice=ToolChoice())
+    async with backend() as local:
+        assert (await completion(local, request)).text
+        with pytest.raises(GrammarUnsupported, match='"not"'):
+            await start(local, replace(request, tool_choice=ToolChoice("required")))
+        with pytest.raises(GrammarUnsupported):
+            await start(local, replace(REQUEST, json_mode=JsonMode(UNSUPPORTED)))
+
+
+@in_loop
+async def test_a_request_without_tools_and_json_mode_is_not_constrained() -> None:
+    async with backend() as local:
+        generation = await start(local, REQUEST)
+        assert len((await collect(aiter(generation))).text) == 20
+        assert generation.finish_reason is FinishReason.STOP
+
+
+@in_loop
+async def test_equal_requests_have_equal_fingerprints() -> None:
+    async with backend() as local:
+        first, second = await asyncio.gather(start(local, REQUIRED), start(local, REQUIRED))
+        assert first.fingerprint == second.fingerprint
+        other = await start(local, replace(REQUIRED, tool_choice=ToolChoice()))
+        assert other.fingerprint != first.fingerprint
+        for generation in (first, second, other):
+            generation.cancel()
+
+
+@in_loop
+async def test_a_constrained_generation_can_be_cancelled() -> None:
+    async with backend() as local:
+        generation = await start(local, REQUIRED)
+        generation.cancel()
+        reasons = [chunk.finish_reason async for chunk in generation]
+        assert reasons[-1] is FinishReason.CANCELLED
