@@ -222,6 +222,7 @@ def test_every_name_and_schema_gives_a_valid_grammar(name: str, are_special: boo
             ("\ud800", "x", {"type": ["integer", "null"]}),
             ("#", "x", {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/x"}]}),
             ("%", "x", True),
+            ("e", "x", {"type": "string", "enum": ["", 'a"b', "</arg_value>"]}),
             ("&", "x", {"type": "array", "items": {"type": "object", "properties": {"y": {}}}}),
         ]
     )
@@ -230,6 +231,17 @@ def test_every_name_and_schema_gives_a_valid_grammar(name: str, are_special: boo
     )
     for constraint in (Constraint(tools), Constraint(tools, is_required=True, is_parallel=False)):
         accepts(FORMATS[name], constraint, "", are_special=are_special)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"gemma"}))
+@pytest.mark.parametrize("keyword", [{"enum": 5}, {"type": 5}])
+def test_an_invalid_schema_gives_a_grammar_that_does_not_compile(
+    name: str, keyword: dict[str, Any]
+) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string"} | keyword}}
+    grammar = FORMATS[name].grammar(Constraint((Tool("f", "", schema),)), {})
+    tokenizer = LLTokenizer(TokenizerWrapper(Bytes([])))
+    assert "JSON schema" in LLMatcher.validate_grammar(grammar, tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,9 @@ class XmlFormat(TaggedFormat):
         if not isinstance(schema, Mapping) or (_is_text(schema) and "enum" not in schema):
             return rules.until(self._tags.after_value)
         end = self._tags.value_line + self._tags.after_value
-        if _is_text(schema) and all(isinstance(value, str) for value in schema["enum"]):
-            return f"({' | '.join(map(literal, schema['enum']))}) {rules.mark(end)}"
+        values = schema.get("enum")
+        if _is_text(schema) and isinstance(values, list) and _are_texts(values):
+            return f"({' | '.join(map(literal, values))}) {rules.mark(end)}"
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
         return f"{rules.add(name, rules.json({**definitions, **schema}))} {rules.mark(end)}"
 
@@ -186,6 +187,10 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_text(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") == "string"
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values)
 
 
 def _value_of(text: str, schema: Any) -> Any:
