@@ -19,6 +19,7 @@ from workers_ai_emulator.engine.types import Vocabulary
 # at most some tens of milliseconds.
 _MAX_ITEMS = 10_000  # enough for an object with about 2,500 optional properties
 _MAX_STATES = 30_000  # each state takes up to 2 kB of memory
+_MAX_SLICED_TOKENS = 160_000
 # What is removed from an error text of llguidance: the location, the excerpt of the grammar, the
 # line that marks a place in a regular expression, and the advice for programmers.
 _NOISE = re.compile(
@@ -122,12 +123,22 @@ def new_tokenizer(
 ) -> LLTokenizer:
     """Returns llguidance's tokenizer for these tokens.
 
+    While llguidance builds it, no other thread can run: for up to 0.2 s with 128,000 tokens. So
+    the slices, which make computing the allowed tokens faster, are added in a second call, and only
+    to vocabularies of usual sizes.
+
     `tokens`: the bytes of each token; for a special token, its name. `special`: the ids of the
     special tokens. `eog`: the ids of the tokens that end a completion, at least one.
     """
     token_list = _TokenList(tokens, special, eog[0])
-    token_list.tokenizer = LLTokenizer(token_list, eos_token=list(eog))  # type: ignore[arg-type]
-    return token_list.tokenizer
+    tokenizer = LLTokenizer(
+        token_list,  # type: ignore[arg-type]  # has the attributes that the constructor reads
+        eos_token=list(eog),
+        slices=[],
+    )
+    token_list.tokenizer = tokenizer
+    is_sliced = len(tokens) <= _MAX_SLICED_TOKENS
+    return tokenizer.with_slices(LLTokenizer.json_slices()) if is_sliced else tokenizer
 
 
 def special_names(vocabulary: Vocabulary) -> dict[int, str]:

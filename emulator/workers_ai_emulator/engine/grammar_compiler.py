@@ -79,19 +79,12 @@ class GrammarCompiler:
 
     def _started(self) -> tuple[GrammarCheck, LLTokenizer]:
         """Returns the subprocess and the tokenizer; starts or builds them if necessary."""
-        if self._tokenizer is None:
-            self._tokenizer = _tokenizer_of(self._vocabulary)
-        if self._check is None:
-            self._check = GrammarCheck(self._vocabulary, limit_s=self._limit_s)
+        if self._check is None or self._tokenizer is None:
+            size, piece = self._vocabulary.size, self._vocabulary.piece
+            names, eog = special_names(self._vocabulary), eog_tokens(self._vocabulary)
+            tokens = [names[t].encode() if t in names else piece(t) for t in range(size)]
+            self._tokenizer = new_tokenizer(tokens, names, eog)
+            self._check = GrammarCheck(size, names, eog, limit_s=self._limit_s)
             if self._is_closed:  # `close` was called before it could close this check
                 self._check.close()
         return self._check, self._tokenizer
-
-
-def _tokenizer_of(vocabulary: Vocabulary) -> LLTokenizer:
-    names = special_names(vocabulary)
-    tokens = [
-        names[token].encode() if token in names else vocabulary.piece(token)
-        for token in range(vocabulary.size)
-    ]
-    return new_tokenizer(tokens, names, eog_tokens(vocabulary))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 
 from llguidance import LLTokenizer
 
@@ -23,13 +24,7 @@ from workers_ai_emulator.engine.child import (
     serve,
 )
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, GrammarUnsupported
-from workers_ai_emulator.engine.grammar import (
-    compile_grammar,
-    eog_tokens,
-    new_tokenizer,
-    special_names,
-)
-from workers_ai_emulator.engine.types import Vocabulary
+from workers_ai_emulator.engine.grammar import compile_grammar, new_tokenizer
 
 if sys.platform != "win32":
     import resource
@@ -47,13 +42,16 @@ class GrammarCheck:
     The subprocess has the special tokens of the vocabulary, and a token for each byte. It compiles
     one grammar after the other. After a crash or a kill, the next grammar starts a new subprocess.
     The constructor raises EngineError if no process can be started.
+
+    `size`: the number of tokens in the vocabulary. `names`: the ids and names of its special
+    tokens. `eog`: the ids of the tokens that end a completion.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, limit_s: float) -> None:
+    def __init__(
+        self, size: int, names: Mapping[int, str], eog: Sequence[int], *, limit_s: float
+    ) -> None:
         self._limit_s = limit_s
-        self._tokens = json.dumps(
-            [vocabulary.size, special_names(vocabulary), eog_tokens(vocabulary)]
-        ).encode()
+        self._tokens = json.dumps([size, names, eog]).encode()
         try:
             self._supervisor = Supervisor(MODULE, str(limit_s), prepare=self._prepare)
         except (OSError, ChildFailed) as error:
