@@ -31,6 +31,7 @@ from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
+    Grammar,
     ModelRunner,
     SamplingParams,
     Usage,
@@ -188,15 +189,16 @@ class Engine:
         prompt_tokens: list[int],
         params: SamplingParams,
         *,
-        grammar: CompiledGrammar | None = None,
+        grammar: Grammar | None = None,
         shows_special_tokens: bool = False,
     ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
         If `max_tokens` is None, the completion may fill the rest of the context, but at least one
-        token must fit. `grammar`: the completion has the form that this grammar prescribes, unless
-        it reaches `max_tokens`; when the grammar is complete, the completion ends with the reason
-        STOP. If the grammar exceeds a limit of llguidance, the generation fails.
+        token must fit. `grammar`: a result of `compile`. The completion then has the form that the
+        grammar prescribes, unless it reaches `max_tokens`. When the grammar is complete, the
+        completion ends with the reason STOP. If the grammar exceeds a limit of llguidance, the
+        generation fails.
         `shows_special_tokens`: whether the text contains the names of special tokens, such as
         `<|channel|>`, except the EOG token at the end. Raises ContextTooLong if the
         prompt tokens plus `max_tokens` exceed the context length. Also raises the errors of
