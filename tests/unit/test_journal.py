@@ -18,6 +18,7 @@ from workers_ai_emulator.engine.types import (
     FinishReason,
     SamplingParams,
     StartedGeneration,
+    ToolCallDelta,
     Usage,
 )
 from workers_ai_emulator.middleware.journal import views
@@ -26,14 +27,17 @@ from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.traits import Traits
+from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.tasks.response_formats.choice import (
     chat_format,
     gzipped,
+    responses_format,
     run_format,
     tensor_format,
     text_format,
 )
+from workers_ai_emulator.tasks.response_formats.response_format import ResponseFormat
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.envelope import END_OF_STREAM, event, success, to_json
@@ -338,22 +342,31 @@ def test_the_text_is_found_in_every_response_format(
     request = TextGenerationRequest(prompt, [], False, False, SamplingParams())
     response_format = choose(replace(CATALOG[INT8], traits=traits, retired_on=None), request)
 
-    async def chunks() -> Any:
-        for text in ("Hel", "lo é"):
-            yield Chunk(text)
+    texts = texts_in_journal(response_format, Completion("Hello é"), Chunk("Hel"), Chunk("lo é"))
+    assert texts == ["Hello é"] * 2
+
+
+def texts_in_journal(
+    response_format: ResponseFormat, completion: Completion, *chunks: Chunk
+) -> list[str | None]:
+    """Sends a completion as a whole and as a stream. Returns the texts in the journal's entries."""
+
+    async def iterate() -> AsyncIterator[Chunk]:
+        for chunk in chunks:
+            yield chunk
 
     async def whole_app(scope: Scope, receive: Receive, send: Send) -> None:
-        body = response_format.whole(Completion("Hello é"), FakeGeneration())
+        body = response_format.whole(completion, FakeGeneration())
         await JsonResponse(body)(scope, receive, send)
 
     async def stream_app(scope: Scope, receive: Receive, send: Send) -> None:
-        events = response_format.events(chunks(), FakeGeneration())
+        events = response_format.events(iterate(), FakeGeneration())
         await StreamingResponse(events, media_type="text/event-stream")(scope, receive, send)
 
     journal = Journal()
     call(whole_app, journal)
     call(stream_app, journal)
-    assert [view_of(journal, number)["answer"]["text"] for number in (1, 2)] == ["Hello é"] * 2
+    return [view_of(journal, number)["answer"]["text"] for number in (1, 2)]
 
 
 def test_the_text_of_json_mode_is_json() -> None:
@@ -363,9 +376,41 @@ def test_the_text_of_json_mode_is_json() -> None:
     assert view_of(journal)["answer"]["text"] == '{"a":1}'
 
 
-def test_a_response_with_only_tool_calls_has_no_text() -> None:
+CALLS = (ToolCall("weather", '{"city":"Paris"}'), ToolCall("time", "{}"))
+PARTS = [
+    Chunk(reasoning="Hm"),
+    Chunk("I ask."),
+    Chunk(tool_call=ToolCallDelta(0, "", "weather")),
+    Chunk(tool_call=ToolCallDelta(0, '{"city":')),
+    Chunk(tool_call=ToolCallDelta(0, '"Paris"}')),
+    Chunk(tool_call=ToolCallDelta(1, "{}", "time")),
+    Chunk("", FinishReason.TOOL_CALLS),
+]
+
+
+@pytest.mark.parametrize("text", ["", "I ask."])
+@pytest.mark.parametrize(
+    ("traits", "choose"),
+    [
+        (Traits(has_tools=True), run_format(success)),
+        (CHOICES, run_format(success)),
+        (SGLANG, run_format(success)),
+        (Traits(has_tools=True), chat_format(include_usage=True)),
+        (CHOICES, responses_format({}, to_json)),
+    ],
+)
+def test_tool_calls_are_lines_in_the_text(choose: Any, traits: Traits, text: str) -> None:
+    request = TextGenerationRequest(None, [], False, False, SamplingParams())
+    response_format = choose(replace(CATALOG[INT8], traits=traits, retired_on=None), request)
+    chunks = [chunk for chunk in PARTS if text or not chunk.text]
+    texts = texts_in_journal(response_format, Completion(text, "Hm", CALLS), *chunks)
+    expected = 'weather {"city":"Paris"}\ntime {}'
+    assert texts == [f"{text}\n{expected}" if text else expected] * 2
+
+
+def test_a_response_without_text_and_tool_calls_has_no_text() -> None:
     journal = Journal()
-    call(JsonResponse(success({"response": None, "tool_calls": []})), journal)
+    call(JsonResponse(success({"usage": {}})), journal)
     assert view_of(journal)["answer"]["text"] is None
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
 from typing import Any
 
+from workers_ai_emulator.middleware.journal.completion_text import completion_text
 from workers_ai_emulator.middleware.journal.entry import Entry, Part
 from workers_ai_emulator.wire.envelope import to_json
 
@@ -116,66 +115,15 @@ def _prompt(entry: Entry) -> Json | None:
 
 
 def _response(entry: Entry) -> Json:
-    """Returns a dict: `sent` is the response's body, and `text` is the completion in the body."""
+    """Returns a dict: `sent` is the response's body, and `text` is the completion in the body.
+
+    `text` contains tool calls, too, but not the reasoning.
+    """
     is_cut = entry.response_body.num_left_out > 0
     sent = entry.response_body.text
-    text = "".join(_texts(sent)) if entry.is_stream else _completion(_parsed(sent))
+    text = completion_text(sent, is_stream=entry.is_stream)
     redacted = entry.redaction.text
     return {
         "text": None if text is None else redacted(text, is_cut=is_cut),
         "sent": redacted(sent, is_cut=is_cut),
     }
-
-
-def _texts(events: str) -> Iterator[str]:
-    """Yields the completion text of each event of a stream. Skips events that contain none."""
-    for line in events.splitlines():
-        if (text := _completion(_parsed(line.removeprefix("data: ")))) is not None:
-            yield text
-
-
-def _parsed(text: str) -> Any:
-    """Returns the JSON value of the text, or None if the text is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _completion(value: Any) -> str | None:
-    """Returns the completion text in the JSON of a response or an event; None if there is none.
-
-    Supports all formats in `tasks/response_formats/`. In JSON mode, the completion is a JSON value.
-    """
-    match value:
-        case {"result": dict(result), "success": True}:
-            return _completion(result)
-        case {"response": str(text)}:
-            return text
-        case {"response": value} if value is not None:
-            return to_json(value).decode()
-        case {"type": "response.output_text.delta", "delta": str(text)}:
-            return text
-        case {"object": "response", "output": [*items]}:
-            return "".join(_output_texts(items))
-        case {"choices": [{"message": {"content": str(text)}}, *_]}:
-            return text
-        case {"choices": [{"delta": {"content": str(text)}}, *_]}:
-            return text
-        case {"choices": [{"text": str(text)}, *_]}:
-            return text
-        case {"result": [{"value": [str(text)]}, *_]}:
-            return text
-    return None
-
-
-def _output_texts(items: list[Any]) -> Iterator[str]:
-    """Yields the texts in the items of a response of the Responses API."""
-    for item in items:
-        match item:
-            case {"type": "message", "content": [*parts]}:
-                yield from (part["text"] for part in parts if _is_text(part))
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("text"), str)
