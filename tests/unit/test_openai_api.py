@@ -141,6 +141,12 @@ def test_without_tools_neither_tools_nor_a_choice_are_sent() -> None:
     assert body_of(tools=(TIME,))["tools"] == [SENT_TIME]
 
 
+def test_a_request_for_single_tool_calls_is_sent() -> None:
+    body = body_of(tools=(TIME,), tool_choice=ToolChoice(is_parallel=False))
+    assert body["parallel_tool_calls"] is False
+    assert "parallel_tool_calls" not in body_of(tools=(TIME,))
+
+
 @pytest.mark.parametrize(
     ("variables", "options"),
     [

@@ -140,18 +140,22 @@ def _response_format(json_mode: JsonMode) -> Json:
 
 
 def _tool_options(request: TextGenerationRequest) -> Json:
-    """Returns the keys `tools` and `tool_choice`; no keys if the request offers no tools.
+    """Returns the keys for tools; no keys if the request offers no tools.
 
     If the request names the tool that the model must call, returns only this tool, and `required`
-    as the choice: llama-server ignores a choice that names a tool. Omits the choice `auto`, which
-    is the default.
+    as the choice: llama-server ignores a choice that names a tool. Omits values that are the
+    default.
     """
     choice = request.tool_choice
     tools = [tool for tool in request.tools if choice.name in (None, tool.name)]
     if not tools:
         return {}
     options: Json = {"tools": [_written_tool(tool) for tool in tools]}
-    return options if choice.mode == "auto" else options | {"tool_choice": choice.mode}
+    if choice.mode != "auto":
+        options["tool_choice"] = choice.mode
+    if not choice.is_parallel:
+        options["parallel_tool_calls"] = False
+    return options
 
 
 def _written_tool(tool: Tool) -> Json:
