@@ -300,6 +300,19 @@ def test_reasoning_is_separate_from_the_text(key: str) -> None:
     ]
 
 
+def test_reasoning_becomes_text_if_the_model_has_it_there() -> None:
+    decoder = EventDecoder(9, has_reasoning=False)
+    events = [
+        choice({"reasoning": "Hm", "content": ""}),
+        choice({"reasoning": ".", "content": "a"}),
+    ]
+    chunks = [chunk for event in events for chunk in decoder.feed(event)]
+    decoder.feed(choice({}, "stop"))
+    chunks += [item for item in decoder.flush() if isinstance(item, Chunk)]
+    assert "".join(chunk.text for chunk in chunks) == "<think>\nHm.\n</think>\n\na"
+    assert not any(chunk.reasoning for chunk in chunks)
+
+
 def calling(*entries: Any, reason: str | None = None) -> str:
     return choice({"tool_calls": [*entries]}, reason)
 

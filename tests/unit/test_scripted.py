@@ -314,6 +314,22 @@ def test_a_completion_may_have_only_reasoning() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ({"answer": "Yes."}, "<think>\nLet me\n</think>\n\nYes."),
+        ({"tool_calls": [{"name": "time"}]}, "<think>\nLet me\n</think>\n\n"),
+        ({"finish": "stop"}, "<think>\nLet me\n</think>\n\n"),
+        ({"finish": "length"}, "<think>\nLet me"),
+    ],
+)
+def test_reasoning_is_in_the_text_if_the_model_has_it_there(
+    rule: dict[str, Any], text: str
+) -> None:
+    found = collected(script({"reasoning": "Let me", **rule}), "x", has_reasoning=False)
+    assert (found.text, found.reasoning) == (text, "")
+
+
+@pytest.mark.parametrize(
     ("max_tokens", "arguments", "reason"),
     [(3, '{"city": "Paris",', FinishReason.LENGTH), (6, None, FinishReason.TOOL_CALLS)],
 )

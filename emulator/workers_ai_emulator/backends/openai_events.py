@@ -13,6 +13,7 @@ from workers_ai_emulator.backends.openai_api import (
     one_line,
     parse_object,
 )
+from workers_ai_emulator.backends.reasoning_text import ReasoningText
 from workers_ai_emulator.backends.tool_call_decoder import ToolCallDecoder
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
@@ -24,13 +25,15 @@ class EventDecoder:
     """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
     `is_done`: whether the server has sent the event `[DONE]`. `max_tokens`: the maximum number of
-    completion tokens in the request.
+    completion tokens in the request. `has_reasoning`: whether the reasoning is separate from the
+    text. If it is False, the reasoning becomes a part of the text.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, *, has_reasoning: bool = True) -> None:
         self.is_done = False
         self.max_tokens = max_tokens
         self._tool_calls = ToolCallDecoder()
+        self._reasoning_text = None if has_reasoning else ReasoningText()
         self._usage: Usage | None = None
         self._finish_reason: FinishReason | None = None
 
@@ -56,7 +59,7 @@ class EventDecoder:
         self._usage = _usage(event.get("usage")) or self._usage
         choice = _choice(event)
         self._finish_reason = _finish_reason(choice.get("finish_reason")) or self._finish_reason
-        chunks = self._chunks(choice)
+        chunks = self._converted(self._chunks(choice))
         return chunks[:1] + [replace(chunk, num_tokens=0) for chunk in chunks[1:]]
 
     def flush(self) -> list[Chunk | Usage]:
@@ -70,13 +73,19 @@ class EventDecoder:
                 "ended a stream without a finish reason; its log may have the cause"
             )
         usage = [self._usage] if self._usage else []
+        return [*usage, *self._converted(self._last_chunks(reason))]
+
+    def _last_chunks(self, reason: FinishReason) -> list[Chunk]:
         if reason is FinishReason.LENGTH:
-            return [*usage, Chunk("", reason, num_tokens=0)]
+            return [Chunk("", reason, num_tokens=0)]
         # Servers send `stop` or `tool_calls` if the request has required a certain tool. The
         # end-of-text token counts as a completion token, but servers send no event for it.
         reason = FinishReason.TOOL_CALLS if self._tool_calls.has_calls else FinishReason.STOP
         ends = (Chunk(tool_call=delta, num_tokens=0) for delta in self._tool_calls.flush())
-        return [*usage, *ends, Chunk("", reason)]
+        return [*ends, Chunk("", reason)]
+
+    def _converted(self, chunks: list[Chunk]) -> list[Chunk]:
+        return [*map(self._reasoning_text.feed, chunks)] if self._reasoning_text else chunks
 
     def _chunks(self, choice: Json) -> list[Chunk]:
         """Returns the reasoning, the text and the tool calls in a choice as chunks."""

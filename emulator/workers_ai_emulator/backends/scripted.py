@@ -13,6 +13,7 @@ from typing import Literal
 
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
+from workers_ai_emulator.backends.reasoning_text import ReasoningText
 from workers_ai_emulator.backends.relayed import (
     MAX_UNREAD,
     WORD,
@@ -98,6 +99,8 @@ class ScriptedBackend:
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         completion = _before_stop(completion, request.params.stop)
         chunks = _chunks(completion, rule.finish, request.params.max_tokens)
+        if not request.has_reasoning:
+            chunks = [*map(ReasoningText().feed, chunks)]
         fingerprint = f"{prompt} {request.params}"
         generation: Generation
         if rule.has_delays or len(chunks) > MAX_UNREAD:

@@ -78,7 +78,7 @@ class UpstreamBackend:
         prompt = upstream_request.prompt
         content = json.dumps(upstream_request.body).encode()
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        decoder = EventDecoder(request.params.max_tokens or 0)
+        decoder = EventDecoder(request.params.max_tokens or 0, has_reasoning=request.has_reasoning)
         generation = self._running.start(
             self._chunks(spec, upstream_request.path, content, decoder),
             num_prompt_tokens=num_tokens,
