@@ -122,3 +122,26 @@ def test_a_rule_with_many_keys_is_one_mistake() -> None:
 def test_a_line_of_any_text_is_bounded_and_printable() -> None:
     assert bounded("a\n b\x1b") == r"a b\x1b"
     assert bounded("x" * 1000) == "x" * 400 + "..."
+
+
+class Rule(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    json_text: str = Field(default="", alias="json")
+
+
+@pytest.mark.parametrize(
+    ("key", "end"),
+    [
+        ("modle", "; did you mean `model`?"),
+        ("jsn", "; did you mean `json`?"),
+        ("speed", ""),
+        ("x" * 10_000, ""),
+    ],
+)
+def test_an_unknown_key_of_a_rule_gets_a_suggestion(key: str, end: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_rules_of(Rule, [{key: 1}])
+    line = f"rule 1: {key[:80]}: Extra inputs are not permitted, not 1{end}"
+    assert str(caught.value) == line

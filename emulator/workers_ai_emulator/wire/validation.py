@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -41,7 +42,7 @@ def parse_rules_of(
         except ValidationError as error:
             num_mistakes += error.error_count()
             if len(lines) < _MAX_LINES:
-                lines += [f"rule {number}: {line}" for line in map(_line, error.errors())]
+                lines += [f"rule {number}: {_line(detail, model)}" for detail in error.errors()]
         except ValueError as error:
             num_mistakes += 1
             lines.append(f"rule {number}: {error}")
@@ -95,7 +96,22 @@ def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
     return [*kept, f"and {more} more"] if more else kept
 
 
-def _line(detail: Any) -> str:  # `detail` is a dict; pydantic does not export its type
+def _line(detail: Any, model: type[BaseModel] | None = None) -> str:
+    """Returns one line for a mistake. `detail`: a dict, whose type pydantic does not export.
+
+    `model`: the type of the rule, whose keys are suggested in place of an unknown key.
+    """
     where = one_line(".".join(str(part)[:_MAX_VALUE] for part in detail["loc"]))[:_MAX_VALUE]
     message = bounded(detail["msg"].removeprefix("Value error, "))
-    return f"{where}: {message}, not {shown(detail['input'])}" if where else message
+    line = f"{where}: {message}, not {shown(detail['input'])}" if where else message
+    is_unknown_key = detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1
+    return line + _suggestion(where, model) if model and is_unknown_key else line
+
+
+def _suggestion(key: str, model: type[BaseModel]) -> str:
+    """Returns a suggestion if one of the model's keys is similar to `key`, otherwise an empty text.
+
+    Of a model's fields, the key is the alias if there is one.
+    """
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    return "".join(f"; did you mean `{name}`?" for name in get_close_matches(key, names, n=1))
