@@ -37,6 +37,7 @@ _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
+_MAX_MODEL_NAMES = 1000  # names of models whose name on the upstream server is stored
 _MAX_BODY_BYTES = 2**22  # longer error responses and lists of models are cut
 
 
@@ -122,8 +123,11 @@ class UpstreamBackend:
             if spec.name not in names and len(names) != 1:
                 listed = ", ".join(names) or "none"
                 raise UpstreamFailed(f"has these models: {listed}; name one with --upstream-model")
-        self._model_names[spec.name] = spec.name if spec.name in names else names[0]
-        return self._model_names[spec.name]
+        name = spec.name if spec.name in names else names[0]
+        self._model_names[spec.name] = name
+        if len(self._model_names) > _MAX_MODEL_NAMES:  # with --any-model, clients choose the names
+            del self._model_names[next(iter(self._model_names))]
+        return name
 
     async def _chunks(
         self, spec: ModelSpec, path: str, content: bytes, decoder: EventDecoder
