@@ -57,8 +57,13 @@ def test_tools_are_parsed_and_constrained() -> None:
     ("choice", "expected"),
     [
         (ToolChoice("none"), None),
-        (ToolChoice("required"), Constraint(TOOLS, is_required=True)),
-        (ToolChoice("required", "b"), Constraint(TOOLS[1:], is_required=True)),
+        (ToolChoice("required"), Constraint(TOOLS, is_required=True, is_parallel=False)),
+        (ToolChoice("required", is_parallel=True), Constraint(TOOLS, is_required=True)),
+        (
+            ToolChoice("required", "b"),
+            Constraint(TOOLS[1:], is_required=True, is_parallel=False),
+        ),
+        (ToolChoice(is_parallel=True), Constraint(TOOLS)),
         (ToolChoice(is_parallel=False), Constraint(TOOLS, is_parallel=False)),
     ],
 )

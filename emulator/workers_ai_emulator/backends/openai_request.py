@@ -153,7 +153,7 @@ def _tool_options(request: TextGenerationRequest) -> Json:
     options: Json = {"tools": [_written_tool(tool) for tool in tools]}
     if choice.mode != "auto":
         options["tool_choice"] = choice.mode
-    if not choice.is_parallel:
+    if choice.is_parallel is False:
         options["parallel_tool_calls"] = False
     return options
 

@@ -46,7 +46,7 @@ def plan(
     constraint = Constraint(
         tools=tools,
         is_required=request.tool_choice.mode == "required",
-        is_parallel=request.tool_choice.is_parallel,
+        is_parallel=request.tool_choice.allows_several,
         is_json=request.json_mode is not None,
         schema=request.json_mode.schema if request.json_mode else None,
         stage=stage,

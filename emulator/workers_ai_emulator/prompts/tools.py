@@ -38,12 +38,22 @@ class ToolChoice:
 
     With the mode `auto`, the model decides; with `none`, it must not call a tool; with `required`,
     it must call at least one. `name`: the tool that it must call, in the mode `required`; None if
-    it may choose the tool. `is_parallel`: whether a completion may contain more than one call.
+    it may choose the tool. `is_parallel`: whether a completion may contain several calls; None if
+    the request does not say it.
     """
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
-    is_parallel: bool = True
+    is_parallel: bool | None = None
+
+    @property
+    def allows_several(self) -> bool:
+        """Whether a completion may contain more than one call.
+
+        If the request does not say it, a required call is the only one: small models often repeat a
+        required call until the completion has `max_tokens` tokens.
+        """
+        return self.mode == "auto" if self.is_parallel is None else self.is_parallel
 
     def callable_tools(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
         """Returns those of the tools that the model may call."""

@@ -30,7 +30,8 @@ def parse_tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], ToolChoice]:
     [(name, count)] = Counter(tool.name for tool in tools).most_common(1) or [("", 0)]
     if count > 1:
         raise refused_by_engine(f"Two tools have the name '{_short(name)}'.")
-    is_parallel = body.get("parallel_tool_calls") is not False
+    parallel = body.get("parallel_tool_calls")
+    is_parallel = parallel if isinstance(parallel, bool) else None
     return _choose(tools, choice, is_parallel=is_parallel)
 
 
@@ -61,7 +62,7 @@ def _tool(value: Any, path: str) -> Tool:
 
 
 def _choose(
-    tools: tuple[Tool, ...], choice: Any, *, is_parallel: bool
+    tools: tuple[Tool, ...], choice: Any, *, is_parallel: bool | None
 ) -> tuple[tuple[Tool, ...], ToolChoice]:
     """Returns the tools that the choice allows, and the choice as a ToolChoice."""
     match choice:
