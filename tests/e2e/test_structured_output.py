@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.test_grammars import SCHEMAS
 from tests.server import ServerProcess
 
-NUM_RESPONSES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_RESPONSES", "100"))
+NUM_RESPONSES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_RESPONSES", "60"))
 NUM_CLIENTS = 16
 MODELS = (
     "@cf/meta/llama-3.3-70b-instruct-fp8-fast",  # the form `response`, with a JSON value
