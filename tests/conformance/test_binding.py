@@ -235,7 +235,9 @@ def test_tensors_that_are_no_input_of_text_generation_are_refused(
 
 
 @pytest.mark.inferred
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", gzip.compress(b"x" * 99)[:40]])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"{}", gzip.compress(b"x" * 99, mtime=0)[:40]]
+)
 def test_a_body_without_inputs_is_refused(server: ServerProcess, body: bytes) -> None:
     response = via_workerd(server, body)
     assert (response.status_code, response.json()["internalCode"]) == (400, 3003)

@@ -575,7 +575,7 @@ def test_credentials_in_headers_inside_a_universal_body_are_redacted(end: str) -
     "request_parts",
     [
         {"body": to_json({"api_key": SECRET})},
-        {"body": gzip.compress(to_json([{"headers": {"x-goog-api-key": SECRET}}]))},
+        {"body": gzip.compress(to_json([{"headers": {"x-goog-api-key": SECRET}}]), mtime=0)},
         {"headers": {"x-auth-token": SECRET}},
         {"query_string": f"api_token={SECRET}".encode()},
         {"path": f"{PATH}/token/{SECRET}"},
