@@ -33,6 +33,7 @@ SCOUT = spec(has_tools=True, json_mode="text")
 QWEN3 = spec(answer="choices", server="vllm", has_tools=True)
 GLM = spec(answer="choices", server="sglang", has_tools=True)
 IN_JSON = request(json_mode=JsonMode(None))
+DEEP = "[" * 200 + "]" * 200
 MODELS = pytest.mark.parametrize("model", [LLAMA, QWEN3, GLM], ids=["llama", "vllm", "sglang"])
 
 
@@ -69,7 +70,9 @@ def result(model: ModelSpec, *chunks: Chunk, choose: FormatChoice = BARE, **opti
 # ── JSON mode ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("text", ['{"a": [1', "", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ['{"a": [1', "", "[" * 100_000, "[1e999]", "[NaN]", "9" * 5000, DEEP]
+)
 def test_a_completion_that_is_not_json_is_an_error_in_json_mode(text: str) -> None:
     cut = Chunk(text, FinishReason.LENGTH)
     with pytest.raises(WireError, match=r"^JSON Model couldn't be met$") as caught:
@@ -90,7 +93,15 @@ def test_without_json_mode_json_stays_a_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "value"), [("", {}), ('{"a": 1}', {"a": 1}), ('{"a', '{"a'), ("[" * 99999, ...)]
+    ("arguments", "value"),
+    [
+        ("", {}),
+        ('{"a": 1}', {"a": 1}),
+        ('{"a', '{"a'),
+        ("[" * 99999, ...),
+        ("[1e999]", "[1e999]"),
+        (DEEP, DEEP),
+    ],
 )
 def test_native_arguments_are_an_object_unless_they_are_cut_off(arguments: str, value: Any) -> None:
     body = result(LLAMA, call(0, arguments, "f"), CALLED)

@@ -139,13 +139,15 @@ def test_options_are_renamed() -> None:
         ({"input": ["x"]}, "an item of input is not supported: str"),
         ({"input": [{"type": "item_reference"}]}, "not supported: item_reference"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "not supported: function_call"),
-        ({"input": [{"role": "user", "content": 5}]}, "a text is expected, not 5"),
+        ({"input": [{"role": "user", "content": 5}]}, "a text is expected, not int"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input_file"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "a tool is not supported: web_search"),
         ({"input": "x", "tools": 5}, "tools is not a list"),
         ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id is not supported"),
         ({"input": "x", "instructions": ["x"]}, "content is not supported: str"),
         ({"input": [{"type": "y" * 5000}]}, "not supported: y{100}$"),
+        ({"input": [{"type": ["y"]}]}, "not supported: dict$"),
+        ({"input": "x", "metadata": json.loads("[" * 200 + "]" * 200)}, "nested too deeply"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(body: Any, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
@@ -52,6 +53,8 @@ def chat_request(body: Json) -> Json:
     body = {key: value for key, value in body.items() if value is not None}
     if unsupported := next((key for key in _UNSUPPORTED if body.get(key)), None):
         raise _invalid(f"the Responses API's {unsupported} is not supported")
+    if is_too_deep(body):
+        raise _invalid("the request is nested too deeply")
     chat: Json = {key: body[key] for key in _SAME if key in body}
     chat["messages"] = _messages(body)
     if "max_output_tokens" in body:
@@ -97,8 +100,7 @@ def _add(item: Any, messages: list[Json]) -> None:
         case {"role": str(role), "content": content} if item.get("type", "message") == "message":
             messages.append({"role": role, "content": _content(content)})
         case _:
-            kind = item.get("type", "without a type") if isinstance(item, dict) else type(item)
-            raise _invalid(f"an item of input is not supported: {_short(kind)}")
+            raise _invalid(f"an item of input is not supported: {_kind(item)}")
 
 
 def _content(content: Any) -> Any:
@@ -122,8 +124,7 @@ def _part(part: Any) -> Json:
             return {"type": "text", "text": text}
         case {"type": "input_image", "image_url": str(url)}:
             return {"type": "image_url", "image_url": {"url": url}}
-    kind = part.get("type", "without a type") if isinstance(part, dict) else type(part)
-    raise _invalid(f"a part of a message's content is not supported: {_short(kind)}")
+    raise _invalid(f"a part of a message's content is not supported: {_kind(part)}")
 
 
 def _text(value: Any) -> str:
@@ -132,7 +133,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list) and isinstance(text := _content(value), str):
         return text
-    raise _invalid(f"a text is expected, not {_short(value)}")
+    raise _invalid(f"a text is expected, not {_kind(value)}")
 
 
 def _tool(tool: Any) -> Json:
@@ -142,8 +143,7 @@ def _tool(tool: Any) -> Json:
             function = {"name": name, "description": tool.get("description") or ""}
             parameters = tool.get("parameters") or {"type": "object", "properties": {}}
             return {"type": "function", "function": function | {"parameters": parameters}}
-    kind = tool.get("type", "without a type") if isinstance(tool, dict) else type(tool)
-    raise _invalid(f"a tool is not supported: {_short(kind)}")
+    raise _invalid(f"a tool is not supported: {_kind(tool)}")
 
 
 def _tool_choice(choice: Any) -> Any:
@@ -168,8 +168,15 @@ def _list(value: Any, name: str) -> Iterable[Any]:
     raise _invalid(f"{name} is not a list")
 
 
-def _short(value: object) -> str:
-    return (value.__name__ if isinstance(value, type) else str(value))[:100]
+def _kind(value: Any) -> str:
+    """Returns the type that an object names in its key `type`, otherwise a value's Python type.
+
+    The text is at most 100 characters long.
+    """
+    match value:
+        case {"type": str(kind)}:
+            return kind[:100]
+    return type(value).__name__
 
 
 def _invalid(text: str) -> WireError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
 from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Collector, Completion
 from workers_ai_emulator.tasks.response_formats.response_format import Json, Wrap, tool_call_id
@@ -147,7 +149,7 @@ class _NativeCalls:
 def _arguments(call: ToolCall) -> Any:
     """Returns a call's arguments as a JSON value. Arguments that are not JSON stay a text."""
     try:
-        return json.loads(call.arguments or "{}")
+        return _parsed(call.arguments or "{}")
     except (ValueError, RecursionError):
         return call.arguments
 
@@ -155,6 +157,25 @@ def _arguments(call: ToolCall) -> Any:
 def _json(text: str) -> Any:
     """Returns the JSON value of a completion. Raises WireError if it is not JSON."""
     try:
-        return json.loads(text)
+        return _parsed(text)
     except (ValueError, RecursionError) as error:
         raise WireError(JSON_MODE_UNMET) from error
+
+
+def _parsed(text: str) -> Any:
+    """Returns the value of a JSON text.
+
+    Raises ValueError if the text is not JSON, if the value is nested too deeply, or if a number is
+    infinite or `NaN`. Python's parser accepts such numbers, but JSON cannot express them.
+    """
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if is_too_deep(value):
+        raise ValueError("the JSON value is nested too deeply")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return number
