@@ -73,7 +73,7 @@ def test_a_large_schema_is_compiled(schema: Any, compiler: GrammarCompiler) -> N
         (json_grammar({"enum": ["x" * 2**18]}), "at most 262,144 are allowed"),
         ('start: %json {"not":' * 50_000, "recursion|not|expected"),
         ("start: " + "(" * 10**5 + '"a"' + ")" * 10**5, "too deeply nested"),
-        (json_grammar({"pattern": "(" * 10**5 + "a" + ")" * 10**5}), 'in "pattern"'),
+        (json_grammar({"pattern": "(" * 10**5 + "a" + ")" * 10**5}), r"\(\(\( error: exceed"),
         (json_grammar({"type": "integer", "multipleOf": 99_999_989}), "MiB of memory|longer than"),
         (json_grammar(SLOW), "MiB of memory|longer than"),
     ],

@@ -28,6 +28,7 @@ _NOISE = re.compile(
     re.DOTALL,
 )
 _MAX_REASON_LENGTH = 300
+_MAX_LINE_LENGTH = 160
 # What replaces the beginning of some error texts, mostly because they do not name the keyword.
 _REASONS = {
     "NoExtensionBias": "no text matches it",
@@ -179,4 +180,7 @@ def _reason(error: str) -> str:
     reason = _NOISE.sub("", error)
     beginning = next(filter(reason.startswith, _REASONS), "")
     reason = _REASONS.get(beginning, "") + reason.removeprefix(beginning)
-    return " ".join(reason.split())[:_MAX_REASON_LENGTH]
+    lines = (
+        line.strip()[:_MAX_LINE_LENGTH] for line in reason.splitlines()
+    )  # one can be a pattern
+    return " ".join(lines)[:_MAX_REASON_LENGTH]
