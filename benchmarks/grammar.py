@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from workers_ai_emulator.engine.engine import Engine
@@ -68,6 +69,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "pattern of a date": _TEXT | {"pattern": "^[0-9]{4}-(0[1-9]|1[0-2])-[0-3][0-9]$"},
     "200 optional fields": _record({f"field_{n}": _TEXT for n in range(200)}, num_required=0),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The tokens per second of all clients, and the processor time per token of all threads."""
+
+    tokens_per_s: float
+    processor_ms: float
 
 
 class TimedRunner(LlamaRunner):
@@ -140,6 +149,7 @@ async def _speeds(conditions: Conditions, num_pairs: int) -> str:
     engine = Engine(runner, queue_size=0, tiling=TILING)
     grammar = TimedGrammar(engine.compile(text_of(PERSON)))
     headings = ["", "without, tokens/s", "with, tokens/s", "with / without"]
+    headings += ["without, processor ms per token", "with, processor ms per token"]
     try:
         rows = [await _row(engine, n, grammar, num_pairs) for n in NUM_CLIENTS]
     finally:
@@ -156,25 +166,31 @@ async def _speeds(conditions: Conditions, num_pairs: int) -> str:
 async def _row(
     engine: Engine, num_clients: int, grammar: TimedGrammar, num_pairs: int
 ) -> list[str]:
-    pairs = []
+    without, with_grammar = [], []
     for number in range(num_pairs):
         log.info("pair %d of %d clients", number + 1, num_clients)
-        without = await _tokens_per_s(engine, num_clients, None)
-        pairs.append((without, await _tokens_per_s(engine, num_clients, grammar)))
+        without.append(await _speed(engine, num_clients, None))
+        with_grammar.append(await _speed(engine, num_clients, grammar))
+    both = (without, with_grammar)
+    ratios = [b.tokens_per_s / a.tokens_per_s for a, b in zip(*both, strict=True)]
     return [
         f"{num_clients} client{'s' * (num_clients > 1)}",
-        *(f"{statistics.median(speeds):.1f}" for speeds in zip(*pairs, strict=True)),
-        f"{statistics.median(b / a for a, b in pairs):.2f}",
+        *(f"{statistics.median(speed.tokens_per_s for speed in of):.1f}" for of in both),
+        f"{statistics.median(ratios):.2f}",
+        *(f"{statistics.median(speed.processor_ms for speed in of):.2f}" for of in both),
     ]
 
 
-async def _tokens_per_s(engine: Engine, num_clients: int, grammar: TimedGrammar | None) -> float:
-    """Generates one completion for each client at the same time. Returns the tokens per second."""
-    start_s = time.perf_counter()
+async def _speed(engine: Engine, num_clients: int, grammar: TimedGrammar | None) -> Speed:
+    """Generates one completion for each client, all at the same time."""
+    start_s, processor_s = time.perf_counter(), time.process_time()
     counts = await asyncio.gather(
         *(_generate(engine, text, grammar) for text in prompts.PROMPTS[:num_clients])
     )
-    return sum(counts) / (time.perf_counter() - start_s)
+    return Speed(
+        tokens_per_s=sum(counts) / (time.perf_counter() - start_s),
+        processor_ms=1e3 * (time.process_time() - processor_s) / sum(counts),
+    )
 
 
 async def _generate(engine: Engine, text: str, grammar: TimedGrammar | None) -> int:
