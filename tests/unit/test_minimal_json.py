@@ -116,6 +116,9 @@ def test_a_recursive_schema_ends_where_its_recursion_is_optional() -> None:
         ),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "no simple number"),
         ({"type": "string", "minLength": 1e300}, "too large"),
+        ({"minItems": 5000, "items": {"const": "x" * 1000}}, "too large"),
+        ({"minItems": 5000, "items": {"enum": [{"x": ["y" * 1000]}]}}, "too large"),
+        ({"minItems": 1500, "items": {"required": ["x" * 1000]}}, "too large"),
         ({"required": [str(n) for n in range(50_000)]}, "too large"),
         (
             {"type": "number", "minimum": 10**400, "multipleOf": 0.5},

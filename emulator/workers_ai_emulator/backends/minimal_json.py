@@ -8,6 +8,7 @@ for example `pattern` and `uniqueItems`.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.wire.validation import shown
 
 _MAX_STEPS = 20_000  # a limit for the number of values, and of keywords that are read
+_MAX_LENGTH = 1_000_000  # a limit for the number of characters of the value
 _MAX_REF_LENGTH = 1000  # characters
 _MAX_DEPTH = 100  # the maximum depth of nested lists and objects in the value
 _FORMATS = {
@@ -37,7 +39,7 @@ def minimal_value(schema: object) -> Any:
     """Returns a small JSON value that satisfies the schema, as far as this module supports it.
 
     Raises RequestRejected if the schema is malformed, if it accepts no value, if it has a `$ref` to
-    another document, or if the value would have thousands of parts.
+    another document, or if the value would be very large.
     """
     return _Maker(schema).value(schema)
 
@@ -59,15 +61,16 @@ class _Maker:
     def __init__(self, root: object) -> None:
         self._root = root
         self._steps_left = _MAX_STEPS
+        self._length_left = _MAX_LENGTH
 
     def value(self, schema: object, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
             raise _rejected("its value is nested too deep")
         keywords = self._keywords(schema)
         if "const" in keywords:
-            return keywords["const"]
+            return self._constant(keywords["const"])
         if "enum" in keywords:
-            return _first(keywords["enum"])
+            return self._constant(_first(keywords["enum"]))
         match _type(keywords, is_root=depth == 0):
             case "object":
                 return self._object(keywords, depth)
@@ -147,6 +150,7 @@ class _Maker:
         needed = set(required)
         ordered = [key for key in properties if key in needed]
         others = keywords.get("additionalProperties", True)
+        self._count_length(sum(map(len, required)))
         return {
             key: self.value(properties.get(key, others), depth + 1)
             for key in dict.fromkeys([*ordered, *required])
@@ -165,8 +169,17 @@ class _Maker:
         name = keywords.get("format")
         text = _FORMATS.get(name, "") if isinstance(name, str) else ""
         length = _integer(keywords.get("minLength"))
-        self._count(length)
+        self._count_length(length)
         return text.ljust(length, "x")
+
+    def _constant(self, value: Any) -> Any:
+        self._count_length(len(json.dumps(value)))
+        return value
+
+    def _count_length(self, length: int) -> None:
+        self._length_left -= length
+        if self._length_left < 0:
+            raise _rejected("its value is too large")
 
     def _count(self, num_steps: int) -> None:
         self._steps_left -= num_steps
