@@ -25,6 +25,13 @@ RULES = """
 - contains: once
   answer: This is said once.
   times: 1
+- last_role: tool
+  answer: It is sunny in Paris.
+- contains: weather
+  reasoning: I need the weather.
+  tool_calls:
+    - name: get_weather
+      arguments: {city: Paris}
 - contains: slowly
   answer: word word word word word word word word
   tokens_per_second: 0.1
@@ -195,6 +202,105 @@ def test_no_expression_of_a_posted_script_blocks_the_server(tmp_path: Path) -> N
             'rule 1: matches: a back-reference such as \\1 is not supported, not "(a)\\\\1"'
         ]
     assert server.process.returncode == 0
+
+
+# ── tools and JSON mode ──
+
+LLAMA, QWEN, QWQ = (
+    "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
+    "@cf/qwen/qwen3-30b-a3b-fp8",
+    "@cf/qwen/qwq-32b",
+)
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
+WEATHER: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "How is the weather?"}],
+    "tools": [TOOL],
+}
+ARGUMENTS = '{"city": "Paris"}'
+
+
+def test_a_tool_loop_is_scripted_in_workers_ais_form(scripted: ServerProcess) -> None:
+    result = scripted.run(WEATHER, LLAMA).json()["result"]
+    assert result["response"] is None
+    assert result["tool_calls"] == [{"name": "get_weather", "arguments": {"city": "Paris"}}]
+    turns = [
+        {"role": "assistant", "content": "", "tool_calls": []},
+        {"role": "tool", "name": "get_weather", "content": "sunny"},
+    ]
+    second = {**WEATHER, "messages": WEATHER["messages"] + turns}
+    assert scripted.run(second, LLAMA).json()["result"]["response"] == "It is sunny in Paris."
+
+
+def test_a_tool_loop_is_scripted_in_openais_form(scripted: ServerProcess) -> None:
+    url, body = account_url(scripted, "/v1/chat/completions"), {"model": QWEN, **WEATHER}
+    (choice,) = scripted.post(url, body).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": ARGUMENTS}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
+    turns = [*WEATHER["messages"], choice["message"] | {"content": ""}, result]
+    (choice,) = scripted.post(url, {**body, "messages": turns}).json()["choices"]
+    assert choice["message"]["content"] == "It is sunny in Paris."
+
+
+def test_a_stream_has_the_words_of_the_reasoning_and_of_the_arguments(
+    scripted: ServerProcess,
+) -> None:
+    url, body = account_url(scripted, "/v1/chat/completions"), {"model": QWEN, **WEATHER}
+    events = events_of(scripted.post(url, {**body, "stream": True}))
+    choices = [event["choices"][0] for event in events if event["choices"]]
+    deltas = [choice["delta"] for choice in choices]
+    reasoning = [d["reasoning_content"] for d in deltas if d.get("reasoning_content")]
+    assert reasoning == ["I", " need", " the", " weather."]
+    functions = [d["tool_calls"][0]["function"] for d in deltas if d.get("tool_calls")]
+    assert functions[0]["name"] == "get_weather"
+    assert [f["arguments"] for f in functions if f.get("arguments")] == ['{"city":', ' "Paris"}']
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def test_equal_requests_get_equal_tool_calls(scripted: ServerProcess) -> None:
+    for model in (LLAMA, QWEN):
+        calls = set()
+        for _ in range(3):
+            result = scripted.run(WEATHER, model).json()["result"]
+            calls.add(json.dumps(result.get("tool_calls") or result["choices"]))
+        assert len(calls) == 1
+
+
+def test_reasoning_is_in_the_text_of_a_model_that_has_it_there(scripted: ServerProcess) -> None:
+    turns = [{"role": "user", "content": "How is the weather?"}]
+    result = scripted.run({"messages": turns, "max_tokens": 5}, QWQ).json()["result"]
+    assert result["tool_calls"][0]["name"] == "get_weather"
+    assert result["response"] == "<think>\nI need the weather.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls"),
+    [
+        ("required", [{"name": "get_weather", "arguments": {"city": ""}}]),
+        ("auto", None),
+    ],
+)
+def test_a_required_tool_is_called_without_a_rule(
+    scripted: ServerProcess, choice: str, calls: Any
+) -> None:
+    turns = [{"role": "user", "content": "Hi"}]
+    body = {"messages": turns, "tools": [TOOL], "tool_choice": choice}
+    assert scripted.run(body, LLAMA).json()["result"].get("tool_calls") == calls
+
+
+def test_json_mode_gets_valid_json_without_a_rule(scripted: ServerProcess) -> None:
+    schema: dict[str, Any] = {
+        "properties": {"age": {"type": "integer", "minimum": 18}},
+        "required": ["age"],
+    }
+    body = {"prompt": "Hi", "response_format": {"type": "json_schema", "json_schema": schema}}
+    assert scripted.run(body, LLAMA).json()["result"]["response"] == {"age": 18}
+    schema["properties"]["age"]["maximum"] = 17
+    response = scripted.run(body, LLAMA)
+    assert response.status_code == 400
+    assert "no simple number is within its limits; add a rule" in response.text
 
 
 # ── the choice of the backend ─────────────────────────────────────────────────────────────────

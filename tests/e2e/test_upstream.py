@@ -217,6 +217,89 @@ def test_a_header_chooses_the_upstream(upstream: FakeUpstream) -> None:
     assert "authorization" not in upstream.requests[-1].headers
 
 
+# ── tools, JSON mode and reasoning ──
+
+LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+QWEN = "@cf/qwen/qwen3-30b-a3b-fp8"
+GEMMA = "@cf/google/gemma-4-26b-a4b-it"  # unlike the others, its schema has the key `stop`
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "", "parameters": CITY}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+TURNS = [
+    {"role": "user", "content": "How is the weather?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+]
+
+
+def choice(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+
+def call_part(**function: Any) -> dict[str, Any]:
+    return choice({"tool_calls": [{"index": 0, "id": "u1", "function": function}]})
+
+
+CALLING = (
+    choice({"reasoning_content": "Hm"}),
+    call_part(name="weather", arguments=""),
+    call_part(arguments='{"city": '),
+    call_part(arguments='"Rome"}'),
+    choice({}, "tool_calls"),
+    USAGE,
+    "[DONE]",
+)
+
+
+def test_the_upstream_receives_tools_and_json_mode(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    body = {"messages": TURNS, "tools": [TOOL], "tool_choice": "required", "max_tokens": 9}
+    json_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": CITY}}
+    kwargs = {"enable_thinking": False}
+    more = {"stop": ["x"], "response_format": json_format, "chat_template_kwargs": kwargs}
+    assert emulator.run(body | more, GEMMA).status_code == 200
+    sent = upstream.requests[-1].body
+    assert sent["messages"] == TURNS
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["weather"]
+    assert (sent["tool_choice"], sent["stop"]) == ("required", ["x"])
+    assert sent["response_format"]["json_schema"]["schema"] == CITY
+    assert sent["chat_template_kwargs"]["enable_thinking"] is False
+
+
+def test_a_tool_call_of_the_upstream_is_sent_in_the_models_form(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(*CALLING)
+    body = {"messages": TURNS[:1], "tools": [TOOL]}
+    native = emulator.run(body, LLAMA).json()["result"]
+    assert native["tool_calls"] == [{"name": "weather", "arguments": {"city": "Rome"}}]
+    (openai,) = emulator.run(body, QWEN).json()["result"]["choices"]
+    assert openai["finish_reason"] == "tool_calls"
+    assert openai["message"]["reasoning_content"] == "Hm"
+    (call,) = openai["message"]["tool_calls"]
+    assert (call["id"], call["function"]["arguments"]) == ("u1", '{"city": "Rome"}')
+
+
+def test_a_stream_has_the_pieces_of_a_tool_call(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(*CALLING)
+    body = {"messages": TURNS[:1], "tools": [TOOL], "stream": True}
+    events = events_of(emulator.run(body, QWEN))
+    deltas = [event["choices"][0]["delta"] for event in events if event.get("choices")]
+    functions = [delta["tool_calls"][0]["function"] for delta in deltas if "tool_calls" in delta]
+    assert "".join(f.get("arguments") or "" for f in functions) == '{"city": "Rome"}'
+
+
+def test_a_tool_call_in_an_unknown_form_is_an_internal_error(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(choice({"tool_calls": "weather()"}))
+    assert error_of(emulator.run({"messages": TURNS[:1], "tools": [TOOL]}, QWEN))[:2] == (500, 3043)
+    assert "weather()" in log_of(emulator, "sent a tool call in an unknown form")
+
+
 # ── failures before the first byte ────────────────────────────────────────────────────────────
 
 
