@@ -254,6 +254,7 @@ def test_a_model_without_json_mode_refuses_it_and_ignores_guided_json() -> None:
     with pytest.raises(WireError) as raised:
         parse_json_mode({"response_format": {"type": "json_object"}}, Traits())
     assert raised.value.type is JSON_MODE_UNSUPPORTED
+    assert str(raised.value) == "This model doesn't support JSON Schema."
     assert parse_json_mode({"guided_json": SCHEMA}, Traits()) is None
 
 

@@ -18,11 +18,14 @@ class JsonMode:
     schema: Mapping[str, Any] | None
 
 
-def parse_json_mode(body: Mapping[str, Any], traits: Traits) -> JsonMode | None:
+def parse_json_mode(
+    body: Mapping[str, Any], traits: Traits, *, is_retired: bool = False
+) -> JsonMode | None:
     """Returns the JSON mode of a body that the model's schema accepts; None if it asks for none.
 
     The schema is in `response_format`, or for some models in `guided_json`. Raises WireError if the
     model has no JSON mode, or if the schema is not an object or is nested too deeply.
+    `is_retired`: whether the service has retired the model.
     """
     if traits.guided_json and isinstance(schema := body.get("guided_json"), dict):
         return _json_mode(schema)
@@ -31,7 +34,8 @@ def parse_json_mode(body: Mapping[str, Any], traits: Traits) -> JsonMode | None:
     if not kind or kind == "text":
         return None
     if traits.json_mode == "none":
-        raise WireError(JSON_MODE_UNSUPPORTED)
+        # The service spelled the word correctly for a model that is not retired [recorded 2026-07].
+        raise WireError(JSON_MODE_UNSUPPORTED, "suuport" if is_retired else "support")
     if kind == "json_object":
         return JsonMode(None)
     if kind == "json_schema":

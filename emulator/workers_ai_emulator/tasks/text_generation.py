@@ -103,7 +103,7 @@ def parse(
         is_flattened=is_flattened,
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
-        json_mode=parse_json_mode(values, spec.traits),
+        json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
         template_variables=_template_variables(values, spec.traits),
         has_reasoning=spec.traits.thinking != "in_text",
     )

@@ -178,9 +178,9 @@ CONTEXT_EXCEEDED = _ai(
 JSON_MODE_UNMET = _ai(
     403, 5024, "JSON Model couldn't be met",
     "In JSON mode, the completion is not JSON: `max_tokens` cut it off, for example. [recorded]")
-JSON_MODE_UNSUPPORTED = _ai(  # `suuport` is the service's spelling
-    400, 5025, "This model doesn't suuport JSON Schema.",
-    "The request asks for JSON mode, which Llama 2 never had.")
+JSON_MODE_UNSUPPORTED = _ai(  # the verb is misspelled as `suuport` in 2025 [recorded]
+    400, 5025, "This model doesn't {} JSON Schema.",
+    "The request asks for JSON mode, which the model does not have. [recorded]")
 RETIRED = _ai(
     410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",
