@@ -1,4 +1,4 @@
-"""Limits max_tokens in the requests that schemathesis generates, so that the tests are fast."""
+"""Limits the completion tokens of the requests that schemathesis generates, for fast tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def before_call(
     context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: Any
 ) -> None:
     for inputs in _inputs(case.body):
-        if _allows_many(inputs.get("max_tokens")):
-            inputs["max_tokens"] = MAX_TOKENS
+        for key in ("max_tokens", "max_output_tokens"):  # the second is a key of the Responses API
+            if _allows_many(inputs.get(key)):
+                inputs[key] = MAX_TOKENS
 
 
 def _inputs(body: Any) -> Iterator[dict[str, Any]]:
