@@ -133,7 +133,8 @@ def test_models_of_one_family_share_the_schema_and_the_validator() -> None:
 def test_pull_has_a_file_for_every_model_of_ordinary_size(spec: ModelSpec) -> None:
     assert spec.stand_in
     if spec.hub_file is None:
-        assert spec.name in ("@cf/zai-org/glm-5.3", "@cf/moonshotai/kimi-k2.6")
+        others = ("glm-5.3", "kimi-k2.6", "granite-4.0-h-micro")  # too large, or recurrent
+        assert spec.name.endswith(others)
         return
     assert spec.license and spec.license.url.startswith("https://")
     assert spec.hub_file.size and spec.hub_file.size < 70e9

@@ -126,3 +126,11 @@ def test_random_bodies_are_parsed_or_refused(name: str) -> None:
 @pytest.mark.parametrize("response_format", [{}, [None], "json_object", True, 5])
 def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> None:
     assert parsed(prompt="Hi", response_format=response_format).prompt == "Hi"
+
+
+def test_only_the_default_of_max_tokens_may_be_reduced() -> None:
+    qwen3 = CATALOG["@cf/qwen/qwen3-30b-a3b-fp8"]
+    params = parse({"prompt": "Hi"}, qwen3).params
+    assert (params.max_tokens, params.may_shorten) == (2000, True)
+    assert not parse({"prompt": "Hi", "max_tokens": 2000}, qwen3).params.may_shorten
+    assert not parse({"prompt": "Hi"}, INT8).params.may_shorten

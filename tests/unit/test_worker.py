@@ -446,6 +446,14 @@ async def test_without_max_tokens_a_completion_may_fill_the_context() -> None:
             engine.submit(prompt("p" * 64), unlimited)
 
 
+@in_loop
+async def test_a_default_of_max_tokens_is_reduced_to_the_rest_of_the_context() -> None:
+    async with running(FakeRunner(context_length=64, completion_length=100)) as engine:
+        for max_tokens, length in ((2000, 4), (3, 3)):
+            shortened = SamplingParams(max_tokens=max_tokens, may_shorten=True)
+            assert len(await text_of(engine.submit(prompt("p" * 60), shortened))) == length
+
+
 @pytest.mark.parametrize(("failing", "is_long"), [(2, False), (3, True)])
 def test_a_failed_decode_call_ends_only_its_own_requests(failing: int, is_long: bool) -> None:
     """Decode calls 1 and 2 evaluate the short prompt and its next token, call 3 the long prompt."""

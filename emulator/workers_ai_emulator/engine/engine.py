@@ -205,9 +205,10 @@ class Engine:
         `check_capacity`.
         """
         self.check_capacity()
-        max_tokens = params.max_tokens
-        if max_tokens is None:
-            max_tokens = max(1, self.context_length - len(prompt_tokens))
+        rest = max(1, self.context_length - len(prompt_tokens))
+        max_tokens = rest if params.max_tokens is None else params.max_tokens
+        if params.may_shorten:
+            max_tokens = min(max_tokens, rest)
         sequence = Sequence(
             prompt_tokens,
             params,

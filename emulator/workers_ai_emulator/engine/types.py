@@ -25,7 +25,9 @@ class FinishReason(Enum):
 class SamplingParams:
     """The sampling parameters of a request, and the maximum number of completion tokens.
 
-    If `max_tokens` is None, the completion may fill the rest of the context. If `temperature` is 0,
+    If `max_tokens` is None, the completion may fill the rest of the context. `may_shorten`: whether
+    `max_tokens` is reduced if it exceeds the rest of the context; otherwise, such a request is
+    rejected. If `temperature` is 0,
     the most likely token is always selected. If `seed` is None, a random seed is used. These values
     switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for `repetition_penalty`, and 0 for
     the frequency and presence penalties. `stop`: the completion ends before the first of these
@@ -41,6 +43,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    may_shorten: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -435,12 +435,6 @@ BUILT_IN_MODELS = (
         _TEXTGEN,
         _TOOLS,
         Price(1_542, 10_158),
-        HubFile(
-            "ibm-granite/granite-4.0-h-micro-GGUF",
-            "granite-4.0-h-micro-Q4_K_M.gguf",
-            "51ce07a9c9cfa971ca359d9625836bf8a4a1b61f",
-            1_942_564_512,
-        ),
-        _APACHE,
+        # no file to download: the engine does not support recurrent layers, which its weights have
     ),
 )

@@ -7,7 +7,7 @@ The limits and defaults of the parameters are those of Cloudflare's published sc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workers_ai_emulator.engine.types import SamplingParams
@@ -99,7 +99,10 @@ def parse(
         messages=parse_messages(body.get("messages")) if prompt is None else [],
         raw=values.get("raw") is True,
         stream=values.get("stream") is True,
-        params=parse_sampling_params(values, spec.schema["input"]),
+        params=replace(
+            parse_sampling_params(values, spec.schema["input"]),
+            may_shorten=_may_shorten(body, spec),
+        ),
         is_flattened=is_flattened,
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
@@ -107,6 +110,16 @@ def parse(
         template_variables=_template_variables(values, spec.traits),
         has_reasoning=spec.traits.thinking != "in_text",
     )
+
+
+def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
+    """Returns whether `max_tokens` may be reduced if the context is too short.
+
+    The models with the answer form `choices` have large defaults, such as 2,000, which assume the
+    long contexts of the service. A local context may be shorter.
+    """
+    is_default = body.get("max_tokens") is None and body.get("max_completion_tokens") is None
+    return is_default and spec.traits.answer == "choices"
 
 
 def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
