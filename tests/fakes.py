@@ -161,6 +161,9 @@ class FakeRunner:
         assert num_tokens <= held, f"slot {slot} has {held} cells, not {num_tokens}"
         del self.cells[slot][num_tokens:]
 
+    def copy(self, source: int, target: int) -> None:
+        self.load(target, self.save(source))
+
     def save(self, slot: int) -> bytes:
         assert _GARBAGE not in self.cells[slot], f"slot {slot} holds garbage"
         return array(_STATE_TYPE, self.cells[slot]).tobytes()

@@ -174,6 +174,57 @@ def mamba_model() -> bytes:
     return with_tensors(header, tensors)
 
 
+def sliding_window_model(window: int) -> bytes:
+    """Returns a file with a small model of Gemma 3's kind, with Llama 2's vocabulary.
+
+    In five of its six layers, a token sees only the last `window` tokens.
+    """
+    source = (DATA / "llama2-vocab.gguf").read_bytes()
+    (num_keys,) = struct.unpack_from("<Q", source, 16)
+    keys = source[24:].replace(
+        string("general.architecture") + struct.pack("<I", STRING) + string("llama"),
+        string("general.architecture") + struct.pack("<I", STRING) + string("gemma3"),
+    )
+    more = {
+        "gemma3.context_length": 4096,
+        "gemma3.embedding_length": 64,
+        "gemma3.block_count": 6,
+        "gemma3.feed_forward_length": 128,
+        "gemma3.attention.head_count": 4,
+        "gemma3.attention.head_count_kv": 2,
+        "gemma3.attention.key_length": 16,
+        "gemma3.attention.value_length": 16,
+        "gemma3.attention.layer_norm_rms_epsilon": 1e-6,
+        "gemma3.attention.sliding_window": window,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    keys += b"".join(string(key) + value(of_key) for key, of_key in more.items())
+    tensors = _random_tensors(_gemma_shapes(6), np.random.default_rng(0))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), num_keys + len(more)) + keys
+    return with_tensors(header, tensors)
+
+
+def _gemma_shapes(num_layers: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (64, 32_000),
+        "output_norm.weight": (64,),
+    }
+    for layer in range(num_layers):
+        norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+        shapes |= {f"blk.{layer}.{name}.weight": (64,) for name in norms}
+        shapes |= {f"blk.{layer}.attn_{name}_norm.weight": (16,) for name in "qk"}
+        shapes |= {
+            f"blk.{layer}.attn_q.weight": (64, 64),
+            f"blk.{layer}.attn_k.weight": (64, 32),
+            f"blk.{layer}.attn_v.weight": (64, 32),
+            f"blk.{layer}.attn_output.weight": (64, 64),
+            f"blk.{layer}.ffn_gate.weight": (64, 128),
+            f"blk.{layer}.ffn_up.weight": (64, 128),
+            f"blk.{layer}.ffn_down.weight": (128, 64),
+        }
+    return shapes
+
+
 def _array(element_type: int, length: int, data: bytes) -> bytes:
     return struct.pack("<IIQ", ARRAY, element_type, length) + data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers_ai_emulator.engine.prefixes import Owner, Snapshot
+from workers_ai_emulator.engine.prefixes import Snapshot
 from workers_ai_emulator.engine.scheduler import Copy, Decode, Discard, Operation, Save, Truncate
 from workers_ai_emulator.engine.sequence import Sequence
 from workers_ai_emulator.engine.types import ModelRunner, Sampler, State
@@ -31,7 +31,10 @@ class Executor:
             case Truncate(slot, num_tokens):
                 self._runner.truncate(slot, num_tokens)
             case Copy(source, target, num_tokens):
-                self._runner.load(target, self._state(source))
+                if isinstance(source, Snapshot):
+                    self._runner.load(target, self._states[source])
+                else:
+                    self._runner.copy(source, target)
                 self._runner.truncate(target, num_tokens)
             case Save(slot, snapshot):
                 self._states[snapshot] = self._runner.save(slot)
@@ -65,6 +68,3 @@ class Executor:
             sequence.grammar_state = sequence.grammar.begin()
         sequence.sampler = self._runner.sampler(sequence.params, sequence.prompt_tokens)
         return sequence.sampler
-
-    def _state(self, owner: Owner) -> State:
-        return self._states[owner] if isinstance(owner, Snapshot) else self._runner.save(owner)

@@ -102,6 +102,11 @@ class LlamaModel:
         return bool(is_recurrent or llama.llama_model_is_hybrid(self.pointer))
 
     @property
+    def has_windows(self) -> bool:
+        """Whether some layers have sliding windows: a token sees only the last tokens before it."""
+        return bool(llama.llama_model_n_swa(self.pointer) > 0)
+
+    @property
     def size(self) -> int:
         """The size of all weights in bytes."""
         return int(llama.llama_model_size(self.pointer))
@@ -304,6 +309,12 @@ class LlamaRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         if not llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
             raise EngineError(f"llama.cpp cannot remove KV cells of slot {slot}")
+
+    def copy(self, source: int, target: int) -> None:
+        if self._model.has_windows:  # `save` leaves out the cells outside of the windows
+            llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        else:
+            self.load(target, self.save(source))
 
     def save(self, slot: int) -> State:
         size = llama.llama_state_seq_get_size(self._context, slot)

@@ -285,8 +285,14 @@ class ModelRunner(Protocol):
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Removes all KV cells of the slot except the first `num_tokens`."""
 
+    def copy(self, source: int, target: int) -> None:
+        """Replaces the KV cells of the slot `target` with a copy of all cells of `source`."""
+
     def save(self, slot: int) -> State:
-        """Returns a copy of all KV cells of the slot."""
+        """Returns a copy of all KV cells of the slot.
+
+        If the model has sliding windows, cells that the next token cannot see may be missing.
+        """
 
     def load(self, slot: int, state: State) -> None:
         """Replaces the KV cells of the slot with a copy that `save` has returned.

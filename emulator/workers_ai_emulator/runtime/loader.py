@@ -76,9 +76,13 @@ class OpenModel:
     def snapshot_tokens(self) -> int:
         """The maximum number of tokens in all snapshots, which are saved copies of KV cells.
 
-        It is the number of tokens whose KV cells fit into SNAPSHOT_BYTES.
+        It is the number of tokens whose KV cells fit into SNAPSHOT_BYTES. It is 0 if the model has
+        sliding windows: llama.cpp then saves only the cells that the next token sees, but a prompt
+        that shares only a part of the snapshot needs other cells.
         """
-        return SNAPSHOT_BYTES // self.cell_size if self.cell_size else 0
+        if self.model.has_windows or not self.cell_size:
+            return 0
+        return SNAPSHOT_BYTES // self.cell_size
 
     def memory(self, num_slots: int) -> int:
         """Returns the maximum bytes of main memory that the model takes with `num_slots` slots."""
