@@ -1,5 +1,6 @@
-# Leaves out a library of llama.cpp that the emulator never loads, to halve the time that llama.cpp
-# takes to compile. To use it, set CMAKE_PROJECT_llama_cpp_INCLUDE to the path of this file.
+# Leaves out parts of llama.cpp that the emulator does not use. Without the library `common`,
+# llama.cpp takes half the time to compile. To use this file, set CMAKE_PROJECT_llama_cpp_INCLUDE to
+# its path.
 #
 # llama-cpp-python forces the cache entry LLAMA_BUILD_COMMON to ON. A normal variable has precedence
 # over the cache entry [CMake policy CMP0126].
@@ -8,3 +9,11 @@ set(LLAMA_BUILD_COMMON OFF)
 # Wheels cannot contain symbolic links, so each of the names of a library, such as libllama.so.0,
 # would be a copy of the library.
 set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
+
+# On ARM processors with half-precision arithmetic but neither SVE nor i8mm, llama.cpp multiplies
+# F16 weights with llamafile's routines if a decode call has 8 or more rows. These routines round
+# differently from those for fewer rows, so equal requests could get different bytes. With SVE or
+# i8mm, llama.cpp never uses llamafile's routines.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    set(GGML_LLAMAFILE OFF)
+endif()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
+import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
@@ -16,6 +18,7 @@ from workers_ai_emulator.settings import Settings
 
 from tests.server import FP16, INT8
 
+VOCABULARY = Path(__file__).parents[1] / "data" / "llama2-vocab.gguf"
 NUM_SLOTS = 4
 NUM_STEPS = 2
 TILING = Tiling()
@@ -146,3 +149,28 @@ def test_several_rows_of_a_sequence_have_the_logits_of_single_rows(
             for row in range(len(rows)):
                 assert np.array_equal(runner.logits(row), expected[start + row])
             runner.truncate(0, length + start + len(rows))
+
+
+@pytest.mark.parametrize(
+    ("features", "batch_invariant", "is_repacked"),
+    [
+        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", True, False),
+        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", False, True),
+        (b"CPU : NEON = 1 | MATMUL_INT8 = 1 | DOTPROD = 1 | REPACK = 1 | ", True, True),
+        (b"CPU : AVX2 = 1 | REPACK = 1 | ", True, True),
+    ],
+)
+def test_weights_are_not_repacked_if_this_changes_the_rounding(
+    features: bytes, batch_invariant: bool, is_repacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    load = llama.llama_model_load_from_file
+
+    def note_and_load(path: bytes, params: llama.llama_model_params) -> object:
+        given.append(params.use_extra_bufts)
+        return load(path, params)
+
+    monkeypatch.setattr(llama, "llama_print_system_info", lambda: features)
+    monkeypatch.setattr(llama, "llama_model_load_from_file", note_and_load)
+    LlamaModel(VOCABULARY, vocabulary_only=True, batch_invariant=batch_invariant).close()
+    assert given == [is_repacked]

@@ -42,8 +42,9 @@ class LlamaModel:
     """The weights and the vocabulary of a GGUF file, without a KV cache.
 
     `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, the epsilon that
-    replaces the epsilon of the file's RMS norms. The constructor raises EngineError with
-    llama.cpp's reason if the file cannot be loaded.
+    replaces the epsilon of the file's RMS norms. `batch_invariant`: if True, llama.cpp does not
+    repack the weights if this changes the rounding (see `_repacking_changes_rounding`). The
+    constructor raises EngineError with llama.cpp's reason if the file cannot be loaded.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class LlamaModel:
         gpu_layers: int = 0,
         vocabulary_only: bool = False,
         rms_epsilon: float | None = None,
+        batch_invariant: bool = True,
     ) -> None:
         llama_log.attach()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
+        params.use_extra_bufts = not (batch_invariant and _repacking_changes_rounding())
         overrides = _overrides(rms_epsilon)  # must stay in memory until the model is loaded
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
@@ -193,6 +196,18 @@ class LlamaVocabulary:
                 buffer = ctypes.create_string_buffer(-length)
                 length = llama.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
         return buffer.raw[:length]
+
+
+def _repacking_changes_rounding() -> bool:
+    """Returns whether a token's logits depend on the other tokens if the weights are repacked.
+
+    On ARM, llama.cpp repacks Q8_0 weights, that is, it stores them in another order, and computes
+    four tokens of a decode call together and the remaining ones singly. On processors with dot
+    products (DOTPROD) but without i8mm (MATMUL_INT8), the two routines round differently [measured
+    in an emulated processor].
+    """
+    features = llama.llama_print_system_info()
+    return b"DOTPROD = 1" in features and b"MATMUL_INT8 = 1" not in features
 
 
 def _overrides(rms_epsilon: float | None) -> Any:

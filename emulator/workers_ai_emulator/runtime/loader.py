@@ -127,6 +127,7 @@ class Loader:
                     weights.path,
                     gpu_layers=offload.num_layers,
                     rms_epsilon=corrected_epsilon(header, weights),
+                    batch_invariant=self._settings.deterministic,
                 )
                 on_failure.callback(model.close)
                 template = _template(spec, weights, model)
