@@ -125,14 +125,15 @@ def report(conditions: Conditions) -> Iterator[str]:
     """Yields a table of speeds, a table of the time per token, and a table of compile times."""
     num_pairs = 1 if conditions.is_quick else max(conditions.num_rounds, MIN_PAIRS)
     yield (
-        f"Each client generates {NUM_NEW_TOKENS} tokens, once without a grammar and once with the "
-        "grammar of a JSON object that has four fields, the last of them a long text. Engine "
-        f"without an HTTP server and without drafts; medians of {num_pairs} pairs."
+        f"Each client generates {NUM_NEW_TOKENS} tokens, once without and once with a grammar. "
+        "The grammar prescribes a JSON object with four fields, the last of which is a long text. "
+        "The engine runs without an HTTP server and without drafts. Medians of "
+        f"{num_pairs} pairs of runs."
     )
     yield asyncio.run(_speeds(conditions, num_pairs))
     yield (
-        "The time for one grammar. First: with the subprocess that tries new grammars. Again: the "
-        "same grammar in a later request."
+        'The time to compile one grammar. "First" includes the compilation in the subprocess. '
+        '"Again" is the same grammar in a later request.'
     )
     yield _compile_times(conditions, num_pairs)
 
@@ -232,6 +233,6 @@ def _duration_s(compiler: GrammarCompiler, text: str) -> float:
 
 
 def _microseconds(durations_s: list[float]) -> str:
-    """Describes the median and the 95th percentile."""
+    """Returns the median and the 95th percentile in microseconds, as a text."""
     p50, p95 = (1e6 * tables.percentile(durations_s, percent) for percent in (50, 95))
     return f"{p50:.0f} (95th percentile {p95:.0f})"

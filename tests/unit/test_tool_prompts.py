@@ -67,7 +67,7 @@ LLAMA = (
     '<s>assistant\n{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}</s>'
     "{%- else %}<s>{{ m.role }}\n{{ m.content }}</s>{% endif %}{% endfor %}"
 )
-GEMMA_3 = (  # knows no tools, and accepts only alternating messages
+GEMMA_3 = (  # does not support tools, and accepts only alternating messages
     "{%- for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
     "<s>{{ m.role }}\n{{ m.content }}</s>{% endfor %}<s>model\n"

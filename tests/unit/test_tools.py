@@ -35,7 +35,7 @@ CURRENT = Traits(has_tools=True, json_mode="text", guided_json=True, thinking="o
 
 
 def spec(**traits: Any) -> ModelSpec:
-    """Returns a model with Llama 2's schema, which lets unknown keys pass, and other traits."""
+    """Returns a model with Llama 2's schema, which accepts unknown keys, and with other traits."""
     return replace(CATALOG["@cf/meta/llama-2-7b-chat-int8"], traits=replace(CURRENT, **traits))
 
 
@@ -318,7 +318,7 @@ def test_parameters_that_the_model_does_not_have_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n": 2}, "n must be 1 here, got 2"),
+        ({"n": 2}, "n must be 1 in the emulator, got 2"),
         ({"logprobs": True}, "logprobs are not supported"),
         ({"top_logprobs": 1}, "logprobs are not supported"),
         ({"temperature": "hot"}, "temperature must be a number"),

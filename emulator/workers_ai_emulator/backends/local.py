@@ -103,9 +103,10 @@ def _compile(
 ) -> CompiledGrammar:
     """Returns the grammar of a constraint.
 
-    If the model may decide not to call a tool, and the schema of a tool cannot be enforced, the
-    arguments of the tools may be any JSON object. The service does not enforce them then. [inferred
-    from vLLM]
+    If a schema cannot be enforced, but the request does not require a tool call, the arguments of
+    all tools may be any JSON object: in this case, the service does not enforce schemas either
+    [inferred from vLLM]. Raises GrammarUnsupported if a required tool call or JSON cannot be
+    enforced.
     """
     special_tokens = engine.vocabulary.special_tokens
     try:
@@ -113,7 +114,7 @@ def _compile(
     except GrammarUnsupported:
         if constraint.is_required or constraint.is_json:
             raise
-    log.info("the schemas of the tools are not enforced")
+    log.info("a schema of the tools cannot be enforced, so arguments may be any JSON object")
     return engine.compile(output_format.grammar(without_schemas(constraint), special_tokens))
 
 

@@ -1,9 +1,9 @@
 """Makes small values that satisfy a JSON schema, for completions without a model.
 
-It is not a whole implementation of JSON Schema. It reads types, `enum`, `const`, `required`,
-`minItems`, `prefixItems`, `minLength`, `format`, the limits of numbers, `multipleOf`, and `$ref`
-within the schema. Of `anyOf` and `oneOf`, it uses the first branch. It ignores all other keywords,
-for example `pattern` and `uniqueItems`.
+This module supports only a part of JSON Schema: `type`, `enum`, `const`, `properties`, `required`,
+`additionalProperties`, `items`, `prefixItems`, `minItems`, `minLength`, `format`, the limits of
+numbers, `multipleOf`, `allOf`, and `$ref` within the schema. Of `anyOf` and `oneOf`, it uses the
+first branch. It ignores all other keywords, for example `pattern` and `uniqueItems`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def minimal_value(schema: object) -> Any:
 
 
 def minimal_object(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Like `minimal_value`, but for the schema of an object, whose keyword `type` may be missing.
+    """Returns a small JSON object that satisfies the schema, whose keyword `type` may be missing.
 
-    Also raises RequestRejected if the schema accepts no object.
+    Raises RequestRejected as `minimal_value` does, and if the schema accepts no object.
     """
     value = minimal_value({**schema, "type": "object"})
     if not isinstance(value, dict):
@@ -65,7 +65,7 @@ class _Maker:
 
     def value(self, schema: object, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
-            raise _rejected("its value is nested too deep")
+            raise _rejected("its value is nested too deeply")
         keywords = self._keywords(schema)
         if "const" in keywords:
             return self._constant(keywords["const"])
@@ -184,7 +184,7 @@ class _Maker:
     def _count(self, num_steps: int) -> None:
         self._steps_left -= num_steps
         if self._steps_left < 0:
-            raise _rejected("it is too large, or its value is")
+            raise _rejected("it or its value is too large")
 
 
 _INCLUDING = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
@@ -266,7 +266,7 @@ def _candidates(limits: Mapping[str, float], *, is_integer: bool) -> Iterator[fl
 
 
 def _is_finite(value: object) -> TypeGuard[float]:
-    """Returns whether the value is a number, but not infinity, as which Python reads `1e999`."""
+    """Returns whether the value is a finite number. Python reads `1e999` as infinity."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)

@@ -25,8 +25,8 @@ class EventDecoder:
     """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
     `is_done`: whether the server has sent the event `[DONE]`. `max_tokens`: the maximum number of
-    completion tokens in the request. `has_reasoning`: whether the reasoning is separate from the
-    text. If it is False, the reasoning becomes a part of the text.
+    completion tokens in the request, or 0 if it has none. `has_reasoning`: whether the reasoning is
+    separate from the text. If it is False, the reasoning becomes a part of the text.
     """
 
     def __init__(self, max_tokens: int, *, has_reasoning: bool = True) -> None:
@@ -40,11 +40,10 @@ class EventDecoder:
     def feed(self, data: str, kind: str = "message") -> list[Chunk]:
         """Decodes one event. Returns its reasoning, its text and its tool calls as chunks.
 
-        The chunks together count as one token.
-        `kind`: the event's field `event`. Raises an EngineError if the event reports an error. If
-        the data is not a JSON object, raises UpstreamFailed for the kind `message`, and ignores
-        other kinds, such as `ping`. Also ignores events without data, which some servers send to
-        keep the connection open.
+        The chunks together count as one token. `kind`: the event's field `event`. Raises an
+        EngineError if the event reports an error. If the data is not a JSON object, raises
+        UpstreamFailed for the kind `message`, and ignores other kinds, such as `ping`. Also ignores
+        events without data, which some servers send to keep the connection open.
         """
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
@@ -78,7 +77,7 @@ class EventDecoder:
     def _last_chunks(self, reason: FinishReason) -> list[Chunk]:
         if reason is FinishReason.LENGTH:
             return [Chunk("", reason, num_tokens=0)]
-        # Servers send `stop` or `tool_calls` if the request has required a certain tool. The
+        # If the request names the tool to call, some servers send `stop` and not `tool_calls`. The
         # end-of-text token counts as a completion token, but servers send no event for it.
         reason = FinishReason.TOOL_CALLS if self._tool_calls.has_calls else FinishReason.STOP
         ends = (Chunk(tool_call=delta, num_tokens=0) for delta in self._tool_calls.flush())

@@ -76,8 +76,8 @@ class _CallIds:
     """Gives ids to tool calls and to their results if the client sent none.
 
     Workers AI's own responses contain no ids, so its clients need not send any. A result without an
-    id gets that of the first call without a result: of a call of the same tool if the result has
-    the tool's name, otherwise of any call.
+    id gets the id of the first call that has no result yet. If the result has a tool's name, calls
+    of this tool come first.
     """
 
     def __init__(self) -> None:

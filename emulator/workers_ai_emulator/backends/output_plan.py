@@ -36,7 +36,7 @@ def plan(
     """Returns how the completion of a request is constrained and parsed.
 
     `prompt_end`: the text of the prompt's last tokens. `special_tokens`: the ids of the
-    vocabulary's special tokens, by their texts.
+    vocabulary's special tokens, by their names.
     """
     tools = request.tool_choice.callable_tools(request.tools)
     stage = output_format.stage_of(prompt_end)

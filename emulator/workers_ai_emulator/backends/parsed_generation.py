@@ -53,7 +53,7 @@ class ParsedGeneration:
         self._generation.cancel_after(limit_s)
 
     def _parts(self, chunk: Chunk) -> list[Chunk]:
-        """Returns the chunks into which the parser splits a chunk; the last one ends with it."""
+        """Splits a chunk into chunks. The last of them gets the finish reason if there is one."""
         parts = self._parser.feed(chunk.text)
         if chunk.finish_reason is not None:
             parts += self._parser.flush()

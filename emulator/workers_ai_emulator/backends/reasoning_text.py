@@ -20,8 +20,8 @@ class ReasoningText:
     def feed(self, chunk: Chunk) -> Chunk:
         """Returns the chunk with its reasoning as a part of its text.
 
-        The end tag precedes what follows the reasoning. It is missing if `max_tokens` has ended the
-        completion during the reasoning.
+        The text `</think>` comes before the first text or tool call after the reasoning. It is
+        missing if `max_tokens` has ended the completion during the reasoning.
         """
         before = ""
         if chunk.reasoning and not self._is_open:

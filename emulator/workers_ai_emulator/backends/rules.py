@@ -34,7 +34,8 @@ _MAX_JSON_DEPTH = 100
 _MAX_TOOL_CALLS = 100  # the maximum number of tool calls of one rule
 _MAX_NAME_LENGTH = 200
 
-Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+# `tasks/messages.py` converts the roles `developer` and `function` of OpenAI's API to these roles.
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 def parse_rules(value: Any) -> list[Rule]:
@@ -139,7 +140,7 @@ class Rule(BaseModel):
     @model_validator(mode="after")
     def _check_completion(self) -> Self:
         if self.answer is not None and self.json_text is not None:
-            raise ValueError("it has both `answer` and `json`, which are both the text")
+            raise ValueError("it has both `answer` and `json`, but a completion has only one text")
         has_text = self.answer is not None or self.json_text is not None
         if not (has_text or self.tool_calls or self.reasoning):
             raise ValueError("it needs `answer`, `json`, `tool_calls` or `reasoning`")

@@ -37,7 +37,7 @@ _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 3.0
 _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its event `[DONE]`
 _PROBE_INTERVAL_S = 1.0
-_MAX_MODEL_NAMES = 1000  # names of models whose name on the upstream server is stored
+_MAX_MODEL_NAMES = 1000  # for how many Workers AI names the upstream server's name is stored
 _MAX_BODY_BYTES = 2**22  # longer error responses and lists of models are cut
 
 

@@ -253,12 +253,12 @@ def _download(file: HubFile | None) -> str:
 
 
 def _about(file: HubFile) -> str:
-    """Returns the file's approximate size as an apposition; empty if it is unknown."""
+    """Returns the file's approximate size, such as `, about 1.9 GiB`; empty if it is unknown."""
     return f", about {in_units(file.size)}" if file.size else ""
 
 
 def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> None:
-    """Prints the licence of the weights to stderr, and asks the user to accept it if it must be.
+    """Prints the licence of the weights, and asks for its acceptance if the licence requires it.
 
     If `is_quiet`, does not print the licence. If `is_accepted`, does not ask. Raises PullFailed if
     the user does not accept the licence. Also raises PullFailed if stdin is not a terminal, because

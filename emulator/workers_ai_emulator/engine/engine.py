@@ -70,7 +70,7 @@ class EngineGeneration:
 
     @property
     def fingerprint(self) -> str:
-        """The prompt, parameters and grammar as a text, which seeds the padding of events."""
+        """The prompt, parameters and grammar as a text, from which padding and ids are derived."""
         sequence = self._sequence
         grammar = sequence.grammar.text if sequence.grammar else ""
         return f"{sequence.prompt_tokens} {sequence.params} {grammar}"
@@ -194,15 +194,17 @@ class Engine:
     ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
-        If `max_tokens` is None, the completion may fill the rest of the context, but at least one
-        token must fit. `grammar`: a result of `compile`. The completion then has the form that the
-        grammar prescribes, unless it reaches `max_tokens`. When the grammar is complete, the
-        completion ends with the reason STOP. If the grammar exceeds a limit of llguidance, the
-        generation fails.
+        If `max_tokens` is None, the completion may fill the rest of the context. `grammar`: a
+        result of `compile`. The completion then has the form that the grammar prescribes, unless it
+        reaches `max_tokens`. When the grammar is complete, the completion ends with the reason
+        STOP. If the grammar exceeds a limit of llguidance, the generation fails with EngineError.
+
         `shows_special_tokens`: whether the text contains the names of special tokens, such as
-        `<|channel|>`, except the EOG token at the end. Raises ContextTooLong if the
-        prompt tokens plus `max_tokens` exceed the context length. Also raises the errors of
-        `check_capacity`.
+        `<|channel|>`. It never contains the name of the EOG token at the end.
+
+        Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length; if
+        the number of completion tokens may be reduced, at least one must fit. Also raises the
+        errors of `check_capacity`.
         """
         self.check_capacity()
         rest = max(1, self.context_length - len(prompt_tokens))

@@ -14,12 +14,12 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from workers_ai_emulator.engine.errors import EngineError, GrammarUnsupported
 from workers_ai_emulator.engine.types import Vocabulary
 
-# The limits of one request's grammar. If one is exceeded while a completion is generated, the
-# request fails. llguidance's own limits apply, too: with them, computing the allowed tokens takes
-# at most some tens of milliseconds.
+# The limits of one request's grammar. If a limit is exceeded while a completion is generated, the
+# request fails. llguidance's own limits apply, too. With them, computing the allowed tokens of one
+# step takes less than 100 ms.
 _MAX_ITEMS = 10_000  # enough for an object with about 2,500 optional properties
 _MAX_STATES = 30_000  # each state takes up to 2 kB of memory
-_MAX_SLICED_TOKENS = 160_000
+_MAX_SLICED_TOKENS = 160_000  # the maximum size of a vocabulary that gets slices
 # What is removed from an error text of llguidance: the location, the excerpt of the grammar, the
 # line that marks a place in a regular expression, and the advice for programmers.
 _NOISE = re.compile(
@@ -124,9 +124,10 @@ def new_tokenizer(
 ) -> LLTokenizer:
     """Returns llguidance's tokenizer for these tokens.
 
-    While llguidance builds it, no other thread can run: for up to 0.2 s with 128,000 tokens. So
-    the slices, which make computing the allowed tokens faster, are added in a second call, and only
-    to vocabularies of usual sizes.
+    Slices are sets of tokens for frequent parts of JSON, which llguidance prepares to compute the
+    allowed tokens faster. While llguidance builds the tokenizer, it holds Python's GIL, so no other
+    thread runs, for up to 0.2 s with 128,000 tokens. Therefore the slices are added in a second
+    call, and only if the vocabulary has at most 160,000 tokens.
 
     `tokens`: the bytes of each token; for a special token, its name. `special`: the ids of the
     special tokens. `eog`: the ids of the tokens that end a completion, at least one.
@@ -143,7 +144,7 @@ def new_tokenizer(
 
 
 def special_names(vocabulary: Vocabulary) -> dict[int, str]:
-    """Returns the ids and names of the special tokens. In a grammar, no text matches them."""
+    """Returns the ids and names of the special tokens, which only `<…>` matches in a grammar."""
     return {token: name for name, token in vocabulary.special_tokens.items() if name}
 
 
@@ -180,7 +181,6 @@ def _reason(error: str) -> str:
     reason = _NOISE.sub("", error)
     beginning = next(filter(reason.startswith, _REASONS), "")
     reason = _REASONS.get(beginning, "") + reason.removeprefix(beginning)
-    lines = (
-        line.strip()[:_MAX_LINE_LENGTH] for line in reason.splitlines()
-    )  # one can be a pattern
+    # A line can be a long regular expression.
+    lines = (line.strip()[:_MAX_LINE_LENGTH] for line in reason.splitlines())
     return " ".join(lines)[:_MAX_REASON_LENGTH]

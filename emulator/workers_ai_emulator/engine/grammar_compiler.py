@@ -23,9 +23,9 @@ from workers_ai_emulator.engine.grammar import (
 from workers_ai_emulator.engine.grammar_process import GrammarCheck
 from workers_ai_emulator.engine.types import Vocabulary
 
-_MAX_CHARACTERS = 2**18
+_MAX_CHARACTERS = 2**18  # of a grammar
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_TRIED = 64
+_MAX_TRIED = 64  # how many grammars that the subprocess has compiled are remembered
 
 
 class GrammarCompiler:
@@ -45,9 +45,9 @@ class GrammarCompiler:
         self._tried: OrderedDict[str, None] = OrderedDict()
 
     def compile(self, text: str) -> CompiledGrammar:
-        """Compiles a grammar, unless it was compiled recently, first in the subprocess.
+        """Compiles a grammar. If it was not compiled recently, compiles it in the subprocess first.
 
-        The first grammar takes longer: it starts the subprocess, and reads all tokens of the model.
+        The first call takes longer: it starts the subprocess, and reads all tokens of the model.
         Raises GrammarUnsupported if the grammar is too long, takes too much time or memory, or
         cannot be compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
         EngineError if the model has been unloaded.

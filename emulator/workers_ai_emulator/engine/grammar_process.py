@@ -31,7 +31,8 @@ if sys.platform != "win32":
 
 # The name of this module. In the subprocess, `__name__` is `__main__` instead.
 MODULE = "workers_ai_emulator.engine.grammar_process"
-# The limit for the address space of the process, in bytes. Without a grammar, it is up to 170 MiB.
+# The limit for the address space of the process, in bytes. Before the process compiles a grammar,
+# its address space has up to 170 MiB.
 _MEMORY = 320 * 2**20
 _MAX_REPLY_BYTES = 4096
 _COMPILED, _REJECTED = b"cr"  # kinds of replies of the subprocess

@@ -319,7 +319,7 @@ class LlamaRunner:
     def restrict(self, row: int, allowed: bytes) -> None:
         logits = self.logits(row)
         bits = np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(logits), bitorder="little")
-        np.copyto(logits, -np.inf, where=bits == 0)  # llama.cpp's samplers read the same numbers
+        np.copyto(logits, -np.inf, where=bits == 0)  # llama.cpp's samplers read this array
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         if not llama.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):

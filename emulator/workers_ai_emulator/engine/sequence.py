@@ -66,7 +66,7 @@ class Sequence:
         self.slot: int | None = None
         self.sampler: Sampler | None = None
         self.grammar = grammar
-        self.grammar_state: GrammarState | None = None  # like `sampler`, for a request with grammar
+        self.grammar_state: GrammarState | None = None  # None until `sampler` is set
         self._detokenizer = Detokenizer(strip_leading_space=strip_leading_space)
         self._stop_matcher = StopMatcher(params.stop)
 

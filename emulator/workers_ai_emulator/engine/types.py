@@ -16,7 +16,7 @@ class FinishReason(Enum):
     # The model generated an EOG (end-of-generation) token, the text reached a stop string, or the
     # completion is complete according to its grammar.
     STOP = "stop"
-    TOOL_CALLS = "tool_calls"  # the same, and the completion contains tool calls
+    TOOL_CALLS = "tool_calls"  # as STOP, but the completion contains tool calls
     LENGTH = "length"  # the completion has `max_tokens` tokens
     CANCELLED = "cancelled"  # the generation was cancelled, for example after a disconnect
 
@@ -27,11 +27,10 @@ class SamplingParams:
 
     If `max_tokens` is None, the completion may fill the rest of the context. `may_shorten`: whether
     `max_tokens` is reduced if it exceeds the rest of the context; otherwise, such a request is
-    rejected. If `temperature` is 0,
-    the most likely token is always selected. If `seed` is None, a random seed is used. These values
-    switch a parameter off: None for `top_k` and `top_p`, 1 or 0 for `repetition_penalty`, and 0 for
-    the frequency and presence penalties. `stop`: the completion ends before the first of these
-    strings.
+    rejected. If `temperature` is 0, the most likely token is always selected. If `seed` is None, a
+    random seed is used. These values switch a parameter off: None for `top_k` and `top_p`, 1 or 0
+    for `repetition_penalty`, and 0 for the frequency and presence penalties. `stop`: the completion
+    ends before the first of these strings.
     """
 
     max_tokens: int | None = 256

@@ -74,7 +74,7 @@ def request_branches(schema: Json) -> Iterator[Json]:
 
 
 def _defaults(schema: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the default values of a property. The value outside of `anyOf` comes last."""
+    """Yields the default values of a property. The last one counts: that outside of `anyOf`."""
     for part in (*schema.get("anyOf", ()), schema):
         if part.get("default") is not None:
             yield part["default"]

@@ -1,4 +1,4 @@
-"""Reads and edits the models file, `models.toml`, which adds models or replaces built-in models.
+"""Reads and edits the models file, `models.toml`, which adds models and replaces weights.
 
 The file has one table for each model, for example:
 

@@ -105,8 +105,8 @@ class ModelSpec:
     `traits`: how the service treats the model. `family`: the JSON schemas of input and output.
     `price`: the neurons that a call costs. `card_file`: the file with the model's published entry
     in `ai/models/search`, in the folder `models/cards/`; None if the service does not have the
-    model. `retired_on`: the day on which the service stopped to serve the model; None if it still
-    serves the model.
+    model. `retired_on`: the day on which the service retired the model; None if it still serves
+    the model.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Provides the stand-in model, which generates text while the Llama 2 weights are missing."""
+"""Provides the stand-in model, which generates text while a built-in model has no weights."""
 
 from __future__ import annotations
 

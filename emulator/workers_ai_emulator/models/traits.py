@@ -1,4 +1,4 @@
-"""Describes how the service treats a model: the forms of its responses, JSON mode, and thinking."""
+"""Describes how the service treats a model: response form, tools, JSON mode and reasoning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 class Traits:
     """How the service treats a model.
 
-    `answer`: the form of the result of `ai/run`: a text in the key `response`, or OpenAI's list
+    `answer`: the response form of `ai/run`: a text in the key `response`, or OpenAI's list
     `choices`. `server`: for `choices`, the inference server behind the service, which decides the
     order of keys, the ids and the token counts in events [inferred from recorded responses].
     `has_tools`: whether the service offers the request's tools to the model.

@@ -398,7 +398,7 @@ class _ValueSchema:
     enum_text: str
 
     def count_matches(self, place: _Place) -> int:
-        """Returns 0 if the value is absent, otherwise 1. Raises _Mismatch as usual."""
+        """Returns 0 if the value is absent, otherwise 1. Raises _Mismatch if it is rejected."""
         if place.value is _UNDEFINED:
             return 0
         if self._is_accepted_by_constants(place):

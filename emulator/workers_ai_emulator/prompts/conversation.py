@@ -1,8 +1,9 @@
 """Prepares messages with tool calls for a chat template.
 
-Chat templates differ in what they accept. Mistral's accept only ids of nine letters and digits,
-Llama 3's accept only one tool call in each message, and many know no tools at all. The functions
-of this module change a conversation so that the template accepts it. The meaning stays the same.
+Chat templates accept different conversations. The templates of Mistral accept only ids of nine
+letters and digits, and those of Llama 3 only one tool call in each message. Many templates do not
+support tools. The functions of this module change a conversation so that the template accepts it.
+They do not change its meaning.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
 
 
 def shorten_ids(messages: Sequence[Message]) -> list[Message]:
-    """Replaces the ids of tool calls by ids of nine letters and digits, which Mistral's need."""
+    """Replaces ids of tool calls by ids of nine letters and digits, for Mistral's templates."""
     return [
         replace(
             message,
@@ -101,11 +102,11 @@ def split_calls(messages: Sequence[Message]) -> list[Message]:
 
 
 def tell_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Describes the tools in the system message, for chat templates that know no tools.
+    """Describes the tools in the system message, for chat templates that do not support tools.
 
-    Tool calls become a part of the assistant's text, and results of tools become user messages, in
-    the form of the Hermes models, which many models have learnt. Without tools and tool calls, the
-    messages stay as they are.
+    Tool calls become a part of the assistant's text, and results of tools become user messages. All
+    have the form of the Hermes models, on which many models were trained. Without tools and tool
+    calls, returns the messages unchanged.
     """
     if not tools and not any(message.tool_calls for message in messages):
         return list(messages)

@@ -39,7 +39,7 @@ class ToolChoice:
     With the mode `auto`, the model decides; with `none`, it must not call a tool; with `required`,
     it must call at least one. `name`: the tool that it must call, in the mode `required`; None if
     it may choose the tool. `is_parallel`: whether a completion may contain several calls; None if
-    the request does not say it.
+    the request does not contain `parallel_tool_calls`.
     """
 
     mode: Literal["auto", "none", "required"] = "auto"
@@ -50,8 +50,8 @@ class ToolChoice:
     def allows_several(self) -> bool:
         """Whether a completion may contain more than one call.
 
-        If the request does not say it, a required call is the only one: small models often repeat a
-        required call until the completion has `max_tokens` tokens.
+        If the request requires a call and does not contain `parallel_tool_calls`, only one call is
+        allowed. Otherwise, small models often repeat the call until `max_tokens` is reached.
         """
         return self.mode == "auto" if self.is_parallel is None else self.is_parallel
 

@@ -288,8 +288,8 @@ def _bare_output(catalog: Catalog) -> Json:
 def _result(spec: ModelSpec) -> Json:
     """Returns the schema of the result of `ai/run`.
 
-    The published output schema is right only for Llama 2. The responses of the other models have
-    further keys and forms, such as a JSON object under the key `response` in JSON mode.
+    The published output schema is right only for models without tools and without JSON mode. The
+    responses of other models have further keys and forms, such as a JSON object in JSON mode.
     """
     if spec.traits.answer == "choices":
         choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))

@@ -53,10 +53,9 @@ async def run(
     """Runs the model, and returns a response in the model's format.
 
     `wrap`: writes the body of a response that is not a stream; by default, with Cloudflare's
-    envelope. Raises WireError if the client requests batch processing:
-    if `is_queued` is True, if the query contains `queueRequest=true`, or if the input is a list of
-    requests.
-    `is_queued`: whether the request's body requests batch processing.
+    envelope. `is_queued`: whether the request's body requests batch processing. Raises WireError if
+    the client requests batch processing: if `is_queued` is True, if the query contains
+    `queueRequest=true`, or if the input is a list of requests.
     """
     if is_queued or request.query_params.get("queueRequest") == "true" or _is_batch(inputs):
         _refuse_batch(spec, inputs)

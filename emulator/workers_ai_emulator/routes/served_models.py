@@ -40,7 +40,7 @@ class ServedModels:
             raise SettingInvalid(f"--preload: --retired excludes {min(excluded)}")
 
     def find(self, name: str) -> ModelSpec:
-        """Returns the model with this name. With `--any-model`, a new name gets a new model spec.
+        """Returns the model with this name. With `--any-model`, creates a spec for an unknown name.
 
         Raises WireError if the model is retired, or if no model has this name.
         """

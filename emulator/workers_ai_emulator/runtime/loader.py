@@ -77,8 +77,8 @@ class OpenModel:
         """The maximum number of tokens in all snapshots, which are saved copies of KV cells.
 
         It is the number of tokens whose KV cells fit into SNAPSHOT_BYTES. It is 0 if the model has
-        sliding windows: llama.cpp then saves only the cells that the next token sees, but a prompt
-        that shares only a part of the snapshot needs other cells.
+        sliding windows, because llama.cpp then saves only the cells that the next token needs. A
+        prompt that shares only a part of the snapshot needs other cells.
         """
         if self.model.has_windows or not self.cell_size:
             return 0

@@ -148,7 +148,7 @@ class Settings:
     any_model: Annotated[
         bool,
         Setting(
-            "The stand-in model serves every other name of the form @cf/author/model or "
+            "The stand-in model serves every unknown name of the form @cf/author/model or "
             "@hf/author/model; otherwise, requests for unknown names get 400.",
             page="models.md",
         ),

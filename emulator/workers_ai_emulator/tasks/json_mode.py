@@ -23,9 +23,9 @@ def parse_json_mode(
 ) -> JsonMode | None:
     """Returns the JSON mode of a body that the model's schema accepts; None if it asks for none.
 
-    The schema is in `response_format`, or for some models in `guided_json`. Raises WireError if the
-    model has no JSON mode, or if the schema is not an object or is nested too deeply.
-    `is_retired`: whether the service has retired the model.
+    The schema is in `response_format`, or for some models in `guided_json`. `is_retired`: whether
+    the service has retired the model. Raises WireError if the model has no JSON mode, if the type
+    of `response_format` is unknown, or if the schema is not an object or is nested too deeply.
     """
     if traits.guided_json and isinstance(schema := body.get("guided_json"), dict):
         return _json_mode(schema)
@@ -34,7 +34,8 @@ def parse_json_mode(
     if not kind or kind == "text":
         return None
     if traits.json_mode == "none":
-        # The service spelled the word correctly for a model that is not retired [recorded 2026-07].
+        # In 2025, the service's error text had the typo `suuport`. For a model that is not retired,
+        # the text had no typo in 2026 [recorded 2026-07].
         raise WireError(JSON_MODE_UNSUPPORTED, "suuport" if is_retired else "support")
     if kind == "json_object":
         return JsonMode(None)

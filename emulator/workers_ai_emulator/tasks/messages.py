@@ -20,7 +20,7 @@ def parse_messages(value: Any) -> list[Message]:
 
     The value is a list of messages, or an object with messages as values: Cloudflare's schema
     accepts both forms. Items that are not messages are ignored. Raises WireError if a message
-    contains an image or audio.
+    contains an image or audio as base64 data.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(items, list):

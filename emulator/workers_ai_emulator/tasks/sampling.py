@@ -54,13 +54,13 @@ def _parameters(schema: Any) -> set[str]:
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     num_completions = _integer(values, "n")
     if num_completions not in (None, 1):
-        raise refused_by_engine(f"n must be 1 here, got {num_completions}.")
+        raise refused_by_engine(f"n must be 1 in the emulator, got {num_completions}.")
     if values.get("logprobs") not in (None, False, 0) or _integer(values, "top_logprobs"):
-        raise refused_by_engine("logprobs are not supported here.")
+        raise refused_by_engine("logprobs are not supported by the emulator.")
 
 
 def _max_tokens(values: Mapping[str, Any]) -> int | None:
-    """Returns `max_completion_tokens` or, by its older name, `max_tokens`; None without both."""
+    """Returns `max_completion_tokens`, otherwise `max_tokens`, its older name, otherwise None."""
     name = "max_completion_tokens" if "max_completion_tokens" in values else "max_tokens"
     max_tokens = _integer(values, name)
     if max_tokens is not None and max_tokens < 1:
@@ -69,7 +69,7 @@ def _max_tokens(values: Mapping[str, Any]) -> int | None:
 
 
 def _stop(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the stop strings. Raises WireError if they are not at most 4 texts with content."""
+    """Returns the stop strings. Raises WireError if one is empty, or if there are over 4."""
     stop = values.get("stop", [])
     stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):

@@ -90,7 +90,7 @@ def parse(
         raise WireError(BAD_INPUT, error) from error
     if isinstance(body.get("lora"), str):
         raise WireError(LORA_UNSUPPORTED, spec.name)
-    # Schemas that accept null give it the meaning of an absent key.
+    # If a schema accepts null, null has the same meaning as an absent key.
     values = spec.defaults | {"seed": seed} | {k: v for k, v in body.items() if v is not None}
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     tools, tool_choice = parse_tools(values) if spec.traits.has_tools else ((), ToolChoice())
@@ -115,8 +115,8 @@ def parse(
 def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
     """Returns whether `max_tokens` may be reduced if the context is too short.
 
-    The models with the answer form `choices` have large defaults, such as 2,000, which assume the
-    long contexts of the service. A local context may be shorter.
+    Models with the response form `choices` have large defaults, such as 2,000, for the long
+    contexts of the service. A local context may be shorter.
     """
     is_default = body.get("max_tokens") is None and body.get("max_completion_tokens") is None
     return is_default and spec.traits.answer == "choices"
@@ -125,7 +125,7 @@ def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
 def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
     """Returns the variables for the chat template: whether and how much the model should reason.
 
-    The service reasons by default if the model can, whatever the default of the template is
+    On the service, models reason by default if they can, even if the template's default is not to
     [recorded for Gemma 4]. Only `chat_template_kwargs` switches the reasoning off. [recorded]
     """
     variables: dict[str, Any] = {}

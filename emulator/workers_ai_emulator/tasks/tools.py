@@ -18,8 +18,10 @@ def parse_tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], ToolChoice]:
 
     A tool has the service's form `{name, description, parameters}` or OpenAI's form with the key
     `function`. Without `tools`, the keys `functions` and `function_call` of old versions of
-    OpenAI's API are used. Raises WireError if a tool is not a function or has no name, if two tools
-    have the same name, if a schema is nested too deeply, and if the choice is invalid or names a
+    OpenAI's API are used.
+
+    Raises WireError if a tool is not a function or has no name, if two tools have the same name, or
+    if a schema is nested too deeply. Also raises WireError if the choice is invalid, or names a
     tool that the body does not contain.
     """
     values, choice = body.get("tools"), body.get("tool_choice")
@@ -92,8 +94,7 @@ def _require(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
 
 
 def _name(value: Any) -> str | None:
-    """Returns the tool's name in `{"type": "function", "function": {"name": …}}`, or in `{"name":
-    …}`; None if there is none."""
+    """Returns the tool's name in `{"function": {"name": …}}` or `{"name": …}`, otherwise None."""
     match value:
         case {"function": {"name": str(name)}} | {"name": str(name)}:
             return name

@@ -104,8 +104,8 @@ def event(value: Any) -> bytes:
 class EventTemplate:
     """A server-sent event that is written many times, with different values.
 
-    Only the values are encoded for each event, which takes a fraction of the time.
-    `content`: the event's JSON object, with `VALUE` and `PADDING` in place of what differs.
+    For each event, only the values are encoded, which takes a fraction of the time. `content`: the
+    event's JSON object, with `VALUE` and `PADDING` in place of the parts that differ.
     """
 
     def __init__(self, content: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Padding:
 
 
 class RandomPadding:
-    """Chooses the padding of each event of a stream: up to 50 random digits in base 36.
+    """Chooses the padding of each event of a stream of SGLang: up to 50 random digits in base 36.
 
     Streams with the same `seed` have the same paddings.
     """

@@ -177,8 +177,8 @@ CONTEXT_EXCEEDED = _ai(
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
 JSON_MODE_UNMET = _ai(
     403, 5024, "JSON Model couldn't be met",
-    "In JSON mode, the completion is not JSON: `max_tokens` cut it off, for example. [recorded]")
-JSON_MODE_UNSUPPORTED = _ai(  # the verb is misspelled as `suuport` in 2025 [recorded]
+    "In JSON mode, the completion is not JSON, for example because of `max_tokens`. [recorded]")
+JSON_MODE_UNSUPPORTED = _ai(  # {}: `support`, or `suuport` as in 2025 [recorded]
     400, 5025, "This model doesn't {} JSON Schema.",
     "The request asks for JSON mode, which the model does not have. [recorded]")
 RETIRED = _ai(

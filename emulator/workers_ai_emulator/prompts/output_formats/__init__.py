@@ -1,1 +1,1 @@
-"""The formats in which the families of models write tool calls and their reasoning."""
+"""The formats in which models write tool calls and their reasoning."""

@@ -48,8 +48,8 @@ _FORMATS: tuple[tuple[tuple[str, ...], _Make], ...] = (
 def format_of(source: str) -> OutputFormat:
     """Returns the output format of the model with this chat template.
 
-    If the template describes tools in no format that we know, the emulator itself describes them,
-    in the format of Hermes.
+    If the template does not describe tools, or describes them in an unknown format, the result is
+    the format of Hermes: `tell_tools` then describes the tools in that format.
     """
     thinking = next((tags for tags in _TAGS if tags.end in source), None)
     make = _known(source) if knows_tools(source) else None

@@ -180,7 +180,10 @@ class _ValueRules:
         return "value"
 
     def object(self, schema: Mapping[str, Any], depth: int) -> str:
-        """Required keys come first, so that each of the others can be left out with its comma."""
+        """Returns the rule for an object.
+
+        Required keys come first, so that each optional key can be omitted together with its comma.
+        """
         properties, required = schema.get("properties"), schema.get("required")
         if not isinstance(properties, Mapping) or not properties:
             return "object"

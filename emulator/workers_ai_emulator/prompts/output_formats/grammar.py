@@ -44,11 +44,11 @@ class Rules:
 
     @property
     def break_(self) -> str:
-        """Up to two line breaks, which models write before and between tool calls."""
+        """A rule for up to two line breaks, which models write before and between tool calls."""
         return self.add("BREAK", r"/\n{1,2}/") + "?"
 
     def text(self, excluded: str | None = None) -> str:
-        """Any text, except that it must not begin with `excluded`."""
+        """Returns a rule for any text that does not begin with `excluded`."""
         self.add("ANY", r"/(.|\n)*/")
         if excluded is None:
             return "ANY"
@@ -63,7 +63,10 @@ class Rules:
         return self.add("EXCLUDED", rf"/\s*/ {literal(text)} ANY")
 
     def until(self, marker: str, excluded: str | None = None) -> str:
-        """Any text up to the first `marker`, and the marker. It must not begin with `excluded`."""
+        """Returns a rule for a text that ends with the first `marker`.
+
+        `excluded`: a text with which it must not begin; None if it may begin with any text.
+        """
         if self._special.match(marker):
             return f"{self.text(excluded)} {self.mark(marker)}"
         self.add("ANY", r"/(.|\n)*/")
@@ -74,14 +77,14 @@ class Rules:
         return self.add(f"{name}[lazy]", self.add(name.upper(), body))
 
     def mark(self, text: str) -> str:
-        """Exactly this text, in which the names of special tokens are special tokens."""
+        """Returns a rule for exactly this text. Names of special tokens match these tokens."""
         parts = filter(None, self._special.split(text))
         return " ".join(
             f"<[{self._ids[part]}]>" if part in self._ids else literal(part) for part in parts
         )
 
     def json(self, schema: Mapping[str, Any]) -> str:
-        """A JSON text of this schema."""
+        """Returns a rule for a JSON text that conforms to this schema."""
         styled = {**closed(schema), "x-guidance": _STYLE}
         return f"%json {json.dumps(styled, ensure_ascii=False)}"
 
@@ -94,8 +97,8 @@ def literal(text: str) -> str:
 def closed(schema: Any, depth: int = 0) -> Any:
     """Returns a schema whose objects accept no other keys than those in `properties`.
 
-    Objects that say something else about other keys, or that are combined with other schemas, stay
-    as they are. Other servers treat the schemas of tools in the same way.
+    Does not change schemas that mention other keys, or that are combined with other schemas. Other
+    servers treat the schemas of tools in the same way.
     """
     if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
         return schema

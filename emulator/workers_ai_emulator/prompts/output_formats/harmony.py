@@ -61,7 +61,10 @@ class HarmonyFormat(OutputFormat):
         return f"{head} {rules.text()}"
 
     def _call(self, rules: Rules, constraint: Constraint) -> str:
-        """The recipient may be before or after the channel: the model writes both."""
+        """Returns the rule for a call, with the recipient before or after the channel.
+
+        The model writes both.
+        """
         channel, message = rules.mark(_CHANNEL), rules.mark(_MESSAGE)
         rules.add("kind", f'" "? {rules.mark(_CONSTRAIN)}? "json"')
         bodies = []

@@ -1,6 +1,6 @@
 """The output format of Hermes, Qwen 2.5 and 3, QwQ and Granite: JSON between `<tool_call>` tags.
 
-The emulator also uses this format for models whose chat template knows no tools.
+The emulator also uses this format for models whose chat template does not support tools.
 """
 
 from __future__ import annotations

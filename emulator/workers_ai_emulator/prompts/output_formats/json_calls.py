@@ -22,7 +22,8 @@ _KEYS = ("name", "arguments", "parameters", "type", "function", "id")
 class JsonScanner:
     """Finds the end of a JSON object or array in a text that arrives in pieces.
 
-    It also ends before `<`, which is not valid outside a JSON string but begins many markers.
+    The value also ends before a `<` outside of strings. JSON has no such `<`, but many markers
+    begin with it.
     """
 
     def __init__(self, depth: int = 0) -> None:
@@ -139,8 +140,7 @@ class HeadedCallReader:
     """Reads a tool call whose name is written before its arguments, which are a JSON object.
 
     `head`: a pattern for the text up to the arguments; its group `name` is the tool's name, and its
-    group `id` the id of the call. `end`: the marker after the call; empty if there
-    is none.
+    group `id` the id of the call. `end`: the marker after the call; empty if there is none.
     """
 
     def __init__(
@@ -201,10 +201,10 @@ class HeadedCallReader:
 
 
 class EnclosedReader:
-    """Reads one tool call, or several with separators, up to a closing marker.
+    """Reads one tool call up to a closing marker.
 
-    `reader`: reads the first call. `end`: the marker after the calls. White space before the marker
-    is dropped; other text before it is a part of the answer.
+    `reader`: reads the call itself. `end`: the marker after the call. White space and `}` before
+    the marker are dropped; other text before it is a part of the answer.
     """
 
     def __init__(self, reader: JsonCallReader, end: str) -> None:

@@ -20,7 +20,7 @@ _HEAD = re.compile(
 
 
 class MistralListFormat(TaggedFormat):
-    """Nemo, 7B v0.3: `[TOOL_CALLS][{"name": …, "arguments": {…}, "id": …}]`."""
+    """The format of Nemo and 7B v0.3: `[TOOL_CALLS][{"name": …, "arguments": {…}, "id": …}]`."""
 
     markers = (_START,)
 
@@ -35,7 +35,7 @@ class MistralListFormat(TaggedFormat):
 
 
 class MistralArgumentsFormat(TaggedFormat):
-    """Small 3.2 and later: `[TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{…}`, with or without the id."""
+    """The format since Small 3.2: `[TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{…}`. The id is optional."""
 
     markers = (_START, _CALL_ID, _ARGUMENTS)
 

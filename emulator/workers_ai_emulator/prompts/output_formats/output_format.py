@@ -18,8 +18,8 @@ class Parser(Protocol):
     """Splits the text of a completion into answer, reasoning and tool calls.
 
     The result does not depend on where the text is cut: a parser holds back a text that may be the
-    beginning of a marker. The chunks that a parser returns have 0 tokens. Every character that the
-    parser does not recognise as a part of a marker or a tool call is in some chunk.
+    beginning of a marker. The `num_tokens` of the chunks that a parser returns is 0. Each character
+    of the text is in a chunk, except markers, and white space around reasoning and tool calls.
     """
 
     def feed(self, text: str) -> list[Chunk]:
@@ -39,7 +39,7 @@ class ThinkingTags:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a completion may be.
+    """The limits of a completion.
 
     `tools`: the tools that the model may call. `is_required`: whether it must call a tool.
     `is_parallel`: whether it may call several. `is_json`: whether its answer must be JSON, of
@@ -60,7 +60,7 @@ class Constraint:
 
 
 class OutputFormat(ABC):
-    """How a family of models writes tool calls and its reasoning.
+    """How some models write tool calls and their reasoning.
 
     `thinking`: the tags of the reasoning; None if the models write none. `has_single_calls`:
     whether a completion, and so each message with calls, contains at most one call.
@@ -103,7 +103,7 @@ class OutputFormat(ABC):
         """Returns a grammar of all completions that satisfy the constraint.
 
         The grammar has the syntax of llguidance's dialect of Lark. `special_tokens`: the ids of the
-        vocabulary's special tokens, by their texts.
+        vocabulary's special tokens, by their names.
         """
 
     def stage_of(self, prompt_end: str) -> Stage:

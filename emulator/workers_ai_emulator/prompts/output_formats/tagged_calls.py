@@ -12,8 +12,8 @@ from workers_ai_emulator.prompts.output_formats.markers import split_at
 class CallReader(Protocol):
     """Reads one tool call, or a list of them, after its marker.
 
-    `state`: `done` after the end of the call; `failed` if the text is not a call. `rest`: then the
-    text after the call; if it is not a call, the whole text.
+    `state`: `open` at first, `done` after the end of the call, `failed` if the text is not a call.
+    `rest`: in the state `done`, the text after the call; in the state `failed`, the whole text.
     """
 
     state: Literal["open", "done", "failed"]

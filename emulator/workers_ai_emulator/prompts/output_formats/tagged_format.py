@@ -17,7 +17,7 @@ from workers_ai_emulator.prompts.tools import Tool
 
 
 class TaggedFormat(OutputFormat):
-    """A format in which every tool call begins with a marker, after or without other text."""
+    """A format in which every tool call begins with a marker. Other text may come before it."""
 
     def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
         answer: Parser = self.call_parser(tools) if tools else TextParser()
@@ -40,7 +40,7 @@ class TaggedFormat(OutputFormat):
         return str(rules)
 
     def _answer(self, rules: Rules, constraint: Constraint, excluded: str | None) -> str:
-        """Returns the rule for all that follows the reasoning.
+        """Returns the rule for the text after the reasoning.
 
         `excluded`: the text with which a free answer must not begin.
         """

@@ -67,7 +67,10 @@ class XmlFormat(TaggedFormat):
         return _START, rules.add("call", " | ".join(bodies))
 
     def _one_tool(self, rules: Rules, tool: Tool, number: str) -> str:
-        """The arguments follow in the order of the schema. Other arguments are not allowed."""
+        """Returns the rule for a call of one tool.
+
+        The arguments must have the order of the schema. Other arguments are not allowed.
+        """
         tags, properties = self._tags, _properties(tool.parameters)
         required = tool.parameters.get("required")
         parts = [rules.mark(f"{tags.line}{tags.before_name}{tool.name}{tags.after_name}")]
@@ -136,7 +139,7 @@ class XmlCallReader:
         return chunks
 
     def flush(self) -> list[Chunk]:
-        """If the completion ends before an argument ends, the call is returned without it."""
+        """Ends the call. Drops an argument that has not ended."""
         if not self.num_calls:
             self.state = "failed"
             return []

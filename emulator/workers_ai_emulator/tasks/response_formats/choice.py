@@ -26,12 +26,13 @@ from workers_ai_emulator.tasks.response_formats.vllm import (
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.envelope import to_json
 
-# Returns the format of the response to a request, which the endpoint has chosen.
+# A function that returns the format of a response, by the model spec and the parsed request. The
+# functions below return such a function for each endpoint, before the request is parsed.
 FormatChoice = Callable[[ModelSpec, TextGenerationRequest], ResponseFormat]
 
 
 def run_format(wrap: Wrap) -> FormatChoice:
-    """Returns the choice of the formats of `ai/run`.
+    """Returns the function that chooses the format of a response of `ai/run`.
 
     `wrap`: converts the result to a body, with Cloudflare's envelope or without it. Events have no
     envelope.
@@ -61,7 +62,7 @@ def gzipped(result: Json) -> bytes:
 
 
 def chat_format(*, include_usage: bool) -> FormatChoice:
-    """Returns the choice of the formats of `chat/completions`.
+    """Returns the function that chooses the format of a response of `chat/completions`.
 
     `include_usage`: whether the request sets `stream_options.include_usage`.
     """
@@ -73,7 +74,10 @@ def chat_format(*, include_usage: bool) -> FormatChoice:
 
 
 def text_format(*, include_usage: bool) -> FormatChoice:
-    """Returns the choice of the format of the endpoint `completions`, the same for all models."""
+    """Returns a function that returns the format of `completions`, the same for all models.
+
+    `include_usage`: as for `chat_format`.
+    """
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         return OpenAIFormat(spec, TextChoices(), include_usage=include_usage)
@@ -82,7 +86,10 @@ def text_format(*, include_usage: bool) -> FormatChoice:
 
 
 def responses_format(body: Json, wrap: Wrap) -> FormatChoice:
-    """Returns the choice of the format of the Responses API. `body`: the request's body."""
+    """Returns a function that returns the format of the Responses API.
+
+    `body`: the request's body. `wrap`: as for `run_format`.
+    """
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         return ResponsesFormat(spec, body, wrap)
@@ -91,7 +98,7 @@ def responses_format(body: Json, wrap: Wrap) -> FormatChoice:
 
 
 def tensor_format(echo: str) -> FormatChoice:
-    """Returns the choice of the format with tensors. `echo`: as for TensorFormat."""
+    """Returns a function that returns the format with tensors. `echo`: as for TensorFormat."""
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         return TensorFormat(echo)

@@ -112,8 +112,8 @@ class TextChoices(Choices):
 def delta(chunk: Chunk, generation: Generation, *, arguments_first: bool = True) -> list[str]:
     """Returns a list with the `delta` of a chunk as JSON; an empty list if the chunk is empty.
 
-    `arguments_first`: whether the first part of a tool call has the key `arguments` even if no
-    arguments have arrived yet.
+    `arguments_first`: whether the first part of a tool call has the key `arguments` even if its
+    value is empty.
     """
     keys: Json = {}
     if chunk.reasoning:

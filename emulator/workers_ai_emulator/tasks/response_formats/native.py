@@ -29,9 +29,9 @@ from workers_ai_emulator.wire.errors import JSON_MODE_UNMET, WireError
 class NativeFormat:
     """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
 
-    Each event with a token has padding: a text of random length in the key `p`.
-    `wrap`: writes the body of a response that is not a stream. `is_json`: whether `response` must
-    be a JSON value instead of a text.
+    Each event with a token has padding: a text of random length in the key `p`. `wrap`: writes the
+    body of a response that is not a stream. `is_json`: whether `response` must be a JSON value
+    instead of a text.
     """
 
     def __init__(self, spec: ModelSpec, wrap: Wrap, *, is_json: bool = False) -> None:
@@ -62,8 +62,9 @@ class NativeFormat:
     def _result(self, completion: Completion) -> Json:
         """Returns the result without the token counts.
 
-        If the model calls tools, `response` is null, the arguments are an object, and the calls
-        have no ids. Otherwise there is no key `tool_calls`. [recorded 2026-01 and 2026-04]
+        If the model calls tools, the arguments are an object, the calls have no ids, and `response`
+        is null if there is no text. Otherwise, there is no key `tool_calls`. [recorded 2026-01 and
+        2026-04]
         """
         if completion.tool_calls:
             calls = [

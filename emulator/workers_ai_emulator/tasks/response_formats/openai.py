@@ -83,8 +83,8 @@ class OpenAIFormat:
     def _usage_events(self, generation: Generation, reason: str) -> list[bytes]:
         """Returns the events with the token counts.
 
-        The event for `include_usage` has no choices, as OpenAI documents it. If the model has
-        details of token counts, it has a choice, as recorded.
+        The event for `include_usage` has no choices, as OpenAI documents it. But if the model has
+        details of token counts, this event has a choice, as recorded.
         """
         usage, choice = generation.usage, self._choices.beside_usage(reason)
         kind = self._choices.event_object

@@ -59,7 +59,7 @@ class ResponsesFormat:
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """Yields the events of the Responses API, and `[DONE]` as all streams of the service.
+        """Yields the events of the Responses API, and `[DONE]` like all streams of the service.
 
         Each item of the response begins with the event `response.output_item.added` and ends with
         `response.output_item.done`.

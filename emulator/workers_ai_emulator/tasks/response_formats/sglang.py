@@ -205,5 +205,5 @@ def _tool_call_part(call: ToolCallDelta, generation: Generation) -> Json:
 
 
 def _tool_call_id(generation: Generation, index: int) -> str:
-    """Returns the id of a tool call in the form of SGLang: `call_` and 24 digits."""
+    """Returns the id of a tool call in the form of SGLang: `call_`, 24 hex digits."""
     return f"call_{hex_id(generation, f'tool call {index}')[:24]}"

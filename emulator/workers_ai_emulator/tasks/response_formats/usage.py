@@ -35,11 +35,11 @@ def vllm_counts(usage: Usage) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class UsageDetails:
-    """The keys that a model's token counts have in addition.
+    """Writes the token counts of a model, with the additional keys that not all models have.
 
     `price`: the price for the key `neurons`. `has_details`: whether there are additional keys:
     `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-09]. They
-    are absent for models that the service retired in between.
+    are absent for retired models, because the service retired all of them in 2026-05.
     """
 
     price: Price
