@@ -27,7 +27,7 @@ def _row(spec: ModelSpec) -> str:
     json_mode = "" if traits.json_mode == "none" else traits.json_mode
     cells = [
         f"`{spec.name}`" + (" (retired)" if spec.retired_on else ""),
-        f"`{traits.answer}`",
+        f"`{traits.form}`",
         "yes" if traits.has_tools else "",
         json_mode + (", `guided_json`" if traits.guided_json else ""),
         _THINKING[traits.thinking],

@@ -54,7 +54,7 @@ def test_the_traits_agree_with_the_card(spec: ModelSpec) -> None:
     properties = properties_of(spec)
     if "function_calling" in properties:
         assert spec.traits.has_tools
-    if spec.traits.answer == "choices":
+    if spec.traits.form == "choices":
         assert properties["reasoning"] == "true" and spec.traits.thinking != "none"
     if "planned_deprecation_date" in properties:
         assert str(spec.retired_on) == properties["planned_deprecation_date"]

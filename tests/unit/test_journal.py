@@ -320,8 +320,8 @@ def test_the_model_is_the_routes_or_the_one_in_the_body(
 # ── formats of responses and bodies ──────────────────────────────────────────────────────────
 
 
-CHOICES = Traits(answer="choices")
-SGLANG = Traits(answer="choices", server="sglang")
+CHOICES = Traits(form="choices")
+SGLANG = Traits(form="choices", server="sglang")
 
 
 @pytest.mark.parametrize("traits", [Traits(), Traits(has_tools=True), CHOICES, SGLANG], ids=repr)

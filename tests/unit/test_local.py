@@ -104,7 +104,7 @@ async def test_json_comes_after_the_reasoning() -> None:
         generation = await start(local, replace(request, params=SamplingParams(max_tokens=20)))
         assert (await collect(aiter(generation))).text == ""
         assert generation.finish_reason is FinishReason.LENGTH
-        bare = await completion(local, replace(request, has_reasoning=False))
+        bare = await completion(local, replace(request, separates_reasoning=False))
         assert bare.text in ('"yes"', '"no"')
 
 

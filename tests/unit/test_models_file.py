@@ -85,7 +85,7 @@ def test_an_entry_keeps_the_schema_the_traits_and_the_price_of_a_built_in_model(
 def test_an_added_model_has_tools_and_json_mode(tmp_path: Path) -> None:
     write(tmp_path, f'["{NAME}"]\nfile = "some.gguf"\n')
     traits = read_catalog(tmp_path)[NAME].traits
-    assert (traits.answer, traits.has_tools, traits.json_mode) == ("response", True, "object")
+    assert (traits.form, traits.has_tools, traits.json_mode) == ("response", True, "object")
 
 
 def test_the_defaults_of_an_entry_are_in_the_schema_and_in_requests(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_reasoning_is_separate_from_the_text(key: str) -> None:
 
 
 def test_reasoning_becomes_text_if_the_model_has_it_there() -> None:
-    decoder = EventDecoder(9, has_reasoning=False)
+    decoder = EventDecoder(9, separates_reasoning=False)
     events = [
         choice({"reasoning": "Hm", "content": ""}),
         choice({"reasoning": ".", "content": "a"}),

@@ -374,7 +374,7 @@ def test_a_completion_may_begin_inside_or_after_the_reasoning() -> None:
 
 def test_without_tools_and_reasoning_a_completion_is_text() -> None:
     text = f"<think>a</think><tool_call>{CALL}</tool_call>"
-    parser = HERMES.parser([], "before", has_reasoning=False)
+    parser = HERMES.parser([], "before", separates_reasoning=False)
     assert collect([*parser.feed(text), *parser.flush()]) == Parsed(text)
 
 

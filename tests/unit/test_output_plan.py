@@ -38,12 +38,12 @@ def test_a_plain_completion_is_neither_parsed_nor_constrained() -> None:
 def test_reasoning_is_parsed_unless_it_stays_in_the_text_or_the_prompt_is_raw() -> None:
     found = plan_of(REQUEST, THINKING)
     assert found.parser and not found.constraint
-    assert plan_of(replace(REQUEST, has_reasoning=False), THINKING).parser is None
+    assert plan_of(replace(REQUEST, separates_reasoning=False), THINKING).parser is None
     assert plan_of(replace(REQUEST, raw=True), THINKING).parser is None
 
 
 def test_channels_are_always_parsed_and_need_special_tokens() -> None:
-    found = plan_of(replace(REQUEST, has_reasoning=False), HarmonyFormat())
+    found = plan_of(replace(REQUEST, separates_reasoning=False), HarmonyFormat())
     assert found.parser and found.shows_special_tokens and not found.constraint
 
 
@@ -79,7 +79,7 @@ def test_json_mode_is_constrained_after_the_reasoning() -> None:
     request = replace(REQUEST, json_mode=JsonMode({"type": "string"}))
     inside = plan_of(request, THINKING, "<think>\n").constraint
     assert inside == Constraint(is_json=True, schema={"type": "string"}, stage="inside")
-    bare = replace(request, has_reasoning=False)
+    bare = replace(request, separates_reasoning=False)
     found = plan_of(bare, THINKING, "<think>\n")
     assert found.parser is None
     assert found.constraint == Constraint(is_json=True, schema={"type": "string"}, stage="after")

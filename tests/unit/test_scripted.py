@@ -325,7 +325,7 @@ def test_a_completion_may_have_only_reasoning() -> None:
 def test_reasoning_is_in_the_text_if_the_model_has_it_there(
     rule: dict[str, Any], text: str
 ) -> None:
-    found = collected(script({"reasoning": "Let me", **rule}), "x", has_reasoning=False)
+    found = collected(script({"reasoning": "Let me", **rule}), "x", separates_reasoning=False)
     assert (found.text, found.reasoning) == (text, "")
 
 

@@ -12,7 +12,7 @@ from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.prompts.chat import JinjaTemplate, Llama2Template
 from workers_ai_emulator.prompts.conversation import link_results
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.prompts.output_formats.detection import format_of, knows_tools
+from workers_ai_emulator.prompts.output_formats.detection import describes_tools, format_of
 from workers_ai_emulator.prompts.output_formats.harmony import HarmonyFormat
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.llama import LlamaFormat
@@ -254,9 +254,9 @@ def test_the_template_tells_the_output_format(source: str, expected: type[Output
 
 
 def test_a_template_with_tools_in_an_unknown_format_gets_none() -> None:
-    assert not knows_tools("{% if tools %}<|tool_call|>[{}]{% endif %}")
-    assert not knows_tools(CHATML)
-    assert knows_tools(HERMES)
+    assert not describes_tools("{% if tools %}<|tool_call|>[{}]{% endif %}")
+    assert not describes_tools(CHATML)
+    assert describes_tools(HERMES)
 
 
 @pytest.mark.parametrize(

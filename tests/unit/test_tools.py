@@ -281,8 +281,8 @@ def test_variables_of_the_chat_template(
 
 
 def test_reasoning_stays_in_the_text_of_some_models() -> None:
-    assert parsed({}, thinking="on").has_reasoning
-    assert not parsed({}, thinking="in_text").has_reasoning
+    assert parsed({}, thinking="on").separates_reasoning
+    assert not parsed({}, thinking="in_text").separates_reasoning
 
 
 def test_null_is_the_same_as_absent() -> None:

@@ -25,15 +25,15 @@ class EventDecoder:
     """Decodes the events of an OpenAI stream: call `feed` for each event, then `flush` once.
 
     `is_done`: whether the server has sent the event `[DONE]`. `max_tokens`: the maximum number of
-    completion tokens in the request, or 0 if it has none. `has_reasoning`: whether the reasoning is
-    separate from the text. If it is False, the reasoning becomes a part of the text.
+    completion tokens in the request, or 0 if it has none. `separates_reasoning`: whether the
+    reasoning is separate from the text. If it is False, the reasoning becomes a part of the text.
     """
 
-    def __init__(self, max_tokens: int, *, has_reasoning: bool = True) -> None:
+    def __init__(self, max_tokens: int, *, separates_reasoning: bool = True) -> None:
         self.is_done = False
         self.max_tokens = max_tokens
         self._tool_calls = ToolCallDecoder()
-        self._reasoning_text = None if has_reasoning else ReasoningText()
+        self._reasoning_text = None if separates_reasoning else ReasoningText()
         self._usage: Usage | None = None
         self._finish_reason: FinishReason | None = None
 

@@ -40,9 +40,9 @@ def plan(
     """
     tools = request.tool_choice.callable_tools(request.tools)
     stage = output_format.stage_of(prompt_end)
-    if request.json_mode and not request.has_reasoning:
+    if request.json_mode and not request.separates_reasoning:
         stage = "after"  # without separate reasoning, the whole text must be JSON
-    is_text = request.raw or not output_format.needs_parser(tools, request.has_reasoning)
+    is_text = request.raw or not output_format.needs_parser(tools, request.separates_reasoning)
     constraint = Constraint(
         tools=tools,
         is_required=request.tool_choice.mode == "required",
@@ -54,7 +54,7 @@ def plan(
     return OutputPlan(
         parser=None
         if is_text
-        else output_format.parser(tools, stage, has_reasoning=request.has_reasoning),
+        else output_format.parser(tools, stage, separates_reasoning=request.separates_reasoning),
         constraint=constraint if tools or request.json_mode else None,
         shows_special_tokens=not is_text and bool(output_format.marker_tokens(special_tokens)),
     )

@@ -99,7 +99,7 @@ class ScriptedBackend:
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         completion = _before_stop(completion, request.params.stop)
         chunks = _chunks(completion, rule.finish, request.params.max_tokens)
-        if not request.has_reasoning:
+        if not request.separates_reasoning:
             chunks = [*map(ReasoningText().feed, chunks)]
         fingerprint = f"{prompt} {request.params}"
         generation: Generation

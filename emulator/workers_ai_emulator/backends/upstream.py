@@ -79,7 +79,9 @@ class UpstreamBackend:
         prompt = upstream_request.prompt
         content = json.dumps(upstream_request.body).encode()
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        decoder = EventDecoder(request.params.max_tokens or 0, has_reasoning=request.has_reasoning)
+        decoder = EventDecoder(
+            request.params.max_tokens or 0, separates_reasoning=request.separates_reasoning
+        )
         generation = self._running.start(
             self._chunks(spec, upstream_request.path, content, decoder),
             num_prompt_tokens=num_tokens,

@@ -22,7 +22,7 @@ class Traits:
     off, and the value is the default. With `always`, it cannot be switched off.
     """
 
-    answer: Literal["response", "choices"] = "response"
+    form: Literal["response", "choices"] = "response"
     server: Literal["vllm", "sglang"] = "vllm"
     has_tools: bool = False
     json_mode: Literal["none", "object", "text"] = "none"

@@ -20,14 +20,14 @@ from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import Vocabulary
 from workers_ai_emulator.prompts.conversation import (
     as_values,
+    describe_tools,
     link_results,
     shorten_ids,
     split_calls,
-    tell_tools,
 )
 from workers_ai_emulator.prompts.json_values import texts_of, translated
 from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
-from workers_ai_emulator.prompts.output_formats.detection import format_of, knows_tools
+from workers_ai_emulator.prompts.output_formats.detection import describes_tools, format_of
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import OutputFormat
 from workers_ai_emulator.prompts.template import (
@@ -154,7 +154,7 @@ class Llama2Template:
         tools: Sequence[Tool] = (),
         variables: Mapping[str, Any] = _NO_VARIABLES,
     ) -> list[int]:
-        parts = _join_texts(self.parts(tell_tools(messages, tools)))
+        parts = _join_texts(self.parts(describe_tools(messages, tools)))
         texts = [part for part in parts if isinstance(part, str)]
         tokens_of_texts = iter(self._tokenizer.tokenize(texts))
         marks = {Mark.BOS: [self._bos], Mark.EOS: [self._eos]}
@@ -266,7 +266,7 @@ class JinjaTemplate:
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._source = source
         self.output_format = format_of(source)
-        self._has_tools = knows_tools(source)
+        self._has_tools = describes_tools(source)
         self._renderer = make_renderer(source)
         self.is_isolated = self._renderer.is_isolated or self._tokenizer.is_isolated
 
@@ -324,7 +324,7 @@ class JinjaTemplate:
     def _prepared(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
         """Returns the messages, with tool calls and results as the template accepts them."""
         if not self._has_tools:
-            return tell_tools(messages, tools)
+            return describe_tools(messages, tools)
         prepared = link_results(messages)
         if "alphanumeric strings with length 9" in self._source:  # Mistral's templates
             prepared = shorten_ids(prepared)

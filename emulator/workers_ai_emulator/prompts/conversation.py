@@ -101,7 +101,7 @@ def split_calls(messages: Sequence[Message]) -> list[Message]:
     return split
 
 
-def tell_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+def describe_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
     """Describes the tools in the system message, for chat templates that do not support tools.
 
     Tool calls become a part of the assistant's text, and results of tools become user messages. All

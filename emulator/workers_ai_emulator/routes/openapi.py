@@ -291,7 +291,7 @@ def _result(spec: ModelSpec) -> Json:
     The published output schema is right only for models without tools and without JSON mode. The
     responses of other models have further keys and forms, such as a JSON object in JSON mode.
     """
-    if spec.traits.answer == "choices":
+    if spec.traits.form == "choices":
         choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
         return _any_of([choices, _RESPONSE]) if _accepts_input(spec) else choices
     if spec.traits.has_tools or spec.traits.json_mode != "none":

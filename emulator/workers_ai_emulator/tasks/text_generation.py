@@ -41,8 +41,8 @@ class TextGenerationRequest:
     `raw`: whether the client has applied a chat template to the prompt itself. `is_flattened`:
     whether an old SDK has joined the messages into the prompt. `tools`: the tools that the model
     may call. `json_mode`: None if the completion may be any text. `template_variables`: values for
-    the chat template, such as `enable_thinking`. `has_reasoning`: whether the model's reasoning is
-    separated from its answer.
+    the chat template, such as `enable_thinking`. `separates_reasoning`: whether the model's
+    reasoning is separated from its answer.
     """
 
     prompt: str | None
@@ -55,7 +55,7 @@ class TextGenerationRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     json_mode: JsonMode | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
-    has_reasoning: bool = True
+    separates_reasoning: bool = True
 
     @property
     def num_characters(self) -> int:
@@ -108,7 +108,7 @@ def parse(
         tool_choice=tool_choice,
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
         template_variables=_template_variables(values, spec.traits),
-        has_reasoning=spec.traits.thinking != "in_text",
+        separates_reasoning=spec.traits.thinking != "in_text",
     )
 
 
@@ -119,7 +119,7 @@ def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
     contexts of the service. A local context may be shorter.
     """
     is_default = body.get("max_tokens") is None and body.get("max_completion_tokens") is None
-    return is_default and spec.traits.answer == "choices"
+    return is_default and spec.traits.form == "choices"
 
 
 def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, Any]:

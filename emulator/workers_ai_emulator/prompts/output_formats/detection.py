@@ -49,16 +49,16 @@ def format_of(source: str) -> OutputFormat:
     """Returns the output format of the model with this chat template.
 
     If the template does not describe tools, or describes them in an unknown format, the result is
-    the format of Hermes: `tell_tools` then describes the tools in that format.
+    the format of Hermes: `describe_tools` then describes the tools in that format.
     """
     thinking = next((tags for tags in _TAGS if tags.end in source), None)
-    make = _known(source) if knows_tools(source) else None
+    make = _known(source) if describes_tools(source) else None
     if make is None and _FORMATS[0][1] is _known(source):
         make = HarmonyFormat  # its channels also separate the reasoning
     return (make or HermesFormat)(thinking)
 
 
-def knows_tools(source: str) -> bool:
+def describes_tools(source: str) -> bool:
     """Returns whether the template describes tools to the model, in a format that we know."""
     return bool(_TOOLS.search(source)) and _known(source) is not None
 

@@ -33,10 +33,12 @@ class HarmonyFormat(OutputFormat):
     markers = (_START, _CHANNEL, _MESSAGE, *_ENDS, _CONSTRAIN)
     has_single_calls = True
 
-    def needs_parser(self, tools: Sequence[Tool], has_reasoning: bool) -> bool:
+    def needs_parser(self, tools: Sequence[Tool], separates_reasoning: bool) -> bool:
         return True
 
-    def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
+    def parser(
+        self, tools: Sequence[Tool], stage: Stage, *, separates_reasoning: bool = True
+    ) -> Parser:
         return HarmonyParser({tool.name for tool in tools})
 
     def grammar(self, constraint: Constraint, special_tokens: Mapping[str, int]) -> str:

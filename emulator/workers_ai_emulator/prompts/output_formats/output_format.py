@@ -86,16 +86,18 @@ class OutputFormat(ABC):
         """Returns those of the special tokens that are markers or tags, with their ids."""
         return {m: special_tokens[m] for m in self.all_markers if m in special_tokens}
 
-    def needs_parser(self, tools: Sequence[Tool], has_reasoning: bool) -> bool:
+    def needs_parser(self, tools: Sequence[Tool], separates_reasoning: bool) -> bool:
         """Returns whether a completion can contain something else than the answer."""
-        return bool(tools) or (has_reasoning and self.thinking is not None)
+        return bool(tools) or (separates_reasoning and self.thinking is not None)
 
     @abstractmethod
-    def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
+    def parser(
+        self, tools: Sequence[Tool], stage: Stage, *, separates_reasoning: bool = True
+    ) -> Parser:
         """Returns a parser for one completion.
 
-        `tools`: the tools that the model may call; calls of others stay text. `has_reasoning`:
-        whether the parser separates the reasoning from the answer.
+        `tools`: the tools that the model may call; calls of others stay text.
+        `separates_reasoning`: whether the parser separates the reasoning from the answer.
         """
 
     @abstractmethod

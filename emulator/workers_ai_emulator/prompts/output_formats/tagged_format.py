@@ -19,9 +19,11 @@ from workers_ai_emulator.prompts.tools import Tool
 class TaggedFormat(OutputFormat):
     """A format in which every tool call begins with a marker. Other text may come before it."""
 
-    def parser(self, tools: Sequence[Tool], stage: Stage, *, has_reasoning: bool = True) -> Parser:
+    def parser(
+        self, tools: Sequence[Tool], stage: Stage, *, separates_reasoning: bool = True
+    ) -> Parser:
         answer: Parser = self.call_parser(tools) if tools else TextParser()
-        if has_reasoning and self.thinking:
+        if separates_reasoning and self.thinking:
             return ThinkingParser(self.thinking, stage, answer)
         return answer
 

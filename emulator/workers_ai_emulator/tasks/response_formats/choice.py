@@ -40,7 +40,7 @@ def run_format(wrap: Wrap) -> FormatChoice:
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         traits = spec.traits
-        if traits.answer == "response":
+        if traits.form == "response":
             is_json = request.json_mode is not None and traits.json_mode == "object"
             native = NativeToolFormat if traits.has_tools else NativeFormat
             return native(spec, wrap, is_json=is_json)
@@ -107,6 +107,6 @@ def tensor_format(echo: str) -> FormatChoice:
 
 
 def _chat_choices(spec: ModelSpec) -> Choices:
-    if spec.traits.answer == "response":
+    if spec.traits.form == "response":
         return LlamaChoices()
     return SglangGatewayChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()
