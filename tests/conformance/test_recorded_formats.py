@@ -26,14 +26,14 @@ BODIES = {
 }
 BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
-QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", answer="choices", server="vllm", has_tools=True)
-GPT_OSS = spec("@cf/openai/gpt-oss-20b", answer="choices", server="vllm", has_tools=True)
-KIMI = spec("@cf/moonshotai/kimi-k2.6", answer="choices", server="sglang", has_tools=True)
-GLM = spec("@cf/zai-org/glm-5.3-flash", answer="choices", server="sglang", has_tools=True)
+QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
+GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
+KIMI = spec("@cf/moonshotai/kimi-k2.6", form="choices", server="sglang", has_tools=True)
+GLM = spec("@cf/zai-org/glm-5.3-flash", form="choices", server="sglang", has_tools=True)
 GEMMA_4 = spec(
     "@cf/google/gemma-4-26b-a4b-it-external",
     Price.in_usd(0.1, 0.3),
-    answer="choices",
+    form="choices",
     server="sglang",
 )
 LLAMA_3 = spec("@cf/meta/llama-3.3-70b-instruct-fp8-fast", has_tools=True, json_mode="object")
