@@ -1,6 +1,7 @@
 """Fixtures for the tests of clients.
 
-A test with the fixture `client` runs once for each client in the list `CLIENTS` of its module.
+A test with the fixture `client` runs once for each client in the list `CLIENTS` of its module, or
+in the arguments of its mark `clients`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from tests.clients.refusing import RefusingServer, refusing_server
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "client" in metafunc.fixturenames:
         marks = {"python": [], "node": [pytest.mark.node]}
-        clients = [pytest.param(c, marks=marks[c.language]) for c in metafunc.module.CLIENTS]
+        mark = metafunc.definition.get_closest_marker("clients")
+        chosen = mark.args if mark else metafunc.module.CLIENTS
+        clients = [pytest.param(c, marks=marks[c.language]) for c in chosen]
         metafunc.parametrize("client", clients, ids=str, indirect=True, scope="module")
 
 

@@ -1,8 +1,10 @@
 // Runs the named cases of a program, and prints one JSON line for each: its value or its error.
+// A name may be followed by arguments for the case, separated by spaces.
 
 export async function printOutcomes(cases, names) {
   for (const name of names) {
-    console.log(JSON.stringify({ case: name, ...(await outcome(cases[name])) }));
+    const [key, ...values] = name.split(" ");
+    console.log(JSON.stringify({ case: name, ...(await outcome(() => cases[key](...values))) }));
   }
 }
 

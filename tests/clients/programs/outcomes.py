@@ -11,13 +11,16 @@ def print_outcomes(
 ) -> None:
     """Calls the functions in `cases` that have these names, each with the arguments `given`.
 
-    Prints the outcome of each function.
+    A name may be followed by more arguments, separated by spaces. Prints the outcome of each
+    function.
     """
     by_name = {case.__name__: case for case in cases}
     for name in names:
         # An error's list may contain objects of the client. `vars` converts each object to its
         # fields.
-        print(json.dumps({"case": name} | outcome(by_name[name], *given), default=vars), flush=True)
+        key, *values = name.split(" ")
+        fields = {"case": name} | outcome(by_name[key], *given, *values)
+        print(json.dumps(fields, default=vars), flush=True)
 
 
 def outcome(case: Callable[..., object], *given: object) -> dict[str, object]:
