@@ -24,6 +24,7 @@ SCRIPT = [
         "tool_calls": [{"name": "get_temperature", "arguments": {"city": "Oslo"}}],
     },
     {"contains": "-4", "last_role": "tool", "answer": "Paris is warmer."},
+    {"contains": "How is", "reasoning": "It is summer.", "answer": "It is sunny in Paris."},
     # langchain-cloudflare asks gpt-oss and Gemma for JSON, and offers a tool to the others.
     {"contains": "Report", "model": "@cf/openai/*", "json": REPORT},
     {"contains": "Report", "model": "@cf/google/*", "json": REPORT},

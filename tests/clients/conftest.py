@@ -6,12 +6,15 @@ in the arguments of its mark `clients`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.clients.client import Client, Way
 from tests.clients.refusing import RefusingServer, refusing_server
+from tests.server import ServerProcess, server_process
+from tests.weather import SCRIPT
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,6 +38,15 @@ def way(request: pytest.FixtureRequest) -> Way:
     """How requests reach the server: by a configured base URL, or redirected by `exec`."""
     chosen: Way = request.param
     return chosen
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Starts one server, without a model, for all tests whose programs ask for the weather."""
+    script = tmp_path_factory.mktemp("script") / "script.json"
+    script.write_text(json.dumps(SCRIPT), "utf-8")
+    with server_process("--backend", "scripted", "--script", str(script)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

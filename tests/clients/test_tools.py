@@ -7,15 +7,13 @@ results are valid.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.clients.client import Client, Outcomes, Way, value_of
-from tests.server import ServerProcess, server_process
-from tests.weather import OSLO, PARIS, REASONING, REPORT, SCRIPT
+from tests.server import ServerProcess
+from tests.weather import OSLO, PARIS, REASONING, REPORT
 
 pytestmark = pytest.mark.documented
 
@@ -51,14 +49,6 @@ HARD_CODED = (AI_SDK, PYDANTIC_AI)
 def having(case: str) -> pytest.MarkDecorator:
     """Returns the mark of a test that runs with the clients that have this case."""
     return pytest.mark.clients(*(c for c in CLIENTS if case in " ".join(CLIENTS[c]).split()))
-
-
-@pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    script = tmp_path_factory.mktemp("script") / "script.json"
-    script.write_text(json.dumps(SCRIPT), "utf-8")
-    with server_process("--backend", "scripted", "--script", str(script)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

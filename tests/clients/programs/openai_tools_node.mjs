@@ -6,8 +6,10 @@
 
 import { createRequire } from "node:module";
 import { all, printOutcomes } from "./outcomes.mjs";
-import { forced, functionTool, question, reportSchema, request, temperatures } from "./weather.mjs";
+import * as weather from "./weather.mjs";
 
+const { forced, functionTool, tool, temperatures, reportSchema } = weather;
+const { question, open_question, request } = weather;
 const require = createRequire(import.meta.url); // needed, because `import` ignores NODE_PATH
 const OpenAI = require("openai");
 const { zodResponseFormat } = require("openai/helpers/zod");
@@ -25,6 +27,11 @@ const result = ({ id, function: { arguments: text } }) => ({
   role: "tool",
   tool_call_id: id,
   content: String(temperatures[JSON.parse(text).city]),
+});
+const outputOf = ({ call_id, arguments: text }) => ({
+  type: "function_call_output",
+  call_id,
+  output: String(temperatures[JSON.parse(text).city]),
 });
 const outcome = (turns) => ({
   calls: called(turns.flatMap((turn) => turn.tool_calls ?? [])),
@@ -93,12 +100,26 @@ const cases = {
   },
 
   async response(model) {
-    const { output_text, output, usage } = await client.responses.create({ model, input: request });
+    const { responses } = client;
+    const { output_text, output, usage } = await responses.create({ model, input: open_question });
     return { text: output_text, types: output.map(({ type }) => type), usage };
   },
 
+  async response_loop(model) {
+    const input = user(question);
+    const calls = [];
+    for (let turn = 0; turn < MAX_TURNS; turn++) {
+      const tools = [{ type: "function", ...tool }];
+      const { output, output_text: text } = await client.responses.create({ model, input, tools });
+      const fresh = output.filter(({ type }) => type === "function_call");
+      if (!fresh.length) return { calls, text };
+      input.push(...output, ...fresh.map(outputOf));
+      calls.push(...fresh.map(({ name, arguments: text }) => [name, JSON.parse(text)]));
+    }
+  },
+
   async response_stream(model) {
-    const stream = await client.responses.create({ model, input: request, stream: true });
+    const stream = await client.responses.create({ model, input: open_question, stream: true });
     const events = await all(stream);
     const deltas = events.filter(({ type }) => type === "response.output_text.delta");
     return { text: deltas.map(({ delta }) => delta).join(""), last: events.at(-1).type };

@@ -17,7 +17,7 @@ from typing import Any
 
 from openai import OpenAI
 from outcomes import print_outcomes
-from weather import FORCED, QUESTION, REQUEST, TOOL, Report, temperature
+from weather import FORCED, OPEN_QUESTION, QUESTION, REQUEST, TOOL, Report, temperature
 
 OPTIONS: dict[str, Any] = {"temperature": 0, "max_tokens": 200}
 MAX_TURNS = 4
@@ -89,7 +89,7 @@ def report(client: OpenAI, model: str) -> object:
 
 
 def response(client: OpenAI, model: str) -> object:
-    answer = client.responses.create(model=model, input=REQUEST)
+    answer = client.responses.create(model=model, input=OPEN_QUESTION)
     types = [item.type for item in answer.output]
     return {"text": answer.output_text, "types": types, "usage": answer.usage.to_dict()}
 
@@ -112,7 +112,7 @@ def response_loop(client: OpenAI, model: str) -> object:
 
 
 def response_stream(client: OpenAI, model: str) -> object:
-    events = list(client.responses.create(model=model, input=REQUEST, stream=True))
+    events = list(client.responses.create(model=model, input=OPEN_QUESTION, stream=True))
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     return {"text": "".join(deltas), "last": events[-1].type}
 

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 
 const weather = JSON.parse(readFileSync(new URL("weather.json", import.meta.url), "utf8"));
 
-export const { question, request, tool, temperatures } = weather;
+export const { question, open_question, request, tool, temperatures } = weather;
 export const functionTool = { type: "function", function: tool }; // in OpenAI's form
 export const forced = { type: "function", function: { name: tool.name } };
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 _WEATHER: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
 QUESTION: str = _WEATHER["question"]
+OPEN_QUESTION: str = _WEATHER["open_question"]
 REQUEST: str = _WEATHER["request"]
 TOOL: dict[str, Any] = {"type": "function", "function": _WEATHER["tool"]}  # in OpenAI's form
 FORCED = {"type": "function", "function": {"name": _WEATHER["tool"]["name"]}}
