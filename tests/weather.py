@@ -26,7 +26,8 @@ SCRIPT = [
     {"contains": "-4", "last_role": "tool", "answer": "Paris is warmer."},
     {"contains": "How is", "reasoning": "It is summer.", "answer": "It is sunny in Paris."},
     # langchain-cloudflare asks gpt-oss and Gemma for JSON, and offers a tool to the others.
-    {"contains": "Report", "model": "@cf/openai/*", "json": REPORT},
-    {"contains": "Report", "model": "@cf/google/*", "json": REPORT},
-    {"contains": "Report", "tool_calls": [{"name": "Report", "arguments": REPORT}]},
+    {"contains": "as a Report", "model": "@cf/openai/*", "json": REPORT},
+    {"contains": "as a Report", "model": "@cf/google/*", "json": REPORT},
+    {"contains": "as a Report", "tool_calls": [{"name": "Report", "arguments": REPORT}]},
+    {"contains": "Report the weather", "json": REPORT},
 ]

@@ -132,10 +132,13 @@ SDKS = {
     # SDK 1.2.2 imports base64-js and mustache without declaring them as dependencies.
     "1.2.2": Packages("ai-1.2.2", ("@cloudflare/ai@1.2.2", "base64-js@1.5.1", "mustache@4.2.0")),
 }
+AGENTS = Packages(
+    "agents", ("workers-ai-provider@4.0.0", "ai@7.0.173", "@cloudflare/ai-utils@1.0.1")
+)
 
 
 def install_all() -> None:
-    for packages in {*(tool.packages for tool in TOOLS), *CORNERS, *SDKS.values()}:
+    for packages in {*(tool.packages for tool in TOOLS), *CORNERS, *SDKS.values(), AGENTS}:
         packages.install()
 
 

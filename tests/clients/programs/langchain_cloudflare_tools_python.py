@@ -42,7 +42,8 @@ def forced(model_of: Any, name: str) -> object:
 
 def report(model_of: Any, name: str) -> object:
     """Gets an object with the client's default method, which depends on the model."""
-    return model_of(model=name).with_structured_output(Report).invoke(REQUEST)
+    model = model_of(model=name).with_structured_output(Report)
+    return model.invoke(f"{REQUEST} Answer as a Report.")
 
 
 def result(call: Any) -> Any:
