@@ -137,7 +137,7 @@ def test_options_are_renamed() -> None:
     [
         ({"input": 5}, "input is not a list"),
         ({"input": ["x"]}, "an item of input is not supported: str"),
-        ({"input": [{"type": "item_reference"}]}, "not supported: item_reference"),
+        ({"input": [{"type": "item_reference"}]}, "responses are not stored: send the item itself"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "not supported: function_call"),
         ({"input": [{"role": "user", "content": 5}]}, "a text is expected, not int"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input_file"),

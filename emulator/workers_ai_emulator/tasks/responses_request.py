@@ -99,6 +99,11 @@ def _add(item: Any, messages: list[Json]) -> None:
             return
         case {"role": str(role), "content": content} if item.get("type", "message") == "message":
             messages.append({"role": role, "content": _content(content)})
+        case {"type": "item_reference"}:
+            raise _invalid(
+                "input refers to an item of an earlier response, but responses are not stored: "
+                "send the item itself, as the AI SDK does with the option store: false"
+            )
         case _:
             raise _invalid(f"an item of input is not supported: {_kind(item)}")
 
