@@ -15,6 +15,7 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGenerat
 from workers_ai_emulator.middleware import edge
 from workers_ai_emulator.middleware.edge import EdgeMiddleware
 from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
 from workers_ai_emulator.wire.redaction import Redaction
 
 from tests.asgi import Recorder, body_of, call, headers_of, http_scope, receiver
@@ -216,6 +217,19 @@ def test_a_fault_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         context_of(scope).fault = "capacity"
 
     assert logged(caplog, Recorder(apply_fault)).endswith(" 200, fault capacity")
+
+
+def test_an_error_is_logged_without_credentials_and_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(scope: Scope) -> None:
+        context = context_of(scope)
+        context.redaction = Redaction(Headers({"x-auth-token": "a-secret"}))
+        context.error = WireError(BAD_INPUT, "a-secret\n" + "x" * 1000)
+
+    line = logged(caplog, Recorder(fail))
+    assert line.startswith(f"INFO POST {API_PATH} 200, 5006: 'Error: [redacted]\\nxxx")
+    assert len(line) < 500
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,13 @@ from workers_ai_emulator.wire.errors import WireError
 from tests.pages import blocks
 from tests.server import FP16, INT8
 
+LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # a model with tools
+
 
 async def start(
     script: ScriptedBackend,
     *messages: str | Message,
-    model: str = INT8,
+    model: str = LLAMA,
     prompt: str | None = None,
     max_tokens: int | None = 256,
     is_large: bool = False,
@@ -83,7 +85,7 @@ def test_the_first_rule_that_applies_is_used() -> None:
 @pytest.mark.parametrize(("pattern", "applies"), [(INT8, True), ("*int8", True), ("@cf/m", False)])
 def test_a_model_is_a_name_or_a_pattern_for_the_whole_name(pattern: str, applies: bool) -> None:
     rules = script({"model": pattern, "answer": "1"}, {"answer": "2"})
-    assert completion(rules, "x") == ("1" if applies else "2")
+    assert completion(rules, "x", model=INT8) == ("1" if applies else "2")
     assert completion(rules, "x", model=FP16) == "2"
 
 
@@ -271,6 +273,18 @@ def test_tool_calls_after_a_stop_string_are_not_sent() -> None:
 
 
 CALL = {"name": "weather", "arguments": {"city": "Paris", "days": 2}}
+
+
+def test_a_rule_cannot_call_tools_of_a_model_without_tools() -> None:
+    with pytest.raises(WireError, match=f"{INT8} has no tools"):
+        chunks(script({"tool_calls": [CALL]}), "x", model=INT8)
+
+
+@pytest.mark.parametrize(("is_on", "reasoning"), [(True, "Let me"), (False, "")])
+def test_a_request_can_switch_the_reasoning_of_a_rule_off(is_on: bool, reasoning: str) -> None:
+    rules = script({"answer": "Yes.", "reasoning": "Let me"})
+    found = collected(rules, "x", template_variables={"enable_thinking": is_on})
+    assert (found.text, found.reasoning) == ("Yes.", reasoning)
 
 
 def test_reasoning_text_and_tool_calls_follow_each_other_word_by_word() -> None:

@@ -33,7 +33,7 @@ def test_by_default_every_model_of_the_catalogue_is_served() -> None:
 @pytest.mark.parametrize(
     ("name", "next_step"),
     [
-        (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model"),
+        (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model."),
         ("gpt-4", "names have the form @cf/author/model"),
         ("@cf/a/b\x1b[2J", r"no model is called @cf/a/b\x1b[2J: names have the form"),
         ("@cf/a/" + "b" * 10_000, "names have the form"),

@@ -36,7 +36,7 @@ from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError, refused_by_engine
 
 MODEL_NAME = "scripted"
 
@@ -91,7 +91,7 @@ class ScriptedBackend:
     ) -> StartedGeneration:
         subject = _subject(request, spec)
         if (rule := await self._use_rule(subject)) is not None:
-            completion = rule.completion
+            completion = _fitting(rule.completion, request, spec)
         else:
             rule = _NO_DELAYS
             completion = await _default_completion(request, subject.text, is_large=is_large)
@@ -157,6 +157,18 @@ def _first(rules: Sequence[_ActiveRule], subject: Subject) -> _ActiveRule | None
             )
             raise WireError(INCOMPLETE_REQUEST, reason) from error
     return None
+
+
+def _fitting(completion: Completion, request: TextGenerationRequest, spec: ModelSpec) -> Completion:
+    """Returns a rule's completion, without its reasoning if the request switches reasoning off.
+
+    Raises WireError if the completion has tool calls and the service offers no tools to the model.
+    """
+    if completion.tool_calls and not spec.traits.has_tools:
+        raise refused_by_engine(f"A rule of the script calls a tool, but {spec.name} has no tools.")
+    if request.template_variables.get("enable_thinking") is False:
+        return replace(completion, reasoning="")
+    return completion
 
 
 def _subject(request: TextGenerationRequest, spec: ModelSpec) -> Subject:

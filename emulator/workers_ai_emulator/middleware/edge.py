@@ -33,6 +33,7 @@ _API_HEADERS = {
     b"x-frame-options": b"SAMEORIGIN",
 }
 # The maximum time to wait for the rest of a request body that the application reads only in part.
+_MAX_ERROR_LENGTH = 300  # characters of an error text in the log
 _REST_LIMIT_S = 10
 _SLASHES = re.compile("/{2,}")
 
@@ -149,11 +150,13 @@ def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
     line = f"{scope['method']} {redaction.path(scope['path'])} {status or 'no response'}"
     if context.fault is not None:
         line += f", fault {context.fault}"
+    parts = [_printable(line)]
+    if context.error is not None:
+        text = redaction.text(str(context.error)[:_MAX_ERROR_LENGTH], is_cut=True)
+        parts.append(f"{context.error.type.code}: {_printable(text)}")
     if context.started is not None:
-        line = f"{_printable(line)}, {_tokens(context)}"
-    else:
-        line = _printable(line)
-    log.log(level, "%s, %.2f s", line, elapsed_s)
+        parts.append(_tokens(context))
+    log.log(level, "%s, %.2f s", ", ".join(parts), elapsed_s)
 
 
 def _tokens(context: CallContext) -> str:

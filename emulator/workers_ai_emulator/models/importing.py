@@ -46,7 +46,7 @@ def import_weights(
         origin = f"imported from {one_line(str(file.absolute()))}"
         Manifest.of(target, origin=origin, sha256=sha256).write(target)
     models_file.add_entry(models_path, name, _relative(target, models_path.parent))
-    progress.note(f"{name} is {target}")
+    progress.note(f"{name} is {target}; a running server must be restarted to use it")
 
 
 def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:

@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.redaction import Redaction
 
 _KEY = "workers_ai_emulator.call_context"
@@ -27,6 +28,7 @@ class CallContext:
     `started`: the generation, once a backend has started it (`routes/generation.py`).
     `redaction`: replaces the request's credentials in stored texts (`middleware/journal/`).
     `call`: the inference call, if the request is one (`middleware/base.py`).
+    `error`: the error that the client receives, if it receives one (`wire/responses.py`).
     """
 
     needs_token: bool = False
@@ -36,6 +38,7 @@ class CallContext:
     started: StartedGeneration | None = None
     redaction: Redaction | None = None
     call: InferenceCall | None = None
+    error: WireError | None = None
 
 
 def context_of(scope: Scope) -> CallContext:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.errors import EmulatorError
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX, RESPONSES_PATH
 from workers_ai_emulator.wire.envelope import failure, responses_failure, to_json
 from workers_ai_emulator.wire.errors import Sender, WireError
@@ -37,9 +38,21 @@ def json_response(value: Any, status: int = 200) -> JsonResponse:
     return JsonResponse(to_json(value), status)
 
 
+class ErrorResponse(JsonResponse):
+    """A response with an error, which it stores in the request's context for the log."""
+
+    def __init__(self, body: bytes, error: WireError, headers: Mapping[str, str] | None) -> None:
+        super().__init__(body, error.type.status, headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).error = self._error
+        await super().__call__(scope, receive, send)
+
+
 def error_response(
     path: str, error: WireError, headers: Mapping[str, str] | None = None
-) -> JsonResponse:
+) -> ErrorResponse:
     """Returns the response to a request for `path` that fails with `error`.
 
     `headers`: headers that are added to the response. For errors of Workers AI, the header
@@ -51,7 +64,7 @@ def error_response(
     body = failure(error, request_id, is_bare=path.startswith(_BARE_PREFIXES))
     if error.type.sender is Sender.WORKERS_AI and path.endswith(RESPONSES_PATH):
         body = responses_failure(error, request_id)
-    return JsonResponse(body, error.type.status, headers)
+    return ErrorResponse(body, error, headers)
 
 
 class EventStream(EventSourceResponse):
