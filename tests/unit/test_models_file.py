@@ -49,6 +49,28 @@ def test_an_entry_adds_a_model_with_a_file_next_to_the_models_file(tmp_path: Pat
     assert (spec.hub_file, spec.stand_in, spec.license) == (None, None, None)
 
 
+def test_a_model_can_be_like_a_built_in_model(tmp_path: Path) -> None:
+    kimi = CATALOG["@cf/moonshotai/kimi-k2.6"]
+    text = f'["{NAME}"]\nlike = "{kimi.name}"\n["{NAME}-2"]\nlike = "{INT8}"\nfile = "a.gguf"\n'
+    write(tmp_path, text)
+    catalog = read_catalog(tmp_path)
+    spec, with_file = catalog[NAME], catalog[f"{NAME}-2"]
+    assert (spec.traits, spec.family, spec.price) == (kimi.traits, kimi.family, kimi.price)
+    assert (spec.weights_file, spec.stand_in) == (kimi.weights_file, kimi.stand_in)
+    assert spec.card["name"] == NAME
+    assert (with_file.family, with_file.stand_in) == (CATALOG[INT8].family, None)
+    assert (with_file.weights_file, with_file.retired_on) == (tmp_path / "a.gguf", None)
+
+
+def test_mistakes_about_a_like_model_are_reported(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, f'["{NAME}"]\nlike = "{NAME}"\n') == [
+        f'2: "{NAME}".like: must be the name of a built-in model'
+    ]
+    assert mistakes(tmp_path, f'["{NAME}"]\nlike = "{INT8}"\nrepo = "a/b"\n') == [
+        f'3: "{NAME}".repo: needs the key file'
+    ]
+
+
 def test_files_of_the_hub_have_a_folder_for_each_repository(tmp_path: Path) -> None:
     write(tmp_path, f'["{NAME}"]\nfile = "q8/some.gguf"\nrepo = "a/B"\nrevision = "main"\n')
     spec = read_catalog(tmp_path)[NAME]

@@ -11,6 +11,8 @@ context_length = 8192                    # tokens; overrides the flag --context-
 chat_template = "llama-3.1.jinja"        # a file; overrides the chat template in the weights
 description = "for tests"
 defaults = { max_tokens = 512, temperature = 0.2 }  # default values of request parameters
+like = "@cf/qwen/qwen3-30b-a3b-fp8"      # a built-in model with the same schema and response form;
+                                         # without `file`, also its weights
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    file: _Text
+    like: _Text | None = None
+    file: _Text | None = None
     repo: _Text | None = None
     revision: _Text | None = None
     context_length: Annotated[int, Field(ge=256, lt=2**31)] | None = None
@@ -264,18 +267,33 @@ class _Table:
         entry = self._entry()
         if entry is None:
             return None
-        added = ModelSpec(self._name, Path(), traits=ADDED_TRAITS)
         spec = replace(
-            CATALOG.get(self._name, added),
-            weights_file=self._weights_file(entry),
-            hub_file=self._hub_file(entry),
-            license=None,
-            stand_in=None,
+            self._base(entry),
             context_length=entry.context_length,
             chat_template=self._chat_template(entry),
             description=entry.description,
         )
+        if entry.file is not None:
+            spec = replace(
+                spec,
+                weights_file=self._weights_file(entry, entry.file),
+                hub_file=self._hub_file(entry, entry.file),
+                license=None,
+                stand_in=None,
+            )
+        elif entry.like and (entry.repo or entry.revision):
+            self._add_mistake("needs the key file", "repo" if entry.repo else "revision")
         return replace(spec, own_defaults=self._own_defaults(entry, spec))
+
+    def _base(self, entry: _Entry) -> ModelSpec:
+        """Returns the model whose schema, traits and price the new model has."""
+        if entry.like is None:
+            added = ModelSpec(self._name, Path(), traits=ADDED_TRAITS)
+            return CATALOG.get(self._name, added)
+        if entry.like not in CATALOG:
+            self._add_mistake("must be the name of a built-in model", "like")
+        base = CATALOG.get(entry.like, next(iter(CATALOG.values())))
+        return replace(base, name=self._name, card_file=None, retired_on=None)
 
     def _add_mistake(self, reason: str, *keys: str) -> None:
         self._mistakes.append(_Mistake([self._name, *keys], reason))
@@ -284,6 +302,8 @@ class _Table:
         if not is_model_name(self._name):
             self._add_mistake(_NAME_HELP)
             return None
+        if isinstance(self._table, dict) and not self._table.keys() & {"file", "like"}:
+            self._add_mistake("is missing", "file")
         try:
             return _Entry.model_validate(self._table)
         except ValidationError as error:
@@ -292,7 +312,7 @@ class _Table:
                 self._add_mistake(reason, *(str(key) for key in detail["loc"]))
             return None
 
-    def _hub_file(self, entry: _Entry) -> HubFile | None:
+    def _hub_file(self, entry: _Entry, file: str) -> HubFile | None:
         if entry.repo is None:
             if entry.revision is not None:
                 self._add_mistake("needs the key repo", "revision")
@@ -301,13 +321,13 @@ class _Table:
             self._add_mistake("must have the form owner/name", "repo")
         elif entry.repo.split("/")[0] in (IMPORTED_FOLDER, STAND_IN_FOLDER):
             self._add_mistake("its owner is the name of a folder that is reserved", "repo")
-        path = Path(entry.file)
+        path = Path(file)
         if ".." in path.parts or path.is_absolute() or not path.name:
             self._add_mistake("must be a path inside the repo", "file")
-        return HubFile(entry.repo, entry.file, entry.revision or "main")
+        return HubFile(entry.repo, file, entry.revision or "main")
 
-    def _weights_file(self, entry: _Entry) -> Path:
-        path = _path_of(entry.file)
+    def _weights_file(self, entry: _Entry, file: str) -> Path:
+        path = _path_of(file)
         # A downloaded file is in a subfolder with the name of its repository, so that files with
         # the same name from two repositories do not overwrite each other.
         path = _path_of(entry.repo) / path if entry.repo else (self._folder / path).absolute()
