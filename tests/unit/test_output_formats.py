@@ -136,6 +136,11 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         f"<tool_call>{CALL[:-5]}",
         Parsed("", "", [("get_weather", ARGUMENTS[:-4], None)]),
     ),
+    "hermes cut within the closing marker": (
+        HERMES,
+        f"<tool_call>{CALL}\n</tool_",
+        Parsed("", "", [WEATHER]),
+    ),
     "hermes with a missing brace": (
         HERMES,
         f"<tool_call>{CALL[:-1]}</tool_call>!",

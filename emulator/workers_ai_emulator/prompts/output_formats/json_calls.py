@@ -178,7 +178,8 @@ class HeadedCallReader:
 
     def flush(self) -> list[Chunk]:
         self.state = "done" if self.num_calls else "failed"
-        self.rest = self.rest if self.num_calls else self._head
+        # After a call, the text that is held can only be the beginning of the closing marker.
+        self.rest = "" if self.num_calls else self._head
         return []
 
     def _read_arguments(self, scanner: JsonScanner, text: str) -> list[Chunk]:
@@ -234,7 +235,8 @@ class EnclosedReader:
     def flush(self) -> list[Chunk]:
         chunks = [] if self._has_read else self._reader.flush()
         self.state = "done" if self.num_calls else "failed"
-        self.rest = self._held if self.num_calls else self._reader.rest
+        # After a call, the text that is held can only be the beginning of the closing marker.
+        self.rest = "" if self.num_calls else self._reader.rest
         return chunks
 
     def _read_end(self, text: str) -> None:
