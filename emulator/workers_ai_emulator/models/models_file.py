@@ -267,12 +267,7 @@ class _Table:
         entry = self._entry()
         if entry is None:
             return None
-        spec = replace(
-            self._base(entry),
-            context_length=entry.context_length,
-            chat_template=self._chat_template(entry),
-            description=entry.description,
-        )
+        spec = self._base(entry)
         if entry.file is not None:
             spec = replace(
                 spec,
@@ -283,6 +278,12 @@ class _Table:
             )
         elif entry.like and (entry.repo or entry.revision):
             self._add_mistake("needs the key file", "repo" if entry.repo else "revision")
+        spec = replace(
+            spec,
+            context_length=entry.context_length,
+            chat_template=self._chat_template(entry),
+            description=entry.description,
+        )
         return replace(spec, own_defaults=self._own_defaults(entry, spec))
 
     def _base(self, entry: _Entry) -> ModelSpec:
