@@ -172,11 +172,7 @@ def test_the_script_is_replaced_until_the_reset(scripted: ServerProcess) -> None
     assert control(scripted, "script", [{"answer": "Other."}]).json() == {"rules": 1}
     assert run(scripted).json()["result"]["response"] == "Other."
     lines = mistakes(control(scripted, "script", [{"anwser": "x"}, {"answer": 1}]))
-    assert [line[:16] for line in lines] == [
-        "rule 1: answer: ",
-        "rule 1: anwser: ",
-        "rule 2: answer: ",
-    ]
+    assert [line[:16] for line in lines] == ["rule 1: anwser: ", "rule 2: answer: "]
     assert run(scripted).json()["result"]["response"] == "Other."
     control(scripted, "reset", None)
     assert run(scripted).json()["result"]["response"] == initial

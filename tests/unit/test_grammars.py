@@ -260,6 +260,9 @@ def test_an_invalid_schema_gives_a_grammar_that_does_not_compile(
             },
         ),
         ({"properties": {}, "additionalProperties": {}}, None),
+        ({"allOf": [{"properties": {}}, {"properties": {"b": {}}}]}, None),
+        ({"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]}, None),
+        ({"properties": {"a": {}}, "required": ["a", "b"]}, None),
         (True, None),
     ],
 )

@@ -98,6 +98,14 @@ async def test_json_mode_gives_json() -> None:
 
 
 @in_loop
+async def test_json_after_a_raw_prompt_has_nothing_of_the_model_s_format() -> None:
+    harmony = CHATML + "{# <|channel|><|message|> #}{% for t in tools %}{% endfor %}"
+    request = replace(REQUEST, prompt="Hi", raw=True, json_mode=JsonMode({"enum": ["yes", "no"]}))
+    async with backend(harmony) as local:
+        assert (await completion(local, request)).text in ('"yes"', '"no"')
+
+
+@in_loop
 async def test_json_comes_after_the_reasoning() -> None:
     request = replace(REQUEST, json_mode=JsonMode({"enum": ["yes", "no"]}))
     async with backend(CHATML + "<think></think>x<think>\n") as local:

@@ -74,6 +74,12 @@ def test_a_number_may_be_a_fraction(limits: dict[str, Any]) -> None:
     assert jsonschema_rs.is_valid(schema, minimal_value(schema))
 
 
+def test_a_number_is_finite() -> None:
+    schema = {"type": "number", "multipleOf": 1e-320, "minimum": 1e10}
+    with pytest.raises(RequestRejected, match="no simple number"):
+        minimal_value(schema)
+
+
 def test_required_properties_have_the_order_of_the_schema() -> None:
     properties = {"b": {"type": "string"}, "c": {"type": "string"}, "a": {"type": "string"}}
     value = minimal_value({"properties": properties, "required": ["x", "a", "b"]})

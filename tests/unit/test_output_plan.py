@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from workers_ai_emulator.backends.output_plan import OutputPlan, plan, without_schemas
+from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.prompts.output_formats.harmony import HarmonyFormat
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
@@ -73,6 +74,20 @@ def test_the_choice_decides_which_tools_may_be_called(
     found = plan_of(replace(WITH_TOOLS, tool_choice=choice))
     assert found.constraint == expected
     assert (found.parser is None) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("output_format", "name"),
+    [(HermesFormat(), "f\ud800"), (HarmonyFormat(), "get weather"), (HarmonyFormat(), "<|call|>")],
+)
+def test_a_name_that_a_call_cannot_contain_is_rejected(
+    output_format: OutputFormat, name: str
+) -> None:
+    request = replace(REQUEST, tools=(Tool(name, "", {}),))
+    with pytest.raises(RequestRejected, match="does not allow the name"):
+        plan_of(request, output_format)
+    plan_of(replace(REQUEST, tools=(Tool("name_1.x", "", {}),)), output_format)
+    plan_of(replace(REQUEST, tools=(Tool('a "b" <c>', "", {}),)), HermesFormat())
 
 
 def test_json_mode_is_constrained_after_the_reasoning() -> None:

@@ -266,6 +266,12 @@ def test_a_completion_ends_before_the_first_stop_string(stop: tuple[str, ...], t
     assert found == Completion(text)
 
 
+def test_a_long_stop_string_and_a_large_max_tokens_are_no_problem() -> None:
+    params = SamplingParams(stop=("a" * 10**6,), max_tokens=10**308)
+    found = collected(script({"answer": "b" * 10**6}), "x", params=params)
+    assert found == Completion("b" * 10**6)
+
+
 def test_tool_calls_after_a_stop_string_are_not_sent() -> None:
     rules = script({"answer": "I ask.", "reasoning": "I ask", "tool_calls": [{"name": "weather"}]})
     params = SamplingParams(stop=("ask",))

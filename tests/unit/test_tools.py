@@ -103,6 +103,19 @@ def test_parallel_tool_calls_can_be_switched_off() -> None:
     assert tools_of(tools=[OPENAI], parallel_tool_calls=False)[1] == choice
 
 
+def test_a_default_of_the_schema_does_not_allow_several_required_calls() -> None:
+    gemma = CATALOG["@cf/google/gemma-4-26b-a4b-it"]
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [OPENAI]}
+    assert not parse(body | {"tool_choice": "required"}, gemma).tool_choice.allows_several
+    assert parse(body, gemma).tool_choice.allows_several
+
+
+def test_the_arguments_of_a_tool_are_an_object_even_if_its_schema_does_not_say_it() -> None:
+    for own in ({"required": ["city"]}, {"type": ["object", "null"]}):
+        (tool,), _ = parse_tools({"tools": [{"name": "f", "parameters": own}]})
+        assert tool.parameters == {"properties": {}} | own | {"type": "object"}
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

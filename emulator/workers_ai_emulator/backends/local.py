@@ -12,6 +12,7 @@ from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
 from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
 from workers_ai_emulator.engine.types import Generation, StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -82,7 +83,9 @@ async def _start(
     `tokens`: the tokens of the prompt. Raises RequestRejected if a JSON schema of the request
     cannot be enforced, and the errors of `Engine.submit`.
     """
-    engine, output_format = model.engine, model.template.output_format
+    engine = model.engine
+    # A raw prompt is not in the format of the model, so its completion is only text or JSON.
+    output_format = HermesFormat() if request.raw else model.template.output_format
     end = _text(tokens[-_NUM_END_TOKENS:], engine.vocabulary)
     special_tokens = engine.vocabulary.special_tokens
     output = plan(request, output_format, end, special_tokens)

@@ -260,7 +260,8 @@ def _candidates(limits: Mapping[str, float], *, is_integer: bool) -> Iterator[fl
     given = [limits[name] for name, _ in _LIMITS if name in limits]
     step = limits.get("multipleOf") or 1
     multiples = {(limit // step + n) * step for limit in given for n in (-1, 0, 1)}
-    yield from (number for number in {0, *multiples} if not is_integer or number % 1 == 0)
+    finite = filter(math.isfinite, {0, *multiples})
+    yield from (number for number in finite if not is_integer or number % 1 == 0)
     if given and not is_integer and "multipleOf" not in limits:
         yield (min(given) + max(given)) / 2
 

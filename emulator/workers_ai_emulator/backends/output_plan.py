@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.prompts.output_formats.output_format import (
     Constraint,
     OutputFormat,
@@ -36,9 +37,12 @@ def plan(
     """Returns how the completion of a request is constrained and parsed.
 
     `prompt_end`: the text of the prompt's last tokens. `special_tokens`: the ids of the
-    vocabulary's special tokens, by their names.
+    vocabulary's special tokens, by their names. Raises RequestRejected if the format cannot contain
+    the name of a tool.
     """
     tools = request.tool_choice.callable_tools(request.tools)
+    if name := next((t.name for t in tools if not output_format.can_write(t.name)), None):
+        raise RequestRejected(f"The model's format of tool calls does not allow the name {name!r}.")
     stage = output_format.stage_of(prompt_end)
     if request.json_mode and not request.separates_reasoning:
         stage = "after"  # without separate reasoning, the whole text must be JSON

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,6 @@ from workers_ai_emulator.backends.relayed import (
 )
 from workers_ai_emulator.backends.rules import Rule, Subject
 from workers_ai_emulator.backends.transcript import transcript
-from workers_ai_emulator.engine.stop_strings import StopMatcher
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -215,10 +215,11 @@ def _json(mode: JsonMode) -> Completion:
 
 
 def _before_stop(completion: Completion, stop: Sequence[str]) -> Completion:
-    """Returns the completion up to the first stop string in its text, without the stop string."""
-    matcher = StopMatcher(stop)
-    text = matcher.feed(completion.text) + matcher.flush()
-    return Completion(text, completion.reasoning) if matcher.has_matched else completion
+    """Returns the completion up to the stop string that ends first, without this string."""
+    text = completion.text
+    starts = ((text.find(string), string) for string in stop)
+    ends = [(start + len(string), start) for start, string in starts if start != -1]
+    return Completion(text[: min(ends)[1]], completion.reasoning) if ends else completion
 
 
 def _chunks(
@@ -231,7 +232,8 @@ def _chunks(
     word. The empty chunk represents the end-of-text token, which a model would generate and which
     counts as a completion token.
     """
-    chunks = [*islice(_parts(completion), max_tokens)]
+    limit = None if max_tokens is None else min(max_tokens, sys.maxsize)
+    chunks = [*islice(_parts(completion), limit)]
     if len(chunks) == max_tokens or finish == "length":
         last = chunks.pop() if chunks else Chunk()
         return [*chunks, replace(last, finish_reason=FinishReason.LENGTH)]

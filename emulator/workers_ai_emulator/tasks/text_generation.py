@@ -93,7 +93,7 @@ def parse(
     # If a schema accepts null, null has the same meaning as an absent key.
     values = spec.defaults | {"seed": seed} | {k: v for k, v in body.items() if v is not None}
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
-    tools, tool_choice = parse_tools(values) if spec.traits.has_tools else ((), ToolChoice())
+    tools, tool_choice = parse_tools(body) if spec.traits.has_tools else ((), ToolChoice())
     return TextGenerationRequest(
         prompt=prompt,
         messages=parse_messages(body.get("messages")) if prompt is None else [],

@@ -10,7 +10,8 @@ from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.wire.errors import refused_by_engine
 
-_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_NO_PARAMETERS: dict[str, Any] = {"properties": {}}
+_OBJECT = {"type": "object"}  # arguments are an object, even if the schema does not say it
 
 
 def parse_tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], ToolChoice]:
@@ -59,7 +60,7 @@ def _tool(value: Any, path: str) -> Tool:
     return Tool(
         name=name,
         description=description if isinstance(description, str) else "",
-        parameters=parameters if isinstance(parameters, dict) and parameters else _NO_PARAMETERS,
+        parameters=_NO_PARAMETERS | (parameters if isinstance(parameters, dict) else {}) | _OBJECT,
     )
 
 

@@ -29,6 +29,7 @@ _MAX_RULE_DEPTH = 8  # deeper schemas are not enforced
 
 
 class GemmaFormat(TaggedFormat):
+    quotes_names = False
     markers = (_START, _END, _QUOTE, "<|channel>", "<channel|>")
 
     def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:

@@ -20,8 +20,11 @@ _STYLE = {
     "coerce_one_of": True,
 }
 _MAX_DEPTH = 64  # of the schemas in which `closed` looks for objects
-_OPEN_KEYS = ("additionalProperties", "patternProperties", "unevaluatedProperties")
-_COMBINING_KEYS = ("allOf", "anyOf", "oneOf", "$ref", "if", "not")
+# If a schema has one of these keywords, an object may have keys that are not in `properties`.
+_OTHER_KEYS = (
+    *("additionalProperties", "patternProperties", "unevaluatedProperties"),
+    *("allOf", "anyOf", "oneOf", "$ref", "if", "not"),
+)
 
 
 class Rules:
@@ -97,10 +100,11 @@ def literal(text: str) -> str:
 def closed(schema: Any, depth: int = 0) -> Any:
     """Returns a schema whose objects accept no other keys than those in `properties`.
 
-    Does not change schemas that mention other keys, or that are combined with other schemas. Other
-    servers treat the schemas of tools in the same way.
+    Does not change schemas that mention other keys, or that are combined with other schemas: a
+    value must then satisfy several schemas, which list different keys. Other servers treat the
+    schemas of tools in the same way.
     """
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH or _is_combined(schema):
         return schema
     changed = dict(schema)
     for key in ("properties", "$defs", "definitions"):
@@ -111,6 +115,20 @@ def closed(schema: Any, depth: int = 0) -> Any:
             changed[key] = [closed(item, depth + 1) for item in value]
     if "items" in schema:
         changed["items"] = closed(schema["items"], depth + 1)
-    if "properties" in schema and not any(k in schema for k in (*_OPEN_KEYS, *_COMBINING_KEYS)):
+    if _lists_all_keys(schema):
         changed["additionalProperties"] = False
     return changed
+
+
+def _is_combined(schema: Mapping[str, Any]) -> bool:
+    """Returns whether a value must satisfy several of the schemas in `schema`."""
+    is_union = any(key in schema for key in ("anyOf", "oneOf", "$ref"))
+    return "allOf" in schema or (is_union and "properties" in schema)
+
+
+def _lists_all_keys(schema: Mapping[str, Any]) -> bool:
+    """Returns whether the schema lists the keys of an object, and says nothing of other keys."""
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, Mapping) or any(key in schema for key in _OTHER_KEYS):
+        return False
+    return not isinstance(required, list) or all(name in properties for name in required)

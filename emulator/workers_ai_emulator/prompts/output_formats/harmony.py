@@ -30,6 +30,7 @@ _MAX_HEADER = 1024  # characters
 
 
 class HarmonyFormat(OutputFormat):
+    quotes_names = False
     markers = (_START, _CHANNEL, _MESSAGE, *_ENDS, _CONSTRAIN)
     has_single_calls = True
 

@@ -26,6 +26,7 @@ def _head(names: Collection[str]) -> Pattern[str]:
 
 
 class KimiFormat(TaggedFormat):
+    quotes_names = False
     markers = (_SECTION, _START, _ARGUMENTS, _END, _SECTION_END)
 
     def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:

@@ -37,6 +37,7 @@ class MistralListFormat(TaggedFormat):
 class MistralArgumentsFormat(TaggedFormat):
     """The format since Small 3.2: `[TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{…}`. The id is optional."""
 
+    quotes_names = False
     markers = (_START, _CALL_ID, _ARGUMENTS)
 
     def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:

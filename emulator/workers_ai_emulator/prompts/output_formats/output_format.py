@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ class Parser(Protocol):
 
     def flush(self) -> list[Chunk]:
         """Returns what has been held back. Called once, when the completion ends."""
+
+
+_PLAIN_NAME = re.compile(r"[\w.:/-]+")
+_ANY_NAME = re.compile("[^\ud800-\udfff]+")  # lone surrogates cannot be generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,12 @@ class OutputFormat(ABC):
     """How some models write tool calls and their reasoning.
 
     `thinking`: the tags of the reasoning; None if the models write none. `has_single_calls`:
-    whether a completion, and so each message with calls, contains at most one call.
+    whether a completion, and so each message with calls, contains at most one call. `quotes_names`:
+    whether the names of tools are JSON strings, so that they may contain any character.
     """
 
     has_single_calls = False
+    quotes_names = True
 
     def __init__(self, thinking: ThinkingTags | None = None) -> None:
         self.thinking = thinking
@@ -89,6 +96,10 @@ class OutputFormat(ABC):
     def needs_parser(self, tools: Sequence[Tool], separates_reasoning: bool) -> bool:
         """Returns whether a completion can contain something else than the answer."""
         return bool(tools) or (separates_reasoning and self.thinking is not None)
+
+    def can_write(self, name: str) -> bool:
+        """Returns whether a tool call in this format can contain the name of the tool."""
+        return bool((_ANY_NAME if self.quotes_names else _PLAIN_NAME).fullmatch(name))
 
     @abstractmethod
     def parser(

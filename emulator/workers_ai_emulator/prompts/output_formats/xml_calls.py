@@ -49,6 +49,8 @@ PARAMETERS = Tags(
 class XmlFormat(TaggedFormat):
     """A format with a tag for each argument. `tags`: the texts around the parts of a call."""
 
+    quotes_names = False
+
     def __init__(self, tags: Tags, thinking: ThinkingTags | None = None) -> None:
         super().__init__(thinking)
         self._tags = tags
