@@ -443,13 +443,31 @@ def test_events_of_another_kind_are_read_if_they_are_json() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "usage"),
-    [((4.0, "5"), Usage(4, 5)), ((True, 5), None), ((4, -1), None), ((4.5, 1), None)],
+    [
+        ((4.0, "5"), Usage(4, 5)),
+        ((True, 5), None),
+        ((4, -1), None),
+        ((4.5, 1), None),
+        ((10**15 - 1, 999999999999999.0), Usage(10**15 - 1, 10**15 - 1)),
+        ((10**15, 1), None),
+        ((1, 1e15), None),
+        ((1, "1" * 16), None),
+        ((10**400, 1), None),
+        ((1, float("inf")), None),
+        ((float("nan"), 1), None),
+    ],
 )
 def test_counts_in_the_usage_may_be_written_in_several_ways(
     counts: tuple[Any, Any], usage: Usage | None
 ) -> None:
     sent = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
     assert decode(delta("a", "stop", usage=sent))[1:-1] == ([usage] if usage else [])
+
+
+def test_a_number_of_cached_tokens_with_too_many_digits_is_ignored() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 10**400}}
+    sent = {"prompt_tokens": 4, "completion_tokens": 5} | details
+    assert decode(delta("a", "stop", usage=sent))[1:-1] == [Usage(4, 5)]
 
 
 @pytest.mark.parametrize(

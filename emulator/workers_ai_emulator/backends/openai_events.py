@@ -17,7 +17,7 @@ from workers_ai_emulator.backends.reasoning_text import ReasoningText
 from workers_ai_emulator.backends.tool_call_decoder import ToolCallDecoder
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
 
-_MAX_DIGITS = 15  # a token count that is a string with more digits is ignored
+_MAX_DIGITS = 15  # a token count with more digits is ignored
 _END_OF_STREAM = "[DONE]"
 
 
@@ -155,8 +155,8 @@ def _finish_reason(reason: Any) -> FinishReason | None:
 def _usage(value: Any) -> Usage | None:
     """Returns the usage in an event.
 
-    Returns None if the number of prompt tokens or the number of completion tokens is missing or is
-    not a whole number.
+    Returns None if the number of prompt tokens or the number of completion tokens is missing, is
+    not a whole number, or has too many digits.
     """
     match value:
         case {"prompt_tokens": prompt, "completion_tokens": completion, **others}:
@@ -173,14 +173,12 @@ def _usage(value: Any) -> Usage | None:
 def _count(value: Any) -> int | None:
     """Converts a token count to an integer, because some servers send `2.0` or `"2"`.
 
-    Returns None if the value is not a whole number of at least 0.
+    Returns None if the value is not a whole number of at least 0, or if it has too many digits.
     """
     match value:
         case bool():
             return None
-        case int() if value >= 0:
-            return value
-        case float() if value >= 0 and value.is_integer():
+        case int() | float() if 0 <= value < 10**_MAX_DIGITS and value == int(value):
             return int(value)
         case str() if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
             return int(value)
