@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
+from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta, Usage
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.completion import Completion
@@ -269,6 +270,24 @@ def test_include_usage_adds_an_event_with_the_counts(model: ModelSpec) -> None:
     has_details = "prompt_tokens_details" in stream[-1]["usage"]
     assert has_details == (model is LLAMA)
     assert bool(stream[-1]["choices"]) == has_details
+
+
+@dataclass
+class ReportedGeneration(FakeGeneration):
+    """A generation whose token counts the upstream server reports after the last chunk."""
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(40, 200)
+
+
+def test_the_neurons_at_the_end_of_a_stream_are_those_of_the_reported_counts() -> None:
+    model = spec(price=Price(1e6, 1e6), form="choices", server="sglang")
+    for generation, neurons in ((FakeGeneration, 9), (ReportedGeneration, 240)):
+        last = events(BARE, model, generation([Chunk("a"), STOP]))[-2]
+        assert json.loads(last)["usage"]["neurons"] == neurons
+        body = json.loads(whole(BARE, model, generation([Chunk("a"), STOP])))
+        assert body["usage"] == json.loads(last)["usage"]
 
 
 def test_gzipped_results_are_json_without_an_envelope() -> None:

@@ -108,7 +108,8 @@ class SglangFormat:
     """The format of `ai/run` for models that run on SGLang. Each event has padding.
 
     The token counts in an event are those of this event alone. A last event in the native form,
-    without `choices`, has the sums. `wrap`: writes the body of a response that is not a stream.
+    without `choices`, has those of the completion. `wrap`: writes the body of a
+    response that is not a stream.
     """
 
     def __init__(self, spec: ModelSpec, choices: SglangChoices, wrap: Wrap) -> None:
@@ -163,21 +164,32 @@ class SglangFormat:
 
 
 class _EventCounts:
-    """Writes the token counts of each event of a stream, and the sum of their neurons."""
+    """Writes the token counts of each event of a stream, and their sum."""
 
     def __init__(self, details: UsageDetails) -> None:
         self._details = details
+        self._num_prompt = self._num_completion = 0
         self._neurons = 0.0
 
     def next(self, num_prompt: int, num_completion: int) -> str:
         """Returns the JSON with the counts of an event."""
         usage = Usage(num_prompt, num_completion)
         neurons = self._details.neurons(usage)
+        self._num_prompt += num_prompt
+        self._num_completion += num_completion
         self._neurons += neurons
         return json_text(self._details.with_neurons(usage, neurons))
 
     def sum(self, usage: Usage) -> Json:
-        """Returns the counts of all events. `usage`: the token counts of the completion."""
+        """Returns the counts of the completion, which are `usage`.
+
+        The neurons are the sum over all events, with its rounding errors, as recorded. But if an
+        upstream server has reported other counts than those of the events, they are computed from
+        the reported counts.
+        """
+        counted = (self._num_prompt, self._num_completion)
+        if counted != (usage.num_prompt_tokens, usage.num_completion_tokens):
+            return self._details.write(usage)
         return self._details.with_neurons(usage, self._neurons)
 
 
