@@ -134,6 +134,15 @@ def test_a_native_stream_sends_a_call_that_is_in_the_last_chunk() -> None:
     assert [entry["function"]["name"] for (entry,) in calls] == ["add", "stop"]
 
 
+def test_a_native_model_without_tools_sends_no_tool_calls() -> None:
+    chunks = [Chunk("Let me see."), *TWO_CALLS.chunks]
+    body = result(spec(), *chunks)
+    stream = sent(BARE, spec(), *chunks)
+    assert list(body) == ["response", "usage"]
+    assert {key for event in stream for key in event} == {"response", "usage"}
+    assert body["response"] == "".join(event["response"] for event in stream) == "Let me see."
+
+
 def joined(stream: list[Any]) -> list[dict[str, str]]:
     """Joins the parts of the tool calls of a stream with the key `choices`."""
     calls: list[dict[str, str]] = []

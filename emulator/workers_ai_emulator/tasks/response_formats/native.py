@@ -29,6 +29,7 @@ from workers_ai_emulator.wire.errors import JSON_MODE_UNMET, WireError
 class NativeFormat:
     """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
 
+    Tool calls, which an upstream server may send even without a tool in the request, are left out.
     Each event with a token has padding: a text of random length in the key `p`. `wrap`: writes the
     body of a response that is not a stream. `is_json`: whether `response` must be a JSON value
     instead of a text.
@@ -60,17 +61,7 @@ class NativeFormat:
         yield END_OF_STREAM
 
     def _result(self, completion: Completion) -> Json:
-        """Returns the result without the token counts.
-
-        If the model calls tools, the arguments are an object, the calls have no ids, and `response`
-        is null if there is no text. Otherwise, there is no key `tool_calls`. [recorded 2026-01 and
-        2026-04]
-        """
-        if completion.tool_calls:
-            calls = [
-                {"name": call.name, "arguments": _arguments(call)} for call in completion.tool_calls
-            ]
-            return {"response": completion.text or None, "tool_calls": calls}
+        """Returns the result without the token counts and without tool calls."""
         return {"response": _json(completion.text) if self._is_json else completion.text}
 
     def _last_event(self, generation: Generation) -> bytes:
@@ -78,7 +69,7 @@ class NativeFormat:
 
 
 class NativeToolFormat(NativeFormat):
-    """The format of `ai/run` for models with tools. It differs only in streams.
+    """The format of `ai/run` for models with tools.
 
     [recorded 2025; the events of tool calls are those in the tests of Cloudflare's AI SDK provider]
     """
@@ -105,6 +96,20 @@ class NativeToolFormat(NativeFormat):
         yield EventTemplate(end | {"p": PADDING}).fill(padding.next())
         yield self._last_event(generation)
         yield END_OF_STREAM
+
+    def _result(self, completion: Completion) -> Json:
+        """Returns the result without the token counts.
+
+        If the model calls tools, the arguments are an object, the calls have no ids, and `response`
+        is null if there is no text. Otherwise, there is no key `tool_calls`. [recorded 2026-01 and
+        2026-04]
+        """
+        if not completion.tool_calls:
+            return super()._result(completion)
+        calls = [
+            {"name": call.name, "arguments": _arguments(call)} for call in completion.tool_calls
+        ]
+        return {"response": completion.text or None, "tool_calls": calls}
 
 
 _TEXT_EVENT = {"response": VALUE, "p": PADDING}
