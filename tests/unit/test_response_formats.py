@@ -117,7 +117,7 @@ def test_a_native_result_keeps_the_text_before_a_tool_call() -> None:
 
 
 def test_a_native_stream_sends_each_call_whole_and_then_the_finish_reason() -> None:
-    first, add, stop, text, end, usage = sent(BARE, LLAMA, *TWO_CALLS.chunks)
+    first, text, add, stop, end, usage = sent(BARE, LLAMA, *TWO_CALLS.chunks)
     assert first == text == {"response": "", "tool_calls": []}
     (entry,) = add["tool_calls"]
     assert re.fullmatch("chatcmpl-tool-[0-9a-f]{32}", entry.pop("id"))
@@ -128,10 +128,31 @@ def test_a_native_stream_sends_each_call_whole_and_then_the_finish_reason() -> N
     assert usage["usage"]["completion_tokens"] == 6
 
 
+def streamed_calls(stream: list[Any]) -> list[dict[str, str]]:
+    """Returns the functions in the tool calls of a native stream."""
+    return [call["function"] for event in stream for call in event.get("tool_calls", [])]
+
+
 def test_a_native_stream_sends_a_call_that_is_in_the_last_chunk() -> None:
     last = call(1, "{}", "stop", finish_reason=FinishReason.TOOL_CALLS)
-    calls = [e["tool_calls"] for e in sent(BARE, LLAMA, call(0, "{}", "add"), last)[1:3]]
-    assert [entry["function"]["name"] for (entry,) in calls] == ["add", "stop"]
+    calls = streamed_calls(sent(BARE, LLAMA, call(0, "{}", "add"), last))
+    assert [function["name"] for function in calls] == ["add", "stop"]
+
+
+def test_a_native_stream_sends_each_call_once_although_their_parts_alternate() -> None:
+    parts = [
+        call(0, '{"a"', "first"),
+        call(1, '{"b"', "second"),
+        Chunk("Let me see."),
+        call(0, ":1}"),
+        call(1, ":2}"),
+    ]
+    stream = sent(BARE, LLAMA, *parts, CALLED)
+    assert streamed_calls(stream) == [
+        {"name": "first", "arguments": '{"a":1}'},
+        {"name": "second", "arguments": '{"b":2}'},
+    ]
+    assert [event.get("finish_reason") for event in stream][-2:] == ["tool_calls", None]
 
 
 def test_a_native_model_without_tools_sends_no_tool_calls() -> None:

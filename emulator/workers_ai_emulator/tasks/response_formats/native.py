@@ -77,22 +77,26 @@ class NativeToolFormat(NativeFormat):
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
-        """Yields an event for each piece of text and for each tool call, then the token counts.
+        """Yields an event for each piece of text, one for each tool call, and the token counts.
 
-        The first event has an empty text. The event before the token counts has the finish reason
-        if the model called tools, otherwise only an empty list of tool calls.
+        The first event has an empty text. The events of the tool calls are sent when the completion
+        ends, because an upstream server may send the parts of several calls alternately. The event
+        before the token counts has the finish reason if the model called tools, otherwise only an
+        empty list of tool calls.
         """
         padding = Padding(generation.fingerprint, has_tools=True)
-        template, calls = EventTemplate(_TEXT_EVENT_WITH_TOOLS), _NativeCalls(generation)
+        template, collector = EventTemplate(_TEXT_EVENT_WITH_TOOLS), Collector()
         yield template.fill('""', padding.next())
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
                 return
-            for call in calls.feed(chunk):
-                yield call.fill(padding.next())
+            collector.add(chunk)
             if chunk.text or chunk.finish_reason is not None:
                 yield template.fill(json_text(chunk.text), padding.next())
-        end: Json = {"finish_reason": "tool_calls"} if calls.num_calls else {"tool_calls": []}
+        calls = collector.completion.tool_calls
+        for index, call in enumerate(calls):
+            yield _call_event(call, index, generation).fill(padding.next())
+        end: Json = {"finish_reason": "tool_calls"} if calls else {"tool_calls": []}
         yield EventTemplate(end | {"p": PADDING}).fill(padding.next())
         yield self._last_event(generation)
         yield END_OF_STREAM
@@ -116,40 +120,15 @@ _TEXT_EVENT = {"response": VALUE, "p": PADDING}
 _TEXT_EVENT_WITH_TOOLS = {"response": VALUE, "tool_calls": [], "p": PADDING}
 
 
-class _NativeCalls:
-    """Collects the parts of tool calls, and makes an event of each whole call."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
-        self._collector = Collector()
-        self._open: int | None = None  # the number of the call whose parts arrive
-        self.num_calls = 0
-
-    def feed(self, chunk: Chunk) -> list[EventTemplate]:
-        """Takes the next chunk, and returns the events of the calls that it completes.
-
-        A call is complete when a part of another call or the end of the completion arrives.
-        """
-        complete = []
-        index = chunk.tool_call.index if chunk.tool_call else self._open
-        if index != self._open and self._open is not None:
-            complete.append(self._event(self._open))
-        self._collector.add(chunk)
-        self._open = index
-        if chunk.finish_reason is not None and index is not None:
-            complete.append(self._event(index))
-        return complete
-
-    def _event(self, index: int) -> EventTemplate:
-        self.num_calls += 1
-        call = self._collector.tool_call(index)
-        entry = {
-            "id": call.id or tool_call_id(self._generation, index),
-            "type": "function",
-            "index": index,
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        return EventTemplate({"tool_calls": [entry], "p": PADDING})
+def _call_event(call: ToolCall, index: int, generation: Generation) -> EventTemplate:
+    """Returns the event of a whole tool call, which is the call number `index`."""
+    entry = {
+        "id": call.id or tool_call_id(generation, index),
+        "type": "function",
+        "index": index,
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+    return EventTemplate({"tool_calls": [entry], "p": PADDING})
 
 
 def _arguments(call: ToolCall) -> Any:
