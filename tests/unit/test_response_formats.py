@@ -29,6 +29,7 @@ from tests.generations import FakeGeneration, events, request, spec, whole
 BARE, CHAT = run_format(to_json), chat_format(include_usage=False)
 STOP = Chunk(finish_reason=FinishReason.STOP)
 CALLED = Chunk(finish_reason=FinishReason.TOOL_CALLS)
+CUT = Chunk(finish_reason=FinishReason.LENGTH)
 LLAMA = spec(has_tools=True, json_mode="object")
 SCOUT = spec(has_tools=True, json_mode="text")
 QWEN3 = spec(form="choices", server="vllm", has_tools=True)
@@ -104,7 +105,7 @@ def test_without_json_mode_json_stays_a_text() -> None:
         (DEEP, DEEP),
     ],
 )
-def test_native_arguments_are_an_object_unless_they_are_cut_off(arguments: str, value: Any) -> None:
+def test_native_arguments_are_an_object_if_they_are_json(arguments: str, value: Any) -> None:
     body = result(LLAMA, call(0, arguments, "f"), CALLED)
     (sent_call,) = body["tool_calls"]
     assert sent_call == {"name": "f", "arguments": arguments if value is ... else value}
@@ -153,6 +154,21 @@ def test_a_native_stream_sends_each_call_once_although_their_parts_alternate() -
         {"name": "second", "arguments": '{"b":2}'},
     ]
     assert [event.get("finish_reason") for event in stream][-2:] == ["tool_calls", None]
+
+
+@pytest.mark.parametrize("arguments", ["", '{"city": "Paris'])
+@pytest.mark.parametrize("text", ["", "Let me see."])
+def test_a_native_call_that_max_tokens_has_cut_is_left_out(arguments: str, text: str) -> None:
+    chunks = [Chunk(text), call(0, "{}", "add"), call(1, arguments, "weather"), CUT]
+    assert result(LLAMA, *chunks)["tool_calls"] == [{"name": "add", "arguments": {}}]
+    stream = sent(BARE, LLAMA, *chunks)
+    assert streamed_calls(stream) == [{"name": "add", "arguments": "{}"}]
+    assert stream[-2] == {"finish_reason": "length"}
+    only_cut = [Chunk(text), call(0, arguments, "weather"), CUT]
+    body = result(LLAMA, *only_cut)
+    assert (body["response"], list(body)) == (text, ["response", "usage"])
+    stream = sent(BARE, LLAMA, *only_cut)
+    assert (streamed_calls(stream), stream[-2]) == ([], {"finish_reason": "length"})
 
 
 def test_a_native_model_without_tools_sends_no_tool_calls() -> None:

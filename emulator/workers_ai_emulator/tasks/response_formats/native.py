@@ -12,7 +12,12 @@ from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Collector, Completion
-from workers_ai_emulator.tasks.response_formats.response_format import Json, Wrap, tool_call_id
+from workers_ai_emulator.tasks.response_formats.response_format import (
+    Json,
+    Wrap,
+    finish_reason,
+    tool_call_id,
+)
 from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
 from workers_ai_emulator.wire.envelope import (
     END_OF_STREAM,
@@ -42,7 +47,7 @@ class NativeFormat:
 
     def whole(self, completion: Completion, generation: Generation) -> bytes:
         """Returns the body. Raises WireError if `response` must be JSON and is not."""
-        result = self._result(completion)
+        result = self._result(completion, generation)
         return self._wrap(result | {"usage": self._usage.write(generation.usage)})
 
     async def events(
@@ -60,7 +65,7 @@ class NativeFormat:
         yield self._last_event(generation)
         yield END_OF_STREAM
 
-    def _result(self, completion: Completion) -> Json:
+    def _result(self, completion: Completion, generation: Generation) -> Json:
         """Returns the result without the token counts and without tool calls."""
         return {"response": _json(completion.text) if self._is_json else completion.text}
 
@@ -82,7 +87,8 @@ class NativeToolFormat(NativeFormat):
         The first event has an empty text. The events of the tool calls are sent when the completion
         ends, because an upstream server may send the parts of several calls alternately. The event
         before the token counts has the finish reason if the model called tools, otherwise only an
-        empty list of tool calls.
+        empty list of tool calls. A call that `max_tokens` has cut is left out, but the finish
+        reason `length` is sent [inferred].
         """
         padding = Padding(generation.fingerprint, has_tools=True)
         template, collector = EventTemplate(_TEXT_EVENT_WITH_TOOLS), Collector()
@@ -93,31 +99,42 @@ class NativeToolFormat(NativeFormat):
             collector.add(chunk)
             if chunk.text or chunk.finish_reason is not None:
                 yield template.fill(json_text(chunk.text), padding.next())
-        calls = collector.completion.tool_calls
-        for index, call in enumerate(calls):
+        completion = collector.completion
+        for index, call in enumerate(_whole_calls(completion, generation)):
             yield _call_event(call, index, generation).fill(padding.next())
-        end: Json = {"finish_reason": "tool_calls"} if calls else {"tool_calls": []}
+        reason = {"finish_reason": finish_reason(completion, generation)}
+        end: Json = reason if completion.tool_calls else {"tool_calls": []}
         yield EventTemplate(end | {"p": PADDING}).fill(padding.next())
         yield self._last_event(generation)
         yield END_OF_STREAM
 
-    def _result(self, completion: Completion) -> Json:
+    def _result(self, completion: Completion, generation: Generation) -> Json:
         """Returns the result without the token counts.
 
         If the model calls tools, the arguments are an object, the calls have no ids, and `response`
         is null if there is no text. Otherwise, there is no key `tool_calls`. [recorded 2026-01 and
         2026-04]
         """
-        if not completion.tool_calls:
-            return super()._result(completion)
         calls = [
-            {"name": call.name, "arguments": _arguments(call)} for call in completion.tool_calls
+            {"name": call.name, "arguments": _arguments(call)}
+            for call in _whole_calls(completion, generation)
         ]
+        if not calls:
+            return super()._result(completion, generation)
         return {"response": completion.text or None, "tool_calls": calls}
 
 
 _TEXT_EVENT = {"response": VALUE, "p": PADDING}
 _TEXT_EVENT_WITH_TOOLS = {"response": VALUE, "tool_calls": [], "p": PADDING}
+
+
+def _whole_calls(completion: Completion, generation: Generation) -> list[ToolCall]:
+    """Returns the tool calls of a generation that has ended, without those that were cut.
+
+    A call is cut if `max_tokens` ended the completion and the call's arguments are not JSON.
+    """
+    is_cut = generation.finish_reason is FinishReason.LENGTH
+    return [call for call in completion.tool_calls if not is_cut or _is_json(call.arguments)]
 
 
 def _call_event(call: ToolCall, index: int, generation: Generation) -> EventTemplate:
@@ -137,6 +154,14 @@ def _arguments(call: ToolCall) -> Any:
         return _parsed(call.arguments or "{}")
     except (ValueError, RecursionError):
         return call.arguments
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _parsed(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(text: str) -> Any:
