@@ -110,6 +110,39 @@ def test_the_grammars_that_were_used_last_are_not_tried_again(
             compiler.compile('start: "1"')
 
 
+@pytest.mark.parametrize(
+    ("text", "limit_s", "reason"),
+    [('start: "late"', 0.0, "longer than 0 s"), (json_grammar({"not": {}}), 30.0, '"not"')],
+    ids=["late", "unsupported"],
+)
+def test_a_repeated_unsupported_grammar_is_rejected_without_the_subprocess(
+    text: str, limit_s: float, reason: str
+) -> None:
+    with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
+        compiler.compile('start: "a"')
+        assert compiler._check is not None
+        compiler._check._limit_s = limit_s
+        with pytest.raises(GrammarUnsupported, match=reason):
+            compiler.compile(text)
+        compiler._check.close()
+        with pytest.raises(GrammarUnsupported, match=reason):
+            compiler.compile(text)
+        with pytest.raises(EngineError, match="unloaded"):
+            compiler.compile('start: "new"')
+
+
+def test_a_grammar_that_found_the_subprocess_busy_is_tried_again() -> None:
+    with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
+        compiler.compile('start: "a"')
+        check = compiler._check
+        assert check is not None
+        check._limit_s = 0.0
+        with check._supervisor.child(limit_s=30), pytest.raises(CapacityExceeded):
+            compiler.compile('start: "b"')
+        check._limit_s = 30.0
+        assert compiler.compile('start: "b"').begin().allowed_tokens()
+
+
 def test_a_request_does_not_reach_the_limits_of_another(compiler: GrammarCompiler) -> None:
     text = json_grammar({"type": "string", "pattern": "^.*a.{200}b.{200}$"})
     state = compiler.compile(text).begin()

@@ -25,7 +25,7 @@ from workers_ai_emulator.engine.types import Vocabulary
 
 _MAX_CHARACTERS = 2**18  # of a grammar
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_TRIED = 64  # how many grammars that the subprocess has compiled are remembered
+_MAX_TRIED = 64  # how many grammars are remembered with the result of their compilation
 
 
 class GrammarCompiler:
@@ -41,15 +41,17 @@ class GrammarCompiler:
         self._check: GrammarCheck | None = None
         self._tokenizer: LLTokenizer | None = None
         self._is_closed = False
-        # The grammars that the subprocess has compiled. The least recently used comes first.
-        self._tried: OrderedDict[str, None] = OrderedDict()
+        # The grammars of the last requests: None if a grammar was compiled, or the reason why it is
+        # unsupported. The least recently used comes first.
+        self._tried: OrderedDict[str, str | None] = OrderedDict()
 
     def compile(self, text: str) -> CompiledGrammar:
         """Compiles a grammar. If it was not compiled recently, compiles it in the subprocess first.
 
         The first call takes longer: it starts the subprocess, and reads all tokens of the model.
         Raises GrammarUnsupported if the grammar is too long, takes too much time or memory, or
-        cannot be compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
+        cannot be compiled. A grammar that was rejected recently is rejected again without being
+        compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
         EngineError if the model has been unloaded.
         """
         text = _LONE_SURROGATE.sub("\ufffd", text)  # UTF-8 cannot encode it
@@ -58,17 +60,12 @@ class GrammarCompiler:
                 f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
                 "are allowed"
             )
-        with self._lock:
-            check, tokenizer = self._started()
-            is_tried = text in self._tried
-        if not is_tried:
-            check.check(text)
-        grammar = compile_grammar(text, tokenizer)
-        with self._lock:
-            self._tried[text] = None
-            self._tried.move_to_end(text)
-            while len(self._tried) > _MAX_TRIED:
-                self._tried.popitem(last=False)
+        try:
+            grammar = self._compile(text)
+        except GrammarUnsupported as error:
+            self._remember(text, error.reason)
+            raise
+        self._remember(text, None)
         return grammar
 
     def close(self) -> None:
@@ -76,6 +73,24 @@ class GrammarCompiler:
         self._is_closed = True
         if check := self._check:
             check.close()
+
+    def _compile(self, text: str) -> CompiledGrammar:
+        with self._lock:
+            check, tokenizer = self._started()
+            is_tried, reason = text in self._tried, self._tried.get(text)
+        if reason is not None:
+            raise GrammarUnsupported(reason)
+        if not is_tried:
+            check.check(text)
+        return compile_grammar(text, tokenizer)
+
+    def _remember(self, text: str, reason: str | None) -> None:
+        """Stores the result of a compilation. `reason`: None if the grammar was compiled."""
+        with self._lock:
+            self._tried[text] = reason
+            self._tried.move_to_end(text)
+            while len(self._tried) > _MAX_TRIED:
+                self._tried.popitem(last=False)
 
     def _started(self) -> tuple[GrammarCheck, LLTokenizer]:
         """Returns the subprocess and the tokenizer; starts or builds them if necessary."""
