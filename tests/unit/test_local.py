@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 
 from tests.fakes import FakeRunner
-from tests.loop import in_loop
+from tests.loop import TIMEOUT_S, in_loop
 
 SPEC = next(iter(CATALOG.values()))
 CHATML = (
@@ -54,6 +56,12 @@ class OneModel:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Any]:
         yield self.loaded
 
+    def is_loaded(self, spec: ModelSpec) -> bool:
+        return True
+
+    async def close(self) -> None:
+        await self.loaded.engine.close()
+
 
 @asynccontextmanager
 async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
@@ -63,10 +71,11 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
     )
     template = JinjaTemplate(source, runner.vocabulary)
     loaded = SimpleNamespace(engine=engine, template=template, weights=SimpleNamespace(name="w"))
+    local = LocalBackend(cast(ModelManager, OneModel(loaded)))
     try:
-        yield LocalBackend(cast(ModelManager, OneModel(loaded)))
+        yield local
     finally:
-        await engine.close()
+        await local.close()
 
 
 async def start(of: LocalBackend, request: TextGenerationRequest) -> Generation:
@@ -125,6 +134,31 @@ async def test_with_auto_a_schema_that_cannot_be_enforced_is_not_enforced() -> N
             await start(local, replace(request, tool_choice=ToolChoice("required")))
         with pytest.raises(GrammarUnsupported):
             await start(local, replace(REQUEST, json_mode=JsonMode(UNSUPPORTED)))
+
+
+@in_loop
+async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> None:
+    gate, started = threading.Event(), threading.Semaphore(0)
+    compile_grammar = Engine.compile
+
+    def compile_slowly(engine: Engine, grammar: str) -> Any:
+        started.release()
+        assert gate.wait(TIMEOUT_S), "the test did not open the gate"
+        return compile_grammar(engine, grammar)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "compile", compile_slowly)
+        async with backend() as local:
+            assert local.is_immediate(SPEC)
+            slow = [asyncio.create_task(completion(local, REQUIRED)) for _ in range(3)]
+            for _ in range(2):
+                await asyncio.to_thread(started.acquire, timeout=TIMEOUT_S)
+            large = await local.generate(REQUEST, SPEC, is_large=True)
+            assert len((await collect(aiter(large.generation))).text) == 20
+            assert not local.is_immediate(SPEC)
+            gate.set()
+            assert all(of.tool_calls for of in await asyncio.gather(*slow))
 
 
 @in_loop

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.output_plan import plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
 from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
+from workers_ai_emulator.engine.grammar_threads import GrammarThreads
 from workers_ai_emulator.engine.types import Generation, StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
@@ -35,9 +37,14 @@ class LocalBackend:
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
+        self._grammar_threads = GrammarThreads()
 
     def is_immediate(self, spec: ModelSpec) -> bool:
-        return self._models.is_loaded(spec)
+        """Returns whether `generate` waits neither for the model nor for a thread for its grammar.
+
+        Otherwise, the request is cancelled if its client disconnects while it waits.
+        """
+        return self._models.is_loaded(spec) and not self._grammar_threads.are_busy
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
@@ -50,7 +57,7 @@ class LocalBackend:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
-            generation = await _start(request, loaded, tokens)
+            generation = await _start(request, loaded, tokens, self._grammar_threads)
         vocabulary = loaded.engine.vocabulary
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
@@ -59,6 +66,7 @@ class LocalBackend:
 
     async def close(self) -> None:
         await self._models.close()
+        self._grammar_threads.close()
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
@@ -76,12 +84,16 @@ def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
 
 
 async def _start(
-    request: TextGenerationRequest, model: LoadedModel, tokens: list[int]
+    request: TextGenerationRequest,
+    model: LoadedModel,
+    tokens: list[int],
+    threads: GrammarThreads,
 ) -> Generation:
     """Submits a request to the engine, with a grammar and a parser if the request needs them.
 
-    `tokens`: the tokens of the prompt. Raises RequestRejected if a JSON schema of the request
-    cannot be enforced, and the errors of `Engine.submit`.
+    `tokens`: the tokens of the prompt. `threads`: compile the grammar. Raises RequestRejected if a
+    JSON schema of the request cannot be enforced, and the errors of `GrammarThreads.call` and of
+    `Engine.submit`.
     """
     engine = model.engine
     # A raw prompt is not in the format of the model, so its completion is only text or JSON.
@@ -91,7 +103,8 @@ async def _start(
     output = plan(request, output_format, end, special_tokens)
     grammar = None
     if constraint := output.constraint:
-        grammar = await asyncio.to_thread(_compile, constraint, output_format, engine)
+        engine.check_capacity()  # the engine may have been closed during the tokenising
+        grammar = await threads.call(partial(_compile, constraint, output_format, engine))
     generation = engine.submit(
         tokens,
         request.params,
