@@ -14,6 +14,7 @@ from workers_ai_emulator.engine.errors import (
     DeadlineExceeded,
     EngineClosed,
     EngineError,
+    GrammarFailed,
     Interrupted,
     RequestRejected,
 )
@@ -24,6 +25,7 @@ from workers_ai_emulator.wire.errors import (
     CONTROL_INVALID,
     INTERNAL_ERROR,
     INVALID_ACCOUNT,
+    JSON_MODE_UNMET,
     NO_ROUTE,
     OUT_OF_CAPACITY,
     REFUSED_BY_ENGINE,
@@ -48,6 +50,7 @@ ENGINE_ERRORS: list[tuple[EngineError, ErrorType]] = [
     (CapacityExceeded(), OUT_OF_CAPACITY),
     (DeadlineExceeded(), REQUEST_TIMEOUT),
     (EngineClosed(), REQUEST_ABORTED),
+    (GrammarFailed("too many states"), JSON_MODE_UNMET),
     (RequestRejected("no such role"), REFUSED_BY_ENGINE),
     (Interrupted(), INTERNAL_ERROR),
     (UpstreamFailed("down"), INTERNAL_ERROR),
@@ -144,13 +147,21 @@ def test_an_invalid_body_has_one_entry_per_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "num_lines"), [(CapacityExceeded(), 0), (EngineError("out of memory"), 1)]
+    ("error", "lines"),
+    [
+        (CapacityExceeded(), []),
+        (EngineError("out of memory"), [(logging.ERROR, "EngineError: out of memory")]),
+        (
+            GrammarFailed("too many states"),
+            [(logging.WARNING, "a completion cannot follow its JSON schema: too many states")],
+        ),
+    ],
 )
-def test_only_internal_errors_are_logged(
-    caplog: pytest.LogCaptureFixture, error: EngineError, num_lines: int
+def test_errors_whose_cause_the_client_does_not_see_are_logged(
+    caplog: pytest.LogCaptureFixture, error: EngineError, lines: list[tuple[int, str]]
 ) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(WireError) as caught, wire_errors():
         raise error
     assert caught.value.__cause__ is error
-    assert len(caplog.records) == num_lines
-    assert all("EngineError: out of memory" in record.message for record in caplog.records)
+    assert [(record.levelno, record.message) for record in caplog.records] == lines
+    assert not any(record.exc_info for record in caplog.records)

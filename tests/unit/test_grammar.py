@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from llguidance import LLTokenizer
-from workers_ai_emulator.engine.errors import EngineError, GrammarUnsupported
+from workers_ai_emulator.engine.errors import GrammarFailed, GrammarUnsupported
 from workers_ai_emulator.engine.grammar import (
     GrammarState,
     compile_grammar,
@@ -94,13 +94,13 @@ def test_states_of_one_grammar_do_not_affect_each_other(tokenizer: LLTokenizer) 
 
 def test_a_token_that_is_not_allowed_is_an_error(tokenizer: LLTokenizer) -> None:
     state = compile_grammar('start: "ab" | "ba"', tokenizer).begin()
-    with pytest.raises(EngineError, match="the grammar stopped"):
+    with pytest.raises(GrammarFailed, match="the grammar stopped"):
         state.advance(ord("c"))
 
 
 def test_exceeding_a_limit_fails(tokenizer: LLTokenizer) -> None:
     grammar = compile_grammar(json_grammar({"pattern": "^.*a.{200}b.{200}$"}), tokenizer)
-    with pytest.raises(EngineError, match="the grammar stopped: lexer error: too many states"):
+    with pytest.raises(GrammarFailed, match="the grammar stopped: lexer error: too many states"):
         write(grammar.begin(), '"' + "".join(random.Random(1).choices("ab", k=5_000)))
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 from workers_ai_emulator.engine import grammar_compiler
-from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, GrammarUnsupported
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    EngineError,
+    GrammarFailed,
+    GrammarUnsupported,
+)
 from workers_ai_emulator.engine.grammar_compiler import GrammarCompiler
 
 from tests.fakes import FakeVocabulary
@@ -146,7 +151,7 @@ def test_a_grammar_that_found_the_subprocess_busy_is_tried_again() -> None:
 def test_a_request_does_not_reach_the_limits_of_another(compiler: GrammarCompiler) -> None:
     text = json_grammar({"type": "string", "pattern": "^.*a.{200}b.{200}$"})
     state = compiler.compile(text).begin()
-    with pytest.raises(EngineError, match="too many states"):
+    with pytest.raises(GrammarFailed, match="too many states"):
         for byte in ('"' + "".join(random.Random(1).choices("ab", k=5_000))).encode():
             state.allowed_tokens()
             state.advance(byte)

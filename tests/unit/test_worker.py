@@ -20,6 +20,7 @@ from workers_ai_emulator.engine.errors import (
     DeadlineExceeded,
     EngineClosed,
     EngineError,
+    GrammarFailed,
 )
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, State
@@ -174,16 +175,24 @@ async def test_the_model_can_end_where_the_grammar_allows_it() -> None:
         assert generation.usage.num_completion_tokens == 4
 
 
-@in_loop
-async def test_a_grammar_that_exceeds_a_limit_fails_only_its_request() -> None:
+def test_a_grammar_that_exceeds_a_limit_fails_only_its_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pattern = r'start: %json {"type": "string", "pattern": "^.*a.{200}b.{200}$"}'
-    async with running(FakeRunner(context_length=4096, vocabulary=TwoLetters())) as engine:
-        failing = engine.submit(prompt(), params(4000), grammar=engine.compile(pattern))
-        other = asyncio.create_task(text_of(engine.submit(prompt("other"), params(60))))
-        with pytest.raises(EngineError, match="the grammar stopped"):
-            await text_of(failing)
-        assert len(await other) == 60
-        assert len(await text_of(engine.submit(prompt(), params()))) == 20
+
+    @in_loop
+    async def run() -> None:
+        async with running(FakeRunner(context_length=4096, vocabulary=TwoLetters())) as engine:
+            failing = engine.submit(prompt(), params(4000), grammar=engine.compile(pattern))
+            other = asyncio.create_task(text_of(engine.submit(prompt("other"), params(60))))
+            with pytest.raises(GrammarFailed, match="the grammar stopped"):
+                await text_of(failing)
+            assert len(await other) == 60
+            assert len(await text_of(engine.submit(prompt(), params()))) == 20
+            assert engine.status.finished == {"error": 1, "length": 2}
+
+    run()
+    assert not caplog.records, "the schema is the client's, so this is no error of the engine"
 
 
 class TwoLetters(FakeVocabulary):

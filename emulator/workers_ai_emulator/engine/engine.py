@@ -197,7 +197,7 @@ class Engine:
         If `max_tokens` is None, the completion may fill the rest of the context. `grammar`: a
         result of `compile`. The completion then has the form that the grammar prescribes, unless it
         reaches `max_tokens`. When the grammar is complete, the completion ends with the reason
-        STOP. If the grammar exceeds a limit of llguidance, the generation fails with EngineError.
+        STOP. If the grammar exceeds a limit of llguidance, the generation fails with GrammarFailed.
 
         `shows_special_tokens`: whether the text contains the names of special tokens, such as
         `<|channel|>`. It never contains the name of the EOG token at the end.

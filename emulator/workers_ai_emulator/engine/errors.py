@@ -6,6 +6,7 @@
     ├── ContextTooLong       the prompt tokens plus `max_tokens` exceed the context length
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
+    ├── GrammarFailed        the completion cannot be constrained any further
     └── RequestRejected      the chat template, tokenizer or upstream server rejects the request
         └── GrammarUnsupported   the completion cannot be constrained as the request demands
     GgufInvalid              a file is not a GGUF file that llama.cpp can run
@@ -57,6 +58,13 @@ class DeadlineExceeded(EngineError):
 
 class EngineClosed(EngineError):
     """The engine is shutting down and accepts no requests."""
+
+
+class GrammarFailed(EngineError):
+    """A completion has begun, but its grammar cannot constrain it any further.
+
+    For example, the grammar exceeds a limit of llguidance.
+    """
 
 
 class RequestRejected(EngineError):

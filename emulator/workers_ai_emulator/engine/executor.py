@@ -45,8 +45,8 @@ class Executor:
         """Samples a sequence's next token, appends it to the sequence and returns it.
 
         If the sequence has a grammar, only tokens that the grammar allows are sampled, and the
-        sequence ends when the grammar is complete. Raises EngineError if the grammar exceeds a
-        limit.
+        sequence ends when the grammar is complete. Raises GrammarFailed if the grammar exceeds
+        a limit.
 
         `row`: the index of one token of the sequence in the list of all tokens for which the last
         decode call computed logits. The sampled token is the one that follows this token.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from workers_ai_emulator.engine.errors import EngineError, GrammarUnsupported
+from workers_ai_emulator.engine.errors import GrammarFailed, GrammarUnsupported
 from workers_ai_emulator.engine.types import Vocabulary
 
 # The limits of one request's grammar. If a limit is exceeded while a completion is generated, the
@@ -76,7 +76,7 @@ class GrammarState:
     def allowed_tokens(self) -> bytes:
         """Returns a bit for each token of the vocabulary: 1 if the token may come next.
 
-        The bit of token 0 is the lowest bit of the first byte. Raises EngineError if the grammar
+        The bit of token 0 is the lowest bit of the first byte. Raises GrammarFailed if the grammar
         exceeds a limit.
         """
         mask = self._matcher.compute_bitmask()
@@ -86,14 +86,14 @@ class GrammarState:
     def advance(self, token: int) -> None:
         """Adds a token to the completion.
 
-        Raises EngineError if the token is not allowed, or if the grammar exceeds a limit.
+        Raises GrammarFailed if the token is not allowed, or if the grammar exceeds a limit.
         """
         self._matcher.consume_token(token)
         self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise EngineError(f"the grammar stopped: {_reason(self._matcher.get_error())}")
+            raise GrammarFailed(f"the grammar stopped: {_reason(self._matcher.get_error())}")
 
 
 class _TokenList:

@@ -183,14 +183,14 @@ class GrammarState(Protocol):
     def allowed_tokens(self) -> bytes:
         """Returns a bit for each token of the vocabulary: 1 if the token may come next.
 
-        The bit of token 0 is the lowest bit of the first byte. Raises EngineError if the grammar
+        The bit of token 0 is the lowest bit of the first byte. Raises GrammarFailed if the grammar
         exceeds a limit.
         """
 
     def advance(self, token: int) -> None:
         """Adds a token to the completion.
 
-        Raises EngineError if the token is not allowed, or if the grammar exceeds a limit.
+        Raises GrammarFailed if the token is not allowed, or if the grammar exceeds a limit.
         """
 
 

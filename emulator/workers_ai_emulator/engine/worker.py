@@ -17,7 +17,7 @@ from functools import cached_property
 from queue import SimpleQueue
 
 from workers_ai_emulator.engine.delivery import Event
-from workers_ai_emulator.engine.errors import EngineError, Interrupted
+from workers_ai_emulator.engine.errors import EngineError, GrammarFailed, Interrupted
 from workers_ai_emulator.engine.executor import Executor
 from workers_ai_emulator.engine.scheduler import Decode, Operation, Scheduler
 from workers_ai_emulator.engine.sequence import Sequence
@@ -224,6 +224,8 @@ class Worker:
         for sequence, rows in call.rows:
             try:
                 self._take_tokens(sequence, rows)
+            except GrammarFailed as error:
+                self._finish(sequence, error, "error", keep_cells=False)
             except Exception as error:
                 log.exception("sampling failed; the request ends")
                 self._fail([sequence], error)

@@ -22,6 +22,7 @@ from workers_ai_emulator.engine.errors import (
     DeadlineExceeded,
     EngineClosed,
     EngineError,
+    GrammarFailed,
     RequestRejected,
 )
 from workers_ai_emulator.errors import EmulatorError, WeightsUnusable
@@ -177,7 +178,8 @@ CONTEXT_EXCEEDED = _ai(
     "The prompt and the longest completion allowed do not fit the model's context.", "Ai")
 JSON_MODE_UNMET = _ai(
     403, 5024, "JSON Model couldn't be met",
-    "In JSON mode, the completion is not JSON, for example because of `max_tokens`. [recorded]")
+    "In JSON mode, the completion is not JSON, for example because of `max_tokens` [recorded], "
+    "or a JSON schema of the request is too complex for the emulator [inferred].")
 JSON_MODE_UNSUPPORTED = _ai(  # {}: `support`, or `suuport` as in 2025 [recorded]
     400, 5025, "This model doesn't {} JSON Schema.",
     "The request asks for JSON mode, which the model does not have. [recorded]")
@@ -260,6 +262,8 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
             return WireError(REQUEST_TIMEOUT)
         case EngineClosed():
             return WireError(REQUEST_ABORTED)
+        case GrammarFailed():
+            return WireError(JSON_MODE_UNMET)
         case RequestRejected():
             return refused_by_engine(str(error))
     return WireError(INTERNAL_ERROR)
@@ -269,7 +273,8 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
 def wire_errors() -> Iterator[None]:
     """Context manager that converts errors of the engine or of a model's weights to WireErrors.
 
-    Logs an error that becomes INTERNAL_ERROR, because the response then does not contain the cause.
+    Logs the errors whose cause the response does not contain: an error that becomes INTERNAL_ERROR,
+    and a GrammarFailed.
     """
     try:
         yield
@@ -277,4 +282,6 @@ def wire_errors() -> Iterator[None]:
         converted = wire_error(error)
         if converted.type is INTERNAL_ERROR:
             log.error("%s: %s", type(error).__name__, error)
+        elif isinstance(error, GrammarFailed):
+            log.warning("a completion cannot follow its JSON schema: %s", error)
         raise converted from error
