@@ -152,8 +152,8 @@ def test_a_changed_request_is_an_error_with_the_difference(tmp_path: Path) -> No
     with replaying(tmp_path) as server:
         response = server.run({**SHORT, "prompt": "Say yes!", "seed": 1})
         binding_response = via_workerd(server, native(SHORT))
-        wait_until(lambda: "".join(server.log).count("WARNING No recording of POST") == 2)
-        line = next(line for line in server.log if "WARNING No recording of POST" in line)
+        wait_until(lambda: "".join(server.log).count("ERROR No recording of POST") == 2)
+        line = next(line for line in server.log if "ERROR No recording of POST" in line)
     assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
     (error,) = response.json()["errors"]
     assert error["code"] == 3901 and str(tmp_path) in error["message"]
