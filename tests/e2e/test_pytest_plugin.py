@@ -143,7 +143,7 @@ def test_fault(workers_ai):
     done = project.run()
     assert counts(done) == {"failed": 2}
     assert re.search(r'^> +workers_ai.script\({"answr": "Hi"}\)$', done.stdout, re.MULTILINE)
-    assert "ValueError: rule 1: answer: Field required" in done.stdout
+    assert "ValueError: rule 1: answr: " in done.stdout and "did you mean `answer`?" in done.stdout
     assert re.search(r'^> +workers_ai.fault\("capacty"\)$', done.stdout, re.MULTILINE)
     assert "pytest_plugin.py" not in done.stdout
 
