@@ -220,6 +220,19 @@ def test_a_chat_works_without_streaming(page: Page, scripted: ServerProcess) -> 
         ([{"choices": [{"text": "By night."}]}], False, None),
         ([{"response": {"when": "night"}}], False, '{"when":"night"}'),
         (
+            [{"response": None, "tool_calls": [{"name": "look", "arguments": {"at": "night"}}]}],
+            False,
+            'look {"at":"night"}',
+        ),
+        (
+            [
+                {"choices": [{"delta": {"tool_calls": [{"function": {"name": "look"}}]}}]},
+                {"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "{}"}}]}}]},
+            ],
+            True,
+            "look {}",
+        ),
+        (
             [
                 {"choices": [{"delta": {"reasoning_content": "Hm."}}]},
                 {"choices": [{"delta": {"content": "By "}}]},
@@ -231,7 +244,7 @@ def test_a_chat_works_without_streaming(page: Page, scripted: ServerProcess) -> 
             None,
         ),
     ],
-    ids=["choices", "text", "json", "stream"],
+    ids=["choices", "text", "json", "tool call", "stream of a tool call", "stream"],
 )
 def test_a_chat_shows_the_completion_in_every_response_form(
     page: Page,

@@ -31,11 +31,21 @@ async function readStream(response, onText) {
   if (!isDone) throw new ApiError("the stream ended before [DONE]");
 }
 
-// Returns the text in a result or an event: under the key `response`, or in OpenAI's list `choices`.
-function textOf({ response, choices }) {
+// Returns the text in a result or an event, and its tool calls as text. The text is under the key
+// `response`, or in OpenAI's list `choices`.
+function textOf({ response, tool_calls, choices }) {
   const choice = choices?.[0];
-  const text = choice ? ((choice.message ?? choice.delta)?.content ?? choice.text) : response;
-  return typeof text === "object" && text !== null ? JSON.stringify(text) : String(text ?? "");
+  const message = choice?.message ?? choice?.delta ?? { content: choice?.text ?? response, tool_calls };
+  const { content } = message;
+  const text = typeof content === "object" && content !== null ? JSON.stringify(content) : String(content ?? "");
+  return text + (message.tool_calls ?? []).map(callText).join("\n");
+}
+
+// Returns the name and the arguments of a tool call, or of a part of it. Only the first part has a name.
+function callText(call) {
+  const { name, arguments: input } = call.function ?? call;
+  const shown = typeof input === "object" ? JSON.stringify(input) : (input ?? "");
+  return name ? `${name} ${shown}` : shown;
 }
 
 async function* eventsOf(body) {
