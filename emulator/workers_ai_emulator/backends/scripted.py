@@ -24,6 +24,7 @@ from workers_ai_emulator.backends.relayed import (
 )
 from workers_ai_emulator.backends.rules import Rule, Subject
 from workers_ai_emulator.backends.transcript import transcript
+from workers_ai_emulator.engine.stop_strings import before_stop
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -216,10 +217,8 @@ def _json(mode: JsonMode) -> Completion:
 
 def _before_stop(completion: Completion, stop: Sequence[str]) -> Completion:
     """Returns the completion up to the stop string that ends first, without this string."""
-    text = completion.text
-    starts = ((text.find(string), string) for string in stop)
-    ends = [(start + len(string), start) for start, string in starts if start != -1]
-    return Completion(text[: min(ends)[1]], completion.reasoning) if ends else completion
+    text = before_stop(completion.text, stop)
+    return completion if text is None else Completion(text, completion.reasoning)
 
 
 def _chunks(

@@ -208,18 +208,21 @@ def serve(answer: Answer, *, limit_s: float) -> None:
             write_frame(replies, *reply)
 
 
-def restrict() -> None:
+def restrict(*, memory: int | None = None) -> None:
     """Runs in the child process: ignores Ctrl-C, and prevents core dumps and writes to files.
 
-    On Windows, the process only ignores Ctrl-C.
+    `memory`: the limit for the address space of the process, in bytes; None: no limit. On Windows,
+    the process only ignores Ctrl-C.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent process ends this process
     if sys.platform != "win32":
-        limit(resource.RLIMIT_CORE, 0)
-        limit(resource.RLIMIT_FSIZE, 0)
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_FSIZE, 0)
+        if memory is not None:
+            _limit(resource.RLIMIT_AS, memory)
 
 
-def limit(resource_type: int, value: int) -> None:
+def _limit(resource_type: int, value: int) -> None:
     """Sets a resource limit of this process, such as `RLIMIT_CORE`, to `value`.
 
     Does nothing on Windows, or if the operating system refuses the change.

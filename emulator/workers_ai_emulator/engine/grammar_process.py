@@ -19,15 +19,11 @@ from workers_ai_emulator.engine.child import (
     Child,
     ChildFailed,
     Supervisor,
-    limit,
     restrict,
     serve,
 )
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, GrammarUnsupported
 from workers_ai_emulator.engine.grammar import compile_grammar, new_tokenizer
-
-if sys.platform != "win32":
-    import resource
 
 # The name of this module. In the subprocess, `__name__` is `__main__` instead.
 MODULE = "workers_ai_emulator.engine.grammar_process"
@@ -106,9 +102,7 @@ def main(limit_s: float) -> None:
 
     The first request contains the special tokens. Each later request contains a grammar.
     """
-    restrict()
-    if sys.platform != "win32":
-        limit(resource.RLIMIT_AS, _MEMORY)
+    restrict(memory=_MEMORY)
     serve(_Program().answer, limit_s=limit_s)
 
 

@@ -27,11 +27,11 @@ class StopMatcher:
         if self.has_matched or not self._stop:
             return "" if self.has_matched else text
         text = self._held + text
-        matches = [(start + len(stop), start) for stop, start in self._places(text)]
-        if matches:
+        before = before_stop(text, self._stop)
+        if before is not None:
             self.has_matched = True
-            return text[: min(matches)[1]]
-        end = len(text) - max(_overlap(text, stop) for stop in self._stop)
+            return before
+        end = len(text) - max(length_of_beginning(text, stop) for stop in self._stop)
         self._held = text[end:]
         return text[:end]
 
@@ -40,13 +40,22 @@ class StopMatcher:
         held, self._held = self._held, ""
         return "" if self.has_matched else held
 
-    def _places(self, text: str) -> list[tuple[str, int]]:
-        """Returns each stop string that occurs in the text, and where it first begins."""
-        places = ((stop, text.find(stop)) for stop in self._stop)
-        return [(stop, start) for stop, start in places if start >= 0]
+
+def before_stop(text: str, stop: Sequence[str]) -> str | None:
+    """Returns the text before the stop string that ends first; None if there is none.
+
+    Of several stop strings that end at the same place, the longest counts. `stop`: texts that are
+    not empty.
+    """
+    starts = ((text.find(string), string) for string in stop)
+    matches = [(start + len(string), start) for start, string in starts if start >= 0]
+    return text[: min(matches)[1]] if matches else None
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Returns the length of the longest end of the text with which the stop string begins."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+def length_of_beginning(text: str, searched: str) -> int:
+    """Returns the length of the longest end of `text` with which `searched` begins.
+
+    The result is shorter than `searched`.
+    """
+    longest = min(len(text), len(searched) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(searched[:n])), 0)

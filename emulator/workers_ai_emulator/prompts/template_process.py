@@ -19,7 +19,6 @@ from workers_ai_emulator.engine.child import (
     Child,
     ChildFailed,
     Supervisor,
-    limit,
     restrict,
     serve,
 )
@@ -30,9 +29,6 @@ from workers_ai_emulator.prompts.template import (
     LimitExceeded,
     reason_of,
 )
-
-if sys.platform != "win32":
-    import resource
 
 # The name of this module. In the subprocess, `__name__` is `__main__` instead.
 MODULE = "workers_ai_emulator.prompts.template_process"
@@ -115,9 +111,7 @@ def main(limit_s: float) -> None:
 
     The first request contains the template's source. Each later request contains a conversation.
     """
-    restrict()
-    if sys.platform != "win32":
-        limit(resource.RLIMIT_AS, _MEMORY)
+    restrict(memory=_MEMORY)
     serve(_Program().answer, limit_s=limit_s)
 
 

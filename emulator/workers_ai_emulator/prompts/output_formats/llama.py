@@ -9,6 +9,7 @@ from workers_ai_emulator.prompts.output_formats.grammar import Rules
 from workers_ai_emulator.prompts.output_formats.hermes import json_call_rule
 from workers_ai_emulator.prompts.output_formats.json_calls import JsonCallReader
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, Parser
+from workers_ai_emulator.prompts.output_formats.tagged_calls import text_chunks
 from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedFormat
 from workers_ai_emulator.prompts.tools import Tool
 
@@ -58,7 +59,7 @@ class LlamaParser:
 
     def feed(self, text: str) -> list[Chunk]:
         if self._is_text:
-            return _texts(text)
+            return text_chunks(text)
         if self._reader is None:
             return self._read_opening(text)
         chunks = self._reader.feed(text)
@@ -70,7 +71,7 @@ class LlamaParser:
             chunks += self._reader.flush()
             chunks += self._end_call(self._reader)
         is_dropped = self._num_calls and not self._held.strip("; \n\t\r")
-        return chunks if is_dropped else chunks + _texts(self._held)
+        return chunks if is_dropped else chunks + text_chunks(self._held)
 
     def _read_opening(self, text: str) -> list[Chunk]:
         """Reads the text before a call: white space, a tag, or a separator between two calls."""
@@ -84,7 +85,7 @@ class LlamaParser:
             self._held = self._held[: -len(after)]
             return self.feed(after)
         self._is_text = True
-        return _texts(self._take_held())
+        return text_chunks(self._take_held())
 
     def _end_call(self, reader: JsonCallReader) -> list[Chunk]:
         if reader.state == "open":
@@ -95,12 +96,8 @@ class LlamaParser:
             self._held = ""
             return self._read_opening(reader.rest)
         self._is_text = True
-        return _texts(self._take_held() + reader.rest)
+        return text_chunks(self._take_held() + reader.rest)
 
     def _take_held(self) -> str:
         held, self._held = self._held, ""
         return held
-
-
-def _texts(text: str) -> list[Chunk]:
-    return [Chunk(text, num_tokens=0)] if text else []

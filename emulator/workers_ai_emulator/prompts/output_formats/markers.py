@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from workers_ai_emulator.engine.stop_strings import length_of_beginning
+
 
 def split_at(text: str, *markers: str) -> tuple[str, str, str]:
     """Splits a text at the first of the markers: into the text before, the marker and the rest.
@@ -13,11 +15,5 @@ def split_at(text: str, *markers: str) -> tuple[str, str, str]:
     if found:
         start, _, marker = min(found)
         return text[:start], marker, text[start + len(marker) :]
-    cut = len(text) - max(_length_of_beginning(text, marker) for marker in markers)
+    cut = len(text) - max(length_of_beginning(text, marker) for marker in markers)
     return text[:cut], "", text[cut:]
-
-
-def _length_of_beginning(text: str, marker: str) -> int:
-    """Returns the length of the longest end of the text with which the marker begins."""
-    longest = min(len(text), len(marker) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)

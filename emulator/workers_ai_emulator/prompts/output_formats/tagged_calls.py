@@ -67,7 +67,7 @@ class TaggedCallParser:
             left = self._close(reader, chunks)
             chunks += self.feed(left) if left else []
         if self._held.strip() or not self._is_after_call:
-            chunks += _texts(self._held)
+            chunks += text_chunks(self._held)
         return chunks
 
     def _read_text(self, text: str, chunks: list[Chunk]) -> str | None:
@@ -76,7 +76,7 @@ class TaggedCallParser:
         if self._is_after_call and not before.strip():
             before, rest = "", rest if marker else before + rest
         self._is_after_call &= not before
-        chunks += _texts(before)
+        chunks += text_chunks(before)
         self._held = "" if marker else rest
         if marker == self._marker:
             self._reader = self._make_reader(self._num_calls)
@@ -96,9 +96,10 @@ class TaggedCallParser:
         self._num_calls += reader.num_calls
         self._is_after_call = reader.state == "done"
         if reader.state == "failed":
-            chunks += _texts(self._marker)
+            chunks += text_chunks(self._marker)
         return reader.rest
 
 
-def _texts(text: str) -> list[Chunk]:
+def text_chunks(text: str) -> list[Chunk]:
+    """Returns a list with the text as a chunk of no tokens; an empty list for an empty text."""
     return [Chunk(text, num_tokens=0)] if text else []
