@@ -74,6 +74,8 @@ def test_the_models_in_the_readme_exist() -> None:
     names = re.findall(r"`(@(?:cf|hf)/[^`]+)`", README)
     assert names and set(names) <= {*CATALOG, "@cf/author/model"}
     assert f"offers {len(CATALOG)} text-generation models" in README
+    num_live = sum(spec.retired_on is None for spec in CATALOG.values())
+    assert f"reproduces {num_live} text-generation models" in README
 
 
 def test_the_parity_table_matches_the_snapshots() -> None:
