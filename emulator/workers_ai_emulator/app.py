@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from workers_ai_emulator.admin import control, dashboard, operations
+from workers_ai_emulator.middleware.account import AccountMiddleware
 from workers_ai_emulator.middleware.binding_transports import BindingTransportMiddleware
 from workers_ai_emulator.middleware.edge import EdgeMiddleware
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
@@ -83,6 +84,7 @@ def _middleware(services: Services) -> list[Middleware]:
     return [
         Middleware(EdgeMiddleware),
         Middleware(OriginGuardMiddleware, settings.allowed_origins, hosts),
+        Middleware(AccountMiddleware),
         Middleware(BindingTransportMiddleware),
         Middleware(JournalMiddleware, services.journal),
         Middleware(FaultMiddleware, services.faults),

@@ -17,6 +17,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.text_generation import parse
+from workers_ai_emulator.wire.context import CallContext
 
 TRAITS = Traits(has_tools=True, json_mode="text", thinking="on")
 # A template like that of Qwen 3: it describes the tools itself, and begins with reasoning.
@@ -60,7 +61,7 @@ def run(use: Callable[[Run], Awaitable[None]], template: str | None = None) -> N
         backend = LocalBackend(ModelManager(Settings(parallel=2), {spec.name: spec}))
 
         async def complete(body: dict[str, Any]) -> tuple[Completion, FinishReason | None]:
-            started = await backend.generate(parse(body, spec), spec, is_large=False)
+            started = await backend.generate(parse(body, spec), spec, CallContext())
             completion = await collect(aiter(started.generation))
             return completion, started.generation.finish_reason
 

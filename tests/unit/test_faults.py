@@ -112,7 +112,7 @@ def test_a_call_that_does_not_match_does_not_advance_the_random_numbers() -> Non
 def test_active_rules_are_shown_with_their_remaining_times() -> None:
     fault_rules = rules({"times": 3, "model": "*"}, {"fault": "cut-mid-event", "after_events": 4})
     fault_rules.choose(WHOLE)
-    assert fault_rules.active == [
+    assert fault_rules.active() == [
         {"fault": "capacity", "times": 2, "model": "*"},
         {"fault": "cut-mid-event", "after_events": 4},
     ]

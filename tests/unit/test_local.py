@@ -25,6 +25,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.context import CallContext
 
 from tests.fakes import FakeRunner
 from tests.loop import TIMEOUT_S, in_loop
@@ -79,7 +80,7 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
 
 
 async def start(of: LocalBackend, request: TextGenerationRequest) -> Generation:
-    return (await of.generate(request, SPEC, is_large=False)).generation
+    return (await of.generate(request, SPEC, CallContext())).generation
 
 
 async def completion(of: LocalBackend, request: TextGenerationRequest) -> Completion:
@@ -154,7 +155,7 @@ async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> N
             slow = [asyncio.create_task(completion(local, REQUIRED)) for _ in range(3)]
             for _ in range(2):
                 await asyncio.to_thread(started.acquire, timeout=TIMEOUT_S)
-            large = await local.generate(REQUEST, SPEC, is_large=True)
+            large = await local.generate(REQUEST, SPEC, CallContext(is_large=True))
             assert len((await collect(aiter(large.generation))).text) == 20
             assert not local.is_immediate(SPEC)
             gate.set()

@@ -28,6 +28,7 @@ from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
 from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import WireError
 
 from tests.pages import blocks
@@ -49,7 +50,9 @@ async def start(
     params = SamplingParams(max_tokens=max_tokens)
     request = TextGenerationRequest(prompt, turns, raw=False, stream=False, params=params)
     request = replace(request, **options)
-    return (await script.generate(request, CATALOG[model], is_large=is_large)).generation
+    return (
+        await script.generate(request, CATALOG[model], CallContext(is_large=is_large))
+    ).generation
 
 
 def chunks(script: ScriptedBackend, *messages: str | Message, **options: Any) -> list[Chunk]:
@@ -407,7 +410,7 @@ def test_the_prompt_is_the_conversation_with_its_tool_calls() -> None:
     ]
     params = SamplingParams()
     request = TextGenerationRequest(None, turns, raw=False, stream=False, params=params)
-    started = asyncio.run(script().generate(request, CATALOG[INT8], is_large=False))
+    started = asyncio.run(script().generate(request, CATALOG[INT8], CallContext()))
     assert started.prompt() == (
         'user: How is the weather?\nassistant calls weather {"city": "Paris"}\ntool: sunny'
     )

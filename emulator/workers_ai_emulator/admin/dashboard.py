@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
+from workers_ai_emulator.admin.control import account_of
 from workers_ai_emulator.middleware.journal import views
 from workers_ai_emulator.middleware.journal.history import INTERVAL_S
 from workers_ai_emulator.middleware.journal.journal import MAX_ENTRIES
@@ -59,12 +60,13 @@ async def file(request: Request) -> Response:
 async def requests(request: Request) -> Response:
     """Lists the calls in the journal, newest first.
 
-    `?limit=`: the maximum number of calls. `?after=`: lists only calls whose id is greater than
-    this number.
+    `?account=`: lists only the calls of this account. `?limit=`: the maximum number of calls.
+    `?after=`: lists only calls whose id is greater than this number.
     """
     journal = services_of(request).journal
     limit = _number(request, "limit", default=_DEFAULT_LIMIT, least=1, most=MAX_ENTRIES)
     after = _number(request, "after", default=0, least=0, most=2**53)
+    account = account_of(request)
     if limit is None or after is None:
         return _refused(400, f"limit takes 1 to {MAX_ENTRIES}, and after takes the id of a request")
     return json_response(
@@ -73,7 +75,7 @@ async def requests(request: Request) -> Response:
             "kept": len(journal),
             "dropped": journal.num_dropped,
             "bytes": journal.num_bytes,
-            "requests": [views.row(entry) for entry in journal.newest(limit, after)],
+            "requests": [views.row(entry) for entry in journal.newest(limit, after, account)],
         }
     )
 

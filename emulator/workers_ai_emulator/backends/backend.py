@@ -7,6 +7,7 @@ from typing import Protocol
 from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.context import CallContext
 
 
 class Backend(Protocol):
@@ -16,14 +17,14 @@ class Backend(Protocol):
         """Returns whether `generate` starts at once, without first loading or finding the model."""
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
         """Starts a generation and returns it. This coroutine may be cancelled at any time.
 
-        `is_large`: whether the prompt is long. A long prompt is tokenised in a thread, because
-        tokenising it on the event loop would delay other requests. Raises WireError for an invalid
-        request, EngineError if the generation cannot start, and WeightsUnusable if the model's
-        weights cannot be loaded.
+        `context`: the context of the HTTP request. If its `is_large` is True, the prompt is
+        tokenised in a thread, because tokenising it on the event loop would delay other requests.
+        Raises WireError for an invalid request, EngineError if the generation cannot start, and
+        WeightsUnusable if the model's weights cannot be loaded.
         """
 
     def cancel_all(self) -> None:

@@ -33,7 +33,7 @@ class Backends:
     """
 
     def __init__(self, settings: Settings, models: ModelManager) -> None:
-        self.scripted = ScriptedBackend(_rules(settings.script))
+        self.scripted = ScriptedBackend(_rules(settings.script), is_strict=settings.strict)
         self.seed = settings.seed
         self.request_timeout_s = settings.request_timeout
         self._models = models

@@ -18,6 +18,7 @@ from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.context import CallContext
 
 if TYPE_CHECKING:  # these imports are slow, and a scripted server does not need them
     from workers_ai_emulator.engine.engine import Engine
@@ -47,13 +48,13 @@ class LocalBackend:
         return self._models.is_loaded(spec) and not self._grammar_threads.are_busy
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
         async with self._models.lease(spec) as loaded:
             # If the engine cannot accept a request now, raises the error before tokenising, because
             # tokenising takes time.
             loaded.engine.check_capacity()
-            if is_large or loaded.template.is_isolated:
+            if context.is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)

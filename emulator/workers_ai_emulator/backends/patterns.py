@@ -67,12 +67,13 @@ class PatternTooLarge(ValueError):
 
 
 class Pattern:
-    """A compiled regular expression.
+    """A compiled regular expression. `source`: the expression as the user wrote it.
 
     Raises ValueError if the expression is invalid or uses syntax that RE2 does not support.
     """
 
     def __init__(self, source: str) -> None:
+        self.source = source
         try:
             # `re._parser` is the parser of the module `re`, so it accepts exactly Python's syntax.
             # It is imported with `import_module`, because mypy has no types for this private

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -88,6 +89,10 @@ class RuleToolCall(BaseModel):
             raise ValueError("Input should be an object with the arguments by name")
         return _budget(info).json_text(value)
 
+    @field_serializer("arguments")
+    def _arguments_value(self, text: str) -> Any:
+        return json.loads(text)
+
 
 class Rule(BaseModel):
     """A completion, and the conditions under which a request gets it.
@@ -145,6 +150,19 @@ class Rule(BaseModel):
         if not (has_text or self.tool_calls or self.reasoning):
             raise ValueError("it needs `answer`, `json`, `tool_calls` or `reasoning`")
         return self
+
+    @field_serializer("matches")
+    def _pattern_source(self, pattern: Pattern | None) -> str | None:
+        return pattern.source if pattern else None
+
+    @field_serializer("json_text")
+    def _json_value(self, text: str | None) -> Any:
+        return text and json.loads(text)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The rule as a JSON object, with the keys and values that the user wrote."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
 
     @property
     def completion(self) -> Completion:

@@ -7,10 +7,10 @@ import json
 import math
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
@@ -37,7 +37,15 @@ from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
-from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError, refused_by_engine
+from workers_ai_emulator.wire.accounts import AccountStates
+from workers_ai_emulator.wire.context import CallContext
+from workers_ai_emulator.wire.errors import (
+    INCOMPLETE_REQUEST,
+    NOT_SCRIPTED,
+    WireError,
+    refused_by_engine,
+)
+from workers_ai_emulator.wire.validation import shown
 
 MODEL_NAME = "scripted"
 
@@ -49,16 +57,34 @@ _NO_DELAYS = Rule(answer="")  # for completions that come from no rule
 
 
 @dataclass(slots=True)
-class _ActiveRule:
+class ActiveRule:
     """A rule and its state.
 
     `number`: the rule's position in the script, from 1 on. `times`: the number of further requests
-    to which the rule applies; None: no limit.
+    to which the rule applies; None: no limit. `num_uses`: the number of requests that got the
+    rule's completion.
     """
 
     number: int
     rule: Rule
     times: int | None
+    num_uses: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the rule as the user wrote it, with its number and its counts of requests."""
+        return {
+            "number": self.number,
+            "rule": self.rule.source,
+            "times_left": self.times,
+            "used": self.num_uses,
+        }
+
+
+@dataclass(slots=True)
+class _Script:
+    """The rules of one account, or the rules that all other accounts share."""
+
+    rules: list[ActiveRule] = field(default_factory=list)
 
 
 class ScriptedBackend:
@@ -69,32 +95,54 @@ class ScriptedBackend:
     satisfies the request's schema.
     """
 
-    def __init__(self, rules: list[Rule]) -> None:
+    def __init__(self, rules: list[Rule], *, is_strict: bool = False) -> None:
         self._initial_rules = rules
+        self._is_strict = is_strict
         self._running = RunningGenerations()
-        self.replace(rules)
+        self._scripts = AccountStates(_Script)
+        self.reset()
 
-    def replace(self, rules: list[Rule]) -> None:
-        """Replaces all rules, and restarts the count of requests for the condition `times`."""
-        self._rules = [
-            _ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)
-        ]
+    def replace(self, rules: list[Rule], account: str | None = None) -> None:
+        """Replaces the rules of an account, and restarts their counts of requests.
 
-    def reset(self) -> None:
-        """Restores the rules that the server had at start-up."""
-        self.replace(self._initial_rules)
+        An account that has no rules of its own uses the shared rules. If `account` is None,
+        replaces the shared rules. Raises ValueError if too many accounts have their own rules.
+        """
+        self._scripts.own(account).rules = _active(rules)
+
+    def reset(self, account: str | None = None) -> None:
+        """Removes the rules of an account, which then uses the shared rules.
+
+        If `account` is None, removes the rules of all accounts, and restores the shared rules that
+        the server had at start-up.
+        """
+        if account is None:
+            self._scripts.clear()
+            self.replace(self._initial_rules)
+        else:
+            self._scripts.discard(account)
+
+    def rules(self, account: str | None = None) -> list[ActiveRule]:
+        """Returns the rules that apply to the requests of an account."""
+        return (self._scripts.find(account) or self._scripts.shared).rules
 
     def is_immediate(self, spec: ModelSpec) -> bool:
         return True
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
+        is_large = context.is_large
         subject = _subject(request, spec)
-        if (rule := await self._use_rule(subject)) is not None:
+        if (active := await self._use_rule(subject, context.account)) is not None:
+            rule, context.rule = active.rule, active.number
             completion = _fitting(rule.completion, request, spec)
         else:
-            rule = _NO_DELAYS
+            rule, context.is_unmatched = _NO_DELAYS, True
+            if self._is_strict:
+                raise WireError(
+                    NOT_SCRIPTED, f"no rule of the script applies to {shown(subject.text)}"
+                )
             completion = await _default_completion(request, subject.text, is_large=is_large)
         prompt = transcript(request.messages) if request.prompt is None else request.prompt
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
@@ -120,14 +168,14 @@ class ScriptedBackend:
     async def close(self) -> None:
         self.cancel_all()
 
-    async def _use_rule(self, subject: Subject) -> Rule | None:
-        """Returns the first rule that applies to a request, and decrements the rule's `times`.
+    async def _use_rule(self, subject: Subject, account: str | None) -> ActiveRule | None:
+        """Returns the first rule that applies to a request, and counts the request for it.
 
         Returns None if no rule applies. Raises WireError if searching the request's text for a
         rule's `matches` could take minutes.
         """
         while True:
-            rules = [active for active in self._rules if active.times != 0]
+            rules = [active for active in self.rules(account) if active.times != 0]
             cost = len(subject.text) * sum(active.rule.cost for active in rules)
             if cost > _MAX_IMMEDIATE_COST:
                 active = await asyncio.to_thread(_first, rules, subject)
@@ -139,10 +187,15 @@ class ScriptedBackend:
             # thread finds. The loop then searches again.
             if active.times != 0:
                 active.times = active.times and active.times - 1
-                return active.rule
+                active.num_uses += 1
+                return active
 
 
-def _first(rules: Sequence[_ActiveRule], subject: Subject) -> _ActiveRule | None:
+def _active(rules: Sequence[Rule]) -> list[ActiveRule]:
+    return [ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)]
+
+
+def _first(rules: Sequence[ActiveRule], subject: Subject) -> ActiveRule | None:
     """Returns the first rule that applies to a request, or None.
 
     Raises WireError if searching the text for a rule's `matches` could take minutes.

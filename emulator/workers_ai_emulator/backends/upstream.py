@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import httpx2
 
@@ -27,6 +28,7 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.context import CallContext
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +74,14 @@ class UpstreamBackend:
         return self._name_for(spec) is not None
 
     async def generate(
-        self, request: TextGenerationRequest, spec: ModelSpec, *, is_large: bool
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
         upstream_request = streaming_request(request, model)
         prompt = upstream_request.prompt
         content = json.dumps(upstream_request.body).encode()
-        num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
+        count = partial(num_words, prompt)
+        num_tokens = await asyncio.to_thread(count) if context.is_large else count()
         decoder = EventDecoder(
             request.params.max_tokens or 0, separates_reasoning=request.separates_reasoning
         )
@@ -213,7 +216,7 @@ class UpstreamBackend:
         hello = [Message("user", "Hello")]
         request = TextGenerationRequest(None, hello, raw=False, stream=True, params=params)
         try:
-            started = await self.generate(request, spec, is_large=False)
+            started = await self.generate(request, spec, CallContext())
             async for _ in started.generation:
                 pass
         except (CapacityExceeded, ContextTooLong, RequestRejected) as error:

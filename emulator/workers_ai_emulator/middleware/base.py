@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers_ai_emulator.wire.calls import InferenceCall, inference_call
-from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.context import CallContext, context_of
 
 
 class InferenceMiddleware(ABC):
@@ -21,7 +22,9 @@ class InferenceMiddleware(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = context_of(scope)
-        context.call = call = context.call or inference_call(scope)
+        if context.call is None:
+            _classify(scope, context)
+        call = context.call
         if call is None:
             await self._app(scope, receive, send)
         else:
@@ -32,3 +35,11 @@ class InferenceMiddleware(ABC):
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Passes an inference call on to `self._app`, or sends a response itself."""
+
+
+def _classify(scope: Scope, context: CallContext) -> None:
+    """Finds the inference call of a request, if it is one, and its account and headers."""
+    context.call = call = inference_call(scope)
+    if call is not None:
+        context.account = context.account or call.account_id
+        context.headers = Headers(scope=scope)

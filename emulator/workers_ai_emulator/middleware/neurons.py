@@ -66,9 +66,12 @@ class NeuronBudget:
         if len(used) > _MAX_ACCOUNTS:
             del used[next(iter(used))]
 
-    def reset(self) -> None:
-        """Sets the used neurons of all accounts to zero."""
-        self._used = {}
+    def reset(self, account: str | None = None) -> None:
+        """Sets the used neurons of an account to zero, or those of all accounts if it is None."""
+        if account is None:
+            self._used = {}
+        else:
+            self._used.pop(account, None)
 
 
 class NeuronMiddleware(InferenceMiddleware):
@@ -87,7 +90,7 @@ class NeuronMiddleware(InferenceMiddleware):
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        account = call.account_id or BINDINGS
+        account = context_of(scope).account or BINDINGS
         try:
             self._budget.check(account)
         except WireError as error:

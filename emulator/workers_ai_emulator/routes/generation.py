@@ -77,9 +77,11 @@ async def generate(
     Waits at least until the first token is generated. If the generation fails before the first
     token, raises WireError, so that the client receives an error response.
     """
+    context = context_of(request.scope)
+    context.inputs = inputs
     backends = services_of(request).backends
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
-    task_request = await compute(context_of(request.scope), parse, inputs, spec, seed=backends.seed)
+    task_request = await compute(context, parse, inputs, spec, seed=backends.seed)
     response_format = choose_format(spec, task_request)
     with wire_errors():
         started = await _start(request, backend, task_request, spec)
@@ -97,7 +99,7 @@ async def _start(
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
-    starting = backend.generate(task_request, spec, is_large=context.is_large)
+    starting = backend.generate(task_request, spec, context)
     if backend.is_immediate(spec):
         started = await starting
     else:

@@ -340,6 +340,8 @@ _COMPLETION = _completion("text_completion", text=_TEXT)
 _STATUS = _content(_object(status=_TEXT))
 _FAULTS = _content(_object(faults=_list_of(_object(fault=_TEXT))))
 _ROW = _object(id=_COUNT, time=_TEXT, method=_TEXT, path=_TEXT)
+_SCRIPT_RULE = _object(number=_COUNT, rule={"type": "object"}, used=_COUNT)
+_ACCOUNT = _query("account", {"type": "string", "pattern": "^[0-9a-f]{32}$"})
 _HTML = {"text/html": {"schema": _TEXT}}
 _FILE = _HTML | {
     name: {"schema": _TEXT} for name in ("text/javascript", "text/css", "image/svg+xml")
@@ -469,6 +471,25 @@ def _run(catalog: Catalog) -> _Details:
     return _Details(_native(catalog), _input(catalog))
 
 
+def _of_account(
+    content: Json, *, errors_of_body: tuple[ErrorType, ...] = (), **details: Any
+) -> Callable[[Catalog], _Details]:
+    """Describes an endpoint of the emulator that takes the query parameter `account`."""
+    all_errors = (*errors_of_body, errors.CONTROL_INVALID)
+    return _fixed(content, query=[_ACCOUNT], errors=all_errors, **details)
+
+
+_new_faults = _of_account(
+    _FAULTS,
+    body=_any_of([_object(fault=_TEXT), _list_of(_object(fault=_TEXT))]),
+    errors_of_body=_BODY_ERRORS,
+)
+_new_script = _of_account(
+    _content(_object(rules=_COUNT)),
+    body=_list_of(_object(answer=_TEXT)),
+    errors_of_body=_BODY_ERRORS,
+)
+
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
 
 _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
@@ -515,22 +536,28 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.READYZ: _fixed(_STATUS),
     endpoints.METRICS: _fixed({"text/plain": {"schema": _TEXT}}),
     endpoints.OPENAPI: _fixed(_content({"type": "object"})),
-    endpoints.SHOW_FAULTS: _fixed(_FAULTS),
-    endpoints.ADD_FAULTS: _fixed(
-        _FAULTS,
-        body=_any_of([_object(fault=_TEXT), _list_of(_object(fault=_TEXT))]),
-        errors=(*_BODY_ERRORS, errors.CONTROL_INVALID),
-    ),
-    endpoints.REPLACE_SCRIPT: _fixed(
-        _content(_object(rules=_COUNT)),
-        body=_list_of(_object(answer=_TEXT)),
-        errors=(*_BODY_ERRORS, errors.CONTROL_INVALID),
+    endpoints.SHOW_FAULTS: _of_account(_FAULTS),
+    endpoints.ADD_FAULTS: _new_faults,
+    endpoints.REPLACE_FAULTS: _new_faults,
+    endpoints.DELETE_FAULTS: _of_account(_FAULTS),
+    endpoints.SHOW_SCRIPT: _of_account(_content(_object(rules=_list_of(_SCRIPT_RULE)))),
+    endpoints.REPLACE_SCRIPT: _new_script,
+    endpoints.PUT_SCRIPT: _new_script,
+    endpoints.DELETE_SCRIPT: _of_account(_content(_object(rules=_COUNT))),
+    endpoints.UNMATCHED: _of_account(_content(_object(requests=_list_of(_ROW)))),
+    endpoints.UNUSED: _of_account(
+        _content(_object(rules=_list_of(_SCRIPT_RULE), recordings=_list_of(_TEXT)))
     ),
     endpoints.SHOW_NEURONS: _fixed(_content(_object(spent={"type": "object"}))),
-    endpoints.RESET: _fixed(_STATUS),
+    endpoints.RESET: _of_account(_STATUS),
     endpoints.REQUESTS: _fixed(
         _content(_object(epoch=_TEXT, kept=_COUNT, dropped=_COUNT, requests=_list_of(_ROW))),
-        query=[_query("limit", {"type": "integer"}), _query("after", {"type": "integer"})],
+        query=[
+            _ACCOUNT,
+            _query("limit", {"type": "integer"}),
+            _query("after", {"type": "integer"}),
+        ],
+        errors=(errors.CONTROL_INVALID,),
         refusals=(400,),
     ),
     endpoints.ONE_REQUEST: _fixed(_content(_ROW), refusals=(404,)),

@@ -72,16 +72,17 @@ class Services:
         spec = self.catalog.get(name or "")
         return spec.price if spec else ADDED_PRICE
 
-    def reset(self) -> None:
+    def reset(self, account: str | None = None) -> None:
         """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
 
-        Loaded models stay loaded.
+        `account`: resets only the state of this account; None: resets all. Loaded models stay
+        loaded.
         """
-        self.backends.scripted.reset()
-        self.faults.reset()
-        self.neurons.reset()
-        self.journal.clear()
-        self.recordings.reset()
+        self.backends.scripted.reset(account)
+        self.faults.reset(account)
+        self.neurons.reset(account)
+        self.journal.clear(account)
+        self.recordings.reset(account)
 
 
 def services_of(request: Request) -> Services:

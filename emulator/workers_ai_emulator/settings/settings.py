@@ -74,6 +74,14 @@ class Settings:
             page="scripts.md",
         ),
     ] = None
+    strict: Annotated[
+        bool,
+        Setting(
+            "Requests to which no rule of the script applies get the error 3905 instead of a "
+            "completion that quotes the request.",
+            page="scripts.md",
+        ),
+    ] = False
     upstream_url: Annotated[
         str | None,
         Setting(

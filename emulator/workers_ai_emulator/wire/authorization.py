@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from workers_ai_emulator.network import is_loopback
+from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import Access
 from workers_ai_emulator.wire.errors import (
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]+)", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]+")
-_ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
 _ACCOUNT_PATH = re.compile(r"/client/v4(?P<path>/accounts/(?P<id>[^/]+)(/.*)?)", re.DOTALL)
 
 
@@ -162,7 +162,7 @@ def no_route(path: str) -> WireError:
     If the account id in the path is malformed, the response reports this mistake too.
     """
     account = _ACCOUNT_PATH.fullmatch(path)
-    if account and not _ACCOUNT_ID.fullmatch(account["id"]):
+    if account and not is_account_id(account["id"]):
         return no_route_in_account(account["path"])
     return WireError(NO_ROUTE)
 
@@ -173,7 +173,7 @@ def _check_account(caller: Caller) -> None:
 
 
 def _is_account_id(account_id: str | None) -> bool:
-    if _ACCOUNT_ID.fullmatch(account_id or ""):
+    if is_account_id(account_id):
         return True
     log.warning("account id %r is refused: use any 32 hexadecimal digits (0-9, a-f)", account_id)
     return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import Scope
 
@@ -28,6 +30,15 @@ class CallContext:
     `started`: the generation, once a backend has started it (`routes/generation.py`).
     `redaction`: replaces the request's credentials in stored texts (`middleware/journal/`).
     `call`: the inference call, if the request is one (`middleware/base.py`).
+    `account`: the account whose rules, faults and recordings apply to the request; None if the
+    request names no account (`middleware/account.py`, `middleware/base.py`).
+    `headers`: the headers of an inference call, with lower-case names (`middleware/base.py`).
+    `inputs`: the JSON value of the model's input, before validation (`routes/generation.py`).
+    `rule`: the number of the script's rule that gave the completion, from 1 on
+    (`backends/scripted.py`).
+    `recording`: the name of the file whose recording was replayed (`middleware/recordings/`).
+    `is_unmatched`: whether no rule of the script applied to the call, or no recording was found
+    for it (`backends/scripted.py`, `middleware/recordings/`).
     `error`: the error that the client receives, if it receives one (`wire/responses.py`).
     """
 
@@ -38,6 +49,12 @@ class CallContext:
     started: StartedGeneration | None = None
     redaction: Redaction | None = None
     call: InferenceCall | None = None
+    account: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    inputs: Any = None
+    rule: int | None = None
+    recording: str | None = None
+    is_unmatched: bool = False
     error: WireError | None = None
 
 

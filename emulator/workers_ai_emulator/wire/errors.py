@@ -159,6 +159,8 @@ RECORDING_UNUSABLE = _ai(
     500, 3902, "{}", "The recording of this request is damaged or cannot be read. [ours]")
 SERVICE_UNREACHABLE = _ai(
     502, 3903, "{}", "The real service, which is being recorded, cannot be reached. [ours]")
+NOT_SCRIPTED = _ai(
+    500, 3905, "{}", "With `--strict`: no rule of the script applies to the request. [ours]")
 DAILY_LIMIT = _ai(
     429, 4006, "you have used up your daily free allocation of 10,000 neurons, please upgrade to "
     "Cloudflare's Workers Paid plan if you would like to continue usage.",

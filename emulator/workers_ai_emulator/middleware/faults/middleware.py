@@ -76,7 +76,7 @@ class FaultMiddleware(InferenceMiddleware):
             return
         request = _Request(call, body, receive, receive_again)
         try:
-            fault = self._choose(requested, request.subject)
+            fault = self._choose(requested, request.subject, context_of(scope).account)
         except WireError as error:
             await error_response(scope["path"], error)(scope, receive_again, send)
             return
@@ -86,7 +86,7 @@ class FaultMiddleware(InferenceMiddleware):
             context_of(scope).fault = fault.fault
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
-    def _choose(self, requested: str | None, subject: Subject) -> Fault | None:
+    def _choose(self, requested: str | None, subject: Subject, account: str | None) -> Fault | None:
         """Returns the fault that a call requests, else the fault of the first matching fault rule.
 
         `requested`: the requested fault's name and options, or None. Returns None if no rule
@@ -95,7 +95,7 @@ class FaultMiddleware(InferenceMiddleware):
         options.
         """
         if requested is None:
-            return self._rules.choose(subject)
+            return self._rules.choose(subject, account)
         fault = parse_fault(requested)
         return fault if fault.applies(subject) else None
 
@@ -110,7 +110,9 @@ class FaultMiddleware(InferenceMiddleware):
             await self._app(scope, request.receive, repeat_end(send, _NUM_ENDS[name]))
         elif name == "json-instead-of-stream":
             await self._app(scope, request.receive_without_stream(), send)
-        elif await self._wait(request.receive_rest, fault.seconds):  # the fault slow-first-token
+        elif await self._wait(
+            request.receive_rest, fault.seconds, scope
+        ):  # the fault slow-first-token
             await self._app(scope, request.receive, send)
 
     async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
@@ -122,16 +124,17 @@ class FaultMiddleware(InferenceMiddleware):
         stream = BreakingStream(fault, request.receive, send)
         await self._app(scope, stream.receive, stream.send)
         if stream.is_broken and fault.fault == "stall":
-            await self._wait(request.receive_rest, None)
+            await self._wait(request.receive_rest, None, scope)
 
-    async def _wait(self, receive: Receive, limit_s: float | None) -> bool:
+    async def _wait(self, receive: Receive, limit_s: float | None, scope: Scope) -> bool:
         """Waits for `limit_s` seconds, or until the fault rules are reset.
 
         `limit_s`: None for no limit. Returns False if the client disconnects during the wait,
         otherwise True.
         """
         try:
-            await while_connected(self._rules.released.wait(), receive, limit_s=limit_s)
+            reset = self._rules.wait_for_reset(context_of(scope).account)
+            await while_connected(reset, receive, limit_s=limit_s)
         except TimeoutError:
             return True
         except ClientDisconnect:

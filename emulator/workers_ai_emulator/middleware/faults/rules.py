@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from workers_ai_emulator.wire.accounts import AccountStates
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 
@@ -138,58 +139,102 @@ class _ActiveRule:
         return self.rule.applies(subject) and self.random.random() < self.rule.probability
 
 
+class _RuleList:
+    """The active fault rules of one account, or those that apply to all accounts."""
+
+    def __init__(self) -> None:
+        self.rules: list[_ActiveRule] = []
+
+    def choose(self, subject: Subject) -> Fault | None:
+        """Returns the fault of the first rule that applies to the call, or None.
+
+        Decrements the rule's `times`, and removes the rule when its `times` is zero.
+        """
+        for number, each in enumerate(self.rules):
+            if each.draws(subject):
+                if each.times is not None:
+                    each.times -= 1
+                if each.times == 0:
+                    del self.rules[number]
+                return each.rule
+        return None
+
+
 class FaultRules:
     """The active fault rules, in the order in which they were added.
 
-    `released`: an asyncio event. When it is set, all responses that a fault is delaying continue.
+    The rules of an account apply only to the calls of this account. Other rules apply to the calls
+    of all accounts.
     """
 
     def __init__(self) -> None:
-        self.released = asyncio.Event()
-        self._rules: list[_ActiveRule] = []
+        self._lists = AccountStates(_RuleList)
+        # The account of each response that a fault is delaying. The event ends the delay.
+        self._delayed: dict[asyncio.Event, str | None] = {}
 
     def __len__(self) -> int:
-        return len(self._rules)
+        return sum(len(each.rules) for each in self._lists)
 
-    def add(self, rules: list[FaultRule]) -> None:
-        """Appends `rules` to the active fault rules.
+    def add(self, rules: list[FaultRule], account: str | None = None) -> None:
+        """Appends `rules` to the active fault rules of an account, or of all accounts.
 
         Raises ValueError if the total number of active fault rules would exceed 1000.
         """
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
-        self._rules += [_ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules]
+        self._lists.own(account).rules += [
+            _ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules
+        ]
 
-    def choose(self, subject: Subject) -> Fault | None:
-        """Returns the fault of the first fault rule that applies to the call, or None.
+    def replace(self, rules: list[FaultRule], account: str | None = None) -> None:
+        """Replaces the active fault rules of an account, or those that apply to all accounts."""
+        num_others = len(self) - len(self._lists.own(account).rules)
+        if num_others + len(rules) > _MAX_RULES:
+            raise ValueError(f"{_MAX_RULES} rules are the most, and {num_others} others are set")
+        self._lists.own(account).rules.clear()
+        self.add(rules, account)
 
-        Decrements the rule's `times`, and removes the rule when its `times` is zero.
+    def choose(self, subject: Subject, account: str | None = None) -> Fault | None:
+        """Returns the fault of the first fault rule that applies to a call, or None.
+
+        The rules of the call's account come before the rules that apply to all accounts.
         """
-        for number, each in enumerate(self._rules):
-            if each.draws(subject):
-                if each.times is not None:
-                    each.times -= 1
-                if each.times == 0:
-                    del self._rules[number]
-                return each.rule
-        return None
+        own = self._lists.find(account)
+        return (own and own.choose(subject)) or self._lists.shared.choose(subject)
 
-    def reset(self) -> None:
-        """Removes all fault rules, and releases the responses that a fault is delaying."""
-        self._rules.clear()
-        self.released.set()
-        self.released = asyncio.Event()
+    async def wait_for_reset(self, account: str | None = None) -> None:
+        """Waits until the fault rules of an account, or all fault rules, are reset."""
+        reset = asyncio.Event()
+        self._delayed[reset] = account
+        try:
+            await reset.wait()
+        finally:
+            del self._delayed[reset]
 
-    @property
-    def active(self) -> list[dict[str, Any]]:
-        """The active fault rules as JSON objects, with the keys and values that the user sent.
+    def reset(self, account: str | None = None) -> None:
+        """Removes the fault rules of an account, and releases the responses that they delay.
 
-        Only `times` differs: it is the number of further calls that get the fault.
+        If `account` is None, removes all fault rules, and releases all delayed responses.
         """
+        if account is None:
+            self._lists.clear()
+        else:
+            self._lists.discard(account)
+        for reset, delayed_account in self._delayed.items():
+            if account in (None, delayed_account):
+                reset.set()
+
+    def active(self, account: str | None = None) -> list[dict[str, Any]]:
+        """Returns the active fault rules as JSON objects, with the keys and values in the requests.
+
+        Only `times` differs: it is the number of further calls that get the fault. If `account` is
+        None, returns the rules that apply to all accounts, otherwise those of the account.
+        """
+        rules = self._lists.shared if account is None else self._lists.find(account)
         return [
             each.rule.model_dump(exclude_unset=True)
             | ({} if each.times is None else {"times": each.times})
-            for each in self._rules
+            for each in (rules.rules if rules else ())
         ]
 
 

@@ -85,6 +85,7 @@ class Entry:
         self.path = _shortened(self.redaction.path(scope["path"]))
         self.query = _shortened(self.redaction.query(scope["query_string"].decode("latin-1")))
         self.account_id = call.account_id and self._redacted(call.account_id)
+        self._account = context_of(scope).account
         self.request_headers = self._headers(headers)
         self.request_body = Part()
         self.prompt: Part | None = None
@@ -135,12 +136,31 @@ class Entry:
         return self._context.fault
 
     @property
+    def rule(self) -> int | None:
+        """The number of the script's rule that gave the completion, or None."""
+        return self._context.rule
+
+    @property
+    def recording(self) -> str | None:
+        """The name of the file whose recording was replayed, or None."""
+        return self._context.recording
+
+    @property
+    def is_unmatched(self) -> bool:
+        """Whether no rule of the script applied to the call, or no recording was found for it."""
+        return self._context.is_unmatched
+
+    @property
     def is_stream(self) -> bool:
         return self.response_headers.get("content-type", "").startswith("text/event-stream")
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start
+
+    def belongs_to(self, account: str | None) -> bool:
+        """Returns whether the call's account is `account`. If `account` is None, returns True."""
+        return account in (None, self._account)
 
     def copy(self) -> Entry:
         """Returns a copy that another thread can read while the call continues."""
@@ -199,7 +219,13 @@ class Entry:
         self._usage = self.usage or self._usage_in_response()
         self._model_name = self.answered_by
         # The new context has no generation, because a generation would keep the model in memory.
-        self._context = CallContext(fault=self.fault, model=self.model)
+        self._context = CallContext(
+            fault=self.fault,
+            model=self.model,
+            rule=self.rule,
+            recording=self.recording,
+            is_unmatched=self.is_unmatched,
+        )
 
     def drop(self) -> None:
         """Discards the bodies and the prompt, because the journal has dropped the entry."""

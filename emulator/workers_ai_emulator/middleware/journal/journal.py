@@ -50,19 +50,35 @@ class Journal:
         running = [entry.usage for entry in self.running]
         return self._num_tokens + sum(usage.num_completion_tokens for usage in running if usage)
 
-    def newest(self, limit: int, after: int = 0) -> list[Entry]:
-        """Returns at most `limit` entries whose ids are greater than `after`, newest first."""
+    def newest(self, limit: int, after: int = 0, account: str | None = None) -> list[Entry]:
+        """Returns at most `limit` entries whose ids are greater than `after`, newest first.
+
+        `account`: returns only entries of this account; None: of all accounts.
+        """
         newer = takewhile(lambda entry: entry.id > after, reversed(self._entries.values()))
-        return [*islice(newer, limit)]
+        return [*islice((entry for entry in newer if entry.belongs_to(account)), limit)]
+
+    def unmatched(self, account: str | None = None) -> list[Entry]:
+        """Returns the calls that no rule and no recording answered, oldest first.
+
+        `account`: returns only calls of this account; None: of all accounts.
+        """
+        entries = self._entries.values()
+        return [each for each in entries if each.is_unmatched and each.belongs_to(account)]
 
     def get(self, number: int) -> Entry | None:
         """Returns the entry with this id, or None if the entry was dropped or never existed."""
         return self._entries.get(number)
 
-    def clear(self) -> None:
-        """Drops all entries, including the entries of running calls."""
-        while self._entries:
-            self._drop_oldest()
+    def clear(self, account: str | None = None) -> None:
+        """Drops the entries of an account, or all entries if `account` is None.
+
+        Also drops the entries of running calls.
+        """
+        for entry in [each for each in self._entries.values() if each.belongs_to(account)]:
+            self._drop(entry)
+        if account is not None:
+            return
         self.num_dropped = 0
         self.epoch = str(uuid4())
 
@@ -108,13 +124,13 @@ class Journal:
     def _add_bytes(self, num_bytes: int) -> None:
         self.num_bytes += num_bytes
         while self.num_bytes > self._max_bytes or len(self._entries) > self._max_entries:
-            self._drop_oldest()
+            self._drop(next(iter(self._entries.values())))
+            self.num_dropped += 1
 
-    def _drop_oldest(self) -> None:
-        _, oldest = self._entries.popitem(last=False)
-        self.num_bytes -= oldest.num_bytes
-        self.num_dropped += 1
-        oldest.drop()
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.id]
+        self.num_bytes -= entry.num_bytes
+        entry.drop()
 
 
 async def _rendered(started: StartedGeneration) -> str:

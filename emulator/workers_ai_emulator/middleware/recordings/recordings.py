@@ -31,7 +31,7 @@ class Recordings:
         self.player = Player(folder, settings.replay_speed)
         self.recorder = Recorder(folder, settings.record_from)
 
-    def reset(self) -> None:
+    def reset(self, account: str | None = None) -> None:
         """Resets the player and the recorder to their state at the server's start.
 
         The player then begins with each call's first recording again. The next recording of a call
