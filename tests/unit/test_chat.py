@@ -12,13 +12,11 @@ import pytest
 from jinja2 import Environment
 from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.prompts.chat import (
-    DEFAULT_SYSTEM_TEXT,
     JinjaTemplate,
     Llama2Template,
     Mark,
-    wrap_prompt,
 )
-from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.messages import DEFAULT_SYSTEM_TEXT, Message, wrap_prompt
 from workers_ai_emulator.prompts.template_process import IsolatedRenderer
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"

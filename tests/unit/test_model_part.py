@@ -15,9 +15,11 @@ from workers_ai_emulator.errors import _MODEL_PART, ModelPartMissing
 from tests.pages import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-# Imports what `serve --backend scripted` needs, and prints the imported modules.
+# Imports what `serve` needs with the backends `scripted` and `upstream`, and prints the imported
+# modules.
 IMPORT_SERVER = """
 import sys
+import workers_ai_emulator.backends.upstream
 import workers_ai_emulator.server.server
 print(*{name.partition(".")[0] for name in sys.modules})
 """

@@ -19,8 +19,7 @@ from workers_ai_emulator.engine.types import (
     Usage,
 )
 from workers_ai_emulator.errors import EmulatorError
-from workers_ai_emulator.prompts.chat import DEFAULT_SYSTEM_TEXT
-from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.messages import DEFAULT_SYSTEM_TEXT, Message
 from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from workers_ai_emulator.backends.openai_api import Json
 from workers_ai_emulator.backends.transcript import transcript
-from workers_ai_emulator.prompts.chat import wrap_prompt
-from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
+from workers_ai_emulator.prompts.messages import (
+    Message,
+    parse_flattened,
+    parse_llama2,
+    wrap_prompt,
+)
 from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest

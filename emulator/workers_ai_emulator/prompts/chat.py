@@ -26,7 +26,12 @@ from workers_ai_emulator.prompts.conversation import (
     split_calls,
 )
 from workers_ai_emulator.prompts.json_values import texts_of, translated
-from workers_ai_emulator.prompts.messages import Message, parse_flattened, parse_llama2
+from workers_ai_emulator.prompts.messages import (
+    Message,
+    parse_flattened,
+    parse_llama2,
+    wrap_prompt,
+)
 from workers_ai_emulator.prompts.output_formats.detection import describes_tools, format_of
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import OutputFormat
@@ -39,12 +44,6 @@ from workers_ai_emulator.prompts.template import (
 from workers_ai_emulator.prompts.tools import Tool
 
 _NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
-# The system message that the service adds before a `prompt` that has no system message [npm
-# @cloudflare/ai 1.0.53, dist/templates.js].
-DEFAULT_SYSTEM_TEXT = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
 
 
 class ChatTemplate(Protocol):
@@ -389,11 +388,6 @@ class JinjaTemplate:
         if bos is None or tokens[:1] == [bos] or (tokens and not self._vocabulary.adds_bos):
             return tokens
         return [bos, *tokens]
-
-
-def wrap_prompt(prompt: str) -> list[Message]:
-    """Returns the service's default system message, and `prompt` as a user message."""
-    return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:

@@ -1,8 +1,9 @@
-"""Extracts messages from prompts into which an old SDK has joined all messages of a conversation.
+"""Defines messages, and converts a prompt to messages, without a chat template.
 
-npm `@cloudflare/ai` 1.0 sends a conversation as one text, in the prompt format of the requested
-model. The weights that compute the completion may need another prompt format. So the emulator
-extracts the messages from the text, and renders them with the chat template of the weights.
+npm `@cloudflare/ai` 1.0 joins the messages of a conversation into one prompt, in the prompt format
+of the requested model. The weights that compute the completion may need another prompt format. So
+the emulator extracts the messages from the prompt, and renders them with the chat template of the
+weights.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workers_ai_emulator.prompts.tools import ToolCall
+
+# The system message that the service adds before a `prompt` that has no system message [npm
+# @cloudflare/ai 1.0.53, dist/templates.js].
+DEFAULT_SYSTEM_TEXT = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,11 @@ class Message:
     def num_characters(self) -> int:
         calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
         return len(self.role) + len(self.content) + len(self.name or "") + calls
+
+
+def wrap_prompt(prompt: str) -> list[Message]:
+    """Returns the service's default system message, and `prompt` as a user message."""
+    return [Message("system", DEFAULT_SYSTEM_TEXT), Message("user", prompt)]
 
 
 def parse_flattened(prompt: str) -> list[Message] | None:
