@@ -135,6 +135,13 @@ def test_tools_and_their_choice_are_sent(
     assert body.get("tool_choice") == sent
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_is_sent_if_the_client_sent_it(strict: bool) -> None:
+    (tool,) = body_of(tools=(replace(TIME, strict=strict),))["tools"]
+    assert tool["function"]["strict"] is strict
+    assert "strict" not in body_of(tools=(TIME,))["tools"][0]["function"]
+
+
 def test_without_tools_neither_tools_nor_a_choice_are_sent() -> None:
     assert not {"tools", "tool_choice"} & body_of(tool_choice=ToolChoice("none")).keys()
     assert body_of(tools=(TIME,))["tools"] == [SENT_TIME]

@@ -67,6 +67,15 @@ def test_old_functions_are_tools_unless_they_have_code() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "strict"), [(True, True), (False, False), (None, None), ("yes", None)]
+)
+def test_a_tool_keeps_the_key_strict_of_openais_api(sent: Any, strict: bool | None) -> None:
+    function = {"type": "function", "function": {"name": "a", "strict": sent}}
+    ((tool,), _) = parse_tools({"tools": [function]})
+    assert tool.strict is strict
+
+
+@pytest.mark.parametrize(
     ("choice", "expected"),
     [
         (None, ToolChoice()),

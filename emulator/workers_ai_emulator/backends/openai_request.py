@@ -179,3 +179,5 @@ def _template_options(request: TextGenerationRequest) -> Json:
     effort = variables.pop("reasoning_effort", None)
     options: Json = {} if effort is None else {"reasoning_effort": effort}
     return options | {"chat_template_kwargs": variables} if variables else options
+    if tool.strict is not None:
+        function["strict"] = tool.strict

@@ -15,12 +15,15 @@ from workers_ai_emulator.prompts.json_values import is_too_deep
 class Tool:
     """A function that the model may call.
 
-    `parameters`: the JSON schema of the function's arguments, which are an object.
+    `parameters`: the JSON schema of the function's arguments, which are an object. `strict`: the
+    value of OpenAI's key `strict`, which asks a server to enforce this schema; None if the client
+    sent none.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    strict: bool | None = None
 
     def as_openai(self) -> dict[str, Any]:
         """Returns the tool in the form of OpenAI's API, in which chat templates expect it."""

@@ -55,12 +55,14 @@ def _tool(value: Any, path: str) -> Tool:
     if not isinstance(function, dict) or not isinstance(name, str) or not name.strip():
         raise refused_by_engine(f"{path}: a tool needs a name.")
     description, parameters = function.get("description"), function.get("parameters")
+    strict = function.get("strict")
     if is_too_deep(parameters):
         raise refused_by_engine(f"{path}: the parameters are nested too deeply.")
     return Tool(
         name=name,
         description=description if isinstance(description, str) else "",
         parameters=_NO_PARAMETERS | (parameters if isinstance(parameters, dict) else {}) | _OBJECT,
+        strict=strict if isinstance(strict, bool) else None,
     )
 
 
