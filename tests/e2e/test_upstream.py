@@ -220,6 +220,7 @@ def test_a_header_chooses_the_upstream(upstream: FakeUpstream) -> None:
 # ── tools, JSON mode and reasoning ──
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+NO_TOOLS = "@cf/meta/llama-3.2-1b-instruct"
 QWEN = "@cf/qwen/qwen3-30b-a3b-fp8"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"  # unlike the others, its schema has the key `stop`
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -279,6 +280,23 @@ def test_a_tool_call_of_the_upstream_is_sent_in_the_models_form(
     assert openai["message"]["reasoning_content"] == "Hm"
     (call,) = openai["message"]["tool_calls"]
     assert (call["id"], call["function"]["arguments"]) == ("u1", '{"city": "Rome"}')
+
+
+@pytest.mark.parametrize("path", ["run", "chat"])
+def test_a_tool_call_is_left_out_and_logged_if_the_model_has_no_tools(
+    emulator: ServerProcess, upstream: FakeUpstream, path: str
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.stream(delta("Hello"), *CALLING)
+    body = {"messages": TURNS[:1], "tools": [TOOL]}
+    if path == "run":
+        assert emulator.run(body, NO_TOOLS).json()["result"]["response"] == "Hello"
+    else:
+        url = emulator.run_url(NO_TOOLS).partition("/ai/run/")[0] + "/ai/v1/chat/completions"
+        (choice,) = emulator.post(url, body | {"model": NO_TOOLS}).json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        assert choice["message"]["content"] == "Hello" and "tool_calls" not in choice["message"]
+    assert "tools" not in upstream.requests[-1].body
+    assert "the call is left out" in log_of(emulator, "called the tool weather")
 
 
 def test_a_stream_has_the_pieces_of_a_tool_call(

@@ -417,6 +417,18 @@ def test_a_tool_call_that_max_tokens_has_cut_stays_incomplete() -> None:
     [
         {"name": "a"},
         "a",
+@pytest.mark.parametrize("reason", ["tool_calls", "length"])
+def test_a_tool_call_is_left_out_if_the_model_has_no_tools(reason: str) -> None:
+    decoder = EventDecoder(9, has_tools=False)
+    chunks = decoder.feed(delta("Let me see.")) + decoder.feed(calling(entry(0, None, "a")))
+    decoder.feed(choice({}, reason))
+    (last,) = decoder.flush()
+    assert chunks == [Chunk("Let me see.")]
+    assert isinstance(last, Chunk) and last.finish_reason is not None and not last.tool_call
+    assert last.finish_reason.value == ("length" if reason == "length" else "stop")
+    assert decoder.left_out_tool == "a"
+
+
         ["a"],
         [{"index": 0}],
         [{"type": "custom", "custom": {"name": "a"}}],

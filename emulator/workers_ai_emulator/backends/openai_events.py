@@ -27,10 +27,16 @@ class EventDecoder:
     `is_done`: whether the server has sent the event `[DONE]`. `max_tokens`: the maximum number of
     completion tokens in the request, or 0 if it has none. `separates_reasoning`: whether the
     reasoning is separate from the text. If it is False, the reasoning becomes a part of the text.
+    `has_tools`: whether the service offers tools to the model. If it is False, tool calls are left
+    out, and `left_out_tool` is set to the name of the last tool that the server has called.
     """
 
-    def __init__(self, max_tokens: int, *, separates_reasoning: bool = True) -> None:
+    def __init__(
+        self, max_tokens: int, *, separates_reasoning: bool = True, has_tools: bool = True
+    ) -> None:
         self.is_done = False
+        self.left_out_tool: str | None = None
+        self._has_tools = has_tools
         self.max_tokens = max_tokens
         self._tool_calls = ToolCallDecoder()
         self._reasoning_text = None if separates_reasoning else ReasoningText()
@@ -77,6 +83,8 @@ class EventDecoder:
     def _last_chunks(self, reason: FinishReason) -> list[Chunk]:
         if reason is FinishReason.LENGTH:
             return [Chunk("", reason, num_tokens=0)]
+        if not self._has_tools:
+            return [Chunk("", FinishReason.STOP)]
         # If the request names the tool to call, some servers send `stop` and not `tool_calls`. The
         # end-of-text token counts as a completion token, but servers send no event for it.
         reason = FinishReason.TOOL_CALLS if self._tool_calls.has_calls else FinishReason.STOP
@@ -99,6 +107,9 @@ class EventDecoder:
         if text := _content(delta.get("content")):
             chunks.append(Chunk(text))
         deltas = self._tool_calls.feed(delta.get("tool_calls"))
+        if not self._has_tools:
+            self.left_out_tool = next((d.name for d in deltas if d.name), self.left_out_tool)
+            return chunks
         return chunks + [Chunk(tool_call=delta) for delta in deltas]
 
 

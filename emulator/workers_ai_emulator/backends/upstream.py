@@ -83,7 +83,9 @@ class UpstreamBackend:
         count = partial(num_words, prompt)
         num_tokens = await asyncio.to_thread(count) if context.is_large else count()
         decoder = EventDecoder(
-            request.params.max_tokens or 0, separates_reasoning=request.separates_reasoning
+            request.params.max_tokens or 0,
+            separates_reasoning=request.separates_reasoning,
+            has_tools=spec.traits.has_tools,
         )
         generation = self._running.start(
             self._chunks(spec, upstream_request.path, content, decoder),
@@ -158,6 +160,9 @@ class UpstreamBackend:
                     if decoder.is_done:
                         await _read_rest(events)
                         break
+            if decoder.left_out_tool:
+                reason = "the call is left out, because the model has no tools on Workers AI"
+                log.warning("%s called the tool %s: %s", spec.name, decoder.left_out_tool, reason)
             for item in decoder.flush():
                 yield item
 

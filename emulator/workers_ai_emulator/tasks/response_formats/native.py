@@ -34,7 +34,6 @@ from workers_ai_emulator.wire.errors import JSON_MODE_UNMET, WireError
 class NativeFormat:
     """The format of `ai/run`: the completion as `response`, and the token counts as `usage`.
 
-    Tool calls, which an upstream server may send even without a tool in the request, are left out.
     Each event with a token has padding: a text of random length in the key `p`. `wrap`: writes the
     body of a response that is not a stream. `is_json`: whether `response` must be a JSON value
     instead of a text.
