@@ -354,6 +354,38 @@ def test_an_error_of_the_upstream_becomes_an_error_of_the_service(
         assert f"upstream at {upstream.url}" in log_of(emulator, text)
 
 
+TOO_LONG = "maximum context length is 2048 tokens and your request has 60 input tokens"
+
+
+def refuse_max_tokens(exchange: Exchange) -> None:
+    if "max_tokens" in exchange.server.requests[-1].body:
+        exchange.answer(400, {"error": {"message": TOO_LONG}})
+    else:
+        exchange.stream(*WHOLE)
+
+
+def test_a_default_of_max_tokens_that_exceeds_the_context_is_left_out(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    upstream.behaviour = refuse_max_tokens
+    (choice,) = emulator.run({"messages": TURNS[:1]}, QWEN).json()["result"]["choices"]
+    assert choice["message"]["content"] == "Hello you"
+    first, second = (request.body for request in upstream.requests)
+    assert first == second | {"max_tokens": 2000}
+
+
+@pytest.mark.parametrize(("model", "limit"), [(QWEN, 2000), (LLAMA, None)])
+def test_a_max_tokens_that_may_not_be_shortened_is_the_services_error(
+    emulator: ServerProcess, upstream: FakeUpstream, model: str, limit: int | None
+) -> None:
+    upstream.behaviour = refuse_max_tokens
+    response = emulator.run(
+        {"messages": TURNS[:1]} | ({"max_tokens": limit} if limit else {}), model
+    )
+    assert error_of(response)[:2] == (413, 5021)
+    assert len(upstream.requests) == 1
+
+
 def test_a_rejected_key_is_logged_with_its_setting_and_without_its_value(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:

@@ -142,6 +142,16 @@ def test_strict_is_sent_if_the_client_sent_it(strict: bool) -> None:
     assert "strict" not in body_of(tools=(TIME,))["tools"][0]["function"]
 
 
+@pytest.mark.parametrize("raw", [True, False])
+def test_only_a_chat_may_be_sent_without_max_tokens(raw: bool) -> None:
+    params = SamplingParams(max_tokens=2000, seed=1, may_shorten=True)
+    sent = streaming_request(TextGenerationRequest("x", [], raw, False, params), "m")
+    assert sent.may_shorten is not raw
+    retry = sent.without_max_tokens()
+    assert retry.body == {key: value for key, value in sent.body.items() if key != "max_tokens"}
+    assert (retry.path, retry.may_shorten) == (sent.path, False)
+
+
 def test_without_tools_neither_tools_nor_a_choice_are_sent() -> None:
     assert not {"tools", "tool_choice"} & body_of(tool_choice=ToolChoice("none")).keys()
     assert body_of(tools=(TIME,))["tools"] == [SENT_TIME]
@@ -407,16 +417,6 @@ def test_the_finish_reason_depends_on_the_tool_calls(reason: str) -> None:
     assert decode(delta("a", reason))[-1] == Chunk("", FinishReason.STOP)
 
 
-def test_a_tool_call_that_max_tokens_has_cut_stays_incomplete() -> None:
-    items = decode(calling(entry(0, "", "a"), reason="length"))
-    assert items[1:] == [Chunk("", FinishReason.LENGTH, num_tokens=0)]
-
-
-@pytest.mark.parametrize(
-    "tool_calls",
-    [
-        {"name": "a"},
-        "a",
 @pytest.mark.parametrize("reason", ["tool_calls", "length"])
 def test_a_tool_call_is_left_out_if_the_model_has_no_tools(reason: str) -> None:
     decoder = EventDecoder(9, has_tools=False)
@@ -429,6 +429,16 @@ def test_a_tool_call_is_left_out_if_the_model_has_no_tools(reason: str) -> None:
     assert decoder.left_out_tool == "a"
 
 
+def test_a_tool_call_that_max_tokens_has_cut_stays_incomplete() -> None:
+    items = decode(calling(entry(0, "", "a"), reason="length"))
+    assert items[1:] == [Chunk("", FinishReason.LENGTH, num_tokens=0)]
+
+
+@pytest.mark.parametrize(
+    "tool_calls",
+    [
+        {"name": "a"},
+        "a",
         ["a"],
         [{"index": 0}],
         [{"type": "custom", "custom": {"name": "a"}}],

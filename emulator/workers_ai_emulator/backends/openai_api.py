@@ -21,9 +21,13 @@ _MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
 # the context length: OpenAI, vLLM and llama_cpp.server write "maximum context length is 512
 # tokens", llama-server writes "context size (512 tokens)". Some servers write the number of prompt
 # and completion tokens together, which _TOTAL finds. Other servers write the number of prompt
-# tokens, which _PROMPT finds.
-_LIMIT = re.compile(r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)")
-_TOTAL = re.compile(r"requested (?:about )?(\d+) tokens")
+# tokens, which _PROMPT finds. If `max_tokens` alone exceeds the context length, vLLM writes
+# "max_tokens=5000 cannot be greater than max_model_len=2048" instead.
+_LIMIT = re.compile(
+    r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)"
+    r"|cannot be greater than max_model_len=(\d+)"
+)
+_TOTAL = re.compile(r"requested (?:about )?(\d+) tokens|max_tokens=(\d+) cannot be greater")
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 
 

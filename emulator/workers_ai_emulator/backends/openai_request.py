@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers_ai_emulator.backends.openai_api import Json
 from workers_ai_emulator.backends.transcript import transcript
@@ -23,11 +23,22 @@ class OpenAIRequest:
     """A request for a server with OpenAI's API: its path and its body.
 
     `prompt`: the raw prompt or the joined messages, for the journal and for the token count.
+    `may_shorten`: whether the completion may have fewer tokens than `max_tokens` if the server's
+    context is too short.
     """
 
     path: str
     body: Json
     prompt: str
+    may_shorten: bool = False
+
+    def without_max_tokens(self) -> OpenAIRequest:
+        """Returns the request without `max_tokens`.
+
+        With such a request, the completion of a chat may fill the rest of the context.
+        """
+        body = {key: value for key, value in self.body.items() if key != "max_tokens"}
+        return replace(self, body=body, may_shorten=False)
 
 
 def streaming_request(request: TextGenerationRequest, model: str) -> OpenAIRequest:
@@ -42,7 +53,9 @@ def streaming_request(request: TextGenerationRequest, model: str) -> OpenAIReque
     messages = _messages(request)
     body = {"model": model, "messages": [*_written(messages)]} | _options(request)
     body |= _tool_options(request) | _template_options(request)
-    return OpenAIRequest("/chat/completions", body, transcript(messages))
+    # `/completions` has no `may_shorten`: without `max_tokens`, servers generate only 16 tokens.
+    may_shorten = request.params.may_shorten
+    return OpenAIRequest("/chat/completions", body, transcript(messages), may_shorten)
 
 
 def _messages(request: TextGenerationRequest) -> list[Message]:
@@ -166,6 +179,8 @@ def _written_tool(tool: Tool) -> Json:
     function: Json = {"name": tool.name, "parameters": dict(tool.parameters)}
     if tool.description:
         function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}
 
 
@@ -179,5 +194,3 @@ def _template_options(request: TextGenerationRequest) -> Json:
     effort = variables.pop("reasoning_effort", None)
     options: Json = {} if effort is None else {"reasoning_effort": effort}
     return options | {"chat_template_kwargs": variables} if variables else options
-    if tool.strict is not None:
-        function["strict"] = tool.strict

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import httpx2
@@ -14,7 +14,7 @@ import httpx2
 from workers_ai_emulator.backends import openai_api
 from workers_ai_emulator.backends.openai_api import UpstreamFailed
 from workers_ai_emulator.backends.openai_events import EventDecoder
-from workers_ai_emulator.backends.openai_request import streaming_request
+from workers_ai_emulator.backends.openai_request import OpenAIRequest, streaming_request
 from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -79,7 +79,6 @@ class UpstreamBackend:
         model = self._name_for(spec) or await self._find_model(spec)
         upstream_request = streaming_request(request, model)
         prompt = upstream_request.prompt
-        content = json.dumps(upstream_request.body).encode()
         count = partial(num_words, prompt)
         num_tokens = await asyncio.to_thread(count) if context.is_large else count()
         decoder = EventDecoder(
@@ -88,9 +87,9 @@ class UpstreamBackend:
             has_tools=spec.traits.has_tools,
         )
         generation = self._running.start(
-            self._chunks(spec, upstream_request.path, content, decoder),
+            self._chunks(spec, upstream_request, decoder),
             num_prompt_tokens=num_tokens,
-            fingerprint=content.decode(),
+            fingerprint=json.dumps(upstream_request.body),
         )
         return StartedGeneration(generation, model, lambda: prompt)
 
@@ -137,22 +136,15 @@ class UpstreamBackend:
         return name
 
     async def _chunks(
-        self, spec: ModelSpec, path: str, content: bytes, decoder: EventDecoder
+        self, spec: ModelSpec, request: OpenAIRequest, decoder: EventDecoder
     ) -> AsyncGenerator[Chunk | Usage]:
         """Sends a request to the upstream server, and yields the completion and its usage.
 
         Closing the generator early closes the connection, so that the server stops generating.
         Raises an EngineError if the request fails.
         """
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
-        url = self._url + path
         with self._upstream_errors(spec):
-            async with self._client.stream(
-                "POST", url, content=content, headers=headers
-            ) as response:
-                if not response.is_success:
-                    body = await _read(response)
-                    raise self._error_from(response.status_code, body, decoder.max_tokens)
+            async with self._response(request, decoder.max_tokens) as response:
                 events = aiter(_events(response))
                 async for event in events:
                     for chunk in decoder.feed(event.data, event.event):
@@ -165,6 +157,28 @@ class UpstreamBackend:
                 log.warning("%s called the tool %s: %s", spec.name, decoder.left_out_tool, reason)
             for item in decoder.flush():
                 yield item
+
+    @asynccontextmanager
+    async def _response(
+        self, request: OpenAIRequest, max_tokens: int
+    ) -> AsyncGenerator[httpx2.Response]:
+        """Sends a request to the upstream server. Yields its response, which is not yet read.
+
+        If the server answers that the prompt and `max_tokens` exceed its context length, and if
+        the request may be shortened, sends it again without `max_tokens`. Raises an EngineError if
+        the response is an error.
+        """
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        url, content = self._url + request.path, json.dumps(request.body).encode()
+        async with self._client.stream("POST", url, content=content, headers=headers) as response:
+            if response.is_success:
+                yield response
+                return
+            error = self._error_from(response.status_code, await _read(response), max_tokens)
+        if not (request.may_shorten and isinstance(error, ContextTooLong)):
+            raise error
+        async with self._response(request.without_max_tokens(), max_tokens) as response:
+            yield response
 
     # ── failures ──────────────────────────────────────────────────────────────────────────────
 
