@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from fastapi import Request, Response
 
+from workers_ai_emulator import __version__
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire import endpoints
@@ -36,6 +39,23 @@ async def readyz(request: Request) -> Response:
     services = services_of(request)
     status = services.heartbeat.failure or services.backends.status
     return json_response({"status": status}, status=200 if status == "ready" else 503)
+
+
+@router.handles(endpoints.INFO)
+async def info(request: Request) -> Response:
+    """Returns which process this emulator is, when it started, and its settings without secrets.
+
+    A client can thereby find out whether this is the emulator that it expects at this port.
+    """
+    services = services_of(request)
+    return json_response(
+        {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": services.started_at.isoformat(timespec="seconds"),
+            "settings": services.settings.to_json(),
+        }
+    )
 
 
 @router.handles(endpoints.METRICS)
