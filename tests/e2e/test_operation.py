@@ -125,7 +125,8 @@ def test_a_context_beyond_the_limit_of_the_model_fails_the_start_with_one_line()
 
 
 def test_a_started_server_is_alive_and_ready(server: ServerProcess) -> None:
-    assert httpx.get(f"{server.root}/_emulator/healthz").json() == {"status": "alive"}
+    health = httpx.get(f"{server.root}/_emulator/healthz").json()
+    assert health == {"status": "alive", "pid": server.process.pid}
     ready = httpx.get(f"{server.root}/_emulator/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 

@@ -258,7 +258,7 @@ def test_no_secret_is_in_the_values_that_the_server_shows() -> None:
     ).to_json()
     assert "secret" not in json.dumps(shown)
     assert shown["upstream-url"] == "https://host.example:1/v1"
-    assert (shown["script"], shown["preload"]) == ("rules.yaml", ["@cf/a/b"])
+    assert (shown["script"], shown["preload"]) == (str(Path.cwd() / "rules.yaml"), ["@cf/a/b"])
     assert shown.keys() == {d.flag for d in DECLARATIONS.values() if not d.setting.is_secret}
 
 

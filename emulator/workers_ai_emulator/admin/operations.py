@@ -21,10 +21,12 @@ async def healthz(request: Request) -> Response:
     """Returns 200 while the main event loop runs, even if no model is loaded.
 
     Returns 503 with the reason if the main event loop has been blocked for 30 seconds. Health
-    checks are handled in another thread, so the main event loop does not delay them.
+    checks are handled in another thread, so the main event loop does not delay them. The body also
+    contains the process id: clients that expect another emulator at this port thereby notice it.
     """
     failure = services_of(request).heartbeat.failure
-    return json_response({"status": failure or "alive"}, status=503 if failure else 200)
+    body = {"status": failure or "alive", "pid": os.getpid()}
+    return json_response(body, status=503 if failure else 200)
 
 
 @health_router.handles(endpoints.READYZ)

@@ -88,6 +88,32 @@ def option(name: str, **changes: Any) -> Any:
     )
 
 
+def settings_in_environment(*excluded: str) -> dict[str, Any]:
+    """Returns the values of the settings that environment variables set, by flag.
+
+    Leaves out secret settings, and the flags `excluded`. Raises TyperException or SettingInvalid if
+    a value is invalid.
+    """
+    found: list[Settings] = []
+    app = typer.Typer(add_completion=False)
+    names = [name for name, setting in _DECLARATIONS.items() if setting.flag not in excluded]
+    app.command()(with_some_settings(*names)(_appender(found)))
+    app([], standalone_mode=False)
+    flags = {_DECLARATIONS[name].flag for name in names}
+    return {
+        flag: value
+        for flag, value in found[0].to_json().items()
+        if flag in flags and os.environ.get(env_var(flag))
+    }
+
+
+def _appender(found: list[Settings]) -> Callable[[Settings], None]:
+    def command(settings: Settings) -> None:
+        found.append(settings)
+
+    return command
+
+
 @contextmanager
 def _without_service_link() -> Iterator[None]:
     """Removes WORKERS_AI_EMULATOR_PORT from the environment during the `with` block if it is a URL.

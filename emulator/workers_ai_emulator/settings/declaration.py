@@ -92,14 +92,14 @@ class Declaration:
         return self._parse(given)
 
     def shown(self, value: Any) -> Any:
-        """Converts the field's value to JSON: paths to texts, sets to lists, URLs without secrets.
+        """Converts the field's value to JSON: a path to its absolute path, a set to a list.
 
         From a URL, removes the user name, the password and the query, which can contain secrets.
         """
         if isinstance(value, frozenset | tuple):
             return sorted(value)
         if isinstance(value, Path):
-            return str(value)
+            return str(value.absolute())
         return _without_secrets(value) if self.flag.endswith("-url") and value else value
 
     def _parse(self, given: Any) -> Any:
