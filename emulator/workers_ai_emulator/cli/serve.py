@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 
-from workers_ai_emulator.cli.options import with_settings
+from workers_ai_emulator.cli.options import unknown_setting_variables, with_settings
 from workers_ai_emulator.cli.output import print_line
 from workers_ai_emulator.errors import AddressUnavailable
 from workers_ai_emulator.settings import Settings
@@ -32,6 +32,8 @@ def serve(settings: Settings) -> None:
     from workers_ai_emulator.models.models_file import read_catalog
     from workers_ai_emulator.server.server import Server
 
+    for variable in unknown_setting_variables():
+        log.warning("ignoring %s: no setting has this variable", variable)
     catalog = read_catalog(settings.models_dir, settings.models_file)
     listener = _listen(settings)
     if settings.is_open_to_others:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option
+from workers_ai_emulator.cli.options import DEFAULTS, option, unknown_setting_variables
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
@@ -44,6 +44,7 @@ def wait(
     from workers_ai_emulator.launcher.identity import ExpectedProcess, identity_of
     from workers_ai_emulator.launcher.readiness import phases
 
+    unknown_setting_variables()
     host, port = _address(url) if url else (Settings(host=host).base_url_host.strip("[]"), port)
     root = f"http://{Settings(host=host).base_url_host}:{port}"
     deadline = time.monotonic() + timeout
