@@ -190,7 +190,7 @@ def test_a_blank_variable_of_another_setting_is_ignored(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["wait", "--timeout", "0", "--host", "127.0.0.1"],
+        ["wait", "--timeout", "0", "--url", "http://127.0.0.1:1"],  # port 1 is reserved
         ["exec"],
         ["serve", "--memory", "x"],
     ],

@@ -10,7 +10,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.responses import json_response
+from workers_ai_emulator.wire.responses import JsonResponse, json_response
 
 router = EndpointRouter()
 health_router = EndpointRouter()
@@ -72,7 +72,4 @@ async def metrics(request: Request) -> Response:
 @router.handles(endpoints.OPENAPI)
 async def openapi(request: Request) -> Response:
     """Returns the OpenAPI document of this server."""
-    # This import is slow, and most servers are never asked for the document.
-    from workers_ai_emulator.routes.openapi import document
-
-    return json_response(document(services_of(request).catalog))
+    return JsonResponse(services_of(request).served.openapi_document)
