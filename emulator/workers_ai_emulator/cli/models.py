@@ -296,10 +296,8 @@ def _state(spec: ModelSpec, details: _Details) -> str:
     if details.size is not None:
         is_unusable = details.type.startswith(_UNUSABLE)
         return details.type if is_unusable else f"ready, {in_units(details.size)}"
-    if (file := spec.hub_file) is None:
-        return "no repository"
-    if file.is_split:
-        return "several files"
+    if (file := spec.hub_file) is None or file.is_split:  # `models show` prints the reason
+        return "stand-in only" if spec.stand_in else "weights missing"
     return f"`pull` gets {in_units(file.size)}" if file.size else "`pull` gets it"
 
 
