@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 from workers_ai_emulator import __version__
 
+from tests.pages import blocks
 from tests.server import server_process
+from tests.upstreams import free_port
 
 
 def test_info_names_the_process_and_its_settings() -> None:
@@ -32,6 +36,27 @@ def test_info_needs_the_token_and_does_not_show_it() -> None:
         response = httpx.get(url, headers={"authorization": "Bearer secret-1"})
     assert response.status_code == 200
     assert "secret-1" not in response.text
+
+
+def test_the_page_shows_the_response_and_how_to_wait_for_a_process() -> None:
+    request, start = blocks("settings.md", "bash")
+    (example,) = blocks("settings.md", "json")
+    script = f"{start}curl -s --fail {request.split()[1]}\nkill $!\nwait\n"
+    port = str(free_port())
+    done = subprocess.run(
+        ["bash", "-c", script.replace("8790", port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ
+        | {"WORKERS_AI_EMULATOR_PORT": port}
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    base_url, response = done.stdout.splitlines()
+    info, shown = json.loads(response), json.loads(example)
+    assert base_url == f"http://127.0.0.1:{port}/client/v4"
+    assert info.keys() == shown.keys() and shown["settings"].keys() <= info["settings"].keys()
+    assert f"is ready (process {info['pid']}, backend scripted, started " in done.stderr
 
 
 def failing(*arguments: str, **variables: str) -> str:

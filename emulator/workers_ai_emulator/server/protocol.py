@@ -138,7 +138,7 @@ class Protocol(HttpToolsProtocol):
         self._is_in_head = False
         self._apply_absolute_form()
         super().on_headers_complete()
-        if self.parser.get_http_version() == "1.0":
+        if self.scope["http_version"] != "1.1":
             send_without_chunks(self.cycle)
         elif is_from_worker([name for name, _ in self.headers]):
             align_chunks(self.cycle)

@@ -10,9 +10,9 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings.declaration import env_var
 
 _PREFIX = env_var("")
-# Variables that other parts of the project read: `worker`, the npm package, and the programs that
+# Variables that other parts of the project read: `worker`, pytest, npm, and the programs that
 # `exec` runs.
-_OTHERS = {"ADDRESS", "COMMAND", "TLS_ADDRESS", "AUTHORITY"}
+_OTHERS = {"ACCOUNT", "ADDRESS", "AUTHORITY", "COMMAND", "TLS_ADDRESS", "URL"}
 # Variables of a Kubernetes service or a linked Docker container with the emulator's name, and of
 # our tests.
 _FOREIGN = re.compile(
