@@ -1,5 +1,26 @@
-"""Runs the command `workers-ai-emulator` when called as `python -m workers_ai_emulator`."""
+"""Runs the command line `workers-ai-emulator`, also as `python -m workers_ai_emulator`."""
 
-from workers_ai_emulator.cli import main
+import os
+import signal
+from types import FrameType
 
-main()
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs the command line. Ctrl-C while its modules are being imported prints no traceback."""
+    previous = signal.signal(signal.SIGINT, _exit_at_once)
+    from workers_ai_emulator.cli import main as run
+
+    signal.signal(signal.SIGINT, previous)
+    run()
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    """Ends the process. An exception could be caught, or lost, in the import of a module."""
+    os.write(2, b"workers-ai-emulator: interrupted\n")
+    os._exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.pages import ROOT, blocks
-from tests.server import INT8
+from tests.server import INT8, server_process
 from tests.upstreams import free_port
 
 FOLDER = ROOT / ".ci" / "action"
@@ -115,7 +115,9 @@ def test_later_steps_reach_a_ready_emulator(runner: Runner) -> None:
     assert done and done.returncode == 0, done and done.stdout
     variables = runner.variables()
     base_url = f"http://127.0.0.1:{runner.inputs['port']}/client/v4"
-    assert runner.outputs["start"] == {"base-url": base_url}
+    assert runner.outputs["start"]["base-url"] == base_url
+    log = Path(runner.outputs["start"]["log"]).read_text("utf-8")
+    assert base_url in log.splitlines()
     assert variables["CLOUDFLARE_BASE_URL"] == base_url
     response = httpx.post(
         f"{base_url}/accounts/{variables['CLOUDFLARE_ACCOUNT_ID']}/ai/run/{INT8}",
@@ -139,6 +141,36 @@ def test_a_failed_start_fails_the_step_with_the_reason(runner: Runner) -> None:
     done = runner.run()
     assert done and done.returncode == 1
     assert "'nope' is not one of" in done.stdout
+
+
+def test_a_quoted_argument_may_contain_spaces_and_other_arguments_are_not_expanded(
+    runner: Runner,
+) -> None:
+    script = runner.temp / "my rules $HOME.yaml"
+    script.write_text("- answer: quoted\n", "utf-8")
+    runner.inputs["args"] = f"--backend scripted\n--script '{script}' --upstream-model *\n"
+    done = runner.run()
+    assert done and done.returncode == 0, done and done.stdout
+    root = f"http://127.0.0.1:{runner.inputs['port']}/_emulator"
+    settings = httpx.get(f"{root}/info").json()["settings"]
+    assert (settings["script"], settings["upstream-model"]) == (str(script), "*")
+
+
+def test_an_open_quote_is_one_line_with_the_name_of_the_input(runner: Runner) -> None:
+    runner.inputs["args"] = "--script 'my rules.yaml"
+    done = runner.run()
+    assert done and done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("::error::the input args has an open quote")
+
+
+def test_an_emulator_that_already_listens_at_the_port_fails_the_step(runner: Runner) -> None:
+    with server_process("--backend", "scripted", "--port", runner.inputs["port"]) as other:
+        done = runner.run()
+    assert done and done.returncode == 1
+    assert f"process {other.process.pid}, backend scripted" in done.stdout
+    assert "base-url" not in runner.outputs["start"]
+    assert not runner.variables()
 
 
 @pytest.mark.parametrize("model", ["true", "false"])

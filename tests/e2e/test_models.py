@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator.machine import in_units
+from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.models.store import Store
@@ -270,11 +272,27 @@ def test_a_file_is_imported_served_verified_and_removed(tmp_path: Path, own: Pat
     assert (status, digest in said) == (0, True)
     status, said, _ = run(folder, "models", "list")
     row = next(line for line in said.splitlines() if line.startswith(ONE))
-    assert "own.gguf" in row and digest[:12] in row
+    assert row.split() == [ONE, "own.gguf", "ready,", *in_units(own.stat().st_size).split()]
     assert run(folder, "models", "remove", ONE)[0] == 0
     assert own.exists()
     assert not (folder / "imported" / "own.gguf").exists()
     assert ONE not in run(folder, "models", "list")[1]
+
+
+def test_the_list_shows_what_serves_each_name_in_100_columns(tmp_path: Path, own: Path) -> None:
+    folder = tmp_path / "models"
+    own = own.rename(own.with_name(f"{'long' * 10}.gguf"))
+    assert run(folder, "models", "import", str(own), "--as", ONE)[0] == 0
+    _, said, _ = run(folder, "models", "list")
+    heading, *rows = said.splitlines()
+    assert heading.split("  ")[0] == "NAME" and "SERVED BY" in heading
+    assert max(map(len, rows)) <= 100
+    served = {name: rest.split("  ") for name, _, rest in (row.partition(" ") for row in rows)}
+    assert served.keys() == {*CATALOG, ONE}
+    assert f"{'long' * 10}"[:31] + "…" in served[ONE]
+    assert {"stand-in model (Q8_0)", "`pull` gets 4.6 GiB"} <= {
+        part.strip() for part in served["@cf/meta/llama-3.1-8b-instruct"]
+    }
 
 
 def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
@@ -415,9 +433,9 @@ def test_control_characters_are_not_printed(folder: Path) -> None:
     Manifest.of(folder / "one.gguf", origin="\x1b]0;title\x07\n", sha256="\x1b").write(
         folder / "one.gguf"
     )
-    for arguments in (["list"], ["show", ONE], ["show", "\x1b[2J"]):
+    for arguments in (["list", "--json"], ["show", ONE], ["show", "\x1b[2J"]):
         _, said, complaint = run(folder, "models", *arguments)
-        assert r"\x1b" in said + complaint
+        assert r"\x1b" in said + complaint or r"\u001b" in said
         assert "\x1b" not in said + complaint
 
 

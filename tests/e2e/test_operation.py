@@ -124,8 +124,48 @@ def test_a_context_beyond_the_limit_of_the_model_fails_the_start_with_one_line()
     assert "8192" in line and "--context-length" in line
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+module = sys.argv.pop(1)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from workers_ai_emulator.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["cli", "cli.serve", "app", "server.server"])
+def test_ctrl_c_during_the_imports_is_one_line(module: str) -> None:
+    module = f"workers_ai_emulator.{module}"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, "serve", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "workers-ai-emulator: interrupted\n"
+
+
+def test_a_low_limit_of_open_files_fails_the_start_with_one_line() -> None:
+    shell = ["bash", "-c", 'ulimit -n 16; exec "$@"', "bash"]
+    done = subprocess.run(
+        [*shell, *command("--backend", "scripted")], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "only 16 files" in line and "`ulimit -n 1024`" in line
+
+
 def test_a_started_server_is_alive_and_ready(server: ServerProcess) -> None:
-    assert httpx.get(f"{server.root}/_emulator/healthz").json() == {"status": "alive"}
+    health = httpx.get(f"{server.root}/_emulator/healthz").json()
+    assert health == {"status": "alive", "pid": server.process.pid}
     ready = httpx.get(f"{server.root}/_emulator/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 

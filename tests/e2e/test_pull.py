@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -492,6 +493,22 @@ def test_an_unknown_model_is_a_one_line_error(tmp_path: Path) -> None:
         "workers-ai-emulator: no model is called @cf/nobody/nothing: "
         "`workers-ai-emulator models list` shows the names\n"
     )
+
+
+def test_an_unknown_host_fails_without_retries(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    set_endpoint(monkeypatch, "http://hub.example")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    complaint = puller.fail()
+    assert complaint.startswith("the host of http://hub.example is unknown (")
+    assert "HF_ENDPOINT" in complaint
+    assert not any("trying again" in line for line in puller.log.lines)
 
 
 def test_ctrl_c_keeps_the_received_bytes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -79,16 +80,49 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_nothing_is_printed_for_a_ready_emulator(scripted: ServerProcess) -> None:
-    assert wait("--url", scripted.base_url, *NO_LIMIT) == (0, "")
-    assert wait("--port", scripted.root.rpartition(":")[2], "--timeout", "0") == (0, "")
+def port_of(server: ServerProcess) -> str:
+    return server.root.rpartition(":")[2]
+
+
+def test_a_ready_emulator_is_named_with_its_process(scripted: ServerProcess) -> None:
+    line = f"the emulator at {scripted.root} is ready (process {scripted.process.pid}, "
+    for flags in (["--url", scripted.base_url], ["--port", port_of(scripted)]):
+        status, stderr = wait(*flags, "--timeout", "0")
+        assert status == 0 and stderr.startswith(f"{line}backend scripted, started ")
+        assert len(stderr.splitlines()) == 1
+
+
+def test_the_emulator_may_be_the_expected_process_or_a_descendant(scripted: ServerProcess) -> None:
+    for pid in (scripted.process.pid, os.getpid()):
+        status, _ = wait("--port", port_of(scripted), "--pid", str(pid), *NO_LIMIT)
+        assert status == 0
+
+
+def test_an_emulator_of_another_process_is_an_error(scripted: ServerProcess) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        status, stderr = wait("--port", port_of(scripted), "--pid", str(other.pid), *NO_LIMIT)
+        other.kill()
+    assert status == 1 and len(stderr.splitlines()) == 1
+    assert f"another emulator listens on 127.0.0.1 port {port_of(scripted)} " in stderr
+    assert f"(process {scripted.process.pid}, " in stderr
+    assert f"not process {other.pid}" in stderr
+
+
+def test_a_process_that_has_ended_is_an_error(free_port: int) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # from here on, it is a zombie
+        zombie = wait("--port", str(free_port), "--pid", str(ended.pid), *NO_LIMIT)
+    gone = wait("--port", str(free_port), "--pid", str(ended.pid), *NO_LIMIT)
+    for status, stderr in (zombie, gone):
+        assert status == 1
+        assert stderr.endswith(f"process {ended.pid} has ended; its own output has the reason\n")
 
 
 def test_it_waits_for_an_emulator_that_starts_later(free_port: int) -> None:
     process = start("--port", str(free_port), *NO_LIMIT)
     try:
         with server_process("--backend", "scripted", "--port", str(free_port)):
-            assert process.communicate(timeout=LIMIT_S) == ("", "")
+            assert process.communicate(timeout=LIMIT_S)[0] == ""
     finally:
         process.kill()
     assert process.returncode == 0
@@ -102,6 +136,7 @@ def test_each_phase_is_printed_once() -> None:
     assert stderr.splitlines() == [
         f"waiting for the emulator at {root}: loading x",
         f"waiting for the emulator at {root}: warming up x",
+        f"the emulator at {root} is ready (an old version)",  # the fake sends no process id
     ]
 
 

@@ -145,6 +145,18 @@ def test_a_model_that_cannot_compute_is_one_line(
     assert line == f"workers-ai-emulator: {NAME} does not compute: decode failed"
 
 
+def test_nothing_to_compare_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def nothing_compared(*_: object, **__: object) -> Trial:
+        return Trial(REQUESTS, [Round("again", 0, [])])
+
+    monkeypatch.setattr("workers_ai_emulator.runtime.determinism.try_determinism", nothing_compared)
+    assert check(monkeypatch, tmp_path, NAME, "--quiet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no completions were compared" in line and "smaller model" in line
+
+
 def test_an_unknown_model_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

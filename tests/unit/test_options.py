@@ -190,7 +190,7 @@ def test_a_blank_variable_of_another_setting_is_ignored(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["wait", "--timeout", "0", "--host", "127.0.0.1"],
+        ["wait", "--timeout", "0", "--url", "http://127.0.0.1:1"],  # port 1 is reserved
         ["exec"],
         ["serve", "--memory", "x"],
     ],
@@ -218,3 +218,16 @@ def test_another_text_in_the_port_variable_is_an_error(
     monkeypatch.setenv("WORKERS_AI_EMULATOR_PORT", "http://127.0.0.1:8790")
     assert error_of("wait", monkeypatch=monkeypatch) == 2
     assert "WORKERS_AI_EMULATOR_PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["wait", "--timeout", "0"], ["exec", "true"]])
+def test_a_misspelt_variable_is_one_line_with_the_right_name(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_BACKND", "scripted")
+    assert error_of(*arguments, monkeypatch=monkeypatch) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "workers-ai-emulator: no setting has the variable WORKERS_AI_EMULATOR_BACKND: did you "
+        "mean WORKERS_AI_EMULATOR_BACKEND?"
+    )

@@ -50,8 +50,11 @@ class App:
     def __init__(self) -> None:
         self.respond = asyncio.Event()
         self.num_disconnects = 0
+        self.headers = [(b"content-length", b"2")]
+        self.scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
         while (message := await receive()).get("more_body"):
             pass
         if message["type"] == "http.disconnect":
@@ -59,9 +62,9 @@ class App:
             return
         async with on_disconnect(receive, self._count):
             await self.respond.wait()
-        headers = [(b"content-length", b"2")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await send({"type": "http.response.body", "body": b"k"})
 
     def _count(self) -> None:
         self.num_disconnects += 1
@@ -238,3 +241,60 @@ def test_a_connection_whose_client_does_not_read_is_aborted(connection: Connecti
     connection.protocol.pause_writing()
     connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
     assert connection.transport.end == "aborted"
+
+
+# ── HTTP/1.0 and absolute targets ───────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("headers", [[], [(b"connection", b"keep-alive")]], ids=str)
+def test_a_client_of_http_1_0_gets_no_chunks(
+    connection: Connection, headers: list[tuple[bytes, bytes]]
+) -> None:
+    connection.app.headers = headers
+    connection.receive(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+    connection.respond()
+    head, _, body = connection.transport.sent.partition(b"\r\n\r\n")
+    assert (body, connection.transport.end) == (b"ok", "closed")
+    assert b"transfer-encoding" not in head
+    assert head.count(b"connection: ") == head.count(b"connection: close") == 1
+
+
+def test_a_response_with_a_length_is_the_same_for_a_client_of_http_1_0(
+    connection: Connection,
+) -> None:
+    connection.receive(b"GET / HTTP/1.0\r\n\r\n")
+    connection.respond()
+    assert connection.transport.sent.endswith(b"content-length: 2\r\nconnection: close\r\n\r\nok")
+
+
+def test_a_client_of_http_1_1_gets_chunks(connection: Connection) -> None:
+    connection.app.headers = []
+    connection.receive(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    connection.respond()
+    assert connection.transport.sent.endswith(b"\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n")
+    assert connection.transport.end is None
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        ("/a%2Fb?c=1", "x", "/a/b", "c=1"),
+        ("http://evil.example/a?c=1", "evil.example", "/a", "c=1"),
+        ("http://evil.example:81", "evil.example:81", "/", ""),
+        ("http://[::1]:81/a", "[::1]:81", "/a", ""),
+        ("http://user@evil.example/a", "evil.example", "/a", ""),
+    ],
+)
+def test_the_host_of_an_absolute_target_replaces_the_header(
+    connection: Connection, target: str, host: str, path: str, query: str
+) -> None:
+    connection.receive(f"GET {target} HTTP/1.1\r\naccept: */*\r\nhost: x\r\n\r\n".encode())
+    scope = connection.app.scope
+    assert [value for name, value in scope["headers"] if name == b"host"] == [host.encode()]
+    assert (scope["path"], scope["query_string"].decode()) == (path, query)
+
+
+@pytest.mark.parametrize("target", ["http:///a", "x.example:80", "http://a:x/"])
+def test_a_target_without_a_host_is_malformed(connection: Connection, target: str) -> None:
+    connection.receive(f"GET {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    assert connection.transport.sent.startswith(b"HTTP/1.1 400 ")

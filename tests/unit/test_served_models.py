@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.routes.openapi import document
 from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, RETIRED, WireError
@@ -22,6 +24,12 @@ def error_of(served: ServedModels, name: str) -> WireError:
     with pytest.raises(WireError) as failure:
         served.find(name)
     return failure.value
+
+
+def test_the_openapi_document_is_built_once() -> None:
+    served = ServedModels(SETTINGS, CATALOG)
+    assert json.loads(served.openapi_document) == document(CATALOG)
+    assert served.openapi_document is served.openapi_document
 
 
 def test_by_default_every_model_of_the_catalogue_is_served() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import fields, replace
@@ -244,3 +245,23 @@ def test_in_a_checkout_the_models_folder_is_in_the_checkout() -> None:
 def test_every_field_is_declared_with_a_sentence() -> None:
     assert list(DECLARATIONS) == [field.name for field in fields(Settings)]
     assert all(d.setting.help.endswith(".") for d in DECLARATIONS.values())
+
+
+def test_no_secret_is_in_the_values_that_the_server_shows() -> None:
+    shown = Settings(
+        inline_tokens=frozenset({"secret-1"}),
+        file_tokens=frozenset({"secret-2"}),
+        upstream_api_key="secret-3",
+        upstream_url="https://user:secret-4@host.example:1/v1?key=secret-5",
+        script=Path("rules.yaml"),
+        preload=("@cf/a/b",),
+    ).to_json()
+    assert "secret" not in json.dumps(shown)
+    assert shown["upstream-url"] == "https://host.example:1/v1"
+    assert (shown["script"], shown["preload"]) == (str(Path.cwd() / "rules.yaml"), ["@cf/a/b"])
+    assert shown.keys() == {d.flag for d in DECLARATIONS.values() if not d.setting.is_secret}
+
+
+def test_every_setting_that_holds_a_credential_is_secret() -> None:
+    secret = {d.flag for d in DECLARATIONS.values() if d.setting.is_secret}
+    assert secret == {"api-token", "api-token-file", "upstream-api-key"}

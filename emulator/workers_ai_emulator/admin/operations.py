@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from fastapi import Request, Response
 
+from workers_ai_emulator import __version__
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.responses import json_response
+from workers_ai_emulator.wire.responses import JsonResponse, json_response
 
 router = EndpointRouter()
 health_router = EndpointRouter()
@@ -18,10 +21,12 @@ async def healthz(request: Request) -> Response:
     """Returns 200 while the main event loop runs, even if no model is loaded.
 
     Returns 503 with the reason if the main event loop has been blocked for 30 seconds. Health
-    checks are handled in another thread, so the main event loop does not delay them.
+    checks are handled in another thread, so the main event loop does not delay them. The body also
+    contains the process id: clients that expect another emulator at this port thereby notice it.
     """
     failure = services_of(request).heartbeat.failure
-    return json_response({"status": failure or "alive"}, status=503 if failure else 200)
+    body = {"status": failure or "alive", "pid": os.getpid()}
+    return json_response(body, status=503 if failure else 200)
 
 
 @health_router.handles(endpoints.READYZ)
@@ -38,6 +43,23 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": status}, status=200 if status == "ready" else 503)
 
 
+@router.handles(endpoints.INFO)
+async def info(request: Request) -> Response:
+    """Returns which process this emulator is, when it started, and its settings without secrets.
+
+    A client can thereby find out whether this is the emulator that it expects at this port.
+    """
+    services = services_of(request)
+    return json_response(
+        {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": services.started_at.isoformat(timespec="seconds"),
+            "settings": services.settings.to_json(),
+        }
+    )
+
+
 @router.handles(endpoints.METRICS)
 async def metrics(request: Request) -> Response:
     """Returns the numbers of slots, requests and tokens of each loaded model, for Prometheus."""
@@ -50,7 +72,4 @@ async def metrics(request: Request) -> Response:
 @router.handles(endpoints.OPENAPI)
 async def openapi(request: Request) -> Response:
     """Returns the OpenAPI document of this server."""
-    # This import is slow, and most servers are never asked for the document.
-    from workers_ai_emulator.routes.openapi import document
-
-    return json_response(document(services_of(request).catalog))
+    return JsonResponse(services_of(request).served.openapi_document)

@@ -59,7 +59,7 @@ def main() -> None:
         fail(str(ModelPartMissing.of(error)), 1)
     except TyperException as error:
         fail(error.format_message(), 2)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # Typer converts only a part of the interrupts
         status = _INTERRUPTED
     if status == _INTERRUPTED:  # Typer returns 130 after Ctrl-C
         fail("interrupted", _INTERRUPTED)

@@ -14,6 +14,7 @@ from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from workers_ai_emulator.models.catalog import ModelSpec
+    from workers_ai_emulator.runtime.determinism import Trial
     from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 
 # The time limits of the sections of the report, in seconds; together less than a minute.
@@ -39,7 +40,7 @@ def check(
     """Measure speed and determinism on this machine, and print a report for a bug report.
 
     Takes less than a minute after the model is loaded; with a slow model, measures less. Exits with
-    1 if equal requests got different completions.
+    1 if equal requests got different completions, or if no completions were compared.
     """
     # The imports in this function are slow, and `check --help` does not need them.
     import asyncio
@@ -57,16 +58,21 @@ def check(
     manager = ModelManager(settings, catalog)
     note = progress_on(is_quiet=quiet).note
     try:
-        is_deterministic = asyncio.run(_check_model(settings, manager, spec, note))
+        trial = asyncio.run(_check_model(settings, manager, spec, note))
     except EngineError as error:
         raise CommandError(f"{spec.name} does not compute: {error}") from error
-    raise SystemExit(0 if is_deterministic else 1)
+    if not trial.num_compared:
+        raise CommandError(
+            f"no completions were compared: {spec.name} is too slow on this machine for the time "
+            f"limit of {_TRIAL_LIMIT_S} s; stop other programs, or check a smaller model"
+        )
+    raise SystemExit(1 if trial.num_different else 0)
 
 
 async def _check_model(
     settings: Settings, manager: ModelManager, spec: ModelSpec, note: Note
-) -> bool:
-    """Loads the model and prints its sections. Returns whether no completion differed."""
+) -> Trial:
+    """Loads the model and prints its sections. Returns the trial of its determinism."""
     from workers_ai_emulator.cli.report import model_section
 
     note(f"loading {spec.name}")
@@ -78,7 +84,7 @@ async def _check_model(
         await manager.close()
 
 
-async def _measure(loaded: LoadedModel, note: Note) -> bool:
+async def _measure(loaded: LoadedModel, note: Note) -> Trial:
     from workers_ai_emulator.cli.report import calls_section, determinism_section, speed_section
     from workers_ai_emulator.runtime.determinism import try_determinism
     from workers_ai_emulator.runtime.speed import call_durations, measure_speeds
@@ -95,4 +101,4 @@ async def _measure(loaded: LoadedModel, note: Note) -> bool:
         engine, tokens_per_s=speeds[0].tokens_per_s, limit_s=_TRIAL_LIMIT_S
     )
     print_line(determinism_section(trial))
-    return not trial.num_different
+    return trial

@@ -14,7 +14,7 @@ import platformdirs
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option
+from workers_ai_emulator.cli.options import DEFAULTS, option, settings_in_environment
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
@@ -64,7 +64,8 @@ def execute(
     from workers_ai_emulator.interception.proxy import Address
 
     reachable = Settings(host=host).base_url_host.strip("[]")
-    with companion(Address(reachable, port), os.environ, print_to_stderr) as emulator:
+    wanted = settings_in_environment("host", "port", "log-level")
+    with companion(Address(reachable, port), os.environ, print_to_stderr, wanted) as emulator:
         try:
             status = asyncio.run(_run(command or [], emulator, is_shown=print_env))
         except OSError as error:

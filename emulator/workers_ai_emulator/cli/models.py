@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # this import is slow, and only type annotations need it
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+_UNUSABLE = "unusable: "  # the beginning of the type of a file that cannot be used
+# Longer file names are cut in the table, so that its rows fit into 100 columns.
+_MAX_FILE_NAME = 32
+
 app = typer.Typer(help="List, import, verify and remove weights.", rich_markup_mode=None)
 
 
@@ -69,19 +73,19 @@ def list_models(
     models_file: ModelsFile = None,
     as_json: Json = False,
 ) -> None:
-    """List the models that the server offers, and their weights."""
+    """List the names that requests can use, and what serves each of them.
+
+    The command `models show`, and the flag `--json`, print more details.
+    """
     library = _Library(models_dir, models_file)
-    details = [library.details(spec) for spec in library.catalog.values()]
+    models = [(spec, library.details(spec)) for spec in library.catalog.values()]
     if as_json:
-        print_line(json.dumps([asdict(model) for model in details], indent=2))
+        print_line(json.dumps([asdict(details) for _, details in models], indent=2))
         return
-    print_table(
-        ["NAME", "FILE", "TYPE", "SIZE", "CONTEXT", "SHA256", "ORIGIN"],
-        [
-            [d.name, d.file, d.type, _size(d), _text(d.context), d.sha256[:12], d.origin]
-            for d in details
-        ],
-    )
+    rows = [
+        [spec.name, _served_by(spec, details), _state(spec, details)] for spec, details in models
+    ]
+    print_table(["NAME", "SERVED BY", "STATE"], rows)
 
 
 @app.command()
@@ -229,7 +233,7 @@ class _Library:
         try:
             header = read_header(path)
         except GgufInvalid as error:
-            return _Details(spec.name, str(path), f"unusable: {error}", size, None, sha256, origin)
+            return _Details(spec.name, str(path), f"{_UNUSABLE}{error}", size, None, sha256, origin)
         context = spec.context_length or default_context_length(header.context_length)
         return _Details(spec.name, str(path), header.weights_type, size, context, sha256, origin)
 
@@ -279,8 +283,22 @@ def _confirm_license(license: License, *, is_accepted: bool, is_quiet: bool) -> 
         raise PullFailed("nothing was downloaded: the licence was not accepted")
 
 
-def _size(details: _Details) -> str:
-    return "" if details.size is None else in_units(details.size)
+def _served_by(spec: ModelSpec, details: _Details) -> str:
+    """Returns the name of the weights file, or what serves the model without it."""
+    if details.size is None:
+        return f"stand-in model ({spec.stand_in})" if spec.stand_in else "nothing"
+    name = Path(details.file).name
+    return name if len(name) <= _MAX_FILE_NAME else f"{name[: _MAX_FILE_NAME - 1]}…"
+
+
+def _state(spec: ModelSpec, details: _Details) -> str:
+    """Returns whether the model's own weights can be used, or how to get them."""
+    if details.size is not None:
+        is_unusable = details.type.startswith(_UNUSABLE)
+        return details.type if is_unusable else f"ready, {in_units(details.size)}"
+    if (file := spec.hub_file) is None or file.is_split:  # `models show` prints the reason
+        return "stand-in only" if spec.stand_in else "weights missing"
+    return f"`pull` gets {in_units(file.size)}" if file.size else "`pull` gets it"
 
 
 def _text(value: object) -> str:

@@ -19,6 +19,7 @@ from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import Declaration, declarations, env_var
+from workers_ai_emulator.settings.variables import unknown_variables
 
 DEFAULTS = Settings()
 _DECLARATIONS = declarations(DEFAULTS)
@@ -88,6 +89,41 @@ def option(name: str, **changes: Any) -> Any:
     )
 
 
+def unknown_setting_variables() -> list[str]:
+    """Returns the environment variables that have our prefix, but belong to no setting.
+
+    Raises SettingInvalid if the name of such a variable is a misspelling.
+    """
+    flags = [declaration.flag for declaration in _DECLARATIONS.values()]
+    return unknown_variables(os.environ, flags)
+
+
+def settings_in_environment(*excluded: str) -> dict[str, Any]:
+    """Returns the values of the settings that environment variables set, by flag.
+
+    Leaves out secret settings, and the flags `excluded`. Raises TyperException or SettingInvalid if
+    a value is invalid.
+    """
+    found: list[Settings] = []
+    app = typer.Typer(add_completion=False)
+    names = [name for name, setting in _DECLARATIONS.items() if setting.flag not in excluded]
+    app.command()(with_some_settings(*names)(_appender(found)))
+    app([], standalone_mode=False)
+    flags = {_DECLARATIONS[name].flag for name in names}
+    return {
+        flag: value
+        for flag, value in found[0].to_json().items()
+        if flag in flags and os.environ.get(env_var(flag))
+    }
+
+
+def _appender(found: list[Settings]) -> Callable[[Settings], None]:
+    def command(settings: Settings) -> None:
+        found.append(settings)
+
+    return command
+
+
 @contextmanager
 def _without_service_link() -> Iterator[None]:
     """Removes WORKERS_AI_EMULATOR_PORT from the environment during the `with` block if it is a URL.
@@ -113,8 +149,10 @@ def _without_service_link() -> Iterator[None]:
 def _settings(given: Mapping[str, Any]) -> Settings:
     """Converts the values of flags, by the names of their settings, to `Settings`.
 
-    Raises SettingInvalid if a value or an environment variable is invalid.
+    Raises SettingInvalid if a value or an environment variable is invalid, or if the name of an
+    environment variable is misspelt.
     """
+    unknown_setting_variables()
     for name, value in given.items():
         _refuse_blank_variable(_DECLARATIONS[name], value)
     return Settings(**{name: _DECLARATIONS[name].value_of(given[name]) for name in given})

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option
+from workers_ai_emulator.cli.options import DEFAULTS, option, unknown_setting_variables
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
@@ -25,20 +25,34 @@ def wait(
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds to wait at most.", min=0)
     ] = 60.0,
+    pid: Annotated[
+        int | None,
+        typer.Option(
+            "--pid",
+            help="Process that you expect to be the emulator, or to have started it: `wait` fails "
+            "if the process ends, or if another emulator listens at the port.",
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Wait until the emulator is ready, that is, until a model has generated a token.
 
     Exits with 0 when the emulator is ready, or with 1 after the timeout or when the emulator exits.
-    Prints each phase of the emulator's start to stderr.
+    Prints each phase of the emulator's start to stderr, and at the end which emulator is ready.
     """
-    # This import is slow, and `wait --help` does not need it.
+    # These imports are slow, and `wait --help` does not need them.
+    from workers_ai_emulator.launcher.identity import ExpectedProcess, identity_of
     from workers_ai_emulator.launcher.readiness import phases
 
+    unknown_setting_variables()
     host, port = _address(url) if url else (Settings(host=host).base_url_host.strip("[]"), port)
     root = f"http://{Settings(host=host).base_url_host}:{port}"
     deadline = time.monotonic() + timeout
+    expected = ExpectedProcess(pid) if pid else None
     printed = None
     for phase in phases(host, port):
+        if expected:
+            expected.check(host, port)
         if printed and phase is None:
             raise CommandError(f"the emulator at {root} has ended; its own output has the reason")
         if phase and phase != printed:
@@ -46,6 +60,10 @@ def wait(
             printed = phase
         if time.monotonic() >= deadline:
             raise CommandError(_timeout_message(root, phase, timeout))
+    if expected:
+        expected.check(host, port)
+    if identity := identity_of(host, port):
+        print_to_stderr(f"the emulator at {root} is ready ({identity})")
 
 
 def _address(url: str) -> tuple[str, int]:

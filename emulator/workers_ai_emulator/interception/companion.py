@@ -8,21 +8,27 @@ from urllib.parse import urlsplit
 
 from workers_ai_emulator.interception.proxy import Address
 from workers_ai_emulator.launcher.child import emulator_process
+from workers_ai_emulator.launcher.identity import check_settings
 from workers_ai_emulator.launcher.readiness import phases
 
 
 @contextmanager
 def companion(
-    address: Address, variables: Mapping[str, str], report: Callable[[str], None]
+    address: Address,
+    variables: Mapping[str, str],
+    report: Callable[[str], None],
+    wanted: Mapping[str, object] | None = None,
 ) -> Iterator[Address]:
     """Yields the address of an emulator that is ready: a running emulator or a new one.
 
     If an emulator responds at `address`, waits until it is ready. Meanwhile, calls `report` with a
     text for each phase of the emulator's start. If no emulator responds, or if the port is 0,
     starts a new emulator with the environment `variables`. Stops the new emulator when the `with`
-    block ends. Raises CommandError if the new emulator fails to start.
+    block ends. Raises CommandError if the new emulator fails to start, or if the running emulator
+    has other values than `wanted`, which maps flags to values.
     """
     if address.port and _is_ready(address, report):
+        check_settings(*address, wanted or {})
         yield address
         return
     has_log_level = "WORKERS_AI_EMULATOR_LOG_LEVEL" in variables

@@ -7,6 +7,7 @@ model spec are in `spec.py`; this module also exports them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from workers_ai_emulator.errors import ModelUnknown
 from workers_ai_emulator.models.built_in_models import BUILT_IN_MODELS
@@ -32,6 +33,8 @@ __all__ = [
     "find_spec",
 ]
 
+_MAX_SUGGESTIONS = 3
+
 CATALOG = {spec.name: spec for spec in BUILT_IN_MODELS}
 
 
@@ -39,6 +42,20 @@ def find_spec(catalog: Mapping[str, ModelSpec], name: str) -> ModelSpec:
     """Returns the model `name` of a catalogue. Raises ModelUnknown if there is none."""
     if name not in catalog:
         raise ModelUnknown(
-            f"no model is called {name}: `workers-ai-emulator models list` shows the names"
+            f"no model is called {name}: {_suggestion(catalog, name)}"
+            "`workers-ai-emulator models list` shows the names"
         )
     return catalog[name]
+
+
+def _suggestion(catalog: Mapping[str, ModelSpec], name: str) -> str:
+    """Returns a question that names similar models; empty if there are none.
+
+    Compares the last part of the names, because users often leave out `@cf/author/`.
+    """
+    by_last_part = {full.rpartition("/")[2]: full for full in catalog}
+    last_part = name.rpartition("/")[2].lower()
+    near = [part for part in by_last_part if last_part and part.startswith(last_part)]
+    near = near or get_close_matches(last_part, by_last_part, n=_MAX_SUGGESTIONS)
+    names = " or ".join(by_last_part[part] for part in near[:_MAX_SUGGESTIONS])
+    return f"did you mean {names}? " if names else ""

@@ -8,6 +8,7 @@ this module.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,10 +95,11 @@ set_client_factory(_client)
 def describe(file: HubFile) -> RemoteFile:
     """Requests the commit, the size and the sha256 of a file from the hub.
 
-    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors.
+    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors. That the
+    hub's host is unknown is not temporary here, because the host has not responded yet.
     """
     url = url_of(file)
-    with _hub_errors(file):
+    with _hub_errors(file), _unknown_host():
         metadata = get_hf_file_metadata(url, headers=_headers(), timeout=_metadata_timeout_s())
     missing = [
         name
@@ -196,6 +198,28 @@ def _hub_errors(file: HubFile) -> Iterator[None]:
         yield
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError) as error:
         raise mapped_error(error, file) from error
+
+
+@contextmanager
+def _unknown_host() -> Iterator[None]:
+    """Context manager that raises PullFailed if the name of the hub's host cannot be resolved."""
+    try:
+        yield
+    except httpx2.ConnectError as error:
+        if not _has_cause(error, socket.gaierror):
+            raise
+        raise PullFailed(
+            f"the host of {constants.ENDPOINT} is unknown ({error}): check the network, the proxy "
+            "(HTTPS_PROXY) and HF_ENDPOINT, and try again"
+        ) from error
+
+
+def _has_cause(error: BaseException | None, type_: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, type_):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterrupted:

@@ -532,8 +532,11 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.BINDING_MARKDOWN_FORMATS: _NOT_EMULATED,
     endpoints.BINDING_AUTORAG: _NOT_EMULATED,
     endpoints.BINDING_AUTORAG_LIST: _NOT_EMULATED,
-    endpoints.HEALTHZ: _fixed(_STATUS),
+    endpoints.HEALTHZ: _fixed(_content(_object(status=_TEXT, pid=_COUNT))),
     endpoints.READYZ: _fixed(_STATUS),
+    endpoints.INFO: _fixed(
+        _content(_object(version=_TEXT, pid=_COUNT, started_at=_TEXT, settings={"type": "object"}))
+    ),
     endpoints.METRICS: _fixed({"text/plain": {"schema": _TEXT}}),
     endpoints.OPENAPI: _fixed(_content({"type": "object"})),
     endpoints.SHOW_FAULTS: _of_account(_FAULTS),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models.spec import ADDED_TRAITS, ModelSpec, is_model_name
 from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, WireError, retired
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,17 @@ class ServedModels:
         self.catalog = {name: spec for name, spec in catalog.items() if name not in self._retired}
         if excluded := self._retired.intersection(settings.preload):
             raise SettingInvalid(f"--preload: --retired excludes {min(excluded)}")
+
+    @cached_property
+    def openapi_document(self) -> bytes:
+        """The OpenAPI document of a server with these models, as JSON.
+
+        It is built at the first request for it, because this takes a tenth of a second.
+        """
+        # This import is slow, and most servers are never asked for the document.
+        from workers_ai_emulator.routes.openapi import document
+
+        return to_json(document(self.catalog))
 
     def find(self, name: str) -> ModelSpec:
         """Returns the model with this name. With `--any-model`, creates a spec for an unknown name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fastapi import Request
 
@@ -27,6 +28,7 @@ class Services:
     """The objects that all requests of an application share, such as backends and journal."""
 
     settings: Settings
+    started_at: datetime
     heartbeat: Heartbeat
     served: ServedModels
     models: ModelManager
@@ -48,6 +50,7 @@ class Services:
         models, journal = ModelManager(settings, served.catalog), Journal()
         return cls(
             settings=settings,
+            started_at=datetime.now(UTC),
             heartbeat=Heartbeat(),
             served=served,
             models=models,

@@ -18,6 +18,7 @@ from http import HTTPStatus
 import uvicorn
 from uvicorn.server import ServerState
 
+from workers_ai_emulator.errors import StartError
 from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait, plain_response
 from workers_ai_emulator.server.warnings import RepeatedWarning
 
@@ -30,6 +31,8 @@ _MAX_CONNECTIONS = 10_000
 # How many file descriptors are kept free for files, the pipes of subprocesses and the listening
 # socket.
 _NUM_OTHER_FILES = 48
+# How many files the process must be allowed to open: the other files, and some connections.
+_MIN_FILES = _NUM_OTHER_FILES + 16
 # How many bytes of a refused request are read and discarded.
 _NUM_DISCARDED = 2**16
 
@@ -38,7 +41,8 @@ def connection_limit() -> int:
     """Returns how many connections may be open at the same time.
 
     Each connection needs a file descriptor. Therefore, this function first raises the process's
-    limit of open files as far as the operating system allows, up to the number that we need.
+    limit of open files as far as the operating system allows, up to the number that we need. Raises
+    StartError if this limit is so low that the server could not work.
     """
     wanted = _MAX_CONNECTIONS + _NUM_OTHER_FILES
     if sys.platform == "win32":  # Windows does not limit the open files of a process
@@ -51,7 +55,12 @@ def connection_limit() -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
             soft = min(wanted, hard)
-    return max(min(soft, wanted) - _NUM_OTHER_FILES, 4)
+    if soft < _MIN_FILES:
+        raise StartError(
+            f"this process may open only {soft} files, and the server needs {_MIN_FILES}: raise "
+            "the limit, for example with `ulimit -n 1024`"
+        )
+    return min(soft, wanted) - _NUM_OTHER_FILES
 
 
 class Connections:

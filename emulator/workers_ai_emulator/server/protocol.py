@@ -8,10 +8,12 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from workers_ai_emulator.server.chunks import align_chunks, is_from_worker
 from workers_ai_emulator.server.parser import RequestParser
+from workers_ai_emulator.server.unchunked import send_without_chunks
 
 
 class Wait(Enum):
@@ -134,10 +136,29 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._apply_absolute_form()
         super().on_headers_complete()
-        is_http_1_1 = self.scope["http_version"] == "1.1"
-        if is_http_1_1 and is_from_worker([name for name, _ in self.headers]):
+        if self.scope["http_version"] != "1.1":
+            send_without_chunks(self.cycle)
+        elif is_from_worker([name for name, _ in self.headers]):
             align_chunks(self.cycle)
+
+    def _apply_absolute_form(self) -> None:
+        """Replaces the header `Host` by the host of a target such as `http://localhost:8790/run`.
+
+        Clients send such a target to a proxy. A server must ignore the header then [RFC 9112,
+        3.2.2], and must check the host of the target instead.
+        """
+        if self.url.startswith((b"/", b"*")):
+            return
+        target = httptools.parse_url(self.url)
+        if not target.host:
+            return
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        authority = b"%b:%d" % (host, target.port) if target.port else host
+        self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
+        self.headers.insert(0, (b"host", authority))
+        self.url = (target.path or b"/") + (b"?%b" % target.query if target.query else b"")
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():  # otherwise only the head is complete

@@ -28,6 +28,7 @@ class Setting:
     maximum: float | None = None
     path: Literal["existing file", "folder"] | None = None
     refuses_blank: bool = False  # if True, a blank environment variable is an error
+    is_secret: bool = False  # if True, no response of the server contains the value
     has_auto: bool = False  # if True, the flag's default is `auto`, which sets the field to None
     parse: Callable[[Declaration, Any], Any] | None = None
 
@@ -90,12 +91,29 @@ class Declaration:
             return get_origin(self.type)(self._parse(value) for value in given)
         return self._parse(given)
 
+    def shown(self, value: Any) -> Any:
+        """Converts the field's value to JSON: a path to its absolute path, a set to a list.
+
+        From a URL, removes the user name, the password and the query, which can contain secrets.
+        """
+        if isinstance(value, frozenset | tuple):
+            return sorted(value)
+        if isinstance(value, Path):
+            return str(value.absolute())
+        return _without_secrets(value) if self.flag.endswith("-url") and value else value
+
     def _parse(self, given: Any) -> Any:
         return self.setting.parse(self, given) if self.setting.parse else given
 
 
 def env_var(flag: str) -> str:
     return f"WORKERS_AI_EMULATOR_{flag.upper().replace('-', '_')}"
+
+
+def _without_secrets(url: str) -> str:
+    before, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{before}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:

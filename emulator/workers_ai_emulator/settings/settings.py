@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 
 from workers_ai_emulator import machine
 from workers_ai_emulator.errors import SettingInvalid
-from workers_ai_emulator.settings.declaration import Setting
+from workers_ai_emulator.settings.declaration import Setting, declarations
 from workers_ai_emulator.settings.parsers import (
     host_name,
     not_blank,
@@ -98,6 +98,7 @@ class Settings:
             "machine can read a command's flags.",
             parse=not_blank,
             refuses_blank=True,
+            is_secret=True,
         ),
     ] = field(default=None, repr=False)
     upstream_model: Annotated[
@@ -274,6 +275,7 @@ class Settings:
             default_text="requests need no token",
             parse=token,
             refuses_blank=True,
+            is_secret=True,
         ),
     ] = frozenset()
     file_tokens: Annotated[
@@ -284,6 +286,7 @@ class Settings:
             path="existing file",
             parse=tokens_in_file,
             refuses_blank=True,
+            is_secret=True,
         ),
     ] = frozenset()
     allowed_origins: Annotated[
@@ -338,6 +341,14 @@ class Settings:
         """
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"[{host}]" if ":" in host else host
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the value of each flag, without the secret settings."""
+        return {
+            declaration.flag: declaration.shown(getattr(self, name))
+            for name, declaration in declarations(self).items()
+            if not declaration.setting.is_secret
+        }
 
     def check_upstream(self) -> None:
         """Checks that the URL of the upstream server is set if the backend `upstream` is used.

@@ -166,6 +166,7 @@ def _control(method: str, path: str, summary: str, access: Access = Access.CONTR
 
 HEALTHZ = _control("GET", "/healthz", "Whether the process answers", Access.PUBLIC)
 READYZ = _control("GET", "/readyz", "Whether requests can be answered", Access.PUBLIC)
+INFO = _control("GET", "/info", "The process, its start time and its settings without secrets")
 METRICS = _control("GET", "/metrics", "Metrics for Prometheus", Access.PUBLIC)
 OPENAPI = _control("GET", "/openapi.json", "This document", Access.PUBLIC)
 SHOW_FAULTS = _control("GET", "/faults", "The fault rules, and how often each still applies")
