@@ -208,12 +208,13 @@ def test_a_replayed_stream_keeps_its_pace_and_ends_when_the_client_disconnects(
     rules = tmp_path / "rules.yaml"
     rules.write_text("[{answer: one two three, tokens_per_second: 5}]")
     folder = tmp_path / "recordings"
-    with recording(folder, "--record-from", "scripted", "--script", str(rules)) as server:
+    flags = ["--record-from", "scripted", "--script", str(rules), "--record-timing"]
+    with recording(folder, *flags) as server:
         server.run(STREAM)
     with replaying(folder, "--replay-speed", "0.00001") as server:
         with server.connect(STREAM) as connection:
             path = only_file(folder)
-            assert json.loads(path.read_text())["answer"]["events"][1][0] >= 100
+            assert json.loads(path.read_text())["answer"]["timed_events"][1][0] >= 100
             connection.shutdown(1)
         wait_until(lambda: any("POST" in line for line in server.log))
     with replaying(folder, "--replay-speed", "1000") as server:
@@ -251,13 +252,50 @@ def test_replay_checks_tokens(tmp_path: Path) -> None:
         assert httpx.post(bad_account, json=SHORT).json()["errors"][0]["code"] == 7003
 
 
-def test_a_damaged_recording_is_an_error_with_its_name(tmp_path: Path) -> None:
+def test_a_recording_that_is_damaged_while_the_server_runs_is_an_error_with_its_name(
+    tmp_path: Path,
+) -> None:
     recorded_from_script(tmp_path, run(SHORT))
     path = only_file(tmp_path)
-    path.write_text(path.read_text()[:-20])
     with replaying(tmp_path) as server:
+        path.write_text(path.read_text()[:-20])
         (error,) = server.run(SHORT).json()["errors"]
         assert error["code"] == 3902 and str(path) in error["message"]
+
+
+@pytest.mark.parametrize(
+    "flags", [["replay"], *(["record", "--record-mode", m] for m in ("new_episodes", "once"))]
+)
+def test_a_damaged_recording_is_an_error_at_the_start_with_its_line(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    recorded_from_script(tmp_path, run(SHORT), run(STREAM))
+    one, other = sorted(tmp_path.iterdir())
+    one.write_text(one.read_text().replace('"status": 200', '"status": 2000'))
+    other.write_text(other.read_text().replace('"answer":', '"answer"'))
+    arguments = command("--backend", *flags, "--cassettes", str(tmp_path))
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    first, second = done.stderr.splitlines()
+    line = one.read_text()[: one.read_text().index('"status"')].count("\n") + 1
+    assert done.returncode == 1
+    assert f"--cassettes: {one} is no recording: line {line}: answer.status: " in first
+    line = other.read_text()[: other.read_text().index('"answer"')].count("\n") + 1
+    assert f"--cassettes: {other} is no recording: line {line}: Expecting ':'" in second
+
+
+def test_an_edited_request_is_replayed_once_its_file_has_the_name_in_the_error(
+    tmp_path: Path,
+) -> None:
+    recorded_from_script(tmp_path, run(SHORT))
+    path = only_file(tmp_path)
+    path.write_text(path.read_text().replace("Say yes.", "Say no."))
+    with replaying(tmp_path) as server:
+        for prompt in ("Say yes.", "Say no."):
+            (error,) = server.run({**SHORT, "prompt": prompt}).json()["errors"]
+            (name,) = re.findall(r"rename the file to (\S+\.json)", error["message"])
+        assert any(f"WARNING {path} is not replayed" in line for line in server.log)
+        path.rename(tmp_path / name)
+        assert server.run({**SHORT, "prompt": "Say no."}).is_success
 
 
 @pytest.mark.parametrize(
@@ -307,13 +345,14 @@ def test_no_recording_log_or_error_has_credentials(tmp_path: Path) -> None:
         miss = httpx.post(replayer.run_url(), json=body, headers=SECRET_HEADERS[3])
     assert "more or less" in miss.text
     files = list(folder.iterdir())
-    assert len(files) == len(SECRET_HEADERS) * (2 * len(bodies) + 1)
+    num_calls = {file: json.loads(file.read_text()).get("times", 1) for file in files}
+    assert sum(num_calls.values()) == len(SECRET_HEADERS) * (2 * len(bodies) + 1)
     stored = "".join([file.name + file.read_text() for file in files])
     assert "I am [redacted]" in stored and ACCOUNT_ID not in stored
     assert TOKEN not in stored + miss.text + "".join(server.log + replayer.log)
-    with_email = [text for file in files if email in (text := file.read_text())]
+    with_email = [file for file in files if email in file.read_text()]
     # For one pair of headers, the email address is a credential and is redacted.
-    assert len(with_email) == 2 * (len(SECRET_HEADERS) - 1)
+    assert sum(num_calls[file] for file in with_email) == 2 * (len(SECRET_HEADERS) - 1)
 
 
 def test_a_response_with_a_credential_that_cannot_be_redacted_is_not_stored(tmp_path: Path) -> None:
@@ -479,8 +518,7 @@ def test_chunks_of_the_real_service_are_passed_on_at_once(tmp_path: Path, servic
                 service.go_on.release()  # lets the service send the next chunk
         assert len(chunks) == 4
         events = json.loads(only_file(tmp_path).read_text())["answer"]["events"]
-    texts = ['data: {"response":"a"}\n\n', 'data: {"response":"é"}\n\n', "data: [DONE]\n\n"]
-    assert [text for _, text in events] == texts
+    assert events == [{"response": "a"}, {"response": "é"}, "data: [DONE]\n\n"]
     with replaying(tmp_path) as server:
         assert server.run(body).content == b"".join(chunks)
 

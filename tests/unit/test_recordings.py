@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+from itertools import permutations
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,15 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings import folder as folder_module
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.difference import difference, nearest
+from workers_ai_emulator.middleware.recordings.fingerprint import fingerprint
 from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.json_lines import line_of
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
 from workers_ai_emulator.middleware.recordings.recording import RecordedResponse, Recording
-from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.middleware.recordings.recording_file import parse_recording, recording_text
+from workers_ai_emulator.middleware.recordings.request import Json, RecordedRequest
+from workers_ai_emulator.middleware.recordings.series import Series
+from workers_ai_emulator.middleware.recordings.state import RecordingState
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.errors import WireError
@@ -71,13 +77,8 @@ def events_in(capture: ResponseCapture) -> list[str]:
 
 
 def recording_of(request: RecordedRequest, **response: Any) -> Recording:
-    fields: dict[str, Any] = {"status": 200, "headers": {}, "after_ms": 1, "text": "x"} | response
-    return Recording(
-        recorded_at="now",
-        source="llama",
-        request=request.content,
-        answer=RecordedResponse(**fields),
-    )
+    fields: dict[str, Any] = {"status": 200, "headers": {}, "text": "x"} | response
+    return Recording("llama", request.content, RecordedResponse(**fields))
 
 
 # ── the lookup key ────────────────────────────────────────────────────────────────────────────
@@ -132,8 +133,8 @@ def test_the_key_depends_on_path_query_and_model_but_not_on_the_account() -> Non
 def test_a_body_that_is_not_json_has_a_key_and_can_be_stored(body: bytes) -> None:
     request = request_of(body)
     assert request.key == request_of(body).key != request_of({}).key
-    text = recording_of(request).to_text()
-    assert Recording.parse(text.encode()).recorded_request.key == request.key
+    text = recording_text(recording_of(request))
+    assert parse_recording(text).recorded_request.key == request.key
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_file_name_has_only_safe_characters(model: str, slug: str) -> None:
     ],
 )
 def test_a_stored_request_has_no_credentials(body: Any) -> None:
-    text = recording_of(request_of(body)).to_text()
+    text = recording_text(recording_of(request_of(body)))
     assert TOKEN not in text and "short" not in text
     assert "redacted" in text or "base64" in text
 
@@ -203,8 +204,9 @@ def test_a_stream_has_the_same_events_for_parts_of_any_size(size: int) -> None:
     response = capture.response("whole", REDACTION)
     assert response is not None
     assert b"".join(data for _, data in response.event_bytes) == stream
-    recording = Recording(recorded_at="now", source="x", request={"path": "/"}, answer=response)
-    assert Recording.parse(recording.to_text().encode()) == recording
+    for answer in (response, response.without_times()):
+        recording = Recording("x", {"path": "/"}, answer)
+        assert parse_recording(recording_text(recording)) == recording
 
 
 def test_a_binary_body_is_stored_byte_for_byte() -> None:
@@ -272,9 +274,14 @@ def test_responses_to_equal_requests_keep_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "Expecting value"),
-        ("[]", "valid dictionary"),
-        ('{"version": 2}', "version: Input should be 1"),
+        ("", "line 1: Expecting value, column 1"),
+        ("[]", "line 1: it is not a JSON object"),
+        ('{\n"version": 3}', "line 2: version: it is 1 or 2, not 3"),
+        ('{"version": []}', "version: it is 1 or 2"),
+        ('{"version": 2, "answer": {"json": 1,\n"text": ""}}', "it has json and text"),
+        ('{"version": 2,\n"answer": {"status": 200,\n"headers": [}}', "line 3: Expecting value"),
+        ('{"version": 2,\n"answer": {\n"status": 200,\n"ms": 1}}', "line 4: answer.ms"),
+        ('{"version": 2,\n"answer":\n{"timed_events": [[1, ""],\n["x", ""]]}}', "line 4: "),
         ("[" * 10**5, "nested too deep"),
         (
             '{"recorded_at": "", "source": "", "request": {"path": "/"}, "answer": '
@@ -343,7 +350,7 @@ def test_a_recording_that_is_no_regular_file_costs_one_line(
 def test_lone_surrogates_in_a_recording_are_replaced() -> None:
     response = recording_of(request_of({}), text="a\ud83db").answer
     assert response.body == "a\ufffdb".encode()
-    stream = recording_of(request_of({}), text=None, events=[(0, "a\ud83db"), (0, "\udcff")]).answer
+    stream = recording_of(request_of({}), text=None, events=((0, "a\ud83db"), (0, "\udcff"))).answer
     assert [data for _, data in stream.event_bytes] == ["a\ufffdb".encode(), b"\xff"]
 
 
@@ -375,10 +382,114 @@ def test_a_response_is_recorded_if_the_client_disconnects_at_its_last_event(tmp_
         is_sent = message["type"] == "http.response.body"
 
     folder = Folder(tmp_path)
-    recorder = Recorder(folder, "test")
-    asyncio.run(recorder.record(request, REDACTION, source, {}, receive, send))
+    recorder, state = Recorder("test", keeps_times=False), RecordingState(folder)
+    asyncio.run(recorder.record(request, REDACTION, state, source, {}, receive, send))
     (path,) = folder.find(request)
     assert folder.read(path).answer.ending == "whole" and not is_sent
+
+
+@pytest.mark.parametrize("order", list(permutations([1, 2, 3, 4])))
+def test_the_files_of_equal_calls_do_not_depend_on_the_order_in_which_the_calls_end(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    request, folder = request_of({"prompt": "a"}), Folder(tmp_path)
+    series = Series(folder, request)
+    for number in order:
+        series.add(recording_of(request, text="aabb"[number - 1]), number)
+    paths = [folder.path_of(request, number) for number in (1, 3)]
+    assert folder.find(request) == paths
+    found = [folder.read(path) for path in paths]
+    assert [(item.answer.text, item.times) for item in found] == [("a", 2), ("b", 2)]
+
+
+# ── the file ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [
+        ('{"a":"é","b":[1.5,null]}', {"json": {"a": "é", "b": [1.5, None]}}),
+        ('{"a": 1}', {"text": '{"a": 1}'}),
+        ('{"a":1,"a":2}', {"text": '{"a":1,"a":2}'}),
+        ('{"a":NaN}', {"text": '{"a":NaN}'}),
+        ('{"a":1e3}', {"text": '{"a":1e3}'}),
+        ('{"a":"\\ud800"}', {"text": '{"a":"\\ud800"}'}),
+        ("[" * 150 + "]" * 150, {"text": "[" * 150 + "]" * 150}),
+        ("3", {"text": "3"}),
+        ("", {"text": ""}),
+    ],
+)
+def test_a_body_is_stored_as_json_only_if_that_keeps_its_bytes(body: str, stored: Json) -> None:
+    text = recording_text(recording_of(request_of({}), text=body))
+    answer = json.loads(text)["answer"]
+    assert {key: answer[key] for key in stored} == stored
+    assert parse_recording(text).answer.body == body.encode()
+
+
+def test_an_edited_body_or_event_is_replayed() -> None:
+    request = request_of({})
+    for fields in ({"text": '{"a":"x"}'}, {"text": None, "events": ((None, 'data: ["x"]\n\n'),)}):
+        text = recording_text(recording_of(request, **fields)).replace('"x"', '\n "y"')
+        answer = parse_recording(text).answer
+        data = answer.body + b"".join(event for _, event in answer.event_bytes)
+        assert data in (b'{"a":"y"}', b'data: ["y"]\n\n')
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [((), 2), (("a",), 3), (("b", 1), 6), (("b", 1, "c"), 6), (("b", 9), 5), (("a", "x"), 3)],
+)
+def test_the_line_of_a_value_in_json_is_found(place: tuple[str | int, ...], line: int) -> None:
+    assert line_of('\n{\n"a"\t: "}", \n"b" :\n\t[{},\n{"c":1}]}', place) == line
+
+
+# ── equal responses ───────────────────────────────────────────────────────────────────────────
+
+UUID, OTHER_UUID = "00000000-1111-2222-3333-444444444444", "55555555-1111-2222-3333-444444444444"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"id": "id-1", "created": 1}, {"id": "id-2", "created": 2}),
+        ({"message": f"bad ({UUID})"}, {"message": f"bad ({OTHER_UUID})"}),
+        ({"usage": {"cached_tokens": 1}}, {"usage": {"cached_tokens": 0}}),
+        ({"tool_calls": [{"id": "call_1"}]}, {"tool_calls": [{"id": "call_2"}]}),
+        ({"response": "a", "p": "abc"}, {"response": "a"}),
+        (
+            {"response": {"object": "response", "id": "1"}},
+            {"response": {"object": "response", "id": "2"}},
+        ),
+    ],
+)
+def test_ids_times_and_padding_do_not_make_responses_different(one: Json, other: Json) -> None:
+    assert is_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"response": UUID}, {"response": OTHER_UUID}),
+        ({"response": {"id": 1}}, {"response": {"id": 2}}),
+        ({"arguments": {"id": "1"}}, {"arguments": {"id": "2"}}),
+        ({"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}),
+        ({"usage": {"total_tokens": 1}}, {"usage": {"total_tokens": 2}}),
+    ],
+)
+def test_texts_of_the_model_and_token_counts_make_responses_different(
+    one: Json, other: Json
+) -> None:
+    assert not is_same(one, other)
+
+
+def is_same(one: Json, other: Json) -> bool:
+    """Returns whether the values are the same answer, as a body and as an event of a stream."""
+    texts = (json.dumps(one), json.dumps(other))
+    bodies = {fingerprint(RecordedResponse(200, {"cf-ai-req-id": t}, text=t)) for t in texts}
+    events = [((len(text), f"data: {text}\n\n"),) for text in texts]
+    streams = {fingerprint(RecordedResponse(200, {}, events=item)) for item in events}
+    assert len(bodies) == len(streams)
+    return len(bodies) == 1
 
 
 # ── the difference ────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from workers_ai_emulator.backends.rules import parse_rules
 from workers_ai_emulator.middleware.faults.rules import parse_fault_rules
 from workers_ai_emulator.middleware.journal import views
+from workers_ai_emulator.middleware.recordings.recordings import parse_folder
 from workers_ai_emulator.routes.generation import body_of
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
@@ -102,9 +103,26 @@ async def show_unused(request: Request) -> Response:
     return json_response(
         {
             "rules": [rule.to_json() for rule in rules if rule.num_uses == 0],
-            "recordings": [],
+            "recordings": services.recordings.unused(account),
         }
     )
+
+
+@router.handles(endpoints.SHOW_RECORDINGS)
+async def show_recordings(request: Request) -> Response:
+    """Returns the folder of recordings, and how many calls used each recording in it."""
+    recordings = services_of(request).recordings
+    return json_response(recordings.describe(account_of(request)))
+
+
+@router.handles(endpoints.USE_RECORDINGS)
+async def use_recordings(request: Request) -> Response:
+    """Sets the folder of recordings to a subfolder of `--cassettes`, or to `--cassettes` itself."""
+    recordings = services_of(request).recordings
+    name = _checked(parse_folder, await body_of(request))
+    folder = await asyncio.to_thread(_checked, recordings.folder_named, name)
+    recordings.use_folder(folder, account_of(request))
+    return await show_recordings(request)
 
 
 @router.handles(endpoints.SHOW_NEURONS)

@@ -489,6 +489,13 @@ _new_script = _of_account(
     body=_list_of(_object(answer=_TEXT)),
     errors_of_body=_BODY_ERRORS,
 )
+_RECORDINGS = _content(
+    _object(
+        folder={"type": ["string", "null"]},
+        path=_TEXT,
+        recordings=_list_of(_object(file=_TEXT, used=_COUNT)),
+    )
+)
 
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
 
@@ -550,6 +557,12 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.UNMATCHED: _of_account(_content(_object(requests=_list_of(_ROW)))),
     endpoints.UNUSED: _of_account(
         _content(_object(rules=_list_of(_SCRIPT_RULE), recordings=_list_of(_TEXT)))
+    ),
+    endpoints.SHOW_RECORDINGS: _of_account(_RECORDINGS),
+    endpoints.USE_RECORDINGS: _of_account(
+        _RECORDINGS,
+        body=_object(folder={"type": ["string", "null"]}),
+        errors_of_body=_BODY_ERRORS,
     ),
     endpoints.SHOW_NEURONS: _fixed(_content(_object(spent={"type": "object"}))),
     endpoints.RESET: _of_account(_STATUS),

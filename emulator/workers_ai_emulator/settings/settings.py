@@ -121,10 +121,27 @@ class Settings:
         Literal["llama", "scripted", "upstream", "cloudflare"],
         Setting("Backend whose responses `record` stores; `cloudflare` is the real service."),
     ] = "llama"
+    record_mode: Annotated[
+        Literal["all", "new_episodes", "once", "none"],
+        Setting(
+            "What `record` does, in the words of VCR.py: `all` records each call; `new_episodes` "
+            "replays calls that have a recording and records the others; `once` records only into "
+            "a folder that has no recordings yet; `none` only replays.",
+            page="recordings.md",
+        ),
+    ] = "all"
+    record_timing: Annotated[
+        bool,
+        Setting(
+            "Recordings contain the time of each event, for `--replay-speed`. These times change "
+            "whenever a call is recorded."
+        ),
+    ] = False
     replay_speed: Annotated[
         float,
         Setting(
-            "Speed of replayed responses: 1 as recorded, 2 twice as fast, 0 without delays.",
+            "Speed of replayed responses: 1 as recorded, 2 twice as fast, 0 without delays. "
+            "Recordings without times are sent without delays.",
             minimum=0,
         ),
     ] = 0.0

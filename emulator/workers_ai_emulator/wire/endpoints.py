@@ -179,6 +179,10 @@ PUT_SCRIPT = _control("PUT", "/script", "Replace the rules of the script")
 DELETE_SCRIPT = _control("DELETE", "/script", "Restore the rules that the script had at the start")
 UNMATCHED = _control("GET", "/unmatched", "The calls that no rule and no recording answered")
 UNUSED = _control("GET", "/unused", "The rules and recordings that no call has used")
+SHOW_RECORDINGS = _control(
+    "GET", "/recordings", "The folder of recordings, and how often each recording was used"
+)
+USE_RECORDINGS = _control("POST", "/recordings", "Set the folder of an account's recordings")
 SHOW_NEURONS = _control("GET", "/neurons", "The neurons that each account has used today")
 RESET = _control("POST", "/reset", "Restore the state of the start, except for loaded models")
 REQUESTS = _control("GET", "/requests", "The last inference calls, newest first")

@@ -136,7 +136,7 @@ class ResponseCapture:
         # recorded.
         if any(map(redaction.is_needed, _streamed_texts(event for _, event in events))):
             return None
-        return {"events": events}
+        return {"events": tuple(events)}
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._start) * 1000)

@@ -1,8 +1,8 @@
 """Records calls and their responses in files, and replays them without a model.
 
 The backend `record` passes a call on to another backend or to the real service, and writes the
-response to a file. The backend `replay` sends the recorded response; a call without a recording
-gets an error.
+response to a file; with some record modes, it replays calls that have a recording. The backend
+`replay` sends the recorded response; a call without a recording gets an error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from workers_ai_emulator.backends.choice import BACKEND_HEADER
 from workers_ai_emulator.middleware.base import InferenceMiddleware
 from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.middleware.recordings.state import RecordingState
 from workers_ai_emulator.wire.authorization import Authorization, Caller
 from workers_ai_emulator.wire.body import MAX_BODY_BYTES, read_body
 from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.disconnect import while_connected
-from workers_ai_emulator.wire.errors import REQUEST_TOO_LARGE, WireError
+from workers_ai_emulator.wire.errors import RECORDING_MISSING, REQUEST_TOO_LARGE, WireError
 from workers_ai_emulator.wire.redaction import Redaction
 from workers_ai_emulator.wire.responses import error_response
 
@@ -61,15 +63,35 @@ class RecordingMiddleware(InferenceMiddleware):
             request = await asyncio.to_thread(
                 RecordedRequest.of, call, scope["query_string"], body, redaction
             )
-            if backend == "replay":
-                with suppress(ClientDisconnect):
-                    await while_connected(self._recordings.player.play(request, send), receive)
+            state = self._recordings.state_of(context_of(scope).account)
+            if await self._recordings.replays(backend, request, state):
+                await self._replay(request, state, scope, receive, send)
             else:
                 await self._recordings.recorder.record(
-                    request, redaction, self._source, scope, receive, send
+                    request, redaction, state, self._source, scope, receive, send
                 )
         except WireError as error:
             await _send_error(error, scope, receive, send)
+
+    async def _replay(
+        self,
+        request: RecordedRequest,
+        state: RecordingState,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        context, player = context_of(scope), self._recordings.player
+        try:
+            found = await player.find(request, state)
+        except WireError as error:
+            context.is_unmatched = error.type is RECORDING_MISSING
+            is_known = context.is_unmatched and state.is_known_missing(request.key)
+            await _send_error(error, scope, receive, send, is_logged=not is_known)
+            return
+        context.recording = found.name
+        with suppress(ClientDisconnect):
+            await while_connected(player.play(found, send), receive)
 
     async def _source(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the call on to the backend, or the real service, whose responses are recorded."""
@@ -82,9 +104,16 @@ class RecordingMiddleware(InferenceMiddleware):
         await self._app(scope, receive, send)
 
 
-async def _send_error(error: WireError, scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_error(
+    error: WireError, scope: Scope, receive: Receive, send: Send, *, is_logged: bool = True
+) -> None:
     response = error_response(scope["path"], error)
-    if error.type.status >= 500:
-        log.error("%s", " | ".join(str(error).splitlines()))
-        response.headers["x-should-retry"] = "false"  # without this header, SDKs retry
+    if error.type.status < 500:
+        await response(scope, receive, send)
+        return
+    first, *more = str(error).splitlines()
+    if is_logged:
+        log.error("%s", " | ".join([first, *more]))
+    response.headers["x-should-retry"] = "false"  # without this header, SDKs retry
     await response(scope, receive, send)
+    context_of(scope).error = WireError(error.type, first)  # the request's own line in the log

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.engine.types import FinishReason
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
-from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.recording import Ending, Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.middleware.recordings.series import Series
+from workers_ai_emulator.middleware.recordings.state import RecordingState
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.redaction import Redaction
 
@@ -26,23 +26,19 @@ class Recorder:
     """Records calls and their responses. `source_name` names the backend or service that responds.
 
     The first recording of a call after the server's start or reset replaces all older recordings of
-    that call. Later recordings of the call get files of their own.
+    that call. `keeps_times`: whether recordings contain the times of events.
     """
 
-    def __init__(self, folder: Folder, source_name: str) -> None:
-        self._folder = folder
+    def __init__(self, source_name: str, *, keeps_times: bool) -> None:
         self._source_name = source_name
+        self._keeps_times = keeps_times
         self._writing = asyncio.Lock()
-        self.reset()
-
-    def reset(self) -> None:
-        self._num_begun: Counter[str] = Counter()  # number of calls, by the key of the call
-        self._replaced: set[str] = set()
 
     async def record(
         self,
         request: RecordedRequest,
         redaction: Redaction,
+        state: RecordingState,
         source: ASGIApp,
         scope: Scope,
         receive: Receive,
@@ -53,11 +49,11 @@ class Recorder:
         Writes the recording before it sends the last message of the response. Exceptions of
         `source` are raised unchanged.
         """
-        self._num_begun[request.key] += 1
-        number = self._num_begun[request.key]
+        state.num_begun[request.key] += 1
+        number = state.num_begun[request.key]
 
         async def store(capture: ResponseCapture, ending: Ending) -> None:
-            if reason := await self._store(request, redaction, number, capture, ending):
+            if reason := await self._store(request, redaction, state, number, capture, ending):
                 log.warning("not recorded: %s: %s", request.title, reason)
 
         await _Session(scope, receive, send, store).run(source)
@@ -66,6 +62,7 @@ class Recorder:
         self,
         request: RecordedRequest,
         redaction: Redaction,
+        state: RecordingState,
         number: int,
         capture: ResponseCapture,
         ending: Ending,
@@ -76,24 +73,23 @@ class Recorder:
         response = await asyncio.to_thread(capture.response, ending, redaction)
         if response is None:
             return "its response has a credential that cannot be redacted"
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        recording = Recording(
-            recorded_at=now, source=self._source_name, request=request.content, answer=response
-        )
+        answer = response if self._keeps_times else response.without_times()
+        recording = Recording(self._source_name, request.content, answer)
         async with self._writing:
             try:
-                await asyncio.to_thread(self._write, recording, number)
+                path = await asyncio.to_thread(_write, recording, state, number)
             except OSError as error:
                 return str(error)
+        state.num_uses[path.name] += 1
+        log.info("recorded %s", path)
         return None
 
-    def _write(self, recording: Recording, number: int) -> None:
-        request = recording.recorded_request
-        if request.key not in self._replaced:
-            self._folder.delete(request)
-            self._replaced.add(request.key)
-        path = self._folder.write(recording, number)
-        log.info("recorded %s", path)
+
+def _write(recording: Recording, state: RecordingState, number: int) -> Path:
+    request = recording.recorded_request
+    if request.key not in state.series:
+        state.series[request.key] = Series(state.folder, request)
+    return state.series[request.key].add(recording, number)
 
 
 class _Session:

@@ -1,44 +1,192 @@
-"""Creates the recorder and the player of recordings from the settings."""
+"""The recordings of a server: which calls are recorded, which are replayed, from which folder."""
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections import Counter
+from typing import Any
+
 from starlette.types import ASGIApp
 
+from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.folder import Folder
 from workers_ai_emulator.middleware.recordings.player import Player
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
+from workers_ai_emulator.middleware.recordings.request import Json, RecordedRequest
+from workers_ai_emulator.middleware.recordings.state import RecordingState
 from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.wire.validation import shown
+
+_MAX_ACCOUNTS = 10_000
+_MAX_NAME = 200
+# A part of a folder's name. It begins with no dot, so it names neither a parent folder nor a hidden
+# one. Of the special characters, it has those of pytest's test ids, such as `test_a[1-x]`.
+_PART = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.,=+@\[\]-]*")
 
 
 class Recordings:
-    """The player and the recorder of one folder of recordings.
+    """The player and the recorder, and the folder and the counts of each account.
 
     `default_backend`: the backend of calls that choose no backend. `source_name`: the backend whose
     responses are recorded, or `cloudflare`. `service`: the application that forwards calls to
-    Cloudflare; None if responses of a backend are recorded. Raises SettingInvalid if the folder, or
-    a setting for the connection to Cloudflare, cannot be used.
+    Cloudflare; None if responses of a backend are recorded. Raises SettingInvalid if the folder, a
+    recording in it, or a setting for the connection to Cloudflare cannot be used.
+
+    At most 10,000 accounts have counts of their own. A further account replaces the account whose
+    last call is the longest time ago.
     """
 
     def __init__(self, settings: Settings) -> None:
-        folder = Folder(settings.cassettes)
-        if settings.backend == "record":
-            folder.prepare_to_record()
-        elif settings.backend == "replay":
-            folder.prepare_to_replay()
         self.default_backend = settings.backend
         self.source_name = settings.record_from
         self.service = _cloudflare(settings) if settings.record_from == "cloudflare" else None
-        self.player = Player(folder, settings.replay_speed)
-        self.recorder = Recorder(folder, settings.record_from)
+        self.player = Player(settings.replay_speed)
+        self.recorder = Recorder(settings.record_from, keeps_times=settings.record_timing)
+        self._mode = "none" if settings.backend == "replay" else settings.record_mode
+        self._main = Folder(settings.cassettes)
+        self._folders: dict[str, Folder] = {}  # by the name of the subfolder
+        self._prepare(settings.backend)
+        self._shared = RecordingState(self._main)
+        self._own: dict[str, RecordingState] = {}
+
+    def state_of(self, account: str | None) -> RecordingState:
+        """Returns the folder and the counts of an account, or the shared ones if it is None."""
+        if account is None:
+            return self._shared
+        # Moves the account to the end of the dict. So the first account in the dict, which is
+        # dropped if there are too many, has sent no call for the longest time.
+        state = self._own.pop(account, None) or RecordingState(self._shared.folder)
+        self._own[account] = state
+        if len(self._own) > _MAX_ACCOUNTS:
+            del self._own[next(iter(self._own))]
+        return state
+
+    async def replays(self, backend: str, request: RecordedRequest, state: RecordingState) -> bool:
+        """Returns whether a call is replayed. Otherwise, it is recorded.
+
+        `backend`: the backend of the call, `record` or `replay`.
+        """
+        match "none" if backend == "replay" else self._mode:
+            case "none":
+                return True
+            case "once":
+                return not state.folder.was_empty
+            case "new_episodes":
+                paths = await asyncio.to_thread(state.folder.find, request)
+                # Equal calls are all recorded until the next reset, because each one may get
+                # another response.
+                return bool(paths) and not state.num_begun[request.key]
+        return False
+
+    def folder_named(self, name: str | None) -> Folder:
+        """Returns a subfolder of the folder that `--cassettes` names, or this folder for None.
+
+        Raises ValueError if the name is not allowed, or if a recording that may be replayed from
+        the folder is damaged.
+        """
+        if name is None:
+            return self._main
+        if name not in self._folders:
+            self._folders[name] = Folder(self._main.path / _checked_name(name))
+        if self._mode != "all":
+            try:
+                self._folders[name].check()
+            except SettingInvalid as error:
+                raise ValueError(str(error)) from error
+        return self._folders[name]
+
+    def use_folder(self, folder: Folder, account: str | None) -> None:
+        """Sets the folder of an account's recordings, and resets the account's counts.
+
+        `account`: None: sets the folder of all accounts for which no folder was set.
+        """
+        if account is not None:
+            self._own[account] = RecordingState(folder)
+            return
+        before, self._shared = self._shared.folder, RecordingState(folder)
+        self._own = {a: state for a, state in self._own.items() if state.folder is not before}
+
+    def describe(self, account: str | None) -> Json:
+        """Returns the folder of an account, and how many calls used each recording in it."""
+        folder = self.state_of(account).folder
+        uses = self._num_uses(account)
+        return {
+            "folder": next((name for name, f in self._folders.items() if f is folder), None),
+            "path": str(folder.path),
+            "recordings": [{"file": name, "used": uses[name]} for name in folder.names()],
+        }
+
+    def unused(self, account: str | None) -> list[str]:
+        """Returns the names of the files from which no call of an account was replayed.
+
+        `account`: None: the files that no account without a folder of its own has used. Returns no
+        files if the server replays no calls.
+        """
+        uses = self._num_uses(account)
+        is_replaying = self.default_backend in ("record", "replay") and self._mode != "all"
+        if not is_replaying and not uses:
+            return []
+        return [name for name in self.state_of(account).folder.names() if not uses[name]]
 
     def reset(self, account: str | None = None) -> None:
-        """Resets the player and the recorder to their state at the server's start.
+        """Restores the state of the server's start, for one account or for all.
 
-        The player then begins with each call's first recording again. The next recording of a call
-        replaces all older recordings of the call.
+        Replay then begins with each call's first recording again, and the next recording of a call
+        replaces all older recordings of the call. The account has no folder of its own any more.
         """
-        self.player.reset()
-        self.recorder.reset()
+        if account is None:
+            self._own.clear()
+            self._shared = RecordingState(self._main)
+        else:
+            self._own.pop(account, None)
+
+    def _prepare(self, backend: str) -> None:
+        if backend not in ("record", "replay"):
+            return
+        if self._mode == "none":
+            self._main.prepare_to_replay()
+            return
+        self._main.prepare_to_record()
+        if self._mode != "all":
+            self._main.check()
+
+    def _num_uses(self, account: str | None) -> Counter[str]:
+        """Returns how many calls used each file, of one account or of all in the shared folder."""
+        if account is not None:
+            return self.state_of(account).num_uses
+        own = [s for s in self._own.values() if s.folder is self._shared.folder]
+        return sum((state.num_uses for state in own), self._shared.num_uses)
+
+
+def parse_folder(body: Any) -> str | None:
+    """Returns the name of a folder in the body of a control request.
+
+    The body is `{"folder": "name"}`, or only the name; None stands for the folder that
+    `--cassettes` names. Raises ValueError if the body is neither.
+    """
+    if isinstance(body, str):
+        return body
+    is_object = isinstance(body, dict) and [*body] == ["folder"]
+    if not is_object or not isinstance(body["folder"], str | None):
+        raise ValueError(
+            'recordings: it takes {"folder": "NAME"}, with the name of a subfolder of --cassettes, '
+            f'or {{"folder": null}} for --cassettes itself; not {shown(body)}'
+        )
+    name: str | None = body["folder"]
+    return name
+
+
+def _checked_name(name: str) -> str:
+    parts = name.split("/")
+    is_allowed = all(_PART.fullmatch(part) for part in parts) and len(name) <= _MAX_NAME
+    if not is_allowed or name.lower().endswith(".json"):
+        raise ValueError(
+            f"folder: it takes the name of a subfolder of --cassettes, such as `test_weather` or "
+            f"`weather/test_rain`: up to {_MAX_NAME} letters, digits and characters of `_.,=+@[]-`,"
+            f" no part that begins with a dot, and no name that ends with .json; not {shown(name)}"
+        )
+    return name
 
 
 def _cloudflare(settings: Settings) -> ASGIApp:

@@ -1,0 +1,105 @@
+"""Writes the recordings of equal calls: one file for each run of equal responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workers_ai_emulator.middleware.recordings.fingerprint import fingerprint
+from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.recording import Recording
+from workers_ai_emulator.middleware.recordings.request import RecordedRequest
+from workers_ai_emulator.wire.errors import WireError
+
+_MAX_KEPT_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive calls with equal responses, which have one file.
+
+    `first`: the number of the first call, from 1 on. `digest`: the fingerprint of the responses.
+    """
+
+    first: int
+    num_calls: int
+    digest: str
+
+    @property
+    def end(self) -> int:
+        """The number of the call after the last call of the run."""
+        return self.first + self.num_calls
+
+
+class Series:
+    """Writes the recordings of equal calls to `folder`, and first deletes the older recordings.
+
+    If an older recording has the same answer as a new one, its file keeps its content. So recording
+    a call again changes a file only if the answer has changed.
+
+    Raises OSError if a file cannot be deleted.
+    """
+
+    def __init__(self, folder: Folder, request: RecordedRequest) -> None:
+        self._folder = folder
+        self._request = request
+        self._runs: list[_Run] = []
+        self._older = dict(reversed(self._read_older()))  # of equal ones, the first one
+        folder.delete(request)
+
+    def add(self, recording: Recording, number: int) -> Path:
+        """Writes the recording of the call with this number, and returns the path of its file.
+
+        The numbers of calls begin with 1. Calls may end in another order than they began. Raises
+        OSError if the file cannot be written.
+        """
+        digest = fingerprint(recording.answer)
+        before = self._run(digest, lambda run: run.end == number)
+        after = self._run(digest, lambda run: run.first == number + 1)
+        stored = self._stored(before) if before else self._like_older(recording, digest)
+        joined = [run for run in (before, after) if run]
+        run = _Run(
+            first=before.first if before else number,
+            num_calls=1 + sum(other.num_calls for other in joined),
+            digest=digest,
+        )
+        path = self._folder.write(replace(stored or recording, times=run.num_calls), run.first)
+        self._runs = [other for other in self._runs if other not in joined] + [run]
+        if after:
+            self._folder.path_of(self._request, after.first).unlink(missing_ok=True)
+        return path
+
+    def _run(self, digest: str, is_neighbour: Callable[[_Run], bool]) -> _Run | None:
+        runs = (run for run in self._runs if run.digest == digest and is_neighbour(run))
+        return next(runs, None)
+
+    def _stored(self, run: _Run) -> Recording | None:
+        """Returns the recording in the file of a run, or None if somebody has removed the file."""
+        with suppress(WireError):
+            return self._folder.read(self._folder.path_of(self._request, run.first))
+        return None
+
+    def _like_older(self, recording: Recording, digest: str) -> Recording | None:
+        older = self._older.get(digest)
+        has_same_form = (
+            older is not None
+            and older.source == recording.source
+            and older.answer.has_times == recording.answer.has_times
+        )
+        return older if has_same_form else None
+
+    def _read_older(self) -> list[tuple[str, Recording]]:
+        """Returns the older recordings of the call that can be read, with their fingerprints.
+
+        Leaves out large ones, because they stay in memory.
+        """
+        older = []
+        for path in self._folder.find(self._request):
+            with suppress(OSError, WireError):
+                if path.stat().st_size <= _MAX_KEPT_BYTES:
+                    recording = self._folder.read(path)
+                    if recording.recorded_request.canonical == self._request.canonical:
+                        older.append((fingerprint(recording.answer), recording))
+        return older

@@ -1,0 +1,39 @@
+"""What the server remembers of one account's recorded and replayed calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.series import Series
+
+_MAX_MISSING = 10_000
+
+
+@dataclass(slots=True)
+class RecordingState:
+    """The folder of one account, and which calls it recorded and replayed since the last reset.
+
+    `num_begun`: how many calls were passed on to be recorded, by the key of the call. `series`: the
+    recordings that were written, by the key of the call. `num_played`: how many calls were
+    replayed, by the key of the call. `num_uses`: how many calls each file recorded or replayed.
+    `missing`: the keys of calls that had no recording.
+    """
+
+    folder: Folder
+    num_begun: Counter[str] = field(default_factory=Counter)
+    series: dict[str, Series] = field(default_factory=dict)
+    num_played: Counter[str] = field(default_factory=Counter)
+    num_uses: Counter[str] = field(default_factory=Counter)
+    missing: set[str] = field(default_factory=set)
+
+    def is_known_missing(self, key: str) -> bool:
+        """Returns whether a call with this key had no recording before, and stores the key.
+
+        Stores at most 10,000 keys.
+        """
+        is_known = key in self.missing
+        if len(self.missing) < _MAX_MISSING:
+            self.missing.add(key)
+        return is_known
