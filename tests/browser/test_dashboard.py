@@ -190,6 +190,37 @@ def test_the_filter_shows_only_failed_requests_also_among_new_ones(
     expect(focused_row).to_have_text("400 · 5007")
 
 
+def test_the_reset_of_an_account_removes_only_its_rows(page: Page, scripted: ServerProcess) -> None:
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    account = "1" * 32
+    for headers in ({}, {"x-emulator-account": account}, {}):
+        httpx.post(scripted.run_url(), json={"prompt": "Hi"}, headers=headers)
+    open_page(page, scripted)
+    ids = shown_ids(page)
+    page.locator("#rows a").last.focus()
+    httpx.post(f"{scripted.root}/_emulator/reset?account={account}")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    assert shown_ids(page) == [ids[0], ids[2]]
+    expect(page.locator("#rows a").last).to_be_focused()
+
+
+def test_a_reset_loads_older_requests_in_their_order(page: Page, scripted: ServerProcess) -> None:
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    account = "1" * 32
+    scripted.run({"prompt": "the oldest"})
+    with httpx.Client(headers={"x-emulator-account": account}) as client:
+        for _ in range(200):
+            client.post(scripted.run_url(), json={"prompt": "Hi"})
+    scripted.run({"prompt": "the newest"})
+    open_page(page, scripted)
+    expect(page.locator("#rows tr")).to_have_count(200)
+    expect(page.locator("#requests-count")).to_have_text("the newest 200")
+    httpx.post(f"{scripted.root}/_emulator/reset?account={account}")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    expect(page.locator("#rows tr").first).to_contain_text("the newest")
+    expect(page.locator("#rows tr").last).to_contain_text("the oldest")
+
+
 def test_the_body_of_a_refused_request_is_open(shown: Page) -> None:
     shown.locator("#rows tr").nth(2).click()
     expect(shown.locator("#body")).to_be_visible()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -263,7 +264,11 @@ def test_the_log_lines_of_the_page_about_the_journal_are_logged() -> None:
         [block] = blocks("journal.md", "text")
         for line in block.splitlines():
             expected = line.rpartition(", ")[0]
-            wait_until(lambda expected=expected: any(expected in each for each in running.log))
+            wait_until(partial(is_logged, running, expected))
+
+
+def is_logged(server: ServerProcess, text: str) -> bool:
+    return any(text in line for line in server.log)
 
 
 def test_a_stream_that_a_fault_cuts_has_the_tokens_and_events_that_were_sent(

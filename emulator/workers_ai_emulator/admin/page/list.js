@@ -23,11 +23,11 @@ export class RequestList {
   }
 
   async refresh() {
-    const body = await fetchJson(`requests?limit=${MAX_ROWS}&after=${this.#lastKnown()}`);
+    let body = await fetchJson(`requests?limit=${MAX_ROWS}&after=${this.#lastKnown()}`);
     if (body.epoch !== this.#epoch) {
-      const isFirst = this.#epoch === null;
-      this.#clear(body.epoch);
-      if (!isFirst) return this.refresh(); // the journal was cleared: fetch all its requests
+      if (this.#epoch !== null) body = await fetchJson(`requests?limit=${MAX_ROWS}`); // requests were cleared
+      this.#epoch = body.epoch;
+      this.#removeOthers(body.requests);
     }
     for (const request of body.requests.reverse()) this.#show(request);
     while (this.#rows.size > MAX_ROWS) this.#remove(Math.min(...this.#rows.keys()));
@@ -73,9 +73,13 @@ export class RequestList {
     return Math.max(0, ...this.#rows.keys());
   }
 
-  #clear(epoch) {
-    this.#epoch = epoch;
-    for (const id of [...this.#rows.keys()]) this.#remove(id);
+  // Removes the rows of all requests that are not in the list `requests`. Another server's request
+  // can have the same id, but not the same time.
+  #removeOthers(requests) {
+    const times = new Map(requests.map(({ id, time }) => [id, time]));
+    for (const [id, row] of [...this.#rows]) {
+      if (times.get(id) !== row.request.time) this.#remove(id);
+    }
   }
 
   #remove(id) {
@@ -95,9 +99,15 @@ export class RequestList {
     const row = createRow(request);
     row.tr.classList.toggle("chosen", request.id === this.#chosen);
     row.link.addEventListener("focus", () => this.#setCurrent(request.id));
-    $("rows").prepend(row.tr);
+    $("rows").insertBefore(row.tr, this.#rowBelow(request.id));
     this.#rows.set(request.id, row);
     return row;
+  }
+
+  // Returns the first row with a smaller id, or null. Rows are added at the end, too, if requests
+  // were cleared.
+  #rowBelow(id) {
+    return [...$("rows").children].find((tr) => Number(tr.dataset.id) < id) ?? null;
   }
 
   #count(kind) {
@@ -184,6 +194,7 @@ function createRow(request) {
     cell("", result, row.mark),
     cell("number", row.duration, row.tokens),
   );
+  row.tr.dataset.id = request.id;
   row.tr.addEventListener("click", () => row.link.click());
   return row;
 }
