@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 from workers_ai_emulator.admin import dashboard
+from workers_ai_emulator.backends.rules import parse_rules
 
 from tests.chromium import chromium, keep_screenshot
 from tests.server import ENDLESS, FP16, INT8, ServerProcess, server_process, wait_until
@@ -20,6 +24,8 @@ from tests.server import ENDLESS, FP16, INT8, ServerProcess, server_process, wai
 pytestmark = pytest.mark.browser
 
 SECRET = "sk-a-long-secret-0123456789"
+QWEN = "@cf/qwen/qwen3-30b-a3b-fp8"
+COMPARED = ("method", "path", "account", "model", "stream", "outcome", "rule", "completion_tokens")
 SCRIPT = [
     {"contains": "slowly", "answer": "one two three " * 300, "tokens_per_second": 20},
     {"contains": "lighthouse", "answer": "It shows ships where the land is, by night and in fog."},
@@ -113,13 +119,224 @@ def test_the_list_shows_every_request_with_its_outcome(shown: Page) -> None:
     keep_screenshot(shown, "dashboard-list")
 
 
+def shown_ids(page: Page) -> list[str]:
+    """Returns the ids of the visible rows, from top to bottom, as `#1`, `#2` and so on."""
+    rows = page.locator("#rows tr:visible")
+    return [row.locator("td").first.locator(".second").inner_text() for row in rows.all()]
+
+
+def test_a_row_has_the_prompt_the_model_and_what_gave_the_completion(
+    page: Page, scripted: ServerProcess
+) -> None:
+    account = "1" * 32
+    headers = {"x-emulator-account": account}
+    body = {"prompt": "What is a lighthouse for?", "stream": True}
+    httpx.post(scripted.run_url(), json=body, headers=headers)
+    open_page(page, scripted)
+    first = page.locator("#rows tr").first
+    expect(first).to_contain_text("What is a lighthouse for?")
+    expect(first).to_contain_text("llama-2-7b-chat-int8 · stream · rule 2 · account 11111111…")
+    first.click()
+    facts = page.locator("#facts")
+    expect(facts).to_contain_text("scripted, rule 2")
+    expect(facts).to_contain_text(account)
+
+
+def run_with_rules(server: ServerProcess, rules: object, body: object, model: str = INT8) -> None:
+    """Calls a model with an account that has these rules of its own."""
+    headers = {"x-emulator-account": "1" * 32}
+    script = f"{server.root}/_emulator/script"
+    httpx.post(script, json=rules, headers=headers).raise_for_status()
+    httpx.post(server.run_url(model), json=body, headers=headers).raise_for_status()
+    httpx.delete(script, headers=headers).raise_for_status()
+
+
+def test_a_call_that_no_rule_answers_is_marked(page: Page, scripted: ServerProcess) -> None:
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.run({"prompt": "Hi"})
+    run_with_rules(scripted, [{"contains": "Ho", "answer": "x"}], {"prompt": "Hi"})
+    open_page(page, scripted)
+    expect(page.locator("#rows tr").first.locator(".mark")).to_have_text("unmatched")
+    page.select_option("#filter-kind", "unmatched")
+    expect(page.locator("#rows tr:visible")).to_have_count(1)
+
+
+def test_the_filter_hides_rows_without_its_words(shown: Page) -> None:
+    all_ids = shown_ids(shown)
+    shown.fill("#filter", "LIGHTHOUSE fp16")
+    assert shown_ids(shown) == [all_ids[4]]
+    expect(shown.locator("#requests-count")).to_have_text("1 of 5")
+    shown.fill("#filter", "nothing has this")
+    expect(shown.locator("#requests-none")).to_be_visible()
+    shown.fill("#filter", all_ids[1])
+    assert shown_ids(shown) == [all_ids[1]]
+
+
+def test_the_filter_shows_only_failed_requests_also_among_new_ones(
+    shown: Page, scripted: ServerProcess
+) -> None:
+    shown.select_option("#filter-kind", "failed")
+    results = shown.locator("#rows tr:visible .result")
+    assert results.all_text_contents() == ["cut", "400 · 5007", "400 · 5006"]
+    scripted.run({"prompt": "Hi"})
+    scripted.run({"prompt": 1})
+    expect(results).to_have_count(4)
+    expect(results.first).to_have_text("400 · 5006")
+    shown.locator("#rows tr:visible a").first.focus()
+    shown.keyboard.press("End")
+    focused_row = shown.locator("#rows tr:focus-within .result")
+    expect(focused_row).to_have_text("400 · 5006")
+    shown.keyboard.press("ArrowUp")
+    expect(focused_row).to_have_text("400 · 5007")
+
+
+def test_the_reset_of_an_account_removes_only_its_rows(page: Page, scripted: ServerProcess) -> None:
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    account = "1" * 32
+    for headers in ({}, {"x-emulator-account": account}, {}):
+        httpx.post(scripted.run_url(), json={"prompt": "Hi"}, headers=headers)
+    open_page(page, scripted)
+    ids = shown_ids(page)
+    page.locator("#rows a").last.focus()
+    httpx.post(f"{scripted.root}/_emulator/reset?account={account}")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    assert shown_ids(page) == [ids[0], ids[2]]
+    expect(page.locator("#rows a").last).to_be_focused()
+
+
+def test_a_reset_loads_older_requests_in_their_order(page: Page, scripted: ServerProcess) -> None:
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    account = "1" * 32
+    scripted.run({"prompt": "the oldest"})
+    with httpx.Client(headers={"x-emulator-account": account}) as client:
+        for _ in range(200):
+            client.post(scripted.run_url(), json={"prompt": "Hi"})
+    scripted.run({"prompt": "the newest"})
+    open_page(page, scripted)
+    expect(page.locator("#rows tr")).to_have_count(200)
+    expect(page.locator("#requests-count")).to_have_text("the newest 200")
+    httpx.post(f"{scripted.root}/_emulator/reset?account={account}")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    expect(page.locator("#rows tr").first).to_contain_text("the newest")
+    expect(page.locator("#rows tr").last).to_contain_text("the oldest")
+
+
+def test_the_body_of_a_refused_request_is_open(shown: Page) -> None:
+    shown.locator("#rows tr").nth(2).click()
+    expect(shown.locator("#body")).to_be_visible()
+    expect(shown.locator("#body")).to_contain_text('"temperature": 99')
+    shown.locator("#rows tr").nth(3).click()
+    expect(shown.locator("#facts")).to_contain_text("200 ok")
+    expect(shown.locator("#body")).to_be_hidden()
+
+
+def test_the_reasoning_is_shown_apart_from_the_answer(page: Page, scripted: ServerProcess) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    run_with_rules(scripted, [{"reasoning": "They ask.", "answer": "I answer."}], body, QWEN)
+    scripted.run({"prompt": "Hi"})
+    open_page(page, scripted)
+    page.locator("#rows tr").nth(1).click()
+    expect(page.locator("#reasoning")).to_have_text("They ask.")
+    expect(page.locator("#answer")).to_have_text("I answer.")
+    page.locator("#rows tr").first.click()
+    expect(page.locator("#reasoning-section")).to_be_hidden()
+
+
+def copied(page: Page, button: str) -> str:
+    """Clicks a button that copies a text, and returns the text in the clipboard."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(button).click()
+    expect(page.locator(button)).to_have_text("Copied")
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_copied_curl_command_sends_the_same_request_without_credentials(
+    page: Page, scripted: ServerProcess
+) -> None:
+    body = {"prompt": 'It\'s `x` $HOME "é"\n\\ !', "stream": True, "max_tokens": 3}
+    headers = {
+        "authorization": f"Bearer {SECRET}",
+        "x-api-key": SECRET,
+        "x-emulator-account": "1" * 32,
+        "`false`-authorization": SECRET,
+    }
+    httpx.post(scripted.run_url(), json=body, headers=headers)
+    open_page(page, scripted)
+    page.locator("#rows tr").first.click()
+    command = copied(page, "#copy-curl")
+    assert SECRET not in command
+    environment = {**os.environ, "CLOUDFLARE_API_TOKEN": "another-token"}
+    subprocess.run(["bash", "-c", command], env=environment, check=True, timeout=30)
+    first, second = httpx.get(f"{scripted.root}/_emulator/requests?limit=2").json()["requests"]
+    assert [first[key] for key in COMPARED] == [second[key] for key in COMPARED]
+    bodies = [
+        httpx.get(f"{scripted.root}/_emulator/requests/{row['id']}").json()["request"]["body"]
+        for row in (first, second)
+    ]
+    assert bodies == [body, body]
+
+
+def test_the_copied_rule_gives_the_same_completion(page: Page, scripted: ServerProcess) -> None:
+    text = "Line 1: 'a' # \"b\"\n\u2028- {{x}}\x7f"
+    body = {"messages": [{"role": "user", "content": f"lighthouse {text}"}]}
+    expected = scripted.run(body, QWEN).json()["result"]["choices"][0]["message"]["content"]
+    open_page(page, scripted)
+    page.locator("#rows tr").first.click()
+    rule = copied(page, "#copy-rule")
+    assert yaml.safe_load(rule) == [
+        {"model": QWEN, "contains": f"lighthouse {text}", "answer": expected}
+    ]
+    parse_rules(yaml.safe_load(rule))
+
+
+def test_a_request_without_a_completion_cannot_be_copied_as_a_rule(shown: Page) -> None:
+    shown.locator("#rows tr").nth(2).click()
+    expect(shown.locator("#copy-curl")).to_be_enabled()
+    expect(shown.locator("#copy-rule")).to_be_disabled()
+
+
+def test_a_request_whose_body_is_not_stored_whole_cannot_be_copied(
+    page: Page, scripted: ServerProcess
+) -> None:
+    scripted.run({"prompt": "x" * 300_000})
+    open_page(page, scripted)
+    page.locator("#rows tr").first.click()
+    expect(page.locator("#facts")).to_contain_text("Result")
+    expect(page.locator("#copy-curl")).to_be_disabled()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_row_has_the_same_size_and_columns_when_its_request_ends(
+    page: Page, scripted: ServerProcess, width: str
+) -> None:
+    page.set_viewport_size({"width": WIDTHS[width][0], "height": WIDTHS[width][1]})
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    open_page(page, scripted)
+    with scripted.connect({"prompt": "slowly", "stream": True}):
+        expect(page.locator("#rows .result")).to_have_text("streaming")
+        before = boxes(page)
+    expect(page.locator("#rows .result")).to_have_text("cancelled")
+    assert boxes(page) == before
+
+
+def boxes(page: Page) -> object:
+    """Returns the positions and sizes of the cells in the list, and of the page's sections."""
+    return page.evaluate(
+        "[...document.querySelectorAll('#rows td, section')].map((each) => {"
+        " const { x, y, width, height } = each.getBoundingClientRect();"
+        " return [x, y, width, height]; })"
+    )
+
+
 def test_a_new_request_appears_in_the_list_without_a_reload(
     shown: Page, scripted: ServerProcess
 ) -> None:
     with scripted.connect({"prompt": "slowly", "stream": True}):
         first = shown.locator("#rows tr").first
         expect(first.locator(".result")).to_have_text("streaming")
-        expect(first.locator(".number").first).to_have_text(re.compile(r"1 \+ [1-9]"))
+        expect(first.locator(".tokens")).to_have_text(re.compile(r"1 \+ [1-9]"))
     expect(first.locator(".result")).to_have_text("cancelled")
 
 
@@ -297,6 +514,7 @@ def test_every_step_works_by_keyboard_alone(shown: Page) -> None:
     assert focused(shown) == "Skip to the requests"
     shown.keyboard.press("Enter")
     assert focused(shown) == "requests-title"
+    tab_to(shown, "filter-kind")
     shown.keyboard.press("Tab")
     shown.keyboard.press("ArrowDown")
     shown.keyboard.press("ArrowDown")

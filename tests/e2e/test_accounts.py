@@ -120,9 +120,11 @@ def test_the_journal_names_the_rule_of_a_call(emulator: ServerProcess) -> None:
 def test_a_call_that_no_rule_answers_is_listed(emulator: ServerProcess) -> None:
     control(emulator, "PUT", f"script?account={ONE}", [{"contains": "Goodbye", "answer": "1"}])
     assert completion(emulator, ONE) == "This is a scripted answer to: Hello"
-    [row] = control(emulator, "GET", f"unmatched?account={ONE}").json()["requests"]
-    assert (row["rule"], row["unmatched"]) == (None, True)
-    assert control(emulator, "GET", f"unmatched?account={OTHER}").json() == {"requests": []}
+    found = control(emulator, "GET", f"unmatched?account={ONE}").json()
+    [row] = found["requests"]
+    assert (row["rule"], row["unmatched"], found["num_unmatched"]) == (None, True, 1)
+    of_other = control(emulator, "GET", f"unmatched?account={OTHER}").json()
+    assert of_other == {"num_unmatched": 0, "requests": []}
 
 
 @pytest.mark.parametrize("account", ["x", "A" * 32, ""])

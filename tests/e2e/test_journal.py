@@ -6,14 +6,17 @@ import gzip
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from tests.pages import blocks
 from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
 
 SECRET = "sk-a-long-secret-0123456789"
@@ -235,6 +238,59 @@ def test_the_journal_stays_within_its_limits_for_many_and_for_large_calls(
     assert entry["request"]["bytes"] == len(large)
     assert entry["request"]["bytes_left_out"] == len(large) - 2**18
     assert entry["prompt"]["bytes_left_out"] == 2**18
+
+
+def test_the_commands_of_the_page_about_the_journal_return_json(scripted: ServerProcess) -> None:
+    scripted.run({"prompt": "Hi"})
+    number = rows(scripted)[0]["id"]
+    [block] = blocks("journal.md", "bash")
+    for line in block.splitlines():
+        command = line.partition("#")[0].replace("127.0.0.1:8790", scripted.root)
+        command = command.replace("/requests/1", f"/requests/{number}")
+        done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=20, check=True)
+        assert json.loads(done.stdout).keys() & {"requests", "request"}
+
+
+def test_the_log_lines_of_the_page_about_the_journal_are_logged() -> None:
+    binding = {"cf-consn-model-id": INT8, "x-emulator-account": "1" * 32}
+    with server_process("--backend", "scripted") as running:
+        running.run({"prompt": "Hi"})
+        rules = [{"answer": "It is done."}]
+        httpx.post(f"{running.root}/_emulator/script", json=rules).raise_for_status()
+        httpx.post(
+            f"{running.root}/run?version=3", json={"inputs": {"prompt": "Hi"}}, headers=binding
+        )
+        running.run({"prompt": "Hi"}, "@cf/none/such")
+        [block] = blocks("journal.md", "text")
+        for line in block.splitlines():
+            expected = line.rpartition(", ")[0]
+            wait_until(partial(is_logged, running, expected))
+
+
+def is_logged(server: ServerProcess, text: str) -> bool:
+    return any(text in line for line in server.log)
+
+
+def test_a_stream_that_a_fault_cuts_has_the_tokens_and_events_that_were_sent(
+    scripted: ServerProcess,
+) -> None:
+    headers = {"x-emulator-fault": "cut-mid-event;after_events=2"}
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(scripted.run_url(), json={"prompt": "Hi", "stream": True}, headers=headers)
+    wait_until(lambda: bool(rows(scripted)[0]["outcome"] == "cut"))
+    [row] = rows(scripted, limit=1)
+    assert (row["completion_tokens"], row["events"]) == (2, 2)
+
+
+def test_the_list_and_its_counts_can_be_those_of_an_account(scripted: ServerProcess) -> None:
+    account = "1" * 32
+    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.run({"prompt": "Hi"})
+    httpx.post(scripted.run_url(), json={"prompt": "Ho"}, headers={"x-emulator-account": account})
+    found = get(scripted, "requests", account=account)
+    assert (found["kept"], found["dropped"]) == (1, 0)
+    assert [(row["excerpt"], row["account"]) for row in found["requests"]] == [("Ho", account)]
+    assert 0 < found["bytes"] < get(scripted, "requests")["bytes"]
 
 
 def test_load_has_a_sample_per_second(scripted: ServerProcess) -> None:

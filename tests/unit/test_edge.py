@@ -6,11 +6,12 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration, Usage
 from workers_ai_emulator.middleware import edge
 from workers_ai_emulator.middleware.edge import EdgeMiddleware
@@ -163,7 +164,7 @@ class FakeGeneration:
         """Does nothing."""
 
 
-def logged(caplog: pytest.LogCaptureFixture, app: Recorder, path: str = API_PATH) -> str:
+def logged(caplog: pytest.LogCaptureFixture, app: ASGIApp, path: str = API_PATH) -> str:
     """Returns the log line of a request, preceded by its level and without the duration."""
     with caplog.at_level(logging.DEBUG, "workers_ai_emulator.middleware.edge"):
         call(EdgeMiddleware(app), http_scope(path))
@@ -230,6 +231,129 @@ def test_an_error_is_logged_without_credentials_and_in_one_line(
     line = logged(caplog, Recorder(fail))
     assert line.startswith(f"INFO POST {API_PATH} 200, 5006: 'Error: [redacted]\\nxxx")
     assert len(line) < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            b'{"errors":[{"message":"No capacity","code":3040}],"success":false}',
+            "3040: No capacity",
+        ),
+        (
+            b'{"success":false,"error":[{"code":2009,"message":"Unauthorized"}]}',
+            "2009: Unauthorized",
+        ),
+        (
+            b'{"internalCode":5007,"message":"No such","description":"No such model"}',
+            "5007: No such model",
+        ),
+        (b'{"error":{"code":"invalid_prompt","message":"Bad\\n"}}', "'Bad\\n'"),
+        (b'{"error":"limit takes 1 to 1000"}', "limit takes 1 to 1000"),
+    ],
+)
+def test_an_error_that_another_program_has_sent_is_logged(
+    caplog: pytest.LogCaptureFixture, body: bytes, text: str
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(body, 400)(scope, receive, send)
+
+    assert logged(caplog, app) == f"INFO POST {API_PATH} 400, {text}"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 9000, b'{"errors":[]}', b"1"])
+def test_a_response_without_an_error_in_its_body_is_logged_with_its_status(
+    caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(body, 502)(scope, receive, send)
+
+    assert logged(caplog, app) == f"INFO POST {API_PATH} 502"
+
+
+def test_a_refused_change_of_the_emulator_is_logged_at_info_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"", 400)(scope, receive, send)
+
+    assert logged(caplog, app, "/_emulator/script") == "INFO POST /_emulator/script 400"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"model": "@cf/a/b"}, "model @cf/a/b"),
+        ({"inputs": {"model": "@cf/a/b\n"}}, "'model @cf/a/b\\n'"),
+        ({"account": "1" * 32}, "account " + "1" * 32),
+        ({"rule": 3}, "rule 3"),
+        ({"recording": "a.json"}, "recording a.json"),
+        ({"is_unmatched": True}, "unmatched"),
+    ],
+)
+def test_the_line_says_what_the_call_asked_for_and_what_answered_it(
+    caplog: pytest.LogCaptureFixture, values: dict[str, Any], text: str
+) -> None:
+    def fill(scope: Scope) -> None:
+        for name, value in values.items():
+            setattr(context_of(scope), name, value)
+
+    assert logged(caplog, Recorder(fill)) == f"INFO POST {API_PATH} 200, {text}"
+
+
+def test_a_model_and_an_account_in_the_path_are_not_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fill(scope: Scope) -> None:
+        context_of(scope).model, context_of(scope).account = "@cf/a/b", "1" * 32
+
+    path = f"/client/v4/accounts/{'1' * 32}/ai/run/@cf/a/b"
+    assert logged(caplog, Recorder(fill), path) == f"INFO POST {path} 200"
+
+
+def test_the_beginning_of_the_prompt_is_logged_only_at_debug_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fill(scope: Scope) -> None:
+        context_of(scope).redaction = Redaction(Headers({"x-auth-token": "a-secret"}))
+        context_of(scope).inputs = {"prompt": 'a-secret "Hi"\n' + "x" * 200}
+
+    app = EdgeMiddleware(Recorder(fill))
+    with caplog.at_level(logging.DEBUG):
+        call(app, http_scope(API_PATH))
+    assert f'200, input "[redacted] \\"Hi\\"\\n{"x" * 64}", 0.' in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        call(app, http_scope(API_PATH))
+    assert "input" not in caplog.text
+
+
+def test_a_response_that_breaks_off_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    assert logged(caplog, app) == f"INFO POST {API_PATH} 200, the response broke off"
+
+
+@pytest.mark.parametrize("more_body", [True, False])
+def test_a_disconnect_before_the_end_of_the_response_is_logged(
+    caplog: pytest.LogCaptureFixture, more_body: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": more_body})
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def disconnected(scope: Scope, receive: Receive, send: Send) -> None:
+        async def disconnect() -> Message:
+            return {"type": "http.disconnect"}
+
+        await EdgeMiddleware(app)(scope, disconnect, send)
+
+    with caplog.at_level(logging.INFO):
+        call(disconnected, http_scope(API_PATH, headers={"expect": "100-continue"}))
+    assert ("the client disconnected" in caplog.text) is more_body
 
 
 @pytest.mark.parametrize(

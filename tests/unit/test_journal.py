@@ -8,11 +8,13 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from workers_ai_emulator.backends.rules import parse_rules
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -21,7 +23,7 @@ from workers_ai_emulator.engine.types import (
     ToolCallDelta,
     Usage,
 )
-from workers_ai_emulator.middleware.journal import views
+from workers_ai_emulator.middleware.journal import entries, views
 from workers_ai_emulator.middleware.journal.entry import MAX_PART_BYTES
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
@@ -158,7 +160,7 @@ def test_only_inference_calls_are_stored() -> None:
     journal = Journal()
     call(OK, journal, path="/_emulator/healthz")
     call(OK, journal, method="GET")
-    assert len(journal) == 0
+    assert journal.num_entries() == 0
 
 
 def test_a_stream_is_stored_as_sent_and_as_text() -> None:
@@ -350,6 +352,11 @@ def texts_in_journal(
     response_format: ResponseFormat, completion: Completion, *chunks: Chunk
 ) -> list[str | None]:
     """Sends a completion as a whole and as a stream. Returns the texts in the journal's entries."""
+    return [view["answer"]["text"] for view in views_of(response_format, completion, *chunks)]
+
+
+def views_of(response_format: ResponseFormat, completion: Completion, *chunks: Chunk) -> list[Any]:
+    """Sends a completion as a whole and as a stream. Returns the journal's entries as JSON."""
 
     async def iterate() -> AsyncIterator[Chunk]:
         for chunk in chunks:
@@ -366,7 +373,7 @@ def texts_in_journal(
     journal = Journal()
     call(whole_app, journal)
     call(stream_app, journal)
-    return [view_of(journal, number)["answer"]["text"] for number in (1, 2)]
+    return [view_of(journal, number) for number in (1, 2)]
 
 
 def test_the_text_of_json_mode_is_json() -> None:
@@ -461,7 +468,7 @@ def test_the_oldest_entries_are_dropped_above_the_maximum_number() -> None:
     for _ in range(5):
         call(OK, journal)
     assert [entry.id for entry in journal.newest(10)] == [5, 4, 3]
-    assert (journal.get(2), journal.num_dropped) == (None, 2)
+    assert (journal.get(2), journal.num_dropped()) == (None, 2)
 
 
 def test_the_oldest_entries_are_dropped_above_the_maximum_size() -> None:
@@ -469,9 +476,9 @@ def test_the_oldest_entries_are_dropped_above_the_maximum_size() -> None:
     for size in (10, 50_000, 30_000, 70_000, 5, 90_000, 1000):
         call(OK, journal, b"x" * size)
         entries = journal.newest(100)
-        assert journal.num_bytes == sum(entry.num_bytes for entry in entries) <= 100_000
+        assert journal.num_bytes() == sum(entry.num_bytes for entry in entries) <= 100_000
     journal.clear()
-    assert journal.num_bytes == 0
+    assert journal.num_bytes() == 0
 
 
 def test_a_call_that_is_dropped_while_it_runs_completes_and_stores_nothing() -> None:
@@ -488,7 +495,7 @@ def test_a_call_that_is_dropped_while_it_runs_completes_and_stores_nothing() -> 
     sent = call(app, journal)
     assert len(sent) == 2
     assert (stored, [entry.id for entry in journal.newest(9)]) == ([(b"", b"")], [2])
-    assert journal.num_bytes == sum(entry.num_bytes for entry in journal.newest(9))
+    assert journal.num_bytes() == sum(entry.num_bytes for entry in journal.newest(9))
 
 
 def test_clearing_the_journal_changes_the_epoch_but_not_the_next_id() -> None:
@@ -496,10 +503,222 @@ def test_clearing_the_journal_changes_the_epoch_but_not_the_next_id() -> None:
     call(OK, journal)
     epoch = journal.epoch
     journal.clear()
-    assert (len(journal), journal.num_dropped) == (0, 0)
+    assert (journal.num_entries(), journal.num_dropped()) == (0, 0)
     assert journal.epoch != epoch
     call(OK, journal)
     assert [entry.id for entry in journal.newest(9)] == [2]
+
+
+# ── accounts ─────────────────────────────────────────────────────────────────────────────────
+
+
+ONE, OTHER = "1" * 32, "2" * 32
+
+
+def path_of(account: str) -> str:
+    return f"/client/v4/accounts/{account}/ai/run/{INT8}"
+
+
+def unmatched(response: ASGIApp) -> ASGIApp:
+    """Returns an application that marks the call as unmatched, and then responds."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).is_unmatched = True
+        await response(scope, receive, send)
+
+    return app
+
+
+def test_many_calls_of_an_account_drop_no_entries_of_another_one() -> None:
+    journal = Journal(max_entries=4)
+    call(OK, journal, path=path_of(ONE))
+    for _ in range(6):
+        call(OK, journal, path=path_of(OTHER))
+    assert [entry.id for entry in journal.newest(9)] == [7, 6, 5, 1]
+    assert [journal.num_dropped(account) for account in (ONE, OTHER, None)] == [0, 3, 3]
+    assert [journal.num_entries(account) for account in (ONE, OTHER, None)] == [1, 3, 4]
+
+
+def test_large_calls_of_an_account_drop_no_entries_of_another_one() -> None:
+    journal = Journal(max_bytes=100_000)
+    call(OK, journal, path=path_of(ONE))
+    for _ in range(3):
+        call(OK, journal, b"x" * 60_000, path=path_of(OTHER))
+    assert [entry.id for entry in journal.newest(9)] == [4, 1]
+    assert journal.num_bytes() == journal.num_bytes(ONE) + journal.num_bytes(OTHER)
+
+
+def test_of_accounts_with_as_many_entries_the_oldest_entry_is_dropped() -> None:
+    journal = Journal(max_entries=2)
+    for account in (ONE, OTHER, "3" * 32):
+        call(OK, journal, path=path_of(account))
+    assert [entry.id for entry in journal.newest(9)] == [3, 2]
+
+
+def test_clearing_an_account_leaves_the_entries_and_counts_of_the_others() -> None:
+    journal = Journal(max_entries=2)
+    for account in (ONE, ONE, OTHER, OTHER):
+        call(unmatched(OK), journal, path=path_of(account))
+    epoch = journal.epoch
+    journal.clear(ONE)
+    assert [entry.account for entry in journal.newest(9)] == [OTHER]
+    assert (journal.num_dropped(ONE), journal.num_dropped(OTHER)) == (0, 1)
+    assert [journal.num_unmatched(account) for account in (ONE, OTHER, None)] == [0, 2, 2]
+    assert journal.epoch != epoch
+
+
+def test_unmatched_calls_are_counted_although_their_entries_are_dropped() -> None:
+    journal = Journal(max_entries=2)
+    for _ in range(5):
+        call(unmatched(OK), journal)
+    call(OK, journal)
+    assert (len(journal.unmatched()), journal.num_unmatched()) == (1, 5)
+    journal.clear()
+    assert journal.num_unmatched() == 0
+
+
+def test_a_running_call_is_unmatched_until_the_journal_is_cleared() -> None:
+    journal = Journal()
+    counts = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        counts.append(journal.num_unmatched())
+        journal.clear()
+        counts.append(journal.num_unmatched())
+        await OK(scope, receive, send)
+
+    call(unmatched(app), journal)
+    assert [*counts, journal.num_unmatched()] == [1, 0, 0]
+
+
+def test_an_entry_has_the_account_whose_rules_apply() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).account = OTHER
+        await JournalMiddleware(OK, journal)(scope, receive, send)
+
+    journal = Journal()
+    call(app, Journal(), path=path_of(ONE))
+    assert view_of(journal)["account"] == OTHER
+
+
+def test_counts_of_more_than_the_maximum_number_of_accounts_are_part_of_the_total(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entries, "_MAX_COUNTED_ACCOUNTS", 2)
+    counts = entries.Counts()
+    for account in (ONE, ONE, OTHER, "3" * 32):
+        counts.add(account)
+    assert [counts.of(account) for account in (ONE, OTHER, None)] == [0, 1, 4]
+
+
+# ── what an entry says of its call ───────────────────────────────────────────────────────────
+
+
+def with_inputs(inputs: Any, response: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).inputs = inputs
+        await response(scope, receive, send)
+
+    return app
+
+
+def test_an_entry_has_the_beginning_of_the_prompt_without_credentials() -> None:
+    journal = Journal()
+    headers = {"authorization": f"Bearer {SECRET}"}
+    inputs = {"prompt": f"{SECRET} " + "x" * 300}
+    asyncio.run(acall(with_inputs(inputs, OK), journal, headers=headers))
+    excerpt = view_of(journal)["excerpt"]
+    assert excerpt.startswith("[redacted] xxx") and len(excerpt) < 201
+
+
+@pytest.mark.parametrize(
+    ("body", "excerpt"),
+    [
+        (b'{"messages":[{"role":"user","content":"Hi"}],"temperature":99}', "Hi"),
+        (b"not JSON", None),
+        (b'{"prompt":', None),
+    ],
+)
+def test_the_excerpt_of_a_refused_call_is_that_of_its_body(body: bytes, excerpt: str) -> None:
+    journal = Journal()
+    call(responding(lambda: JsonResponse(b"{}", 400)), journal, body)
+    assert view_of(journal)["excerpt"] == excerpt
+
+
+def test_a_stream_has_a_number_of_events() -> None:
+    journal = Journal()
+    first, second = event({"response": "a"}), event({"response": "b"})
+    parts = [first + second[:5], second[5:-1], second[-1:], END_OF_STREAM, b"data: half"]
+    call(responding(streaming(*parts)), journal)
+    call(OK, journal)
+    assert (view_of(journal)["events"], view_of(journal, 2)["events"]) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("events", "num_tokens"),
+    [
+        ([event({"response": "a"}), event({"response": "b"}), b'data: {"resp'], 2),
+        ([event({"response": "a", "usage": {"prompt_tokens": 2, "completion_tokens": 1}})] * 2, 1),
+        ([event({"response": "a"})] * 9, 3),
+        ([], 0),
+    ],
+)
+def test_a_cut_stream_has_the_completion_tokens_that_were_sent(
+    events: list[bytes], num_tokens: int
+) -> None:
+    journal = Journal()
+    started = partial(StartedGeneration, FakeGeneration(), "weights", lambda: "Hi")
+    call(responding(streaming(*events), started), journal)
+    view = view_of(journal)
+    assert (view["outcome"], view["completion_tokens"]) == ("cut", num_tokens)
+
+
+def test_a_response_has_reasoning_apart_from_its_text() -> None:
+    request = TextGenerationRequest(None, [], False, False, SamplingParams())
+    for choose in (run_format(success), responses_format({}, to_json)):
+        response_format = choose(replace(CATALOG[INT8], traits=CHOICES, retired_on=None), request)
+        chunks = [Chunk(reasoning="Hm"), Chunk(reasoning=", so"), Chunk("Yes."), PARTS[-1]]
+        for view in views_of(response_format, Completion("Yes.", "Hm, so"), *chunks):
+            assert (view["answer"]["reasoning"], view["answer"]["text"]) == ("Hm, so", "Yes.")
+    journal = Journal()
+    call(OK, journal)
+    assert view_of(journal)["answer"]["reasoning"] is None
+
+
+def test_a_call_has_a_rule_of_a_script_with_its_completion() -> None:
+    request = TextGenerationRequest(None, [], False, False, SamplingParams())
+    choose = run_format(success)
+    response_format = choose(replace(CATALOG[INT8], traits=CHOICES, retired_on=None), request)
+    for view in views_of(response_format, Completion("I ask.", "Hm", CALLS), *PARTS):
+        [rule] = parse_rules([view["as_rule"]])
+        assert (rule.completion.text, rule.completion.reasoning) == ("I ask.", "Hm")
+        calls = [(each.name, json.loads(each.arguments)) for each in rule.completion.tool_calls]
+        assert calls == [("weather", {"city": "Paris"}), ("time", {})]
+
+
+def test_the_rule_of_a_call_applies_to_calls_with_the_same_message() -> None:
+    inputs = {"messages": [{"role": "user", "content": f"{SECRET}: the rest\nof it"}]}
+    journal = Journal()
+    headers = {"x-api-key": SECRET}
+    asyncio.run(acall(with_inputs(inputs, OK), journal, headers=headers))
+    rule = view_of(journal)["as_rule"]
+    assert rule == {"model": INT8, "contains": ": the rest\nof it", "answer": "Hello"}
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        responding(lambda: JsonResponse(b"{}", 400)),
+        responding(lambda: JsonResponse(success({"usage": {}}))),
+        responding(streaming(event({"response": "Hel"}))),
+        responding(lambda: JsonResponse(success({"response": "x" * 400_000}))),
+    ],
+    ids=["error", "no completion", "cut", "too large"],
+)
+def test_a_call_without_a_whole_completion_has_no_rule(app: ASGIApp) -> None:
+    journal = Journal()
+    call(app, journal)
+    assert view_of(journal)["as_rule"] is None
 
 
 def test_the_newest_entries_after_an_id_are_returned() -> None:

@@ -90,9 +90,13 @@ async def delete_script(request: Request) -> Response:
 
 @router.handles(endpoints.UNMATCHED)
 async def show_unmatched(request: Request) -> Response:
-    """Returns the calls that no rule of the script and no recording answered, oldest first."""
-    entries = services_of(request).journal.unmatched(account_of(request))
-    return json_response({"requests": [views.row(entry) for entry in entries]})
+    """Returns the calls that no rule of the script and no recording answered, oldest first.
+
+    Also returns their number, which includes calls that the journal has dropped.
+    """
+    journal, account = services_of(request).journal, account_of(request)
+    rows = [views.row(entry) for entry in journal.unmatched(account)]
+    return json_response({"num_unmatched": journal.num_unmatched(account), "requests": rows})
 
 
 @router.handles(endpoints.UNUSED)

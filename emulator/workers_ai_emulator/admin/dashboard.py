@@ -72,9 +72,9 @@ async def requests(request: Request) -> Response:
     return json_response(
         {
             "epoch": journal.epoch,
-            "kept": len(journal),
-            "dropped": journal.num_dropped,
-            "bytes": journal.num_bytes,
+            "kept": journal.num_entries(account),
+            "dropped": journal.num_dropped(account),
+            "bytes": journal.num_bytes(account),
             "requests": [views.row(entry) for entry in journal.newest(limit, after, account)],
         }
     )

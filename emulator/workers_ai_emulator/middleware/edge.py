@@ -7,13 +7,14 @@ import logging
 import re
 import secrets
 import time
+from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.middleware.log_line import MAX_ERROR_BYTES, Sent, log_line
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX
-from workers_ai_emulator.wire.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ _API_HEADERS = {
     b"x-frame-options": b"SAMEORIGIN",
 }
 # The maximum time to wait for the rest of a request body that the application reads only in part.
-_MAX_ERROR_LENGTH = 300  # characters of an error text in the log
 _REST_LIMIT_S = 10
 _SLASHES = re.compile("/{2,}")
 
@@ -51,19 +51,20 @@ class EdgeMiddleware:
         # A client sends `//` if its base URL ends with a slash and the path begins with one.
         scope["path"] = _SLASHES.sub("/", scope["path"])
         start = time.monotonic()
-        response = _Response(scope, _Body(scope, receive), send)
+        sent = Sent()
+        response = _Response(scope, _Body(scope, receive, sent), send, sent)
         try:
             await self._app(scope, response.body.receive, response.send)
         finally:
-            _log_request(scope, response.status, time.monotonic() - start)
+            _log_request(scope, sent, time.monotonic() - start)
 
 
 class _Response:
     """Adds Cloudflare's headers to a response. Reads the whole request body before the response."""
 
-    def __init__(self, scope: Scope, body: _Body, send: Send) -> None:
-        self.status = 0
+    def __init__(self, scope: Scope, body: _Body, send: Send, sent: Sent) -> None:
         self.body = body
+        self._sent = sent
         self._scope = scope
         # Checks the path that the client sent, because `binding_transports.py` may replace it
         # later.
@@ -72,11 +73,20 @@ class _Response:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self._sent.status = message["status"]
             message["headers"] = self._with_edge_headers(message["headers"])
             if not self.body.is_done:
                 await self.body.discard_rest()
+        elif message["type"] == "http.response.body":
+            self._observe(message)
         await self._send(message)
+
+    def _observe(self, message: Message) -> None:
+        """Stores what the log line of the request needs from a part of the response's body."""
+        self._sent.is_complete = not message.get("more_body", False)
+        if self._sent.status >= HTTPStatus.BAD_REQUEST:
+            num_left = MAX_ERROR_BYTES - len(self._sent.error_body)
+            self._sent.error_body += message.get("body", b"")[:num_left]
 
     def _with_edge_headers(self, headers: RawHeaders) -> RawHeaders:
         ray = f"{secrets.token_hex(8)}-{_DATA_CENTRE}"
@@ -99,8 +109,9 @@ class _Body:
     the error. So the rest of the body is received first.
     """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, sent: Sent) -> None:
         self._receive = receive
+        self._sent = sent
         self._is_requested = "expect" not in Headers(scope=scope)
         self._is_whole = False
 
@@ -108,6 +119,8 @@ class _Body:
         self._is_requested = True  # uvicorn now sends `100 Continue` if the client waits for it
         message = await self._receive()
         self._is_whole = not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            self._sent.is_disconnected |= not self._sent.is_complete
         return message
 
     @property
@@ -140,37 +153,19 @@ def _may_keep_alive(scope: Scope) -> bool:
     return scope["http_version"] == "1.1" and not close
 
 
-def _log_request(scope: Scope, status: int, elapsed_s: float) -> None:
-    context = context_of(scope)
-    is_control = scope["path"].startswith(f"{CONTROL_PREFIX}/")
-    level = logging.DEBUG if is_control and context.started is None else logging.INFO
-    if not log.isEnabledFor(level):
-        return
-    redaction = context.redaction or Redaction.of(scope)
-    line = f"{scope['method']} {redaction.path(scope['path'])} {status or 'no response'}"
-    if context.fault is not None:
-        line += f", fault {context.fault}"
-    parts = [_printable(line)]
-    if context.error is not None:
-        text = redaction.text(str(context.error)[:_MAX_ERROR_LENGTH], is_cut=True)
-        parts.append(f"{context.error.type.code}: {_printable(text)}")
-    if context.started is not None:
-        parts.append(_tokens(context))
-    log.log(level, "%s, %.2f s", ", ".join(parts), elapsed_s)
+def _log_request(scope: Scope, sent: Sent, elapsed_s: float) -> None:
+    level = logging.DEBUG if _is_quiet(scope, sent) else logging.INFO
+    if log.isEnabledFor(level):
+        line = log_line(scope, sent, has_excerpt=log.isEnabledFor(logging.DEBUG))
+        log.log(level, "%s, %.2f s", line, elapsed_s)
 
 
-def _tokens(context: CallContext) -> str:
-    """Returns the token counts and the finish reason of a request's generation, for the log."""
-    assert context.started is not None
-    generation = context.started.generation
-    usage, reason = generation.usage, generation.finish_reason
-    return (
-        f"{usage.num_prompt_tokens} prompt ({usage.num_cached_tokens} cached) + "
-        f"{usage.num_completion_tokens} completion tokens, "
-        f"{reason.value if reason else 'unfinished'}"
-    )
+def _is_quiet(scope: Scope, sent: Sent) -> bool:
+    """Returns whether a request is logged only at the level `debug`.
 
-
-def _printable(text: str) -> str:
-    """Escapes control characters, such as line breaks, which a request's path may contain."""
-    return text if text.isprintable() else repr(text)
+    These are requests to the emulator's own endpoints, which the dashboard and health checks send
+    all the time, except refused requests that would have changed something.
+    """
+    if not scope["path"].startswith(f"{CONTROL_PREFIX}/") or context_of(scope).started is not None:
+        return False
+    return scope["method"] == "GET" or sent.status < HTTPStatus.BAD_REQUEST

@@ -554,7 +554,9 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.REPLACE_SCRIPT: _new_script,
     endpoints.PUT_SCRIPT: _new_script,
     endpoints.DELETE_SCRIPT: _of_account(_content(_object(rules=_COUNT))),
-    endpoints.UNMATCHED: _of_account(_content(_object(requests=_list_of(_ROW)))),
+    endpoints.UNMATCHED: _of_account(
+        _content(_object(num_unmatched=_COUNT, requests=_list_of(_ROW)))
+    ),
     endpoints.UNUSED: _of_account(
         _content(_object(rules=_list_of(_SCRIPT_RULE), recordings=_list_of(_TEXT)))
     ),

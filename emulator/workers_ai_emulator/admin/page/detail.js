@@ -2,16 +2,21 @@
 // example #request-7.
 
 import { ApiError, fetchJson } from "./api.js";
+import { copyText, curlCommand, ruleText } from "./copy.js";
 import { $, setText } from "./dom.js";
-import { duration, joined, outcome, size, tokens } from "./format.js";
+import { duration, joined, origin, outcome, size, tokens } from "./format.js";
 import { sleep } from "./polling.js";
+import { announce } from "./status.js";
 
 const INTERVAL_MS = 400;
+const COPIED_MS = 1500;
 
 export class RequestDetail {
   #list;
   #id = null;
   #abort = null;
+  #request = null; // the data of the shown request
+  #hasOpenedBody = false; // whether the panel, not the user, has opened the request's body
 
   constructor(list) {
     this.#list = list;
@@ -19,6 +24,8 @@ export class RequestDetail {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.#id !== null) this.#close();
     });
+    addCopyButton("copy-curl", () => curlCommand(this.#request));
+    addCopyButton("copy-rule", () => ruleText(this.#request.as_rule));
     window.addEventListener("hashchange", () => this.followAddress());
     window.addEventListener("popstate", () => this.followAddress());
   }
@@ -40,12 +47,36 @@ export class RequestDetail {
   #open(id) {
     setText($("detail-title"), `Request ${id}`);
     $("detail-json").href = `requests/${id}`;
-    $("detail-body").hidden = true;
+    // Shows the previous request until the next one has arrived, so that the panel does not flicker.
+    $("detail").classList.add("stale");
+    for (const name of ["copy-curl", "copy-rule"]) enable(name, false, "");
     $("detail-error").hidden = true;
     $("detail").scrollTop = 0;
     $("detail-title").focus({ preventScroll: true });
     this.#abort = new AbortController();
-    watch(id, this.#abort.signal);
+    watch(id, this.#abort.signal, (request) => this.#show(request));
+  }
+
+  #show(request) {
+    const isFirst = $("detail").classList.contains("stale");
+    this.#request = request;
+    $("detail-body").hidden = false;
+    $("detail").classList.remove("stale");
+    show(request);
+    if (outcome(request).kind === "error") this.#openBody();
+    else if (isFirst && this.#hasOpenedBody) this.#closeBody();
+    if (isFirst) $("detail").scrollIntoView();
+  }
+
+  // Opens the body of a refused request, because the reason is usually in it.
+  #openBody() {
+    this.#hasOpenedBody ||= !$("body-section").open;
+    $("body-section").open = true;
+  }
+
+  #closeBody() {
+    this.#hasOpenedBody = false;
+    $("body-section").open = false;
   }
 
   #close() {
@@ -54,15 +85,16 @@ export class RequestDetail {
   }
 }
 
-// Fetches and shows the request every INTERVAL_MS until the request has ended or `signal` aborts.
-async function watch(id, signal) {
+// Fetches the request every INTERVAL_MS until the request has ended or `signal` aborts. Calls
+// `onRequest` each time.
+async function watch(id, signal, onRequest) {
   try {
     let request = null;
     do {
       if (request) await sleep(INTERVAL_MS);
       if (signal.aborted) return;
       request = await fetchJson(`requests/${id}`, signal);
-      if (!signal.aborted) show(request);
+      if (!signal.aborted) onRequest(request);
     } while (request.outcome === null);
   } catch (error) {
     if (!signal.aborted) showError(error);
@@ -72,31 +104,57 @@ async function watch(id, signal) {
 function showError(error) {
   const text = error instanceof ApiError ? error.message : "The server does not answer.";
   setText($("detail-error"), text);
+  $("detail-body").hidden = true;
   $("detail-error").hidden = false;
 }
 
-function show(data) {
-  const isFirst = $("detail-body").hidden;
-  $("detail-body").hidden = false;
-  showFacts($("facts"), facts(data));
-  showTimeline(data);
-  showPrompt(data.prompt);
-  showAnswer(data);
-  showRequest(data.request);
-  if (isFirst) $("detail").scrollIntoView();
+function addCopyButton(id, createText) {
+  const button = $(id);
+  const label = button.textContent;
+  button.addEventListener("click", async () => {
+    const note = (await copyText(createText())) ? "Copied" : "Not copied";
+    setText(button, note);
+    announce(note);
+    setTimeout(() => setText(button, label), COPIED_MS);
+  });
 }
 
+function show(data) {
+  showFacts($("facts"), facts(data));
+  showTimeline(data);
+  showPrompt(data);
+  showAnswer(data);
+  showRequest(data.request);
+  const isWhole = !data.request.bytes_left_out;
+  enable("copy-curl", isWhole, "The journal has only the beginning of the request's body.");
+  enable("copy-rule", data.as_rule !== null, "The response contains no whole completion.");
+}
+
+function enable(id, isEnabled, reason) {
+  $(id).disabled = !isEnabled;
+  $(id).title = isEnabled ? "" : reason;
+}
+
+// Returns the names and values of the list at the top. The first items are always there, so that
+// the list does not grow while the request runs.
 function facts(data) {
-  return [
+  const path = `${data.method} ${data.path}${data.query ? `?${data.query}` : ""}`;
+  const always = [
     ["Result", resultText(data)],
-    ["Model", data.model ?? "–"],
-    ["Answered by", data.answered_by ?? "–"],
-    ["Call", `${data.method} ${data.path}${data.query ? `?${data.query}` : ""}`],
+    ["Model", data.model],
+    ["Answered by", joined([data.answered_by, origin(data)])],
+    ["Call", path],
     ["Came in", new Date(data.time).toLocaleString()],
     ["Took", timesText(data)],
-    ["Tokens", joined([tokens(data), data.cached_tokens && `${data.cached_tokens} of the prompt were cached`])],
-    ["Fault", data.fault ?? ""],
-  ].filter(([, value]) => value);
+    ["Tokens", tokensText(data)],
+  ].map(([name, value]) => [name, value || "–"]);
+  const rest = [["Account", data.account], ["Fault", data.fault]];
+  return [...always, ...rest.filter(([, value]) => value)];
+}
+
+function tokensText(data) {
+  const cached = data.cached_tokens && `${data.cached_tokens} of the prompt were cached`;
+  return joined([tokens(data), cached, data.stream && `${data.events} events`]);
 }
 
 // Returns the response's status and outcome as text. Does not add the status to the text of an
@@ -126,15 +184,18 @@ function showTimeline(data) {
   $("timeline").title = text;
 }
 
-function showPrompt(prompt) {
+function showPrompt({ prompt, outcome: ending }) {
+  $("prompt-section").hidden = prompt === null && ending !== null;
   showText("prompt", prompt?.text ?? "", [prompt ? leftOut(prompt) : "not rendered"]);
 }
 
 function showAnswer(data) {
   const { answer } = data;
   const count = data.completion_tokens !== null && `${data.completion_tokens} tokens`;
+  $("reasoning-section").hidden = answer.reasoning === null;
+  showText("reasoning", answer.reasoning ?? "", []);
   showText("answer", answer.text ?? answer.sent, [answer.text === null && answer.sent && "as sent", count, leftOut(answer)]);
-  showText("sent", answer.sent, [size(answer.bytes), data.stream && `${answer.num_pieces} events`, leftOut(answer)]);
+  showText("sent", answer.sent, [size(answer.bytes), data.stream && `${data.events} events`, leftOut(answer)]);
   showFacts($("answer-headers"), Object.entries(answer.headers));
 }
 

@@ -18,6 +18,17 @@ export function shortModel(name) {
   return (name ?? "").split("/").pop() || "–";
 }
 
+export function shortAccount(account) {
+  return account.length > 12 ? `${account.slice(0, 8)}…` : account;
+}
+
+// Returns which rule or recording gave the completion of a request, or that none did.
+export function origin(request) {
+  if (request.unmatched) return "unmatched";
+  if (request.recording) return `recording ${request.recording}`;
+  return request.rule === null ? "" : `rule ${request.rule}`;
+}
+
 // Returns the text of a request's outcome, and its `kind`: the CSS class that sets its colour.
 export function outcome(request) {
   if (request.outcome === null) return { kind: "runs", text: request.status ? "streaming" : "running" };

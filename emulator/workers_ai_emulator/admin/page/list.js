@@ -2,7 +2,7 @@
 
 import { fetchJson } from "./api.js";
 import { $, element, setText } from "./dom.js";
-import { clock, duration, outcome, shortModel, tokens } from "./format.js";
+import { clock, duration, joined, origin, outcome, shortAccount, shortModel, tokens } from "./format.js";
 import { announce } from "./status.js";
 
 const MAX_ROWS = 200;
@@ -12,25 +12,27 @@ export class RequestList {
   #rows = new Map(); // request id -> row of the table
   #epoch = null; // the journal's id, which changes when the journal is cleared
   #chosen = null; // the id of the request that the panel shows
+  #counts = { kept: 0, dropped: 0 }; // how many requests the journal stores, and has dropped
   #current = null; // the id of the request whose row the Tab key reaches
   #ended = { count: 0, failed: 0, announcedAt: 0 };
 
   constructor() {
     $("rows").addEventListener("keydown", (event) => this.#moveFocus(event));
+    $("filter").addEventListener("input", () => this.#filter());
+    $("filter-kind").addEventListener("change", () => this.#filter());
   }
 
   async refresh() {
-    const body = await fetchJson(`requests?limit=${MAX_ROWS}&after=${this.#lastKnown()}`);
+    let body = await fetchJson(`requests?limit=${MAX_ROWS}&after=${this.#lastKnown()}`);
     if (body.epoch !== this.#epoch) {
-      const isFirst = this.#epoch === null;
-      this.#clear(body.epoch);
-      if (!isFirst) return this.refresh(); // the journal was cleared: fetch all its requests
+      if (this.#epoch !== null) body = await fetchJson(`requests?limit=${MAX_ROWS}`); // requests were cleared
+      this.#epoch = body.epoch;
+      this.#removeOthers(body.requests);
     }
     for (const request of body.requests.reverse()) this.#show(request);
     while (this.#rows.size > MAX_ROWS) this.#remove(Math.min(...this.#rows.keys()));
-    if (!this.#rows.has(this.#current)) this.#setCurrent(this.#rows.size ? this.#newest() : null);
-    $("requests-empty").hidden = this.#rows.size > 0;
-    showCount(body);
+    this.#counts = body;
+    this.#filter();
     this.#announceEnded();
   }
 
@@ -42,6 +44,20 @@ export class RequestList {
 
   focus(id) {
     this.#rows.get(id)?.link.focus();
+  }
+
+  // Hides the rows that the filter excludes.
+  #filter() {
+    const isShown = readFilter();
+    const shown = [...this.#rows.values()].filter((row) => {
+      row.tr.hidden = !isShown(row.request);
+      return !row.tr.hidden;
+    });
+    const ids = shown.map((row) => row.request.id);
+    if (!ids.includes(this.#current)) this.#setCurrent(ids.length ? Math.max(...ids) : null);
+    $("requests-empty").hidden = this.#rows.size > 0;
+    $("requests-none").hidden = shown.length > 0 || this.#rows.size === 0;
+    showCount(shown.length, this.#rows.size, this.#counts);
   }
 
   // Returns the id before the oldest running request, or the newest id if no request runs. The page
@@ -57,9 +73,13 @@ export class RequestList {
     return Math.max(0, ...this.#rows.keys());
   }
 
-  #clear(epoch) {
-    this.#epoch = epoch;
-    for (const id of [...this.#rows.keys()]) this.#remove(id);
+  // Removes the rows of all requests that are not in the list `requests`. Another server's request
+  // can have the same id, but not the same time.
+  #removeOthers(requests) {
+    const times = new Map(requests.map(({ id, time }) => [id, time]));
+    for (const [id, row] of [...this.#rows]) {
+      if (times.get(id) !== row.request.time) this.#remove(id);
+    }
   }
 
   #remove(id) {
@@ -79,9 +99,15 @@ export class RequestList {
     const row = createRow(request);
     row.tr.classList.toggle("chosen", request.id === this.#chosen);
     row.link.addEventListener("focus", () => this.#setCurrent(request.id));
-    $("rows").prepend(row.tr);
+    $("rows").insertBefore(row.tr, this.#rowBelow(request.id));
     this.#rows.set(request.id, row);
     return row;
+  }
+
+  // Returns the first row with a smaller id, or null. Rows are added at the end, too, if requests
+  // were cleared.
+  #rowBelow(id) {
+    return [...$("rows").children].find((tr) => Number(tr.dataset.id) < id) ?? null;
   }
 
   #count(kind) {
@@ -101,15 +127,12 @@ export class RequestList {
   #moveFocus(event) {
     const tr = document.activeElement.closest?.("#rows tr");
     if (!tr) return;
-    const target = {
-      ArrowDown: tr.nextElementSibling,
-      ArrowUp: tr.previousElementSibling,
-      Home: tr.parentElement.firstElementChild,
-      End: tr.parentElement.lastElementChild,
-    }[event.key];
+    const shown = [...$("rows").children].filter((each) => !each.hidden);
+    const place = shown.indexOf(tr);
+    const target = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: shown.length - 1 }[event.key];
     if (target === undefined) return;
     event.preventDefault();
-    target?.querySelector("a").focus();
+    shown[target]?.querySelector("a").focus();
   }
 
   // Announces to screen readers how many requests have ended, at most once in ANNOUNCE_MS. Skips
@@ -123,9 +146,30 @@ export class RequestList {
   }
 }
 
-function showCount({ kept, dropped }) {
-  const note = dropped ? `, ${dropped} older ones dropped` : "";
-  setText($("requests-count"), kept ? `${kept} kept${note}` : "");
+// Returns a function that tells whether the filter includes a request.
+function readFilter() {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const kind = $("filter-kind").value;
+  return (request) => isOfKind(request, kind) && words.every((word) => searchText(request).includes(word));
+}
+
+function isOfKind(request, kind) {
+  if (kind === "unmatched") return request.unmatched;
+  return kind === "all" || ["error", "cut"].includes(outcome(request).kind);
+}
+
+// Returns the text of a request in which the words of the filter are searched.
+function searchText(request) {
+  const { id, excerpt, model, answered_by, account, path, fault, stream } = request;
+  const parts = [`#${id}`, excerpt, model, answered_by, account, path, fault, stream && "stream", origin(request), outcome(request).text];
+  return joined(parts, " ").toLowerCase();
+}
+
+function showCount(numShown, numRows, { kept, dropped }) {
+  const isFiltered = numShown < numRows;
+  const loaded = numRows < kept ? `the newest ${numRows}` : String(numRows);
+  const note = dropped > 0 && `${dropped} older ones dropped`;
+  setText($("requests-count"), kept ? joined([isFiltered ? `${numShown} of ${loaded}` : loaded, note]) : "");
 }
 
 function createRow(request) {
@@ -133,18 +177,32 @@ function createRow(request) {
     request: { ...request, outcome: null },
     tr: document.createElement("tr"),
     link: createLink(request),
+    excerpt: element("div", ""),
+    about: element("div", "second"),
     badge: element("span", "result"),
-    model: element("td", "model"),
-    tokens: element("td", "number"),
-    duration: element("td", "number"),
-    fault: element("td", "fault"),
+    mark: element("div", "second mark fault"),
+    duration: element("div", ""),
+    tokens: element("div", "second tokens"),
   };
-  const [time, result] = [element("td", ""), element("td", "")];
-  time.append(row.link);
+  const result = element("div", "");
   result.append(row.badge);
-  row.tr.append(time, row.model, result, row.tokens, row.duration, row.fault);
+  const time = element("div", "");
+  time.append(row.link);
+  row.tr.append(
+    cell("", time, element("div", "second", `#${request.id}`)),
+    cell("", row.excerpt, row.about),
+    cell("", result, row.mark),
+    cell("number", row.duration, row.tokens),
+  );
+  row.tr.dataset.id = request.id;
   row.tr.addEventListener("click", () => row.link.click());
   return row;
+}
+
+function cell(className, ...lines) {
+  const td = element("td", className);
+  td.append(...lines);
+  return td;
 }
 
 function createLink(request) {
@@ -156,15 +214,28 @@ function createLink(request) {
   return link;
 }
 
-function fillRow({ request, link, badge, model, ...cells }) {
+function fillRow({ request, link, badge, ...lines }) {
   const { kind, text } = outcome(request);
   badge.className = `result ${kind}`;
   setText(badge, text);
-  setText(model, shortModel(request.model));
-  model.title = request.model ?? "";
-  model.dataset.fault = request.fault ?? "";
-  setText(cells.tokens, tokens(request));
-  setText(cells.duration, duration(request.duration_ms));
-  setText(cells.fault, request.fault ?? "");
+  setText(lines.excerpt, request.excerpt || (request.outcome === null ? "…" : "no prompt read"));
+  lines.excerpt.className = request.excerpt ? "" : "empty";
+  lines.excerpt.title = request.excerpt ?? "";
+  setText(lines.about, aboutText(request));
+  lines.about.title = joined([request.model, request.account && `account ${request.account}`]);
+  setText(lines.mark, joined([request.fault, request.unmatched && "unmatched"]));
+  setText(lines.duration, duration(request.duration_ms));
+  setText(lines.tokens, tokens(request));
   link.setAttribute("aria-label", `Request ${request.id}, ${clock(request.time)}, ${shortModel(request.model)}, ${text}`);
+}
+
+// Returns the second line of a row: the model, whether the response is a stream, and so on.
+function aboutText(request) {
+  const parts = [
+    shortModel(request.model),
+    request.stream && "stream",
+    !request.unmatched && origin(request),
+    request.account && `account ${shortAccount(request.account)}`,
+  ];
+  return joined(parts, " · ");
 }

@@ -6,10 +6,13 @@ An entry stores bodies as bytes, which are parsed when the entry is displayed.
 from __future__ import annotations
 
 import copy
+import json
 import re
 import time
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
@@ -19,6 +22,7 @@ from workers_ai_emulator.engine.types import StartedGeneration, Usage
 from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.wire.excerpt import excerpt_of
 from workers_ai_emulator.wire.redaction import Redaction
 
 MAX_PART_BYTES = 2**18  # limit for the stored bytes of each body, and of the prompt
@@ -28,7 +32,8 @@ _MAX_TEXT_LENGTH = 2000  # characters; longer paths and headers are shortened
 _MAX_HEADERS = 100
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _CODE = re.compile(rb'"(?:internalCode|code)":(\d+)')
-_USAGE = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
+_END_OF_EVENT = b"\n\n"
+_USAGE = re.compile(rb'"prompt_tokens":(\d+),(?:"total_tokens":\d+,)?"completion_tokens":(\d+)')
 
 
 class Part:
@@ -73,7 +78,10 @@ class Entry:
     `first_s`, `last_s`: when the first and the last part of the response's body were sent, in
     seconds since the request arrived. `outcome`: None until the call has ended. Then it is `ok`,
     `cancelled` if the client disconnected, `cut` if the response is incomplete, or an error code.
-    If the error that was sent has no code, the outcome is `error`.
+    If the error that was sent has no code, the outcome is `error`. `account`: the account whose
+    rules and faults apply to the call, or None. `num_events`: the number of complete events of a
+    stream. `is_dropped`: whether the journal no longer stores the entry. `is_cleared`: whether
+    the journal was cleared since the call began.
     """
 
     def __init__(self, number: int, scope: Scope, call: InferenceCall) -> None:
@@ -84,8 +92,7 @@ class Entry:
         self.method: str = scope["method"]
         self.path = _shortened(self.redaction.path(scope["path"]))
         self.query = _shortened(self.redaction.query(scope["query_string"].decode("latin-1")))
-        self.account_id = call.account_id and self._redacted(call.account_id)
-        self._account = context_of(scope).account
+        self.account = context_of(scope).account
         self.request_headers = self._headers(headers)
         self.request_body = Part()
         self.prompt: Part | None = None
@@ -99,6 +106,8 @@ class Entry:
         self.duration_s: float | None = None
         self.outcome: str | None = None
         self.is_dropped = False
+        self.is_cleared = False
+        self.num_events = 0
         self.num_bytes = (  # estimated memory of the entry
             _EMPTY_BYTES + len(self.path) + len(self.query) + _size(self.request_headers)
         )
@@ -107,6 +116,8 @@ class Entry:
         self._context = context_of(scope)
         self._usage: Usage | None = None
         self._model_name: str | None = None
+        self._excerpt: str | None = None
+        self._last_byte = b""  # of the response's body
 
     @property
     def model(self) -> str | None:
@@ -130,6 +141,18 @@ class Entry:
     def answered_by(self) -> str | None:
         """The name of the weights, backend or service that responds; None if it is unknown."""
         return self.started.model_name if self.started else self._model_name
+
+    @property
+    def excerpt(self) -> str | None:
+        """The beginning of the prompt or of the last message; None while it is unknown."""
+        if self._excerpt is None and self._context.inputs is not None:
+            self._excerpt = self._redacted_excerpt(self._context.inputs)
+        return self._excerpt
+
+    @property
+    def shown_account(self) -> str | None:
+        """The account, as it is displayed: without credentials."""
+        return self.account and self._redacted(self.account)
 
     @property
     def fault(self) -> str | None:
@@ -160,7 +183,7 @@ class Entry:
 
     def belongs_to(self, account: str | None) -> bool:
         """Returns whether the call's account is `account`. If `account` is None, returns True."""
-        return account in (None, self._account)
+        return account in (None, self.account)
 
     def copy(self) -> Entry:
         """Returns a copy that another thread can read while the call continues."""
@@ -179,13 +202,12 @@ class Entry:
     def learn_body(self) -> None:
         """Finds the credentials in the request's body, and redacts them in the entry.
 
-        Redacts the path, the query, the account id, the model and the request's headers. `views.py`
-        redacts the bodies and the prompt later, when it displays the entry.
+        Redacts the path, the query, the model and the request's headers. `views.py` redacts the
+        bodies and the prompt later, when it displays the entry.
         """
         redacted = self.redaction.text
         self.redaction.learn_text(self.request_body.text)
         self.path, self.query = redacted(self.path), redacted(self.query)
-        self.account_id = self.account_id and redacted(self.account_id)
         self._model = self._model and redacted(self._model)
         self.request_headers = {k: redacted(v) for k, v in self.request_headers.items()}
 
@@ -207,17 +229,29 @@ class Entry:
             self.longest_gap_s = max(self.longest_gap_s, now - self.last_s)
         self.last_s = now
         self.num_pieces += 1
+        self.num_events += (self._last_byte + body).count(_END_OF_EVENT) if self.is_stream else 0
+        self._last_byte = body[-1:]
         return self.response_body.add(body)
 
+    def usage_in_response(self) -> Usage | None:
+        """Returns the token counts in the response's body, or None if the body contains none.
+
+        For replayed responses and responses of the real service, the body is the only source of
+        token counts, because this server runs no generation.
+        """
+        counts = _USAGE.findall(self.response_body.stored)
+        return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
+
     def end(self, outcome: str) -> None:
-        """Stores the outcome of the ended call. Discards the call's generation.
+        """Stores the outcome of the ended call. Discards the call's generation and its input.
 
         If `outcome` is `error` and the response contains an error code, stores the code instead.
         """
         code = _CODE.search(self.response_body.stored) if outcome == "error" else None
         self.outcome = code[1].decode() if code else outcome
-        self._usage = self.usage or self._usage_in_response()
+        self._usage = self.usage or self.usage_in_response()
         self._model_name = self.answered_by
+        self._excerpt = self.excerpt or self._excerpt_of_body()
         # The new context has no generation, because a generation would keep the model in memory.
         self._context = CallContext(
             fault=self.fault,
@@ -227,19 +261,26 @@ class Entry:
             is_unmatched=self.is_unmatched,
         )
 
+    def limit_completion_tokens(self, num_sent: int) -> None:
+        """Reduces the ended call's number of completion tokens to `num_sent`, if it is larger."""
+        if self._usage is not None and self._usage.num_completion_tokens > num_sent:
+            self._usage = replace(self._usage, num_completion_tokens=num_sent)
+
     def drop(self) -> None:
         """Discards the bodies and the prompt, because the journal has dropped the entry."""
         self.is_dropped = True
         self.request_body, self.response_body, self.prompt = Part(), Part(), None
 
-    def _usage_in_response(self) -> Usage | None:
-        """Returns the token counts in the response's body, or None if the body contains none.
+    def _excerpt_of_body(self) -> str | None:
+        """Returns the excerpt of a body that no model has received, because of an error."""
+        try:
+            return self._redacted_excerpt(json.loads(self.request_body.text))
+        except (ValueError, RecursionError):  # not JSON, or the rest of the body is not stored
+            return None
 
-        For replayed responses and responses of the real service, the body is the only source of
-        token counts, because this server runs no generation.
-        """
-        counts = _USAGE.findall(self.response_body.stored)
-        return Usage(int(counts[-1][0]), int(counts[-1][1])) if counts else None
+    def _redacted_excerpt(self, inputs: Any) -> str | None:
+        text = excerpt_of(inputs)
+        return None if text is None else self.redaction.text(text, is_cut=True)
 
     def _headers(self, headers: Headers) -> dict[str, str]:
         shown = self.redaction.headers(headers.items()[:_MAX_HEADERS])

@@ -7,6 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.middleware.base import InferenceMiddleware
+from workers_ai_emulator.middleware.journal.completion_text import completion_in
 from workers_ai_emulator.middleware.journal.entry import Entry
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.wire.calls import InferenceCall
@@ -84,13 +85,33 @@ class _Observer:
 
     async def end(self) -> None:
         """Stores duration, prompt and outcome in the call's journal entry."""
-        outcome = self._outcome()
+        outcome, num_sent_tokens = self._outcome(), None
         if self._entry.duration_s is None:
             self._entry.duration_s = self._entry.elapsed_s
         try:
             await self._journal.store_prompt(self._entry)
+            if outcome in ("cut", "cancelled"):
+                num_sent_tokens = await self._num_sent_tokens()
         finally:
-            self._journal.end(self._entry, outcome)
+            self._journal.end(self._entry, outcome, num_sent_tokens)
+
+    async def _num_sent_tokens(self) -> int | None:
+        """Returns how many completion tokens an incomplete stream has sent.
+
+        The backend may have generated more. If the events that were sent contain no token counts,
+        counts one token for each event. Returns None if the response is not a stream, or if only
+        its beginning is stored.
+        """
+        body = self._entry.response_body
+        if not self._entry.is_stream or body.num_left_out:
+            return None
+        if usage := self._entry.usage_in_response():
+            return usage.num_completion_tokens
+        if body.num_bytes > _LONG_BYTES:
+            sent = await asyncio.to_thread(completion_in, body.text, is_stream=True)
+        else:
+            sent = completion_in(body.text, is_stream=True)
+        return sent.num_events if sent else None
 
     def _add(self, message: Message) -> int:
         """Adds an ASGI message of the response to the entry.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from workers_ai_emulator.middleware.journal.completion_text import completion_text
+from workers_ai_emulator.middleware.journal.completion_text import SentCompletion, completion_in
 from workers_ai_emulator.middleware.journal.entry import Entry, Part
+from workers_ai_emulator.middleware.journal.script_rule import rule_of
 from workers_ai_emulator.wire.envelope import to_json
 
 Json = dict[str, Any]
@@ -24,8 +25,9 @@ def row(entry: Entry) -> Json:
         "time": entry.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "method": entry.method,
         "path": entry.path,
-        "account": entry.account_id,
+        "account": entry.shown_account,
         "model": entry.model,
+        "excerpt": entry.excerpt,
         "answered_by": entry.answered_by,
         "status": entry.status,
         "outcome": entry.outcome,
@@ -34,6 +36,7 @@ def row(entry: Entry) -> Json:
         "recording": entry.recording,
         "unmatched": entry.is_unmatched,
         "stream": entry.is_stream,
+        "events": entry.num_events if entry.is_stream else None,
         "prompt_tokens": usage.num_prompt_tokens if usage else None,
         "cached_tokens": usage.num_cached_tokens if usage else None,
         "completion_tokens": usage.num_completion_tokens if usage else None,
@@ -54,6 +57,7 @@ async def whole(entry: Entry) -> bytes:
 def _whole(entry: Entry) -> bytes:
     # Finds the credentials in the part of the body that has arrived, to redact them below.
     entry.learn_body()
+    completion = completion_in(entry.response_body.text, is_stream=entry.is_stream)
     return to_json(
         row(entry)
         | {
@@ -69,8 +73,9 @@ def _whole(entry: Entry) -> bytes:
                 "headers": entry.response_headers,
                 "num_pieces": entry.num_pieces,
                 **_sizes(entry.response_body),
-                **_response(entry),
+                **_response(entry, completion),
             },
+            "as_rule": rule_of(entry, completion),
         }
     )
 
@@ -117,16 +122,19 @@ def _prompt(entry: Entry) -> Json | None:
     return _sizes(part) | {"text": entry.redaction.text(text, is_cut=part.num_left_out > 0)}
 
 
-def _response(entry: Entry) -> Json:
-    """Returns a dict: `sent` is the response's body, and `text` is the completion in the body.
+def _response(entry: Entry, completion: SentCompletion | None) -> Json:
+    """Returns a dict with the response's body (`sent`) and the completion in the body.
 
-    `text` contains tool calls, too, but not the reasoning.
+    `text` also has a line for each tool call, but not the reasoning. Texts are None if the body
+    contains none.
     """
     is_cut = entry.response_body.num_left_out > 0
-    sent = entry.response_body.text
-    text = completion_text(sent, is_stream=entry.is_stream)
-    redacted = entry.redaction.text
+
+    def redacted(text: str | None) -> str | None:
+        return None if text is None else entry.redaction.text(text, is_cut=is_cut)
+
     return {
-        "text": None if text is None else redacted(text, is_cut=is_cut),
-        "sent": redacted(sent, is_cut=is_cut),
+        "text": redacted(completion.text if completion else None),
+        "reasoning": redacted((completion.reasoning or None) if completion else None),
+        "sent": redacted(entry.response_body.text),
     }
