@@ -129,6 +129,25 @@ print([response, (await emulator.requests()).length, await other.requests()]);
     ) == ["one", 2, []]
 
 
+def test_without_an_account_the_rules_apply_to_calls_of_bindings(plain: Project) -> None:
+    assert run(
+        plain,
+        """
+const emulator = await startEmulator({ account: null });
+await emulator.script("shared");
+await emulator.fault("capacity");
+const call = () =>
+  fetch(`${emulator.url}/run?version=3`, {
+    method: "POST",
+    headers: { "cf-consn-model-id": "@cf/meta/llama-2-7b-chat-int8" },
+    body: JSON.stringify({ inputs: { prompt: "Hi" }, options: {} }),
+  });
+print([(await call()).status, (await (await call()).json()).response]);
+await emulator.assertCalled({ times: 2, contains: "Hi" });
+""",
+    ) == [429, "shared"]
+
+
 def test_mistakes_are_answered_with_the_next_step(plain: Project) -> None:
     mistakes = run(
         plain,

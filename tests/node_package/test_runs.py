@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.node_package.project import COMMAND, Project, block
-from tests.server import server_process
+from tests.server import ServerProcess, server_process
 
 pytestmark = pytest.mark.node
 
@@ -113,11 +113,22 @@ def test_without_strict_a_call_that_matches_no_rule_passes(user: Project) -> Non
 def test_a_run_under_exec_uses_the_emulator_of_exec(user: Project) -> None:
     user.write_blocks("vitest.config.mjs", "ask.test.mjs", "ask.mjs")
     with server_process("--backend", "scripted") as server:
-        address = server.root.removeprefix("http://")
-        done = user.run("vitest", "run", WORKERS_AI_EMULATOR_ADDRESS=address)
+        done = user.run(*under_exec(server), "node_modules/.bin/vitest", "run")
         assert done.returncode == 0, done.stdout + done.stderr
         [call] = httpx.get(f"{server.root}/_emulator/requests").json()["requests"]
     assert call["rule"] == 1
+
+
+def test_under_exec_a_binding_calls_the_emulator_that_it_names(workers_user: Project) -> None:
+    workers_user.write("worker.test.mjs", block("worker.test.mjs", "## AI bindings\n"))
+    with server_process("--backend", "scripted") as server:
+        done = workers_user.run(*under_exec(server), "node", "--test")
+    assert "# pass 1" in done.stdout and done.returncode == 0, done.stdout + done.stderr
+
+
+def under_exec(server: ServerProcess) -> list[str]:
+    port = server.root.rsplit(":", 1)[1]
+    return [*COMMAND.split(), "exec", "--port", port, "--"]
 
 
 def test_a_missing_global_setup_is_named(user: Project) -> None:

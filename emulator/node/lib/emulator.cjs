@@ -10,12 +10,14 @@ const MAX_LISTED = 20;
 /** An emulator, as seen by one account. `index.d.cts` describes its methods. */
 class Emulator {
   #child;
+  #query; // the account of control requests; empty for all accounts
   #droppedAtReset = { epoch: null, dropped: 0 };
 
   /** `child`: the process of an emulator that this program has started; null for any other. */
   constructor({ url, account, apiToken, child = null }) {
     this.url = originOf(url);
     this.accountId = checkAccountId(account ?? DEFAULT_ACCOUNT);
+    this.#query = account === null ? "" : `account=${this.accountId}`;
     this.apiToken = apiToken ?? "local";
     this.#child = child;
   }
@@ -62,8 +64,7 @@ class Emulator {
   }
 
   async script(...rules) {
-    const items = rules.flat().map((rule) => (typeof rule === "string" ? { answer: rule } : rule));
-    await this.#call("PUT", "script", items);
+    await this.#call("PUT", "script", rules.flat().map(toRule));
   }
 
   async fault(fault, options = {}) {
@@ -138,7 +139,7 @@ class Emulator {
 
   async #call(method, path, body) {
     const separator = path.includes("?") ? "&" : "?";
-    const target = `/_emulator/${path}${separator}account=${this.accountId}`;
+    const target = `/_emulator/${path}${this.#query && separator}${this.#query}`;
     const { status, text } = await this.#exchange(method, target, body);
     if (status >= 400) throw new EmulatorError(errorText(status, target, text));
     return JSON.parse(text);
@@ -161,6 +162,11 @@ if (Symbol.asyncDispose) {
   Emulator.prototype[Symbol.asyncDispose] = function () {
     return this.stop();
   };
+}
+
+/** Converts a string to the rule that answers every request with this string. */
+function toRule(rule) {
+  return typeof rule === "string" ? { answer: rule } : rule;
 }
 
 function originOf(url) {
@@ -208,4 +214,4 @@ function fail(message) {
   throw new AssertionError({ message });
 }
 
-module.exports = { Emulator };
+module.exports = { Emulator, toRule };

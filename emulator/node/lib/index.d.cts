@@ -101,7 +101,7 @@ export class Emulator {
    */
   env(): Record<string, string>;
   /** Returns the same emulator, as seen by another account. */
-  withAccount(account: string): Emulator;
+  withAccount(account: string | null): Emulator;
   /** Replaces the rules of the script. A string is the completion of every request. */
   script(...rules: (string | Rule | readonly (string | Rule)[])[]): Promise<void>;
   /** Adds a fault. With a name, the fault applies to `times` calls (default 1; null: all). */
@@ -137,8 +137,11 @@ export interface StartOptions {
   backend?: "scripted" | "llama" | "upstream" | (string & {});
   /** The port on 127.0.0.1. Default 0: a free port. */
   port?: number;
-  /** The account id: 32 hexadecimal digits. Default: 0123456789abcdef0123456789abcdef. */
-  account?: string;
+  /**
+   * The account id: 32 hexadecimal digits. Default: 0123456789abcdef0123456789abcdef. With null, the
+   * rules and faults are those of all accounts without their own, and the calls are all calls.
+   */
+  account?: string | null;
   /** The token for the emulator, if `args` set one. Default: `local`. */
   apiToken?: string;
   /** Whether a call to which no rule applies gets an error. Default: false. */
@@ -163,7 +166,8 @@ export function startEmulator(options?: StartOptions): Promise<Emulator>;
 export interface ConnectOptions {
   /** A URL of the emulator, such as `http://127.0.0.1:8790`. */
   url: string;
-  account?: string;
+  /** See `StartOptions.account`. */
+  account?: string | null;
   apiToken?: string;
 }
 

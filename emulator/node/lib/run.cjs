@@ -39,9 +39,10 @@ async function stopRun(emulator) {
   }
 }
 
+/** Returns the URL of the emulator under whose `exec` this program runs, or undefined. */
 function urlOfExec() {
-  const address = process.env.WORKERS_AI_EMULATOR_ADDRESS; // `exec` sets it to host:port
-  return address ? `http://${address}` : undefined;
+  const { WORKERS_AI_EMULATOR_URL: url, WORKERS_AI_EMULATOR_ADDRESS: address } = process.env;
+  return url || (address ? `http://${address}` : undefined);
 }
 
 module.exports = { startRun };

@@ -4,10 +4,10 @@ const fs = require("node:fs");
 const net = require("node:net");
 const os = require("node:os");
 const path = require("node:path");
-const { checkAccountId } = require("./accounts.cjs");
+const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 const { Child } = require("./child.cjs");
 const { IMAGE, VARIABLE, findCommand } = require("./command.cjs");
-const { Emulator } = require("./emulator.cjs");
+const { Emulator, toRule } = require("./emulator.cjs");
 const { EmulatorError } = require("./errors.cjs");
 
 const PORT_IN_IMAGE = 8790;
@@ -29,7 +29,7 @@ const OPTIONS = {
 async function startEmulator(options = {}) {
   checkNames(options);
   const given = { ...OPTIONS, ...options };
-  if (given.account !== undefined) checkAccountId(given.account);
+  checkAccountId(given.account ?? DEFAULT_ACCOUNT);
   const command = findCommand(given.command);
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "workers-ai-emulator-"));
   try {
@@ -63,7 +63,7 @@ function scriptFile(script, folder) {
   if (typeof script === "string") return path.resolve(script);
   const rules = [script].flat();
   const file = path.join(folder, "script.json");
-  fs.writeFileSync(file, JSON.stringify(rules.map((r) => (typeof r === "string" ? { answer: r } : r))));
+  fs.writeFileSync(file, JSON.stringify(rules.map(toRule)));
   return file;
 }
 
