@@ -187,6 +187,44 @@ print(await Promise.all([
         assert text in mistake.get("message", ""), mistake
 
 
+def test_the_methods_work_while_a_test_replaces_http_clients_and_timers(plain: Project) -> None:
+    assert run(
+        plain,
+        """
+import http from "node:http";
+const emulator = await startEmulator();
+const unusable = () => { throw new Error("replaced"); };
+http.request = http.get = globalThis.fetch = globalThis.setTimeout = unusable;
+await emulator.script("Hi");
+await emulator.reset();
+print([await emulator.requests(), (await emulator.unused()).rules]);
+await emulator.stop();
+""",
+    ) == [[], []]
+
+
+def test_calls_that_the_journal_has_removed_are_an_error(plain: Project) -> None:
+    """Uses a server that says how many calls it has removed: 2 before the reset, then 5."""
+    after_reset, later = run(
+        plain,
+        """
+import http from "node:http";
+let dropped = 2;
+const server = http.createServer((request, response) =>
+  response.end(JSON.stringify({ epoch: "a", dropped, requests: [] })));
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const emulator = connect({ url: `http://127.0.0.1:${server.address().port}` });
+await emulator.reset();
+const afterReset = await emulator.requests();
+dropped = 5;
+print([afterReset, await reason(emulator.requests())]);
+server.close();
+""",
+    )
+    assert after_reset == []
+    assert later["name"] == "EmulatorError" and "has removed 3" in later["message"]
+
+
 def test_a_start_that_takes_too_long_fails(plain: Project) -> None:
     plain.write("slow.sh", "#!/bin/sh\necho loading >&2\nexec sleep 100\n")
     (plain.folder / "slow.sh").chmod(0o755)

@@ -83,7 +83,9 @@ class Emulator {
       );
     }
     const ids = list.requests.map((row) => row.id).reverse();
-    return Promise.all(ids.map((id) => this.#call("GET", `requests/${id}`)));
+    const calls = [];
+    for (const id of ids) calls.push(await this.#call("GET", `requests/${id}`));
+    return calls;
   }
 
   async unmatched() {
