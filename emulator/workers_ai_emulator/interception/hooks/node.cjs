@@ -92,14 +92,24 @@ function patchWranglerWorker(core, address) {
 // service that a binding calls: the binding remains an instance of workerd's own class.
 function patchAiPlugin(plugin, address) {
   const getBindings = plugin.getBindings.bind(plugin);
+  const getServices = plugin.getServices.bind(plugin);
   plugin.getBindings = async (...args) => {
+    if (namesAccount(args[0])) return getBindings(...args);
     const bindings = (await getBindings(...args)) ?? [];
     const inner = bindings.flatMap((binding) => binding.wrapped?.innerBindings ?? []);
     for (const binding of inner) if (binding.service) binding.service = { name: SERVICE };
     return bindings;
   };
-  plugin.getServices = async ({ options, workerIndex }) => {
+  plugin.getServices = async (args) => {
+    const { options, workerIndex } = args;
+    if (namesAccount(options)) return getServices(args);
     const bindings = (await getBindings(options, workerIndex)) ?? [];
     return bindings.length ? [{ name: SERVICE, external: { address, http: {} } }] : [];
   };
+}
+
+// Returns whether a Worker's AI binding already calls an emulator, and names an account in its URL.
+function namesAccount(options) {
+  const { pathname } = options.ai?.remoteProxyConnectionString ?? {};
+  return /^\/_emulator\/accounts\//.test(pathname ?? "");
 }

@@ -1,0 +1,219 @@
+"use strict";
+
+const { EmulatorError } = require("./errors.cjs");
+const { exchange } = require("./connection.cjs");
+const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
+
+const MAX_REQUESTS = 1000;
+const MAX_LISTED = 20;
+
+/** An emulator, as seen by one account. `index.d.cts` describes its methods. */
+class Emulator {
+  #child;
+  #query; // the account of control requests; empty for all accounts
+  #droppedAtReset = { epoch: null, dropped: 0 };
+
+  /** `child`: the process of an emulator that this program has started; null for any other. */
+  constructor({ url, account, apiToken, child = null }) {
+    this.url = originOf(url);
+    this.accountId = checkAccountId(account ?? DEFAULT_ACCOUNT);
+    this.#query = account === null ? "" : `account=${this.accountId}`;
+    this.apiToken = apiToken ?? "local";
+    this.#child = child;
+  }
+
+  get baseUrl() {
+    return `${this.url}/client/v4`;
+  }
+
+  get openaiBaseUrl() {
+    return `${this.baseUrl}/accounts/${this.accountId}/ai/v1`;
+  }
+
+  get bindingUrl() {
+    return new URL(`${this.url}/_emulator/accounts/${this.accountId}`);
+  }
+
+  get output() {
+    return this.#child?.output() ?? "";
+  }
+
+  get endReason() {
+    return this.#child?.endReason() ?? null;
+  }
+
+  runUrl(model) {
+    return `${this.baseUrl}/accounts/${this.accountId}/ai/run/${model}`;
+  }
+
+  env() {
+    const hosts = (process.env.no_proxy || process.env.NO_PROXY || "").split(",").filter(Boolean);
+    const noProxy = [...new Set([...hosts, new URL(this.url).hostname])].join(",");
+    return {
+      CLOUDFLARE_BASE_URL: this.baseUrl,
+      CLOUDFLARE_ACCOUNT_ID: this.accountId,
+      CLOUDFLARE_API_TOKEN: this.apiToken,
+      NO_PROXY: noProxy,
+      no_proxy: noProxy,
+    };
+  }
+
+  withAccount(account) {
+    const { url, apiToken } = this;
+    return new Emulator({ url, account, apiToken, child: this.#child });
+  }
+
+  async script(...rules) {
+    await this.#call("PUT", "script", rules.flat().map(toRule));
+  }
+
+  async fault(fault, options = {}) {
+    const rule = typeof fault === "string" ? { fault, times: 1, ...options } : fault;
+    await this.#call("POST", "faults", rule);
+  }
+
+  async requests() {
+    const list = await this.#call("GET", `requests?limit=${MAX_REQUESTS}`);
+    const { epoch, dropped } = this.#droppedAtReset;
+    const numDropped = list.dropped - (list.epoch === epoch ? dropped : 0);
+    if (numDropped > 0) {
+      throw new EmulatorError(
+        `the emulator keeps only the newest calls, and has removed ${numDropped}: some of this ` +
+          "account's calls may be missing; call reset() more often, or send fewer calls",
+      );
+    }
+    const ids = list.requests.map((row) => row.id).reverse();
+    const calls = [];
+    for (const id of ids) calls.push(await this.#call("GET", `requests/${id}`));
+    return calls;
+  }
+
+  async unmatched() {
+    return (await this.#call("GET", "unmatched")).requests;
+  }
+
+  async unused() {
+    return this.#call("GET", "unused");
+  }
+
+  async assertCalled({ times, contains, model } = {}) {
+    const calls = await this.requests();
+    const wanted = calls.filter(
+      (call) =>
+        (model === undefined || call.model === model) &&
+        (contains === undefined || hasText(call.request.body, contains)),
+    );
+    if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
+    const conditions = [
+      model === undefined ? "" : ` of ${model}`,
+      contains === undefined ? "" : ` that contains ${JSON.stringify(contains)}`,
+    ].join("");
+    const expected = times === undefined ? "at least one call" : `${times} call(s)`;
+    fail(
+      `expected ${expected}${conditions}, but there were ${wanted.length}. ` + listOf(calls),
+    );
+  }
+
+  async assertAllRulesUsed() {
+    const { rules } = await this.unused();
+    if (rules.length === 0) return;
+    const lines = rules.map(({ number, rule }) => `\n  rule ${number}: ${JSON.stringify(rule)}`);
+    const calls = await this.requests();
+    fail(`no call has used these rules of the script:${lines.join("")}\n${listOf(calls)}`);
+  }
+
+  async assertAllMatched() {
+    const ids = new Set((await this.unmatched()).map((row) => row.id));
+    if (ids.size === 0) return;
+    const calls = (await this.requests()).filter((call) => ids.has(call.id));
+    fail(`no rule of the script and no recording answered ${ids.size} call(s). ${listOf(calls)}`);
+  }
+
+  async reset() {
+    await this.#call("POST", "reset");
+    const { epoch, dropped } = await this.#call("GET", "requests?limit=1");
+    this.#droppedAtReset = { epoch, dropped };
+  }
+
+  async stop() {
+    await this.#child?.stop();
+  }
+
+  async #call(method, path, body) {
+    const separator = path.includes("?") ? "&" : "?";
+    const target = `/_emulator/${path}${this.#query && separator}${this.#query}`;
+    const { status, text } = await this.#exchange(method, target, body);
+    if (status >= 400) throw new EmulatorError(errorText(status, target, text));
+    return JSON.parse(text);
+  }
+
+  async #exchange(method, path, body) {
+    try {
+      return await exchange({ origin: this.url, method, path, token: this.apiToken, body });
+    } catch (error) {
+      const reason = this.endReason ?? (error.message || error.code);
+      throw new EmulatorError(
+        `the emulator at ${this.url} does not answer: ${reason}` + indented(this.output),
+      );
+    }
+  }
+}
+
+// node 18 has no Symbol.asyncDispose
+if (Symbol.asyncDispose) {
+  Emulator.prototype[Symbol.asyncDispose] = function () {
+    return this.stop();
+  };
+}
+
+/** Converts a string to the rule that answers every request with this string. */
+function toRule(rule) {
+  return typeof rule === "string" ? { answer: rule } : rule;
+}
+
+function originOf(url) {
+  try {
+    const { protocol, origin } = new URL(url);
+    if (protocol === "http:") return origin;
+  } catch {
+    // the error below names the URL
+  }
+  throw new EmulatorError(`url: it takes a URL such as http://127.0.0.1:8790, not ${url}`);
+}
+
+function errorText(status, target, text) {
+  try {
+    return JSON.parse(text).errors.map((error) => error.message).join("\n");
+  } catch {
+    return `the server answered ${target} with status ${status}: is it workers-ai-emulator?`;
+  }
+}
+
+/** Returns whether a string anywhere in a JSON value contains the text. */
+function hasText(value, text) {
+  if (typeof value === "string") return value.includes(text);
+  return value !== null && typeof value === "object"
+    ? Object.values(value).some((item) => hasText(item, text))
+    : false;
+}
+
+function listOf(calls) {
+  if (calls.length === 0) return "There were no calls.";
+  const lines = calls.slice(0, MAX_LISTED).map((call) => {
+    const body = (JSON.stringify(call.request.body) ?? "").slice(0, 120);
+    return `\n  ${call.method} ${call.path} (status ${call.status}): ${body}`;
+  });
+  const others = calls.length - lines.length;
+  return `The calls:${lines.join("")}${others > 0 ? `\n  and ${others} more` : ""}`;
+}
+
+function indented(output) {
+  return output ? `\nIts output:\n  ${output.trimEnd().split("\n").join("\n  ")}` : "";
+}
+
+function fail(message) {
+  const { AssertionError } = require("node:assert");
+  throw new AssertionError({ message });
+}
+
+module.exports = { Emulator, toRule };
