@@ -14,17 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers_ai_emulator.middleware.base import InferenceMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
-    BREAKS,
-    ERRORS,
     FAULT_HEADER,
-    Fault,
     FaultRules,
     Subject,
     parse_fault,
     requested_fault,
 )
 from workers_ai_emulator.middleware.faults.streams import BreakingStream, repeat_end
-from workers_ai_emulator.wire import errors
 from workers_ai_emulator.wire.body import (
     GZIP_MAGIC,
     MAX_BODY_BYTES,
@@ -38,17 +34,9 @@ from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.endpoints import Access
 from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import WireError
+from workers_ai_emulator.wire.faults import BREAKS, ERRORS, Fault, error_of
 from workers_ai_emulator.wire.responses import error_response
 
-_ERROR_TYPES = {
-    "capacity": errors.OUT_OF_CAPACITY,
-    "rate-limit": errors.RATE_LIMITED,
-    "daily-limit": errors.DAILY_LIMIT,
-    "account-limited": errors.ACCOUNT_LIMITED,
-    "timeout": errors.REQUEST_TIMEOUT,
-    "aborted": errors.REQUEST_ABORTED,
-    "internal": errors.INTERNAL_ERROR,
-}
 _NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
 
@@ -97,12 +85,12 @@ class FaultMiddleware(InferenceMiddleware):
         if requested is None:
             return self._rules.choose(subject, account)
         fault = parse_fault(requested)
-        return fault if fault.applies(subject) else None
+        return fault if fault.fits(is_stream=subject.is_stream) else None
 
     async def _apply(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
         name = fault.fault
         if name in ERRORS:
-            error = _error(name, request)
+            error = error_of(fault, request.subject.model, is_gateway=request.is_gateway)
             await error_response(scope["path"], error)(scope, request.receive, send)
         elif name in BREAKS:
             await self._break(fault, request, scope, send)
@@ -192,15 +180,6 @@ def _with_fault_header(send: Send, name: str) -> Send:
         await send(message)
 
     return send_with_header
-
-
-def _error(name: str, request: _Request) -> WireError:
-    if name == "retired":
-        return errors.retired(request.subject.model or "undefined")
-    if name == "auth":
-        api, gateway = errors.AUTHENTICATION_FAILED, errors.GATEWAY_UNAUTHORIZED
-        return WireError(gateway if request.is_gateway else api)
-    return WireError(_ERROR_TYPES[name])
 
 
 def _parse(body: bytes) -> Any:

@@ -17,12 +17,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError
 
 from workers_ai_emulator.wire.accounts import AccountStates
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.faults import Fault
 from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 
 FAULT_HEADER = "x-emulator-fault"
@@ -36,25 +37,6 @@ _TOKEN_HEADERS = (
 )
 _TOKEN = re.compile(r"(bearer +)?fault:(?P<fault>.*)", re.IGNORECASE)
 
-ErrorName = Literal[
-    "capacity",
-    "rate-limit",
-    "daily-limit",
-    "account-limited",
-    "timeout",
-    "aborted",
-    "retired",
-    "auth",
-    "internal",
-]
-BreakName = Literal["cut-mid-event", "cut-mid-utf8", "stall"]
-StreamName = Literal[BreakName, "no-done", "double-done", "json-instead-of-stream"]
-FaultName = Literal[ErrorName, StreamName, "slow-first-token"]
-
-ERRORS = frozenset(get_args(ErrorName))
-BREAKS = frozenset(get_args(BreakName))
-_OF_STREAMS = frozenset(get_args(StreamName))
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -66,41 +48,6 @@ class Subject:
     account_id: str | None
     model: str | None
     is_stream: bool
-
-
-class Fault(BaseModel):
-    """A fault and its options.
-
-    `after_events`: the number of events that are sent before the stream breaks. `seconds`: the
-    delay of the first token.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    fault: FaultName
-    after_events: int = Field(default=1, ge=0)
-    seconds: float = Field(default=2.0, gt=0, le=3600)
-
-    @field_validator("after_events")
-    @classmethod
-    def _check_after_events(cls, value: int, info: ValidationInfo) -> int:
-        if "fault" in info.data and info.data["fault"] not in BREAKS:
-            raise ValueError(f"this is for {', '.join(get_args(BreakName))}")
-        return value
-
-    @field_validator("seconds")
-    @classmethod
-    def _check_seconds(cls, value: float, info: ValidationInfo) -> float:
-        if "fault" in info.data and info.data["fault"] != "slow-first-token":
-            raise ValueError("this is for slow-first-token")
-        return value
-
-    def applies(self, subject: Subject) -> bool:
-        """Returns whether the fault can be applied to the call.
-
-        Some faults change a stream, so they can be applied only to calls that request a stream.
-        """
-        return subject.is_stream or self.fault not in _OF_STREAMS
 
 
 class FaultRule(Fault):
@@ -121,7 +68,7 @@ class FaultRule(Fault):
 
     def applies(self, subject: Subject) -> bool:
         return (
-            super().applies(subject)
+            self.fits(is_stream=subject.is_stream)
             and self.account in (None, subject.account_id)
             and fnmatchcase(subject.model or "", self.model)
         )

@@ -8,8 +8,8 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Send
 
-from workers_ai_emulator.middleware.faults.rules import Fault
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
+from workers_ai_emulator.wire.faults import Fault
 
 # Matches the JSON before the completion text in an event, for all response formats.
 _TEXT = re.compile(rb'"(response|content|text)":"|"value":\["')
