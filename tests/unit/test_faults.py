@@ -201,9 +201,15 @@ def test_an_invalid_fault_is_refused_with_the_valid_values(text: str, parts: lis
 class Client:
     """Calls the middleware as a server does: sends a body, and disconnects on `disconnect()`."""
 
-    def __init__(self, app: ASGIApp, fault_rules: FaultRules | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        fault_rules: FaultRules | None = None,
+        *,
+        has_scripted_faults: bool = False,
+    ) -> None:
         self.fault_rules = fault_rules or FaultRules()
-        self._app = FaultMiddleware(app, self.fault_rules)
+        self._app = FaultMiddleware(app, self.fault_rules, lambda: has_scripted_faults)
         self._is_disconnected = asyncio.Event()
         self._has_sent_body = False
         self.sent: list[Message] = []
