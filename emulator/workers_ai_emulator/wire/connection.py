@@ -5,7 +5,7 @@ ASGI has no message that resets a connection. So the server stores the connectio
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.types import Scope
 
@@ -19,8 +19,8 @@ class Connection(Protocol):
         """Closes the connection at once with a TCP reset, and discards bytes not sent yet."""
 
 
-def store_connection(scope: Scope, connection: Connection) -> None:
-    """Stores the connection of a request in its ASGI scope."""
+def store_connection(scope: Any, connection: Connection) -> None:
+    """Stores the connection of a request in its ASGI scope, for which uvicorn has its own type."""
     scope["extensions"] = {_EXTENSION: connection}
 
 

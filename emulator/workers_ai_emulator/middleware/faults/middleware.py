@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workers_ai_emulator.backends.conditions import subject_of
 from workers_ai_emulator.middleware.base import InferenceMiddleware
 from workers_ai_emulator.middleware.faults.edge_page import edge_page
 from workers_ai_emulator.middleware.faults.request import CallRequest, requests_stream
@@ -20,7 +21,6 @@ from workers_ai_emulator.middleware.faults.responses import Cancellation, change
 from workers_ai_emulator.middleware.faults.rules import (
     FAULT_HEADER,
     FaultRules,
-    Subject,
     parse_fault,
     requested_fault,
 )
@@ -63,7 +63,7 @@ class FaultMiddleware(InferenceMiddleware):
         request = CallRequest(call, body, receive, receive_again)
         context = context_of(scope)
         try:
-            fault = self._choose(requested, request, context)
+            fault = await self._choose(requested, request, context)
         except WireError as error:
             await error_response(scope["path"], error)(scope, receive_again, send)
             return
@@ -82,7 +82,7 @@ class FaultMiddleware(InferenceMiddleware):
         await self._app(scope, response.receive, response.send)
         await response.end()
 
-    def _choose(
+    async def _choose(
         self, requested: str | None, request: CallRequest, context: CallContext
     ) -> Fault | None:
         """Returns the fault that a call requests, else the fault of the first matching fault rule.
@@ -90,11 +90,11 @@ class FaultMiddleware(InferenceMiddleware):
         `requested`: the requested fault's name and options, or None. Returns None if no rule
         matches. Also returns None if the requested fault changes a stream but the call does not
         request a stream. Raises WireError if the requested fault does not exist or has invalid
-        options.
+        options, or if the conditions of the rules are too complex for the call.
         """
         if requested is None:
-            subject = Subject(context.account, request.model, request.is_stream)
-            return self._rules.choose(subject, context.account)
+            subject = subject_of(request.inputs, model=request.model or "", context=context)
+            return await self._rules.choose(subject, is_stream=request.is_stream)
         fault = parse_fault(requested)
         return fault if fault.fits(is_stream=request.is_stream) else None
 
