@@ -20,6 +20,7 @@ _MAX_PATTERNS_SIZE = 5_000_000
 # are much larger than the file, because an alias repeats a value.
 _MAX_JSON_SIZE = 2**23
 _MAX_JSON_DEPTH = 100
+_MAX_TEMPLATES = 1000  # the maximum number of texts that are templates
 
 
 class Budget:
@@ -28,6 +29,7 @@ class Budget:
     def __init__(self) -> None:
         self._pattern_size_left = _MAX_PATTERNS_SIZE
         self._json_size_left = _MAX_JSON_SIZE
+        self._num_templates_left = _MAX_TEMPLATES
 
     def compile(self, source: str) -> Pattern:
         """Compiles a regular expression.
@@ -58,6 +60,12 @@ class Budget:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
         except TypeError as error:  # for example a date, which YAML has and JSON has not
             raise ValueError(f"no JSON value: {error}") from error
+
+    def count_templates(self, num: int) -> None:
+        """Counts templates, which take time to compile. Raises ValueError if there are too many."""
+        self._num_templates_left -= num
+        if self._num_templates_left < 0:
+            raise ValueError(f"the script has more than {_MAX_TEMPLATES} texts that are templates")
 
     def _count_json(self, value: Any) -> None:
         """Subtracts the size of a JSON value. Raises ValueError if it is too large or too deep."""
