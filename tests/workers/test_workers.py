@@ -79,6 +79,15 @@ def test_an_error_is_thrown_with_its_code(worker: Worker) -> None:
     assert text_of(worker, "/native/error").startswith("AiError: 5006: Error: ")
 
 
+@pytest.mark.inferred
+def test_a_fault_of_the_connection_is_an_error_of_the_binding(worker: Worker) -> None:
+    errors = value_of(worker, "/native/faults")
+    own = errors.pop("error;message=Own")
+    assert own == "AiError: 3043: Own"
+    print(errors)
+    assert len(errors) == 4 and all(isinstance(error, str) for error in errors.values())
+
+
 @pytest.mark.documented
 def test_the_models_are_listed(worker: Worker) -> None:
     assert value_of(worker, "/native/models") == list(CATALOG)

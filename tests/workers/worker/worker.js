@@ -66,6 +66,20 @@ const ACTIONS = {
     }
   },
 
+  /** Requests each fault of the connection. Returns the error that the binding throws. */
+  async faults(ai) {
+    const errors = {};
+    for (const fault of ["reset", "edge-error", "broken-json", "cut-body", "error;message=Own"]) {
+      const extraHeaders = { ...SCRIPTED, "x-emulator-fault": fault };
+      try {
+        errors[fault] = await ai.run(MODEL, { prompt: "Hi" }, { extraHeaders });
+      } catch (error) {
+        errors[fault] = String(error);
+      }
+    }
+    return Response.json(errors);
+  },
+
   async models(ai) {
     return Response.json((await ai.models()).map(({ name }) => name));
   },
