@@ -82,10 +82,13 @@ def test_an_error_is_thrown_with_its_code(worker: Worker) -> None:
 @pytest.mark.inferred
 def test_a_fault_of_the_connection_is_an_error_of_the_binding(worker: Worker) -> None:
     errors = value_of(worker, "/native/faults")
-    own = errors.pop("error;message=Own")
-    assert own == "AiError: 3043: Own"
-    print(errors)
-    assert len(errors) == 4 and all(isinstance(error, str) for error in errors.values())
+    assert errors.pop("edge-error").startswith("InferenceUpstreamError: <!DOCTYPE html>")
+    assert errors.pop("broken-json").startswith("SyntaxError: ")
+    assert errors == {
+        "reset": "Error: Network connection lost.",
+        "cut-body": "Error: Network connection lost.",
+        "error;message=Own": "AiError: 3043: Own",
+    }
 
 
 @pytest.mark.documented
