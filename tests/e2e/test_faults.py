@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def test_a_reset_is_a_tcp_reset_before_the_first_byte(scripted: ServerProcess) -
     connection.settimeout(60)
     with connection, pytest.raises(ConnectionResetError):
         connection.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("reset", "cut"), ("cut-body", "cut"), ("edge-error", "error")]
+)
+def test_the_journal_and_the_log_name_the_fault(
+    scripted: ServerProcess, fault: str, outcome: str
+) -> None:
+    with suppress(httpx.TransportError):
+        call(scripted, "run", fault)
+
+    def is_shown() -> bool:
+        rows = httpx.get(f"{scripted.root}/_emulator/requests?limit=1").json()["requests"]
+        return (rows[0]["fault"], rows[0]["outcome"]) == (fault, outcome)
+
+    wait_until(is_shown)
+    wait_until(lambda: any(f"fault {fault}" in line for line in scripted.log))
+    assert not any("ASGI" in line for line in scripted.log)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
