@@ -6,9 +6,14 @@ With a real model, tests that a fault which breaks the response cancels the gene
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -67,6 +72,24 @@ def test_a_reset_is_a_tcp_reset_before_the_first_byte(scripted: ServerProcess) -
     connection.settimeout(60)
     with connection, pytest.raises(ConnectionResetError):
         connection.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("reset", "cut"), ("cut-body", "cut"), ("edge-error", "error")]
+)
+def test_the_journal_and_the_log_name_the_fault(
+    scripted: ServerProcess, fault: str, outcome: str
+) -> None:
+    with suppress(httpx.TransportError):
+        call(scripted, "run", fault)
+
+    def is_shown() -> bool:
+        rows = httpx.get(f"{scripted.root}/_emulator/requests?limit=1").json()["requests"]
+        return (rows[0]["fault"], rows[0]["outcome"]) == (fault, outcome)
+
+    wait_until(is_shown)
+    wait_until(lambda: any(f"fault {fault}" in line for line in scripted.log))
+    assert not any("ASGI" in line for line in scripted.log)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -181,6 +204,118 @@ def test_a_misspelt_fault_in_a_header_is_described(scripted: ServerProcess) -> N
     response = call(scripted, "run", "capasity")
     assert response.status_code == 400
     assert "did you mean `capacity`?" in response.json()["errors"][0]["message"]
+
+
+PROGRAM = """
+import httpx, sys
+body = {"prompt": "Hi", "stream": True}
+headers = {"authorization": "Bearer any", "x-emulator-fault": sys.argv[2]}
+try:
+    response = httpx.post(sys.argv[1], json=body, headers=headers, timeout=60)
+    print(response.status_code, response.headers["content-type"])
+except httpx.HTTPError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcomes"),
+    [
+        # The proxy of `exec` closes the connection instead of resetting it.
+        ("reset", {"RemoteProtocolError", "ReadError"}),
+        ("edge-error;status=520", {"520 text/html; charset=UTF-8"}),
+        ("broken-json", {"200 text/event-stream"}),
+        ("cut-body", {"RemoteProtocolError"}),
+        ("cut-mid-event", {"RemoteProtocolError"}),
+    ],
+)
+def test_a_program_under_exec_gets_the_fault(
+    scripted: ServerProcess, tmp_path: Path, fault: str, outcomes: set[str]
+) -> None:
+    url = f"https://api.cloudflare.com{API}/run/{INT8}"
+    ours = [sys.executable, "-m", "workers_ai_emulator", "exec"]
+    port = scripted.root.rpartition(":")[2]
+    done = subprocess.run(
+        [*ours, "--port", port, sys.executable, "-c", PROGRAM, url, fault],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert done.stdout.strip() in outcomes, done.stderr
+
+
+SCRIPT = [
+    {"contains": "capacity", "fault": "capacity"},
+    {"contains": "own", "fault": "error", "status": 503, "message": "Maintenance"},
+    {"contains": "reset", "fault": "reset"},
+    {"contains": "page", "fault": "edge-error", "status": 524},
+    {"contains": "broken", "fault": "broken-json", "answer": "An answer"},
+    {"contains": "cut", "fault": "cut-mid-event", "after_events": 2, "answer": "one two three"},
+    {"contains": "stall", "fault": "stall", "after_events": 1, "answer": "one two three"},
+    {"contains": "no done", "fault": "no-done", "answer": "one"},
+    {"contains": "whole", "fault": "json-instead-of-stream", "answer": "whole answer"},
+    {"contains": "slow", "fault": "slow-first-token", "seconds": 3600, "answer": "one"},
+]
+
+
+@pytest.fixture(scope="module")
+def with_script(scripted: ServerProcess) -> ServerProcess:
+    httpx.post(f"{scripted.root}/_emulator/script", json=SCRIPT).raise_for_status()
+    return scripted
+
+
+def prompt(server: ServerProcess, text: str, *, timeout: float = 60, **inputs: Any) -> Any:
+    return httpx.post(server.run_url(), json={"prompt": text, **inputs}, timeout=timeout)
+
+
+def test_a_rule_of_the_script_may_be_an_error(with_script: ServerProcess) -> None:
+    response = prompt(with_script, "capacity")
+    assert response.status_code == 429
+    assert response.json()["errors"][0]["code"] == 3040
+    assert response.headers["x-emulator-fault"] == "capacity"
+    response = prompt(with_script, "own", stream=True)
+    assert response.status_code == 503 and "Maintenance" in response.text
+
+
+def test_a_rule_of_the_script_may_replace_the_response(with_script: ServerProcess) -> None:
+    for stream in (False, True):
+        response = prompt(with_script, "page", stream=stream)
+        assert response.status_code == 524 and "<h1>" in response.text
+        with pytest.raises(httpx.ReadError):
+            prompt(with_script, "reset", stream=stream)
+
+
+def test_a_rule_of_the_script_may_break_its_completion(with_script: ServerProcess) -> None:
+    with pytest.raises(ValueError):
+        prompt(with_script, "broken").json()
+    with pytest.raises(httpx.RemoteProtocolError):
+        prompt(with_script, "cut", stream=True)
+    assert prompt(with_script, "cut").json()["result"]["response"] == "one two three"
+    assert "[DONE]" not in prompt(with_script, "no done", stream=True).text
+    response = prompt(with_script, "whole", stream=True)
+    assert response.json()["result"]["response"] == "whole answer"
+    assert response.headers["x-emulator-fault"] == "json-instead-of-stream"
+
+
+def test_a_rule_of_the_script_may_stall_or_delay_its_completion(
+    with_script: ServerProcess,
+) -> None:
+    body = {"prompt": "stall", "stream": True}
+    with httpx.stream("POST", with_script.run_url(), json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        assert "one" in next(lines)
+        assert next(lines) == ""
+        httpx.delete(f"{with_script.root}/_emulator/faults")  # ends the stall
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(lines)
+    with pytest.raises(httpx.ReadTimeout):
+        prompt(with_script, "slow", timeout=0.1)
+
+
+def test_a_call_without_a_rule_of_the_script_has_no_fault(with_script: ServerProcess) -> None:
+    response = prompt(with_script, "Hi")
+    assert response.is_success and "x-emulator-fault" not in response.headers
 
 
 def raw_response(server: ServerProcess, connection: str) -> tuple[bytes, bytes]:

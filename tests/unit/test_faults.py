@@ -121,10 +121,16 @@ def test_a_call_that_does_not_match_does_not_advance_the_random_numbers() -> Non
 
 
 def test_a_rule_applies_only_to_the_calls_with_the_numbers_in_nth() -> None:
-    fault_rules = rules({"nth": 2}, {"fault": "internal", "nth": [2, 3]})
+    fault_rules = rules({"nth": 2}, {"fault": "internal", "nth": [2, 3, 5]})
     names = applied(fault_rules, *[WHOLE] * 6)
-    assert names == [None, "capacity", "internal", "internal", None, None]
+    assert names == [None, "capacity", "internal", None, "internal", None]
     assert len(fault_rules) == 0
+
+
+def test_calls_with_the_fault_of_another_rule_count_for_nth() -> None:
+    fault_rules = rules({"times": 2}, {"fault": "internal", "nth": 3})
+    fault_rules.add(parse_fault_rules({"fault": "auth", "nth": 1}), ACCOUNT_ID)
+    assert applied(fault_rules, *[WHOLE] * 4) == ["auth", "capacity", "capacity", None]
 
 
 def test_calls_that_do_not_match_do_not_count_for_nth() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -72,10 +72,8 @@ class _ActiveRule:
         return self.rule.fits(is_stream=is_stream) and self.rule.match(subject) is not None
 
     def draws(self) -> bool:
-        """Counts a call that the rule matches, and returns whether the call gets the fault."""
-        is_used = self.counter.is_due and self._random.random() < self.rule.probability
-        self.counter.count(is_used=is_used)
-        return is_used
+        """Returns whether a call that the rule matches gets the fault."""
+        return self.counter.is_due and self._random.random() < self.rule.probability
 
     def to_json(self) -> dict[str, Any]:
         """Returns the rule as in the request. Its `times` is the number of further calls."""
@@ -89,14 +87,9 @@ class _RuleList:
     def __init__(self) -> None:
         self.rules: list[_ActiveRule] = []
 
-    def choose(self, matching: Set[_ActiveRule]) -> Fault | None:
-        """Returns the fault of the first of the matching rules whose fault the call gets, or None.
-
-        Removes the rules that apply to no further calls.
-        """
-        fault = next((each.rule for each in self.rules if each in matching and each.draws()), None)
+    def remove_used(self) -> None:
+        """Removes the rules that apply to no further calls."""
         self.rules = [each for each in self.rules if each.counter.times_left != 0]
-        return fault
 
 
 class FaultRules:
@@ -152,7 +145,14 @@ class FaultRules:
             matching = await asyncio.to_thread(_matching, rules, subject, is_stream=is_stream)
         else:
             matching = _matching(rules, subject, is_stream=is_stream)
-        return next(filter(None, (each.choose(matching) for each in lists)), None)
+        used = next((each for each in matching if each.draws()), None)
+        # A rule with `nth` also counts the calls that get the fault of another rule.
+        for each in matching:
+            if each is used or each.rule.nth:
+                each.counter.count(is_used=each is used)
+        for rule_list in lists:
+            rule_list.remove_used()
+        return used.rule if used else None
 
     async def wait_for_reset(self, account: str | None = None) -> None:
         """Waits until the fault rules of an account, or all fault rules, are reset."""
@@ -220,13 +220,13 @@ def parse_fault(text: str) -> Fault:
 
 def _matching(
     rules: Sequence[_ActiveRule], subject: Subject, *, is_stream: bool
-) -> Set[_ActiveRule]:
+) -> list[_ActiveRule]:
     """Returns the rules whose conditions a call meets, apart from `nth` and `times`.
 
     Raises WireError if searching the call's text for the condition `matches` could take minutes.
     """
     try:
-        return {each for each in rules if each.matches(subject, is_stream=is_stream)}
+        return [each for each in rules if each.matches(subject, is_stream=is_stream)]
     except PatternTooCostly as error:
         reason = (
             "`matches` of a fault rule is too complex for a text of "
