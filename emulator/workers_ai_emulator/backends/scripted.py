@@ -181,7 +181,9 @@ class ScriptedBackend:
             response, completion = _NO_RULE, None
             context.is_unmatched = True
             if self._is_strict:
-                raise WireError(NOT_SCRIPTED, _strict_reason(self.rules(context.account), subject))
+                rules = self.rules(context.account)
+                reason = await asyncio.to_thread(_strict_reason, rules, subject)
+                raise WireError(NOT_SCRIPTED, reason)
         else:
             context.rule = found.active.number
             response = found.active.rule.response(found.active.num_uses - 1)
