@@ -87,7 +87,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(AccountMiddleware),
         Middleware(BindingTransportMiddleware),
         Middleware(JournalMiddleware, services.journal),
-        Middleware(FaultMiddleware, services.faults),
+        Middleware(FaultMiddleware, services.faults, services.has_scripted_faults),
         Middleware(NeuronMiddleware, services.neurons, services.price_of),
         Middleware(RecordingMiddleware, services.recordings, services.authorization),
     ]

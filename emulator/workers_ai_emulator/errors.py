@@ -18,9 +18,7 @@ errors that clients receive.
 from __future__ import annotations
 
 # The modules of the packages in the extra `model` of pyproject.toml.
-_MODEL_PART = {
-    *("huggingface_hub", "jinja2", "llama_cpp", "llguidance", "numpy", "pip", "tomlkit", "tqdm")
-}
+_MODEL_PART = {*("huggingface_hub", "llama_cpp", "llguidance", "numpy", "pip", "tomlkit", "tqdm")}
 
 
 class EmulatorError(Exception):

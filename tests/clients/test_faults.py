@@ -32,6 +32,14 @@ ERRORS = {
     "retired": ("APIStatusError", 410, 5028),
     "auth": ("AuthenticationError", 401, 10000),
     "internal": ("InternalServerError", 500, 3043),
+    "error": ("InternalServerError", 500, 3043),
+}
+# For each fault: the exceptions of `cloudflare` and of `requests` for a call without a stream.
+NETWORK = {
+    "reset": ("APIConnectionError", "ConnectionError"),
+    "edge-error": ("InternalServerError", "JSONDecodeError"),
+    "broken-json": ("JSONDecodeError", "JSONDecodeError"),
+    "cut-body": ("APIConnectionError", "ChunkedEncodingError"),
 }
 # For each fault: the exceptions with which a stream ends in `cloudflare` and in `requests`.
 BREAKS = {
@@ -54,7 +62,7 @@ def scripted() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def outcomes(client: Client, scripted: ServerProcess) -> Outcomes:
     of_streams = [f"{fault}:stream" for fault in (*BREAKS, *ENDS, JSON, SLOW)]
-    return client.run(scripted.base_url, *ERRORS, *of_streams)
+    return client.run(scripted.base_url, *ERRORS, *NETWORK, *of_streams)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,16 @@ def test_the_client_reports_the_error_and_the_next_call_succeeds(
         assert value_of(faulty)["status"] == status
         assert value_of(faulty)["body"]["errors"][0]["code"] == code
         assert value_of(sound)["body"]["result"]["response"] == ANSWER
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fault", NETWORK)
+def test_the_client_raises_an_exception_for_a_fault_of_the_network(
+    client: Client, outcomes: Outcomes, fault: str, way: str
+) -> None:
+    faulty, sound = both(outcomes, fault, way)
+    assert faulty["error"] == NETWORK[fault][CLIENTS.index(client)]
+    assert "value" in sound
 
 
 @pytest.mark.parametrize("way", WAYS)

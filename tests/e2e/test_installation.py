@@ -140,7 +140,6 @@ def test_no_package_for_models_is_installed(environment: Path, tmp_path: Path) -
         "llama_cpp_python",
         "numpy",
         "huggingface-hub",
-        "jinja2",
     }
 
 

@@ -8,24 +8,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from workers_ai_emulator.backends.conditions import Subject, subject_of
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
     FaultRules,
-    Subject,
     parse_fault,
     parse_fault_rules,
     requested_fault,
 )
+from workers_ai_emulator.wire.connection import store_connection
+from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.envelope import END_OF_STREAM, event
 from workers_ai_emulator.wire.errors import WireError
+from workers_ai_emulator.wire.faults import Fault
 
 from tests.server import ACCOUNT_ID, FP16, INT8
 
-STREAM = Subject(ACCOUNT_ID, INT8, is_stream=True)
-WHOLE = Subject(ACCOUNT_ID, INT8, is_stream=False)
-BINDING = Subject(None, INT8, is_stream=False)
+STREAM = Subject(INT8, "Hi", account=ACCOUNT_ID, is_stream=True)
+WHOLE = Subject(INT8, "Hi", account=ACCOUNT_ID)
+BINDING = Subject(INT8, "Hi")
 TIMEOUT_S = 10
 
 
@@ -39,8 +43,12 @@ def test_hostile_rules_are_a_few_short_lines() -> None:
     for value, line, num_lines in (
         ([{"fault": "capacity"}] * 1001, "1000 rules are the most, not 1001", 1),
         ({str(number): 1 for number in range(1000)}, "rule 1: it has 1000 keys", 1),
-        ([{"fault": "x"}] * 1000, "rule 1: fault: Input should be", 21),
-        ({"fault": "capacity", "\x1b[31m" * 1000: [[[]] * 10**5]}, r"rule 1: \x1b[31m", 1),
+        ([{"fault": "x"}] * 1000, "rule 1: `fault` takes one of capacity,", 21),
+        (
+            {"fault": "capacity", "\x1b[31m" * 1000: [[[]] * 10**5]},
+            r"rule 1: unknown key `\x1b[31m",
+            1,
+        ),
     ):
         with pytest.raises(ValueError) as caught:
             parse_fault_rules(value)
@@ -50,7 +58,10 @@ def test_hostile_rules_are_a_few_short_lines() -> None:
 
 
 def applied(fault_rules: FaultRules, *subjects: Subject) -> list[str | None]:
-    faults = [fault_rules.choose(subject) for subject in subjects]
+    faults = [
+        asyncio.run(fault_rules.choose(subject, is_stream=subject.is_stream))
+        for subject in subjects
+    ]
     return [fault.fault if fault else None for fault in faults]
 
 
@@ -76,7 +87,7 @@ def test_a_rule_applies_to_its_models_and_its_account() -> None:
 
 
 def test_a_rule_with_a_model_does_not_apply_to_calls_without_one() -> None:
-    without_model = Subject(ACCOUNT_ID, None, is_stream=False)
+    without_model = Subject("", "Hi", account=ACCOUNT_ID)
     assert applied(rules({"model": "*-int8"}), without_model) == [None]
     assert applied(rules({}), without_model) == ["capacity"]
 
@@ -109,9 +120,73 @@ def test_a_call_that_does_not_match_does_not_advance_the_random_numbers() -> Non
     assert applied(fault_rules, *[WHOLE] * 20) == alone == mixed[1::2]
 
 
+def test_a_rule_applies_only_to_the_calls_with_the_numbers_in_nth() -> None:
+    fault_rules = rules({"nth": 2}, {"fault": "internal", "nth": [2, 3, 5]})
+    names = applied(fault_rules, *[WHOLE] * 6)
+    assert names == [None, "capacity", "internal", None, "internal", None]
+    assert len(fault_rules) == 0
+
+
+def test_calls_with_the_fault_of_another_rule_count_for_nth() -> None:
+    fault_rules = rules({"times": 2}, {"fault": "internal", "nth": 3})
+    fault_rules.add(parse_fault_rules({"fault": "auth", "nth": 1}), ACCOUNT_ID)
+    assert applied(fault_rules, *[WHOLE] * 4) == ["auth", "capacity", "capacity", None]
+
+
+def test_calls_that_do_not_match_do_not_count_for_nth() -> None:
+    fault_rules = rules({"nth": 2, "account": ACCOUNT_ID})
+    assert applied(fault_rules, BINDING, WHOLE, BINDING, WHOLE) == [None, None, None, "capacity"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "body"),
+    [
+        ({"contains": "weather"}, {"prompt": "the weather today"}),
+        ({"matches": "in [A-Z]\\w+$"}, {"messages": [{"role": "user", "content": "in Oslo"}]}),
+        ({"turn": 2}, {"messages": [{"role": "user", "content": "a"}] * 2}),
+        ({"parameters": {"seed": 7}}, {"prompt": "", "seed": 7, "max_tokens": 9}),
+        ({"headers": {"X-Test": "a*"}}, {"prompt": ""}),
+        ({"stream": True}, {"prompt": "", "stream": True}),
+    ],
+)
+def test_a_rule_may_have_the_conditions_of_scripts(conditions: Any, body: Any) -> None:
+    fault_rules = rules(conditions)
+    context = CallContext(account=ACCOUNT_ID, headers={"x-test": "abc"})
+    subject = subject_of(body, model=INT8, context=context)
+    other = subject_of({"prompt": "x"}, model=INT8, context=CallContext())
+    assert applied(fault_rules, other, subject) == [None, "capacity"]
+
+
+def test_the_rules_of_an_account_come_before_those_for_all_accounts() -> None:
+    fault_rules = rules({})
+    fault_rules.add(parse_fault_rules({"fault": "internal", "times": 1}), ACCOUNT_ID)
+    assert applied(fault_rules, BINDING, WHOLE, WHOLE) == ["capacity", "internal", "capacity"]
+
+
+def test_a_pattern_that_is_too_complex_for_a_text_is_an_error() -> None:
+    fault_rules = rules({"matches": "(a{1,100}b{1,100}){1,5}"})
+    subject = Subject(INT8, "x" * 10**7)
+    with pytest.raises(WireError, match="too complex for a text of 10000000 characters"):
+        applied(fault_rules, subject)
+
+
+def test_a_long_text_is_searched_in_a_thread() -> None:
+    fault_rules = rules({"contains": "end", "times": 1})
+    subject = Subject(INT8, "x" * 2_000_000 + "end")
+    assert applied(fault_rules, subject, subject) == ["capacity", None]
+
+
+def test_the_name_of_a_fault_is_a_rule() -> None:
+    fault_rules = FaultRules()
+    fault_rules.add(parse_fault_rules("capacity"))
+    fault_rules.add(parse_fault_rules(["reset", {"fault": "internal"}]))
+    names = ["capacity", "reset", "internal"]
+    assert fault_rules.active() == [{"fault": name} for name in names]
+
+
 def test_active_rules_are_shown_with_their_remaining_times() -> None:
     fault_rules = rules({"times": 3, "model": "*"}, {"fault": "cut-mid-event", "after_events": 4})
-    fault_rules.choose(WHOLE)
+    applied(fault_rules, WHOLE)
     assert fault_rules.active() == [
         {"fault": "capacity", "times": 2, "model": "*"},
         {"fault": "cut-mid-event", "after_events": 4},
@@ -134,22 +209,35 @@ def test_every_mistake_in_rules_has_a_line() -> None:
                 7,
                 {"fault": "capacity", "times": "2"},
                 {"fault": "slow-first-token", "seconds": 4000},
+                {"fault": "slow-first-token", "delay": 1},
+                {"fault": "capacity", "status": 500, "code": 1, "message": "x"},
+                {"fault": "error", "status": 200, "delay": -1},
+                "capasity",
             ]
         )
     lines = str(caught.value).splitlines()
-    starts = [line.split(": ")[:2] for line in lines]
-    assert starts == [
-        ["rule 1", "fault"],
-        ["rule 1", "times"],
-        ["rule 1", "probability"],
-        ["rule 2", "after_events"],
-        ["rule 2", "seconds"],
-        ["rule 2", "modle"],
-        ["rule 3", "Input should be a valid dictionary or instance of FaultRule"],
-        ["rule 4", "times"],
-        ["rule 5", "seconds"],
+    starts = [
+        "rule 1: `fault` takes one of capacity, ",
+        "rule 1: `times` takes a whole number from 1, not ",
+        "rule 1: `probability` takes a number from 0 to 1, not ",
+        "rule 2: `after_events`",
+        "rule 2: `seconds`",
+        "rule 2: unknown key `modle`; did you mean `model`?",
+        "rule 3: it takes an object with keys and values, not ",
+        "rule 4: `times` takes a whole number from 1, not ",
+        "rule 5: `seconds` takes a number above 0 to 3600, not 4000",
+        "rule 6: `delay`: slow-first-token has the option `seconds` instead",
+        "rule 7: `status`: this is for error, edge-error",
+        "rule 7: `code`: this is for error",
+        "rule 7: `message`: this is for error",
+        "rule 8: `delay` takes a number from 0 to 3600, not -1",
+        "rule 8: `status` takes a whole number from 400 to 599, not 200",
+        "rule 9: `fault` takes one of capacity, ",
     ]
-    assert "'retired'" in lines[0] and lines[0].endswith('not "capasity"')
+    assert len(lines) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+    assert "retired" in lines[0]
+    assert lines[0].endswith('not "capasity"; did you mean `capacity`?')
 
 
 @pytest.mark.parametrize(
@@ -183,13 +271,16 @@ def test_a_requested_fault_may_have_options() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["'capacity'", "'slow-first-token'"]),
-        ("nonsense", ["'capacity'", '"nonsense"']),
-        ("capacity;seconds=1", ["seconds: this is for slow-first-token"]),
-        ("capacity;after_events=1", ["after_events: this is for cut-mid-event, cut-mid-utf8"]),
-        ("stall;after_events=x;times=2", ["after_events: ", "; times: "]),
-        ("slow-first-token;seconds=nan", ["seconds: "]),
-        ("stall;", [": Extra inputs"]),
+        ("", ["`fault` takes one of capacity, ", " or slow-first-token"]),
+        ("nonsense", ["capacity, ", '"nonsense"']),
+        ("capacity;seconds=1", ["`seconds`: this is for slow-first-token"]),
+        ("capacity;after_events=1", ["`after_events`: this is for cut-mid-event, cut-mid-utf8"]),
+        (
+            "stall;after_events=x;times=2",
+            ["`after_events` takes a whole number from 0, ", "; unknown key `times`"],
+        ),
+        ("slow-first-token;seconds=nan", ["`seconds` takes a number above 0 to 3600, "]),
+        ("stall;", ["unknown key ``"]),
     ],
 )
 def test_an_invalid_fault_is_refused_with_the_valid_values(text: str, parts: list[str]) -> None:
@@ -201,10 +292,17 @@ def test_an_invalid_fault_is_refused_with_the_valid_values(text: str, parts: lis
 class Client:
     """Calls the middleware as a server does: sends a body, and disconnects on `disconnect()`."""
 
-    def __init__(self, app: ASGIApp, fault_rules: FaultRules | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        fault_rules: FaultRules | None = None,
+        *,
+        has_scripted_faults: bool = False,
+    ) -> None:
         self.fault_rules = fault_rules or FaultRules()
-        self._app = FaultMiddleware(app, self.fault_rules)
+        self._app = FaultMiddleware(app, self.fault_rules, lambda: has_scripted_faults)
         self._is_disconnected = asyncio.Event()
+        self.num_resets = 0
         self._has_sent_body = False
         self.sent: list[Message] = []
         self.has_been_sent = asyncio.Event()
@@ -219,6 +317,7 @@ class Client:
             "headers": headers,
             "state": {},
         }
+        store_connection(scope, self)
 
         async def receive() -> Message:
             if not self._has_sent_body:
@@ -232,6 +331,9 @@ class Client:
             self.has_been_sent.set()
 
         await asyncio.wait_for(self._app(scope, receive, send), TIMEOUT_S)
+
+    def reset(self) -> None:
+        self.num_resets += 1
 
     def disconnect(self) -> None:
         self._is_disconnected.set()
@@ -458,6 +560,195 @@ def test_the_error_of_a_retired_model_names_the_requested_model(
 
     message = json.loads(asyncio.run(call()).text)
     assert f": {model} was deprecated on 2026-05-30" in json.dumps(message)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "entry"),
+    [
+        ("error", 500, {"code": 3043, "message": "AiError: Internal Server Error"}),
+        ("error;status=503", 503, {"code": 3043, "message": "AiError: Service Unavailable"}),
+        ("error;status=599", 599, {"code": 3043, "message": "AiError: Error 599"}),
+        (
+            "error;status=400;code=5006;message=Bad {input}",
+            400,
+            {"code": 5006, "message": "AiError: Bad {input}"},
+        ),
+    ],
+)
+def test_an_error_has_the_status_the_code_and_the_text_of_the_user(
+    fault: str, status: int, entry: Any
+) -> None:
+    client = call_with_fault(repeat_body, fault)
+    (error,) = json.loads(client.text)["errors"]
+    assert client.sent[0]["status"] == status
+    assert error["code"] == entry["code"] and error["message"].startswith(entry["message"] + " (")
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [(502, "502: Bad Gateway"), (524, "524: A timeout occurred"), (599, "599: Unknown error")],
+)
+def test_an_edge_error_is_a_page(status: int, title: str) -> None:
+    client = call_with_fault(repeat_body, f"edge-error;status={status}")
+    assert client.sent[0]["status"] == status
+    assert header(client, "content-type") == "text/html; charset=UTF-8"
+    assert f"<title>{title}</title>".encode() in client.text and client.is_complete
+
+
+def test_an_edge_error_is_502_by_default() -> None:
+    assert call_with_fault(repeat_body, "edge-error").sent[0]["status"] == 502
+
+
+def test_a_reset_sends_nothing_and_does_not_call_the_application() -> None:
+    client = call_with_fault(refuse_calls, "reset")
+    assert client.num_resets == 1 and client.sent == []
+
+
+def test_a_cut_body_is_the_first_half_of_a_response() -> None:
+    client = call_with_fault(repeat_body, "cut-body", b'{"key": "value"}')
+    assert client.text == b'{"key": ' and not client.is_complete
+    assert header(client, "content-length") == "16"
+
+
+def test_a_cut_body_is_the_beginning_of_a_stream() -> None:
+    client = call_with_fault(Streaming("one", "two"), "cut-body")
+    assert client.text.startswith(data("one") + b"data: {") and not client.is_complete
+
+
+def test_a_broken_json_body_is_complete_but_cannot_be_parsed() -> None:
+    client = call_with_fault(repeat_body, "broken-json", b'{"key": "value"}')
+    assert client.text == b'{"key": ' and client.is_complete
+    assert client.sent[0]["status"] == 200
+    assert header(client, "content-length") == "8"
+
+
+def test_broken_json_of_a_body_in_parts_is_the_first_half_of_all_parts() -> None:
+    async def parts() -> Any:
+        for part in ('{"a', '": 1', ', "b": 2}'):
+            yield part
+
+    client = call_with_fault(StreamingResponse(parts()), "broken-json")
+    assert client.text == b'{"a": 1,' and client.is_complete
+
+
+def test_one_event_of_a_stream_is_broken_json() -> None:
+    client = call_with_fault(Streaming("one", "two", "three"), "broken-json")
+    first, second, third, end, rest = client.text.split(b"\n\n")
+    assert (first, third, end, rest) == (
+        data("one").strip(),
+        data("three").strip(),
+        END_OF_STREAM.strip(),
+        b"",
+    )
+    assert second.startswith(b'data: {"') and data("two").startswith(second)
+    with pytest.raises(ValueError):
+        json.loads(second.removeprefix(b"data: "))
+    assert client.is_complete
+
+
+def test_a_stream_with_too_few_events_has_a_broken_last_event() -> None:
+    client = call_with_fault(Streaming("one"), "broken-json;after_events=9")
+    assert client.text == data("one") + b"data: [DON\n\n"
+
+
+@pytest.mark.parametrize("fault", ["capacity", "edge-error", "broken-json", "no-done"])
+def test_every_fault_may_have_a_delay(fault: str) -> None:
+    async def call() -> bool:
+        client = Client(Streaming("one"))
+        calling = asyncio.create_task(client.call({"stream": True}, fault=f"{fault};delay=3600"))
+        await eventually(lambda: client.fault_rules.num_delayed == 1)
+        assert client.sent == []
+        client.fault_rules.reset()
+        await calling
+        return header(client, "x-emulator-fault") == fault
+
+    # The reset ends the delay, after which the fault is applied.
+    assert asyncio.run(call())
+
+
+def scripted_fault(app: ASGIApp, body: Any = None, **fault: Any) -> Client:
+    """Calls an application whose script has a rule with this fault, as the backend does."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        context = context_of(scope)
+        context.scripted_fault = Fault.model_validate(fault)
+        context.inputs = {"stream": True} if body is None else body
+        await app(scope, receive, send)
+
+    async def call() -> Client:
+        client = Client(answer, has_scripted_faults=True)
+        calling = asyncio.create_task(client.call({"stream": True} if body is None else body))
+        while not calling.done():
+            await asyncio.sleep(0)
+            client.fault_rules.reset()  # ends delays and stalls
+        await calling
+        return client
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("name", ["cut-mid-event", "cut-mid-utf8", "stall", "cut-body"])
+def test_a_fault_of_the_script_breaks_a_stream(name: str) -> None:
+    app = Streaming("one", "two", is_endless=True)
+    client = scripted_fault(app, fault=name)
+    assert client.text.startswith(data("one")) and data("two") not in client.text
+    assert app.saw_disconnect and not client.is_complete
+    assert header(client, "x-emulator-fault") == name
+
+
+def test_a_fault_of_the_script_may_have_options() -> None:
+    client = scripted_fault(Streaming("one", "two"), fault="stall", after_events=2, delay=3600)
+    assert client.text == data("one") + data("two") and not client.is_complete
+
+
+def test_a_fault_of_the_script_changes_the_end_of_a_stream() -> None:
+    assert scripted_fault(Streaming("one"), fault="no-done").text == data("one")
+    double = scripted_fault(Streaming("one"), fault="double-done").text
+    assert double == data("one") + END_OF_STREAM * 2
+
+
+def test_a_fault_of_the_script_replaces_the_response() -> None:
+    client = scripted_fault(Streaming("one", is_endless=True), fault="edge-error", status=520)
+    assert client.sent[0]["status"] == 520 and b"<h1>" in client.text and client.is_complete
+    client = scripted_fault(Streaming("one", is_endless=True), fault="reset")
+    assert client.num_resets == 1 and client.sent == []
+
+
+def test_a_fault_of_the_script_breaks_json() -> None:
+    client = scripted_fault(repeat_body, {"key": "value"}, fault="broken-json")
+    assert client.text == b'{"key": ' and client.is_complete
+
+
+def test_a_fault_of_streams_in_the_script_does_not_change_other_responses() -> None:
+    client = scripted_fault(repeat_body, {"key": "value"}, fault="no-done")
+    assert json.loads(client.text) == {"key": "value"}
+    assert header(client, "x-emulator-fault") is None
+
+
+def test_the_response_to_an_error_of_the_script_names_the_fault() -> None:
+    client = scripted_fault(repeat_body, {}, fault="capacity", delay=3600)
+    assert header(client, "x-emulator-fault") == "capacity" and client.is_complete
+
+
+def test_the_fault_of_a_call_comes_before_that_of_the_script() -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).scripted_fault = Fault(fault="no-done")
+        await Streaming("one")(scope, receive, send)
+
+    async def call() -> Client:
+        client = Client(answer, has_scripted_faults=True)
+        await client.call({"stream": True}, fault="double-done")
+        return client
+
+    assert asyncio.run(call()).text == data("one") + END_OF_STREAM * 2
+
+
+def header(client: Client, name: str) -> str | None:
+    return Headers(raw=client.sent[0]["headers"]).get(name)
+
+
+async def refuse_calls(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("the application is called")
 
 
 async def repeat_body(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,8 +14,8 @@ import pytest
 import typer
 from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import app
-from workers_ai_emulator.middleware.faults.rules import FaultName
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.wire.faults import FaultName
 
 from tests import models_table, settings_table
 from tests.conformance import parity

@@ -14,7 +14,7 @@ from workers_ai_emulator.models.catalog import CATALOG
 
 from tests.server import ServerProcess, wait_until
 from tests.workers.project import URL, Project, Worker
-from tests.workers.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool
+from tests.workers.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool, with_api_url
 
 pytestmark = pytest.mark.node
 
@@ -77,6 +77,25 @@ def test_a_call_has_a_request_id(worker: Worker, sdk: str) -> None:
 @pytest.mark.documented
 def test_an_error_is_thrown_with_its_code(worker: Worker) -> None:
     assert text_of(worker, "/native/error").startswith("AiError: 5006: Error: ")
+
+
+@pytest.mark.inferred
+def test_a_fault_is_an_error_of_the_binding(worker: Worker) -> None:
+    errors = value_of(worker, "/native/faults")
+    # wrangler 3 sends the binding's requests from node, whose error it then passes on.
+    lost = ("Error: Network connection lost.", "InferenceUpstreamError: TypeError: fetch failed")
+    assert errors["reset"].startswith(lost)
+    assert errors["edge-error"].startswith("InferenceUpstreamError: <!DOCTYPE html>")
+    assert errors["broken-json"].startswith("SyntaxError: ")
+    assert errors["error;message=Own"] == "AiError: 3043: Own"
+
+
+@pytest.mark.inferred
+def test_a_body_that_is_cut_is_an_error_of_the_binding(tool: Tool, worker: Worker) -> None:
+    if tool.run is with_api_url:
+        pytest.skip("wrangler 3 without exec does not end a response whose body is cut")
+    errors = value_of(worker, "/native/faults-cut")
+    assert errors == {"cut-body": "Error: Network connection lost."}
 
 
 @pytest.mark.documented

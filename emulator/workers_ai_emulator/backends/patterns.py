@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
@@ -78,8 +78,8 @@ class Pattern:
             # `re._parser` is the parser of the module `re`, so it accepts exactly Python's syntax.
             # It is imported with `import_module`, because mypy has no types for this private
             # module.
-            parsed = import_module("re._parser").parse(source)
-            ascii_only, anything = (_Writer(parsed, is_ascii=flag) for flag in (True, False))
+            self._parsed = import_module("re._parser").parse(source)
+            ascii_only, anything = (_Writer(self._parsed, is_ascii=flag) for flag in (True, False))
             self._needs_markers = anything.has_boundaries
             self._for_ascii = _compile(ascii_only.text)
             self._for_all = _compile(anything.text)
@@ -96,20 +96,74 @@ class Pattern:
         """
         return int(self._for_ascii.programsize + self._for_all.programsize)
 
+    @property
+    def num_groups(self) -> int:
+        """The number of groups in parentheses, without those that begin with `(?:`."""
+        return int(self._parsed.state.groups) - 1
+
+    @property
+    def group_names(self) -> dict[str, int]:
+        """The names of groups such as `(?P<city>...)`, and the numbers of these groups, from 0."""
+        return {name: number - 1 for name, number in self._parsed.state.groupdict.items()}
+
     def found_in(self, text: str) -> bool:
         """Returns whether the text contains a match.
 
         Raises PatternTooCostly if the search could take minutes.
         """
-        compiled = self._for_ascii
-        if not text.isascii():
-            compiled = self._for_all
-            text = _MARKERS.sub("\ufffd", _SURROGATES.sub("\ufffd", text))
-            if self._needs_markers:
-                text = _marked(text)
+        compiled = self._for_ascii if text.isascii() else self._for_all
+        text = self._searchable(text)
         if compiled.programsize * len(text) > _MAX_COST:
             raise PatternTooCostly
         return compiled.search(text) is not None
+
+    def groups_in(self, text: str) -> dict[int | str, str | None]:
+        """Returns the groups of the first match in the text, by number from 0, and by name.
+
+        A group that took part in no match is None. Returns an empty dict if there is no match.
+        Raises PatternTooCostly if the search could take minutes.
+        """
+        compiled = self._with_groups[text.isascii()]
+        searchable = self._searchable(text)
+        if compiled.programsize * len(searchable) * (1 + self.num_groups) > _MAX_COST:
+            raise PatternTooCostly
+        match = compiled.search(searchable)
+        if match is None:
+            return {}
+        spans = (match.span(number) for number in range(1, 1 + self.num_groups))
+        groups = [self._original(text, searchable, *span) for span in spans]
+        names = {name: groups[number] for name, number in self.group_names.items()}
+        return dict(enumerate(groups)) | names
+
+    @cached_property
+    def _with_groups(self) -> tuple[Any, Any]:
+        """The two forms of the expression that have groups: for all texts, and for ASCII texts.
+
+        They are slower than the forms without groups.
+        """
+        for_all, for_ascii = (
+            _compile(_Writer(self._parsed, is_ascii=flag, has_groups=True).text)
+            for flag in (False, True)
+        )
+        return for_all, for_ascii
+
+    def _searchable(self, text: str) -> str:
+        """Returns the text in the form in which RE2 searches it."""
+        if text.isascii():
+            return text
+        text = _MARKERS.sub("\ufffd", _SURROGATES.sub("\ufffd", text))
+        return _marked(text) if self._needs_markers else text
+
+    def _original(self, text: str, searchable: str, start: int, end: int) -> str | None:
+        """Returns the part of `text` from which a part of the searched text was made.
+
+        `start`, `end`: the places of the part in the searched text; -1 if there is no such part.
+        """
+        if start < 0:
+            return None
+        if len(searchable) != len(text):  # leave out the markers that were inserted
+            start, end = (len(_MARKERS.sub("", searchable[:place])) for place in (start, end))
+        return text[start:end]
 
 
 def _marked(text: str) -> str:
@@ -126,14 +180,16 @@ class _Writer:
     """Writes a regular expression in RE2's syntax.
 
     `parsed`: the expression, as Python's parser returns it. `text`: the result in RE2's syntax.
-    `is_ascii`: whether the result is for ASCII texts only, which makes it shorter.
+    `is_ascii`: whether the result is for ASCII texts only, which makes it shorter. `has_groups`:
+    whether RE2 stores the parts of the text that groups match, which makes searches slower.
     `has_boundaries`: whether the result searches for the markers of word boundaries that `_marked`
     inserts into a text. The markers replace `\\b` and `\\B`, because RE2's `\\b` supports only
     ASCII.
     """
 
-    def __init__(self, parsed: Any, *, is_ascii: bool) -> None:
+    def __init__(self, parsed: Any, *, is_ascii: bool, has_groups: bool = False) -> None:
         self._is_ascii = is_ascii
+        self._has_groups = has_groups
         flags = parsed.state.flags
         self.has_boundaries = not (is_ascii or flags & re.ASCII) and _has_boundaries(parsed)
         self._before = f"{_MARKER}{{0,2}}" if self.has_boundaries else ""
@@ -206,9 +262,10 @@ class _Writer:
         return _INSIDE if self.has_boundaries else "\\B"
 
     def _group(self, value: Any, flags: int) -> str:
-        _, added, removed, items = value
+        number, added, removed, items = value
         flags = (flags | added) & ~removed
-        return f"(?{'i' if flags & re.IGNORECASE else '-i'}:{self._sequence(items, flags)})"
+        text = f"(?{'i' if flags & re.IGNORECASE else '-i'}:{self._sequence(items, flags)})"
+        return f"({text})" if self._has_groups and number is not None else text
 
     def _repeated(self, value: Any, flags: int, suffix: str) -> str:
         least, most, items = value

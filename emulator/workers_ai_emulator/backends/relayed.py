@@ -12,6 +12,7 @@ from weakref import WeakSet
 from workers_ai_emulator.engine.delivery import Event, chunks_of
 from workers_ai_emulator.engine.errors import DeadlineExceeded, EngineError
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
+from workers_ai_emulator.errors import EmulatorError
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class RelayedGeneration:
                 if item.finish_reason is not None:
                     return item
                 await self._events.put(item)
-        except EngineError as error:
+        except EmulatorError as error:
             return error
         except Exception as error:
             log.exception("a backend failed; its request ends with an error")

@@ -1,12 +1,12 @@
-"""The rules of a script: which completion a request gets. Users write them in YAML or JSON."""
+"""The rules of a script: which response a call gets. Users write them in YAML or JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,55 +18,49 @@ from pydantic import (
     model_validator,
 )
 
-from workers_ai_emulator.backends.patterns import SIZE_OF_LARGE, Pattern, PatternTooLarge
+from workers_ai_emulator.backends.budget import Budget, budget_of
+from workers_ai_emulator.backends.conditions import Conditions
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.wire.faults import Fault, FaultName
 from workers_ai_emulator.wire.validation import parse_rules_of
+
+if TYPE_CHECKING:  # the module imports Jinja, which is slow, and only templates need it
+    from workers_ai_emulator.backends.patterns import Pattern
 
 _MAX_WAIT_S = 86400
 _MAX_RULES = 10_000
-_MAX_PATTERN = 10_000  # the maximum number of characters of a regular expression
-# The maximum total size of a script's regular expressions, in RE2 instructions.
-_MAX_PATTERNS_SIZE = 5_000_000
-# The maximum total size of a script's JSON values (`json` and `arguments`), in characters. A YAML
-# file can have values that are much larger than the file, because an alias repeats a value.
-_MAX_JSON_SIZE = 2**23
-_MAX_JSON_DEPTH = 100
-_MAX_TOOL_CALLS = 100  # the maximum number of tool calls of one rule
+_MAX_TOOL_CALLS = 100  # the maximum number of tool calls of one completion
+_MAX_ANSWERS = 1000  # the maximum number of responses of one rule
 _MAX_NAME_LENGTH = 200
 
-# `tasks/messages.py` converts the roles `developer` and `function` of OpenAI's API to these roles.
-Role = Literal["system", "user", "assistant", "tool"]
+# A rule with `answers` has none of these keys: they belong to the items of `answers`.
+_OF_ITEMS = ("answer", "json", "tool_calls", "reasoning", "fault")
+_ONE_OF = "`answer`, `json`, `tool_calls`, `reasoning`{} or `fault`"
+_TAKES = f"it takes a list of rules, each with {_ONE_OF.format(', `answers`')}"
 
 
 def parse_rules(value: Any) -> list[Rule]:
     """Converts parsed YAML or JSON to rules.
 
-    `value`: a list of rules, or an object whose only key `rules` has this list. Raises ValueError,
-    with one line per mistake, if the value has another form or a rule is invalid.
+    `value`: a list of rules; one rule; a text, which is the answer of one rule; or an object whose
+    only key `rules` has a list. Items of a list may be texts, too. Raises ValueError, with one line
+    per mistake, if the value has another form or a rule is invalid.
     """
-    if isinstance(value, dict) and set(value) == {"rules"}:
-        value = value["rules"]
+    if isinstance(value, dict):
+        value = value["rules"] if set(value) == {"rules"} else [value]
+    elif isinstance(value, str):
+        value = [value]
     if not isinstance(value, list):
-        raise ValueError(
-            "it takes a list of rules, each with an `answer`, `json`, `tool_calls` or `reasoning`"
-        )
+        raise ValueError(_TAKES)
     if len(value) > _MAX_RULES:
         raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
-    return parse_rules_of(Rule, value, context=_Budget())
+    return parse_rules_of(Rule, map(_with_key, value), context=Budget())
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The part of a request that is compared with the conditions of rules.
-
-    `model`: the name of the requested model. `text`: the prompt, or the text of the last message.
-    `last_role`: the role of the last message; None for a prompt.
-    """
-
-    model: str
-    text: str
-    last_role: str | None
+def _with_key(item: Any) -> Any:
+    """Returns a text as a rule, or as an item of `answers`, with this answer."""
+    return {"answer": item} if isinstance(item, str) else item
 
 
 class RuleToolCall(BaseModel):
@@ -86,83 +80,54 @@ class RuleToolCall(BaseModel):
     @classmethod
     def _to_json(cls, value: Any, info: ValidationInfo) -> str:
         if not isinstance(value, dict):
-            raise ValueError("Input should be an object with the arguments by name")
-        return _budget(info).json_text(value)
+            raise ValueError("takes an object with the arguments by name")
+        return budget_of(info).json_text(value)
 
     @field_serializer("arguments")
     def _arguments_value(self, text: str) -> Any:
         return json.loads(text)
 
 
-class Rule(BaseModel):
-    """A completion, and the conditions under which a request gets it.
+class ScriptedResponse(Fault):
+    """What a call gets: a completion or a fault.
 
-    A rule applies to a request if all its conditions hold:
-    `model`: the name of the requested model; `*` matches any text;
-    `contains`: a text that occurs in the prompt or in the last message;
-    `matches`: a regular expression that has a match in the prompt or the last message;
-    `last_role`: the role of the last message;
-    `times`: the rule has applied to fewer requests than this number; None: no limit.
+    The completion has these parts, in this order: `reasoning`; the text, which is either `answer`
+    or the JSON text of the value that the script has under the key `json`; and `tool_calls`.
 
-    The completion has at least one of these parts, in this order: `reasoning`; the text, which is
-    either `answer` or the JSON text of the value that the script has under the key `json`; and
-    `tool_calls`.
-
+    `template`: whether the texts of the completion are templates.
     `finish`: the finish reason; `stop` becomes `tool_calls` if the completion has tool calls.
-    `first_token_after`: the delay of the first token, in seconds. `tokens_per_second`: the rate of
-    all later tokens; None: no delay.
+    `delay`: the delay of the first token or of the fault, in seconds. `first_token_after`: an older
+    name of `delay`. `tokens_per_second`: the rate of all later tokens; None: no delay.
+    `fault` and its options are those of Fault.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
+    # In a script, the fault is optional.
+    fault: FaultName | None = None  # type: ignore[assignment]
     reasoning: str = ""
     answer: str | None = None
     json_text: str | None = Field(default=None, alias="json")
     tool_calls: tuple[RuleToolCall, ...] = Field(default=(), max_length=_MAX_TOOL_CALLS)
-    model: str = Field(default="*", max_length=_MAX_NAME_LENGTH)
-    contains: str = ""
-    matches: Pattern | None = None
-    last_role: Role | None = None
+    template: bool = False
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
-    times: int | None = Field(default=None, ge=1)
-
-    @field_validator("matches", mode="before")
-    @classmethod
-    def _to_pattern(cls, value: Any, info: ValidationInfo) -> Pattern:
-        if not isinstance(value, str):
-            raise ValueError("Input should be a valid string")
-        if len(value) > _MAX_PATTERN:
-            raise ValueError(f"no regular expression: it is longer than {_MAX_PATTERN} characters")
-        return _budget(info).compile(value)
 
     @field_validator("json_text", mode="before")
     @classmethod
     def _to_json(cls, value: Any, info: ValidationInfo) -> str:
-        return _budget(info).json_text(value)
+        return budget_of(info).json_text(value)
 
     @model_validator(mode="after")
-    def _check_completion(self) -> Self:
-        if self.answer is not None and self.json_text is not None:
-            raise ValueError("it has both `answer` and `json`, but a completion has only one text")
-        has_text = self.answer is not None or self.json_text is not None
-        if not (has_text or self.tool_calls or self.reasoning):
-            raise ValueError("it needs `answer`, `json`, `tool_calls` or `reasoning`")
+    def _check_response(self) -> Self:
+        self._check_texts()
+        if not self._has_response:
+            more = ", `answers`" if isinstance(self, Rule) else ""
+            raise ValueError(f"it needs {_ONE_OF.format(more)}")
         return self
-
-    @field_serializer("matches")
-    def _pattern_source(self, pattern: Pattern | None) -> str | None:
-        return pattern.source if pattern else None
 
     @field_serializer("json_text")
     def _json_value(self, text: str | None) -> Any:
         return text and json.loads(text)
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """The rule as a JSON object, with the keys and values that the user wrote."""
-        return self.model_dump(exclude_unset=True, by_alias=True)
 
     @property
     def completion(self) -> Completion:
@@ -170,105 +135,163 @@ class Rule(BaseModel):
         return Completion(self.json_text or self.answer or "", self.reasoning, tuple(calls))
 
     @property
-    def cost(self) -> int:
-        """An estimate of the time to compare this rule with a text, per character of the text.
-
-        The estimate is 1, plus the number of RE2 instructions if the rule has a condition
-        `matches`.
-        """
-        return 1 if self.matches is None else 1 + self.matches.size
+    def has_completion(self) -> bool:
+        """Whether the script has a completion, apart from a fault."""
+        has_text = self.answer is not None or self.json_text is not None
+        return has_text or bool(self.tool_calls or self.reasoning)
 
     @property
-    def has_delays(self) -> bool:
-        return self.first_token_after > 0 or self.tokens_per_second is not None
+    def num_texts(self) -> int:
+        """The number of texts that are templates if `template` is True."""
+        values = [self.json_text or "", *(call.arguments for call in self.tool_calls)]
+        return 2 + sum(value.count(mark) for value in values for mark in ("{{", "{%", "{#"))
 
-    def applies(self, subject: Subject) -> bool:
-        """Returns whether all conditions of the rule hold, apart from `times`.
+    @property
+    def own_fault(self) -> Fault | None:
+        """The fault, without its delay: the backend delays the response itself."""
+        if self.fault is None:
+            return None
+        options = self.model_fields_set & (Fault.model_fields.keys() - {"delay"})
+        return Fault.model_validate({name: getattr(self, name) for name in options})
 
-        Raises PatternTooCostly if searching the text for `matches` could take minutes.
-        """
-        return (
-            fnmatchcase(subject.model, self.model)
-            and self.last_role in (None, subject.last_role)
-            and self.contains in subject.text
-            and (self.matches is None or self.matches.found_in(subject.text))
+    @property
+    def delay_s(self) -> float:
+        return self.delay or self.first_token_after
+
+    @property
+    def has_own_delay(self) -> bool:
+        return bool(self.model_fields_set & {"delay", "first_token_after"})
+
+    @property
+    def _has_response(self) -> bool:
+        return self.has_completion or self.fault is not None
+
+    def _check_texts(self) -> None:
+        if self.answer is not None and self.json_text is not None:
+            raise ValueError("it has both `answer` and `json`, but a completion has only one text")
+        if self.delay and self.first_token_after:
+            raise ValueError("it has both `delay` and `first_token_after`, which mean the same")
+
+
+class Rule(Conditions, ScriptedResponse):
+    """The response to calls that meet the conditions, or a list of responses.
+
+    `answers`: the response to the first call, to the second call, and so on. After the last
+    response, the calls get the last response again, or all responses from the first one on if
+    `cycle` is True. The rule's delays, finish reason and `template` apply to the items that have
+    none of their own.
+    """
+
+    answers: tuple[ScriptedResponse, ...] = Field(default=(), max_length=_MAX_ANSWERS)
+    cycle: bool = False
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _to_responses(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not value:
+            raise ValueError("takes a list of answers that is not empty")
+        return tuple(map(_with_key, value))
+
+    @model_validator(mode="after")
+    def _check_rule(self, info: ValidationInfo) -> Self:
+        if self.answers and (key := next((key for key in _OF_ITEMS if self._has(key)), None)):
+            raise ValueError(f"it has both `answers` and `{key}`: write it as an item of `answers`")
+        if self.cycle and not self.answers:
+            raise ValueError("`cycle` needs `answers`")
+        for response in self.answers or (self,):
+            if response.template or self.template:
+                budget_of(info).count_templates(response.num_texts)
+        assert self.responses  # compiles the templates
+        return self
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The rule as a JSON object, with the keys and values that the user wrote."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+    @property
+    def has_faults(self) -> bool:
+        return any(response.fault is not None for response in self.responses)
+
+    def response(self, number: int) -> ReadyResponse:
+        """Returns the response to a call. `number`: how many calls have used the rule before."""
+        last = len(self.responses) - 1
+        return self.responses[number % (last + 1) if self.cycle else min(number, last)]
+
+    @cached_property
+    def responses(self) -> tuple[ReadyResponse, ...]:
+        """The responses of the rule, with their templates compiled."""
+        return tuple(self._ready(response) for response in self.answers or (self,))
+
+    @property
+    def _has_response(self) -> bool:
+        return super()._has_response or bool(self.answers)
+
+    def _has(self, key: str) -> bool:
+        return ("json_text" if key == "json" else key) in self.model_fields_set
+
+    def _ready(self, response: ScriptedResponse) -> ReadyResponse:
+        def own(key: str) -> Any:
+            """Returns the response's value of a key, or the rule's value if it has none."""
+            return getattr(response if key in response.model_fields_set else self, key)
+
+        return ReadyResponse(
+            completion=response.completion if response.has_completion else None,
+            fault=response.own_fault,
+            finish=own("finish"),
+            delay_s=(response if response.has_own_delay else self).delay_s,
+            tokens_per_second=own("tokens_per_second"),
+            render=_renderer(response.completion, response, self.matches)
+            if own("template")
+            else None,
         )
 
 
-class _Budget:
-    """Converts the regular expressions and JSON values of one script, and limits their total size.
+@dataclass(frozen=True, slots=True)
+class ReadyResponse:
+    """A response of a rule, in the form in which the backend uses it.
 
-    The limits keep the conversion to a few seconds and little memory.
+    `completion`: None for the completion that the backend makes for a request without a rule.
+    `fault`: a fault that the backend or `middleware/faults/` applies. `delay_s`: the delay of the
+    first token or of the fault. `tokens_per_second`: the rate of all later tokens; None: no delay.
+    `render`: makes the completion from the values of a call; None if the completion is no template.
+    It raises TemplateFailed.
     """
 
-    def __init__(self) -> None:
-        self._pattern_size_left = _MAX_PATTERNS_SIZE
-        self._json_size_left = _MAX_JSON_SIZE
+    completion: Completion | None = None
+    fault: Fault | None = None
+    finish: Literal["stop", "length"] = "stop"
+    delay_s: float = 0.0
+    tokens_per_second: float | None = None
+    render: Callable[[Mapping[str, Any]], Completion] | None = None
 
-    def compile(self, source: str) -> Pattern:
-        """Compiles a regular expression.
-
-        Raises ValueError if the expression is invalid, or if the script's earlier expressions have
-        reached the limit of the total size.
-        """
-        if self._pattern_size_left <= 0:
-            raise ValueError("the script's regular expressions are too large together")
-        try:
-            pattern = Pattern(source)
-        except PatternTooLarge:
-            self._pattern_size_left -= SIZE_OF_LARGE
-            raise
-        self._pattern_size_left -= pattern.size
-        return pattern
-
-    def json_text(self, value: Any) -> str:
-        """Returns the value as a JSON text.
-
-        Raises ValueError if JSON cannot represent the value, if it is nested too deep, or if the
-        script's JSON values exceed the limit of the total size.
-        """
-        self._count_json(value)
-        try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except TypeError as error:  # for example a date, which YAML has and JSON has not
-            raise ValueError(f"no JSON value: {error}") from error
-
-    def _count_json(self, value: Any) -> None:
-        """Subtracts the size of a JSON value. Raises ValueError if it is too large or too deep."""
-        level = [value]
-        for _ in range(_MAX_JSON_DEPTH):
-            self._json_size_left -= sum(map(_size, level))
-            if self._json_size_left < 0:
-                raise ValueError("the script's JSON values are too large together")
-            level = [child for parent in level for child in _children(parent)]
-            if not level:
-                return
-        raise ValueError(f"it has more than {_MAX_JSON_DEPTH} levels")
+    @property
+    def has_delays(self) -> bool:
+        return self.delay_s > 0 or self.tokens_per_second is not None
 
 
-def _size(value: Any) -> int:
-    """Returns about the number of characters of a value's JSON text, without its children."""
-    match value:
-        case dict():
-            return 2 + sum(3 + _size(key) for key in value)
-        case list():
-            return 2 + len(value)
-        case str():
-            return 2 + len(value)
-        case int():
-            return 1 + value.bit_length() // 3
-    return 10
+def _renderer(
+    completion: Completion, response: ScriptedResponse, pattern: Pattern | None
+) -> Callable[[Mapping[str, Any]], Completion]:
+    """Returns a function that renders the texts of a completion.
 
+    Raises ValueError if one of the texts is no valid template.
+    """
+    from workers_ai_emulator.backends.answer_template import compiled
 
-def _children(value: Any) -> Iterable[Any]:
-    match value:
-        case dict():
-            return value.values()
-        case list():
-            return value
-    return ()
+    text = compiled(completion.text, pattern, key="answer", is_json=response.json_text is not None)
+    reasoning = compiled(completion.reasoning, pattern, key="reasoning")
+    arguments = [
+        compiled(call.arguments, pattern, key="arguments", is_json=True)
+        for call in completion.tool_calls
+    ]
 
+    def render(values: Mapping[str, Any]) -> Completion:
+        calls = zip(completion.tool_calls, arguments, strict=True)
+        return Completion(
+            text(values),
+            reasoning(values),
+            tuple(replace(call, arguments=each(values)) for call, each in calls),
+        )
 
-def _budget(info: ValidationInfo) -> _Budget:
-    """Returns the budget of the script; for a rule that belongs to no script, a new budget."""
-    return info.context or _Budget()
+    return render

@@ -29,7 +29,9 @@ def read_rules(path: Path) -> list[Rule]:
     """
     name = one_line(str(path))
     try:
-        return parse_rules(_load(read_small_text(path, max_bytes=_MAX_FILE_BYTES)))
+        value = _load(read_small_text(path, max_bytes=_MAX_FILE_BYTES))
+        # A text is an answer in a request, but a whole file that is one text is no script.
+        return parse_rules(None if isinstance(value, str) else value)
     except TextUnreadable as error:
         raise SettingInvalid(f"--script: cannot read {error}") from error
     except yaml.YAMLError as error:

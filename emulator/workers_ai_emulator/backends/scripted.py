@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
+from workers_ai_emulator.backends.conditions import Counter, Match, Subject
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.backends.reasoning_text import ReasoningText
@@ -22,7 +24,7 @@ from workers_ai_emulator.backends.relayed import (
     RunningGenerations,
     num_words,
 )
-from workers_ai_emulator.backends.rules import Rule, Subject
+from workers_ai_emulator.backends.rules import ReadyResponse, Rule
 from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.engine.stop_strings import before_stop
 from workers_ai_emulator.engine.types import (
@@ -39,56 +41,94 @@ from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.accounts import AccountStates
 from workers_ai_emulator.wire.context import CallContext
+from workers_ai_emulator.wire.endpoints import Access
 from workers_ai_emulator.wire.errors import (
     INCOMPLETE_REQUEST,
     NOT_SCRIPTED,
     WireError,
     refused_by_engine,
 )
-from workers_ai_emulator.wire.validation import shown
+from workers_ai_emulator.wire.faults import ERRORS, error_of
+from workers_ai_emulator.wire.validation import bounded, shown
+
+log = logging.getLogger(__name__)
 
 MODEL_NAME = "scripted"
 
 # If comparing a request with all rules costs more than this, the comparison runs in a thread. The
 # cost is the sum of all rules' `Rule.cost`, times the number of characters of the request's text.
 _MAX_IMMEDIATE_COST = 1_000_000
+_MAX_COMPARED = 1000  # how many rules are compared with a request to find the nearest one
 
-_NO_DELAYS = Rule(answer="")  # for completions that come from no rule
+_NO_RULE = ReadyResponse()  # the response to requests to which no rule applies
+# A request without one of these parameters gets at most as many tokens as the model's default.
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
-@dataclass(slots=True)
 class ActiveRule:
-    """A rule and its state.
+    """A rule and its counts.
 
-    `number`: the rule's position in the script, from 1 on. `times`: the number of further requests
-    to which the rule applies; None: no limit. `num_uses`: the number of requests that got the
-    rule's completion.
+    `number`: the rule's position in the script, from 1 on. `is_open`: whether the rule can apply to
+    further requests.
     """
 
-    number: int
-    rule: Rule
-    times: int | None
-    num_uses: int = 0
+    __slots__ = ("counter", "is_open", "number", "rule")
+
+    def __init__(self, number: int, rule: Rule) -> None:
+        self.number = number
+        self.rule = rule
+        self.counter = Counter(rule)
+        self.is_open = True
+
+    @property
+    def num_uses(self) -> int:
+        """The number of requests that got a response of the rule."""
+        return self.counter.num_uses
+
+    def count(self, *, is_used: bool) -> None:
+        """Counts a request that meets the rule's conditions. `is_used`: whether it is answered."""
+        self.counter.count(is_used=is_used)
+        if self.rule.times is not None or self.rule.nth:
+            self.is_open = self.counter.times_left != 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the rule as the user wrote it, with its number and its counts of requests."""
         return {
             "number": self.number,
             "rule": self.rule.source,
-            "times_left": self.times,
+            "times_left": self.counter.times_left,
             "used": self.num_uses,
         }
 
 
-@dataclass(slots=True)
 class _Script:
-    """The rules of one account, or the rules that all other accounts share."""
+    """The rules of one account, or the rules that all other accounts share.
 
-    rules: list[ActiveRule] = field(default_factory=list)
+    `cost`: the sum of the rules' `Rule.cost`. `counts_all`: whether a rule has the condition `nth`.
+    Such a rule counts all requests that meet its other conditions, also those to which an earlier
+    rule applies.
+    """
+
+    def __init__(self) -> None:
+        self.replace([])
+
+    def replace(self, rules: Sequence[Rule]) -> None:
+        self.rules = [ActiveRule(number, rule) for number, rule in enumerate(rules, 1)]
+        self.cost = sum(rule.cost for rule in rules)
+        self.counts_all = any(rule.nth for rule in rules)
+        self.has_faults = any(rule.has_faults for rule in rules)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A rule whose conditions a request meets, apart from those that count requests."""
+
+    active: ActiveRule
+    match: Match
 
 
 class ScriptedBackend:
-    """Returns the completion of the first rule that applies to a request.
+    """Returns the response of the first rule that applies to a request.
 
     If no rule applies, the completion quotes the request's prompt or last message. If the request
     then requires a tool call or JSON, the completion is a small tool call or JSON text that
@@ -100,6 +140,7 @@ class ScriptedBackend:
         self._is_strict = is_strict
         self._running = RunningGenerations()
         self._scripts = AccountStates(_Script)
+        self._has_warned = False
         self.reset()
 
     def replace(self, rules: list[Rule], account: str | None = None) -> None:
@@ -108,7 +149,8 @@ class ScriptedBackend:
         An account that has no rules of its own uses the shared rules. If `account` is None,
         replaces the shared rules. Raises ValueError if too many accounts have their own rules.
         """
-        self._scripts.own(account).rules = _active(rules)
+        self._scripts.own(account).replace(rules)
+        self._find_faults()
 
     def reset(self, account: str | None = None) -> None:
         """Removes the rules of an account, which then uses the shared rules.
@@ -121,10 +163,11 @@ class ScriptedBackend:
             self.replace(self._initial_rules)
         else:
             self._scripts.discard(account)
+            self._find_faults()
 
     def rules(self, account: str | None = None) -> list[ActiveRule]:
         """Returns the rules that apply to the requests of an account."""
-        return (self._scripts.find(account) or self._scripts.shared).rules
+        return self._script(account).rules
 
     def is_immediate(self, spec: ModelSpec) -> bool:
         return True
@@ -132,35 +175,31 @@ class ScriptedBackend:
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
-        is_large = context.is_large
-        subject = _subject(request, spec)
-        if (active := await self._use_rule(subject, context.account)) is not None:
-            rule, context.rule = active.rule, active.number
-            completion = _fitting(rule.completion, request, spec)
-        else:
-            rule, context.is_unmatched = _NO_DELAYS, True
+        subject = _subject(request, spec, context)
+        found = await self._use_rule(subject)
+        if found is None:
+            response, completion = _NO_RULE, None
+            context.is_unmatched = True
             if self._is_strict:
-                raise WireError(
-                    NOT_SCRIPTED, f"no rule of the script applies to {shown(subject.text)}"
-                )
-            completion = await _default_completion(request, subject.text, is_large=is_large)
-        prompt = transcript(request.messages) if request.prompt is None else request.prompt
-        num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
-        completion = _before_stop(completion, request.params.stop)
-        chunks = _chunks(completion, rule.finish, request.params.max_tokens)
-        if not request.separates_reasoning:
-            chunks = [*map(ReasoningText().feed, chunks)]
-        fingerprint = f"{prompt} {request.params}"
-        generation: Generation
-        if rule.has_delays or len(chunks) > MAX_UNREAD:
-            generation = self._running.start(
-                _delayed(chunks, rule), num_prompt_tokens=num_tokens, fingerprint=fingerprint
-            )
+                rules = self.rules(context.account)
+                reason = await asyncio.to_thread(_strict_reason, rules, subject)
+                raise WireError(NOT_SCRIPTED, reason)
         else:
-            generation = ReadyGeneration(
-                chunks, num_prompt_tokens=num_tokens, fingerprint=fingerprint
-            )
-        return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
+            context.rule = found.active.number
+            response = found.active.rule.response(found.active.num_uses - 1)
+            completion = response.completion
+            if response.render is not None:
+                completion = await _rendered(response.render, found, subject)
+        prompt = transcript(request.messages) if request.prompt is None else request.prompt
+        if response.fault and (error := _fault(response, request, spec, context)):
+            if not response.delay_s:
+                raise error
+            return self._failing(error, response.delay_s, prompt)
+        if completion is None:
+            completion = await _default_completion(request, subject.text, context)
+        else:
+            completion = _fitting(completion, request, spec)
+        return await self._started(response, completion, request, prompt, context)
 
     def cancel_all(self) -> None:
         self._running.cancel_all()
@@ -168,49 +207,191 @@ class ScriptedBackend:
     async def close(self) -> None:
         self.cancel_all()
 
-    async def _use_rule(self, subject: Subject, account: str | None) -> ActiveRule | None:
-        """Returns the first rule that applies to a request, and counts the request for it.
+    def _script(self, account: str | None) -> _Script:
+        return self._scripts.find(account) or self._scripts.shared
+
+    def _find_faults(self) -> None:
+        self.has_faults = any(script.has_faults for script in self._scripts)
+
+    async def _started(
+        self,
+        response: ReadyResponse,
+        completion: Completion,
+        request: TextGenerationRequest,
+        prompt: str,
+        context: CallContext,
+    ) -> StartedGeneration:
+        """Returns a generation of the completion, with the delays of the response."""
+        is_large = context.is_large
+        num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
+        completion = _before_stop(completion, request.params.stop)
+        chunks = _chunks(completion, response.finish, request.params.max_tokens)
+        if chunks[-1].finish_reason is FinishReason.LENGTH and response.finish != "length":
+            self._warn_of_cut(request.params.max_tokens, context)
+        if not request.separates_reasoning:
+            chunks = [*map(ReasoningText().feed, chunks)]
+        fingerprint = f"{prompt} {request.params}"
+        generation: Generation
+        if response.has_delays or len(chunks) > MAX_UNREAD:
+            generation = self._running.start(
+                _delayed(chunks, response), num_prompt_tokens=num_tokens, fingerprint=fingerprint
+            )
+        else:
+            generation = ReadyGeneration(
+                chunks, num_prompt_tokens=num_tokens, fingerprint=fingerprint
+            )
+        return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
+
+    def _failing(self, error: WireError, delay_s: float, prompt: str) -> StartedGeneration:
+        """Returns a generation that ends with an error after a delay."""
+        generation = self._running.start(
+            _failed(error, delay_s), num_prompt_tokens=0, fingerprint=""
+        )
+        return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
+
+    def _warn_of_cut(self, max_tokens: int | None, context: CallContext) -> None:
+        """Logs once that a completion was cut because the request does not limit its length."""
+        inputs = context.inputs if isinstance(context.inputs, dict) else {}
+        if self._has_warned or any(inputs.get(name) is not None for name in _LIMITS):
+            return
+        self._has_warned = True
+        log.warning(
+            "a scripted completion was cut after %d tokens (words), because the request has no "
+            "`max_tokens`, and the service then sends no more than that; send `max_tokens`, or "
+            "shorten the answer. This is logged once.",
+            max_tokens,
+        )
+
+    async def _use_rule(self, subject: Subject) -> _Found | None:
+        """Returns the first rule that applies to a request, and counts the request for its rules.
 
         Returns None if no rule applies. Raises WireError if searching the request's text for a
         rule's `matches` could take minutes.
         """
         while True:
-            rules = [active for active in self.rules(account) if active.times != 0]
-            cost = len(subject.text) * sum(active.rule.cost for active in rules)
-            if cost > _MAX_IMMEDIATE_COST:
-                active = await asyncio.to_thread(_first, rules, subject)
+            script = self._script(subject.account)
+            if len(subject.text) * script.cost > _MAX_IMMEDIATE_COST:
+                matching = await asyncio.to_thread(_search, script, subject)
             else:
-                active = _first(rules, subject)
-            if active is None:
-                return None
-            # While a thread searches for a rule, another request may use up the rule that the
-            # thread finds. The loop then searches again.
-            if active.times != 0:
-                active.times = active.times and active.times - 1
-                active.num_uses += 1
-                return active
+                matching = _search(script, subject)
+            used = next((each for each in matching if each.active.counter.is_due), None)
+            # While a thread searches for rules, another request may use up the rule that the thread
+            # finds. The loop then searches again.
+            is_used_up = used is None and any(not each.active.rule.nth for each in matching)
+            if not is_used_up:
+                for each in matching:
+                    if each is used or each.active.rule.nth:
+                        each.active.count(is_used=each is used)
+                return used
 
 
-def _active(rules: Sequence[Rule]) -> list[ActiveRule]:
-    return [ActiveRule(number, rule, rule.times) for number, rule in enumerate(rules, 1)]
+def _search(script: _Script, subject: Subject) -> list[_Found]:
+    """Returns the rules whose conditions a request meets, up to the first rule without `nth`.
 
-
-def _first(rules: Sequence[ActiveRule], subject: Subject) -> ActiveRule | None:
-    """Returns the first rule that applies to a request, or None.
-
+    If a rule has the condition `nth`, also returns the later rules with `nth`, which count the
+    request.
     Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
-    for active in rules:
+    found: list[_Found] = []
+    is_complete = False
+    for active in script.rules:
+        rule = active.rule
+        if not active.is_open or (is_complete and not rule.nth):
+            continue
         try:
-            if active.rule.applies(subject):
-                return active
+            match = rule.match(subject)
         except PatternTooCostly as error:
-            reason = (
-                f"`matches` of the script's rule {active.number} is too complex for a text of "
-                f"{len(subject.text)} characters: simplify it, or use `contains`"
-            )
-            raise WireError(INCOMPLETE_REQUEST, reason) from error
-    return None
+            raise _too_costly(active, subject) from error
+        if match is not None:
+            found.append(_Found(active, match))
+            is_complete = is_complete or not rule.nth
+            if is_complete and not script.counts_all:
+                break
+    return found
+
+
+def _too_costly(active: ActiveRule, subject: Subject) -> WireError:
+    reason = (
+        f"`matches` of the script's rule {active.number} is too complex for a text of "
+        f"{len(subject.text)} characters: simplify it, or use `contains`"
+    )
+    return WireError(INCOMPLETE_REQUEST, reason)
+
+
+def _strict_reason(rules: Sequence[ActiveRule], subject: Subject) -> str:
+    """Returns the text of the error for a request to which no rule applies.
+
+    It names the rule that has the fewest conditions that do not hold.
+    """
+    start = f"no rule of the script applies to {shown(subject.text)}"
+    if not rules:
+        return f"{start}: the script has no rules"
+    mismatches = [(active, active.rule.mismatches(subject)) for active in rules[:_MAX_COMPARED]]
+    active, reasons = min(mismatches, key=lambda each: (len(each[1]), -each[0].rule.num_checks))
+    return f"{start}; the nearest is rule {active.number}: {'; '.join(reasons) or _spent(active)}"
+
+
+def _spent(active: ActiveRule) -> str:
+    """Describes why a rule does not apply although its conditions hold, apart from counts."""
+    rule = active.rule
+    if rule.nth:
+        numbers = ", ".join(map(str, rule.nth[:10]))
+        return f"`nth` is {numbers}, and {active.counter.num_matches} calls have met its conditions"
+    return f"it has been used {active.num_uses} times, and `times` is {rule.times}"
+
+
+async def _rendered(
+    render: Callable[[Mapping[str, Any]], Completion], found: _Found, subject: Subject
+) -> Completion:
+    """Returns the completion of a rule that is a template.
+
+    Raises WireError if the template cannot be rendered.
+    """
+    make = partial(_render, render, found, subject, found.active.num_uses)
+    if len(subject.text) * found.active.rule.cost > _MAX_IMMEDIATE_COST:
+        return await asyncio.to_thread(make)
+    return make()
+
+
+def _render(
+    render: Callable[[Mapping[str, Any]], Completion], found: _Found, subject: Subject, call: int
+) -> Completion:
+    """Renders the template of a rule. `call`: how many calls have used the rule, with this one."""
+    try:
+        values = {
+            "groups": found.match.groups,
+            "text": subject.text,
+            "model": subject.model,
+            "account": subject.account or "",
+            "call": call,
+        }
+        return render(values)
+    except PatternTooCostly as error:
+        raise _too_costly(found.active, subject) from error
+    except ValueError as error:
+        reason = f"the template of the script's rule {found.active.number} failed: {error}"
+        raise WireError(INCOMPLETE_REQUEST, bounded(reason)) from error
+
+
+def _fault(
+    response: ReadyResponse,
+    request: TextGenerationRequest,
+    spec: ModelSpec,
+    context: CallContext,
+) -> WireError | None:
+    """Stores the fault of a response in the context. Returns its error, if the fault is one.
+
+    `middleware/faults/` applies all other faults when the response begins. A fault that changes a
+    stream is not applied to a call that requests none.
+    """
+    fault = response.fault
+    if fault is None or not fault.fits(is_stream=request.stream):
+        return None
+    context.scripted_fault = fault
+    if fault.fault not in ERRORS:
+        return None
+    is_gateway = context.call is not None and context.call.endpoint.access is Access.GATEWAY
+    return error_of(fault, spec.name, is_gateway=is_gateway)
 
 
 def _fitting(completion: Completion, request: TextGenerationRequest, spec: ModelSpec) -> Completion:
@@ -225,15 +406,23 @@ def _fitting(completion: Completion, request: TextGenerationRequest, spec: Model
     return completion
 
 
-def _subject(request: TextGenerationRequest, spec: ModelSpec) -> Subject:
-    if request.prompt is not None or not request.messages:
-        return Subject(spec.name, request.prompt or "", None)
-    last = request.messages[-1]
-    return Subject(spec.name, last.content, last.role)
+def _subject(request: TextGenerationRequest, spec: ModelSpec, context: CallContext) -> Subject:
+    has_messages = request.prompt is None and bool(request.messages)
+    messages = request.messages if has_messages else ()
+    return Subject(
+        spec.name,
+        messages[-1].content if messages else request.prompt or "",
+        messages[-1].role if messages else None,
+        messages,
+        context.account,
+        context.headers,
+        context.inputs if isinstance(context.inputs, dict) else {},
+        request.stream,
+    )
 
 
 async def _default_completion(
-    request: TextGenerationRequest, text: str, *, is_large: bool
+    request: TextGenerationRequest, text: str, context: CallContext
 ) -> Completion:
     """Returns the completion of a request to which no rule of the script applies.
 
@@ -247,7 +436,7 @@ async def _default_completion(
         make = partial(_json, request.json_mode)
     else:
         return Completion(f"This is a scripted answer to: {text}")
-    return await asyncio.to_thread(make) if is_large else make()
+    return await asyncio.to_thread(make) if context.is_large else make()
 
 
 def _required_tool(request: TextGenerationRequest) -> Tool | None:
@@ -308,12 +497,19 @@ def _words(text: str) -> Iterator[str]:
     return (match[0] for match in WORD.finditer(text))
 
 
-async def _delayed(chunks: Sequence[Chunk], rule: Rule) -> AsyncGenerator[Chunk]:
-    """Yields the chunks with the rule's delays."""
+async def _delayed(chunks: Sequence[Chunk], response: ReadyResponse) -> AsyncGenerator[Chunk]:
+    """Yields the chunks with the delays of the response."""
     loop = asyncio.get_running_loop()
-    start = loop.time() + rule.first_token_after
+    start = loop.time() + response.delay_s
     for number, chunk in enumerate(chunks):
-        due = start + number / (rule.tokens_per_second or math.inf)
+        due = start + number / (response.tokens_per_second or math.inf)
         if (wait_s := due - loop.time()) > 0:
             await asyncio.sleep(wait_s)
         yield chunk
+
+
+async def _failed(error: WireError, delay_s: float) -> AsyncGenerator[Chunk]:
+    """Raises the error after a delay."""
+    await asyncio.sleep(delay_s)
+    raise error
+    yield  # makes this function a generator

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.engine.types import Chunk
+from workers_ai_emulator.errors import EmulatorError
 
-Event = Chunk | EngineError
+Event = Chunk | EmulatorError
 
 
 async def chunks_of(events: asyncio.Queue[Event]) -> AsyncIterator[Chunk]:

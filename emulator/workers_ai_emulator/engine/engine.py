@@ -95,7 +95,7 @@ class EngineGeneration:
 
     def deliver(self, event: Event) -> None:
         """Appends a chunk or an error to the queue that the generation's iterator reads."""
-        self.is_finished = isinstance(event, EngineError) or event.finish_reason is not None
+        self.is_finished = not isinstance(event, Chunk) or event.finish_reason is not None
         if self.is_finished and self._timer is not None:
             self._timer.cancel()
         self._events.put_nowait(event)

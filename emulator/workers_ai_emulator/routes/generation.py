@@ -21,7 +21,7 @@ from workers_ai_emulator.tasks.response_formats.choice import FormatChoice
 from workers_ai_emulator.tasks.response_formats.response_format import ResponseFormat
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute, read_json
-from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import on_disconnect, while_connected
 from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError, wire_errors
@@ -85,7 +85,8 @@ async def generate(
     response_format = choose_format(spec, task_request)
     with wire_errors():
         started = await _start(request, backend, task_request, spec)
-        return await _respond(request, started, response_format, is_stream=task_request.stream)
+        is_stream = task_request.stream and not _is_stream_replaced(context)
+        return await _respond(request, started, response_format, is_stream=is_stream)
 
 
 async def _start(
@@ -111,6 +112,12 @@ async def _start(
     if limit_s is not None:
         started.generation.cancel_after(limit_s)
     return started
+
+
+def _is_stream_replaced(context: CallContext) -> bool:
+    """Returns whether the script's rule has a fault that sends JSON instead of a stream."""
+    fault = context.scripted_fault
+    return fault is not None and fault.fault == "json-instead-of-stream"
 
 
 async def _respond(

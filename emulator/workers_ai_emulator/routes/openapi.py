@@ -338,6 +338,7 @@ _MESSAGE = _object(role={"const": "assistant"}, content={"type": ["string", "nul
 _CHAT = _completion("chat.completion", message=_MESSAGE)
 _COMPLETION = _completion("text_completion", text=_TEXT)
 _STATUS = _content(_object(status=_TEXT))
+_FAULT_RULE = _any_of([_object(fault=_TEXT), _TEXT])
 _FAULTS = _content(_object(faults=_list_of(_object(fault=_TEXT))))
 _ROW = _object(id=_COUNT, time=_TEXT, method=_TEXT, path=_TEXT)
 _SCRIPT_RULE = _object(number=_COUNT, rule={"type": "object"}, used=_COUNT)
@@ -481,12 +482,13 @@ def _of_account(
 
 _new_faults = _of_account(
     _FAULTS,
-    body=_any_of([_object(fault=_TEXT), _list_of(_object(fault=_TEXT))]),
+    body=_any_of([_FAULT_RULE, _list_of(_FAULT_RULE)]),
     errors_of_body=_BODY_ERRORS,
 )
+_SCRIPT_BODY = _object(answer=_TEXT)
 _new_script = _of_account(
     _content(_object(rules=_COUNT)),
-    body=_list_of(_object(answer=_TEXT)),
+    body=_any_of([_TEXT, _SCRIPT_BODY, _list_of(_any_of([_TEXT, _SCRIPT_BODY]))]),
     errors_of_body=_BODY_ERRORS,
 )
 _RECORDINGS = _content(

@@ -75,6 +75,10 @@ class Services:
         spec = self.catalog.get(name or "")
         return spec.price if spec else ADDED_PRICE
 
+    def has_scripted_faults(self) -> bool:
+        """Returns whether a rule of the script has a fault."""
+        return self.backends.scripted.has_faults
+
     def reset(self, account: str | None = None) -> None:
         """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
 

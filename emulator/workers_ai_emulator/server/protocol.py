@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import sys
 import time
+import weakref
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -14,6 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from workers_ai_emulator.server.chunks import align_chunks, is_from_worker
 from workers_ai_emulator.server.parser import RequestParser
 from workers_ai_emulator.server.unchunked import send_without_chunks
+from workers_ai_emulator.wire.connection import store_connection
+
+# The value of SO_LINGER with which closing a socket sends a TCP reset: on, for 0 seconds.
+_RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Wait(Enum):
@@ -57,6 +65,8 @@ class Protocol(HttpToolsProtocol):
         # may be a later request, which the client has already sent (pipelining).
         self._running: RequestResponseCycle | None = None
         self._began = dict.fromkeys(Wait, time.monotonic())
+        # The reference is weak so that scopes do not keep closed connections in memory.
+        self._weak_self = weakref.proxy(self)
 
     @property
     def wait(self) -> Wait:
@@ -112,6 +122,12 @@ class Protocol(HttpToolsProtocol):
         self._disconnect()
         self.transport.abort()
 
+    def reset(self) -> None:
+        """Closes the connection with a TCP reset, which the client sees as a connection error."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.abort()
+
     def _disconnect(self) -> None:
         """Makes the application receive the ASGI message `http.disconnect`."""
         if self._running and not self._running.response_complete:
@@ -136,6 +152,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        store_connection(self.scope, self._weak_self)
         self._apply_absolute_form()
         super().on_headers_complete()
         if self.scope["http_version"] != "1.1":

@@ -11,6 +11,7 @@ from starlette.types import Scope
 from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.errors import WireError
+from workers_ai_emulator.wire.faults import Fault
 from workers_ai_emulator.wire.redaction import Redaction
 
 _KEY = "workers_ai_emulator.call_context"
@@ -39,6 +40,8 @@ class CallContext:
     `recording`: the name of the file whose recording was replayed (`middleware/recordings/`).
     `is_unmatched`: whether no rule of the script applied to the call, or no recording was found
     for it (`backends/scripted.py`, `middleware/recordings/`).
+    `scripted_fault`: the fault in the rule of the script that gave the completion
+    (`backends/scripted.py`); `middleware/faults/` applies it to the response.
     `error`: the error that the client receives, if it receives one (`wire/responses.py`).
     """
 
@@ -55,6 +58,7 @@ class CallContext:
     rule: int | None = None
     recording: str | None = None
     is_unmatched: bool = False
+    scripted_fault: Fault | None = None
     error: WireError | None = None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from workers_ai_emulator.files import one_line
 
@@ -17,6 +18,8 @@ _MAX_VALUE = 80  # the maximum number of characters that a line shows of an inva
 # The maximum number of keys of one rule. pydantic creates an error for each unknown key, so a
 # million unknown keys would take gigabytes of memory.
 _MAX_KEYS = 100
+_MAX_SHOWN_KEYS = 6  # if a rule has at most this many keys, they are listed for an unknown key
+_MAX_SHOWN_LIMIT = 10**9  # larger limits are not shown
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -51,13 +54,14 @@ def parse_rules_of(
     return rules
 
 
-def error_lines(error: ValidationError) -> list[str]:
-    """Returns one line per mistake: the field, the reason, and the start of the invalid value.
+def error_lines(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
+    """Returns one line per mistake: the key, what it takes, and the start of the invalid value.
 
     For more than 20 mistakes, returns 20 lines and a last line with the number of further mistakes.
+    `model`: the type of the validated value, whose keys are suggested in place of an unknown key.
     """
     details = error.errors()
-    return _first([_line(detail) for detail in details[:_MAX_LINES]], len(details))
+    return _first([_line(detail, model) for detail in details[:_MAX_LINES]], len(details))
 
 
 def shown(value: Any) -> str:
@@ -99,19 +103,145 @@ def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
 def _line(detail: Any, model: type[BaseModel] | None = None) -> str:
     """Returns one line for a mistake. `detail`: a dict, whose type pydantic does not export.
 
-    `model`: the type of the rule, whose keys are suggested in place of an unknown key.
+    `model`: the type of the validated value, which has the keys and the limits of their values.
     """
-    where = one_line(".".join(str(part)[:_MAX_VALUE] for part in detail["loc"]))[:_MAX_VALUE]
-    message = bounded(detail["msg"].removeprefix("Value error, "))
-    line = f"{where}: {message}, not {shown(detail['input'])}" if where else message
-    is_unknown_key = detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1
-    return line + _suggestion(where, model) if model and is_unknown_key else line
+    owner, field = _find(model, detail["loc"])
+    where = _path(detail["loc"])
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key `{where}`{_suggestion(str(detail['loc'][-1]), owner)}"
+        case "missing":
+            return f"`{where}` is missing"
+    line, value = _reason(detail, field), detail["input"]
+    if not where:
+        return line if detail["type"] == "value_error" else f"it {line}, not {shown(value)}"
+    space = " " if line.startswith("takes ") else ": "
+    return f"`{where}`{space}{line}, not {shown(value)}{_similar(detail, value)}"
 
 
-def _suggestion(key: str, model: type[BaseModel]) -> str:
-    """Returns a suggestion if one of the model's keys is similar to `key`, otherwise an empty text.
+def _path(parts: Sequence[int | str]) -> str:
+    """Returns the path of a value in a rule, such as `tool_calls[0].name`."""
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_VALUE]}" for part in parts
+    )
+    return one_line(path.removeprefix("."))[:_MAX_VALUE]
 
-    Of a model's fields, the key is the alias if there is one.
+
+def _find(
+    model: type[BaseModel] | None, parts: Sequence[int | str]
+) -> tuple[type[BaseModel] | None, FieldInfo | None]:
+    """Returns the field of a model, or of a nested model, and the model to which it belongs.
+
+    `parts`: the keys and positions that lead to the value of the field. Either result may be None.
     """
-    names = [field.alias or name for name, field in model.model_fields.items()]
-    return "".join(f"; did you mean `{name}`?" for name in get_close_matches(key, names, n=1))
+    owner, field = model, None
+    for part in parts:
+        if isinstance(part, str):
+            if field is not None:
+                owner = next((each for each in _models(field.annotation)), None)
+            field = None if owner is None else _fields(owner).get(part)
+    return owner, field
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Returns the fields of a model by the keys that users write."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yields the models that a type contains, such as that of the items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _reason(detail: Any, field: FieldInfo | None) -> str:
+    """Returns what the value of a key must be, such as `takes a whole number from 1`.
+
+    For a mistake that a validator of ours has found, returns the text of its exception.
+    """
+    context = detail.get("ctx", {})
+    match detail["type"].removesuffix("_type").removesuffix("_parsing"):
+        case "string":
+            return "takes a text"
+        case "string_too_long":
+            return f"takes a text of at most {context['max_length']} characters"
+        case "string_too_short":
+            return "takes a text that is not empty"
+        case "bool":
+            return "takes true or false"
+        case "literal_error":
+            return f"takes {_choices(context['expected'])}"
+        case "dict" | "model" | "model_attributes":
+            return "takes an object with keys and values"
+        case "list" | "tuple":
+            return "takes a list"
+        case "too_long":
+            return f"takes at most {context['max_length']} values"
+        case "int" | "int_from_float" | "float" | "finite_number" | "greater_than":
+            return f"takes {_number(detail, field)}"
+        case "greater_than_equal" | "less_than_equal":
+            return f"takes {_number(detail, field)}"
+    return bounded(detail["msg"].removeprefix("Value error, "))
+
+
+def _choices(expected: str) -> str:
+    """Returns pydantic's list of choices, such as `'a', 'b' or 'c'`, in our form."""
+    choices = expected.replace("'", "")
+    return f"one of {choices}" if " or " in choices else choices
+
+
+def _number(detail: Any, field: FieldInfo | None) -> str:
+    """Describes the numbers that a key takes, with their limits."""
+    limits = [] if field is None else [*field.metadata, *_metadata(field.annotation)]
+    is_whole = detail["type"].startswith("int") or int in _types(field and field.annotation)
+    least, above, most = (
+        next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
+        for name in ("ge", "gt", "le")
+    )
+    context = detail.get("ctx", {})
+    least, above = context.get("ge", least), context.get("gt", above)
+    text = "a whole number" if is_whole else "a number"
+    text += "" if least is None else f" from {least:g}"
+    text += "" if above is None else f" above {above:g}"
+    is_shown = isinstance(most, int | float) and most <= _MAX_SHOWN_LIMIT
+    return text + (f" to {most:g}" if is_shown else "")
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """Yields the limits in a type, such as those of the items of a list."""
+    for argument in get_args(annotation):
+        if isinstance(argument, FieldInfo):
+            yield from argument.metadata
+        yield from _metadata(argument)
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types(argument)
+
+
+def _similar(detail: Any, value: Any) -> str:
+    """Returns a suggestion if one of the choices of a key is similar to the given text."""
+    if detail["type"] != "literal_error" or not isinstance(value, str):
+        return ""
+    choices = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+    return "".join(f"; did you mean `{name}`?" for name in _close(value, choices))
+
+
+def _suggestion(key: str, model: type[BaseModel] | None) -> str:
+    """Returns a suggestion if one of the model's keys is similar to `key`.
+
+    Otherwise, returns all keys of the model if they are few, and an empty text if they are many.
+    """
+    names = [] if model is None else [*_fields(model)]
+    if close := _close(key, names):
+        return f"; did you mean `{close[0]}`?"
+    is_short = 0 < len(names) <= _MAX_SHOWN_KEYS
+    return f"; the keys are {', '.join(f'`{name}`' for name in names)}" if is_short else ""
+
+
+def _close(text: str, names: Sequence[str]) -> list[str]:
+    return get_close_matches(text[:_MAX_VALUE], names, n=1)

@@ -66,6 +66,9 @@ const ACTIONS = {
     }
   },
 
+  faults: (ai) => errorsOf(ai, ["reset", "edge-error", "broken-json", "error;message=Own"]),
+  "faults-cut": (ai) => errorsOf(ai, ["cut-body"]),
+
   async models(ai) {
     return Response.json((await ai.models()).map(({ name }) => name));
   },
@@ -74,6 +77,20 @@ const ACTIONS = {
     return new Response(await ai.gateway("mine").getUrl("workers-ai"));
   },
 };
+
+/** Requests each fault of the emulator. Returns the errors that the binding throws. */
+async function errorsOf(ai, faults) {
+  const errors = {};
+  for (const fault of faults) {
+    const extraHeaders = { ...SCRIPTED, "x-emulator-fault": fault };
+    try {
+      errors[fault] = await ai.run(MODEL, { prompt: "Hi" }, { extraHeaders });
+    } catch (error) {
+      errors[fault] = String(error);
+    }
+  }
+  return Response.json(errors);
+}
 
 async function readsOfBinding(ai, prompt) {
   const options = { extraHeaders: SCRIPTED };

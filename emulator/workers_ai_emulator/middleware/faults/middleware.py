@@ -1,130 +1,116 @@
-"""Applies faults to inference calls: errors and broken streams that a user requests for tests.
+"""Applies faults to inference calls: errors and broken responses that a user requests for tests.
 
-A fault that is an error is sent at once: before authorization and validation, and without a model.
-Other faults delay or change the application's response.
+A fault that replaces the whole response is applied at once: before authorization and validation,
+and without a model. Other faults delay or change the application's response. A fault in a rule of
+the script is applied when the response begins, because only the backend finds the rule.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workers_ai_emulator.backends.conditions import subject_of
 from workers_ai_emulator.middleware.base import InferenceMiddleware
+from workers_ai_emulator.middleware.faults.edge_page import edge_page
+from workers_ai_emulator.middleware.faults.request import CallRequest, requests_stream
+from workers_ai_emulator.middleware.faults.responses import Cancellation, changed, is_event_stream
 from workers_ai_emulator.middleware.faults.rules import (
-    BREAKS,
-    ERRORS,
     FAULT_HEADER,
-    Fault,
     FaultRules,
-    Subject,
     parse_fault,
     requested_fault,
 )
-from workers_ai_emulator.middleware.faults.streams import BreakingStream, repeat_end
-from workers_ai_emulator.wire import errors
-from workers_ai_emulator.wire.body import (
-    GZIP_MAGIC,
-    MAX_BODY_BYTES,
-    gunzip,
-    parse_json,
-    read_body,
-)
+from workers_ai_emulator.wire.body import MAX_BODY_BYTES, read_body
 from workers_ai_emulator.wire.calls import InferenceCall
-from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.connection import reset_connection
+from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import while_connected
-from workers_ai_emulator.wire.endpoints import Access
-from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import WireError
+from workers_ai_emulator.wire.faults import ERRORS, WITHOUT_MODEL, Fault, error_of
 from workers_ai_emulator.wire.responses import error_response
-
-_ERROR_TYPES = {
-    "capacity": errors.OUT_OF_CAPACITY,
-    "rate-limit": errors.RATE_LIMITED,
-    "daily-limit": errors.DAILY_LIMIT,
-    "account-limited": errors.ACCOUNT_LIMITED,
-    "timeout": errors.REQUEST_TIMEOUT,
-    "aborted": errors.REQUEST_ABORTED,
-    "internal": errors.INTERNAL_ERROR,
-}
-_NUM_ENDS = {"no-done": 0, "double-done": 2}  # how many `[DONE]` events the fault sends
 
 
 class FaultMiddleware(InferenceMiddleware):
     """Applies faults to inference calls.
 
     A call gets the fault that it requests. If it requests none, it gets the fault of the first
-    fault rule that matches the call.
+    fault rule that matches the call. If no fault rule matches, it gets the fault of the script's
+    rule that gives the completion. `has_scripted_faults`: returns whether a rule has a fault.
     """
 
-    def __init__(self, app: ASGIApp, rules: FaultRules) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: FaultRules, has_scripted_faults: Callable[[], bool]
+    ) -> None:
         super().__init__(app)
         self._rules = rules
+        self._has_scripted_faults = has_scripted_faults
 
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
         requested = requested_fault(Headers(scope=scope))
         if requested is None and len(self._rules) == 0:
-            await self._app(scope, receive, send)
+            await self._call_app(scope, receive, send)
             return
         body, receive_again = await read_body(receive)
         if len(body) > MAX_BODY_BYTES:  # the route refuses a body of this size
             await self._app(scope, receive_again, send)
             return
-        request = _Request(call, body, receive, receive_again)
+        request = CallRequest(call, body, receive, receive_again)
+        context = context_of(scope)
         try:
-            fault = self._choose(requested, request.subject, context_of(scope).account)
+            fault = await self._choose(requested, request, context)
         except WireError as error:
             await error_response(scope["path"], error)(scope, receive_again, send)
             return
         if fault is None:
-            await self._app(scope, receive_again, send)
+            await self._call_app(scope, receive_again, send)
         else:
-            context_of(scope).fault = fault.fault
+            context.fault = fault.fault
             await self._apply(fault, request, scope, _with_fault_header(send, fault.fault))
 
-    def _choose(self, requested: str | None, subject: Subject, account: str | None) -> Fault | None:
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Calls the application. Applies the fault of a script's rule, if a rule has one."""
+        if not self._has_scripted_faults():
+            await self._app(scope, receive, send)
+            return
+        response = _ScriptedFault(scope, receive, send, self._wait)
+        await self._app(scope, response.receive, response.send)
+        await response.end()
+
+    async def _choose(
+        self, requested: str | None, request: CallRequest, context: CallContext
+    ) -> Fault | None:
         """Returns the fault that a call requests, else the fault of the first matching fault rule.
 
         `requested`: the requested fault's name and options, or None. Returns None if no rule
         matches. Also returns None if the requested fault changes a stream but the call does not
         request a stream. Raises WireError if the requested fault does not exist or has invalid
-        options.
+        options, or if the conditions of the rules are too complex for the call.
         """
         if requested is None:
-            return self._rules.choose(subject, account)
+            subject = subject_of(request.inputs, model=request.model or "", context=context)
+            return await self._rules.choose(subject, is_stream=request.is_stream)
         fault = parse_fault(requested)
-        return fault if fault.applies(subject) else None
+        return fault if fault.fits(is_stream=request.is_stream) else None
 
-    async def _apply(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
-        name = fault.fault
-        if name in ERRORS:
-            error = _error(name, request)
-            await error_response(scope["path"], error)(scope, request.receive, send)
-        elif name in BREAKS:
-            await self._break(fault, request, scope, send)
-        elif name in _NUM_ENDS:
-            await self._app(scope, request.receive, repeat_end(send, _NUM_ENDS[name]))
-        elif name == "json-instead-of-stream":
+    async def _apply(self, fault: Fault, request: CallRequest, scope: Scope, send: Send) -> None:
+        if fault.wait_s and not await self._wait(request.receive_rest, fault.wait_s, scope):
+            return
+        if fault.fault in WITHOUT_MODEL:
+            await _replace(fault, request, scope, send)
+        elif fault.fault == "json-instead-of-stream":
             await self._app(scope, request.receive_without_stream(), send)
-        elif await self._wait(
-            request.receive_rest, fault.seconds, scope
-        ):  # the fault slow-first-token
-            await self._app(scope, request.receive, send)
-
-    async def _break(self, fault: Fault, request: _Request, scope: Scope, send: Send) -> None:
-        """Sends the beginning of a stream, after which uvicorn closes the connection.
-
-        With the fault `stall`, the connection stays open until the client disconnects or the fault
-        rules are reset.
-        """
-        stream = BreakingStream(fault, request.receive, send)
-        await self._app(scope, stream.receive, stream.send)
-        if stream.is_broken and fault.fault == "stall":
-            await self._wait(request.receive_rest, None, scope)
+        else:
+            cancellation = Cancellation(request.receive)
+            send = changed(fault, send, cancellation)
+            await self._app(scope, cancellation.receive, send)
+            if fault.fault == "stall" and cancellation.is_cancelled:
+                await self._wait(request.receive_rest, None, scope)
 
     async def _wait(self, receive: Receive, limit_s: float | None, scope: Scope) -> bool:
         """Waits for `limit_s` seconds, or until the fault rules are reset.
@@ -142,45 +128,71 @@ class FaultMiddleware(InferenceMiddleware):
         return True
 
 
-class _Request:
-    """The request of an inference call, after the middleware has read its body.
+class _ScriptedFault:
+    """Applies the fault in the script's rule that gives the completion, when the response begins.
 
-    `receive`: an ASGI `receive` that returns the messages with the body again. `receive_rest`: an
-    ASGI `receive` that returns only later messages, such as a disconnect.
+    The backend stores the fault in the call's context, and itself raises the faults in ERRORS.
+    `wait`: the method `FaultMiddleware._wait`.
     """
 
     def __init__(
-        self, call: InferenceCall, body: bytes, receive_rest: Receive, receive: Receive
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        wait: Callable[[Receive, float | None, Scope], Awaitable[bool]],
     ) -> None:
-        self.receive = receive
-        self.receive_rest = receive_rest
-        self.is_gateway = call.endpoint.access is Access.GATEWAY
-        self._value = _parse(body)
-        parts = self._value if isinstance(self._value, list) else [self._value]
-        # AI Gateway's universal endpoint takes a list of requests, which are JSON objects.
-        self._parts = [part for part in parts if isinstance(part, dict)]
-        names = (part.get(key) for part in self._parts for key in ("model", "endpoint"))
-        model = call.model or next((name for name in names if isinstance(name, str)), None)
-        is_stream = any(inputs.get("stream") is True for inputs in self._inputs)
-        self.subject = Subject(call.account_id, model and _bare_name(model), is_stream)
+        self._scope = scope
+        self._context = context_of(scope)
+        self._cancellation = Cancellation(receive)
+        self.receive = self._cancellation.receive
+        self._receive = receive
+        self._send = send
+        self._wait = wait
 
-    def receive_without_stream(self) -> Receive:
-        """Returns an ASGI `receive` that returns the request's body with `stream` set to false."""
-        for inputs in self._inputs:
-            if "stream" in inputs:
-                inputs["stream"] = False
-        messages = [{"type": "http.request", "body": to_json(self._value)}]
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            fault = self._context.scripted_fault
+            if fault is not None and self._fits(fault, message):
+                await self._apply(fault)
+        if not self._cancellation.is_cancelled:
+            await self._send(message)
 
-        async def receive() -> Message:
-            return messages.pop() if messages else await self.receive_rest()
+    async def end(self) -> None:
+        """Keeps a stalled connection open until the client disconnects or faults are reset."""
+        if self._context.fault == "stall" and self._cancellation.is_cancelled:
+            await self._wait(self._receive, None, self._scope)
 
-        return receive
+    async def _apply(self, fault: Fault) -> None:
+        """Waits for the fault's delay, then applies the fault to the messages that follow."""
+        self._context.fault = fault.fault
+        send = _with_fault_header(self._send, fault.fault)
+        self._send = changed(fault, send, self._cancellation)
+        if fault.wait_s and not await self._wait(self._receive, fault.wait_s, self._scope):
+            self._cancellation.cancel()
+        elif fault.fault == "reset":
+            reset_connection(self._scope)
+            self._cancellation.cancel()
+        elif fault.fault == "edge-error":
+            await edge_page(fault.http_status)(self._scope, self._receive, send)
+            self._cancellation.cancel()
 
-    @property
-    def _inputs(self) -> list[dict[str, Any]]:
-        """The JSON objects, in the request's body, that may contain the key `stream`."""
-        nested = (part.get(key) for part in self._parts for key in ("inputs", "input", "query"))
-        return [*self._parts, *(inputs for inputs in nested if isinstance(inputs, dict))]
+    def _fits(self, fault: Fault, start: Message) -> bool:
+        """Returns whether the fault can be applied to the response that begins with `start`."""
+        if fault.fault == "json-instead-of-stream":  # `routes/generation.py` sends the JSON
+            return requests_stream(self._context.inputs)
+        return fault.fits(is_stream=is_event_stream(start))
+
+
+async def _replace(fault: Fault, request: CallRequest, scope: Scope, send: Send) -> None:
+    """Applies a fault that replaces the whole response."""
+    if fault.fault in ERRORS:
+        error = error_of(fault, request.model, is_gateway=request.is_gateway)
+        await error_response(scope["path"], error)(scope, request.receive, send)
+    elif fault.fault == "edge-error":
+        await edge_page(fault.http_status)(scope, request.receive, send)
+    else:
+        reset_connection(scope)
 
 
 def _with_fault_header(send: Send, name: str) -> Send:
@@ -192,25 +204,3 @@ def _with_fault_header(send: Send, name: str) -> Send:
         await send(message)
 
     return send_with_header
-
-
-def _error(name: str, request: _Request) -> WireError:
-    if name == "retired":
-        return errors.retired(request.subject.model or "undefined")
-    if name == "auth":
-        api, gateway = errors.AUTHENTICATION_FAILED, errors.GATEWAY_UNAUTHORIZED
-        return WireError(gateway if request.is_gateway else api)
-    return WireError(_ERROR_TYPES[name])
-
-
-def _parse(body: bytes) -> Any:
-    """Returns the JSON value of a request body, which may be gzipped; None if it is invalid."""
-    try:
-        return parse_json(gunzip(body) if body.startswith(GZIP_MAGIC) else body)
-    except WireError:
-        return None
-
-
-def _bare_name(model: str) -> str:
-    """Removes the prefixes of bindings and AI Gateway, such as `workers-ai/`, from a name."""
-    return model.rpartition(":")[2].removeprefix("workers-ai/").removeprefix("run/")

@@ -14,20 +14,25 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError
 
+from workers_ai_emulator.backends.budget import Budget
+from workers_ai_emulator.backends.conditions import Conditions, Counter, Subject
+from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.wire.accounts import AccountStates
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.faults import Fault
 from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 
 FAULT_HEADER = "x-emulator-fault"
 
 _MAX_RULES = 1000
+# If comparing a call with all rules costs more than this, the comparison runs in a thread. The cost
+# is the sum of all rules' `Conditions.cost`, times the number of characters of the call's text.
+_MAX_IMMEDIATE_COST = 1_000_000
 _TOKEN_HEADERS = (
     "cf-aig-authorization",
     "authorization",
@@ -36,107 +41,44 @@ _TOKEN_HEADERS = (
 )
 _TOKEN = re.compile(r"(bearer +)?fault:(?P<fault>.*)", re.IGNORECASE)
 
-ErrorName = Literal[
-    "capacity",
-    "rate-limit",
-    "daily-limit",
-    "account-limited",
-    "timeout",
-    "aborted",
-    "retired",
-    "auth",
-    "internal",
-]
-BreakName = Literal["cut-mid-event", "cut-mid-utf8", "stall"]
-StreamName = Literal[BreakName, "no-done", "double-done", "json-instead-of-stream"]
-FaultName = Literal[ErrorName, StreamName, "slow-first-token"]
 
-ERRORS = frozenset(get_args(ErrorName))
-BREAKS = frozenset(get_args(BreakName))
-_OF_STREAMS = frozenset(get_args(StreamName))
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The properties of an inference call that fault rules check.
-
-    `account_id` and `model` are None if the call does not contain them.
-    """
-
-    account_id: str | None
-    model: str | None
-    is_stream: bool
-
-
-class Fault(BaseModel):
-    """A fault and its options.
-
-    `after_events`: the number of events that are sent before the stream breaks. `seconds`: the
-    delay of the first token.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    fault: FaultName
-    after_events: int = Field(default=1, ge=0)
-    seconds: float = Field(default=2.0, gt=0, le=3600)
-
-    @field_validator("after_events")
-    @classmethod
-    def _check_after_events(cls, value: int, info: ValidationInfo) -> int:
-        if "fault" in info.data and info.data["fault"] not in BREAKS:
-            raise ValueError(f"this is for {', '.join(get_args(BreakName))}")
-        return value
-
-    @field_validator("seconds")
-    @classmethod
-    def _check_seconds(cls, value: float, info: ValidationInfo) -> float:
-        if "fault" in info.data and info.data["fault"] != "slow-first-token":
-            raise ValueError("this is for slow-first-token")
-        return value
-
-    def applies(self, subject: Subject) -> bool:
-        """Returns whether the fault can be applied to the call.
-
-        Some faults change a stream, so they can be applied only to calls that request a stream.
-        """
-        return subject.is_stream or self.fault not in _OF_STREAMS
-
-
-class FaultRule(Fault):
+class FaultRule(Conditions, Fault):
     """A fault, and conditions for the calls that get it.
 
-    A condition that is not set matches all calls. `times`: the number of calls that get the fault,
-    after which the rule is removed. If `times` is None, all matching calls get the fault until the
+    `backends/conditions.py` describes the conditions. A call that the fault cannot be applied to
+    does not meet them. After the number of calls in `times`, or after the last of the calls in
+    `nth`, the rule is removed. Without these conditions, all matching calls get the fault until the
     next reset. `probability`: the probability that a matching call gets the fault. `seed`: the seed
-    of the random choice; with a seed, the choices are the same in every run. `model`: a model's
-    name, in which `*` matches any text.
+    of the random choice; with a seed, the choices are the same in every run.
     """
 
-    times: int | None = Field(default=None, ge=1)
     probability: float = Field(default=1.0, ge=0, le=1)
     seed: int | None = None
-    model: str = Field(default="*", max_length=200)
-    account: str | None = Field(default=None, max_length=200)
-
-    def applies(self, subject: Subject) -> bool:
-        return (
-            super().applies(subject)
-            and self.account in (None, subject.account_id)
-            and fnmatchcase(subject.model or "", self.model)
-        )
 
 
-@dataclass(slots=True)
 class _ActiveRule:
-    """An active fault rule. `times`: how many more calls get the fault, None for no limit."""
+    """An active fault rule, and how many calls it has matched."""
 
-    rule: FaultRule
-    times: int | None
-    random: random.Random
+    def __init__(self, rule: FaultRule) -> None:
+        self.rule = rule
+        self.counter = Counter(rule)
+        self._random = random.Random(rule.seed)
 
-    def draws(self, subject: Subject) -> bool:
-        return self.rule.applies(subject) and self.random.random() < self.rule.probability
+    def matches(self, subject: Subject, *, is_stream: bool) -> bool:
+        """Returns whether a call meets the conditions of the rule, apart from `nth` and `times`.
+
+        Raises PatternTooCostly if searching the call's text for `matches` could take minutes.
+        """
+        return self.rule.fits(is_stream=is_stream) and self.rule.match(subject) is not None
+
+    def draws(self) -> bool:
+        """Returns whether a call that the rule matches gets the fault."""
+        return self.counter.is_due and self._random.random() < self.rule.probability
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the rule as in the request. Its `times` is the number of further calls."""
+        value = self.rule.model_dump(exclude_unset=True)
+        return value | ({} if self.rule.times is None else {"times": self.counter.times_left})
 
 
 class _RuleList:
@@ -145,19 +87,9 @@ class _RuleList:
     def __init__(self) -> None:
         self.rules: list[_ActiveRule] = []
 
-    def choose(self, subject: Subject) -> Fault | None:
-        """Returns the fault of the first rule that applies to the call, or None.
-
-        Decrements the rule's `times`, and removes the rule when its `times` is zero.
-        """
-        for number, each in enumerate(self.rules):
-            if each.draws(subject):
-                if each.times is not None:
-                    each.times -= 1
-                if each.times == 0:
-                    del self.rules[number]
-                return each.rule
-        return None
+    def remove_used(self) -> None:
+        """Removes the rules that apply to no further calls."""
+        self.rules = [each for each in self.rules if each.counter.times_left != 0]
 
 
 class FaultRules:
@@ -175,6 +107,11 @@ class FaultRules:
     def __len__(self) -> int:
         return sum(len(each.rules) for each in self._lists)
 
+    @property
+    def num_delayed(self) -> int:
+        """The number of responses that a fault is delaying."""
+        return len(self._delayed)
+
     def add(self, rules: list[FaultRule], account: str | None = None) -> None:
         """Appends `rules` to the active fault rules of an account, or of all accounts.
 
@@ -182,9 +119,7 @@ class FaultRules:
         """
         if len(self) + len(rules) > _MAX_RULES:
             raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
-        self._lists.own(account).rules += [
-            _ActiveRule(rule, rule.times, random.Random(rule.seed)) for rule in rules
-        ]
+        self._lists.own(account).rules += map(_ActiveRule, rules)
 
     def replace(self, rules: list[FaultRule], account: str | None = None) -> None:
         """Replaces the active fault rules of an account, or those that apply to all accounts."""
@@ -194,13 +129,30 @@ class FaultRules:
         self._lists.own(account).rules.clear()
         self.add(rules, account)
 
-    def choose(self, subject: Subject, account: str | None = None) -> Fault | None:
+    async def choose(self, subject: Subject, *, is_stream: bool) -> Fault | None:
         """Returns the fault of the first fault rule that applies to a call, or None.
 
         The rules of the call's account come before the rules that apply to all accounts.
+        `is_stream`: whether faults of streams can be applied to the call. Raises WireError if
+        searching the call's text for the condition `matches` could take minutes.
         """
-        own = self._lists.find(account)
-        return (own and own.choose(subject)) or self._lists.shared.choose(subject)
+        own = self._lists.find(subject.account)
+        lists = [self._lists.shared] if own is None else [own, self._lists.shared]
+        rules = [each for rule_list in lists for each in rule_list.rules]
+        cost = len(subject.text) * sum(each.rule.cost for each in rules)
+        # Only the search is done in a thread, because rules may not be counted in two threads.
+        if cost > _MAX_IMMEDIATE_COST:
+            matching = await asyncio.to_thread(_matching, rules, subject, is_stream=is_stream)
+        else:
+            matching = _matching(rules, subject, is_stream=is_stream)
+        used = next((each for each in matching if each.draws()), None)
+        # A rule with `nth` also counts the calls that get the fault of another rule.
+        for each in matching:
+            if each is used or each.rule.nth:
+                each.counter.count(is_used=each is used)
+        for rule_list in lists:
+            rule_list.remove_used()
+        return used.rule if used else None
 
     async def wait_for_reset(self, account: str | None = None) -> None:
         """Waits until the fault rules of an account, or all fault rules, are reset."""
@@ -231,22 +183,20 @@ class FaultRules:
         None, returns the rules that apply to all accounts, otherwise those of the account.
         """
         rules = self._lists.shared if account is None else self._lists.find(account)
-        return [
-            each.rule.model_dump(exclude_unset=True)
-            | ({} if each.times is None else {"times": each.times})
-            for each in (rules.rules if rules else ())
-        ]
+        return [each.to_json() for each in (rules.rules if rules else ())]
 
 
 def parse_fault_rules(value: Any) -> list[FaultRule]:
     """Returns the fault rules in a JSON value, which is one rule or a list of rules.
 
-    If the value has mistakes, raises ValueError with one line for each mistake.
+    A rule is an object, or only the name of a fault. If the value has mistakes, raises ValueError
+    with one line for each mistake.
     """
     items = value if isinstance(value, list) else [value]
     if len(items) > _MAX_RULES:
         raise ValueError(f"{_MAX_RULES} rules are the most, not {len(items)}")
-    return parse_rules_of(FaultRule, items, strict=True)
+    items = [{"fault": item} if isinstance(item, str) else item for item in items]
+    return parse_rules_of(FaultRule, items, strict=True, context=Budget())
 
 
 def requested_fault(headers: Mapping[str, str]) -> str | None:
@@ -265,4 +215,21 @@ def parse_fault(text: str) -> Fault:
     try:
         return Fault.model_validate({key: value for key, _, value in pairs} | {"fault": name})
     except ValidationError as error:
-        raise WireError(INCOMPLETE_REQUEST, "; ".join(error_lines(error))) from error
+        raise WireError(INCOMPLETE_REQUEST, "; ".join(error_lines(error, Fault))) from error
+
+
+def _matching(
+    rules: Sequence[_ActiveRule], subject: Subject, *, is_stream: bool
+) -> list[_ActiveRule]:
+    """Returns the rules whose conditions a call meets, apart from `nth` and `times`.
+
+    Raises WireError if searching the call's text for the condition `matches` could take minutes.
+    """
+    try:
+        return [each for each in rules if each.matches(subject, is_stream=is_stream)]
+    except PatternTooCostly as error:
+        reason = (
+            "`matches` of a fault rule is too complex for a text of "
+            f"{len(subject.text)} characters: simplify it, or use `contains`"
+        )
+        raise WireError(INCOMPLETE_REQUEST, reason) from error
