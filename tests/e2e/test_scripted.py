@@ -199,7 +199,7 @@ def test_no_expression_of_a_posted_script_blocks_the_server(tmp_path: Path) -> N
         assert refused.status_code == 400 and "rule 2 is too complex" in refused.text
         response = server.post(f"{control}/script", [{"matches": r"(a)\1", "answer": "1"}])
         assert [error["message"] for error in response.json()["errors"]] == [
-            'rule 1: matches: a back-reference such as \\1 is not supported, not "(a)\\\\1"'
+            'rule 1: `matches`: a back-reference such as \\1 is not supported, not "(a)\\\\1"'
         ]
     assert server.process.returncode == 0
 
@@ -340,7 +340,7 @@ def test_an_unknown_backend_is_refused_with_the_names_of_all_backends(
         (lambda file: file.write_text("- {answer: a, times: 0}\n- {contains: x}\n"), 2),
         (lambda file: file.write_text("- answer: [\n"), 1),
         (lambda file: file.write_bytes(b"\xff"), 1),
-        (lambda file: file.write_text("answer: a\n"), 1),
+        (lambda file: file.write_text("answers: a\n"), 1),
     ],
 )
 def test_each_mistake_in_the_rules_is_one_line(

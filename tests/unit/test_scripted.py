@@ -33,7 +33,6 @@ from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import NOT_SCRIPTED, WireError
 from workers_ai_emulator.wire.faults import Fault
 
-from tests.pages import blocks
 from tests.server import FP16, INT8
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # a model with tools
@@ -212,23 +211,6 @@ def test_requests_with_long_texts_use_a_rule_as_often_as_it_applies() -> None:
         return sorted([(await anext(aiter(generation))).text for generation in started])
 
     assert asyncio.run(texts()) == ["1", "1", "2", "2", "2"]
-
-
-def test_the_examples_in_the_docs_work(tmp_path: Path) -> None:
-    file = tmp_path / "rules.yaml"
-    texts, tools = blocks("scripts.md", "yaml")
-    file.write_text(texts)
-    rules = ScriptedBackend(read_rules(file))
-    assert completion(rules, "The capital of France?") == "The capital of France is Paris."
-    assert completion(rules, "Translate: Hello") == "Bonjour."
-    file.write_text(tools)
-    rules = ScriptedBackend(read_rules(file))
-    called = collected(rules, "How is the weather?")
-    assert called.reasoning == "I need the weather of today."
-    assert called.tool_calls == (ToolCall("get_weather", '{"city": "Paris"}'),)
-    result = Message("tool", "21 degrees, clear sky")
-    assert completion(rules, "How is the weather?", result) == "It is sunny in Paris."
-    assert completion(rules, "Write it as JSON.") == '{"city": "Paris", "degrees": 21}'
 
 
 # ── conditions that count, and sequences ──────────────────────────────────────────────────────

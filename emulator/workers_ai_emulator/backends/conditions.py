@@ -202,7 +202,7 @@ class Conditions(BaseModel):
         Raises PatternTooCostly if searching the text for `matches` could take minutes.
         """
         for check in self._checks:
-            if not check.holds(subject):
+            if not check.test(check.value, subject):
                 return None
         return Match(self.matches, subject.text)
 

@@ -88,7 +88,8 @@ class ActiveRule:
     def count(self, *, is_used: bool) -> None:
         """Counts a request that meets the rule's conditions. `is_used`: whether it is answered."""
         self.counter.count(is_used=is_used)
-        self.is_open = self.counter.times_left != 0
+        if self.rule.times is not None or self.rule.nth:
+            self.is_open = self.counter.times_left != 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the rule as the user wrote it, with its number and its counts of requests."""
@@ -180,11 +181,15 @@ class ScriptedBackend:
             response, completion = _NO_RULE, None
             context.is_unmatched = True
             if self._is_strict:
-                raise WireError(NOT_SCRIPTED, _strict_reason(self.rules(context.account), subject))
+                rules = self.rules(context.account)
+                reason = await asyncio.to_thread(_strict_reason, rules, subject)
+                raise WireError(NOT_SCRIPTED, reason)
         else:
             context.rule = found.active.number
             response = found.active.rule.response(found.active.num_uses - 1)
-            completion = await _completion(response, found, subject)
+            completion = response.completion
+            if response.render is not None:
+                completion = await _rendered(response.render, found, subject)
         prompt = transcript(request.messages) if request.prompt is None else request.prompt
         if response.fault and (error := _fault(response, request, spec, context)):
             if not response.delay_s:
@@ -265,45 +270,44 @@ class ScriptedBackend:
         """
         while True:
             script = self._script(subject.account)
-            search = partial(_search, script.rules, subject, counts_all=script.counts_all)
             if len(subject.text) * script.cost > _MAX_IMMEDIATE_COST:
-                matching = await asyncio.to_thread(search)
+                matching = await asyncio.to_thread(_search, script, subject)
             else:
-                matching = search()
+                matching = _search(script, subject)
             used = next((each for each in matching if each.active.counter.is_due), None)
             # While a thread searches for rules, another request may use up the rule that the thread
             # finds. The loop then searches again.
             is_used_up = used is None and any(not each.active.rule.nth for each in matching)
             if not is_used_up:
-                _count(matching, used)
+                for each in matching:
+                    if each is used or each.active.rule.nth:
+                        each.active.count(is_used=each is used)
                 return used
 
 
-def _search(rules: Sequence[ActiveRule], subject: Subject, *, counts_all: bool) -> list[_Found]:
+def _search(script: _Script, subject: Subject) -> list[_Found]:
     """Returns the rules whose conditions a request meets, up to the first rule without `nth`.
 
-    If `counts_all` is True, also returns the later rules with `nth`, which count the request.
+    If a rule has the condition `nth`, also returns the later rules with `nth`, which count the
+    request.
     Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
     found: list[_Found] = []
     is_complete = False
-    for active in rules:
+    for active in script.rules:
         rule = active.rule
         if not active.is_open or (is_complete and not rule.nth):
             continue
-        if (match := _match(active, subject)) is not None:
+        try:
+            match = rule.match(subject)
+        except PatternTooCostly as error:
+            raise _too_costly(active, subject) from error
+        if match is not None:
             found.append(_Found(active, match))
             is_complete = is_complete or not rule.nth
-            if is_complete and not counts_all:
+            if is_complete and not script.counts_all:
                 break
     return found
-
-
-def _match(active: ActiveRule, subject: Subject) -> Match | None:
-    try:
-        return active.rule.match(subject)
-    except PatternTooCostly as error:
-        raise _too_costly(active, subject) from error
 
 
 def _too_costly(active: ActiveRule, subject: Subject) -> WireError:
@@ -312,13 +316,6 @@ def _too_costly(active: ActiveRule, subject: Subject) -> WireError:
         f"{len(subject.text)} characters: simplify it, or use `contains`"
     )
     return WireError(INCOMPLETE_REQUEST, reason)
-
-
-def _count(matching: Sequence[_Found], used: _Found | None) -> None:
-    """Counts a request for the rule that applies to it, and for all rules with `nth`."""
-    for each in matching:
-        if each is used or each.active.rule.nth:
-            each.active.count(is_used=each is used)
 
 
 def _strict_reason(rules: Sequence[ActiveRule], subject: Subject) -> str:
@@ -343,19 +340,17 @@ def _spent(active: ActiveRule) -> str:
     return f"it has been used {active.num_uses} times, and `times` is {rule.times}"
 
 
-async def _completion(
-    response: ReadyResponse, found: _Found, subject: Subject
-) -> Completion | None:
-    """Returns the completion of a rule's response; None if the response has none.
+async def _rendered(
+    render: Callable[[Mapping[str, Any]], Completion], found: _Found, subject: Subject
+) -> Completion:
+    """Returns the completion of a rule that is a template.
 
-    Raises WireError if the completion is a template that cannot be rendered.
+    Raises WireError if the template cannot be rendered.
     """
-    if response.render is None:
-        return response.completion
-    render = partial(_render, response.render, found, subject, found.active.num_uses)
+    make = partial(_render, render, found, subject, found.active.num_uses)
     if len(subject.text) * found.active.rule.cost > _MAX_IMMEDIATE_COST:
-        return await asyncio.to_thread(render)
-    return render()
+        return await asyncio.to_thread(make)
+    return make()
 
 
 def _render(

@@ -485,9 +485,10 @@ _new_faults = _of_account(
     body=_any_of([_FAULT_RULE, _list_of(_FAULT_RULE)]),
     errors_of_body=_BODY_ERRORS,
 )
+_SCRIPT_BODY = _object(answer=_TEXT)
 _new_script = _of_account(
     _content(_object(rules=_COUNT)),
-    body=_list_of(_object(answer=_TEXT)),
+    body=_any_of([_TEXT, _SCRIPT_BODY, _list_of(_any_of([_TEXT, _SCRIPT_BODY]))]),
     errors_of_body=_BODY_ERRORS,
 )
 
