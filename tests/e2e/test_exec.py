@@ -17,10 +17,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests import npm
-from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, wait_until
+from tests.server import (
+    ACCOUNT_ID,
+    ENDLESS,
+    INT8,
+    ServerProcess,
+    server_process,
+    wait_until,
+)
 
 URL = f"https://api.cloudflare.com/client/v4/accounts/{ACCOUNT_ID}/ai/run/{INT8}"
 LIMIT_S = 120
@@ -450,3 +458,115 @@ def test_a_cache_folder_that_cannot_be_written_is_an_error_of_one_line(
     done = run(port, "echo", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "XDG_CACHE_HOME" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# A program that hides every error.
+HIDING = f"""
+import sys, httpx
+try:
+    response = httpx.post({URL!r}, json={{"prompt": sys.argv[1]}}, timeout=60)
+    print(response.json()["result"]["response"])
+except Exception:
+    print("Sorry.")
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> dict[str, str]:
+    """The environment variables of an emulator that has one rule, for prompts with "pizza"."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("- contains: pizza\n  answer: Cheese.\n", "utf-8")
+    return {"WORKERS_AI_EMULATOR_BACKEND": "scripted", "WORKERS_AI_EMULATOR_SCRIPT": str(path)}
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ServerProcess]:
+    """Yields a running emulator that has no rules, and that is not strict."""
+    with server_process("--backend", "scripted", "--log-level", "warning") as running:
+        yield running
+
+
+def test_strict_makes_exec_fail_although_the_program_hides_the_error(rules: dict[str, str]) -> None:
+    command = [sys.executable, "-c", HIDING]
+    done = run(0, "--strict", *command, "Why is pizza good?", **rules)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Cheese.\n", "")
+    done = run(0, "--strict", *command, "And pasta?", **rules)
+    assert (done.returncode, done.stdout) == (99, "Sorry.\n")
+    first, *others = done.stderr.splitlines()
+    assert first.endswith("no rule of the script and no recording answered 1 call:")
+    assert f'1. {INT8} "And pasta?": status 500' in "\n".join(others)
+
+
+def test_strict_counts_only_the_calls_of_this_command_at_a_running_emulator(
+    scripted: ServerProcess,
+) -> None:
+    port = int(scripted.root.rpartition(":")[2])
+    scripted.run({"prompt": "another program"})
+    assert run(port, "--strict", "true").returncode == 0
+    failing = f"{HIDING}\nsys.exit(7)"
+    done = run(port, "--strict", sys.executable, "-c", failing, "Hi")
+    assert done.returncode == 7  # the exit code of a command that fails
+    assert '"Hi": status 200' in done.stderr and "another" not in done.stderr
+
+
+def test_strict_with_a_backend_that_answers_every_call_is_an_error(port: int) -> None:
+    done = run(port, "--strict", "echo", "run")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--strict has no effect with the backend `llama`" in done.stderr
+
+
+def test_all_calls_of_the_command_belong_to_the_account(scripted: ServerProcess) -> None:
+    port, account = int(scripted.root.rpartition(":")[2]), "c" * 32
+    script = f"{scripted.root}/_emulator/script?account={account}"
+    httpx.post(script, json=[{"answer": "Own."}]).raise_for_status()
+    done = run(port, "--account", account, sys.executable, "-c", HIDING, "Hi")
+    assert (done.returncode, done.stdout) == (0, "Own.\n")
+    done = run(port, "--account", account, "sh", "-c", "echo $WORKERS_AI_EMULATOR_URL")
+    assert done.stdout == f"{scripted.root}/_emulator/accounts/{account}\n"
+
+
+def test_an_invalid_account_is_an_error_of_one_line() -> None:
+    done = run(0, "--account", "x", "true")
+    assert done.returncode == 2
+    assert "--account: it takes 32 hexadecimal digits" in done.stderr
+
+
+def test_the_pytest_fixture_uses_the_emulator_of_exec(
+    tmp_path: Path, rules: dict[str, str]
+) -> None:
+    (tmp_path / "test_it.py").write_text(
+        f"""
+import subprocess, sys
+
+def ask(prompt):
+    program = {HIDING!r}.replace({ACCOUNT_ID!r}, sys.modules["os"].environ["CLOUDFLARE_ACCOUNT_ID"])
+    return subprocess.check_output([sys.executable, "-c", program, prompt], text=True).strip()
+
+def test_own(workers_ai):
+    workers_ai.script("Own.")
+    assert ask("And pasta?") == "Own."
+
+def test_unmatched(workers_ai):
+    assert ask("And pasta?") == "Sorry."
+"""
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = run(0, "--strict", *command, **rules)
+    assert done.returncode == 1 and "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.node
+def test_the_calls_of_a_binding_belong_to_the_account() -> None:
+    npm.require_node()
+    hooks = Path(__file__).parents[2] / "emulator/workers_ai_emulator/interception/hooks"
+    program = f"""
+        const plugin = require("{hooks}/miniflare-plugin.cjs").plugins["workers-ai-emulator"];
+        const options = [{{ name: "AI", plugin: {{ name: "workers-ai-emulator" }} }}];
+        console.log(JSON.stringify(plugin.getServices({{ options }})));"""
+    variables = {"WORKERS_AI_EMULATOR_ACCOUNT": "c" * 32}
+    done = subprocess.run(
+        ["node", "-e", program], capture_output=True, text=True, env=os.environ | variables
+    )
+    [service] = json.loads(done.stdout)
+    [header] = service["external"]["http"]["injectRequestHeaders"]
+    assert header == {"name": "x-emulator-account", "value": "c" * 32}

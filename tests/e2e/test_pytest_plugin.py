@@ -6,16 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.pytest_plugin.server import Server
 
 from tests import npm, pypi
 from tests.pages import blocks
-from tests.server import wait_until
+from tests.server import ServerProcess, server_process, wait_until
 
 LIMIT_S = 300
+COUNTED = ("passed", "failed", "errors")
 OLD_PYTEST = ("pytest==7.4.4", "pluggy==1.0.0")
 
 
@@ -50,16 +54,18 @@ def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     """Returns how many tests passed, failed or had errors, by these words of pytest's output."""
     closing = done.stdout.splitlines()[-1] if done.stdout else ""
     numbers = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
-    return {word: n for word, n in numbers.items() if word in ("passed", "failed", "errors")}
+    numbers["errors"] = numbers.get("errors", 0) + numbers.get("error", 0)
+    return {word: n for word, n in numbers.items() if word in COUNTED and n}
 
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "4"]], ids=["alone", "parallel"])
 def test_the_example_tests_of_the_documentation_pass(
     project: Project, arguments: list[str]
 ) -> None:
-    project.write("test_page.py", blocks("testing.md", "python")[0])
+    for number, block in enumerate(blocks("testing.md", "python")[:2]):
+        project.write(f"test_page_{number}.py", block)
     done = project.run(*arguments)
-    assert counts(done) == {"passed": 3}, done.stdout
+    assert counts(done) == {"passed": 5}, done.stdout
     assert done.returncode == 0 and done.stderr == ""
 
 
@@ -180,8 +186,10 @@ def test_the_setting_workers_ai_args_adds_flags(project: Project) -> None:
         "pytest.ini",
         "[pytest]\nworkers_ai_args = --script rules.yaml --api-token local --api-token other\n",
     )
+    folder = project.folder / "tests"
+    folder.mkdir()
     project.write(
-        "test_it.py",
+        "tests/test_it.py",
         """
 import httpx
 
@@ -194,6 +202,7 @@ def test_it(workers_ai):
     assert len(workers_ai.requests) == 2
 """,
     )
+    project.folder = folder  # paths in the setting are relative to the rootdir
     done = project.run()
     assert counts(done) == {"passed": 1}, done.stdout
 
@@ -207,25 +216,28 @@ def test_a_failed_start_is_reported_with_the_emulators_output(project: Project) 
     assert "Traceback" not in done.stdout and "child.py" not in done.stdout
 
 
-def test_an_emulator_that_has_exited_is_reported_without_a_traceback(project: Project) -> None:
+def test_an_emulator_that_was_killed_is_reported_and_started_again(project: Project) -> None:
     project.write(
         "test_it.py",
         """
-import os
-import signal
-
+import httpx
 import psutil
 
 def test_it(workers_ai):
     for child in psutil.Process().children():
         child.kill()
-        child.wait()
-    workers_ai.reset()
+    workers_ai.script("x")
+
+def test_next(workers_ai):
+    workers_ai.script("Again.")
+    url = workers_ai.run_url("@cf/meta/llama-2-7b-chat-int8")
+    assert "Again." in httpx.post(url, json={"prompt": "Hi"}).text
 """,
     )
     done = project.run()
-    assert counts(done) == {"failed": 1}
-    assert "the emulator does not answer" in done.stdout and "Traceback" not in done.stdout
+    assert counts(done) == {"failed": 1, "passed": 1}, done.stdout
+    assert "the emulator was killed by SIGKILL (exit status -9); it is started" in done.stdout
+    assert "Traceback" not in done.stdout and "pytest_plugin/" not in done.stdout
 
 
 def test_the_emulator_exits_when_pytest_is_killed(project: Project, tmp_path: Path) -> None:
@@ -260,7 +272,9 @@ import psutil
 def test_it():
     assert psutil.Process().children() == []
     loaded = {name for name in sys.modules if name.startswith("workers_ai_emulator")}
-    assert loaded == {"workers_ai_emulator", "workers_ai_emulator.pytest_plugin"}
+    plugin = "workers_ai_emulator.pytest_plugin"
+    parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
+    assert loaded == {"workers_ai_emulator", plugin, *parts}
 """,
     )
     done = project.run()
@@ -324,6 +338,7 @@ def refuse(*args, **options):
 def _mocks(monkeypatch):
     monkeypatch.setattr(http.client, "HTTPConnection", refuse)
     monkeypatch.setattr(http.client.HTTPResponse, "__init__", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -340,3 +355,273 @@ def test_it(workers_ai, number):
     )
     done = project.run()
     assert counts(done) == {"passed": 2}, done.stdout
+
+
+CALLS = """
+import httpx
+import pytest
+
+INT8, FP16 = "@cf/meta/llama-2-7b-chat-int8", "@cf/meta/llama-2-7b-chat-fp16"
+
+def ask(workers_ai, prompt, model=INT8):
+    return httpx.post(workers_ai.run_url(model), json={"prompt": prompt})
+"""
+
+# A program that hides every error.
+PROGRAM = """
+import json, os, urllib.request
+
+def url():
+    base, account = os.environ["CLOUDFLARE_BASE_URL"], os.environ["CLOUDFLARE_ACCOUNT_ID"]
+    return f"{base}/accounts/{account}/ai/run/@cf/meta/llama-2-7b-chat-int8"
+
+def answer(question, url):
+    try:
+        request = urllib.request.Request(url, json.dumps({"prompt": question}).encode())
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)["result"]["response"]
+    except Exception:
+        return "Sorry."
+"""
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ServerProcess]:
+    """Yields a running emulator with the backend `scripted`."""
+    with server_process("--backend", "scripted", "--log-level", "warning") as server:
+        yield server
+
+
+def test_tests_in_four_processes_share_an_emulator_without_seeing_each_other(
+    project: Project, scripted: ServerProcess
+) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+@pytest.mark.parametrize("number", range(32))
+def test_it(workers_ai, number):
+    assert workers_ai.requests == []
+    workers_ai.script({"contains": "Hi", "answer": f"Answer {number}."}, "Other.")
+    for turn in range(3):
+        assert ask(workers_ai, "Hi").json()["result"]["response"] == f"Answer {number}."
+    workers_ai.fault("capacity", times=1)
+    assert ask(workers_ai, "Hi").status_code == 429
+    assert [call["status"] for call in workers_ai.requests] == [200, 200, 200, 429]
+    workers_ai.assert_called(times=4, contains="Hi")
+    workers_ai.reset()
+    assert workers_ai.requests == []
+    assert "scripted answer" in ask(workers_ai, "Hi").text
+    assert len(workers_ai.unmatched) == 1
+""",
+    )
+    done = project.run("-n", "4", "-o", f"workers_ai_url={scripted.base_url}")
+    assert counts(done) == {"passed": 32}, done.stdout
+
+
+def test_the_environment_variable_names_a_running_emulator(
+    project: Project, scripted: ServerProcess
+) -> None:
+    account = "a" * 32
+    project.write(
+        "test_it.py",
+        f"""
+import psutil
+
+def test_it(workers_ai):
+    assert psutil.Process().children() == [] and workers_ai.output == ""
+    assert workers_ai.account_id == "{account}"
+    assert workers_ai.base_url.startswith("{scripted.root}/")
+""",
+    )
+    url = f"{scripted.root}/_emulator/accounts/{account}"
+    done = project.run(WORKERS_AI_EMULATOR_URL=url)
+    assert counts(done) == {"passed": 1}, done.stdout
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:1", "http://x:y", "http://x/y"])
+def test_an_invalid_url_is_an_error_that_shows_a_valid_one(url: str) -> None:
+    with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790, not"):
+        Server.running(url)
+
+
+def test_processes_cannot_share_one_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
+    with pytest.raises(CommandError, match="share the account"):
+        Server.running(f"http://127.0.0.1:1/_emulator/accounts/{'a' * 32}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "parallel"])
+def test_a_client_of_conftest_reaches_the_emulator_with_workers_ai_env(
+    project: Project, arguments: list[str]
+) -> None:
+    project.write("pytest.ini", "[pytest]\nworkers_ai_env = true\n")
+    project.write("client.py", PROGRAM + "\nURL = url()\n")
+    project.write("conftest.py", "import client\n")
+    project.write(
+        "test_it.py",
+        """
+import client
+import pytest
+
+def test_without_the_fixture():
+    assert client.answer("Hi", client.URL) == "This is a scripted answer to: Hi"
+
+@pytest.mark.parametrize("number", range(3))
+def test_it(workers_ai, number):
+    workers_ai.script(f"Answer {number}.")
+    assert client.answer("Hi", client.URL) == f"Answer {number}."
+    workers_ai.assert_called(times=1)
+""",
+    )
+    done = project.run(*arguments)
+    assert counts(done) == {"passed": 4}, done.stdout
+
+
+def test_a_failed_start_with_workers_ai_env_is_one_usage_error(project: Project) -> None:
+    project.write("test_it.py", "def test_it():\n    pass\n")
+    done = project.run("-o", "workers_ai_env=true", "-o", "workers_ai_args=--script nowhere.yaml")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_session_fixture_is_for_clients_that_outlive_a_test(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+@pytest.fixture(scope="session")
+def client(workers_ai_session):
+    with httpx.Client(base_url=workers_ai_session.base_url) as client:
+        yield client
+
+@pytest.fixture
+def run(client, workers_ai_session):
+    path = f"accounts/{workers_ai_session.account_id}/ai/run/{INT8}"
+    return lambda prompt: client.post(path, json={"prompt": prompt}).text
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_rule_of_a_test_applies_to_the_client(workers_ai, run, number):
+    assert "scripted answer" in run("Hi")
+    workers_ai.script(f"Answer {number}.")
+    assert f"Answer {number}." in run("Hi")
+    workers_ai.assert_called(times=2)
+
+def test_other_tests_have_their_own_account(workers_ai, request):
+    assert workers_ai.account_id != request.getfixturevalue("workers_ai_session").account_id
+
+@pytest.mark.workers_ai_strict
+def test_the_session_alone_is_checked(run):
+    run("unmatched")
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 4, "errors": 1}, done.stdout
+    assert '"unmatched": status 200' in done.stdout
+
+
+def test_failed_assertions_list_the_calls(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+def test_passing(workers_ai):
+    workers_ai.script({"contains": "Hi", "answer": "1"}, {"contains": "Why", "answer": "2"})
+    ask(workers_ai, "Hi")
+    ask(workers_ai, "Why?", FP16)
+    workers_ai.assert_called()
+    workers_ai.assert_called(times=2)
+    workers_ai.assert_called(times=1, contains="Why", model="*fp16")
+    workers_ai.assert_called(times=0, contains="Why", model=INT8)
+    workers_ai.assert_all_rules_used()
+
+def test_not_called(workers_ai):
+    workers_ai.assert_called()
+
+def test_wrong_number(workers_ai):
+    ask(workers_ai, "Why is it?")
+    workers_ai.assert_called(times=2, contains="How", model=INT8)
+
+def test_unused_rule(workers_ai):
+    workers_ai.script({"contains": "never", "answer": "1"}, "2")
+    ask(workers_ai, "Hi")
+    workers_ai.assert_all_rules_used()
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 1, "failed": 3}, done.stdout
+    assert "expected at least 1 call, but found 0; there are none" in done.stdout
+    name = "@cf/meta/llama-2-7b-chat-int8"
+    assert f'expected 2 calls of {name} with "How", but found 0; the test has' in done.stdout
+    assert f'1. {name} "Why is it?": status 200' in done.stdout
+    assert '1. {"answer": "1", "contains": "never"}' in done.stdout
+    assert f'1. {name} "Hi": status 200, rule 2' in done.stdout
+    assert "pytest_plugin/" not in done.stdout
+
+
+def test_a_strict_test_fails_although_the_program_hides_the_error(project: Project) -> None:
+    project.write("program.py", PROGRAM)
+    project.write(
+        "test_it.py",
+        """
+import program
+import pytest
+
+def test_matched(workers_ai):
+    workers_ai.script({"contains": "pizza", "answer": "Cheese."})
+    assert program.answer("Why is pizza good?", program.url()) == "Cheese."
+
+def test_unmatched(workers_ai):
+    workers_ai.script({"contains": "pasta", "answer": "Sauce."})
+    assert program.answer("Why is pizza good?", program.url()) == "Sorry."
+    workers_ai.reset()  # the call still counts
+
+@pytest.mark.workers_ai_strict(False)
+def test_opted_out(workers_ai):
+    workers_ai.script({"contains": "pasta", "answer": "Sauce."})
+    assert program.answer("Why is pizza good?", program.url()) == "Sorry."
+""",
+    )
+    done = project.run("--workers-ai-strict")
+    assert counts(done) == {"passed": 3, "errors": 1}, done.stdout
+    assert done.returncode == 1
+    assert "no rule of the script and no recording answered 1 call:" in done.stdout
+    assert '"Why is pizza good?": status 500' in done.stdout
+    assert counts(project.run("-o", "workers_ai_strict=true")) == {"passed": 3, "errors": 1}
+
+
+def test_a_script_for_another_backend_is_an_error(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+def test_it(workers_ai):
+    workers_ai.script("Hi")
+""",
+    )
+    (project.folder / "cassettes").mkdir()
+    done = project.run("-o", "workers_ai_backend=replay")
+    assert counts(done) == {"failed": 1}, done.stdout
+    assert (
+        "script() would have no effect, because the emulator's backend is `replay`" in done.stdout
+    )
+
+
+def test_calls_that_the_journal_has_dropped_are_an_error(
+    project: Project, scripted: ServerProcess
+) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+def test_it(workers_ai):
+    with httpx.Client() as client:
+        for number in range(1001):
+            client.post(workers_ai.run_url(INT8), json={"prompt": "Hi"})
+    with pytest.raises(RuntimeError, match="no longer stores all calls of this test"):
+        workers_ai.requests
+    workers_ai.reset()
+    assert workers_ai.requests == []
+""",
+    )
+    done = project.run("-o", f"workers_ai_url={scripted.base_url}")
+    assert counts(done) == {"passed": 1}, done.stdout

@@ -128,3 +128,20 @@ def test_node_loads_the_hook_from_a_path_with_quotes_and_backslashes(
     monkeypatch.setattr("workers_ai_emulator.interception.environment._HOOKS", folder)
     users = os.environ | {"NODE_OPTIONS": variables(NODE_OPTIONS="--no-warnings")["NODE_OPTIONS"]}
     assert subprocess.check_output(["node", "-e", ""], env=users) == b"read\n"
+
+
+def test_the_variables_name_the_account_of_all_calls() -> None:
+    account = "c" * 32
+    found = environment(replace(INTERCEPTION, account=account, is_strict=True), {})
+    assert found["CLOUDFLARE_ACCOUNT_ID"] == found["WORKERS_AI_EMULATOR_ACCOUNT"] == account
+    root = f"http://127.0.0.1:1/_emulator/accounts/{account}"
+    assert found["WORKERS_AI_EMULATOR_URL"] == root
+    assert found["CLOUDFLARE_API_BASE_URL"] == f"{root}/client/v4"
+    assert found["WORKERS_AI_EMULATOR_STRICT"] == "true"
+
+
+def test_without_an_account_and_strictness_the_variables_change_neither() -> None:
+    found = variables()
+    assert found["WORKERS_AI_EMULATOR_URL"] == "http://127.0.0.1:1"
+    assert found["WORKERS_AI_EMULATOR_ACCOUNT"] == ""
+    assert "WORKERS_AI_EMULATOR_STRICT" not in found

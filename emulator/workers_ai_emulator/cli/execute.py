@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -18,15 +20,21 @@ from workers_ai_emulator.cli.options import DEFAULTS, option, settings_in_enviro
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings.declaration import env_var
+from workers_ai_emulator.wire.accounts import ACCOUNT_MISTAKE, is_account_id
 
 if TYPE_CHECKING:  # these imports are slow, and only type annotations need them
     from trustme import CA
 
     from workers_ai_emulator.interception.foreground import Foreground
     from workers_ai_emulator.interception.proxy import Address, Proxy
+    from workers_ai_emulator.interception.unmatched import UnmatchedCalls
 
 # Exit codes if the command does not exist (127) or cannot be executed (126), as in shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+# Exit code of `--strict` if the command succeeds, although some of its calls were unmatched. Shells
+# and common test runners do not use this code.
+_UNMATCHED = 99
 
 
 def execute(
@@ -40,6 +48,20 @@ def execute(
     port: Annotated[
         int, option("port", help="Port of that emulator; 0 always starts a new one.")
     ] = DEFAULTS.port,
+    strict: Annotated[
+        bool,
+        option(
+            "strict",
+            help="Calls that no rule of the script and no recording answers get an error, and exec "
+            f"lists them and exits with {_UNMATCHED}.",
+        ),
+    ] = DEFAULTS.strict,
+    account: Annotated[
+        str | None,
+        typer.Option(
+            "--account", metavar="ID", help="Account id that all redirected calls belong to."
+        ),
+    ] = None,
     print_env: Annotated[
         bool, typer.Option("--print-env", help="Print the environment variables of the command.")
     ] = False,
@@ -58,22 +80,75 @@ def execute(
         )
     if not command and not print_env:
         raise TyperException("name a command to run, or give --print-env")
-    import asyncio  # the imports in this function are slow, and `--help` does not need them
-
+    if account is not None and not is_account_id(account):
+        raise TyperException(f"--{ACCOUNT_MISTAKE.format(account)}")
+    # The imports in this function are slow, and `--help` does not need them.
     from workers_ai_emulator.interception.companion import companion
     from workers_ai_emulator.interception.proxy import Address
 
     reachable = Settings(host=host).base_url_host.strip("[]")
-    wanted = settings_in_environment("host", "port", "log-level")
-    with companion(Address(reachable, port), os.environ, print_to_stderr, wanted) as emulator:
-        try:
-            status = asyncio.run(_run(command or [], emulator, is_shown=print_env))
-        except OSError as error:
-            raise CommandError(f"cannot intercept requests to Cloudflare: {error}") from error
+    given = Address(reachable, port)
+    # A running emulator need not be strict: `exec` finds the unmatched calls in the journal.
+    wanted = settings_in_environment("host", "port", "log-level", "strict")
+    own = os.environ | {env_var("strict"): "true" if strict else "false"}
+    with companion(given, own, print_to_stderr, wanted) as emulator:
+        if strict and emulator == given:
+            # Other programs may call the running emulator, too. Their calls have other accounts.
+            account = account or secrets.token_hex(16)
+        calls = _Calls(emulator, account, strict)
+        status = _run_and_check(command or [], calls, is_shown=print_env)
     raise SystemExit(status)
 
 
-async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What happens with the redirected calls.
+
+    They go to `emulator`. If `account` is not None, they belong to this account. `is_strict`:
+    whether unmatched calls make `exec` fail.
+    """
+
+    emulator: Address
+    account: str | None
+    is_strict: bool
+
+
+def _run_and_check(command: Sequence[str], calls: _Calls, *, is_shown: bool) -> int:
+    """Runs the command, and returns the exit code of `exec`.
+
+    Raises CommandError if the calls cannot be redirected, or if `--strict` has no effect.
+    """
+    import asyncio  # this import is slow, and `--help` does not need it
+
+    from workers_ai_emulator.interception.unmatched import UnmatchedCalls
+
+    token = os.environ.get("CLOUDFLARE_API_TOKEN") or "local"
+    unmatched = UnmatchedCalls(calls.emulator, calls.account, token) if calls.is_strict else None
+    try:
+        status = asyncio.run(_run(command, calls, is_shown=is_shown))
+    except OSError as error:
+        raise CommandError(f"cannot intercept requests to Cloudflare: {error}") from error
+    return status if unmatched is None else _checked(status, unmatched)
+
+
+def _checked(status: int, unmatched: UnmatchedCalls) -> int:
+    """Prints the unmatched calls of the command, and returns the exit code of `exec`.
+
+    `status`: the command's exit code. If it is 0 and there are unmatched calls, the result is 99.
+    """
+    from workers_ai_emulator.launcher.calls import list_of
+
+    if not (calls := unmatched.entries()):
+        return status
+    number = f"{len(calls)} call{'s' * (len(calls) != 1)}"
+    print_to_stderr(
+        f"workers-ai-emulator: no rule of the script and no recording answered {number}:"
+    )
+    print_to_stderr(list_of(calls))
+    return status or _UNMATCHED
+
+
+async def _run(command: Sequence[str], calls: _Calls, *, is_shown: bool) -> int:
     # The imports in this function are slow, and `--help` does not need them.
     from urllib.request import getproxies_environment
 
@@ -83,16 +158,17 @@ async def _run(command: Sequence[str], emulator: Address, *, is_shown: bool) -> 
 
     foreground = Foreground()
     ca = authority(_certificates_folder())
-    async with Proxy(emulator, server_context(ca), getproxies_environment()) as proxy:
+    users = getproxies_environment()
+    async with Proxy(calls.emulator, server_context(ca), users, calls.account) as proxy:
         with TemporaryDirectory(prefix="workers-ai-emulator-") as folder:
-            variables = _variables(ca, Path(folder), emulator, proxy)
+            variables = _variables(ca, Path(folder), calls, proxy)
             if is_shown:
                 for name, value in variables.items():
                     print_line(f"export {name}={shlex.quote(value)}")
             return await _run_command(command, variables, foreground) if command else 0
 
 
-def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[str, str]:
+def _variables(ca: CA, folder: Path, calls: _Calls, proxy: Proxy) -> dict[str, str]:
     """Returns the environment variables that `exec` adds to the command's environment.
 
     Some variables name files, for example a file of trusted certificates. This function writes
@@ -107,9 +183,11 @@ def _variables(ca: CA, folder: Path, emulator: Address, proxy: Proxy) -> dict[st
     node_bundle.write_bytes(node_trust_bundle(ca, os.environ))
     authority.write_bytes(ca.cert_pem.bytes())
     of_wget.write_bytes(wgetrc(bundle, os.environ, Path(os.path.expanduser("~"))))
-    addresses = emulator, proxy.address, proxy.tls_address
+    addresses = calls.emulator, proxy.address, proxy.tls_address
     files = bundle, node_bundle
-    interception = Interception(*addresses, *files, proxy.credentials, authority, of_wget)
+    interception = Interception(
+        *addresses, *files, proxy.credentials, authority, of_wget, calls.account, calls.is_strict
+    )
     return environment(interception, os.environ)
 
 

@@ -37,6 +37,8 @@ class Interception:
     certificates that programs trust. `node_bundle` is a PEM file of certificates that node trusts
     in addition to its built-in ones. `authority` is a PEM file with only the certificate of the
     authority of `exec`. `wgetrc` is a configuration file for wget.
+    `account` is the account of all redirected calls; if it is None, the path of each call names the
+    call's account. `is_strict`: whether the fixtures for pytest fail tests with unmatched calls.
     """
 
     emulator: Address
@@ -47,6 +49,14 @@ class Interception:
     credentials: str = ""
     authority: Path | None = None
     wgetrc: Path | None = None
+    account: str | None = None
+    is_strict: bool = False
+
+    @property
+    def emulator_url(self) -> str:
+        """The emulator's URL, with the prefix that names the account."""
+        prefix = f"/_emulator/accounts/{self.account}" if self.account else ""
+        return f"http://{self.emulator}{prefix}"
 
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
@@ -59,30 +69,41 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
     proxy = f"http://{at}{interception.proxy}"
     no_proxy = _no_proxy(interception, variables)
     bundle = str(interception.bundle)
-    return {
-        "HTTPS_PROXY": proxy,
-        "https_proxy": proxy,
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
-        "SSL_CERT_FILE": bundle,
-        "REQUESTS_CA_BUNDLE": bundle,
-        "CURL_CA_BUNDLE": bundle,
-        "DENO_CERT": bundle,
-        "WGETRC": str(interception.wgetrc or ""),
-        "NODE_EXTRA_CA_CERTS": str(interception.node_bundle),
-        "NODE_OPTIONS": _node_options(variables.get("NODE_OPTIONS", "")),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_HOOKS), variables.get("PYTHONPATH", "")])),
-        "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
-        "WORKERS_AI_EMULATOR_AUTHORITY": str(interception.authority or ""),
-        "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
-        "CLOUDFLARE_API_BASE_URL": f"http://{interception.emulator}/client/v4",
-        # With these two values, wrangler skips its check whether Cloudflare Access protects the
-        # API host.
-        "CLOUDFLARE_ACCESS_CLIENT_ID": "local",
-        "CLOUDFLARE_ACCESS_CLIENT_SECRET": "local",
-        "CLOUDFLARE_CF_FETCH_ENABLED": "false",
-        "WRANGLER_SEND_METRICS": "false",
-    } | {name: value for name, value in _CREDENTIALS.items() if not variables.get(name)}
+    account = {"CLOUDFLARE_ACCOUNT_ID": interception.account} if interception.account else {}
+    credentials = _CREDENTIALS | account
+    strict = {"WORKERS_AI_EMULATOR_STRICT": "true"} if interception.is_strict else {}
+    return (
+        strict
+        | {
+            "HTTPS_PROXY": proxy,
+            "https_proxy": proxy,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "SSL_CERT_FILE": bundle,
+            "REQUESTS_CA_BUNDLE": bundle,
+            "CURL_CA_BUNDLE": bundle,
+            "DENO_CERT": bundle,
+            "WGETRC": str(interception.wgetrc or ""),
+            "NODE_EXTRA_CA_CERTS": str(interception.node_bundle),
+            "NODE_OPTIONS": _node_options(variables.get("NODE_OPTIONS", "")),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(_HOOKS), variables.get("PYTHONPATH", "")])
+            ),
+            "WORKERS_AI_EMULATOR_ACCOUNT": interception.account or "",
+            "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
+            "WORKERS_AI_EMULATOR_AUTHORITY": str(interception.authority or ""),
+            "WORKERS_AI_EMULATOR_TLS_ADDRESS": str(interception.tls),
+            "WORKERS_AI_EMULATOR_URL": interception.emulator_url,
+            "CLOUDFLARE_API_BASE_URL": f"{interception.emulator_url}/client/v4",
+            # With these two values, wrangler skips its check whether Cloudflare Access protects the
+            # API host.
+            "CLOUDFLARE_ACCESS_CLIENT_ID": "local",
+            "CLOUDFLARE_ACCESS_CLIENT_SECRET": "local",
+            "CLOUDFLARE_CF_FETCH_ENABLED": "false",
+            "WRANGLER_SEND_METRICS": "false",
+        }
+        | {name: value for name, value in credentials.items() if not variables.get(name)}
+    )
 
 
 def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
+from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -89,13 +90,19 @@ class Proxy:
     (`user:password`); the password is random and new for each `Proxy` object. The TLS port, at
     `tls_address`, accepts TLS connections for Cloudflare's API hosts; `context` has the certificate
     for these hosts. `user_proxies` maps URL schemes to the proxies in the user's environment
-    variables, as urllib's `getproxies` returns them.
+    variables, as urllib's `getproxies` returns them. `account`: if it is not None, the proxy adds a
+    header with this account id to each request for the emulator.
     """
 
     def __init__(
-        self, emulator: Address, context: ssl.SSLContext, user_proxies: Mapping[str, str]
+        self,
+        emulator: Address,
+        context: ssl.SSLContext,
+        user_proxies: Mapping[str, str],
+        account: str | None = None,
     ) -> None:
         self._emulator = emulator
+        self._account = account
         self._context = context
         self._user_proxies = dict(user_proxies)
         self.credentials = f"{_USER}:{secrets.token_hex(16)}"
@@ -150,7 +157,8 @@ class Proxy:
             except Refusal as refusal:
                 client.writer.write(refusal.response())
             else:
-                await _relay(client, emulator)
+                header = AccountHeader(self._account) if self._account else None
+                await _relay(client, emulator, header.feed if header else None)
 
     async def _serve_proxy(self, client: Connection) -> None:
         """Reads one HTTP request to the proxy, such as CONNECT, then relays all further bytes."""
@@ -358,23 +366,30 @@ def _head(*lines: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def _relay(one: Connection, other: Connection) -> None:
+async def _relay(
+    one: Connection, other: Connection, change: Callable[[bytes], bytes] | None = None
+) -> None:
     """Relays bytes between two connections in both directions, then closes both.
 
-    Ends when both sides have sent EOF, or when one side has disconnected.
+    `change`: changes the bytes from `one` to `other`. Ends when both sides have sent EOF, or when
+    one side has disconnected.
     """
     with closing(one.writer), closing(other.writer):
         try:
             async with asyncio.TaskGroup() as directions:
-                directions.create_task(_copy(one.reader, other.writer))
+                directions.create_task(_copy(one.reader, other.writer, change))
                 directions.create_task(_copy(other.reader, one.writer))
         except* OSError:  # one side has disconnected
             pass
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    change: Callable[[bytes], bytes] | None = None,
+) -> None:
     while data := await reader.read(_READ_SIZE):
-        writer.write(data)
+        writer.write(change(data) if change else data)
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()

@@ -10,6 +10,11 @@
 const NAME = "workers-ai-emulator";
 const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
+// Options of workerd's HTTP client for the emulator. They name the account of the calls, if any.
+const ACCOUNT = process.env.WORKERS_AI_EMULATOR_ACCOUNT;
+const HTTP = ACCOUNT
+  ? { injectRequestHeaders: [{ name: "x-emulator-account", value: ACCOUNT }] }
+  : {};
 
 // The source code of the module that creates the binding. EmulatedAi overrides `fetch`, because
 // `@cloudflare/ai` up to version 1.0.29 calls `fetch` with a path instead of a URL. EmulatedAi has
@@ -121,7 +126,7 @@ const plugin = {
   getServices({ options }) {
     return ownBindings(options).map(({ address }) => ({
       name: serviceAt(address),
-      external: { address, http: {} },
+      external: { address, http: HTTP },
     }));
   },
 

@@ -1,17 +1,24 @@
 // Redirects a node program's requests from Cloudflare's API to the emulator.
 //
-// `exec` names this file in NODE_OPTIONS, so node loads it before the program. The file reads two
+// `exec` names this file in NODE_OPTIONS, so node loads it before the program. The file reads
 // environment variables:
 //   - If WORKERS_AI_EMULATOR_TLS_ADDRESS is set, TLS connections for Cloudflare's API go to that
 //     address. This serves clients that ignore HTTPS_PROXY, such as node's fetch.
 //   - If WORKERS_AI_EMULATOR_ADDRESS is set, the AI bindings of Workers in Miniflare call the
 //     emulator at that address. wrangler, vitest and vite use Miniflare to run Workers.
+//     With WORKERS_AI_EMULATOR_ACCOUNT, the calls of bindings belong to that account.
 "use strict";
 
 const HOSTS = ["api.cloudflare.com", "gateway.ai.cloudflare.com"];
 const SERVICE = "workers-ai-emulator";
 
-const { WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS } = process.env;
+const {
+  WORKERS_AI_EMULATOR_ACCOUNT, WORKERS_AI_EMULATOR_ADDRESS, WORKERS_AI_EMULATOR_TLS_ADDRESS,
+} = process.env;
+// Options of workerd's HTTP client for the emulator.
+const HTTP = WORKERS_AI_EMULATOR_ACCOUNT
+  ? { injectRequestHeaders: [{ name: "x-emulator-account", value: WORKERS_AI_EMULATOR_ACCOUNT }] }
+  : {};
 if (WORKERS_AI_EMULATOR_TLS_ADDRESS) redirectConnections(WORKERS_AI_EMULATOR_TLS_ADDRESS);
 if (WORKERS_AI_EMULATOR_ADDRESS) redirectBindings(WORKERS_AI_EMULATOR_ADDRESS);
 
@@ -81,7 +88,7 @@ function patchWranglerWorker(core, address) {
     core[name] = (...args) => {
       const options = args[0].options ?? args[0];
       if (String(options.name).startsWith("__WRANGLER_EXTERNAL_AI_WORKER")) {
-        options.serviceBindings = { FETCHER: { external: { address, http: {} } } };
+        options.serviceBindings = { FETCHER: { external: { address, http: HTTP } } };
       }
       return method(...args);
     };
@@ -104,7 +111,7 @@ function patchAiPlugin(plugin, address) {
     const { options, workerIndex } = args;
     if (namesAccount(options)) return getServices(args);
     const bindings = (await getBindings(options, workerIndex)) ?? [];
-    return bindings.length ? [{ name: SERVICE, external: { address, http: {} } }] : [];
+    return bindings.length ? [{ name: SERVICE, external: { address, http: HTTP } }] : [];
   };
 }
 

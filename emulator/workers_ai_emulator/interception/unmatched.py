@@ -1,0 +1,68 @@
+"""Finds the calls of a command that no rule of the script and no recording answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.interception.proxy import Address
+
+_RESPONSE_TIMEOUT_S = 30.0
+_BACKENDS = ("scripted", "replay")
+
+
+class UnmatchedCalls:
+    """The unmatched calls at an emulator since this object was created.
+
+    `account`: only calls of this account; None: of all accounts. `token`: an API token that the
+    emulator accepts. Raises CommandError if the emulator sends no list of unmatched calls, or if
+    its backend answers every call.
+    """
+
+    def __init__(self, emulator: Address, account: str | None, token: str) -> None:
+        self._emulator = emulator
+        self._query = f"?account={account}" if account else ""
+        self._token = token
+        self._check_backend()
+        self._last_id = max((row["id"] for row in self._rows()), default=0)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Returns the journal entries of the unmatched calls, oldest first."""
+        rows = [row for row in self._rows() if row["id"] > self._last_id]
+        return [self._get(f"requests/{row['id']}") for row in rows]
+
+    def _check_backend(self) -> None:
+        settings: Mapping[str, Any] = self._get("info")["settings"]
+        if settings["backend"] not in _BACKENDS:
+            raise CommandError(
+                f"--strict has no effect with the backend `{settings['backend']}`, which answers "
+                "every call: set WORKERS_AI_EMULATOR_BACKEND=scripted"
+            )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._get(f"unmatched{self._query}")["requests"]
+        return rows
+
+    def _get(self, name: str) -> Any:
+        """Returns the JSON in the response of `/_emulator/NAME`. Raises CommandError on failure."""
+        connection = http.client.HTTPConnection(*self._emulator, timeout=_RESPONSE_TIMEOUT_S)
+        headers = {"authorization": f"Bearer {self._token}"}
+        try:
+            connection.request("GET", f"/_emulator/{name}", headers=headers)
+            response = connection.getresponse()
+            value = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._failure(repr(error)) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise self._failure(f"status {response.status}: {json.dumps(value)}")
+        return value
+
+    def _failure(self, reason: str) -> CommandError:
+        return CommandError(
+            f"--strict cannot read the unmatched calls at the emulator {self._emulator}: {reason}"
+        )

@@ -1,0 +1,95 @@
+"""Describes the calls in an emulator's journal, for the messages of failed assertions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+_MAX_TEXT = 80
+_MAX_CALLS = 20
+
+
+def is_match(call: Mapping[str, Any], contains: str | None, model: str | None) -> bool:
+    """Returns whether a journal entry meets both conditions. None stands for no condition.
+
+    `contains`: a text that one of the texts in the request's body must contain. `model`: the name
+    of the requested model, in which `*` matches any text.
+    """
+    if model is not None and not fnmatchcase(call.get("model") or "", model):
+        return False
+    return contains is None or any(contains in text for text in _texts(call["request"]["body"]))
+
+
+def list_of(calls: Sequence[Mapping[str, Any]]) -> str:
+    """Returns one line for each journal entry: its request, and how the emulator answered it.
+
+    Only describes the first 20 entries.
+    """
+    lines = [f"  {number}. {described(call)}" for number, call in enumerate(calls[:_MAX_CALLS], 1)]
+    if num_others := len(calls) - len(lines):
+        lines.append(f"  and {num_others} more")
+    return "\n".join(lines)
+
+
+def described(call: Mapping[str, Any]) -> str:
+    """Returns for example `@cf/author/model "Why?": status 200, rule 2`."""
+    answer = [f"status {call['status']}" if call["status"] else "no response yet"]
+    if call.get("rule"):
+        answer.append(f"rule {call['rule']}")
+    if call.get("recording"):
+        answer.append(f"recording {call['recording']}")
+    if call.get("fault"):
+        answer.append(f"fault {call['fault']}")
+    if error := _error(call):
+        answer.append(error)
+    prompt = _shortened(_prompt(call["request"]["body"]))
+    return f"{call.get('model') or call['path']} {prompt}: {', '.join(answer)}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields all texts in a JSON value, except the keys of objects."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for part in value.values():
+                yield from _texts(part)
+        case list():
+            for part in value:
+                yield from _texts(part)
+
+
+def _prompt(body: Any) -> str:
+    """Returns the prompt or the last message in a request's body, or the JSON of the body."""
+    match body:
+        case {"messages": [*_, {"content": content}]} | {"input": [*_, {"content": content}]}:
+            parts = content if isinstance(content, list) else [content]
+            return "".join(_texts([p.get("text") if isinstance(p, dict) else p for p in parts]))
+        case {"prompt": str(text)} | {"input": str(text)}:
+            return text
+        case {"inputs": inner} | {"query": inner} | [{"query": inner}, *_]:
+            return _prompt(inner)
+    return json.dumps(body, ensure_ascii=False)
+
+
+def _shortened(text: str) -> str:
+    shown = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def _error(call: Mapping[str, Any]) -> str | None:
+    """Returns the message of the error that the emulator sent because it had no answer."""
+    if not call.get("unmatched") or (call["status"] or 0) < 400:
+        return None
+    try:
+        body = json.loads(call["answer"]["sent"])
+    except ValueError:
+        return None
+    match body:
+        case {"errors": [{"message": str(message)}, *_]} | {"error": {"message": str(message)}}:
+            return message
+        case {"error": str(message)} | {"description": str(message)}:
+            return message
+    return None

@@ -1,0 +1,65 @@
+"""Sends requests to an emulator's endpoints under `/_emulator/`, without an HTTP client.
+
+A test may replace HTTP clients, `socket.socket` or its methods, to record or to refuse the requests
+of the tested program. This module uses Python's built-in socket type, which such a test does not
+replace, so that it neither records nor refuses the requests of the fixtures.
+"""
+
+from __future__ import annotations
+
+import json
+
+# Imported before the tests run: a test may replace the names in the module `socket`.
+from _socket import AF_INET, AF_INET6, SOCK_STREAM, socket
+from typing import Any
+
+_RESPONSE_TIMEOUT_S = 30.0
+
+
+class ControlError(ValueError):
+    """The emulator rejected a request. The message contains the emulator's error messages."""
+
+
+def request_json(root: str, token: str, method: str, path: str, body: object = None) -> Any:
+    """Sends a request to the emulator at the URL `root`, and returns the JSON in the response.
+
+    Raises ControlError if the emulator rejects the request, OSError if the connection fails, and
+    ConnectionError if the emulator closes the connection without a response body.
+    """
+    status, text = _exchange(root, token, method, path, body)
+    value = json.loads(text)
+    if status >= 400:
+        raise ControlError(_messages(value))
+    return value
+
+
+def _messages(value: Any) -> str:
+    match value:
+        case {"errors": [*entries]}:
+            return "\n".join(entry["message"] for entry in entries)
+        case {"error": str(message)}:
+            return message
+    return json.dumps(value)
+
+
+def _exchange(root: str, token: str, method: str, path: str, body: object) -> tuple[int, bytes]:
+    host, _, port = root.removeprefix("http://").rpartition(":")
+    data = b"" if body is None else json.dumps(body).encode()
+    head = [
+        f"{method} {path} HTTP/1.0",  # the server closes the connection after its response
+        f"host: {host}:{port}",
+        f"authorization: Bearer {token}",
+        f"content-length: {len(data)}",
+    ]
+    connection = socket(AF_INET6 if host.startswith("[") else AF_INET, SOCK_STREAM)
+    try:
+        connection.settimeout(_RESPONSE_TIMEOUT_S)
+        connection.connect((host.strip("[]"), int(port)))
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + data)
+        response = b"".join(iter(lambda: connection.recv(2**16), b""))
+    finally:
+        connection.close()
+    start, _, content = response.partition(b"\r\n\r\n")
+    if not content:
+        raise ConnectionError("it closed the connection")
+    return int(start.split()[1]), content

@@ -1,0 +1,251 @@
+"""The class `WorkersAI`: the value of the fixtures `workers_ai` and `workers_ai_session`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from workers_ai_emulator.pytest_plugin.control import ControlError
+from workers_ai_emulator.pytest_plugin.server import Server
+
+_MAX_CALLS = 1000
+
+
+class WorkersAI:
+    """The emulator that a test uses.
+
+    `account_id`: the account whose rules, faults and calls are those of this object. Calls to
+    `base_url` belong to this account, whichever account id their paths contain. The fixtures store
+    `base_url`, `account_id` and `api_token` in environment variables that Cloudflare's clients
+    read. By default, the emulator accepts any other token too.
+    """
+
+    def __init__(self, server: Server, account_id: str) -> None:
+        self._server = server
+        self.account_id = account_id
+        self._is_lost = False
+        self._unmatched_before_reset: list[dict[str, Any]] = []
+        self._last_checked_id = 0
+        self._num_dropped = 0
+
+    @property
+    def api_token(self) -> str:
+        return self._server.token
+
+    @property
+    def base_url(self) -> str:
+        """The emulator's base URL for Cloudflare's clients."""
+        return f"{self._prefix}/client/v4"
+
+    @property
+    def openai_base_url(self) -> str:
+        """The emulator's base URL for OpenAI clients."""
+        return f"{self.base_url}/accounts/{self.account_id}/ai/v1"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The emulator's settings, by their flags; empty if the emulator does not send them."""
+        __tracebackhide__ = True
+        if self._server.settings is None:
+            try:
+                self._server.settings = self._call("GET", "info")["settings"]
+            except ControlError:  # an older version
+                self._server.settings = {}
+        return self._server.settings
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables with which Cloudflare's clients call the emulator."""
+        return {
+            "CLOUDFLARE_BASE_URL": self.base_url,
+            "CLOUDFLARE_ACCOUNT_ID": self.account_id,
+            "CLOUDFLARE_API_TOKEN": self.api_token,
+        }
+
+    def run_url(self, model: str) -> str:
+        """Returns the URL of the endpoint that runs the model named `model`."""
+        return f"{self.base_url}/accounts/{self.account_id}/ai/run/{model}"
+
+    def script(self, *rules: str | Mapping[str, Any]) -> None:
+        """Sets the rules of the backend `scripted` for this test.
+
+        Each request gets the completion in the first rule that matches the request. A rule that is
+        a string matches every request, and the string is the completion. Raises ValueError if a
+        rule is invalid, and RuntimeError if the emulator's backend uses no rules.
+        """
+        __tracebackhide__ = True
+        backend = self.settings.get("backend", "scripted")
+        if backend != "scripted":
+            raise RuntimeError(
+                f"script() would have no effect, because the emulator's backend is `{backend}`: "
+                "use the backend `scripted` (workers_ai_backend = scripted)"
+            )
+        items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
+        self._call("POST", "script", items)
+
+    def fault(self, name: str, times: int | None = 1, **options: Any) -> None:
+        """Applies the fault `name` to the next `times` calls, or to all calls if `times` is None.
+
+        Raises ValueError if the fault is unknown or an option is invalid.
+        """
+        __tracebackhide__ = True
+        self._call("POST", "faults", {"fault": name, "times": times, **options})
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """This test's calls and their responses, as listed by the emulator, oldest first.
+
+        Raises RuntimeError if the emulator no longer stores all calls of the test.
+        """
+        __tracebackhide__ = True
+        listed = self._call("GET", f"requests?limit={_MAX_CALLS}")
+        if (num_dropped := listed["dropped"] - self._num_dropped) > 0:
+            raise _Incomplete(f"it has dropped the {num_dropped} oldest calls")
+        return self._entries(listed["requests"][::-1])
+
+    @property
+    def unmatched(self) -> list[dict[str, Any]]:
+        """Those of this test's calls that no rule and no recording answered, oldest first."""
+        __tracebackhide__ = True
+        return self._entries(self._call("GET", "unmatched")["requests"])
+
+    def assert_called(
+        self, times: int | None = None, contains: str | None = None, model: str | None = None
+    ) -> None:
+        """Asserts that this test has called the emulator.
+
+        `times`: the exact number of calls; None: at least one. `contains`: counts only calls that
+        contain this text, in any message of the request. `model`: counts only calls of this model;
+        `*` matches any text. Raises AssertionError, with a list of the calls, if the number of
+        calls is wrong.
+        """
+        __tracebackhide__ = True
+        from workers_ai_emulator.launcher.calls import is_match, list_of
+
+        calls = self.requests
+        number = sum(is_match(call, contains, model) for call in calls)
+        if number == times or (times is None and number):
+            return
+        wanted = "at least 1 call" if times is None else f"{times} call{'s' * (times != 1)}"
+        wanted += f" of {model}" if model else ""
+        wanted += f" with {json.dumps(contains, ensure_ascii=False)}" if contains else ""
+        found = f"the test has made these calls:\n{list_of(calls)}" if calls else "there are none"
+        raise AssertionError(f"expected {wanted}, but found {number}; {found}")
+
+    def assert_all_rules_used(self) -> None:
+        """Asserts that each rule of the script has answered at least one call.
+
+        Without `script()`, these are the rules of the file that `--script` names, and the calls of
+        all tests count. Raises AssertionError, with the unused rules, otherwise.
+        """
+        __tracebackhide__ = True
+        unused = self._call("GET", "unused")["rules"]
+        if unused:
+            from workers_ai_emulator.launcher.calls import list_of
+
+            rules = [json.dumps(row["rule"], ensure_ascii=False) for row in unused]
+            lines = [f"  {row['number']}. {rule}" for row, rule in zip(unused, rules, strict=True)]
+            text = "\n".join(["no call has used these rules:", *lines])
+            calls = list_of(self.requests) or "  none"
+            raise AssertionError(f"{text}\nthe test has made these calls:\n{calls}")
+
+    @property
+    def output(self) -> str:
+        """The emulator's stderr output during this test, cut to the last 16 KiB.
+
+        Empty if pytest has not started the emulator itself.
+        """
+        return self._server.output
+
+    def reset(self) -> None:
+        """Deletes the rules, the faults and the list of calls of this test.
+
+        The rules of the file that `--script` names then apply again.
+        """
+        __tracebackhide__ = True
+        self._unmatched_before_reset += self._newly_unmatched()
+        self._restart_journal()
+
+    def discard(self) -> None:
+        """Deletes all state of the account. Does nothing if the emulator has exited before."""
+        __tracebackhide__ = True
+        if not self._is_lost:
+            self._call("POST", "reset")
+
+    def begin_test(self) -> None:
+        """Prepares this object for a test: deletes all state of the account."""
+        __tracebackhide__ = True
+        self._is_lost = False
+        self._restart_journal()
+        _ = self.settings  # requested before the test, which may stop the emulator
+
+    def check_matched(self) -> None:
+        """Fails the test if no rule and no recording answered one of its calls."""
+        __tracebackhide__ = True
+        if self._is_lost:
+            return
+        calls = self._unmatched_before_reset + self._newly_unmatched()
+        self._unmatched_before_reset = []
+        if calls:
+            from workers_ai_emulator.launcher.calls import list_of
+
+            number = f"{len(calls)} call{'s' * (len(calls) != 1)}"
+            pytest.fail(
+                f"no rule of the script and no recording answered {number}:\n{list_of(calls)}",
+                pytrace=False,
+            )
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._server.root}/_emulator/accounts/{self.account_id}"
+
+    def _restart_journal(self) -> None:
+        __tracebackhide__ = True
+        self.discard()
+        # The list of this test's calls is incomplete if the emulator drops calls from now on.
+        self._num_dropped = self._call("GET", "requests?limit=1")["dropped"]
+
+    def _newly_unmatched(self) -> list[dict[str, Any]]:
+        """Returns the unmatched calls that this method has not returned before."""
+        __tracebackhide__ = True
+        calls = [call for call in self.unmatched if call["id"] > self._last_checked_id]
+        self._last_checked_id = max([self._last_checked_id, *(call["id"] for call in calls)])
+        return calls
+
+    def _entries(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        __tracebackhide__ = True
+        try:
+            return [self._call("GET", f"requests/{row['id']}") for row in rows]
+        except ControlError as error:
+            raise _Incomplete(str(error)) from None
+
+    def _call(self, method: str, name: str, body: object = None) -> Any:
+        """Sends a request to the endpoint `/_emulator/NAME` of the account. Returns its JSON.
+
+        Raises ValueError with the emulator's error messages if the emulator rejects the request.
+        Fails the test if the emulator does not respond.
+        """
+        __tracebackhide__ = True
+        path = f"/_emulator/accounts/{self.account_id}/_emulator/{name}"
+        try:
+            return self._server.request(method, path, body)
+        except OSError as error:
+            self._is_lost = True
+            is_exiting = isinstance(error, ConnectionError)
+            reason = self._server.exit_reason(is_exiting=is_exiting)
+            what = f"the emulator {reason}" if reason else f"the emulator does not answer ({error})"
+            after = "; it is started again for the next test" if reason else ""
+            output = f":\n{self.output}" if self.output else ""
+            failure = pytest.fail.Exception(f"{what}{after}{output}", pytrace=False)
+        raise failure
+
+
+class _Incomplete(RuntimeError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the emulator no longer stores all calls of this test ({reason}): it keeps the last "
+            f"{_MAX_CALLS} calls, at most 16 MiB; read `requests` earlier, then call `reset`"
+        )
