@@ -280,7 +280,10 @@ def test_responses_to_equal_requests_keep_their_order(tmp_path: Path) -> None:
         ('{"version": []}', "version: it is 1 or 2"),
         ('{"version": 2, "answer": {"json": 1,\n"text": ""}}', "it has json and text"),
         ('{"version": 2,\n"answer": {"status": 200,\n"headers": [}}', "line 3: Expecting value"),
-        ('{"version": 2,\n"answer": {\n"status": 200,\n"ms": 1}}', "line 4: unknown key `answer.ms`"),
+        (
+            '{"version": 2,\n"answer": {\n"status": 200,\n"ms": 1}}',
+            "line 4: unknown key `answer.ms`",
+        ),
         ('{"version": 2,\n"answer":\n{"timed_events": [[1, ""],\n["x", ""]]}}', "line 4: "),
         ("[" * 10**5, "nested too deep"),
         (
