@@ -23,6 +23,7 @@ from workers_ai_emulator.backends.relayed import (
     num_words,
 )
 from workers_ai_emulator.backends.rules import Rule, Subject
+from workers_ai_emulator.backends.similarity import similarity, word_vector
 from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.engine.stop_strings import before_stop
 from workers_ai_emulator.engine.types import (
@@ -35,6 +36,7 @@ from workers_ai_emulator.engine.types import (
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.accounts import AccountStates
@@ -53,6 +55,7 @@ MODEL_NAME = "scripted"
 # cost is the sum of all rules' `Rule.cost`, times the number of characters of the request's text.
 _MAX_IMMEDIATE_COST = 1_000_000
 
+_RANKING_DIMENSIONS = 384  # of the vectors with which texts are compared with a query
 _NO_DELAYS = Rule(answer="")  # for completions that come from no rule
 
 
@@ -162,6 +165,20 @@ class ScriptedBackend:
             )
         return StartedGeneration(generation, MODEL_NAME, lambda: prompt)
 
+    async def embed(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Embeddings, str]:
+        vectors = await asyncio.to_thread(_vectors, request.texts, spec)
+        return Embeddings(vectors, sum(map(num_words, request.texts))), MODEL_NAME
+
+    async def rank(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Scores, str]:
+        texts = [request.query or "", *request.texts]
+        query, *others = await asyncio.to_thread(_vectors, texts, spec)
+        scores = [similarity(query, other) for other in others]
+        return Scores(scores, sum(map(num_words, texts))), MODEL_NAME
+
     def cancel_all(self) -> None:
         self._running.cancel_all()
 
@@ -189,6 +206,12 @@ class ScriptedBackend:
                 active.times = active.times and active.times - 1
                 active.num_uses += 1
                 return active
+
+
+def _vectors(texts: Sequence[str], spec: ModelSpec) -> list[list[float]]:
+    assert spec.embedding is not None
+    dimensions = spec.embedding.dimensions or _RANKING_DIMENSIONS
+    return [word_vector(text, dimensions) for text in texts]
 
 
 def _active(rules: Sequence[Rule]) -> list[ActiveRule]:
