@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from workers_ai_emulator.backends.local import LocalBackend
 from workers_ai_emulator.engine.types import FinishReason
 from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
 from workers_ai_emulator.models.traits import Traits
+from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.tasks.completion import Completion, collect
@@ -58,7 +59,8 @@ def run(use: Callable[[Run], Awaitable[None]], template: str | None = None) -> N
     spec: ModelSpec = replace(next(iter(CATALOG.values())), traits=TRAITS, chat_template=template)
 
     async def main() -> None:
-        backend = LocalBackend(ModelManager(Settings(parallel=2), {spec.name: spec}))
+        models = ModelManager(Settings(parallel=2), {spec.name: spec})
+        backend = LocalBackend(models, cast(Embedders, None))
 
         async def complete(body: dict[str, Any]) -> tuple[Completion, FinishReason | None]:
             started = await backend.generate(parse(body, spec), spec, CallContext())

@@ -41,7 +41,8 @@ LAYERS = [
 ]
 
 USES_LLAMA_CPP = {
-    f"{ROOT}.engine.{name}" for name in ("devices", "llama", "llama_log", "quantize", "sampler")
+    f"{ROOT}.engine.{name}"
+    for name in ("devices", "embedding_runner", "llama", "llama_log", "quantize", "sampler")
 }
 USES_LLGUIDANCE = {
     f"{ROOT}.engine.{name}" for name in ("grammar", "grammar_compiler", "grammar_process")

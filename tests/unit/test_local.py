@@ -21,6 +21,7 @@ from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
 from workers_ai_emulator.prompts.chat import JinjaTemplate
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
+from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.json_mode import JsonMode
@@ -72,7 +73,7 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
     )
     template = JinjaTemplate(source, runner.vocabulary)
     loaded = SimpleNamespace(engine=engine, template=template, weights=SimpleNamespace(name="w"))
-    local = LocalBackend(cast(ModelManager, OneModel(loaded)))
+    local = LocalBackend(cast(ModelManager, OneModel(loaded)), cast(Embedders, None))
     try:
         yield local
     finally:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
 
@@ -25,6 +26,23 @@ class Backend(Protocol):
         tokenised in a thread, because tokenising it on the event loop would delay other requests.
         Raises WireError for an invalid request, EngineError if the generation cannot start, and
         WeightsUnusable if the model's weights cannot be loaded.
+        """
+
+    async def embed(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Embeddings, str]:
+        """Returns the embeddings of the request's texts, and the name of what computed them.
+
+        This coroutine may be cancelled at any time. Raises the same errors as `generate`, and
+        TextTooLong if the request refuses to have long texts cut.
+        """
+
+    async def rank(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Scores, str]:
+        """Returns how well each text answers the request's query, and what computed the scores.
+
+        Is like `embed` otherwise.
         """
 
     def cancel_all(self) -> None:

@@ -10,6 +10,7 @@ from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalBackend
 from workers_ai_emulator.backends.rules import Rule
 from workers_ai_emulator.backends.scripted import ScriptedBackend
+from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
@@ -43,7 +44,7 @@ class Backends:
         self._default = settings.record_from if is_recording else settings.backend
         self._upstream = _upstream(settings)
         self._backends: dict[str, Backend] = {
-            "llama": LocalBackend(models),
+            "llama": LocalBackend(models, _embedders(settings, models)),
             "scripted": self.scripted,
         }
         if self._upstream is not None:
@@ -93,6 +94,15 @@ class Backends:
             what = f"{BACKEND_HEADER} takes one of {names}, not {name}"
             raise WireError(INCOMPLETE_REQUEST, what)
         return backend
+
+
+def _embedders(settings: Settings, models: ModelManager) -> Embedders:
+    embedders = Embedders(
+        settings,
+        free_memory=lambda: models.free_memory - embedders.memory,
+        is_machine_free=lambda: models.is_idle,
+    )
+    return embedders
 
 
 def _rules(script: Path | None) -> list[Rule]:

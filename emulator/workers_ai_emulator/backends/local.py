@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
 from workers_ai_emulator.backends.output_plan import plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
 from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
@@ -16,6 +17,7 @@ from workers_ai_emulator.engine.types import Generation, StartedGeneration, Voca
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
+from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
@@ -36,8 +38,11 @@ _NUM_END_TOKENS = 16
 class LocalBackend:
     """Generates completions with llama.cpp. Loads the requested model first if necessary."""
 
-    def __init__(self, models: ModelManager) -> None:
+    def __init__(self, models: ModelManager, embedders: Embedders) -> None:
         self._models = models
+        self._embedders = embedders
+        embeddings = LocalEmbeddings(embedders)
+        self.embed, self.rank = embeddings.embed, embeddings.rank
         self._grammar_threads = GrammarThreads()
 
     def is_immediate(self, spec: ModelSpec) -> bool:
@@ -64,8 +69,10 @@ class LocalBackend:
 
     def cancel_all(self) -> None:
         self._models.cancel_all()
+        self._embedders.cancel_all()
 
     async def close(self) -> None:
+        await self._embedders.close()
         await self._models.close()
         self._grammar_threads.close()
 

@@ -110,3 +110,36 @@ def parse_object(text: str) -> Json | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def embeddings(body: str, num_texts: int) -> tuple[list[list[float]], int | None]:
+    """Returns the embeddings in a response from `/embeddings`, and the number of tokens.
+
+    `body`: the response's body. `num_texts`: the number of texts in the request. The number of
+    tokens is None if the response does not contain it. Raises UpstreamFailed if the response does
+    not have an embedding for each text.
+    """
+    value = parse_object(body) or {}
+    match value:
+        case {"data": [*items]} if len(items) == num_texts:
+            ordered = sorted(items, key=_index)
+            vectors: list[Any] = [x.get("embedding") for x in ordered if isinstance(x, dict)]
+            if len(vectors) == num_texts and all(map(_is_vector, vectors)):
+                match value.get("usage"):
+                    case {"prompt_tokens": int(num_tokens)}:
+                        return vectors, num_tokens
+                return vectors, None
+    raise UpstreamFailed(f"sent no embedding for each text: {one_line(body)}")
+
+
+def _index(item: Any) -> int:
+    index = item.get("index") if isinstance(item, dict) else None
+    return index if isinstance(index, int) else 0
+
+
+def _is_vector(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(number, int | float) for number in value)
+    )

@@ -25,6 +25,7 @@ from workers_ai_emulator.backends.relayed import (
     num_words,
 )
 from workers_ai_emulator.backends.rules import ReadyResponse, Rule
+from workers_ai_emulator.backends.similarity import similarity, word_vector
 from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.engine.stop_strings import before_stop
 from workers_ai_emulator.engine.types import (
@@ -37,6 +38,7 @@ from workers_ai_emulator.engine.types import (
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.accounts import AccountStates
@@ -63,6 +65,7 @@ _MAX_COMPARED = 1000  # how many rules are compared with a request to find the n
 _NO_RULE = ReadyResponse()  # the response to requests to which no rule applies
 # A request without one of these parameters gets at most as many tokens as the model's default.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_RANKING_DIMENSIONS = 384  # of the vectors with which texts are compared with a query
 
 
 class ActiveRule:
@@ -201,6 +204,20 @@ class ScriptedBackend:
             completion = _fitting(completion, request, spec)
         return await self._started(response, completion, request, prompt, context)
 
+    async def embed(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Embeddings, str]:
+        vectors = await asyncio.to_thread(_vectors, request.texts, spec)
+        return Embeddings(vectors, sum(map(num_words, request.texts))), MODEL_NAME
+
+    async def rank(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Scores, str]:
+        texts = [request.query or "", *request.texts]
+        query, *others = await asyncio.to_thread(_vectors, texts, spec)
+        scores = [similarity(query, other) for other in others]
+        return Scores(scores, sum(map(num_words, texts))), MODEL_NAME
+
     def cancel_all(self) -> None:
         self._running.cancel_all()
 
@@ -283,6 +300,12 @@ class ScriptedBackend:
                     if each is used or each.active.rule.nth:
                         each.active.count(is_used=each is used)
                 return used
+
+
+def _vectors(texts: Sequence[str], spec: ModelSpec) -> list[list[float]]:
+    assert spec.embedding is not None
+    dimensions = spec.embedding.dimensions or _RANKING_DIMENSIONS
+    return [word_vector(text, dimensions) for text in texts]
 
 
 def _search(script: _Script, subject: Subject) -> list[_Found]:

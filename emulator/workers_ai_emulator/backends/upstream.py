@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import httpx2
@@ -16,6 +17,7 @@ from workers_ai_emulator.backends.openai_api import UpstreamFailed
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import OpenAIRequest, streaming_request
 from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
+from workers_ai_emulator.backends.similarity import normalized, similarity
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -27,6 +29,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
 
@@ -41,6 +44,7 @@ _END_TIMEOUT_S = 1.0  # seconds to wait for the end of a response after its even
 _PROBE_INTERVAL_S = 1.0
 _MAX_MODEL_NAMES = 1000  # for how many Workers AI names the upstream server's name is stored
 _MAX_BODY_BYTES = 2**22  # longer error responses and lists of models are cut
+_MAX_EMBEDDINGS_BYTES = 64 * 2**20  # of a response with embeddings
 
 
 class UpstreamBackend:
@@ -92,6 +96,33 @@ class UpstreamBackend:
             fingerprint=json.dumps(upstream_request.body),
         )
         return StartedGeneration(generation, model, lambda: prompt)
+
+    async def embed(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Embeddings, str]:
+        """Sends the texts to the server's endpoint `/embeddings`."""
+        model = self._name_for(spec) or await self._find_model(spec)
+        body = {"model": model, "input": [*request.texts], "encoding_format": "float"}
+        with self._upstream_errors(spec):
+            url = f"{self._url}/embeddings"
+            async with self._client.stream("POST", url, json=body) as response:
+                content = await _read(response, max_bytes=_MAX_EMBEDDINGS_BYTES)
+                if not response.is_success:
+                    raise self._error_from(response.status_code, content, max_tokens=0)
+        vectors, num_tokens = openai_api.embeddings(content, len(request.texts))
+        if num_tokens is None:
+            num_tokens = sum(map(num_words, request.texts))
+        return Embeddings(vectors, num_tokens), model
+
+    async def rank(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Scores, str]:
+        """Scores texts by the similarity of embeddings, because OpenAI's API has no ranking."""
+        texts = (request.query or "", *request.texts)
+        embeddings, model = await self.embed(replace(request, texts=texts), spec, context)
+        query, *others = map(normalized, embeddings.vectors)
+        scores = [similarity(query, other) for other in others]
+        return Scores(scores, embeddings.num_tokens), model
 
     async def start(self, spec: ModelSpec) -> None:
         """Waits until the upstream server has generated a token with the model `spec`.
@@ -281,12 +312,12 @@ def _checked_key(key: str | None) -> str | None:
     return key
 
 
-async def _read(response: httpx2.Response) -> str:
-    """Returns the text of a response's body. Stops reading after _MAX_BODY_BYTES (4 MiB)."""
+async def _read(response: httpx2.Response, *, max_bytes: int = _MAX_BODY_BYTES) -> str:
+    """Returns the text of a response's body. Stops reading after `max_bytes`."""
     body = bytearray()
     async for part in response.aiter_bytes():
         body += part
-        if len(body) > _MAX_BODY_BYTES:
+        if len(body) > max_bytes:
             break
     return body.decode("utf-8", "replace")
 

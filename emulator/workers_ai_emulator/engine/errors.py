@@ -4,6 +4,8 @@
     ├── Interrupted          a decode call was stopped because all its requests had been cancelled
     ├── CapacityExceeded     no free slot and a full queue, or not enough memory for the model
     ├── ContextTooLong       the prompt tokens plus `max_tokens` exceed the context length
+    ├── TextTooLong          a text has more tokens than the embedding model supports
+    │   └── TextsTooLong     the texts of a request have too many tokens together
     ├── DeadlineExceeded     the generation took longer than its time limit
     ├── EngineClosed         the engine is shutting down
     ├── GrammarFailed        the completion cannot be constrained any further
@@ -50,6 +52,22 @@ class ContextTooLong(EngineError):
         super().__init__(f"{num_tokens} tokens do not fit a context of {context_length}")
         self.num_tokens = num_tokens
         self.context_length = context_length
+
+
+class TextTooLong(EngineError):
+    """A text has more tokens than the embedding model supports.
+
+    `num_tokens`: the number of tokens of the text. `limit`: the maximum.
+    """
+
+    def __init__(self, num_tokens: int, limit: int) -> None:
+        super().__init__(f"{num_tokens} tokens do not fit a limit of {limit}")
+        self.num_tokens = num_tokens
+        self.limit = limit
+
+
+class TextsTooLong(TextTooLong):
+    """The texts of a request for embeddings have too many tokens together."""
 
 
 class DeadlineExceeded(EngineError):

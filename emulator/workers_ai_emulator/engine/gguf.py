@@ -42,25 +42,28 @@ _EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon
 _NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, *, generates_text: bool = True) -> GgufHeader:
     """Reads and checks the header of a GGUF file, and returns it.
 
-    Raises GgufInvalid if the file cannot be read, is not GGUF, is damaged, or is not a complete
-    text-generation model. Takes about 40 ms for each 100,000 entries of the vocabulary (tokens and
-    BPE merges).
+    `generates_text`: whether models that do not generate text are refused. Raises GgufInvalid if
+    the file cannot be read, is not GGUF, is damaged, or is not a complete model. Takes about 40 ms
+    for each 100,000 entries of the vocabulary (tokens and BPE merges).
     """
     try:
         with open_regular(path) as file:
-            return _checked(Reader(file, os.fstat(file.fileno()).st_size))
+            reader = Reader(file, os.fstat(file.fileno()).st_size)
+            return _checked(reader, generates_text=generates_text)
     except IrregularFile as error:
         raise GgufInvalid(f"it {error.strerror}") from error
     except OSError as error:
         raise GgufInvalid(f"it cannot be read: {error.strerror}") from error
 
 
-def _checked(reader: Reader) -> GgufHeader:
+def _checked(reader: Reader, *, generates_text: bool) -> GgufHeader:
     header = parse(reader)
     _check_kind(header)
+    if generates_text and _NOT_GENERATING.fullmatch(header.architecture):
+        raise GgufInvalid(f"its architecture, {header.architecture}, does not generate text")
     _check_tokenizer(header, reader)
     if not header.tensors:
         raise GgufInvalid("it has a vocabulary but no weights")
@@ -92,8 +95,6 @@ def _check_kind(header: GgufHeader) -> None:
             f"it is part {part + 1} of {num_parts} of a model, and split models are not supported: "
             "join the parts with `llama-gguf-split --merge`"
         )
-    if _NOT_GENERATING.fullmatch(header.architecture):
-        raise GgufInvalid(f"its architecture, {header.architecture}, does not generate text")
 
 
 def _check_tokenizer(header: GgufHeader, reader: Reader) -> None:

@@ -35,7 +35,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # the result is not 0. A Python function would acquire the GIL each time. So the callback is C's
 # `strlen` on a two-byte buffer: it returns 0 until the first byte is set, and then 1.
 _C_LIBRARY = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
-_IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
+IS_NOT_EMPTY = ctypes.cast(_C_LIBRARY.strlen, llama.ggml_abort_callback)
 
 
 class LlamaModel:
@@ -150,6 +150,8 @@ class LlamaVocabulary:
         self.bos = _token_or_none(llama.llama_vocab_bos(vocab))
         self.eos = _token_or_none(llama.llama_vocab_eos(vocab))
         self.adds_bos = llama.llama_vocab_get_add_bos(vocab)
+        is_wordpiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_WPM
+        self.text_start, self.text_end = _text_bounds(vocab, is_wordpiece=is_wordpiece)
         self.is_sentencepiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
         self.piece = lru_cache(maxsize=None)(self._piece)
 
@@ -229,6 +231,15 @@ def _token_or_none(token: int) -> int | None:
     return None if token < 0 else token
 
 
+def _text_bounds(vocab: Any, *, is_wordpiece: bool) -> tuple[list[int], list[int]]:
+    """Returns the special tokens before and after a text whose embedding is computed."""
+    has_start = is_wordpiece or llama.llama_vocab_get_add_bos(vocab)
+    end = llama.llama_vocab_sep(vocab) if is_wordpiece else llama.llama_vocab_eos(vocab)
+    has_end = is_wordpiece or llama.llama_vocab_get_add_eos(vocab)
+    start = llama.llama_vocab_bos(vocab)
+    return [start] if has_start and start >= 0 else [], [end] if has_end and end >= 0 else []
+
+
 class LlamaRunner:
     """Runs a model with llama.cpp: owns its KV cache and makes the decode calls.
 
@@ -268,7 +279,7 @@ class LlamaRunner:
         self._interrupt = ctypes.create_string_buffer(2)
         self._context: Any = self._create_context()
         self._memory: Any = llama.llama_get_memory(self._context)
-        llama.llama_set_abort_callback(self._context, _IS_NOT_EMPTY, self._interrupt)
+        llama.llama_set_abort_callback(self._context, IS_NOT_EMPTY, self._interrupt)
         self._batch_invariant = batch_invariant and not model.may_use_gpu
         # On a GPU, the logits depend on the number of tokens in the decode call. So with
         # `batch_invariant`, decode calls must not contain drafts.

@@ -1,8 +1,9 @@
 """Test-loads a GGUF file in a subprocess, because llama.cpp crashes on some damaged files.
 
-The subprocess is `python -m workers_ai_emulator.engine.probe FILE`. If llama.cpp can run the file,
-the subprocess exits with status 0. If llama.cpp rejects the file, the subprocess prints the reason
-as its last line and exits with status 1.
+The subprocess is `python -m workers_ai_emulator.engine.probe FILE COMPUTES`. COMPUTES is what it
+computes: `text` or `embedding`. If llama.cpp can run the file, the subprocess exits with status 0.
+If llama.cpp rejects the file, the subprocess prints the reason as its last line and exits with
+status 1.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
+from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
+from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.types import SamplingParams, Span
 
 if sys.platform != "win32":
     import resource
+
+Computes = Literal["text", "embedding"]
 
 _REJECTED = 1
 _SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit is long enough for this speed
@@ -37,14 +42,17 @@ _GREEDY = SamplingParams(temperature=0.0)
 _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetition_penalty=1.1)
 
 
-def probe(path: Path, *, limit_s: float = 120.0) -> None:
-    """Loads a GGUF file in a subprocess and generates two tokens there, as a test.
+def probe(path: Path, *, computes: Computes = "text", limit_s: float = 120.0) -> None:
+    """Loads a GGUF file in a subprocess and computes something there, as a test.
+
+    `computes`: what is computed: two tokens of text, or an embedding.
 
     Raises GgufInvalid if llama.cpp rejects the file, crashes or takes too long. Raises OSError if
     the file is missing. The time limit is `limit_s` plus the time that a slow disk takes to read
     the file.
     """
     command = [sys.executable, "-P", "-m", "workers_ai_emulator.engine.probe", str(path)]
+    command.append(computes)
     limit_s += path.stat().st_size / _SLOWEST_DISK
     try:
         child = subprocess.run(
@@ -63,6 +71,23 @@ def probe(path: Path, *, limit_s: float = 120.0) -> None:
         raise GgufInvalid(_last_line(child.stdout) or _last_line(child.stderr))
     if child.returncode != 0:
         raise GgufInvalid(f"llama.cpp crashes on it ({_crash(child.returncode, child.stderr)})")
+
+
+def evaluate_embedding(path: Path) -> None:
+    """Loads a GGUF file in this process, and computes the embedding of a text.
+
+    Raises EngineError as `evaluate` does.
+    """
+    with ExitStack() as stack:
+        model = LlamaModel(path)
+        stack.callback(model.close)
+        runner = EmbeddingRunner(model, _CONTEXT_LENGTH)
+        stack.callback(runner.close)
+        vocabulary = model.vocabulary
+        tokens = vocabulary.text_start + vocabulary.tokenize(_TEXT)[:_BATCH_LENGTH]
+        vector = runner.embed(tokens + vocabulary.text_end, Pooling.MEAN, 1)
+        if not np.isfinite(vector).all():
+            raise EngineError("it loads but its results are not numbers")
 
 
 def evaluate(path: Path) -> None:
@@ -102,13 +127,13 @@ def limit_memory(file_size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit if is_free else min(limit, hard), hard))
 
 
-def main(path: Path) -> int:
+def main(path: Path, computes: str) -> int:
     """Runs in the subprocess: test-loads the file, and returns 1 if it is rejected, otherwise 0."""
     # Ctrl-C must end the process at once; Python's own handler waits until llama.cpp returns.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_memory(path.stat().st_size)
     try:
-        evaluate(path)
+        (evaluate_embedding if computes == "embedding" else evaluate)(path)
     except EngineError as error:
         sys.stdout.write(f"{error}\n")
         return _REJECTED
@@ -163,4 +188,4 @@ def _crash(status: int, output: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

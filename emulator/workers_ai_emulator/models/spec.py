@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.files import one_line
+from workers_ai_emulator.models.embedding_traits import EmbeddingTraits
 from workers_ai_emulator.models.family import Family, read_card_file, request_branches
 from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.task import TEXT_GENERATION, Task
 from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import Validator
 
@@ -35,11 +37,6 @@ ADDED_FAMILY = Family("llama-2-7b-chat-int8.json")
 ADDED_PRICE = Price(50_505, 606_061)
 ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
-_TASK = {
-    "id": "c329a1f9-323d-4e91-b2aa-582dd4188d34",
-    "name": "Text Generation",
-    "description": "Completes a prompt, or answers the messages of a chat.",
-}
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
 _MAX_NAME = 200  # characters
 
@@ -106,7 +103,8 @@ class ModelSpec:
     `price`: the neurons that a call costs. `card_file`: the file with the model's published entry
     in `ai/models/search`, in the folder `models/cards/`; None if the service does not have the
     model. `retired_on`: the day on which the service retired the model; None if it still serves
-    the model.
+    the model. `task`: what the model does. `embedding`: how the service treats a model that
+    computes embeddings or ranks texts; None for a model that generates text.
     """
 
     name: str
@@ -123,6 +121,8 @@ class ModelSpec:
     price: Price = ADDED_PRICE
     card_file: str | None = None
     retired_on: date | None = None
+    task: Task = TEXT_GENERATION
+    embedding: EmbeddingTraits | None = None
 
     @cached_property
     def card(self) -> Json:
@@ -134,7 +134,7 @@ class ModelSpec:
             "source": 1,
             "name": self.name,
             "description": facts["description"],
-            "task": _TASK,
+            "task": asdict(self.task),
             **created,
             "tags": [],
             "properties": facts["properties"],

@@ -16,7 +16,7 @@ from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.files import read_small_text, write_text_atomically
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.manifest import disk_errors, manifest_path
-from workers_ai_emulator.models.stand_in import stand_in
+from workers_ai_emulator.models.stand_in import embedding_stand_in, stand_in
 
 # The name of a JSON file in the models folder. The keys of the JSON object are the paths of the
 # GGUF files that llama.cpp has loaded in a test subprocess. The values are the results of
@@ -70,6 +70,8 @@ class Store:
         if spec.stand_in is None:
             how = f"run `workers-ai-emulator pull {spec.name}`" if spec.hub_file else "put it there"
             raise WeightsUnusable(f"{spec.name} has no weights: {own} is missing; {how}")
+        if spec.embedding is not None:
+            return Weights(embedding_stand_in(self.models_dir), is_trusted=True)
         path = stand_in(self.models_dir, spec.stand_in, num_threads=self._num_threads)
         return Weights(path, is_trusted=True)
 

@@ -52,6 +52,11 @@ async def completions(request: Request) -> Response:
     return with_log_id(await openai.completions(request))
 
 
+@router.handles(endpoints.GATEWAY_EMBEDDINGS)
+async def embeddings(request: Request) -> Response:
+    return with_log_id(await openai.embeddings(request))
+
+
 @router.handles(endpoints.GATEWAY_RUN_MODEL)
 async def run_model(request: Request) -> Response:
     """Runs a model of Workers AI through AI Gateway.

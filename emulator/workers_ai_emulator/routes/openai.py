@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from fastapi import Request, Response
 
+from workers_ai_emulator.routes.embeddings import run_openai
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import responses_request
@@ -45,6 +46,17 @@ async def completions(request: Request) -> Response:
     Cloudflare does not document this endpoint, but clients call it. We decided how it behaves.
     """
     return await complete(request, await body_of(request), text_format)
+
+
+@router.handles(endpoints.EMBEDDINGS)
+async def embeddings(request: Request) -> Response:
+    """Computes OpenAI-compatible embeddings.
+
+    [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
+    """
+    body = await body_of(request)
+    spec = find_model(request, model_name(body))
+    return await run_openai(request, spec, body)
 
 
 @router.handles(endpoints.RESPONSES)

@@ -468,6 +468,12 @@ def _responses(catalog: Catalog) -> _Details:
     return _Details(content, body)
 
 
+def _embeddings(catalog: Catalog) -> _Details:
+    names = [name for name, spec in catalog.items() if spec.embedding]
+    body = _object(model={"enum": names}, input={"type": ["string", "array"]})
+    return _Details(_content(_object(data={"type": "array"}, usage={"type": "object"})), body)
+
+
 def _run(catalog: Catalog) -> _Details:
     return _Details(_native(catalog), _input(catalog))
 
@@ -507,6 +513,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.CHAT_COMPLETIONS: _chat,
     endpoints.COMPLETIONS: _completions,
     endpoints.RESPONSES: _responses,
+    endpoints.EMBEDDINGS: _embeddings,
     endpoints.OTHER_OPENAI: _fixed({}),
     endpoints.SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
     endpoints.MODEL_SCHEMA: lambda catalog: _Details(
@@ -528,6 +535,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.GATEWAY_COMPAT: lambda catalog: _Details(_CHAT, _flat(catalog, "workers-ai/")),
     endpoints.GATEWAY_CHAT_COMPLETIONS: _chat,
     endpoints.GATEWAY_COMPLETIONS: _completions,
+    endpoints.GATEWAY_EMBEDDINGS: _embeddings,
     endpoints.GATEWAY_RUN_MODEL: _run,
     endpoints.BINDING_SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
     endpoints.BINDING_RUN: _binding_run,

@@ -8,6 +8,7 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.routes import embeddings
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import responses_request
@@ -17,7 +18,8 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
 
-_SINGLE_KEYS = {"prompt", "messages", "input"}  # the keys of an input that is not a batch
+# The keys of an input that is not a batch.
+_SINGLE_KEYS = {"prompt", "messages", "input", "text", "query", "contexts"}
 
 router = EndpointRouter()
 
@@ -59,6 +61,8 @@ async def run(
     """
     if is_queued or request.query_params.get("queueRequest") == "true" or _is_batch(inputs):
         _refuse_batch(spec, inputs)
+    if spec.embedding is not None:
+        return await embeddings.run(request, spec, inputs, wrap)
     if responses_request.is_responses_request(inputs):
         choose_format = responses_format(inputs, wrap)
         return await generate(request, spec, inputs, choose_format, responses_request.parse)

@@ -261,13 +261,13 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
     vocabulary = model.vocabulary
     source = model.metadata("tokenizer.chat_template")
     if spec.chat_template is None and is_llama_2(vocabulary, source):
-        return Llama2Template(vocabulary, _tokenizer(weights, vocabulary))
+        return Llama2Template(vocabulary, tokenizer_of(weights, vocabulary))
     source = spec.chat_template or source
     if source is None:
         raise ValueError("it has no chat template: set chat_template in models.toml")
     is_trusted = weights.is_trusted and spec.chat_template is None
     make_renderer = JinjaRenderer if is_trusted else IsolatedRenderer
-    tokenizer = _tokenizer(weights, vocabulary)
+    tokenizer = tokenizer_of(weights, vocabulary)
     try:
         return JinjaTemplate(source, vocabulary, make_renderer, tokenizer)
     except ValueError:
@@ -275,7 +275,7 @@ def _template(spec: ModelSpec, weights: Weights, model: LlamaModel) -> ChatTempl
         raise
 
 
-def _tokenizer(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
+def tokenizer_of(weights: Weights, vocabulary: LlamaVocabulary) -> Tokenizer:
     """Returns the model's tokenizer.
 
     If some texts could crash the tokenizer or take minutes, the tokenizer runs in a subprocess.

@@ -135,6 +135,11 @@ class ModelManager:
         """The error text of the first engine that is stuck; None if no engine is stuck."""
         return next((w.engine.failure for w in self.loaded if w.engine.failure), None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no generation waits or runs. Any thread may read it."""
+        return all(weights.engine.is_idle for weights in self.loaded)
+
     def is_loaded(self, spec: ModelSpec) -> bool:
         return _Source.of(spec) in self._by_source
 
@@ -292,12 +297,12 @@ class ModelManager:
         """
         if not self._loader.num_slots(opened, self._memory_limit):
             raise self._loader.memory_error(opened, self._memory_limit)
-        while not (num_slots := self._loader.num_slots(opened, self._free_memory())):
+        while not (num_slots := self._loader.num_slots(opened, self.free_memory)):
             idle = [weights for weights in self.loaded if self._is_idle(weights)]
             if not idle and self._loaded:
                 raise CapacityExceeded
             if not idle:
-                raise self._loader.memory_error(opened, self._free_memory())
+                raise self._loader.memory_error(opened, self.free_memory)
             await self._unload(idle[0])
         return num_slots
 
@@ -315,7 +320,8 @@ class ModelManager:
     def _sources(self, weights: LoadedWeights) -> list[_Source]:
         return [source for source, loaded in self._by_source.items() if loaded is weights]
 
-    def _free_memory(self) -> int:
+    @property
+    def free_memory(self) -> int:
         """Returns how many bytes of memory another model may take.
 
         The result is the smaller of two numbers: the machine's free memory, and the memory limit

@@ -88,6 +88,8 @@ def parse(
         spec.validator.validate(body)
     except SchemaMismatch as error:
         raise WireError(BAD_INPUT, error) from error
+    if spec.embedding is not None:  # a model whose schema has no required key
+        raise WireError(BAD_INPUT, "required properties at '/' are 'text'")
     if isinstance(body.get("lora"), str):
         raise WireError(LORA_UNSUPPORTED, spec.name)
     # If a schema accepts null, null has the same meaning as an absent key.

@@ -58,6 +58,7 @@ CHAT_COMPLETIONS = _inference(
 )
 COMPLETIONS = _inference(f"{_ACCOUNT}/ai/v1/completions", Access.ACCOUNT, "OpenAI's completions")
 RESPONSES = _inference(f"{_ACCOUNT}{RESPONSES_PATH}", Access.ACCOUNT, "OpenAI's Responses API")
+EMBEDDINGS = _inference(f"{_ACCOUNT}/ai/v1/embeddings", Access.ACCOUNT, "OpenAI's embeddings")
 OTHER_OPENAI = Endpoint(
     "POST",
     f"{_ACCOUNT}/ai/v1/{{endpoint:path}}",
@@ -116,6 +117,9 @@ GATEWAY_CHAT_COMPLETIONS = _inference(
 )
 GATEWAY_COMPLETIONS = _inference(
     f"{_GATEWAY}/workers-ai/v1/completions", Access.GATEWAY, "OpenAI's completions"
+)
+GATEWAY_EMBEDDINGS = _inference(
+    f"{_GATEWAY}/workers-ai/v1/embeddings", Access.GATEWAY, "OpenAI's embeddings"
 )
 GATEWAY_RUN_MODEL = _inference(
     f"{_GATEWAY}/workers-ai/{{model:path}}", Access.GATEWAY, "Run a model"

@@ -24,6 +24,8 @@ from workers_ai_emulator.engine.errors import (
     EngineError,
     GrammarFailed,
     RequestRejected,
+    TextsTooLong,
+    TextTooLong,
 )
 from workers_ai_emulator.errors import EmulatorError, WeightsUnusable
 
@@ -168,6 +170,12 @@ DAILY_LIMIT = _ai(
 INVALID_DATA = _ai(
     400, 5004, "Invalid data type for base64 input: {}",
     "A content part holds data that is not text. [documented; where it applies is inferred]")
+SEQUENCE_TOO_LONG = _ai(
+    400, 3030, "Sequence too long: {} > {}",
+    "A text has more tokens than the embedding model supports. [recorded]", "AiError")
+MAX_CONTEXT_REACHED = _ai(
+    400, 3030, "Max context reached {} tokens but model supports only {}",
+    "The texts of a request for embeddings have too many tokens together. [recorded]", "AiError")
 LORA_UNSUPPORTED = _ai(
     405, 5005, "The model {} does not support LoRa inference",
     "The request asks for a LoRA adapter.")
@@ -258,6 +266,10 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
     match error:
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
+        case TextsTooLong():
+            return WireError(MAX_CONTEXT_REACHED, error.num_tokens, error.limit)
+        case TextTooLong():
+            return WireError(SEQUENCE_TOO_LONG, error.num_tokens, error.limit)
         case CapacityExceeded():
             return WireError(OUT_OF_CAPACITY)
         case DeadlineExceeded():

@@ -1,0 +1,113 @@
+"""The part of the backend `llama` that computes embeddings and rankings."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from workers_ai_emulator.backends.similarity import normalized, similarity
+from workers_ai_emulator.engine.errors import TextsTooLong, TextTooLong
+from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.runtime.embedders import Embedders, LoadedEmbedder
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
+from workers_ai_emulator.wire.context import CallContext
+
+
+class LocalEmbeddings:
+    """Computes embeddings and rankings with llama.cpp."""
+
+    def __init__(self, embedders: Embedders) -> None:
+        self._embedders = embedders
+
+    async def embed(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Embeddings, str]:
+        async with self._embedders.lease(spec) as loaded:
+            tokens = await _tokenized(request.texts, request, spec, loaded, context)
+            pooling = request.pooling
+            if loaded.weights.is_trusted:
+                pooling = Pooling.MEAN  # the only one with which the stand-in model was trained
+            vectors = await loaded.embedder.embed(tokens, pooling)
+        dimensions = _dimensions(spec, loaded)
+        result = await asyncio.to_thread(
+            lambda: [_padded(normalized(vector.tolist()), dimensions) for vector in vectors]
+        )
+        return Embeddings(result, sum(map(len, tokens))), loaded.weights.name
+
+    async def rank(
+        self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Scores, str]:
+        assert request.query is not None
+        async with self._embedders.lease(spec) as loaded:
+            texts = [request.query, *request.texts]
+            query, *tokens = await _tokenized(texts, request, spec, loaded, context)
+            if request.pooling is Pooling.RANK and not loaded.weights.is_trusted:
+                pairs = [_pair(query, text, loaded.opened.context_length) for text in tokens]
+                outputs = await loaded.embedder.embed(pairs, Pooling.RANK)
+                scores = [_sigmoid(float(output[0])) for output in outputs]
+                return Scores(scores, sum(map(len, pairs))), loaded.weights.name
+            # Without a reranker's weights, the similarity of the embeddings is the score.
+            pooling = Pooling.MEAN if loaded.weights.is_trusted else request.pooling
+            vectors = await loaded.embedder.embed([query, *tokens], pooling)
+        first, *others = (normalized(vector.tolist()) for vector in vectors)
+        scores = [similarity(first, other) for other in others]
+        return Scores(scores, len(query) + sum(map(len, tokens))), loaded.weights.name
+
+
+async def _tokenized(
+    texts: Sequence[str],
+    request: EmbeddingRequest,
+    spec: ModelSpec,
+    loaded: LoadedEmbedder,
+    context: CallContext,
+) -> list[list[int]]:
+    """Returns the tokens of each text, cut to the model's limit if the request allows it.
+
+    Raises TextTooLong if a text is too long and must not be cut, or TextsTooLong if all texts
+    together are too long.
+    """
+    assert spec.embedding is not None
+    limit, most = spec.embedding.max_tokens, spec.embedding.max_request_tokens
+    if context.is_large or loaded.opened.tokenizer.is_isolated:
+        tokens = await asyncio.to_thread(loaded.tokenize, texts, limit)
+    else:
+        tokens = loaded.tokenize(texts, limit)
+    num_tokens = sum(map(len, tokens))
+    if most is not None and num_tokens > most:
+        raise TextsTooLong(num_tokens, most)
+    if not request.truncates and (longest := max(map(len, tokens), default=0)) > limit:
+        raise TextTooLong(longest, limit)
+    return [_cut(text, loaded.opened.context_length) for text in tokens]
+
+
+def _cut(tokens: list[int], limit: int) -> list[int]:
+    """Cuts a text to `limit` tokens, but keeps its last token, which marks the end of a text."""
+    return tokens if len(tokens) <= limit else [*tokens[: limit - 1], tokens[-1]]
+
+
+def _pair(query: list[int], text: list[int], limit: int) -> list[int]:
+    """Returns the tokens of a query and a text as a reranker expects them.
+
+    The end of the query is followed by the end of a text once more, and then by the text, whose
+    start token is left out. The text is cut if both together have more than `limit` tokens.
+    """
+    end = query[-1:]
+    query = query[: limit // 2]
+    return [*query, *end, *_cut(text[1:], limit - len(query) - 1)]
+
+
+def _dimensions(spec: ModelSpec, loaded: LoadedEmbedder) -> int:
+    """Returns the length of embeddings: that of the requested model for the stand-in model."""
+    assert spec.embedding is not None
+    return spec.embedding.dimensions if loaded.weights.is_trusted else 0
+
+
+def _padded(vector: list[float], length: int) -> list[float]:
+    """Appends zeros until the vector has `length` numbers. Similarities stay the same."""
+    return vector + [0.0] * (length - len(vector))
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0

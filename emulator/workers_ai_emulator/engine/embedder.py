@@ -1,0 +1,215 @@
+"""Computes the embeddings of many texts, on several threads.
+
+Each text is computed in a llama.cpp call of its own. So its embedding is the same, bit for bit,
+whatever other texts are computed at the same time. Several texts are computed at the same time,
+each by another thread. That is faster than one call with several threads, because threads that
+share a call wait for each other after every operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    EngineClosed,
+    EngineError,
+    Interrupted,
+)
+from workers_ai_emulator.engine.pooling import Pooling
+
+log = logging.getLogger(__name__)
+
+Vector = NDArray[np.float32]
+
+_CLOSE_LIMIT_S = 10
+# Added to the nice value of the threads, so that running generations keep most of the processor.
+_NICE = 10
+
+
+class TextRunner(Protocol):
+    """Computes one text at a time. Only one thread uses it, except for the method `interrupt`."""
+
+    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector: ...
+
+    def interrupt(self, *, is_requested: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Job:
+    """The texts of one request. `vectors`: the embeddings that are computed so far, by index."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> None:
+        self.texts = texts
+        self.pooling = pooling
+        self.next_index = 0
+        self.num_left = len(texts)
+        self.vectors: list[Any] = [None] * len(texts)
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[Vector]] = self.loop.create_future()
+        self.is_cancelled = False
+
+    def settle(self, error: EngineError | None = None) -> None:
+        """Gives the result or the error to the coroutine that waits for the job."""
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(self.vectors)
+        else:
+            self.future.set_exception(error)
+
+
+class Embedder:
+    """Computes embeddings with one model.
+
+    `create_runner`: returns a runner; it is called once for each thread. `num_threads`: the number
+    of threads. `queue_size`: the maximum number of requests that wait or are computed.
+    `is_machine_free`: returns whether nothing else computes; a text that is alone is then computed
+    by all threads together. `failure`: an error text after a thread has failed, else None.
+    """
+
+    def __init__(
+        self,
+        create_runner: Callable[[], TextRunner],
+        *,
+        num_threads: int,
+        queue_size: int,
+        is_machine_free: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.failure: str | None = None
+        self._num_threads = num_threads
+        self._queue_size = queue_size
+        self._is_machine_free = is_machine_free
+        self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
+        self._unfinished: set[_Job] = set()
+        self._num_computing = 0
+        self._is_closed = False
+        self._change = threading.Condition()
+        self._runners = [create_runner() for _ in range(num_threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(runner,), name="embed", daemon=True)
+            for runner in self._runners
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._unfinished
+
+    async def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
+        """Returns the embeddings of tokenised texts, which are not normalised.
+
+        The texts of all requests take turns. If the coroutine is cancelled, its texts that have not
+        begun are dropped. Raises CapacityExceeded if too many requests wait, EngineClosed after
+        `close`, and EngineError if llama.cpp fails.
+        """
+        if self._is_closed:
+            raise EngineClosed("the server is shutting down")
+        if len(self._unfinished) >= self._queue_size:
+            raise CapacityExceeded
+        job = _Job(texts, pooling)
+        if not texts:
+            return []
+        self._unfinished.add(job)
+        try:
+            with self._change:
+                self._jobs.append(job)
+                self._change.notify_all()
+            return await job.future
+        finally:
+            job.is_cancelled = True
+            self._unfinished.discard(job)
+
+    def cancel_all(self) -> None:
+        """Ends all requests with the error EngineClosed."""
+        for job in [*self._unfinished]:
+            job.is_cancelled = True
+            job.settle(EngineClosed("the server is shutting down"))
+
+    async def close(self) -> None:
+        """Ends all requests, stops the threads, and frees their contexts."""
+        self._is_closed = True
+        self.cancel_all()
+        for runner in self._runners:
+            runner.interrupt(is_requested=True)
+        with self._change:
+            self._change.notify_all()
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        for thread, runner in zip(self._threads, self._runners, strict=True):
+            thread.join(_CLOSE_LIMIT_S)
+            if thread.is_alive():
+                log.warning("a thread still computes an embedding; its memory is not freed")
+            else:
+                runner.close()
+
+    def _work(self, runner: TextRunner) -> None:
+        _lower_priority()
+        while (task := self._next()) is not None:
+            job, index, num_threads = task
+            error: EngineError | None = None
+            try:
+                job.vectors[index] = runner.embed(job.texts[index], job.pooling, num_threads)
+            except Interrupted:
+                error = EngineClosed("the server is shutting down")
+            except EngineError as raised:
+                error = raised
+            except Exception as raised:
+                log.exception("computing an embedding failed")
+                error = EngineError(str(raised))
+            self._end(job, error)
+
+    def _next(self) -> tuple[_Job, int, int] | None:
+        """Waits for a text, and returns its job, its index and the number of threads to use.
+
+        Returns None after `close`. The jobs take turns: after each text, the next job follows.
+        """
+        with self._change:
+            while True:
+                while self._jobs and self._jobs[0].is_cancelled:
+                    self._jobs.popleft()
+                if self._is_closed:
+                    return None
+                if self._jobs:
+                    break
+                self._change.wait()
+            job = self._jobs.popleft()
+            index = job.next_index
+            job.next_index += 1
+            if job.next_index < len(job.texts):
+                self._jobs.append(job)
+            is_alone = not self._jobs and self._num_computing == 0
+            self._num_computing += 1
+        num_threads = self._num_threads if is_alone and self._is_machine_free() else 1
+        return job, index, num_threads
+
+    def _end(self, job: _Job, error: EngineError | None) -> None:
+        with self._change:
+            self._num_computing -= 1
+            job.num_left -= 1
+            is_done = job.num_left == 0
+        if error is not None:
+            job.is_cancelled = True
+        if is_done or error is not None:
+            with suppress(RuntimeError):  # the event loop may be closed already
+                job.loop.call_soon_threadsafe(job.settle, error)
+
+
+def _lower_priority() -> None:
+    """Lowers the priority of this thread. Does nothing on systems without priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

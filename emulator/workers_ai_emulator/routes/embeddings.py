@@ -1,0 +1,108 @@
+"""Runs a model for embeddings or for ranking, for all endpoints that run models."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import Request, Response
+
+from workers_ai_emulator.backends.backend import Backend
+from workers_ai_emulator.backends.choice import BACKEND_HEADER
+from workers_ai_emulator.backends.relayed import ReadyGeneration
+from workers_ai_emulator.engine.errors import DeadlineExceeded
+from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.tasks import embeddings
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings
+from workers_ai_emulator.tasks.response_formats.embeddings import (
+    embeddings_result,
+    openai_embeddings,
+    scores_result,
+)
+from workers_ai_emulator.tasks.response_formats.response_format import Json, Wrap
+from workers_ai_emulator.wire.body import compute
+from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.wire.disconnect import while_connected
+from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.errors import wire_errors
+from workers_ai_emulator.wire.responses import JsonResponse
+
+_T = TypeVar("_T")
+
+
+async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Response:
+    """Runs the model on `inputs`, and returns the result in the model's own form.
+
+    `wrap`: writes the body of the response. Raises WireError if the input is invalid or the
+    embeddings cannot be computed.
+    """
+    context = context_of(request.scope)
+    context.inputs = inputs
+    task_request = await compute(context, embeddings.parse, inputs, spec)
+    if task_request.result == "scores":
+        backend = _backend(request)
+        scores, model = await _result(request, backend.rank(task_request, spec, context))
+        _store(context, spec, task_request, scores.num_tokens, model)
+        return await _respond(scores_result(spec, task_request, scores), wrap, model)
+    result, model = await _embed(request, spec, task_request)
+    return await _respond(embeddings_result(spec, task_request, result), wrap, model)
+
+
+async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
+    """Runs the model on the texts in the key `input`, and returns OpenAI's form of embeddings."""
+    inputs = {"text": body.get("input")} if isinstance(body, dict) else body
+    context = context_of(request.scope)
+    context.inputs = inputs
+    task_request = await compute(context, embeddings.parse, inputs, spec)
+    result, model = await _embed(request, spec, task_request)
+    is_base64 = body.get("encoding_format") == "base64"
+    return await _respond(openai_embeddings(spec, result, is_base64=is_base64), to_json, model)
+
+
+async def _embed(
+    request: Request, spec: ModelSpec, task_request: EmbeddingRequest
+) -> tuple[Embeddings, str]:
+    context = context_of(request.scope)
+    backend = _backend(request)
+    result, model = await _result(request, backend.embed(task_request, spec, context))
+    _store(context, spec, task_request, result.num_tokens, model)
+    return result, model
+
+
+def _backend(request: Request) -> Backend:
+    return services_of(request).backends.choose(request.headers.get(BACKEND_HEADER))
+
+
+async def _result(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Returns the result of `work`, which is cancelled if the client disconnects.
+
+    Raises WireError if `work` fails or takes longer than the request's time limit.
+    """
+    limit_s = services_of(request).backends.request_timeout_s
+    with wire_errors():
+        try:
+            return await while_connected(work, request.receive, limit_s=limit_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+
+
+def _store(
+    context: CallContext, spec: ModelSpec, request: EmbeddingRequest, num_tokens: int, model: str
+) -> None:
+    """Stores token count and texts in the context, for the journal, the log and the neurons."""
+    texts = request.texts if request.query is None else (request.query, *request.texts)
+    chunks = [Chunk("", FinishReason.STOP, num_tokens=0)]
+    ended = ReadyGeneration(chunks, num_prompt_tokens=num_tokens, fingerprint="")
+    context.started = StartedGeneration(ended, model, lambda: "\n\n".join(texts))
+    context.model = spec.name
+
+
+async def _respond(result: Json, wrap: Callable[[Json], bytes], model: str) -> Response:
+    """Returns the response. Writes its JSON in a thread, because that takes long for many texts."""
+    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(model)}
+    return JsonResponse(await asyncio.to_thread(wrap, result), headers=headers)

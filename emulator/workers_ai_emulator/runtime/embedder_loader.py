@@ -1,0 +1,102 @@
+"""Loads an embedding model from its GGUF file: checks the file, and starts its threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from workers_ai_emulator.engine.embedder import Embedder
+from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
+from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
+from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.llama import LlamaModel
+from workers_ai_emulator.engine.probe import probe
+from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.models.store import Store, Weights
+from workers_ai_emulator.prompts.chat import Tokenizer
+from workers_ai_emulator.runtime.loader import tokenizer_of
+from workers_ai_emulator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The estimated memory of the contexts of one thread, besides the weights.
+_BYTES_PER_THREAD = 96 * 2**20
+# A text with more characters than this for each token is cut before it is tokenised.
+_MAX_CHARACTERS_PER_TOKEN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEmbedder:
+    """An embedding model with checked, memory-mapped weights.
+
+    `context_length`: the maximum number of tokens of a text. `memory`: the estimated bytes of
+    memory that the model takes.
+    """
+
+    spec: ModelSpec
+    weights: Weights
+    model: LlamaModel
+    tokenizer: Tokenizer
+    context_length: int
+    memory: int
+
+    def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        vocabulary = self.model.vocabulary
+        max_length = limit * _MAX_CHARACTERS_PER_TOKEN
+        lists = self.tokenizer.tokenize([text[:max_length] for text in texts])
+        return [[*vocabulary.text_start, *tokens, *vocabulary.text_end] for tokens in lists]
+
+    def close(self) -> None:
+        self.tokenizer.close()
+        self.model.close()
+
+
+class EmbedderLoader:
+    """Opens GGUF files of embedding models. Any thread may call its methods.
+
+    The methods that raise WeightsUnusable can take minutes. The error contains the file's path and
+    the reason.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings.models_dir, num_threads=settings.threads)
+
+    def weights(self, spec: ModelSpec) -> Weights:
+        """Returns a model's weights, which may be the stand-in model. Does not load them.
+
+        Converts the stand-in model on first use. Raises WeightsUnusable if that fails.
+        """
+        return self._store.weights(spec)
+
+    def open(self, spec: ModelSpec, weights: Weights) -> OpenEmbedder:
+        """Checks a model's file, and memory-maps its weights.
+
+        Raises WeightsUnusable if the model cannot be loaded.
+        """
+        try:
+            header = read_header(weights.path, generates_text=False)
+            if not (weights.is_trusted or self._store.is_verified(weights.path)):
+                log.info("test-loading %s in a subprocess", weights.path)
+                probe(weights.path, computes="embedding")
+                self._store.mark_verified(weights.path)
+            model = LlamaModel(weights.path)
+        except (EngineError, GgufInvalid) as error:
+            raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
+        assert spec.embedding is not None
+        length = min(spec.embedding.max_tokens, header.context_length or spec.embedding.max_tokens)
+        memory = model.size + self._settings.threads * _BYTES_PER_THREAD
+        return OpenEmbedder(
+            spec, weights, model, tokenizer_of(weights, model.vocabulary), length, memory
+        )
+
+    def embedder(self, opened: OpenEmbedder, is_machine_free: Callable[[], bool]) -> Embedder:
+        """Starts the threads that compute embeddings with an open model."""
+        return Embedder(
+            lambda: EmbeddingRunner(opened.model, opened.context_length),
+            num_threads=self._settings.threads,
+            queue_size=self._settings.queue_size,
+            is_machine_free=is_machine_free,
+        )

@@ -1,0 +1,88 @@
+"""Writes the results of embedding models and rerankers, in the form of each model.
+
+The keys and their order are in `docs/parity.md`, with their provenance.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+
+from workers_ai_emulator.engine.types import Usage
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
+from workers_ai_emulator.tasks.response_formats.response_format import Json
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
+
+
+def embeddings_result(spec: ModelSpec, request: EmbeddingRequest, result: Embeddings) -> Json:
+    """Returns the result of `ai/run` for a request for embeddings."""
+    assert spec.embedding is not None
+    data = result.vectors
+    shape = [len(data), len(data[0]) if data else spec.embedding.dimensions]
+    if request.result == "contexts":
+        return {"response": data, "shape": shape, "pooling": request.pooling.value}
+    match spec.embedding.form:
+        case "bge-m3":
+            return {
+                "data": data,
+                "shape": shape,
+                "pooling": request.pooling.value,
+                "response": None,
+                "meta": _cost(spec, result.num_tokens),
+            }
+        case "gemma":
+            return {"data": data, "shape": shape}
+        case "qwen3":
+            return {"data": data, "shape": shape, "usage": _usage(spec, result.num_tokens)}
+    return {
+        "shape": shape,
+        "data": data,
+        "pooling": request.pooling.value,
+        "usage": _usage(spec, result.num_tokens),
+    }
+
+
+def scores_result(spec: ModelSpec, request: EmbeddingRequest, result: Scores) -> Json:
+    """Returns the result of `ai/run` for a ranking: the best text first.
+
+    `id` is the index of the text in the request.
+    """
+    ranked = sorted(enumerate(result.values), key=lambda item: -item[1])[: request.top_k]
+    return {"response": [{"id": index, "score": score} for index, score in ranked]}
+
+
+def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -> Json:
+    """Returns the body of a response of `ai/v1/embeddings`.
+
+    `is_base64`: whether each embedding is the base64 text of 32-bit floats in little-endian order,
+    which OpenAI's SDK for Python requests, instead of a list of numbers.
+    """
+    encode = _base64 if is_base64 else list
+    usage = {"prompt_tokens": result.num_tokens, "total_tokens": result.num_tokens}
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            for index, vector in enumerate(result.vectors)
+        ],
+        "model": spec.name,
+        "usage": usage,
+    }
+
+
+def _usage(spec: ModelSpec, num_tokens: int) -> Json:
+    return UsageDetails.of(spec).write(Usage(num_tokens, 0))
+
+
+def _cost(spec: ModelSpec, num_tokens: int) -> Json:
+    return {
+        "cost_metric_name_1": "input_tokens",
+        "cost_metric_value_1": num_tokens,
+        "neurons": spec.price.of(Usage(num_tokens, 0)),
+    }
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
