@@ -80,13 +80,15 @@ class FakeTextRunner:
 async def running(
     model: FakeModel,
     *,
-    num_threads: int = 2,
+    num_runners: int = 2,
+    num_threads: int | None = None,
     queue_size: int = 8,
     is_machine_free: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Embedder]:
     embedder = Embedder(
         model.runner,
-        num_threads=num_threads,
+        num_runners=num_runners,
+        num_threads=num_threads or num_runners,
         queue_size=queue_size,
         is_machine_free=is_machine_free,
     )
@@ -116,7 +118,7 @@ async def submitted(
 async def test_embeddings_have_the_order_of_the_texts() -> None:
     model = FakeModel()
     model.gate.set()
-    async with running(model, num_threads=4) as embedder:
+    async with running(model, num_runners=4) as embedder:
         vectors = await embedder.embed([[n, n + 1] for n in range(50)], Pooling.CLS)
     assert [vector.tolist() for vector in vectors] == [[n, n + 1] for n in range(50)]
 
@@ -131,7 +133,7 @@ async def test_no_texts_have_no_embeddings() -> None:
 @in_loop
 async def test_requests_take_turns() -> None:
     model = FakeModel()
-    async with running(model, num_threads=1) as embedder:
+    async with running(model, num_runners=1) as embedder:
         first = await submitted(embedder, [[1], [2], [3]])
         await begun(model, 1)
         second = await submitted(embedder, [[11], [12], [13]])
@@ -161,7 +163,7 @@ def test_a_lone_text_uses_all_threads_if_no_generation_runs(
 
     @in_loop
     async def embed() -> None:
-        async with running(model, num_threads=3, is_machine_free=lambda: is_free) as embedder:
+        async with running(model, num_runners=3, is_machine_free=lambda: is_free) as embedder:
             await embedder.embed([[1]], Pooling.MEAN)
 
     embed()
@@ -178,6 +180,15 @@ async def test_a_text_beside_others_uses_one_thread() -> None:
         model.gate.set()
         await asyncio.gather(texts, other)
     assert {num_threads for text, num_threads in model.calls if text < 3} == {1}
+
+
+@in_loop
+async def test_a_few_runners_share_the_threads() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=2, num_threads=5) as embedder:
+        await embedder.embed([[1], [2], [3]], Pooling.MEAN)
+    assert {num_threads for _, num_threads in model.calls} == {2}
 
 
 @in_loop
@@ -249,7 +260,7 @@ async def test_closing_ends_computing_and_waiting_requests() -> None:
 @in_loop
 async def test_closing_frees_each_runner_once() -> None:
     model = FakeModel()
-    embedder = Embedder(model.runner, num_threads=3, queue_size=1)
+    embedder = Embedder(model.runner, num_runners=3, num_threads=3, queue_size=1)
     assert model.num_open == 3
     await embedder.close()
     assert model.num_open == 0
@@ -274,7 +285,7 @@ def test_a_thread_that_does_not_end_keeps_its_memory(monkeypatch: pytest.MonkeyP
 
     @in_loop
     async def close() -> None:
-        embedder = Embedder(model.runner, num_threads=1, queue_size=1)
+        embedder = Embedder(model.runner, num_runners=1, num_threads=1, queue_size=1)
         task = await submitted(embedder, [[1]])
         await begun(model, 1)
         assert not await embedder.close()
@@ -299,7 +310,7 @@ def test_the_threads_have_a_lower_priority_than_the_process(
 
     @in_loop
     async def embed() -> None:
-        async with running(model, num_threads=1) as embedder:
+        async with running(model, num_runners=1) as embedder:
             await embedder.embed([[1]], Pooling.MEAN)
 
     embed()

@@ -33,8 +33,14 @@ TEXT_MODEL = ModelSpec("@cf/a/text", Path("text.gguf"))
 class FakeOpenEmbedder:
     spec: ModelSpec
     weights: Weights
-    memory: int = SIZE
+    max_runners: int
     is_closed: bool = False
+
+    def memory(self, num_runners: int) -> int:
+        return num_runners * SIZE
+
+    def num_runners(self, free: int) -> int:
+        return min(free // SIZE, self.max_runners)
 
     def close(self) -> None:
         self.is_closed = True
@@ -66,6 +72,7 @@ class FakeEmbedderLoader:
     embedders: list[FakeEmbedder] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     has_ended: bool = True
+    max_runners: int = 1
     is_machine_free: Callable[[], bool] = bool
 
     def __post_init__(self) -> None:
@@ -78,11 +85,11 @@ class FakeEmbedderLoader:
         assert self.gate.wait(TIMEOUT_S)
         if self.failures:
             raise self.failures.pop(0)
-        self.opened.append(FakeOpenEmbedder(spec, weights))
+        self.opened.append(FakeOpenEmbedder(spec, weights, self.max_runners))
         return self.opened[-1]
 
     def embedder(
-        self, opened: FakeOpenEmbedder, is_machine_free: Callable[[], bool]
+        self, opened: FakeOpenEmbedder, num_runners: int, is_machine_free: Callable[[], bool]
     ) -> FakeEmbedder:
         self.is_machine_free = is_machine_free
         self.embedders.append(FakeEmbedder(self.has_ended))
@@ -197,6 +204,14 @@ async def test_embedding_models_count_towards_the_memory_limit() -> None:
         await use(embedders, ONE)
         await models.load(TEXT_MODEL)
         assert models.free_memory == SIZE
+
+
+@in_loop
+async def test_a_model_gets_as_many_runners_as_fit_into_memory() -> None:
+    loader = FakeEmbedderLoader(max_runners=3)
+    async with managing(loader, memory_limit=2 * SIZE) as (embedders, _):
+        await use(embedders, ONE)
+        assert embedders.memory == 2 * SIZE
 
 
 @in_loop

@@ -81,21 +81,24 @@ class _Job:
 class Embedder:
     """Computes embeddings with one model.
 
-    `create_runner`: returns a runner; it is called once for each thread. `num_threads`: the number
-    of threads. `queue_size`: the maximum number of requests that wait or are computed.
-    `is_machine_free`: returns whether nothing else computes; a text that is alone is then computed
-    by all threads together.
+    `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
+    texts are computed at the same time. `num_threads`: the number of threads that compute; the
+    runners share them equally. `queue_size`: the maximum number of requests that wait or are
+    computed. `is_machine_free`: returns whether nothing else computes; a text that is alone is then
+    computed by all threads together.
     """
 
     def __init__(
         self,
         create_runner: Callable[[], TextRunner],
         *,
+        num_runners: int,
         num_threads: int,
         queue_size: int,
         is_machine_free: Callable[[], bool] = lambda: False,
     ) -> None:
         self._num_threads = num_threads
+        self._num_threads_of_runner = max(num_threads // num_runners, 1)
         self._queue_size = queue_size
         self._is_machine_free = is_machine_free
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
@@ -103,7 +106,7 @@ class Embedder:
         self._computing: dict[TextRunner, _Job] = {}
         self._is_closed = False
         self._change = threading.Condition()
-        self._runners = [create_runner() for _ in range(num_threads)]
+        self._runners = [create_runner() for _ in range(num_runners)]
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name="embed", daemon=True)
             for runner in self._runners
@@ -212,7 +215,8 @@ class Embedder:
             is_alone = not self._jobs and not self._computing
             self._computing[runner] = job
             runner.interrupt(is_requested=False)
-        num_threads = self._num_threads if is_alone and self._is_machine_free() else 1
+        uses_all = is_alone and self._is_machine_free()
+        num_threads = self._num_threads if uses_all else self._num_threads_of_runner
         return job, index, num_threads
 
     def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:

@@ -29,10 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LoadedEmbedder:
-    """An embedding model in memory. `num_leases`: the number of requests that use it."""
+    """An embedding model in memory.
+
+    `memory`: the estimated bytes of memory that it takes. `num_leases`: the number of requests that
+    use it.
+    """
 
     opened: OpenEmbedder
     embedder: Embedder
+    memory: int
     num_leases: int = field(default=0)
 
     @property
@@ -75,7 +80,7 @@ class Embedders:
     @property
     def memory(self) -> int:
         """The bytes of memory that the loaded embedding models take."""
-        return sum(loaded.opened.memory for loaded in self._loaded.values())
+        return sum(loaded.memory for loaded in self._loaded.values())
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedEmbedder]:
@@ -138,30 +143,31 @@ class Embedders:
     ) -> LoadedEmbedder:
         opened = await in_daemon_thread(loader.open, spec, weights)
         try:
-            await self._make_room(opened)
+            num_runners = await self._make_room(opened)
         except Exception:
             opened.close()
             raise
         log.info("%s runs on %s", spec.name, weights.name)
-        embedder = loader.embedder(opened, lambda: self._models.is_idle)
-        return LoadedEmbedder(opened, embedder)
+        embedder = loader.embedder(opened, num_runners, lambda: self._models.is_idle)
+        return LoadedEmbedder(opened, embedder, opened.memory(num_runners))
 
-    async def _make_room(self, opened: OpenEmbedder) -> None:
-        """Unloads idle models until the new model fits into memory.
+    async def _make_room(self, opened: OpenEmbedder) -> int:
+        """Unloads idle models until the new model fits into memory with at least one runner.
 
-        Raises WeightsUnusable if the model does not fit even without other models, and
-        CapacityExceeded if busy models take the memory.
+        Returns the number of runners. Raises WeightsUnusable if the model does not fit even without
+        other models, and CapacityExceeded if busy models take the memory.
         """
-        while opened.memory > (free := self._models.free_memory):
+        while not (num_runners := opened.num_runners(free := self._models.free_memory)):
             if await self.unload_idle() or await self._models.unload_idle():
                 continue
             if self._loaded or self._models.loaded:
                 raise CapacityExceeded
             raise WeightsUnusable(
-                f"{opened.weights.name} needs {machine.in_units(opened.memory)} of memory and "
+                f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "
                 f"{machine.in_units(max(free, 0))} are free: raise --memory-limit, or free some "
                 "memory"
             )
+        return num_runners
 
     @cached_property
     def _loader(self) -> EmbedderLoader:
