@@ -61,9 +61,9 @@ class EmbeddingRunner:
     def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
         """Returns the embedding of a text, which is not normalised.
 
-        With `Pooling.RANK`, returns the scores of the model's classification head instead; a model
-        without such a head makes llama.cpp end this process. Raises Interrupted if `interrupt` was
-        called meanwhile, and EngineError if llama.cpp fails, or if the text is empty or too long.
+        With `Pooling.RANK`, returns the scores of the model's classification head instead. Raises
+        Interrupted if `interrupt` was called meanwhile, and EngineError if llama.cpp fails, or if
+        the text is empty or too long.
         """
         if not 0 < len(tokens) <= self._context_length:
             raise EngineError(f"a text must have 1 to {self._context_length} tokens")
