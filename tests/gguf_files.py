@@ -213,16 +213,20 @@ def _gemma_shapes(num_layers: int) -> dict[str, tuple[int, ...]]:
         norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
         shapes |= {f"blk.{layer}.{name}.weight": (64,) for name in norms}
         shapes |= {f"blk.{layer}.attn_{name}_norm.weight": (16,) for name in "qk"}
-        shapes |= {
-            f"blk.{layer}.attn_q.weight": (64, 64),
-            f"blk.{layer}.attn_k.weight": (64, 32),
-            f"blk.{layer}.attn_v.weight": (64, 32),
-            f"blk.{layer}.attn_output.weight": (64, 64),
-            f"blk.{layer}.ffn_gate.weight": (64, 128),
-            f"blk.{layer}.ffn_up.weight": (64, 128),
-            f"blk.{layer}.ffn_down.weight": (128, 64),
-        }
+        shapes |= _projections(layer)
     return shapes
+
+
+def _projections(layer: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"blk.{layer}.attn_q.weight": (64, 64),
+        f"blk.{layer}.attn_k.weight": (64, 32),
+        f"blk.{layer}.attn_v.weight": (64, 32),
+        f"blk.{layer}.attn_output.weight": (64, 64),
+        f"blk.{layer}.ffn_gate.weight": (64, 128),
+        f"blk.{layer}.ffn_up.weight": (64, 128),
+        f"blk.{layer}.ffn_down.weight": (128, 64),
+    }
 
 
 def _array(element_type: int, length: int, data: bytes) -> bytes:
@@ -259,3 +263,106 @@ def _random_tensors(
         Tensor(name, shape, F32, random.standard_normal(shape[::-1], np.float32).tobytes())
         for name, shape in shapes.items()
     ]
+
+
+def embedding_model(
+    architecture: str, *, context_length: int = 2048, has_classifier: bool = False
+) -> bytes:
+    """Returns a file with a small model for embeddings, with Llama 2's vocabulary.
+
+    `architecture`: `bert`, `qwen3` or `gemma-embedding`. `has_classifier`: whether the model has
+    the classification head of a reranker (only `bert`).
+    """
+    source = (DATA / "llama2-vocab.gguf").read_bytes()
+    (num_keys,) = struct.unpack_from("<Q", source, 16)
+    keys = source[24:].replace(
+        string("general.architecture") + struct.pack("<I", STRING) + string("llama"),
+        string("general.architecture") + struct.pack("<I", STRING) + string(architecture),
+    )
+    shapes, more = _EMBEDDING_MODELS[architecture](context_length)
+    if has_classifier:
+        shapes |= {
+            "cls.weight": (64, 64),
+            "cls.bias": (64,),
+            "cls.output.weight": (64, 1),
+            "cls.output.bias": (1,),
+        }
+    values = {
+        "context_length": context_length,
+        "embedding_length": 64,
+        "block_count": sum(name.endswith(".attn_q.weight") for name in shapes),
+        "feed_forward_length": 128,
+        "attention.head_count": 4,
+    }
+    more = {f"{architecture}.{key}": of_key for key, of_key in (values | more).items()}
+    more["tokenizer.ggml.token_type_count"] = 2
+    adds_eos = string("tokenizer.ggml.add_eos_token")
+    keys = keys.replace(adds_eos + value(False), adds_eos + value(True))
+    keys += b"".join(string(key) + value(of_key) for key, of_key in more.items())
+    tensors = _random_tensors(shapes, np.random.default_rng(0))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), num_keys + len(more)) + keys
+    return with_tensors(header, tensors)
+
+
+_Shapes = dict[str, tuple[int, ...]]
+
+
+def _bert(context_length: int) -> tuple[_Shapes, dict[str, Any]]:
+    shapes: _Shapes = {
+        "token_embd.weight": (64, 32_000),
+        "position_embd.weight": (64, context_length),
+        "token_types.weight": (64, 2),
+        "token_embd_norm.weight": (64,),
+        "token_embd_norm.bias": (64,),
+    }
+    for layer in range(2):
+        sizes = {"attn_q": 64, "attn_k": 64, "attn_v": 64, "attn_output": 64, "ffn_up": 128}
+        for name, size in sizes.items():
+            shapes |= {
+                f"blk.{layer}.{name}.weight": (64, size),
+                f"blk.{layer}.{name}.bias": (size,),
+            }
+        shapes |= {
+            f"blk.{layer}.ffn_down.weight": (128, 64),
+            f"blk.{layer}.ffn_down.bias": (64,),
+        }
+        for name in ("attn_output_norm", "layer_output_norm"):
+            shapes |= {f"blk.{layer}.{name}.{kind}": (64,) for kind in ("weight", "bias")}
+    more = {
+        "attention.layer_norm_epsilon": 1e-12,
+        "attention.causal": False,
+        "pooling_type": 1,
+    }
+    return shapes, more
+
+
+def _qwen3(context_length: int) -> tuple[_Shapes, dict[str, Any]]:
+    shapes: _Shapes = {"token_embd.weight": (64, 32_000), "output_norm.weight": (64,)}
+    for layer in range(2):
+        shapes |= {f"blk.{layer}.{name}_norm.weight": (64,) for name in ("attn", "ffn")}
+        shapes |= {f"blk.{layer}.attn_{name}_norm.weight": (16,) for name in "qk"}
+        shapes |= _projections(layer)
+    more = {
+        "attention.head_count_kv": 2,
+        "attention.key_length": 16,
+        "attention.value_length": 16,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 1e6,
+        "pooling_type": 3,
+    }
+    return shapes, more
+
+
+def _gemma_embedding(context_length: int) -> tuple[_Shapes, dict[str, Any]]:
+    more = {
+        "attention.head_count_kv": 2,
+        "attention.key_length": 16,
+        "attention.value_length": 16,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.sliding_window": 128,
+        "pooling_type": 1,
+    }
+    return _gemma_shapes(6), more
+
+
+_EMBEDDING_MODELS = {"bert": _bert, "qwen3": _qwen3, "gemma-embedding": _gemma_embedding}

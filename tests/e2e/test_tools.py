@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from workers_ai_emulator.backends.local import LocalBackend
@@ -60,7 +60,7 @@ def run(use: Callable[[Run], Awaitable[None]], template: str | None = None) -> N
 
     async def main() -> None:
         models = ModelManager(Settings(parallel=2), {spec.name: spec})
-        backend = LocalBackend(models, cast(Embedders, None))
+        backend = LocalBackend(models, Embedders(Settings(), models))
 
         async def complete(body: dict[str, Any]) -> tuple[Completion, FinishReason | None]:
             started = await backend.generate(parse(body, spec), spec, CallContext())

@@ -22,7 +22,8 @@ from workers_ai_emulator.prompts.chat import JinjaTemplate
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.runtime.embedders import Embedders
-from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.runtime.model_manager import ModelManager, OtherModels
+from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.tasks.completion import Completion, collect
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -61,6 +62,9 @@ class OneModel:
     def is_loaded(self, spec: ModelSpec) -> bool:
         return True
 
+    def share_memory(self, others: OtherModels) -> None:
+        pass
+
     async def close(self) -> None:
         await self.loaded.engine.close()
 
@@ -73,7 +77,8 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
     )
     template = JinjaTemplate(source, runner.vocabulary)
     loaded = SimpleNamespace(engine=engine, template=template, weights=SimpleNamespace(name="w"))
-    local = LocalBackend(cast(ModelManager, OneModel(loaded)), cast(Embedders, None))
+    models = cast(ModelManager, OneModel(loaded))
+    local = LocalBackend(models, Embedders(Settings(), models))
     try:
         yield local
     finally:

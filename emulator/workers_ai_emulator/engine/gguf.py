@@ -28,7 +28,7 @@ _UNSUPPORTED_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_
 _ROUTING_TABLE = "tid2eid"  # tensors with this text in their name contain integers, not weights
 # Architectures that cannot generate text token by token on their own: encoders, diffusion models,
 # speech models and draft models.
-_NOT_GENERATING = re.compile(
+NOT_GENERATING = re.compile(
     ".*bert.*|gemma-embedding|llama-embed|t5|t5encoder|clip|wavtokenizer-dec|qwen3tts|pockettts"
     "|dream|llada|llada-moe|rnd1|eagle3|dflash|gemma4-assistant"
 )
@@ -62,7 +62,7 @@ def read_header(path: Path, *, generates_text: bool = True) -> GgufHeader:
 def _checked(reader: Reader, *, generates_text: bool) -> GgufHeader:
     header = parse(reader)
     _check_kind(header)
-    if generates_text and _NOT_GENERATING.fullmatch(header.architecture):
+    if generates_text and NOT_GENERATING.fullmatch(header.architecture):
         raise GgufInvalid(f"its architecture, {header.architecture}, does not generate text")
     _check_tokenizer(header, reader)
     if not header.tensors:

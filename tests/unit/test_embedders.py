@@ -1,0 +1,292 @@
+"""Tests which embedding models are in memory, with fake loaders that need no files."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+from workers_ai_emulator.engine.errors import CapacityExceeded
+from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.models.store import Weights
+from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader
+from workers_ai_emulator.runtime.embedders import Embedders
+from workers_ai_emulator.runtime.loader import Loader
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.settings import Settings
+
+from tests.fake_loader import SIZE, FakeLoader
+from tests.loop import TIMEOUT_S, in_loop
+
+NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
+ONE, TWO, THREE = (ModelSpec(name, Path(f"{name[-3:]}.gguf")) for name in NAMES)
+TEXT_MODEL = ModelSpec("@cf/a/text", Path("text.gguf"))
+
+
+@dataclass
+class FakeOpenEmbedder:
+    spec: ModelSpec
+    weights: Weights
+    max_runners: int
+    is_closed: bool = False
+
+    def memory(self, num_runners: int) -> int:
+        return num_runners * SIZE
+
+    def num_runners(self, free: int) -> int:
+        return min(free // SIZE, self.max_runners)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class FakeEmbedder:
+    has_ended: bool = True
+    is_closed: bool = False
+    num_cancels: int = 0
+
+    def cancel_all(self) -> None:
+        self.num_cancels += 1
+
+    async def close(self) -> bool:
+        self.is_closed = True
+        return self.has_ended
+
+
+@dataclass
+class FakeEmbedderLoader:
+    """A loader that needs no files. `failures`: the errors of the next calls of `open`.
+
+    While `gate` is not set, `open` does not return. `has_ended`: whether threads end at `close`.
+    """
+
+    failures: list[Exception] = field(default_factory=list)
+    opened: list[FakeOpenEmbedder] = field(default_factory=list)
+    embedders: list[FakeEmbedder] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    has_ended: bool = True
+    max_runners: int = 1
+    is_machine_free: Callable[[], bool] = bool
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def weights(self, spec: ModelSpec) -> Weights:
+        return Weights(spec.weights_file)
+
+    def open(self, spec: ModelSpec, weights: Weights) -> FakeOpenEmbedder:
+        assert self.gate.wait(TIMEOUT_S)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.opened.append(FakeOpenEmbedder(spec, weights, self.max_runners))
+        return self.opened[-1]
+
+    def embedder(
+        self, opened: FakeOpenEmbedder, num_runners: int, is_machine_free: Callable[[], bool]
+    ) -> FakeEmbedder:
+        self.is_machine_free = is_machine_free
+        self.embedders.append(FakeEmbedder(self.has_ended))
+        return self.embedders[-1]
+
+
+@asynccontextmanager
+async def managing(
+    loader: FakeEmbedderLoader, *, memory_limit: int = 2 * SIZE
+) -> AsyncIterator[tuple[Embedders, ModelManager]]:
+    settings = Settings(memory_limit=memory_limit)
+    catalog = {TEXT_MODEL.name: TEXT_MODEL}
+    models = ModelManager(settings, catalog, loader=cast(Loader, FakeLoader()))
+    embedders = Embedders(settings, models, loader=cast(EmbedderLoader, loader))
+    try:
+        yield embedders, models
+    finally:
+        await embedders.close()
+        await models.close()
+
+
+async def use(embedders: Embedders, *specs: ModelSpec) -> None:
+    for spec in specs:
+        async with embedders.lease(spec):
+            pass
+
+
+def open_names(loader: FakeEmbedderLoader) -> list[str]:
+    return [opened.spec.name for opened in loader.opened if not opened.is_closed]
+
+
+@in_loop
+async def test_simultaneous_requests_load_a_model_once() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader) as (embedders, _):
+        await asyncio.gather(*(use(embedders, ONE) for _ in range(4)))
+        assert embedders.memory == SIZE
+    assert len(loader.opened) == len(loader.embedders) == 1
+    assert loader.opened[0].is_closed and loader.embedders[0].is_closed
+
+
+@in_loop
+async def test_models_with_the_same_weights_share_an_embedder() -> None:
+    loader = FakeEmbedderLoader()
+    twin = replace(ONE, name="@cf/a/twin")
+    async with (
+        managing(loader) as (embedders, _),
+        embedders.lease(ONE) as one,
+        embedders.lease(twin) as other,
+    ):
+        assert one.embedder is other.embedder
+
+
+@in_loop
+async def test_the_least_recently_used_idle_model_is_unloaded() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader) as (embedders, _):
+        await use(embedders, ONE, TWO, ONE, THREE)
+        assert open_names(loader) == [ONE.name, THREE.name]
+
+
+@in_loop
+async def test_a_leased_model_is_not_unloaded() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        async with embedders.lease(ONE):
+            with pytest.raises(CapacityExceeded):
+                await use(embedders, TWO)
+            assert open_names(loader) == [ONE.name]
+        await use(embedders, TWO)
+        assert open_names(loader) == [TWO.name]
+
+
+@in_loop
+async def test_an_idle_text_model_is_unloaded_for_an_embedding_model() -> None:
+    async with managing(FakeEmbedderLoader(), memory_limit=SIZE) as (embedders, models):
+        await models.load(TEXT_MODEL)
+        await use(embedders, ONE)
+        assert not models.loaded and embedders.memory == SIZE
+
+
+@in_loop
+async def test_a_busy_text_model_is_not_unloaded_for_an_embedding_model() -> None:
+    async with managing(FakeEmbedderLoader(), memory_limit=SIZE) as (embedders, models):
+        async with models.lease(TEXT_MODEL):
+            with pytest.raises(CapacityExceeded):
+                await use(embedders, ONE)
+        await use(embedders, ONE)
+
+
+@in_loop
+async def test_an_idle_embedding_model_is_unloaded_for_a_text_model() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=SIZE) as (embedders, models):
+        await use(embedders, ONE)
+        await models.load(TEXT_MODEL)
+        assert models.is_loaded(TEXT_MODEL) and open_names(loader) == []
+
+
+@in_loop
+async def test_a_busy_embedding_model_is_not_unloaded_for_a_text_model() -> None:
+    async with managing(FakeEmbedderLoader(), memory_limit=SIZE) as (embedders, models):
+        async with embedders.lease(ONE):
+            with pytest.raises(CapacityExceeded):
+                await models.load(TEXT_MODEL)
+        await models.load(TEXT_MODEL)
+
+
+@in_loop
+async def test_embedding_models_count_towards_the_memory_limit() -> None:
+    async with managing(FakeEmbedderLoader(), memory_limit=3 * SIZE) as (embedders, models):
+        await use(embedders, ONE)
+        await models.load(TEXT_MODEL)
+        assert models.free_memory == SIZE
+
+
+@in_loop
+async def test_a_model_gets_as_many_runners_as_fit_into_memory() -> None:
+    loader = FakeEmbedderLoader(max_runners=3)
+    async with managing(loader, memory_limit=2 * SIZE) as (embedders, _):
+        await use(embedders, ONE)
+        assert embedders.memory == 2 * SIZE
+
+
+@in_loop
+async def test_a_model_larger_than_the_limit_is_an_error_with_the_next_step() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=SIZE - 1) as (embedders, _):
+        with pytest.raises(WeightsUnusable, match=r"one needs .* free: raise --memory-limit"):
+            await use(embedders, ONE)
+    assert loader.opened[0].is_closed
+
+
+@in_loop
+async def test_a_failed_load_is_repeated_for_the_next_request() -> None:
+    loader = FakeEmbedderLoader(failures=[WeightsUnusable("broken")])
+    async with managing(loader) as (embedders, _):
+        with pytest.raises(WeightsUnusable, match="broken"):
+            await use(embedders, ONE)
+        await use(embedders, ONE)
+
+
+@in_loop
+async def test_a_cancelled_request_neither_ends_the_load_nor_keeps_the_model_busy() -> None:
+    loader = FakeEmbedderLoader()
+    loader.gate.clear()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        request = asyncio.create_task(use(embedders, ONE))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        loader.gate.set()
+        await use(embedders, ONE)
+        assert len(loader.opened) == 1
+        await use(embedders, TWO)
+        assert open_names(loader) == [TWO.name]
+
+
+@in_loop
+async def test_a_cancelled_request_whose_load_fails_logs_nothing() -> None:
+    loader = FakeEmbedderLoader(failures=[WeightsUnusable("broken")])
+    loader.gate.clear()
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    async with managing(loader) as (embedders, _):
+        request = asyncio.create_task(use(embedders, ONE))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        loader.gate.set()
+        await use(embedders, TWO)
+    assert problems == []
+
+
+@in_loop
+async def test_weights_that_a_thread_still_uses_are_not_freed() -> None:
+    loader = FakeEmbedderLoader(has_ended=False)
+    async with managing(loader) as (embedders, _):
+        await use(embedders, ONE)
+    assert loader.embedders[0].is_closed and not loader.opened[0].is_closed
+
+
+@in_loop
+async def test_all_requests_of_all_models_can_be_cancelled() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader) as (embedders, _):
+        await use(embedders, ONE, TWO)
+        embedders.cancel_all()
+    assert [embedder.num_cancels for embedder in loader.embedders] == [1, 1]
+
+
+@in_loop
+async def test_the_machine_is_free_while_no_generation_runs() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader) as (embedders, models):
+        await models.load(TEXT_MODEL)
+        await use(embedders, ONE)
+        assert loader.is_machine_free()

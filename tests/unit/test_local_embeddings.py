@@ -1,0 +1,189 @@
+"""Tests embeddings and rankings of the backend `llama`, with a fake model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
+from workers_ai_emulator.engine.embedder import Vector
+from workers_ai_emulator.engine.errors import TextsTooLong, TextTooLong
+from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.models.store import Weights
+from workers_ai_emulator.runtime.embedders import Embedders
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
+from workers_ai_emulator.wire.context import CallContext
+
+BASE = CATALOG["@cf/baai/bge-base-en-v1.5"]
+M3 = CATALOG["@cf/baai/bge-m3"]
+RERANKER = CATALOG["@cf/baai/bge-reranker-base"]
+START, END = 1, 2
+
+
+@dataclass
+class FakeModel:
+    """A fake of a loaded model: one token per word; an embedding counts the letters `a` and `b`.
+
+    `calls`: the tokens and the pooling of each call. `limits`: the limits given to `tokenize`.
+    """
+
+    is_trusted: bool = True
+    context_length: int = 512
+    num_separators: int = 2
+    calls: list[tuple[list[list[int]], Pooling]] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(Path("fake.gguf"), is_trusted=self.is_trusted)
+
+    @property
+    def opened(self) -> Any:
+        return SimpleNamespace(
+            context_length=self.context_length,
+            num_separators=self.num_separators,
+            tokenizer=SimpleNamespace(is_isolated=False),
+        )
+
+    @property
+    def embedder(self) -> Any:
+        return SimpleNamespace(embed=self._embed)
+
+    def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        self.limits.append(limit)
+        return [[START, *(ord(word[0]) for word in text.split()), END] for text in texts]
+
+    async def _embed(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
+        self.calls.append((texts, pooling))
+        if pooling is Pooling.RANK:
+            return [np.array([len(tokens)], np.float32) for tokens in texts]
+        counts = [[tokens.count(ord("a")), tokens.count(ord("b"))] for tokens in texts]
+        return [np.array(count, np.float32) for count in counts]
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[FakeModel]:
+        yield self
+
+
+def backend(model: FakeModel) -> LocalEmbeddings:
+    return LocalEmbeddings(cast(Embedders, model))
+
+
+def embed(
+    model: FakeModel, spec: ModelSpec, *texts: str, truncates: bool = True
+) -> tuple[Embeddings, str]:
+    assert spec.embedding
+    request = EmbeddingRequest(texts, spec.embedding.pooling, truncates)
+    return asyncio.run(backend(model).embed(request, spec, CallContext()))
+
+
+def rank(model: FakeModel, spec: ModelSpec, query: str, *texts: str) -> tuple[Scores, str]:
+    assert spec.embedding
+    request = EmbeddingRequest(texts, spec.embedding.pooling, truncates=True, query=query)
+    return asyncio.run(backend(model).rank(request, spec, CallContext()))
+
+
+def test_embeddings_of_the_stand_in_model_have_the_dimensions_of_the_requested_model() -> None:
+    result, name = embed(FakeModel(), BASE, "a a a b b b b")
+    assert list(result.vectors[0]) == [0.6, 0.8] + [0.0] * 766
+    assert (result.num_tokens, name) == (9, "fake")
+
+
+def test_embeddings_of_own_weights_are_not_padded() -> None:
+    result, _ = embed(FakeModel(is_trusted=False), BASE, "a a a b b b b")
+    assert list(result.vectors[0]) == [0.6, 0.8]
+
+
+def test_an_embedding_of_zeros_stays_as_it_is() -> None:
+    result, _ = embed(FakeModel(is_trusted=False), BASE, "x")
+    assert list(result.vectors[0]) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("is_trusted", "pooling"), [(True, Pooling.MEAN), (False, Pooling.CLS)])
+def test_only_the_stand_in_model_ignores_the_requested_pooling(
+    is_trusted: bool, pooling: Pooling
+) -> None:
+    model = FakeModel(is_trusted=is_trusted)
+    embed(model, M3, "a")
+    assert model.calls[0][1] is pooling
+
+
+def test_a_long_text_is_cut_but_keeps_its_end() -> None:
+    model = FakeModel()
+    result, _ = embed(model, BASE, "a " * 1000, "b")
+    first, second = model.calls[0][0]
+    assert (len(first), first[-1], second) == (512, END, [START, ord("b"), END])
+    assert result.num_tokens == 512 + 3
+    assert model.limits == [512]
+
+
+def test_tokens_that_only_the_stand_in_model_cuts_are_counted() -> None:
+    model = FakeModel()
+    result, _ = embed(model, M3, "a " * 1000, truncates=False)
+    assert (len(model.calls[0][0][0]), result.num_tokens) == (512, 1002)
+
+
+def test_a_long_text_is_refused_if_it_must_not_be_cut() -> None:
+    with pytest.raises(TextTooLong) as caught:
+        embed(FakeModel(), M3, "b", "a " * 8200, truncates=False)
+    assert (caught.value.num_tokens, caught.value.limit) == (8202, 8192)
+
+
+def test_too_many_tokens_together_are_refused() -> None:
+    with pytest.raises(TextsTooLong) as caught:
+        embed(FakeModel(), M3, *["a " * 7999] * 8)
+    assert (caught.value.num_tokens, caught.value.limit) == (8 * 8001, 60_000)
+
+
+def test_the_stand_in_model_ranks_by_similarity() -> None:
+    model = FakeModel()
+    result, _ = rank(model, RERANKER, "a", "b b", "a a", "a b")
+    assert result.values == [0.0, 1.0, pytest.approx(math.sqrt(0.5), abs=1e-6)]
+    assert result.num_tokens == 3 + 3 * 4
+    assert model.calls[0][1] is Pooling.MEAN
+
+
+@pytest.mark.parametrize(("num_separators", "ends"), [(1, [END]), (2, [END, END])])
+def test_a_reranker_gets_pairs_of_query_and_text(num_separators: int, ends: list[int]) -> None:
+    model = FakeModel(is_trusted=False, num_separators=num_separators)
+    result, _ = rank(model, RERANKER, "q", "a b", "c")
+    pairs = [[START, ord("q"), *ends, ord("a"), ord("b"), END], [START, ord("q"), *ends, 99, END]]
+    assert model.calls == [(pairs, Pooling.RANK)]
+    scores = [1 / (1 + math.exp(-len(pair))) for pair in pairs]
+    assert result.values == pytest.approx(scores)
+    assert result.num_tokens == sum(map(len, pairs))
+
+
+@pytest.mark.parametrize("num_separators", [1, 2])
+@pytest.mark.parametrize(("query", "text"), [(600, 600), (600, 3), (3, 600), (250, 300)])
+def test_a_pair_fits_the_reranker_and_keeps_its_ends(
+    num_separators: int, query: int, text: int
+) -> None:
+    model = FakeModel(is_trusted=False, num_separators=num_separators)
+    rank(model, RERANKER, "q " * query, "a " * text)
+    (pair,) = model.calls[0][0]
+    assert len(pair) <= 512 and pair[-1] == END
+    assert pair.count(END) == num_separators + 1
+    assert pair.count(ord("a")) >= min(text, 200)
+
+
+def test_no_texts_have_no_scores() -> None:
+    assert rank(FakeModel(is_trusted=False), RERANKER, "q")[0].values == []
+    assert rank(FakeModel(), RERANKER, "q")[0].values == []
+
+
+def test_a_model_with_a_shorter_context_cuts_texts() -> None:
+    spec = replace(BASE, name="@cf/a/short")
+    model = FakeModel(is_trusted=False, context_length=64)
+    embed(model, spec, "a " * 100)
+    assert len(model.calls[0][0][0]) == 64
