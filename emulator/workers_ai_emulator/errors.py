@@ -19,7 +19,8 @@ from __future__ import annotations
 
 # The modules of the packages in the extra `model` of pyproject.toml.
 _MODEL_PART = {
-    *("huggingface_hub", "jinja2", "llama_cpp", "llguidance", "numpy", "pip", "tomlkit", "tqdm")
+    *("gguf", "huggingface_hub", "jinja2", "llama_cpp", "llguidance", "numpy", "pip"),
+    *("safetensors", "tomlkit", "tqdm"),
 }
 
 
