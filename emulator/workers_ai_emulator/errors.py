@@ -18,7 +18,10 @@ errors that clients receive.
 from __future__ import annotations
 
 # The modules of the packages in the extra `model` of pyproject.toml.
-_MODEL_PART = {*("huggingface_hub", "llama_cpp", "llguidance", "numpy", "pip", "tomlkit", "tqdm")}
+_MODEL_PART = {
+    *("gguf", "huggingface_hub", "llama_cpp", "llguidance", "numpy", "pip"),
+    *("safetensors", "tomlkit", "tqdm"),
+}
 
 
 class EmulatorError(Exception):

@@ -72,7 +72,8 @@ def test_the_client_reads_a_model_s_schema(outcomes: Outcomes) -> None:
 
 
 def test_the_task_is_listed(outcomes: Outcomes) -> None:
-    assert [task["name"] for task in value_of(outcomes["tasks"])] == ["Text Generation"]
+    tasks = [task["name"] for task in value_of(outcomes["tasks"])]
+    assert tasks == ["Text Generation", "Text Embeddings", "Text Classification"]
 
 
 @pytest.mark.parametrize("case", VERIFYING)

@@ -38,6 +38,12 @@ _PLACEHOLDERS = [
     (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
      " this model context window limit (<count>)"),
     (r",\"p\":\"[a-z0-9]+\"", ""),
+    (r"\[-?[\d.e-]+(?:,-?[\d.e-]+){300,}\]", "[<embedding>]"),
+    (r"\"embedding\":\"[A-Za-z0-9+/]+=*\"", '"embedding":"<base64>"'),
+    (r"\"score\":[\d.e-]+", '"score":<score>'),
+    (r"\"cost_metric_value_1\":\d+", '"cost_metric_value_1":<count>'),
+    (r"Max context reached \d+ tokens", "Max context reached <count> tokens"),
+    (r"Sequence too long: \d+ >", "Sequence too long: <count> >"),
 ]  # fmt: skip
 
 
@@ -52,7 +58,10 @@ class Target:
     gateway_root: str
 
     def send(self, request: dict[str, Any]) -> httpx.Response:
-        """Sends a snapshot's request, with real values for account, model and token."""
+        """Sends a snapshot's request, with real values for account, model and token.
+
+        `<words:5>` in a request becomes a text of five words.
+        """
         root = self.gateway_root if request["path"].startswith("/v1/") else self.root
         headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
         return httpx.request(
@@ -77,6 +86,7 @@ class Target:
 
     def _fill(self, text: str) -> str:
         values = {"account": self.account, "model": self.model, "token": self.token}
+        text = re.sub(r"<words:(\d+)>", lambda match: "a " * int(match[1]), text)
         return re.sub(r"<(account|model|token)>", lambda match: values[match[1]], text)
 
 

@@ -15,6 +15,7 @@ from tests.server import ACCOUNT_ID, FP16, INT8, ServerProcess, server_process
 
 LLAMA_3_3 = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 QWEN_3 = "@cf/qwen/qwen3-30b-a3b-fp8"
+BGE_M3 = "@cf/baai/bge-m3"
 OTHER = "@cf/someone/some-model"
 BODY = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
 STAND_IN = "SmolLM2-135M-Instruct.Q8_0"
@@ -51,7 +52,7 @@ def test_a_retired_model_is_refused(server: ServerProcess, name: str) -> None:
 def test_the_list_has_the_current_models(server: ServerProcess) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search"
     names = [card["name"] for card in httpx.get(url).json()["result"]]
-    assert len(names) == 19 and {LLAMA_3_3, QWEN_3} < {*names} and INT8 not in names
+    assert len(names) == 26 and {LLAMA_3_3, QWEN_3, BGE_M3} < {*names} and INT8 not in names
 
 
 def test_the_commands_show_where_the_weights_of_each_model_come_from(tmp_path: Path) -> None:

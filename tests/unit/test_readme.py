@@ -15,6 +15,7 @@ import typer
 from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
 from workers_ai_emulator.wire.faults import FaultName
 
 from tests import models_table, settings_table
@@ -73,9 +74,14 @@ def test_the_table_of_models_matches_the_catalogue() -> None:
 def test_the_models_in_the_readme_exist() -> None:
     names = re.findall(r"`(@(?:cf|hf)/[^`]+)`", README)
     assert names and set(names) <= {*CATALOG, "@cf/author/model"}
-    assert f"offers {len(CATALOG)} text-generation models" in README
-    num_live = sum(spec.retired_on is None for spec in CATALOG.values())
+    embedding_models = [spec for spec in CATALOG.values() if spec.task is TEXT_EMBEDDINGS]
+    text_models = [spec for spec in CATALOG.values() if spec.task is TEXT_GENERATION]
+    num_live = sum(spec.retired_on is None for spec in text_models)
+    others = f"{len(embedding_models)} embedding models and a reranker"
+    assert len(CATALOG) == len(text_models) + len(embedding_models) + 1
+    assert f"offers {len(text_models)} text-generation models, {others}" in README
     assert f"reproduces {num_live} text-generation models" in README
+    assert f"It also reproduces {others}" in README
 
 
 def test_the_parity_table_matches_the_snapshots() -> None:

@@ -1,8 +1,9 @@
-"""Reads error responses and lists of models of servers with OpenAI's API. Does no I/O."""
+"""Reads responses of servers with OpenAI's API: errors, model lists, embeddings. Does no I/O."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -117,29 +118,37 @@ def embeddings(body: str, num_texts: int) -> tuple[list[list[float]], int | None
 
     `body`: the response's body. `num_texts`: the number of texts in the request. The number of
     tokens is None if the response does not contain it. Raises UpstreamFailed if the response does
-    not have an embedding for each text.
+    not have an embedding for each text, or if the embeddings have different lengths.
     """
     value = parse_object(body) or {}
-    match value:
-        case {"data": [*items]} if len(items) == num_texts:
-            ordered = sorted(items, key=_index)
-            vectors: list[Any] = [x.get("embedding") for x in ordered if isinstance(x, dict)]
-            if len(vectors) == num_texts and all(map(_is_vector, vectors)):
-                match value.get("usage"):
-                    case {"prompt_tokens": int(num_tokens)}:
-                        return vectors, num_tokens
-                return vectors, None
-    raise UpstreamFailed(f"sent no embedding for each text: {one_line(body)}")
+    items = value.get("data")
+    vectors = _vectors(items) if isinstance(items, list) else []
+    if len(vectors) != num_texts or len(set(map(len, vectors))) > 1:
+        raise UpstreamFailed(f"sent no embedding for each of {num_texts} texts: {one_line(body)}")
+    match value.get("usage"):
+        case {"prompt_tokens": int(num_tokens)} if num_tokens >= 0:
+            return vectors, num_tokens
+    return vectors, None
 
 
-def _index(item: Any) -> int:
-    index = item.get("index") if isinstance(item, dict) else None
+def _vectors(items: list[Any]) -> list[list[float]]:
+    """Returns the valid embeddings of a list, in the order of their key `index`."""
+    objects = [item for item in items if isinstance(item, dict)]
+    vectors = (item.get("embedding") for item in sorted(objects, key=_index))
+    return [[*map(float, vector)] for vector in vectors if _is_vector(vector)]
+
+
+def _index(item: Json) -> int:
+    index = item.get("index")
     return index if isinstance(index, int) else 0
 
 
 def _is_vector(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(number, int | float) for number in value)
-    )
+    return isinstance(value, list) and bool(value) and all(map(_is_finite, value))
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that is larger than every float
+        return False

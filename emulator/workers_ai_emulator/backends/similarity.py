@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import re
+import struct
 from collections.abc import Sequence
+from operator import add
 
 _WORD = re.compile(r"\w+")
-_MIN_WEIGHT = 0.05  # of the vector of the whole text, in which texts with equal words differ
+# How much longer the vector of a word is than that of the whole text, in which texts with equal
+# words differ.
+_WORD_WEIGHT = 20
 
 
 def word_vector(text: str, dimensions: int) -> list[float]:
-    """Returns a vector of length 1 for a text, which is equal for equal texts.
+    """Returns a vector of length 1 for a text, which is equal for equal texts on every machine.
 
     It is the sum of a pseudo-random vector for each distinct word, without regard to case, and of a
     short one for the whole text. So texts that share words are nearer to each other than others.
     """
-    words = {word.casefold() for word in _WORD.findall(text)}
-    total = _random_vector(f"text {text}", dimensions, _MIN_WEIGHT)
-    for word in sorted(words):
-        vector = _random_vector(f"word {word}", dimensions, 1.0)
-        total = [a + b for a, b in zip(total, vector, strict=True)]
-    return normalized(total)
+    total = _random_vector("word", [w.casefold() for w in _WORD.findall(text)], dimensions)
+    total = [_WORD_WEIGHT * number for number in total]
+    return normalized([*map(add, total, _random_vector("text", [text], dimensions))])
 
 
 def normalized(vector: Sequence[float]) -> list[float]:
@@ -41,8 +41,15 @@ def similarity(one: Sequence[float], other: Sequence[float]) -> float:
     return round(min(max(product, 0.0), 1.0), 9)
 
 
-def _random_vector(seed: str, dimensions: int, length: float) -> list[float]:
-    digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest()
-    generator = random.Random(digest)
-    scale = length / math.sqrt(dimensions)
-    return [generator.gauss(0.0, scale) for _ in range(dimensions)]
+def _random_vector(kind: str, texts: Sequence[str], dimensions: int) -> list[int]:
+    """Returns the sum of a pseudo-random vector for each distinct text.
+
+    The numbers are integers, whose sum does not depend on the order or the machine. `kind`: texts
+    of different kinds have different vectors.
+    """
+    total = [0] * dimensions
+    for text in set(texts):
+        seed = f"{kind} {text}".encode("utf-8", "surrogatepass")
+        data = hashlib.shake_128(seed).digest(2 * dimensions)
+        total = [*map(add, total, struct.unpack(f"<{dimensions}h", data))]
+    return total

@@ -100,12 +100,19 @@ class UpstreamBackend:
     async def embed(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
     ) -> tuple[Embeddings, str]:
-        """Sends the texts to the server's endpoint `/embeddings`."""
+        """Sends the texts to the server's endpoint `/embeddings`.
+
+        Sends no request if there is no text, because such servers refuse an empty list.
+        """
         model = self._name_for(spec) or await self._find_model(spec)
+        if not request.texts:
+            return Embeddings([], 0), model
         body = {"model": model, "input": [*request.texts], "encoding_format": "float"}
+        headers = {"content-type": "application/json"}
         with self._upstream_errors(spec):
             url = f"{self._url}/embeddings"
-            async with self._client.stream("POST", url, json=body) as response:
+            data = json.dumps(body).encode()
+            async with self._client.stream("POST", url, content=data, headers=headers) as response:
                 content = await _read(response, max_bytes=_MAX_EMBEDDINGS_BYTES)
                 if not response.is_success:
                     raise self._error_from(response.status_code, content, max_tokens=0)

@@ -405,8 +405,8 @@ class _ValueSchema:
             return 1
         schema = self.keywords
         expected = schema.get("type")
-        if "type" in schema and expected not in _types(place.value):
-            actual = ",".join(f"'{name}'" for name in _types(place.value))
+        if "type" in schema and expected not in json_types(place.value):
+            actual = ",".join(f"'{name}'" for name in json_types(place.value))
             raise place.mismatch(f"Type mismatch of '{place}', '{_text(expected)}' not in {actual}")
         if expected == "string":
             _check_length(schema, place)
@@ -477,7 +477,7 @@ def _is_pattern_found(pattern: str, value: object) -> bool:
         return False
 
 
-def _types(value: object) -> tuple[str, ...]:
+def json_types(value: object) -> tuple[str, ...]:
     """Returns the names of the JSON types that a value has, as cabidela's error texts list them.
 
     A whole number, for example, is both a `number` and an `integer`.

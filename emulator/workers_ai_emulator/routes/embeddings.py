@@ -29,7 +29,7 @@ from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import wire_errors
+from workers_ai_emulator.wire.errors import BAD_INPUT, WireError, wire_errors
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _T = TypeVar("_T")
@@ -54,14 +54,28 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
 
 
 async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
-    """Runs the model on the texts in the key `input`, and returns OpenAI's form of embeddings."""
-    inputs = {"text": body.get("input")} if isinstance(body, dict) else body
+    """Runs the model on the texts in the key `input`, and returns OpenAI's form of embeddings.
+
+    Raises WireError if the body is invalid. We do not know how the service treats the key
+    `encoding_format`. `dimensions` and other keys are ignored, as the service ignores keys that a
+    model's schema does not have.
+    """
+    inputs = body
+    if isinstance(body, dict):
+        inputs = {"text": body["input"]} if "input" in body else {}
     context = context_of(request.scope)
     context.inputs = inputs
     task_request = await compute(context, embeddings.parse, inputs, spec)
+    is_base64 = _is_base64(body.get("encoding_format"))
     result, model = await _embed(request, spec, task_request)
-    is_base64 = body.get("encoding_format") == "base64"
     return await _respond(openai_embeddings(spec, result, is_base64=is_base64), to_json, model)
+
+
+def _is_base64(encoding_format: Any) -> bool:
+    """Returns whether embeddings are sent as base64. Raises WireError for an unknown format."""
+    if encoding_format not in (None, "float", "base64"):
+        raise WireError(BAD_INPUT, "'/encoding_format' must be 'float' or 'base64'")
+    return bool(encoding_format == "base64")
 
 
 async def _embed(

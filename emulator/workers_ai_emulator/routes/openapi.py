@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,15 +38,22 @@ def document(catalog: Catalog) -> Json:
         for path, operation in _operations(endpoint, catalog):
             item = paths.setdefault(path, {"parameters": _path_parameters(path)})
             item[endpoint.method.lower()] = operation
+    responses = _share_error_responses(
+        item[method] for item in paths.values() for method in item.keys() - {"parameters"}
+    )
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "workers-ai-emulator",
             "version": __version__,
-            "description": "Cloudflare Workers AI's text generation, answered locally.",
+            "description": "Cloudflare Workers AI's text models, answered locally.",
         },
         "paths": paths,
-        "components": {"parameters": _PATH_PARAMETERS, "schemas": _schemas(catalog)},
+        "components": {
+            "parameters": _PATH_PARAMETERS,
+            "responses": responses,
+            "schemas": _schemas(catalog),
+        },
     }
 
 
@@ -201,10 +209,14 @@ def _input(catalog: Catalog) -> Json:
 
 
 def _flat(catalog: Catalog, prefix: str = "") -> Json:
-    """Returns the schema of an OpenAI request body: a model's input plus the key `model`."""
+    """Returns the schema of an OpenAI request body: a model's input plus the key `model`.
+
+    Only models that generate text accept such a body.
+    """
     return _any_of(
         {"allOf": [_object(model=_name_in(group, prefix)), _ref(group[0], "input")]}
         for group in _groups(catalog)
+        if group[0].embedding is None
     )
 
 
@@ -278,7 +290,13 @@ def _page(row: Json) -> Json:
 
 def _native(catalog: Catalog) -> Json:
     """Returns the schemas, by media type, of the responses of `ai/run`: JSON or a stream."""
-    return _whole_or_stream(_success(_bare_output(catalog)))
+    return _by_media_type(catalog, _success(_bare_output(catalog)))
+
+
+def _by_media_type(catalog: Catalog, whole: Json) -> Json:
+    """Returns the schemas of JSON, and of a stream if one of the models generates text."""
+    has_streams = any(spec.embedding is None for spec in catalog.values())
+    return _whole_or_stream(whole) if has_streams else _content(whole)
 
 
 def _bare_output(catalog: Catalog) -> Json:
@@ -291,6 +309,8 @@ def _result(spec: ModelSpec) -> Json:
     The published output schema is right only for models without tools and without JSON mode. The
     responses of other models have further keys and forms, such as a JSON object in JSON mode.
     """
+    if spec.embedding is not None:
+        return _ref(spec, "output")
     if spec.traits.form == "choices":
         choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
         return _any_of([choices, _RESPONSE]) if _accepts_input(spec) else choices
@@ -334,6 +354,15 @@ def _completion(kind: str, **content: Json) -> Json:
     return _whole_or_stream(whole)
 
 
+_EMBEDDING = _object(
+    object={"const": "embedding"}, index=_COUNT, embedding={"type": ["array", "string"]}
+)
+_EMBEDDINGS = _object(
+    object={"const": "list"},
+    data=_list_of(_EMBEDDING),
+    model=_TEXT,
+    usage=_object(prompt_tokens=_COUNT, total_tokens=_COUNT),
+)
 _MESSAGE = _object(role={"const": "assistant"}, content={"type": ["string", "null"]})
 _CHAT = _completion("chat.completion", message=_MESSAGE)
 _COMPLETION = _completion("text_completion", text=_TEXT)
@@ -393,6 +422,24 @@ def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
     return responses
 
 
+def _share_error_responses(operations: Iterable[Json]) -> Json:
+    """Replaces the error responses of the operations by references, and returns them by name.
+
+    Most operations have the same error responses. Without references, these would be three quarters
+    of the document.
+    """
+    names: dict[str, str] = {}
+    shared: Json = {}
+    for operation in operations:
+        responses = operation["responses"]
+        for status in [status for status in responses if status >= "400"]:
+            text = json.dumps(responses[status])
+            name = names.setdefault(text, f"error-{status}-{len(names) + 1}")
+            shared[name] = responses[status]
+            responses[status] = {"$ref": f"#/components/responses/{name}"}
+    return shared
+
+
 def _response(types: list[ErrorType], *, form: _ErrorForm) -> Json:
     description = "\n".join(f"* {row.code}: {row.summary}" for row in types) or "refused"
     bodies = _any_of(_failure(row, form=form) for row in types)
@@ -445,7 +492,7 @@ def _fixed(
 
 
 def _binding_run(catalog: Catalog) -> _Details:
-    content = _whole_or_stream(_bare_output(catalog))
+    content = _by_media_type(catalog, _bare_output(catalog))
     body = _object(inputs=_input(catalog))
     return _Details(content, body, [_model_header(catalog), *_BINDING_QUERY])
 
@@ -463,15 +510,15 @@ def _completions(catalog: Catalog) -> _Details:
 
 
 def _responses(catalog: Catalog) -> _Details:
-    content = _whole_or_stream(_RESPONSE)
-    body = _object(model={"enum": [*catalog]}, input={"type": ["string", "array"]})
-    return _Details(content, body)
+    names = [name for name, spec in catalog.items() if spec.embedding is None]
+    body = _object(model={"enum": names}, input={"type": ["string", "array"]})
+    return _Details(_whole_or_stream(_RESPONSE), body)
 
 
 def _embeddings(catalog: Catalog) -> _Details:
-    names = [name for name, spec in catalog.items() if spec.embedding]
+    names = [name for name, spec in catalog.items() if spec.embedding is not None]
     body = _object(model={"enum": names}, input={"type": ["string", "array"]})
-    return _Details(_content(_object(data={"type": "array"}, usage={"type": "object"})), body)
+    return _Details(_content(_EMBEDDINGS), body)
 
 
 def _run(catalog: Catalog) -> _Details:

@@ -72,5 +72,5 @@ def _next_step(name: str) -> str:
         return "names have the form @cf/author/model or @hf/author/model"
     return (
         f"run `workers-ai-emulator models import FILE --as {name}`, or start the server with "
-        "--any-model. Only text-generation models are served"
+        "--any-model. Only models for text generation, embeddings and ranking are served"
     )

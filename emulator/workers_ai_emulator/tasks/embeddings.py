@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.spec import ModelSpec
-from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.models.validator import SchemaMismatch, json_types
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
 
 _NO_TEXT = "required properties at '/' are 'text'"
@@ -65,20 +65,76 @@ def parse(body: Any, spec: ModelSpec) -> EmbeddingRequest:
     traits = spec.embedding
     if traits is None:  # the model generates text, and its schema has no required key
         raise WireError(BAD_INPUT, _NO_TEXT)
+    if not isinstance(body, dict):  # the schema of Qwen3 has no required key
+        raise _mismatch("", "object", body)
     truncates = traits.truncates or body.get("truncate_inputs") is True
-    if "contexts" in body and traits.form in ("bge-m3", "reranker"):
-        query = body.get("query")
+    if traits.form in ("bge-m3", "reranker") and body.get("contexts") is not None:
+        query = _query(body)
         return EmbeddingRequest(
-            texts=tuple(context.get("text") or "" for context in body["contexts"]),
+            texts=_contexts(body),
             pooling=traits.pooling,
             truncates=truncates,
             query=query,
             result="contexts" if query is None else "scores",
-            top_k=body.get("top_k"),
+            top_k=_top_k(body) if traits.form == "reranker" else None,
         )
-    texts = _qwen3_texts(body) if traits.form == "qwen3" else _list(body.get("text"))
-    pooling = Pooling(body["pooling"]) if body.get("pooling") else traits.pooling
-    return EmbeddingRequest(tuple(texts), pooling, truncates)
+    texts = _qwen3_texts(body) if traits.form == "qwen3" else _texts(body, "text")
+    pooling = _pooling(body) if traits.form == "bge-en" else None
+    return EmbeddingRequest(tuple(texts), pooling or traits.pooling, truncates)
+
+
+# The service's validator does not check everything that the schemas say. For example, it accepts
+# a list of numbers as `text`. We do not know what the service then sends. The functions below raise
+# an error with the validator's text.
+
+
+def _texts(body: Any, key: str) -> list[str]:
+    """Returns the texts under a key of the body: one text, a list of texts, or none."""
+    match body.get(key):
+        case None:
+            return []
+        case str(text):
+            return [text]
+        case list(items):
+            for index, item in enumerate(items):
+                _check_string(item, f"{key}/{index}")
+            return items
+        case other:
+            raise _mismatch(key, "string,array", other)
+
+
+def _contexts(body: Any) -> tuple[str, ...]:
+    """Returns the texts of the list `contexts`. An item without the key `text` is an empty text."""
+    contexts = body["contexts"]
+    if not isinstance(contexts, list):
+        raise _mismatch("contexts", "array", contexts)
+    for index, context in enumerate(contexts):
+        if not isinstance(context, dict):
+            raise _mismatch(f"contexts/{index}", "object", context)
+        _check_string(context.get("text", ""), f"contexts/{index}/text")
+    return tuple(context.get("text", "") for context in contexts)
+
+
+def _query(body: Any) -> str | None:
+    query: str | None = body.get("query")
+    if query is not None:
+        _check_string(query, "query")
+    return query
+
+
+def _top_k(body: Any) -> int | None:
+    """Returns the maximum number of scores. The validator accepts numbers such as 2.0."""
+    top_k = body.get("top_k")
+    return None if top_k is None else int(min(top_k, len(body["contexts"])))
+
+
+def _pooling(body: Any) -> Pooling | None:
+    match body.get("pooling"):
+        case None:
+            return None
+        case ("mean" | "cls") as name:
+            return Pooling(name)
+    raise WireError(BAD_INPUT, "'/pooling' must be 'mean' or 'cls'")
 
 
 def _qwen3_texts(body: Any) -> list[str]:
@@ -87,11 +143,12 @@ def _qwen3_texts(body: Any) -> list[str]:
     A query gets the instruction before it, as the model's documentation says. The order of queries
     and documents is inferred. Raises WireError if there is no text.
     """
-    if texts := _list(body.get("text")):
+    if texts := _texts(body, "text"):
         return texts
     instruction = body.get("instruction") or _QWEN3_INSTRUCTION
-    queries = [f"Instruct: {instruction}\nQuery:{text}" for text in _list(body.get("queries"))]
-    if not (texts := queries + _list(body.get("documents"))):
+    _check_string(instruction, "instruction")
+    queries = [f"Instruct: {instruction}\nQuery:{text}" for text in _texts(body, "queries")]
+    if not (texts := queries + _texts(body, "documents")):
         raise WireError(BAD_INPUT, _NO_TEXT)
     return texts
 
@@ -100,7 +157,12 @@ def _qwen3_texts(body: Any) -> list[str]:
 _QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 
-def _list(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [*value]
+def _check_string(value: Any, path: str) -> None:
+    if not isinstance(value, str):
+        raise _mismatch(path, "string", value)
+
+
+def _mismatch(path: str, expected: str, value: Any) -> WireError:
+    """Returns the error for a value of the wrong type, with the text of the service's validator."""
+    actual = ",".join(f"'{name}'" for name in json_types(value))
+    return WireError(BAD_INPUT, f"Type mismatch of '/{path}', '{expected}' not in {actual}")
