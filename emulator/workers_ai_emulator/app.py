@@ -101,6 +101,7 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         sampling.cancel()
+        await services.batches.close()
         await services.backends.close()
 
 

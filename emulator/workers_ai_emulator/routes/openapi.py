@@ -196,6 +196,7 @@ def _one(item: Json) -> Json:
 
 
 _TEXT = {"type": "string"}
+_BOOLEAN = {"type": "boolean"}
 _COUNT = {"type": "integer", "minimum": 0}
 _NONE: Json = {"type": "array", "maxItems": 0}
 
@@ -252,6 +253,7 @@ _SEARCH = [
     _query("hide_experimental", {"type": "boolean"}),
     *_PAGING,
 ]
+_QUEUE_REQUEST = _query("queueRequest", {"enum": ["true", "false"]})
 # The OpenAPI document describes only version 3 of the AI binding's protocol.
 _BINDING_QUERY = [
     _query("version", {"const": 3}, required=True),
@@ -300,7 +302,7 @@ def _by_media_type(catalog: Catalog, whole: Json) -> Json:
 
 
 def _bare_output(catalog: Catalog) -> Json:
-    return _any_of(_result(spec) for spec, *_ in _groups(catalog))
+    return _any_of([*(_result(spec) for spec, *_ in _groups(catalog)), *_BATCH])
 
 
 def _result(spec: ModelSpec) -> Json:
@@ -326,6 +328,14 @@ def _accepts_input(spec: ModelSpec) -> bool:
 
 
 _RESPONSE = _object(object={"const": "response"}, output={"type": "array"})
+# The status of a batch, and its results.
+_BATCH = [
+    _object(status={"enum": ["queued", "running"]}, request_id=_TEXT, model=_TEXT),
+    _object(
+        responses=_list_of(_object(id=_COUNT, result={"type": "object"}, success=_BOOLEAN)),
+        usage={"type": "object"},
+    ),
+]
 _TASK = _object(id=_TEXT, name=_TEXT, description=_TEXT)
 _CARD = _object(
     id=_TEXT,
@@ -522,7 +532,7 @@ def _embeddings(catalog: Catalog) -> _Details:
 
 
 def _run(catalog: Catalog) -> _Details:
-    return _Details(_native(catalog), _input(catalog))
+    return _Details(_native(catalog), _input(catalog), [_QUEUE_REQUEST])
 
 
 def _of_account(
@@ -555,7 +565,7 @@ _RECORDINGS = _content(
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
 
 _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
-    endpoints.RUN: lambda catalog: _Details(_native(catalog), _nested(catalog)),
+    endpoints.RUN: lambda catalog: _Details(_native(catalog), _nested(catalog), [_QUEUE_REQUEST]),
     endpoints.RUN_MODEL: _run,
     endpoints.CHAT_COMPLETIONS: _chat,
     endpoints.COMPLETIONS: _completions,

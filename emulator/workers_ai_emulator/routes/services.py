@@ -17,6 +17,7 @@ from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ADDED_PRICE, ModelSpec
 from workers_ai_emulator.routes.served_models import ServedModels
+from workers_ai_emulator.runtime.batches import BatchQueue
 from workers_ai_emulator.runtime.heartbeat import Heartbeat
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
@@ -33,6 +34,7 @@ class Services:
     served: ServedModels
     models: ModelManager
     backends: Backends
+    batches: BatchQueue
     authorization: Authorization
     faults: FaultRules
     neurons: NeuronBudget
@@ -55,6 +57,9 @@ class Services:
             served=served,
             models=models,
             backends=Backends(settings, models),
+            batches=BatchQueue(
+                is_busy=lambda: bool(journal.running), num_parallel=_num_parallel(settings)
+            ),
             authorization=Authorization(
                 settings.api_tokens, trusts_local_bindings=settings.trust_local_bindings
             ),
@@ -82,14 +87,23 @@ class Services:
     def reset(self, account: str | None = None) -> None:
         """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
 
-        `account`: resets only the state of this account; None: resets all. Loaded models stay
-        loaded.
+        Discards all batches. `account`: resets only the state of this account; None: resets all.
+        Loaded models stay loaded.
         """
+        self.batches.reset(account)
         self.backends.scripted.reset(account)
         self.faults.reset(account)
         self.neurons.reset(account)
         self.journal.clear(account)
         self.recordings.reset(account)
+
+
+def _num_parallel(settings: Settings) -> int:
+    """Returns how many requests of batches may run at the same time.
+
+    With several slots, one slot stays free for a call that arrives meanwhile.
+    """
+    return max(1, (settings.parallel or 2) - 1)
 
 
 def services_of(request: Request) -> Services:

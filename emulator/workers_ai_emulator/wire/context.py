@@ -27,19 +27,20 @@ class CallContext:
     for requests of wrangler 3.20 to 4.35 (`middleware/binding_transports.py`).
     `fault`: the name of the fault that is applied to the response (`middleware/faults/`).
     `is_large`: whether the body is too large to be parsed on the event loop (`wire/body.py`).
-    `model`: the name of the requested model (`routes/generation.py`).
+    `model`: the name of the requested model (`routes/generation.py`, `routes/batch.py`).
     `started`: the generation, once a backend has started it (`routes/generation.py`).
     `redaction`: replaces the request's credentials in stored texts (`middleware/journal/`).
     `call`: the inference call, if the request is one (`middleware/base.py`).
     `account`: the account whose rules, faults and recordings apply to the request; None if the
     request names no account (`middleware/account.py`, `middleware/base.py`).
     `headers`: the headers of an inference call, with lower-case names (`middleware/base.py`).
-    `inputs`: the JSON value of the model's input, before validation (`routes/generation.py`).
+    `inputs`: the JSON value of the model's input, before validation (`routes/generation.py`,
+    `routes/batch.py`).
     `rule`: the number of the script's rule that gave the completion, from 1 on
     (`backends/scripted.py`).
     `recording`: the name of the file whose recording was replayed (`middleware/recordings/`).
     `is_unmatched`: whether no rule of the script applied to the call, or no recording was found
-    for it (`backends/scripted.py`, `middleware/recordings/`).
+    for it (`backends/scripted.py`, `middleware/recordings/`, `routes/batch.py`).
     `scripted_fault`: the fault in the rule of the script that gave the completion
     (`backends/scripted.py`); `middleware/faults/` applies it to the response.
     `error`: the error that the client receives, if it receives one (`wire/responses.py`).
@@ -60,6 +61,11 @@ class CallContext:
     is_unmatched: bool = False
     scripted_fault: Fault | None = None
     error: WireError | None = None
+
+
+def set_context(scope: Scope, context: CallContext) -> None:
+    """Stores a context in a request's ASGI scope."""
+    scope[_KEY] = context
 
 
 def context_of(scope: Scope) -> CallContext:

@@ -1,0 +1,279 @@
+"""Tests the queue of batches: order, waiting for other calls, limits, and what ends a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from workers_ai_emulator.engine.types import Usage
+from workers_ai_emulator.runtime import batches
+from workers_ai_emulator.runtime.batches import Batch, BatchQueue, BatchResult, BatchStatus
+from workers_ai_emulator.wire.errors import BAD_INPUT, INTERNAL_ERROR, OUT_OF_CAPACITY, WireError
+
+from tests.loop import in_loop
+
+ONE, OTHER = "1" * 32, "2" * 32
+MODEL = "@cf/baai/bge-m3"
+REFUSED = BatchResult(None, error=WireError(OUT_OF_CAPACITY))
+
+
+@dataclass
+class FakeServer:
+    """Runs the requests of batches, each only after `permits.release()`.
+
+    `now`: the time in seconds. `is_busy`: whether other calls are in progress. `outcomes`: the
+    results of the next requests, which are otherwise `{"response": REQUEST}`. An exception is
+    raised.
+    """
+
+    now: float = 0
+    is_busy: bool = False
+    started: list[Any] = field(default_factory=list)
+    cancelled: list[Any] = field(default_factory=list)
+    outcomes: list[BatchResult | Exception] = field(default_factory=list)
+    permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    num_bytes: int = 0
+
+    def queue(self, **options: Any) -> BatchQueue:
+        return BatchQueue(
+            is_busy=lambda: self.is_busy,
+            clock=lambda: self.now,
+            **{"num_parallel": 1, "patience_s": 5.0, **options},
+        )
+
+    def batch(self, *requests: Any, account: str | None = ONE, num_bytes: int = 0) -> Batch:
+        references = [None] * len(requests)
+        return Batch(account, MODEL, requests, references, self._run, num_bytes=num_bytes)
+
+    async def _run(self, request: Any) -> BatchResult:
+        self.started.append(request)
+        try:
+            await self.permits.acquire()
+        except asyncio.CancelledError:
+            self.cancelled.append(request)
+            raise
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or BatchResult({"response": request}, Usage(1, 2), num_bytes=self.num_bytes)
+
+    def permit(self, number: int) -> None:
+        for _ in range(number):
+            self.permits.release()
+
+
+async def until(is_met: Callable[[], bool]) -> None:
+    while not is_met():  # the test's time limit ends this loop if the condition is never met
+        await asyncio.sleep(0.001)
+
+
+def texts(batch: Batch) -> list[Any]:
+    return [result and result.result and result.result["response"] for result in batch.results]
+
+
+def codes(batch: Batch) -> list[int | None]:
+    return [result.error.type.code if result and result.error else None for result in batch.results]
+
+
+@in_loop
+async def test_the_results_of_a_batch_have_the_order_of_its_requests() -> None:
+    server = FakeServer()
+    queue = server.queue(num_parallel=2)
+    batch = server.batch("a", "b", "c")
+    queue.submit(batch)
+    assert batch.status.value == "queued"
+    await until(lambda: server.started == ["a", "b"])
+    assert batch.status.value == "running"
+    server.permit(3)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert texts(batch) == ["a", "b", "c"] == server.started
+    assert queue.find(ONE, MODEL, batch.id) is batch
+
+
+@in_loop
+async def test_the_oldest_batch_runs_first_and_a_later_one_runs_after_the_queue_was_empty() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    server.permit(5)
+    first, second = server.batch("a", "b"), server.batch("c", account=OTHER)
+    queue.submit(first)
+    queue.submit(second)
+    await until(lambda: second.status is BatchStatus.ENDED)
+    third = server.batch("d")
+    queue.submit(third)
+    await until(lambda: third.status is BatchStatus.ENDED)
+    assert server.started == ["a", "b", "c", "d"]
+
+
+@in_loop
+async def test_a_request_starts_only_when_no_other_call_is_in_progress() -> None:
+    server = FakeServer(is_busy=True)
+    queue = server.queue()
+    batch = server.batch("a")
+    queue.submit(batch)
+    await asyncio.sleep(3 * batches._CHECK_S)
+    assert (server.started, batch.status) == ([], BatchStatus.QUEUED)
+    server.is_busy = False
+    await until(lambda: server.started == ["a"])
+
+
+@in_loop
+async def test_a_request_starts_after_a_while_although_other_calls_never_end() -> None:
+    server = FakeServer(is_busy=True)
+    queue = server.queue()
+    server.permit(2)
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    await asyncio.sleep(3 * batches._CHECK_S)
+    server.now = 5
+    await until(lambda: server.started == ["a"])
+    await asyncio.sleep(3 * batches._CHECK_S)
+    assert server.started == ["a"]  # the next request waits as long as the first
+    server.now = 10
+    await until(lambda: batch.status is BatchStatus.ENDED)
+
+
+@in_loop
+async def test_a_request_for_which_the_server_has_no_capacity_is_tried_again() -> None:
+    server = FakeServer(outcomes=[REFUSED, REFUSED])
+    queue = server.queue(patience_s=0.0)
+    server.permit(4)
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert server.started == ["a", "a", "a", "b"]
+    assert texts(batch) == ["a", "b"]
+
+
+@in_loop
+async def test_the_number_of_tries_is_limited() -> None:
+    server = FakeServer(outcomes=[REFUSED] * batches.MAX_TRIES)
+    queue = server.queue(patience_s=0.0)
+    server.permit(batches.MAX_TRIES)
+    batch = server.batch("a")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert codes(batch) == [3040]
+    assert len(server.started) == batches.MAX_TRIES
+
+
+@in_loop
+async def test_a_request_that_fails_does_not_stop_the_others() -> None:
+    invalid = BatchResult(None, error=WireError(BAD_INPUT, "x"))
+    server = FakeServer(outcomes=[invalid, ValueError("a fault of the emulator")])
+    queue = server.queue()
+    server.permit(3)
+    batch = server.batch("a", "b", "c")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert codes(batch) == [BAD_INPUT.code, INTERNAL_ERROR.code, None]
+    assert texts(batch)[2] == "c"
+
+
+@in_loop
+async def test_a_batch_is_found_only_with_its_account_model_and_id() -> None:
+    queue = (server := FakeServer()).queue()
+    batch = server.batch("a")
+    queue.submit(batch)
+    assert queue.find(OTHER, MODEL, batch.id) is None
+    assert queue.find(None, MODEL, batch.id) is None
+    assert queue.find(ONE, "@cf/baai/bge-small-en-v1.5", batch.id) is None
+    assert queue.find(ONE, MODEL, "x") is None
+    await queue.close()
+
+
+@in_loop
+async def test_results_are_kept_for_a_day_after_the_end_although_nobody_retrieves_them() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    server.permit(1)
+    batch = server.batch("a")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    server.now = batches.RETENTION_S
+    assert queue.find(ONE, MODEL, batch.id) is batch
+    server.now += 1
+    assert queue.find(ONE, MODEL, batch.id) is None
+
+
+@in_loop
+async def test_a_batch_that_waits_for_longer_than_a_day_is_kept() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    batch = server.batch("a")
+    queue.submit(batch)
+    server.now = 2 * batches.RETENTION_S
+    assert queue.find(ONE, MODEL, batch.id) is batch
+    await queue.close()
+
+
+SIZE = 10 * batches._BATCH_BYTES  # the memory of a batch in the next tests, approximately
+
+
+@in_loop
+async def test_only_retrieved_batches_make_room_for_new_ones() -> None:
+    server = FakeServer()
+    queue = server.queue(max_bytes=3 * SIZE)
+    server.permit(3)
+    first, second = server.batch("a", num_bytes=SIZE), server.batch("b", num_bytes=SIZE)
+    queue.submit(first)
+    queue.submit(second)
+    await until(lambda: second.status is BatchStatus.ENDED)
+    with pytest.raises(WireError) as refusal:
+        queue.submit(server.batch("c", num_bytes=SIZE))
+    assert refusal.value.type is OUT_OF_CAPACITY
+    second.is_retrieved = True
+    third = server.batch("c", num_bytes=SIZE)
+    queue.submit(third)
+    await until(lambda: third.status is BatchStatus.ENDED)
+    assert queue.find(ONE, MODEL, first.id) is first
+    assert queue.find(ONE, MODEL, second.id) is None
+
+
+@in_loop
+async def test_a_result_for_which_there_is_no_memory_is_an_error() -> None:
+    server = FakeServer(num_bytes=SIZE)
+    queue = server.queue(max_bytes=3 * SIZE)
+    server.permit(5)
+    batch = server.batch("a", "b", "c", "d")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert codes(batch) == [None, None, 3040, 3040]
+    server.permit(1)
+    batch.is_retrieved = True
+    server.num_bytes = 0
+    other = server.batch("e", num_bytes=2 * SIZE)
+    queue.submit(other)  # the memory is free again
+    await until(lambda: other.status is BatchStatus.ENDED)
+
+
+@in_loop
+async def test_a_reset_discards_the_batches_of_one_account_and_cancels_their_requests() -> None:
+    server = FakeServer()
+    queue = server.queue(num_parallel=2)
+    own = server.batch("a", "b", "c")
+    others = server.batch("d", account=OTHER)
+    queue.submit(own)
+    queue.submit(others)
+    await until(lambda: server.started == ["a", "b"])
+    queue.reset(ONE)
+    await until(lambda: server.started == ["a", "b", "d"])
+    assert sorted(server.cancelled) == ["a", "b"]
+    server.permit(1)
+    await until(lambda: others.status is BatchStatus.ENDED)
+    assert queue.find(ONE, MODEL, own.id) is None
+    assert queue.find(OTHER, MODEL, others.id) is others
+
+
+@in_loop
+async def test_after_close_no_request_runs() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    queue.submit(server.batch("a", "b"))
+    await until(lambda: server.started == ["a"])
+    await queue.close()
+    assert server.cancelled == ["a"]
+    assert len(asyncio.all_tasks()) == 1  # only this test
