@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -143,7 +143,7 @@ def _index(item: Json) -> int:
     return index if isinstance(index, int) else 0
 
 
-def _is_vector(value: Any) -> bool:
+def _is_vector(value: Any) -> TypeGuard[list[float]]:
     return isinstance(value, list) and bool(value) and all(map(_is_finite, value))
 
 
