@@ -72,6 +72,19 @@ print([texts, (await emulator.requests()).length]);
     ) == [["first", "second", "first"], 1]
 
 
+def test_a_fault_applies_to_the_calls_that_nth_names(plain: Project) -> None:
+    assert run(
+        plain,
+        """
+const emulator = await startEmulator();
+await emulator.fault("capacity", { nth: [2] });
+const texts = [];
+for (let call = 0; call < 3; call++) texts.push((await ask(emulator, "Hi")).success);
+print(texts);
+""",
+    ) == [True, False, True]
+
+
 def test_the_assertions_list_the_calls(plain: Project) -> None:
     used, called, times, matched, nothing = run(
         plain,
