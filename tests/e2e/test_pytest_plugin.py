@@ -274,7 +274,8 @@ def test_it():
     loaded = {name for name in sys.modules if name.startswith("workers_ai_emulator")}
     plugin = "workers_ai_emulator.pytest_plugin"
     parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
-    assert loaded == {"workers_ai_emulator", plugin, *parts}
+    launcher = "workers_ai_emulator.launcher"
+    assert loaded == {"workers_ai_emulator", plugin, *parts, launcher, f"{launcher}.calls"}
 """,
     )
     done = project.run()
