@@ -142,6 +142,23 @@ def test_a_cut_body_has_fewer_bytes_than_promised(scripted: ServerProcess, conne
         assert length is None and len(body) > 0 and not body.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cut_body_for_a_client_of_http_1_0_ends_early(
+    scripted: ServerProcess, stream: bool
+) -> None:
+    """The end of the connection marks the end of a body without a length."""
+    whole_head, whole = raw_response(scripted, "close", version="1.0", stream=stream)
+    httpx.post(f"{scripted.root}/_emulator/faults", json={"fault": "cut-body", "times": 1})
+    head, body = raw_response(scripted, "close", version="1.0", stream=stream)
+    assert b"transfer-encoding" not in head.lower() + whole_head.lower()
+    assert 0 < len(body) < len(whole)
+    if stream:
+        assert b"data: [DONE]" in whole and b"data: [DONE]" not in body
+    else:
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length and int(length[1]) > len(body)
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_error_of_the_user_has_the_form_of_the_endpoint(
     scripted: ServerProcess, transport: str
@@ -318,11 +335,13 @@ def test_a_call_without_a_rule_of_the_script_has_no_fault(with_script: ServerPro
     assert response.is_success and "x-emulator-fault" not in response.headers
 
 
-def raw_response(server: ServerProcess, connection: str) -> tuple[bytes, bytes]:
+def raw_response(
+    server: ServerProcess, connection: str, *, version: str = "1.1", stream: bool = False
+) -> tuple[bytes, bytes]:
     """Sends a call on a connection of its own. Returns the bytes of the head and of the body."""
     url = httpx.URL(server.run_url())
-    data = json.dumps(HI).encode()
-    lines = [f"POST {url.path} HTTP/1.1", "Host: localhost", f"Connection: {connection}"]
+    data = json.dumps({**HI, "stream": stream}).encode()
+    lines = [f"POST {url.path} HTTP/{version}", "Host: localhost", f"Connection: {connection}"]
     head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""])
     with socket.create_connection((url.host, url.port or 80), timeout=60) as client:
         client.sendall(head.encode() + data)

@@ -149,9 +149,9 @@ def test_fault(workers_ai):
     done = project.run()
     assert counts(done) == {"failed": 2}
     assert re.search(r'^> +workers_ai.script\({"answr": "Hi"}\)$', done.stdout, re.MULTILINE)
-    assert "ValueError: rule 1: answr: " in done.stdout and "did you mean `answer`?" in done.stdout
+    assert "ControlError: rule 1: unknown key `answr`; did you mean `answer`?" in done.stdout
     assert re.search(r'^> +workers_ai.fault\("capacty"\)$', done.stdout, re.MULTILINE)
-    assert "pytest_plugin.py" not in done.stdout
+    assert "pytest_plugin/" not in done.stdout
 
 
 def test_the_environment_is_changed_for_tests_with_the_fixture_only(project: Project) -> None:
@@ -274,7 +274,8 @@ def test_it():
     loaded = {name for name in sys.modules if name.startswith("workers_ai_emulator")}
     plugin = "workers_ai_emulator.pytest_plugin"
     parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
-    assert loaded == {"workers_ai_emulator", plugin, *parts}
+    launcher = "workers_ai_emulator.launcher"
+    assert loaded == {"workers_ai_emulator", plugin, *parts, launcher, f"{launcher}.calls"}
 """,
     )
     done = project.run()
@@ -588,6 +589,40 @@ def test_opted_out(workers_ai):
     assert "no rule of the script and no recording answered 1 call:" in done.stdout
     assert '"Why is pizza good?": status 500' in done.stdout
     assert counts(project.run("-o", "workers_ai_strict=true")) == {"passed": 3, "errors": 1}
+
+
+def test_a_strict_test_counts_calls_that_the_journal_has_dropped(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+def test_it(workers_ai):
+    workers_ai.script({"contains": "never", "answer": "Hi"}, {"contains": "often", "answer": "Ho"})
+    with httpx.Client() as client:
+        for prompt in ["Hi", *1000 * ["often"]]:
+            client.post(workers_ai.run_url(INT8), json={"prompt": prompt})
+    assert workers_ai.unmatched == []
+""",
+    )
+    done = project.run("--workers-ai-strict")
+    assert counts(done) == {"passed": 1, "errors": 1}, done.stdout
+    assert re.search(r"answered 1 call:\s+and 1 more", done.stdout), done.stdout
+
+
+def test_a_fault_applies_to_the_calls_that_nth_names(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+def test_it(workers_ai):
+    workers_ai.fault("capacity", nth=2)
+    assert [ask(workers_ai, "Hi").status_code for _ in range(3)] == [200, 429, 200]
+    with pytest.raises(ValueError, match="it has both `nth` and `times`"):
+        workers_ai.fault("capacity", nth=2, times=2)
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 1}, done.stdout
 
 
 def test_a_script_for_another_backend_is_an_error(project: Project) -> None:

@@ -64,8 +64,7 @@ def use(server: ServerProcess, rules: str) -> ServerProcess:
 
 
 def test_the_first_example(scripted: ServerProcess) -> None:
-    result = json.loads(shell(ASK, scripted))["result"]
-    assert result["response"] == json.loads(ASKED)["response"]
+    assert json.loads(shell(ASK, scripted)) == json.loads(ASKED)
     assert answer(scripted, "The capital of France?") == "The capital of France is Paris."
     assert [answer(scripted, "weather") for _ in range(3)] == ["3040", *["It is sunny."] * 2]
     assert answer(scripted, "x") == "A rule without conditions applies to all other requests."

@@ -72,6 +72,19 @@ print([texts, (await emulator.requests()).length]);
     ) == [["first", "second", "first"], 1]
 
 
+def test_a_fault_applies_to_the_calls_that_nth_names(plain: Project) -> None:
+    assert run(
+        plain,
+        """
+const emulator = await startEmulator();
+await emulator.fault("capacity", { nth: [2] });
+const texts = [];
+for (let call = 0; call < 3; call++) texts.push((await ask(emulator, "Hi")).success);
+print(texts);
+""",
+    ) == [True, False, True]
+
+
 def test_the_assertions_list_the_calls(plain: Project) -> None:
     used, called, times, matched, nothing = run(
         plain,
@@ -204,19 +217,19 @@ await emulator.stop();
 
 
 def test_calls_that_the_journal_has_removed_are_an_error(plain: Project) -> None:
-    """Uses a server that says how many calls it has removed: 2 before the reset, then 5."""
+    """Uses a server that says how many calls it has removed: 0 after the reset, then 3."""
     after_reset, later = run(
         plain,
         """
 import http from "node:http";
-let dropped = 2;
+let dropped = 0;
 const server = http.createServer((request, response) =>
   response.end(JSON.stringify({ epoch: "a", dropped, requests: [] })));
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const emulator = connect({ url: `http://127.0.0.1:${server.address().port}` });
 await emulator.reset();
 const afterReset = await emulator.requests();
-dropped = 5;
+dropped = 3;
 print([afterReset, await reason(emulator.requests())]);
 server.close();
 """,

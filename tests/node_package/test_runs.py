@@ -126,9 +126,57 @@ def test_under_exec_a_binding_calls_the_emulator_that_it_names(workers_user: Pro
     assert "# pass 1" in done.stdout and done.returncode == 0, done.stdout + done.stderr
 
 
-def under_exec(server: ServerProcess) -> list[str]:
+BINDING = """
+import { Miniflare } from "miniflare";
+
+const miniflare = new Miniflare({
+  modules: true,
+  script: `export default {
+    async fetch(request, env) {
+      return Response.json(await env.AI.run("@cf/meta/llama-2-7b-chat-int8", { prompt: "Why?" }));
+    },
+  }`,
+  compatibilityDate: "2025-07-01",
+  ai: { binding: "AI" },
+});
+const response = await miniflare.dispatchFetch("http://worker/");
+console.log((await response.json()).response);
+await miniflare.dispose();
+"""
+
+
+def test_under_exec_with_an_account_the_calls_of_a_binding_belong_to_it(
+    workers_user: Project,
+) -> None:
+    account = "c" * 32
+    workers_user.write("binding.mjs", BINDING)
+    with server_process("--backend", "scripted") as server:
+        httpx.post(f"{server.root}/_emulator/script?account={account}", json="Own.")
+        command = under_exec(server, "--account", account)
+        done = workers_user.run(*command, "node", "binding.mjs")
+        assert done.stdout == "Own.\n", done.stdout + done.stderr
+        [call] = httpx.get(f"{server.root}/_emulator/requests").json()["requests"]
+    assert call["account"] == account
+
+
+def test_under_exec_strict_the_tests_are_strict(user: Project) -> None:
+    careless(user)
+    config = block("vitest.config.mjs").replace(
+        "provide: { workersAiOptions: { strict: true } },", ""
+    )
+    user.write("vitest.config.mjs", config)
+    user.write("ask.test.mjs", block("ask.test.mjs") + UNMATCHED)
+    command = [*COMMAND.split(), "exec", "--port", "0", "--strict", "--"]
+    done = user.run(
+        *command, "node_modules/.bin/vitest", "run", WORKERS_AI_EMULATOR_BACKEND="scripted"
+    )
+    assert done.returncode == 1 and "1 failed | 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "no rule of the script and no recording answered 1 call(s)" in done.stderr
+
+
+def under_exec(server: ServerProcess, *flags: str) -> list[str]:
     port = server.root.rsplit(":", 1)[1]
-    return [*COMMAND.split(), "exec", "--port", port, "--"]
+    return [*COMMAND.split(), "exec", "--port", port, *flags, "--"]
 
 
 def test_a_missing_global_setup_is_named(user: Project) -> None:

@@ -7,32 +7,28 @@ from typing import Any
 
 import pytest
 from workers_ai_emulator.launcher.calls import described, is_match, list_of
+from workers_ai_emulator.wire.excerpt import excerpt_of
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
 
 
 def call(body: Any, **changes: Any) -> dict[str, Any]:
-    request = {"request": {"body": body}, "answer": {"sent": ""}}
+    request = {"request": {"body": body}, "answer": {"sent": ""}, "excerpt": excerpt_of(body)}
     return {"model": MODEL, "path": "/x", "status": 200, **request, **changes}
 
 
 @pytest.mark.parametrize(
-    ("body", "prompt"),
+    ("body", "excerpt"),
     [
-        ({"prompt": "Why?"}, "Why?"),
         ({"messages": MESSAGES}, "Why?"),
-        ({"messages": [{"content": [{"type": "text", "text": "Why?"}]}]}, "Why?"),
-        ({"input": "Why?"}, "Why?"),
-        ({"inputs": {"messages": MESSAGES}, "options": {}}, "Why?"),
-        ([{"provider": "workers-ai", "query": {"prompt": "Why?"}}], "Why?"),
         ({"other": 1}, '{"other": 1}'),
-        ("x" * 100, '"' + "x" * 79 + "…"),
+        ("x" * 100, "x" * 80 + "…"),
         (None, "null"),
     ],
 )
-def test_a_call_is_described_by_its_prompt(body: Any, prompt: str) -> None:
-    shown = json.dumps(prompt, ensure_ascii=False)
+def test_a_call_is_described_by_the_beginning_of_its_input(body: Any, excerpt: str) -> None:
+    shown = json.dumps(excerpt, ensure_ascii=False)
     assert described(call(body)) == f"{MODEL} {shown}: status 200"
 
 
@@ -59,6 +55,7 @@ def test_the_description_of_an_unmatched_call_has_the_error(error: object) -> No
 def test_a_long_list_is_cut() -> None:
     lines = list_of([call({"prompt": "Hi"})] * 25).splitlines()
     assert len(lines) == 21 and lines[-1] == "  and 5 more"
+    assert list_of([call({"prompt": "Hi"})], 3).splitlines()[1:] == ["  and 2 more"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from starlette.responses import Response, StreamingResponse
@@ -42,7 +43,9 @@ from workers_ai_emulator.tasks.response_formats.choice import (
 from workers_ai_emulator.tasks.response_formats.response_format import ResponseFormat
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import context_of
-from workers_ai_emulator.wire.envelope import END_OF_STREAM, event, success, to_json
+from workers_ai_emulator.wire.envelope import END_OF_STREAM, event, failure, success, to_json
+from workers_ai_emulator.wire.errors import BAD_INPUT, RATE_LIMITED, WireError
+from workers_ai_emulator.wire.faults import error_of
 from workers_ai_emulator.wire.redaction import CREDENTIAL_HEADERS
 from workers_ai_emulator.wire.responses import JsonResponse
 
@@ -719,6 +722,36 @@ def test_a_call_without_a_whole_completion_has_no_rule(app: ASGIApp) -> None:
     journal = Journal()
     call(app, journal)
     assert view_of(journal)["as_rule"] is None
+
+
+@pytest.mark.parametrize("is_bare", [False, True])
+@pytest.mark.parametrize("error", [WireError(BAD_INPUT, "no {{ text }}"), WireError(RATE_LIMITED)])
+def test_a_call_with_an_error_has_a_rule_with_this_error(error: WireError, is_bare: bool) -> None:
+    body = failure(error, str(uuid4()), is_bare=is_bare)
+    journal = Journal()
+    call(responding(lambda: JsonResponse(body, error.type.status)), journal)
+    [rule] = parse_rules([view_of(journal)["as_rule"]])
+    assert rule.own_fault is not None
+    again = error_of(rule.own_fault, INT8, is_gateway=False)
+    assert (again.message, again.type.code) == (error.message, error.type.code)
+    assert again.type.status == error.type.status
+
+
+def test_a_call_that_no_rule_answered_has_no_rule_with_the_error() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).is_unmatched = True
+        await responding(lambda: ERROR)(scope, receive, send)
+
+    journal = Journal()
+    call(app, journal)
+    assert view_of(journal)["as_rule"] is None
+
+
+def test_an_answer_with_braces_is_no_template_in_the_rule() -> None:
+    journal = Journal()
+    call(responding(lambda: JsonResponse(success({"response": "{{ text }}"}))), journal)
+    [rule] = parse_rules([view_of(journal)["as_rule"]])
+    assert rule.completion.text == "{{ text }}" and rule.responses[0].render is None
 
 
 def test_the_newest_entries_after_an_id_are_returned() -> None:

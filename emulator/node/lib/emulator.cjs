@@ -11,7 +11,6 @@ const MAX_LISTED = 20;
 class Emulator {
   #child;
   #query; // the account of control requests; empty for all accounts
-  #droppedAtReset = { epoch: null, dropped: 0 };
 
   /** `child`: the process of an emulator that this program has started; null for any other. */
   constructor({ url, account, apiToken, child = null }) {
@@ -68,24 +67,20 @@ class Emulator {
   }
 
   async fault(fault, options = {}) {
-    const rule = typeof fault === "string" ? { fault, times: 1, ...options } : fault;
+    const limit = options.nth === undefined ? { times: 1 } : {};
+    const rule = typeof fault === "string" ? { fault, ...limit, ...options } : fault;
     await this.#call("POST", "faults", rule);
   }
 
   async requests() {
     const list = await this.#call("GET", `requests?limit=${MAX_REQUESTS}`);
-    const { epoch, dropped } = this.#droppedAtReset;
-    const numDropped = list.dropped - (list.epoch === epoch ? dropped : 0);
-    if (numDropped > 0) {
+    if (list.dropped > 0) {
       throw new EmulatorError(
-        `the emulator keeps only the newest calls, and has removed ${numDropped}: some of this ` +
-          "account's calls may be missing; call reset() more often, or send fewer calls",
+        `the emulator keeps only the newest calls, and has removed ${list.dropped} calls of this ` +
+          "account since the last reset; call reset() more often, or send fewer calls",
       );
     }
-    const ids = list.requests.map((row) => row.id).reverse();
-    const calls = [];
-    for (const id of ids) calls.push(await this.#call("GET", `requests/${id}`));
-    return calls;
+    return this.#entries(list.requests.reverse());
   }
 
   async unmatched() {
@@ -123,20 +118,26 @@ class Emulator {
   }
 
   async assertAllMatched() {
-    const ids = new Set((await this.unmatched()).map((row) => row.id));
-    if (ids.size === 0) return;
-    const calls = (await this.requests()).filter((call) => ids.has(call.id));
-    fail(`no rule of the script and no recording answered ${ids.size} call(s). ${listOf(calls)}`);
+    const { num_unmatched: number, requests: rows } = await this.#call("GET", "unmatched");
+    if (number === 0) return;
+    const calls = await this.#entries(rows.slice(0, MAX_LISTED));
+    const list = listOf(calls, number);
+    fail(`no rule of the script and no recording answered ${number} call(s). ${list}`);
   }
 
   async reset() {
     await this.#call("POST", "reset");
-    const { epoch, dropped } = await this.#call("GET", "requests?limit=1");
-    this.#droppedAtReset = { epoch, dropped };
   }
 
   async stop() {
     await this.#child?.stop();
+  }
+
+  /** Returns the whole journal entries of these rows. */
+  async #entries(rows) {
+    const entries = [];
+    for (const { id } of rows) entries.push(await this.#call("GET", `requests/${id}`));
+    return entries;
   }
 
   async #call(method, path, body) {
@@ -197,13 +198,14 @@ function hasText(value, text) {
     : false;
 }
 
-function listOf(calls) {
-  if (calls.length === 0) return "There were no calls.";
+/** Describes calls. `number` is the number of all calls, if `calls` has only some of them. */
+function listOf(calls, number = calls.length) {
+  if (number === 0) return "There were no calls.";
   const lines = calls.slice(0, MAX_LISTED).map((call) => {
     const body = (JSON.stringify(call.request.body) ?? "").slice(0, 120);
     return `\n  ${call.method} ${call.path} (status ${call.status}): ${body}`;
   });
-  const others = calls.length - lines.length;
+  const others = number - lines.length;
   return `The calls:${lines.join("")}${others > 0 ? `\n  and ${others} more` : ""}`;
 }
 

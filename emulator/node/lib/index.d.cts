@@ -19,6 +19,8 @@ export interface FaultRule {
   fault: string;
   /** The number of calls that get the fault; null or absent: all calls. */
   times?: number | null;
+  /** The numbers of the calls that get the fault, from 1 on; instead of `times`. */
+  nth?: number | readonly number[];
   probability?: number;
   seed?: number;
   model?: string;
@@ -104,7 +106,10 @@ export class Emulator {
   withAccount(account: string | null): Emulator;
   /** Replaces the rules of the script. A string is the completion of every request. */
   script(...rules: (string | Rule | readonly (string | Rule)[])[]): Promise<void>;
-  /** Adds a fault. With a name, the fault applies to `times` calls (default 1; null: all). */
+  /**
+   * Adds a fault. With a name, the fault applies to `times` calls (null: all). Without `times` and
+   * `nth`, it applies to one call.
+   */
   fault(fault: string, options?: Omit<FaultRule, "fault">): Promise<void>;
   fault(fault: FaultRule | readonly FaultRule[]): Promise<void>;
   /** Returns the calls since the last reset, oldest first. Rejects if some were removed. */

@@ -10,11 +10,11 @@ const { connect, startEmulator } = require("./start.cjs");
  * Starts the emulator of a test run.
  *
  * `options`: those of `startEmulator`, or `url`, `apiToken` and `strict` of an emulator that already
- * runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`. Returns `run`, which is JSON
- * for the workers, and `stop`.
+ * runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`, and under `exec --strict`,
+ * `strict` is true by default. Returns `run`, which is JSON for the workers, and `stop`.
  */
 async function startRun(options = {}) {
-  const { url = urlOfExec(), apiToken, strict = false, ...others } = options;
+  const { url = urlOfExec(), apiToken, strict = isStrictExec(), ...others } = options;
   const emulator = url
     ? connect({ url, apiToken })
     : await startEmulator({ apiToken, strict, ...others });
@@ -43,6 +43,11 @@ async function stopRun(emulator) {
 function urlOfExec() {
   const { WORKERS_AI_EMULATOR_URL: url, WORKERS_AI_EMULATOR_ADDRESS: address } = process.env;
   return url || (address ? `http://${address}` : undefined);
+}
+
+/** Returns whether this program runs under `exec --strict`, which sets the variable. */
+function isStrictExec() {
+  return process.env.WORKERS_AI_EMULATOR_STRICT === "true";
 }
 
 module.exports = { startRun };

@@ -107,7 +107,7 @@ async def show_unused(request: Request) -> Response:
     return json_response(
         {
             "rules": [rule.to_json() for rule in rules if rule.num_uses == 0],
-            "recordings": services.recordings.unused(account),
+            "recordings": await services.recordings.unused(account),
         }
     )
 
@@ -116,7 +116,7 @@ async def show_unused(request: Request) -> Response:
 async def show_recordings(request: Request) -> Response:
     """Returns the folder of recordings, and how many calls used each recording in it."""
     recordings = services_of(request).recordings
-    return json_response(recordings.describe(account_of(request)))
+    return json_response(await recordings.describe(account_of(request)))
 
 
 @router.handles(endpoints.USE_RECORDINGS)

@@ -138,13 +138,14 @@ def _checked(status: int, unmatched: UnmatchedCalls) -> int:
     """
     from workers_ai_emulator.launcher.calls import list_of
 
-    if not (calls := unmatched.entries()):
+    number, calls = unmatched.find()
+    if number == 0:
         return status
-    number = f"{len(calls)} call{'s' * (len(calls) != 1)}"
     print_to_stderr(
-        f"workers-ai-emulator: no rule of the script and no recording answered {number}:"
+        "workers-ai-emulator: no rule of the script and no recording answered "
+        f"{number} call{'s' * (number != 1)}:"
     )
-    print_to_stderr(list_of(calls))
+    print_to_stderr(list_of(calls, number))
     return status or _UNMATCHED
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.interception.proxy import Address
+from workers_ai_emulator.launcher.calls import MAX_LISTED
 
 _RESPONSE_TIMEOUT_S = 30.0
 _BACKENDS = ("scripted", "replay")
@@ -27,12 +28,20 @@ class UnmatchedCalls:
         self._query = f"?account={account}" if account else ""
         self._token = token
         self._check_backend()
-        self._last_id = max((row["id"] for row in self._rows()), default=0)
+        before = self._listed()
+        self._num_before: int = before["num_unmatched"]
+        self._last_id = max((row["id"] for row in before["requests"]), default=0)
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Returns the journal entries of the unmatched calls, oldest first."""
-        rows = [row for row in self._rows() if row["id"] > self._last_id]
-        return [self._get(f"requests/{row['id']}") for row in rows]
+    def find(self) -> tuple[int, list[dict[str, Any]]]:
+        """Returns the number of unmatched calls, and the journal entries of the first 20 ones.
+
+        The number also counts calls that the journal has dropped, but no calls before a reset.
+        """
+        listed = self._listed()
+        rows = [row for row in listed["requests"] if row["id"] > self._last_id]
+        # After a reset, `num_unmatched` may be smaller than the number before.
+        number = max(listed["num_unmatched"] - self._num_before, len(rows))
+        return number, [self._get(f"requests/{row['id']}") for row in rows[:MAX_LISTED]]
 
     def _check_backend(self) -> None:
         settings: Mapping[str, Any] = self._get("info")["settings"]
@@ -42,9 +51,8 @@ class UnmatchedCalls:
                 "every call: set WORKERS_AI_EMULATOR_BACKEND=scripted"
             )
 
-    def _rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._get(f"unmatched{self._query}")["requests"]
-        return rows
+    def _listed(self) -> Any:
+        return self._get(f"unmatched{self._query}")
 
     def _get(self, name: str) -> Any:
         """Returns the JSON in the response of `/_emulator/NAME`. Raises CommandError on failure."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+MAX_LISTED = 20  # the maximum number of calls in a list
+
 _MAX_TEXT = 80
-_MAX_CALLS = 20
 
 
 def is_match(call: Mapping[str, Any], contains: str | None, model: str | None) -> bool:
@@ -22,13 +23,14 @@ def is_match(call: Mapping[str, Any], contains: str | None, model: str | None) -
     return contains is None or any(contains in text for text in _texts(call["request"]["body"]))
 
 
-def list_of(calls: Sequence[Mapping[str, Any]]) -> str:
+def list_of(calls: Sequence[Mapping[str, Any]], num_calls: int | None = None) -> str:
     """Returns one line for each journal entry: its request, and how the emulator answered it.
 
-    Only describes the first 20 entries.
+    Only describes the first 20 entries. `num_calls`: the number of all calls, if `calls` has only
+    some of them.
     """
-    lines = [f"  {number}. {described(call)}" for number, call in enumerate(calls[:_MAX_CALLS], 1)]
-    if num_others := len(calls) - len(lines):
+    lines = [f"  {number}. {described(call)}" for number, call in enumerate(calls[:MAX_LISTED], 1)]
+    if num_others := (num_calls or len(calls)) - len(lines):
         lines.append(f"  and {num_others} more")
     return "\n".join(lines)
 
@@ -44,8 +46,8 @@ def described(call: Mapping[str, Any]) -> str:
         answer.append(f"fault {call['fault']}")
     if error := _error(call):
         answer.append(error)
-    prompt = _shortened(_prompt(call["request"]["body"]))
-    return f"{call.get('model') or call['path']} {prompt}: {', '.join(answer)}"
+    excerpt = call["excerpt"] or json.dumps(call["request"]["body"], ensure_ascii=False)
+    return f"{call.get('model') or call['path']} {_shortened(excerpt)}: {', '.join(answer)}"
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -59,19 +61,6 @@ def _texts(value: Any) -> Iterator[str]:
         case list():
             for part in value:
                 yield from _texts(part)
-
-
-def _prompt(body: Any) -> str:
-    """Returns the prompt or the last message in a request's body, or the JSON of the body."""
-    match body:
-        case {"messages": [*_, {"content": content}]} | {"input": [*_, {"content": content}]}:
-            parts = content if isinstance(content, list) else [content]
-            return "".join(_texts([p.get("text") if isinstance(p, dict) else p for p in parts]))
-        case {"prompt": str(text)} | {"input": str(text)}:
-            return text
-        case {"inputs": inner} | {"query": inner} | [{"query": inner}, *_]:
-            return _prompt(inner)
-    return json.dumps(body, ensure_ascii=False)
 
 
 def _shortened(text: str) -> str:

@@ -26,6 +26,7 @@ def request_json(root: str, token: str, method: str, path: str, body: object = N
     Raises ControlError if the emulator rejects the request, OSError if the connection fails, and
     ConnectionError if the emulator closes the connection without a response body.
     """
+    __tracebackhide__ = True  # pytest then shows the line of the test
     status, text = _exchange(root, token, method, path, body)
     value = json.loads(text)
     if status >= 400:

@@ -88,6 +88,7 @@ class Server:
 
         Raises ControlError if the emulator rejects the request, and OSError if it does not respond.
         """
+        __tracebackhide__ = True
         return request_json(self.root, self.token, method, path, body)
 
 

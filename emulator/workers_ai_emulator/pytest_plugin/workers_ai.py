@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from workers_ai_emulator.launcher.calls import MAX_LISTED, is_match, list_of
 from workers_ai_emulator.pytest_plugin.control import ControlError
 from workers_ai_emulator.pytest_plugin.server import Server
 
@@ -27,9 +29,9 @@ class WorkersAI:
         self._server = server
         self.account_id = account_id
         self._is_lost = False
-        self._unmatched_before_reset: list[dict[str, Any]] = []
+        self._before_reset = _Unmatched()
         self._last_checked_id = 0
-        self._num_dropped = 0
+        self._num_checked = 0  # how many of the unmatched calls since the last reset were checked
 
     @property
     def api_token(self) -> str:
@@ -89,10 +91,12 @@ class WorkersAI:
     def fault(self, name: str, times: int | None = 1, **options: Any) -> None:
         """Applies the fault `name` to the next `times` calls, or to all calls if `times` is None.
 
-        Raises ValueError if the fault is unknown or an option is invalid.
+        With the option `nth`, which names the calls by their numbers, the default of `times` does
+        not apply. Raises ValueError if the fault is unknown or an option is invalid.
         """
         __tracebackhide__ = True
-        self._call("POST", "faults", {"fault": name, "times": times, **options})
+        limit = {} if "nth" in options and times == 1 else {"times": times}
+        self._call("POST", "faults", {"fault": name, **limit, **options})
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -102,7 +106,7 @@ class WorkersAI:
         """
         __tracebackhide__ = True
         listed = self._call("GET", f"requests?limit={_MAX_CALLS}")
-        if (num_dropped := listed["dropped"] - self._num_dropped) > 0:
+        if num_dropped := listed["dropped"]:
             raise _Incomplete(f"it has dropped the {num_dropped} oldest calls")
         return self._entries(listed["requests"][::-1])
 
@@ -123,8 +127,6 @@ class WorkersAI:
         calls is wrong.
         """
         __tracebackhide__ = True
-        from workers_ai_emulator.launcher.calls import is_match, list_of
-
         calls = self.requests
         number = sum(is_match(call, contains, model) for call in calls)
         if number == times or (times is None and number):
@@ -144,8 +146,6 @@ class WorkersAI:
         __tracebackhide__ = True
         unused = self._call("GET", "unused")["rules"]
         if unused:
-            from workers_ai_emulator.launcher.calls import list_of
-
             rules = [json.dumps(row["rule"], ensure_ascii=False) for row in unused]
             lines = [f"  {row['number']}. {rule}" for row, rule in zip(unused, rules, strict=True)]
             text = "\n".join(["no call has used these rules:", *lines])
@@ -166,20 +166,21 @@ class WorkersAI:
         The rules of the file that `--script` names then apply again.
         """
         __tracebackhide__ = True
-        self._unmatched_before_reset += self._newly_unmatched()
-        self._restart_journal()
+        self._before_reset += self._newly_unmatched()
+        self.discard()
 
     def discard(self) -> None:
         """Deletes all state of the account. Does nothing if the emulator has exited before."""
         __tracebackhide__ = True
         if not self._is_lost:
             self._call("POST", "reset")
+            self._num_checked = 0
 
     def begin_test(self) -> None:
         """Prepares this object for a test: deletes all state of the account."""
         __tracebackhide__ = True
         self._is_lost = False
-        self._restart_journal()
+        self.discard()
         _ = self.settings  # requested before the test, which may stop the emulator
 
     def check_matched(self) -> None:
@@ -187,14 +188,13 @@ class WorkersAI:
         __tracebackhide__ = True
         if self._is_lost:
             return
-        calls = self._unmatched_before_reset + self._newly_unmatched()
-        self._unmatched_before_reset = []
-        if calls:
-            from workers_ai_emulator.launcher.calls import list_of
-
-            number = f"{len(calls)} call{'s' * (len(calls) != 1)}"
+        found = self._before_reset + self._newly_unmatched()
+        self._before_reset = _Unmatched()
+        if found.number:
+            number = f"{found.number} call{'s' * (found.number != 1)}"
+            calls = list_of(found.calls, found.number)
             pytest.fail(
-                f"no rule of the script and no recording answered {number}:\n{list_of(calls)}",
+                f"no rule of the script and no recording answered {number}:\n{calls}",
                 pytrace=False,
             )
 
@@ -202,18 +202,16 @@ class WorkersAI:
     def _prefix(self) -> str:
         return f"{self._server.root}/_emulator/accounts/{self.account_id}"
 
-    def _restart_journal(self) -> None:
-        __tracebackhide__ = True
-        self.discard()
-        # The list of this test's calls is incomplete if the emulator drops calls from now on.
-        self._num_dropped = self._call("GET", "requests?limit=1")["dropped"]
-
-    def _newly_unmatched(self) -> list[dict[str, Any]]:
+    def _newly_unmatched(self) -> _Unmatched:
         """Returns the unmatched calls that this method has not returned before."""
         __tracebackhide__ = True
-        calls = [call for call in self.unmatched if call["id"] > self._last_checked_id]
-        self._last_checked_id = max([self._last_checked_id, *(call["id"] for call in calls)])
-        return calls
+        listed = self._call("GET", "unmatched")
+        rows = [row for row in listed["requests"] if row["id"] > self._last_checked_id]
+        self._last_checked_id = max([self._last_checked_id, *(row["id"] for row in rows)])
+        # If the test has reset the emulator itself, `num_unmatched` may be smaller than before.
+        number = max(listed["num_unmatched"] - self._num_checked, len(rows))
+        self._num_checked = listed["num_unmatched"]
+        return _Unmatched(self._entries(rows[:MAX_LISTED]), number)
 
     def _entries(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         __tracebackhide__ = True
@@ -241,6 +239,20 @@ class WorkersAI:
             output = f":\n{self.output}" if self.output else ""
             failure = pytest.fail.Exception(f"{what}{after}{output}", pytrace=False)
         raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Unmatched:
+    """Unmatched calls: the journal entries of some of them, and their number.
+
+    The number also counts calls that the journal has dropped.
+    """
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    number: int = 0
+
+    def __add__(self, other: _Unmatched) -> _Unmatched:
+        return _Unmatched(self.calls + other.calls, self.number + other.number)
 
 
 class _Incomplete(RuntimeError):

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from workers_ai_emulator.wire import errors
 from workers_ai_emulator.wire.errors import ErrorType, Sender, WireError
 
+MAX_MESSAGE_LENGTH = 2000  # characters of the option `message`
+
 ErrorName = Literal[
     "capacity",
     "rate-limit",
@@ -74,7 +76,7 @@ class Fault(BaseModel):
     delay: float = Field(default=0.0, ge=0, le=3600)
     status: int | None = Field(default=None, ge=400, le=599)
     code: int | None = Field(default=None, ge=0, le=999_999)
-    message: str | None = Field(default=None, max_length=2000)
+    message: str | None = Field(default=None, max_length=MAX_MESSAGE_LENGTH)
 
     @field_validator(*_FAULTS_WITH)
     @classmethod

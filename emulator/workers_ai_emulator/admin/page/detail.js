@@ -127,7 +127,7 @@ function show(data) {
   showRequest(data.request);
   const isWhole = !data.request.bytes_left_out;
   enable("copy-curl", isWhole, "The journal has only the beginning of the request's body.");
-  enable("copy-rule", data.as_rule !== null, "The response contains no whole completion.");
+  enable("copy-rule", data.as_rule !== null, "The response contains no whole completion, and no error to repeat.");
 }
 
 function enable(id, isEnabled, reason) {

@@ -1,24 +1,35 @@
-"""Converts a call and its completion to a rule of a script, which gives the same completion."""
+"""Converts a call to a rule of a script, which gives the same completion or error."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from workers_ai_emulator.middleware.journal.completion_text import SentCompletion
 from workers_ai_emulator.middleware.journal.entry import Entry
 from workers_ai_emulator.wire.credentials import MARK
+from workers_ai_emulator.wire.faults import MAX_MESSAGE_LENGTH
+
+# What `wire/envelope.py` adds to the text of an error: the prefix, and the id of the request.
+_ADDED = re.compile(r"\AAiError: | \([0-9a-f-]{36}\)\Z")
 
 
 def rule_of(entry: Entry, completion: SentCompletion | None) -> dict[str, Any] | None:
-    """Returns a rule that applies to calls such as this one, and that has this completion.
+    """Returns a rule that applies to calls such as this one, with the same completion or error.
 
     The condition `contains` is the beginning of the prompt or of the last message, up to a
-    credential. Returns None if the response is incomplete, or if it contains no completion.
+    credential. Returns None if the response is incomplete or contains neither. Also returns None if
+    the error says that no rule or no recording was found: the call has no response yet.
     """
-    if completion is None or entry.outcome != "ok" or entry.response_body.num_left_out:
+    if entry.response_body.num_left_out:
         return None
-    parts = _completion_keys(entry, completion)
+    if (entry.status or 0) >= 400:
+        parts = None if entry.is_unmatched else _error_keys(entry)
+    elif completion is not None and entry.outcome == "ok":
+        parts = _completion_keys(entry, completion)
+    else:
+        parts = None
     return {**_conditions(entry), **parts} if parts else None
 
 
@@ -41,6 +52,33 @@ def _completion_keys(entry: Entry, completion: SentCompletion) -> dict[str, Any]
             for name, text in calls
         ]
     return keys
+
+
+def _error_keys(entry: Entry) -> dict[str, Any] | None:
+    """Returns the fault that sends the entry's error, or None if the body contains no error."""
+    message = _message(entry.response_body.text)
+    if message is None:
+        return None
+    code = {"code": int(entry.outcome)} if (entry.outcome or "").isdecimal() else {}
+    text = entry.redaction.text(_ADDED.sub("", message))[:MAX_MESSAGE_LENGTH]
+    return {"fault": "error", "status": entry.status, **code, "message": text}
+
+
+def _message(body: str) -> str | None:
+    """Returns the message of the error in a body, in any of the endpoints' forms of errors."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    match value:
+        case (
+            {"errors": [{"message": str(message)}, *_]}
+            | {"error": [{"message": str(message)}, *_]}
+            | {"error": {"message": str(message)}}
+            | {"message": str(message)}
+        ):
+            return message
+    return None
 
 
 def _arguments(text: str) -> Any:

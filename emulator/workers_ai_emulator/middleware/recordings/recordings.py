@@ -107,27 +107,32 @@ class Recordings:
         before, self._shared = self._shared.folder, RecordingState(folder)
         self._own = {a: state for a, state in self._own.items() if state.folder is not before}
 
-    def describe(self, account: str | None) -> Json:
-        """Returns the folder of an account, and how many calls used each recording in it."""
+    async def describe(self, account: str | None) -> Json:
+        """Returns the folder of an account, and how many calls used each recording in it.
+
+        Lists the files of the folder in a thread.
+        """
         folder = self.state_of(account).folder
+        names = await asyncio.to_thread(folder.names)
         uses = self._num_uses(account)
         return {
             "folder": next((name for name, f in self._folders.items() if f is folder), None),
             "path": str(folder.path),
-            "recordings": [{"file": name, "used": uses[name]} for name in folder.names()],
+            "recordings": [{"file": name, "used": uses[name]} for name in names],
         }
 
-    def unused(self, account: str | None) -> list[str]:
+    async def unused(self, account: str | None) -> list[str]:
         """Returns the names of the files from which no call of an account was replayed.
 
         `account`: None: the files that no account without a folder of its own has used. Returns no
-        files if the server replays no calls.
+        files if the server replays no calls. Lists the files of the folder in a thread.
         """
         uses = self._num_uses(account)
         is_replaying = self.default_backend in ("record", "replay") and self._mode != "all"
         if not is_replaying and not uses:
             return []
-        return [name for name in self.state_of(account).folder.names() if not uses[name]]
+        names = await asyncio.to_thread(self.state_of(account).folder.names)
+        return [name for name in names if not uses[name]]
 
     def reset(self, account: str | None = None) -> None:
         """Restores the state of the server's start, for one account or for all.
