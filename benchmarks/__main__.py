@@ -15,6 +15,7 @@ from benchmarks import (
     comparison,
     conversation,
     determinism,
+    embeddings,
     endurance,
     grammar,
     install,
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Conditions], Iterator[str]]] = {
     "grammar": grammar.report,
     "conversation": conversation.report,
     "determinism": determinism.report,
+    "embeddings": embeddings.report,
     "endurance": endurance.report,
 }
 # The attack runs only if the command line names it. The flag `--minutes` sets its duration.

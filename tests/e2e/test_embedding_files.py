@@ -17,7 +17,7 @@ from workers_ai_emulator.models.store import Weights
 from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader, OpenEmbedder
 from workers_ai_emulator.settings import Settings
 
-from tests.gguf_files import embedding_model, llama2_model
+from tests.gguf_files import embedding_model
 
 RERANKER = CATALOG["@cf/baai/bge-reranker-base"]
 M3 = CATALOG["@cf/baai/bge-m3"]
@@ -68,7 +68,7 @@ def test_a_file_is_test_loaded_once(
 
 
 def test_a_reranker_needs_a_classification_head(loader: EmbedderLoader, path: Path) -> None:
-    with pytest.raises(WeightsUnusable, match=r"model\.gguf cannot be loaded: .*no reranker"):
+    with pytest.raises(WeightsUnusable, match=r"model\.gguf cannot be loaded: it "):
         opened(loader, path, embedding_model("bert"), RERANKER.name)
 
 
@@ -96,15 +96,6 @@ def test_an_embedding_model_does_not_generate_text(path: Path) -> None:
     path.write_bytes(embedding_model("bert"))
     with pytest.raises(GgufInvalid, match="its architecture, bert, does not generate text"):
         read_header(path)
-
-
-def test_a_text_model_can_compute_embeddings(loader: EmbedderLoader, path: Path) -> None:
-    embedder = opened(loader, path, llama2_model(), M3.name)
-    tokens = embedder.tokenize(["Hello"], 512)
-    runner = EmbeddingRunner(embedder.model, 512)
-    assert len(runner.embed(tokens[0], Pooling.MEAN, 1)) == 64
-    runner.close()
-    embedder.close()
 
 
 def test_the_number_of_runners_depends_on_the_free_memory(

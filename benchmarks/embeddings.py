@@ -1,0 +1,179 @@
+"""Measures embeddings: their speed beside llama-server's, and what they cost a running stream.
+
+Both servers run all-MiniLM-L6-v2, the stand-in model for embeddings, with the same GGUF file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import httpx
+from workers_ai_emulator.models.stand_in import embedding_stand_in
+
+from benchmarks import peers, servers, tables
+from benchmarks.conditions import Conditions
+from benchmarks.servers import API, Server, ServerSpec
+
+_MODEL = "@cf/baai/bge-small-en-v1.5"  # it has the dimensions of all-MiniLM-L6-v2
+_NUM_TEXTS = 100  # the most texts that the service accepts in a request
+_CONTEXT_LENGTH = 512
+_WORDS = (
+    "the",
+    "client",
+    "compares",
+    "the",
+    "vectors",
+    "of",
+    "the",
+    "texts",
+    "by",
+    "their",
+    "angle",
+)
+_LENGTHS = {"10 words": [10], "100 words": [100], "10 to 300 words": [10, 30, 100, 300]}
+_HEADINGS = ["texts", "emulator: texts/s", "llama-server: texts/s", "emulator / llama-server"]
+_GAP_HEADINGS = ["the stream runs", "tokens/s", "gap p50 (ms)", "gap p95 (ms)", "longest gap (ms)"]
+_STREAM_TOKENS = 300
+_TIMEOUT_S = 600
+
+
+def report(conditions: Conditions) -> Iterator[str]:
+    """Yields a table with the speed of embeddings, and one with the gaps of a stream beside them.
+
+    Raises SystemExit if a server does not start or refuses a request.
+    """
+    num_rounds = 1 if conditions.is_quick else conditions.num_rounds
+    yield (
+        f"One client sends {_NUM_TEXTS} texts in each request; texts/s is the median of "
+        f"{num_rounds} requests. llama-server gets as many slots as there are threads."
+    )
+    yield tables.markdown(_HEADINGS, speeds(conditions, num_rounds))
+    yield (
+        f"A client streams a completion of {_STREAM_TOKENS} tokens from the emulator, once alone "
+        f"and once while another client requests the embeddings of {_NUM_TEXTS} texts of 100 "
+        "words, again and again."
+    )
+    yield tables.markdown(_GAP_HEADINGS, stream_gaps(conditions))
+
+
+def texts(lengths: Sequence[int]) -> list[str]:
+    """Returns different texts whose numbers of words are `lengths`, again and again."""
+    counts = itertools.islice(itertools.cycle(lengths), _NUM_TEXTS)
+    return [
+        " ".join([str(number), *itertools.islice(itertools.cycle(_WORDS), count - 1)])
+        for number, count in enumerate(counts)
+    ]
+
+
+def speeds(conditions: Conditions, num_rounds: int) -> list[list[str]]:
+    """Returns the rows of the table that compares the servers."""
+    ours = _texts_per_s(servers.ours(conditions), f"{API}/v1/embeddings", num_rounds)
+    theirs = _texts_per_s(_llama_server(conditions), "/v1/embeddings", num_rounds)
+    return [
+        [name, f"{ours[name]:.0f}", f"{theirs[name]:.0f}", tables.ratio(ours[name], theirs[name])]
+        for name in _LENGTHS
+    ]
+
+
+def stream_gaps(conditions: Conditions) -> list[list[str]]:
+    """Returns the rows of the table about a stream alone and beside embeddings."""
+    with servers.running(servers.ours(conditions), 1, 2048) as server:
+        _embed(server, f"{API}/v1/embeddings", texts([10]))  # loads the model
+        _arrivals(server, conditions.model)
+        alone = _arrivals(server, conditions.model)
+        with _embedding_again_and_again(server):
+            beside = _arrivals(server, conditions.model)
+    return [_gap_row("alone", alone), _gap_row("beside embeddings", beside)]
+
+
+def _gap_row(name: str, arrivals: Sequence[float]) -> list[str]:
+    gaps = [1000 * (after - before) for before, after in itertools.pairwise(arrivals)]
+    speed = len(gaps) / (arrivals[-1] - arrivals[0])
+    numbers = (tables.percentile(gaps, 50), tables.percentile(gaps, 95), max(gaps))
+    return [name, f"{speed:.1f}", *(f"{number:.0f}" for number in numbers)]
+
+
+def _texts_per_s(spec: ServerSpec, path: str, num_rounds: int) -> dict[str, float]:
+    """Returns the texts per second for each entry of `_LENGTHS`."""
+    with servers.running(spec, 1, _CONTEXT_LENGTH) as server:
+        _embed(server, path, texts([10]))  # the emulator loads the model for the first request
+        return {
+            name: _NUM_TEXTS / _median_seconds(server, path, texts(lengths), num_rounds)
+            for name, lengths in _LENGTHS.items()
+        }
+
+
+def _llama_server(conditions: Conditions) -> ServerSpec:
+    """Returns the spec of llama-server for embeddings. Its slots and batches fit all texts."""
+    threads = str(conditions.num_threads)
+    return ServerSpec(
+        f"{peers.SERVER} --embedding",
+        (
+            *(str(peers.llama_cpp_program(peers.SERVER)), "--embedding", "--pooling", "mean"),
+            *("--model", str(embedding_stand_in(conditions.models_dir)), "--offline", "--no-ui"),
+            *("--threads", threads, "--parallel", threads),
+            *("--ctx-size", str(conditions.num_threads * _CONTEXT_LENGTH)),
+            *("--batch-size", "2048", "--ubatch-size", "2048"),
+        ),
+        "",
+        "/v1/chat/completions",
+        "/health",
+    )
+
+
+def _median_seconds(server: Server, path: str, inputs: Sequence[str], num_rounds: int) -> float:
+    times: list[float] = []
+    for _ in range(num_rounds):
+        start = time.perf_counter()
+        _embed(server, path, inputs)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _embed(server: Server, path: str, inputs: Sequence[str]) -> None:
+    url = f"http://127.0.0.1:{server.port}{path}"
+    response = httpx.post(url, json={"model": _MODEL, "input": inputs}, timeout=_TIMEOUT_S)
+    if response.status_code != 200:
+        raise SystemExit(f"{server.spec.name} refused texts: {response.text[:300]}")
+
+
+@contextmanager
+def _embedding_again_and_again(server: Server) -> Iterator[None]:
+    """Requests embeddings on another thread until the `with` block ends."""
+    is_ended = threading.Event()
+    inputs = texts([100])
+
+    def embed() -> None:
+        while not is_ended.is_set():
+            _embed(server, f"{API}/v1/embeddings", inputs)
+
+    thread = threading.Thread(target=embed)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_ended.set()
+        thread.join()
+
+
+def _arrivals(server: Server, model: str) -> list[float]:
+    """Streams a completion, and returns the time at which each event with text arrived."""
+    body = {
+        "prompt": "1 2 3 4 " * 4,  # the stand-in model repeats the numbers without an end
+        "raw": True,
+        "temperature": 0,
+        "max_tokens": _STREAM_TOKENS,
+        "stream": True,
+    }
+    arrivals: list[float] = []
+    with httpx.stream("POST", server.run_url(model), json=body, timeout=_TIMEOUT_S) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {") and json.loads(line[len("data: ") :]).get("response"):
+                arrivals.append(time.perf_counter())
+    return arrivals
