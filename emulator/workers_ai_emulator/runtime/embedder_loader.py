@@ -10,11 +10,13 @@ from workers_ai_emulator.engine.embedder import Embedder
 from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
+from workers_ai_emulator.engine.gguf_header import GgufHeader
 from workers_ai_emulator.engine.llama import LlamaModel
 from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Store, Weights
+from workers_ai_emulator.models.weights_header import read_weights_header
 from workers_ai_emulator.prompts.chat import Tokenizer
 from workers_ai_emulator.runtime.loader import tokenizer_of
 from workers_ai_emulator.settings import Settings
@@ -53,6 +55,13 @@ class OpenEmbedder:
         self.model.close()
 
 
+def _header(weights: Weights, spec: ModelSpec) -> GgufHeader:
+    """Returns the file's header. Raises GgufInvalid if the user's file has another task."""
+    if weights.is_trusted:
+        return read_header(weights.path, generates_text=False)
+    return read_weights_header(weights.path, spec)
+
+
 class EmbedderLoader:
     """Opens GGUF files of embedding models. Any thread may call its methods.
 
@@ -77,7 +86,7 @@ class EmbedderLoader:
         Raises WeightsUnusable if the model cannot be loaded.
         """
         try:
-            header = read_header(weights.path, generates_text=False)
+            header = _header(weights, spec)
             if not (weights.is_trusted or self._store.is_verified(weights.path)):
                 log.info("test-loading %s in a subprocess", weights.path)
                 probe(weights.path, computes="embedding")
