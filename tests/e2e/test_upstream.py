@@ -592,3 +592,67 @@ def test_an_invalid_setting_is_one_line(flags: list[str], line: str) -> None:
     assert line in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert "pass" not in ended.stderr.replace("password", "") and "sk-1" not in ended.stderr
+
+
+# ── embeddings ────────────────────────────────────────────────────────────────────────────────
+
+BGE_M3 = "@cf/baai/bge-m3"
+
+
+def send_embeddings(exchange: Exchange) -> None:
+    """Sends the embedding [number of characters, 1] for each text, the last text first."""
+    texts = exchange.server.requests[-1].body["input"]
+    data = [
+        {"object": "embedding", "index": index, "embedding": [len(text), 1]}
+        for index, text in enumerate(texts)
+    ]
+    usage = {"prompt_tokens": 11, "total_tokens": 11}
+    exchange.answer(200, {"object": "list", "data": data[::-1], "usage": usage})
+
+
+def test_texts_are_sent_to_the_endpoint_for_embeddings(
+    emulator: ServerProcess, listening: FakeUpstream
+) -> None:
+    listening.behaviour = send_embeddings
+    body = json.dumps({"text": ["a", "\ud83dbc"]}).encode()  # httpx cannot encode lone surrogates
+    result = httpx.post(emulator.run_url(BGE_M3), content=body, timeout=60).json()["result"]
+    assert (result["data"], result["shape"]) == ([[1, 1], [3, 1]], [2, 2])
+    assert result["meta"]["cost_metric_value_1"] == 11
+    request = listening.requests[-1]
+    assert request.path == "/v1/embeddings"
+    assert request.body["input"] == ["a", "\ud83dbc"]
+    assert request.body["encoding_format"] == "float"
+
+
+def test_no_text_needs_no_request(emulator: ServerProcess, listening: FakeUpstream) -> None:
+    listening.behaviour = send_embeddings
+    num_requests = len(listening.requests)
+    assert emulator.run({"text": []}, BGE_M3).json()["result"]["data"] == []
+    assert len(listening.requests) == num_requests
+
+
+def test_texts_are_ranked_by_their_embeddings(
+    emulator: ServerProcess, listening: FakeUpstream
+) -> None:
+    listening.behaviour = send_embeddings
+    body = {"query": "abc", "contexts": [{"text": "a"}, {"text": "abc"}]}
+    rows = emulator.run(body, BGE_M3).json()["result"]["response"]
+    assert [row["id"] for row in rows] == [1, 0] and rows[0]["score"] == pytest.approx(1)
+
+
+def test_a_useless_response_for_embeddings_is_an_error(
+    emulator: ServerProcess, listening: FakeUpstream
+) -> None:
+    listening.behaviour = lambda exchange: exchange.answer(200, {"data": []})
+    response = emulator.run({"text": "a"}, BGE_M3)
+    assert response.status_code == 500
+    assert any("sent no embedding for each of 1 texts" in line for line in emulator.log)
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, 8007), (429, 3040), (500, 3043)])
+def test_an_error_of_the_upstream_server_becomes_an_error_of_workers_ai(
+    emulator: ServerProcess, listening: FakeUpstream, status: int, code: int
+) -> None:
+    listening.behaviour = lambda exchange: exchange.answer(status, {"error": {"message": "no"}})
+    (error,) = emulator.run({"text": "a"}, BGE_M3).json()["errors"]
+    assert error["code"] == code

@@ -62,6 +62,29 @@ def test_a_model_can_be_like_a_built_in_model(tmp_path: Path) -> None:
     assert (with_file.weights_file, with_file.retired_on) == (tmp_path / "a.gguf", None)
 
 
+def test_a_model_can_be_like_an_embedding_model(tmp_path: Path) -> None:
+    bge = CATALOG["@cf/baai/bge-small-en-v1.5"]
+    write(tmp_path, f'["{NAME}"]\nlike = "{bge.name}"\nfile = "a.gguf"\n')
+    spec = read_catalog(tmp_path)[NAME]
+    assert (spec.embedding, spec.task, spec.family) == (bge.embedding, bge.task, bge.family)
+    assert (spec.weights_file, spec.stand_in) == (tmp_path / "a.gguf", None)
+    assert spec.card["task"]["name"] == "Text Embeddings"
+    assert spec.card["properties"] == [{"property_id": "context_window", "value": "512"}]
+
+
+def test_keys_of_text_models_are_mistakes_for_embedding_models(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").touch()
+    text = (
+        '["@cf/baai/bge-m3"]\nfile = "a.gguf"\ncontext_length = 512\nchat_template = "t.jinja"\n'
+        "defaults = { max_tokens = 5 }\n"
+    )
+    reason = "embedding models and rerankers have no such key"
+    assert mistakes(tmp_path, text) == [
+        f'{line}: "@cf/baai/bge-m3".{key}: {reason}'
+        for line, key in [(3, "context_length"), (4, "chat_template"), (5, "defaults")]
+    ]
+
+
 def test_mistakes_about_a_like_model_are_reported(tmp_path: Path) -> None:
     assert mistakes(tmp_path, f'["{NAME}"]\nlike = "{NAME}"\n') == [
         f'2: "{NAME}".like: must be the name of a built-in model'

@@ -7,7 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from workers_ai_emulator.backends.openai_api import UpstreamFailed, error_from, model_names
+from workers_ai_emulator.backends.openai_api import (
+    UpstreamFailed,
+    embeddings,
+    error_from,
+    model_names,
+)
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import streaming_request
 from workers_ai_emulator.engine.errors import CapacityExceeded, ContextTooLong, RequestRejected
@@ -591,3 +596,45 @@ def test_model_names_are_the_ids_in_the_list() -> None:
     assert model_names('{"data": [{"id": "a"}, {}, 1, {"id": 2}, {"id": "b"}]}') == ["a", "b"]
     with pytest.raises(UpstreamFailed, match="no list of models"):
         model_names("<html>")
+
+
+# ── embeddings ────────────────────────────────────────────────────────────────────────────────
+
+
+def item(index: int, *numbers: Any) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": [*numbers]}
+
+
+def test_embeddings_have_the_order_of_their_indexes() -> None:
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    body = {"object": "list", "data": [item(1, 3, 4), item(0, 1.5, 2)], "usage": usage}
+    assert embeddings(json.dumps(body), 2) == ([[1.5, 2.0], [3.0, 4.0]], 7)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}, {"prompt_tokens": -1}])
+def test_embeddings_may_have_no_number_of_tokens(usage: Any) -> None:
+    body = {"data": [item(0, 1.0), {"embedding": [2.0]}], "usage": usage}
+    assert embeddings(json.dumps(body), 2) == ([[1.0], [2.0]], None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "not JSON",
+        "[]",
+        "{}",
+        '{"data": null}',
+        '{"data": [null, null]}',
+        json.dumps({"data": [item(0, 1.0)]}),
+        json.dumps({"data": [item(0, 1.0), item(1)]}),
+        json.dumps({"data": [item(0, 1.0), item(1, "2")]}),
+        json.dumps({"data": [item(0, 1.0), item(1, 2.0, 3.0)]}),
+        json.dumps({"data": [item(0, 1.0), {"index": 1, "embedding": "AAAA"}]}),
+        json.dumps({"data": [item(0, 1.0), item(1, float("nan"))]}),
+        json.dumps({"data": [item(0, 1.0), item(1, 10**400)]}),
+        json.dumps({"data": [item(0, 1.0), item(1, 2.0), item(2, 3.0)]}),
+    ],
+)
+def test_a_response_without_an_embedding_for_each_text_is_an_error(body: str) -> None:
+    with pytest.raises(UpstreamFailed, match=r"^sent no embedding for each of 2 texts: "):
+        embeddings(body, 2)

@@ -134,7 +134,7 @@ def embeddings(body: str, num_texts: int) -> tuple[list[list[float]], int | None
 def _vectors(items: list[Any]) -> list[list[float]]:
     """Returns the valid embeddings of a list, in the order of their key `index`."""
     objects = [item for item in items if isinstance(item, dict)]
-    vectors = (item.get("embedding") for item in sorted(objects, key=_index))
+    vectors: list[Any] = [item.get("embedding") for item in sorted(objects, key=_index)]
     return [[*map(float, vector)] for vector in vectors if _is_vector(vector)]
 
 

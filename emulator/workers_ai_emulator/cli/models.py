@@ -17,6 +17,7 @@ from workers_ai_emulator.errors import CommandError, PullFailed
 from workers_ai_emulator.machine import in_units
 
 if TYPE_CHECKING:  # this import is slow, and only type annotations need it
+    from workers_ai_emulator.engine.gguf_header import GgufHeader
     from workers_ai_emulator.models.catalog import HubFile, License, ModelSpec
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -122,7 +123,8 @@ def import_file(
     from workers_ai_emulator.models.importing import import_weights
 
     library = _Library(models_dir, models_file)
-    import_weights(file, name, library.store, library.models_file, progress_on(is_quiet=quiet))
+    progress = progress_on(is_quiet=quiet)
+    import_weights(file, name, library.catalog, library.store, library.models_file, progress)
 
 
 @app.command()
@@ -174,7 +176,8 @@ class _Details:
     """What the commands `models list` and `models show` print about a model.
 
     `size` is the size of the weights file in bytes. `context` is the maximum number of tokens of
-    prompt and completion together. `size` and `context` are None if they are unknown.
+    prompt and completion together, or of a text of an embedding model. `size` and `context` are
+    None if they are unknown.
     """
 
     name: str
@@ -219,9 +222,8 @@ class _Library:
         the origin and the sha256 of the GGUF file. If the GGUF file is missing, the field `origin`
         describes how to get it.
         """
-        from workers_ai_emulator.engine.gguf import read_header
-        from workers_ai_emulator.models.catalog import default_context_length
         from workers_ai_emulator.models.manifest import Manifest
+        from workers_ai_emulator.models.weights_header import read_weights_header
 
         path = self.store.path(spec)
         if not path.exists():
@@ -231,11 +233,21 @@ class _Library:
         origin = manifest.origin if manifest else "added by hand"
         size = path.stat().st_size
         try:
-            header = read_header(path)
+            header = read_weights_header(path, spec)
         except GgufInvalid as error:
             return _Details(spec.name, str(path), f"{_UNUSABLE}{error}", size, None, sha256, origin)
-        context = spec.context_length or default_context_length(header.context_length)
+        context = _context_length(spec, header)
         return _Details(spec.name, str(path), header.weights_type, size, context, sha256, origin)
+
+
+def _context_length(spec: ModelSpec, header: GgufHeader) -> int:
+    """Returns the maximum number of tokens of a sequence, or of a text of an embedding model."""
+    from workers_ai_emulator.models.catalog import default_context_length
+
+    trained = header.context_length
+    if spec.embedding is not None:
+        return min(spec.embedding.max_tokens, trained or spec.embedding.max_tokens)
+    return spec.context_length or default_context_length(trained)
 
 
 def _source(spec: ModelSpec) -> str:

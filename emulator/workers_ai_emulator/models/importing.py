@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workers_ai_emulator.engine.errors import GgufInvalid
-from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models import models_file
@@ -15,24 +14,31 @@ from workers_ai_emulator.models.catalog import CATALOG, IMPORTED_FOLDER, ModelSp
 from workers_ai_emulator.models.download import Progress, link_or_copy, locked, sha256_of
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.models.weights_header import read_weights_header
 
 _RESERVED_ENDINGS = (".json", ".lock", ".part", ".toml")
 
 
 def import_weights(
-    file: Path, name: str, store: Store, models_path: Path, progress: Progress
+    file: Path,
+    name: str,
+    catalog: Mapping[str, ModelSpec],
+    store: Store,
+    models_path: Path,
+    progress: Progress,
 ) -> None:
     """Links or copies a GGUF file into the models folder, and adds the model to `models.toml`.
 
     Stores the file in the subfolder `imported`, so that it cannot replace weights from another
-    source. `name`: the name of the model. Raises SettingInvalid if `name` is invalid or
-    `models.toml` cannot be edited. Raises WeightsUnusable if the file is not a usable GGUF file, if
-    its file name is not allowed, or if another imported file has the same file name. Raises
-    PullFailed if the file cannot be read or copied.
+    source. `name`: the name of the model. A name that is not in the catalogue becomes that of a
+    text-generation model. Raises SettingInvalid if `name` is invalid or `models.toml` cannot be
+    edited. Raises WeightsUnusable if the file is not a GGUF file that this model can use, if its
+    file name is not allowed, or if another imported file has the same file name. Raises PullFailed
+    if the file cannot be read or copied.
     """
     models_file.check_name(name)
     _check_file_name(file)
-    _check(file)
+    _check(file, catalog.get(name) or ModelSpec(name, file))
     target = store.models_dir / IMPORTED_FOLDER / file.name
     sha256 = sha256_of(file, progress)
     with locked(target, progress.note):
@@ -59,7 +65,7 @@ def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
     path = store.path(spec)
     if not path.exists():
         raise WeightsUnusable(f"{spec.name}: {path} is missing")
-    _check(path)
+    _check(path, spec)
     sha256 = sha256_of(path, progress)
     manifest = Manifest.read(path)
     if manifest is None:
@@ -135,9 +141,9 @@ def _relative(path: Path, folder: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def _check(path: Path) -> None:
-    """Raises WeightsUnusable if the file is not a GGUF file of a text-generation model."""
+def _check(path: Path, spec: ModelSpec) -> None:
+    """Raises WeightsUnusable if the file is not a GGUF file that the model can use."""
     try:
-        read_header(path)
+        read_weights_header(path, spec)
     except GgufInvalid as error:
         raise WeightsUnusable(f"{path} cannot be used: {error}") from error

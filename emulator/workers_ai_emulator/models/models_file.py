@@ -284,6 +284,9 @@ class _Table:
             chat_template=self._chat_template(entry),
             description=entry.description,
         )
+        if spec.embedding is not None:
+            self._refuse_keys_of_text_models(entry)
+            return spec
         return replace(spec, own_defaults=self._own_defaults(entry, spec))
 
     def _base(self, entry: _Entry) -> ModelSpec:
@@ -295,6 +298,11 @@ class _Table:
             self._add_mistake("must be the name of a built-in model", "like")
         base = CATALOG.get(entry.like, next(iter(CATALOG.values())))
         return replace(base, name=self._name, card_file=None, retired_on=None)
+
+    def _refuse_keys_of_text_models(self, entry: _Entry) -> None:
+        for key in ("context_length", "chat_template", "defaults"):
+            if key in entry.model_fields_set:
+                self._add_mistake("embedding models and rerankers have no such key", key)
 
     def _add_mistake(self, reason: str, *keys: str) -> None:
         self._mistakes.append(_Mistake([self._name, *keys], reason))

@@ -175,6 +175,8 @@ class ModelSpec:
     @property
     def _own_facts(self) -> Json:
         length = self.context_length or DEFAULT_CONTEXT_LENGTH
+        if self.embedding is not None:
+            length = self.embedding.max_tokens
         return {
             "description": self.description or f"{self.weights_file.name}, served locally",
             "properties": [{"property_id": "context_window", "value": str(length)}],

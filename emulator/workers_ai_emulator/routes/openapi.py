@@ -198,6 +198,7 @@ def _one(item: Json) -> Json:
 _TEXT = {"type": "string"}
 _BOOLEAN = {"type": "boolean"}
 _COUNT = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "number"}
 _NONE: Json = {"type": "array", "maxItems": 0}
 
 
@@ -308,11 +309,12 @@ def _bare_output(catalog: Catalog) -> Json:
 def _result(spec: ModelSpec) -> Json:
     """Returns the schema of the result of `ai/run`.
 
-    The published output schema is right only for models without tools and without JSON mode. The
-    responses of other models have further keys and forms, such as a JSON object in JSON mode.
+    The published output schema is right only for models that generate text without tools and
+    without JSON mode. The responses of other models have further keys and forms, such as a JSON
+    object in JSON mode, or match several branches of a `oneOf`.
     """
     if spec.embedding is not None:
-        return _ref(spec, "output")
+        return _any_of(_VECTORS[spec.embedding.form])
     if spec.traits.form == "choices":
         choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
         return _any_of([choices, _RESPONSE]) if _accepts_input(spec) else choices
@@ -364,6 +366,17 @@ def _completion(kind: str, **content: Json) -> Json:
     return _whole_or_stream(whole)
 
 
+_EMBEDDINGS_OF_TEXTS = _object(data=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
+_SCORES = _object(response=_list_of(_object(id=_COUNT, score=_NUMBER)))
+_EMBEDDINGS_OF_CONTEXTS = _object(response=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
+# The results of embedding models and rerankers, by the form of the model.
+_VECTORS: dict[str, list[Json]] = {
+    "bge-en": [_EMBEDDINGS_OF_TEXTS],
+    "bge-m3": [_EMBEDDINGS_OF_TEXTS, _EMBEDDINGS_OF_CONTEXTS, _SCORES],
+    "gemma": [_EMBEDDINGS_OF_TEXTS],
+    "qwen3": [_EMBEDDINGS_OF_TEXTS],
+    "reranker": [_SCORES],
+}
 _EMBEDDING = _object(
     object={"const": "embedding"}, index=_COUNT, embedding={"type": ["array", "string"]}
 )

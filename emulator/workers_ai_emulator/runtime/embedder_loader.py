@@ -17,6 +17,7 @@ from workers_ai_emulator.engine.probe import probe
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Store, Weights
+from workers_ai_emulator.models.weights_header import read_weights_header
 from workers_ai_emulator.prompts.chat import Tokenizer
 from workers_ai_emulator.runtime.loader import tokenizer_of
 from workers_ai_emulator.settings import Settings
@@ -75,6 +76,13 @@ class OpenEmbedder:
         self.model.close()
 
 
+def _header(weights: Weights, spec: ModelSpec) -> GgufHeader:
+    """Returns the file's header. Raises GgufInvalid if the user's file has another task."""
+    if weights.is_trusted:
+        return read_header(weights.path, generates_text=False)
+    return read_weights_header(weights.path, spec)
+
+
 class EmbedderLoader:
     """Opens GGUF files of embedding models. Any thread may call its methods.
 
@@ -100,7 +108,7 @@ class EmbedderLoader:
         """
         assert spec.embedding is not None
         try:
-            header = read_header(weights.path, generates_text=False)
+            header = _header(weights, spec)
             if not weights.is_trusted:
                 self._check(weights, header, spec.embedding.pooling)
             model = LlamaModel(weights.path)
