@@ -23,7 +23,16 @@ from workers_ai_emulator.middleware.journal.middleware import JournalMiddleware
 from workers_ai_emulator.middleware.neurons import NeuronMiddleware
 from workers_ai_emulator.middleware.origin_guard import OriginGuardMiddleware
 from workers_ai_emulator.middleware.recordings.middleware import RecordingMiddleware
-from workers_ai_emulator.routes import binding, gateway, models, openai, remote_session, run, tokens
+from workers_ai_emulator.routes import (
+    binding,
+    gateway,
+    models,
+    openai,
+    other_apis,
+    remote_session,
+    run,
+    tokens,
+)
 from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.wire.authorization import no_route
 from workers_ai_emulator.wire.calls import allowed_methods
@@ -34,6 +43,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = [
     *(part.router for part in (run, openai, models, tokens, gateway, binding, remote_session)),
+    other_apis.router,
     operations.health_router,
     *(part.router for part in (operations, control, dashboard)),
 ]

@@ -236,6 +236,16 @@ def test_a_client_that_disconnects_after_queueing_loses_nothing(scripted: Server
     assert len(results(scripted, request_id)) == 20
 
 
+def test_a_recorded_batch_is_replayed_with_the_same_results(tmp_path: Path) -> None:
+    requests = [{"prompt": "one"}, {"prompt": "two"}]
+    folder = ("--cassettes", str(tmp_path))
+    with server_process("--backend", "record", "--record-from", "scripted", *folder) as server:
+        recorded = results(server, submit(server, requests))
+    with server_process("--backend", "replay", *folder) as server:
+        replayed = results(server, submit(server, requests))
+    assert len(recorded) == 2 and replayed == recorded
+
+
 def test_the_examples_of_the_page_work(scripted: ServerProcess) -> None:
     submit_command, poll_command = blocks("batch.md", "bash")
 

@@ -437,6 +437,20 @@ async def test_a_request_beyond_the_queue_is_rejected() -> None:
 
 
 @in_loop
+async def test_a_request_that_may_not_wait_is_rejected_if_no_slot_is_free() -> None:
+    runner = FakeRunner(num_slots=2, block_at=1)
+    async with running(runner, queue_size=1) as engine:
+        generations = [engine.submit(prompt(), params())]
+        engine.check_capacity(may_wait=False)
+        generations.append(engine.submit(prompt(), params()))
+        engine.check_capacity()
+        with pytest.raises(CapacityExceeded):
+            engine.check_capacity(may_wait=False)
+        runner.gate.set()
+        await asyncio.gather(*map(text_of, generations))
+
+
+@in_loop
 async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
     async with running(FakeRunner(context_length=64)) as engine:
         with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64"):

@@ -58,7 +58,7 @@ class LocalBackend:
         async with self._models.lease(spec) as loaded:
             # If the engine cannot accept a request now, raises the error before tokenising, because
             # tokenising takes time.
-            loaded.engine.check_capacity()
+            loaded.engine.check_capacity(may_wait=not context.rejects_if_busy)
             if context.is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:

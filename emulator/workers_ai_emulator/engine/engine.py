@@ -131,6 +131,7 @@ class Engine:
         self.failure: str | None = None
         self._grammars = GrammarCompiler(runner.vocabulary)
         self._live: dict[Sequence, EngineGeneration] = {}
+        self._num_slots = runner.num_slots
         self._max_live = runner.num_slots + queue_size
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -162,17 +163,18 @@ class Engine:
         """
         return self._call_costs
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, *, may_wait: bool = True) -> None:
         """Raises an error if the engine would reject every request now, whatever its prompt.
 
-        Raises CapacityExceeded if the queue is full, EngineClosed if the engine is shutting down,
-        and EngineError if the worker thread has ended or is stuck.
+        `may_wait`: whether a request may wait for a slot in the queue. Raises CapacityExceeded if
+        the queue is full, or if no slot is free and `may_wait` is False. Raises EngineClosed if the
+        engine is shutting down, and EngineError if the worker thread has ended or is stuck.
         """
         if self._is_closing:
             raise EngineClosed
         if self.failure:
             raise EngineError(self.failure)
-        if len(self._live) >= self._max_live:
+        if len(self._live) >= (self._max_live if may_wait else self._num_slots):
             raise CapacityExceeded
 
     def compile(self, grammar: str) -> CompiledGrammar:

@@ -172,7 +172,7 @@ class _Caller:
     def of(cls, request: Request) -> _Caller:
         keys = ("type", "app", "method", "path", "headers")
         scope = {key: request.scope[key] for key in keys} | {"query_string": b""}
-        return cls(scope, replace(context_of(request.scope), inputs=None))
+        return cls(scope, replace(context_of(request.scope), inputs=None, rejects_if_busy=False))
 
     def new_request(self) -> Request:
         """Returns a request with the caller's headers and account, which never disconnects."""

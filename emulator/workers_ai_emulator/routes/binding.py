@@ -15,7 +15,7 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes import gateway, run
-from workers_ai_emulator.routes.generation import body_of, find_model, generate
+from workers_ai_emulator.routes.generation import body_of, find_model, generate, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors, text_generation
@@ -53,6 +53,7 @@ async def run_model(request: Request) -> Response:
     if "userInputs" in request.query_params:
         raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
     body = await body_of(request)
+    read_options(request, body)
     version = request.query_params.get("version")
     if version is None:
         return await _run_tensors(request, spec, body)

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes import openai, run
-from workers_ai_emulator.routes.generation import body_of, find_model, model_name
+from workers_ai_emulator.routes.generation import body_of, find_model, model_name, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks.response_formats.choice import chat_format
 from workers_ai_emulator.wire import endpoints
@@ -64,7 +64,9 @@ async def run_model(request: Request) -> Response:
     [developers.cloudflare.com/ai-gateway/providers/workersai]
     """
     spec = find_model(request, request.path_params["model"].removeprefix("run/"))
-    return with_log_id(await run.run(request, spec, await body_of(request)))
+    body = await body_of(request)
+    read_options(request, body)
+    return with_log_id(await run.run(request, spec, body))
 
 
 async def universal(request: Request) -> Response:

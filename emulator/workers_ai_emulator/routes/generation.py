@@ -43,6 +43,17 @@ async def body_of(request: Request) -> Any:
     return await read_json(request.stream(), context_of(request.scope))
 
 
+def read_options(request: Request, body: Any) -> None:
+    """Stores the option `rejectIfBusy` of a request's body in the request's context.
+
+    The options are under the key `options` of the body. For a binding, this is the body around the
+    model's input. [developers.cloudflare.com/workers-ai/features/reject-if-busy]
+    """
+    options = body.get("options") if isinstance(body, dict) else None
+    rejects_if_busy = isinstance(options, dict) and options.get("rejectIfBusy") is True
+    context_of(request.scope).rejects_if_busy = rejects_if_busy
+
+
 def model_name(body: Any) -> str:
     """Returns the value of the key `model` in a request body.
 

@@ -10,7 +10,13 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes.embeddings import run_openai
-from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
+from workers_ai_emulator.routes.generation import (
+    body_of,
+    find_model,
+    generate,
+    model_name,
+    read_options,
+)
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import responses_request
 from workers_ai_emulator.tasks.response_formats.choice import (
@@ -93,6 +99,7 @@ async def complete(
     """
     name = model_name(body)
     spec = find_model(request, name.removeprefix(prefix))
+    read_options(request, body)
     inputs = _inputs(body)
     options = inputs.get("stream_options") if isinstance(inputs, dict) else None
     include_usage = isinstance(options, dict) and options.get("include_usage") is True

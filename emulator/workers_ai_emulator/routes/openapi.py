@@ -576,6 +576,7 @@ _RECORDINGS = _content(
 )
 
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
+_OTHER_API = _fixed({}, errors=(errors.API_NOT_EMULATED,))
 
 _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.RUN: lambda catalog: _Details(_native(catalog), _nested(catalog), [_QUEUE_REQUEST]),
@@ -601,6 +602,17 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.PREWARM: _fixed(_content(_success({"type": "null"}))),
     endpoints.SUBDOMAIN: _fixed(_content(_success(_object(subdomain=_TEXT)))),
     endpoints.PREVIEW_TOKEN: _fixed(_content(_success(_object(preview_token=_TEXT)))),
+    endpoints.TO_MARKDOWN: _OTHER_API,
+    endpoints.MARKDOWN_FORMATS: _OTHER_API,
+    endpoints.FINETUNES: _OTHER_API,
+    endpoints.AUTORAG: _OTHER_API,
+    endpoints.AUTORAG_LIST: _OTHER_API,
+    endpoints.AI_SEARCH: _OTHER_API,
+    endpoints.AI_SEARCH_LIST: _OTHER_API,
+    endpoints.SHOW_GATEWAY: _OTHER_API,
+    endpoints.CREATE_GATEWAY: _OTHER_API,
+    endpoints.PATCH_GATEWAY: _OTHER_API,
+    endpoints.DELETE_GATEWAY: _OTHER_API,
     endpoints.GATEWAY_UNIVERSAL: _universal,
     endpoints.GATEWAY_COMPAT: lambda catalog: _Details(_CHAT, _flat(catalog, "workers-ai/")),
     endpoints.GATEWAY_CHAT_COMPLETIONS: _chat,

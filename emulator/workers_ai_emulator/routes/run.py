@@ -8,7 +8,13 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes import batch, embeddings
-from workers_ai_emulator.routes.generation import body_of, find_model, generate, model_name
+from workers_ai_emulator.routes.generation import (
+    body_of,
+    find_model,
+    generate,
+    model_name,
+    read_options,
+)
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.tasks import responses_request
 from workers_ai_emulator.tasks.response_formats.choice import responses_format, run_format
@@ -29,6 +35,7 @@ async def run_model_in_body(request: Request) -> Response:
     body = await body_of(request)
     spec = find_model(request, model_name(body))
     is_nested = isinstance(body, dict) and "input" in body
+    read_options(request, body)
     return await run(request, spec, body["input"] if is_nested else body)
 
 
@@ -36,7 +43,9 @@ async def run_model_in_body(request: Request) -> Response:
 async def run_model_in_path(request: Request) -> Response:
     """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run]."""
     spec = find_model(request, request.path_params["model"])
-    return await run(request, spec, await body_of(request))
+    body = await body_of(request)
+    read_options(request, body)
+    return await run(request, spec, body)
 
 
 async def run(

@@ -110,7 +110,7 @@ class EmbedderLoader:
         try:
             header = _header(weights, spec)
             if not weights.is_trusted:
-                self._check(weights, header, spec.embedding.pooling)
+                self._check(weights, spec.embedding.pooling)
             model = LlamaModel(weights.path)
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
@@ -125,11 +125,8 @@ class EmbedderLoader:
             self._settings.threads,
         )
 
-    def _check(self, weights: Weights, header: GgufHeader, pooling: Pooling) -> None:
+    def _check(self, weights: Weights, pooling: Pooling) -> None:
         """Raises GgufInvalid if llama.cpp cannot compute embeddings, or rankings, with a file."""
-        is_reranker = any(tensor.name.startswith("cls.") for tensor in header.tensors)
-        if pooling is Pooling.RANK and not is_reranker:
-            raise GgufInvalid("it has no classification head, so it is no reranker")
         if not self._store.is_verified(weights.path):
             log.info("test-loading %s in a subprocess", weights.path)
             probe(weights.path, computes="ranking" if pooling is Pooling.RANK else "embedding")

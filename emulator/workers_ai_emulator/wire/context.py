@@ -36,6 +36,8 @@ class CallContext:
     `headers`: the headers of an inference call, with lower-case names (`middleware/base.py`).
     `inputs`: the JSON value of the model's input, before validation (`routes/generation.py`,
     `routes/batch.py`).
+    `rejects_if_busy`: whether the request has the option `rejectIfBusy`: it gets an error instead
+    of waiting for a slot (`routes/generation.py`).
     `rule`: the number of the script's rule that gave the completion, from 1 on
     (`backends/scripted.py`).
     `recording`: the name of the file whose recording was replayed (`middleware/recordings/`).
@@ -56,6 +58,7 @@ class CallContext:
     account: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     inputs: Any = None
+    rejects_if_busy: bool = False
     rule: int | None = None
     recording: str | None = None
     is_unmatched: bool = False

@@ -104,6 +104,25 @@ PREVIEW_TOKEN = Endpoint(
     "The token of a remote session of `wrangler dev`",
 )
 
+_OTHER_API = "A part of Cloudflare's API that the emulator does not have: always an error"
+
+
+def _other_api(method: str, path: str) -> Endpoint:
+    return Endpoint(method, f"{_ACCOUNT}{path}", Access.ACCOUNT, _OTHER_API)
+
+
+TO_MARKDOWN = _other_api("POST", "/ai/tomarkdown")
+MARKDOWN_FORMATS = _other_api("GET", "/ai/tomarkdown/supported")
+FINETUNES = _other_api("GET", "/ai/finetunes")
+AUTORAG = _other_api("POST", "/autorag/{operation:path}")
+AUTORAG_LIST = _other_api("GET", "/autorag/{operation:path}")
+AI_SEARCH = _other_api("POST", "/ai-search/{operation:path}")
+AI_SEARCH_LIST = _other_api("GET", "/ai-search/{operation:path}")
+SHOW_GATEWAY = _other_api("GET", "/ai-gateway/{operation:path}")
+CREATE_GATEWAY = _other_api("POST", "/ai-gateway/{operation:path}")
+PATCH_GATEWAY = _other_api("PATCH", "/ai-gateway/{operation:path}")
+DELETE_GATEWAY = _other_api("DELETE", "/ai-gateway/{operation:path}")
+
 # ── AI Gateway ──────────────────────────────────────────────────────────────────────────────────
 
 GATEWAY_UNIVERSAL = _inference(

@@ -120,6 +120,10 @@ NOT_EMULATED = _api(
     405, 3904, "The emulator does not have {}, only env.AI.run(), env.AI.models(), "
     "env.AI.gateway().run() and env.AI.gateway().getUrl()",
     "The emulator does not have this method of a binding. [ours]")
+API_NOT_EMULATED = _api(
+    405, 3906, "The emulator does not have {}, only ai/run, ai/v1, ai/models, ai/tasks and, of AI "
+    "Gateway, the endpoints that run models of Workers AI",
+    "The emulator does not have this part of Cloudflare's API. [ours]")
 CONTROL_INVALID = _api(
     400, 6007, "{}", "An endpoint of the emulator got an invalid body. [ours]")
 

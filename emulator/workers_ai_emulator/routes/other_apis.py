@@ -1,0 +1,46 @@
+"""The routes of those parts of Cloudflare's API that the emulator does not have.
+
+Each sends an error that names the part. Without these routes, the error would be the one for a
+mistyped path.
+"""
+
+from __future__ import annotations
+
+from fastapi import Request, Response
+
+from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
+
+router = EndpointRouter()
+
+
+@router.handles(endpoints.TO_MARKDOWN)
+@router.handles(endpoints.MARKDOWN_FORMATS)
+async def to_markdown(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "ai/tomarkdown, which converts documents to Markdown")
+
+
+@router.handles(endpoints.FINETUNES)
+async def finetunes(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "ai/finetunes, which lists LoRA adapters")
+
+
+@router.handles(endpoints.AUTORAG)
+@router.handles(endpoints.AUTORAG_LIST)
+async def autorag(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "AutoRAG")
+
+
+@router.handles(endpoints.AI_SEARCH)
+@router.handles(endpoints.AI_SEARCH_LIST)
+async def ai_search(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "AI Search")
+
+
+@router.handles(endpoints.SHOW_GATEWAY)
+@router.handles(endpoints.CREATE_GATEWAY)
+@router.handles(endpoints.PATCH_GATEWAY)
+@router.handles(endpoints.DELETE_GATEWAY)
+async def gateways(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "AI Gateway's settings and logs")

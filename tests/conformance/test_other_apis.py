@@ -1,0 +1,43 @@
+"""Tests that parts of Cloudflare's API that are not emulated say so in one sentence."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.server import ACCOUNT_ID, ServerProcess
+
+pytestmark = pytest.mark.inferred
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("POST", "/ai/tomarkdown", "ai/tomarkdown, which converts documents to Markdown"),
+        ("GET", "/ai/tomarkdown/supported", "ai/tomarkdown, which converts documents to Markdown"),
+        ("GET", "/ai/finetunes", "ai/finetunes, which lists LoRA adapters"),
+        ("GET", "/autorag/rags", "AutoRAG"),
+        ("POST", "/autorag/rags/my-rag/ai-search", "AutoRAG"),
+        ("GET", "/ai-search/instances", "AI Search"),
+        ("POST", "/ai-search/instances/mine/search", "AI Search"),
+        ("GET", "/ai-gateway/gateways", "AI Gateway's settings and logs"),
+        ("POST", "/ai-gateway/gateways", "AI Gateway's settings and logs"),
+        ("GET", "/ai-gateway/gateways/gw/logs/1", "AI Gateway's settings and logs"),
+        ("PATCH", "/ai-gateway/gateways/gw/logs/1", "AI Gateway's settings and logs"),
+        ("DELETE", "/ai-gateway/gateways/gw/logs", "AI Gateway's settings and logs"),
+    ],
+)
+def test_a_part_that_is_not_emulated_is_an_error_that_names_it(
+    faulty: ServerProcess, method: str, path: str, name: str
+) -> None:
+    url = f"{faulty.base_url}/accounts/{ACCOUNT_ID}{path}"
+    answer = httpx.request(method, url, headers={"authorization": "Bearer x"})
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["code"]) == (405, 3906)
+    assert error["message"].startswith(f"The emulator does not have {name}, only ai/run, ai/v1")
+
+
+def test_a_mistyped_path_beside_them_is_still_an_unknown_path(faulty: ServerProcess) -> None:
+    url = f"{faulty.base_url}/accounts/{ACCOUNT_ID}/ai-gatewayy/x"
+    answer = httpx.get(url, headers={"authorization": "Bearer x"})
+    assert answer.json()["errors"][0]["code"] == 7000
