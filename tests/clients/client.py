@@ -74,7 +74,7 @@ class Client:
             [*command, base_url, account_id, token, *cases],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             env=self._environment,
         )
         assert done.returncode == 0, done.stderr
