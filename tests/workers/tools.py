@@ -135,10 +135,20 @@ SDKS = {
 AGENTS = Packages(
     "agents", ("workers-ai-provider@4.0.0", "ai@7.0.173", "@cloudflare/ai-utils@1.0.1")
 )
+RAG = Packages(
+    "rag",
+    (
+        "workers-ai-provider@4.0.0",
+        "ai@7.0.173",
+        "hono@4.13.19",
+        "@langchain/cloudflare@1.1.0",
+        "@langchain/core@1.4.0",
+    ),
+)
 
 
 def install_all() -> None:
-    for packages in {*(tool.packages for tool in TOOLS), *CORNERS, *SDKS.values(), AGENTS}:
+    for packages in {*(tool.packages for tool in TOOLS), *CORNERS, *SDKS.values(), AGENTS, RAG}:
         packages.install()
 
 
