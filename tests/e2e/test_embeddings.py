@@ -19,7 +19,7 @@ from workers_ai_emulator.settings import Settings
 
 from tests.gguf_files import llama2_model
 from tests.pages import blocks
-from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_until
 
 BGE_M3 = "@cf/baai/bge-m3"
 BGE_SMALL = "@cf/baai/bge-small-en-v1.5"
@@ -228,7 +228,10 @@ def test_an_imported_embedding_model_computes_embeddings(tmp_path: Path, mini_lm
     assert (details["type"], details["context"]) == ("F16", 512)
     done = models(tmp_path, "verify", BGE_SMALL)
     assert "is unchanged" in done.stdout
-    with server_process("--models-dir", str(tmp_path)) as server:
+    with server_process("--models-dir", str(tmp_path), "--preload", BGE_SMALL) as server:
+        wait_until(lambda: httpx.get(f"{server.root}/_emulator/readyz").is_success)
+        assert any("mini-lm" in line for line in server.log)
+        assert server.metric("workers_ai_emulator_slots") == 0  # no text model is loaded
         response = server.run({"text": TEXTS[0]}, BGE_SMALL)
         assert response.headers["x-emulator-model"] == "mini-lm"
         assert response.json()["result"]["shape"] == [1, 384]

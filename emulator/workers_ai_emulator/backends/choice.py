@@ -68,7 +68,9 @@ class Backends:
         WeightsUnusable if a model cannot be loaded.
         """
         if self._default == "llama":
-            await self._models.start()
+            local = self._backends["llama"]
+            assert isinstance(local, LocalBackend)
+            await local.start()
         elif self._default == "upstream":
             assert self._upstream is not None
             await self._upstream.start(next(iter(self._models.catalog.values())))

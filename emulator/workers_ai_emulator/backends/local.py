@@ -45,6 +45,18 @@ class LocalBackend:
         self.embed, self.rank = embeddings.embed, embeddings.rank
         self._grammar_threads = GrammarThreads()
 
+    async def start(self) -> None:
+        """Loads the models of the setting `--preload`.
+
+        Raises SettingInvalid if a name is unknown, and WeightsUnusable if a model cannot be loaded.
+        """
+        await self._models.start()
+        for spec in self._models.to_preload():
+            if spec.embedding is not None:
+                self._models.phase = f"loading {spec.name}"
+                async with self._embedders.lease(spec):
+                    pass
+
     def is_immediate(self, spec: ModelSpec) -> bool:
         """Returns whether `generate` waits neither for the model nor for a thread for its grammar.
 

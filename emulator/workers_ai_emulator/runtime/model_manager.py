@@ -177,10 +177,10 @@ class ModelManager:
             raise ModelPartMissing.of(error) from error
         return self._given_loader or Loader(self._settings)
 
-    async def start(self) -> None:
-        """Loads the models of the setting `--preload`; by default the catalogue's first model.
+    def to_preload(self) -> list[ModelSpec]:
+        """Returns the models of the setting `--preload`; by default the catalogue's first model.
 
-        Raises SettingInvalid if a name is unknown, and WeightsUnusable if a model cannot be loaded.
+        Raises SettingInvalid if a name is unknown.
         """
         names = self._settings.preload or (next(iter(self.catalog)),)
         if unknown := [name for name in names if name not in self.catalog]:
@@ -188,8 +188,16 @@ class ModelManager:
                 f"--preload: no model is called {unknown[0]}: `workers-ai-emulator models list` "
                 "shows the names"
             )
-        for name in names:
-            await self._get(self.catalog[name])
+        return [self.catalog[name] for name in names]
+
+    async def start(self) -> None:
+        """Loads the models of the setting `--preload` that generate text.
+
+        Raises SettingInvalid if a name is unknown, and WeightsUnusable if a model cannot be loaded.
+        """
+        for spec in self.to_preload():
+            if spec.embedding is None:
+                await self._get(spec)
         self.phase = "ready"
 
     @asynccontextmanager
