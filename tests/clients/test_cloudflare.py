@@ -71,9 +71,9 @@ def test_the_client_reads_a_model_s_schema(outcomes: Outcomes) -> None:
     assert value_of(outcomes["schema"]) == CATALOG[INT8].schema
 
 
-def test_the_task_is_listed(outcomes: Outcomes) -> None:
-    tasks = [task["name"] for task in value_of(outcomes["tasks"])]
-    assert tasks == ["Text Generation", "Text Embeddings", "Text Classification"]
+def test_the_tasks_are_listed(outcomes: Outcomes) -> None:
+    expected = ["Text Generation", "Text Embeddings", "Text Classification"]
+    assert [task["name"] for task in value_of(outcomes["tasks"])] == expected
 
 
 @pytest.mark.parametrize("case", VERIFYING)
