@@ -7,7 +7,7 @@ const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 const MAX_REQUESTS = 1000;
 const MAX_LISTED = 20;
 
-/** An emulator, as seen by one account. `index.d.cts` describes its methods. */
+/** An emulator and one of its accounts. `index.d.cts` describes the methods. */
 class Emulator {
   #child;
   #query; // the account of control requests; empty for all accounts
@@ -106,12 +106,10 @@ class Emulator {
     if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
     const conditions = [
       model === undefined ? "" : ` of ${model}`,
-      contains === undefined ? "" : ` that contains ${JSON.stringify(contains)}`,
+      contains === undefined ? "" : ` with ${JSON.stringify(contains)}`,
     ].join("");
-    const expected = times === undefined ? "at least one call" : `${times} call(s)`;
-    fail(
-      `expected ${expected}${conditions}, but there were ${wanted.length}. ` + listOf(calls),
-    );
+    const expected = times === undefined ? "at least 1 call" : numberOf(times);
+    fail(`expected ${expected}${conditions}, but found ${wanted.length}. ${listOf(calls)}`);
   }
 
   async assertAllRulesUsed() {
@@ -126,7 +124,8 @@ class Emulator {
     const ids = new Set((await this.unmatched()).map((row) => row.id));
     if (ids.size === 0) return;
     const calls = (await this.requests()).filter((call) => ids.has(call.id));
-    fail(`no rule of the script and no recording answered ${ids.size} call(s). ${listOf(calls)}`);
+    const number = numberOf(ids.size);
+    fail(`no rule of the script and no recording answered ${number}. ${listOf(calls)}`);
   }
 
   async reset() {
@@ -195,6 +194,10 @@ function hasText(value, text) {
   return value !== null && typeof value === "object"
     ? Object.values(value).some((item) => hasText(item, text))
     : false;
+}
+
+function numberOf(calls) {
+  return `${calls} call${calls === 1 ? "" : "s"}`;
 }
 
 function listOf(calls) {
