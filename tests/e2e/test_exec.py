@@ -444,11 +444,19 @@ def test_the_emulator_stops_when_exec_is_killed() -> None:
         wait_until(lambda: not is_open(address))
 
 
-def test_a_failed_start_prints_its_reason_and_runs_no_command() -> None:
-    done = run(0, "echo", "run", WORKERS_AI_EMULATOR_PARALLEL="many")
+def test_a_failed_start_prints_its_reason_and_runs_no_command(rules: dict[str, str]) -> None:
+    Path(rules["WORKERS_AI_EMULATOR_SCRIPT"]).write_text("- answr: Hi\n", "utf-8")
+    done = run(0, "echo", "run", **rules)
     assert (done.returncode, done.stdout) == (1, "")
     reason, consequence = done.stderr.splitlines()
-    assert "WORKERS_AI_EMULATOR_PARALLEL" in reason and "nothing was run" in consequence
+    assert "did you mean `answer`?" in reason and "nothing was run" in consequence
+
+
+def test_an_invalid_setting_is_an_error_of_one_line() -> None:
+    done = run(0, "echo", "run", WORKERS_AI_EMULATOR_PARALLEL="many")
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert "WORKERS_AI_EMULATOR_PARALLEL" in line and "not 'many'" in line
 
 
 def test_a_cache_folder_that_cannot_be_written_is_an_error_of_one_line(

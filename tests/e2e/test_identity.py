@@ -101,7 +101,7 @@ def test_exec_refuses_an_emulator_with_other_settings_than_its_variables() -> No
     with server_process("--backend", "scripted", "--seed", "7") as server:
         arguments = ("exec", "--port", server.root.rpartition(":")[2], "--", "true")
         line = failing(*arguments, WORKERS_AI_EMULATOR_SEED="8")
-    assert "--seed 7, but WORKERS_AI_EMULATOR_SEED asks for 8" in line
+    assert "--seed 7, but WORKERS_AI_EMULATOR_SEED is 8" in line
     assert f"process {server.process.pid}" in line and "--port 0" in line
 
 

@@ -101,9 +101,9 @@ print([
 """,
     )
     assert 'rule 1: {"answer":"Yes.","contains":"pizza"}' in used["message"]
-    assert 'at least one call that contains "pizza", but there were 0' in called["message"]
-    assert "expected 2 call(s)" in times["message"] and "there were 1" in times["message"]
-    assert "answered 1 call(s)" in matched["message"]
+    assert 'at least 1 call with "pizza", but found 0' in called["message"]
+    assert 'expected 2 calls with "Why?", but found 1' in times["message"]
+    assert "answered 1 call. " in matched["message"]
     assert "There were no calls." in nothing["message"]
     for failure in (used, called, times, matched):
         assert failure["name"] == "AssertionError" and '{"prompt":"Why?"}' in failure["message"]

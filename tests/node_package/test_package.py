@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from workers_ai_emulator import __version__
 
+from tests import npm
 from tests.node_package.project import PACKAGE, Project, environment
-from tests.pages import ROOT
+from tests.pages import ROOT, blocks
 
 pytestmark = pytest.mark.node
 
@@ -44,6 +47,7 @@ startEmulator({ strct: true });
 // @ts-expect-error: `times` is a number
 workersAi.assertCalled({ times: "1" });
 """
+NPM_OPTIONS = {"offline": "true", "audit": "false", "fund": "false"}
 TSCONFIG = {
     "compilerOptions": {
         "strict": True,
@@ -57,10 +61,22 @@ TSCONFIG = {
 }
 
 
-def test_npm_installs_the_package_into_an_empty_folder(package: Path, tmp_path: Path) -> None:
-    options = ["--offline", "--no-audit", "--no-fund", "--prefix", str(tmp_path)]
-    command = ["npm", "install", *options, str(package)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+def test_the_commands_of_the_page_install_the_package_into_an_empty_folder(
+    tmp_path: Path,
+) -> None:
+    npm.require_node()
+    (text,) = blocks("node.md", "bash")
+    text = text.replace("./emulator/node", shlex.quote(str(PACKAGE)))
+    (tmp_path / "package.json").write_text("{}")  # without it, npm would use a parent folder
+    options = {f"npm_config_{name}": value for name, value in NPM_OPTIONS.items()}
+    subprocess.run(
+        ["bash", "-ec", text],
+        cwd=tmp_path,
+        env=os.environ | options,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert [p.name for p in (tmp_path / "node_modules").glob("[!.]*")] == ["workers-ai-emulator"]
     user = Project(tmp_path)
     user.write("user.mjs", MODULE)

@@ -88,7 +88,7 @@ def test_a_strict_vitest_fails_although_the_program_ignores_errors(user: Project
     user.write("ask.test.mjs", block("ask.test.mjs") + UNMATCHED)
     done = user.run("vitest", "run")
     assert done.returncode == 1 and "1 failed | 1 passed" in done.stdout, done.stdout
-    assert "no rule of the script and no recording answered 1 call(s)" in done.stderr
+    assert "no rule of the script and no recording answered 1 call." in done.stderr
     assert '{"prompt":"What?"}' in done.stderr
 
 
@@ -171,7 +171,7 @@ def test_under_exec_strict_the_tests_are_strict(user: Project) -> None:
         *command, "node_modules/.bin/vitest", "run", WORKERS_AI_EMULATOR_BACKEND="scripted"
     )
     assert done.returncode == 1 and "1 failed | 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "no rule of the script and no recording answered 1 call(s)" in done.stderr
+    assert "no rule of the script and no recording answered 1 call." in done.stderr
 
 
 def under_exec(server: ServerProcess, *flags: str) -> list[str]:

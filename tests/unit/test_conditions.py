@@ -154,7 +154,7 @@ def test_each_mismatch_names_the_condition_and_the_value_of_the_call() -> None:
         f'`model: "@cf/qwen/*"` does not hold, because the model is "{MODEL}"',
         '`headers: {"authorization": "x"}` does not hold, because there is no header '
         "`authorization`",
-        "`turn: 1` does not hold, because the call has 2 user message(s)",
+        "`turn: 1` does not hold, because the turn of the call is 2",
         '`parameters: {"seed": 8}` does not hold, because the parameter "seed" is 7',
         '`contains: "weather"` does not hold, because the last message is "In Paris."',
         '`system_contains: "long"` does not hold, because the system message is "Be brief."',

@@ -41,7 +41,7 @@ def rules(*values: Mapping[str, Any]) -> FaultRules:
 
 def test_hostile_rules_are_a_few_short_lines() -> None:
     for value, line, num_lines in (
-        ([{"fault": "capacity"}] * 1001, "1000 rules are the most, not 1001", 1),
+        ([{"fault": "capacity"}] * 1001, "at most 1000 fault rules are allowed, not 1001", 1),
         ({str(number): 1 for number in range(1000)}, "rule 1: it has 1000 keys", 1),
         ([{"fault": "x"}] * 1000, "rule 1: `fault` takes one of capacity,", 21),
         (
@@ -196,7 +196,7 @@ def test_active_rules_are_shown_with_their_remaining_times() -> None:
 def test_the_number_of_rules_is_limited() -> None:
     fault_rules = FaultRules()
     fault_rules.add(parse_fault_rules([{"fault": "capacity"}] * 1000))
-    with pytest.raises(ValueError, match="1000 rules are the most"):
+    with pytest.raises(ValueError, match="at most 1000 fault rules are allowed"):
         fault_rules.add(parse_fault_rules({"fault": "capacity"}))
 
 

@@ -47,7 +47,7 @@ def test_only_settings_that_the_emulator_reports_are_compared(
 ) -> None:
     answer(monkeypatch, healthz={"status": "alive", "pid": 5}, info=INFO)
     check_settings("box.example", 8790, {"seed": 7, "new-flag": 1})
-    with pytest.raises(CommandError, match=r"--backend scripted, but .*_BACKEND asks for llama\."):
+    with pytest.raises(CommandError, match=r"--backend scripted, but .*_BACKEND is llama\."):
         check_settings("box.example", 8790, {"seed": 7, "backend": "llama"})
 
 

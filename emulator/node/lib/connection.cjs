@@ -3,8 +3,9 @@
  * Sends requests to the emulator's endpoints under /_emulator/.
  *
  * Uses a socket instead of `fetch` or `node:http`, because a test may replace these to record or
- * mock the test's own requests. In workerd, which runs the tests of
- * @cloudflare/vitest-pool-workers, it uses the `fetch` that was there when this module was loaded.
+ * mock the requests of the program under test. workerd, which runs the tests of
+ * @cloudflare/vitest-pool-workers, has no sockets of node. There, uses the function `fetch` that
+ * exists when this module is loaded, before a test can replace it.
  */
 
 const RESPONSE_TIMEOUT_MS = 30_000;

@@ -7,7 +7,7 @@ const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 const MAX_REQUESTS = 1000;
 const MAX_LISTED = 20;
 
-/** An emulator, as seen by one account. `index.d.cts` describes its methods. */
+/** An emulator and one of its accounts. `index.d.cts` describes the methods. */
 class Emulator {
   #child;
   #query; // the account of control requests; empty for all accounts
@@ -101,12 +101,10 @@ class Emulator {
     if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
     const conditions = [
       model === undefined ? "" : ` of ${model}`,
-      contains === undefined ? "" : ` that contains ${JSON.stringify(contains)}`,
+      contains === undefined ? "" : ` with ${JSON.stringify(contains)}`,
     ].join("");
-    const expected = times === undefined ? "at least one call" : `${times} call(s)`;
-    fail(
-      `expected ${expected}${conditions}, but there were ${wanted.length}. ` + listOf(calls),
-    );
+    const expected = times === undefined ? "at least 1 call" : numberOf(times);
+    fail(`expected ${expected}${conditions}, but found ${wanted.length}. ${listOf(calls)}`);
   }
 
   async assertAllRulesUsed() {
@@ -122,7 +120,7 @@ class Emulator {
     if (number === 0) return;
     const calls = await this.#entries(rows.slice(0, MAX_LISTED));
     const list = listOf(calls, number);
-    fail(`no rule of the script and no recording answered ${number} call(s). ${list}`);
+    fail(`no rule of the script and no recording answered ${numberOf(number)}. ${list}`);
   }
 
   async reset() {
@@ -196,6 +194,10 @@ function hasText(value, text) {
   return value !== null && typeof value === "object"
     ? Object.values(value).some((item) => hasText(item, text))
     : false;
+}
+
+function numberOf(calls) {
+  return `${calls} call${calls === 1 ? "" : "s"}`;
 }
 
 /** Describes calls. `number` is the number of all calls, if `calls` has only some of them. */

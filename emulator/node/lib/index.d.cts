@@ -73,7 +73,7 @@ export interface CallConditions {
 }
 
 /**
- * An emulator, as seen by one account: an account has its own rules, faults and calls.
+ * An emulator, and the account whose rules, faults and calls the methods set and return.
  *
  * All methods that return a promise reject with EmulatorError if the emulator does not answer, or if
  * it rejects the request.
@@ -102,7 +102,7 @@ export class Emulator {
    * CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; and NO_PROXY with the emulator's host.
    */
   env(): Record<string, string>;
-  /** Returns the same emulator, as seen by another account. */
+  /** Returns an object for another account of the same emulator. */
   withAccount(account: string | null): Emulator;
   /** Replaces the rules of the script. A string is the completion of every request. */
   script(...rules: (string | Rule | readonly (string | Rule)[])[]): Promise<void>;
@@ -144,10 +144,11 @@ export interface StartOptions {
   port?: number;
   /**
    * The account id: 32 hexadecimal digits. Default: 0123456789abcdef0123456789abcdef. With null, the
-   * rules and faults are those of all accounts without their own, and the calls are all calls.
+   * rules and faults apply to all accounts that have none of their own, and `requests()` returns the
+   * calls of all accounts.
    */
   account?: string | null;
-  /** The token for the emulator, if `args` set one. Default: `local`. */
+  /** The API token to send; necessary if `args` contains `--api-token`. Default: `local`. */
   apiToken?: string;
   /** Whether a call to which no rule applies gets an error. Default: false. */
   strict?: boolean;

@@ -1,5 +1,5 @@
 "use strict";
-/* What the test files of vitest and jest have in common. Runs in workerd too. */
+/* Functions for the test files of both vitest and jest. Runs in workerd too. */
 
 const { accountOfWorker } = require("./accounts.cjs");
 const { Emulator } = require("./emulator.cjs");

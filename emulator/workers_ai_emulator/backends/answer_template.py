@@ -1,8 +1,8 @@
 """Renders templates in the rules of scripts, such as `You asked about {{ groups[0] }}.`
 
-Whoever can write a script must not be able to block the server or to fill its memory. So templates
-use a small part of Jinja's language, without loops, calls and multiplication: the time to render a
-template is then proportional to the length of the template and of its values.
+A user who can write a script must not be able to block the server or to fill its memory. So
+templates use only a small part of Jinja's language, without loops, calls and multiplication. The
+time to render a template is therefore proportional to the length of the template and of its values.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _shown(value: Any) -> Any:
-    return "" if value is None else value  # a group that took part in no match
+    return "" if value is None else value  # the value of a group that has matched nothing
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,7 +161,10 @@ def _to_json(value: Any) -> str:
 def _replace(value: Any, old: str, new: str) -> str:
     text = str(value)
     if not old or len(text) + text.count(old) * len(new) > _MAX_TEXT:
-        raise TemplateFailed("`replace` takes a text that is not empty, and its result is limited")
+        raise TemplateFailed(
+            "`replace` needs a text that is not empty, and its result has at most "
+            f"{_MAX_TEXT} characters"
+        )
     return text.replace(old, new)
 
 
@@ -169,7 +172,7 @@ def _check(tree: nodes.Template, pattern: Pattern | None) -> None:
     """Raises ValueError if a template uses a part of Jinja's language that is not allowed."""
     for node in tree.find_all(nodes.Node):
         if not isinstance(node, _ALLOWED) or _reads_attribute(node):
-            what = type(node).__name__.lower()
+            what = "an attribute" if _reads_attribute(node) else type(node).__name__.lower()
             raise ValueError(
                 f"no valid template: {what} is not supported; use `{{{{ … }}}}` with names, "
                 "filters and conditions"

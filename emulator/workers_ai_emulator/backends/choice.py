@@ -39,7 +39,7 @@ class Backends:
         self.request_timeout_s = settings.request_timeout
         self._models = models
         # If only calls without a recording are recorded, there may be none, so no model is loaded
-        # and no upstream server is asked before the first such call.
+        # and no upstream server is called before the first such call.
         is_recording = settings.backend == "record" and settings.record_mode == "all"
         self._default = settings.record_from if is_recording else settings.backend
         self._upstream = _upstream(settings)

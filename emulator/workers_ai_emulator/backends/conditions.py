@@ -1,4 +1,4 @@
-"""The conditions under which a rule applies to a call: for rules of scripts and for fault rules."""
+"""Conditions for calls, which rules of scripts and fault rules have in common."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def subject_of(inputs: Any, *, model: str, context: CallContext) -> Subject:
 class Match:
     """A call that meets the conditions of a rule.
 
-    `pattern`: the regular expression of the condition `matches`, if the rule has one. `text`: the
-    text that it was found in.
+    `pattern`: the regular expression of the condition `matches`; None if the rule has no such
+    condition. `text`: the text in which the expression has a match.
     """
 
     pattern: Pattern | None
@@ -104,7 +104,7 @@ class Match:
     def groups(self) -> dict[int | str, str | None]:
         """The groups of `matches`, by their number from 0 on, and also by their name.
 
-        A group that took part in no match is None. Searches the text again. Raises
+        The value of a group that has matched nothing is None. Searches the text again. Raises
         PatternTooCostly if this could take minutes.
         """
         return {} if self.pattern is None else self.pattern.groups_in(self.text)
@@ -353,7 +353,7 @@ _TESTS: dict[str, tuple[Callable[[Any, Subject], bool], Callable[[Any, Subject],
     ),
     "turn": (
         lambda number, subject: subject.num_user_messages == number,
-        lambda _, subject: f"because the call has {subject.num_user_messages} user message(s)",
+        lambda _, subject: f"because the turn of the call is {subject.num_user_messages}",
     ),
     "parameters": (
         lambda values, subject: all(

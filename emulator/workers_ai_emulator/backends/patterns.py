@@ -120,8 +120,8 @@ class Pattern:
     def groups_in(self, text: str) -> dict[int | str, str | None]:
         """Returns the groups of the first match in the text, by number from 0, and by name.
 
-        A group that took part in no match is None. Returns an empty dict if there is no match.
-        Raises PatternTooCostly if the search could take minutes.
+        The value of a group that has matched nothing is None. Returns an empty dict if there is no
+        match. Raises PatternTooCostly if the search could take minutes.
         """
         compiled = self._with_groups[text.isascii()]
         searchable = self._searchable(text)

@@ -1,4 +1,4 @@
-"""The rules of a script: which response a call gets. Users write them in YAML or JSON."""
+"""The rules of a script, which users write in YAML or JSON: conditions for calls, and responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.wire.faults import Fault, FaultName
 from workers_ai_emulator.wire.validation import parse_rules_of
 
-if TYPE_CHECKING:  # the module imports Jinja, which is slow, and only templates need it
+if TYPE_CHECKING:
     from workers_ai_emulator.backends.patterns import Pattern
 
 _MAX_WAIT_S = 86400
@@ -54,7 +54,7 @@ def parse_rules(value: Any) -> list[Rule]:
     if not isinstance(value, list):
         raise ValueError(_TAKES)
     if len(value) > _MAX_RULES:
-        raise ValueError(f"it has {len(value)} rules; {_MAX_RULES} are the most")
+        raise ValueError(f"it has {len(value)} rules, but at most {_MAX_RULES} are allowed")
     return parse_rules_of(Rule, map(_with_key, value), context=Budget())
 
 
@@ -89,7 +89,7 @@ class RuleToolCall(BaseModel):
 
 
 class ScriptedResponse(Fault):
-    """What a call gets: a completion or a fault.
+    """The response to a call: a completion, or a fault, or both.
 
     The completion has these parts, in this order: `reasoning`; the text, which is either `answer`
     or the JSON text of the value that the script has under the key `json`; and `tool_calls`.
@@ -277,6 +277,7 @@ def _renderer(
 
     Raises ValueError if one of the texts is no valid template.
     """
+    # This import is slow, because the module imports Jinja, and only templates need it.
     from workers_ai_emulator.backends.answer_template import compiled
 
     text = compiled(completion.text, pattern, key="answer", is_json=response.json_text is not None)

@@ -57,8 +57,8 @@ log = logging.getLogger(__name__)
 
 MODEL_NAME = "scripted"
 
-# If comparing a request with all rules costs more than this, the comparison runs in a thread. The
-# cost is the sum of all rules' `Rule.cost`, times the number of characters of the request's text.
+# A comparison of a request with all rules runs in a thread if its cost is higher than this. The
+# cost is the sum of all rules' `Rule.cost`, times the number of characters of the text.
 _MAX_IMMEDIATE_COST = 1_000_000
 _MAX_COMPARED = 1000  # how many rules are compared with a request to find the nearest one
 
@@ -312,8 +312,7 @@ def _search(script: _Script, subject: Subject) -> list[_Found]:
     """Returns the rules whose conditions a request meets, up to the first rule without `nth`.
 
     If a rule has the condition `nth`, also returns the later rules with `nth`, which count the
-    request.
-    Raises WireError if searching the text for a rule's `matches` could take minutes.
+    request. Raises WireError if searching the text for a rule's `matches` could take minutes.
     """
     found: list[_Found] = []
     is_complete = False
@@ -355,7 +354,7 @@ def _strict_reason(rules: Sequence[ActiveRule], subject: Subject) -> str:
 
 
 def _spent(active: ActiveRule) -> str:
-    """Describes why a rule does not apply although its conditions hold, apart from counts."""
+    """Describes why `nth` or `times` prevents a rule whose other conditions hold."""
     rule = active.rule
     if rule.nth:
         numbers = ", ".join(map(str, rule.nth[:10]))

@@ -102,10 +102,11 @@ def execute(
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """What happens with the redirected calls.
+    """Where the redirected calls are sent, and how they are checked.
 
-    They go to `emulator`. If `account` is not None, they belong to this account. `is_strict`:
-    whether unmatched calls make `exec` fail.
+    `emulator`: the address of the emulator that gets the calls. `account`: the account of all
+    calls; None: the account id in the path of each call. `is_strict`: whether unmatched calls make
+    `exec` fail.
     """
 
     emulator: Address

@@ -15,10 +15,10 @@ _MAX_LINE = 2**16
 class AccountHeader:
     """Adds the header to each request of a connection. Everything else passes unchanged.
 
-    The header is the last one of the request, so that a header of the same name that the program
-    has set is the one that the emulator reads. The proxy does not check requests: if it cannot find
-    the end of a request, it passes on the rest of the stream unchanged, and the emulator refuses
-    it.
+    The header is added after all other headers of the request. If the program has set a header of
+    the same name, the emulator therefore reads the program's header, which comes first. If this
+    class cannot find the end of a request, it passes on the rest of the stream unchanged, and the
+    emulator refuses the request.
     """
 
     def __init__(self, account: str) -> None:

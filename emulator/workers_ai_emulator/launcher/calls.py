@@ -69,7 +69,7 @@ def _shortened(text: str) -> str:
 
 
 def _error(call: Mapping[str, Any]) -> str | None:
-    """Returns the message of the error that the emulator sent because it had no answer."""
+    """Returns the message of the error for a call that no rule and no recording answered."""
     if not call.get("unmatched") or (call["status"] or 0) < 400:
         return None
     try:

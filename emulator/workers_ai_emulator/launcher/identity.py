@@ -73,8 +73,7 @@ def check_settings(host: str, port: int, wanted: Mapping[str, object]) -> None:
     others = [flag for flag in wanted if flag in actual and actual[flag] != wanted[flag]]
     if others:
         differences = "; ".join(
-            f"--{flag} {actual[flag]}, but {env_var(flag)} asks for {wanted[flag]}"
-            for flag in others
+            f"--{flag} {actual[flag]}, but {env_var(flag)} is {wanted[flag]}" for flag in others
         )
         raise CommandError(
             f"the emulator that runs on {host} port {port} ({identity}) has other settings: "

@@ -1,4 +1,4 @@
-"""The log line of a request: what it asked for, which response it got, and why."""
+"""Builds the log line of a request: its path, the origin of its response, and its error."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def log_line(scope: Scope, sent: Sent, *, has_excerpt: bool) -> str:
 
 
 def _origin(scope: Scope, context: CallContext) -> Iterator[str]:
-    """Yields the model and the account that the path does not name, and who gave the completion."""
+    """Yields the model and the account if the path lacks them, and the rule or the recording."""
     model, account = _model(context), context.account
     if model and model not in scope["path"]:
         yield f"model {model}"

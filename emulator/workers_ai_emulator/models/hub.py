@@ -95,8 +95,8 @@ set_client_factory(_client)
 def describe(file: HubFile) -> RemoteFile:
     """Requests the commit, the size and the sha256 of a file from the hub.
 
-    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors. That the
-    hub's host is unknown is not temporary here, because the host has not responded yet.
+    Raises TransferInterrupted for temporary errors, and PullFailed for all other errors. An unknown
+    host is not a temporary error here, because the hub has not responded before.
     """
     url = url_of(file)
     with _hub_errors(file), _unknown_host():

@@ -1,4 +1,4 @@
-"""A pytest plugin with the fixtures `workers_ai` and `workers_ai_session`: an emulator for tests.
+"""A pytest plugin. Its fixtures `workers_ai` and `workers_ai_session` start an emulator for tests.
 
 If workers-ai-emulator is installed, pytest loads this module in every run. Slow imports are
 therefore inside functions.

@@ -78,7 +78,7 @@ class Server:
         return ""
 
     def begin_test(self) -> None:
-        """Starts the emulator again if it has exited, and forgets the output of earlier tests."""
+        """Starts the emulator again if it has exited, and leaves out earlier output in `output`."""
 
     def stop(self) -> None:
         """Stops the emulator if it is a child process."""

@@ -74,8 +74,8 @@ class WorkersAI:
     def script(self, *rules: str | Mapping[str, Any]) -> None:
         """Sets the rules of the backend `scripted` for this test.
 
-        Each request gets the completion in the first rule that matches the request. A rule that is
-        a string matches every request, and the string is the completion. Raises ValueError if a
+        Each request gets the response of the first rule that applies to the request. A rule that is
+        a string applies to every request, and the string is the completion. Raises ValueError if a
         rule is invalid, and RuntimeError if the emulator's backend uses no rules.
         """
         __tracebackhide__ = True
@@ -140,8 +140,9 @@ class WorkersAI:
     def assert_all_rules_used(self) -> None:
         """Asserts that each rule of the script has answered at least one call.
 
-        Without `script()`, these are the rules of the file that `--script` names, and the calls of
-        all tests count. Raises AssertionError, with the unused rules, otherwise.
+        Raises AssertionError, with a list of the unused rules, if a rule has answered no call. If
+        the test has not called `script`, checks the rules of the file that `--script` names, for
+        which the calls of all tests count.
         """
         __tracebackhide__ = True
         unused = self._call("GET", "unused")["rules"]

@@ -47,7 +47,7 @@ class ServedModels:
 
         It is built at the first request for it, because this takes a tenth of a second.
         """
-        # This import is slow, and most servers are never asked for the document.
+        # This import is slow, and most servers get no request for the document.
         from workers_ai_emulator.routes.openapi import document
 
         return to_json(document(self.catalog))

@@ -19,7 +19,7 @@ def send_without_chunks(response: RequestResponseCycle) -> None:
 
 
 class _UnchunkedResponse:
-    """Makes uvicorn treat a body of unknown length like a body with a very large length.
+    """Makes uvicorn treat a body of unknown length as a body with a very large length.
 
     uvicorn closes the connection after each response to a request of HTTP/1.0.
     """

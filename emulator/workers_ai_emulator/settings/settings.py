@@ -124,7 +124,7 @@ class Settings:
     record_mode: Annotated[
         Literal["all", "new_episodes", "once", "none"],
         Setting(
-            "What `record` does, in the words of VCR.py: `all` records each call; `new_episodes` "
+            "Which calls `record` records, as in VCR.py: `all` records each call; `new_episodes` "
             "replays calls that have a recording and records the others; `once` records only into "
             "a folder that has no recordings yet; `none` only replays.",
             page="recordings.md",

@@ -1,4 +1,4 @@
-"""The account of a request, whose rules, faults, journal entries and recordings are kept apart.
+"""The account of a request. Each account has its own rules, faults, journal and recordings.
 
 Tests that share one emulator each use an account id of their own, so that they do not affect each
 other. A request names its account in one of these ways; the first one in this list decides:

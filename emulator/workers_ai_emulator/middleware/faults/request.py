@@ -49,9 +49,9 @@ class CallRequest:
 
 
 def requests_stream(body: Any) -> bool:
-    """Returns whether the JSON value of a request's body, or of a model's input, asks for a stream.
+    """Returns whether the JSON value of a request's body, or of a model's input, requests a stream.
 
-    AI Gateway's universal endpoint takes a list of requests, of which one may ask for a stream.
+    AI Gateway's universal endpoint takes a list of requests, of which one may request a stream.
     """
     return any(inputs.get("stream") is True for inputs in _inputs(body))
 

@@ -1,4 +1,4 @@
-"""Changes the responses of calls: breaks a response, or sends its event `[DONE]` twice or never."""
+"""Applies faults to responses: breaks a response, or sends its event `[DONE]` twice or never."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DATA = b"data: "  # precedes the JSON in an event
 class Cancellation:
     """Cancels a call: an ASGI `receive` that returns a disconnect although the client is connected.
 
-    So the application cancels the generation, which frees its slot.
+    Because of the disconnect, the application cancels the generation, which frees its slot.
     """
 
     def __init__(self, receive: Receive) -> None:

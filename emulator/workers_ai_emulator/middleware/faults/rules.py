@@ -1,6 +1,6 @@
 """Defines faults, and chooses the fault for an inference call.
 
-A user requests a fault in one of three ways:
+A user requests a fault in one of these ways, or in a rule of a script (`backends/rules.py`):
 
     x-emulator-fault: NAME                    a header of the call
     Authorization: Bearer fault:NAME          the call's token or key
@@ -30,8 +30,8 @@ from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 FAULT_HEADER = "x-emulator-fault"
 
 _MAX_RULES = 1000
-# If comparing a call with all rules costs more than this, the comparison runs in a thread. The cost
-# is the sum of all rules' `Conditions.cost`, times the number of characters of the call's text.
+# A comparison of a call with all rules runs in a thread if its cost is higher than this. The cost
+# is the sum of all rules' `Conditions.cost`, times the number of characters of the text.
 _MAX_IMMEDIATE_COST = 1_000_000
 _TOKEN_HEADERS = (
     "cf-aig-authorization",
@@ -72,7 +72,7 @@ class _ActiveRule:
         return self.rule.fits(is_stream=is_stream) and self.rule.match(subject) is not None
 
     def draws(self) -> bool:
-        """Returns whether a call that the rule matches gets the fault."""
+        """Decides whether a matching call gets the fault: by `nth`, `times` and `probability`."""
         return self.counter.is_due and self._random.random() < self.rule.probability
 
     def to_json(self) -> dict[str, Any]:
@@ -118,14 +118,18 @@ class FaultRules:
         Raises ValueError if the total number of active fault rules would exceed 1000.
         """
         if len(self) + len(rules) > _MAX_RULES:
-            raise ValueError(f"{_MAX_RULES} rules are the most, and {len(self)} are set")
+            raise ValueError(
+                f"at most {_MAX_RULES} fault rules are allowed, and {len(self)} are set"
+            )
         self._lists.own(account).rules += map(_ActiveRule, rules)
 
     def replace(self, rules: list[FaultRule], account: str | None = None) -> None:
         """Replaces the active fault rules of an account, or those that apply to all accounts."""
         num_others = len(self) - len(self._lists.own(account).rules)
         if num_others + len(rules) > _MAX_RULES:
-            raise ValueError(f"{_MAX_RULES} rules are the most, and {num_others} others are set")
+            raise ValueError(
+                f"at most {_MAX_RULES} fault rules are allowed, and {num_others} others are set"
+            )
         self._lists.own(account).rules.clear()
         self.add(rules, account)
 
@@ -194,7 +198,7 @@ def parse_fault_rules(value: Any) -> list[FaultRule]:
     """
     items = value if isinstance(value, list) else [value]
     if len(items) > _MAX_RULES:
-        raise ValueError(f"{_MAX_RULES} rules are the most, not {len(items)}")
+        raise ValueError(f"at most {_MAX_RULES} fault rules are allowed, not {len(items)}")
     items = [{"fault": item} if isinstance(item, str) else item for item in items]
     return parse_rules_of(FaultRule, items, strict=True, context=Budget())
 

@@ -1,7 +1,8 @@
-"""Compares responses without the values that differ between two responses with the same answer.
+"""Computes hashes of responses, without values that differ each time a call is sent.
 
-Every response has a new request id, for example, and the real service pads events with random
-texts. If such values counted, a recording would change each time it is recorded.
+For example, every response has a new request id, and the real service pads events with random
+texts. With such values, the hash of each new response to a call would differ from the recorded one,
+and recording the call again would always change its file.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ _ERROR_TEXTS = {"message", "description"}  # may contain the request id
 
 
 def fingerprint(response: RecordedResponse) -> str:
-    """Returns a hash that is equal for two responses with the same answer.
+    """Returns a hash of a response.
 
-    The hash does not depend on request ids, on times, on padding, and on the number of cached
-    tokens.
+    The hash does not depend on request ids, times, padding or the number of cached tokens.
     """
     headers = {k: v for k, v in response.headers.items() if not _ID_HEADER.fullmatch(k)}
     events = [_event(event) for _, event in response.events or ()]

@@ -63,12 +63,12 @@ class Folder:
                 "to make recordings, start with --backend record"
             ) from error
         self.check()
-        log.info("replaying %d recordings from %s", len(self.names()), self.path)
+        log.info("replaying the recordings in %s (files: %d)", self.path, len(self.names()))
 
     def check(self) -> None:
         """Reads all recordings. Raises SettingInvalid with one line for each damaged file.
 
-        Logs a warning for each file whose name does not fit to the request in it.
+        Logs a warning for each file whose name does not contain the hash of the request in it.
         """
         mistakes = []
         for name in self.names():
@@ -86,7 +86,7 @@ class Folder:
             raise SettingInvalid("\n".join(shown))
 
     def misnamed(self, path: Path, request: RecordedRequest) -> str:
-        """Returns the error text for a file whose name does not fit to the request in it."""
+        """Returns the error text for a file whose name does not contain the hash of its request."""
         return (
             f"{path} is not replayed, because the key in its name is not that of the request in "
             "it: the request was edited, or the file was renamed. To replay it for the request in "
@@ -145,7 +145,7 @@ class Folder:
         return self.path / f"{request.slug}-{request.key}{suffix}"
 
     def _free_name(self, request: RecordedRequest, path: Path) -> str:
-        """Returns a name for the file `path` that fits to `request` and that no file has."""
+        """Returns a name with the hash of `request` for the file `path`, which no file has yet."""
         paths = (self.path_of(request, number) for number in count(_number(path)))
         return next(free.name for free in paths if not free.exists())
 

@@ -117,7 +117,7 @@ def _explain(request: RecordedRequest, folder: Folder) -> str:
     missing = f"No recording of {request.title} in {folder.path}"
     found = nearest(request, folder.comparable(request))
     if found is None:
-        return f"{missing}, which has none at all\n{_NEXT_STEP}"
+        return f"{missing}, which contains no recordings\n{_NEXT_STEP}"
     path, other = found
     if not (lines := difference(other, request)):
         return f"{missing}\n{folder.misnamed(path, other)}"

@@ -1,11 +1,12 @@
 """Reads and writes the file format of recordings: JSON with a request and its response.
 
-The format has these aims: a file does not change if the same call is recorded again and gets the
-same answer, so it has no times unless the user asks for them; and people can read and edit a file,
-so JSON in a body or in an event is stored as JSON, not as a text with escaped quotation marks.
+If the same call is recorded again and gets the same response, its file must not change. So a file
+contains times only if the setting `record_timing` is set. Users must be able to read and edit a
+file. So JSON in a body or in an event is stored as JSON, and not as a text with escaped quotation
+marks.
 
-Version 1 of the format stored all bodies and events as texts, and always had times. Its files can
-still be read.
+Version 1 of the format stored all bodies and events as texts, and always contained times. Files of
+version 1 can still be read.
 """
 
 from __future__ import annotations

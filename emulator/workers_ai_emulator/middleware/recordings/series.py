@@ -36,8 +36,8 @@ class _Run:
 class Series:
     """Writes the recordings of equal calls to `folder`, and first deletes the older recordings.
 
-    If an older recording has the same answer as a new one, its file keeps its content. So recording
-    a call again changes a file only if the answer has changed.
+    If the response in an older recording equals the new response, the file keeps the content of the
+    older recording. So recording a call again changes a file only if the response has changed.
 
     Raises OSError if a file cannot be deleted.
     """
@@ -46,7 +46,7 @@ class Series:
         self._folder = folder
         self._request = request
         self._runs: list[_Run] = []
-        self._older = dict(reversed(self._read_older()))  # of equal ones, the first one
+        self._older = dict(reversed(self._read_older()))  # if several are equal, the first one
         folder.delete(request)
 
     def add(self, recording: Recording, number: int) -> Path:
@@ -76,7 +76,7 @@ class Series:
         return next(runs, None)
 
     def _stored(self, run: _Run) -> Recording | None:
-        """Returns the recording in the file of a run, or None if somebody has removed the file."""
+        """Returns the recording in the file of a run, or None if the file was removed."""
         with suppress(WireError):
             return self._folder.read(self._folder.path_of(self._request, run.first))
         return None

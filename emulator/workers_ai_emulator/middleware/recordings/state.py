@@ -1,4 +1,4 @@
-"""What the server remembers of one account's recorded and replayed calls."""
+"""The state of one account's recording and replay: its folder, and counts of its calls."""
 
 from __future__ import annotations
 
