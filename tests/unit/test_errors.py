@@ -17,6 +17,8 @@ from workers_ai_emulator.engine.errors import (
     GrammarFailed,
     Interrupted,
     RequestRejected,
+    TextsTooLong,
+    TextTooLong,
 )
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.wire.errors import (
@@ -32,6 +34,7 @@ from workers_ai_emulator.wire.errors import (
     REQUEST_ABORTED,
     REQUEST_TIMEOUT,
     RETIRED,
+    TEXT_TOO_LONG,
     ErrorType,
     Sender,
     WireError,
@@ -48,6 +51,8 @@ ROWS = error_types(*Sender)
 ENGINE_ERRORS: list[tuple[EngineError, ErrorType]] = [
     (ContextTooLong(600, 512), CONTEXT_EXCEEDED),
     (CapacityExceeded(), OUT_OF_CAPACITY),
+    (TextTooLong(9003, 8192), TEXT_TOO_LONG),
+    (TextsTooLong(80_030, 60_000), TEXT_TOO_LONG),
     (DeadlineExceeded(), REQUEST_TIMEOUT),
     (EngineClosed(), REQUEST_ABORTED),
     (GrammarFailed("too many states"), JSON_MODE_UNMET),
@@ -105,7 +110,7 @@ def test_each_error_of_the_engine_becomes_an_error_of_the_service(
 
 def test_no_class_of_engine_errors_is_missing_above() -> None:
     tested = {type(error) for error, _ in ENGINE_ERRORS}
-    assert set(EngineError.__subclasses__()) | {EngineError} == tested
+    assert set(EngineError.__subclasses__()) | {EngineError, TextsTooLong} == tested
 
 
 def test_a_context_error_has_both_numbers() -> None:

@@ -174,12 +174,10 @@ DAILY_LIMIT = _ai(
 INVALID_DATA = _ai(
     400, 5004, "Invalid data type for base64 input: {}",
     "A content part holds data that is not text. [documented; where it applies is inferred]")
-SEQUENCE_TOO_LONG = _ai(
-    400, 3030, "Sequence too long: {} > {}",
-    "A text has more tokens than the embedding model supports. [recorded]", "AiError")
-MAX_CONTEXT_REACHED = _ai(
-    400, 3030, "Max context reached {} tokens but model supports only {}",
-    "The texts of a request for embeddings have too many tokens together. [recorded]", "AiError")
+TEXT_TOO_LONG = _ai(
+    400, 3030, "{}",
+    "A text, or all texts of a request together, have more tokens than the embedding model "
+    "supports. [recorded]", "AiError")
 LORA_UNSUPPORTED = _ai(
     405, 5005, "The model {} does not support LoRa inference",
     "The request asks for a LoRA adapter.")
@@ -271,9 +269,11 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
         case TextsTooLong():
-            return WireError(MAX_CONTEXT_REACHED, error.num_tokens, error.limit)
+            reached = f"Max context reached {error.num_tokens} tokens"
+            return WireError(TEXT_TOO_LONG, f"{reached} but model supports only {error.limit}")
         case TextTooLong():
-            return WireError(SEQUENCE_TOO_LONG, error.num_tokens, error.limit)
+            text = f"Sequence too long: {error.num_tokens} > {error.limit}"
+            return WireError(TEXT_TOO_LONG, text)
         case CapacityExceeded():
             return WireError(OUT_OF_CAPACITY)
         case DeadlineExceeded():
