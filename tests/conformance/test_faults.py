@@ -136,7 +136,7 @@ def test_an_unknown_fault_is_refused_with_a_list_of_all_names(
     assert 'not "capasity"' in message
     names = [*ERRORS, "auth", "no-done", "cut-mid-event", "cut-mid-utf8", "stall"]
     names += ["slow-first-token", "json-instead-of-stream", "double-done"]
-    assert message.endswith("did you mean `capacity`?")
+    assert "did you mean `capacity`?" in message
     assert all(re.search(rf"[ ,]{name}[ ,]", message) for name in names)
 
 
