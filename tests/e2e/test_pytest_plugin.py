@@ -349,7 +349,7 @@ def test_it(workers_ai, number):
     workers_ai.script("x")
     workers_ai.fault("capacity")
     assert workers_ai.requests == []
-    with pytest.raises(ValueError, match="fault: "):
+    with pytest.raises(ValueError, match="`fault` takes one of"):
         workers_ai.fault("none")
     workers_ai.reset()
 """,

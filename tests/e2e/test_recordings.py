@@ -278,7 +278,8 @@ def test_a_damaged_recording_is_an_error_at_the_start_with_its_line(
     first, second = done.stderr.splitlines()
     line = one.read_text()[: one.read_text().index('"status"')].count("\n") + 1
     assert done.returncode == 1
-    assert f"--cassettes: {one} is no recording: line {line}: answer.status: " in first
+    mistake = f"line {line}: `answer.status` takes a whole number from 200 to 599, not 2000"
+    assert f"--cassettes: {one} is no recording: {mistake}" in first
     line = other.read_text()[: other.read_text().index('"answer"')].count("\n") + 1
     assert f"--cassettes: {other} is no recording: line {line}: Expecting ':'" in second
 

@@ -67,7 +67,7 @@ def parse_recording(text: str) -> Recording:
     try:
         return file_type.model_validate(content).recording()
     except ValidationError as error:
-        lines, details = error_lines(error), error.errors()
+        lines, details = error_lines(error, file_type), error.errors()
         numbers = [line_of(text, detail["loc"]) for detail in details[: len(lines)]]
         numbered = [f"line {n}: {line}" for n, line in zip(numbers, lines, strict=False)]
         raise ValueError("; ".join(numbered + lines[len(numbered) :])) from error
