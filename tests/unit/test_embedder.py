@@ -298,7 +298,7 @@ def test_a_thread_that_does_not_end_keeps_its_memory(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-@pytest.mark.parametrize(("nice", "of_threads"), [(0, 10), (4, 14), (15, 19)])
+@pytest.mark.parametrize(("nice", "of_threads"), [(0, 5), (4, 9), (15, 19)])
 def test_the_threads_have_a_lower_priority_than_the_process(
     nice: int, of_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
