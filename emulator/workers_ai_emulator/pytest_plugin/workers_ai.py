@@ -85,6 +85,8 @@ class WorkersAI:
                 f"script() would have no effect, because the emulator's backend is `{backend}`: "
                 "use the backend `scripted` (workers_ai_backend = scripted)"
             )
+        if any(not isinstance(rule, str | Mapping) for rule in rules):
+            raise ValueError("script() takes each rule as an argument: write script(*rules)")
         items = [{"answer": rule} if isinstance(rule, str) else dict(rule) for rule in rules]
         self._call("POST", "script", items)
 

@@ -93,6 +93,8 @@ async def _run_step(request: Request, step: Any) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
             return await openai.complete(request, query, chat_format)
+        case {"provider": "workers-ai", "endpoint": "v1/embeddings", "query": query}:
+            return await openai.embed(request, query)
         case {"provider": "compat", "endpoint": "chat/completions", "query": query}:
             return await _compat(request, query)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:

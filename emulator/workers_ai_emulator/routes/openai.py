@@ -60,9 +60,12 @@ async def embeddings(request: Request) -> Response:
 
     [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
     """
-    body = await body_of(request)
-    spec = find_model(request, model_name(body))
-    return await run_openai(request, spec, body)
+    return await embed(request, await body_of(request))
+
+
+async def embed(request: Request, body: Any) -> Response:
+    """Computes embeddings with the model that the body names."""
+    return await run_openai(request, find_model(request, model_name(body)), body)
 
 
 @router.handles(endpoints.RESPONSES)
