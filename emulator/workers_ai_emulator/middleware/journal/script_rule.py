@@ -59,7 +59,8 @@ def _error_keys(entry: Entry) -> dict[str, Any] | None:
     message = _message(entry.response_body.text)
     if message is None:
         return None
-    code = {"code": int(entry.outcome)} if (entry.outcome or "").isdecimal() else {}
+    outcome = entry.outcome or ""
+    code = {"code": int(outcome)} if outcome.isdecimal() else {}
     text = entry.redaction.text(_ADDED.sub("", message))[:MAX_MESSAGE_LENGTH]
     return {"fault": "error", "status": entry.status, **code, "message": text}
 
