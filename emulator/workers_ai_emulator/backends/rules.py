@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from workers_ai_emulator.backends.budget import Budget, budget_of
+from workers_ai_emulator.backends.budget import Budget, budget_of, num_marks
 from workers_ai_emulator.backends.conditions import Conditions
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
@@ -140,11 +140,17 @@ class ScriptedResponse(Fault):
         has_text = self.answer is not None or self.json_text is not None
         return has_text or bool(self.tool_calls or self.reasoning)
 
-    @property
-    def num_texts(self) -> int:
-        """The number of texts that are templates if `template` is True."""
-        values = [self.json_text or "", *(call.arguments for call in self.tool_calls)]
-        return 2 + sum(value.count(mark) for value in values for mark in ("{{", "{%", "{#"))
+    def count_templates(self, budget: Budget) -> None:
+        """Counts the texts as templates, those in JSON once for each expression or statement.
+
+        Raises ValueError if the list of rules has too many templates.
+        """
+        for text in (self.answer or "", self.reasoning):
+            if num_marks(text):
+                budget.count_templates(1, len(text))
+        for text in (self.json_text or "", *(call.arguments for call in self.tool_calls)):
+            if number := num_marks(text):
+                budget.count_templates(number, len(text))
 
     @property
     def own_fault(self) -> Fault | None:
@@ -200,7 +206,7 @@ class Rule(Conditions, ScriptedResponse):
             raise ValueError("`cycle` needs `answers`")
         for response in self.answers or (self,):
             if response.template or self.template:
-                budget_of(info).count_templates(response.num_texts)
+                response.count_templates(budget_of(info))
         assert self.responses  # compiles the templates
         return self
 
