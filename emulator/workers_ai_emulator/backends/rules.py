@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationInfo,
     field_serializer,
     field_validator,
@@ -107,7 +108,7 @@ class ScriptedResponse(Fault):
     answer: str | None = None
     json_text: str | None = Field(default=None, alias="json")
     tool_calls: tuple[RuleToolCall, ...] = Field(default=(), max_length=_MAX_TOOL_CALLS)
-    template: bool = False
+    template: StrictBool = False
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
@@ -189,7 +190,7 @@ class Rule(Conditions, ScriptedResponse):
     """
 
     answers: tuple[ScriptedResponse, ...] = Field(default=(), max_length=_MAX_ANSWERS)
-    cycle: bool = False
+    cycle: StrictBool = False
 
     @field_validator("answers", mode="before")
     @classmethod
