@@ -453,7 +453,7 @@ def test_an_invalid_template_is_a_mistake_in_the_rule(rule: dict[str, Any], line
 
 def test_too_many_templates_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 1000 texts that are templates"):
-        parse_rules([{"template": True, "answer": "{{ text }}"}] * 1000)
+        parse_rules([{"template": True, "answer": "{{ text }}"}] * 1001)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any
@@ -19,12 +20,14 @@ from jinja2.filters import FILTERS
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
 
+from workers_ai_emulator.backends.budget import num_marks
 from workers_ai_emulator.backends.patterns import Pattern
 
 NAMES = ("groups", "text", "model", "account", "call")
 
 _MAX_SOURCE = 10_000  # the maximum number of characters of a template
 _MAX_TEXT = 2**20  # the maximum number of characters of a rendered text, and of a filter's input
+_MAX_READ = 4 * _MAX_TEXT  # the maximum number of characters that one rendering may read
 _FILTERS = (
     *("capitalize", "default", "first", "int", "last", "length", "lower", "reverse", "title"),
     *("trim", "truncate", "upper", "urlencode", "wordcount"),
@@ -36,6 +39,10 @@ _ALLOWED = (
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Concat, nodes.Add, nodes.Sub),
     *(nodes.Neg, nodes.List, nodes.Keyword),
 )
+
+
+# How many characters the filters of the current rendering may still read.
+_left_to_read: ContextVar[int] = ContextVar("left_to_read", default=_MAX_READ)
 
 
 class TemplateFailed(ValueError):
@@ -51,7 +58,7 @@ def compiled(
     regular expression of the rule's condition `matches`, whose groups the text may use. Raises
     ValueError, which names the `key` of the text, if the text is no valid template.
     """
-    if not _has_template(text):
+    if not num_marks(text):
         return lambda values: text
     try:
         template = _JsonTemplate(text, pattern) if is_json else _Template(text, pattern)
@@ -73,7 +80,8 @@ class _Template:
             code = environment.compile(tree)
         except TemplateSyntaxError as error:
             raise ValueError(f"no valid template: {error.message}") from error
-        except RecursionError as error:
+        # Python's compiler also refuses code that is nested too deep, with one of these errors.
+        except (RecursionError, SyntaxError, MemoryError) as error:
             raise ValueError("no valid template: it is nested too deep") from error
         self._num_names = Counter(node.name for node in tree.find_all(nodes.Name))
         self._template = environment.template_class.from_code(environment, code, {})
@@ -85,14 +93,17 @@ class _Template:
         text would be too long.
         """
         lengths = (num * _length(values[name]) for name, num in self._num_names.items())
-        if sum(lengths) > 4 * _MAX_TEXT:
+        if sum(lengths) > _MAX_READ:
             raise TemplateFailed("the values of the call are too long for a template")
+        token = _left_to_read.set(_MAX_READ)
         try:
             return _join(self._template.generate(values))
         except TemplateFailed:
             raise
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise TemplateFailed(str(error)) from error
+        finally:
+            _left_to_read.reset(token)
 
 
 class _JsonTemplate:
@@ -103,7 +114,7 @@ class _JsonTemplate:
 
     def __init__(self, text: str, pattern: Pattern | None) -> None:
         self._value = json.loads(text)
-        sources = {each for each in _strings(self._value) if _has_template(each)}
+        sources = {each for each in _strings(self._value) if num_marks(each)}
         self._templates = {source: _Template(source, pattern) for source in sources}
 
     def render(self, values: Mapping[str, Any]) -> str:
@@ -121,14 +132,10 @@ class _JsonTemplate:
         return value
 
 
-def _has_template(text: str) -> bool:
-    """Returns whether a text contains the beginning of an expression or statement of Jinja."""
-    return "{{" in text or "{%" in text or "{#" in text
-
-
 def _environment() -> ImmutableSandboxedEnvironment:
+    # Jinja's optimizer takes time proportional to the cube of the depth of an expression.
     environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, finalize=_shown
+        undefined=StrictUndefined, keep_trailing_newline=True, finalize=_shown, optimized=False
     )
     filters: dict[str, Callable[..., Any]] = {name: FILTERS[name] for name in _FILTERS}
     filters |= {"tojson": _to_json, "replace": _replace}
@@ -143,12 +150,17 @@ def _shown(value: Any) -> Any:
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a filter, so that it raises TemplateFailed if its input is too long."""
+    """Wraps a filter, so that it raises TemplateFailed if it would read too many characters."""
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(each, str) and len(each) > _MAX_TEXT for each in args):
+        lengths = [len(each) for each in args if isinstance(each, str)]
+        if max(lengths, default=0) > _MAX_TEXT:
             raise TemplateFailed(f"a text has more than {_MAX_TEXT} characters")
+        left = _left_to_read.get() - sum(lengths)
+        if left < 0:
+            raise TemplateFailed(f"its filters would read more than {_MAX_READ} characters")
+        _left_to_read.set(left)
         return function(*args, **kwargs)
 
     return bounded

@@ -1,4 +1,4 @@
-"""Limits the total size of the regular expressions and JSON values of one list of rules.
+"""Limits the total size of the regular expressions, JSON values and templates of a list of rules.
 
 The limits keep the conversion of the list to a few seconds and little memory.
 """
@@ -21,15 +21,17 @@ _MAX_PATTERNS_SIZE = 5_000_000
 _MAX_JSON_SIZE = 2**23
 _MAX_JSON_DEPTH = 100
 _MAX_TEMPLATES = 1000  # the maximum number of texts that are templates
+_MAX_TEMPLATES_SIZE = 500_000  # the maximum number of characters of all templates
 
 
 class Budget:
-    """Converts the regular expressions and JSON values of one list of rules, within its limits."""
+    """Converts the values of one list of rules, within the limits of the list."""
 
     def __init__(self) -> None:
         self._pattern_size_left = _MAX_PATTERNS_SIZE
         self._json_size_left = _MAX_JSON_SIZE
         self._num_templates_left = _MAX_TEMPLATES
+        self._template_size_left = _MAX_TEMPLATES_SIZE
 
     def compile(self, source: str) -> Pattern:
         """Compiles a regular expression.
@@ -61,11 +63,19 @@ class Budget:
         except TypeError as error:  # for example a date, which YAML has and JSON has not
             raise ValueError(f"no JSON value: {error}") from error
 
-    def count_templates(self, num: int) -> None:
-        """Counts templates, which take time to compile. Raises ValueError if there are too many."""
+    def count_templates(self, num: int, size: int) -> None:
+        """Counts templates, which take time to compile. Raises ValueError if there are too many.
+
+        `num`: the number of the templates. `size`: their number of characters.
+        """
         self._num_templates_left -= num
+        self._template_size_left -= size
         if self._num_templates_left < 0:
             raise ValueError(f"the script has more than {_MAX_TEMPLATES} texts that are templates")
+        if self._template_size_left < 0:
+            raise ValueError(
+                f"the script's templates have more than {_MAX_TEMPLATES_SIZE} characters together"
+            )
 
     def _count_json(self, value: Any) -> None:
         """Subtracts the size of a JSON value. Raises ValueError if it is too large or too deep."""
@@ -83,6 +93,11 @@ class Budget:
 def budget_of(info: ValidationInfo) -> Budget:
     """Returns the budget of the list of rules; for a rule that belongs to no list, a new budget."""
     return info.context or Budget()
+
+
+def num_marks(text: str) -> int:
+    """Returns the number of beginnings of expressions, statements and comments of a template."""
+    return sum(text.count(mark) for mark in ("{{", "{%", "{#"))
 
 
 def _size(value: Any) -> int:

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
     ValidationInfo,
     field_serializer,
@@ -23,6 +24,7 @@ from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.messages import parse_messages
+from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.validation import shown
@@ -37,7 +39,7 @@ _MAX_COUNT = 2**53
 # `tasks/messages.py` converts the roles `developer` and `function` of OpenAI's API to these roles.
 Role = Literal["system", "user", "assistant", "tool"]
 _Text = Annotated[str, StringConstraints(max_length=_MAX_TEXT_LENGTH)]
-_Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+_Count = Annotated[int, Field(ge=1, le=_MAX_COUNT, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Conditions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     model: str = Field(default="*", max_length=_MAX_NAME_LENGTH)
-    account: str | None = Field(default=None, max_length=_MAX_NAME_LENGTH)
+    account: str | None = None
     contains: _Text = ""
     matches: Pattern | None = None
     last_role: Role | None = None
@@ -142,7 +144,7 @@ class Conditions(BaseModel):
     turn: _Count | None = None
     headers: dict[str, _Text] = Field(default_factory=dict, max_length=_MAX_HEADERS)
     parameters: dict[str, Any] = Field(default_factory=dict, max_length=_MAX_PARAMETERS)
-    stream: bool | None = None
+    stream: StrictBool | None = None
     nth: tuple[int, ...] = Field(default=(), max_length=_MAX_NTH)
     times: _Count | None = None
 
@@ -152,6 +154,13 @@ class Conditions(BaseModel):
         if not isinstance(value, str):
             raise ValueError("takes a regular expression, as a text")
         return budget_of(info).compile(value)
+
+    @field_validator("account")
+    @classmethod
+    def _check_account(cls, value: str | None) -> str | None:
+        if value is not None and not is_account_id(value):
+            raise ValueError("takes 32 hexadecimal digits (0-9, a-f)")
+        return value
 
     @field_validator("headers")
     @classmethod

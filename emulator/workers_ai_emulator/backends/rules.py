@@ -12,13 +12,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
 )
 
-from workers_ai_emulator.backends.budget import Budget, budget_of
+from workers_ai_emulator.backends.budget import Budget, budget_of, num_marks
 from workers_ai_emulator.backends.conditions import Conditions
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
@@ -107,7 +108,7 @@ class ScriptedResponse(Fault):
     answer: str | None = None
     json_text: str | None = Field(default=None, alias="json")
     tool_calls: tuple[RuleToolCall, ...] = Field(default=(), max_length=_MAX_TOOL_CALLS)
-    template: bool = False
+    template: StrictBool = False
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
@@ -140,11 +141,17 @@ class ScriptedResponse(Fault):
         has_text = self.answer is not None or self.json_text is not None
         return has_text or bool(self.tool_calls or self.reasoning)
 
-    @property
-    def num_texts(self) -> int:
-        """The number of texts that are templates if `template` is True."""
-        values = [self.json_text or "", *(call.arguments for call in self.tool_calls)]
-        return 2 + sum(value.count(mark) for value in values for mark in ("{{", "{%", "{#"))
+    def count_templates(self, budget: Budget) -> None:
+        """Counts the texts as templates, those in JSON once for each expression or statement.
+
+        Raises ValueError if the list of rules has too many templates.
+        """
+        for text in (self.answer or "", self.reasoning):
+            if num_marks(text):
+                budget.count_templates(1, len(text))
+        for text in (self.json_text or "", *(call.arguments for call in self.tool_calls)):
+            if number := num_marks(text):
+                budget.count_templates(number, len(text))
 
     @property
     def own_fault(self) -> Fault | None:
@@ -183,7 +190,7 @@ class Rule(Conditions, ScriptedResponse):
     """
 
     answers: tuple[ScriptedResponse, ...] = Field(default=(), max_length=_MAX_ANSWERS)
-    cycle: bool = False
+    cycle: StrictBool = False
 
     @field_validator("answers", mode="before")
     @classmethod
@@ -200,7 +207,7 @@ class Rule(Conditions, ScriptedResponse):
             raise ValueError("`cycle` needs `answers`")
         for response in self.answers or (self,):
             if response.template or self.template:
-                budget_of(info).count_templates(response.num_texts)
+                response.count_templates(budget_of(info))
         assert self.responses  # compiles the templates
         return self
 
