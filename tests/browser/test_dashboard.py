@@ -291,10 +291,17 @@ def test_the_copied_rule_gives_the_same_completion(page: Page, scripted: ServerP
     parse_rules(yaml.safe_load(rule))
 
 
-def test_a_request_without_a_completion_cannot_be_copied_as_a_rule(shown: Page) -> None:
-    shown.locator("#rows tr").nth(2).click()
+def test_a_request_whose_response_broke_off_cannot_be_copied_as_a_rule(shown: Page) -> None:
+    shown.locator("#rows tr").nth(0).click()
     expect(shown.locator("#copy-curl")).to_be_enabled()
     expect(shown.locator("#copy-rule")).to_be_disabled()
+
+
+def test_the_copied_rule_of_a_refused_request_gives_the_same_error(shown: Page) -> None:
+    shown.locator("#rows tr").nth(2).click()
+    [rule] = yaml.safe_load(copied(shown, "#copy-rule"))
+    assert (rule["fault"], rule["status"], rule["code"]) == ("error", 400, 5006)
+    parse_rules([rule])
 
 
 def test_a_request_whose_body_is_not_stored_whole_cannot_be_copied(
