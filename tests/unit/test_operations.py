@@ -18,10 +18,12 @@ from workers_ai_emulator.settings import Settings
 
 @dataclass
 class FakeModels:
-    """A fake of ModelManager with the attributes that `readyz` reads."""
+    """A fake of ModelManager with the attributes that `readyz` and `Backends` use."""
 
     phase: str
     failure: str | None
+
+    def share_memory(self, other: object) -> None: ...
 
 
 @pytest.mark.parametrize(

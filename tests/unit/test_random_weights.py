@@ -64,7 +64,8 @@ def test_the_header_describes_the_requested_shape(path: Path, weights_type: Weig
 
 def test_llama_cpp_computes_with_the_file(path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "workers_ai_emulator.engine.probe", str(path)], check=True
+        [sys.executable, "-m", "workers_ai_emulator.engine.probe", str(path), "text"],
+        check=True,
     )
 
 
