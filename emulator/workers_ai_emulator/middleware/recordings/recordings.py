@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -82,13 +83,16 @@ class Recordings:
     def folder_named(self, name: str | None) -> Folder:
         """Returns a subfolder of the folder that `--cassettes` names, or this folder for None.
 
-        Raises ValueError if the name is not allowed, or if a recording that may be replayed from
-        the folder is damaged.
+        Raises ValueError if the name is not allowed, if a file has this name, or if a recording
+        that may be replayed from the folder is damaged.
         """
         if name is None:
             return self._main
         if name not in self._folders:
-            self._folders[name] = Folder(self._main.path / _checked_name(name))
+            path = self._main.path / _checked_name(name)
+            _check_no_file(path, self._main.path)
+            # Another thread may have created the same folder in the meantime.
+            self._folders.setdefault(name, Folder(path))
         if self._mode != "all":
             try:
                 self._folders[name].check()
@@ -192,6 +196,15 @@ def _checked_name(name: str) -> str:
             f" no part that begins with a dot, and no name that ends with .json; not {shown(name)}"
         )
     return name
+
+
+def _check_no_file(path: Path, main: Path) -> None:
+    """Raises ValueError if a file has the name of a folder, or of one of its parents in `main`."""
+    for each in (path, *path.parents):
+        if each == main:
+            return
+        if each.exists() and not each.is_dir():
+            raise ValueError(f"folder: {each} is a file: choose another name, or remove the file")
 
 
 def _cloudflare(settings: Settings) -> ASGIApp:
