@@ -641,4 +641,4 @@ def test_only_files_of_the_page_are_served(scripted: ServerProcess, path: str) -
 
 def test_the_address_without_a_slash_is_redirected(scripted: ServerProcess) -> None:
     redirect = httpx.get(f"{scripted.root}/_emulator")
-    assert (redirect.status_code, redirect.headers["location"]) == (307, "/_emulator/")
+    assert (redirect.status_code, redirect.headers["location"]) == (307, "_emulator/")

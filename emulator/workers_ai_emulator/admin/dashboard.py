@@ -39,8 +39,11 @@ router = EndpointRouter()
 
 @router.handles(endpoints.DASHBOARD_REDIRECT)
 async def redirect(request: Request) -> Response:
-    """Redirects `/_emulator` to `/_emulator/`, because the dashboard's links are relative URLs."""
-    return RedirectResponse(f"{endpoints.CONTROL_PREFIX}/")
+    """Redirects `/_emulator` to `/_emulator/`, because the dashboard's links are relative URLs.
+
+    The target is relative, too, so that it keeps a prefix such as `/_emulator/accounts/ID`.
+    """
+    return RedirectResponse(f"{endpoints.CONTROL_PREFIX.removeprefix('/')}/")
 
 
 @router.handles(endpoints.DASHBOARD)
