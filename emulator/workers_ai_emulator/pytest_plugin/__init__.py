@@ -221,7 +221,11 @@ def _is_strict(item: pytest.Item, emulator: WorkersAI) -> bool:
     The test's mark decides, otherwise pytest's setting, otherwise the emulator's setting `strict`.
     """
     if (mark := item.get_closest_marker(_STRICT)) is not None:
-        return bool({"is_strict": (*mark.args, True)[0], **mark.kwargs}["is_strict"])
+        values = [*mark.args, *mark.kwargs.values()] or [True]
+        is_known = not mark.kwargs.keys() - {"is_strict"}
+        if len(values) == 1 and isinstance(values[0], bool) and is_known:
+            return values[0]
+        pytest.fail(f"the mark `{_STRICT}` takes only True or False", pytrace=False)
     return _is_strict_run(item.config) or emulator.settings.get("strict") is True
 
 
