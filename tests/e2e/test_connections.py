@@ -190,13 +190,13 @@ def test_the_guard_against_foreign_pages_checks_health_checks_too(connect: Conne
 )
 def test_an_unusual_health_check_gets_the_same_response(connect: Connect, data: bytes) -> None:
     response = rest_of(connect(data))
-    assert response.count(b'{"status":"alive"}') == data.count(b"GET")
+    assert response.count(b'"status":"alive"') == data.count(b"GET")
 
 
 def test_a_health_check_in_two_packets_gets_a_response(connect: Connect) -> None:
     connection = connect(HEALTH_CHECK[:20])
     connection.sendall(HEALTH_CHECK[20:])
-    assert rest_of(connection).endswith(b'{"status":"alive"}')
+    assert b'"status":"alive"' in rest_of(connection)
 
 
 # ── unusual requests ────────────────────────────────────────────────────────────────────────────
@@ -224,7 +224,7 @@ def test_the_body_of_a_request_for_an_upgrade_is_read(
         response = rest_of(connection)
     assert response.count(b"HTTP/1.1 200 OK") == 2
     assert b"This is a scripted answer to: Hello" in response
-    assert b'{"status":"alive"}' in response
+    assert b'"status":"alive"' in response
 
 
 def test_the_body_of_a_request_for_an_upgrade_is_no_request_of_its_own() -> None:
@@ -242,7 +242,7 @@ def test_the_body_of_a_request_for_an_upgrade_is_no_request_of_its_own() -> None
         response = rest_of(connection)
     assert response.count(b"HTTP/1.1 ") == 2
     assert response.startswith(b"HTTP/1.1 400 ")
-    assert response.endswith(b'{"status":"alive"}')
+    assert b'"status":"alive"' in response
 
 
 @pytest.mark.parametrize("value", ["unknown", "_hidden", "1.2.3.4, unknown", "a b"])
