@@ -25,7 +25,12 @@ def _inputs(body: Any) -> Iterator[dict[str, Any]]:
     for part in body if isinstance(body, list) else [body]:
         if isinstance(part, dict):
             nested = (part.get(key) for key in ("input", "inputs", "query"))
-            yield from (inputs for inputs in (part, *nested) if isinstance(inputs, dict))
+            for inputs in (part, *nested):
+                if isinstance(inputs, dict):
+                    yield inputs
+                    requests = inputs.get("requests")  # of a batch
+                    items = requests if isinstance(requests, list) else ()
+                    yield from (item for item in items if isinstance(item, dict))
 
 
 def _allows_many(max_tokens: Any) -> bool:

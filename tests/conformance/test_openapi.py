@@ -62,7 +62,7 @@ def check(server: ServerProcess, selection: list[str], min_cases: int, folder: P
         text=True,
         cwd=folder,
         env=os.environ | {"SCHEMATHESIS_HOOKS": HOOKS.stem, "PYTHONPATH": str(HOOKS.parent)},
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     cases = re.search(r"(\d+) generated", done.stdout)
