@@ -87,7 +87,7 @@ def test_the_example_of_serve_and_wait(programs: Path) -> None:
 
 
 def test_the_example_of_settings(programs: Path) -> None:
-    (programs.parent / "pytest.ini").write_text(f"[pytest]\n{SETTINGS}", "utf-8")
+    (programs.parent / "pytest.ini").write_text(SETTINGS, "utf-8")
     (programs.parent / "test_it.py").write_text(
         """
 def test_it(workers_ai):
