@@ -17,7 +17,7 @@ import pytest
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.routes.openapi import document
 
-from tests.server import FP16, INT8, ServerProcess, server_process
+from tests.server import INT8, ServerProcess, server_process
 from tests.unit.test_endpoints import filled
 
 SEED = os.environ.get("WORKERS_AI_EMULATOR_TEST_SEED", "20250324")
@@ -26,7 +26,7 @@ HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 # validator does not, and the emulator follows the validator (test_validator_differential.py).
 NOT_CHECKED = "negative_data_rejection,positive_data_acceptance"
 # The models whose endpoints get generated requests. With all models, the test would take an hour.
-MODELS = (INT8, FP16, "@cf/openai/gpt-oss-20b", "@cf/baai/bge-m3", "@cf/baai/bge-reranker-base")
+MODELS = (INT8, "@cf/openai/gpt-oss-20b", "@cf/baai/bge-m3", "@cf/baai/bge-reranker-base")
 # These endpoints change the responses of other endpoints, so they are tested separately.
 CONTROL = "^/_emulator/(faults|script|reset)$"
 
