@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
@@ -22,6 +22,8 @@ from jinja2.tests import TESTS
 
 from workers_ai_emulator.backends.budget import num_marks
 from workers_ai_emulator.backends.patterns import Pattern
+from workers_ai_emulator.prompts.bounded_text import joined
+from workers_ai_emulator.prompts.json_values import texts_without_keys
 
 NAMES = ("groups", "text", "model", "account", "call")
 
@@ -97,13 +99,16 @@ class _Template:
             raise TemplateFailed("the values of the call are too long for a template")
         token = _left_to_read.set(_MAX_READ)
         try:
-            return _join(self._template.generate(values))
+            text = joined(self._template.generate(values), _MAX_TEXT)
         except TemplateFailed:
             raise
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise TemplateFailed(str(error)) from error
         finally:
             _left_to_read.reset(token)
+        if text is None:
+            raise TemplateFailed(f"the rendered text has more than {_MAX_TEXT} characters")
+        return text
 
 
 class _JsonTemplate:
@@ -114,7 +119,7 @@ class _JsonTemplate:
 
     def __init__(self, text: str, pattern: Pattern | None) -> None:
         self._value = json.loads(text)
-        sources = {each for each in _strings(self._value) if num_marks(each)}
+        sources = {each for each in texts_without_keys(self._value) if num_marks(each)}
         self._templates = {source: _Template(source, pattern) for source in sources}
 
     def render(self, values: Mapping[str, Any]) -> str:
@@ -227,27 +232,3 @@ def _length(value: Any) -> int:
     if isinstance(value, dict):
         return sum(len(each or "") for each in value.values())
     return len(value) if isinstance(value, str) else 20
-
-
-def _strings(value: Any) -> Iterable[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for child in value.values():
-                yield from _strings(child)
-        case list():
-            for child in value:
-                yield from _strings(child)
-
-
-def _join(pieces: Iterable[str]) -> str:
-    """Joins texts. Raises TemplateFailed if the result is too long."""
-    kept: list[str] = []
-    left = _MAX_TEXT
-    for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            raise TemplateFailed(f"the rendered text has more than {_MAX_TEXT} characters")
-        kept.append(piece)
-    return "".join(kept)

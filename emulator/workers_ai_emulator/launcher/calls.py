@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
+
+from workers_ai_emulator.prompts.json_values import texts_without_keys
 
 MAX_LISTED = 20  # the maximum number of calls in a list
 
@@ -20,7 +22,8 @@ def is_match(call: Mapping[str, Any], contains: str | None, model: str | None) -
     """
     if model is not None and not fnmatchcase(call.get("model") or "", model):
         return False
-    return contains is None or any(contains in text for text in _texts(call["request"]["body"]))
+    texts = texts_without_keys(call["request"]["body"])
+    return contains is None or any(contains in text for text in texts)
 
 
 def list_of(calls: Sequence[Mapping[str, Any]], num_calls: int | None = None) -> str:
@@ -48,19 +51,6 @@ def described(call: Mapping[str, Any]) -> str:
         answer.append(error)
     excerpt = call["excerpt"] or json.dumps(call["request"]["body"], ensure_ascii=False)
     return f"{call.get('model') or call['path']} {_shortened(excerpt)}: {', '.join(answer)}"
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yields all texts in a JSON value, except the keys of objects."""
-    match value:
-        case str():
-            yield value
-        case dict():
-            for part in value.values():
-                yield from _texts(part)
-        case list():
-            for part in value:
-                yield from _texts(part)
 
 
 def _shortened(text: str) -> str:

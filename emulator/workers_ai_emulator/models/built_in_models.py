@@ -6,10 +6,10 @@ The models' published entries and JSON schemas are in the folder `models/cards/`
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path, PurePosixPath
 
 from workers_ai_emulator.engine.types import WeightsType
 from workers_ai_emulator.models.family import Family
+from workers_ai_emulator.models.licenses import APACHE, GEMMA, MIT
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import (
     ADDED_FAMILY,
@@ -17,6 +17,7 @@ from workers_ai_emulator.models.spec import (
     HubFile,
     License,
     ModelSpec,
+    weights_file,
 )
 from workers_ai_emulator.models.traits import Traits
 
@@ -47,12 +48,7 @@ def _llama(version: str, folder: str) -> License:
 _LLAMA_3, _LLAMA_3_1 = _llama("3", "llama3"), _llama("3.1", "llama3_1")
 _LLAMA_3_2, _LLAMA_3_3 = _llama("3.2", "llama3_2"), _llama("3.3", "llama3_3")
 _LLAMA_4 = _llama("4", "llama4")
-_GEMMA_3 = License("Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
-_APACHE = License(
-    "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0", needs_acceptance=False
-)
 _GEMMA_4 = License("Gemma 4 License", "https://ai.google.dev/gemma/docs/gemma_4_license")
-_MIT = License("MIT License", "https://opensource.org/license/mit", needs_acceptance=False)
 
 # ── traits ────────────────────────────────────────────────────────────────────────────────────
 #
@@ -103,10 +99,9 @@ def _model(
 ) -> ModelSpec:
     """Returns the spec of a model of the service. `price`: None if no price is published."""
     short_name = name.rpartition("/")[2]
-    file = PurePosixPath(hub_file.path).name if hub_file else f"{short_name}.gguf"
     return ModelSpec(
         name,
-        Path(file),
+        weights_file(name, hub_file),
         hub_file,
         license,
         stand_in,
@@ -281,7 +276,7 @@ BUILT_IN_MODELS = (
             "mistral-7b-instruct-v0.1.Q4_K_M.gguf",
             size=int(4.4 * _GB),
         ),
-        _APACHE,
+        APACHE,
         is_retired=True,
     ),
     _model(
@@ -295,7 +290,7 @@ BUILT_IN_MODELS = (
             "3a6fbf4a41a1d52e415a4958cde6856d34b2db93",
             int(4.4 * _GB),
         ),
-        _APACHE,
+        APACHE,
         is_retired=True,
     ),
     _model(
@@ -308,7 +303,7 @@ BUILT_IN_MODELS = (
             "mistralai_Mistral-Small-3.1-24B-Instruct-2503-Q4_K_M.gguf",
             size=int(14.3 * _GB),
         ),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@hf/nousresearch/hermes-2-pro-mistral-7b",
@@ -320,7 +315,7 @@ BUILT_IN_MODELS = (
             "Hermes-2-Pro-Mistral-7B.Q4_K_M.gguf",
             size=int(4.4 * _GB),
         ),
-        _APACHE,
+        APACHE,
         is_retired=True,
     ),
     _model(
@@ -333,7 +328,7 @@ BUILT_IN_MODELS = (
             "gemma-3-12b-it-Q4_K_M.gguf",
             size=int(7.3 * _GB),
         ),
-        _GEMMA_3,
+        GEMMA,
         is_retired=True,
     ),
     _model(
@@ -359,7 +354,7 @@ BUILT_IN_MODELS = (
             "Qwen2.5-Coder-32B-Instruct-Q4_K_M.gguf",
             size=int(19.9 * _GB),
         ),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@cf/qwen/qwq-32b",
@@ -367,7 +362,7 @@ BUILT_IN_MODELS = (
         _QWQ,
         Price(60_000, 90_909),
         HubFile("Qwen/QwQ-32B-GGUF", "qwq-32b-q4_k_m.gguf", size=int(19.9 * _GB)),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@cf/qwen/qwen3-30b-a3b-fp8",
@@ -375,7 +370,7 @@ BUILT_IN_MODELS = (
         _QWEN_3,
         Price(4_625, 30_475),
         HubFile("Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf", size=18_556_685_824),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b",
@@ -387,7 +382,7 @@ BUILT_IN_MODELS = (
             "DeepSeek-R1-Distill-Qwen-32B-Q4_K_M.gguf",
             size=int(19.9 * _GB),
         ),
-        _MIT,
+        MIT,
     ),
     _model(
         "@cf/openai/gpt-oss-20b",
@@ -400,7 +395,7 @@ BUILT_IN_MODELS = (
             "ef9b12f2ff56c69cf32153a02784e7a3c88bf524",
             12_109_566_624,
         ),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@cf/openai/gpt-oss-120b",
@@ -413,7 +408,7 @@ BUILT_IN_MODELS = (
             "238abdd290bb874b90a5da1b4549881b7d05c091",
             63_387_346_208,
         ),
-        _APACHE,
+        APACHE,
     ),
     _model(
         "@cf/zai-org/glm-4.7-flash",
@@ -425,7 +420,7 @@ BUILT_IN_MODELS = (
             "GLM-4.7-Flash-Q4_K_M.gguf",
             size=18 * _GB,
         ),
-        _MIT,
+        MIT,
     ),
     # `pull` cannot download the weights of the two largest models: they have hundreds of gigabytes.
     _model("@cf/zai-org/glm-5.3", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),

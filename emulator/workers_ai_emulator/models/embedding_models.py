@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.embedding_traits import EmbeddingTraits
 from workers_ai_emulator.models.family import Family
+from workers_ai_emulator.models.licenses import APACHE, GEMMA, MIT
 from workers_ai_emulator.models.price import Price
-from workers_ai_emulator.models.spec import HubFile, License, ModelSpec
+from workers_ai_emulator.models.spec import HubFile, License, ModelSpec, weights_file
 from workers_ai_emulator.models.task import TEXT_CLASSIFICATION, TEXT_EMBEDDINGS
-
-_APACHE = License(
-    "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0", needs_acceptance=False
-)
-_MIT = License("MIT License", "https://opensource.org/license/mit", needs_acceptance=False)
-_GEMMA = License("Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
 
 
 def _bge_en(dimensions: int) -> EmbeddingTraits:
@@ -32,10 +25,9 @@ def _model(
 ) -> ModelSpec:
     """Returns the spec of a model. `price`: neurons per million input tokens."""
     short_name = name.rpartition("/")[2]
-    file = PurePosixPath(hub_file.path).name if hub_file else f"{short_name}.gguf"
     return ModelSpec(
         name,
-        Path(file),
+        weights_file(name, hub_file),
         hub_file,
         license,
         stand_in="F16",
@@ -58,7 +50,7 @@ EMBEDDING_MODELS = (
         HubFile(
             "CompendiumLabs/bge-small-en-v1.5-gguf", "bge-small-en-v1.5-q8_0.gguf", size=36_700_000
         ),
-        _MIT,
+        MIT,
     ),
     _model(
         "@cf/baai/bge-base-en-v1.5",
@@ -68,7 +60,7 @@ EMBEDDING_MODELS = (
         HubFile(
             "CompendiumLabs/bge-base-en-v1.5-gguf", "bge-base-en-v1.5-q8_0.gguf", size=118_000_000
         ),
-        _MIT,
+        MIT,
     ),
     _model(
         "@cf/baai/bge-large-en-v1.5",
@@ -78,7 +70,7 @@ EMBEDDING_MODELS = (
         HubFile(
             "CompendiumLabs/bge-large-en-v1.5-gguf", "bge-large-en-v1.5-q8_0.gguf", size=358_000_000
         ),
-        _MIT,
+        MIT,
     ),
     _model(
         "@cf/baai/bge-m3",
@@ -93,7 +85,7 @@ EMBEDDING_MODELS = (
         ),
         1074.587868749014,  # recorded: 20 tokens cost 0.02149175737498028 neurons
         HubFile("ggml-org/bge-m3-Q8_0-GGUF", "bge-m3-q8_0.gguf", "9eba04c5", 635_000_000),
-        _MIT,
+        MIT,
     ),
     _model(
         "@cf/google/embeddinggemma-300m",
@@ -103,7 +95,7 @@ EMBEDDING_MODELS = (
         HubFile(
             "ggml-org/embeddinggemma-300M-GGUF", "embeddinggemma-300M-Q8_0.gguf", size=333_590_944
         ),
-        _GEMMA,
+        GEMMA,
     ),
     _model(
         "@cf/qwen/qwen3-embedding-0.6b",
@@ -113,7 +105,7 @@ EMBEDDING_MODELS = (
         HubFile(
             "Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", size=639_000_000
         ),
-        _APACHE,
+        APACHE,
     ),
     # no file to download: the common GGUF files are those of another reranker
     _model(
@@ -122,6 +114,6 @@ EMBEDDING_MODELS = (
         EmbeddingTraits("reranker", 0, Pooling.RANK, max_tokens=512),
         283,
         None,
-        _MIT,
+        MIT,
     ),
 )

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workers_ai_emulator.engine.types import WeightsType
@@ -87,6 +87,15 @@ class License:
     url: str
     notice: str = ""
     needs_acceptance: bool = True
+
+
+def weights_file(name: str, hub_file: HubFile | None) -> Path:
+    """Returns the path of a model's weights in the models folder.
+
+    It is the file's name on the hub. If `hub_file` is None, it is derived from the model's name.
+    """
+    short_name = name.rpartition("/")[2]
+    return Path(PurePosixPath(hub_file.path).name if hub_file else f"{short_name}.gguf")
 
 
 @dataclass(frozen=True)

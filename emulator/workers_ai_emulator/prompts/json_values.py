@@ -38,6 +38,19 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(item)
 
 
+def texts_without_keys(value: Any) -> Iterator[str]:
+    """Yields all texts in a JSON value, except the keys of objects."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for item in value.values():
+                yield from texts_without_keys(item)
+        case list():
+            for item in value:
+                yield from texts_without_keys(item)
+
+
 def translated(value: Any, table: Mapping[int, int | str]) -> Any:
     """Returns a JSON value in which `table` has replaced characters of all texts and keys."""
     if isinstance(value, str):

@@ -13,7 +13,6 @@ given text. If the message does not contain the text, they search for the masked
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
@@ -24,6 +23,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from workers_ai_emulator.prompts.bounded_text import joined
 from workers_ai_emulator.prompts.json_values import texts_of
 
 # A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times the
@@ -126,13 +126,15 @@ class JinjaRenderer:
             }
         )
         try:
-            return _join(pieces, conversation.max_characters)
+            text = joined(pieces, conversation.max_characters)
         except MemoryError as error:
             raise LimitExceeded("its chat template took too much memory") from error
-        except LimitExceeded:
-            raise
         except Exception as error:  # a template is a program and can raise any error
             raise TemplateError(reason_of(error)) from error
+        if text is None:
+            limit = conversation.max_characters
+            raise LimitExceeded(f"its chat template writes more than {limit} characters")
+        return text
 
     def close(self) -> None:
         pass
@@ -240,18 +242,6 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(layout: str) -> str:
     return datetime.now().strftime(layout)
-
-
-def _join(pieces: Iterable[str], max_characters: int) -> str:
-    """Joins texts. Raises LimitExceeded if the result is longer than `max_characters`."""
-    kept: list[str] = []
-    left = max_characters
-    for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            raise LimitExceeded(f"its chat template writes more than {max_characters} characters")
-        kept.append(piece)
-    return "".join(kept)
 
 
 def reason_of(error: Exception) -> str:
