@@ -17,3 +17,10 @@ set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     set(GGML_LLAMAFILE OFF)
 endif()
+
+# If the processor has AMX, GCC defines __AMX_INT8__, and llama.cpp compiles routines for AMX. They
+# crash if they were compiled with some versions of GCC, such as 12 [llama.cpp's pull request 26954].
+# The option -mno-amx-int8 would have no effect, because -march=native follows it.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$" AND NOT MSVC)
+    add_compile_options(-U__AMX_INT8__)
+endif()

@@ -274,8 +274,9 @@ def test_it():
     loaded = {name for name in sys.modules if name.startswith("workers_ai_emulator")}
     plugin = "workers_ai_emulator.pytest_plugin"
     parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
-    launcher = "workers_ai_emulator.launcher"
-    assert loaded == {"workers_ai_emulator", plugin, *parts, launcher, f"{launcher}.calls"}
+    launcher = {"workers_ai_emulator.launcher", "workers_ai_emulator.launcher.calls"}
+    prompts = {"workers_ai_emulator.prompts", "workers_ai_emulator.prompts.json_values"}
+    assert loaded == {"workers_ai_emulator", plugin, *parts, *launcher, *prompts}
 """,
     )
     done = project.run()

@@ -158,9 +158,11 @@ def test_several_rows_of_a_sequence_have_the_logits_of_single_rows(
         (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", False, True),
         (b"CPU : NEON = 1 | MATMUL_INT8 = 1 | DOTPROD = 1 | REPACK = 1 | ", True, True),
         (b"CPU : AVX2 = 1 | REPACK = 1 | ", True, True),
+        (b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", True, False),
+        (b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", False, False),
     ],
 )
-def test_weights_are_not_repacked_if_this_changes_the_rounding(
+def test_weights_are_not_repacked_for_amx_or_if_this_changes_the_rounding(
     features: bytes, batch_invariant: bool, is_repacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []

@@ -22,3 +22,7 @@ def test_the_features_are_those_of_the_cpu_section(text: str, features: list[str
 
 def test_the_installed_llama_cpp_lists_features() -> None:
     assert cpu_features()
+
+
+def test_make_has_compiled_llama_cpp_without_amx() -> None:
+    assert "AMX_INT8" not in cpu_features()

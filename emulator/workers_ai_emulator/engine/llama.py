@@ -43,8 +43,8 @@ class LlamaModel:
 
     `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, the epsilon that
     replaces the epsilon of the file's RMS norms. `batch_invariant`: if True, llama.cpp does not
-    repack the weights if this changes the rounding (see `_repacking_changes_rounding`). The
-    constructor raises EngineError with llama.cpp's reason if the file cannot be loaded.
+    repack the weights if this changes the rounding (see `_can_repack`). The constructor raises
+    EngineError with llama.cpp's reason if the file cannot be loaded.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        params.use_extra_bufts = not (batch_invariant and _repacking_changes_rounding())
+        params.use_extra_bufts = _can_repack(batch_invariant=batch_invariant)
         overrides = _overrides(rms_epsilon)  # must stay in memory until the model is loaded
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
@@ -200,16 +200,22 @@ class LlamaVocabulary:
         return buffer.raw[:length]
 
 
-def _repacking_changes_rounding() -> bool:
-    """Returns whether a token's logits depend on the other tokens if the weights are repacked.
+def _can_repack(*, batch_invariant: bool) -> bool:
+    """Returns whether llama.cpp may repack weights, that is, store them in another order.
 
-    On ARM, llama.cpp repacks Q8_0 weights, that is, it stores them in another order, and computes
-    four tokens of a decode call together and the remaining ones singly. On processors with dot
-    products (DOTPROD) but without i8mm (MATMUL_INT8), the two routines round differently [measured
-    in an emulated processor].
+    On x86 processors with AMX, llama.cpp stores the weights for AMX. Its code for AMX crashes if it
+    was compiled with some versions of GCC, such as 12 [measured; llama.cpp's pull request 26954].
+
+    On ARM, llama.cpp repacks Q8_0 weights, and computes four tokens of a decode call together and
+    the remaining ones singly. On processors with dot products (DOTPROD) but without i8mm
+    (MATMUL_INT8), the two routines round differently [measured in an emulated processor]. So with
+    `batch_invariant`, a token's logits would depend on the other tokens.
     """
     features = llama.llama_print_system_info()
-    return b"DOTPROD = 1" in features and b"MATMUL_INT8 = 1" not in features
+    if b"AMX_INT8 = 1" in features:
+        return False
+    rounds_differently = b"DOTPROD = 1" in features and b"MATMUL_INT8 = 1" not in features
+    return not (batch_invariant and rounds_differently)
 
 
 def _overrides(rms_epsilon: float | None) -> Any:
