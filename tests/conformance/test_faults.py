@@ -26,6 +26,9 @@ ERRORS = {
     "aborted": (408, 3008),
     "retired": (410, 5028),
     "internal": (500, 3043),
+    "gateway-rate-limit": (429, 2003),
+    "gateway-credits": (402, 2021),
+    "gateway-spend-limit": (429, 2045),
 }
 
 

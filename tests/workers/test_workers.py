@@ -91,6 +91,14 @@ def test_a_fault_is_an_error_of_the_binding(tool: Tool, worker: Worker) -> None:
     assert errors["error;message=Own"] == "AiError: 3043: Own"
 
 
+@pytest.mark.recorded
+def test_a_limit_of_the_gateway_is_an_error_of_the_binding(worker: Worker) -> None:
+    assert value_of(worker, "/native/faults-gateway") == {
+        "gateway-rate-limit": "AiGatewayError: 2003: Rate limited",
+        "gateway-credits": "AiGatewayError: 2021: Insufficient AI Gateway credits",
+    }
+
+
 @pytest.mark.inferred
 def test_a_body_that_is_cut_is_an_error_of_the_binding(tool: Tool, worker: Worker) -> None:
     skip_in_vitest(tool)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _EXPOSED = (
     "cf-ai-req-id",
+    "cf-aig-cache-status",
     "cf-aig-log-id",
     "cf-ray",
     "x-emulator-fault",

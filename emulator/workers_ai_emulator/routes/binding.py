@@ -15,6 +15,7 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes import gateway, run
+from workers_ai_emulator.routes.gateway_cache import CacheOptions
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
@@ -49,24 +50,16 @@ async def run_model(request: Request) -> Response:
     * missing: the SDK `@cloudflare/ai` 1.0, which sends its inputs as tensors
     """
     spec = _model(request)
-    # If the query has the parameter `userInputs`, the body is audio or an image, not JSON.
-    if "userInputs" in request.query_params:
-        raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
-    body = await body_of(request)
-    read_options(request, body)
-    version = request.query_params.get("version")
-    if version is None:
-        return await _run_tensors(request, spec, body)
-    if not isinstance(body, dict) or "inputs" not in body:
-        raise WireError(INCOMPLETE_REQUEST, "inputs")
-    is_workerd = request.headers.get(SDK_VERSION_HEADER, "").startswith("2.")
-    wrap = gzipped if version == "2" and not is_workerd else to_json
-    return await run.run(request, spec, body["inputs"], wrap, is_queued=_is_queued(body))
+    return await _run(request, spec, await _body(request))
 
 
 @router.handles(endpoints.BINDING_GATEWAY_RUN)
 async def run_model_via_gateway(request: Request) -> Response:
-    return gateway.with_log_id(await run_model(request))
+    spec = _model(request)
+    body = await _body(request)
+    options = body.get("options") if isinstance(body, dict) else None
+    cache = CacheOptions.of(request.headers, options)
+    return await gateway.respond(request, body, cache, lambda: _run(request, spec, body))
 
 
 @router.handles(endpoints.BINDING_GATEWAY_UNIVERSAL)
@@ -112,6 +105,27 @@ async def autorag(request: Request) -> Response:
     operation = request.path_params["operation"]
     method = _AUTORAG_METHODS.get(operation.rpartition("/")[2], "")
     raise WireError(NOT_EMULATED, f"env.AI.autorag(){method}")
+
+
+async def _body(request: Request) -> Any:
+    """Returns the body of a request of `env.AI.run()`. Raises WireError if it is not JSON."""
+    # If the query has the parameter `userInputs`, the body is audio or an image, not JSON.
+    if "userInputs" in request.query_params:
+        raise WireError(INVALID_DATA, request.headers.get("content-type", "undefined"))
+    body = await body_of(request)
+    read_options(request, body)
+    return body
+
+
+async def _run(request: Request, spec: ModelSpec, body: Any) -> Response:
+    version = request.query_params.get("version")
+    if version is None:
+        return await _run_tensors(request, spec, body)
+    if not isinstance(body, dict) or "inputs" not in body:
+        raise WireError(INCOMPLETE_REQUEST, "inputs")
+    is_workerd = request.headers.get(SDK_VERSION_HEADER, "").startswith("2.")
+    wrap = gzipped if version == "2" and not is_workerd else to_json
+    return await run.run(request, spec, body["inputs"], wrap, is_queued=_is_queued(body))
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:

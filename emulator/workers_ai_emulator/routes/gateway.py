@@ -5,21 +5,24 @@ AI Gateway sends errors of Workers AI without Cloudflare's envelope.
 
 from __future__ import annotations
 
-import secrets
-import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes import openai, run
+from workers_ai_emulator.routes.gateway_cache import CacheOptions
 from workers_ai_emulator.routes.generation import body_of, find_model, model_name, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
-from workers_ai_emulator.tasks.response_formats.choice import chat_format
+from workers_ai_emulator.routes.services import services_of
+from workers_ai_emulator.tasks.response_formats.choice import chat_format, text_format
 from workers_ai_emulator.wire import endpoints
+from workers_ai_emulator.wire.calls import MODEL_HEADER
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
+from workers_ai_emulator.wire.gateway_headers import log_header
 
 _PROVIDER = "workers-ai/"
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # the digits of ULIDs [Crockford's Base32]
 
 router = EndpointRouter()
 
@@ -39,22 +42,26 @@ async def compat_chat_completions(request: Request) -> Response:
 
     [developers.cloudflare.com/ai-gateway]
     """
-    return with_log_id(await _compat(request, await body_of(request)))
+    body = await body_of(request)
+    return await _through(request, body, lambda: _compat(request, body))
 
 
 @router.handles(endpoints.GATEWAY_CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
-    return with_log_id(await openai.chat_completions(request))
+    body = await body_of(request)
+    return await _through(request, body, lambda: openai.complete(request, body, chat_format))
 
 
 @router.handles(endpoints.GATEWAY_COMPLETIONS)
 async def completions(request: Request) -> Response:
-    return with_log_id(await openai.completions(request))
+    body = await body_of(request)
+    return await _through(request, body, lambda: openai.complete(request, body, text_format))
 
 
 @router.handles(endpoints.GATEWAY_EMBEDDINGS)
 async def embeddings(request: Request) -> Response:
-    return with_log_id(await openai.embeddings(request))
+    body = await body_of(request)
+    return await _through(request, body, lambda: openai.embed(request, body))
 
 
 @router.handles(endpoints.GATEWAY_RUN_MODEL)
@@ -66,7 +73,7 @@ async def run_model(request: Request) -> Response:
     spec = find_model(request, request.path_params["model"].removeprefix("run/"))
     body = await body_of(request)
     read_options(request, body)
-    return with_log_id(await run.run(request, spec, body))
+    return await _through(request, body, lambda: run.run(request, spec, body))
 
 
 async def universal(request: Request) -> Response:
@@ -79,7 +86,7 @@ async def universal(request: Request) -> Response:
     steps = body if isinstance(body, list) else [body]
     for number, step in enumerate(steps):
         try:
-            response = with_log_id(await _run_step(request, step))
+            response = await _through_step(request, step)
         except WireError:
             if number == len(steps) - 1:
                 raise
@@ -87,6 +94,36 @@ async def universal(request: Request) -> Response:
             response.headers["cf-aig-step"] = str(number)
             return response
     raise WireError(INCOMPLETE_REQUEST, "provider")
+
+
+async def respond(
+    request: Request, content: Any, options: CacheOptions, run: Callable[[], Awaitable[Response]]
+) -> Response:
+    """Returns the cached response to an equal request, else that of `run`.
+
+    Adds the headers of AI Gateway.
+
+    `content`: the parts of the request, besides its path and its model header, that determine its
+    response.
+    """
+    cache = services_of(request).gateway_cache
+    key = [request.scope["path"], request.headers.get(MODEL_HEADER), content]
+    account = context_of(request.scope).account
+    response = await cache.respond(account, key, options, run)
+    response.headers.update(log_header())
+    return response
+
+
+async def _through(request: Request, body: Any, run: Callable[[], Awaitable[Response]]) -> Response:
+    return await respond(request, body, CacheOptions.of(request.headers), run)
+
+
+async def _through_step(request: Request, step: Any) -> Response:
+    headers = step.get("headers") if isinstance(step, dict) else None
+    headers = headers if isinstance(headers, dict) else {}
+    names = {name.lower(): value for name, value in headers.items()}
+    options = CacheOptions.of({**request.headers, **names})
+    return await respond(request, step, options, lambda: _run_step(request, step))
 
 
 async def _run_step(request: Request, step: Any) -> Response:
@@ -109,14 +146,3 @@ async def _compat(request: Request, body: Any) -> Response:
     if not (name := model_name(body)).startswith(_PROVIDER):
         raise WireError(NO_SUCH_MODEL, name)  # the model belongs to another provider
     return await openai.complete(request, body, chat_format, prefix=_PROVIDER)
-
-
-def with_log_id(response: Response) -> Response:
-    """Adds the header `cf-aig-log-id` with a new ULID to the response, and returns the response.
-
-    AI Gateway sends the id of its log entry in this header, as recorded from the service.
-    """
-    value = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    digits = [_BASE32[value >> shift & 31] for shift in range(125, -5, -5)]
-    response.headers["cf-aig-log-id"] = "".join(digits)
-    return response

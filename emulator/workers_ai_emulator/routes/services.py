@@ -16,6 +16,7 @@ from workers_ai_emulator.middleware.neurons import NeuronBudget
 from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ADDED_PRICE, ModelSpec
+from workers_ai_emulator.routes.gateway_cache import GatewayCache
 from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.runtime.batches import BatchQueue
 from workers_ai_emulator.runtime.heartbeat import Heartbeat
@@ -35,6 +36,7 @@ class Services:
     models: ModelManager
     backends: Backends
     batches: BatchQueue
+    gateway_cache: GatewayCache
     authorization: Authorization
     faults: FaultRules
     neurons: NeuronBudget
@@ -60,6 +62,7 @@ class Services:
             batches=BatchQueue(
                 is_busy=lambda: bool(journal.running), num_parallel=_num_parallel(settings)
             ),
+            gateway_cache=GatewayCache(),
             authorization=Authorization(
                 settings.api_tokens, trusts_local_bindings=settings.trust_local_bindings
             ),
@@ -87,10 +90,11 @@ class Services:
     def reset(self, account: str | None = None) -> None:
         """Restores the start-up state of scripted rules, faults, neurons, journal and recordings.
 
-        Discards all batches. `account`: resets only the state of this account; None: resets all.
-        Loaded models stay loaded.
+        Discards all batches and the responses in the cache of AI Gateway. Loaded models stay
+        loaded. `account`: resets only the state of this account; None: resets all.
         """
         self.batches.reset(account)
+        self.gateway_cache.reset(account)
         self.backends.scripted.reset(account)
         self.faults.reset(account)
         self.neurons.reset(account)

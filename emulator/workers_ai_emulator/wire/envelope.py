@@ -76,6 +76,11 @@ def failure(error: WireError, request_id: str, *, is_bare: bool = False) -> byte
         case Sender.WORKERS_AI:
             entry = {"message": f"{error.message} ({request_id})", "code": error.type.code}
             return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
+        case Sender.GATEWAY_LIMIT if is_bare:
+            return _gateway_failure(error)
+        case Sender.GATEWAY_LIMIT:
+            entry = {"message": str(error), "code": error.type.code}
+            return to_json({"errors": [entry], "success": False, "result": {}, "messages": []})
         case Sender.GATEWAY:
             return to_json({"success": False, "result": [], "messages": [], "error": error.entries})
         case Sender.LEGACY_API:
@@ -173,5 +178,25 @@ def _bare_failure(error: WireError, request_id: str) -> bytes:
             "message": error.message,
             "description": f"{error}{error.type.more}",
             "requestId": request_id,
+        }
+    )
+
+
+def _gateway_failure(error: WireError) -> bytes:
+    """Returns the body of an error of AI Gateway for AI Gateway's own paths and for AI bindings.
+
+    The keys up to `internalCode` are recorded; the other ones are those that bindings read.
+    """
+    return to_json(
+        {
+            "success": False,
+            "result": [],
+            "messages": [],
+            "error": error.entries,
+            "name": "AiGatewayError",
+            "httpCode": error.type.status,
+            "internalCode": error.type.code,
+            "message": str(error),
+            "description": error.type.description or str(error),
         }
     )

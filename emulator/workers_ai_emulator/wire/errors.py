@@ -44,6 +44,7 @@ class Sender(Enum):
     LEGACY_API = "API v4, legacy router"
     API = "API v4"
     GATEWAY = "AI Gateway"
+    GATEWAY_LIMIT = "AI Gateway, before it runs a model"
     WORKERS_AI = "Workers AI"  # only errors of Workers AI have a request id
 
 
@@ -58,6 +59,7 @@ class ErrorType:
     `kind`: words before `text` in messages of Workers AI, such as `Bad input`.
     `more`: a text that is appended to `text` under the key `description`. Only errors without an
     envelope have this key.
+    `description`: the text under the key `description`, if it is not `text` and `more`.
     """
 
     sender: Sender
@@ -67,6 +69,7 @@ class ErrorType:
     summary: str
     kind: str = ""
     more: str = ""
+    description: str = ""
 
 
 class WireError(EmulatorError):
@@ -133,6 +136,17 @@ GATEWAY_NOT_CONFIGURED = _gateway(
     "The gateway does not exist: the account id is not 32 hexadecimal digits.")
 GATEWAY_UNAUTHORIZED = _gateway(
     401, 2009, "Unauthorized", "The token is not an accepted one. [code recorded, text inferred]")
+
+_limit = partial(ErrorType, Sender.GATEWAY_LIMIT)
+GATEWAY_RATE_LIMITED = _limit(
+    429, 2003, "Rate limited", "The gateway's rate limit is reached. [recorded]")
+GATEWAY_CREDITS_SPENT = _limit(
+    402, 2021, "Insufficient balance; add money to your gateway or use BYOK",
+    "The gateway has no credits left. [recorded]", description="Insufficient AI Gateway credits")
+GATEWAY_SPEND_LIMITED = _limit(
+    429, 2045, "Spend limit exceeded: rule 'per-user' (cost limit 0.002 per 3600s, fixed) for "
+    "internal-workers-ai {}",
+    "The requests of an hour have cost more than a rule of the gateway allows. [recorded]")
 
 _ai = partial(ErrorType, Sender.WORKERS_AI)
 INCOMPLETE_REQUEST = _ai(

@@ -22,6 +22,9 @@ ErrorName = Literal[
     "retired",
     "auth",
     "internal",
+    "gateway-rate-limit",
+    "gateway-credits",
+    "gateway-spend-limit",
     "error",
 ]
 NetworkName = Literal["reset", "edge-error"]
@@ -55,6 +58,8 @@ _ERROR_TYPES = {
     "timeout": errors.REQUEST_TIMEOUT,
     "aborted": errors.REQUEST_ABORTED,
     "internal": errors.INTERNAL_ERROR,
+    "gateway-rate-limit": errors.GATEWAY_RATE_LIMITED,
+    "gateway-credits": errors.GATEWAY_CREDITS_SPENT,
 }
 
 
@@ -120,6 +125,8 @@ def error_of(fault: Fault, model: str | None, *, is_gateway: bool) -> WireError:
     match fault.fault:
         case "retired":
             return errors.retired(model or "undefined")
+        case "gateway-spend-limit":
+            return WireError(errors.GATEWAY_SPEND_LIMITED, model or "undefined")
         case "auth":
             gateway, api = errors.GATEWAY_UNAUTHORIZED, errors.AUTHENTICATION_FAILED
             return WireError(gateway if is_gateway else api)

@@ -15,7 +15,8 @@ from workers_ai_emulator.errors import EmulatorError
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX, RESPONSES_PATH
 from workers_ai_emulator.wire.envelope import failure, responses_failure, to_json
-from workers_ai_emulator.wire.errors import Sender, WireError
+from workers_ai_emulator.wire.errors import GATEWAY_CREDITS_SPENT, Sender, WireError
+from workers_ai_emulator.wire.gateway_headers import limit_headers
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,16 @@ def error_response(
     """Returns the response to a request for `path` that fails with `error`.
 
     `headers`: headers that are added to the response. For errors of Workers AI, the header
-    `cf-ai-req-id` is added instead.
+    `cf-ai-req-id` is added instead, and for limits of AI Gateway, the gateway's headers.
     """
     request_id = str(uuid.uuid4())
     if error.type.sender is Sender.WORKERS_AI:
         headers = {"cf-ai-req-id": request_id}
-    body = failure(error, request_id, is_bare=path.startswith(_BARE_PREFIXES))
+    is_bare = path.startswith(_BARE_PREFIXES)
+    if error.type.sender is Sender.GATEWAY_LIMIT and is_bare:
+        # The service writes no log for a request without credits [recorded].
+        headers = None if error.type is GATEWAY_CREDITS_SPENT else limit_headers()
+    body = failure(error, request_id, is_bare=is_bare)
     if error.type.sender is Sender.WORKERS_AI and path.endswith(RESPONSES_PATH):
         body = responses_failure(error, request_id)
     return ErrorResponse(body, error, headers)

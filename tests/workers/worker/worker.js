@@ -67,6 +67,7 @@ const ACTIONS = {
   },
 
   faults: (ai) => errorsOf(ai, ["reset", "edge-error", "broken-json", "error;message=Own"]),
+  "faults-gateway": (ai) => errorsOf(ai, ["gateway-rate-limit", "gateway-credits"]),
   "faults-cut": (ai) => errorsOf(ai, ["cut-body"]),
 
   async models(ai) {

@@ -5,7 +5,7 @@ import { it } from "vitest";
 
 const SDKS = ["native", "1.0.53", "1.1.0", "1.2.2"];
 const PATHS = [
-  ...["abort", "error", "models", "gateway"].map((action) => `/native/${action}`),
+  ...["abort", "error", "faults-gateway", "models", "gateway"].map((action) => `/native/${action}`),
   ...["", "-long", "-many", "-api", "-gateway", "-openai"].map((kind) => `/native/reads${kind}`),
   ...SDKS.flatMap((sdk) => [`/${sdk}/json`, `/${sdk}/stream`]),
 ];

@@ -1,0 +1,139 @@
+"""The cache of AI Gateway: repeats the response to an equal request, if the requests ask for it.
+
+[developers.cloudflare.com/ai-gateway/features/caching; the header of the response is recorded]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Response
+
+from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.responses import JsonResponse
+
+_DEFAULT_TTL_S = 300.0  # recorded: the service repeated a response for about five minutes
+_MAX_TTL_S = 30 * 24 * 3600.0
+_MAX_BYTES = 16 * 1024 * 1024
+_KEPT_HEADERS = ("cf-ai-req-id", "x-emulator-model")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What a request asks of the cache.
+
+    `ttl_s`: the number of seconds for which the response is cached; None if it is not cached.
+    `key`: the user's name for the response, which replaces the content of the request; None if the
+    user gives none. `is_skipped`: whether the model runs even if a response is cached.
+    """
+
+    ttl_s: float | None = None
+    key: str | None = None
+    is_skipped: bool = False
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Any], options: Any = None) -> CacheOptions:
+        """Reads the headers `cf-aig-…`, or the key `gateway` in the options of a binding.
+
+        `headers`: the request's headers, with lower-case names. A `ttl_s` of 0 has the same effect
+        as the default [recorded].
+        """
+        gateway = options.get("gateway") if isinstance(options, dict) else None
+        gateway = gateway if isinstance(gateway, dict) else {}
+        ttl = headers.get("cf-aig-cache-ttl", gateway.get("cacheTtl"))
+        key = headers.get("cf-aig-cache-key", gateway.get("cacheKey"))
+        skip = headers.get("cf-aig-skip-cache", gateway.get("skipCache"))
+        is_cached = ttl is not None or key is not None
+        return cls(
+            ttl_s=_seconds(ttl) if is_cached else None,
+            key=None if key is None else str(key),
+            is_skipped=str(skip).lower() == "true",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    body: bytes
+    headers: dict[str, str]
+    ends_at: float
+
+
+class GatewayCache:
+    """Responses by account and request, with a limit in bytes: the oldest ones are dropped.
+
+    `clock`: returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str | None, str], _Entry] = OrderedDict()
+        self._num_bytes = 0
+
+    async def respond(
+        self,
+        account: str | None,
+        request: Any,
+        options: CacheOptions,
+        run: Callable[[], Awaitable[Response]],
+    ) -> Response:
+        """Returns the cached response to an equal request of the account, else that of `run`.
+
+        Adds the header `cf-aig-cache-status` to the response. Streams and errors are not cached.
+        `request`: a JSON value with all parts of the request that determine its response.
+        """
+        key = (account, _digest(request if options.key is None else [options.key]))
+        is_cached = options.ttl_s is not None and not options.is_skipped
+        if is_cached and (entry := self._entry(key)) is not None:
+            response: Response = JsonResponse(entry.body, headers=entry.headers)
+            status = "HIT"
+        else:
+            response, status = await run(), "MISS"
+            if is_cached and isinstance(response, JsonResponse) and response.status_code == 200:
+                self._store(key, response, options.ttl_s or _DEFAULT_TTL_S)
+        response.headers["cf-aig-cache-status"] = status
+        return response
+
+    def reset(self, account: str | None = None) -> None:
+        """Discards the cached responses. `account`: only those of this account; None: all."""
+        for key in [key for key in self._entries if account in (None, key[0])]:
+            self._remove(key)
+
+    def _entry(self, key: tuple[str | None, str]) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.ends_at <= self._clock():
+            self._remove(key)
+            return None
+        return entry
+
+    def _store(self, key: tuple[str | None, str], response: Response, ttl_s: float) -> None:
+        headers = {
+            name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
+        }
+        if key in self._entries:
+            self._remove(key)
+        body = bytes(response.body)
+        self._entries[key] = _Entry(body, headers, self._clock() + ttl_s)
+        self._num_bytes += len(body)
+        while self._num_bytes > _MAX_BYTES:
+            self._remove(next(iter(self._entries)))
+
+    def _remove(self, key: tuple[str | None, str]) -> None:
+        self._num_bytes -= len(self._entries.pop(key).body)
+
+
+def _digest(request: Any) -> str:
+    return hashlib.sha256(to_json(request)).hexdigest()
+
+
+def _seconds(ttl: Any) -> float:
+    """Returns the number of seconds that a request asks for, or the default if it is not one."""
+    try:
+        seconds = float(ttl)
+    except (TypeError, ValueError):
+        return _DEFAULT_TTL_S
+    return min(seconds, _MAX_TTL_S) if seconds > 0 else _DEFAULT_TTL_S

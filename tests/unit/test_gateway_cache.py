@@ -1,0 +1,76 @@
+"""Tests how long the cache of AI Gateway keeps responses, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from fastapi import Response
+from workers_ai_emulator.routes.gateway_cache import CacheOptions, GatewayCache
+from workers_ai_emulator.wire.responses import json_response
+
+MIB = "a" * 1024 * 1024
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def status(cache: GatewayCache, request: Any, account: str | None = None, **options: Any) -> str:
+    async def run() -> Response:
+        return json_response(MIB)
+
+    asked = CacheOptions(**{"ttl_s": 60.0, **options})
+    response = asyncio.run(cache.respond(account, request, asked, run))
+    assert len(response.body) == len(MIB) + 2
+    return response.headers["cf-aig-cache-status"]
+
+
+def test_a_response_expires() -> None:
+    cache = GatewayCache(clock := Clock())
+    assert [status(cache, 1), status(cache, 1)] == ["MISS", "HIT"]
+    clock.now = 60
+    assert [status(cache, 1), status(cache, 1)] == ["MISS", "HIT"]
+
+
+def test_the_oldest_responses_are_dropped_at_16_mib() -> None:
+    cache = GatewayCache(Clock())
+    for request in range(16):
+        status(cache, request)
+    assert [status(cache, 15), status(cache, 0)] == ["HIT", "MISS"]
+
+
+def test_accounts_do_not_share_responses_and_are_reset_alone() -> None:
+    cache = GatewayCache(Clock())
+    assert [status(cache, 1, "a"), status(cache, 1, "b")] == ["MISS", "MISS"]
+    cache.reset("a")
+    assert [status(cache, 1, "a"), status(cache, 1, "b")] == ["MISS", "HIT"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"cf-aig-cache-ttl": "60"}, 60),
+        ({"cf-aig-cache-ttl": 3600}, 3600),
+        ({"cf-aig-cache-ttl": "0"}, 300),
+        ({"cf-aig-cache-ttl": "-1"}, 300),
+        ({"cf-aig-cache-ttl": "soon"}, 300),
+        ({"cf-aig-cache-ttl": "nan"}, 300),
+        ({"cf-aig-cache-ttl": "1e99"}, 30 * 24 * 3600),
+        ({"cf-aig-cache-key": "a"}, 300),
+        ({"cf-aig-skip-cache": "true"}, None),
+    ],
+)
+def test_the_time_is_that_of_the_header(headers: Mapping[str, Any], seconds: float | None) -> None:
+    assert CacheOptions.of(headers).ttl_s == seconds
+
+
+@pytest.mark.parametrize("options", [None, 1, {}, {"gateway": 1}, {"gateway": {}}])
+def test_without_options_nothing_is_cached(options: Any) -> None:
+    assert CacheOptions.of({}, options) == CacheOptions()
