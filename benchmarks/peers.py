@@ -31,6 +31,8 @@ _PROGRAMS = (SERVER, BATCHED_BENCH)
 # CMake options for a library that uses AVX2, but not AVX-512, whatever this machine supports.
 _AVX2 = [f"-DGGML_{name}=ON" for name in ("AVX", "AVX2", "FMA", "F16C", "BMI2", "SSE42")]
 _AVX2 += ["-DGGML_NATIVE=OFF"]
+# llama.cpp's routines for AMX crash if some versions of GCC compiled them: see lean.cmake.
+_WITHOUT_AMX = [f"-DCMAKE_{language}_FLAGS=-U__AMX_INT8__" for language in ("C", "CXX")]
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
@@ -137,7 +139,7 @@ def _build(source: Path, folder: str, *targets: str, options: Sequence[str] = ()
     """
     log.info("compiling %s; this takes some minutes", " and ".join(targets))
     build = source / folder
-    common = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF")
+    common = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF", *_WITHOUT_AMX)
     _run("cmake", "-S", str(source), "-B", str(build), *common, *options)
     jobs = ("--parallel", str(machine.num_cores()))
     _run("cmake", "--build", str(build), *jobs, "--target", *targets)
