@@ -36,8 +36,9 @@ unexport LC_ALL
 serve: .venv/.installed ## run the server; `make` alone does the same
 	@$(BIN)/workers-ai-emulator serve
 
-test: .venv/.installed-dev ## run all tests, with the stand-in model
-	$(BIN)/python -m pytest
+# The tests of a file run in one process, because they share servers.
+test: .venv/.installed-dev ## run all tests in two processes, with the stand-in model
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/.installed-dev ## run the unit tests, in about a minute
 	$(BIN)/python -m pytest tests/unit

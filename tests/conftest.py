@@ -6,6 +6,7 @@ The provenance of a test says how the tested response is known: `recorded` from 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A pytest that a test starts would take itself for a process of pytest-xdist.
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        del os.environ[name]
     if config.getoption("--record") and config.getoption("--target") != "cloudflare":
         raise pytest.UsageError("--record writes responses of the service: add --target=cloudflare")
 

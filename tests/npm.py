@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,15 +39,19 @@ def install(package_specs: Sequence[str], folder: Path) -> Path:
     Returns the path of the folder's node_modules.
     """
     node_modules = folder / "node_modules"
-    if all(_is_installed(spec, node_modules) for spec in package_specs):
-        return node_modules
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # several processes of pytest may install the same
+        if not all(_is_installed(spec, node_modules) for spec in package_specs):
+            _install(package_specs, folder)
+    return node_modules
+
+
+def _install(package_specs: Sequence[str], folder: Path) -> None:
     npm = shutil.which("npm")
     assert npm, "npm not found on the PATH"
     # Without --prefix, npm would use the package.json of a parent folder.
     options = ["--no-audit", "--no-fund", "--save-exact", "--prefix", str(folder)]
     subprocess.run([npm, "install", *options, *package_specs], check=True, timeout=300)
-    return node_modules
 
 
 def _is_installed(package_spec: str, node_modules: Path) -> bool:

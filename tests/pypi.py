@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock
+
 
 def install(requirements: Sequence[str], folder: Path) -> Path:
     """Installs requirements such as `name==version` into the folder, unless the folder exists.
 
     Also installs the packages' dependencies. Returns the folder.
     """
-    if not requirements or folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if requirements:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # several processes of pytest may install the same
+            if not folder.is_dir():
+                _install(requirements, folder)
+    return folder
+
+
+def _install(requirements: Sequence[str], folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     with TemporaryDirectory(dir=folder.parent) as temporary:
         target = Path(temporary) / folder.name
@@ -23,4 +31,3 @@ def install(requirements: Sequence[str], folder: Path) -> Path:
         options = ["--no-compile", "--target", str(target)]
         subprocess.run([*pip, *options, *requirements], check=True, timeout=300)
         target.rename(folder)
-    return folder

@@ -17,6 +17,9 @@ from tests import npm, pypi
 from tests.server import ACCOUNT_ID
 
 PROGRAMS = Path(__file__).with_name("programs")
+# Packages of clients in several modules, so that they are installed only once.
+LANGCHAIN_PACKAGES = "langchain-cloudflare==0.4.3"
+LITELLM_PACKAGES = "litellm==1.106.2 mcp==2.2.0"
 HARD_CODED_URL = "https://api.cloudflare.com/client/v4"
 
 Way = Literal["base_url", "exec"]  # how the client's requests reach the server

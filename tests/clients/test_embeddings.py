@@ -12,7 +12,15 @@ import math
 import pytest
 from workers_ai_emulator.models.embedding_models import EMBEDDING_MODELS
 
-from tests.clients.client import PROGRAMS, Client, Outcomes, Way, value_of
+from tests.clients.client import (
+    LANGCHAIN_PACKAGES,
+    LITELLM_PACKAGES,
+    PROGRAMS,
+    Client,
+    Outcomes,
+    Way,
+    value_of,
+)
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.documented
@@ -32,8 +40,8 @@ CLOUDFLARE_PYTHON_4 = Client("cloudflare_embeddings_python.py", "cloudflare==4.3
 CLOUDFLARE_PYTHON_5 = Client("cloudflare_embeddings_python.py", "cloudflare==5.9.0")
 CLOUDFLARE_NODE_6 = Client("cloudflare_embeddings_node.mjs", "cloudflare@6.5.0")
 CLOUDFLARE_NODE_7 = Client("cloudflare_embeddings_node.mjs", "cloudflare@7.3.0")
-LITELLM = Client("litellm_embeddings_python.py", "litellm==1.106.2")
-LANGCHAIN = Client("langchain_cloudflare_embeddings_python.py", "langchain-cloudflare==0.4.3")
+LITELLM = Client("litellm_embeddings_python.py", LITELLM_PACKAGES)
+LANGCHAIN = Client("langchain_cloudflare_embeddings_python.py", LANGCHAIN_PACKAGES)
 LLAMA_INDEX_PACKAGES = (
     "llama-index-embeddings-cloudflare-workersai==0.6.0 llama-index-embeddings-openai-like==0.4.0"
 )

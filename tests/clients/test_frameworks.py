@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.clients.client import Client, Outcomes, Way, assert_is_usage, value_of
+from tests.clients.client import (
+    LANGCHAIN_PACKAGES,
+    LITELLM_PACKAGES,
+    Client,
+    Outcomes,
+    Way,
+    assert_is_usage,
+    value_of,
+)
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.documented
 
-LANGCHAIN = "langchain-cloudflare==0.4.3"
 LANGCHAIN_COMMUNITY = Client("langchain_community_python.py", "langchain-community==0.4.2")
 LANGCHAIN_NODE = Client("langchain_cloudflare_node.mjs", "@langchain/cloudflare@1.1.0")
 AI_SDK = Client("workers_ai_provider_node.mjs", "workers-ai-provider@4.0.0 ai@7.0.173")
@@ -20,10 +27,10 @@ HARD_CODED = [AI_SDK, PYDANTIC_AI]
 BODY = "No such model @cf/meta/llama-9"
 RAISED_BY_HTTPX = ("HTTPStatusError", 400, "400 Bad Request")
 CLIENTS = {
-    Client("litellm_python.py ai/v1", "litellm==1.106.2"): ("BadRequestError", 400, BODY),
+    Client("litellm_python.py ai/v1", LITELLM_PACKAGES): ("BadRequestError", 400, BODY),
     Client("litellm_python.py ai/run/", "litellm==1.72.0"): ("APIConnectionError", 500, BODY),
-    Client("langchain_cloudflare_python.py workers_ai", LANGCHAIN): RAISED_BY_HTTPX,
-    Client("langchain_cloudflare_python.py openai_compatible", LANGCHAIN): RAISED_BY_HTTPX,
+    Client("langchain_cloudflare_python.py workers_ai", LANGCHAIN_PACKAGES): RAISED_BY_HTTPX,
+    Client("langchain_cloudflare_python.py openai_compatible", LANGCHAIN_PACKAGES): RAISED_BY_HTTPX,
     LANGCHAIN_COMMUNITY: ("ValueError", None, "Request failed with status 400"),
     LANGCHAIN_NODE: ("Error", 400, "Cloudflare LLM call failed with status code 400"),
     AI_SDK: ("APICallError", 400, BODY),

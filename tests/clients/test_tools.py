@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.clients.client import Client, Outcomes, Way, value_of
+from tests.clients.client import (
+    LANGCHAIN_PACKAGES,
+    LITELLM_PACKAGES,
+    Client,
+    Outcomes,
+    Way,
+    value_of,
+)
 from tests.server import ServerProcess
 from tests.weather import OSLO, PARIS, REASONING, REPORT
 
@@ -23,13 +30,12 @@ GPT_OSS = "@cf/openai/gpt-oss-20b"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"
 MODELS = (LLAMA, QWEN, GPT_OSS, GEMMA)
 
-LANGCHAIN = "langchain-cloudflare==0.4.3"
-LANGCHAIN_RUN = Client("langchain_cloudflare_tools_python.py workers_ai", LANGCHAIN)
-LANGCHAIN_V1 = Client("langchain_cloudflare_tools_python.py openai_compatible", LANGCHAIN)
+LANGCHAIN_RUN = Client("langchain_cloudflare_tools_python.py workers_ai", LANGCHAIN_PACKAGES)
+LANGCHAIN_V1 = Client("langchain_cloudflare_tools_python.py openai_compatible", LANGCHAIN_PACKAGES)
 OPENAI_PYTHON = Client("openai_tools_python.py", "openai==3.54.0")
 OPENAI_NODE = Client("openai_tools_node.mjs", "openai@6.49.0 zod@4.6.7")
 # LiteLLM 1.106.2 imports the package mcp if a request has tools, but does not depend on it.
-LITELLM = Client("litellm_tools_python.py", "litellm==1.106.2 mcp==2.2.0")
+LITELLM = Client("litellm_tools_python.py", LITELLM_PACKAGES)
 AI_SDK = Client("workers_ai_provider_tools_node.mjs", "workers-ai-provider@4.0.0 ai@7.0.173")
 PYDANTIC_AI = Client("pydantic_ai_cloudflare_tools_python.py", "pydantic-ai-cloudflare==0.2.5")
 

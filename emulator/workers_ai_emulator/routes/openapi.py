@@ -39,7 +39,7 @@ def document(catalog: Catalog) -> Json:
             item = paths.setdefault(path, {"parameters": _path_parameters(path)})
             item[endpoint.method.lower()] = operation
     responses = _share_error_responses(
-        item[method] for item in paths.values() for method in item.keys() - {"parameters"}
+        item[method] for item in paths.values() for method in item if method != "parameters"
     )
     return {
         "openapi": "3.1.0",
