@@ -120,6 +120,9 @@ await emulator.assertAllMatched();
 await emulator.assertCalled();
 const model = "@cf/meta/llama-2-7b-chat-int8";
 await emulator.assertCalled({ times: 1, contains: "pizza", model });
+await emulator.assertCalled({ times: 1, model: "@cf/meta/*" });
+await emulator.assertCalled({ times: 1, model: "*7b-chat-int8" });
+await emulator.assertCalled({ times: 0, model: "@cf.meta.*" });
 await emulator.assertCalled({ times: 0, model: "@cf/no/model" });
 print([await emulator.unmatched(), (await emulator.unused()).rules]);
 """,

@@ -1,12 +1,14 @@
-"""Tests that responses keep the account in the prefix of a path."""
+"""Tests the prefix of a path that names an account."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import pytest
+from starlette.types import Receive, Scope, Send
 from workers_ai_emulator.app import create_app
+from workers_ai_emulator.middleware.account import AccountMiddleware
 from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.settings import Settings
@@ -24,3 +26,18 @@ def test_the_redirect_to_the_dashboard_keeps_the_prefix(tmp_path: Path, path: st
     location = dict(sent[0]["headers"])[b"location"].decode()
     assert status_of(sent) == 307
     assert urljoin(f"http://localhost{path}", location) == f"http://localhost{path}/"
+
+
+@pytest.mark.parametrize("path", ["/run", "/v1/a%2Fb/%C3%A4"])
+def test_the_prefix_is_removed_also_from_the_path_that_is_forwarded(path: str) -> None:
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["path"], scope["raw_path"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    scope = http_scope(unquote(PREFIX + path), "POST", {})
+    scope["raw_path"] = (PREFIX + path).encode()
+    call(AccountMiddleware(app), scope, [b""])
+    assert seen == [(unquote(path), path.encode())]

@@ -95,7 +95,7 @@ class Emulator {
     const calls = await this.requests();
     const wanted = calls.filter(
       (call) =>
-        (model === undefined || call.model === model) &&
+        (model === undefined || isMatch(call.model ?? "", model)) &&
         (contains === undefined || hasText(call.request.body, contains)),
     );
     if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
@@ -186,6 +186,12 @@ function errorText(status, target, text) {
   } catch {
     return `the server answered ${target} with status ${status}: is it workers-ai-emulator?`;
   }
+}
+
+/** Returns whether the pattern, in which `*` matches any text, matches the whole text. */
+function isMatch(text, pattern) {
+  const parts = pattern.split("*").map((part) => part.replace(/[\\^$.|?*+()[\]{}]/g, "\\$&"));
+  return new RegExp(`^${parts.join("[^]*")}$`).test(text);
 }
 
 /** Returns whether a string anywhere in a JSON value contains the text. */

@@ -68,7 +68,7 @@ export interface CallConditions {
   times?: number;
   /** A text that a string in the request's body must contain. */
   contains?: string;
-  /** The model's name. */
+  /** The model's name, in which `*` matches any text. */
   model?: string;
 }
 

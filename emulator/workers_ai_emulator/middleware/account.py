@@ -32,7 +32,10 @@ class AccountMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            in_path, scope["path"] = split_prefix(scope["path"])
+            whole_path, raw_path = scope["path"], scope.get("raw_path", b"")
+            in_path, scope["path"] = split_prefix(whole_path)
+            # The prefix has the same length in both paths: it needs no percent-encoding.
+            scope["raw_path"] = raw_path[len(whole_path) - len(scope["path"]) :]
             account = Headers(scope=scope).get(ACCOUNT_HEADER) or in_path
             if account is not None and not is_account_id(account):
                 error = control_invalid([ACCOUNT_MISTAKE.format(account)])

@@ -164,7 +164,7 @@ class Embedders:
                 raise CapacityExceeded
             raise WeightsUnusable(
                 f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "
-                f"{machine.in_units(max(free, 0))} are free: raise --memory-limit, or free some "
+                f"{machine.in_units(max(free, 0))} are free: raise --memory, or free some "
                 "memory"
             )
         return num_runners
