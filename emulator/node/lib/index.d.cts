@@ -144,8 +144,8 @@ export interface StartOptions {
   port?: number;
   /**
    * The account id: 32 hexadecimal digits. Default: 0123456789abcdef0123456789abcdef. With null, the
-   * rules and faults apply to all accounts that have none of their own, and `requests()` returns the
-   * calls of all accounts.
+   * rules apply to all accounts without rules of their own, the faults apply to all accounts, and
+   * `requests()` returns the calls of all accounts.
    */
   account?: string | null;
   /** The API token to send; necessary if `args` contains `--api-token`. Default: `local`. */
