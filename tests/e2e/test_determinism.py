@@ -30,7 +30,7 @@ def server_without_drafts() -> Iterator[ServerProcess]:
 def test_responses_are_the_same_bytes_whatever_other_requests_run(
     server: ServerProcess, model: str
 ) -> None:
-    requests = make_requests(count=16, max_words=600)
+    requests = make_requests(count=12, max_words=500)
     expected = asyncio.run(sequential_responses(server.run_url(model), requests))
     assert len(set(expected)) == len(requests)
     with server_process("--parallel", "5", "--context-length", "1024") as other:
