@@ -143,7 +143,7 @@ def test_calls_of_a_batch_are_never_cached(server: ServerProcess, form: str) -> 
     wait_until(lambda: "responses" in send(poll), limit_s=30)
 
 
-@pytest.mark.parametrize("ttl", [10**350, -(10**350)])
+@pytest.mark.parametrize("ttl", [10**350, -(10**350)], ids=["large", "small"])
 def test_a_step_with_an_extreme_time_is_run(server: ServerProcess, ttl: int) -> None:
     step = {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}
     assert call(server, GATEWAY, [step | {"headers": {"cf-aig-cache-ttl": ttl}}])[1] == "1"
