@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from workers_ai_emulator.wire.body import GZIP_MAGIC
 
-from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_until
 
 pytestmark = pytest.mark.documented
 
+LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # a model with batches
 CHAT = {"model": INT8, "messages": [{"role": "user", "content": "Hi"}]}
 GATEWAY = f"/v1/{ACCOUNT_ID}/gw"
 CHAT_PATH = f"{GATEWAY}/workers-ai/v1/chat/completions"
 # Answers that differ from call to call, so that a repeated answer comes from the cache.
 SCRIPT = [{"answers": [f"Answer {number}." for number in range(1, 9)]}]
 TTL = {"cf-aig-cache-ttl": "60"}
+KEY = {"cf-aig-cache-key": "batch"}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,122 @@ def test_a_binding_has_the_same_options(server: ServerProcess, option: dict[str,
     assert [call(server, path, body, **model) for _ in range(2)] == [("MISS", "1"), ("HIT", "1")]
     body["options"]["gateway"]["skipCache"] = True  # type: ignore[index]
     assert call(server, path, body, **model) == ("MISS", "2")
+
+
+def test_a_key_of_ones_own_is_not_shared_by_gateways_and_endpoints(server: ServerProcess) -> None:
+    key = {"cf-aig-cache-key": "greeting"}
+    assert call(server, **key) == ("MISS", "1")
+    assert call(server, CHAT_PATH.replace("/gw/", "/other/"), **key) == ("MISS", "2")
+    path = f"{GATEWAY}/workers-ai/{INT8}"
+    assert call(server, path, {"prompt": "Hi"}, **key) == ("MISS", "3")
+    step = {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}
+    assert call(server, GATEWAY, [step], **key) == ("MISS", "4")
+    other = {**step, "endpoint": f"run/{INT8}"}
+    assert call(server, GATEWAY, [other], **key) == ("MISS", "5")
+    assert call(server, **key) == ("HIT", "1")
+
+
+def test_a_key_in_a_binding_belongs_to_its_gateway_its_model_and_its_version(
+    server: ServerProcess,
+) -> None:
+    def run(gateway: str = "gw", model: str = INT8, version: int = 3) -> tuple[str | None, str]:
+        options = {"gateway": {"id": gateway, "cacheKey": "greeting"}}
+        body = {"inputs": {"prompt": "Hi"}, "options": options}
+        headers = {"cf-consn-model-id": model, "cf-consn-sdk-version": "2.0.0"}
+        return call(server, f"/ai-gateway/run?version={version}", body, **headers)
+
+    assert run() == ("MISS", "1")
+    assert run(gateway="other") == ("MISS", "2")
+    assert run(model=LLAMA) == ("MISS", "3")
+    assert run(version=2) == ("MISS", "4")
+    assert run() == ("HIT", "1")
+
+
+def test_the_versions_of_a_binding_do_not_share_responses(server: ServerProcess) -> None:
+    body = {"inputs": {"prompt": "Hi"}, "options": {"gateway": {"id": "gw", "cacheTtl": 60}}}
+    for version in (3, 2):
+        path, headers = f"/ai-gateway/run?version={version}", {"cf-consn-model-id": INT8}
+        response = httpx.post(server.root + path, json=body, headers=headers)
+        assert response.headers["cf-aig-cache-status"] == "MISS"
+        assert response.content.startswith(b"{" if version == 3 else GZIP_MAGIC)
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("form", ["path", "universal", "binding"])
+def test_calls_of_a_batch_are_never_cached(server: ServerProcess, form: str) -> None:
+    def send(inputs: Any) -> Any:
+        path, body, headers = f"{GATEWAY}/workers-ai/{LLAMA}?queueRequest=true", inputs, {**KEY}
+        if form == "universal":
+            path = f"{GATEWAY}?queueRequest=true"
+            body = [{"provider": "workers-ai", "endpoint": LLAMA, "query": inputs}]
+        if form == "binding":
+            path, headers = "/ai-gateway/run?version=3", {"cf-consn-model-id": LLAMA}
+            options = {"queueRequest": True, "gateway": {"id": "gw", "cacheKey": "batch"}}
+            body = {"inputs": inputs, "options": options}
+        response = httpx.post(server.root + path, json=body, headers=headers)
+        assert response.headers["cf-aig-cache-status"] == "MISS", response.text
+        value = response.json()
+        return value.get("result", value)
+
+    delayed = [{"answer": "Later.", "delay": 1}]
+    httpx.post(f"{server.root}/_emulator/script", json=delayed).raise_for_status()
+    queued = send({"requests": [{"prompt": "one"}]})
+    assert queued["status"] == "queued"
+    poll = {"request_id": queued["request_id"]}
+    assert send(poll)["status"] in ("queued", "running")
+    wait_until(lambda: "responses" in send(poll), limit_s=30)
+
+
+@pytest.mark.parametrize("ttl", [10**350, -(10**350)], ids=["large", "small"])
+def test_a_step_with_an_extreme_time_is_run(server: ServerProcess, ttl: int) -> None:
+    step = {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}
+    assert call(server, GATEWAY, [step | {"headers": {"cf-aig-cache-ttl": ttl}}])[1] == "1"
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize(("num_steps", "code"), [(100, 5007), (101, 3003), (100_000, 3003)])
+def test_the_number_of_steps_is_limited(server: ServerProcess, num_steps: int, code: int) -> None:
+    step = {"provider": "openai", "endpoint": "x"}
+    response = httpx.post(server.root + GATEWAY, json=[step] * num_steps)
+    assert response.json()["internalCode"] == code
+    assert (f"at most 100 requests, not {num_steps}" in response.text) is (num_steps > 100)
+
+
+@pytest.mark.inferred
+def test_the_fault_of_a_failed_step_is_not_that_of_the_response(server: ServerProcess) -> None:
+    rules = [{"contains": "fail", "fault": "internal"}, {"contains": "Hi", "answer": "Answer 1."}]
+    httpx.post(f"{server.root}/_emulator/script", json=rules).raise_for_status()
+    steps = [
+        {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": prompt}}
+        for prompt in ("fail", "Hi")
+    ]
+    response = httpx.post(server.root + GATEWAY, json=steps)
+    assert (response.status_code, response.headers["cf-aig-step"]) == (200, "1")
+    assert "x-emulator-fault" not in response.headers
+    line = f"{GATEWAY} 200, model {INT8}, rule 2,"
+    wait_until(lambda: any(line in each for each in server.log))
+    cached = [steps[0], {**steps[1], "headers": TTL}]
+    for _ in range(2):
+        response = httpx.post(server.root + GATEWAY, json=cached)
+        assert "x-emulator-fault" not in response.headers
+    assert response.headers["cf-aig-cache-status"] == "HIT"
+    failed = httpx.post(server.root + GATEWAY, json=steps[:1])
+    assert failed.headers["x-emulator-fault"] == "internal"
+
+
+@pytest.mark.inferred
+def test_a_step_that_no_rule_matches_does_not_make_the_call_unmatched(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- contains: known\n  answer: OK\n", "utf-8")
+    flags = ("--backend", "scripted", "--script", str(tmp_path / "rules.yaml"), "--strict")
+    steps = [
+        {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": prompt}}
+        for prompt in ("other", "known")
+    ]
+    with server_process(*flags) as strict:
+        assert httpx.post(strict.root + GATEWAY, json=steps).status_code == 200
+        assert not httpx.get(f"{strict.root}/_emulator/unmatched").json()["requests"]
+        assert httpx.post(strict.root + GATEWAY, json=steps[::-1][1:]).status_code == 500
+        assert httpx.get(f"{strict.root}/_emulator/unmatched").json()["requests"]
 
 
 def test_a_step_of_a_universal_call_has_the_same_headers(server: ServerProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,9 +23,19 @@ QUEUE = "?queueRequest=true"
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Iterator[ServerProcess]:
+def scripted_server() -> Iterator[ServerProcess]:
     with server_process("--backend", "scripted") as server:
         yield server
+
+
+@pytest.fixture
+def scripted(scripted_server: ServerProcess) -> ServerProcess:
+    httpx.post(f"{scripted_server.root}/_emulator/reset").raise_for_status()
+    return scripted_server
+
+
+def set_script(server: ServerProcess, *rules: dict[str, Any]) -> None:
+    httpx.post(f"{server.root}/_emulator/script", json=[*rules]).raise_for_status()
 
 
 def submit(server: ServerProcess, requests: list[Any], model: str = LLAMA) -> str:
@@ -194,6 +205,50 @@ def test_with_strict_an_unmatched_request_of_a_batch_is_listed(tmp_path: Path) -
         listed = httpx.get(f"{server.root}/_emulator/unmatched").json()["requests"]
     assert known["success"] and other["errors"][0]["code"] == 3905
     assert listed
+
+
+def test_without_strict_an_unmatched_request_of_a_batch_is_listed(
+    scripted: ServerProcess,
+) -> None:
+    def unmatched() -> list[Any]:
+        rows: list[Any] = httpx.get(f"{scripted.root}/_emulator/unmatched").json()["requests"]
+        return rows
+
+    set_script(scripted, {"contains": "known", "answer": "OK"})
+    assert results(scripted, submit(scripted, [{"prompt": "known"}]))[0]["success"]
+    assert not unmatched()
+    known, other = results(scripted, submit(scripted, [{"prompt": "known"}, {"prompt": "x"}]))
+    assert (known["success"], other["success"]) == (True, True)
+    assert unmatched()
+
+
+@pytest.mark.parametrize("delay", [0, 0.1])
+def test_an_error_of_capacity_in_a_script_is_the_result_at_once(
+    scripted: ServerProcess, delay: float
+) -> None:
+    rule = {"fault": "capacity", "delay": delay, "times": 1}
+    set_script(scripted, rule, {"answer": "OK"})
+    began = time.monotonic()
+    failed, other = results(scripted, submit(scripted, [{"prompt": "one"}, {"prompt": "two"}]))
+    assert time.monotonic() - began < 4  # a request that is tried again waits for 5 seconds
+    assert (failed["errors"][0]["code"], other["result"]["response"]) == (3040, "OK")
+    rules = httpx.get(f"{scripted.root}/_emulator/script").json()["rules"]
+    assert [rule["used"] for rule in rules] == [1, 1]
+
+
+def test_references_that_json_cannot_express_or_that_are_too_deep(scripted: ServerProcess) -> None:
+    def queue(reference: str) -> httpx.Response:
+        body = f'{{"requests": [{{"text": "a", "external_reference": {reference}}}]}}'
+        url = scripted.run_url(BGE_M3) + QUEUE
+        return httpx.post(url, content=body.ljust(20_000), headers={"authorization": "Bearer x"})
+
+    request_id = queue("[1e999, -1e999, 1.5]").json()["result"]["request_id"]
+    (response,) = results(scripted, request_id, BGE_M3)
+    assert response["external_reference"] == [None, None, 1.5]
+    assert queue("[" * 960 + "]" * 960).json()["errors"][0]["code"] == 3003
+    deep = "[" * 200 + "]" * 200
+    (response,) = results(scripted, queue(deep).json()["result"]["request_id"], BGE_M3)
+    assert response["external_reference"] == json.loads(deep)
 
 
 def test_forty_requests_that_are_queued_while_the_server_is_busy_are_all_answered(

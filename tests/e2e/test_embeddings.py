@@ -116,6 +116,11 @@ def test_a_request_may_have_no_text_or_more_than_a_hundred(
     assert result["shape"] == [num_texts, 384] and len(result["data"]) == num_texts
 
 
+def test_a_request_with_too_many_texts_is_refused(scripted: ServerProcess) -> None:
+    response = scripted.run({"text": [str(number) for number in range(200_000)]}, BGE_M3)
+    assert error_of(response)[:2] == (413, 3006)
+
+
 def test_a_text_in_another_request_has_the_same_embedding(server: ServerProcess) -> None:
     first, _, _ = server.run({"text": TEXTS}, BGE_M3).json()["result"]["data"]
     assert server.run({"text": TEXTS[0]}, BGE_M3).json()["result"]["data"] == [first]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.loop import in_loop
 
 ONE, OTHER = "1" * 32, "2" * 32
 MODEL = "@cf/baai/bge-m3"
-REFUSED = BatchResult(None, error=WireError(OUT_OF_CAPACITY))
+REFUSED = BatchResult(None, error=WireError(OUT_OF_CAPACITY), is_refused=True)
 
 
 @dataclass
@@ -25,8 +26,8 @@ class FakeServer:
     """Runs the requests of batches, each only after `permits.release()`.
 
     `now`: the time in seconds. `is_busy`: whether other calls are in progress. `outcomes`: the
-    results of the next requests, which are otherwise `{"response": REQUEST}`. An exception is
-    raised.
+    results of the next requests, which are otherwise the request as JSON. An exception is raised.
+    `num_bytes`: how much longer each result is.
     """
 
     now: float = 0
@@ -58,7 +59,8 @@ class FakeServer:
         outcome = self.outcomes.pop(0) if self.outcomes else None
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome or BatchResult({"response": request}, Usage(1, 2), num_bytes=self.num_bytes)
+        result = json.dumps(request) + " " * self.num_bytes
+        return outcome or BatchResult(result.encode(), Usage(1, 2))
 
     def permit(self, number: int) -> None:
         for _ in range(number):
@@ -71,7 +73,7 @@ async def until(is_met: Callable[[], bool]) -> None:
 
 
 def texts(batch: Batch) -> list[Any]:
-    return [result and result.result and result.result["response"] for result in batch.results]
+    return [result and result.result and json.loads(result.result) for result in batch.results]
 
 
 def codes(batch: Batch) -> list[int | None]:
@@ -158,6 +160,17 @@ async def test_the_number_of_tries_is_limited() -> None:
     await until(lambda: batch.status is BatchStatus.ENDED)
     assert codes(batch) == [3040]
     assert len(server.started) == batches.MAX_TRIES
+
+
+@in_loop
+async def test_an_error_of_capacity_that_a_script_sends_is_not_tried_again() -> None:
+    server = FakeServer(outcomes=[replace(REFUSED, is_refused=False)])
+    queue = server.queue()
+    server.permit(2)
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    assert (codes(batch), server.started) == ([3040, None], ["a", "b"])
 
 
 @in_loop

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from workers_ai_emulator.wire.body import (
     MAX_BODY_BYTES,
+    MAX_DEPTH,
     compute,
     gunzip,
     parse_json,
@@ -109,6 +110,26 @@ def test_invalid_gzip_is_an_error(body: bytes, error: ErrorType) -> None:
 def test_a_body_that_is_not_json_is_an_incomplete_request(body: bytes) -> None:
     with pytest.raises(WireError, match="Request is missing"):
         parse_json(body)
+
+
+def nested(levels: int, opening: bytes, closing: bytes) -> bytes:
+    return opening * levels + b"1" + closing * levels
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b"[1,", b",2]")])
+@pytest.mark.parametrize("padding", [b"", b" " * 2**15], ids=["on the loop", "in a thread"])
+def test_the_depth_of_json_is_limited_wherever_it_is_parsed(
+    opening: bytes, closing: bytes, padding: bytes
+) -> None:
+    read(nested(MAX_DEPTH, opening, closing), padding)
+    with pytest.raises(WireError, match="Request is missing") as caught:
+        read(nested(MAX_DEPTH + 1, opening, closing), padding)
+    assert caught.value.type is INCOMPLETE_REQUEST
+
+
+def test_many_brackets_side_by_side_are_not_deep() -> None:
+    body = [{"role": "user", "content": "[[{" * MAX_DEPTH}] * MAX_DEPTH
+    assert parse_json(json.dumps(body).encode()) == body
 
 
 def test_json_is_parsed_as_javascript_parses_it() -> None:

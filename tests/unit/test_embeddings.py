@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
+from workers_ai_emulator.routes.embeddings import write
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores, parse
 from workers_ai_emulator.tasks.response_formats.embeddings import (
     embeddings_result,
     openai_embeddings,
     scores_result,
 )
-from workers_ai_emulator.wire.errors import BAD_INPUT, WireError
+from workers_ai_emulator.wire.envelope import Written, success, to_json
+from workers_ai_emulator.wire.errors import BAD_INPUT, REQUEST_TOO_LARGE, WireError
 
 from tests.conformance.test_validator_differential import INHERITED_KEYS, KEYS, BodyWriter
 
@@ -55,6 +57,25 @@ def test_the_text_may_be_one_text_or_a_list(text: Any, spec: ModelSpec) -> None:
 def test_a_list_may_have_more_texts_than_the_schema_says(num_texts: int, spec: ModelSpec) -> None:
     if num_texts or spec is not QWEN_3:
         assert len(parse({"text": ["a"] * num_texts}, spec).texts) == num_texts
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "most"),
+    [(BGE_M3, "text", 3906), (BGE, "text", 5208), (BGE_M3, "contexts", 3906)],
+)
+def test_the_embeddings_of_a_request_are_limited(spec: ModelSpec, key: str, most: int) -> None:
+    item: Any = "0" if key == "text" else {"text": "0"}
+    assert len(parse({key: [item] * most}, spec).texts) == most
+    with pytest.raises(WireError) as refusal:
+        parse({key: [item] * (most + 1)}, spec)
+    assert refusal.value.type is REQUEST_TOO_LARGE
+
+
+def test_a_ranking_is_limited_too() -> None:
+    body = {"query": "a", "contexts": [{"text": "b"}] * 4000}
+    with pytest.raises(WireError) as refusal:
+        parse(body, RERANKER)
+    assert refusal.value.type is REQUEST_TOO_LARGE
 
 
 def test_only_the_english_bge_models_let_the_request_choose_the_pooling() -> None:
@@ -203,3 +224,21 @@ def test_the_form_of_openai_has_numbers_or_base64() -> None:
     encoded = openai_embeddings(BGE, VECTORS, is_base64=True)["data"][1]["embedding"]
     numbers = struct.unpack("<2f", base64.b64decode(encoded, validate=True))
     assert numbers == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("is_openai", [False, True])
+def test_each_embedding_is_written_separately_and_the_bytes_are_those_of_the_whole(
+    is_openai: bool,
+) -> None:
+    result = result_of(BGE_M3, {"text": ["a", "b"]})
+    if is_openai:
+        result = openai_embeddings(BGE, VECTORS, is_base64=False)
+    written: list[Any] = []
+
+    def wrap(parts: dict[str, Any]) -> bytes:
+        written.extend(parts["data"])
+        return success(parts)
+
+    assert write(result, wrap) == success(result)
+    assert [part.json for part in written] == [to_json(item) for item in result["data"]]
+    assert all(isinstance(part, Written) for part in written)

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from workers_ai_emulator.engine.errors import EngineError
 from workers_ai_emulator.wire.envelope import (
     PADDING,
@@ -14,9 +15,13 @@ from workers_ai_emulator.wire.envelope import (
     EventTemplate,
     Padding,
     RandomPadding,
+    Written,
     event,
     failure,
+    json_text,
     success,
+    to_json,
+    written_separately,
 )
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
@@ -34,6 +39,26 @@ def test_the_envelope_of_a_result_has_the_recorded_bytes() -> None:
     assert success({"response": "2 + 2 = 4."}) == (
         b'{"result":{"response":"2 + 2 = 4."},"success":true,"errors":[],"messages":[]}'
     )
+
+
+def test_written_parts_are_copied_in_their_order() -> None:
+    items: list[Any] = [{"é": [1, "\ud800"]}, [], "x", None]
+    parts = {"first": Written(b'{"a":1}'), "items": written_separately(items), "last": "é"}
+    whole = {"first": {"a": 1}, "items": items, "last": "é"}
+    assert to_json(parts) == to_json(whole)
+    assert success(parts) == success(whole)
+
+
+@pytest.mark.parametrize("number", [1e999, -1e999, float("nan")])
+def test_numbers_that_are_not_finite_become_null(number: float) -> None:
+    value = {"a": [number, {"b": number}], "c": 1.5}
+    assert json_text(value) == '{"a":[null,{"b":null}],"c":1.5}' == to_json(value).decode()
+    assert to_json([number, Written(b"1"), number, Written(b"2")]) == b"[null,1,null,2]"
+
+
+def test_other_objects_are_not_written() -> None:
+    with pytest.raises(TypeError, match="set cannot be written"):
+        to_json([{1}])
 
 
 def test_an_error_of_workers_ai_ends_with_the_request_id() -> None:

@@ -49,3 +49,8 @@ def test_a_deeply_nested_input_has_no_excerpt() -> None:
     for _ in range(10_000):
         inputs = [inputs]
     assert excerpt_of(inputs) is None
+
+
+def test_only_the_beginning_of_a_long_list_is_searched() -> None:
+    assert excerpt_of([1] * 900 + ["Hi"]) == "Hi"
+    assert excerpt_of([1] * 1100 + ["Hi"]) is None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from fastapi import Response
+from workers_ai_emulator.routes import gateway_cache
 from workers_ai_emulator.routes.gateway_cache import CacheOptions, GatewayCache
+from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.responses import json_response
 
 MIB = "a" * 1024 * 1024
@@ -21,12 +24,19 @@ class Clock:
         return self.now
 
 
-def status(cache: GatewayCache, request: Any, account: str | None = None, **options: Any) -> str:
+def status(
+    cache: GatewayCache,
+    request: Any,
+    account: str | None = None,
+    endpoint: str = "/chat",
+    **options: Any,
+) -> str:
     async def run() -> Response:
         return json_response(MIB)
 
     asked = CacheOptions(**{"ttl_s": 60.0, **options})
-    response = asyncio.run(cache.respond(account, request, asked, run))
+    context = CallContext(account=account)
+    response = asyncio.run(cache.respond(context, endpoint, request, asked, run))
     assert len(response.body) == len(MIB) + 2
     return response.headers["cf-aig-cache-status"]
 
@@ -52,6 +62,60 @@ def test_accounts_do_not_share_responses_and_are_reset_alone() -> None:
     assert [status(cache, 1, "a"), status(cache, 1, "b")] == ["MISS", "HIT"]
 
 
+@pytest.mark.parametrize(("reset", "later"), [(None, "MISS"), ("a", "MISS"), ("b", "HIT")])
+def test_a_call_that_runs_during_a_reset_of_its_account_is_not_cached(
+    reset: str | None, later: str
+) -> None:
+    cache = GatewayCache(Clock())
+
+    async def run() -> Response:
+        cache.reset(reset)
+        return json_response(MIB)
+
+    options = CacheOptions(ttl_s=60.0)
+    asyncio.run(cache.respond(CallContext(account="a"), "/chat", 1, options, run))
+    assert status(cache, 1, "a") == later
+
+
+def test_a_key_of_ones_own_is_that_of_one_endpoint() -> None:
+    cache = GatewayCache(Clock())
+    assert status(cache, 1, key="k") == "MISS"
+    assert status(cache, 2, key="k", endpoint="/other") == "MISS"
+    assert status(cache, 3, key="k") == "HIT"
+
+
+def test_infinity_and_null_are_different_contents() -> None:
+    cache = GatewayCache(Clock())
+    assert [status(cache, [None]), status(cache, [float("inf")])] == ["MISS", "MISS"]
+
+
+@pytest.mark.parametrize(
+    ("is_large", "options", "threads"),
+    [
+        (False, CacheOptions(ttl_s=60.0), [True]),
+        (True, CacheOptions(ttl_s=60.0), [False]),
+        (True, CacheOptions(), []),
+        (True, CacheOptions(ttl_s=60.0, is_skipped=True), []),
+    ],
+)
+def test_a_large_request_is_hashed_in_a_thread_and_only_if_it_is_cached(
+    is_large: bool, options: CacheOptions, threads: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bool] = []
+
+    def digest(value: Any) -> str:
+        used.append(threading.current_thread() is threading.main_thread())
+        return "digest"
+
+    async def run() -> Response:
+        return json_response(1)
+
+    monkeypatch.setattr(gateway_cache, "_digest", digest)
+    context = CallContext(is_large=is_large)
+    asyncio.run(GatewayCache(Clock()).respond(context, "/chat", 1, options, run))
+    assert used == threads
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -63,6 +127,8 @@ def test_accounts_do_not_share_responses_and_are_reset_alone() -> None:
         ({"cf-aig-cache-ttl": "soon"}, 300),
         ({"cf-aig-cache-ttl": "nan"}, 300),
         ({"cf-aig-cache-ttl": "1e99"}, 30 * 24 * 3600),
+        ({"cf-aig-cache-ttl": 10**350}, 30 * 24 * 3600),
+        ({"cf-aig-cache-ttl": -(10**350)}, 300),
         ({"cf-aig-cache-key": "a"}, 300),
         ({"cf-aig-skip-cache": "true"}, None),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from workers_ai_emulator.backends import local_embeddings
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
+from workers_ai_emulator.backends.similarity import similarities
 from workers_ai_emulator.engine.embedder import Vector
-from workers_ai_emulator.engine.errors import TextsTooLong, TextTooLong
+from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.spec import ModelSpec
@@ -187,3 +190,28 @@ def test_a_model_with_a_shorter_context_cuts_texts() -> None:
     model = FakeModel(is_trusted=False, context_length=64)
     embed(model, spec, "a " * 100)
     assert len(model.calls[0][0][0]) == 64
+
+
+@pytest.mark.parametrize(("is_trusted", "pooling"), [(True, Pooling.MEAN), (False, Pooling.RANK)])
+def test_not_a_number_is_an_error(is_trusted: bool, pooling: Pooling) -> None:
+    class Broken(FakeModel):
+        async def _embed(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
+            return [np.array([np.nan, 1], np.float32) for _ in texts]
+
+    model = Broken(is_trusted=is_trusted)
+    with pytest.raises(EngineError, match="not a"):
+        embed(model, BASE, "a")
+    with pytest.raises(EngineError, match="not a"):
+        rank(model, RERANKER, "q", "a")
+
+
+def test_vectors_are_compared_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def recorded(vectors: Iterable[Sequence[float]]) -> list[float]:
+        threads.append(threading.current_thread())
+        return similarities(vectors)
+
+    monkeypatch.setattr(local_embeddings, "similarities", recorded)
+    assert rank(FakeModel(), RERANKER, "a", "a")[0].values == [1.0]
+    assert threads and threading.main_thread() not in threads

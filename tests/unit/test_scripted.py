@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from workers_ai_emulator.backends import scripted
 from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.backends.script_file import read_rules
 from workers_ai_emulator.backends.scripted import ScriptedBackend
-from workers_ai_emulator.engine.errors import RequestRejected
+from workers_ai_emulator.engine.errors import Interrupted, RequestRejected
+from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.types import (
     Chunk,
     FinishReason,
@@ -27,6 +32,7 @@ from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolCall, ToolChoice
 from workers_ai_emulator.tasks.completion import Completion, collect
+from workers_ai_emulator.tasks.embeddings import EmbeddingRequest
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
@@ -981,3 +987,61 @@ def test_a_script_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) 
             file.symlink_to("/dev/zero")
     with pytest.raises(SettingInvalid, match=r"^--script: cannot read .*rules.yaml: is a "):
         read_rules(file)
+
+
+# ── embeddings ────────────────────────────────────────────────────────────────────────────────
+
+
+EMBEDDING_MODEL = CATALOG["@cf/baai/bge-m3"]
+
+
+def texts_of(*texts: str, query: str | None = None) -> EmbeddingRequest:
+    return EmbeddingRequest(texts, Pooling.CLS, truncates=True, query=query)
+
+
+@pytest.mark.parametrize("method", ["embed", "rank"])
+def test_after_a_cancellation_the_thread_stops(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, stopped = threading.Event(), threading.Event()
+
+    def endless(text: str, dimensions: int, is_cancelled: Callable[[], bool]) -> list[float]:
+        began.set()
+        while not is_cancelled():
+            time.sleep(0.001)
+        stopped.set()
+        raise Interrupted
+
+    async def cancel() -> None:
+        run = getattr(script(), method)
+        request = texts_of("a", query="q")
+        task = asyncio.create_task(run(request, EMBEDDING_MODEL, CallContext()))
+        await asyncio.to_thread(began.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(stopped.wait, 10)
+
+    monkeypatch.setattr(scripted, "word_vector", endless)
+    asyncio.run(cancel())
+
+
+@pytest.mark.parametrize("method", ["embed", "rank"])
+def test_words_and_similarities_are_computed_in_a_thread(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[threading.Thread] = set()
+
+    def in_its_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            threads.add(threading.current_thread())
+            return function(*arguments)
+
+        return call
+
+    for name in ("num_words", "similarity"):
+        monkeypatch.setattr(scripted, name, in_its_thread(getattr(scripted, name)))
+    run = getattr(script(), method)
+    result, _ = asyncio.run(run(texts_of("a b", query="q"), EMBEDDING_MODEL, CallContext()))
+    assert result.num_tokens == (2 if method == "embed" else 3)
+    assert threads and threading.main_thread() not in threads

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from workers_ai_emulator.backends.similarity import normalized, similarity, word_vector
+from workers_ai_emulator.backends.similarity import (
+    normalized,
+    similarities,
+    similarity,
+    word_vector,
+)
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
 
 DIMENSIONS = (384, 768, 1024)
 
@@ -53,3 +59,23 @@ def test_similarities_are_from_zero_to_one(
 def test_a_vector_of_zeros_stays_as_it_is() -> None:
     assert normalized([0.0, 0.0]) == [0.0, 0.0]
     assert normalized([3.0, 4.0]) == [0.6, 0.8]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, 1e154])
+def test_a_vector_without_a_finite_length_is_an_error(number: float) -> None:
+    with pytest.raises(EngineError, match="not a finite number"):
+        normalized([1.0] + [number] * 2)
+    with pytest.raises(EngineError):
+        similarities([[1.0, 0.0], [number, number]])
+
+
+def test_similarities_are_those_of_the_first_vector_with_the_others() -> None:
+    assert similarities([[2.0, 0.0], [3.0, 4.0], [0.0, 9.0]]) == [0.6, 0.0]
+    assert similarities([[2.0, 0.0]]) == []
+
+
+def test_a_vector_is_no_longer_computed_after_a_cancellation() -> None:
+    checks = iter([False] * 10 + [True])
+    with pytest.raises(Interrupted):
+        word_vector("a b c d e f g h i j k", 384, lambda: next(checks))
+    assert next(checks, None) is None

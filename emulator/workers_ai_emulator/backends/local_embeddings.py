@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from workers_ai_emulator.backends.similarity import normalized, similarity
-from workers_ai_emulator.engine.errors import TextsTooLong, TextTooLong
+from workers_ai_emulator.backends.similarity import normalized, similarities
+from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.runtime.embedders import Embedders, LoadedEmbedder
@@ -50,13 +50,14 @@ class LocalEmbeddings:
                     for text in tokens
                 ]
                 outputs = await loaded.embedder.embed(pairs, Pooling.RANK)
-                scores = [_sigmoid(float(output[0])) for output in outputs]
+                scores = [_score(float(output[0])) for output in outputs]
                 return Scores(scores, sum(map(len, pairs))), loaded.weights.name
             # Without a reranker's weights, the similarity of the embeddings is the score.
             pooling = Pooling.MEAN if loaded.weights.is_trusted else request.pooling
             vectors = await loaded.embedder.embed([query, *tokens], pooling)
-        first, *others = (normalized(vector.tolist()) for vector in vectors)
-        scores = [similarity(first, other) for other in others]
+        scores = await asyncio.to_thread(
+            lambda: similarities(vector.tolist() for vector in vectors)
+        )
         return Scores(scores, num_tokens), loaded.weights.name
 
 
@@ -114,6 +115,13 @@ def _dimensions(spec: ModelSpec, loaded: LoadedEmbedder) -> int:
 def _padded(vector: list[float], length: int) -> list[float]:
     """Appends zeros until the vector has `length` numbers. Similarities stay the same."""
     return vector + [0.0] * (length - len(vector))
+
+
+def _score(output: float) -> float:
+    """Converts the output of a reranker to a score from 0 to 1. Raises EngineError for NaN."""
+    if math.isnan(output):
+        raise EngineError("the model computed a score that is not a number")
+    return _sigmoid(output)
 
 
 def _sigmoid(value: float) -> float:

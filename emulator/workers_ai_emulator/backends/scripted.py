@@ -7,11 +7,12 @@ import json
 import logging
 import math
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from workers_ai_emulator.backends.conditions import Counter, Match, Subject
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
@@ -56,6 +57,8 @@ from workers_ai_emulator.wire.validation import bounded, shown
 log = logging.getLogger(__name__)
 
 MODEL_NAME = "scripted"
+
+_T = TypeVar("_T")
 
 # A comparison of a request with all rules runs in a thread if its cost is higher than this. The
 # cost is the sum of all rules' `Rule.cost`, times the number of characters of the text.
@@ -207,16 +210,13 @@ class ScriptedBackend:
     async def embed(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
     ) -> tuple[Embeddings, str]:
-        vectors = await asyncio.to_thread(_vectors, request.texts, spec)
-        return Embeddings(vectors, sum(map(num_words, request.texts))), MODEL_NAME
+        return await _in_thread(_embeddings, request.texts, spec), MODEL_NAME
 
     async def rank(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
     ) -> tuple[Scores, str]:
         texts = [request.query or "", *request.texts]
-        query, *others = await asyncio.to_thread(_vectors, texts, spec)
-        scores = [similarity(query, other) for other in others]
-        return Scores(scores, sum(map(num_words, texts))), MODEL_NAME
+        return await _in_thread(_scores, texts, spec), MODEL_NAME
 
     def cancel_all(self) -> None:
         self._running.cancel_all()
@@ -302,10 +302,43 @@ class ScriptedBackend:
                 return used
 
 
-def _vectors(texts: Sequence[str], spec: ModelSpec) -> list[list[float]]:
+# Returns whether the request was cancelled. Computations in threads then stop.
+_IsCancelled = Callable[[], bool]
+
+
+async def _in_thread(
+    compute: Callable[[Sequence[str], ModelSpec, _IsCancelled], _T],
+    texts: Sequence[str],
+    spec: ModelSpec,
+) -> _T:
+    """Calls `compute` in a thread, and returns its result.
+
+    If this coroutine is cancelled, the computation in the thread is cancelled, too.
+    """
+    is_cancelled = threading.Event()
+    try:
+        return await asyncio.to_thread(compute, texts, spec, is_cancelled.is_set)
+    finally:
+        is_cancelled.set()
+
+
+def _embeddings(texts: Sequence[str], spec: ModelSpec, is_cancelled: _IsCancelled) -> Embeddings:
+    vectors = _vectors(texts, spec, is_cancelled)
+    return Embeddings(vectors, sum(map(num_words, texts)))
+
+
+def _scores(texts: Sequence[str], spec: ModelSpec, is_cancelled: _IsCancelled) -> Scores:
+    """Returns the similarity of the first text, the query, with each of the other texts."""
+    query, *others = _vectors(texts, spec, is_cancelled)
+    return Scores([similarity(query, other) for other in others], sum(map(num_words, texts)))
+
+
+def _vectors(
+    texts: Sequence[str], spec: ModelSpec, is_cancelled: _IsCancelled
+) -> list[list[float]]:
     assert spec.embedding is not None
     dimensions = spec.embedding.dimensions or _RANKING_DIMENSIONS
-    return [word_vector(text, dimensions) for text in texts]
+    return [word_vector(text, dimensions, is_cancelled) for text in texts]
 
 
 def _search(script: _Script, subject: Subject) -> list[_Found]:

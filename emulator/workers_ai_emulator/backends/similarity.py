@@ -6,8 +6,10 @@ import hashlib
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import add
+
+from workers_ai_emulator.engine.errors import EngineError, Interrupted
 
 _WORD = re.compile(r"\w+")
 # How much longer the vector of a word is than that of the whole text, in which texts with equal
@@ -15,20 +17,34 @@ _WORD = re.compile(r"\w+")
 _WORD_WEIGHT = 20
 
 
-def word_vector(text: str, dimensions: int) -> list[float]:
+def word_vector(
+    text: str, dimensions: int, is_cancelled: Callable[[], bool] = lambda: False
+) -> list[float]:
     """Returns a vector of length 1 for a text, which is equal for equal texts on every machine.
 
     It is the sum of a pseudo-random vector for each distinct word, without regard to case, and of a
     short one for the whole text. So texts that share words are nearer to each other than others.
+
+    `is_cancelled` is called often. Raises Interrupted once it returns True.
     """
-    total = _random_vector("word", [w.casefold() for w in _WORD.findall(text)], dimensions)
+    words = [word.casefold() for word in _WORD.findall(text)]
+    total = _random_vector("word", words, dimensions, is_cancelled)
     total = [_WORD_WEIGHT * number for number in total]
-    return normalized([*map(add, total, _random_vector("text", [text], dimensions))])
+    short = _random_vector("text", [text], dimensions, is_cancelled)
+    return normalized([*map(add, total, short)])
 
 
 def normalized(vector: Sequence[float]) -> list[float]:
-    """Returns the vector with length 1. A vector of zeros stays as it is."""
-    length = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
+    """Returns the vector with length 1. A vector of zeros stays as it is.
+
+    Raises EngineError if the vector has no finite length, for example because a number is NaN.
+    """
+    try:
+        length = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
+    except OverflowError:  # the sum is too large
+        length = math.inf
+    if not math.isfinite(length):
+        raise EngineError("the model computed an embedding whose length is not a finite number")
     return [round(x / length, 9) for x in vector]
 
 
@@ -41,7 +57,18 @@ def similarity(one: Sequence[float], other: Sequence[float]) -> float:
     return round(min(max(product, 0.0), 1.0), 9)
 
 
-def _random_vector(kind: str, texts: Sequence[str], dimensions: int) -> list[int]:
+def similarities(vectors: Iterable[Sequence[float]]) -> list[float]:
+    """Returns the similarity of the first vector, the query, with each of the others.
+
+    The vectors may have any length. Raises EngineError if a length is not finite.
+    """
+    query, *others = map(normalized, vectors)
+    return [similarity(query, other) for other in others]
+
+
+def _random_vector(
+    kind: str, texts: Sequence[str], dimensions: int, is_cancelled: Callable[[], bool]
+) -> list[int]:
     """Returns the sum of a pseudo-random vector for each distinct text.
 
     The numbers are integers, whose sum does not depend on the order or the machine. `kind`: texts
@@ -49,6 +76,8 @@ def _random_vector(kind: str, texts: Sequence[str], dimensions: int) -> list[int
     """
     total = [0] * dimensions
     for text in set(texts):
+        if is_cancelled():
+            raise Interrupted("the request was cancelled")
         seed = f"{kind} {text}".encode("utf-8", "surrogatepass")
         data = hashlib.shake_128(seed).digest(2 * dimensions)
         total = [*map(add, total, struct.unpack(f"<{dimensions}h", data))]

@@ -17,7 +17,7 @@ from workers_ai_emulator.backends.openai_api import UpstreamFailed
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import OpenAIRequest, streaming_request
 from workers_ai_emulator.backends.relayed import RunningGenerations, num_words
-from workers_ai_emulator.backends.similarity import normalized, similarity
+from workers_ai_emulator.backends.similarity import similarities
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     ContextTooLong,
@@ -116,7 +116,9 @@ class UpstreamBackend:
                 content = await _read(response, max_bytes=_MAX_EMBEDDINGS_BYTES)
                 if not response.is_success:
                     raise self._error_from(response.status_code, content, max_tokens=0)
-        vectors, num_tokens = openai_api.embeddings(content, len(request.texts))
+        vectors, num_tokens = await asyncio.to_thread(
+            openai_api.embeddings, content, len(request.texts)
+        )
         if num_tokens is None:
             num_tokens = sum(map(num_words, request.texts))
         return Embeddings(vectors, num_tokens), model
@@ -127,8 +129,7 @@ class UpstreamBackend:
         """Scores texts by the similarity of embeddings, because OpenAI's API has no ranking."""
         texts = (request.query or "", *request.texts)
         embeddings, model = await self.embed(replace(request, texts=texts), spec, context)
-        query, *others = map(normalized, embeddings.vectors)
-        scores = [similarity(query, other) for other in others]
+        scores = await asyncio.to_thread(similarities, embeddings.vectors)
         return Scores(scores, embeddings.num_tokens), model
 
     async def start(self, spec: ModelSpec) -> None:

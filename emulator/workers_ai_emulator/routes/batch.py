@@ -28,8 +28,13 @@ from workers_ai_emulator.tasks.response_formats.response_format import Json, Wra
 from workers_ai_emulator.tasks.response_formats.usage import counts
 from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext, context_of, set_context
-from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import BAD_INPUT, NOT_SCRIPTED, REQUEST_TOO_LARGE, WireError
+from workers_ai_emulator.wire.envelope import Written, to_json
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    OUT_OF_CAPACITY,
+    REQUEST_TOO_LARGE,
+    WireError,
+)
 from workers_ai_emulator.wire.responses import JsonResponse
 
 MAX_BYTES = 10_000_000  # "under 10 MB" [developers.cloudflare.com/workers-ai/features/batch-api]
@@ -200,23 +205,23 @@ async def _run_request(
         services.neurons.check(account)
         await run_single(request, spec, inputs, captured.wrap)
     except WireError as error:
-        return BatchResult(None, _usage(context), error)
+        # A script may send the error of a full queue: this is the result, and is not tried again.
+        is_refused = error.type is OUT_OF_CAPACITY and context.scripted_fault is None
+        return BatchResult(None, _usage(context), error, is_refused, context.is_unmatched)
     finally:
         if context.started is not None:
             services.neurons.use(account, services.price_of(spec.name).of(_usage(context)))
-    return BatchResult(captured.result, _usage(context), num_bytes=captured.num_bytes)
+    return BatchResult(captured.json, _usage(context), is_unmatched=context.is_unmatched)
 
 
 class _CapturedResult:
-    """Stores the result that a route writes, instead of the bytes of a response."""
+    """Stores the JSON of the result that a route writes, without an envelope."""
 
     def __init__(self) -> None:
-        self.result: Json = {}
-        self.num_bytes = 0
+        self.json = b"{}"
 
     def wrap(self, result: Json) -> bytes:
-        self.result = result
-        self.num_bytes = len(to_json(result))
+        self.json = to_json(result)
         return b""
 
 
@@ -229,16 +234,11 @@ async def _respond(batch: Batch, wrap: Wrap, context: CallContext) -> Response:
     if batch.status is not BatchStatus.ENDED:
         status = {"status": batch.status.value, "request_id": batch.id, "model": batch.model}
         return JsonResponse(wrap(status))
-    context.is_unmatched = any(_is_unmatched(result) for result in batch.results)
-    # Writes the JSON in a thread, because that takes long for many embeddings.
+    context.is_unmatched = any(result.is_unmatched for result in batch.results if result)
+    # Writes the JSON in a thread, because that takes long for many results.
     body = await asyncio.to_thread(lambda: wrap(_results(batch)))
     batch.is_retrieved = True
     return JsonResponse(body)
-
-
-def _is_unmatched(result: BatchResult | None) -> bool:
-    """Returns whether no rule of the script applied to the request, with the flag `--strict`."""
-    return result is not None and result.error is not None and result.error.type is NOT_SCRIPTED
 
 
 def _results(batch: Batch) -> Json:
@@ -257,7 +257,7 @@ def _results(batch: Batch) -> Json:
 def _response(index: int, result: BatchResult, reference: Any) -> Json:
     response = {
         "id": index,
-        "result": result.result or {},
+        "result": {} if result.result is None else Written(result.result),
         "success": result.error is None,
         "external_reference": reference,
     }

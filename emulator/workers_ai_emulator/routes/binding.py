@@ -58,8 +58,11 @@ async def run_model_via_gateway(request: Request) -> Response:
     spec = _model(request)
     body = await _body(request)
     options = body.get("options") if isinstance(body, dict) else None
-    cache = CacheOptions.of(request.headers, options)
-    return await gateway.respond(request, body, cache, lambda: _run(request, spec, body))
+    is_batch = _is_batch_call(request, spec, body)
+    cache = CacheOptions() if is_batch else CacheOptions.of(request.headers, options)
+    return await gateway.respond(
+        request, body, cache, lambda: _run(request, spec, body), endpoint=_gateway_id(options)
+    )
 
 
 @router.handles(endpoints.BINDING_GATEWAY_UNIVERSAL)
@@ -146,6 +149,18 @@ def _model(request: Request) -> ModelSpec:
         raise WireError(INCOMPLETE_REQUEST, MODEL_HEADER)
     is_served = name in services_of(request).catalog
     return find_model(request, name if is_served else name.rpartition(":")[2])
+
+
+def _is_batch_call(request: Request, spec: ModelSpec, body: Any) -> bool:
+    if not isinstance(body, dict) or "inputs" not in body:
+        return False
+    return run.is_batch_call(request, spec, body["inputs"], is_queued=_is_queued(body))
+
+
+def _gateway_id(options: Any) -> Any:
+    """Returns the id of the gateway in the options of a binding, or None."""
+    gateway_options = options.get("gateway") if isinstance(options, dict) else None
+    return gateway_options.get("id") if isinstance(gateway_options, dict) else None
 
 
 def _is_queued(body: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from workers_ai_emulator.tasks.response_formats.response_format import Json, Wra
 from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import while_connected
-from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.envelope import to_json, written_separately
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError, wire_errors
 from workers_ai_emulator.wire.responses import JsonResponse
 
@@ -119,4 +119,14 @@ def _store(
 async def _respond(result: Json, wrap: Callable[[Json], bytes], model: str) -> Response:
     """Returns the response. Writes its JSON in a thread, because that takes long for many texts."""
     headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(model)}
-    return JsonResponse(await asyncio.to_thread(wrap, result), headers=headers)
+    return JsonResponse(await asyncio.to_thread(write, result, wrap), headers=headers)
+
+
+def write(result: Json, wrap: Callable[[Json], bytes]) -> bytes:
+    """Returns `wrap(result)`. Other threads can run between the writing of two embeddings."""
+    return wrap(
+        {
+            key: written_separately(value) if isinstance(value, list) else value
+            for key, value in result.items()
+        }
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.routes import openai, run
 from workers_ai_emulator.routes.gateway_cache import CacheOptions
 from workers_ai_emulator.routes.generation import body_of, find_model, model_name, read_options
@@ -23,6 +24,8 @@ from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, W
 from workers_ai_emulator.wire.gateway_headers import log_header
 
 _PROVIDER = "workers-ai/"
+# The maximum number of requests in a universal request [inferred: the service documents no limit].
+MAX_STEPS = 100
 
 router = EndpointRouter()
 
@@ -73,18 +76,25 @@ async def run_model(request: Request) -> Response:
     spec = find_model(request, request.path_params["model"].removeprefix("run/"))
     body = await body_of(request)
     read_options(request, body)
-    return await _through(request, body, lambda: run.run(request, spec, body))
+    is_batch = run.is_batch_call(request, spec, body)
+    return await _through(
+        request, body, lambda: run.run(request, spec, body), is_cacheable=not is_batch
+    )
 
 
 async def universal(request: Request) -> Response:
     """Runs the requests in the body in their order, and returns the first successful response.
 
     Each request in the body is `{"provider": …, "endpoint": …, "query": …}`. If all requests fail,
-    raises the WireError of the last request.
+    raises the WireError of the last request. Raises WireError for more than MAX_STEPS requests.
     """
     body = await body_of(request)
     steps = body if isinstance(body, list) else [body]
+    if len(steps) > MAX_STEPS:
+        what = f"a list takes at most {MAX_STEPS} requests, not {len(steps)}"
+        raise WireError(INCOMPLETE_REQUEST, what)
     for number, step in enumerate(steps):
+        context_of(request.scope).forget_run()
         try:
             response = await _through_step(request, step)
         except WireError:
@@ -97,36 +107,70 @@ async def universal(request: Request) -> Response:
 
 
 async def respond(
-    request: Request, content: Any, options: CacheOptions, run: Callable[[], Awaitable[Response]]
+    request: Request,
+    content: Any,
+    options: CacheOptions,
+    run: Callable[[], Awaitable[Response]],
+    *,
+    endpoint: Any = None,
 ) -> Response:
     """Returns the cached response to an equal request, else that of `run`.
 
     Adds the headers of AI Gateway.
 
-    `content`: the parts of the request, besides its path and its model header, that determine its
-    response.
+    `content`: the parts of the request, besides its path, its query and its model header, that
+    determine its response. `endpoint`: the parts of `content` that name the gateway and the
+    endpoint; they count even if the user's own cache key replaces the content.
     """
     cache = services_of(request).gateway_cache
-    key = [request.scope["path"], request.headers.get(MODEL_HEADER), content]
-    account = context_of(request.scope).account
-    response = await cache.respond(account, key, options, run)
+    path, query = request.scope["path"], request.url.query
+    place = [path, query, request.headers.get(MODEL_HEADER), endpoint]
+    response = await cache.respond(context_of(request.scope), place, content, options, run)
     response.headers.update(log_header())
     return response
 
 
-async def _through(request: Request, body: Any, run: Callable[[], Awaitable[Response]]) -> Response:
-    return await respond(request, body, CacheOptions.of(request.headers), run)
+async def _through(
+    request: Request,
+    body: Any,
+    run: Callable[[], Awaitable[Response]],
+    *,
+    is_cacheable: bool = True,
+) -> Response:
+    options = CacheOptions.of(request.headers) if is_cacheable else CacheOptions()
+    return await respond(request, body, options, run)
 
 
 async def _through_step(request: Request, step: Any) -> Response:
-    headers = step.get("headers") if isinstance(step, dict) else None
+    """Runs a request of a universal request. Raises WireError if it fails."""
+    if not isinstance(step, dict):
+        raise WireError(INCOMPLETE_REQUEST, "provider")
+    headers = step.get("headers")
     headers = headers if isinstance(headers, dict) else {}
     names = {name.lower(): value for name, value in headers.items()}
     options = CacheOptions.of({**request.headers, **names})
-    return await respond(request, step, options, lambda: _run_step(request, step))
+    if options.is_cached and _is_batch_step(request, step):
+        options = CacheOptions()
+    endpoint = [step.get("provider"), step.get("endpoint")]
+    return await respond(
+        request, step, options, lambda: _run_step(request, step), endpoint=endpoint
+    )
 
 
-async def _run_step(request: Request, step: Any) -> Response:
+def _is_batch_step(request: Request, step: dict[str, Any]) -> bool:
+    match step:
+        case {"provider": "workers-ai", "endpoint": "v1/chat/completions" | "v1/embeddings"}:
+            return False
+        case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
+            return run.is_batch_call(request, _model_of(request, endpoint), query)
+    return False
+
+
+def _model_of(request: Request, endpoint: str) -> ModelSpec:
+    return find_model(request, endpoint.removeprefix("run/"))
+
+
+async def _run_step(request: Request, step: dict[str, Any]) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
             return await openai.complete(request, query, chat_format)
@@ -135,8 +179,7 @@ async def _run_step(request: Request, step: Any) -> Response:
         case {"provider": "compat", "endpoint": "chat/completions", "query": query}:
             return await _compat(request, query)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
-            spec = find_model(request, endpoint.removeprefix("run/"))
-            return await run.run(request, spec, query)
+            return await run.run(request, _model_of(request, endpoint), query)
         case {"provider": str(provider), "endpoint": str(endpoint)}:
             raise WireError(NO_SUCH_MODEL, f"{provider}/{endpoint}")
     raise WireError(INCOMPLETE_REQUEST, "provider")

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +16,8 @@ from typing import Any
 
 from fastapi import Response
 
-from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.body import compute
+from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _DEFAULT_TTL_S = 300.0  # recorded: the service repeated a response for about five minutes
@@ -36,6 +39,11 @@ class CacheOptions:
     key: str | None = None
     is_skipped: bool = False
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the response may come from the cache."""
+        return self.ttl_s is not None and not self.is_skipped
+
     @classmethod
     def of(cls, headers: Mapping[str, Any], options: Any = None) -> CacheOptions:
         """Reads the headers `cf-aig-…`, or the key `gateway` in the options of a binding.
@@ -48,9 +56,9 @@ class CacheOptions:
         ttl = headers.get("cf-aig-cache-ttl", gateway.get("cacheTtl"))
         key = headers.get("cf-aig-cache-key", gateway.get("cacheKey"))
         skip = headers.get("cf-aig-skip-cache", gateway.get("skipCache"))
-        is_cached = ttl is not None or key is not None
+        asks_for_cache = ttl is not None or key is not None
         return cls(
-            ttl_s=_seconds(ttl) if is_cached else None,
+            ttl_s=_seconds(ttl) if asks_for_cache else None,
             key=None if key is None else str(key),
             is_skipped=str(skip).lower() == "true",
         )
@@ -63,6 +71,14 @@ class _Entry:
     ends_at: float
 
 
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A call whose response will be cached. `is_reset`: whether the cache was reset meanwhile."""
+
+    account: str | None
+    is_reset: bool = False
+
+
 class GatewayCache:
     """Responses by account and request, with a limit in bytes: the oldest ones are dropped.
 
@@ -72,36 +88,64 @@ class GatewayCache:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._entries: OrderedDict[tuple[str | None, str], _Entry] = OrderedDict()
+        self._running: set[_Running] = set()
         self._num_bytes = 0
 
     async def respond(
         self,
-        account: str | None,
-        request: Any,
+        context: CallContext,
+        endpoint: Any,
+        content: Any,
         options: CacheOptions,
         run: Callable[[], Awaitable[Response]],
     ) -> Response:
         """Returns the cached response to an equal request of the account, else that of `run`.
 
-        Adds the header `cf-aig-cache-status` to the response. Streams and errors are not cached.
-        `request`: a JSON value with all parts of the request that determine its response.
+        Adds the header `cf-aig-cache-status` to the response. Streams and errors are not cached,
+        nor is a response that was computed during a reset.
+
+        `context`: the context of the request. `endpoint`, `content`: JSON values, which together
+        contain all parts of the request that determine its response. A key of the user's replaces
+        only `content`.
         """
-        key = (account, _digest(request if options.key is None else [options.key]))
-        is_cached = options.ttl_s is not None and not options.is_skipped
-        if is_cached and (entry := self._entry(key)) is not None:
-            response: Response = JsonResponse(entry.body, headers=entry.headers)
-            status = "HIT"
-        else:
+        if not options.is_cached:
             response, status = await run(), "MISS"
-            if is_cached and isinstance(response, JsonResponse) and response.status_code == 200:
-                self._store(key, response, options.ttl_s or _DEFAULT_TTL_S)
+        else:
+            value = [endpoint, options.key, None if options.key is not None else content]
+            key = (context.account, await compute(context, _digest, value))
+            response, status = await self._repeat_or_run(key, options, run)
         response.headers["cf-aig-cache-status"] = status
         return response
 
     def reset(self, account: str | None = None) -> None:
-        """Discards the cached responses. `account`: only those of this account; None: all."""
+        """Discards the cached responses, and does not cache those of calls that run.
+
+        `account`: only those of this account; None: all.
+        """
         for key in [key for key in self._entries if account in (None, key[0])]:
             self._remove(key)
+        for running in self._running:
+            running.is_reset |= account in (None, running.account)
+
+    async def _repeat_or_run(
+        self,
+        key: tuple[str | None, str],
+        options: CacheOptions,
+        run: Callable[[], Awaitable[Response]],
+    ) -> tuple[Response, str]:
+        """Returns the response, and `HIT` if it was cached, otherwise `MISS`."""
+        if (entry := self._entry(key)) is not None:
+            return JsonResponse(entry.body, headers=entry.headers), "HIT"
+        running = _Running(key[0])
+        self._running.add(running)
+        try:
+            response = await run()
+        finally:
+            self._running.discard(running)
+        is_storable = isinstance(response, JsonResponse) and response.status_code == 200
+        if is_storable and not running.is_reset:
+            self._store(key, response, options.ttl_s or _DEFAULT_TTL_S)
+        return response, "MISS"
 
     def _entry(self, key: tuple[str | None, str]) -> _Entry | None:
         entry = self._entries.get(key)
@@ -126,14 +170,16 @@ class GatewayCache:
         self._num_bytes -= len(self._entries.pop(key).body)
 
 
-def _digest(request: Any) -> str:
-    return hashlib.sha256(to_json(request)).hexdigest()
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _seconds(ttl: Any) -> float:
     """Returns the number of seconds that a request asks for, or the default if it is not one."""
     try:
         seconds = float(ttl)
+    except OverflowError:  # an integer that is larger than every float
+        seconds = math.inf if ttl > 0 else 0.0
     except (TypeError, ValueError):
         return _DEFAULT_TTL_S
     return min(seconds, _MAX_TTL_S) if seconds > 0 else _DEFAULT_TTL_S

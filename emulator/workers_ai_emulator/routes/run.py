@@ -62,12 +62,23 @@ async def run(
     envelope. `is_queued`: whether the request's body has the option `queueRequest`; the query may
     have it, too. With `queueRequest`, the input is a batch, or the id of a batch.
     """
-    is_queued = is_queued or request.query_params.get("queueRequest") == "true"
+    is_queued = is_queued or _is_queued(request)
     if batch.is_batch_call(spec, inputs, is_queued=is_queued):
         return await batch.run_batch_call(
             request, spec, inputs, wrap, run_single, is_queued=is_queued
         )
     return await run_single(request, spec, inputs, wrap)
+
+
+def is_batch_call(
+    request: Request, spec: ModelSpec, inputs: Any, *, is_queued: bool = False
+) -> bool:
+    """Returns whether `run` with these arguments queues a batch or asks for the results of one."""
+    return batch.is_batch_call(spec, inputs, is_queued=is_queued or _is_queued(request))
+
+
+def _is_queued(request: Request) -> bool:
+    return request.query_params.get("queueRequest") == "true"
 
 
 async def run_single(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Response:

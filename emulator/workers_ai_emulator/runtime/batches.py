@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -19,8 +19,6 @@ from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.wire.errors import INTERNAL_ERROR, OUT_OF_CAPACITY, WireError
 
 log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 RETENTION_S = 24 * 3600  # how long the results of a batch are kept after its end
 MAX_BYTES = 256 * 2**20  # limit for the requests and the results of all batches together
@@ -43,14 +41,21 @@ class BatchStatus(Enum):
 class BatchResult:
     """The result of one request of a batch.
 
-    `result`: the model's result; None if the request has failed with `error`. `num_bytes`: the
-    approximate size of `result`.
+    `result`: the JSON of the model's result; None if the request has failed with `error`.
+    `is_refused`: whether the request has failed because the server had no capacity for it; it may
+    be tried again. `is_unmatched`: whether no rule of the script applied to the request.
     """
 
-    result: Json | None
+    result: bytes | None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     error: WireError | None = None
-    num_bytes: int = 0
+    is_refused: bool = False
+    is_unmatched: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the result."""
+        return len(self.result or b"")
 
 
 # Runs one request of a batch.
@@ -116,8 +121,7 @@ class Batch:
         except Exception:
             log.exception("a request of a batch failed")
             result = BatchResult(None, error=WireError(INTERNAL_ERROR))
-        is_refused = result.error is not None and result.error.type is OUT_OF_CAPACITY
-        return None if is_refused and self._num_tries[index] < MAX_TRIES else result
+        return None if result.is_refused and self._num_tries[index] < MAX_TRIES else result
 
     def put_back(self, index: int) -> None:
         """Adds a request to the front of the queue again."""
@@ -258,7 +262,7 @@ class BatchQueue:
                 batch.id,
                 self._max_bytes // 2**20,
             )
-            result = BatchResult(None, usage=result.usage, error=WireError(OUT_OF_CAPACITY))
+            result = replace(result, result=None, error=WireError(OUT_OF_CAPACITY))
         batch.store(index, result, self._clock())
         batch.num_bytes += result.num_bytes
         self._num_bytes += result.num_bytes

@@ -19,6 +19,11 @@ GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins wi
 # If a body has more bytes than this limit, it is parsed in a thread, because parsing it on the
 # event loop would delay other requests.
 _LARGE_BODY_BYTES = 2**14
+# How many lists and objects may be nested in each other. Python limits recursion, and on the event
+# loop it allows less of it than in a thread: without this limit, values that a thread has parsed
+# could not be validated or written.
+MAX_DEPTH = 256
+_NOT_JSON = "body is not valid JSON"
 # A JSON integer with more digits than this limit is parsed as infinity, because Python refuses to
 # parse very long integers.
 _MAX_DIGITS = 400
@@ -87,16 +92,19 @@ def gunzip(body: bytes) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Parses the body like JavaScript's `request.json()`, and returns its JSON value, of any type.
 
-    Raises WireError if the body is empty or is not JSON. We do not know which error the service
-    sends for these bodies.
+    Raises WireError if the body is empty, is not JSON, or is nested deeper than MAX_DEPTH levels.
+    We do not know which error the service sends for these bodies.
     """
     text = body.decode("utf-8", "replace").removeprefix("\ufeff")
     if not text.strip():
         raise WireError(INCOMPLETE_REQUEST, "body")
     try:
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        raise WireError(INCOMPLETE_REQUEST, "body is not valid JSON") from error
+        raise WireError(INCOMPLETE_REQUEST, _NOT_JSON) from error
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise WireError(INCOMPLETE_REQUEST, _NOT_JSON)
+    return value
 
 
 async def compute(
@@ -110,6 +118,19 @@ async def compute(
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Returns whether more than `limit` lists and objects are nested in each other."""
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+    return bool(level)
 
 
 def _parse_int(digits: str) -> int | float:

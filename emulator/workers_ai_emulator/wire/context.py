@@ -65,6 +65,16 @@ class CallContext:
     scripted_fault: Fault | None = None
     error: WireError | None = None
 
+    def forget_run(self) -> None:
+        """Resets all fields that a run of a model sets.
+
+        Call it before each step of a universal request, so that nothing of a step that has failed
+        is taken for a part of the response.
+        """
+        self.model = self.started = self.inputs = self.rule = self.recording = None
+        self.scripted_fault = self.error = None
+        self.rejects_if_busy = self.is_unmatched = False
+
 
 def set_context(scope: Scope, context: CallContext) -> None:
     """Stores a context in a request's ASGI scope."""

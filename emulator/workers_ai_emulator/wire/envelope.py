@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,10 @@ from workers_ai_emulator.wire.errors import Sender, WireError
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_STYLE: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+_ENCODER = json.JSONEncoder(**_STYLE)
+# Replaces each `Written` in a JSON text. Clients cannot know it, so no value of theirs contains it.
+_PLACE = secrets.token_hex(16)
 
 # An event's padding, under the key `p`, hides the length of the token from people who see only the
 # length of an encrypted event. In recorded events of models without tools, the padding is the
@@ -30,17 +35,62 @@ VALUE = "\ue000"
 PADDING = "\ue001"
 
 
+class Written:
+    """A part of a value whose JSON is already written. `to_json` copies it.
+
+    `json`: the JSON in UTF-8.
+    """
+
+    __slots__ = ("json",)
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+
+
 def json_text(value: Any) -> str:
-    """Returns the value as compact JSON. Does not escape non-ASCII characters."""
-    return _ENCODER.encode(value)
+    """Returns the value as compact JSON. Does not escape non-ASCII characters.
+
+    Numbers that are not finite become null, as in JavaScript.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:  # a number is not finite
+        return _ENCODER.encode(_finite(value))
 
 
 def to_json(value: Any) -> bytes:
-    """Returns the value as compact JSON in UTF-8.
+    """Returns the value as compact JSON in UTF-8. The value may contain parts of type `Written`.
 
-    Does not escape non-ASCII characters, except lone surrogates, which UTF-8 cannot encode.
+    Does not escape non-ASCII characters, except lone surrogates, which UTF-8 cannot encode. Numbers
+    that are not finite become null, as in JavaScript.
     """
-    return _to_bytes(json_text(value))
+    written: list[bytes] = []
+
+    def place(part: Any) -> str:
+        if not isinstance(part, Written):
+            raise TypeError(f"{type(part).__name__} cannot be written as JSON")
+        written.append(part.json)
+        return _PLACE
+
+    encoder = json.JSONEncoder(**_STYLE, default=place)
+    try:
+        text = encoder.encode(value)
+    except ValueError:  # a number is not finite
+        written.clear()
+        text = encoder.encode(_finite(value))
+    first, *others = text.split(f'"{_PLACE}"') if written else [text]
+    parts = [_to_bytes(first)]
+    for part, other in zip(written, others, strict=True):
+        parts += [part, _to_bytes(other)]
+    return b"".join(parts)
+
+
+def written_separately(items: Sequence[Any]) -> list[Written]:
+    """Writes the JSON of each item, and returns the items as parts of a value for `to_json`.
+
+    While Python writes JSON, no other thread runs. Between two items, other threads can run.
+    """
+    return [Written(to_json(item)) for item in items]
 
 
 def success(result: Any, messages: Sequence[Any] = ()) -> bytes:
@@ -163,6 +213,18 @@ class RandomPadding:
 def _random(seed: str) -> random.Random:
     # Encodes the seed, because `Random` raises an error for a text with lone surrogates.
     return random.Random(seed.encode("utf-8", "surrogatepass"))
+
+
+def _finite(value: Any) -> Any:
+    """Returns a JSON value with null in place of numbers that are not finite."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+    return value
 
 
 def _to_bytes(text: str) -> bytes:

@@ -6,11 +6,13 @@ to the request, because the text is not changed.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 MAX_LENGTH = 200  # characters
 
 _MAX_DEPTH = 8  # levels of objects and lists that are searched
+_MAX_ITEMS = 1000  # items of a list that are searched
 
 
 def excerpt_of(inputs: Any) -> str | None:
@@ -45,5 +47,6 @@ def _text(value: Any, depth: int) -> str | None:
         ):
             return _text(inner, depth - 1)
         case list():
-            return next((text for item in value if (text := _text(item, depth - 1))), None)
+            items = islice(value, _MAX_ITEMS)
+            return next((text for item in items if (text := _text(item, depth - 1))), None)
     return None
