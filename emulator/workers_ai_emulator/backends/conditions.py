@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     StrictBool,
@@ -27,7 +26,7 @@ from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import WireError
-from workers_ai_emulator.wire.validation import shown
+from workers_ai_emulator.wire.validation import BoundedModel, shown
 
 _MAX_NAME_LENGTH = 200
 _MAX_TEXT_LENGTH = 100_000
@@ -112,7 +111,7 @@ class Match:
         return {} if self.pattern is None else self.pattern.groups_in(self.text)
 
 
-class Conditions(BaseModel):
+class Conditions(BoundedModel):
     """The conditions of a rule. A rule applies to a call if all its conditions hold.
 
     `model`: the name of the requested model; `*` matches any text;
