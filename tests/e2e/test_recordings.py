@@ -472,6 +472,8 @@ def call_service(
         "cookie": "mine=1",
         "cf-aig-skip-cache": "true",
         "accept-encoding": "gzip, br",
+        "user-agent": "Müller/1.0".encode("latin-1"),
+        "cf-aig-metadata": '{"city":"Köln"}'.encode(),
     }
     url = f"{server.run_url(model)}?a=%20b"
     return httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=60)
@@ -485,6 +487,8 @@ def test_the_real_service_receives_the_clients_request(tmp_path: Path, service: 
     assert json.loads(body) == {"prompt": "hello"}
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert (headers["cf-aig-skip-cache"], headers["accept-encoding"]) == ("true", "identity")
+    assert headers["user-agent"] == "Müller/1.0"
+    assert headers["cf-aig-metadata"].encode("latin-1") == '{"city":"Köln"}'.encode()
     assert "cookie" not in headers and "x-emulator-backend" not in headers
     assert response.json()["result"]["response"] == "from the service: hello"
     assert response.headers["cf-ai-neurons"] == "1.98"

@@ -132,18 +132,18 @@ async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> No
         log.error("a response of the real service breaks off: %s", reason)
 
 
-def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Returns the request headers that are forwarded to Cloudflare.
+def _forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Returns the request headers that are forwarded to Cloudflare, with the bytes that arrived.
 
     Adds `accept-encoding: identity`, because a compressed response would not be readable in a
     recording.
     """
-    forwarded = [
-        (name, value)
-        for name, value in headers.items()
-        if name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)
-    ]
-    return [*forwarded, ("accept-encoding", "identity")]
+    forwarded = [pair for pair in headers.raw if _is_forwarded(pair[0].decode("latin-1"))]
+    return [*forwarded, (b"accept-encoding", b"identity")]
+
+
+def _is_forwarded(name: str) -> bool:
+    return name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)
 
 
 def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
@@ -151,9 +151,10 @@ def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
 
     Adds `x-emulator-model: cloudflare`.
     """
+    lower_case = [(name.lower(), value) for name, value in headers.raw]
     forwarded = [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers.items()
-        if is_response_header(name) or name in _BODY_HEADERS
+        (name, value)
+        for name, value in lower_case
+        if is_response_header(text := name.decode("latin-1")) or text in _BODY_HEADERS
     ]
     return [*forwarded, (b"x-emulator-model", b"cloudflare")]
