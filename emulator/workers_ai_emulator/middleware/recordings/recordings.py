@@ -46,7 +46,8 @@ class Recordings:
         self.recorder = Recorder(settings.record_from, keeps_times=settings.record_timing)
         self._mode = "none" if settings.backend == "replay" else settings.record_mode
         self._main = Folder(settings.cassettes)
-        self._folders: dict[str, Folder] = {}  # by the name of the subfolder
+        # By the name of the subfolder. Several threads write to it, so it is never iterated over.
+        self._folders: dict[str, Folder] = {}
         self._prepare(settings.backend)
         self._shared = RecordingState(self._main)
         self._own: dict[str, RecordingState] = {}
@@ -120,7 +121,7 @@ class Recordings:
         names = await asyncio.to_thread(folder.names)
         uses = self._num_uses(account)
         return {
-            "folder": next((name for name, f in self._folders.items() if f is folder), None),
+            "folder": self._name_of(folder),
             "path": str(folder.path),
             "recordings": [{"file": name, "used": uses[name]} for name in names],
         }
@@ -159,6 +160,11 @@ class Recordings:
         self._main.prepare_to_record()
         if self._mode != "all":
             self._main.check()
+
+    def _name_of(self, folder: Folder) -> str | None:
+        """Returns the name of a subfolder of the main folder; None for the main folder itself."""
+        is_main = folder is self._main
+        return None if is_main else folder.path.relative_to(self._main.path).as_posix()
 
     def _num_uses(self, account: str | None) -> Counter[str]:
         """Returns how many calls used each file, of one account or of all in the shared folder."""
