@@ -52,6 +52,16 @@ class Recordings:
         self._shared = RecordingState(self._main)
         self._own: dict[str, RecordingState] = {}
 
+    @property
+    def needs_models(self) -> bool:
+        """Whether the server may record responses of models that run on this machine.
+
+        With the mode `once`, it records only if the folder and its subfolders have no recordings.
+        """
+        if self.default_backend != "record" or self.source_name != "llama" or self._mode == "none":
+            return False
+        return self._mode != "once" or not any(self._main.path.rglob("*.json"))
+
     def state_of(self, account: str | None) -> RecordingState:
         """Returns the folder and the counts of an account, or the shared ones if it is None."""
         if account is None:
