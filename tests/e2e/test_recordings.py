@@ -468,12 +468,12 @@ def call_service(
     server: ServerProcess, prompt: str, model: str = "@cf/new/model"
 ) -> httpx.Response:
     headers = {
-        "authorization": f"Bearer {TOKEN}",
-        "cookie": "mine=1",
-        "cf-aig-skip-cache": "true",
-        "accept-encoding": "gzip, br",
-        "user-agent": "Müller/1.0".encode("latin-1"),
-        "cf-aig-metadata": '{"city":"Köln"}'.encode(),
+        b"authorization": f"Bearer {TOKEN}".encode(),
+        b"cookie": b"mine=1",
+        b"cf-aig-skip-cache": b"true",
+        b"accept-encoding": b"gzip, br",
+        b"user-agent": "Müller/1.0".encode("latin-1"),
+        b"cf-aig-metadata": '{"city":"Köln"}'.encode(),
     }
     url = f"{server.run_url(model)}?a=%20b"
     return httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=60)

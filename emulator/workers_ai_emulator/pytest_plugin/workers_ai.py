@@ -30,7 +30,9 @@ class WorkersAI:
         self.account_id = account_id
         self._lost_in: int | None = None  # the number of the test in which the emulator was lost
         self._before_reset = _Unmatched()
-        self._forget_checked()
+        self._num_restarts = server.num_restarts
+        self._last_checked_id = 0
+        self._num_checked = 0  # how many of the unmatched calls since the last reset were checked
 
     @property
     def api_token(self) -> str:
@@ -212,19 +214,14 @@ class WorkersAI:
         __tracebackhide__ = True
         listed = self._call("GET", "unmatched")
         if self._num_restarts != self._server.num_restarts:
-            self._forget_checked()
+            self._num_restarts = self._server.num_restarts
+            self._last_checked_id = self._num_checked = 0
         rows = [row for row in listed["requests"] if row["id"] > self._last_checked_id]
         self._last_checked_id = max([self._last_checked_id, *(row["id"] for row in rows)])
         # If the test has reset the emulator itself, `num_unmatched` may be smaller than before.
         number = max(listed["num_unmatched"] - self._num_checked, len(rows))
         self._num_checked = listed["num_unmatched"]
         return _Unmatched(self._entries(rows[:MAX_LISTED]), number)
-
-    def _forget_checked(self) -> None:
-        """Prepares the checks for the calls to an emulator that has just been started."""
-        self._num_restarts = self._server.num_restarts
-        self._last_checked_id = 0
-        self._num_checked = 0  # how many of the unmatched calls since the last reset were checked
 
     def _entries(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         __tracebackhide__ = True

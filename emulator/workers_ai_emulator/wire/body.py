@@ -45,7 +45,8 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
 async def parse_body(body: bytes, context: CallContext) -> Any:
     """Returns the JSON value of a request body, which may be gzipped.
 
-    Parses a large body in a thread. Sets `context.is_large`. Raises WireError if the body is empty or is not JSON.
+    Parses a large body in a thread. Sets `context.is_large`. Raises WireError if the body is empty
+    or is not JSON.
     """
     context.is_large = len(body) > _LARGE_BODY_BYTES
     if body.startswith(GZIP_MAGIC):

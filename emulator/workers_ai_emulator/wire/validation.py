@@ -41,7 +41,9 @@ class BoundedModel(BaseModel):
     def _check_length(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, list | tuple | dict):
             metadata = cls.model_fields[info.field_name or ""].metadata
-            limit = next((each.max_length for each in metadata if hasattr(each, "max_length")), None)
+            limit = next(
+                (each.max_length for each in metadata if hasattr(each, "max_length")), None
+            )
             if limit is not None and len(value) > limit:
                 context = {"field_type": "List", "max_length": limit, "actual_length": len(value)}
                 raise PydanticKnownError("too_long", context)
@@ -118,7 +120,6 @@ def _check_num_keys(value: Any) -> None:
         text = "it has {number} keys, which is more than {limit}"
         context = {"number": len(value), "limit": _MAX_KEYS}
         raise PydanticCustomError("too_many_keys", text, context)
-
 
 
 def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
