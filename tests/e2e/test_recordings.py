@@ -409,6 +409,7 @@ class ServiceHandler(BaseHTTPRequestHandler):
         headers = {"content-type": "application/json", "set-cookie": "__cflb=secret"}
         if status != 401:
             headers |= {"cf-ai-req-id": "an-id", "cf-ai-neurons": "1.98"}
+            headers |= {"cf-aig-note": "✓".encode().decode("latin-1")}
         self.send_start(status, headers, length=len(data))
         self.wfile.write(data)
 
@@ -492,6 +493,7 @@ def test_the_real_service_receives_the_clients_request(tmp_path: Path, service: 
     assert "cookie" not in headers and "x-emulator-backend" not in headers
     assert response.json()["result"]["response"] == "from the service: hello"
     assert response.headers["cf-ai-neurons"] == "1.98"
+    assert (b"cf-aig-note", "✓".encode()) in response.headers.raw
     assert response.headers["x-emulator-model"] == "cloudflare"
     assert "set-cookie" not in response.headers
 

@@ -149,12 +149,15 @@ def _is_forwarded(name: str) -> bool:
 def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
     """Returns the headers of Cloudflare's response that are forwarded to the client.
 
+    Joins the values of headers with the same name, because a recording has one value for a name.
     Adds `x-emulator-model: cloudflare`.
     """
-    lower_case = [(name.lower(), value) for name, value in headers.raw]
+    merged: dict[bytes, bytes] = {}
+    for name, value in ((name.lower(), value) for name, value in headers.raw):
+        merged[name] = merged[name] + b", " + value if name in merged else value
     forwarded = [
         (name, value)
-        for name, value in lower_case
+        for name, value in merged.items()
         if is_response_header(text := name.decode("latin-1")) or text in _BODY_HEADERS
     ]
     return [*forwarded, (b"x-emulator-model", b"cloudflare")]
