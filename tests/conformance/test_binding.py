@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import ACCOUNT_ID, INT8, ServerProcess
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process
 
 pytestmark = pytest.mark.documented
 
@@ -381,6 +381,26 @@ def test_the_url_of_the_gateway_is_on_this_server(server: ServerProcess) -> None
     url = httpx.get(f"{server.root}/ai-gateway/gateways/gw/url/workers-ai").json()["result"]["url"]
     response = httpx.post(f"{url}/{INT8}", json=INPUTS, timeout=120)
     assert response.json() == server.run(INPUTS).json()
+
+
+def test_the_url_of_the_gateway_has_the_account_of_the_binding(server: ServerProcess) -> None:
+    account = 16 * "5a"
+    prefix = f"{server.root}/_emulator/accounts/{account}"
+    answer = httpx.get(f"{prefix}/ai-gateway/gateways/gw/url/workers-ai").json()
+    url = answer["result"]["url"]
+    assert url == f"{server.root}/v1/{account}/gw/workers-ai"
+    httpx.post(f"{prefix}/_emulator/faults", json={"fault": "capacity"})
+    try:
+        assert httpx.post(f"{url}/{INT8}", json=INPUTS, timeout=120).status_code == 429
+    finally:
+        httpx.post(f"{prefix}/_emulator/reset")
+
+
+def test_an_ipv6_address_in_the_url_of_the_gateway_is_in_brackets() -> None:
+    with server_process("--host", "::1", "--backend", "scripted") as server:
+        answer = httpx.get(f"{server.root}/ai-gateway/gateways/gw/url/workers-ai").json()
+        url = answer["result"]["url"]
+        assert url == f"{server.root}/v1/{32 * '0'}/gw/workers-ai" and "//[::1]:" in url
 
 
 def test_a_binding_needs_no_token_but_the_token_of_wrangler_3_is_checked(

@@ -140,7 +140,7 @@ def test_a_failed_start_fails_the_step_with_the_reason(runner: Runner) -> None:
     runner.inputs["args"] = "--backend nope"
     done = runner.run()
     assert done and done.returncode == 1
-    assert "'nope' is not one of" in done.stdout
+    assert "replay, not 'nope'" in done.stdout
 
 
 def test_a_quoted_argument_may_contain_spaces_and_other_arguments_are_not_expanded(

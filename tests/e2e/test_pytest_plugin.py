@@ -7,7 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -246,7 +249,10 @@ def test_the_emulator_exits_when_pytest_is_killed(project: Project, tmp_path: Pa
         """
 import os
 import signal
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
@@ -394,6 +400,29 @@ def scripted() -> Iterator[ServerProcess]:
         yield server
 
 
+@contextmanager
+def other_server(content: bytes) -> Iterator[str]:
+    """Runs a server that is no emulator: it answers each request with status 404 and `content`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_tests_in_four_processes_share_an_emulator_without_seeing_each_other(
     project: Project, scripted: ServerProcess
 ) -> None:
@@ -441,6 +470,19 @@ def test_it(workers_ai):
     assert counts(done) == {"passed": 1}, done.stdout
 
 
+@pytest.mark.parametrize("content", [b"<p>Not here.</p>", b'{"detail":"Not Found"}'])
+def test_the_url_of_another_server_is_reported_in_one_line(
+    project: Project, content: bytes
+) -> None:
+    project.write("test_it.py", "def test_it(workers_ai):\n    pass\n")
+    with other_server(content) as url:
+        done = project.run("-o", f"workers_ai_url={url}")
+    assert counts(done) == {"errors": 1}, done.stdout
+    found = re.search(f"the server at {url} answered POST .*/reset with (.*)", done.stdout)
+    assert found and found[1] == "'HTTP/1.0 404 Not Found': is it workers-ai-emulator?"
+    assert "Traceback" not in done.stdout and "pytest_plugin/" not in done.stdout
+
+
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:1", "http://x:y", "http://x/y"])
 def test_an_invalid_url_is_an_error_that_shows_a_valid_one(url: str) -> None:
     with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790, not"):
@@ -478,6 +520,28 @@ def test_it(workers_ai, number):
     )
     done = project.run(*arguments)
     assert counts(done) == {"passed": 4}, done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "parallel"])
+def test_a_strict_run_with_workers_ai_env_starts_a_strict_emulator(
+    project: Project, arguments: list[str]
+) -> None:
+    project.write("pytest.ini", "[pytest]\nworkers_ai_env = true\n")
+    project.write("program.py", PROGRAM)
+    project.write(
+        "test_it.py",
+        """
+import program
+
+def test_without_the_fixture():
+    assert program.answer("Hi", program.url()) == "Sorry."
+
+def test_unmatched(workers_ai):
+    assert program.answer("Hi", program.url()) == "Sorry."
+""",
+    )
+    done = project.run("--workers-ai-strict", *arguments)
+    assert counts(done) == {"passed": 2, "errors": 1}, done.stdout
 
 
 def test_a_failed_start_with_workers_ai_env_is_one_usage_error(project: Project) -> None:
@@ -590,6 +654,39 @@ def test_opted_out(workers_ai):
     assert "no rule of the script and no recording answered 1 call:" in done.stdout
     assert '"Why is pizza good?": status 500' in done.stdout
     assert counts(project.run("-o", "workers_ai_strict=true")) == {"passed": 3, "errors": 1}
+
+
+def test_a_strict_session_is_checked_after_the_emulator_was_started_again(
+    project: Project,
+) -> None:
+    project.write(
+        "test_it.py",
+        CALLS
+        + """
+import psutil
+
+def test_unmatched(workers_ai_session):
+    for _ in range(3):
+        ask(workers_ai_session, "Hi")
+
+def test_killed(workers_ai_session):
+    for child in psutil.Process().children():
+        child.kill()
+        child.wait()
+
+def test_unmatched_again(workers_ai_session):
+    assert ask(workers_ai_session, "Hi").status_code == 500
+
+def test_matched(workers_ai_session):
+    workers_ai_session.script("Hi")
+    assert ask(workers_ai_session, "Hi").status_code == 200
+""",
+    )
+    done = project.run("--workers-ai-strict")
+    assert counts(done) == {"passed": 4, "errors": 3}, done.stdout
+    assert "ERROR at teardown of test_killed" in done.stdout
+    assert "ERROR at teardown of test_unmatched_again" in done.stdout
+    assert "no rule of the script and no recording answered 1 call:" in done.stdout
 
 
 def test_a_strict_test_counts_calls_that_the_journal_has_dropped(project: Project) -> None:

@@ -409,6 +409,7 @@ class ServiceHandler(BaseHTTPRequestHandler):
         headers = {"content-type": "application/json", "set-cookie": "__cflb=secret"}
         if status != 401:
             headers |= {"cf-ai-req-id": "an-id", "cf-ai-neurons": "1.98"}
+            headers |= {"cf-aig-note": "✓".encode().decode("latin-1")}
         self.send_start(status, headers, length=len(data))
         self.wfile.write(data)
 
@@ -468,10 +469,12 @@ def call_service(
     server: ServerProcess, prompt: str, model: str = "@cf/new/model"
 ) -> httpx.Response:
     headers = {
-        "authorization": f"Bearer {TOKEN}",
-        "cookie": "mine=1",
-        "cf-aig-skip-cache": "true",
-        "accept-encoding": "gzip, br",
+        b"authorization": f"Bearer {TOKEN}".encode(),
+        b"cookie": b"mine=1",
+        b"cf-aig-skip-cache": b"true",
+        b"accept-encoding": b"gzip, br",
+        b"user-agent": "Müller/1.0".encode("latin-1"),
+        b"cf-aig-metadata": '{"city":"Köln"}'.encode(),
     }
     url = f"{server.run_url(model)}?a=%20b"
     return httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=60)
@@ -485,9 +488,12 @@ def test_the_real_service_receives_the_clients_request(tmp_path: Path, service: 
     assert json.loads(body) == {"prompt": "hello"}
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert (headers["cf-aig-skip-cache"], headers["accept-encoding"]) == ("true", "identity")
+    assert headers["user-agent"] == "Müller/1.0"
+    assert headers["cf-aig-metadata"].encode("latin-1") == '{"city":"Köln"}'.encode()
     assert "cookie" not in headers and "x-emulator-backend" not in headers
     assert response.json()["result"]["response"] == "from the service: hello"
     assert response.headers["cf-ai-neurons"] == "1.98"
+    assert (b"cf-aig-note", "✓".encode()) in response.headers.raw
     assert response.headers["x-emulator-model"] == "cloudflare"
     assert "set-cookie" not in response.headers
 

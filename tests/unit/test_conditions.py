@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -57,6 +58,12 @@ CHAT = subject(
         ({"headers": {"X-TEST": "case [1]?"}}, True),
         ({"headers": {"x-test": "case [1]!"}}, False),
         ({"headers": {"x-other": "*"}}, False),
+        ({"headers": {"x-test": "*"}}, True),
+        ({"headers": {"x-test": "c*a*s*1*"}}, True),
+        ({"headers": {"x-test": "**[1]?"}}, True),
+        ({"headers": {"x-test": "case *case [1]?"}}, False),
+        ({"headers": {"x-test": "*[1]*[1]?"}}, False),
+        ({"headers": {"x-test": "*[2]*"}}, False),
         ({"parameters": {"seed": 7}}, True),
         ({"parameters": {"seed": 7.0, "tools": [{"name": "x"}]}}, True),
         ({"parameters": {"seed": 8}}, False),
@@ -73,6 +80,15 @@ def test_a_call_meets_conditions_or_not(conditions: dict[str, Any], holds: bool)
     checked = Conditions.model_validate(conditions)
     assert (checked.match(CHAT) is not None) is holds
     assert (checked.mismatches(CHAT) == []) is holds
+
+
+def test_a_long_pattern_for_a_header_is_compared_at_once() -> None:
+    conditions = [{"headers": {"x-test": f"{'?[*' * 33_000}{number}"}} for number in range(20)]
+    checked = [Conditions.model_validate(each) for each in conditions]
+    long = subject({}, {"x-test": "?[" * 33_000})
+    start = time.monotonic()
+    assert not any(each.match(long) for each in checked)
+    assert time.monotonic() - start < 1  # fnmatch takes minutes
 
 
 @pytest.mark.parametrize(

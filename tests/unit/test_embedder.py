@@ -315,3 +315,25 @@ def test_the_threads_have_a_lower_priority_than_the_process(
 
     embed()
     assert wanted == [of_threads]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_texts_are_embedded_although_the_system_refuses_a_lower_priority(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(which: int, thread: int, value: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    model = FakeModel()
+    model.gate.set()
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model, num_runners=2) as embedder:
+            vectors = await embedder.embed([[1], [2]], Pooling.MEAN)
+            assert [vector[0] for vector in vectors] == [1, 2]
+
+    embed()
+    (line,) = caplog.messages
+    assert "refuses a lower one: [Errno 1] Operation not permitted" in line

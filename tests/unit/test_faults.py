@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.backends.conditions import Subject, subject_of
+from workers_ai_emulator.middleware.faults import middleware
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
     FaultRules,
@@ -527,6 +529,23 @@ def test_a_body_that_is_too_large_is_passed_to_the_application() -> None:
         await Response("too large")(scope, receive, send)
 
     assert call_with_fault(app, "capacity", b" " * (17 * 2**20)).text == b"too large"
+
+
+@pytest.mark.parametrize(("length", "uses_thread"), [(10, False), (100_000, True)])
+def test_a_large_body_is_compared_with_rules_in_a_thread(
+    length: int, uses_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def make(*args: Any, **options: Any) -> Subject:
+        threads.append(threading.get_ident())
+        return subject_of(*args, **options)
+
+    monkeypatch.setattr(middleware, "subject_of", make)
+    client = Client(refuse_calls, rules({"contains": "end"}))
+    asyncio.run(client.call({"prompt": "x" * length + "end"}))
+    assert client.sent[0]["status"] == 429
+    assert (threads != [threading.get_ident()]) is uses_thread
 
 
 def test_only_inference_calls_have_faults() -> None:

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from workers_ai_emulator.errors import _MODEL_PART, ModelPartMissing
@@ -59,3 +60,61 @@ def test_a_missing_module_of_the_extra_is_an_error_with_the_command() -> None:
 def test_another_missing_module_is_raised(name: str | None) -> None:
     with pytest.raises(ModuleNotFoundError):
         ModelPartMissing.of(ModuleNotFoundError("no", name=name))
+
+
+# Runs the command line as if the extra were not installed.
+WITHOUT_EXTRA = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(_MODEL_PART - {"pip"})!r}))
+from workers_ai_emulator.cli import main
+main()
+"""
+
+
+def serve_without_extra(*flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WITHOUT_EXTRA, "serve", "--port", "0", *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--backend", "llama"],
+        ["--backend", "record"],
+        ["--backend", "record", "--record-mode", "new_episodes"],
+        ["--backend", "record", "--record-mode", "once"],
+    ],
+)
+def test_a_server_that_needs_a_model_does_not_start_without_the_extra(
+    flags: list[str], tmp_path: Path
+) -> None:
+    process = serve_without_extra(*flags, "--cassettes", str(tmp_path), "--log-level", "error")
+    output, errors = process.communicate(timeout=60)
+    expected = str(ModelPartMissing.of(ModuleNotFoundError("no", name="llama_cpp")))
+    assert (output, errors) == ("", f"workers-ai-emulator: {expected}\n")
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--backend", "record", "--record-from", "scripted"],
+        ["--backend", "record", "--record-mode", "once"],
+        ["--backend", "record", "--record-mode", "none"],
+        ["--backend", "replay"],
+    ],
+)
+def test_a_server_that_needs_no_model_starts_without_the_extra(
+    flags: list[str], tmp_path: Path
+) -> None:
+    recordings = tmp_path / "of a test"
+    recordings.mkdir()
+    (recordings / "call.json").write_text("{}")
+    process = serve_without_extra(*flags, "--cassettes", str(tmp_path))
+    try:
+        assert process.stdout and process.stdout.readline().startswith("http://")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

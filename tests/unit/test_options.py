@@ -121,6 +121,20 @@ def test_a_bad_value_is_one_line_with_flag_and_variable(
     assert line.startswith("workers-ai-emulator: ") and flag in line and variable in line
 
 
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [("oncee", "; did you mean once?"), ("it's", ""), ("'\" is not one of ", ""), ("\\x", "")],
+)
+def test_a_value_that_is_no_choice_is_an_error_with_the_choices(
+    value: str, end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of("serve", "--record-mode", value, monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "workers-ai-emulator: --record-mode (or WORKERS_AI_EMULATOR_RECORD_MODE) takes all, "
+        f"new_episodes, once or none, not {value!r}{end}\n"
+    )
+
+
 def test_a_bad_variable_is_one_line_with_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

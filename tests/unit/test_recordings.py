@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import os
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +27,11 @@ from workers_ai_emulator.middleware.recordings.json_lines import line_of
 from workers_ai_emulator.middleware.recordings.recorder import Recorder
 from workers_ai_emulator.middleware.recordings.recording import RecordedResponse, Recording
 from workers_ai_emulator.middleware.recordings.recording_file import parse_recording, recording_text
+from workers_ai_emulator.middleware.recordings.recordings import Recordings
 from workers_ai_emulator.middleware.recordings.request import Json, RecordedRequest
 from workers_ai_emulator.middleware.recordings.series import Series
 from workers_ai_emulator.middleware.recordings.state import RecordingState
+from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.errors import WireError
@@ -403,6 +409,51 @@ def test_the_files_of_equal_calls_do_not_depend_on_the_order_in_which_the_calls_
     assert folder.find(request) == paths
     found = [folder.read(path) for path in paths]
     assert [(item.answer.text, item.times) for item in found] == [("a", 2), ("b", 2)]
+
+
+def test_a_series_does_not_keep_the_request_in_memory(tmp_path: Path) -> None:
+    state = RecordingState(Folder(tmp_path))
+    request = request_of({"prompt": "a"})
+    state.series_of(request).add(recording_of(request, text="a"), 1)
+    reference = weakref.ref(request)
+    del request
+    gc.collect()
+    assert reference() is None
+
+
+def test_older_recordings_are_kept_for_the_newest_calls(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    requests = [request_of({"prompt": str(number)}) for number in range(101)]
+    for request in requests:
+        folder.write(recording_of(request, text='{"id": "old", "response": "a"}'), 1)
+    state = RecordingState(folder)
+    series = [state.series_of(request) for request in requests]
+    texts = []
+    for each, request in zip(series, requests, strict=True):
+        path = each.add(recording_of(request, text='{"id": "new", "response": "a"}'), 1)
+        texts.append(json.loads(folder.read(path).answer.text or "")["id"])
+    assert texts == ["new", *100 * ["old"]]
+
+
+def test_a_folder_is_described_while_a_thread_creates_others(tmp_path: Path) -> None:
+    recordings = Recordings(Settings(backend="record", record_mode="all", cassettes=tmp_path))
+    names = [*map(str, range(5000))]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            creating = executor.submit(lambda: [recordings.folder_named(name) for name in names])
+            while not creating.done():
+                assert asyncio.run(recordings.describe(None))["folder"] is None
+    finally:
+        sys.setswitchinterval(interval)
+    assert [folder.path.name for folder in creating.result()] == names
+
+
+def test_a_folder_is_described_with_its_name(tmp_path: Path) -> None:
+    recordings = Recordings(Settings(backend="record", record_mode="all", cassettes=tmp_path))
+    recordings.use_folder(recordings.folder_named("a/b"), None)
+    assert asyncio.run(recordings.describe(None))["folder"] == "a/b"
 
 
 # ── the file ──────────────────────────────────────────────────────────────────────────────────

@@ -927,6 +927,12 @@ def chain(length: int) -> str:
     return f"- json: [&a0 [x]{links}]\n"
 
 
+def test_a_merged_key_may_be_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- &a {answer: a, times: 1}\n- {<<: *a, times: 2}\n- {<<: *a, <<: *a}\n")
+    assert [rule.times for rule in read_rules(file)] == [1, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -948,8 +954,16 @@ def chain(length: int) -> str:
         (f"{bomb('[{}]')}? [*a29]\n: x\n", "unhashable key"),
         (f"{bomb('[{}]')}? {{*a29 : x}}\n: x\n", "unhashable key"),
         ("[" + "a," * 500_000 + "]", "it has too many values"),
+        ("- json: !!bool maybe", 'no bool: "maybe" in "<unicode string>", line 1, column 9'),
+        ("- json: !!timestamp abc", 'no timestamp: "abc" in'),
+        ("- json:\n    - !!int ''", 'no int: "" in "<unicode string>", line 2'),
+        ("- json: 2026-13-45", 'no timestamp: "2026-13-45" in'),
+        ("- answer: a\n- answer: b\n  'answer': c", 'the key "answer" occurs twice in'),
+        ("- answer: a\n- answer: b\n  'answer': c", "line 3, column 3"),
+        ("- json: {a: {b: 1, b: 2}}", 'the key "b" occurs twice in'),
+        ('[{"answer": "a", "answer": "b"}]', 'the key "answer" occurs twice in'),
         ("- &a [*a]", "rule 1: it takes an object with keys and values"),
-        (f"- {{answer: a, times: {'9' * 5000}}}", "Exceeds the limit"),
+        (f"- {{answer: a, times: {'9' * 5000}}}", 'no int: "999'),
         ("x" * (4 * 2**20 + 1), "is longer than"),
         ('- {answer: a, "\\x1b[31m\\n": 1}', r"rule 1: unknown key `\x1b[31m\n`"),
     ],

@@ -63,3 +63,15 @@ def test_the_filters_of_a_template_read_a_limited_number_of_characters() -> None
 def test_each_rendering_may_read_the_whole_number_of_characters() -> None:
     source = "{{ text | replace(' ', '" + " x" * 150 + "') | lower | lower | lower | length }}"
     assert [rendered(source) for _ in range(3)] == ["302000"] * 3
+
+
+@pytest.mark.parametrize("filter_", ["truncate(2)", "truncate(9, leeway=-1)", "trim(5)"])
+def test_a_filter_with_a_wrong_argument_fails_for_the_call(filter_: str) -> None:
+    with pytest.raises(TemplateFailed):
+        rendered("{{ text | " + filter_ + " }}")
+
+
+@pytest.mark.parametrize("source", ["{{ 1e400 }}", "{{ -1e400 }}", "{{ text | truncate(1e400) }}"])
+def test_an_infinite_number_is_a_mistake_in_the_rule(source: str) -> None:
+    with pytest.raises(ValueError, match="rule 1: `answer`: no valid template: a number is too"):
+        parse_rules([{"template": True, "answer": source}])

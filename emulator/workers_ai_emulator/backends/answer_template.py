@@ -8,6 +8,7 @@ time to render a template is therefore proportional to the length of the templat
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -42,6 +43,8 @@ _ALLOWED = (
     *(nodes.Neg, nodes.List, nodes.Keyword),
 )
 
+# What a template raises for wrong values; AssertionError comes from Jinja's filter `truncate`.
+_MISTAKES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
 
 # How many characters the filters of the current rendering may still read.
 _left_to_read: ContextVar[int] = ContextVar("left_to_read", default=_MAX_READ)
@@ -102,7 +105,7 @@ class _Template:
             text = joined(self._template.generate(values), _MAX_TEXT)
         except TemplateFailed:
             raise
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except _MISTAKES as error:
             raise TemplateFailed(str(error)) from error
         finally:
             _left_to_read.reset(token)
@@ -194,6 +197,8 @@ def _check(tree: nodes.Template, pattern: Pattern | None) -> None:
                 f"no valid template: {what} is not supported; use `{{{{ … }}}}` with names, "
                 "filters and conditions"
             )
+        if isinstance(node, nodes.Const) and node.value == math.inf:
+            raise ValueError("no valid template: a number is too large")
         if isinstance(node, nodes.Name) and node.name not in NAMES:
             close = get_close_matches(node.name, NAMES, n=1)
             hint = f"; did you mean `{close[0]}`?" if close else f"; it has {', '.join(NAMES)}"

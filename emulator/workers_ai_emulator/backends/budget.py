@@ -1,4 +1,4 @@
-"""Limits the total size of the regular expressions, JSON values and templates of a list of rules.
+"""Limits the total size of the patterns, JSON values, templates and answers of a list of rules.
 
 The limits keep the conversion of the list to a few seconds and little memory.
 """
@@ -22,6 +22,7 @@ _MAX_JSON_SIZE = 2**23
 _MAX_JSON_DEPTH = 100
 _MAX_TEMPLATES = 1000  # the maximum number of texts that are templates
 _MAX_TEMPLATES_SIZE = 500_000  # the maximum number of characters of all templates
+_MAX_ITEMS = 100_000  # the maximum number of items of all `answers` and `tool_calls`
 
 
 class Budget:
@@ -32,6 +33,7 @@ class Budget:
         self._json_size_left = _MAX_JSON_SIZE
         self._num_templates_left = _MAX_TEMPLATES
         self._template_size_left = _MAX_TEMPLATES_SIZE
+        self._num_items_left = _MAX_ITEMS
 
     def compile(self, source: str) -> Pattern:
         """Compiles a regular expression.
@@ -75,6 +77,14 @@ class Budget:
         if self._template_size_left < 0:
             raise ValueError(
                 f"the script's templates have more than {_MAX_TEMPLATES_SIZE} characters together"
+            )
+
+    def count_items(self, num: int) -> None:
+        """Counts items of `answers` and `tool_calls`. Raises ValueError if there are too many."""
+        self._num_items_left -= num
+        if self._num_items_left < 0:
+            raise ValueError(
+                f"the script has more than {_MAX_ITEMS} items in `answers` and `tool_calls`"
             )
 
     def _count_json(self, value: Any) -> None:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     StrictBool,
@@ -24,7 +23,7 @@ from workers_ai_emulator.backends.conditions import Conditions
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.wire.faults import Fault, FaultName
-from workers_ai_emulator.wire.validation import parse_rules_of
+from workers_ai_emulator.wire.validation import BoundedModel, parse_rules_of
 
 if TYPE_CHECKING:
     from workers_ai_emulator.backends.patterns import Pattern
@@ -64,7 +63,7 @@ def _with_key(item: Any) -> Any:
     return {"answer": item} if isinstance(item, str) else item
 
 
-class RuleToolCall(BaseModel):
+class RuleToolCall(BoundedModel):
     """A tool call in a rule's completion.
 
     `arguments`: the arguments as a JSON text, which is made from the object in the script. `id`:
@@ -107,11 +106,22 @@ class ScriptedResponse(Fault):
     reasoning: str = ""
     answer: str | None = None
     json_text: str | None = Field(default=None, alias="json")
-    tool_calls: tuple[RuleToolCall, ...] = Field(default=(), max_length=_MAX_TOOL_CALLS)
+    # Of the items of a list, `fail_fast` reports only the first one with mistakes: the others could
+    # have a million mistakes, which would take gigabytes of memory.
+    tool_calls: tuple[RuleToolCall, ...] = Field(
+        default=(), max_length=_MAX_TOOL_CALLS, fail_fast=True
+    )
     template: StrictBool = False
     tokens_per_second: float | None = Field(default=None, ge=1 / _MAX_WAIT_S)
     first_token_after: float = Field(default=0.0, ge=0, le=_MAX_WAIT_S)
     finish: Literal["stop", "length"] = "stop"
+
+    @field_validator("tool_calls", mode="before")
+    @classmethod
+    def _count_tool_calls(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, list):
+            budget_of(info).count_items(len(value))
+        return value
 
     @field_validator("json_text", mode="before")
     @classmethod
@@ -189,14 +199,17 @@ class Rule(Conditions, ScriptedResponse):
     none of their own.
     """
 
-    answers: tuple[ScriptedResponse, ...] = Field(default=(), max_length=_MAX_ANSWERS)
+    answers: tuple[ScriptedResponse, ...] = Field(
+        default=(), max_length=_MAX_ANSWERS, fail_fast=True
+    )
     cycle: StrictBool = False
 
     @field_validator("answers", mode="before")
     @classmethod
-    def _to_responses(cls, value: Any) -> Any:
+    def _to_responses(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, list) or not value:
             raise ValueError("takes a list of answers that is not empty")
+        budget_of(info).count_items(len(value))
         return tuple(map(_with_key, value))
 
     @model_validator(mode="after")

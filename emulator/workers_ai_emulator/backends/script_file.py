@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import TextUnreadable, one_line, read_small_text
-from workers_ai_emulator.wire.validation import bounded
+from workers_ai_emulator.wire.validation import bounded, shown
 
 # PyYAML's loader in C is ten times as fast as its loader in Python.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_FILE_BYTES = 4 * 2**20
 _MAX_DEPTH = 100  # the maximum depth of nested lists and mappings in a YAML file
 # The maximum number of events that PyYAML's parser returns for a YAML file. Each value is one
@@ -44,19 +46,44 @@ def read_rules(path: Path) -> list[Rule]:
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc] # the base class is chosen at run time
-    """PyYAML's safe loader, which also limits the size of merged mappings.
+    """PyYAML's safe loader, which also limits merged mappings, and refuses further mistakes.
 
     YAML's merge key `<<` copies the keys of other mappings. With aliases, a small file could copy
     the same keys millions of times. So this loader keeps each key of a merged mapping only once.
+
+    Raises ConstructorError for a key that a mapping has twice, and for a value that its tag, such
+    as `!!int`, does not allow.
     """
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        # PyYAML raises these errors for example for `!!int x`, `!!bool x` and `!!timestamp x`.
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            kind = str(node.tag).rpartition(":")[2]
+            value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "this value"
+            raise ConstructorError(None, None, f"no {kind}: {value}", node.start_mark) from error
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        _check_keys(node)
         super().flatten_mapping(node)
-        named = {
-            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key: (key, value)
-            for key, value in node.value
-        }
-        node.value = list(named.values())
+        node.value = list({_name(key): (key, value) for key, value in node.value}.values())
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raises ConstructorError if a mapping has a key twice. The merge key `<<` may occur twice."""
+    names: set[Any] = set()
+    for key, _ in node.value:
+        if (name := _name(key)) in names and key.tag != _MERGE_TAG:
+            raise ConstructorError(
+                None, None, f"the key {shown(key.value)} occurs twice", key.start_mark
+            )
+        names.add(name)
+
+
+def _name(key: yaml.Node) -> Any:
+    """Returns a value that is equal for equal keys, if they are scalars."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
 
 
 def _load(text: str) -> Any:

@@ -11,7 +11,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import models, worker
 from workers_ai_emulator.cli.check import check
 from workers_ai_emulator.cli.execute import execute
-from workers_ai_emulator.cli.options import Command
+from workers_ai_emulator.cli.options import Command, error_text
 from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
 from workers_ai_emulator.cli.serve import serve
 from workers_ai_emulator.cli.wait import wait
@@ -58,7 +58,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         fail(str(ModelPartMissing.of(error)), 1)
     except TyperException as error:
-        fail(error.format_message(), 2)
+        fail(error_text(error), 2)
     except (typer.Abort, KeyboardInterrupt):  # Typer converts only a part of the interrupts
         status = _INTERRUPTED
     if status == _INTERRUPTED:  # Typer returns 130 after Ctrl-C

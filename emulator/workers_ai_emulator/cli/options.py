@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import SettingInvalid
@@ -24,6 +27,8 @@ from workers_ai_emulator.settings.variables import unknown_variables
 DEFAULTS = Settings()
 _DECLARATIONS = declarations(DEFAULTS)
 _PORT_VARIABLE = env_var("port")
+# The beginning of Typer's message for a value that is none of a setting's choices.
+_NOT_ONE_OF = re.compile(r"(?:Value error, )?('.*'|\".*\") is not one of ", re.DOTALL)
 
 
 class Command(TyperCommand):
@@ -87,6 +92,24 @@ def option(name: str, **changes: Any) -> Any:
         dir_okay=setting.path != "existing file",
         file_okay=setting.path != "folder",
     )
+
+
+def error_text(error: TyperException) -> str:
+    """Returns the text of an error in the command line or in a setting's environment variable.
+
+    For a setting with choices, lists the choices, and suggests the one that is similar to the
+    value.
+    """
+    text = error.format_message().replace("Value error, ", "", 1)  # pydantic's words
+    declaration = _DECLARATIONS.get(getattr(getattr(error, "param", None), "name", None) or "")
+    found = _NOT_ONE_OF.match(error.message)
+    if declaration is None or not declaration.choices or found is None:
+        return text
+    *others, last = declaration.choices
+    value = literal_eval(found[1])
+    close = get_close_matches(value, declaration.choices, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{declaration} takes {', '.join(others)} or {last}, not {value!r}{hint}"
 
 
 def unknown_setting_variables() -> list[str]:

@@ -107,6 +107,7 @@ class Embedder:
         self._unfinished: set[_Job] = set()
         self._computing: dict[TextRunner, _Job] = {}
         self._is_closed = False
+        self._has_own_priority = True  # False once the system has refused a lower priority
         self._change = threading.Condition()
         self._runners = [create_runner() for _ in range(num_runners)]
         self._threads = [
@@ -182,7 +183,7 @@ class Embedder:
                     runner.interrupt(is_requested=True)
 
     def _work(self, runner: TextRunner) -> None:
-        _lower_priority()
+        self._lower_priority()
         while (task := self._next(runner)) is not None:
             job, index, num_threads = task
             error: EngineError | None = None
@@ -194,6 +195,20 @@ class Embedder:
                 log.exception("computing an embedding failed")
                 error = EngineError(str(raised))
             self._end(runner, job, error)
+
+    def _lower_priority(self) -> None:
+        """Lowers the priority of this thread. Logs a warning for the first thread if it fails."""
+        try:
+            _lower_priority()
+        except OSError as error:  # for example in a sandbox such as gVisor
+            with self._change:
+                is_first, self._has_own_priority = self._has_own_priority, False
+            if is_first:
+                log.warning(
+                    "embeddings are computed with the priority of the process, because the system "
+                    "refuses a lower one: %s",
+                    error,
+                )
 
     def _next(self, runner: TextRunner) -> tuple[_Job, int, int] | None:
         """Waits for a text, and returns its job, its index and the number of threads to use.
@@ -238,7 +253,10 @@ class Embedder:
 
 
 def _lower_priority() -> None:
-    """Lowers the priority of this thread. Does nothing on systems without priorities of threads."""
+    """Lowers the priority of this thread. Does nothing on systems without priorities of threads.
+
+    Raises OSError if the system refuses it.
+    """
     if sys.platform == "linux":
         thread = threading.get_native_id()
         nice = min(os.getpriority(os.PRIO_PROCESS, thread) + _NICE, _MAX_NICE)

@@ -210,7 +210,10 @@ def _with_paths(arguments: Sequence[str], config: pytest.Config) -> list[str]:
 
 def _is_strict_run(config: pytest.Config) -> bool:
     """Returns whether tests are strict by default. `exec --strict` sets the variable."""
-    if config.getoption("workers_ai_strict") or config.getini(_STRICT):
+    # Before pytest has imported conftest.py, only `known_args_namespace` has the parsed flags. In
+    # the processes of pytest-xdist, only `option` has them.
+    parsed = (config.known_args_namespace, config.option)
+    if config.getini(_STRICT) or any(getattr(each, _STRICT, False) for each in parsed):
         return True
     return os.environ.get(_STRICT_VARIABLE, "").lower() in ("1", "true", "yes", "on")
 

@@ -24,13 +24,16 @@ class Server:
 
     `root`: its URL, without a path. `token`: the API token of the tests. `account`: the account of
     all tests; None if each test has its own account. `settings`: the emulator's settings, by their
-    flags; None until a fixture has requested them.
+    flags; None until a fixture has requested them. `num_tests`: how many tests have begun.
+    `num_restarts`: how many times the emulator was started again, with no calls and new ids.
     """
 
     def __init__(self, root: str, account: str | None = None) -> None:
         self.root = root
         self.account = account
         self.settings: dict[str, Any] | None = None
+        self.num_tests = 0
+        self.num_restarts = 0
         self.token = (os.environ.get(_TOKEN_VARIABLE) or "local").split(",")[0].strip()
         self.session_account = account or secrets.token_hex(16)
 
@@ -79,6 +82,7 @@ class Server:
 
     def begin_test(self) -> None:
         """Starts the emulator again if it has exited, and leaves out earlier output in `output`."""
+        self.num_tests += 1
 
     def stop(self) -> None:
         """Stops the emulator if it is a child process."""
@@ -131,10 +135,12 @@ class ChildServer(Server):
 
         Raises CommandError if the emulator does not start.
         """
+        super().begin_test()
         self._output_start = self._reader.seek(0, os.SEEK_END)
         if self.exit_reason() is not None:
             self._emulator.stop()
             self._emulator = self._start(port=int(self.root.rpartition(":")[2]))
+            self.num_restarts += 1
 
     def stop(self) -> None:
         self._emulator.stop()

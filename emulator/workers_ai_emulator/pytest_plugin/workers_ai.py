@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from workers_ai_emulator.launcher.calls import MAX_LISTED, is_match, list_of
-from workers_ai_emulator.pytest_plugin.control import ControlError
+from workers_ai_emulator.pytest_plugin.control import ControlError, NotAnEmulator
 from workers_ai_emulator.pytest_plugin.server import Server
 
 _MAX_CALLS = 1000
@@ -28,8 +28,9 @@ class WorkersAI:
     def __init__(self, server: Server, account_id: str) -> None:
         self._server = server
         self.account_id = account_id
-        self._is_lost = False
+        self._lost_in: int | None = None  # the number of the test in which the emulator was lost
         self._before_reset = _Unmatched()
+        self._num_restarts = server.num_restarts
         self._last_checked_id = 0
         self._num_checked = 0  # how many of the unmatched calls since the last reset were checked
 
@@ -175,21 +176,24 @@ class WorkersAI:
     def discard(self) -> None:
         """Deletes all state of the account. Does nothing if the emulator has exited before."""
         __tracebackhide__ = True
-        if not self._is_lost:
+        if self._lost_in is None:
             self._call("POST", "reset")
             self._num_checked = 0
 
     def begin_test(self) -> None:
         """Prepares this object for a test: deletes all state of the account."""
         __tracebackhide__ = True
-        self._is_lost = False
+        self._lost_in = None
         self.discard()
         _ = self.settings  # requested before the test, which may stop the emulator
 
     def check_matched(self) -> None:
-        """Fails the test if no rule and no recording answered one of its calls."""
+        """Fails the test if no rule and no recording answered one of its calls.
+
+        Does nothing if this test has failed already because the emulator does not respond.
+        """
         __tracebackhide__ = True
-        if self._is_lost:
+        if self._lost_in == self._server.num_tests:
             return
         found = self._before_reset + self._newly_unmatched()
         self._before_reset = _Unmatched()
@@ -209,6 +213,9 @@ class WorkersAI:
         """Returns the unmatched calls that this method has not returned before."""
         __tracebackhide__ = True
         listed = self._call("GET", "unmatched")
+        if self._num_restarts != self._server.num_restarts:
+            self._num_restarts = self._server.num_restarts
+            self._last_checked_id = self._num_checked = 0
         rows = [row for row in listed["requests"] if row["id"] > self._last_checked_id]
         self._last_checked_id = max([self._last_checked_id, *(row["id"] for row in rows)])
         # If the test has reset the emulator itself, `num_unmatched` may be smaller than before.
@@ -232,16 +239,23 @@ class WorkersAI:
         __tracebackhide__ = True
         path = f"/_emulator/accounts/{self.account_id}/_emulator/{name}"
         try:
-            return self._server.request(method, path, body)
+            value = self._server.request(method, path, body)
+            self._lost_in = None
+            return value
         except OSError as error:
-            self._is_lost = True
+            self._lost_in = self._server.num_tests
             is_exiting = isinstance(error, ConnectionError)
             reason = self._server.exit_reason(is_exiting=is_exiting)
-            what = f"the emulator {reason}" if reason else f"the emulator does not answer ({error})"
+            what = f"the emulator {reason}" if reason else _what_failed(error)
             after = "; it is started again for the next test" if reason else ""
             output = f":\n{self.output}" if self.output else ""
             failure = pytest.fail.Exception(f"{what}{after}{output}", pytrace=False)
         raise failure
+
+
+def _what_failed(error: OSError) -> str:
+    is_other = isinstance(error, NotAnEmulator)
+    return str(error) if is_other else f"the emulator does not answer ({error})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,17 +48,21 @@ class Services:
     def create(cls, settings: Settings, catalog: Mapping[str, ModelSpec]) -> Services:
         """Creates the services from the settings and the catalogue of models.
 
-        Raises SettingInvalid if a setting cannot be used, such as a file or a URL.
+        Raises SettingInvalid if a setting cannot be used, such as a file or a URL, and
+        ModelPartMissing if responses of models are to be recorded, but no model can run.
         """
         served = ServedModels(settings, catalog)
         models, journal = ModelManager(settings, served.catalog), Journal()
+        backends, recordings = Backends(settings, models), Recordings(settings)
+        if recordings.needs_models:
+            models.check_installed()
         return cls(
             settings=settings,
             started_at=datetime.now(UTC),
             heartbeat=Heartbeat(),
             served=served,
             models=models,
-            backends=Backends(settings, models),
+            backends=backends,
             batches=BatchQueue(
                 is_busy=lambda: bool(journal.running), num_parallel=_num_parallel(settings)
             ),
@@ -70,7 +74,7 @@ class Services:
             neurons=NeuronBudget(settings.daily_neurons),
             journal=journal,
             history=History(models, journal),
-            recordings=Recordings(settings),
+            recordings=recordings,
         )
 
     @property

@@ -177,6 +177,10 @@ class ModelManager:
             raise ModelPartMissing.of(error) from error
         return self._given_loader or Loader(self._settings)
 
+    def check_installed(self) -> None:
+        """Raises ModelPartMissing if a package that runs models is not installed."""
+        _ = self._loader
+
     def to_preload(self) -> list[ModelSpec]:
         """Returns the models of the setting `--preload`; by default the catalogue's first model.
 

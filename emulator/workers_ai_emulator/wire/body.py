@@ -44,11 +44,20 @@ async def read_json(parts: AsyncIterator[bytes], context: CallContext) -> Any:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise WireError(REQUEST_TOO_LARGE)
+    return await parse_body(bytes(body), context)
+
+
+async def parse_body(body: bytes, context: CallContext) -> Any:
+    """Returns the JSON value of a request body, which may be gzipped.
+
+    Parses a large body in a thread. Sets `context.is_large`. Raises WireError if the body is empty
+    or is not JSON.
+    """
     context.is_large = len(body) > _LARGE_BODY_BYTES
     if body.startswith(GZIP_MAGIC):
-        body = bytearray(await compute(context, gunzip, bytes(body)))
+        body = await compute(context, gunzip, body)
         context.is_large |= len(body) > _LARGE_BODY_BYTES
-    return await compute(context, parse_json, bytes(body))
+    return await compute(context, parse_json, body)
 
 
 async def read_body(receive: Receive) -> tuple[bytes, Receive]:

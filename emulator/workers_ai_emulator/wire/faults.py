@@ -5,10 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from workers_ai_emulator.wire import errors
 from workers_ai_emulator.wire.errors import ErrorType, Sender, WireError
+from workers_ai_emulator.wire.validation import BoundedModel
 
 MAX_MESSAGE_LENGTH = 2000  # characters of the option `message`
 
@@ -63,7 +64,7 @@ _ERROR_TYPES = {
 }
 
 
-class Fault(BaseModel):
+class Fault(BoundedModel):
     """A fault and its options.
 
     `after_events`: the number of complete events that are sent before the stream breaks.

@@ -7,21 +7,47 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from workers_ai_emulator.files import one_line
 
 _MAX_LINES = 20
 _MAX_LINE = 400  # a line of an error message is cut to this many characters
 _MAX_VALUE = 80  # the maximum number of characters that a line shows of an invalid value
-# The maximum number of keys of one rule. pydantic creates an error for each unknown key, so a
-# million unknown keys would take gigabytes of memory.
-_MAX_KEYS = 100
+_MAX_KEYS = 100  # the maximum number of keys of one object
 _MAX_SHOWN_KEYS = 6  # if a rule has at most this many keys, they are listed for an unknown key
 _MAX_SHOWN_LIMIT = 10**9  # larger limits are not shown
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class BoundedModel(BaseModel):
+    """A model that refuses objects with more than 100 keys, and values that are too long, at once.
+
+    pydantic would first create a mistake, of about a kilobyte, for each unknown key of the object,
+    and for each invalid item of the value.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, value: Any) -> Any:
+        _check_num_keys(value)
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_length(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, list | tuple | dict):
+            metadata = cls.model_fields[info.field_name or ""].metadata
+            limit = next(
+                (each.max_length for each in metadata if hasattr(each, "max_length")), None
+            )
+            if limit is not None and len(value) > limit:
+                context = {"field_type": "List", "max_length": limit, "actual_length": len(value)}
+                raise PydanticKnownError("too_long", context)
+        return value
 
 
 def parse_rules_of(
@@ -89,9 +115,11 @@ def bounded(text: str) -> str:
     return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 
 
-def _check_num_keys(item: Any) -> None:
-    if isinstance(item, dict) and len(item) > _MAX_KEYS:
-        raise ValueError(f"it has {len(item)} keys, which is more than {_MAX_KEYS}")
+def _check_num_keys(value: Any) -> None:
+    if isinstance(value, dict) and len(value) > _MAX_KEYS:
+        text = "it has {number} keys, which is more than {limit}"
+        context = {"number": len(value), "limit": _MAX_KEYS}
+        raise PydanticCustomError("too_many_keys", text, context)
 
 
 def _first(lines: Sequence[str], num_mistakes: int) -> list[str]:
@@ -112,6 +140,8 @@ def _line(detail: Any, model: type[BaseModel] | None = None) -> str:
             return f"unknown key `{where}`{_suggestion(str(detail['loc'][-1]), owner)}"
         case "missing":
             return f"`{where}` is missing"
+        case "too_many_keys":
+            return f"`{where}`: {detail['msg']}" if where else str(detail["msg"])
     line, value = _reason(detail, field), detail["input"]
     if not where:
         return line if detail["type"] == "value_error" else f"it {line}, not {shown(value)}"

@@ -8,6 +8,7 @@ the script is applied when the response begins, because only the backend finds t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.backends.conditions import subject_of
 from workers_ai_emulator.middleware.base import InferenceMiddleware
 from workers_ai_emulator.middleware.faults.edge_page import edge_page
-from workers_ai_emulator.middleware.faults.request import CallRequest, requests_stream
+from workers_ai_emulator.middleware.faults.request import CallRequest, inputs_of, requests_stream
 from workers_ai_emulator.middleware.faults.responses import Cancellation, changed, is_event_stream
 from workers_ai_emulator.middleware.faults.rules import (
     FAULT_HEADER,
@@ -24,7 +25,7 @@ from workers_ai_emulator.middleware.faults.rules import (
     parse_fault,
     requested_fault,
 )
-from workers_ai_emulator.wire.body import MAX_BODY_BYTES, read_body
+from workers_ai_emulator.wire.body import MAX_BODY_BYTES, compute, read_body
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.connection import reset_connection
 from workers_ai_emulator.wire.context import CallContext, context_of
@@ -60,8 +61,9 @@ class FaultMiddleware(InferenceMiddleware):
         if len(body) > MAX_BODY_BYTES:  # the route refuses a body of this size
             await self._app(scope, receive_again, send)
             return
-        request = CallRequest(call, body, receive, receive_again)
         context = context_of(scope)
+        inputs = await inputs_of(body, context)
+        request = CallRequest(call, inputs, receive, receive_again)
         try:
             fault = await self._choose(requested, request, context)
         except WireError as error:
@@ -93,7 +95,8 @@ class FaultMiddleware(InferenceMiddleware):
         options, or if the conditions of the rules are too complex for the call.
         """
         if requested is None:
-            subject = subject_of(request.inputs, model=request.model or "", context=context)
+            make = partial(subject_of, model=request.model or "", context=context)
+            subject = await compute(context, make, request.inputs)
             return await self._rules.choose(subject, is_stream=request.is_stream)
         fault = parse_fault(requested)
         return fault if fault.fits(is_stream=request.is_stream) else None
@@ -104,7 +107,7 @@ class FaultMiddleware(InferenceMiddleware):
         if fault.fault in WITHOUT_MODEL:
             await _replace(fault, request, scope, send)
         elif fault.fault == "json-instead-of-stream":
-            await self._app(scope, request.receive_without_stream(), send)
+            await self._app(scope, await request.receive_without_stream(context_of(scope)), send)
         else:
             cancellation = Cancellation(request.receive)
             send = changed(fault, send, cancellation)

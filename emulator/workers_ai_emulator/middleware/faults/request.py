@@ -7,15 +7,16 @@ from typing import Any
 
 from starlette.types import Message, Receive
 
-from workers_ai_emulator.wire.body import GZIP_MAGIC, gunzip, parse_json
+from workers_ai_emulator.wire.body import compute, parse_body
 from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.endpoints import Access
 from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import WireError
 
 
 class CallRequest:
-    """The request of an inference call, after the middleware has read its body.
+    """The request of an inference call, after the middleware has read and parsed its body.
 
     `receive`: an ASGI `receive` that returns the messages with the body again. `receive_rest`: an
     ASGI `receive` that returns only later messages, such as a disconnect. `inputs`: the JSON value
@@ -24,28 +25,40 @@ class CallRequest:
     """
 
     def __init__(
-        self, call: InferenceCall, body: bytes, receive_rest: Receive, receive: Receive
+        self, call: InferenceCall, inputs: Any, receive_rest: Receive, receive: Receive
     ) -> None:
         self.receive = receive
         self.receive_rest = receive_rest
         self.is_gateway = call.endpoint.access is Access.GATEWAY
-        self.inputs = _parse(body)
+        self.inputs = inputs
         names = (part.get(key) for part in _parts(self.inputs) for key in ("model", "endpoint"))
         model = call.model or next((name for name in names if isinstance(name, str)), None)
         self.model = model and _bare_name(model)
         self.is_stream = requests_stream(self.inputs)
 
-    def receive_without_stream(self) -> Receive:
+    async def receive_without_stream(self, context: CallContext) -> Receive:
         """Returns an ASGI `receive` that returns the request's body with `stream` set to false."""
         for inputs in _inputs(self.inputs):
             if "stream" in inputs:
                 inputs["stream"] = False
-        messages = [{"type": "http.request", "body": to_json(self.inputs)}]
+        body = await compute(context, to_json, self.inputs)
+        messages = [{"type": "http.request", "body": body}]
 
         async def receive() -> Message:
             return messages.pop() if messages else await self.receive_rest()
 
         return receive
+
+
+async def inputs_of(body: bytes, context: CallContext) -> Any:
+    """Returns the JSON value of a request body, which may be gzipped; None if it is invalid.
+
+    Sets `context.is_large`.
+    """
+    try:
+        return await parse_body(body, context)
+    except WireError:
+        return None
 
 
 def requests_stream(body: Any) -> bool:
@@ -68,14 +81,6 @@ def _inputs(body: Any) -> Iterator[dict[str, Any]]:
         yield part
         nested = (part.get(key) for key in ("inputs", "input", "query"))
         yield from (inputs for inputs in nested if isinstance(inputs, dict))
-
-
-def _parse(body: bytes) -> Any:
-    """Returns the JSON value of a request body, which may be gzipped; None if it is invalid."""
-    try:
-        return parse_json(gunzip(body) if body.startswith(GZIP_MAGIC) else body)
-    except WireError:
-        return None
 
 
 def _bare_name(model: str) -> str:

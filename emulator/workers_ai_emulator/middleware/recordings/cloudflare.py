@@ -132,28 +132,32 @@ async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> No
         log.error("a response of the real service breaks off: %s", reason)
 
 
-def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Returns the request headers that are forwarded to Cloudflare.
+def _forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Returns the request headers that are forwarded to Cloudflare, with the bytes that arrived.
 
     Adds `accept-encoding: identity`, because a compressed response would not be readable in a
     recording.
     """
-    forwarded = [
-        (name, value)
-        for name, value in headers.items()
-        if name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)
-    ]
-    return [*forwarded, ("accept-encoding", "identity")]
+    forwarded = [pair for pair in headers.raw if _is_forwarded(pair[0].decode("latin-1"))]
+    return [*forwarded, (b"accept-encoding", b"identity")]
+
+
+def _is_forwarded(name: str) -> bool:
+    return name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)
 
 
 def _response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
     """Returns the headers of Cloudflare's response that are forwarded to the client.
 
+    Joins the values of headers with the same name, because a recording has one value for a name.
     Adds `x-emulator-model: cloudflare`.
     """
+    merged: dict[bytes, bytes] = {}
+    for name, value in ((name.lower(), value) for name, value in headers.raw):
+        merged[name] = merged[name] + b", " + value if name in merged else value
     forwarded = [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers.items()
-        if is_response_header(name) or name in _BODY_HEADERS
+        (name, value)
+        for name, value in merged.items()
+        if is_response_header(text := name.decode("latin-1")) or text in _BODY_HEADERS
     ]
     return [*forwarded, (b"x-emulator-model", b"cloudflare")]

@@ -14,7 +14,6 @@ from workers_ai_emulator.engine.types import FinishReason
 from workers_ai_emulator.middleware.recordings.capture import ResponseCapture
 from workers_ai_emulator.middleware.recordings.recording import Ending, Recording
 from workers_ai_emulator.middleware.recordings.request import RecordedRequest
-from workers_ai_emulator.middleware.recordings.series import Series
 from workers_ai_emulator.middleware.recordings.state import RecordingState
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.redaction import Redaction
@@ -86,10 +85,7 @@ class Recorder:
 
 
 def _write(recording: Recording, state: RecordingState, number: int) -> Path:
-    request = recording.recorded_request
-    if request.key not in state.series:
-        state.series[request.key] = Series(state.folder, request)
-    return state.series[request.key].add(recording, number)
+    return state.series_of(recording.recorded_request).add(recording, number)
 
 
 class _Session:

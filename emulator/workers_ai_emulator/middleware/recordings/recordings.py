@@ -46,10 +46,21 @@ class Recordings:
         self.recorder = Recorder(settings.record_from, keeps_times=settings.record_timing)
         self._mode = "none" if settings.backend == "replay" else settings.record_mode
         self._main = Folder(settings.cassettes)
-        self._folders: dict[str, Folder] = {}  # by the name of the subfolder
+        # By the name of the subfolder. Several threads write to it, so it is never iterated over.
+        self._folders: dict[str, Folder] = {}
         self._prepare(settings.backend)
         self._shared = RecordingState(self._main)
         self._own: dict[str, RecordingState] = {}
+
+    @property
+    def needs_models(self) -> bool:
+        """Whether the server may record responses of models that run on this machine.
+
+        With the mode `once`, it records only if the folder and its subfolders have no recordings.
+        """
+        if self.default_backend != "record" or self.source_name != "llama" or self._mode == "none":
+            return False
+        return self._mode != "once" or not any(self._main.path.rglob("*.json"))
 
     def state_of(self, account: str | None) -> RecordingState:
         """Returns the folder and the counts of an account, or the shared ones if it is None."""
@@ -120,7 +131,7 @@ class Recordings:
         names = await asyncio.to_thread(folder.names)
         uses = self._num_uses(account)
         return {
-            "folder": next((name for name, f in self._folders.items() if f is folder), None),
+            "folder": self._name_of(folder),
             "path": str(folder.path),
             "recordings": [{"file": name, "used": uses[name]} for name in names],
         }
@@ -159,6 +170,11 @@ class Recordings:
         self._main.prepare_to_record()
         if self._mode != "all":
             self._main.check()
+
+    def _name_of(self, folder: Folder) -> str | None:
+        """Returns the name of a subfolder of the main folder; None for the main folder itself."""
+        is_main = folder is self._main
+        return None if is_main else folder.path.relative_to(self._main.path).as_posix()
 
     def _num_uses(self, account: str | None) -> Counter[str]:
         """Returns how many calls used each file, of one account or of all in the shared folder."""

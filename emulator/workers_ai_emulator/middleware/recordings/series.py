@@ -38,16 +38,21 @@ class Series:
 
     If the response in an older recording equals the new response, the file keeps the content of the
     older recording. So recording a call again changes a file only if the response has changed.
+    The older recordings stay in memory until `forget_older`. The request does not stay in memory.
 
     Raises OSError if a file cannot be deleted.
     """
 
     def __init__(self, folder: Folder, request: RecordedRequest) -> None:
         self._folder = folder
-        self._request = request
         self._runs: list[_Run] = []
-        self._older = dict(reversed(self._read_older()))  # if several are equal, the first one
+        older = _older_recordings(folder, request)
+        self._older = dict(reversed(older))  # if several are equal, the first one
         folder.delete(request)
+
+    def forget_older(self) -> None:
+        """Frees the memory of the older recordings, with which responses are then not compared."""
+        self._older.clear()
 
     def add(self, recording: Recording, number: int) -> Path:
         """Writes the recording of the call with this number, and returns the path of its file.
@@ -56,9 +61,10 @@ class Series:
         OSError if the file cannot be written.
         """
         digest = fingerprint(recording.answer)
+        request = recording.recorded_request
         before = self._run(digest, lambda run: run.end == number)
         after = self._run(digest, lambda run: run.first == number + 1)
-        stored = self._stored(before) if before else self._like_older(recording, digest)
+        stored = self._stored(request, before) if before else self._like_older(recording, digest)
         joined = [run for run in (before, after) if run]
         run = _Run(
             first=before.first if before else number,
@@ -68,17 +74,17 @@ class Series:
         path = self._folder.write(replace(stored or recording, times=run.num_calls), run.first)
         self._runs = [other for other in self._runs if other not in joined] + [run]
         if after:
-            self._folder.path_of(self._request, after.first).unlink(missing_ok=True)
+            self._folder.path_of(request, after.first).unlink(missing_ok=True)
         return path
 
     def _run(self, digest: str, is_neighbour: Callable[[_Run], bool]) -> _Run | None:
         runs = (run for run in self._runs if run.digest == digest and is_neighbour(run))
         return next(runs, None)
 
-    def _stored(self, run: _Run) -> Recording | None:
+    def _stored(self, request: RecordedRequest, run: _Run) -> Recording | None:
         """Returns the recording in the file of a run, or None if the file was removed."""
         with suppress(WireError):
-            return self._folder.read(self._folder.path_of(self._request, run.first))
+            return self._folder.read(self._folder.path_of(request, run.first))
         return None
 
     def _like_older(self, recording: Recording, digest: str) -> Recording | None:
@@ -90,16 +96,21 @@ class Series:
         )
         return older if has_same_form else None
 
-    def _read_older(self) -> list[tuple[str, Recording]]:
-        """Returns the older recordings of the call that can be read, with their fingerprints.
 
-        Leaves out large ones, because they stay in memory.
-        """
-        older = []
-        for path in self._folder.find(self._request):
-            with suppress(OSError, WireError):
-                if path.stat().st_size <= _MAX_KEPT_BYTES:
-                    recording = self._folder.read(path)
-                    if recording.recorded_request.canonical == self._request.canonical:
-                        older.append((fingerprint(recording.answer), recording))
-        return older
+def _older_recordings(folder: Folder, request: RecordedRequest) -> list[tuple[str, Recording]]:
+    """Returns the recordings of a call in the folder, with the fingerprints of their responses.
+
+    Leaves out recordings that cannot be read, and those that would exceed 1 MiB together, because
+    they stay in memory.
+    """
+    older = []
+    size = 0
+    for path in folder.find(request):
+        with suppress(OSError, WireError):
+            size_with_this = size + path.stat().st_size
+            if size_with_this <= _MAX_KEPT_BYTES:
+                recording = folder.read(path)
+                if recording.recorded_request.canonical == request.canonical:
+                    size = size_with_this
+                    older.append((fingerprint(recording.answer), recording))
+    return older

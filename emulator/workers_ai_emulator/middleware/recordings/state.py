@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from workers_ai_emulator.middleware.recordings.folder import Folder
+from workers_ai_emulator.middleware.recordings.request import RecordedRequest
 from workers_ai_emulator.middleware.recordings.series import Series
 
 _MAX_MISSING = 10_000
+# The maximum number of series that keep older recordings in memory, up to 1 MiB each.
+_MAX_WITH_OLDER = 100
 
 
 @dataclass(slots=True)
@@ -19,6 +22,7 @@ class RecordingState:
     recordings that were written, by the key of the call. `num_played`: how many calls were
     replayed, by the key of the call. `num_uses`: how many calls each file recorded or replayed.
     `missing`: the keys of calls that had no recording.
+    `_with_older`: the newest series, which keep older recordings in memory.
     """
 
     folder: Folder
@@ -27,6 +31,19 @@ class RecordingState:
     num_played: Counter[str] = field(default_factory=Counter)
     num_uses: Counter[str] = field(default_factory=Counter)
     missing: set[str] = field(default_factory=set)
+    _with_older: deque[Series] = field(default_factory=deque)
+
+    def series_of(self, request: RecordedRequest) -> Series:
+        """Returns the series of a call. Creates it first if it is missing.
+
+        A new series deletes the older recordings of the call. Raises OSError if this fails.
+        """
+        if request.key not in self.series:
+            self.series[request.key] = series = Series(self.folder, request)
+            self._with_older.append(series)
+            if len(self._with_older) > _MAX_WITH_OLDER:
+                self._with_older.popleft().forget_older()
+        return self.series[request.key]
 
     def is_known_missing(self, key: str) -> bool:
         """Returns whether a call with this key had no recording before, and stores the key.
