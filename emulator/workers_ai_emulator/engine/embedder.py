@@ -213,7 +213,9 @@ class Embedder:
     def _next(self, runner: TextRunner) -> tuple[_Job, int, int] | None:
         """Waits for a text, and returns its job, its index and the number of threads to use.
 
-        Returns None after `close`. The jobs take turns: after each text, the next job follows.
+        Returns None after `close`. The jobs take turns: after each text, the next job follows. A
+        runner computes only while all earlier ones do. If the runners took turns, llama.cpp's
+        threads of one runner, which still wait actively, would slow down those of the next one.
         """
         with self._change:
             while True:
@@ -221,7 +223,7 @@ class Embedder:
                     self._jobs.popleft()
                 if self._is_closed:
                     return None
-                if self._jobs:
+                if self._jobs and self._are_earlier_busy(runner):
                     break
                 self._change.wait()
             job = self._jobs.popleft()
@@ -231,10 +233,16 @@ class Embedder:
                 self._jobs.append(job)
             is_alone = not self._jobs and not self._computing
             self._computing[runner] = job
+            if self._jobs:
+                self._change.notify_all()
             runner.interrupt(is_requested=False)
         uses_all = is_alone and self._is_machine_free()
         num_threads = self._num_threads if uses_all else self._num_threads_of_runner
         return job, index, num_threads
+
+    def _are_earlier_busy(self, runner: TextRunner) -> bool:
+        index = self._runners.index(runner)
+        return all(earlier in self._computing for earlier in self._runners[:index])
 
     def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:
         """Ends the computation of a text, and gives the job its result if this was the last text.

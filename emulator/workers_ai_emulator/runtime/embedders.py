@@ -73,6 +73,7 @@ class Embedders:
         self._models = models
         self._given_loader = loader
         self._loaded: dict[Path, LoadedEmbedder] = {}  # the least recently used comes first
+        self._paths: dict[str, Path] = {}  # the file of each model that was loaded, by its name
         self._loading: set[asyncio.Task[LoadedEmbedder]] = set()
         self._load_lock = asyncio.Lock()
         models.share_memory(self)
@@ -116,7 +117,12 @@ class Embedders:
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
 
     async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
-        """Returns a loaded model after adding a lease. If it is cancelled, the load continues."""
+        """Returns a loaded model after adding a lease. If it is cancelled, the load continues.
+
+        A model that is loaded keeps its file until it is unloaded, even if `pull` installs another.
+        """
+        if (path := self._paths.get(spec.name)) in self._loaded:
+            return self._used(path)
         task = asyncio.create_task(self._get(spec))
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)
@@ -131,12 +137,16 @@ class Embedders:
         async with self._load_lock:
             loader = self._loader
             weights = await in_daemon_thread(loader.weights, spec)
-            loaded = self._loaded.pop(weights.path, None)
-            if loaded is None:
-                loaded = await self._load(loader, spec, weights)
-            self._loaded[weights.path] = loaded
-            loaded.num_leases += 1
-            return loaded
+            if weights.path not in self._loaded:
+                self._loaded[weights.path] = await self._load(loader, spec, weights)
+            self._paths[spec.name] = weights.path
+            return self._used(weights.path)
+
+    def _used(self, path: Path) -> LoadedEmbedder:
+        """Returns the model with this file after adding a lease, as the most recently used one."""
+        loaded = self._loaded[path] = self._loaded.pop(path)
+        loaded.num_leases += 1
+        return loaded
 
     async def _load(
         self, loader: EmbedderLoader, spec: ModelSpec, weights: Weights

@@ -48,6 +48,10 @@ class Embeddings:
     vectors: Sequence[Sequence[float]]
     num_tokens: int
 
+    @property
+    def num_numbers(self) -> int:
+        return sum(map(len, self.vectors))
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
