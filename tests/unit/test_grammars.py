@@ -223,6 +223,7 @@ def test_every_name_and_schema_gives_a_valid_grammar(name: str, are_special: boo
             ("#", "x", {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/x"}]}),
             ("%", "x", True),
             ("e", "x", {"type": "string", "enum": ["", 'a"b', "</arg_value>"]}),
+            ("a\x7fb", "c\x7fd", {"type": "string", "enum": ["e\x7ff"]}),
             ("&", "x", {"type": "array", "items": {"type": "object", "properties": {"y": {}}}}),
         ]
     )

@@ -94,7 +94,8 @@ class Rules:
 
 def literal(text: str) -> str:
     """Returns a text as a Lark string."""
-    return json.dumps(text, ensure_ascii=False)
+    # llguidance accepts this character only if it is escaped; JSON does not require it.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def closed(schema: Any, depth: int = 0) -> Any:
