@@ -234,6 +234,99 @@ def test_every_name_and_schema_gives_a_valid_grammar(name: str, are_special: boo
         accepts(FORMATS[name], constraint, "", are_special=are_special)
 
 
+def xml_call(name: str, **arguments: str) -> str:
+    """Returns a call of the tool `f` in the format `name`, GLM's or Qwen 3 Coder's."""
+    before, after = {
+        "glm": ("<tool_call>f", "</tool_call>"),
+        "qwen coder": ("<tool_call>\n<function=f>", "\n</function>\n</tool_call>"),
+    }[name]
+    pair = {
+        "glm": "<arg_key>{}</arg_key><arg_value>{}</arg_value>",
+        "qwen coder": "\n<parameter={}>\n{}\n</parameter>",
+    }[name]
+    return before + "".join(pair.format(*item) for item in arguments.items()) + after
+
+
+def allows(name: str, schema: dict[str, Any], text: str, *, are_special: bool) -> bool:
+    """Returns whether a completion may be `text` if the tool `f` with this schema is required."""
+    constraint = Constraint((Tool("f", "", schema),), is_required=True)
+    return accepts(FORMATS[name], constraint, text, are_special=are_special)
+
+
+XML_NAMES = pytest.mark.parametrize("name", ["glm", "qwen coder"])
+ONE = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@XML_NAMES
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {"type": "object", "patternProperties": {"^.": {}}, "additionalProperties": False},
+        {"anyOf": [ONE, {"type": "null"}]},
+        {"allOf": [ONE]},
+        {"$ref": "other.json"},
+        {"$ref": "#"},
+    ],
+)
+def test_arguments_that_the_schema_does_not_list_are_allowed(
+    name: str, schema: dict[str, Any], are_special: bool
+) -> None:
+    for arguments in ({}, {"a": "1"}, {"ab": "1", "New York, é": "2", "a": "3"}):
+        assert allows(name, schema, xml_call(name, **arguments), are_special=are_special)
+    assert not allows(name, schema, xml_call(name, **{" ": "1"}), are_special=are_special)
+
+
+@XML_NAMES
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ONE,
+        ONE | {"additionalProperties": False},
+        {"$ref": "#/definitions/F", "definitions": {"F": ONE}},
+        {"$ref": "#/$defs/a~1%20b", "$defs": {"a/ b": {"$ref": "#/$defs/F"}, "F": ONE}},
+    ],
+)
+def test_only_arguments_of_the_schema_are_allowed(
+    name: str, schema: dict[str, Any], are_special: bool
+) -> None:
+    for arguments, is_allowed in (
+        ({"a": "1"}, True),
+        ({"a": "x"}, False),
+        ({}, False),
+        ({"a": "1", "b": "1"}, False),
+    ):
+        text = xml_call(name, **arguments)
+        assert allows(name, schema, text, are_special=are_special) == is_allowed, text
+
+
+@XML_NAMES
+def test_other_arguments_follow_those_that_the_schema_lists(name: str, are_special: bool) -> None:
+    schema = ONE | {"additionalProperties": {"type": "boolean"}}
+    for arguments, is_allowed in (
+        ({"a": "1", "b": "true", "aa": "false"}, True),
+        ({"a": "1", "b": "1"}, False),
+        ({"b": "true", "a": "1"}, False),
+        ({"b": "true"}, False),
+    ):
+        text = xml_call(name, **arguments)
+        assert allows(name, schema, text, are_special=are_special) == is_allowed, text
+    again = xml_call(name, a="1", b="true").replace("b", "a")
+    assert not allows(name, schema, again, are_special=are_special)
+
+
+@XML_NAMES
+def test_the_schema_of_other_arguments_decides_their_type(name: str) -> None:
+    for others, expected in (({"type": "string"}, "12"), ({}, 12), (True, 12)):
+        tool = Tool("f", "", {"type": "object", "additionalProperties": others})
+        parser = FORMATS[name].parser((tool,), "after")
+        chunks = [*parser.feed(xml_call(name, a="12")), *parser.flush()]
+        arguments = "".join(chunk.tool_call.arguments for chunk in chunks if chunk.tool_call)
+        assert json.loads(arguments) == {"a": expected}
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"gemma"}))
 @pytest.mark.parametrize("keyword", [{"enum": 5}, {"type": 5}])
 def test_an_invalid_schema_gives_a_grammar_that_does_not_compile(

@@ -86,6 +86,21 @@ class Rules:
             f"<[{self._ids[part]}]>" if part in self._ids else literal(part) for part in parts
         )
 
+    def between(self, before: str, pattern: str, after: str) -> str:
+        """Returns a rule for a text that matches `pattern`, between two fixed texts.
+
+        The pattern is the body of a terminal. The characters next to the text belong to the same
+        terminal: otherwise the lexer could not choose between `before` alone and a longer fixed
+        text that begins with it. Special tokens cannot be a part of a terminal.
+        """
+        *earlier, beginning = self._special.split(before)
+        ending, *later = self._special.split(after)
+        fixed = [literal(part) if part else "" for part in (beginning, ending)]
+        body = " ".join(filter(None, [fixed[0], f"({pattern})", fixed[1]]))
+        terminal = self.add(f"BETWEEN_{len(self._bodies)}", body)
+        parts = (self.mark("".join(earlier)), terminal, self.mark("".join(later)))
+        return " ".join(filter(None, parts))
+
     def json(self, schema: Mapping[str, Any]) -> str:
         """Returns a rule for a JSON text that conforms to this schema."""
         styled = {**closed(schema), "x-guidance": _STYLE}
@@ -116,20 +131,20 @@ def closed(schema: Any, depth: int = 0) -> Any:
             changed[key] = [closed(item, depth + 1) for item in value]
     if "items" in schema:
         changed["items"] = closed(schema["items"], depth + 1)
-    if _lists_all_keys(schema):
+    if lists_all_keys(schema):
         changed["additionalProperties"] = False
     return changed
+
+
+def lists_all_keys(schema: Mapping[str, Any]) -> bool:
+    """Returns whether the schema lists the keys of an object, and says nothing of other keys."""
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, Mapping) or any(key in schema for key in _OTHER_KEYS):
+        return False
+    return not isinstance(required, list) or all(name in properties for name in required)
 
 
 def _is_combined(schema: Mapping[str, Any]) -> bool:
     """Returns whether a value must satisfy several of the schemas in `schema`."""
     is_union = any(key in schema for key in ("anyOf", "oneOf", "$ref"))
     return "allOf" in schema or (is_union and "properties" in schema)
-
-
-def _lists_all_keys(schema: Mapping[str, Any]) -> bool:
-    """Returns whether the schema lists the keys of an object, and says nothing of other keys."""
-    properties, required = schema.get("properties"), schema.get("required")
-    if not isinstance(properties, Mapping) or any(key in schema for key in _OTHER_KEYS):
-        return False
-    return not isinstance(required, list) or all(name in properties for name in required)

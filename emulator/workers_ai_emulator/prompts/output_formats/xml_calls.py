@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, ThinkingTags
 from workers_ai_emulator.prompts.output_formats.tagged_calls import TaggedCallParser
@@ -16,6 +17,8 @@ from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedForma
 from workers_ai_emulator.prompts.tools import Tool
 
 _START, _END = "<tool_call>", "</tool_call>"
+# The name of an argument that the tool's schema does not list. The parser drops outer white space.
+_OTHER_KEY = r"/[^<>\s]([^<>\n]*[^<>\s])?/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class XmlFormat(TaggedFormat):
         return (_START, _END, tags.key, "</arg_key>", "<arg_value>", tags.after_value)
 
     def call_parser(self, tools: Sequence[Tool]) -> TaggedCallParser:
-        schemas = {tool.name: tool.parameters for tool in tools}
+        schemas = {tool.name: ArgumentSchema.of(tool.parameters) for tool in tools}
         return TaggedCallParser(_START, lambda index: XmlCallReader(index, schemas, self._tags))
 
     def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
@@ -71,17 +74,26 @@ class XmlFormat(TaggedFormat):
     def _one_tool(self, rules: Rules, tool: Tool, number: str) -> str:
         """Returns the rule for a call of one tool.
 
-        The arguments must have the order of the schema. Other arguments are not allowed.
+        The arguments that the schema lists must have its order. Others are allowed after them if
+        the schema allows them.
         """
-        tags, properties = self._tags, _properties(tool.parameters)
-        required = tool.parameters.get("required")
+        tags, schema = self._tags, ArgumentSchema.of(tool.parameters)
         parts = [rules.mark(f"{tags.line}{tags.before_name}{tool.name}{tags.after_name}")]
-        for i, (key, schema) in enumerate(properties.items()):
+        for i, (key, value_schema) in enumerate(schema.properties.items()):
             before = rules.mark(f"{tags.line}{tags.key}{key}{tags.value}{tags.value_line}")
-            value = self._value(rules, schema, tool.parameters, f"value_{number}_{i}")
-            is_required = isinstance(required, list) and key in required
-            parts.append(f"({before} {value})" + ("" if is_required else "?"))
+            value = self._value(rules, value_schema, tool.parameters, f"value_{number}_{i}")
+            parts.append(f"({before} {value})" + ("" if key in schema.required else "?"))
+        if schema.others is not False:
+            value = self._value(rules, schema.others, tool.parameters, f"other_{number}")
+            parts.append(f"({self._other_key(rules, schema.properties)} {value})*")
         return " ".join([*parts, rules.mark(tags.line + tags.end)])
+
+    def _other_key(self, rules: Rules, listed: Collection[str]) -> str:
+        """Returns the rule for a name that is not in `listed`, with the tags around it."""
+        tags, pattern = self._tags, _OTHER_KEY
+        if listed:
+            pattern += f" & ~({' | '.join(map(literal, listed))})"
+        return rules.between(tags.line + tags.key, pattern, tags.value + tags.value_line)
 
     def _value(self, rules: Rules, schema: Any, root: Mapping[str, Any], name: str) -> str:
         """Returns the rule for a value and the tag after it.
@@ -102,16 +114,16 @@ class XmlCallReader:
     """Reads a tool call with a tag for each argument, and returns the arguments as JSON.
 
     The value of an argument that the schema declares as a text is a text. Any other value is JSON
-    if it is valid JSON, otherwise a text. `schemas`: the schemas of the tools, by their names.
+    if it is valid JSON, otherwise a text. `schemas`: the arguments of the tools, by their names.
     """
 
-    def __init__(self, index: int, schemas: Mapping[str, Mapping[str, Any]], tags: Tags) -> None:
+    def __init__(self, index: int, schemas: Mapping[str, ArgumentSchema], tags: Tags) -> None:
         self.state: Literal["open", "done", "failed"] = "open"
         self.rest = ""
         self.num_calls = 0
         self._index = index
         self._schemas = schemas
-        self._properties: Mapping[str, Any] = {}
+        self._schema = ArgumentSchema({}, (), others=True)
         self._num_arguments = 0
         self._name = re.compile(
             rf"\s*{re.escape(tags.before_name)}([^<>\n]+?)\s*{re.escape(tags.after_name)}\s*(?=<)"
@@ -156,7 +168,7 @@ class XmlCallReader:
             return []
         self.num_calls = 1
         self.rest = self.rest[match.end() :]
-        self._properties = _properties(self._schemas[name])
+        self._schema = self._schemas[name]
         return [Chunk(tool_call=ToolCallDelta(self._index, name=name), num_tokens=0)]
 
     def _written(self, key: str, value: str) -> str:
@@ -164,7 +176,7 @@ class XmlCallReader:
         value = value.removeprefix(self._value_line).removesuffix(self._value_line)
         opening = ", " if self._num_arguments else "{"
         self._num_arguments += 1
-        text = json.dumps(_value_of(value, self._properties.get(key)), ensure_ascii=False)
+        text = json.dumps(_value_of(value, self._schema.schema_of(key)), ensure_ascii=False)
         return f"{opening}{json.dumps(key, ensure_ascii=False)}: {text}"
 
     def _end(self) -> list[Chunk]:
@@ -183,11 +195,6 @@ class XmlCallReader:
 def _spaced(tags: str) -> str:
     """Returns a pattern for tags that may have white space between them."""
     return re.escape(tags.replace("\n", "")).replace("><", r">\s*<")
-
-
-def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    properties = schema.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
 
 
 def _is_text(schema: Mapping[str, Any]) -> bool:
