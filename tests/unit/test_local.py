@@ -143,6 +143,48 @@ async def test_with_auto_a_schema_that_cannot_be_enforced_is_not_enforced() -> N
             await start(local, replace(REQUEST, json_mode=JsonMode(UNSUPPORTED)))
 
 
+async def grammar_of(tools: tuple[Tool, ...], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns the text of the grammar with which a completion of the tools is constrained."""
+    texts = []
+    submit = Engine.submit
+
+    def recording_submit(*arguments: Any, grammar: Any, **others: Any) -> Generation:
+        texts.append(grammar.text)
+        return submit(*arguments, grammar=grammar, **others)
+
+    monkeypatch.setattr(Engine, "submit", recording_submit)
+    async with backend() as local:
+        await completion(local, replace(REQUEST, tools=tools))
+    (text,) = texts
+    return str(text)
+
+
+@in_loop
+async def test_only_the_schemas_that_cannot_be_enforced_are_left_out() -> None:
+    tools = (Tool("f", "", UNSUPPORTED), Tool("g", "", UNIT), Tool("h", "", UNSUPPORTED))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        text = await grammar_of(tools, monkeypatch)
+    assert '"unit"' in text and '"not"' not in text
+
+
+@in_loop
+async def test_schemas_that_together_exceed_a_limit_are_left_out() -> None:
+    long = UNIT | {"description": 400 * "x"}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("workers_ai_emulator.engine.grammar_compiler._MAX_CHARACTERS", 1300)
+        text = await grammar_of((Tool("f", "", long), Tool("g", "", long)), monkeypatch)
+    assert '"unit"' not in text
+
+
+@in_loop
+async def test_schemas_are_tried_one_by_one_for_a_limited_time() -> None:
+    tools = (Tool("f", "", UNSUPPORTED), Tool("g", "", UNIT))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("workers_ai_emulator.backends.local._MAX_TRYING_S", 0)
+        text = await grammar_of(tools, monkeypatch)
+    assert '"unit"' not in text and '"g' in text.replace("\\", "")
+
+
 @in_loop
 async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> None:
     gate, started = threading.Event(), threading.Semaphore(0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from workers_ai_emulator.engine.types import Generation, StartedGeneration, Voca
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.output_formats.hermes import HermesFormat
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, OutputFormat
+from workers_ai_emulator.prompts.tools import Tool
 from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 _MAX_CHARACTERS_PER_TOKEN = 32
 # How many tokens at the end of the prompt show whether the completion begins with reasoning.
 _NUM_END_TOKENS = 16
+# How long the schemas of a request's tools are tried one by one.
+_MAX_TRYING_S = 5.0
 
 
 class LocalBackend:
@@ -139,19 +144,53 @@ def _compile(
 ) -> CompiledGrammar:
     """Returns the grammar of a constraint.
 
-    If a schema cannot be enforced, but the request does not require a tool call, the arguments of
-    all tools may be any JSON object: in this case, the service does not enforce schemas either
-    [inferred from vLLM]. Raises GrammarUnsupported if a required tool call or JSON cannot be
-    enforced.
+    If the schema of a tool cannot be enforced, but the request does not require a tool call, the
+    arguments of this tool may be any JSON object: in this case, the service does not enforce
+    schemas either [inferred from vLLM]. Raises GrammarUnsupported if a required tool call or JSON
+    cannot be enforced.
     """
     special_tokens = engine.vocabulary.special_tokens
-    try:
+
+    def compiled(constraint: Constraint) -> CompiledGrammar:
         return engine.compile(output_format.grammar(constraint, special_tokens))
+
+    try:
+        return compiled(constraint)
     except GrammarUnsupported:
         if constraint.is_required or constraint.is_json:
             raise
-    log.info("a schema of the tools cannot be enforced, so arguments may be any JSON object")
-    return engine.compile(output_format.grammar(without_schemas(constraint), special_tokens))
+    tools = _unsupported_tools(constraint, compiled)
+    log.info(
+        "the schemas of these tools cannot be enforced, so their arguments may be any JSON "
+        "object: %s",
+        ", ".join(tool.name for tool in tools),
+    )
+    try:
+        return compiled(without_schemas(constraint, tools))
+    except GrammarUnsupported:
+        log.info("together, the schemas of the tools cannot be enforced, so none is")
+        return compiled(without_schemas(constraint, constraint.tools))
+
+
+def _unsupported_tools(
+    constraint: Constraint, compiled: Callable[[Constraint], CompiledGrammar]
+) -> list[Tool]:
+    """Returns the tools whose schemas cannot be enforced.
+
+    `compiled`: a function that compiles the grammar of a constraint. After some seconds, all tools
+    that have not been tried count as unsupported.
+    """
+    deadline = time.monotonic() + _MAX_TRYING_S
+    unsupported = []
+    for tool in constraint.tools:
+        try:
+            if time.monotonic() < deadline:
+                compiled(replace(constraint, tools=(tool,)))
+                continue
+        except GrammarUnsupported as error:
+            log.debug("the schema of the tool %r cannot be enforced: %s", tool.name, error)
+        unsupported.append(tool)
+    return unsupported
 
 
 def _text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:

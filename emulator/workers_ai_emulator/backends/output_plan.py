@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from workers_ai_emulator.engine.errors import RequestRejected
@@ -64,7 +64,10 @@ def plan(
     )
 
 
-def without_schemas(constraint: Constraint) -> Constraint:
-    """Returns a constraint that accepts any JSON object as the arguments of a tool."""
-    tools = (Tool(tool.name, tool.description, {"type": "object"}) for tool in constraint.tools)
-    return replace(constraint, tools=tuple(tools))
+def without_schemas(constraint: Constraint, tools: Collection[Tool]) -> Constraint:
+    """Returns a constraint that accepts any JSON object as the arguments of these tools."""
+    kept = (
+        Tool(tool.name, tool.description, {"type": "object"}) if tool in tools else tool
+        for tool in constraint.tools
+    )
+    return replace(constraint, tools=tuple(kept))
