@@ -327,6 +327,32 @@ def test_the_schema_of_other_arguments_decides_their_type(name: str) -> None:
         assert json.loads(arguments) == {"a": expected}
 
 
+@pytest.mark.parametrize("key", ["a b", "a:", "[a", "{", "<b", "a,b", "}", "]", "", "a-b", "é"])
+def test_every_key_of_gemma_can_be_read(key: str, are_special: bool) -> None:
+    schema = {"type": "object", "properties": {key: {"type": "integer"}}, "required": [key]}
+    forms = [f"<|tool_call>call:f{{{k}:1}}<tool_call|>" for k in (key, f'<|"|>{key}<|"|>')]
+    allowed = [form for form in forms if allows("gemma", schema, form, are_special=are_special)]
+    (text,) = allowed
+    parser = GEMMA.parser((Tool("f", "", schema),), "after")
+    (chunk,) = [*parser.feed(text), *parser.flush()]
+    assert chunk.tool_call and json.loads(chunk.tool_call.arguments) == {key: 1}
+    assert allows("gemma", {"type": "object"}, text, are_special=are_special)
+
+
+def test_an_enum_of_gemma_may_contain_objects_and_arrays(are_special: bool) -> None:
+    values = [{"x": "y", "a b": [1, "z", [], {}]}, [True]]
+    schema = {"type": "object", "properties": {"v": {"enum": values}}}
+    for written, value in (
+        ('{x:<|"|>y<|"|>,<|"|>a b<|"|>:[1,<|"|>z<|"|>,[],{}]}', values[0]),
+        ("[true]", values[1]),
+    ):
+        text = f"<|tool_call>call:f{{v:{written}}}<tool_call|>"
+        assert allows("gemma", schema, text, are_special=are_special)
+        parser = GEMMA.parser((Tool("f", "", schema),), "after")
+        (chunk,) = [*parser.feed(text), *parser.flush()]
+        assert chunk.tool_call and json.loads(chunk.tool_call.arguments) == {"v": value}
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"gemma"}))
 @pytest.mark.parametrize("keyword", [{"enum": 5}, {"type": 5}])
 def test_an_invalid_schema_gives_a_grammar_that_does_not_compile(

@@ -274,6 +274,36 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         "<|tool_call>call:add{city:}<tool_call|>",
         Parsed("<|tool_call>call:add{city:}<tool_call|>"),
     ),
+    "gemma, cut within an argument": (
+        GEMMA,
+        '<|tool_call>call:add{city:<|"|>x, y<|"|>,tags:[1,{a:2',
+        Parsed("", "", [("add", '{"city": "x, y"}', None)]),
+    ),
+    "gemma, cut within a number": (
+        GEMMA,
+        "<|tool_call>call:add{days:1",
+        Parsed("", "", [("add", "{}", None)]),
+    ),
+    "gemma, cut within the closing marker": (
+        GEMMA,
+        "<|tool_call>call:add{days:1}<tool_c",
+        Parsed("", "", [("add", '{"days": 1}', None)]),
+    ),
+    "gemma, text instead of the closing marker": (
+        GEMMA,
+        "<|tool_call>call:add{days:1} so",
+        Parsed(" so", "", [("add", '{"days": 1}', None)]),
+    ),
+    "gemma, cut within the name": (
+        GEMMA,
+        "<|tool_call>call:ad",
+        Parsed("<|tool_call>call:ad"),
+    ),
+    "gemma, quoted keys": (
+        GEMMA,
+        '<|tool_call>call:add{<|"|>a: {b}<|"|>:1,<|"|><|"|>:2}<tool_call|>',
+        Parsed("", "", [("add", '{"a: {b}": 1, "": 2}', None)]),
+    ),
     "gemma, no end": (GEMMA, "<|tool_call>call:add{}", Parsed("", "", [("add", "{}", None)])),
     "glm": (
         GLM,

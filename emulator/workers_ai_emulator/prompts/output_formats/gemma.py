@@ -1,16 +1,18 @@
 """The output format of Gemma 4: `<|tool_call>call:NAME{KEY:VALUE,…}<tool_call|>`.
 
-The arguments resemble JSON, but keys have no quotes, and texts are between `<|"|>` marks.
+The arguments resemble JSON, but texts are between `<|"|>` marks. A key has no quotes; only a key
+with special characters is between these marks, too.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.prompts.output_formats.argument_schema import resolved
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.markers import split_at
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint
@@ -20,7 +22,8 @@ from workers_ai_emulator.prompts.tools import Tool
 
 _START, _END, _QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'
 _HEAD = re.compile(r"\s*call:([^{]*)(?=\{)")
-_KEY = re.compile(r'\s*(?:<\|"\|>(.*?)<\|"\|>|([^\s:{}\[\],<]+))\s*:', re.DOTALL)
+_PLAIN_KEY = re.compile(r"[^\s:{}\[\],<]+")
+_KEY = re.compile(rf'\s*(?:<\|"\|>(.*?)<\|"\|>|({_PLAIN_KEY.pattern}))\s*:', re.DOTALL)
 _TEXT = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 _PLAIN = re.compile(r"[^,{}\[\]<]+")
 _SPACE = re.compile(r"\s*")
@@ -39,7 +42,7 @@ class GemmaFormat(TaggedFormat):
     def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
         values = _ValueRules(rules)
         bodies = [
-            f"{literal(f'call:{tool.name}')} {values.object(tool.parameters, 0)}"
+            f"{literal(f'call:{tool.name}')} {values.object(resolved(tool.parameters), 0)}"
             for tool in constraint.tools
         ]
         return _START, f"{rules.add('call', ' | '.join(bodies))} {rules.mark(_END)}"
@@ -64,20 +67,32 @@ class GemmaCallReader:
         return self._read(call, rest) if marker else []
 
     def flush(self) -> list[Chunk]:
-        return self._read(self.rest, "")
+        """Ends the call. Drops an argument that has not ended."""
+        head = _HEAD.match(self.rest)
+        if not head or not self._may_call(head):
+            self.state = "failed"
+            return []
+        arguments, rest = parse_beginning(self.rest[head.end() :])
+        return self._end(head, arguments, "" if _END.startswith(rest.strip()) else rest)
 
     def _read(self, call: str, rest: str) -> list[Chunk]:
         head = _HEAD.match(call)
         try:
-            if not head or (name := head[1].strip()) not in self._names:
+            if not head or not self._may_call(head):
                 raise ValueError
             arguments = parse_arguments(call[head.end() :])
         except ValueError:
             self.state = "failed"
             return []
+        return self._end(head, arguments, rest)
+
+    def _may_call(self, head: re.Match[str]) -> bool:
+        return head[1].strip() in self._names
+
+    def _end(self, head: re.Match[str], arguments: Any, rest: str) -> list[Chunk]:
         self.state, self.rest, self.num_calls = "done", rest, 1
         text = json.dumps(arguments, ensure_ascii=False)
-        return [Chunk(tool_call=ToolCallDelta(self._index, text, name), num_tokens=0)]
+        return [Chunk(tool_call=ToolCallDelta(self._index, text, head[1].strip()), num_tokens=0)]
 
 
 def parse_arguments(text: str) -> Any:
@@ -89,6 +104,22 @@ def parse_arguments(text: str) -> Any:
     if text[end:].strip():
         raise ValueError(f"there is text after the value: {text[end:][:20]!r}")
     return value
+
+
+def parse_beginning(text: str) -> tuple[dict[str, Any], str]:
+    """Returns the complete items of an object that may be cut, and the text after the object.
+
+    `text`: begins with the opening brace of the object.
+    """
+    items: dict[str, Any] = {}
+    start = _skip(text, 1)
+    try:
+        for key, value, after in _items(text, start, "}", 0):
+            items[key] = value
+            start = after
+    except ValueError:  # the text ends within an item
+        return items, ""
+    return items, text[start + 1 :]
 
 
 def _parse(text: str, start: int, depth: int) -> tuple[Any, int]:
@@ -111,6 +142,18 @@ def _parse_items(text: str, start: int, end: str, depth: int) -> tuple[Any, int]
     """Returns the object or array whose first item begins at `start`, and the index after it."""
     items: list[tuple[str, Any]] = []
     start = _skip(text, start)
+    for key, value, after in _items(text, start, end, depth):
+        items.append((key, value))
+        start = after
+    return (dict(items) if end == "}" else [value for _, value in items]), start + 1
+
+
+def _items(text: str, start: int, end: str, depth: int) -> Iterator[tuple[str, Any, int]]:
+    """Yields the key and value of each item, and the index of the next item or of the end.
+
+    The first item begins at `start`. The items of an array have no key. Raises ValueError after the
+    last complete item if the text is invalid.
+    """
     while not text.startswith(end, start):
         key = ""
         if end == "}":
@@ -118,13 +161,12 @@ def _parse_items(text: str, start: int, end: str, depth: int) -> tuple[Any, int]
                 raise ValueError(f"there is no key at {text[start:][:20]!r}")
             key, start = match[1] or match[2] or "", match.end()
         value, start = _parse(text, start, depth + 1)
-        items.append((key, value))
         start = _skip(text, start)
         if text.startswith(",", start):
             start = _skip(text, start + 1)
         elif not text.startswith(end, start):
             raise ValueError(f"the value is not closed at {text[start:][:20]!r}")
-    return (dict(items) if end == "}" else [value for _, value in items]), start + 1
+        yield key, value, start
 
 
 def _skip(text: str, start: int) -> int:
@@ -153,10 +195,11 @@ class _ValueRules:
         rules.add("text", f"{quote} {rules.until(_QUOTE)}")
         rules.add("NUMBER", r"/-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/")
         rules.add("INTEGER", r"/-?(0|[1-9][0-9]{0,15})/")
-        rules.add("KEY", r"/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+        rules.add("KEY", r'/[^\s:{}\[\],<"]{1,64}/')
+        rules.add("key", "KEY | text")
         rules.add("boolean", '"true" | "false"')
         rules.add("array", '"[" (value ("," value)*)? "]"')
-        rules.add("object", '"{" (KEY ":" value ("," KEY ":" value)*)? "}"')
+        rules.add("object", '"{" (key ":" value ("," key ":" value)*)? "}"')
         rules.add("value", 'text | NUMBER | boolean | "null" | array | object')
 
     def value(self, schema: Any, depth: int) -> str:
@@ -195,13 +238,28 @@ class _ValueRules:
         return f'("{{" {_sequence([items[k] for k in first], [items[k] for k in others])} "}}")'
 
     def _item(self, key: str, schema: Any, depth: int) -> str:
-        return f"{literal(key + ':')} {self.value(schema, depth + 1)}"
+        return f"{self._key(key)} {self.value(schema, depth + 1)}"
+
+    def _key(self, key: str) -> str:
+        """Returns the rule for a key and the colon after it."""
+        if _PLAIN_KEY.fullmatch(key):
+            return literal(f"{key}:")
+        return f'{self._quoted(key)} ":"'
 
     def _constant(self, value: Any) -> str:
         if isinstance(value, str):
-            quote = self._rules.mark(_QUOTE)
-            return f"({quote} {literal(value)} {quote})" if value else f"({quote} {quote})"
+            return self._quoted(value)
+        if isinstance(value, Mapping):
+            items = [f"{self._key(key)} {self._constant(item)}" for key, item in value.items()]
+            return f'("{{" {_sequence(items, [])} "}}")' if items else '"{}"'
+        if isinstance(value, list):
+            items = [self._constant(item) for item in value]
+            return f'("[" {_sequence(items, [])} "]")' if items else '"[]"'
         return literal(json.dumps(value, ensure_ascii=False))
+
+    def _quoted(self, text: str) -> str:
+        quote = self._rules.mark(_QUOTE)
+        return f"({quote} {literal(text)} {quote})" if text else f"({quote} {quote})"
 
 
 def _sequence(first: Sequence[str], others: Sequence[str]) -> str:
