@@ -243,6 +243,8 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
     ),
     "harmony without channels": (HARMONY, "Hello <| world", Parsed("Hello <| world")),
     "harmony, unfinished header": (HARMONY, "<|channel|>fin", Parsed()),
+    "harmony, beginning of a call": (HARMONY, " to=functions.get_w", Parsed()),
+    "harmony, text like a recipient": (HARMONY, "to=5 is right", Parsed("to=5 is right")),
     "harmony, unknown recipient": (
         HARMONY,
         "<|channel|>commentary to=functions.rm<|message|>{}",
@@ -386,6 +388,19 @@ def test_arguments_are_returned_while_they_arrive() -> None:
     for piece in ('"da', 'ys": ', "1", "2"):
         (chunk,) = parser.feed(piece)
         assert chunk.tool_call and chunk.tool_call.arguments == piece
+
+
+def test_no_part_of_a_channel_header_is_in_the_answer() -> None:
+    reasoning = "<|channel|>analysis<|message|>Hm<|end|>"
+    for header in (
+        "<|start|>assistant<|channel|>final<|message|>",
+        "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>",
+        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json",
+    ):
+        for cut in range(len(header)):
+            first = header[:cut].removeprefix("<|start|>assistant")
+            assert not parse(HARMONY, [first]).text.strip(), first
+            assert parse(HARMONY, [reasoning + header[:cut]]) == Parsed("", "Hm"), header[:cut]
 
 
 @pytest.mark.parametrize(

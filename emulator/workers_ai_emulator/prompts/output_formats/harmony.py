@@ -99,9 +99,10 @@ class HarmonyParser:
         return chunks
 
     def flush(self) -> list[Chunk]:
+        """Returns the text that was held back. Drops the beginning of a header."""
         held, self._held = self._held, ""
-        is_header = self._kind == "header" and bool(_CHANNEL_NAME.match(held))
-        return [] if is_header or held == f"{_START}assistant" else self._body(held)
+        is_header = self._kind == "header" and bool(_CUT_HEADER.fullmatch(held))
+        return [] if is_header else self._body(held)
 
     def _read_header(self, chunks: list[Chunk]) -> bool:
         """Reads a message's header. Returns whether the header has ended.
@@ -152,6 +153,8 @@ class HarmonyParser:
 
 
 _HEADER = re.compile(r"\s*(?:<\|start\|>(?:assistant)?\s*)?(?:to=[^<]*)?<\|channel\|>[^{]*")
+# The beginning of a header. A text such as `to=5 is right` is none.
+_CUT_HEADER = re.compile(r"\s*(?:to?|(?:to=\S*\s*)?<.*|to=\S*)", re.DOTALL)
 _BEGINNINGS = (_START, _CHANNEL, "to=")
 
 
