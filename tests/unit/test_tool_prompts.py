@@ -181,6 +181,20 @@ def test_a_result_without_a_call_is_in_the_prompt_without_tools(name: str) -> No
     assert "RESULT" in rendered(SOURCES[name], LONE_RESULT)
 
 
+def test_a_template_that_rejects_a_result_without_a_call_gets_it_as_a_user_message() -> None:
+    source = (  # as the template of gpt-oss
+        "{%- for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no call') }}"
+        "{% endif %}<|start|>{{ m.role }}<|channel|>final<|message|>{{ m.content }}{% endfor %}"
+        "{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    )
+    for tools in ([], [WEATHER]):
+        text = rendered(source, LONE_RESULT, tools)
+        expected = "<|start|>user<|channel|>final<|message|><tool_response>\nRESULT\n"
+        assert expected in text and text.endswith("get_weather") is bool(tools)
+    with pytest.raises(RequestRejected, match="no call"):
+        rendered(source, TURNS)
+
+
 def test_llama_2_gets_a_result_without_a_call_as_a_user_message() -> None:
     text = as_text(Llama2Template(ByteVocabulary()).render(LONE_RESULT), ByteVocabulary())
     assert text.endswith("[INST] <tool_response>\nRESULT\n</tool_response> [/INST]")
