@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import httpx
@@ -310,6 +311,42 @@ def test_a_stream_has_the_pieces_of_a_tool_call(
     assert "".join(f.get("arguments") or "" for f in functions) == '{"city": "Rome"}'
 
 
+def test_a_responses_stream_ends_with_the_items_of_the_whole_response(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    def part(index: int, **function: str) -> dict[str, Any]:
+        call_id = {"id": f"u{index}"} if "name" in function else {}
+        return choice({"tool_calls": [{"index": index, "function": function, **call_id}]})
+
+    upstream.behaviour = lambda exchange: exchange.stream(
+        part(0, name="weather", arguments="{"),
+        part(1, name="weather", arguments=""),
+        part(2, name="weather", arguments=""),
+        part(0, arguments="}"),
+        choice({}, "tool_calls"),
+        "[DONE]",
+    )
+    url = emulator.run_url().partition("/ai/run/")[0] + "/ai/v1/responses"
+    body = {"model": "@cf/openai/gpt-oss-20b", "input": "Weather?"}
+    whole = emulator.post(url, body).json()["output"]
+    lines = emulator.post(url, body | {"stream": True}).text.splitlines()
+    last = json.loads(next(line for line in lines[::-1] if '"response.completed"' in line)[6:])
+    assert [(item["call_id"], item["name"], item["arguments"]) for item in whole] == [
+        (f"u{index}", "weather", "{}") for index in range(3)
+    ]
+    key = itemgetter("call_id", "name", "arguments")
+    assert list(map(key, last["response"]["output"])) == list(map(key, whole))
+
+
+def test_a_chat_request_to_the_responses_api_is_refused(emulator: ServerProcess) -> None:
+    url = emulator.run_url().partition("/ai/run/")[0] + "/ai/v1/responses"
+    for body in ({"messages": TURNS[:1]}, {"messages": TURNS[:1], "input": None}):
+        response = emulator.post(url, body | {"model": "@cf/openai/gpt-oss-20b"})
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "invalid_prompt")
+        assert "required properties at '/' are 'input'" in error["message"]
+
+
 def test_a_tool_call_in_an_unknown_form_is_an_internal_error(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
@@ -565,6 +602,24 @@ def test_of_several_models_the_one_with_the_requested_name_is_used(upstream: Fak
             headers = {"x-emulator-backend": "upstream"}
             assert httpx.post(url, json={"prompt": "Hi"}, headers=headers).status_code == 200
         assert upstream.requests[-1].body["model"] == "@cf/meta/llama-2-7b-chat-fp16"
+    finally:
+        upstream.models = ["fake"]
+
+
+def test_a_model_name_with_a_lone_surrogate_is_replaced_in_the_header(
+    upstream: FakeUpstream,
+) -> None:
+    upstream.models = ["model \ud800"]
+    try:
+        with server_process("--backend", "upstream", "--upstream-url", upstream.url) as server:
+            response = server.run({"prompt": "Hi"})
+            assert response.status_code == 200
+            assert response.headers["x-emulator-model"] == "model%20%3F"
+            assert httpx.get(f"{server.root}/_emulator/requests").status_code == 200
+            upstream.behaviour = send_embeddings
+            response = server.run({"text": ["a"]}, BGE_M3)
+            assert response.status_code == 200
+            assert response.headers["x-emulator-model"] == "model%20%3F"
     finally:
         upstream.models = ["fake"]
 

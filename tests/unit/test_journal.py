@@ -360,6 +360,7 @@ def texts_in_journal(
 
 def views_of(response_format: ResponseFormat, completion: Completion, *chunks: Chunk) -> list[Any]:
     """Sends a completion as a whole and as a stream. Returns the journal's entries as JSON."""
+    completion = replace(completion, chunks=chunks)
 
     async def iterate() -> AsyncIterator[Chunk]:
         for chunk in chunks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +213,15 @@ def test_tool_calls_and_results_are_sent_with_their_ids() -> None:
             ["c1", "call00001", "c1", "call00001"],
         ),
         ([Message("tool", "1"), Message("tool", "2")], ["call00001", "call00002"]),
+        (
+            [
+                called("a", "x"),
+                called("b", "x"),
+                called("a", "y"),
+                *(Message("tool", "", name=name) for name in "bba"),
+            ],
+            ["x", "x", "y", "x", "y", "call00001"],
+        ),
     ],
 )
 def test_a_missing_id_is_that_of_the_call_without_a_result(
@@ -222,6 +232,15 @@ def test_a_missing_id_is_that_of_the_call_without_a_result(
         message["tool_call_id"] if message["role"] == "tool" else message["tool_calls"][0]["id"]
         for message in sent
     ]
+
+
+def test_the_ids_of_many_calls_and_results_are_found_in_linear_time() -> None:
+    calls = tuple(ToolCall("f", "{}") for _ in range(20_000))
+    results = [Message("tool", "") for _ in calls]
+    started = time.process_time()
+    assistant, *tools = body_of(Message("assistant", "", calls), *results)["messages"]
+    assert time.process_time() - started < 3
+    assert [m["tool_call_id"] for m in tools] == [call["id"] for call in assistant["tool_calls"]]
 
 
 def test_the_prompt_for_the_journal_is_the_conversation() -> None:

@@ -11,6 +11,7 @@ import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.prompts.tools import ToolChoice
 from workers_ai_emulator.tasks.response_formats.choice import responses_format
 from workers_ai_emulator.tasks.responses_request import chat_request, is_responses_request, parse
 from workers_ai_emulator.wire.envelope import to_json
@@ -136,6 +137,9 @@ def test_options_are_renamed() -> None:
     ("body", "text"),
     [
         ({"input": 5}, "input is not a list"),
+        ({}, "required properties at '/' are 'input'"),
+        ({"input": None}, "required properties at '/' are 'input'"),
+        ({"messages": []}, "required properties at '/' are 'input'"),
         ({"input": ["x"]}, "an item of input is not supported: str"),
         ({"input": [{"type": "item_reference"}]}, "responses are not stored: send the item itself"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "not supported: function_call"),
@@ -163,11 +167,33 @@ def test_a_model_without_input_in_its_schema_is_refused_with_the_schemas_error()
         parse({"input": 5}, GPT_OSS)
 
 
+@pytest.mark.parametrize("name", [GPT_OSS.name, INT8])
+def test_a_chat_request_that_the_schema_accepts_is_refused(name: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(WireError, match="required properties at '/' are 'input'"):
+        parse(body, CATALOG[name])
+
+
 def test_without_max_output_tokens_the_completion_may_fill_the_context() -> None:
     parsed = parse({"input": "x"}, GPT_OSS, seed=5)
     assert parsed.messages == [Message("user", "x")]
     assert (parsed.params.max_tokens, parsed.params.seed) == (None, 5)
     assert parse({"input": "x", "max_output_tokens": 3}, GPT_OSS).params.max_tokens == 3
+
+
+def test_the_default_format_is_accepted() -> None:
+    parsed = parse({"input": "x", "text": {"format": {"type": "text"}}}, GPT_OSS)
+    assert parsed.json_mode is None
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_allowed_tools_removes_the_other_tools(mode: Any) -> None:
+    allowed = [{"type": "function", "name": "add"}]
+    choice = {"type": "allowed_tools", "mode": mode, "tools": allowed}
+    tools = [TOOL, TOOL | {"name": "other"}]
+    parsed = parse({"input": "x", "tools": tools, "tool_choice": choice}, GPT_OSS)
+    assert [tool.name for tool in parsed.tools] == ["add"]
+    assert parsed.tool_choice == ToolChoice(mode)
 
 
 # ── responses ─────────────────────────────────────────────────────────────────────────────────
@@ -238,10 +264,56 @@ def test_a_response_that_is_cut_off_is_incomplete() -> None:
     assert stream_of(cut)[-1]["type"] == "response.incomplete"
 
 
-@pytest.mark.parametrize("chunks", [CHUNKS, [STOP], [Chunk("a"), STOP], [call(0, "", "f"), CALLED]])
+# Parts of calls alternate, and the arguments of calls without arguments are sent at the end.
+ALTERNATING = [
+    call(0, '{"a"', "add"),
+    call(1, "", "stop"),
+    call(0, ":"),
+    call(2, "", "go"),
+    Chunk("Calling."),
+    call(0, "1}"),
+    call(1, "{}"),
+    call(2, "{}"),
+    CALLED,
+]
+INTERLEAVED = [Chunk("a"), Chunk(reasoning="b"), Chunk("c"), Chunk("d"), STOP]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        CHUNKS,
+        [STOP],
+        [Chunk("a"), STOP],
+        [call(0, "", "f"), CALLED],
+        ALTERNATING,
+        INTERLEAVED,
+    ],
+)
 def test_the_last_event_has_the_response_that_is_not_streamed(chunks: list[Chunk]) -> None:
     last, body = stream_of(chunks)[-1]["response"], body_of(chunks)
     assert last | {"created_at": 0} == body | {"created_at": 0}
+
+
+def test_a_call_whose_parts_alternate_with_other_items_is_one_item() -> None:
+    events = stream_of(ALTERNATING)
+    items = events[-1]["response"]["output"]
+    calls = [item for item in items if item["type"] == "function_call"]
+    assert [item["type"] for item in items] == ["function_call"] * 3 + ["message"]
+    assert [(item["name"], item["arguments"]) for item in calls] == [
+        ("add", '{"a":1}'),
+        ("stop", "{}"),
+        ("go", "{}"),
+    ]
+    assert len({item["call_id"] for item in calls}) == 3
+    for event in events:
+        if "item_id" in event:
+            assert items[event["output_index"]]["id"] == event["item_id"]
+
+
+def test_the_texts_of_a_response_keep_their_order() -> None:
+    items = body_of(INTERLEAVED)["output"]
+    assert [item["content"][0]["text"] for item in items] == ["a", "b", "cd"]
 
 
 def test_the_items_of_the_events_are_those_of_the_response() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from workers_ai_emulator.engine.stop_strings import StopMatcher
@@ -61,3 +62,18 @@ def test_the_result_does_not_depend_on_where_the_text_is_divided(seed: int) -> N
         cuts = sorted(chance.choices(range(len(text) + 1), k=4))
         pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert "".join(feed(stop, *pieces)) == expected(stop, text), (text, stop, pieces)
+
+
+def test_a_long_text_that_begins_as_a_stop_string_takes_linear_time() -> None:
+    stop = ["a" * 400_000 + end for end in "1234"]
+    started = time.process_time()
+    returned = feed(stop, "a" * 300_000, "c")
+    assert time.process_time() - started < 3
+    assert returned == ["", "a" * 300_000 + "c", ""]
+
+
+@pytest.mark.parametrize("stop", ["a" * 1000 + "b", "ab" * 1000 + "c", "a" * 30 + "b"])
+def test_a_text_may_contain_the_beginning_of_a_stop_string_several_times(stop: str) -> None:
+    text = stop[:-1] * 3
+    assert "".join(feed([stop], *text)) == text
+    assert "".join(feed([stop], *text, stop[-1])) == stop[:-1] * 2

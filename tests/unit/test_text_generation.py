@@ -6,10 +6,12 @@ import json
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.sampling import parse_sampling_params
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest, parse
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
@@ -126,6 +128,45 @@ def test_random_bodies_are_parsed_or_refused(name: str) -> None:
 @pytest.mark.parametrize("response_format", [{}, [None], "json_object", True, 5])
 def test_a_response_format_without_a_type_is_ignored(response_format: Any) -> None:
     assert parsed(prompt="Hi", response_format=response_format).prompt == "Hi"
+
+
+def test_raw_concerns_only_a_prompt() -> None:
+    assert parsed(prompt="Hi", raw=True).raw
+    assert not parsed(messages=[USER], raw=True).raw
+
+
+def test_all_texts_that_a_template_can_render_are_counted() -> None:
+    call = {"id": "i" * 10**4, "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "", "tool_call_id": "r" * 10**5},
+    ]
+    variables = {"reasoning_effort": "x" * 10**6}
+    request = parsed(messages=messages, chat_template_kwargs=variables)
+    assert request.num_characters // 10**4 == 111
+
+
+NUMBERS = ("temperature", "repetition_penalty", "frequency_penalty", "presence_penalty", "top_p")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("sent", [1e-40, 1e39, 10**300, -1e300, 5e-324])
+def test_parameters_keep_logits_finite(name: str, sent: float) -> None:
+    if sent < 0 and name in ("temperature", "repetition_penalty"):
+        return
+    number = getattr(parse_sampling_params({name: sent}, {}), name)
+    assert 0 < abs(number) <= 1e10
+    if name in ("temperature", "repetition_penalty"):
+        logits = np.array([-1e3, 1e3], np.float32)
+        with np.errstate(all="raise"):
+            assert np.isfinite(logits / np.float32(number) * np.float32(1e10)).all()
+
+
+def test_usual_parameters_are_not_changed() -> None:
+    for number in (0.0, 0.001, 0.6, 1.0, 5.0):
+        params = parse_sampling_params(dict.fromkeys(NUMBERS, number), {})
+        assert [getattr(params, name) for name in NUMBERS] == [number] * 5
 
 
 def test_only_the_default_of_max_tokens_may_be_reduced() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import closing
 from typing import Any
 
 import pytest
 from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.prompts.chat import JinjaTemplate, Llama2Template
-from workers_ai_emulator.prompts.conversation import link_results
+from workers_ai_emulator.prompts.conversation import link_results, split_calls
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.output_formats.detection import describes_tools, format_of
 from workers_ai_emulator.prompts.output_formats.harmony import HarmonyFormat
@@ -163,9 +164,74 @@ def test_llama_2_gets_the_tools_in_a_system_message() -> None:
     assert template.render(TURNS[:1]) == template.render(TURNS[:1], [])
 
 
-def test_without_tools_and_calls_a_conversation_stays_as_it_is() -> None:
-    messages = [Message("user", "Hi"), Message("tool", "x")]
-    assert rendered(CHATML, messages) == "<s>user\nHi</s><s>tool\nx</s><s>assistant\n"
+def test_without_tools_calls_and_results_a_conversation_stays_as_it_is() -> None:
+    messages = [Message("user", "Hi"), Message("odd", "x")]
+    assert rendered(CHATML, messages) == "<s>user\nHi</s><s>odd\nx</s><s>assistant\n"
+
+
+LONE_RESULT = [  # as @cloudflare/ai-utils sends it in the last request of a conversation
+    Message("user", "Weather?"),
+    Message("assistant", "{}"),
+    Message("tool", "RESULT", name="get_weather"),
+]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_result_without_a_call_is_in_the_prompt_without_tools(name: str) -> None:
+    assert "RESULT" in rendered(SOURCES[name], LONE_RESULT)
+
+
+def test_a_template_that_rejects_a_result_without_a_call_gets_it_as_a_user_message() -> None:
+    source = (  # as the template of gpt-oss
+        "{%- for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no call') }}"
+        "{% endif %}<|start|>{{ m.role }}<|channel|>final<|message|>{{ m.content }}{% endfor %}"
+        "{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    )
+    for tools in ([], [WEATHER]):
+        text = rendered(source, LONE_RESULT, tools)
+        expected = "<|start|>user<|channel|>final<|message|><tool_response>\nRESULT\n"
+        assert expected in text and text.endswith("get_weather") is bool(tools)
+    with pytest.raises(RequestRejected, match="no call"):
+        rendered(source, TURNS)
+
+
+def test_llama_2_gets_a_result_without_a_call_as_a_user_message() -> None:
+    text = as_text(Llama2Template(ByteVocabulary()).render(LONE_RESULT), ByteVocabulary())
+    assert text.endswith("[INST] <tool_response>\nRESULT\n</tool_response> [/INST]")
+
+
+def test_results_follow_their_calls_and_other_results_come_last() -> None:
+    calls = tuple(ToolCall("f", "{}", call_id) for call_id in ("a", "b", "a", "c"))
+    ids = ["c", "x", "a", "b", "a"]
+    results = [Message("tool", str(i), tool_call_id=call_id) for i, call_id in enumerate(ids)]
+    user = Message("user", "Hi")
+    split = split_calls([Message("assistant", "text", calls), *results, user])
+    assert [(m.content, *(call.id for call in m.tool_calls)) for m in split] == [
+        ("text", "a"),
+        ("2",),
+        ("4",),
+        ("", "b"),
+        ("3",),
+        ("", "a"),
+        ("", "c"),
+        ("0",),
+        ("1",),
+        ("Hi",),
+    ]
+
+
+@pytest.mark.parametrize("num_calls_per_message", [1, 20_000])
+def test_many_calls_and_results_are_prepared_in_linear_time(num_calls_per_message: int) -> None:
+    calls = tuple(ToolCall("f", "{}", f"c{i}") for i in range(20_000))
+    messages: list[Message] = []
+    for i in range(0, len(calls), num_calls_per_message):
+        messages.append(Message("assistant", "", calls[i : i + num_calls_per_message]))
+    results = [Message("tool", str(i)) for i in range(len(calls))]
+    started = time.process_time()
+    split = split_calls(link_results([*messages, *results]))
+    assert time.process_time() - started < 2
+    assert len(split) == 2 * len(calls)
+    assert [m.tool_call_id for m in split if m.role == "tool"] == [call.id for call in calls]
 
 
 def test_calls_and_results_without_ids_are_linked_in_their_order() -> None:

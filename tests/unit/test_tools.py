@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_allowed_tools_removes_the_others(mode: Any) -> None:
     allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "other"}}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
     assert tools_of(tools=[OPENAI, OTHER], tool_choice=choice) == (["other"], ToolChoice(mode))
+
+
+def test_many_allowed_tools_are_chosen_in_linear_time() -> None:
+    tools = [{"name": f"f{i}"} for i in range(20_000)]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
+    started = time.process_time()
+    assert len(tools_of(tools=tools, tool_choice=choice)[0]) == len(tools)
+    assert time.process_time() - started < 2
+
+
+def test_allowed_tools_must_be_tools_of_the_request() -> None:
+    allowed = {"mode": "auto", "tools": [{"name": "rm"}]}
+    with pytest.raises(WireError, match="'rm', which is not in tools"):
+        tools_of(tools=[OPENAI], tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
 
 
 def test_parallel_tool_calls_can_be_switched_off() -> None:

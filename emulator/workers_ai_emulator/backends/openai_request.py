@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,21 +100,25 @@ class _CallIds:
 
     def __init__(self) -> None:
         self._num_new = 0
-        self._open: list[tuple[str, str]] = []  # the names and ids of the calls without a result
+        # The ids of the calls without a result, of all tools and of each tool. Taking the first key
+        # of an OrderedDict takes the same time however many keys were removed before it.
+        self._open: OrderedDict[str, set[str]] = OrderedDict()  # values: the names of the tools
+        self._open_of: defaultdict[str | None, OrderedDict[str, None]] = defaultdict(OrderedDict)
 
     def of_call(self, call: ToolCall) -> str:
         call_id = call.id or self._new()
-        self._open.append((call.name, call_id))
+        self._open.setdefault(call_id, set()).add(call.name)
+        self._open_of[call.name].setdefault(call_id)
         return call_id
 
     def of_result(self, message: Message) -> str:
-        if message.tool_call_id:
-            call_id = message.tool_call_id
-        else:
-            same_tool = [call for call in self._open if call[0] == message.name]
-            call_id = next((call[1] for call in same_tool or self._open), None) or self._new()
-        self._open = [call for call in self._open if call[1] != call_id]
+        call_id = message.tool_call_id or self._first_open(message.name) or self._new()
+        for name in self._open.pop(call_id, ()):
+            del self._open_of[name][call_id]
         return call_id
+
+    def _first_open(self, name: str | None) -> str | None:
+        return next(iter(self._open_of.get(name) or self._open), None)
 
     def _new(self) -> str:
         """Returns an id of nine letters and digits, which Mistral's chat templates require."""

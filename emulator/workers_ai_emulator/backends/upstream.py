@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 
 import httpx2
 
@@ -31,6 +30,7 @@ from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext
 
 log = logging.getLogger(__name__)
@@ -81,21 +81,18 @@ class UpstreamBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
         model = self._name_for(spec) or await self._find_model(spec)
-        upstream_request = streaming_request(request, model)
-        prompt = upstream_request.prompt
-        count = partial(num_words, prompt)
-        num_tokens = await asyncio.to_thread(count) if context.is_large else count()
+        upstream_request, body, num_tokens = await compute(context, _converted, request, model)
         decoder = EventDecoder(
             request.params.max_tokens or 0,
             separates_reasoning=request.separates_reasoning,
             has_tools=spec.traits.has_tools,
         )
         generation = self._running.start(
-            self._chunks(spec, upstream_request, decoder),
+            self._chunks(spec, upstream_request, body, decoder),
             num_prompt_tokens=num_tokens,
-            fingerprint=json.dumps(upstream_request.body),
+            fingerprint=body,
         )
-        return StartedGeneration(generation, model, lambda: prompt)
+        return StartedGeneration(generation, model, lambda: upstream_request.prompt)
 
     async def embed(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
@@ -175,15 +172,16 @@ class UpstreamBackend:
         return name
 
     async def _chunks(
-        self, spec: ModelSpec, request: OpenAIRequest, decoder: EventDecoder
+        self, spec: ModelSpec, request: OpenAIRequest, body: str, decoder: EventDecoder
     ) -> AsyncGenerator[Chunk | Usage]:
         """Sends a request to the upstream server, and yields the completion and its usage.
 
+        `body`: the JSON text of the request's body.
         Closing the generator early closes the connection, so that the server stops generating.
         Raises an EngineError if the request fails.
         """
         with self._upstream_errors(spec):
-            async with self._response(request, decoder.max_tokens) as response:
+            async with self._response(request, body, decoder.max_tokens) as response:
                 events = aiter(_events(response))
                 async for event in events:
                     for chunk in decoder.feed(event.data, event.event):
@@ -199,16 +197,17 @@ class UpstreamBackend:
 
     @asynccontextmanager
     async def _response(
-        self, request: OpenAIRequest, max_tokens: int
+        self, request: OpenAIRequest, body: str, max_tokens: int
     ) -> AsyncGenerator[httpx2.Response]:
         """Sends a request to the upstream server. Yields its response, which is not yet read.
 
+        `body`: the JSON text of the request's body.
         If the server answers that the prompt and `max_tokens` exceed its context length, and if
         the request may be shortened, sends it again without `max_tokens`. Raises an EngineError if
         the response is an error.
         """
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
-        url, content = self._url + request.path, json.dumps(request.body).encode()
+        url, content = self._url + request.path, body.encode()
         async with self._client.stream("POST", url, content=content, headers=headers) as response:
             if response.is_success:
                 yield response
@@ -216,7 +215,8 @@ class UpstreamBackend:
             error = self._error_from(response.status_code, await _read(response), max_tokens)
         if not (request.may_shorten and isinstance(error, ContextTooLong)):
             raise error
-        async with self._response(request.without_max_tokens(), max_tokens) as response:
+        shortened = request.without_max_tokens()
+        async with self._response(shortened, json.dumps(shortened.body), max_tokens) as response:
             yield response
 
     # ── failures ──────────────────────────────────────────────────────────────────────────────
@@ -282,6 +282,12 @@ class UpstreamBackend:
         except EngineError as error:
             return str(error)
         return None
+
+
+def _converted(request: TextGenerationRequest, model: str) -> tuple[OpenAIRequest, str, int]:
+    """Returns the request to the server, its body as JSON, and the number of its prompt's words."""
+    converted = streaming_request(request, model)
+    return converted, json.dumps(converted.body), num_words(converted.prompt)
 
 
 def _checked_url(url: str) -> str:

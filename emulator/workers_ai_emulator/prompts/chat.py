@@ -6,7 +6,7 @@ Only the template can add special tokens: the texts of the messages are tokenise
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from itertools import chain, islice, pairwise
@@ -277,20 +277,20 @@ class JinjaTemplate:
     ) -> list[int]:
         """Returns the prompt tokens of a conversation.
 
-        Some templates reject system messages. If the template rejects a conversation that begins
-        with a system message and a user message, merges these two messages into one user message,
-        and renders the conversation again. Raises RequestRejected if the template rejects the
-        conversation again, or if the arguments of a tool call are not a JSON object.
+        Some templates reject system messages, or results of tools without a call. If the template
+        rejects a conversation, renders it again in the forms of `_alternatives`. Raises
+        RequestRejected if the template rejects these, too, or if the arguments of a tool call are
+        not a JSON object.
         """
         messages = self._prepared(messages, tools)
         offered = [tool.as_openai() for tool in tools] if self._has_tools else []
         try:
             return self._tokens(messages, offered, variables)
         except TemplateError as error:
-            merged = None if isinstance(error, LimitExceeded) else _merge_system(messages)
-            if merged:
+            others = () if isinstance(error, LimitExceeded) else _alternatives(messages)
+            for other in others:
                 with suppress(TemplateError):
-                    return self._tokens(merged, offered, variables)
+                    return self._tokens(other, offered, variables)
             raise RequestRejected(str(error)) from error
 
     def render_prompt(self, prompt: str, variables: Mapping[str, Any] = _NO_VARIABLES) -> list[int]:
@@ -388,6 +388,19 @@ class JinjaTemplate:
         if bos is None or tokens[:1] == [bos] or (tokens and not self._vocabulary.adds_bos):
             return tokens
         return [bos, *tokens]
+
+
+def _alternatives(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Yields the conversation in other forms with the same meaning.
+
+    In the first, a leading system message is a part of the next user message. In the second,
+    results of tools are user messages, if the conversation has results but no calls.
+    """
+    if merged := _merge_system(messages):
+        yield merged
+    has_calls = any(message.tool_calls for message in messages)
+    if not has_calls and any(message.role == "tool" for message in messages):
+        yield describe_tools(messages, ())
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:

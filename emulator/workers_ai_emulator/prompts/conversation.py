@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count, takewhile
+from itertools import count
 from typing import Any
 
 from workers_ai_emulator.prompts.messages import Message
@@ -38,7 +39,8 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
     result yet.
     """
     numbers = count(1)
-    open_calls: dict[str | None, ToolCall] = {}
+    # Taking the first key of an OrderedDict is fast even if many keys were removed before it.
+    open_calls: OrderedDict[str | None, ToolCall] = OrderedDict()
     linked: list[Message] = []
     for message in messages:
         if message.tool_calls:
@@ -58,7 +60,10 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
 
 
 def shorten_ids(messages: Sequence[Message]) -> list[Message]:
-    """Replaces ids of tool calls by ids of nine letters and digits, for Mistral's templates."""
+    """Replaces ids of tool calls by ids of nine letters and digits, for Mistral's templates.
+
+    A result of a tool without an id, which belongs to no call, gets an id too.
+    """
     return [
         replace(
             message,
@@ -66,10 +71,14 @@ def shorten_ids(messages: Sequence[Message]) -> list[Message]:
                 replace(call, id=_short_id(call.id) if call.id else None)
                 for call in message.tool_calls
             ),
-            tool_call_id=_short_id(message.tool_call_id) if message.tool_call_id else None,
+            tool_call_id=_short_id(message.tool_call_id or "") if _has_id(message) else None,
         )
         for message in messages
     ]
+
+
+def _has_id(message: Message) -> bool:
+    return bool(message.tool_call_id) or message.role == "tool"
 
 
 def _short_id(call_id: str) -> str:
@@ -81,35 +90,42 @@ def _short_id(call_id: str) -> str:
 def split_calls(messages: Sequence[Message]) -> list[Message]:
     """Splits messages with several tool calls, so that each message has at most one.
 
-    The result of a call follows the message with the call. The calls must have ids.
+    The results of a call follow the message with the call. The calls must have ids. If several
+    calls of a message have the same id, the results with this id follow the first of them.
     """
     split: list[Message] = []
-    left = list(messages)
+    left = deque(messages)
     while left:
-        message = left.pop(0)
+        message = left.popleft()
         if len(message.tool_calls) < 2:
             split.append(message)
             continue
-        results = list(takewhile(lambda m: m.role == "tool", left))
-        del left[: len(results)]
-        for i, call in enumerate(message.tool_calls):
-            content = message.content if i == 0 else ""
-            split.append(replace(message, content=content, tool_calls=(call,)))
-            split += [result for result in results if result.tool_call_id == call.id]
-        ids = {call.id for call in message.tool_calls}
-        split += [result for result in results if result.tool_call_id not in ids]
+        results: list[Message] = []
+        while left and left[0].role == "tool":
+            results.append(left.popleft())
+        split += _split_message(message, results)
     return split
+
+
+def _split_message(message: Message, results: Sequence[Message]) -> Iterator[Message]:
+    """Yields a message for each call of `message`, with the results of the call after it."""
+    results_of: dict[str | None, list[Message]] = {call.id: [] for call in message.tool_calls}
+    others: list[Message] = []
+    for result in results:
+        results_of.get(result.tool_call_id, others).append(result)
+    for i, call in enumerate(message.tool_calls):
+        yield replace(message, content=message.content if i == 0 else "", tool_calls=(call,))
+        yield from results_of.pop(call.id, [])
+    yield from others
 
 
 def describe_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
     """Describes the tools in the system message, for chat templates that do not support tools.
 
     Tool calls become a part of the assistant's text, and results of tools become user messages. All
-    have the form of the Hermes models, on which many models were trained. Without tools and tool
-    calls, returns the messages unchanged.
+    have the form of the Hermes models, on which many models were trained. Without tools, tool calls
+    and results, returns the messages unchanged.
     """
-    if not tools and not any(message.tool_calls for message in messages):
-        return list(messages)
     told = list(_without_tool_messages(messages))
     if not tools:
         return told

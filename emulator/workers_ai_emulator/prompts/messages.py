@@ -39,8 +39,10 @@ class Message:
 
     @property
     def num_characters(self) -> int:
-        calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
-        return len(self.role) + len(self.content) + len(self.name or "") + calls
+        texts = [self.role, self.content, self.name, self.tool_call_id]
+        for call in self.tool_calls:
+            texts += [call.name, call.arguments, call.id]
+        return sum(len(text) for text in texts if text)
 
 
 def wrap_prompt(prompt: str) -> list[Message]:

@@ -126,7 +126,8 @@ async def _respond(
     result: Json, num_numbers: int, wrap: Callable[[Json], bytes], model: str
 ) -> Response:
     """Returns the response. Writes the JSON of many numbers in a thread, because it takes long."""
-    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": quote(model)}
+    name = quote(model, errors="replace")
+    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": name}
     if num_numbers <= _MAX_NUMBERS_ON_LOOP:
         return JsonResponse(wrap(result), headers=headers)
     return JsonResponse(await asyncio.to_thread(write, result, wrap), headers=headers)

@@ -146,7 +146,7 @@ async def _respond(
     generation = started.generation
     headers = {
         "cf-ai-req-id": str(uuid.uuid4()),
-        "x-emulator-model": quote(started.model_name),
+        "x-emulator-model": quote(started.model_name, errors="replace"),
     }
     if is_stream:
         chunks = await _while_connected(request, generation, _after_first(generation))

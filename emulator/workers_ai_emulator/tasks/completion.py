@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason
 from workers_ai_emulator.prompts.tools import ToolCall
@@ -14,19 +14,22 @@ from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError
 class Completion:
     """A whole completion. `text` is the answer, without the reasoning and the tool calls.
 
-    `num_reasoning_tokens`: the number of tokens of the reasoning.
+    `num_reasoning_tokens`: the number of tokens of the reasoning. `chunks`: the chunks that formed
+    the completion.
     """
 
     text: str
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     num_reasoning_tokens: int = 0
+    chunks: tuple[Chunk, ...] = field(default=(), compare=False, repr=False)
 
 
 class Collector:
     """Joins the chunks of a completion."""
 
     def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._num_reasoning_tokens = 0
@@ -34,6 +37,7 @@ class Collector:
         self._arguments: dict[int, list[str]] = {}
 
     def add(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
         self._text.append(chunk.text)
         if chunk.reasoning:
             self._reasoning.append(chunk.reasoning)
@@ -51,6 +55,7 @@ class Collector:
             "".join(self._reasoning),
             tuple(self.tool_call(index) for index in sorted(self._names)),
             self._num_reasoning_tokens,
+            tuple(self._chunks),
         )
 
     def tool_call(self, index: int) -> ToolCall:

@@ -48,9 +48,11 @@ def parse(body: Any, spec: ModelSpec, *, seed: int | None = None) -> TextGenerat
 def chat_request(body: Json) -> Json:
     """Converts the body of a request of the Responses API to that of a chat request.
 
-    Raises WireError if the body has a part that the emulator does not support.
+    Raises WireError if the body has no `input`, or a part that the emulator does not support.
     """
     body = {key: value for key, value in body.items() if value is not None}
+    if "input" not in body:  # some schemas also accept the body of a chat request
+        raise _invalid("required properties at '/' are 'input'")
     if unsupported := next((key for key in _UNSUPPORTED if body.get(key)), None):
         raise _invalid(f"the Responses API's {unsupported} is not supported")
     if is_too_deep(body):
@@ -63,8 +65,8 @@ def chat_request(body: Json) -> Json:
         chat["tools"] = [_tool(tool) for tool in _list(tools, "tools")]
     if "tool_choice" in body:
         chat["tool_choice"] = _tool_choice(body["tool_choice"])
-    if (text := body.get("text")) and isinstance(text, dict) and text.get("format"):
-        chat["response_format"] = _response_format(text["format"])
+    if response_format := _response_format(body.get("text")):
+        chat["response_format"] = response_format
     return chat
 
 
@@ -155,16 +157,26 @@ def _tool_choice(choice: Any) -> Any:
     match choice:
         case {"type": "function", "name": str(name)}:
             return {"type": "function", "function": {"name": name}}
+        case {"type": "allowed_tools", "mode": mode, "tools": tools}:
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
     return choice
 
 
-def _response_format(value: Any) -> Any:
-    """Returns the value of `text.format` as `response_format`."""
-    match value:
-        case {"type": "json_schema", "schema": schema}:
-            name = value.get("name", "response")
+def _response_format(text: Any) -> Any:
+    """Returns the format in the value of `text` as `response_format`.
+
+    Returns None without a format, and for the default `text`, which some schemas of chat requests
+    do not accept as `response_format`.
+    """
+    match text:
+        case {"format": {"type": "text"}}:
+            return None
+        case {"format": {"type": "json_schema", "schema": schema, **others}}:
+            name = others.get("name", "response")
             return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
-    return value
+        case {"format": value}:
+            return value
+    return None
 
 
 def _list(value: Any, name: str) -> Iterable[Any]:

@@ -14,6 +14,10 @@ from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.wire.errors import refused_by_engine
 
 _MAX_TOP_K = 2**31 - 1  # the maximum of llama.cpp; more than the tokens of every vocabulary
+# llama.cpp computes with 32-bit floats. With numbers in this range, no logit becomes infinite: the
+# largest quotient of a logit and a temperature is about 1e25. Numbers outside the range have
+# practically the same effect as the range's ends.
+_MIN_POSITIVE, _MAX = 1e-10, 1e10
 _MAX_STOPS = 4  # as in OpenAI's API
 # Parameters of OpenAI's API that many models do not have. The service ignores unknown keys.
 _OPTIONAL = ("stop", "n", "logprobs", "top_logprobs", "max_completion_tokens")
@@ -88,7 +92,9 @@ def _at_least_zero(values: Mapping[str, Any], name: str, default: float) -> floa
     number = _number(values, name)
     if number is not None and number < 0:
         raise refused_by_engine(f"{name} must not be negative, got {number}.")
-    return default if number is None else number
+    if number is None:
+        return default
+    return max(number, _MIN_POSITIVE) if number else 0.0
 
 
 def _integer(values: Mapping[str, Any], name: str) -> int | None:
@@ -102,6 +108,7 @@ def _integer(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
+    """Returns the value as a number from -1e10 to 1e10; a number outside this range is replaced."""
     number = values.get(name)
     if number is None:
         return None
@@ -110,4 +117,4 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise refused_by_engine(f"{name} must be a number.") from None
-    return value
+    return min(max(value, -_MAX), _MAX)

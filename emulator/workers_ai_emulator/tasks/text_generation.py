@@ -38,11 +38,11 @@ _EFFORTS = ("low", "medium", "high")
 class TextGenerationRequest:
     """The valid input of a text-generation request: a prompt or, if `prompt` is None, messages.
 
-    `raw`: whether the client has applied a chat template to the prompt itself. `is_flattened`:
-    whether an old SDK has joined the messages into the prompt. `tools`: the tools that the model
-    may call. `json_mode`: None if the completion may be any text. `template_variables`: values for
-    the chat template, such as `enable_thinking`. `separates_reasoning`: whether the model's
-    reasoning is separated from its answer.
+    `raw`: whether the client has applied a chat template to the prompt itself; False for messages.
+    `is_flattened`: whether an old SDK has joined the messages into the prompt. `tools`: the tools
+    that the model may call. `json_mode`: None if the completion may be any text.
+    `template_variables`: values for the chat template, such as `enable_thinking`.
+    `separates_reasoning`: whether the model's reasoning is separated from its answer.
     """
 
     prompt: str | None
@@ -59,10 +59,10 @@ class TextGenerationRequest:
 
     @property
     def num_characters(self) -> int:
-        """The number of characters of the input that become a part of the prompt."""
-        tools = [tool.as_openai() for tool in self.tools]
-        num_in_tools = sum(map(len, texts_of(tools)))
-        return len(self.prompt or "") + sum(m.num_characters for m in self.messages) + num_in_tools
+        """The number of characters of the input that may become a part of the prompt."""
+        values = [[tool.as_openai() for tool in self.tools], self.template_variables]
+        num_in_values = sum(map(len, texts_of(values)))
+        return len(self.prompt or "") + sum(m.num_characters for m in self.messages) + num_in_values
 
     def render(self, template: ChatTemplate) -> list[int]:
         """Returns the prompt tokens. Applies the chat template if the input needs it."""
@@ -99,7 +99,7 @@ def parse(
     return TextGenerationRequest(
         prompt=prompt,
         messages=parse_messages(body.get("messages")) if prompt is None else [],
-        raw=values.get("raw") is True,
+        raw=prompt is not None and values.get("raw") is True,
         stream=values.get("stream") is True,
         params=replace(
             parse_sampling_params(values, spec.schema["input"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workers_ai_emulator.prompts.json_values import is_too_deep
@@ -78,9 +78,9 @@ def _choose(
         case "required" | "any":
             return _require(tools), ToolChoice("required", is_parallel=is_parallel)
         case {"type": "allowed_tools", "allowed_tools": {"mode": str(mode), "tools": [*allowed]}}:
-            names = [_name(item) for item in allowed]
-            kept = tuple(tool for tool in tools if tool.name in names)
+            names = dict.fromkeys(map(_name, allowed))
             _check_names(tools, names)
+            kept = tuple(tool for tool in tools if tool.name in names)
             return _choose(kept, mode, is_parallel=is_parallel)
         case dict() if name := _name(choice):
             _check_names(tools, [name])
@@ -104,7 +104,7 @@ def _name(value: Any) -> str | None:
     return None
 
 
-def _check_names(tools: Sequence[Tool], names: Sequence[str | None]) -> None:
+def _check_names(tools: Sequence[Tool], names: Iterable[str | None]) -> None:
     known = {tool.name for tool in tools}
     for name in names:
         if name not in known:

@@ -49,10 +49,8 @@ class ResponsesFormat:
 
     def whole(self, completion: Completion, generation: Generation) -> bytes:
         items = _Items(generation)
-        items.feed(Chunk(completion.text, reasoning=completion.reasoning))
-        for index, call in enumerate(completion.tool_calls):
-            delta = ToolCallDelta(index, call.arguments, call.name, call.id)
-            items.feed(Chunk(tool_call=delta))
+        for chunk in completion.chunks:
+            items.feed(chunk)
         items.flush()
         return self._wrap(self._ended(generation, items.done, completion.num_reasoning_tokens))
 
@@ -112,81 +110,109 @@ class ResponsesFormat:
         }
 
 
+Kind = Literal["reasoning", "message", "function_call"]
 Event = tuple[str, Json]  # the type of an event, and its content without the type
 
 
 class _Items:
     """Builds the items of a response from chunks, and the events that show how the items grow.
 
-    `done`: the items that are complete.
+    A reasoning or a message ends when another item begins. The parts of several tool calls may
+    alternate, so all calls end at the end of the response.
     """
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
-        self._item: _Item | None = None  # the item that still grows
-        self.done: list[Json] = []
+        self._items: list[_Item] = []
+        self._text: _Item | None = None  # the reasoning or message that still grows
+        self._calls: dict[int, _Item] = {}  # key: the number of the tool call
+
+    @property
+    def done(self) -> list[Json]:
+        """All items, after `flush`."""
+        return [item.json("completed") for item in self._items]
 
     def feed(self, chunk: Chunk) -> list[Event]:
         """Takes the next chunk, and returns the events that it causes."""
         events: list[Event] = []
         if chunk.reasoning:
-            events += self._grow(_Item("reasoning"), chunk.reasoning)
+            events += self._grow_text("reasoning", chunk.reasoning)
         if chunk.text:
-            events += self._grow(_Item("message"), chunk.text)
-        if call := chunk.tool_call:
-            item = _Item("function_call", call.index, call.name or "", call.id)
-            events += self._grow(item, call.arguments)
+            events += self._grow_text("message", chunk.text)
+        if chunk.tool_call:
+            events += self._grow_call(chunk.tool_call)
         return events
 
     def flush(self) -> list[Event]:
-        """Completes the last item, and returns the events. A response has at least one item."""
-        if self._item is None and not self.done:
-            return self._begin(_Item("message")) + self._end()
-        return self._end()
+        """Completes the items that grow, and returns the events.
 
-    def _grow(self, item: _Item, text: str) -> list[Event]:
-        """Adds a text to the item that grows. Begins a new item if it is not of the same kind."""
-        events: list[Event] = []
-        if self._item is None or not self._item.is_same(item):
-            events += self._end() + self._begin(item)
-        assert self._item is not None  # `_begin` has set it
-        self._item.text.append(text)
-        return events + ([self._delta(self._item, text)] if text else [])
-
-    def _begin(self, item: _Item) -> list[Event]:
-        self._item = item
-        item.id = f"{_PREFIXES[item.kind]}_{hex_id(self._generation, f'item {len(self.done)}')}"
-        if item.kind == "function_call" and item.call_id is None:
-            item.call_id = f"call_{hex_id(self._generation, f'tool call {item.index}')[:24]}"
-        added = {"output_index": len(self.done), "item": item.json("in_progress")}
-        events = [("response.output_item.added", added)]
-        if item.kind != "function_call":
-            part = self._place(item) | {"part": item.part("")}
-            events.append(("response.content_part.added", part))
+        A response has at least one item.
+        """
+        events = [] if self._items else self._begin(self._new_text("message"))
+        events += self._end_text()
+        for call in self._calls.values():
+            events += self._end(call)
         return events
 
-    def _end(self) -> list[Event]:
-        item, self._item = self._item, None
+    def _grow_text(self, kind: Kind, text: str) -> list[Event]:
+        events: list[Event] = []
+        item = self._text
+        if item is None or item.kind != kind:
+            events += self._end_text()
+            item = self._new_text(kind)
+            events += self._begin(item)
+        return events + self._grow(item, text)
+
+    def _grow_call(self, delta: ToolCallDelta) -> list[Event]:
+        events: list[Event] = []
+        item = self._calls.get(delta.index)
         if item is None:
+            events += self._end_text()
+            item = self._calls[delta.index] = self._new_call(delta)
+            events += self._begin(item)
+        return events + self._grow(item, delta.arguments)
+
+    def _new_text(self, kind: Kind) -> _Item:
+        self._text = self._new(kind)
+        return self._text
+
+    def _new_call(self, delta: ToolCallDelta) -> _Item:
+        item = self._new("function_call")
+        item.name = delta.name or ""
+        new_id = f"call_{hex_id(self._generation, f'tool call {delta.index}')[:24]}"
+        item.call_id = new_id if delta.id is None else delta.id
+        return item
+
+    def _new(self, kind: Kind) -> _Item:
+        index = len(self._items)
+        item = _Item(kind, index, f"{_PREFIXES[kind]}_{hex_id(self._generation, f'item {index}')}")
+        self._items.append(item)
+        return item
+
+    def _begin(self, item: _Item) -> list[Event]:
+        added = {"output_index": item.index, "item": item.json("in_progress")}
+        events = [("response.output_item.added", added)]
+        if item.kind != "function_call":
+            events.append(("response.content_part.added", item.place() | {"part": item.part("")}))
+        return events
+
+    def _grow(self, item: _Item, text: str) -> list[Event]:
+        if not text:
             return []
-        place, whole = self._place(item), "".join(item.text)
+        item.text.append(text)
+        return [(f"{_TEXT_EVENTS[item.kind]}.delta", item.place() | {"delta": text})]
+
+    def _end_text(self) -> list[Event]:
+        item, self._text = self._text, None
+        return [] if item is None else self._end(item)
+
+    def _end(self, item: _Item) -> list[Event]:
+        place, whole = item.place(), "".join(item.text)
         events = [(f"{_TEXT_EVENTS[item.kind]}.done", place | {_TEXT_KEYS[item.kind]: whole})]
         if item.kind != "function_call":
             events.append(("response.content_part.done", place | {"part": item.part(whole)}))
-        complete = item.json("completed")
-        events.append(
-            ("response.output_item.done", {"output_index": len(self.done), "item": complete})
-        )
-        self.done.append(complete)
-        return events
-
-    def _delta(self, item: _Item, text: str) -> Event:
-        return f"{_TEXT_EVENTS[item.kind]}.delta", self._place(item) | {"delta": text}
-
-    def _place(self, item: _Item) -> Json:
-        """Returns the keys that say where a text belongs."""
-        place: Json = {"item_id": item.id, "output_index": len(self.done)}
-        return place if item.kind == "function_call" else place | {"content_index": 0}
+        complete = {"output_index": item.index, "item": item.json("completed")}
+        return [*events, ("response.output_item.done", complete)]
 
 
 _PREFIXES = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
@@ -200,18 +226,22 @@ _TEXT_KEYS = {"reasoning": "text", "message": "text", "function_call": "argument
 
 @dataclass(slots=True)
 class _Item:
-    """An item of a response that grows. `index`, `name` and `call_id` are those of a tool call."""
+    """An item of a response. `index`: its place in the list of items.
 
-    kind: Literal["reasoning", "message", "function_call"]
-    index: int = 0
+    `name` and `call_id` are those of a tool call.
+    """
+
+    kind: Kind
+    index: int
+    id: str
     name: str = ""
     call_id: str | None = None
-    id: str = ""
     text: list[str] = field(default_factory=list)
 
-    def is_same(self, other: _Item) -> bool:
-        """Returns whether the text of `other` continues this item."""
-        return (self.kind, self.index) == (other.kind, other.index)
+    def place(self) -> Json:
+        """Returns the keys that say where a part of the item's text belongs."""
+        place: Json = {"item_id": self.id, "output_index": self.index}
+        return place if self.kind == "function_call" else place | {"content_index": 0}
 
     def json(self, status: str) -> Json:
         """Returns the item. Its text is missing while the item grows."""
