@@ -16,10 +16,14 @@ import platformdirs
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option, settings_in_environment
+from workers_ai_emulator.cli.options import (
+    DEFAULTS,
+    option,
+    reachable_host,
+    settings_in_environment,
+)
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
-from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import env_var
 from workers_ai_emulator.wire.accounts import ACCOUNT_MISTAKE, is_account_id
 
@@ -86,8 +90,7 @@ def execute(
     from workers_ai_emulator.interception.companion import companion
     from workers_ai_emulator.interception.proxy import Address
 
-    reachable = Settings(host=host).base_url_host.strip("[]")
-    given = Address(reachable, port)
+    given = Address(reachable_host(host), port)
     # A running emulator need not be strict: `exec` finds the unmatched calls in the journal.
     wanted = settings_in_environment("host", "port", "log-level", "strict")
     own = os.environ | {env_var("strict"): "true" if strict else "false"}
