@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,9 +168,17 @@ async def _run(command: Sequence[str], calls: _Calls, *, is_shown: bool) -> int:
         with TemporaryDirectory(prefix="workers-ai-emulator-") as folder:
             variables = _variables(ca, Path(folder), calls, proxy)
             if is_shown:
-                for name, value in variables.items():
-                    print_line(f"export {name}={shlex.quote(value)}")
+                _print(variables)
             return await _run_command(command, variables, foreground) if command else 0
+
+
+def _print(variables: Mapping[str, str]) -> None:
+    """Prints shell commands that set the variables. Raises CommandError if this is impossible."""
+    try:
+        for name, value in variables.items():
+            print_line(f"export {name}={shlex.quote(value)}")
+    except OSError as error:
+        raise CommandError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def _variables(ca: CA, folder: Path, calls: _Calls, proxy: Proxy) -> dict[str, str]:
