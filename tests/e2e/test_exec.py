@@ -314,6 +314,50 @@ def test_the_variables_are_printed_as_shell_exports(port: int, tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {"cache"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_unwritable_stdout_is_an_error_that_names_it(port: int) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            exec_command(port, "--print-env"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+        )
+    first = done.stderr.splitlines()[0]
+    assert done.returncode != 0
+    assert first == "workers-ai-emulator: cannot write to stdout: No space left on device"
+
+
+def test_exec_works_in_a_deleted_working_folder(port: int, tmp_path: Path) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    text = shlex.join(exec_command(port, "echo", "done"))
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {shlex.quote(str(folder))}; {text}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
+def test_an_exception_for_all_hosts_also_applies_to_requests_without_tls(
+    port: int, name: str
+) -> None:
+    """The proxy of the user does not exist, so a request through it would fail."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://internal.example:{server.server_port}"
+        resolve = f"internal.example:{server.server_port}:127.0.0.1"
+        command = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--resolve", resolve)
+        users = {name: "http://127.0.0.1:1", "NO_PROXY": "*"}
+        done = run(port, *command, url, **users)
+    assert done.stdout == "501", done.stderr  # the server's own error: it has no method GET
+
+
 def test_the_variables_are_printed_before_the_command_runs(port: int) -> None:
     done = run(port, "--print-env", "sh", "-c", "echo $HTTPS_PROXY")
     *variables, proxy = done.stdout.splitlines()

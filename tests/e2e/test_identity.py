@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pytest
 from workers_ai_emulator import __version__
 
 from tests.pages import blocks
@@ -103,6 +104,25 @@ def test_exec_refuses_an_emulator_with_other_settings_than_its_variables() -> No
         line = failing(*arguments, WORKERS_AI_EMULATOR_SEED="8")
     assert "--seed 7, but WORKERS_AI_EMULATOR_SEED is 8" in line
     assert f"process {server.process.pid}" in line and "--port 0" in line
+
+
+def test_exec_refuses_at_once_an_emulator_that_does_not_allow_the_host_name() -> None:
+    name = socket.gethostname()
+    arguments = ("--backend", "scripted", "--host", "0.0.0.0", "--api-token", "secret-1")
+    with server_process(*arguments) as server:
+        port = server.root.rpartition(":")[2]
+        line = failing("exec", "--host", name, "--port", port, "--", "true")
+    assert f"{name.lower()} is not a local host name" in line and "--allow-host" in line
+
+
+@pytest.mark.parametrize("command", [("serve",), ("exec", "true")])
+def test_a_host_with_white_space_is_an_error_that_names_it(command: tuple[str, ...]) -> None:
+    line = failing(*command, WORKERS_AI_EMULATOR_HOST="my host")
+    assert "WORKERS_AI_EMULATOR_HOST" in line and "'my host'" in line
+
+
+def test_a_host_that_no_resolver_accepts_is_an_error_of_one_line() -> None:
+    assert "cannot listen on a..b" in failing("serve", "--backend", "scripted", "--host", "a..b")
 
 
 def test_exec_uses_an_emulator_with_the_settings_of_its_variables() -> None:

@@ -166,7 +166,40 @@ def test_it_exits_early_when_the_emulator_exits() -> None:
     assert "has ended" in stderr and len(stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8790", "ftp://127.0.0.1", "http://127.0.0.1:99999"])
+def test_an_emulator_that_refuses_the_host_name_is_an_error_at_once() -> None:
+    with server_process("--backend", "scripted", "--host", "0.0.0.0") as server:
+        name = socket.gethostname()
+        status, stderr = wait("--host", name, "--port", port_of(server), *NO_LIMIT)
+    assert status == 1 and len(stderr.splitlines()) == 1
+    assert f"{name.lower()} is not a local host name" in stderr and "--allow-host" in stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1\r", " 127.0.0.1 "])
+def test_white_space_around_the_host_is_ignored(scripted: ServerProcess, host: str) -> None:
+    status, _ = wait("--host", host, "--port", port_of(scripted), *NO_LIMIT)
+    assert status == 0
+
+
+def test_a_host_with_white_space_is_refused() -> None:
+    status, stderr = wait("--host", "my host")
+    assert status == 1 and "not 'my host'" in stderr and len(stderr.splitlines()) == 1
+
+
+def test_a_timeout_that_is_no_number_is_refused(free_port: int) -> None:
+    status, stderr = wait("--port", str(free_port), "--timeout", "nan")
+    assert status == 2 and "--timeout" in stderr and len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8790",
+        "ftp://127.0.0.1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:0",
+        "http://my host:8790",
+    ],
+)
 def test_a_bad_url_is_refused(url: str) -> None:
     status, stderr = wait("--url", url)
     assert status == 2 and url in stderr and len(stderr.splitlines()) == 1

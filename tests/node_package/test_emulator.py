@@ -250,6 +250,91 @@ def test_a_start_that_takes_too_long_fails(plain: Project) -> None:
     assert failure["message"].startswith("the emulator did not start: it was not ready after 0.5 s")
 
 
+@pytest.mark.parametrize(
+    ("users", "expected"), [("a.example", "a.example,127.0.0.1"), ("*", "*"), ("", "127.0.0.1")]
+)
+def test_the_emulator_is_an_exception_from_the_users_proxy(
+    plain: Project, users: str, expected: str
+) -> None:
+    text = 'print(connect({ url: "http://127.0.0.1:1" }).env());'
+    found = run(plain, text, NO_PROXY=users)
+    assert found["NO_PROXY"] == found["no_proxy"] == expected
+
+
+def test_lines_before_the_url_are_ignored(plain: Project) -> None:
+    """`npm run` prints such lines."""
+    assert (
+        run(
+            plain,
+            """
+const script = `echo; echo '> serve'; exec ${process.env.WORKERS_AI_EMULATOR_COMMAND} "$@"`;
+const emulator = await startEmulator({ command: ["sh", "-c", script, "sh"] });
+print(await emulator.requests());
+""",
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo; echo hello", "the emulator did not start: it was not ready after 2 s"),
+        ("echo http://:1", "url: it takes a URL such as http://127.0.0.1:8790, not http://:1"),
+    ],
+)
+def test_a_program_that_is_no_emulator_is_stopped(
+    plain: Project, script: str, message: str
+) -> None:
+    failure, is_running = run(
+        plain,
+        f"""
+import {{ readFileSync }} from "node:fs";
+const command = ["sh", "-c", "echo $$ > pid.txt; {script}; exec sleep 100"];
+const failure = await reason(startEmulator({{ command, startTimeout: 2000 }}));
+const pid = Number(readFileSync("pid.txt", "utf-8"));
+const running = await reason((async () => process.kill(pid, 0))());
+print([failure, running.value ?? false]);
+""",
+    )
+    assert (failure["message"], is_running) == (message, False)
+
+
+def test_a_program_that_ends_without_a_url_is_an_error(plain: Project) -> None:
+    text = 'print(await reason(startEmulator({ command: ["sh", "-c", "echo; echo hello"] })));'
+    message = run(plain, text)["message"]
+    assert message == "the emulator did not start: it ended with exit status 0"
+
+
+@pytest.mark.parametrize(
+    ("break_node", "reason"),
+    [
+        ('process.execPath = "/no/such/node";', "spawn /no/such/node ENOENT"),
+        # Two free file descriptors: for the log, and too few for the pipes of a process.
+        (
+            """
+import { closeSync, openSync } from "node:fs";
+const open = [];
+try { for (;;) open.push(openSync("/dev/null")); } catch {}
+for (const file of open.slice(0, 2)) closeSync(file);
+setTimeout(() => open.slice(2).forEach((file) => closeSync(file)), 1000);
+""",
+            "EMFILE",
+        ),
+    ],
+)
+def test_a_process_that_cannot_be_started_is_an_error(
+    plain: Project, break_node: str, reason: str
+) -> None:
+    program = f'{break_node}print(await reason(startEmulator({{ command: "true" }})));'
+    plain.write("program.mjs", IMPORTS + HELPERS + program)
+    done = plain.run("sh", "-c", "ulimit -n 200; exec node program.mjs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    message = json.loads(done.stdout)["message"]
+    assert message.startswith("the emulator did not start: its process cannot be started: ")
+    assert reason in message
+
+
 def test_a_strict_emulator_refuses_calls_that_match_no_rule(plain: Project) -> None:
     [error] = run(
         plain,
@@ -318,17 +403,18 @@ def listens(port: int) -> bool:
 
 
 def test_the_command_is_searched(plain: Project, tmp_path: Path) -> None:
-    """Finds the command on the PATH, in .venv, as a Python module, with uvx and in Docker."""
+    """Finds the command on the PATH, as a Python module and in Docker, but does not use uvx."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     (bin_folder / "node").symlink_to(shell("command -v node"))
+    program(bin_folder / "uvx", f"echo uvx >> {tmp_path}/used.txt")
     failure = search(plain, bin_folder)
-    for text in ("on the PATH: not found", ".venv/bin/", "python3: not", "uvx: not", "docker: not"):
+    for text in ("on the PATH: not found", ".venv/bin/", "python3: not", "docker: not"):
         assert text in failure["message"]
-    assert "pip install workers-ai-emulator" in failure["message"]
+    assert "`pip install .` in a checkout" in failure["message"] and "uvx" not in failure["message"]
+    assert not (tmp_path / "used.txt").exists()
     for name, script in {
         "docker": DOCKER,
-        "uvx": f'shift\n[ "$1" = --version ] || exec {COMMAND} "$@"',
         "python3": f'exec {sys.executable} "$@"',
         "workers-ai-emulator": f'exec {COMMAND} "$@"',
     }.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -99,6 +100,32 @@ def test_a_strict_jest_fails_although_the_program_ignores_errors(user: Project) 
     done = user.run("jest", "--testMatch", "**/*.test.cjs")
     assert done.returncode == 1 and "1 failed, 1 passed" in done.stderr, done.stderr
     assert '{"prompt":"What?"}' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            '{ url: "http://127.0.0.1:1", script: "a.json", port: 1 }',
+            "script, port: the emulator at",
+        ),
+        ('{ account: "1".repeat(32) }', "account: leave it out"),
+        ('{ url: "http://127.0.0.1:1", script: undefined, strict: true }', "does not answer"),
+    ],
+)
+def test_options_without_an_effect_are_errors(
+    create: Callable[[Path], Project], tmp_path: Path, options: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    plain = create(tmp_path / "empty")
+    program = f"""
+require("./node_modules/workers-ai-emulator/lib/run.cjs")
+  .startRun({options})
+  .catch(({{ name, message }}) => console.log(`${{name}}: ${{message}}`));
+"""
+    plain.write("program.cjs", program)
+    done = plain.run("node", "program.cjs")
+    assert done.stdout.startswith("EmulatorError: ") and message in done.stdout, done.stderr
 
 
 def test_without_strict_a_call_that_matches_no_rule_passes(user: Project) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
+from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.interception import companion as module
 from workers_ai_emulator.interception.companion import companion
 from workers_ai_emulator.interception.proxy import Address
+from workers_ai_emulator.launcher import readiness
+from workers_ai_emulator.wire.errors import FOREIGN_PAGE
 
 ADDRESS = Address("box.example", 8790)
 
@@ -63,6 +66,22 @@ def test_a_new_emulator_is_started_if_none_responds(
         assert address == Address("127.0.0.1", 4321)
         assert launcher.num_running == 1
     assert launcher.num_running == 0
+
+
+def test_an_emulator_that_refuses_the_host_name_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fake emulator refuses every request, as the real one refuses an unknown host name."""
+    launcher = Launcher(monkeypatch)
+    monkeypatch.setattr(module, "phases", readiness.phases)
+    refusal = {"errors": [{"code": FOREIGN_PAGE.code, "message": "box is not a local host name"}]}
+    monkeypatch.setattr(readiness, "json_from", lambda *_: refusal)
+    with (
+        pytest.raises(CommandError, match="box is not a local host name"),
+        companion(ADDRESS, {}, lambda line: None),
+    ):
+        pass
+    assert launcher.flags == []
 
 
 def test_port_0_starts_a_new_emulator_without_polling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,14 @@ def test_the_variables_of_other_proxies_are_not_set() -> None:
     assert not found.keys() & {"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"}
 
 
+def test_an_exception_for_all_hosts_disables_the_users_other_proxies() -> None:
+    corp = {"HTTP_PROXY": "http://corp:3128", "all_proxy": "http://corp:3128", "FTP_PROXY": ""}
+    found = variables(NO_PROXY="a.example, *", **corp)
+    assert (found["HTTP_PROXY"], found["all_proxy"]) == ("", "")
+    assert found["HTTPS_PROXY"] == "http://127.0.0.1:2"
+    assert not found.keys() & {"http_proxy", "ALL_PROXY", "FTP_PROXY"}
+
+
 @pytest.mark.node
 def test_node_loads_the_hook_from_a_path_with_quotes_and_backslashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

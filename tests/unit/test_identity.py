@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.interception.proxy import Address
+from workers_ai_emulator.interception.unmatched import UnmatchedCalls
 from workers_ai_emulator.launcher import identity as module
 from workers_ai_emulator.launcher.identity import Identity, check_settings, identity_of
 
@@ -49,6 +51,16 @@ def test_only_settings_that_the_emulator_reports_are_compared(
     check_settings("box.example", 8790, {"seed": 7, "new-flag": 1})
     with pytest.raises(CommandError, match=r"--backend scripted, but .*_BACKEND is llama\."):
         check_settings("box.example", 8790, {"seed": 7, "backend": "llama"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1\r", "my host", "a..b"])
+def test_an_invalid_host_name_has_no_emulator(host: str) -> None:
+    assert identity_of(host, 8790) is None
+
+
+def test_strictness_at_an_invalid_host_name_is_an_error() -> None:
+    with pytest.raises(CommandError, match="--strict cannot read the unmatched calls"):
+        UnmatchedCalls(Address("my host", 8790), None, "local")
 
 
 def test_the_start_time_has_a_time_zone() -> None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.launcher import readiness
 from workers_ai_emulator.launcher.readiness import phases
 from workers_ai_emulator.wire.envelope import failure
@@ -21,7 +22,10 @@ HOST = "127.0.0.1"
 
 
 class FakeServer(ThreadingHTTPServer):
-    """A fake emulator: sends `health` for `healthz`, and the next of the `phases` for `readyz`."""
+    """A fake emulator: sends `health` for `healthz`, and the next of the `phases` for `readyz`.
+
+    If `health` is empty, the emulator closes the connection without a response.
+    """
 
     def __init__(self, health: bytes, *phases: str) -> None:
         super().__init__((HOST, 0), Handler)
@@ -36,6 +40,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
         is_health = self.path == "/_emulator/healthz"
+        if is_health and not self.server.health:
+            return
         self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
         self.wfile.write(self.server.health if is_health else status(self.server.phases.pop(0)))
 
@@ -85,8 +91,30 @@ def test_a_server_that_is_not_an_emulator_is_asked_for_its_health_only(health: b
     assert server.paths == ["/_emulator/healthz"]
 
 
-def test_the_error_of_an_emulator_that_refuses_the_host_name_is_yielded() -> None:
+def test_an_emulator_that_refuses_the_host_name_is_an_error() -> None:
     error = WireError(FOREIGN_PAGE, "workers-ai is not a local host name")
-    with running(failure(error, "", is_bare=False)) as server:
-        phase = next(phases(HOST, server.server_port))
-    assert phase is not None and "workers-ai is not a local host name" in phase
+    with (
+        running(failure(error, "", is_bare=False)) as server,
+        pytest.raises(CommandError, match=r"refuses requests: .*workers-ai is not a local host"),
+    ):
+        next(phases(HOST, server.server_port))
+
+
+def test_a_missing_response_is_the_last_phase_while_the_port_accepts_connections() -> None:
+    with running(status("alive"), "loading x", "warming up x") as server:
+        port = server.server_port
+        found = phases(HOST, port)
+        assert next(found) == "loading x"
+        server.health = b""  # the handler then sends no response
+        assert next(found) == "loading x"
+        server.health = status("alive")
+        assert next(found) == "warming up x"
+    assert next(found) is None  # the port is closed
+
+
+def test_another_server_at_the_port_is_not_the_emulator_that_has_responded() -> None:
+    with running(status("alive"), "loading x") as server:
+        found = phases(HOST, server.server_port)
+        assert next(found) == "loading x"
+        server.health = b"<html>"
+        assert next(found) is None

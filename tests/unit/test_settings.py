@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import fields, replace
@@ -160,6 +161,24 @@ def test_a_server_without_tokens_is_open_unless_it_listens_on_this_machine_only(
     assert Settings(host=host, inline_tokens=frozenset(tokens)).is_open_to_others is is_open
 
 
+def test_white_space_around_the_host_is_removed() -> None:
+    assert value_of("host", " localhost \r") == "localhost"
+
+
+@pytest.mark.parametrize("host", ["my host", "a\tb", "a\x00", "a\x7fb", "a\u00a0b"])
+def test_a_host_with_white_space_or_control_characters_is_refused(host: str) -> None:
+    assert error_of("host", host) == (
+        "--host (or WORKERS_AI_EMULATOR_HOST) takes a host name or an IP address, such as "
+        f"127.0.0.1, not {host!r}"
+    )
+
+
+@pytest.mark.parametrize("name", ["request_timeout", "stall_timeout", "replay_speed"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_refused(name: str, number: float) -> None:
+    assert error_of(name, number).endswith(f" takes a finite number, not {number}")
+
+
 def test_tokens_of_flags_and_of_the_file_are_accepted() -> None:
     settings = Settings(inline_tokens=frozenset({"one"}), file_tokens=frozenset({"two"}))
     assert settings.api_tokens == {"one", "two"}
@@ -260,6 +279,34 @@ def test_no_secret_is_in_the_values_that_the_server_shows() -> None:
     assert shown["upstream-url"] == "https://host.example:1/v1"
     assert (shown["script"], shown["preload"]) == (str(Path.cwd() / "rules.yaml"), ["@cf/a/b"])
     assert shown.keys() == {d.flag for d in DECLARATIONS.values() if not d.setting.is_secret}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
+        ("localhost:8080/v1", "localhost:8080/v1"),
+        ("user:secret@host.example/v1", "host.example/v1"),
+        ("user:secret@host.example/?next=http://a", "host.example/"),
+        ("http://host.example/v1#secret", "http://host.example/v1"),
+        ("http://host.example/v1/@cf/a", "http://host.example/v1/@cf/a"),
+        ("http://user:sec@ret@host.example/v1", "http://host.example/v1"),
+        ("http://user:secret/1@host.example/v1", "(not a valid URL)"),
+        ("http://user:secret?1@host.example/v1", "(not a valid URL)"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert Settings(upstream_url=url).to_json()["upstream-url"] == shown
+
+
+def test_in_a_deleted_working_folder_paths_are_shown_as_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert Settings(script=Path("rules.yaml")).to_json()["script"] == "rules.yaml"
 
 
 def test_every_setting_that_holds_a_credential_is_secret() -> None:

@@ -8,6 +8,7 @@ const { EmulatorError } = require("./errors.cjs");
 
 const GUARD = path.join(__dirname, "guard.cjs");
 const MAX_OUTPUT_BYTES = 2 ** 14;
+const URL_LINE = /^http:\/\/\S+$/;
 
 /**
  * The process of an emulator that this program has started. It exits when this program exits.
@@ -19,7 +20,7 @@ class Child {
   #process;
   #logFile; // null after stop()
   #lastOutput = "";
-  #end = null; // { code, signal } after the process has ended
+  #end = null; // after the process has ended: { code, signal }, or { error } if it did not start
   #isStopping = false;
 
   /** Starts the command. `log`: the path of a file for the emulator's stderr, or undefined. */
@@ -32,35 +33,36 @@ class Child {
     });
     this.ended = new Promise((resolve) => {
       this.#process.on("exit", (code, signal) => resolve((this.#end = { code, signal })));
+      this.#process.on("error", (error) => resolve((this.#end = { error })));
     });
-    this.#process.stdin.on("error", () => {}); // the process has ended; `ended` reports it
+    // Without free file descriptors, the process does not start and has no pipes.
+    this.#process.stdin?.on("error", () => {}); // the process has ended; `ended` reports it
   }
 
   /**
-   * Returns the first line of the emulator's stdout: its base URL, which it prints when it is ready.
+   * Returns the emulator's base URL: the first line of its stdout that is a URL. The emulator prints
+   * it when it is ready. Other lines, for example those of `npm run`, are ignored.
    *
    * Rejects with the emulator's stderr if it exits before, or if it is not ready in time. After
    * this, the emulator does not keep this program from exiting.
    */
-  async firstLine(timeoutMs) {
+  async url(timeoutMs) {
     let timer;
-    const late = new Promise((resolve) => (timer = setTimeout(resolve, timeoutMs, null)));
-    const line = await Promise.race([readLine(this.#process.stdout), this.ended, late]);
+    const late = new Promise((resolve) => (timer = setTimeout(resolve, timeoutMs)));
+    const url = await Promise.race([readUrl(this.#process.stdout), this.ended, late]);
     clearTimeout(timer);
-    if (typeof line === "string" && line) return this.#release(line);
-    const reason = line === null ? `it was not ready after ${timeoutMs / 1000} s` : null;
+    if (typeof url === "string") return this.#release(url);
+    const reason = this.endReason() ?? `it was not ready after ${timeoutMs / 1000} s`;
     await this.stop();
     const output = this.output().trim();
-    throw new EmulatorError(
-      `the emulator did not start: ${reason ?? this.endReason()}${output && `\n${output}`}`,
-    );
+    throw new EmulatorError(`the emulator did not start: ${reason}${output && `\n${output}`}`);
   }
 
   /** Stops the emulator, and waits until it has ended. */
   async stop() {
     this.#isStopping ||= this.#end === null;
     this.#process.ref();
-    this.#process.stdin.end();
+    this.#process.stdin?.end();
     await this.ended;
     this.#closeLog();
   }
@@ -69,7 +71,8 @@ class Child {
   endReason() {
     if (this.#end === null) return null;
     if (this.#isStopping) return "it was stopped";
-    const { code, signal } = this.#end;
+    const { code, signal, error } = this.#end;
+    if (error) return `its process cannot be started: ${error.message}`;
     return `it ended with ${signal === null ? `exit status ${code}` : `the signal ${signal}`}`;
   }
 
@@ -90,12 +93,12 @@ class Child {
     this.#logFile = null;
   }
 
-  #release(line) {
+  #release(url) {
     this.#process.stdout.resume();
     for (const handle of [this.#process, this.#process.stdin, this.#process.stdout]) {
       handle.unref();
     }
-    return line;
+    return url;
   }
 }
 
@@ -108,14 +111,16 @@ function openLog(log) {
   return file;
 }
 
-/** Returns the first line of a stream. Never resolves if the stream ends before. */
-function readLine(stream) {
+/** Returns the first line of a stream that is an http URL. Never resolves if there is none. */
+function readUrl(stream) {
   return new Promise((resolve) => {
-    let text = "";
-    stream.setEncoding("utf-8");
-    stream.on("data", (part) => {
-      text += part;
-      if (text.includes("\n")) resolve(text.split("\n")[0].trim());
+    let last = ""; // the beginning of a line
+    stream?.setEncoding("utf-8");
+    stream?.on("data", (part) => {
+      const lines = (last + part).split("\n");
+      last = lines.pop();
+      const url = lines.map((line) => line.trim()).find((line) => URL_LINE.test(line));
+      if (url) resolve(url);
     });
   });
 }

@@ -18,7 +18,7 @@ const CHECK_TIMEOUT_MS = 20_000;
  * `given` is the option `command`: an array, or a string that is split at spaces. Without it, uses
  * the first of these that exists: the variable WORKERS_AI_EMULATOR_COMMAND; the command on the
  * PATH; the command in a folder `.venv` of the current folder or of its parents; the Python module;
- * uvx; the Docker image. Throws EmulatorError, with a list of all that was tried, if none exists.
+ * the Docker image. Throws EmulatorError, with a list of all that was tried, if none exists.
  */
 function findCommand(given, env = process.env, folder = process.cwd()) {
   const named = given ?? env[VARIABLE];
@@ -26,14 +26,15 @@ function findCommand(given, env = process.env, folder = process.cwd()) {
     return { argv: Array.isArray(named) ? named : named.trim().split(/\s+/), isDocker: false };
   }
   const tried = [`the option \`command\` and the variable ${VARIABLE}: not set`];
-  for (const find of [onPath, inVirtualEnvironment, asModule, withUvx, withDocker]) {
+  for (const find of [onPath, inVirtualEnvironment, asModule, withDocker]) {
     const { command, reason } = find(env, folder);
     if (command) return command;
     tried.push(reason);
   }
   throw new EmulatorError(
     `no command that starts ${NAME} was found. Tried:\n  ${tried.join("\n  ")}\n` +
-      `Install it with \`pip install ${NAME}\`, or name the command: startEmulator({ command })`,
+      `Install it with \`pip install .\` in a checkout of its repository, or name the command: ` +
+      "startEmulator({ command })",
   );
 }
 
@@ -58,13 +59,6 @@ function asModule(env) {
   return done.status === 0
     ? found([python, "-m", MODULE])
     : { reason: `python3 -m ${MODULE}: ${lastLine(done)}` };
-}
-
-function withUvx(env) {
-  const uvx = which("uvx", env);
-  if (!uvx) return { reason: "uvx: not on the PATH" };
-  const done = run(uvx, [NAME, "--version"], env);
-  return done.status === 0 ? found([uvx, NAME]) : { reason: `uvx ${NAME}: ${lastLine(done)}` };
 }
 
 function withDocker(env) {

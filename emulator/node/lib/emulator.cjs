@@ -47,7 +47,9 @@ class Emulator {
 
   env() {
     const hosts = (process.env.no_proxy || process.env.NO_PROXY || "").split(",").filter(Boolean);
-    const noProxy = [...new Set([...hosts, new URL(this.url).hostname])].join(",");
+    // Many clients read `*` only if it is the whole value.
+    const ours = hosts.includes("*") ? [] : [new URL(this.url).hostname];
+    const noProxy = [...new Set([...hosts, ...ours])].join(",");
     return {
       CLOUDFLARE_BASE_URL: this.baseUrl,
       CLOUDFLARE_ACCOUNT_ID: this.accountId,

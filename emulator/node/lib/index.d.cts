@@ -194,7 +194,10 @@ export function aiBinding(
 
 /** Options of the emulator of a test run of vitest or jest. */
 export interface RunOptions extends Omit<StartOptions, "account"> {
-  /** The URL of an emulator that already runs. Default: an emulator is started. */
+  /**
+   * The URL of an emulator that already runs; then only `apiToken` and `strict` are allowed. Default:
+   * an emulator is started.
+   */
   url?: string;
 }
 

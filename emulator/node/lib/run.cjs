@@ -14,6 +14,7 @@ const { connect, startEmulator } = require("./start.cjs");
  * `strict` is true by default. Returns `run`, which is JSON for the workers, and `stop`.
  */
 async function startRun(options = {}) {
+  checkOptions(options);
   const { url = urlOfExec(), apiToken, strict = isStrictExec(), ...others } = options;
   const emulator = url
     ? connect({ url, apiToken })
@@ -28,6 +29,22 @@ async function startRun(options = {}) {
     throw error;
   }
   return { run, stop: () => stopRun(emulator) };
+}
+
+/** Throws EmulatorError if an option would have no effect. */
+function checkOptions({ url, apiToken: _, strict: __, ...others }) {
+  const names = Object.keys(others).filter((name) => others[name] !== undefined);
+  if (names.includes("account")) {
+    throw new EmulatorError(
+      "account: leave it out, because each worker of the test run uses an account of its own",
+    );
+  }
+  if (url && names.length > 0) {
+    throw new EmulatorError(
+      `${names.join(", ")}: the emulator at the option \`url\` already runs, so only apiToken and ` +
+        "strict have an effect; leave out the other options, or leave out url",
+    );
+  }
 }
 
 /** Stops the emulator. Throws EmulatorError if it has ended before, for example in a crash. */

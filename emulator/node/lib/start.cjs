@@ -70,8 +70,7 @@ function scriptFile(script, folder) {
 async function startCommand(argv, given, script) {
   const address = ["--host", "127.0.0.1", "--port", String(given.port)];
   const child = new Child([...argv, ...serve(given, script), ...address], environment(), given.log);
-  const url = await child.firstLine(given.startTimeout);
-  return new Emulator({ ...given, url, child });
+  return emulatorOf(child, given);
 }
 
 /** Starts the Docker image. Its port is published at a port of this machine. */
@@ -82,8 +81,22 @@ async function startImage([docker], given, script) {
   const flags = serve(given, script && SCRIPT_IN_IMAGE);
   const argv = [docker, "run", "--rm", "--init", ...publish, ...mount, IMAGE, ...flags];
   const child = new Child(argv, environment(), given.log);
-  await child.firstLine(given.startTimeout);
-  return new Emulator({ ...given, url: `http://127.0.0.1:${port}`, child });
+  return emulatorOf(child, given, `http://127.0.0.1:${port}`);
+}
+
+/**
+ * Waits until the emulator is ready, and returns it. Stops the process if this fails.
+ *
+ * `url`: the emulator's URL for this program, if it is not the URL that the process prints.
+ */
+async function emulatorOf(child, given, url) {
+  try {
+    const printed = await child.url(given.startTimeout);
+    return new Emulator({ ...given, url: url ?? printed, child });
+  } catch (error) {
+    await child.stop();
+    throw error;
+  }
 }
 
 function serve({ backend, strict, args }, script) {

@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,14 @@ import platformdirs
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option, settings_in_environment
+from workers_ai_emulator.cli.options import (
+    DEFAULTS,
+    option,
+    reachable_host,
+    settings_in_environment,
+)
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
-from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import env_var
 from workers_ai_emulator.wire.accounts import ACCOUNT_MISTAKE, is_account_id
 
@@ -86,8 +90,7 @@ def execute(
     from workers_ai_emulator.interception.companion import companion
     from workers_ai_emulator.interception.proxy import Address
 
-    reachable = Settings(host=host).base_url_host.strip("[]")
-    given = Address(reachable, port)
+    given = Address(reachable_host(host), port)
     # A running emulator need not be strict: `exec` finds the unmatched calls in the journal.
     wanted = settings_in_environment("host", "port", "log-level", "strict")
     own = os.environ | {env_var("strict"): "true" if strict else "false"}
@@ -165,9 +168,17 @@ async def _run(command: Sequence[str], calls: _Calls, *, is_shown: bool) -> int:
         with TemporaryDirectory(prefix="workers-ai-emulator-") as folder:
             variables = _variables(ca, Path(folder), calls, proxy)
             if is_shown:
-                for name, value in variables.items():
-                    print_line(f"export {name}={shlex.quote(value)}")
+                _print(variables)
             return await _run_command(command, variables, foreground) if command else 0
+
+
+def _print(variables: Mapping[str, str]) -> None:
+    """Prints shell commands that set the variables. Raises CommandError if this is impossible."""
+    try:
+        for name, value in variables.items():
+            print_line(f"export {name}={shlex.quote(value)}")
+    except OSError as error:
+        raise CommandError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def _variables(ca: CA, folder: Path, calls: _Calls, proxy: Proxy) -> dict[str, str]:

@@ -94,6 +94,14 @@ def option(name: str, **changes: Any) -> Any:
     )
 
 
+def reachable_host(host: str) -> str:
+    """Returns the host at which clients reach an emulator that listens on `host`, without brackets.
+
+    Raises SettingInvalid if the value `host` of the flag or of its variable is invalid.
+    """
+    return Settings(host=_DECLARATIONS["host"].value_of(host)).base_url_host.strip("[]")
+
+
 def error_text(error: TyperException) -> str:
     """Returns the text of an error in the command line or in a setting's environment variable.
 

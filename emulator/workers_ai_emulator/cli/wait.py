@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -9,7 +11,12 @@ from urllib.parse import urlsplit
 import typer
 from typer.exceptions import TyperException
 
-from workers_ai_emulator.cli.options import DEFAULTS, option, unknown_setting_variables
+from workers_ai_emulator.cli.options import (
+    DEFAULTS,
+    option,
+    reachable_host,
+    unknown_setting_variables,
+)
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
@@ -45,7 +52,9 @@ def wait(
     from workers_ai_emulator.launcher.readiness import phases
 
     unknown_setting_variables()
-    host, port = _address(url) if url else (Settings(host=host).base_url_host.strip("[]"), port)
+    if math.isnan(timeout):
+        raise TyperException(f"--timeout takes a number of seconds, not {timeout}")
+    host, port = _address(url) if url else (reachable_host(host), port)
     root = f"http://{Settings(host=host).base_url_host}:{port}"
     deadline = time.monotonic() + timeout
     expected = ExpectedProcess(pid) if pid else None
@@ -67,13 +76,16 @@ def wait(
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Returns the host and the port in `url`. Raises TyperException if `url` is no http URL."""
+    """Returns the host and the port in `url`, by default 80.
+
+    Raises TyperException if `url` is no http URL.
+    """
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 80
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
     except ValueError:
         host = None
-    if not host or parts.scheme != "http":
+    if not host or not port or parts.scheme != "http" or re.search(r"[\s\x00-\x1f\x7f]", host):
         raise TyperException(f"--url takes a URL such as http://127.0.0.1:8790, not {url!r}")
     return host, port
 

@@ -24,8 +24,9 @@ def companion(
     If an emulator responds at `address`, waits until it is ready. Meanwhile, calls `report` with a
     text for each phase of the emulator's start. If no emulator responds, or if the port is 0,
     starts a new emulator with the environment `variables`. Stops the new emulator when the `with`
-    block ends. Raises CommandError if the new emulator fails to start, or if the running emulator
-    has other values than `wanted`, which maps flags to values.
+    block ends. Raises CommandError if the new emulator fails to start, if the running emulator does
+    not allow the host name of `address`, or if it has other values than `wanted`, which maps flags
+    to values.
     """
     if address.port and _is_ready(address, report):
         check_settings(*address, wanted or {})
@@ -43,7 +44,8 @@ def _is_ready(address: Address, report: Callable[[str], None]) -> bool:
     """If an emulator responds at the address, waits until it is ready, and returns True.
 
     During the wait, calls `report` with a text for each phase of the emulator's start. Returns
-    False if no emulator responds at the address.
+    False if no emulator responds at the address. Raises CommandError if the emulator does not allow
+    the host name.
     """
     reported = None
     for phase in phases(*address):

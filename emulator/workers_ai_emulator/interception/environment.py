@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
     """
     at = f"{interception.credentials}@" if interception.credentials else ""
     proxy = f"http://{at}{interception.proxy}"
-    no_proxy = _no_proxy(interception, variables)
+    entries = _exceptions(variables)
+    no_proxy = _no_proxy(interception, entries)
     bundle = str(interception.bundle)
     account = {"CLOUDFLARE_ACCOUNT_ID": interception.account} if interception.account else {}
     credentials = _CREDENTIALS | account
@@ -103,6 +104,7 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
             "WRANGLER_SEND_METRICS": "false",
         }
         | {name: value for name, value in credentials.items() if not variables.get(name)}
+        | (dict.fromkeys(_other_proxies(variables), "") if "*" in entries else {})
     )
 
 
@@ -118,21 +120,34 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
     return users + f"\nca_certificate = {bundle}\n".encode()
 
 
-def _no_proxy(interception: Interception, variables: Mapping[str, str]) -> str:
+def _exceptions(variables: Mapping[str, str]) -> list[str]:
+    """Returns the entries of the user's NO_PROXY, in both spellings of the variable."""
+    values = f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
+    return [entry for entry in re.split(r"[,\s]+", values) if entry]
+
+
+def _other_proxies(variables: Mapping[str, str]) -> list[str]:
+    """Returns the names of the user's variables for proxies of other protocols than https.
+
+    If the user's NO_PROXY is `*`, programs must not use these proxies. `exec` sets the variables to
+    an empty text, because it removes the `*` from NO_PROXY.
+    """
+    names = [name for name in variables if name.upper() in ("HTTP_PROXY", "ALL_PROXY", "FTP_PROXY")]
+    return [name for name in names if variables[name]]
+
+
+def _no_proxy(interception: Interception, entries: Sequence[str]) -> str:
     """Returns the value of NO_PROXY for a program that `exec` runs.
 
-    The value contains the entries of the user's NO_PROXY. Entries that match Cloudflare's API
+    The value contains `entries`, those of the user's NO_PROXY. Entries that match Cloudflare's API
     hosts, such as `*`, are left out, because requests for these hosts must use the proxy of `exec`.
     For other hosts, that proxy itself follows the user's NO_PROXY.
 
     The value also contains the loopback names and the emulator's host, except IPv6 addresses:
     httpx 0.24.0 cannot parse an IPv6 address in NO_PROXY.
     """
-    entries = re.split(
-        r"[,\s]+", f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
-    )
     ours = (*LOOPBACK_NAMES, interception.emulator.host)
-    kept = [entry for entry in entries if entry and not _excepts_our_host(entry)]
+    kept = [entry for entry in entries if not _excepts_our_host(entry)]
     return ",".join(dict.fromkeys([*kept, *(host for host in ours if ":" not in host)]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from workers_ai_emulator.errors import CommandError
@@ -56,16 +57,15 @@ class UnmatchedCalls:
 
     def _get(self, name: str) -> Any:
         """Returns the JSON in the response of `/_emulator/NAME`. Raises CommandError on failure."""
-        connection = http.client.HTTPConnection(*self._emulator, timeout=_RESPONSE_TIMEOUT_S)
         headers = {"authorization": f"Bearer {self._token}"}
         try:
-            connection.request("GET", f"/_emulator/{name}", headers=headers)
-            response = connection.getresponse()
-            value = json.loads(response.read())
+            connection = http.client.HTTPConnection(*self._emulator, timeout=_RESPONSE_TIMEOUT_S)
+            with closing(connection):
+                connection.request("GET", f"/_emulator/{name}", headers=headers)
+                response = connection.getresponse()
+                value = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._failure(repr(error)) from error
-        finally:
-            connection.close()
         if response.status >= 400:
             raise self._failure(f"status {response.status}: {json.dumps(value)}")
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -87,15 +88,26 @@ def get_json(host: str, port: int, endpoint: str, token: str | None = None) -> o
 
     Returns None if there is no response, or if the response is not JSON.
     """
-    connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
+    try:
+        return json_from(host, port, endpoint, token)
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def json_from(host: str, port: int, endpoint: str, token: str | None = None) -> object:
+    """Returns the JSON value in the response of `/_emulator/ENDPOINT`.
+
+    Returns None if the response is not JSON, or if `host` cannot be a host name. Raises OSError or
+    HTTPException if there is no response.
+    """
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        connection.request("GET", f"/_emulator/{endpoint}", headers=headers)
-        value: object = json.loads(connection.getresponse().read(_MAX_BYTES))
-    except (OSError, http.client.HTTPException, ValueError):
+        connection = http.client.HTTPConnection(host, port, timeout=_RESPONSE_TIMEOUT_S)
+        with closing(connection):
+            connection.request("GET", f"/_emulator/{endpoint}", headers=headers)
+            value: object = json.loads(connection.getresponse().read(_MAX_BYTES))
+    except (http.client.InvalidURL, ValueError):  # UnicodeError, for a host name, is a ValueError
         return None
-    finally:
-        connection.close()
     return value
 
 

@@ -56,7 +56,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no valid host name
         listener.close()
         raise AddressUnavailable(
             f"cannot listen on {settings.host} port {settings.port} "

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from workers_ai_emulator.errors import SettingInvalid
+
 AUTO = "auto"
+# The parts of a URL that are no secrets, between those that can be secrets. The scheme and the user
+# may be missing. A password that contains `/`, `?` or `#` does not match.
+_URL = re.compile(
+    r"(?P<scheme>([a-z][a-z0-9+.-]*://)?+)([^/?#]*@)?"
+    r"(?P<host>([^/?#@:\[\]]*|\[[^/?#@\[\]]*\])(:\d*)?)(?P<path>(/[^?#]*)?)([?#].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +105,18 @@ class Declaration:
     def shown(self, value: Any) -> Any:
         """Converts the field's value to JSON: a path to its absolute path, a set to a list.
 
-        From a URL, removes the user name, the password and the query, which can contain secrets.
+        From a URL, removes the user name, the password and the query, which can contain secrets. An
+        invalid URL becomes a text that does not contain it.
         """
         if isinstance(value, frozenset | tuple):
             return sorted(value)
         if isinstance(value, Path):
-            return str(value.absolute())
+            return _absolute(value)
         return _without_secrets(value) if self.flag.endswith("-url") and value else value
 
     def _parse(self, given: Any) -> Any:
+        if isinstance(given, float) and not isfinite(given):
+            raise SettingInvalid(f"{self} takes a finite number, not {given}")
         return self.setting.parse(self, given) if self.setting.parse else given
 
 
@@ -110,10 +124,16 @@ def env_var(flag: str) -> str:
     return f"WORKERS_AI_EMULATOR_{flag.upper().replace('-', '_')}"
 
 
+def _absolute(path: Path) -> str:
+    try:
+        return str(path.absolute())
+    except FileNotFoundError:  # the working folder has been deleted
+        return str(path)
+
+
 def _without_secrets(url: str) -> str:
-    before, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{before}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    match = _URL.fullmatch(url)
+    return "(not a valid URL)" if match is None else "".join(match.group("scheme", "host", "path"))
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:

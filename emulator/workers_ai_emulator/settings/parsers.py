@@ -15,6 +15,7 @@ from workers_ai_emulator.settings.declaration import Declaration
 # An API token contains only visible ASCII characters, because clients cannot send a token with
 # other characters in an HTTP header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_NOT_IN_ADDRESS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -48,6 +49,19 @@ def not_blank(declaration: Declaration, text: str) -> str:
     if not text.strip():
         raise SettingInvalid(f"{declaration} is empty: give a value, or leave it out")
     return text
+
+
+def address(declaration: Declaration, text: str) -> str:
+    """Returns a host name or an IP address without the white space around it.
+
+    Raises SettingInvalid if the text is blank, or contains white space or control characters.
+    """
+    value = not_blank(declaration, text).strip()
+    if _NOT_IN_ADDRESS.search(value):
+        raise SettingInvalid(
+            f"{declaration} takes a host name or an IP address, such as 127.0.0.1, not {text!r}"
+        )
+    return value
 
 
 def token(declaration: Declaration, text: str) -> str:

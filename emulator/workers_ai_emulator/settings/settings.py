@@ -13,6 +13,7 @@ from workers_ai_emulator import machine
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings.declaration import Setting, declarations
 from workers_ai_emulator.settings.parsers import (
+    address,
     host_name,
     not_blank,
     number,
@@ -51,7 +52,7 @@ class Settings:
         str,
         Setting(
             "Address to listen on; 0.0.0.0 accepts connections from other machines.",
-            parse=not_blank,
+            parse=address,
         ),
     ] = "127.0.0.1"
     port: Annotated[
