@@ -403,18 +403,17 @@ def listens(port: int) -> bool:
 
 
 def test_the_command_is_searched(plain: Project, tmp_path: Path) -> None:
-    """Finds the command on the PATH, as a Python module and in Docker, but does not use uvx."""
+    """Finds the command on the PATH, in .venv, as a Python module, with uvx and in Docker."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     (bin_folder / "node").symlink_to(shell("command -v node"))
-    program(bin_folder / "uvx", f"echo uvx >> {tmp_path}/used.txt")
     failure = search(plain, bin_folder)
-    for text in ("on the PATH: not found", ".venv/bin/", "python3: not", "docker: not"):
+    for text in ("on the PATH: not found", ".venv/bin/", "python3: not", "uvx: not", "docker: not"):
         assert text in failure["message"]
-    assert "`pip install .` in a checkout" in failure["message"] and "uvx" not in failure["message"]
-    assert not (tmp_path / "used.txt").exists()
+    assert "`pip install .` in a checkout" in failure["message"]
     for name, script in {
         "docker": DOCKER,
+        "uvx": f'shift\n[ "$1" = --version ] || exec {COMMAND} "$@"',
         "python3": f'exec {sys.executable} "$@"',
         "workers-ai-emulator": f'exec {COMMAND} "$@"',
     }.items():

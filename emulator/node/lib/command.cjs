@@ -18,7 +18,7 @@ const CHECK_TIMEOUT_MS = 20_000;
  * `given` is the option `command`: an array, or a string that is split at spaces. Without it, uses
  * the first of these that exists: the variable WORKERS_AI_EMULATOR_COMMAND; the command on the
  * PATH; the command in a folder `.venv` of the current folder or of its parents; the Python module;
- * the Docker image. Throws EmulatorError, with a list of all that was tried, if none exists.
+ * uvx; the Docker image. Throws EmulatorError, with a list of all that was tried, if none exists.
  */
 function findCommand(given, env = process.env, folder = process.cwd()) {
   const named = given ?? env[VARIABLE];
@@ -26,7 +26,7 @@ function findCommand(given, env = process.env, folder = process.cwd()) {
     return { argv: Array.isArray(named) ? named : named.trim().split(/\s+/), isDocker: false };
   }
   const tried = [`the option \`command\` and the variable ${VARIABLE}: not set`];
-  for (const find of [onPath, inVirtualEnvironment, asModule, withDocker]) {
+  for (const find of [onPath, inVirtualEnvironment, asModule, withUvx, withDocker]) {
     const { command, reason } = find(env, folder);
     if (command) return command;
     tried.push(reason);
@@ -59,6 +59,13 @@ function asModule(env) {
   return done.status === 0
     ? found([python, "-m", MODULE])
     : { reason: `python3 -m ${MODULE}: ${lastLine(done)}` };
+}
+
+function withUvx(env) {
+  const uvx = which("uvx", env);
+  if (!uvx) return { reason: "uvx: not on the PATH" };
+  const done = run(uvx, [NAME, "--version"], env);
+  return done.status === 0 ? found([uvx, NAME]) : { reason: `uvx ${NAME}: ${lastLine(done)}` };
 }
 
 function withDocker(env) {
