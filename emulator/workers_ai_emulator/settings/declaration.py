@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from workers_ai_emulator.errors import SettingInvalid
 
 AUTO = "auto"
 
@@ -87,6 +90,8 @@ class Declaration:
         """
         if given == self.flag_default:
             return self.default
+        if isinstance(given, float) and not math.isfinite(given):
+            raise SettingInvalid(f"{self} takes a finite number, not {given}")
         if self.is_repeatable:
             return get_origin(self.type)(self._parse(value) for value in given)
         return self._parse(given)
