@@ -15,9 +15,9 @@ RUN = f"{sys.executable} -m workers_ai_emulator"
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    """Runs a line of a shell, in which `run` is the command line of the emulator."""
+    """Runs a line of a shell, in which `run` is the emulator, with a time limit."""
     return subprocess.run(
-        ["bash", "-c", f'run() {{ {RUN} "$@"; }}; {line}'],
+        ["bash", "-c", f'run() {{ timeout 50 {RUN} "$@"; }}; {line}'],
         capture_output=True,
         text=True,
         timeout=60,
