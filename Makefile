@@ -82,6 +82,8 @@ help: ## print this list
 # make installs again whenever .installed-parts is newer than .installed. Therefore, this rule
 # replaces .installed-parts only if its content changes.
 .venv/.installed-parts: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: run make PYTHON=python3.11" >&2; exit 1; }
 	@mkdir -p .venv
 	@$(PYTHON) -c '$(INSTALLED_PARTS)' > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi

@@ -94,15 +94,18 @@ def new_part(path: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes `text` to the file `path` as UTF-8, atomically.
+def write_text_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Writes `text` to the file `path` as UTF-8, atomically, and leaves its line ends unchanged.
 
-    Other processes read either the complete old file or the complete new file. Raises OSError if
-    the file cannot be written.
+    Other processes read either the complete old file or the complete new file. `mode`: the
+    permissions of the new file; None: those of any new file of the user. Raises OSError if the file
+    cannot be written.
     """
     name = f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part"
     with new_part(path.with_name(name)) as partial:
-        partial.write_text(text, "utf-8")
+        if mode is not None:
+            partial.chmod(mode)
+        partial.write_text(text, "utf-8", newline="")
         partial.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""Reads and checks the environment variables for proxies and certificates, such as HTTPS_PROXY."""
+"""Reads and checks environment variables for connections, such as HTTPS_PROXY and HF_ENDPOINT."""
 
 from __future__ import annotations
 
@@ -91,6 +91,21 @@ def check_certificates() -> None:
     # must also contain certificates.
     if folders:
         _check_folders(folders, needs_certificates=not file)
+
+
+def check_hub_endpoint() -> None:
+    """Checks the variable HF_ENDPOINT, the base URL of a Hugging Face hub.
+
+    Raises SettingInvalid if the variable is set, but is no http or https URL. Must be called before
+    huggingface-hub is imported, because some values make the import fail.
+    """
+    url = os.environ.get("HF_ENDPOINT")
+    parts = _split(url or "")
+    if url is not None and not (parts and parts.scheme in ("http", "https") and parts.hostname):
+        raise SettingInvalid(
+            "HF_ENDPOINT is not the URL of a hub, such as https://huggingface.co; correct it or "
+            "unset it"
+        )
 
 
 def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:

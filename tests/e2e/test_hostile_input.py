@@ -177,7 +177,6 @@ NOT_HTTP = {
     "an unknown method": request(line=b"FOO / HTTP/1.1"),
     "a method in small letters": request(line=b"post / HTTP/1.1"),
     "raw bytes in the path": request(line=b"POST /\xff\xfe HTTP/1.1"),
-    "a path of 100 KB": request(line=b"GET /" + b"a" * 100_000 + b" HTTP/1.1"),
     "a negative length": request(length=-5),
     "two lengths": request(b"{}", b"Content-Length: 1"),
     "length and chunks": request(b"{}", b"Transfer-Encoding: chunked"),
@@ -193,10 +192,24 @@ def test_bytes_that_are_no_http_request_get_400(server: ServerProcess, data: byt
     assert response.endswith(b"\r\n\r\nInvalid HTTP request received.")
 
 
+LONG_HEADS = {
+    "a path of 100 KB": request(line=b"GET /" + b"a" * 100_000 + b" HTTP/1.1"),
+    "100 KB in a header": request(b"{}", b"X: " + b"a" * 100_000),
+    "10,000 headers": request(b"{}", *(b"X-%d: a" % i for i in range(10_000))),
+}
+
+
+@pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in LONG_HEADS.items()])
+def test_a_head_of_more_than_64_kibibytes_gets_431(server: ServerProcess, data: bytes) -> None:
+    response = exchange(server, data)
+    assert response.startswith(b"HTTP/1.1 431 ")
+    assert response.endswith(b"\r\n\r\nRequest Header Fields Too Large")
+
+
 ODD_HTTP = {
-    "100 KB in a header": request(b'{"prompt":"Hi","max_tokens":1}', b"X: " + b"a" * 100_000),
-    "10,000 headers": request(
-        b'{"prompt":"Hi","max_tokens":1}', *(b"X-%d: a" % i for i in range(10_000))
+    "60 KB in a header": request(b'{"prompt":"Hi","max_tokens":1}', b"X: " + b"a" * 60_000),
+    "5000 headers": request(
+        b'{"prompt":"Hi","max_tokens":1}', *(b"X-%d: a" % i for i in range(5000))
     ),
     "a token in Latin-1": request(
         b'{"prompt":"Hi","max_tokens":1}', b"Authorization: Bearer \xff\xfe"

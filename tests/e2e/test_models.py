@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,11 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from workers_ai_emulator.machine import in_units
+from workers_ai_emulator.models import manifest as manifest_module
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.importing import verify_weights
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.models_file import read_catalog
 from workers_ai_emulator.models.store import Store
@@ -306,6 +310,32 @@ def test_a_damaged_file_is_found_by_verify(tmp_path: Path, own: Path) -> None:
     assert status == 1
     assert "own.gguf is damaged: its sha256 is" in complaint
     assert len(complaint.splitlines()) == 1
+
+
+def test_files_can_be_verified_without_write_access(
+    tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    run(folder, "models", "import", str(own), "--as", ONE)
+    manifest = folder / "imported" / "own.gguf.json"
+    before = manifest.stat()
+    assert run(folder, "models", "verify", ONE, "--quiet")[0] == 0
+    assert manifest.stat() == before  # the manifest is written only if it must change
+    os.utime(own, (1e9, 1e9))
+    monkeypatch.setattr(manifest_module, "write_text_atomically", refuse_to_write)
+    lines: list[str] = []
+    progress = SimpleNamespace(**dict.fromkeys(("begin", "advance", "end"), ignore))
+    progress.note = lines.append
+    result = verify_weights(read_catalog(folder)[ONE], Store(folder, num_threads=1), progress)
+    assert "is unchanged" in result
+    assert len(lines) == 1 and "Read-only file system" in lines[0]
+
+
+def ignore(*_: object) -> None: ...
+
+
+def refuse_to_write(*_: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_an_invalid_file_is_not_imported(tmp_path: Path, own: Path) -> None:

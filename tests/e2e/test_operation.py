@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator.errors import AddressUnavailable
+from workers_ai_emulator.server.server import listen
+from workers_ai_emulator.settings import Settings
 
 from tests.server import ENDLESS, ServerProcess, command, server_process, wait_until
 from tests.upstreams import free_port
@@ -43,8 +47,18 @@ def test_a_port_in_use_fails_the_start_with_one_line() -> None:
     assert "in use" in line and "--port" in line
 
 
-def test_an_unknown_host_fails_the_start_with_one_line() -> None:
-    assert "--host" in failing_start("--host", "no-such-host.invalid")
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "\u00e4..b", "fe80::1%none"])
+def test_an_unusable_host_fails_the_start_with_one_line(host: str) -> None:
+    assert f"cannot listen on {host}" in failing_start("--host", host)
+
+
+def test_an_ipv6_address_without_ipv6_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(AddressUnavailable, match=r"::1 port 0 .Address family not supported"):
+        listen(Settings(host="::1", port=0))
 
 
 @pytest.mark.parametrize(

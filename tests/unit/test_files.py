@@ -136,7 +136,7 @@ def test_a_new_part_replaces_a_link_and_is_deleted_at_the_end(tmp_path: Path) ->
 
 
 def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill_up(path: Path, text: str, encoding: str) -> None:
+    def fill_up(path: Path, *_: object, **__: object) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(Path, "write_text", fill_up)

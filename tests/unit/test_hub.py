@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
-from workers_ai_emulator.models.hub import mapped_error
+from workers_ai_emulator.models.hub import describe, mapped_error
 
 FILE = HubFile("someone/Model-GGUF", "model.gguf", "v1")
 
@@ -69,3 +71,32 @@ def test_network_errors_are_retried(error: Exception, text: str) -> None:
     mapped = mapped_error(error, FILE)
     assert isinstance(mapped, TransferInterrupted)
     assert str(mapped).endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [("HF_TOKEN", "HF_TOKEN"), ("HUGGING_FACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN")],
+)
+@pytest.mark.parametrize("token", ["hf_t\u00f6ken", "hf_\x01"])
+def test_a_token_that_no_header_can_contain_is_refused_without_showing_it(
+    variable: str, named: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv(variable, token)
+    with pytest.raises(PullFailed) as failure:
+        describe(FILE)
+    assert str(failure.value).startswith(f"{named} is not a token: ")
+    assert token not in str(failure.value)
+
+
+def test_a_bad_token_in_the_file_of_the_hub_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    file = tmp_path / "token"
+    file.write_text("hf_t\u00f6ken", "utf-8")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(file))
+    with pytest.raises(PullFailed, match="not a token") as failure:
+        describe(FILE)
+    assert str(failure.value).startswith(str(file))

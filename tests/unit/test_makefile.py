@@ -108,3 +108,22 @@ def test_help_lists_every_command() -> None:
     [commands] = re.findall(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     listed = re.findall(r"^make (\S+) +\S", make(ROOT, "help"), re.MULTILINE)
     assert listed == commands.split()
+
+
+OLD_PYTHON = f"""#!/bin/sh
+case "$2" in *version_info*) exec {shlex.quote(sys.executable)} -c \\
+    'import sys; sys.version_info = (3, 10, 12); exec(sys.argv[1])' "$2" ;; esac
+exit 1
+"""
+
+
+def test_an_older_python_is_an_error_with_the_next_step(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    write_script(tmp_path / "python", OLD_PYTHON)
+    done = subprocess.run(
+        ["make", "PYTHON=./python"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    first, _ = done.stderr.splitlines()  # make itself adds a line
+    assert first == "Python 3.11 or newer is needed: run make PYTHON=python3.11"
+    assert not (tmp_path / ".venv").exists()

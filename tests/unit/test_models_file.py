@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,54 @@ def test_adding_the_first_entry_creates_the_file(tmp_path: Path) -> None:
 def test_a_malformed_name_is_rejected(name: str) -> None:
     with pytest.raises(SettingInvalid, match="@cf/author/model"):
         check_name(name)
+
+
+def test_a_change_waits_for_the_change_of_another_process(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    names = [f"@cf/a/model-{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        for done in [pool.submit(add_entry, path, name, Path("a.gguf")) for name in names]:
+            done.result()
+    assert {*names} <= read_catalog(tmp_path).keys()
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert all(pool.map(lambda name: remove_entry(path, name), names))
+    assert list(read_catalog(tmp_path)) == list(CATALOG)
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_a_link_to_the_models_file_stays_a_link(tmp_path: Path, is_missing: bool) -> None:
+    target, path = tmp_path / "dotfiles" / "models.toml", tmp_path / "models.toml"
+    target.parent.mkdir()
+    if not is_missing:
+        target.touch()
+    path.symlink_to(target)
+    add_entry(path, NAME, Path("some.gguf"))
+    assert path.is_symlink()
+    assert read_catalog(tmp_path)[NAME].weights_file == tmp_path / "some.gguf"
+    assert NAME in target.read_text()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_change_keeps_the_permissions(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path, "")
+    path.chmod(mode)
+    add_entry(path, NAME, Path("some.gguf"))
+    assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_change_keeps_the_line_ends(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f'# mine{end}["@cf/a/b"]{end}file = "b.gguf"{end}', newline="")
+    add_entry(path, NAME, Path("some.gguf"))
+    data = path.read_bytes().decode()
+    assert data.count(end) == data.count("\n") >= 5
+    assert data.count("\r") == end.count("\r") * data.count("\n")
+
+
+def test_a_loop_of_links_is_an_error_of_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.symlink_to(path)
+    with pytest.raises(SettingInvalid) as failure:
+        add_entry(path, NAME, Path("some.gguf"))
+    assert len(str(failure.value).splitlines()) == 1

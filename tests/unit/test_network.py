@@ -12,7 +12,12 @@ from workers_ai_emulator.backends.upstream import UpstreamBackend
 from workers_ai_emulator.errors import CommandError, SettingInvalid
 from workers_ai_emulator.middleware.recordings.cloudflare import Cloudflare
 from workers_ai_emulator.models import hub
-from workers_ai_emulator.network import check_certificates, check_proxies, proxy_for
+from workers_ai_emulator.network import (
+    check_certificates,
+    check_hub_endpoint,
+    check_proxies,
+    proxy_for,
+)
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 URL = "https://models.example/v1"
@@ -164,3 +169,22 @@ def test_an_invalid_variable_is_a_setting_that_stops_the_start(set_variables: Se
     set_variables(ALL_PROXY="socks://a")
     with pytest.raises(SettingInvalid, match="socks:// proxy, which is not supported"):
         open_upstream()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "hub.example", "ftp://hub.example", "http://", "http://[::1", "https://hub.example:port",
+     "https://me:secret@a b", "https://hub..example"],
+)  # fmt: skip
+def test_a_bad_address_of_the_hub_is_one_line(url: str, set_variables: SetVariables) -> None:
+    set_variables(HF_ENDPOINT=url)
+    with pytest.raises(SettingInvalid) as failure:
+        check_hub_endpoint()
+    assert str(failure.value).startswith("HF_ENDPOINT is not the URL of a hub")
+    assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize("url", ["https://hub.example/", "http://[::1]:8080", "HTTP://localhost"])
+def test_an_address_of_the_hub_is_accepted(url: str, set_variables: SetVariables) -> None:
+    set_variables(HF_ENDPOINT=url)
+    check_hub_endpoint()

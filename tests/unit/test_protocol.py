@@ -298,3 +298,92 @@ def test_the_host_of_an_absolute_target_replaces_the_header(
 def test_a_target_without_a_host_is_malformed(connection: Connection, target: str) -> None:
     connection.receive(f"GET {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
     assert connection.transport.sent.startswith(b"HTTP/1.1 400 ")
+
+
+# ── the size of a head ──────────────────────────────────────────────────────────────────────────
+
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def head_of(num_bytes: int) -> bytes:
+    """Returns the head of a GET request with this size."""
+    return REQUEST[:-2] + b"x: %b\r\n\r\n" % (b"a" * (num_bytes - len(REQUEST) - 5))
+
+
+def is_refused(connection: Connection) -> bool:
+    return connection.transport.sent.endswith(b"Request Header Fields Too Large")
+
+
+@pytest.mark.parametrize("num_bytes", [1, 1000, 2**18], ids=str)
+@pytest.mark.parametrize(
+    "start",
+    [REQUEST[:-2] + b"x: ", b"GET /", REQUEST[:-2] + b"x: 1\r\n" * 6000],
+    ids=["header", "path", "headers"],
+)
+def test_an_endless_head_gets_431(connection: Connection, start: bytes, num_bytes: int) -> None:
+    connection.protocol.data_received(start + b"a" * (2**16 - 1000 - len(start)))
+    assert connection.transport.end is None
+    for _ in range(1 + 1000 // num_bytes):
+        connection.protocol.data_received(b"a" * num_bytes)
+    assert connection.transport.sent.startswith(TOO_LARGE)
+    assert connection.transport.end == "closed"
+
+
+def test_the_limit_of_a_head_is_64_kibibytes(connection: Connection) -> None:
+    connection.app.respond.set()
+    connection.receive(head_of(2**16))
+    assert connection.transport.sent.endswith(b"\r\n\r\nok")
+    connection.receive(head_of(2**16 + 1)[:-1])
+    assert connection.transport.end is None
+    connection.receive(b"\n")
+    assert is_refused(connection)
+    assert connection.transport.end == "closed"
+
+
+def test_a_body_may_follow_a_head_of_64_kibibytes(connection: Connection) -> None:
+    connection.app.respond.set()
+    length = b"content-length: 4\r\n"
+    head = head_of(2**16 - len(length)).replace(b"host", length + b"host")
+    assert len(head) == 2**16
+    connection.receive(head)
+    connection.receive(b"1234")
+    assert connection.transport.sent.endswith(b"\r\n\r\nok")
+
+
+def test_bodies_and_other_requests_do_not_count_for_the_limit(connection: Connection) -> None:
+    body = b"1" * 200_000
+    post = HEAD.replace(b"length: 4", b"length: %d" % len(body)) + body
+    connection.app.respond.set()
+    for data in [post, post, head_of(60_000), post + head_of(60_000), REQUEST * 5000]:
+        connection.receive(data)
+        assert connection.transport.end is None, data[:20]
+    connection.run()
+    assert connection.protocol.wait in (Wait.REQUEST, Wait.SERVER)
+
+
+def test_a_long_head_after_another_request_gets_431(connection: Connection) -> None:
+    connection.app.respond.set()
+    connection.receive(REQUEST)
+    connection.receive(REQUEST[:-2] + b"x: " + b"a" * 2**16)
+    assert is_refused(connection)
+
+
+def test_a_long_head_while_a_request_runs_ends_the_connection(connection: Connection) -> None:
+    connection.receive(REQUEST + REQUEST[:-2] + b"x: " + b"a" * 2**17)
+    assert connection.transport.end == "closed"
+    assert connection.transport.sent == b""  # the response to the first request must come first
+
+
+def test_endless_trailers_after_chunks_get_431(connection: Connection) -> None:
+    head = HEAD.replace(b"content-length: 4", b"transfer-encoding: chunked")
+    connection.receive(head + b"1\r\na\r\n" * 20_000 + b"0\r\nx: ")
+    assert connection.transport.end is None
+    connection.receive(b"a" * 2**17)
+    assert is_refused(connection)
+
+
+def test_many_requests_with_the_header_upgrade_are_parsed_at_once(connection: Connection) -> None:
+    data = (REQUEST[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n") * 2000
+    connection.protocol.parser.feed_data(data)
+    assert len(connection.protocol.pipeline) == 1999

@@ -45,12 +45,22 @@ def test_a_size_is_converted_to_bytes(text: str, num_bytes: int) -> None:
     assert value_of("memory_limit", text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "12 apples", "AUTO"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "12 apples", "AUTO", "0", "0.1", "0G"])
 def test_a_bad_size_is_refused_with_an_example(text: str) -> None:
     assert error_of("memory_limit", text) == (
         "--memory (or WORKERS_AI_EMULATOR_MEMORY) takes `auto` or a size such as 12GiB, "
         f"not {text!r}"
     )
+
+
+def test_a_size_beyond_all_limits_is_refused_in_a_short_line() -> None:
+    line = error_of("memory_limit", "9" * 400)
+    assert line.endswith(f"not '{'9' * 40}…'")
+    assert value_of("memory_limit", "0.5K") == 512
+
+
+def test_a_number_of_too_many_digits_is_refused() -> None:
+    assert error_of("parallel", "1" * 5000).endswith(f"not '{'1' * 40}…'")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,7 @@ def test_a_number_within_its_limits_is_accepted(name: str, text: str, expected: 
     assert value_of(name, text) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "257", "-1", "many", "", "²"])
+@pytest.mark.parametrize("text", ["0", "257", "-1", "many", "", "²", "1" * 40])
 def test_a_bad_number_is_refused_with_its_limits(text: str) -> None:
     assert error_of("parallel", text) == (
         "--parallel (or WORKERS_AI_EMULATOR_PARALLEL) takes `auto` or a number from 1 to 256, "

@@ -172,3 +172,10 @@ def test_weights_outside_of_the_folder_are_not_removed(path: Path, tmp_path: Pat
     store = Store(tmp_path / "models", num_threads=1)
     assert store.remove(ModelSpec(NAME, path)) == []
     assert path.exists()
+
+
+def test_a_loop_of_links_is_removed(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "some.gguf"
+    path.symlink_to(path)
+    assert store.remove(SPEC) == [path]
+    assert list(tmp_path.iterdir()) == []

@@ -12,10 +12,16 @@ from workers_ai_emulator.cli import models, worker
 from workers_ai_emulator.cli.check import check
 from workers_ai_emulator.cli.execute import execute
 from workers_ai_emulator.cli.options import Command, error_text
-from workers_ai_emulator.cli.output import accept_all_characters, fail, print_line
+from workers_ai_emulator.cli.output import (
+    accept_all_characters,
+    fail,
+    open_closed_streams,
+    print_line,
+)
 from workers_ai_emulator.cli.serve import serve
 from workers_ai_emulator.cli.wait import wait
 from workers_ai_emulator.errors import CommandError, ModelPartMissing
+from workers_ai_emulator.files import one_line
 
 _INTERRUPTED = 130
 
@@ -48,13 +54,19 @@ def root(
 def main() -> None:
     """Runs the command line. Prints errors to stderr without a traceback.
 
+    An error of the operating system about a file, such as a folder without access, is one line.
     The exit code is 1 if a command fails, 2 if the command line is invalid, and 130 after Ctrl-C.
     """
+    open_closed_streams()
     accept_all_characters()
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
         fail(str(error), 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{one_line(str(error.filename))}: {error.strerror}", 1)
     except ModuleNotFoundError as error:
         fail(str(ModelPartMissing.of(error)), 1)
     except TyperException as error:

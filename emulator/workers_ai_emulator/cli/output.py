@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
+from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.files import one_line
+
+
+def open_closed_streams() -> None:
+    """Opens the null device for each of stdin, stdout and stderr that the caller has closed.
+
+    Without it, `sys.stdin`, `sys.stdout` or `sys.stderr` is None, and a file that is opened later
+    gets the descriptor of the closed stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def accept_all_characters() -> None:
@@ -27,8 +40,25 @@ def shown(text: str) -> str:
 
 
 def print_line(line: str) -> None:
-    """Prints a line to stdout, with its control characters escaped, and flushes stdout."""
-    print(shown(line), flush=True)
+    """Prints a line to stdout, with its control characters escaped, and flushes stdout.
+
+    Raises CommandError if the line cannot be written, for example because the disk is full, and
+    BrokenPipeError if the program that read stdout has exited.
+    """
+    try:
+        print(shown(line), flush=True)
+    except BrokenPipeError:  # Typer ends the command without a message
+        raise
+    except OSError as error:
+        _discard_output()
+        raise CommandError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def _discard_output() -> None:
+    """Redirects stdout to the null device. Otherwise, Python writes the rest again at its exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

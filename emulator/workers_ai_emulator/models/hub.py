@@ -7,6 +7,7 @@ this module.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ from workers_ai_emulator.network import check_certificates, check_proxies, is_lo
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 _BLOCK_BYTES = 2**16
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the first one has priority
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
@@ -181,7 +184,19 @@ def url_of(file: HubFile) -> str:
 
 
 def _headers() -> dict[str, str]:
-    return build_hf_headers(library_name="workers-ai-emulator", library_version=__version__)
+    """Returns the headers of a request to the hub, with the user's token if there is one.
+
+    Raises PullFailed if the token contains characters that a header cannot contain. The message
+    does not contain the token.
+    """
+    headers = build_hf_headers(library_name="workers-ai-emulator", library_version=__version__)
+    if not _HEADER_VALUE.fullmatch(headers.get("authorization", "")):
+        variables = (name for name in _TOKEN_VARIABLES if os.environ.get(name))
+        raise PullFailed(
+            f"{next(variables, constants.HF_TOKEN_PATH)} is not a token: it contains characters "
+            "that are not visible ASCII; correct it or remove it"
+        )
+    return headers
 
 
 def _metadata_timeout_s() -> float:

@@ -59,8 +59,9 @@ def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
     """Checks that a model's weights file is unchanged since its download or import.
 
     Compares the file's sha256 with the stored sha256. If no sha256 is stored, only checks that the
-    file is a usable GGUF file. Returns the result as a sentence for the user. Raises
-    WeightsUnusable if the file is missing, changed, or not a usable GGUF file.
+    file is a usable GGUF file. If only the file's modification time has changed, updates the stored
+    one; if that is impossible, shows the reason as progress. Returns the result as a sentence for
+    the user. Raises WeightsUnusable if the file is missing, changed, or not a usable GGUF file.
     """
     path = store.path(spec)
     if not path.exists():
@@ -75,8 +76,21 @@ def verify_weights(spec: ModelSpec, store: Store, progress: Progress) -> str:
             f"{spec.name}: {path} is damaged: its sha256 is {sha256}, not {manifest.sha256}; run "
             f"`workers-ai-emulator models remove {spec.name}`, then pull or import it again"
         )
-    Manifest.of(path, origin=manifest.origin, sha256=sha256).write(path)
+    if not manifest.matches(path):
+        _update(manifest, path, progress)
     return f"{path} is unchanged, sha256 {sha256}"
+
+
+def _update(manifest: Manifest, path: Path, progress: Progress) -> None:
+    """Stores the new modification time of the unchanged file `path`.
+
+    Only saves `pull` another check of the sha256. Therefore, a folder that cannot be written is no
+    error.
+    """
+    try:
+        Manifest.of(path, origin=manifest.origin, sha256=manifest.sha256).write(path)
+    except WeightsUnusable as error:
+        progress.note(f"the next `pull` checks the sha256 again: {error}")
 
 
 def remove_weights(

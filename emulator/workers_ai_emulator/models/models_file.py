@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +33,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import (
     TextUnreadable,
     one_line,
+    open_regular,
     read_small_text,
     write_text_atomically,
 )
@@ -153,35 +156,69 @@ def add_entry(path: Path, name: str, file: Path) -> None:
     """Sets the GGUF file of the model `name` in the models file. Adds the model if it is missing.
 
     Removes the model's keys `repo` and `revision`, and leaves the rest of the models file
-    unchanged. `path`: the models file. `file`: the GGUF file. Raises SettingInvalid if the models
-    file cannot be read or written, or if the path `file` is not UTF-8.
+    unchanged. `path`: the models file. `file`: the GGUF file. Waits while another process edits the
+    models file. Raises SettingInvalid if the models file cannot be read or written, or if the path
+    `file` is not UTF-8.
     """
     import tomlkit  # this import is slow, and the server does not need tomlkit
 
-    loaded = _load(path)
-    document = _edit(loaded[0] if loaded else "")
-    table = document.setdefault(name, tomlkit.table())
-    table["file"] = _text_of(path, file)
-    for key in ("repo", "revision"):  # both keys describe the previous GGUF file
-        table.pop(key, None)
-    _write(path, tomlkit.dumps(document))
+    with _locked(path):
+        loaded = _load(path)
+        document = _edit(loaded[0] if loaded else "")
+        table = document.setdefault(name, tomlkit.table())
+        table["file"] = _text_of(path, file)
+        for key in ("repo", "revision"):  # both keys describe the previous GGUF file
+            table.pop(key, None)
+        _write(path, tomlkit.dumps(document))
 
 
 def remove_entry(path: Path, name: str) -> bool:
     """Removes the table of the model `name` from the models file.
 
-    Returns False if the models file does not contain the model. Raises SettingInvalid if the models
-    file cannot be read or written.
+    Returns False if the models file does not contain the model. Waits while another process edits
+    the models file. Raises SettingInvalid if the models file cannot be read or written.
     """
-    loaded = _load(path)
-    if loaded is None or name not in loaded[1]:
+    if not _has_entry(_load(path), name):  # without the lock, which needs a writable folder
         return False
     import tomlkit
 
-    document = _edit(loaded[0])
-    del document[name]
-    _write(path, tomlkit.dumps(document))
+    with _locked(path):
+        loaded = _load(path)
+        if loaded is None or not _has_entry(loaded, name):
+            return False
+        document = _edit(loaded[0])
+        del document[name]
+        _write(path, tomlkit.dumps(document))
     return True
+
+
+def _has_entry(loaded: tuple[str, dict[str, Any]] | None, name: str) -> bool:
+    return loaded is not None and name in loaded[1]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Context manager that holds the lock of the models file, so that only one process edits it.
+
+    Raises SettingInvalid if the lock file cannot be created.
+    """
+    from filelock import FileLock  # the server does not need filelock
+
+    target = _target(path)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: no support for locks
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _target(path: Path) -> Path:
+    """Returns the file that is written instead of `path`: the target if `path` is a link."""
+    return Path(os.path.realpath(path))
 
 
 def _path_of(text: str) -> Path:
@@ -238,10 +275,25 @@ def _edit(text: str) -> TOMLDocument:
 
 
 def _write(path: Path, text: str) -> None:
+    """Writes the models file. Keeps its permissions, and the line ends that its first line has.
+
+    If `path` is a symbolic link, writes the link's target. Raises SettingInvalid if the file cannot
+    be written.
+    """
+    target, mode = _target(path), None
     try:
-        write_text_atomically(path, text)
+        if target.exists():
+            mode = stat.S_IMODE(target.stat().st_mode)
+            with open_regular(target) as file:
+                text = text.replace("\n", "\r\n") if file.readline()[-2:] == b"\r\n" else text
+        write_text_atomically(target, text, mode=mode)
     except OSError as error:
-        raise SettingInvalid(f"{path}: cannot be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError | NotImplementedError) -> SettingInvalid:
+    reason = getattr(error, "strerror", None) or error
+    return SettingInvalid(one_line(f"{path}: cannot be written: {reason}"))
 
 
 class _Table:

@@ -20,6 +20,7 @@ from workers_ai_emulator.models.download import (
 )
 from workers_ai_emulator.models.manifest import Manifest
 from workers_ai_emulator.models.store import Store
+from workers_ai_emulator.network import check_hub_endpoint
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -29,7 +30,7 @@ def pull(spec: ModelSpec, store: Store, *, progress: Progress, retries: Retries)
 
     If the weights file exists, checks its sha256 instead. Leaves out the check if the file's size
     and modification time are unchanged since the last check. Raises PullFailed if the download
-    fails or the sha256 is wrong.
+    fails or the sha256 is wrong, and SettingInvalid if HF_ENDPOINT is no URL.
     """
     file = file_to_pull(spec)
     target = store.path(spec)
@@ -69,6 +70,7 @@ class _Pull:
     """
 
     def __init__(self, file: HubFile, target: Path, progress: Progress, retries: Retries) -> None:
+        check_hub_endpoint()
         # This import is slow, and `pull` does not need it if the weights file is unchanged.
         from workers_ai_emulator.models import hub
 

@@ -116,11 +116,13 @@ class Store:
         deleted files. Raises WeightsUnusable if a file cannot be deleted.
         """
         own = self.path(spec)
-        if not own.resolve().is_relative_to(self.models_dir.resolve()):
+        # Unlike `Path.resolve`, `realpath` raises no exception if links form a loop.
+        folder = os.path.realpath(self.models_dir)
+        if not Path(os.path.realpath(own)).is_relative_to(folder):
             return []
         parts = own.parent.glob(f"{glob.escape(own.name)}.*.part")
         found = [own, manifest_path(own), *parts]
-        deleted = [path for path in found if path.exists()]
+        deleted = [path for path in found if os.path.lexists(path)]
         for path in deleted:
             with disk_errors(path):
                 path.unlink()

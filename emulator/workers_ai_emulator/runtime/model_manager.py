@@ -135,7 +135,9 @@ class ModelManager:
         self._num_leases: Counter[_Source] = Counter()
         self._logged_names: set[str] = set()
         self._load_lock = asyncio.Lock()
-        self._memory_limit = settings.memory_limit or machine.available_memory()
+        self._memory_limit = (
+            machine.available_memory() if settings.memory_limit is None else settings.memory_limit
+        )
         self._others: OtherModels | None = None
         self.phase = "starting"
 

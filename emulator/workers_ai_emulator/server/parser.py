@@ -33,13 +33,15 @@ class RequestParser:
 
     def feed_data(self, data: bytes) -> None:
         """Parses the next bytes of the connection. Raises HttpParserError if they are not HTTP."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # The rest of the connection, from the body on, gets a parser of its own.
-            self._parser = _new_parser(_WithoutHead(self._callbacks))
-            self._parser.feed_data(_head_with_same_body(self._callbacks.headers))
-            self.feed_data(data[upgrade.args[0] :])
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # The rest of the connection, from the body on, gets a parser of its own.
+                self._parser = _new_parser(_WithoutHead(self._callbacks))
+                self._parser.feed_data(_head_with_same_body(self._callbacks.headers))
+                data = data[upgrade.args[0] :]
 
     def should_upgrade(self) -> bool:
         """Returns whether httptools treats the request as an upgrade, and so reads no body."""

@@ -23,6 +23,14 @@ from workers_ai_emulator.wire.connection import store_connection
 # The value of SO_LINGER with which closing a socket sends a TCP reset: on, for 0 seconds.
 _RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
+# How many bytes the head of a request may have. The same limit applies to the trailers after a body
+# in chunks. Without it, the parser would keep an endless header in memory, and copy it again for
+# each part that arrives.
+_MAX_HEAD_BYTES = 2**16
+# How many bytes are parsed at once. If a head begins inside such a part, after an earlier request,
+# its bytes in this part do not count for the limit.
+_PART_BYTES = 2**14
+
 
 class Wait(Enum):
     """What the server is waiting for on a connection."""
@@ -61,6 +69,9 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.parser = RequestParser(self)  # type: ignore[assignment]
         self._is_in_head = True
+        # How many bytes have been parsed since the end of the last head, part of a body or request:
+        # the bytes of a head or of trailers that are not complete yet.
+        self._num_incomplete = 0
         # The request that the application is handling or has handled last. uvicorn's `self.cycle`
         # may be a later request, which the client has already sent (pipelining).
         self._running: RequestResponseCycle | None = None
@@ -143,7 +154,15 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._began[Wait.BODY] = time.monotonic()
-        super().data_received(data)
+        start = 0
+        while start < len(data) and not self.transport.is_closing():
+            if self._num_incomplete >= _MAX_HEAD_BYTES:
+                self.close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return
+            end = start + min(_PART_BYTES, _MAX_HEAD_BYTES - self._num_incomplete)
+            part, start = data[start:end], end
+            self._num_incomplete += len(part)
+            super().data_received(part)
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
@@ -152,6 +171,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._num_incomplete = 0
         store_connection(self.scope, self._weak_self)
         self._apply_absolute_form()
         super().on_headers_complete()
@@ -177,7 +197,12 @@ class Protocol(HttpToolsProtocol):
         self.headers.insert(0, (b"host", authority))
         self.url = (target.path or b"/") + (b"?%b" % target.query if target.query else b"")
 
+    def on_body(self, body: bytes) -> None:
+        self._num_incomplete = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._num_incomplete = 0
         if not self.parser.should_upgrade():  # otherwise only the head is complete
             super().on_message_complete()
 

@@ -19,7 +19,7 @@ from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
 
 from workers_ai_emulator.app import create_app, create_health_app
-from workers_ai_emulator.errors import AddressUnavailable, StartError
+from workers_ai_emulator.errors import AddressUnavailable, CommandError, StartError
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.server.acceptor import Acceptor
@@ -49,20 +49,30 @@ def listen(settings: Settings) -> socket.socket:
 
     Raises AddressUnavailable if the address cannot be used, for example if the port is in use.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    if sys.platform != "win32":  # on Windows, two servers could then listen on the same port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)
-    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no valid host name
-        listener.close()
+        return _listener(settings.host, settings.port)
+    # TypeError and UnicodeError: the host cannot be the name of a host, such as `ä..b`.
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:
+        is_no_name = isinstance(error, TypeError | UnicodeError)
+        reason = "this is not the name of a host" if is_no_name else error
         raise AddressUnavailable(
             f"cannot listen on {settings.host} port {settings.port} "
-            f"({getattr(error, 'strerror', None) or error}): stop the program that uses it, "
+            f"({getattr(error, 'strerror', None) or reason}): stop the program that uses it, "
             "or choose another address with --host and --port (0 picks a free port)"
         ) from error
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # on Windows, two servers could then listen on the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
     return listener
 
 
@@ -70,7 +80,7 @@ class Server(uvicorn.Server):
     """A uvicorn server that stops at a signal, or when the backends cannot start.
 
     Calls `on_ready` once, with the base URL, when the backends have started. `failure` is the error
-    if the backends could not start, otherwise None.
+    if the backends could not start or `on_ready` has failed, otherwise None.
     """
 
     def __init__(
@@ -85,7 +95,7 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         port = listener.getsockname()[1]
         self._base_url = f"http://{settings.base_url_host}:{port}/client/v4"
-        self.failure: StartError | None = None
+        self.failure: CommandError | None = None
         super().__init__(_config(create_app(self._services)))
         limit, time_limits = connection_limit(), time_limits or TimeLimits()
         # The acceptor gets a quarter of the limit, the event loop a half. The last quarter is for
@@ -101,7 +111,11 @@ class Server(uvicorn.Server):
         )
 
     def serve_until_stopped(self) -> None:
-        """Runs the server until it stops. Raises StartError if the backends cannot start."""
+        """Runs the server until it stops.
+
+        Raises StartError if the backends cannot start, and the CommandError of `on_ready` if it
+        fails.
+        """
         _configure_libraries()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         gc.set_threshold(_NUM_ALLOCATIONS)
@@ -158,9 +172,17 @@ class Server(uvicorn.Server):
             # Excludes the objects that exist now from garbage collection. With them, a collection
             # would take a tenth of a second, in which no thread can run.
             gc.freeze()
-            self._on_ready(self._base_url)
+            self._announce()
 
-    def _stop(self, failure: StartError) -> None:
+    def _announce(self) -> None:
+        try:
+            self._on_ready(self._base_url)
+        except CommandError as error:
+            self._stop(error)
+        except BrokenPipeError:
+            self._stop(StartError("the program that reads the base URL from stdout has exited"))
+
+    def _stop(self, failure: CommandError) -> None:
         self.failure = failure
         self.should_exit = True
 

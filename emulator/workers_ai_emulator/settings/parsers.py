@@ -5,6 +5,7 @@ Each parser raises SettingInvalid if the value is invalid.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def number(declaration: Declaration, text: str) -> int:
     """
     minimum, maximum = declaration.setting.minimum, declaration.setting.maximum
     assert minimum is not None and maximum is not None
-    if not text.isdecimal() or not minimum <= int(text) <= maximum:
+    if not re.fullmatch(r"\d{1,9}", text) or not minimum <= int(text) <= maximum:
         raise SettingInvalid(
-            f"{declaration} takes `auto` or a number from {minimum} to {maximum}, not {text!r}"
+            f"{declaration} takes `auto` or a number from {minimum} to {maximum}, "
+            f"not {_shortened(text)!r}"
         )
     return int(text)
 
@@ -36,12 +38,19 @@ def number(declaration: Declaration, text: str) -> int:
 def size(declaration: Declaration, text: str) -> int:
     """Parses a size such as `12GiB` or `500M`, and returns it as a number of bytes.
 
-    `500M` means 500 MiB. Raises SettingInvalid if the text is not a size.
+    `500M` means 500 MiB. Raises SettingInvalid if the text is not a size of at least one byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    if match is None:
-        raise SettingInvalid(f"{declaration} takes `auto` or a size such as 12GiB, not {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    num_bytes = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if not 1 <= num_bytes < math.inf:
+        raise SettingInvalid(
+            f"{declaration} takes `auto` or a size such as 12GiB, not {_shortened(text)!r}"
+        )
+    return int(num_bytes)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def not_blank(declaration: Declaration, text: str) -> str:
