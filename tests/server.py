@@ -56,6 +56,10 @@ class ServerProcess:
         connection.sendall(head.encode() + data)
         return connection
 
+    def wait_for_line(self, *texts: str) -> None:
+        """Waits until a line of the log contains all texts. A line may follow its response late."""
+        wait_until(lambda: any(all(t in line for t in texts) for line in list(self.log)))
+
     def metric(self, name: str, **labels: str) -> float:
         """Returns the sum of those samples of a Prometheus metric that have these labels."""
         text = httpx.get(f"{self.root}/_emulator/metrics").text

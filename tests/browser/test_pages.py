@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.chromium import chromium, keep_screenshot
-from tests.server import ServerProcess
+from tests.server import ServerProcess, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -130,7 +130,7 @@ def test_a_request_of_a_foreign_page_reaches_no_model(
     page.goto(f"http://{FOREIGN}:{port}/")
     num_requests = server.metric("workers_ai_emulator_requests_total")
     call(page, FETCH_OPAQUELY, server)
-    assert " 403, " in server.log[-1]
+    wait_until(lambda: " 403, " in server.log[-1])
     assert server.metric("workers_ai_emulator_requests_total") == num_requests
 
 

@@ -36,6 +36,7 @@ def test_the_stand_in_model_serves_many_names_with_one_engine(server: ServerProc
     assert server.metric("workers_ai_emulator_slots") == 2
     for name in (LLAMA_3_3, QWEN_3):
         line = f"{name} has no weights of its own: it runs on {STAND_IN}"
+        server.wait_for_line(line)
         assert sum(line in logged for logged in server.log) == 1
 
 

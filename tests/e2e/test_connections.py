@@ -277,7 +277,7 @@ def test_idle_connections_beyond_the_limit_leave_room_for_others(data: bytes) ->
         for _ in range(20):
             assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
             assert server.run({"prompt": "Hello"}).status_code == 200
-        assert any("connections are open" in line for line in server.log)
+        server.wait_for_line("connections are open")
 
 
 def test_a_connection_beyond_the_limit_gets_503_if_all_others_wait_for_the_server() -> None:
@@ -292,7 +292,7 @@ def test_a_connection_beyond_the_limit_gets_503_if_all_others_wait_for_the_serve
         assert refused
         assert all(rest_of(c).startswith(b"HTTP/1.1 503 ") for c in refused)
         assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
-        assert any("refused a new one" in line for line in server.log)
+        server.wait_for_line("refused a new one")
 
 
 def connect_to(server: ServerProcess, data: bytes) -> socket.socket:

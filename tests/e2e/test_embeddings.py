@@ -172,7 +172,7 @@ def test_the_journal_the_log_and_the_neurons_contain_the_call(scripted: ServerPr
     assert entry["prompt_tokens"] == result["meta"]["cost_metric_value_1"] == 3
     assert entry["completion_tokens"] == 0 and entry["unmatched"] is False
     assert spent() - before == pytest.approx(result["meta"]["neurons"])
-    assert any(BGE_M3 in line and " 200" in line for line in scripted.log)
+    scripted.wait_for_line(BGE_M3, " 200")
 
 
 @pytest.mark.parametrize("path", [f"/run/{BGE_M3}", "/v1/embeddings"])
@@ -235,7 +235,7 @@ def test_an_imported_embedding_model_computes_embeddings(tmp_path: Path, mini_lm
     assert "is unchanged" in done.stdout
     with server_process("--models-dir", str(tmp_path), "--preload", BGE_SMALL) as server:
         wait_until(lambda: httpx.get(f"{server.root}/_emulator/readyz").is_success)
-        assert any("mini-lm" in line for line in server.log)
+        server.wait_for_line("mini-lm")
         assert server.metric("workers_ai_emulator_slots") == 0  # no text model is loaded
         response = server.run({"text": TEXTS[0]}, BGE_SMALL)
         assert response.headers["x-emulator-model"] == "mini-lm"
@@ -271,7 +271,7 @@ def test_a_text_model_in_models_toml_is_refused_when_it_is_loaded(tmp_path: Path
     (tmp_path / "models.toml").write_text(f'["{BGE_M3}"]\nfile = "text.gguf"\n')
     with server_process("--models-dir", str(tmp_path), "--preload", INT8) as server:
         assert error_of(server.run({"text": "a"}, BGE_M3))[:2] == (500, 3043)
-        assert any("it generates text, and @cf/baai/bge-m3 does not" in line for line in server.log)
+        server.wait_for_line("it generates text, and @cf/baai/bge-m3 does not")
 
 
 # ── docs/embeddings.md ────────────────────────────────────────────────────────────────────────

@@ -220,7 +220,7 @@ def test_a_request_for_the_backend_llama_is_an_error(environment: Path) -> None:
     with server_process("--backend", "scripted", python=python) as server:
         assert answer(server, "scripted").startswith('{"result":{"response":"This is a scripted')
         assert '"code":3043' in answer(server, "llama")
-        assert any(COMMAND in line for line in server.log)
+        server.wait_for_line(COMMAND)
         assert not any("Traceback" in line for line in server.log)
 
 

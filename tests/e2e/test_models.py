@@ -112,6 +112,7 @@ def test_only_requested_models_are_loaded_and_only_once(server: ServerProcess) -
         answers = list(pool.map(lambda _: server.run(BODY, model=TWO), range(4)))
     assert {answer.status_code for answer in answers} == {200}
     assert loaded(server) == {ONE, TWO}
+    server.wait_for_line(f"{TWO} runs on two")
     assert sum(f"{TWO} runs on two" in line for line in server.log) == 1
 
 
@@ -157,7 +158,7 @@ def test_a_failed_load_is_an_error_and_the_next_request_loads_again(folder: Path
             answer = server.run(BODY, model=TWO)
             assert (answer.status_code, answer.json()["errors"][0]["code"]) == (500, 3043)
             assert server.run(BODY, model=ONE).status_code == 200
-        assert any("two.gguf" in line and "MiB of" in line for line in server.log)
+        server.wait_for_line("two.gguf", "MiB of")
         (folder / "two.gguf").unlink()
         assert server.run(BODY, model=TWO).status_code == 500
         wait_until(lambda: any("two.gguf is missing" in line for line in list(server.log)))

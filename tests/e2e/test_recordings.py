@@ -294,7 +294,7 @@ def test_an_edited_request_is_replayed_once_its_file_has_the_name_in_the_error(
         for prompt in ("Say yes.", "Say no."):
             (error,) = server.run({**SHORT, "prompt": prompt}).json()["errors"]
             (name,) = re.findall(r"rename the file to (\S+\.json)", error["message"])
-        assert any(f"WARNING {path} is not replayed" in line for line in server.log)
+        server.wait_for_line(f"WARNING {path} is not replayed")
         path.rename(tmp_path / name)
         assert server.run({**SHORT, "prompt": "Say no."}).is_success
 
