@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from workers_ai_emulator.backends import local_embeddings
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
-from workers_ai_emulator.backends.similarity import similarity
+from workers_ai_emulator.backends.similarity import similarities_of_units
 from workers_ai_emulator.engine.embedder import Vector
 from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
@@ -208,10 +208,10 @@ def test_not_a_number_is_an_error(is_trusted: bool, pooling: Pooling) -> None:
 def test_vectors_are_compared_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
-    def recorded(one: Sequence[float], other: Sequence[float]) -> float:
+    def recorded(vectors: Iterable[Sequence[float]]) -> list[float]:
         threads.append(threading.current_thread())
-        return similarity(one, other)
+        return similarities_of_units(vectors)
 
-    monkeypatch.setattr(local_embeddings, "similarity", recorded)
+    monkeypatch.setattr(local_embeddings, "similarities_of_units", recorded)
     assert rank(FakeModel(), RERANKER, "a", "a")[0].values == [1.0]
     assert threads and threading.main_thread() not in threads

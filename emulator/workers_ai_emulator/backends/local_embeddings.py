@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workers_ai_emulator.backends.similarity import similarity
+from workers_ai_emulator.backends.similarity import divisor_of, similarities_of_units
 from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.spec import ModelSpec
@@ -62,7 +62,7 @@ class LocalEmbeddings:
             # Without a reranker's weights, the similarity of the embeddings is the score.
             pooling = Pooling.MEAN if loaded.weights.is_trusted else request.pooling
             vectors = await loaded.embedder.embed([query, *tokens], pooling)
-        scores = await asyncio.to_thread(_similarities, vectors)
+        scores = await asyncio.to_thread(lambda: similarities_of_units(map(_unit, vectors)))
         return Scores(scores, num_tokens), loaded.weights.name
 
 
@@ -127,17 +127,9 @@ def _unit(vector: Vector, num_dimensions: int = 0) -> list[float]:
     A vector of zeros stays as it is. Raises EngineError if a number is not finite.
     """
     numbers = vector.astype(float)
-    length = math.sqrt(numbers @ numbers)
-    if not math.isfinite(length):
-        raise EngineError("the model computed an embedding whose length is not a finite number")
-    unit: list[float] = (numbers / (length or 1.0)).round(9).tolist()
+    divisor = divisor_of(math.sqrt(numbers @ numbers))
+    unit: list[float] = (numbers / divisor).round(9).tolist()
     return unit + [0.0] * (num_dimensions - len(unit))
-
-
-def _similarities(vectors: Sequence[Vector]) -> list[float]:
-    """Returns the similarity of the first vector, the query, with each of the others."""
-    query, *others = map(_unit, vectors)
-    return [similarity(query, other) for other in others]
 
 
 def _score(output: float) -> float:

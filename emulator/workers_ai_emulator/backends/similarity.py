@@ -40,12 +40,21 @@ def normalized(vector: Sequence[float]) -> list[float]:
     Raises EngineError if the vector has no finite length, for example because a number is NaN.
     """
     try:
-        length = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
+        length = math.sqrt(math.fsum(x * x for x in vector))
     except OverflowError:  # the sum is too large
         length = math.inf
+    divisor = divisor_of(length)
+    return [round(x / divisor, 9) for x in vector]
+
+
+def divisor_of(length: float) -> float:
+    """Returns the number by which a vector of this length is divided to get the length 1.
+
+    It is 1 for the length 0. Raises EngineError if the length is not finite.
+    """
     if not math.isfinite(length):
         raise EngineError("the model computed an embedding whose length is not a finite number")
-    return [round(x / length, 9) for x in vector]
+    return length or 1.0
 
 
 def similarity(one: Sequence[float], other: Sequence[float]) -> float:
@@ -62,7 +71,12 @@ def similarities(vectors: Iterable[Sequence[float]]) -> list[float]:
 
     The vectors may have any length. Raises EngineError if a length is not finite.
     """
-    query, *others = map(normalized, vectors)
+    return similarities_of_units(map(normalized, vectors))
+
+
+def similarities_of_units(vectors: Iterable[Sequence[float]]) -> list[float]:
+    """As `similarities`, for vectors of length 1."""
+    query, *others = vectors
     return [similarity(query, other) for other in others]
 
 
