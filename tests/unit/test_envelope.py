@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,7 +22,7 @@ from workers_ai_emulator.wire.envelope import (
     json_text,
     success,
     to_json,
-    written_separately,
+    written_numbers,
 )
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
@@ -43,10 +44,19 @@ def test_the_envelope_of_a_result_has_the_recorded_bytes() -> None:
 
 def test_written_parts_are_copied_in_their_order() -> None:
     items: list[Any] = [{"é": [1, "\ud800"]}, [], "x", None]
-    parts = {"first": Written(b'{"a":1}'), "items": written_separately(items), "last": "é"}
+    written = [Written(to_json(item)) for item in items]
+    parts = {"first": Written(b'{"a":1}'), "items": written, "last": "é"}
     whole = {"first": {"a": 1}, "items": items, "last": "é"}
     assert to_json(parts) == to_json(whole)
     assert success(parts) == success(whole)
+
+
+def test_a_list_of_floats_is_written_as_the_shortest_numbers_that_have_the_same_value() -> None:
+    numbers = [0.1, -0.000000123, 1.0, -0.0, 5e-324, 0.123456789]
+    assert json.loads(written_numbers(numbers).json) == numbers
+    assert written_numbers([1.5e-9, 0.25]).json == b"[1.5e-9,0.25]"  # Python writes 1.5e-09
+    assert written_numbers([]).json == b"[]"
+    assert written_numbers([1e999, -1e999, float("nan")]).json == b"[null,null,null]"
 
 
 @pytest.mark.parametrize("number", [1e999, -1e999, float("nan")])

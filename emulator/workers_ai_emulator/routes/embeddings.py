@@ -24,18 +24,18 @@ from workers_ai_emulator.tasks.response_formats.embeddings import (
     openai_embeddings,
     scores_result,
 )
-from workers_ai_emulator.tasks.response_formats.response_format import Json, Wrap
+from workers_ai_emulator.tasks.response_formats.response_format import Wrap
 from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import while_connected
-from workers_ai_emulator.wire.envelope import to_json, written_separately
+from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError, wire_errors
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _T = TypeVar("_T")
 
 # More numbers are written as JSON in a thread, not on the event loop, where they take about 1 ms.
-_MAX_NUMBERS_ON_LOOP = 4096
+_MAX_NUMBERS_ON_LOOP = 20_000
 
 
 async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Response:
@@ -52,10 +52,11 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
         scores, model = await _result(request, backend.rank(task_request, spec, context))
         _store(context, spec, task_request, scores.num_tokens, model)
         ranking = scores_result(spec, task_request, scores)
-        return await _respond(ranking, len(scores.values), wrap, model)
+        return _response(wrap(ranking), model)
     result, model = await _embed(request, spec, task_request)
-    body = embeddings_result(spec, task_request, result)
-    return await _respond(body, result.num_numbers, wrap, model)
+    return await _respond(
+        lambda: wrap(embeddings_result(spec, task_request, result)), result.num_numbers, model
+    )
 
 
 async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
@@ -73,8 +74,11 @@ async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
     task_request = await compute(context, embeddings.parse, inputs, spec)
     is_base64 = _is_base64(body.get("encoding_format"))
     result, model = await _embed(request, spec, task_request)
-    answer = openai_embeddings(spec, result, is_base64=is_base64)
-    return await _respond(answer, result.num_numbers, to_json, model)
+    return await _respond(
+        lambda: to_json(openai_embeddings(spec, result, is_base64=is_base64)),
+        result.num_numbers,
+        model,
+    )
 
 
 def _is_base64(encoding_format: Any) -> bool:
@@ -122,22 +126,15 @@ def _store(
     context.model = spec.name
 
 
-async def _respond(
-    result: Json, num_numbers: int, wrap: Callable[[Json], bytes], model: str
-) -> Response:
-    """Returns the response. Writes the JSON of many numbers in a thread, because it takes long."""
+async def _respond(write: Callable[[], bytes], num_numbers: int, model: str) -> Response:
+    """Returns the response with the body that `write` returns.
+
+    Calls `write` in a thread if it writes many numbers, because that takes long.
+    """
+    is_short = num_numbers <= _MAX_NUMBERS_ON_LOOP
+    return _response(write() if is_short else await asyncio.to_thread(write), model)
+
+
+def _response(body: bytes, model: str) -> Response:
     name = quote(model, errors="replace")
-    headers = {"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": name}
-    if num_numbers <= _MAX_NUMBERS_ON_LOOP:
-        return JsonResponse(wrap(result), headers=headers)
-    return JsonResponse(await asyncio.to_thread(write, result, wrap), headers=headers)
-
-
-def write(result: Json, wrap: Callable[[Json], bytes]) -> bytes:
-    """Returns `wrap(result)`. Other threads can run between the writing of two embeddings."""
-    return wrap(
-        {
-            key: written_separately(value) if isinstance(value, list) else value
-            for key, value in result.items()
-        }
-    )
+    return JsonResponse(body, headers={"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": name})

@@ -14,13 +14,15 @@ from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.response_formats.response_format import Json
 from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
+from workers_ai_emulator.wire.envelope import written_numbers
 
 
 def embeddings_result(spec: ModelSpec, request: EmbeddingRequest, result: Embeddings) -> Json:
     """Returns the result of `ai/run` for a request for embeddings."""
     assert spec.embedding is not None
-    data = result.vectors
-    shape = [len(data), len(data[0]) if data else spec.embedding.dimensions]
+    vectors = result.vectors
+    shape = [len(vectors), len(vectors[0]) if vectors else spec.embedding.dimensions]
+    data = [written_numbers(vector) for vector in vectors]
     if request.result == "contexts":
         return {"response": data, "shape": shape, "pooling": request.pooling.value}
     match spec.embedding.form:
@@ -59,7 +61,7 @@ def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -
     `is_base64`: whether each embedding is the base64 text of 32-bit floats in little-endian order,
     which OpenAI's SDK for Python requests, instead of a list of numbers.
     """
-    encode = _base64 if is_base64 else list
+    encode = _base64 if is_base64 else written_numbers
     usage = {"prompt_tokens": result.num_tokens, "total_tokens": result.num_tokens}
     return {
         "object": "list",
