@@ -37,6 +37,7 @@ LAYERS = [
     "network",
     "machine",
     "files",
+    "json_values",
     "errors",
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from workers_ai_emulator.prompts.json_values import texts_without_keys
+from workers_ai_emulator.json_values import texts_without_keys
 
 MAX_LISTED = 20  # the maximum number of calls in a list
 
