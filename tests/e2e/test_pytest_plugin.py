@@ -281,7 +281,7 @@ def test_it():
     plugin = "workers_ai_emulator.pytest_plugin"
     parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
     launcher = {"workers_ai_emulator.launcher", "workers_ai_emulator.launcher.calls"}
-    leaves = {"workers_ai_emulator.json_values"}
+    leaves = {"workers_ai_emulator.json_values", "workers_ai_emulator.wildcards"}
     assert loaded == {"workers_ai_emulator", plugin, *parts, *launcher, *leaves}
 """,
     )

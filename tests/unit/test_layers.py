@@ -38,6 +38,7 @@ LAYERS = [
     "machine",
     "files",
     "json_values",
+    "wildcards",
     "errors",
 ]
 
