@@ -1,4 +1,4 @@
-"""Defines the fixture `server` and options for all tests; counts passed tests by provenance.
+"""Defines fixtures with a server, and options for all tests; counts passed tests by provenance.
 
 The provenance of a test says how the tested response is known: `recorded` from the service,
 `documented`, or `inferred`.
@@ -48,3 +48,17 @@ def server() -> Iterator[ServerProcess]:
     """Starts one server with the stand-in model, for all tests that need no special flags."""
     with server_process("--parallel", "8", "--context-length", "2048") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def scripted_server() -> Iterator[ServerProcess]:
+    """Starts one server with the backend `scripted`, for all tests of a module."""
+    with server_process("--backend", "scripted") as running:
+        yield running
+
+
+@pytest.fixture
+def scripted(scripted_server: ServerProcess) -> ServerProcess:
+    """The server of the module with the backend `scripted`, reset before each test."""
+    scripted_server.reset()
+    return scripted_server

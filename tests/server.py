@@ -47,6 +47,13 @@ class ServerProcess:
     ) -> httpx.Response:
         return httpx.post(url, json=body, headers=headers, timeout=120)
 
+    def reset(self) -> None:
+        """Discards what earlier requests have changed, such as rules, faults and the journal."""
+        httpx.post(f"{self.root}/_emulator/reset").raise_for_status()
+
+    def set_script(self, *rules: Mapping[str, object]) -> None:
+        httpx.post(f"{self.root}/_emulator/script", json=[*rules]).raise_for_status()
+
     def connect(self, body: object, model: str = INT8) -> socket.socket:
         """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects."""
         url = httpx.URL(self.run_url(model))

@@ -76,7 +76,7 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def shown(page: Page, scripted: ServerProcess) -> Page:
     """Opens the dashboard after five calls: two succeed, two are rejected, one breaks off."""
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     scripted.run({"prompt": "Say something about lighthouses"}, FP16)
     scripted.run({"messages": [{"role": "user", "content": "What is a lighthouse for?"}]})
     scripted.run({"prompt": "Hi", "temperature": 99})
@@ -152,7 +152,7 @@ def run_with_rules(server: ServerProcess, rules: object, body: object, model: st
 
 
 def test_a_call_that_no_rule_answers_is_marked(page: Page, scripted: ServerProcess) -> None:
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     scripted.run({"prompt": "Hi"})
     run_with_rules(scripted, [{"contains": "Ho", "answer": "x"}], {"prompt": "Hi"})
     open_page(page, scripted)
@@ -191,7 +191,7 @@ def test_the_filter_shows_only_failed_requests_also_among_new_ones(
 
 
 def test_the_reset_of_an_account_removes_only_its_rows(page: Page, scripted: ServerProcess) -> None:
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     account = "1" * 32
     for headers in ({}, {"x-emulator-account": account}, {}):
         httpx.post(scripted.run_url(), json={"prompt": "Hi"}, headers=headers)
@@ -205,7 +205,7 @@ def test_the_reset_of_an_account_removes_only_its_rows(page: Page, scripted: Ser
 
 
 def test_a_reset_loads_older_requests_in_their_order(page: Page, scripted: ServerProcess) -> None:
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     account = "1" * 32
     scripted.run({"prompt": "the oldest"})
     with httpx.Client(headers={"x-emulator-account": account}) as client:
@@ -319,7 +319,7 @@ def test_a_row_has_the_same_size_and_columns_when_its_request_ends(
     page: Page, scripted: ServerProcess, width: str
 ) -> None:
     page.set_viewport_size({"width": WIDTHS[width][0], "height": WIDTHS[width][1]})
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     open_page(page, scripted)
     with scripted.connect({"prompt": "slowly", "stream": True}):
         expect(page.locator("#rows .result")).to_have_text("streaming")

@@ -6,13 +6,12 @@ The tests request each fault in five ways, for example by a rule or by a header.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.clients.client import Client, Outcome, Outcomes, value_of
-from tests.server import ServerProcess, server_process
+from tests.server import ServerProcess
 
 pytestmark = pytest.mark.documented
 
@@ -54,21 +53,15 @@ ANSWER = "This is a scripted answer to: Hi"
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def outcomes(client: Client, scripted: ServerProcess) -> Outcomes:
+def outcomes(client: Client, scripted_server: ServerProcess) -> Outcomes:
     of_streams = [f"{fault}:stream" for fault in (*BREAKS, *ENDS, JSON, SLOW)]
-    return client.run(scripted.base_url, *ERRORS, *NETWORK, *of_streams)
+    return client.run(scripted_server.base_url, *ERRORS, *NETWORK, *of_streams)
 
 
 @pytest.fixture(scope="module")
-def retries(scripted: ServerProcess) -> Any:
+def retries(scripted_server: ServerProcess) -> Any:
     CLOUDFLARE.install()
-    return value_of(CLOUDFLARE.run(scripted.base_url, "retries")["retries"])
+    return value_of(CLOUDFLARE.run(scripted_server.base_url, "retries")["retries"])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,14 @@ CHAT = {"model": INT8, "messages": [{"role": "user", "content": "Hi"}]}
 GATEWAY = f"/v1/{ACCOUNT_ID}/gw"
 CHAT_PATH = f"{GATEWAY}/workers-ai/v1/chat/completions"
 # Answers that differ from call to call, so that a repeated answer comes from the cache.
-SCRIPT = [{"answers": [f"Answer {number}." for number in range(1, 9)]}]
+SCRIPT = {"answers": [f"Answer {number}." for number in range(1, 9)]}
 TTL = {"cf-aig-cache-ttl": "60"}
 KEY = {"cf-aig-cache-key": "batch"}
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as running:
-        yield running
-
-
 @pytest.fixture
 def server(scripted: ServerProcess) -> ServerProcess:
-    httpx.post(f"{scripted.root}/_emulator/reset").raise_for_status()
-    httpx.post(f"{scripted.root}/_emulator/script", json=SCRIPT).raise_for_status()
+    scripted.set_script(SCRIPT)
     return scripted
 
 
@@ -134,8 +126,7 @@ def test_calls_of_a_batch_are_never_cached(server: ServerProcess, form: str) -> 
         value = response.json()
         return value.get("result", value)
 
-    delayed = [{"answer": "Later.", "delay": 1}]
-    httpx.post(f"{server.root}/_emulator/script", json=delayed).raise_for_status()
+    server.set_script({"answer": "Later.", "delay": 1})
     queued = send({"requests": [{"prompt": "one"}]})
     assert queued["status"] == "queued"
     poll = {"request_id": queued["request_id"]}
@@ -160,8 +151,8 @@ def test_the_number_of_steps_is_limited(server: ServerProcess, num_steps: int, c
 
 @pytest.mark.inferred
 def test_the_fault_of_a_failed_step_is_not_that_of_the_response(server: ServerProcess) -> None:
-    rules = [{"contains": "fail", "fault": "internal"}, {"contains": "Hi", "answer": "Answer 1."}]
-    httpx.post(f"{server.root}/_emulator/script", json=rules).raise_for_status()
+    failing = {"contains": "fail", "fault": "internal"}
+    server.set_script(failing, {"contains": "Hi", "answer": "Answer 1."})
     steps = [
         {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": prompt}}
         for prompt in ("fail", "Hi")
@@ -219,7 +210,7 @@ def test_streams_and_errors_are_not_cached(server: ServerProcess) -> None:
 @pytest.mark.inferred
 def test_a_reset_empties_the_cache(server: ServerProcess) -> None:
     call(server, **TTL)
-    httpx.post(f"{server.root}/_emulator/reset").raise_for_status()
+    server.reset()
     assert call(server, **TTL)[0] == "MISS"
 
 

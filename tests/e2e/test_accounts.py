@@ -25,7 +25,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 
 @pytest.fixture
 def emulator(scripted: ServerProcess) -> ServerProcess:
-    httpx.post(f"{scripted.root}/_emulator/reset").raise_for_status()
+    scripted.reset()
     return scripted
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,6 @@ LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 BGE_M3 = "@cf/baai/bge-m3"
 OTHER_ACCOUNT = "2" * 32
 QUEUE = "?queueRequest=true"
-
-
-@pytest.fixture(scope="module")
-def scripted_server() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as server:
-        yield server
-
-
-@pytest.fixture
-def scripted(scripted_server: ServerProcess) -> ServerProcess:
-    httpx.post(f"{scripted_server.root}/_emulator/reset").raise_for_status()
-    return scripted_server
-
-
-def set_script(server: ServerProcess, *rules: dict[str, Any]) -> None:
-    httpx.post(f"{server.root}/_emulator/script", json=[*rules]).raise_for_status()
 
 
 def submit(server: ServerProcess, requests: list[Any], model: str = LLAMA) -> str:
@@ -214,7 +197,7 @@ def test_without_strict_an_unmatched_request_of_a_batch_is_listed(
         rows: list[Any] = httpx.get(f"{scripted.root}/_emulator/unmatched").json()["requests"]
         return rows
 
-    set_script(scripted, {"contains": "known", "answer": "OK"})
+    scripted.set_script({"contains": "known", "answer": "OK"})
     assert results(scripted, submit(scripted, [{"prompt": "known"}]))[0]["success"]
     assert not unmatched()
     known, other = results(scripted, submit(scripted, [{"prompt": "known"}, {"prompt": "x"}]))
@@ -227,7 +210,7 @@ def test_an_error_of_capacity_in_a_script_is_the_result_at_once(
     scripted: ServerProcess, delay: float
 ) -> None:
     rule = {"fault": "capacity", "delay": delay, "times": 1}
-    set_script(scripted, rule, {"answer": "OK"})
+    scripted.set_script(rule, {"answer": "OK"})
     began = time.monotonic()
     failed, other = results(scripted, submit(scripted, [{"prompt": "one"}, {"prompt": "two"}]))
     assert time.monotonic() - began < 4  # a request that is tried again waits for 5 seconds

@@ -71,12 +71,6 @@ def connect() -> Iterator[Connect]:
         yield connect
 
 
-@pytest.fixture(scope="module")
-def scripted_server() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as server:
-        yield server
-
-
 def rest_of(connection: socket.socket) -> bytes:
     """Returns all bytes that the server sends until it closes the connection."""
     parts = []

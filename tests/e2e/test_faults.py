@@ -11,7 +11,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from tests.server import (
     ENDLESS,
     INT8,
     ServerProcess,
-    server_process,
     wait_until,
 )
 
@@ -43,12 +41,6 @@ TRANSPORTS: dict[str, tuple[str, Any, dict[str, str]]] = {
     ),
     "binding": ("/run?version=3", {"inputs": HI, "options": {}}, {"cf-consn-model-id": INT8}),
 }
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as running:
-        yield running
 
 
 def call(server: ServerProcess, transport: str, fault: str, *, stream: bool = False) -> Any:
@@ -262,7 +254,7 @@ def test_a_program_under_exec_gets_the_fault(
     assert done.stdout.strip() in outcomes, done.stderr
 
 
-SCRIPT = [
+SCRIPT: list[dict[str, object]] = [
     {"contains": "capacity", "fault": "capacity"},
     {"contains": "own", "fault": "error", "status": 503, "message": "Maintenance"},
     {"contains": "reset", "fault": "reset"},
@@ -276,9 +268,9 @@ SCRIPT = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def with_script(scripted: ServerProcess) -> ServerProcess:
-    httpx.post(f"{scripted.root}/_emulator/script", json=SCRIPT).raise_for_status()
+    scripted.set_script(*SCRIPT)
     return scripted
 
 

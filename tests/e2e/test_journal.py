@@ -206,7 +206,7 @@ def test_with_tokens_set_the_journal_needs_one() -> None:
 def test_a_reset_empties_the_journal(scripted: ServerProcess) -> None:
     scripted.run({"prompt": "Hi"})
     before = get(scripted, "requests")
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     after = get(scripted, "requests")
     assert (after["requests"], after["bytes"], after["kept"]) == ([], 0, 0)
     assert after["epoch"] != before["epoch"]
@@ -255,8 +255,7 @@ def test_the_log_lines_of_the_page_about_the_journal_are_logged() -> None:
     binding = {"cf-consn-model-id": INT8, "x-emulator-account": "1" * 32}
     with server_process("--backend", "scripted") as running:
         running.run({"prompt": "Hi"})
-        rules = [{"answer": "It is done."}]
-        httpx.post(f"{running.root}/_emulator/script", json=rules).raise_for_status()
+        running.set_script({"answer": "It is done."})
         httpx.post(
             f"{running.root}/run?version=3", json={"inputs": {"prompt": "Hi"}}, headers=binding
         )
@@ -284,7 +283,7 @@ def test_a_stream_that_a_fault_cuts_has_the_tokens_and_events_that_were_sent(
 
 def test_the_list_and_its_counts_can_be_those_of_an_account(scripted: ServerProcess) -> None:
     account = "1" * 32
-    httpx.post(f"{scripted.root}/_emulator/reset")
+    scripted.reset()
     scripted.run({"prompt": "Hi"})
     httpx.post(scripted.run_url(), json={"prompt": "Ho"}, headers={"x-emulator-account": account})
     found = get(scripted, "requests", account=account)

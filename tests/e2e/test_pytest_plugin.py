@@ -281,8 +281,8 @@ def test_it():
     plugin = "workers_ai_emulator.pytest_plugin"
     parts = {f"{plugin}.{name}" for name in ("control", "server", "workers_ai")}
     launcher = {"workers_ai_emulator.launcher", "workers_ai_emulator.launcher.calls"}
-    prompts = {"workers_ai_emulator.prompts", "workers_ai_emulator.prompts.json_values"}
-    assert loaded == {"workers_ai_emulator", plugin, *parts, *launcher, *prompts}
+    leaves = {"workers_ai_emulator.json_values", "workers_ai_emulator.wildcards"}
+    assert loaded == {"workers_ai_emulator", plugin, *parts, *launcher, *leaves}
 """,
     )
     done = project.run()

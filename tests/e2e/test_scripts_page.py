@@ -36,7 +36,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.fixture
 def scripted(started: ServerProcess) -> ServerProcess:
-    httpx.post(f"{started.root}/_emulator/reset").raise_for_status()
+    started.reset()
     return started
 
 

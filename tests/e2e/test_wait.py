@@ -68,12 +68,6 @@ def starting(*phases: str) -> Iterator[http.server.HTTPServer]:
             server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[ServerProcess]:
-    with server_process("--backend", "scripted") as running:
-        yield running
-
-
 @pytest.fixture
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -67,6 +67,10 @@ def test_a_long_list_is_cut() -> None:
         ("messages", None, False),
         (None, "@cf/*", True),
         (None, "@hf/*", False),
+        (None, MODEL.replace("7b", "*"), True),
+        (None, MODEL.upper(), False),
+        (None, MODEL.replace("7b", "?b"), False),
+        (None, MODEL.replace("7b", "[7]b"), False),
         ("How", MODEL, False),
     ],
 )

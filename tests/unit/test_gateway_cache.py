@@ -95,7 +95,7 @@ def test_infinity_and_null_are_different_contents() -> None:
         (False, CacheOptions(ttl_s=60.0), [True]),
         (True, CacheOptions(ttl_s=60.0), [False]),
         (True, CacheOptions(), []),
-        (True, CacheOptions(ttl_s=60.0, is_skipped=True), []),
+        (True, CacheOptions(key="k"), []),
     ],
 )
 def test_a_large_request_is_hashed_in_a_thread_and_only_if_it_is_cached(
@@ -131,6 +131,8 @@ def test_a_large_request_is_hashed_in_a_thread_and_only_if_it_is_cached(
         ({"cf-aig-cache-ttl": -(10**350)}, 300),
         ({"cf-aig-cache-key": "a"}, 300),
         ({"cf-aig-skip-cache": "true"}, None),
+        ({"cf-aig-skip-cache": "True", "cf-aig-cache-ttl": "60"}, None),
+        ({"cf-aig-skip-cache": "false", "cf-aig-cache-ttl": "60"}, 60),
     ],
 )
 def test_the_time_is_that_of_the_header(headers: Mapping[str, Any], seconds: float | None) -> None:

@@ -339,6 +339,66 @@ def test_every_key_of_gemma_can_be_read(key: str, are_special: bool) -> None:
     assert allows("gemma", {"type": "object"}, text, are_special=are_special)
 
 
+def gemma_call(arguments: str) -> str:
+    return f"<|tool_call>call:f{{{arguments}}}<tool_call|>"
+
+
+@pytest.mark.parametrize("others", [True, {}, {"type": "integer"}, None], ids=str)
+@pytest.mark.parametrize("key", ["a", "a b"])
+@pytest.mark.parametrize("required", [[], ["a", "a b"]], ids=["optional", "required"])
+def test_other_keys_of_gemma_follow_those_that_the_schema_lists(
+    key: str, required: list[str], others: Any, are_special: bool
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {key: {"type": "integer"}},
+        "required": [name for name in required if name == key],
+        "additionalProperties": others,
+    }
+    if others is None:
+        schema |= {"patternProperties": {"^.": {}}, "additionalProperties": False}
+    own, quoted = ("a:", '<|"|>a<|"|>:') if key == "a" else ('<|"|>a b<|"|>:', "a b:")
+    for arguments, is_allowed in (
+        (f"{own}1", True),
+        (f'{own}1,b:2,<|"|>c d<|"|>:3,<|"|>a bc<|"|>:4', True),
+        (f"{own}1,aa:2,{key[-1]}b:3", True),
+        ("", not required),
+        ("aa:1", not required),
+        ('<|"|>c d<|"|>:3,b:1', not required),
+        (f"{own}true", False),
+        (f"{own}1,{own}2", False),
+        (f"{own}1,{quoted}2", False),
+        (f"b:1,{own}2", False),
+        (f"{own}1,b:true", not isinstance(others, dict) or others == {}),
+    ):
+        text = gemma_call(arguments)
+        assert allows("gemma", schema, text, are_special=are_special) == is_allowed, text
+    nested = {"type": "object", "properties": {"x": {"type": "object", **schema}}}
+    text = gemma_call(f"x:{{{own}1,b:2}}")
+    assert allows("gemma", nested, text, are_special=are_special)
+    assert not allows("gemma", nested, gemma_call("y:1"), are_special=are_special)
+
+
+@pytest.mark.parametrize(
+    ("schema", "keys"),
+    [
+        ({"type": "object"}, {"a", "b"}),
+        ({"type": "object", "additionalProperties": True}, {"a", "b"}),
+        ({"type": "object", "additionalProperties": {"type": "boolean"}}, {"b"}),
+        ({"type": "object", "properties": {}}, set()),
+        ({"type": "object", "additionalProperties": False}, set()),
+    ],
+)
+def test_an_object_of_gemma_without_listed_keys(
+    schema: dict[str, Any], keys: set[str], are_special: bool
+) -> None:
+    values = {"a": "1", "b": "true"}
+    for key, value in values.items():
+        text = gemma_call(f"{key}:{value}")
+        assert allows("gemma", schema, text, are_special=are_special) == (key in keys)
+    assert allows("gemma", schema, gemma_call(""), are_special=are_special)
+
+
 def test_an_enum_of_gemma_may_contain_objects_and_arrays(are_special: bool) -> None:
     values = [{"x": "y", "a b": [1, "z", [], {}]}, [True]]
     schema = {"type": "object", "properties": {"v": {"enum": values}}}

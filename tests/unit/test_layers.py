@@ -37,6 +37,8 @@ LAYERS = [
     "network",
     "machine",
     "files",
+    "json_values",
+    "wildcards",
     "errors",
 ]
 

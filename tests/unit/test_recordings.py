@@ -6,7 +6,6 @@ import asyncio
 import gc
 import gzip
 import json
-import os
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,8 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.redaction import Redaction
+
+from tests import irregular_files
 
 TOKEN = "cfut_0123456789abcdefghijklmnopqrstuvwx"
 REDACTION = Redaction(Headers({"authorization": f"Bearer {TOKEN}"}))
@@ -331,7 +332,7 @@ def test_a_damaged_file_is_an_error_with_its_name_and_the_reason(
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "huge"])
+@pytest.mark.parametrize("kind", [*irregular_files.KINDS, "huge"])
 def test_a_recording_that_is_no_regular_file_costs_one_line(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,16 +340,11 @@ def test_a_recording_that_is_no_regular_file_costs_one_line(
     path = folder.write(recording_of(request), 1)
     path.unlink()
     other = folder.write(recording_of(request_of({"prompt": "b"})), 1)
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/zero")
-        case "huge":
-            monkeypatch.setattr(folder_module, "_MAX_FILE_BYTES", 1000)
-            path.write_bytes(b" " * 1001)
+    if kind == "huge":
+        monkeypatch.setattr(folder_module, "_MAX_FILE_BYTES", 1000)
+        path.write_bytes(b" " * 1001)
+    else:
+        irregular_files.make(path, kind)
     with pytest.raises(WireError, match=r"cannot read .* is ") as raised:
         folder.read(path)
     assert "\n" not in str(raised.value)

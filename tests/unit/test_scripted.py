@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +38,7 @@ from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import NOT_SCRIPTED, WireError
 from workers_ai_emulator.wire.faults import Fault
 
+from tests import irregular_files
 from tests.server import FP16, INT8
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # a model with tools
@@ -989,16 +989,10 @@ def test_the_mistakes_of_many_rules_are_twenty_lines_and_their_number(tmp_path: 
     assert (len(lines), lines[-1]) == (21, f"--script: {file}: and 2980 more")
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("kind", irregular_files.KINDS)
 def test_a_script_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "rules.yaml"
-    match kind:
-        case "folder":
-            file.mkdir()
-        case "pipe":
-            os.mkfifo(file)
-        case "device":
-            file.symlink_to("/dev/zero")
+    irregular_files.make(file, kind)
     with pytest.raises(SettingInvalid, match=r"^--script: cannot read .*rules.yaml: is a "):
         read_rules(file)
 

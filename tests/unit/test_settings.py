@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.settings.declaration import declarations
 from workers_ai_emulator.settings.settings import default_models_dir
 
+from tests import irregular_files
 from tests.pages import ROOT
 
 DECLARATIONS = declarations(Settings())
@@ -116,16 +116,10 @@ def test_a_line_that_no_header_can_hold_is_refused_without_showing_it(
     assert line not in str(failure.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("kind", irregular_files.KINDS)
 def test_a_token_file_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "tokens"
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/zero")
+    irregular_files.make(path, kind)
     with pytest.raises(SettingInvalid, match=r"^--api-token-file: .*tokens: is a "):
         value_of("file_tokens", path)
 

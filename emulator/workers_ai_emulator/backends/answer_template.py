@@ -23,8 +23,8 @@ from jinja2.tests import TESTS
 
 from workers_ai_emulator.backends.budget import num_marks
 from workers_ai_emulator.backends.patterns import Pattern
+from workers_ai_emulator.json_values import texts_without_keys
 from workers_ai_emulator.prompts.bounded_text import joined
-from workers_ai_emulator.prompts.json_values import texts_without_keys
 
 NAMES = ("groups", "text", "model", "account", "call")
 

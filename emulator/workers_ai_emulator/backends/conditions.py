@@ -22,6 +22,7 @@ from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.messages import parse_messages
+from workers_ai_emulator.wildcards import is_like
 from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import WireError
@@ -300,26 +301,7 @@ def _any_contains(text: str, subject: Subject) -> bool:
 
 def _has_header(name: str, pattern: str, subject: Subject) -> bool:
     value = subject.headers.get(name)
-    return value is not None and _is_like(value, pattern)
-
-
-def _is_like(text: str, pattern: str) -> bool:
-    """Returns whether the pattern, in which `*` matches any text, matches the whole text.
-
-    Takes linear time. `fnmatch` would first compile each pattern to a regular expression.
-    """
-    first, *others = pattern.split("*")
-    if not others:
-        return text == first
-    last = others.pop()
-    start, end = len(first), len(text) - len(last)
-    if start > end or not (text.startswith(first) and text.endswith(last)):
-        return False
-    for part in others:
-        if (start := text.find(part, start, end)) < 0:
-            return False
-        start += len(part)
-    return True
+    return value is not None and is_like(value, pattern)
 
 
 def _has_parameter(name: str, value: Any, subject: Subject) -> bool:
@@ -366,7 +348,7 @@ _TESTS: dict[str, tuple[Callable[[Any, Subject], bool], Callable[[Any, Subject],
         lambda _, subject: f"because the account is {shown(subject.account)}",
     ),
     "model": (
-        lambda pattern, subject: _is_like(subject.model, pattern),
+        lambda pattern, subject: is_like(subject.model, pattern),
         lambda _, subject: f"because the model is {shown(subject.model)}",
     ),
     "headers": (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
-from workers_ai_emulator.prompts.json_values import texts_without_keys
+from workers_ai_emulator.json_values import texts_without_keys
+from workers_ai_emulator.wildcards import is_like
 
 MAX_LISTED = 20  # the maximum number of calls in a list
 
@@ -20,7 +20,7 @@ def is_match(call: Mapping[str, Any], contains: str | None, model: str | None) -
     `contains`: a text that one of the texts in the request's body must contain. `model`: the name
     of the requested model, in which `*` matches any text.
     """
-    if model is not None and not fnmatchcase(call.get("model") or "", model):
+    if model is not None and not is_like(call.get("model") or "", model):
         return False
     texts = texts_without_keys(call["request"]["body"])
     return contains is None or any(contains in text for text in texts)

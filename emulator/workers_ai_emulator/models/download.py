@@ -18,17 +18,17 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from filelock import FileLock, Timeout
-
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.files import new_part, open_regular
 from workers_ai_emulator.machine import in_units
+from workers_ai_emulator.models import lock_file
 
 _BLOCK_BYTES = 2**20
 _MARGIN_BYTES = 16 * 2**20  # disk space that a download must leave free
@@ -240,27 +240,13 @@ class Download:
         return _unwritable(self._part, error)
 
 
-@contextmanager
-def locked(target: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Context manager that holds the lock of `target`, so that only one process writes the file.
+def locked(target: Path, note: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Returns a context manager that holds the lock of `target`, as `lock_file.py:locked` does.
 
-    If another process holds the lock, calls `note` with a message for the user, and waits. Raises
-    PullFailed if the folder of `target` is not writable or its file system does not support locks.
+    `note`: receives a message for the user if another process holds the lock. Raises PullFailed on
+    entry if the folder of `target` is not writable or its file system does not support locks.
     """
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            note(f"another process is writing {target.name}: waiting for it")
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: no support for locks
-        raise _unwritable(target, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock_file.locked(target, partial(_unwritable, target), note)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

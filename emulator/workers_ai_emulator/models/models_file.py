@@ -21,9 +21,10 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ from workers_ai_emulator.files import (
     write_text_atomically,
 )
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.lock_file import locked
 from workers_ai_emulator.models.spec import (
     ADDED_TRAITS,
     IMPORTED_FOLDER,
@@ -196,24 +198,12 @@ def _has_entry(loaded: tuple[str, dict[str, Any]] | None, name: str) -> bool:
     return loaded is not None and name in loaded[1]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Context manager that holds the lock of the models file, so that only one process edits it.
+def _locked(path: Path) -> AbstractContextManager[None]:
+    """Returns a context manager that holds the lock of the models file.
 
-    Raises SettingInvalid if the lock file cannot be created.
+    Raises SettingInvalid on entry if the lock file cannot be created.
     """
-    from filelock import FileLock  # the server does not need filelock
-
-    target = _target(path)
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: no support for locks
-        raise _unwritable(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locked(_target(path), partial(_unwritable, path))
 
 
 def _target(path: Path) -> Path:

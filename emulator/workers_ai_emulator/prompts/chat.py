@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from workers_ai_emulator.engine.errors import RequestRejected
 from workers_ai_emulator.engine.types import Vocabulary
+from workers_ai_emulator.json_values import texts_of, translated
 from workers_ai_emulator.prompts.conversation import (
     as_values,
     describe_tools,
@@ -25,7 +26,6 @@ from workers_ai_emulator.prompts.conversation import (
     shorten_ids,
     split_calls,
 )
-from workers_ai_emulator.prompts.json_values import texts_of, translated
 from workers_ai_emulator.prompts.messages import (
     Message,
     parse_flattened,

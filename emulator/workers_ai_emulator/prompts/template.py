@@ -23,8 +23,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from workers_ai_emulator.json_values import texts_of
 from workers_ai_emulator.prompts.bounded_text import joined
-from workers_ai_emulator.prompts.json_values import texts_of
 
 # A rendered prompt may have at most _MAX_OWN_CHARACTERS characters, plus _MAX_REPEATS times the
 # number of characters in the messages.

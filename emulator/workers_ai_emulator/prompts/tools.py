@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.errors import RequestRejected
-from workers_ai_emulator.prompts.json_values import is_too_deep
+from workers_ai_emulator.json_values import is_too_deep
 
 
 @dataclass(frozen=True, slots=True)

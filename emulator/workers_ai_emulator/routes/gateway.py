@@ -149,7 +149,7 @@ async def _through_step(request: Request, step: Any) -> Response:
     headers = headers if isinstance(headers, dict) else {}
     names = {name.lower(): value for name, value in headers.items()}
     options = CacheOptions.of({**request.headers, **names})
-    if options.is_cached and _is_batch_step(request, step):
+    if options.ttl_s is not None and _is_batch_step(request, step):
         options = CacheOptions()
     endpoint = [step.get("provider"), step.get("endpoint")]
     return await respond(

@@ -30,19 +30,13 @@ _KEPT_HEADERS = ("cf-ai-req-id", "x-emulator-model")
 class CacheOptions:
     """What a request asks of the cache.
 
-    `ttl_s`: the number of seconds for which the response is cached; None if it is not cached.
-    `key`: the user's name for the response, which replaces the content of the request; None if the
-    user gives none. `is_skipped`: whether the model runs even if a response is cached.
+    `ttl_s`: the number of seconds for which the response is cached; None if the response is not
+    cached, and does not come from the cache. `key`: the user's name for the response, which
+    replaces the content of the request; None if the user gives none.
     """
 
     ttl_s: float | None = None
     key: str | None = None
-    is_skipped: bool = False
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether the response may come from the cache."""
-        return self.ttl_s is not None and not self.is_skipped
 
     @classmethod
     def of(cls, headers: Mapping[str, Any], options: Any = None) -> CacheOptions:
@@ -56,11 +50,11 @@ class CacheOptions:
         ttl = headers.get("cf-aig-cache-ttl", gateway.get("cacheTtl"))
         key = headers.get("cf-aig-cache-key", gateway.get("cacheKey"))
         skip = headers.get("cf-aig-skip-cache", gateway.get("skipCache"))
-        asks_for_cache = ttl is not None or key is not None
+        is_skipped = str(skip).lower() == "true"
+        is_cached = not is_skipped and (ttl is not None or key is not None)
         return cls(
-            ttl_s=_seconds(ttl) if asks_for_cache else None,
+            ttl_s=_seconds(ttl) if is_cached else None,
             key=None if key is None else str(key),
-            is_skipped=str(skip).lower() == "true",
         )
 
 
@@ -108,12 +102,12 @@ class GatewayCache:
         contain all parts of the request that determine its response. A key of the user's replaces
         only `content`.
         """
-        if not options.is_cached:
+        if options.ttl_s is None:
             response, status = await run(), "MISS"
         else:
             value = [endpoint, options.key, None if options.key is not None else content]
             key = (context.account, await compute(context, _digest, value))
-            response, status = await self._repeat_or_run(key, options, run)
+            response, status = await self._repeat_or_run(key, options.ttl_s, run)
         response.headers["cf-aig-cache-status"] = status
         return response
 
@@ -130,7 +124,7 @@ class GatewayCache:
     async def _repeat_or_run(
         self,
         key: tuple[str | None, str],
-        options: CacheOptions,
+        ttl_s: float,
         run: Callable[[], Awaitable[Response]],
     ) -> tuple[Response, str]:
         """Returns the response, and `HIT` if it was cached, otherwise `MISS`."""
@@ -144,7 +138,7 @@ class GatewayCache:
             self._running.discard(running)
         is_storable = isinstance(response, JsonResponse) and response.status_code == 200
         if is_storable and not running.is_reset:
-            self._store(key, response, options.ttl_s or _DEFAULT_TTL_S)
+            self._store(key, response, ttl_s)
         return response, "MISS"
 
     def _entry(self, key: tuple[str | None, str]) -> _Entry | None:

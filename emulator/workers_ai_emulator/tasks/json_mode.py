@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.models.traits import Traits
-from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.wire.errors import JSON_MODE_UNSUPPORTED, WireError, refused_by_engine
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
-from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.errors import BAD_INPUT, WireError

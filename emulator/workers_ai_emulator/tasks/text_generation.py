@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workers_ai_emulator.engine.types import SamplingParams
+from workers_ai_emulator.json_values import is_too_deep, texts_of
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
-from workers_ai_emulator.prompts.json_values import is_too_deep, texts_of
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode

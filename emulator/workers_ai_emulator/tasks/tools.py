@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from workers_ai_emulator.prompts.json_values import is_too_deep
+from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.wire.errors import refused_by_engine
 

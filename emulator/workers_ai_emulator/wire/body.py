@@ -10,6 +10,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from starlette.types import Message, Receive
 
+from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, REQUEST_TOO_LARGE, WireError
 
@@ -111,7 +112,7 @@ def parse_json(body: bytes) -> Any:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise WireError(INCOMPLETE_REQUEST, _NOT_JSON) from error
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(value, MAX_DEPTH):
         raise WireError(INCOMPLETE_REQUEST, _NOT_JSON)
     return value
 
@@ -127,19 +128,6 @@ async def compute(
     if context.is_large:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    """Returns whether more than `limit` lists and objects are nested in each other."""
-    level = [value] if isinstance(value, list | dict) else []
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, list | dict)
-        ]
-    return bool(level)
 
 
 def _parse_int(digits: str) -> int | float:

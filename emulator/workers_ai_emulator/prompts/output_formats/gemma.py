@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
-from workers_ai_emulator.prompts.output_formats.argument_schema import resolved
+from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema, resolved
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.markers import split_at
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint
@@ -185,8 +185,8 @@ def _plain(text: str) -> Any:
 class _ValueRules:
     """Adds rules for values in Gemma's format.
 
-    Enforces the types, the keys and their order, and the texts of an `enum`. Other keywords of JSON
-    schemas are not enforced.
+    Enforces the types, the keys and their order, `additionalProperties`, and the values of an
+    `enum`. Other keywords of JSON schemas are not enforced.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -196,6 +196,7 @@ class _ValueRules:
         rules.add("NUMBER", r"/-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/")
         rules.add("INTEGER", r"/-?(0|[1-9][0-9]{0,15})/")
         rules.add("KEY", r'/[^\s:{}\[\],<"]{1,64}/')
+        rules.add("QUOTED_KEY", "/[^<]{1,64}/")
         rules.add("key", "KEY | text")
         rules.add("boolean", '"true" | "false"')
         rules.add("array", '"[" (value ("," value)*)? "]"')
@@ -227,24 +228,32 @@ class _ValueRules:
         """Returns the rule for an object.
 
         Required keys come first, so that each optional key can be omitted together with its comma.
+        Keys that the schema does not list come last.
         """
-        properties, required = schema.get("properties"), schema.get("required")
-        if not isinstance(properties, Mapping) or not properties:
+        listed = ArgumentSchema.of(schema)
+        properties, others = listed.properties, listed.others
+        if not properties and others is True:
             return "object"
-        names = required if isinstance(required, list) else []
-        first = [key for key in properties if key in names]
-        others = [key for key in properties if key not in names]
-        items = {key: self._item(key, properties[key], depth) for key in properties}
-        return f'("{{" {_sequence([items[k] for k in first], [items[k] for k in others])} "}}")'
+        keys = sorted(properties, key=lambda key: key not in listed.required)  # keeps the order
+        num_required = sum(key in listed.required for key in keys)
+        items = [f"{self._key(key)} {self.value(properties[key], depth + 1)}" for key in keys]
+        other = "" if others is False else self._other_item(keys, others, depth)
+        return f'("{{" {_sequence(items[:num_required], items[num_required:], other)} "}}")'
 
-    def _item(self, key: str, schema: Any, depth: int) -> str:
-        return f"{self._key(key)} {self.value(schema, depth + 1)}"
+    def _other_item(self, listed: Sequence[str], schema: Any, depth: int) -> str:
+        """Returns the rule for a key that is not in `listed`, and its value."""
+        unlisted = f" & ~({' | '.join(map(literal, listed))})" if listed else ""
+        plain = self._rules.between("", f"KEY{unlisted}", ":")
+        quoted = self._rules.between(_QUOTE, f"QUOTED_KEY{unlisted}", f"{_QUOTE}:")
+        return f"({plain} | {quoted}) {self.value(schema, depth + 1)}"
 
     def _key(self, key: str) -> str:
         """Returns the rule for a key and the colon after it."""
         if _PLAIN_KEY.fullmatch(key):
             return literal(f"{key}:")
-        return f'{self._quoted(key)} ":"'
+        if not key:
+            return self._rules.mark(f"{_QUOTE}{_QUOTE}:")
+        return self._rules.between(_QUOTE, literal(key), f"{_QUOTE}:")
 
     def _constant(self, value: Any) -> str:
         if isinstance(value, str):
@@ -262,13 +271,15 @@ class _ValueRules:
         return f"({quote} {literal(text)} {quote})" if text else f"({quote} {quote})"
 
 
-def _sequence(first: Sequence[str], others: Sequence[str]) -> str:
-    """Returns a rule for all items of `first` and any of `others`, with commas between them."""
-    rest = "".join(f' ("," {item})?' for item in others)
+def _sequence(first: Sequence[str], others: Sequence[str], last: str = "") -> str:
+    """Returns a rule for items with commas between them.
+
+    The items are all of `first`, then any of `others`, then any number of items `last`.
+    """
+    optional = [f' ("," {item})?' for item in others] + ([f' ("," {last})*'] if last else [])
     if first:
-        return ' "," '.join(first) + rest
-    choices = []
-    for i, item in enumerate(others):
-        rest = "".join(f' ("," {later})?' for later in others[i + 1 :])
-        choices.append(f"{item}{rest}")
-    return f"({' | '.join(choices)})?"
+        return ' "," '.join(first) + "".join(optional)
+    choices = [item + "".join(optional[i + 1 :]) for i, item in enumerate(others)]
+    if last:
+        choices.append(last + optional[-1])
+    return f"({' | '.join(choices)})?" if choices else ""

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
+from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.models.spec import ModelSpec
-from workers_ai_emulator.prompts.json_values import is_too_deep
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Collector, Completion
 from workers_ai_emulator.tasks.response_formats.response_format import (

@@ -1,4 +1,4 @@
-"""Reads and changes the texts in JSON values."""
+"""Reads and changes the texts in JSON values, and limits the depth of the values."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 MAX_DEPTH = 100
 
 
-def is_too_deep(value: Any) -> bool:
-    """Returns whether a JSON value is nested more than MAX_DEPTH levels deep."""
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        containers = [item for item in level if isinstance(item, (Mapping, list, tuple))]
-        if not containers:
+def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
+    """Returns whether more than `max_depth` lists and objects are nested in each other."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(max_depth):
+        if not level:
             return False
         level = [
-            item
-            for container in containers
-            for item in (container.values() if isinstance(container, Mapping) else container)
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
         ]
-    return True
+    return bool(level)
 
 
 def texts_of(value: Any) -> Iterator[str]:
