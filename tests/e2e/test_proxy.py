@@ -376,6 +376,7 @@ def test_an_unreachable_destination_is_502_with_one_line(tmp_path: Path) -> None
             cases: list[tuple[dict[str, str], str, str]] = [
                 ({}, "host.invalid", "cannot reach host.invalid:443"),
                 (through(user_proxy, no=".invalid"), "host.invalid", "cannot reach"),
+                (through(user_proxy, no="a.example, *"), "host.invalid", "cannot reach"),
                 (through(user_proxy), "other.example", "407 Proxy Authentication Required"),
                 ({"all": "socks5://corp:1080"}, "other.example", "only proxies at http://"),
                 ({"https": "http://corp:port"}, "other.example", "only proxies at http://"),

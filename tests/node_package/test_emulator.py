@@ -251,7 +251,14 @@ def test_a_start_that_takes_too_long_fails(plain: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "expected"), [("a.example", "a.example,127.0.0.1"), ("*", "*"), ("", "127.0.0.1")]
+    ("users", "expected"),
+    [
+        ("a.example", "a.example,127.0.0.1"),
+        ("*", "*"),
+        ("a.example,*", "a.example,*,127.0.0.1"),
+        ("a.example, *", "a.example, *,127.0.0.1"),
+        ("", "127.0.0.1"),
+    ],
 )
 def test_the_emulator_is_an_exception_from_the_users_proxy(
     plain: Project, users: str, expected: str

@@ -100,6 +100,8 @@ def test_a_server_on_this_machine_needs_no_proxy(
         ({"HTTPS_PROXY": "http://a", "NO_PROXY": "models.example"}, None),
         ({"HTTPS_PROXY": "socks://a", "NO_PROXY": ".example"}, None),
         ({"HTTPS_PROXY": "socks://a", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "socks://a", "NO_PROXY": "other.example, *"}, None),
+        ({"HTTPS_PROXY": "http://a", "NO_PROXY": "other.example models.example"}, None),
         ({"HTTPS_PROXY": "http://a", "NO_PROXY": "other.example"}, "http://a"),
         ({"HTTPS_PROXY": ""}, None),
     ],

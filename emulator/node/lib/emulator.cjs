@@ -46,9 +46,10 @@ class Emulator {
   }
 
   env() {
-    const hosts = (process.env.no_proxy || process.env.NO_PROXY || "").split(",").filter(Boolean);
+    const users = (process.env.no_proxy || process.env.NO_PROXY || "").trim();
+    const hosts = users.split(",").filter(Boolean);
     // Many clients read `*` only if it is the whole value.
-    const ours = hosts.includes("*") ? [] : [new URL(this.url).hostname];
+    const ours = users === "*" ? [] : [new URL(this.url).hostname];
     const noProxy = [...new Set([...hosts, ...ours])].join(",");
     return {
       CLOUDFLARE_BASE_URL: this.baseUrl,

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
 from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
+from workers_ai_emulator.network import is_exception
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
@@ -294,7 +294,7 @@ class UserProxy:
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
         if not url or host in LOOPBACK_NAMES:
             return None
-        if proxy_bypass_environment(f"{host}:{port}", user_proxies):
+        if is_exception(host, f"{host}:{port}", user_proxies.get("no", "")):
             return None
         return cls.parse(url)
 
