@@ -1,6 +1,6 @@
 "use strict";
 
-const { EmulatorError } = require("./errors.cjs");
+const { EmulatorError, checkNames } = require("./errors.cjs");
 const { exchange } = require("./connection.cjs");
 const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 
@@ -94,7 +94,9 @@ class Emulator {
     return this.#call("GET", "unused");
   }
 
-  async assertCalled({ times, contains, model } = {}) {
+  async assertCalled(conditions = {}) {
+    checkNames(conditions, ["times", "contains", "model"]);
+    const { times, contains, model } = conditions;
     const calls = await this.requests();
     const wanted = calls.filter(
       (call) =>
@@ -102,12 +104,12 @@ class Emulator {
         (contains === undefined || hasText(call.request.body, contains)),
     );
     if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
-    const conditions = [
+    const described = [
       model === undefined ? "" : ` of ${model}`,
       contains === undefined ? "" : ` with ${JSON.stringify(contains)}`,
     ].join("");
     const expected = times === undefined ? "at least 1 call" : numberOf(times);
-    fail(`expected ${expected}${conditions}, but found ${wanted.length}. ${listOf(calls)}`);
+    fail(`expected ${expected}${described}, but found ${wanted.length}. ${listOf(calls)}`);
   }
 
   async assertAllRulesUsed() {
