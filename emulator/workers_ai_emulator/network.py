@@ -142,10 +142,11 @@ def _checked_proxy(scheme: str, value: str) -> str:
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)
     parts = _split(url)
-    if parts is None or not parts.hostname:
+    # `@` after the host: a `/`, `?` or `#` in the password ends the host.
+    if parts is None or not parts.hostname or "@" in parts.path + parts.query + parts.fragment:
         raise SettingInvalid(
             f"{variable} is not the URL of a proxy, such as http://proxy.example:3128; "
-            "correct it or unset it"
+            "correct it (`/` in a password is %2F, `?` %3F, `#` %23) or unset it"
         )
     can_use_socks = parts.scheme in ("socks5", "socks5h") and find_spec("socksio") is not None
     if parts.scheme not in ("http", "https") and not can_use_socks:

@@ -28,6 +28,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.settings.declaration import may_split_password, shown_url
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute
@@ -298,12 +299,13 @@ def _checked_url(url: str) -> str:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise SettingInvalid(f"--upstream-url takes a URL, not {url!r}: {error}") from error
-    if parsed.userinfo:
+        reason = "" if "@" in url else f": {error}"  # the reason may contain a part of a password
+        raise SettingInvalid(f"--upstream-url takes a URL, not {shown_url(url)}{reason}") from error
+    if parsed.userinfo or may_split_password(url):
         raise SettingInvalid("--upstream-url takes no user or password: use --upstream-api-key")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise SettingInvalid(
-            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {url!r}"
+            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {shown_url(url)}"
         )
     return url.rstrip("/")
 

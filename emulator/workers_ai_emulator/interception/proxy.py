@@ -40,7 +40,8 @@ _HEAD_TIMEOUT_S = 30.0
 _READ_SIZE = 2**16
 _USER = "exec"
 _ONLY_HTTP = (
-    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (`/` "
+    "in a password is %2F)"
 )
 _HOP_BY_HOP = ("proxy-", "connection:", "keep-alive:")
 
@@ -309,7 +310,8 @@ class UserProxy:
             port = parts.port or 80
         except ValueError:
             parts = urlsplit("")
-        if parts.scheme != "http" or not parts.hostname:
+        is_split = "@" in parts.path + parts.query + parts.fragment  # by `/` in the password
+        if parts.scheme != "http" or not parts.hostname or is_split:
             raise Refusal(HTTPStatus.BAD_GATEWAY, _ONLY_HTTP)
         fields = []
         if parts.username is not None:
