@@ -63,6 +63,7 @@ class UpstreamBackend:
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
         self.failure: str | None = None  # why the server cannot generate; None if it can
+        self._start_spec: ModelSpec | None = None  # the model of `start`
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
         self._model = model
@@ -135,6 +136,7 @@ class UpstreamBackend:
 
         After a failed attempt, `failure` contains the reason why the server cannot generate.
         """
+        self._start_spec = spec
         await self._watch(spec)
 
     def cancel_all(self) -> None:
@@ -229,6 +231,9 @@ class UpstreamBackend:
         if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.one_line(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
+        if status >= 500 and status != 503 and self._start_spec is not None:
+            # The server may be a relay whose own server is down. 503 only means that it is busy.
+            self._watch(self._start_spec)
         if status == 404:
             self._model_names.clear()  # the server's models may have changed
         return error
