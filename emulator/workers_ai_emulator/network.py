@@ -60,7 +60,10 @@ def proxy_for(url: str) -> str | None:
     """
     proxies, parts = getproxies(), urlsplit(url)
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
-    if not proxies.get(scheme) or _is_exception(parts, proxies):
+    host, authority = parts.hostname or "", parts.netloc.rpartition("@")[2]
+    if not proxies.get(scheme) or is_loopback(host):
+        return None
+    if is_exception(host, authority, proxies.get("no", "")):
         return None
     return _checked_proxy(scheme, proxies[scheme])
 
@@ -72,10 +75,31 @@ def check_proxies() -> None:
     NO_PROXY contains `*`, because requests then use no proxy.
     """
     proxies = getproxies()
-    if "*" not in re.split(r"[,\s]+", proxies.get("no", "")):
+    if "*" not in exceptions(proxies.get("no", "")):
         for scheme in ("http", "https", "all"):
             if proxies.get(scheme):
                 _checked_proxy(scheme, proxies[scheme])
+
+
+def exceptions(no_proxy: str) -> list[str]:
+    """Returns the entries of a value of NO_PROXY, which are separated by commas or white space."""
+    return [entry for entry in re.split(r"[,\s]+", no_proxy) if entry]
+
+
+def is_exception(host: str, authority: str, no_proxy: str) -> bool:
+    """Returns whether a value of NO_PROXY excludes a host.
+
+    That is, whether the value contains the host, its domain, its network, such as `10.0.0.0/8`, or
+    `*`. `authority`: the host in a URL, with its port if the URL has one.
+    """
+    entries, address = exceptions(no_proxy), address_of(host)
+    if "*" in entries:  # urllib reads `*` only if it is the whole value
+        return True
+    for entry in entries if address else ():
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(entry, strict=False):
+                return True
+    return bool(is_bypassed(authority, {"no": ",".join(entries)}))
 
 
 def check_certificates() -> None:
@@ -108,23 +132,6 @@ def check_hub_endpoint() -> None:
         )
 
 
-def _is_exception(url: SplitResult, proxies: dict[str, str]) -> bool:
-    """Returns whether requests to the URL must not use the user's proxy.
-
-    Returns True if the host of the URL is this machine, or if NO_PROXY contains the host, its
-    domain or its network, such as `10.0.0.0/8`.
-    """
-    host = url.hostname or ""
-    if is_loopback(host):
-        return True
-    address = address_of(host)
-    for entry in re.split(r"[,\s]+", proxies.get("no", "")) if address else ():
-        with suppress(ValueError):
-            if address in ipaddress.ip_network(entry, strict=False):
-                return True
-    return bool(is_bypassed(url.netloc.rpartition("@")[2], proxies))
-
-
 def _checked_proxy(scheme: str, value: str) -> str:
     """Checks `value`, the value of a proxy variable, and returns it as a URL.
 
@@ -135,10 +142,11 @@ def _checked_proxy(scheme: str, value: str) -> str:
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)
     parts = _split(url)
-    if parts is None or not parts.hostname:
+    # `@` after the host: a `/`, `?` or `#` in the password ends the host.
+    if parts is None or not parts.hostname or "@" in parts.path + parts.query + parts.fragment:
         raise SettingInvalid(
             f"{variable} is not the URL of a proxy, such as http://proxy.example:3128; "
-            "correct it or unset it"
+            "correct it (`/` in a password is %2F, `?` %3F, `#` %23) or unset it"
         )
     can_use_socks = parts.scheme in ("socks5", "socks5h") and find_spec("socksio") is not None
     if parts.scheme not in ("http", "https") and not can_use_socks:

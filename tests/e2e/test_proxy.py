@@ -376,9 +376,11 @@ def test_an_unreachable_destination_is_502_with_one_line(tmp_path: Path) -> None
             cases: list[tuple[dict[str, str], str, str]] = [
                 ({}, "host.invalid", "cannot reach host.invalid:443"),
                 (through(user_proxy, no=".invalid"), "host.invalid", "cannot reach"),
+                (through(user_proxy, no="a.example, *"), "host.invalid", "cannot reach"),
                 (through(user_proxy), "other.example", "407 Proxy Authentication Required"),
                 ({"all": "socks5://corp:1080"}, "other.example", "only proxies at http://"),
                 ({"https": "http://corp:port"}, "other.example", "only proxies at http://"),
+                ({"https": "http://me:12/3@corp"}, "other.example", "only proxies at http://"),
             ]
             for user_proxies, host, reason in cases:
                 async with intercepted(tmp_path, echo, user_proxies) as clients:

@@ -157,6 +157,25 @@ def test_fault(workers_ai):
     assert "pytest_plugin/" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("users", "expected"), [("*", "*"), ("a.example,*", "a.example,*,127.0.0.1")]
+)
+def test_the_emulator_is_an_exception_from_the_users_proxy(
+    project: Project, users: str, expected: str
+) -> None:
+    """Many clients read `*` only if it is the whole value."""
+    project.write(
+        "test_it.py",
+        f"""
+import os
+
+def test_it(workers_ai):
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == {expected!r}
+""",
+    )
+    assert counts(done := project.run(NO_PROXY=users)) == {"passed": 1}, done.stdout
+
+
 def test_the_environment_is_changed_for_tests_with_the_fixture_only(project: Project) -> None:
     project.write(
         "test_it.py",

@@ -305,7 +305,7 @@ def test_an_edited_request_is_replayed_once_its_file_has_the_name_in_the_error(
         (["--backend", "replay", "--cassettes", "/nowhere/at/all"], "--cassettes: cannot read"),
         (["--backend", "record", "--cassettes", "/proc/none"], "--cassettes: cannot write"),
         (["--record-from", "cloudflare", "--cloudflare-url", "here"], "--cloudflare-url takes"),
-        (["--record-from", "cloudflare", "--cloudflare-url", "http://x:y"], "is no URL"),
+        (["--record-from", "cloudflare", "--cloudflare-url", "http://x:y"], "takes a URL"),
         (["--record-from", "upstream"], "--record-from upstream needs --upstream-url"),
     ],
 )

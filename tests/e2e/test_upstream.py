@@ -389,6 +389,8 @@ def test_an_error_of_the_upstream_becomes_an_error_of_the_service(
     assert expected[2].replace("exceeds", "exceeded") in message
     if expected[0] == 500:
         assert f"upstream at {upstream.url}" in log_of(emulator, text)
+    if status == 500:
+        wait_until(lambda: readiness(emulator) != "ready")
 
 
 TOO_LONG = "maximum context length is 2048 tokens and your request has 60 input tokens"
@@ -582,6 +584,30 @@ def test_an_upstream_that_restarts_is_used_again() -> None:
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
+def test_an_upstream_whose_own_server_is_down_is_not_ready(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    upstream.behaviour = lambda exchange: exchange.answer(502, {"error": "no backend"})
+    assert emulator.run({"prompt": "Hi"}).status_code == 500
+    expected = f"upstream at {upstream.url} answers 502: no backend"
+    wait_until(lambda: readiness(emulator) == expected)
+    upstream.behaviour = send_completion
+    wait_until(lambda: readiness(emulator) == "ready")
+
+
+def test_an_upstream_that_fails_for_one_request_stays_ready(
+    emulator: ServerProcess, upstream: FakeUpstream
+) -> None:
+    def fail_once(exchange: Exchange) -> None:
+        upstream.behaviour = send_completion
+        exchange.answer(500, {"error": "a bug"})
+
+    upstream.behaviour = fail_once
+    assert emulator.run({"prompt": "Hi"}).status_code == 500
+    wait_until(lambda: len(upstream.requests) == 2)  # the second request is the emulator's own
+    assert readiness(emulator) == "ready"
+
+
 def test_an_upstream_with_several_models_needs_a_choice(upstream: FakeUpstream) -> None:
     upstream.models = ["one", "two"]
     try:
@@ -711,3 +737,5 @@ def test_an_error_of_the_upstream_server_becomes_an_error_of_workers_ai(
     listening.behaviour = lambda exchange: exchange.answer(status, {"error": {"message": "no"}})
     (error,) = emulator.run({"text": "a"}, BGE_M3).json()["errors"]
     assert error["code"] == code
+    if status == 500:
+        wait_until(lambda: readiness(emulator) != "ready")

@@ -177,6 +177,8 @@ print(await Promise.all([
   startEmulator({ script: "/no/such/file" }),
   (async () => connect({ url: "127.0.0.1:8790" }))(),
   (async () => connect())(),
+  (async () => connect({ url: emulator.url, acount: newAccountId() }))(),
+  emulator.assertCalled({ containing: "pizza" }),
   emulator.fault("capacty"),
   emulator.script({ answr: "Hi" }),
   connect({ url: emulator.url + "/client/v4" }).requests(),
@@ -185,7 +187,8 @@ print(await Promise.all([
 """,
     )
     names = [mistake.get("name") for mistake in mistakes]
-    assert names == [*["EmulatorError"] * 9, None, "EmulatorError"]
+    expected_names = ["TypeError", *["EmulatorError"] * 6, *["TypeError"] * 2]
+    assert names == [*expected_names, *["EmulatorError"] * 2, None, "EmulatorError"]
     expected = [
         "unknown option strct; the options are script, ",
         "newAccountId() returns such an id",
@@ -194,6 +197,8 @@ print(await Promise.all([
         "file '/no/such/file' does not exist",
         "such as http://127.0.0.1:8790, not 127.0.0.1:8790",
         "url: missing",
+        "unknown option acount; the options are url, account, apiToken",
+        "unknown option containing; the options are times, contains, model",
         "capacty",
         "did you mean `answer`?",
         "",
@@ -251,7 +256,14 @@ def test_a_start_that_takes_too_long_fails(plain: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "expected"), [("a.example", "a.example,127.0.0.1"), ("*", "*"), ("", "127.0.0.1")]
+    ("users", "expected"),
+    [
+        ("a.example", "a.example,127.0.0.1"),
+        ("*", "*"),
+        ("a.example,*", "a.example,*,127.0.0.1"),
+        ("a.example, *", "a.example, *,127.0.0.1"),
+        ("", "127.0.0.1"),
+    ],
 )
 def test_the_emulator_is_an_exception_from_the_users_proxy(
     plain: Project, users: str, expected: str

@@ -54,6 +54,14 @@ test("a call that matches no rule", async () => {
 """
 
 
+@pytest.fixture
+def plain(create: Callable[[Path], Project], tmp_path: Path) -> Project:
+    """Returns a project that has installed only this package."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    return create(empty)
+
+
 def careless(project: Project) -> None:
     """Writes a program that ignores errors, for `import` and for `require`."""
     program = block("ask.mjs").replace("export async function ask", "async function careful")
@@ -113,19 +121,38 @@ def test_a_strict_jest_fails_although_the_program_ignores_errors(user: Project) 
         ('{ url: "http://127.0.0.1:1", script: undefined, strict: true }', "does not answer"),
     ],
 )
-def test_options_without_an_effect_are_errors(
-    create: Callable[[Path], Project], tmp_path: Path, options: str, message: str
+def test_options_without_an_effect_are_errors(plain: Project, options: str, message: str) -> None:
+    assert message in start_error(plain, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            '{ script: "a.json", backend: "llama", log: "log.txt" }',
+            "script, backend, log: the emulator of `exec` (WORKERS_AI_EMULATOR_URL) already runs",
+        ),
+        ("{ strict: true }", "the emulator at http://127.0.0.1:1 does not answer"),
+    ],
+)
+def test_options_without_an_effect_under_exec_are_errors(
+    plain: Project, options: str, message: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    plain = create(tmp_path / "empty")
+    url = "http://127.0.0.1:1"
+    assert message in start_error(plain, options, WORKERS_AI_EMULATOR_URL=url)
+
+
+def start_error(plain: Project, options: str, **variables: str) -> str:
+    """Returns the message of the error with which the start of a test run fails."""
     program = f"""
 require("./node_modules/workers-ai-emulator/lib/run.cjs")
   .startRun({options})
   .catch(({{ name, message }}) => console.log(`${{name}}: ${{message}}`));
 """
     plain.write("program.cjs", program)
-    done = plain.run("node", "program.cjs")
-    assert done.stdout.startswith("EmulatorError: ") and message in done.stdout, done.stderr
+    done = plain.run("node", "program.cjs", **variables)
+    assert done.stdout.startswith("EmulatorError: "), done.stderr
+    return done.stdout
 
 
 def test_without_strict_a_call_that_matches_no_rule_passes(user: Project) -> None:
@@ -199,6 +226,47 @@ def test_under_exec_strict_the_tests_are_strict(user: Project) -> None:
     )
     assert done.returncode == 1 and "1 failed | 1 passed" in done.stdout, done.stdout + done.stderr
     assert "no rule of the script and no recording answered 1 call." in done.stderr
+
+
+HARD_CODED = """
+export async function ask(prompt) {
+  const path = `client/v4/accounts/${"d".repeat(32)}/ai/run/@cf/meta/llama-2-7b-chat-int8`;
+  const response = await fetch(`https://api.cloudflare.com/${path}`, {
+    method: "POST",
+    headers: { authorization: "Bearer local" },
+    body: JSON.stringify({ prompt }),
+  });
+  return (await response.json()).result.response;
+}
+"""
+
+
+def test_under_exec_with_an_account_the_tests_use_it(user: Project) -> None:
+    """The program's requests are redirected to this account, whatever account they name."""
+    user.write_blocks("vitest.config.mjs", "ask.test.mjs")
+    user.write("ask.mjs", HARD_CODED)
+    account = "c" * 32
+    with server_process("--backend", "scripted") as server:
+        command = under_exec(server, "--account", account)
+        done = user.run(*command, "node_modules/.bin/vitest", "run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        [call] = httpx.get(f"{server.root}/_emulator/requests").json()["requests"]
+    assert (call["account"], call["rule"]) == (account, 1)
+
+
+def test_under_exec_with_an_account_a_second_worker_is_an_error(plain: Project) -> None:
+    program = """
+const { emulatorOfWorker } = require("./node_modules/workers-ai-emulator/lib/run-worker.cjs");
+const accountId = "c".repeat(32);
+const run = { url: "http://127.0.0.1:1", apiToken: "a", runId: "d".repeat(24), accountId };
+console.log(emulatorOfWorker({ ...run, isShared: true }, 1).accountId);
+console.log(emulatorOfWorker(run, 2).accountId);
+emulatorOfWorker({ ...run, isShared: true }, 2);
+"""
+    plain.write("program.cjs", program)
+    done = plain.run("node", "program.cjs")
+    assert done.stdout.split() == ["c" * 32, "d" * 24 + "2".zfill(8)]
+    assert f"several workers would share the account {'c' * 32} of `exec`" in done.stderr
 
 
 def under_exec(server: ServerProcess, *flags: str) -> list[str]:

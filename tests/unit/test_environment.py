@@ -48,6 +48,9 @@ def test_the_hooks_that_the_variables_name_exist() -> None:
     [
         ("", ""),
         ("*", ""),
+        ("a.example, *", "a.example,"),
+        ("*:443,*.,a.example", "a.example,"),
+        ("::1,[::1]:80", "::1,[::1]:80,"),
         ("example.com,10.0.0.0/8", "example.com,10.0.0.0/8,"),
         ("a.example b.example", "a.example,b.example,"),
         ("api.cloudflare.com", ""),

@@ -74,6 +74,17 @@ def test_network_errors_are_retried(error: Exception, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "endpoint", ["http://me:secret@hub.example", "http://me:12/secret@hub.example"]
+)
+def test_a_password_in_the_url_of_the_hub_is_not_printed(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for error in (httpx2.ReadTimeout("slow"), hub_error(GatedRepoError, 401)):
+        assert "secret" not in str(mapped_error(error, FILE))
+
+
+@pytest.mark.parametrize(
     ("variable", "named"),
     [("HF_TOKEN", "HF_TOKEN"), ("HUGGING_FACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN")],
 )

@@ -57,6 +57,8 @@ BAD_PROXIES = [
     {"HTTPS_PROXY": "http://me:secret@a b:1"},
     {"HTTPS_PROXY": "http://[::1:3128"},
     {"HTTPS_PROXY": "http://proxy.example:99999"},
+    {"HTTPS_PROXY": "http://me:12/secret@proxy.example:3128"},
+    {"HTTPS_PROXY": "http://me:12#secret@proxy.example:3128"},
 ]
 
 
@@ -71,6 +73,29 @@ def test_a_bad_proxy_is_one_line_that_names_the_variable(
         (name,) = variables
         message = str(raised.value)
         assert message.startswith(f"{name} ") and "\n" not in message and "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@host.example/v1",
+        "http://user:12/secret@host.example/v1",
+        "http://user:12?secret@host.example/v1",
+        "http://user:secret/3@host.example/v1",
+        "ftp://user:secret@host.example/v1",
+    ],
+)
+def test_a_password_in_the_url_of_the_upstream_server_is_refused_and_not_printed(url: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"^--upstream-url takes ") as raised:
+        open_upstream(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_password_in_a_wrong_url_of_cloudflare_is_not_printed() -> None:
+    for url in ("http://user:secret/3@host.example", "http://user:12/secret@host.example"):
+        with pytest.raises(SettingInvalid, match=r"^--cloudflare-url takes ") as raised:
+            Cloudflare(url)
+        assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:8080", "127.1.2.3"])
@@ -100,6 +125,8 @@ def test_a_server_on_this_machine_needs_no_proxy(
         ({"HTTPS_PROXY": "http://a", "NO_PROXY": "models.example"}, None),
         ({"HTTPS_PROXY": "socks://a", "NO_PROXY": ".example"}, None),
         ({"HTTPS_PROXY": "socks://a", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "socks://a", "NO_PROXY": "other.example, *"}, None),
+        ({"HTTPS_PROXY": "http://a", "NO_PROXY": "other.example models.example"}, None),
         ({"HTTPS_PROXY": "http://a", "NO_PROXY": "other.example"}, "http://a"),
         ({"HTTPS_PROXY": ""}, None),
     ],

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from workers_ai_emulator.cli import main
+import typer
+from workers_ai_emulator.cli import app, main
+from workers_ai_emulator.cli.help import Command, Group
 
 RUN = f"{sys.executable} -m workers_ai_emulator"
 
@@ -26,12 +28,37 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    "command", ["models list", "worker config", "--version", "serve --port 0 --backend scripted"]
+    "command",
+    [
+        "models list",
+        "worker config",
+        "--version",
+        "--help",
+        "serve --help",
+        "models",
+        "worker init --help",
+        "serve --port 0 --backend scripted",
+    ],
 )
 def test_a_full_disk_is_an_error_of_one_line(command: str) -> None:
     done = shell(f"run {command} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == ("workers-ai-emulator: cannot write to stdout: No space left on device\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_messages_that_cannot_be_written_change_no_exit_code() -> None:
+    assert shell("run serve --sed 1 2> /dev/full").returncode == 2
+    assert shell("run models show @cf/a/b 2> /dev/full").returncode == 1
+
+
+def test_every_command_prints_its_help_as_its_other_output() -> None:
+    command = typer.main.get_command(app)
+    assert isinstance(command, Group)
+    groups = [command, *(c for c in command.commands.values() if isinstance(c, Group))]
+    commands = [command for group in groups for command in group.commands.values()]
+    assert len(commands) > 10
+    assert all(isinstance(command, Group | Command) for command in commands)
 
 
 def test_a_server_whose_url_nobody_reads_stops_with_one_line() -> None:
@@ -42,7 +69,7 @@ def test_a_server_whose_url_nobody_reads_stops_with_one_line() -> None:
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
-    assert shell("run models list | head -1").stderr == ""
+    assert shell("run models list | head -1; run --help | head -1").stderr == ""
 
 
 def test_a_closed_stdin_is_no_terminal(tmp_path: Path) -> None:

@@ -297,6 +297,12 @@ def test_no_secret_is_in_the_values_that_the_server_shows() -> None:
         ("http://user:sec@ret@host.example/v1", "http://host.example/v1"),
         ("http://user:secret/1@host.example/v1", "(not a valid URL)"),
         ("http://user:secret?1@host.example/v1", "(not a valid URL)"),
+        ("http://user:12/3@host.example/v1", "(not a valid URL)"),
+        ("http://user:12/@host.example/v1", "(not a valid URL)"),
+        ("http://user:12?3@host.example/v1", "(not a valid URL)"),
+        ("http://user:12#3@host.example/v1", "(not a valid URL)"),
+        ("http://12/3@host.example/v1", "(not a valid URL)"),
+        ("http://user:1@2/@host.example/v1", "(not a valid URL)"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:

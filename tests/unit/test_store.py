@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -30,6 +31,11 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def make_unreadable(path: Path) -> None:
+    """Makes the operating system refuse access to `path`, also for root: the name is too long."""
+    path.symlink_to("x" * 300)
+
+
 def touch(path: Path) -> None:
     """Changes the file's time of modification."""
     stat = path.stat()
@@ -38,6 +44,29 @@ def touch(path: Path) -> None:
 
 def test_a_models_own_weights_are_untrusted(store: Store, path: Path) -> None:
     assert store.weights(SPEC) == Weights(path, is_trusted=False)
+
+
+def test_weights_without_access_are_an_error_with_the_next_step(
+    store: Store, tmp_path: Path
+) -> None:
+    make_unreadable(tmp_path / "some.gguf")
+    with pytest.raises(WeightsUnusable) as raised:
+        store.weights(SPEC)
+    assert str(raised.value) == (
+        f"{tmp_path}/some.gguf cannot be read: File name too long; give yourself access to it, or "
+        "choose another folder with --models-dir"
+    )
+
+
+def test_a_stand_in_without_access_is_an_error_with_the_next_step(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> Path:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "stand-in/a.gguf")
+
+    monkeypatch.setattr(store_module, "stand_in", refuse)
+    with pytest.raises(WeightsUnusable, match=r"^stand-in/a\.gguf cannot be read: Permission"):
+        store.weights(ModelSpec(NAME, Path("some.gguf"), stand_in="Q8_0"))
 
 
 def test_an_absolute_path_is_outside_of_the_folder(store: Store, tmp_path: Path) -> None:

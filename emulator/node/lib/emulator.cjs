@@ -1,6 +1,6 @@
 "use strict";
 
-const { EmulatorError } = require("./errors.cjs");
+const { EmulatorError, checkNames } = require("./errors.cjs");
 const { exchange } = require("./connection.cjs");
 const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 
@@ -46,9 +46,10 @@ class Emulator {
   }
 
   env() {
-    const hosts = (process.env.no_proxy || process.env.NO_PROXY || "").split(",").filter(Boolean);
+    const users = (process.env.no_proxy || process.env.NO_PROXY || "").trim();
+    const hosts = users.split(",").filter(Boolean);
     // Many clients read `*` only if it is the whole value.
-    const ours = hosts.includes("*") ? [] : [new URL(this.url).hostname];
+    const ours = users === "*" ? [] : [new URL(this.url).hostname];
     const noProxy = [...new Set([...hosts, ...ours])].join(",");
     return {
       CLOUDFLARE_BASE_URL: this.baseUrl,
@@ -93,7 +94,9 @@ class Emulator {
     return this.#call("GET", "unused");
   }
 
-  async assertCalled({ times, contains, model } = {}) {
+  async assertCalled(conditions = {}) {
+    checkNames(conditions, ["times", "contains", "model"]);
+    const { times, contains, model } = conditions;
     const calls = await this.requests();
     const wanted = calls.filter(
       (call) =>
@@ -101,12 +104,12 @@ class Emulator {
         (contains === undefined || hasText(call.request.body, contains)),
     );
     if (times === undefined ? wanted.length > 0 : wanted.length === times) return;
-    const conditions = [
+    const described = [
       model === undefined ? "" : ` of ${model}`,
       contains === undefined ? "" : ` with ${JSON.stringify(contains)}`,
     ].join("");
     const expected = times === undefined ? "at least 1 call" : numberOf(times);
-    fail(`expected ${expected}${conditions}, but found ${wanted.length}. ${listOf(calls)}`);
+    fail(`expected ${expected}${described}, but found ${wanted.length}. ${listOf(calls)}`);
   }
 
   async assertAllRulesUsed() {

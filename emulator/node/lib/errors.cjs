@@ -8,4 +8,13 @@ class EmulatorError extends Error {
   }
 }
 
-module.exports = { EmulatorError };
+/** Throws TypeError if `options` has a name that is not in the list `known`. */
+function checkNames(options, known) {
+  const unknown = Object.keys(options).filter((name) => !known.includes(name));
+  if (unknown.length > 0) {
+    const text = `unknown option ${unknown.join(", ")}; the options are ${known.join(", ")}`;
+    throw new TypeError(text);
+  }
+}
+
+module.exports = { EmulatorError, checkNames };

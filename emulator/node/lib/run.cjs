@@ -10,18 +10,19 @@ const { connect, startEmulator } = require("./start.cjs");
  * Starts the emulator of a test run.
  *
  * `options`: those of `startEmulator`, or `url`, `apiToken` and `strict` of an emulator that already
- * runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`, and under `exec --strict`,
- * `strict` is true by default. Returns `run`, which is JSON for the workers, and `stop`.
+ * runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`; under `exec --strict`, `strict`
+ * is true by default, and under `exec --account`, the tests use that account. Returns `run`, which is JSON for the workers, and `stop`.
  */
 async function startRun(options = {}) {
   checkOptions(options);
   const { url = urlOfExec(), apiToken, strict = isStrictExec(), ...others } = options;
+  const account = options.url ? undefined : accountOf(url);
   const emulator = url
     ? connect({ url, apiToken })
     : await startEmulator({ apiToken, strict, ...others });
   const runId = newRunId();
-  const ofRun = { url: emulator.url, accountId: accountOfWorker(runId, 0) };
-  const run = { ...ofRun, apiToken: emulator.apiToken, runId, strict };
+  const ofRun = { url: emulator.url, accountId: account ?? accountOfWorker(runId, 0) };
+  const run = { ...ofRun, apiToken: emulator.apiToken, runId, strict, isShared: Boolean(account) };
   try {
     await emulatorOfWorker(run, 0).reset(); // fails if the URL is not an emulator's
   } catch (error) {
@@ -39,10 +40,13 @@ function checkOptions({ url, apiToken: _, strict: __, ...others }) {
       "account: leave it out, because each worker of the test run uses an account of its own",
     );
   }
-  if (url && names.length > 0) {
+  if (names.length > 0 && (url || urlOfExec())) {
+    const [what, step] = url
+      ? ["the emulator at the option `url`", "or leave out url"]
+      : ["the emulator of `exec` (WORKERS_AI_EMULATOR_URL)", "or run the tests without `exec`"];
     throw new EmulatorError(
-      `${names.join(", ")}: the emulator at the option \`url\` already runs, so only apiToken and ` +
-        "strict have an effect; leave out the other options, or leave out url",
+      `${names.join(", ")}: ${what} already runs, so only apiToken and strict have an effect; ` +
+        `leave out the other options, ${step}`,
     );
   }
 }
@@ -60,6 +64,11 @@ async function stopRun(emulator) {
 function urlOfExec() {
   const { WORKERS_AI_EMULATOR_URL: url, WORKERS_AI_EMULATOR_ADDRESS: address } = process.env;
   return url || (address ? `http://${address}` : undefined);
+}
+
+/** Returns the account in the prefix of the emulator's URL, which `exec --account` adds. */
+function accountOf(url) {
+  return /\/_emulator\/accounts\/([0-9a-f]{32})(\/|$)/.exec(url ?? "")?.[1];
 }
 
 /** Returns whether this program runs under `exec --strict`, which sets the variable. */

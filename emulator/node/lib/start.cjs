@@ -8,7 +8,7 @@ const { DEFAULT_ACCOUNT, checkAccountId } = require("./accounts.cjs");
 const { Child } = require("./child.cjs");
 const { IMAGE, VARIABLE, findCommand } = require("./command.cjs");
 const { Emulator, toRule } = require("./emulator.cjs");
-const { EmulatorError } = require("./errors.cjs");
+const { EmulatorError, checkNames } = require("./errors.cjs");
 
 const PORT_IN_IMAGE = 8790;
 const SCRIPT_IN_IMAGE = "/script.json";
@@ -27,7 +27,7 @@ const OPTIONS = {
 
 /** Starts an emulator. `index.d.cts` describes the options and the result. */
 async function startEmulator(options = {}) {
-  checkNames(options);
+  checkNames(options, Object.keys(OPTIONS));
   const given = { ...OPTIONS, ...options };
   checkAccountId(given.account ?? DEFAULT_ACCOUNT);
   const command = findCommand(given.command);
@@ -41,20 +41,13 @@ async function startEmulator(options = {}) {
 }
 
 /** Returns the client of an emulator that already runs. */
-function connect({ url, account, apiToken } = {}) {
+function connect(options = {}) {
+  checkNames(options, ["url", "account", "apiToken"]);
+  const { url, account, apiToken } = options;
   if (url === undefined) {
     throw new EmulatorError('url: missing; pass one, such as { url: "http://127.0.0.1:8790" }');
   }
   return new Emulator({ url, account, apiToken });
-}
-
-function checkNames(options) {
-  const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
-  if (unknown.length > 0) {
-    throw new EmulatorError(
-      `unknown option ${unknown.join(", ")}; the options are ${Object.keys(OPTIONS).join(", ")}`,
-    );
-  }
 }
 
 /** Returns the path of the script, or null without one. Rules are written to a new file. */

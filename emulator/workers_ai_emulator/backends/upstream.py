@@ -28,6 +28,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.settings.declaration import may_split_password, shown_url
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute
@@ -62,6 +63,7 @@ class UpstreamBackend:
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
         self.failure: str | None = None  # why the server cannot generate; None if it can
+        self._start_spec: ModelSpec | None = None  # the model of `start`
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
         self._model = model
@@ -134,6 +136,7 @@ class UpstreamBackend:
 
         After a failed attempt, `failure` contains the reason why the server cannot generate.
         """
+        self._start_spec = spec
         await self._watch(spec)
 
     def cancel_all(self) -> None:
@@ -228,6 +231,9 @@ class UpstreamBackend:
         if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.one_line(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
+        if status >= 500 and status != 503 and self._start_spec is not None:
+            # The server may be a relay whose own server is down. 503 only means that it is busy.
+            self._watch(self._start_spec)
         if status == 404:
             self._model_names.clear()  # the server's models may have changed
         return error
@@ -298,12 +304,13 @@ def _checked_url(url: str) -> str:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise SettingInvalid(f"--upstream-url takes a URL, not {url!r}: {error}") from error
-    if parsed.userinfo:
+        reason = "" if "@" in url else f": {error}"  # the reason may contain a part of a password
+        raise SettingInvalid(f"--upstream-url takes a URL, not {shown_url(url)}{reason}") from error
+    if parsed.userinfo or may_split_password(url):
         raise SettingInvalid("--upstream-url takes no user or password: use --upstream-api-key")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise SettingInvalid(
-            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {url!r}"
+            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {shown_url(url)}"
         )
     return url.rstrip("/")
 

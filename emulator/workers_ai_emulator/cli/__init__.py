@@ -11,7 +11,8 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.cli import models, worker
 from workers_ai_emulator.cli.check import check
 from workers_ai_emulator.cli.execute import execute
-from workers_ai_emulator.cli.options import Command, error_text
+from workers_ai_emulator.cli.help import Command, Group
+from workers_ai_emulator.cli.options import CommandWithPort, error_text
 from workers_ai_emulator.cli.output import (
     accept_all_characters,
     fail,
@@ -26,16 +27,19 @@ from workers_ai_emulator.files import one_line
 _INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=Group,
     help="A local server that answers Cloudflare Workers AI's text-generation calls.",
     rich_markup_mode=None,  # disables Rich, whose help tables cut off long variable names
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(cls=Command)(serve)
-app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(execute)
-app.command(cls=Command)(wait)
-app.command()(models.pull)
-app.command()(check)
+app.command(cls=CommandWithPort)(serve)
+app.command("exec", cls=CommandWithPort, context_settings={"allow_interspersed_args": False})(
+    execute
+)
+app.command(cls=CommandWithPort)(wait)
+app.command(cls=Command)(models.pull)
+app.command(cls=Command)(check)
 app.add_typer(models.app, name="models")
 app.add_typer(worker.app, name="worker")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers_ai_emulator.cli.help import Command, Group
 from workers_ai_emulator.cli.options import DEFAULTS, ModelsDir, ModelsFile
 from workers_ai_emulator.cli.output import print_line, print_table, print_to_stderr
 from workers_ai_emulator.engine.errors import GgufInvalid
@@ -27,7 +28,7 @@ _UNUSABLE = "unusable: "  # the beginning of the type of a file that cannot be u
 # Longer file names are cut in the table, so that its rows fit into 100 columns.
 _MAX_FILE_NAME = 32
 
-app = typer.Typer(help="List, import, verify and remove weights.", rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="List, import, verify and remove weights.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -68,7 +69,7 @@ def pull(
         pull_weights(spec, library.store, progress=progress, retries=Retries())
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_models(
     models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
@@ -89,7 +90,7 @@ def list_models(
     print_table(["NAME", "SERVED BY", "STATE"], rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument()],
     models_dir: ModelsDir = DEFAULTS.models_dir,
@@ -106,7 +107,7 @@ def show(
         print_line(f"{key + ':':<10} {_text(value)}")
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A GGUF file.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="@cf/author/model")],
@@ -127,7 +128,7 @@ def import_file(
     import_weights(file, name, library.catalog, library.store, library.models_file, progress)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     name: Annotated[str | None, typer.Argument()] = None,
     models_dir: ModelsDir = DEFAULTS.models_dir,
@@ -153,7 +154,7 @@ def verify(
         raise CommandError("\n".join(failures))
 
 
-@app.command()
+@app.command(cls=Command)
 def remove(
     name: Annotated[str, typer.Argument()],
     models_dir: ModelsDir = DEFAULTS.models_dir,

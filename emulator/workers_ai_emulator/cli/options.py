@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
+from workers_ai_emulator.cli.help import Command
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.settings import Settings
@@ -31,7 +31,7 @@ _PORT_VARIABLE = env_var("port")
 _NOT_ONE_OF = re.compile(r"(?:Value error, )?('.*'|\".*\") is not one of ", re.DOTALL)
 
 
-class Command(TyperCommand):
+class CommandWithPort(Command):
     """A command that ignores WORKERS_AI_EMULATOR_PORT if Kubernetes or Docker has set it.
 
     If a Kubernetes service has the name `workers-ai-emulator`, Kubernetes sets the variable to a

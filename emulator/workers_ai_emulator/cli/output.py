@@ -71,7 +71,15 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_to_stderr(line: str) -> None:
-    print(shown(line), file=sys.stderr, flush=True)
+    """Prints a line to stderr, with its control characters escaped.
+
+    If the line cannot be written, for example because the disk is full, discards this line and all
+    later ones, so that the exit code stays that of the command.
+    """
+    try:
+        print(shown(line), file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def fail(message: str, status: int) -> NoReturn:

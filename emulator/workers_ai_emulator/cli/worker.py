@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from workers_ai_emulator.cli.help import Command, Group
 from workers_ai_emulator.cli.options import DEFAULTS
 from workers_ai_emulator.cli.output import print_line, print_to_stderr
 from workers_ai_emulator.errors import CommandError
@@ -22,7 +23,9 @@ Address = Annotated[
 ]
 
 app = typer.Typer(
-    help="Connect the AI binding of a Cloudflare Worker to the emulator.", rich_markup_mode=None
+    cls=Group,
+    help="Connect the AI binding of a Cloudflare Worker to the emulator.",
+    rich_markup_mode=None,
 )
 
 
@@ -32,7 +35,7 @@ def worker(context: typer.Context) -> None:
         print_line(context.get_help())
 
 
-@app.command()
+@app.command(cls=Command)
 def config(
     tool: Annotated[
         Literal["wrangler", "miniflare", "vitest"] | None,
@@ -49,7 +52,7 @@ def config(
     print_line("\n\n".join(f"// {block.heading}\n{block.text}" for block in chosen))
 
 
-@app.command()
+@app.command(cls=Command)
 def init(
     where: Annotated[
         Path, typer.Argument(metavar="FILE|FOLDER", help="Wrangler's file, or its folder.")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from workers_ai_emulator.interception.certificates import HOSTS
 from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
+from workers_ai_emulator.network import exceptions
 
 _HOOKS = Path(__file__).parent / "hooks"
 
@@ -122,15 +123,14 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
 
 def _exceptions(variables: Mapping[str, str]) -> list[str]:
     """Returns the entries of the user's NO_PROXY, in both spellings of the variable."""
-    values = f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}"
-    return [entry for entry in re.split(r"[,\s]+", values) if entry]
+    return exceptions(f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}")
 
 
 def _other_proxies(variables: Mapping[str, str]) -> list[str]:
     """Returns the names of the user's variables for proxies of other protocols than https.
 
-    If the user's NO_PROXY is `*`, programs must not use these proxies. `exec` sets the variables to
-    an empty text, because it removes the `*` from NO_PROXY.
+    If the user's NO_PROXY contains `*`, programs must not use these proxies. `exec` sets the
+    variables to an empty text, because it removes the `*` from NO_PROXY.
     """
     names = [name for name in variables if name.upper() in ("HTTP_PROXY", "ALL_PROXY", "FTP_PROXY")]
     return [name for name in names if variables[name]]
@@ -157,8 +157,11 @@ def _excepts_our_host(entry: str) -> bool:
     Clients interpret leading dots, `*` and parent domains differently. Returns True if the entry
     matches in at least one of the interpretations.
     """
-    domain = entry.lower().partition(":")[0].lstrip("*.")
-    return entry == "*" or any(f".{host}".endswith(f".{domain}") for host in HOSTS if domain)
+    name = entry.lower().partition(":")[0]
+    domain = name.lstrip("*.")
+    if not domain:  # for example `*` or `*:443`; an IPv6 address such as `::1` has no name
+        return bool(name)
+    return any(f".{host}".endswith(f".{domain}") for host in HOSTS)
 
 
 def _node_options(options: str) -> str:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
 from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
+from workers_ai_emulator.network import is_exception
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
@@ -40,7 +40,8 @@ _HEAD_TIMEOUT_S = 30.0
 _READ_SIZE = 2**16
 _USER = "exec"
 _ONLY_HTTP = (
-    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (`/` "
+    "in a password is %2F)"
 )
 _HOP_BY_HOP = ("proxy-", "connection:", "keep-alive:")
 
@@ -294,7 +295,7 @@ class UserProxy:
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
         if not url or host in LOOPBACK_NAMES:
             return None
-        if proxy_bypass_environment(f"{host}:{port}", user_proxies):
+        if is_exception(host, f"{host}:{port}", user_proxies.get("no", "")):
             return None
         return cls.parse(url)
 
@@ -309,7 +310,8 @@ class UserProxy:
             port = parts.port or 80
         except ValueError:
             parts = urlsplit("")
-        if parts.scheme != "http" or not parts.hostname:
+        is_split = "@" in parts.path + parts.query + parts.fragment  # by `/` in the password
+        if parts.scheme != "http" or not parts.hostname or is_split:
             raise Refusal(HTTPStatus.BAD_GATEWAY, _ONLY_HTTP)
         fields = []
         if parts.username is not None:

@@ -42,6 +42,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
 from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
+from workers_ai_emulator.settings.declaration import shown_url
 
 # Prevents huggingface-hub from sending usage data.
 constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -115,8 +116,9 @@ def describe(file: HubFile) -> RemoteFile:
     ]
     if missing or metadata.commit_hash is None or metadata.size is None or metadata.etag is None:
         raise PullFailed(
-            f"the response of {url} has no {' and no '.join(missing)}: check that HF_ENDPOINT is a "
-            "Hugging Face hub, and that the file is stored there as a large file (LFS or Xet)"
+            f"the response of {shown_url(url)} has no {' and no '.join(missing)}: check that "
+            "HF_ENDPOINT is a Hugging Face hub, and that the file is stored there as a large file "
+            "(LFS or Xet)"
         )
     return RemoteFile(url, metadata.commit_hash, metadata.size, metadata.etag)
 
@@ -167,9 +169,14 @@ def is_offline() -> bool:
     return constants.is_offline_mode()
 
 
+def _endpoint() -> str:
+    """Returns the hub's base URL for messages, without a user name and a password."""
+    return shown_url(constants.ENDPOINT)
+
+
 def page(file: HubFile) -> str:
-    """Returns the URL of the web page of the file's repository."""
-    return f"{constants.ENDPOINT}/{file.repo}"
+    """Returns the URL of the web page of the file's repository, for messages."""
+    return f"{_endpoint()}/{file.repo}"
 
 
 def _first_byte(response: httpx2.Response, start: int) -> int:
@@ -224,7 +231,7 @@ def _unknown_host() -> Iterator[None]:
         if not _has_cause(error, socket.gaierror):
             raise
         raise PullFailed(
-            f"the host of {constants.ENDPOINT} is unknown ({error}): check the network, the proxy "
+            f"the host of {_endpoint()} is unknown ({error}): check the network, the proxy "
             "(HTTPS_PROXY) and HF_ENDPOINT, and try again"
         ) from error
 
@@ -242,7 +249,7 @@ def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterr
 
     Returns TransferInterrupted for temporary errors, and PullFailed for all other errors.
     """
-    where = f"{file.repo} at {constants.ENDPOINT}"
+    where = f"{file.repo} at {_endpoint()}"
     match error:
         case GatedRepoError():
             return PullFailed(
@@ -269,8 +276,8 @@ def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterr
         case HfHubHTTPError():
             return _status_error(error, file, where)
         case httpx2.TimeoutException():
-            return TransferInterrupted(f"{constants.ENDPOINT} sends no data")
-    return TransferInterrupted(f"{constants.ENDPOINT}: {str(error) or type(error).__name__}")
+            return TransferInterrupted(f"{_endpoint()} sends no data")
+    return TransferInterrupted(f"{_endpoint()}: {str(error) or type(error).__name__}")
 
 
 def _status_error(

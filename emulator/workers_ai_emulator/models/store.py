@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers_ai_emulator.errors import WeightsUnusable
-from workers_ai_emulator.files import read_small_text, write_text_atomically
+from workers_ai_emulator.files import one_line, read_small_text, write_text_atomically
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.manifest import disk_errors, manifest_path
 from workers_ai_emulator.models.stand_in import embedding_stand_in, stand_in
@@ -62,8 +62,19 @@ class Store:
         """Returns a model's own weights, or the stand-in model if the own weights are missing.
 
         Converts the stand-in model on first use. Raises WeightsUnusable if the own weights are
-        missing and the stand-in model cannot replace them.
+        missing and the stand-in model cannot replace them, or if the operating system refuses
+        access to a file or folder.
         """
+        try:
+            return self._weights(spec)
+        except OSError as error:
+            path = one_line(str(error.filename or self.path(spec)))
+            raise WeightsUnusable(
+                f"{path} cannot be read: {error.strerror or error}; give yourself access to it, or "
+                "choose another folder with --models-dir"
+            ) from error
+
+    def _weights(self, spec: ModelSpec) -> Weights:
         own = self.path(spec)
         if own.exists():
             return Weights(own)

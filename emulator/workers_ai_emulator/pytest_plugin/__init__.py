@@ -257,7 +257,8 @@ def _environment_of(emulator: WorkersAI) -> Mapping[str, str]:
     exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     host = emulator.base_url.removeprefix("http://").partition("/")[0].rpartition(":")[0]
     # Some clients cannot parse an IPv6 address in NO_PROXY.
-    is_needed = not {host, "*"} & {*exceptions.split(",")} and not host.startswith("[")
+    is_excluded = exceptions.strip() == "*" or host in exceptions.split(",")
+    is_needed = not is_excluded and not host.startswith("[")
     no_proxy = ",".join(filter(None, [exceptions, host])) if is_needed else exceptions
     return {**emulator.environment, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 

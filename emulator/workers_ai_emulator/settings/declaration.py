@@ -13,10 +13,11 @@ from workers_ai_emulator.errors import SettingInvalid
 
 AUTO = "auto"
 # The parts of a URL that are no secrets, between those that can be secrets. The scheme and the user
-# may be missing. A password that contains `/`, `?` or `#` does not match.
+# may be missing. Most passwords that contain `/`, `?` or `#` do not match.
 _URL = re.compile(
-    r"(?P<scheme>([a-z][a-z0-9+.-]*://)?+)([^/?#]*@)?"
-    r"(?P<host>([^/?#@:\[\]]*|\[[^/?#@\[\]]*\])(:\d*)?)(?P<path>(/[^?#]*)?)([?#].*)?",
+    r"(?P<scheme>([a-z][a-z0-9+.-]*://)?+)(?P<user>[^/?#]*@)?"
+    r"(?P<host>([^/?#@:\[\]]*|\[[^/?#@\[\]]*\])(?P<port>:\d*)?)(?P<path>(/[^?#]*)?)"
+    r"(?P<rest>([?#].*)?)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -112,7 +113,7 @@ class Declaration:
             return sorted(value)
         if isinstance(value, Path):
             return _absolute(value)
-        return _without_secrets(value) if self.flag.endswith("-url") and value else value
+        return shown_url(value) if self.flag.endswith("-url") and value else value
 
     def _parse(self, given: Any) -> Any:
         if isinstance(given, float) and not isfinite(given):
@@ -131,9 +132,33 @@ def _absolute(path: Path) -> str:
         return str(path)
 
 
-def _without_secrets(url: str) -> str:
+def shown_url(url: str) -> str:
+    """Returns the URL without the user name, the password and the query, for messages.
+
+    An invalid URL, and a URL whose path or query may be a part of a password, become a text that
+    does not contain it.
+    """
     match = _URL.fullmatch(url)
-    return "(not a valid URL)" if match is None else "".join(match.group("scheme", "host", "path"))
+    if match is None or _may_split_password(match):
+        return "(not a valid URL)"
+    return "".join(match.group("scheme", "host", "path"))
+
+
+def may_split_password(url: str) -> bool:
+    """Returns whether a `/`, `?` or `#` may belong to the password, as in `http://me:1/2@host`.
+
+    Programs then read the beginning of the password as a port.
+    """
+    match = _URL.fullmatch(url)
+    return match is not None and _may_split_password(match)
+
+
+def _may_split_password(match: re.Match[str]) -> bool:
+    later = match["path"] + match["rest"]
+    if "@" not in later:
+        return False
+    # Without a user and a port, `/@` begins a part of a path, such as `/@cf/`.
+    return bool(match["user"] or match["port"] or re.search("(?<!/)@", match["path"]))
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.capture import is_response_header
 from workers_ai_emulator.network import check_certificates, proxy_for
+from workers_ai_emulator.settings.declaration import may_split_password, shown_url
 from workers_ai_emulator.wire.body import read_body
 from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
@@ -90,9 +91,12 @@ def _checked(url: str) -> str:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise SettingInvalid(f"--cloudflare-url: {url!r} is no URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise SettingInvalid(f"--cloudflare-url takes an http or https URL, not {url!r}")
+        reason = "" if "@" in url else f": {error}"  # the reason may contain a part of a password
+        raise SettingInvalid(
+            f"--cloudflare-url takes a URL, not {shown_url(url)}{reason}"
+        ) from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or may_split_password(url):
+        raise SettingInvalid(f"--cloudflare-url takes an http or https URL, not {shown_url(url)}")
     return url.rstrip("/")
 
 
