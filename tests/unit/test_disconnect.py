@@ -83,6 +83,45 @@ def test_an_error_of_the_work_is_raised() -> None:
     run(test)
 
 
+def test_a_disconnect_leaves_no_cancellation_in_the_caller() -> None:
+    async def test() -> None:
+        with pytest.raises(ClientDisconnect):
+            await while_connected(Work()(), receiver([], disconnects=True))
+        running = asyncio.current_task()
+        assert running is not None
+        assert running.cancelling() == 0
+
+    run(test)
+
+
+def test_work_that_was_cancelled_elsewhere_ends_as_after_a_disconnect() -> None:
+    async def test() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        with pytest.raises(ClientDisconnect):
+            await while_connected(future, receiver([]))
+
+    run(test)
+
+
+def test_a_cancelled_caller_stays_cancelled_if_the_client_disconnects_too() -> None:
+    async def test() -> None:
+        is_gone = asyncio.Event()
+
+        async def receive() -> Message:
+            await is_gone.wait()
+            return {"type": "http.disconnect"}
+
+        calling = asyncio.create_task(while_connected(Work()(), receive))
+        await asyncio.sleep(0.01)
+        is_gone.set()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    run(test)
+
+
 def test_the_work_is_cancelled_with_its_caller() -> None:
     async def test() -> None:
         work = Work()

@@ -108,11 +108,13 @@ class Embedder:
         self._computing: dict[TextRunner, _Job] = {}
         self._is_closed = False
         self._has_own_priority = True  # False once the system has refused a lower priority
-        self._change = threading.Condition()
+        self._lock = threading.Lock()
         self._runners = [create_runner() for _ in range(num_runners)]
+        # A runner's thread waits for its condition, so that a text wakes only one thread.
+        self._conditions = [threading.Condition(self._lock) for _ in self._runners]
         self._threads = [
-            threading.Thread(target=self._work, args=(runner,), name="embed", daemon=True)
-            for runner in self._runners
+            threading.Thread(target=self._work, args=(number,), name="embed", daemon=True)
+            for number in range(num_runners)
         ]
         for thread in self._threads:
             thread.start()
@@ -137,9 +139,9 @@ class Embedder:
         job = _Job(texts, pooling)
         self._unfinished.add(job)
         try:
-            with self._change:
+            with self._lock:
                 self._jobs.append(job)
-                self._change.notify_all()
+                self._wake_next()
             return await job.future
         finally:
             self._unfinished.discard(job)
@@ -156,9 +158,10 @@ class Embedder:
 
         Returns whether all threads have ended. If not, the model must not be freed.
         """
-        with self._change:
+        with self._lock:
             self._is_closed = True
-            self._change.notify_all()
+            for condition in self._conditions:
+                condition.notify()
         self.cancel_all()
         return await asyncio.to_thread(self._join)
 
@@ -176,15 +179,17 @@ class Embedder:
 
     def _drop(self, job: _Job) -> None:
         """Drops the texts of a job, and stops the computation of those that have begun."""
-        with self._change:
+        with self._lock:
             job.is_cancelled = True
             for runner, its_job in self._computing.items():
                 if its_job is job:
                     runner.interrupt(is_requested=True)
 
-    def _work(self, runner: TextRunner) -> None:
+    def _work(self, number: int) -> None:
+        """Computes texts with the runner of this number until `close`."""
+        runner = self._runners[number]
         self._lower_priority()
-        while (task := self._next(runner)) is not None:
+        while (task := self._next(number)) is not None:
             job, index, num_threads = task
             error: EngineError | None = None
             try:
@@ -201,7 +206,7 @@ class Embedder:
         try:
             _lower_priority()
         except OSError as error:  # for example in a sandbox such as gVisor
-            with self._change:
+            with self._lock:
                 is_first, self._has_own_priority = self._has_own_priority, False
             if is_first:
                 log.warning(
@@ -210,46 +215,55 @@ class Embedder:
                     error,
                 )
 
-    def _next(self, runner: TextRunner) -> tuple[_Job, int, int] | None:
+    def _next(self, number: int) -> tuple[_Job, int, int] | None:
         """Waits for a text, and returns its job, its index and the number of threads to use.
 
-        Returns None after `close`. The jobs take turns: after each text, the next job follows. A
-        runner computes only while all earlier ones do. If the runners took turns, llama.cpp's
-        threads of one runner, which still wait actively, would slow down those of the next one.
+        Returns None after `close`. The jobs take turns: after each text, the next job follows.
+        `number`: the number of the runner that computes the text. A runner computes only while all
+        earlier ones do. If the runners took turns, llama.cpp's threads of one runner, which still
+        wait actively, would slow down those of the next one.
         """
-        with self._change:
+        with self._lock:
             while True:
                 while self._jobs and self._jobs[0].is_cancelled:
                     self._jobs.popleft()
                 if self._is_closed:
                     return None
-                if self._jobs and self._are_earlier_busy(runner):
+                if self._jobs and self._next_number() == number:
                     break
-                self._change.wait()
-            job = self._jobs.popleft()
-            index = job.next_index
-            job.next_index += 1
-            if job.next_index < len(job.texts):
-                self._jobs.append(job)
-            is_alone = not self._jobs and not self._computing
-            self._computing[runner] = job
-            if self._jobs:
-                self._change.notify_all()
-            runner.interrupt(is_requested=False)
-        uses_all = is_alone and self._is_machine_free()
-        num_threads = self._num_threads if uses_all else self._num_threads_of_runner
-        return job, index, num_threads
+                self._conditions[number].wait()
+            return self._take(self._runners[number])
 
-    def _are_earlier_busy(self, runner: TextRunner) -> bool:
-        index = self._runners.index(runner)
-        return all(earlier in self._computing for earlier in self._runners[:index])
+    def _take(self, runner: TextRunner) -> tuple[_Job, int, int]:
+        """Takes the next text for a runner. The lock must be held."""
+        job = self._jobs.popleft()
+        index = job.next_index
+        job.next_index += 1
+        if job.next_index < len(job.texts):
+            self._jobs.append(job)
+        uses_all = not self._jobs and not self._computing and self._is_machine_free()
+        self._computing[runner] = job
+        if self._jobs:
+            self._wake_next()
+        runner.interrupt(is_requested=False)
+        return job, index, self._num_threads if uses_all else self._num_threads_of_runner
+
+    def _next_number(self) -> int | None:
+        """Returns the number of the first runner that computes nothing; None if all compute."""
+        idle = (n for n, runner in enumerate(self._runners) if runner not in self._computing)
+        return next(idle, None)
+
+    def _wake_next(self) -> None:
+        """Wakes the thread of the first runner that computes nothing. The lock must be held."""
+        if (number := self._next_number()) is not None:
+            self._conditions[number].notify()
 
     def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:
         """Ends the computation of a text, and gives the job its result if this was the last text.
 
         An error is the result of the whole job. After Interrupted, the job has its result already.
         """
-        with self._change:
+        with self._lock:
             del self._computing[runner]
             job.num_left -= error is None
             is_done = job.num_left == 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -34,22 +34,31 @@ async def on_disconnect(receive: Receive, action: Callable[[], object]) -> Async
 
 
 async def while_connected(
-    work: Coroutine[Any, Any, _T], receive: Receive, *, limit_s: float | None = None
+    work: Awaitable[_T], receive: Receive, *, limit_s: float | None = None
 ) -> _T:
-    """Runs `work` and returns its result. Cancels `work` if the client disconnects.
+    """Waits for `work` and returns its result. Cancels `work` if the client disconnects.
 
-    Raises ClientDisconnect if the client disconnects. If `work` takes longer than `limit_s`
-    seconds, cancels `work` and raises TimeoutError. Read the request's body before the call,
-    because this function discards all messages from `receive`.
+    Raises ClientDisconnect if the client disconnects, or if `work` is cancelled, as during a
+    shutdown. If `work` takes longer than `limit_s` seconds, cancels it and raises TimeoutError.
+    Read the request's body before the call, because this function discards all messages from
+    `receive`.
     """
-    task = asyncio.create_task(work)
+    running = asyncio.current_task()
+    assert running is not None
+    is_disconnected = False
+
+    def cancel() -> None:
+        nonlocal is_disconnected
+        is_disconnected = True
+        running.cancel()
+
     try:
-        async with on_disconnect(receive, task.cancel):
-            done, _ = await asyncio.wait({task}, timeout=limit_s)
+        async with on_disconnect(receive, cancel), asyncio.timeout(limit_s):
+            return await work
+    except asyncio.CancelledError:
+        if running.cancelling() > is_disconnected:  # the caller was cancelled, too
+            raise
+        raise ClientDisconnect from None
     finally:
-        task.cancel()
-    if not done:
-        raise TimeoutError
-    if task.cancelled():
-        raise ClientDisconnect
-    return task.result()
+        if is_disconnected:
+            running.uncancel()
