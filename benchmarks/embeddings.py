@@ -10,8 +10,9 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 from workers_ai_emulator.models.stand_in import embedding_stand_in
@@ -36,7 +37,7 @@ _WORDS = (
     "their",
     "angle",
 )
-# The requests: how many texts each one has, and the numbers of words of the texts.
+# The requests: how many new texts each one has, and the numbers of words of the texts.
 _REQUESTS = {
     "1 text of 10 words": (1, [10]),
     "1 text of 100 words": (1, [100]),
@@ -46,6 +47,9 @@ _REQUESTS = {
     "100 texts of 100 words": (100, [100]),
     "100 texts of 10 to 300 words": (100, [10, 30, 100, 300]),
 }
+_REPEATED = "100 texts of 100 words that were sent before"
+# The number that each text begins with, which no other text has. All numbers have six digits.
+_numbers = itertools.count(100_000)
 _HEADINGS = ["a request", "emulator: texts/s", "llama-server: texts/s", "emulator / llama-server"]
 _MIN_S = 2.0  # short requests are repeated for at least this time
 _GAP_HEADINGS = ["the stream runs", "tokens/s", "gap p50 (ms)", "gap p95 (ms)", "longest gap (ms)"]
@@ -60,8 +64,8 @@ def report(conditions: Conditions) -> Iterator[str]:
     """
     num_rounds = 1 if conditions.is_quick else conditions.num_rounds
     yield (
-        f"One client sends equal requests one after the other, for {_MIN_S:.0f} seconds, and at "
-        f"least {num_rounds} of them; texts/s is the median. llama-server is measured with as many "
+        f"One client sends requests one after the other, for {_MIN_S:.0f} seconds, and at least "
+        f"{num_rounds} of them; texts/s is the median. llama-server is measured with as many "
         "slots as threads, and with 16 slots; the table has the better figure."
     )
     yield tables.markdown(_HEADINGS, speeds(conditions, num_rounds))
@@ -74,11 +78,14 @@ def report(conditions: Conditions) -> Iterator[str]:
 
 
 def texts(num_texts: int, lengths: Sequence[int]) -> list[str]:
-    """Returns different texts whose numbers of words are `lengths`, again and again."""
+    """Returns new texts whose numbers of words are `lengths`, again and again.
+
+    The emulator keeps the embeddings of recent texts, so no text may occur twice.
+    """
     counts = itertools.islice(itertools.cycle(lengths), num_texts)
     return [
-        " ".join([str(number), *itertools.islice(itertools.cycle(_WORDS), count - 1)])
-        for number, count in enumerate(counts)
+        " ".join([str(next(_numbers)), *itertools.islice(itertools.cycle(_WORDS), count - 1)])
+        for count in counts
     ]
 
 
@@ -87,10 +94,10 @@ def speeds(conditions: Conditions, num_rounds: int) -> list[list[str]]:
     ours = _texts_per_s(servers.ours(conditions), f"{API}/v1/embeddings", num_rounds)
     slots = (conditions.num_threads, 16)
     runs = [_texts_per_s(_llama_server(conditions, n), "/v1/embeddings", num_rounds) for n in slots]
-    theirs = {name: max(run[name] for run in runs) for name in _REQUESTS}
+    theirs = {name: max(run[name] for run in runs) for name in ours}
     return [
         [name, f"{ours[name]:.0f}", f"{theirs[name]:.0f}", tables.ratio(ours[name], theirs[name])]
-        for name in _REQUESTS
+        for name in ours
     ]
 
 
@@ -113,13 +120,17 @@ def _gap_row(name: str, arrivals: Sequence[float]) -> list[str]:
 
 
 def _texts_per_s(spec: ServerSpec, path: str, num_rounds: int) -> dict[str, float]:
-    """Returns the texts per second for each entry of `_REQUESTS`."""
+    """Returns the texts per second for each entry of `_REQUESTS`, and for `_REPEATED`."""
     with servers.running(spec, 1, _CONTEXT_LENGTH) as server:
         _embed(server, path, texts(1, [10]))  # the emulator loads the model for the first request
-        return {
-            name: num_texts / _median_seconds(server, path, texts(num_texts, lengths), num_rounds)
-            for name, (num_texts, lengths) in _REQUESTS.items()
-        }
+        speeds = {}
+        for name, (num_texts, lengths) in _REQUESTS.items():
+            new = partial(texts, num_texts, lengths)
+            speeds[name] = num_texts / _median_seconds(server, path, new, num_rounds)
+        known = texts(100, [100])
+        _embed(server, path, known)
+        speeds[_REPEATED] = 100 / _median_seconds(server, path, lambda: known, num_rounds)
+        return speeds
 
 
 def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
@@ -140,10 +151,14 @@ def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
     )
 
 
-def _median_seconds(server: Server, path: str, inputs: Sequence[str], num_rounds: int) -> float:
+def _median_seconds(
+    server: Server, path: str, next_inputs: Callable[[], Sequence[str]], num_rounds: int
+) -> float:
+    """Returns how long a request takes. `next_inputs`: returns the texts of the next request."""
     times: list[float] = []
     with httpx.Client() as client:  # creating a client takes longer than a short text
         while len(times) < num_rounds or sum(times) < _MIN_S:
+            inputs = next_inputs()
             start = time.perf_counter()
             _embed(server, path, inputs, client)
             times.append(time.perf_counter() - start)
@@ -164,11 +179,10 @@ def _embed(
 def _embedding_again_and_again(server: Server) -> Iterator[None]:
     """Requests embeddings on another thread until the `with` block ends."""
     is_ended = threading.Event()
-    inputs = texts(_NUM_TEXTS, [100])
 
     def embed() -> None:
         while not is_ended.is_set():
-            _embed(server, f"{API}/v1/embeddings", inputs)
+            _embed(server, f"{API}/v1/embeddings", texts(_NUM_TEXTS, [100]))
 
     thread = threading.Thread(target=embed)
     thread.start()

@@ -7,17 +7,18 @@ import importlib.util
 import json
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.embedder import Embedder
-from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, Vector
+from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.llama import LlamaModel
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.vector_cache import Vector
 from workers_ai_emulator.models.stand_in import embedding_stand_in
 from workers_ai_emulator.settings import Settings
 
@@ -138,20 +139,19 @@ def test_an_embedding_does_not_depend_on_earlier_texts(
 def test_an_embedding_does_not_depend_on_texts_beside_it(model: LlamaModel) -> None:
     texts = [random_tokens(length) for length in (1, 5, 30, 31, 32, 100, 200, 300) * 2]
 
-    async def embed() -> tuple[list[Vector], list[Vector]]:
+    async def embed(parts: Sequence[list[list[int]]]) -> list[Vector]:
         embedder = Embedder(
             lambda: EmbeddingRunner(model, 512), num_runners=3, num_threads=3, queue_size=99
         )
         try:
-            alone = [(await embedder.embed([text], Pooling.MEAN))[0] for text in texts]
-            halves = await asyncio.gather(
-                embedder.embed(texts[:8], Pooling.MEAN), embedder.embed(texts[8:], Pooling.MEAN)
-            )
+            embeddings = await asyncio.gather(*(embedder.embed(p, Pooling.MEAN) for p in parts))
         finally:
             assert await embedder.close()
-        return alone, [vector for half in halves for vector in half]
+        return [vector for part in embeddings for vector in part]
 
-    alone, together = asyncio.run(embed())
+    # Each call has an embedder of its own, because an embedder keeps the embeddings.
+    alone = [asyncio.run(embed([[text]]))[0] for text in texts]
+    together = asyncio.run(embed([texts[:8], texts[8:]]))
     assert [v.tobytes() for v in alone] == [v.tobytes() for v in together]
 
 

@@ -14,6 +14,9 @@ from tests.server import ENDLESS, ServerProcess, server_process, wait_until
 BASE, M3 = "@cf/baai/bge-base-en-v1.5", "@cf/baai/bge-m3"
 RERANKER = "@cf/baai/bge-reranker-base"
 TEXTS = [f"The number {n} is " + "larger than the number before it, " * (n % 9) for n in range(100)]
+# Each of these groups of texts is used in one test, because the server keeps embeddings.
+TEXTS_BESIDE_A_COMPLETION = [f"{text}!" for text in TEXTS]
+TEXTS_AFTER_DISCONNECTS = [f"{text}?" for text in TEXTS[:3]]
 LONG = {"text": ["a long text " * 400] * 100}
 
 
@@ -26,44 +29,49 @@ def vectors(server: ServerProcess, texts: list[str], model: str = BASE) -> list[
 
 
 @pytest.fixture(scope="module")
-def alone(server: ServerProcess) -> list[Any]:
-    """Returns the embeddings of TEXTS, computed while nothing else computes."""
-    return vectors(server, TEXTS)
+def alone() -> dict[str, Any]:
+    """Returns the embedding of each text, computed by a server that does nothing else."""
+    texts = [*TEXTS, *TEXTS_BESIDE_A_COMPLETION, *TEXTS_AFTER_DISCONNECTS]
+    with server_process("--threads", "1") as other_server:
+        return {text: vectors(other_server, [text])[0] for text in texts}
 
 
 def test_embeddings_have_the_dimensions_of_the_model_and_length_1(
-    server: ServerProcess, alone: list[Any]
+    server: ServerProcess, alone: dict[str, Any]
 ) -> None:
-    assert {len(vector) for vector in alone} == {768}
-    assert all(math.isclose(math.hypot(*vector), 1, abs_tol=1e-6) for vector in alone)
+    assert {len(vector) for vector in alone.values()} == {768}
+    assert all(math.isclose(math.hypot(*vector), 1, abs_tol=1e-6) for vector in alone.values())
     assert {len(vector) for vector in vectors(server, TEXTS[:2], M3)} == {1024}
 
 
-def test_a_text_alone_has_the_embedding_that_it_has_beside_others(
-    server: ServerProcess, alone: list[Any]
-) -> None:
-    assert [vectors(server, [TEXTS[n]])[0] for n in (0, 8, 99)] == [alone[n] for n in (0, 8, 99)]
-
-
-def test_simultaneous_requests_get_the_same_embeddings(
-    server: ServerProcess, alone: list[Any]
+def test_simultaneous_requests_get_the_embeddings_that_the_texts_have_alone(
+    server: ServerProcess, alone: dict[str, Any]
 ) -> None:
     with ThreadPoolExecutor() as pool:
         parts = [TEXTS[start::4] for start in range(4)]
         results = list(pool.map(lambda texts: vectors(server, texts), parts))
-    assert results == [alone[start::4] for start in range(4)]
+    assert results == [[alone[text] for text in part] for part in parts]
+
+
+def test_texts_that_were_embedded_before_have_the_same_embeddings(
+    server: ServerProcess, alone: dict[str, Any]
+) -> None:
+    texts = ["A text that was never embedded.", *TEXTS[:3]]
+    for _ in range(2):
+        assert vectors(server, texts)[1:] == [alone[text] for text in TEXTS[:3]]
 
 
 def test_embeddings_and_a_completion_do_not_change_each_other(
-    server: ServerProcess, alone: list[Any]
+    server: ServerProcess, alone: dict[str, Any]
 ) -> None:
+    texts = TEXTS_BESIDE_A_COMPLETION
     body = ENDLESS | {"max_tokens": 200}
     expected = server.run(body).json()["result"]["response"]
     with ThreadPoolExecutor() as pool:
         completion = pool.submit(server.run, body)
-        embeddings = pool.submit(vectors, server, TEXTS)
+        embeddings = pool.submit(vectors, server, texts)
         assert completion.result().json()["result"]["response"] == expected
-        assert embeddings.result() == alone
+        assert embeddings.result() == [alone[text] for text in texts]
 
 
 def test_a_ranking_puts_the_answer_first(server: ServerProcess) -> None:
@@ -77,11 +85,12 @@ def test_a_ranking_puts_the_answer_first(server: ServerProcess) -> None:
     assert sorted(item["id"] for item in result) == [0, 1, 2]
 
 
-def test_requests_of_clients_that_leave_end(server: ServerProcess, alone: list[Any]) -> None:
+def test_requests_of_clients_that_leave_end(server: ServerProcess, alone: dict[str, Any]) -> None:
     log = len(server.log)
     for _ in range(3):
         server.connect(LONG, BASE).close()
-    assert vectors(server, TEXTS[:3]) == alone[:3]
+    texts = TEXTS_AFTER_DISCONNECTS
+    assert vectors(server, texts) == [alone[text] for text in texts]
     assert not any("Traceback" in line for line in server.log[log:])
 
 

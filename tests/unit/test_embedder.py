@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from workers_ai_emulator.engine import embedder as module
-from workers_ai_emulator.engine.embedder import Embedder, Vector
+from workers_ai_emulator.engine.embedder import Embedder
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     EngineClosed,
@@ -21,6 +21,7 @@ from workers_ai_emulator.engine.errors import (
     Interrupted,
 )
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.vector_cache import Vector
 
 from tests.loop import TIMEOUT_S, in_loop
 
@@ -121,6 +122,40 @@ async def test_embeddings_have_the_order_of_the_texts() -> None:
     async with running(model, num_runners=4) as embedder:
         vectors = await embedder.embed([[n, n + 1] for n in range(50)], Pooling.CLS)
     assert [vector.tolist() for vector in vectors] == [[n, n + 1] for n in range(50)]
+
+
+@in_loop
+async def test_embeddings_of_recent_texts_are_not_computed_again() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=1) as embedder:
+        await embedder.embed([[1], [2]], Pooling.MEAN)
+        vectors = await embedder.embed([[3], [2], [4], [1]], Pooling.MEAN)
+        assert [vector.tolist() for vector in vectors] == [[3], [2], [4], [1]]
+        assert [first for first, _ in model.calls] == [1, 2, 3, 4]
+        await embedder.embed([[1]], Pooling.CLS)
+    assert [first for first, _ in model.calls] == [1, 2, 3, 4, 1]
+
+
+@in_loop
+async def test_a_text_that_failed_is_computed_again() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=1) as embedder:
+        for _ in range(2):
+            with pytest.raises(EngineError):
+                await embedder.embed([[BROKEN]], Pooling.MEAN)
+    assert [first for first, _ in model.calls] == [BROKEN, BROKEN]
+
+
+@in_loop
+async def test_embeddings_of_many_texts_are_not_kept() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=1) as embedder:
+        for _ in range(2):
+            await embedder.embed([[number] for number in range(257)], Pooling.MEAN)
+    assert len(model.calls) == 2 * 257
 
 
 @in_loop

@@ -17,9 +17,9 @@ import pytest
 from workers_ai_emulator.backends import local_embeddings
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
 from workers_ai_emulator.backends.similarity import similarities_of_units
-from workers_ai_emulator.engine.embedder import Vector
 from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.vector_cache import Vector
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Weights

@@ -16,7 +16,7 @@ from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, S
 from workers_ai_emulator.wire.context import CallContext
 
 if TYPE_CHECKING:  # numpy is installed only with the extra `model`
-    from workers_ai_emulator.engine.embedder import Vector
+    from workers_ai_emulator.engine.vector_cache import Vector
 
 # More vectors are normalised in a thread, not on the event loop, where they take about 0.2 ms.
 _MAX_VECTORS_ON_LOOP = 10

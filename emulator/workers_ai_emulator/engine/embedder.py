@@ -19,9 +19,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     EngineClosed,
@@ -29,11 +26,14 @@ from workers_ai_emulator.engine.errors import (
     Interrupted,
 )
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.vector_cache import Vector, VectorCache
 
 log = logging.getLogger(__name__)
 
-Vector = NDArray[np.float32]
-
+CACHE_BYTES = 32 * 2**20  # the embeddings of 10,000 short texts with 384 dimensions
+# The embeddings of a request with more texts are not cached: looking them up would block the event
+# loop for more than a millisecond.
+_MAX_CACHED_TEXTS = 256
 _CLOSE_LIMIT_S = 10
 # Added to the nice value of the threads, so that running generations keep most of the processor:
 # on Linux, three times the share of these threads. A higher value would nearly stop embeddings
@@ -106,6 +106,7 @@ class Embedder:
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
         self._unfinished: set[_Job] = set()
         self._computing: dict[TextRunner, _Job] = {}
+        self._cache = VectorCache(CACHE_BYTES)
         self._is_closed = False
         self._has_own_priority = True  # False once the system has refused a lower priority
         self._lock = threading.Lock()
@@ -126,16 +127,27 @@ class Embedder:
     async def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
         """Returns the embeddings of tokenised texts, which are not normalised.
 
-        The texts of all requests take turns. If the coroutine is cancelled, its texts are dropped,
-        and the running computations of its texts are stopped. Raises CapacityExceeded if too many
-        requests wait, EngineClosed after `close`, and EngineError if llama.cpp fails.
+        Embeddings of recent texts are not computed again. The other texts of all requests take
+        turns. If the coroutine is cancelled, its texts are dropped, and the running computations of
+        its texts are stopped. Raises CapacityExceeded if too many requests wait, EngineClosed after
+        `close`, and EngineError if llama.cpp fails.
         """
         if self._is_closed:
             raise EngineClosed("the server is shutting down")
         if len(self._unfinished) >= self._queue_size:
             raise CapacityExceeded
-        if not texts:
-            return []
+        if len(texts) > _MAX_CACHED_TEXTS:
+            return await self._compute(texts, pooling)
+        found = [self._cache.find(text, pooling) for text in texts]
+        new = [text for text, vector in zip(texts, found, strict=True) if vector is None]
+        computed = await self._compute(new, pooling) if new else []
+        for text, vector in zip(new, computed, strict=True):
+            self._cache.add(text, pooling, vector)
+        left = iter(computed)
+        return [next(left) if vector is None else vector for vector in found]
+
+    async def _compute(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
+        """Computes the embeddings on the runners' threads."""
         job = _Job(texts, pooling)
         self._unfinished.add(job)
         try:

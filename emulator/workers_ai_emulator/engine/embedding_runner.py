@@ -11,7 +11,6 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-from numpy.typing import NDArray
 
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
@@ -19,10 +18,9 @@ from workers_ai_emulator.engine.gguf import NOT_GENERATING
 from workers_ai_emulator.engine.llama import IS_NOT_EMPTY, LlamaModel
 from workers_ai_emulator.engine.llama_log import collected_errors, reason
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.vector_cache import Vector
 
 log = logging.getLogger(__name__)
-
-Vector = NDArray[np.float32]
 
 # The sizes of contexts, in tokens. A text is computed in the smallest context that it fits into,
 # because a larger context needs more memory.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workers_ai_emulator.engine.embedder import Embedder
+from workers_ai_emulator.engine.embedder import CACHE_BYTES, Embedder
 from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, bytes_per_token
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
@@ -49,11 +49,11 @@ class OpenEmbedder:
 
     def memory(self, num_runners: int) -> int:
         """Returns the estimated bytes of memory that the model with its runners takes."""
-        return self.model.size + num_runners * self.runner_size
+        return self.model.size + CACHE_BYTES + num_runners * self.runner_size
 
     def num_runners(self, free: int) -> int:
         """Returns how many runners `free` bytes of memory suffice for; 0 if not even for one."""
-        return max(min((free - self.model.size) // self.runner_size, self.num_threads), 0)
+        return max(min((free - self.memory(0)) // self.runner_size, self.num_threads), 0)
 
     @property
     def num_separators(self) -> int:
