@@ -149,13 +149,23 @@ async def test_a_text_that_failed_is_computed_again() -> None:
 
 
 @in_loop
-async def test_embeddings_of_many_texts_are_not_kept() -> None:
+async def test_equal_texts_of_a_request_are_computed_once() -> None:
+    model = FakeModel()
+    model.gate.set()
+    async with running(model, num_runners=1) as embedder:
+        vectors = await embedder.embed([[1], [2], [1], [1]], Pooling.MEAN)
+    assert [vector.tolist() for vector in vectors] == [[1], [2], [1], [1]]
+    assert [first for first, _ in model.calls] == [1, 2]
+
+
+@in_loop
+async def test_embeddings_of_a_request_with_very_many_tokens_are_not_kept() -> None:
     model = FakeModel()
     model.gate.set()
     async with running(model, num_runners=1) as embedder:
         for _ in range(2):
-            await embedder.embed([[number] for number in range(257)], Pooling.MEAN)
-    assert len(model.calls) == 2 * 257
+            await embedder.embed([[1] * 50_000, [2]], Pooling.MEAN)
+    assert [first for first, _ in model.calls] == [1, 2, 1, 2]
 
 
 @in_loop

@@ -26,14 +26,14 @@ from workers_ai_emulator.engine.errors import (
     Interrupted,
 )
 from workers_ai_emulator.engine.pooling import Pooling
-from workers_ai_emulator.engine.vector_cache import Vector, VectorCache
+from workers_ai_emulator.engine.vector_cache import Vector, VectorCache, key_of
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 32 * 2**20  # the embeddings of 10,000 short texts with 384 dimensions
-# The embeddings of a request with more texts are not cached: looking them up would block the event
+CACHE_BYTES = 32 * 2**20  # the embeddings of 15,000 short texts with 384 dimensions
+# The embeddings of a request with more tokens are not cached: looking them up would block the event
 # loop for more than a millisecond.
-_MAX_CACHED_TEXTS = 256
+_MAX_CACHED_TOKENS = 50_000
 _CLOSE_LIMIT_S = 10
 # Added to the nice value of the threads, so that running generations keep most of the processor:
 # on Linux, three times the share of these threads. A higher value would nearly stop embeddings
@@ -127,24 +127,25 @@ class Embedder:
     async def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
         """Returns the embeddings of tokenised texts, which are not normalised.
 
-        Embeddings of recent texts are not computed again. The other texts of all requests take
-        turns. If the coroutine is cancelled, its texts are dropped, and the running computations of
-        its texts are stopped. Raises CapacityExceeded if too many requests wait, EngineClosed after
-        `close`, and EngineError if llama.cpp fails.
+        Embeddings of recent texts are not computed again, unless the request has very many tokens.
+        The other texts of all requests take turns. If the coroutine is cancelled, its texts are
+        dropped, and the running computations of its texts are stopped. Raises CapacityExceeded if
+        too many requests wait, EngineClosed after `close`, and EngineError if llama.cpp fails.
         """
         if self._is_closed:
             raise EngineClosed("the server is shutting down")
         if len(self._unfinished) >= self._queue_size:
             raise CapacityExceeded
-        if len(texts) > _MAX_CACHED_TEXTS:
+        if sum(map(len, texts)) > _MAX_CACHED_TOKENS:
             return await self._compute(texts, pooling)
-        found = [self._cache.find(text, pooling) for text in texts]
-        new = [text for text, vector in zip(texts, found, strict=True) if vector is None]
-        computed = await self._compute(new, pooling) if new else []
-        for text, vector in zip(new, computed, strict=True):
-            self._cache.add(text, pooling, vector)
-        left = iter(computed)
-        return [next(left) if vector is None else vector for vector in found]
+        keys = [key_of(text, pooling) for text in texts]
+        found = {key: vector for key in keys if (vector := self._cache.find(key)) is not None}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        computed = await self._compute([*new.values()], pooling) if new else []
+        for key, vector in zip(new, computed, strict=True):
+            self._cache.add(key, vector)
+            found[key] = vector
+        return [found[key] for key in keys]
 
     async def _compute(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
         """Computes the embeddings on the runners' threads."""
@@ -241,33 +242,38 @@ class Embedder:
                     self._jobs.popleft()
                 if self._is_closed:
                     return None
-                if self._jobs and self._next_number() == number:
+                if self._jobs and self._first_idle_number() == number:
                     break
                 self._conditions[number].wait()
-            return self._take(self._runners[number])
+            job, index, is_alone = self._take(self._runners[number])
+        uses_all = is_alone and self._is_machine_free()
+        return job, index, self._num_threads if uses_all else self._num_threads_of_runner
 
-    def _take(self, runner: TextRunner) -> tuple[_Job, int, int]:
-        """Takes the next text for a runner. The lock must be held."""
+    def _take(self, runner: TextRunner) -> tuple[_Job, int, bool]:
+        """Takes the next text for a runner. The lock must be held.
+
+        Returns its job, its index, and whether there is no other text to compute.
+        """
         job = self._jobs.popleft()
         index = job.next_index
         job.next_index += 1
         if job.next_index < len(job.texts):
             self._jobs.append(job)
-        uses_all = not self._jobs and not self._computing and self._is_machine_free()
+        is_alone = not self._jobs and not self._computing
         self._computing[runner] = job
         if self._jobs:
             self._wake_next()
         runner.interrupt(is_requested=False)
-        return job, index, self._num_threads if uses_all else self._num_threads_of_runner
+        return job, index, is_alone
 
-    def _next_number(self) -> int | None:
+    def _first_idle_number(self) -> int | None:
         """Returns the number of the first runner that computes nothing; None if all compute."""
         idle = (n for n, runner in enumerate(self._runners) if runner not in self._computing)
         return next(idle, None)
 
     def _wake_next(self) -> None:
         """Wakes the thread of the first runner that computes nothing. The lock must be held."""
-        if (number := self._next_number()) is not None:
+        if (number := self._first_idle_number()) is not None:
             self._conditions[number].notify()
 
     def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:

@@ -17,6 +17,8 @@ from workers_ai_emulator.engine.pooling import Pooling
 
 Vector = NDArray[np.float32]
 
+Key = tuple[Pooling, bytes]
+
 _BYTES_PER_ENTRY = 400  # the approximate size of the objects of an entry, without their contents
 
 
@@ -30,19 +32,17 @@ class VectorCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._vectors: dict[tuple[Pooling, bytes], Vector] = {}  # the least recently used is first
+        self._vectors: dict[Key, Vector] = {}  # the least recently used is first
 
-    def find(self, tokens: Sequence[int], pooling: Pooling) -> Vector | None:
-        """Returns the embedding of a text; None if the cache does not have it."""
-        key = _key(tokens, pooling)
+    def find(self, key: Key) -> Vector | None:
+        """Returns the embedding of the text with this key; None if the cache does not have it."""
         vector = self._vectors.pop(key, None)
         if vector is not None:
             self._vectors[key] = vector
         return vector
 
-    def add(self, tokens: Sequence[int], pooling: Pooling, vector: Vector) -> None:
+    def add(self, key: Key, vector: Vector) -> None:
         """Adds an embedding, and drops those that were not used for the longest time."""
-        key = _key(tokens, pooling)
         if key in self._vectors:
             return
         self._vectors[key] = vector
@@ -52,9 +52,10 @@ class VectorCache:
             self._num_bytes -= _size(oldest, self._vectors.pop(oldest))
 
 
-def _key(tokens: Sequence[int], pooling: Pooling) -> tuple[Pooling, bytes]:
+def key_of(tokens: Sequence[int], pooling: Pooling) -> Key:
+    """Returns the key of a text. Texts with equal tokens and equal pooling have equal keys."""
     return pooling, array("i", tokens).tobytes()
 
 
-def _size(key: tuple[Pooling, bytes], vector: Vector) -> int:
+def _size(key: Key, vector: Vector) -> int:
     return len(key[1]) + vector.nbytes + _BYTES_PER_ENTRY

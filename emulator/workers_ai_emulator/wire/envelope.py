@@ -90,7 +90,7 @@ def to_json(value: Any) -> bytes:
 def written_numbers(numbers: Sequence[float]) -> Written:
     """Writes the JSON of a list of floats, in a seventh of the time that `json` takes [measured].
 
-    Numbers that are not finite become null, and exponents are written as in JavaScript: `1e-7`.
+    Numbers that are not finite become null.
     """
     return Written(pydantic_core.to_json(numbers, inf_nan_mode="null"))
 
