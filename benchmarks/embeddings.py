@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import httpx
@@ -51,7 +51,8 @@ _REPEATED = "100 texts of 100 words that were sent before"
 # The number that each text begins with, which no other text has. All numbers have six digits.
 _numbers = itertools.count(100_000)
 _HEADINGS = ["a request", "emulator: texts/s", "llama-server: texts/s", "emulator / llama-server"]
-_MIN_S = 2.0  # short requests are repeated for at least this time
+_MIN_TURNS = 5
+_MIN_S = 0.5  # short requests are repeated in a turn for at least this time
 _GAP_HEADINGS = ["the stream runs", "tokens/s", "gap p50 (ms)", "gap p95 (ms)", "longest gap (ms)"]
 _STREAM_TOKENS = 300
 _TIMEOUT_S = 600
@@ -62,13 +63,15 @@ def report(conditions: Conditions) -> Iterator[str]:
 
     Raises SystemExit if a server does not start or refuses a request.
     """
-    num_rounds = 1 if conditions.is_quick else conditions.num_rounds
+    num_turns = 1 if conditions.is_quick else max(conditions.num_rounds, _MIN_TURNS)
     yield (
-        f"One client sends requests one after the other, for {_MIN_S:.0f} seconds, and at least "
-        f"{num_rounds} of them; texts/s is the median. llama-server is measured with as many "
-        "slots as threads, and with 16 slots; the table has the better figure."
+        f"One client sends requests one after the other. The servers take turns: in each of "
+        f"{num_turns} turns, each server gets requests for {_MIN_S} seconds, and at least one; "
+        "texts/s is the median. llama-server is measured with as many slots as threads, and with "
+        "16 slots; the table has the better figure. The ratio is the median of the ratios of all "
+        "turns."
     )
-    yield tables.markdown(_HEADINGS, speeds(conditions, num_rounds))
+    yield tables.markdown(_HEADINGS, speeds(conditions, num_turns))
     yield (
         f"A client streams a completion of {_STREAM_TOKENS} tokens from the emulator, once alone "
         f"and once while another client requests the embeddings of {_NUM_TEXTS} texts of 100 "
@@ -89,22 +92,41 @@ def texts(num_texts: int, lengths: Sequence[int]) -> list[str]:
     ]
 
 
-def speeds(conditions: Conditions, num_rounds: int) -> list[list[str]]:
+def speeds(conditions: Conditions, num_turns: int) -> list[list[str]]:
     """Returns the rows of the table that compares the servers."""
-    ours = _texts_per_s(servers.ours(conditions), f"{API}/v1/embeddings", num_rounds)
     slots = (conditions.num_threads, 16)
-    runs = [_texts_per_s(_llama_server(conditions, n), "/v1/embeddings", num_rounds) for n in slots]
-    theirs = {name: max(run[name] for run in runs) for name in ours}
-    return [
-        [name, f"{ours[name]:.0f}", f"{theirs[name]:.0f}", tables.ratio(ours[name], theirs[name])]
-        for name in ours
-    ]
+    specs = [servers.ours(conditions), *(_llama_server(conditions, n) for n in slots)]
+    known = texts(_NUM_TEXTS, [100])
+    kinds = {name: partial(texts, *request) for name, request in _REQUESTS.items()}
+    with ExitStack() as stack:
+        running = [stack.enter_context(servers.running(spec, 1, _CONTEXT_LENGTH)) for spec in specs]
+        for server in running:
+            _embed(server, texts(1, [10]))  # the emulator loads the model for the first request
+            _embed(server, known)
+        return [
+            _speed_row(name, running, next_texts, num_turns)
+            for name, next_texts in (kinds | {_REPEATED: lambda: known}).items()
+        ]
+
+
+def _speed_row(
+    name: str, running: Sequence[Server], next_texts: Callable[[], list[str]], num_turns: int
+) -> list[str]:
+    """Measures one kind of request. In each turn, every server is measured.
+
+    `running`: the emulator, then llama-server with different settings. `next_texts`: returns the
+    texts of the next request.
+    """
+    turns = [[_texts_per_s(server, next_texts) for server in running] for _ in range(num_turns)]
+    ours, *theirs = (statistics.median(of_server) for of_server in zip(*turns, strict=True))
+    ratio = statistics.median(turn[0] / max(turn[1:]) for turn in turns)
+    return [name, f"{ours:.0f}", f"{max(theirs):.0f}", f"{ratio:.2f}"]
 
 
 def stream_gaps(conditions: Conditions) -> list[list[str]]:
     """Returns the rows of the table about a stream alone and beside embeddings."""
     with servers.running(servers.ours(conditions), 1, 2048) as server:
-        _embed(server, f"{API}/v1/embeddings", texts(1, [10]))  # loads the model
+        _embed(server, texts(1, [10]))  # loads the model
         _arrivals(server, conditions.model)
         alone = _arrivals(server, conditions.model)
         with _embedding_again_and_again(server):
@@ -117,20 +139,6 @@ def _gap_row(name: str, arrivals: Sequence[float]) -> list[str]:
     speed = len(gaps) / (arrivals[-1] - arrivals[0])
     numbers = (tables.percentile(gaps, 50), tables.percentile(gaps, 95), max(gaps))
     return [name, f"{speed:.1f}", *(f"{number:.0f}" for number in numbers)]
-
-
-def _texts_per_s(spec: ServerSpec, path: str, num_rounds: int) -> dict[str, float]:
-    """Returns the texts per second for each entry of `_REQUESTS`, and for `_REPEATED`."""
-    with servers.running(spec, 1, _CONTEXT_LENGTH) as server:
-        _embed(server, path, texts(1, [10]))  # the emulator loads the model for the first request
-        speeds = {}
-        for name, (num_texts, lengths) in _REQUESTS.items():
-            new = partial(texts, num_texts, lengths)
-            speeds[name] = num_texts / _median_seconds(server, path, new, num_rounds)
-        known = texts(100, [100])
-        _embed(server, path, known)
-        speeds[_REPEATED] = 100 / _median_seconds(server, path, lambda: known, num_rounds)
-        return speeds
 
 
 def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
@@ -151,23 +159,21 @@ def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
     )
 
 
-def _median_seconds(
-    server: Server, path: str, next_inputs: Callable[[], Sequence[str]], num_rounds: int
-) -> float:
-    """Returns how long a request takes. `next_inputs`: returns the texts of the next request."""
-    times: list[float] = []
+def _texts_per_s(server: Server, next_texts: Callable[[], list[str]]) -> float:
+    """Returns the median speed of the requests of one client in one turn."""
+    measured: list[float] = []
+    end = time.perf_counter() + _MIN_S
     with httpx.Client() as client:  # creating a client takes longer than a short text
-        while len(times) < num_rounds or sum(times) < _MIN_S:
-            inputs = next_inputs()
+        while not measured or time.perf_counter() < end:
+            inputs = next_texts()
             start = time.perf_counter()
-            _embed(server, path, inputs, client)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+            _embed(server, inputs, client)
+            measured.append(len(inputs) / (time.perf_counter() - start))
+    return statistics.median(measured)
 
 
-def _embed(
-    server: Server, path: str, inputs: Sequence[str], client: httpx.Client | None = None
-) -> None:
+def _embed(server: Server, inputs: Sequence[str], client: httpx.Client | None = None) -> None:
+    path = f"{API}/v1/embeddings" if server.spec.name == servers.OURS else "/v1/embeddings"
     url = f"http://127.0.0.1:{server.port}{path}"
     post = httpx.post if client is None else client.post
     response = post(url, json={"model": _MODEL, "input": inputs}, timeout=_TIMEOUT_S)
@@ -182,7 +188,7 @@ def _embedding_again_and_again(server: Server) -> Iterator[None]:
 
     def embed() -> None:
         while not is_ended.is_set():
-            _embed(server, f"{API}/v1/embeddings", texts(_NUM_TEXTS, [100]))
+            _embed(server, texts(_NUM_TEXTS, [100]))
 
     thread = threading.Thread(target=embed)
     thread.start()
