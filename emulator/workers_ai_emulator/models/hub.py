@@ -42,7 +42,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
 from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
-from workers_ai_emulator.settings.declaration import shown_url
+from workers_ai_emulator.urls import shown_url
 
 # Prevents huggingface-hub from sending usage data.
 constants.HF_HUB_DISABLE_TELEMETRY = True
