@@ -585,12 +585,13 @@ def test_an_upstream_that_restarts_is_used_again() -> None:
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
+@pytest.mark.parametrize("status", [500, 501, 502, 504, 529])
 def test_an_upstream_whose_own_server_is_down_is_not_ready(
-    emulator: ServerProcess, upstream: FakeUpstream
+    status: int, emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    upstream.behaviour = lambda exchange: exchange.answer(502, {"error": "no backend"})
+    upstream.behaviour = lambda exchange: exchange.answer(status, {"error": "no backend"})
     assert emulator.run({"prompt": "Hi"}).status_code == 500
-    expected = f"upstream at {upstream.url} answers 502: no backend"
+    expected = f"upstream at {upstream.url} answers {status}: no backend"
     wait_until(lambda: readiness(emulator) == expected)
     upstream.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")
