@@ -15,6 +15,7 @@ from urllib.request import getproxies
 from urllib.request import proxy_bypass_environment as is_bypassed  # type: ignore[attr-defined]
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.urls import has_at_sign_after_host
 
 # The name of a certificate file, such as `9d66eef0.0`, in a folder that `openssl rehash` prepared.
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -120,15 +121,19 @@ def check_certificates() -> None:
 def check_hub_endpoint() -> None:
     """Checks the variable HF_ENDPOINT, the base URL of a Hugging Face hub.
 
-    Raises SettingInvalid if the variable is set, but is no http or https URL. Must be called before
-    huggingface-hub is imported, because some values make the import fail.
+    Raises SettingInvalid if the variable is set, but is no http or https URL, or has `@` after the
+    host. Must be called before huggingface-hub is imported, because some values make the import
+    fail.
     """
     url = os.environ.get("HF_ENDPOINT")
-    parts = _split(url or "")
-    if url is not None and not (parts and parts.scheme in ("http", "https") and parts.hostname):
+    if url is None:
+        return
+    parts = _split(url)
+    is_url = parts is not None and parts.scheme in ("http", "https") and parts.hostname
+    if not is_url or has_at_sign_after_host(url):
         raise SettingInvalid(
-            "HF_ENDPOINT is not the URL of a hub, such as https://huggingface.co; correct it or "
-            "unset it"
+            "HF_ENDPOINT is not the URL of a hub, such as https://huggingface.co; correct it (`/` "
+            "in a password is %2F, `?` %3F, `#` %23, and `@` in a path %40) or unset it"
         )
 
 
@@ -142,8 +147,7 @@ def _checked_proxy(scheme: str, value: str) -> str:
     url = value if "://" in value else f"http://{value}"
     variable = _variable(scheme)
     parts = _split(url)
-    # `@` after the host: a `/`, `?` or `#` in the password ends the host.
-    if parts is None or not parts.hostname or "@" in parts.path + parts.query + parts.fragment:
+    if parts is None or not parts.hostname or has_at_sign_after_host(url):
         raise SettingInvalid(
             f"{variable} is not the URL of a proxy, such as http://proxy.example:3128; "
             "correct it (`/` in a password is %2F, `?` %3F, `#` %23) or unset it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -584,12 +585,13 @@ def test_an_upstream_that_restarts_is_used_again() -> None:
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
+@pytest.mark.parametrize("status", [500, 501, 502, 504, 529])
 def test_an_upstream_whose_own_server_is_down_is_not_ready(
-    emulator: ServerProcess, upstream: FakeUpstream
+    status: int, emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
-    upstream.behaviour = lambda exchange: exchange.answer(502, {"error": "no backend"})
+    upstream.behaviour = lambda exchange: exchange.answer(status, {"error": "no backend"})
     assert emulator.run({"prompt": "Hi"}).status_code == 500
-    expected = f"upstream at {upstream.url} answers 502: no backend"
+    expected = f"upstream at {upstream.url} answers {status}: no backend"
     wait_until(lambda: readiness(emulator) == expected)
     upstream.behaviour = send_completion
     wait_until(lambda: readiness(emulator) == "ready")
@@ -598,14 +600,24 @@ def test_an_upstream_whose_own_server_is_down_is_not_ready(
 def test_an_upstream_that_fails_for_one_request_stays_ready(
     emulator: ServerProcess, upstream: FakeUpstream
 ) -> None:
+    has_sent_completion = threading.Event()
+
+    def complete(exchange: Exchange) -> None:
+        send_completion(exchange)
+        has_sent_completion.set()
+
     def fail_once(exchange: Exchange) -> None:
-        upstream.behaviour = send_completion
+        upstream.behaviour = complete
         exchange.answer(500, {"error": "a bug"})
 
     upstream.behaviour = fail_once
     assert emulator.run({"prompt": "Hi"}).status_code == 500
-    wait_until(lambda: len(upstream.requests) == 2)  # the second request is the emulator's own
     assert readiness(emulator) == "ready"
+    assert has_sent_completion.wait(20)  # the completion of the emulator's own request
+    # The emulator reads this completion before that of a later request.
+    assert emulator.run({"prompt": "Hi"}).status_code == 200
+    assert readiness(emulator) == "ready"
+    assert len(upstream.requests) == 3
 
 
 def test_an_upstream_with_several_models_needs_a_choice(upstream: FakeUpstream) -> None:

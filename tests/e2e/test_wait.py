@@ -197,3 +197,8 @@ def test_a_timeout_that_is_no_number_is_refused(free_port: int) -> None:
 def test_a_bad_url_is_refused(url: str) -> None:
     status, stderr = wait("--url", url)
     assert status == 2 and url in stderr and len(stderr.splitlines()) == 1
+
+
+def test_a_bad_url_that_may_contain_a_password_is_not_shown() -> None:
+    status, stderr = wait("--url", "http://me:secret/1@127.0.0.1:8790")
+    assert status == 2 and stderr.endswith("--url takes a URL such as http://127.0.0.1:8790\n")

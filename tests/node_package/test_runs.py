@@ -122,7 +122,25 @@ def test_a_strict_jest_fails_although_the_program_ignores_errors(user: Project) 
     ],
 )
 def test_options_without_an_effect_are_errors(plain: Project, options: str, message: str) -> None:
-    assert message in start_error(plain, options)
+    error = start_error(plain, options)
+    assert error.startswith("EmulatorError: ") and message in error
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        ("{ strct: true }", {}),
+        ('{ url: "http://127.0.0.1:1", strct: true }', {}),
+        ("{ strct: true }", {"WORKERS_AI_EMULATOR_URL": "http://127.0.0.1:1"}),
+    ],
+)
+def test_an_unknown_option_is_an_error_with_the_options_of_a_run(
+    plain: Project, options: str, variables: dict[str, str]
+) -> None:
+    assert start_error(plain, options, **variables) == (
+        "TypeError: unknown option strct; the options are url, script, backend, port, apiToken, "
+        "strict, args, command, log, startTimeout\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,12 +156,12 @@ def test_options_without_an_effect_are_errors(plain: Project, options: str, mess
 def test_options_without_an_effect_under_exec_are_errors(
     plain: Project, options: str, message: str
 ) -> None:
-    url = "http://127.0.0.1:1"
-    assert message in start_error(plain, options, WORKERS_AI_EMULATOR_URL=url)
+    error = start_error(plain, options, WORKERS_AI_EMULATOR_URL="http://127.0.0.1:1")
+    assert error.startswith("EmulatorError: ") and message in error
 
 
 def start_error(plain: Project, options: str, **variables: str) -> str:
-    """Returns the message of the error with which the start of a test run fails."""
+    """Returns the name and the message of the error with which the start of a test run fails."""
     program = f"""
 require("./node_modules/workers-ai-emulator/lib/run.cjs")
   .startRun({options})
@@ -151,7 +169,7 @@ require("./node_modules/workers-ai-emulator/lib/run.cjs")
 """
     plain.write("program.cjs", program)
     done = plain.run("node", "program.cjs", **variables)
-    assert done.stdout.startswith("EmulatorError: "), done.stderr
+    assert done.returncode == 0 and done.stdout, done.stderr
     return done.stdout
 
 

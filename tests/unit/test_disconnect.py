@@ -113,7 +113,8 @@ def test_a_cancelled_caller_stays_cancelled_if_the_client_disconnects_too() -> N
             return {"type": "http.disconnect"}
 
         calling = asyncio.create_task(while_connected(Work()(), receive))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         is_gone.set()
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -17,15 +17,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # documented
 from workers_ai_emulator.errors import PullFailed, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
-from workers_ai_emulator.models.hub import describe, mapped_error
+from workers_ai_emulator.models.hub import describe, mapped_error, url_of
 
 FILE = HubFile("someone/Model-GGUF", "model.gguf", "v1")
 
 
 def response(status: int) -> httpx2.Response:
     return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.example/"))
+
+
+def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def hub_error(error: Callable[..., HfHubHTTPError], status: int) -> HfHubHTTPError:
@@ -42,7 +49,9 @@ def hub_error(error: Callable[..., HfHubHTTPError], status: int) -> HfHubHTTPErr
         (HFValidationError("a space"), "'someone/Model-GGUF' is not a repository name: a space"),
         (OfflineModeIsEnabled(), "model.gguf of someone/Model-GGUF is not cached"),
         (hub_error(HfHubHTTPError, 416), "fewer bytes of model.gguf than it announces"),
-        (hub_error(HfHubHTTPError, 403), "responded with status 403: "),
+        (hub_error(HfHubHTTPError, 403), "responded with status 403: Forbidden"),
+        (hub_error(HfHubHTTPError, 499), "responded with status 499: no reason given"),
+        (httpx2.TooManyRedirects("5 redirects"), "https://huggingface.co redirects too often"),
     ],
 )
 def test_errors_that_stay_are_not_retried(error: Exception, text: str) -> None:
@@ -79,9 +88,44 @@ def test_network_errors_are_retried(error: Exception, text: str) -> None:
 def test_a_password_in_the_url_of_the_hub_is_not_printed(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    set_endpoint(monkeypatch, endpoint)
     for error in (httpx2.ReadTimeout("slow"), hub_error(GatedRepoError, 401)):
         assert "secret" not in str(mapped_error(error, FILE))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 416, 500])
+def test_a_password_in_a_url_that_the_hub_refuses_is_not_printed(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_endpoint(monkeypatch, "http://me:secret@hub.example")
+    request = httpx2.Request("GET", url_of(FILE))
+    with pytest.raises(HfHubHTTPError) as failure:
+        hf_raise_for_status(httpx2.Response(status, request=request))
+    assert "secret" in url_of(FILE)
+    assert "secret" not in str(mapped_error(failure.value, FILE))
+
+
+def test_a_password_in_the_url_of_an_endless_redirect_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def redirect(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(302, headers={"location": request.url.raw_path.decode()})
+
+    client = httpx2.Client(transport=httpx2.MockTransport(redirect))
+    set_endpoint(monkeypatch, "http://me:secret@hub.example")
+    monkeypatch.setattr("huggingface_hub.utils._http.get_session", lambda: client)
+    with pytest.raises(PullFailed, match=r"^http://hub\.example redirects too often$"):
+        describe(FILE)
+
+
+def test_the_message_of_the_hub_is_printed_in_one_line() -> None:
+    answer = httpx2.Response(
+        403, json={"error": "no\naccess"}, request=httpx2.Request("GET", url_of(FILE))
+    )
+    with pytest.raises(HfHubHTTPError) as failure:
+        hf_raise_for_status(answer)
+    text = str(mapped_error(failure.value, FILE))
+    assert text.endswith("at https://huggingface.co responded with status 403: no access")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ LAYERS = [
     "engine",
     "settings",
     "network",
+    "urls",
     "machine",
     "files",
     "json_values",

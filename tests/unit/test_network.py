@@ -83,19 +83,54 @@ def test_a_bad_proxy_is_one_line_that_names_the_variable(
         "http://user:12?secret@host.example/v1",
         "http://user:secret/3@host.example/v1",
         "ftp://user:secret@host.example/v1",
+        "http://user:secret@host.example:x/v1",
     ],
 )
 def test_a_password_in_the_url_of_the_upstream_server_is_refused_and_not_printed(url: str) -> None:
-    with pytest.raises(SettingInvalid, match=r"^--upstream-url takes ") as raised:
+    with pytest.raises(SettingInvalid, match=r"^--upstream-url takes no user or ") as raised:
         open_upstream(url)
     assert "secret" not in str(raised.value)
 
 
-def test_a_password_in_a_wrong_url_of_cloudflare_is_not_printed() -> None:
-    for url in ("http://user:secret/3@host.example", "http://user:12/secret@host.example"):
-        with pytest.raises(SettingInvalid, match=r"^--cloudflare-url takes ") as raised:
-            Cloudflare(url)
-        assert "secret" not in str(raised.value)
+@pytest.mark.parametrize("path", ["users/me@host.example/v1", "@team/v1"])
+@pytest.mark.parametrize("host", ["http://localhost:8080", "http://localhost"])
+def test_the_error_about_an_at_sign_in_a_path_says_how_to_write_it(host: str, path: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"no `@` in the path \(write %40\)$"):
+        open_upstream(f"{host}/{path}")
+    with pytest.raises(SettingInvalid, match=r"`@` in a path only as %40$"):
+        Cloudflare(f"{host}/{path}")
+    open_upstream(f"{host}/{path}".replace("@", "%40"))
+    Cloudflare(f"{host}/{path}".replace("@", "%40"))
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("http://localhost:x/v1", "takes a URL: Invalid port: 'x'"),
+        ("http://localhost/a b\0", "takes a URL, not http://localhost/a b\0: Invalid "),
+        ("http:///v1", "takes a URL such as http://127.0.0.1:8080/v1, not http:///v1"),
+        ("localhost:x", "takes a URL such as http://127.0.0.1:8080/v1"),
+    ],
+)
+def test_the_error_about_a_wrong_url_shows_it_if_it_can_be_shown(url: str, line: str) -> None:
+    with pytest.raises(SettingInvalid) as raised:
+        open_upstream(url)
+    assert str(raised.value).startswith(f"--upstream-url {line}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret/3@host.example",
+        "http://user:12/secret@host.example",
+        "http://user:secret@host.example:x",
+        "ftp://user:secret@host.example",
+    ],
+)
+def test_a_password_in_a_wrong_url_of_cloudflare_is_not_printed(url: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"^--cloudflare-url takes ") as raised:
+        Cloudflare(url)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:8080", "127.1.2.3"])
@@ -201,13 +236,14 @@ def test_an_invalid_variable_is_a_setting_that_stops_the_start(set_variables: Se
 @pytest.mark.parametrize(
     "url",
     ["", "hub.example", "ftp://hub.example", "http://", "http://[::1", "https://hub.example:port",
-     "https://me:secret@a b", "https://hub..example"],
+     "https://me:secret@a b", "https://hub..example", "http://me:12/secret@hub.example"],
 )  # fmt: skip
 def test_a_bad_address_of_the_hub_is_one_line(url: str, set_variables: SetVariables) -> None:
     set_variables(HF_ENDPOINT=url)
     with pytest.raises(SettingInvalid) as failure:
         check_hub_endpoint()
     assert str(failure.value).startswith("HF_ENDPOINT is not the URL of a hub")
+    assert "`/` in a password is %2F" in str(failure.value)
     assert "secret" not in str(failure.value)
 
 

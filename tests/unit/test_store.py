@@ -46,10 +46,13 @@ def test_a_models_own_weights_are_untrusted(store: Store, path: Path) -> None:
     assert store.weights(SPEC) == Weights(path, is_trusted=False)
 
 
+@pytest.mark.parametrize("is_python_3_14", [False, True])
 def test_weights_without_access_are_an_error_with_the_next_step(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, is_python_3_14: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_unreadable(tmp_path / "some.gguf")
+    if is_python_3_14:  # its `exists` ignores all errors of the operating system
+        monkeypatch.setattr(Path, "exists", lambda path: os.path.exists(path))
     with pytest.raises(WeightsUnusable) as raised:
         store.weights(SPEC)
     assert str(raised.value) == (
@@ -67,6 +70,15 @@ def test_a_stand_in_without_access_is_an_error_with_the_next_step(
     monkeypatch.setattr(store_module, "stand_in", refuse)
     with pytest.raises(WeightsUnusable, match=r"^stand-in/a\.gguf cannot be read: Permission"):
         store.weights(ModelSpec(NAME, Path("some.gguf"), stand_in="Q8_0"))
+
+
+@pytest.mark.parametrize("name", ["file/some.gguf", "missing/some.gguf", "a\0.gguf"])
+def test_weights_whose_path_cannot_exist_are_missing(
+    store: Store, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsUnusable, match="is missing"):
+        store.weights(ModelSpec(NAME, Path(name)))
 
 
 def test_an_absolute_path_is_outside_of_the_folder(store: Store, tmp_path: Path) -> None:

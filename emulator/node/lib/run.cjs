@@ -2,16 +2,19 @@
 /* Starts one emulator for a test run of vitest or jest. Each worker then uses its own account. */
 
 const { accountOfWorker, newRunId } = require("./accounts.cjs");
-const { EmulatorError } = require("./errors.cjs");
+const { EmulatorError, checkNames } = require("./errors.cjs");
 const { emulatorOfWorker } = require("./run-worker.cjs");
-const { connect, startEmulator } = require("./start.cjs");
+const { OPTION_NAMES, connect, startEmulator } = require("./start.cjs");
+
+const RUN_OPTION_NAMES = ["url", ...OPTION_NAMES.filter((name) => name !== "account")];
 
 /**
  * Starts the emulator of a test run.
  *
- * `options`: those of `startEmulator`, or `url`, `apiToken` and `strict` of an emulator that already
- * runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`; under `exec --strict`, `strict`
- * is true by default, and under `exec --account`, the tests use that account. Returns `run`, which is JSON for the workers, and `stop`.
+ * `options`: those of `startEmulator` except `account`, or `url`, `apiToken` and `strict` of an
+ * emulator that already runs. Under `workers-ai-emulator exec`, uses the emulator of `exec`. Under
+ * `exec --strict`, `strict` is true by default. Under `exec --account`, the tests use the account
+ * of `exec`. Returns `run`, which is JSON for the workers, and `stop`.
  */
 async function startRun(options = {}) {
   checkOptions(options);
@@ -32,14 +35,16 @@ async function startRun(options = {}) {
   return { run, stop: () => stopRun(emulator) };
 }
 
-/** Throws EmulatorError if an option would have no effect. */
-function checkOptions({ url, apiToken: _, strict: __, ...others }) {
-  const names = Object.keys(others).filter((name) => others[name] !== undefined);
-  if (names.includes("account")) {
+/** Throws TypeError if an option is unknown, and EmulatorError if it would have no effect. */
+function checkOptions({ account, ...options }) {
+  if (account !== undefined) {
     throw new EmulatorError(
       "account: leave it out, because each worker of the test run uses an account of its own",
     );
   }
+  checkNames(options, RUN_OPTION_NAMES);
+  const { url, apiToken: _, strict: __, ...others } = options;
+  const names = Object.keys(others).filter((name) => others[name] !== undefined);
   if (names.length > 0 && (url || urlOfExec())) {
     const [what, step] = url
       ? ["the emulator at the option `url`", "or leave out url"]

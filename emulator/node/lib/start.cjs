@@ -118,4 +118,4 @@ function freePort() {
   });
 }
 
-module.exports = { connect, startEmulator };
+module.exports = { OPTION_NAMES: Object.keys(OPTIONS), connect, startEmulator };

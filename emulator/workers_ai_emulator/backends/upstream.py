@@ -28,9 +28,9 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.settings.declaration import may_split_password, shown_url
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
+from workers_ai_emulator.urls import but_not
 from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext
 
@@ -301,16 +301,18 @@ def _checked_url(url: str) -> str:
 
     Raises SettingInvalid if the URL is invalid.
     """
+    if "@" in url:
+        raise SettingInvalid(
+            "--upstream-url takes no user or password (use --upstream-api-key), and no `@` in the "
+            "path (write %40)"
+        )
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        reason = "" if "@" in url else f": {error}"  # the reason may contain a part of a password
-        raise SettingInvalid(f"--upstream-url takes a URL, not {shown_url(url)}{reason}") from error
-    if parsed.userinfo or may_split_password(url):
-        raise SettingInvalid("--upstream-url takes no user or password: use --upstream-api-key")
+        raise SettingInvalid(f"--upstream-url takes a URL{but_not(url)}: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise SettingInvalid(
-            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1, not {shown_url(url)}"
+            f"--upstream-url takes a URL such as http://127.0.0.1:8080/v1{but_not(url)}"
         )
     return url.rstrip("/")
 

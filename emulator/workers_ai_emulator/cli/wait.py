@@ -20,7 +20,7 @@ from workers_ai_emulator.cli.options import (
 from workers_ai_emulator.cli.output import print_to_stderr
 from workers_ai_emulator.errors import CommandError
 from workers_ai_emulator.settings import Settings
-from workers_ai_emulator.settings.declaration import shown_url
+from workers_ai_emulator.urls import but_not
 
 
 def wait(
@@ -87,9 +87,7 @@ def _address(url: str) -> tuple[str, int]:
     except ValueError:
         host = None
     if not host or not port or parts.scheme != "http" or re.search(r"[\s\x00-\x1f\x7f]", host):
-        raise TyperException(
-            f"--url takes a URL such as http://127.0.0.1:8790, not {shown_url(url)}"
-        )
+        raise TyperException(f"--url takes a URL such as http://127.0.0.1:8790{but_not(url)}")
     return host, port
 
 

@@ -31,6 +31,7 @@ from urllib.parse import unquote, urlsplit
 from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
 from workers_ai_emulator.network import is_exception
+from workers_ai_emulator.urls import has_at_sign_after_host
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
@@ -305,13 +306,13 @@ class UserProxy:
 
         Raises Refusal if the URL is invalid or its scheme is not http.
         """
+        url = url if "://" in url else f"http://{url}"
         try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
+            parts = urlsplit(url)
             port = parts.port or 80
         except ValueError:
             parts = urlsplit("")
-        is_split = "@" in parts.path + parts.query + parts.fragment  # by `/` in the password
-        if parts.scheme != "http" or not parts.hostname or is_split:
+        if parts.scheme != "http" or not parts.hostname or has_at_sign_after_host(url):
             raise Refusal(HTTPStatus.BAD_GATEWAY, _ONLY_HTTP)
         fields = []
         if parts.username is not None:

@@ -42,7 +42,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
 from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
-from workers_ai_emulator.settings.declaration import shown_url
+from workers_ai_emulator.urls import shown_url
 
 # Prevents huggingface-hub from sending usage data.
 constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -247,7 +247,9 @@ def _has_cause(error: BaseException | None, type_: type[BaseException]) -> bool:
 def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterrupted:
     """Converts an exception of huggingface-hub or of its HTTP client to one of our exceptions.
 
-    Returns TransferInterrupted for temporary errors, and PullFailed for all other errors.
+    Returns TransferInterrupted for temporary errors, and PullFailed for all other errors. The text
+    does not contain the texts of exceptions that can contain the URL, because HF_ENDPOINT can
+    contain a password.
     """
     where = f"{file.repo} at {_endpoint()}"
     match error:
@@ -275,6 +277,8 @@ def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterr
             )
         case HfHubHTTPError():
             return _status_error(error, file, where)
+        case httpx2.TooManyRedirects():
+            return PullFailed(f"{_endpoint()} redirects too often")
         case httpx2.TimeoutException():
             return TransferInterrupted(f"{_endpoint()} sends no data")
     return TransferInterrupted(f"{_endpoint()}: {str(error) or type(error).__name__}")
@@ -288,5 +292,5 @@ def _status_error(
         return TransferInterrupted(f"{where} responded with status {status}")
     if status == 416:
         return PullFailed(f"{where} has fewer bytes of {file.path} than it announces")
-    reason = " ".join(str(error.server_message or error).split())  # joins the message's lines
-    return PullFailed(f"{where} responded with status {status}: {reason}")
+    reason = error.server_message or error.response.reason_phrase or "no reason given"
+    return PullFailed(f"{where} responded with status {status}: {' '.join(reason.split())}")

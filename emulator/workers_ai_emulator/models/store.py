@@ -76,7 +76,7 @@ class Store:
 
     def _weights(self, spec: ModelSpec) -> Weights:
         own = self.path(spec)
-        if own.exists():
+        if _exists(own):
             return Weights(own)
         if spec.stand_in is None:
             how = f"run `workers-ai-emulator pull {spec.name}`" if spec.hub_file else "put it there"
@@ -138,6 +138,19 @@ class Store:
             with disk_errors(path):
                 path.unlink()
         return deleted
+
+
+def _exists(path: Path) -> bool:
+    """Returns whether a path exists.
+
+    Raises OSError if the operating system refuses access. `Path.exists` returns False in this case
+    since Python 3.14.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character
+        return False
+    return True
 
 
 def _fingerprint(path: Path) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from math import isfinite
@@ -10,16 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from workers_ai_emulator.errors import SettingInvalid
+from workers_ai_emulator.urls import shown_url
 
 AUTO = "auto"
-# The parts of a URL that are no secrets, between those that can be secrets. The scheme and the user
-# may be missing. Most passwords that contain `/`, `?` or `#` do not match.
-_URL = re.compile(
-    r"(?P<scheme>([a-z][a-z0-9+.-]*://)?+)(?P<user>[^/?#]*@)?"
-    r"(?P<host>([^/?#@:\[\]]*|\[[^/?#@\[\]]*\])(?P<port>:\d*)?)(?P<path>(/[^?#]*)?)"
-    r"(?P<rest>([?#].*)?)",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,35 +122,6 @@ def _absolute(path: Path) -> str:
         return str(path.absolute())
     except FileNotFoundError:  # the working folder has been deleted
         return str(path)
-
-
-def shown_url(url: str) -> str:
-    """Returns the URL without the user name, the password and the query, for messages.
-
-    An invalid URL, and a URL whose path or query may be a part of a password, become a text that
-    does not contain it.
-    """
-    match = _URL.fullmatch(url)
-    if match is None or _may_split_password(match):
-        return "(not a valid URL)"
-    return "".join(match.group("scheme", "host", "path"))
-
-
-def may_split_password(url: str) -> bool:
-    """Returns whether a `/`, `?` or `#` may belong to the password, as in `http://me:1/2@host`.
-
-    Programs then read the beginning of the password as a port.
-    """
-    match = _URL.fullmatch(url)
-    return match is not None and _may_split_password(match)
-
-
-def _may_split_password(match: re.Match[str]) -> bool:
-    later = match["path"] + match["rest"]
-    if "@" not in later:
-        return False
-    # Without a user and a port, `/@` begins a part of a path, such as `/@cf/`.
-    return bool(match["user"] or match["port"] or re.search("(?<!/)@", match["path"]))
 
 
 def declarations(defaults: object) -> dict[str, Declaration]:

@@ -87,7 +87,7 @@ class Settings:
         str | None,
         Setting(
             "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
-            "http://127.0.0.1:8080/v1.",
+            "http://127.0.0.1:8080/v1. Must contain no password; `@` in the path is `%40`.",
             page="upstream.md",
             parse=not_blank,
         ),
@@ -149,7 +149,8 @@ class Settings:
     cloudflare_url: Annotated[
         str | None,
         Setting(
-            "Server that receives the requests of `--record-from cloudflare`.",
+            "Base URL of the server that receives the requests of `--record-from cloudflare`. In a "
+            "password, `/` is `%2F`; in the path, `@` is `%40`.",
             default_text="Cloudflare's hosts",
             parse=not_blank,
             refuses_blank=True,

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.middleware.recordings.capture import is_response_header
 from workers_ai_emulator.network import check_certificates, proxy_for
-from workers_ai_emulator.settings.declaration import may_split_password, shown_url
+from workers_ai_emulator.urls import but_not, has_at_sign_after_host
 from workers_ai_emulator.wire.body import read_body
 from workers_ai_emulator.wire.disconnect import while_connected
 from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX
@@ -88,15 +88,18 @@ class Cloudflare:
 
 
 def _checked(url: str) -> str:
+    if has_at_sign_after_host(url):
+        raise SettingInvalid(
+            "--cloudflare-url takes `/` in a password only as %2F (`?` as %3F, `#` as %23), and "
+            "`@` in a path only as %40"
+        )
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
         reason = "" if "@" in url else f": {error}"  # the reason may contain a part of a password
-        raise SettingInvalid(
-            f"--cloudflare-url takes a URL, not {shown_url(url)}{reason}"
-        ) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or may_split_password(url):
-        raise SettingInvalid(f"--cloudflare-url takes an http or https URL, not {shown_url(url)}")
+        raise SettingInvalid(f"--cloudflare-url takes a URL{but_not(url)}{reason}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise SettingInvalid(f"--cloudflare-url takes an http or https URL{but_not(url)}")
     return url.rstrip("/")
 
 

@@ -28,7 +28,7 @@ class ArgumentSchema:
     @staticmethod
     def of(parameters: Mapping[str, Any]) -> ArgumentSchema:
         """Returns the arguments that a tool's schema describes."""
-        schema = resolved(parameters)
+        schema = _resolved(parameters)
         properties, required = schema.get("properties"), schema.get("required")
         return ArgumentSchema(
             properties if isinstance(properties, Mapping) else {},
@@ -41,7 +41,7 @@ class ArgumentSchema:
         return self.properties.get(name, self.others)
 
 
-def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the schema to which `schema` refers as a whole; `schema` itself if it does not.
 
     Some libraries write the schema of a tool as a reference to one of its definitions. A reference

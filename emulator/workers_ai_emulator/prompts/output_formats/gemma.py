@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
-from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema, resolved
+from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.markers import split_at
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint
@@ -42,7 +42,7 @@ class GemmaFormat(TaggedFormat):
     def call_rule(self, rules: Rules, constraint: Constraint) -> tuple[str, str]:
         values = _ValueRules(rules)
         bodies = [
-            f"{literal(f'call:{tool.name}')} {values.object(resolved(tool.parameters), 0)}"
+            f"{literal(f'call:{tool.name}')} {values.object(tool.parameters, 0)}"
             for tool in constraint.tools
         ]
         return _START, f"{rules.add('call', ' | '.join(bodies))} {rules.mark(_END)}"
@@ -230,12 +230,12 @@ class _ValueRules:
         Required keys come first, so that each optional key can be omitted together with its comma.
         Keys that the schema does not list come last.
         """
-        listed = ArgumentSchema.of(schema)
-        properties, others = listed.properties, listed.others
+        arguments = ArgumentSchema.of(schema)
+        properties, others = arguments.properties, arguments.others
         if not properties and others is True:
             return "object"
-        keys = sorted(properties, key=lambda key: key not in listed.required)  # keeps the order
-        num_required = sum(key in listed.required for key in keys)
+        keys = sorted(properties, key=lambda key: key not in arguments.required)  # keeps the order
+        num_required = sum(key in arguments.required for key in keys)
         items = [f"{self._key(key)} {self.value(properties[key], depth + 1)}" for key in keys]
         other = "" if others is False else self._other_item(keys, others, depth)
         return f'("{{" {_sequence(items[:num_required], items[num_required:], other)} "}}")'

@@ -1,0 +1,46 @@
+"""Functions for URLs that a user sets and that can contain a password."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = r"(?P<scheme>([a-z][a-z0-9+.-]*://)?+)"
+# The parts of a URL that are no secrets, between those that can be secrets. The scheme and the user
+# may be missing.
+_URL = re.compile(
+    rf"{_SCHEME}(?P<user>[^/?#]*@)?"
+    r"(?P<host>([^/?#@:\[\]]*|\[[^/?#@\[\]]*\])(:\d*)?)(?P<path>(/[^?#]*)?)([?#].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_AT_SIGN_AFTER_HOST = re.compile(rf"{_SCHEME}[^/?#]*[/?#].*@", re.IGNORECASE | re.DOTALL)
+_NOT_SHOWN = "(not a valid URL)"
+
+
+def has_at_sign_after_host(url: str) -> bool:
+    """Returns whether a URL has `@` after its host and port, as in `http://me:1/2@host`.
+
+    The user then has probably not escaped a `/`, `?` or `#` in the password. Programs read the
+    text before this character as the host and the port.
+    """
+    return _AT_SIGN_AFTER_HOST.match(url) is not None
+
+
+def shown_url(url: str) -> str:
+    """Returns the URL without the user name, the password and the query, for messages.
+
+    An invalid URL, and a URL that has `@` after its host, become a text that contains no part of
+    them.
+    """
+    match = _URL.fullmatch(url)
+    if match is None or has_at_sign_after_host(url):
+        return _NOT_SHOWN
+    return "".join(match.group("scheme", "host", "path"))
+
+
+def but_not(url: str) -> str:
+    """Returns `, not URL`, the end of the error message about a wrong URL, without its secrets.
+
+    Returns an empty text if `shown_url` does not show the URL.
+    """
+    shown = shown_url(url)
+    return "" if shown == _NOT_SHOWN else f", not {shown}"
