@@ -1,12 +1,13 @@
-"""Reads and changes the texts in JSON values, and limits the depth of the values."""
+"""Reads and changes the texts in JSON values, and checks the depth of the values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The maximum depth of the JSON values in a request that are rendered or enforced. The functions
-# that read such values call themselves for each level, which Python allows only about 1000 times.
+# The maximum depth of the JSON values in a request that become a part of the prompt or a grammar.
+# The functions that read such values call themselves for each level, which Python allows only about
+# 1000 times.
 MAX_DEPTH = 100
 
 

@@ -19,14 +19,14 @@ _NOT_SHOWN = "(not a valid URL)"
 def has_at_sign_after_host(url: str) -> bool:
     """Returns whether a URL has `@` after its host and port, as in `http://me:1/2@host`.
 
-    The user then has probably not escaped a `/`, `?` or `#` in the password. Programs read the
-    text before this character as the host and the port.
+    The user then has probably not escaped a `/`, `?` or `#` in the password. For programs, the
+    first of these characters ends the host, and the rest of the password is the path.
     """
     return _AT_SIGN_AFTER_HOST.match(url) is not None
 
 
 def shown_url(url: str) -> str:
-    """Returns the URL without the user name, the password and the query, for messages.
+    """Returns the URL without user name, password, query and fragment, for messages.
 
     An invalid URL, and a URL that has `@` after its host, become a text that contains no part of
     them.

@@ -1,9 +1,10 @@
 """Computes the embeddings of many texts, on several threads.
 
-Each text is computed in a llama.cpp call of its own. So its embedding is the same, bit for bit,
-whatever other texts are computed at the same time. Several texts are computed at the same time,
-each by another thread. That is faster than one call with several threads, because threads that
-share a call wait for each other after every operation.
+No call of llama.cpp computes several texts. So the embedding of a text is the same, bit for bit,
+whatever other texts are computed at the same time. If there are several texts, each thread computes
+another text. That is faster than one text after the other on all threads, because threads that
+share a call wait for each other after every operation. A text that is alone is computed by all
+threads together, unless a completion is being generated.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class TextRunner(Protocol):
         """Returns the embedding of a text. Raises Interrupted if `interrupt` stops the call."""
 
     def interrupt(self, *, is_requested: bool) -> None:
-        """Stops the running call of `embed`, and later ones until the request is withdrawn."""
+        """Stops the running call of `embed` and later ones, until it is called with False."""
 
     def close(self) -> None: ...
 
@@ -86,8 +87,8 @@ class Embedder:
     `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
     texts are computed at the same time. `num_threads`: the number of threads that compute; the
     runners share them equally. `queue_size`: the maximum number of requests that wait or are
-    computed. `is_machine_free`: returns whether nothing else computes; a text that is alone is then
-    computed by all threads together.
+    computed. `is_machine_free`: returns whether no completion is being generated; a text that is
+    alone is then computed by all threads together.
     """
 
     def __init__(
@@ -232,9 +233,9 @@ class Embedder:
         """Waits for a text, and returns its job, its index and the number of threads to use.
 
         Returns None after `close`. The jobs take turns: after each text, the next job follows.
-        `number`: the number of the runner that computes the text. A runner computes only while all
-        earlier ones do. If the runners took turns, llama.cpp's threads of one runner, which still
-        wait actively, would slow down those of the next one.
+        `number`: the number of the runner that computes the text. A text always goes to the first
+        runner that computes nothing. If the runners took turns, texts would take longer, because
+        llama.cpp's threads keep their cores busy for a while after each call.
         """
         with self._lock:
             while True:

@@ -20,7 +20,7 @@ def locked(
     If the folder is not writable, or its file system does not support locks, raises the exception
     that `failure` returns for the error.
     """
-    from filelock import FileLock, Timeout  # the server does not need filelock
+    from filelock import FileLock, Timeout  # imported late, because most starts do not need it
 
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:

@@ -38,8 +38,9 @@ async def while_connected(
 ) -> _T:
     """Waits for `work` and returns its result. Cancels `work` if the client disconnects.
 
-    Raises ClientDisconnect if the client disconnects, or if `work` is cancelled, as during a
-    shutdown. If `work` takes longer than `limit_s` seconds, cancels it and raises TimeoutError.
+    Raises ClientDisconnect if the client disconnects, or if something else cancels `work`, such as
+    a shutdown. If `work` takes longer than `limit_s` seconds, cancels it and raises TimeoutError.
+    If the caller's task is cancelled, `work` is cancelled with it.
     Read the request's body before the call, because this function discards all messages from
     `receive`.
     """
@@ -56,7 +57,7 @@ async def while_connected(
         async with on_disconnect(receive, cancel), asyncio.timeout(limit_s):
             return await work
     except asyncio.CancelledError:
-        if running.cancelling() > is_disconnected:  # the caller was cancelled, too
+        if running.cancelling() > int(is_disconnected):  # the caller was cancelled, too
             raise
         raise ClientDisconnect from None
     finally:
