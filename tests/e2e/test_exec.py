@@ -114,7 +114,13 @@ def start(port: int, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=use_sighup,
     )
+
+
+def use_sighup() -> None:
+    """Makes SIGHUP end the process as usual. It is ignored if the tests run under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
