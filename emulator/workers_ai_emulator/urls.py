@@ -13,7 +13,6 @@ _URL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _AT_SIGN_AFTER_HOST = re.compile(rf"{_SCHEME}[^/?#]*[/?#].*@", re.IGNORECASE | re.DOTALL)
-_NOT_SHOWN = "(not a valid URL)"
 
 
 def has_at_sign_after_host(url: str) -> bool:
@@ -31,16 +30,22 @@ def shown_url(url: str) -> str:
     An invalid URL, and a URL that has `@` after its host, become a text that contains no part of
     them.
     """
-    match = _URL.fullmatch(url)
-    if match is None or has_at_sign_after_host(url):
-        return _NOT_SHOWN
-    return "".join(match.group("scheme", "host", "path"))
+    public = _public_parts(url)
+    return "(not a valid URL)" if public is None else public
 
 
 def but_not(url: str) -> str:
     """Returns `, not URL`, the end of the error message about a wrong URL, without its secrets.
 
-    Returns an empty text if `shown_url` does not show the URL.
+    Returns an empty text for a URL of which `shown_url` shows no part.
     """
-    shown = shown_url(url)
-    return "" if shown == _NOT_SHOWN else f", not {shown}"
+    public = _public_parts(url)
+    return "" if public is None else f", not {public}"
+
+
+def _public_parts(url: str) -> str | None:
+    """Returns the parts of a URL that are no secrets; None if they cannot be told apart."""
+    match = _URL.fullmatch(url)
+    if match is None or has_at_sign_after_host(url):
+        return None
+    return "".join(match.group("scheme", "host", "path"))
