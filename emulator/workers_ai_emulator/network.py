@@ -64,7 +64,7 @@ def proxy_for(url: str) -> str | None:
     host, authority = parts.hostname or "", parts.netloc.rpartition("@")[2]
     if not proxies.get(scheme) or is_loopback(host):
         return None
-    if is_exception(host, authority, proxies.get("no", "")):
+    if is_in_no_proxy(host, authority, proxies.get("no", "")):
         return None
     return _checked_proxy(scheme, proxies[scheme])
 
@@ -76,24 +76,24 @@ def check_proxies() -> None:
     NO_PROXY contains `*`, because requests then use no proxy.
     """
     proxies = getproxies()
-    if "*" not in exceptions(proxies.get("no", "")):
+    if "*" not in no_proxy_entries(proxies.get("no", "")):
         for scheme in ("http", "https", "all"):
             if proxies.get(scheme):
                 _checked_proxy(scheme, proxies[scheme])
 
 
-def exceptions(no_proxy: str) -> list[str]:
+def no_proxy_entries(no_proxy: str) -> list[str]:
     """Returns the entries of a value of NO_PROXY, which are separated by commas or white space."""
     return [entry for entry in re.split(r"[,\s]+", no_proxy) if entry]
 
 
-def is_exception(host: str, authority: str, no_proxy: str) -> bool:
+def is_in_no_proxy(host: str, authority: str, no_proxy: str) -> bool:
     """Returns whether a value of NO_PROXY excludes a host.
 
     That is, whether the value contains the host, its domain, its network, such as `10.0.0.0/8`, or
     `*`. `authority`: the host in a URL, with its port if the URL has one.
     """
-    entries, address = exceptions(no_proxy), address_of(host)
+    entries, address = no_proxy_entries(no_proxy), address_of(host)
     if "*" in entries:  # urllib reads `*` only if it is the whole value
         return True
     for entry in entries if address else ():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from workers_ai_emulator.interception.certificates import HOSTS
 from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
-from workers_ai_emulator.network import exceptions
+from workers_ai_emulator.network import no_proxy_entries
 
 _HOOKS = Path(__file__).parent / "hooks"
 
@@ -123,7 +123,7 @@ def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
 
 def _exceptions(variables: Mapping[str, str]) -> list[str]:
     """Returns the entries of the user's NO_PROXY, in both spellings of the variable."""
-    return exceptions(f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}")
+    return no_proxy_entries(f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}")
 
 
 def _other_proxies(variables: Mapping[str, str]) -> list[str]:

@@ -30,7 +30,7 @@ from urllib.parse import unquote, urlsplit
 
 from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
-from workers_ai_emulator.network import is_exception
+from workers_ai_emulator.network import is_in_no_proxy
 from workers_ai_emulator.urls import has_at_sign_after_host
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -296,7 +296,7 @@ class UserProxy:
         url = user_proxies.get("https" if request.is_connect else "http") or user_proxies.get("all")
         if not url or host in LOOPBACK_NAMES:
             return None
-        if is_exception(host, f"{host}:{port}", user_proxies.get("no", "")):
+        if is_in_no_proxy(host, f"{host}:{port}", user_proxies.get("no", "")):
             return None
         return cls.parse(url)
 
