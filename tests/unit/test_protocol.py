@@ -111,6 +111,13 @@ def connection() -> Iterator[Connection]:
     loop.close()
 
 
+def test_a_new_connection_waits_for_the_server_to_read_its_first_bytes(
+    connection: Connection,
+) -> None:
+    assert connection.protocol.wait is Wait.SERVER
+    assert not connection.is_overdue(1e6)
+
+
 def test_the_server_waits_for_head_body_itself_and_the_next_request(connection: Connection) -> None:
     protocol = connection.protocol
     waits: list[Wait] = []

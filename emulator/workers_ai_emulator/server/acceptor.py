@@ -137,8 +137,14 @@ class Acceptor:
                 self._close_oldest()
 
     def _close_oldest(self) -> None:
-        """Closes the connection whose client has sent nothing for the longest time."""
-        self._take(next(iter(self._silent))).close()
+        """Closes the connection whose client has sent nothing for the longest time.
+
+        If the request of this client has arrived by now, handles it instead.
+        """
+        oldest = next(iter(self._silent))
+        if self._serve(oldest):
+            return
+        self._take(oldest).close()
         self._limit_warning.log(
             "%d connections are open on which no request has arrived, the most that `ulimit -n` "
             "allows: closed the oldest ones",

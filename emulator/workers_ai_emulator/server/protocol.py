@@ -39,7 +39,7 @@ class Wait(Enum):
     BODY = auto()  # the client must send more of a request's body
     REQUEST = auto()  # the client may send the next request
     READING = auto()  # the client must read what has been sent: all buffers are full
-    SERVER = auto()  # not waiting for the client: the server is working on the response
+    SERVER = auto()  # not waiting for the client: the server must read, or work on the response
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,9 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = RequestParser(self)  # type: ignore[assignment]
+        # False until the first bytes have been read. The acceptor has waited until they arrived: a
+        # connection closed before they are read would be reset, and its response would be lost.
+        self._has_received = False
         self._is_in_head = True
         # How many bytes have been parsed since the end of the last head, part of a body or request:
         # the bytes of a head or of trailers that are not complete yet.
@@ -83,6 +86,8 @@ class Protocol(HttpToolsProtocol):
     def wait(self) -> Wait:
         """What the server is now waiting for on this connection."""
         cycle = self._running
+        if not self._has_received:
+            return Wait.SERVER
         if self.flow.write_paused:
             return Wait.READING
         if cycle is None or cycle.response_complete:
@@ -153,6 +158,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._has_received = True
         self._began[Wait.BODY] = time.monotonic()
         start = 0
         while start < len(data) and not self.transport.is_closing():
