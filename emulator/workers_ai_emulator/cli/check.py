@@ -45,7 +45,7 @@ def check(
     # The imports in this function are slow, and `check --help` does not need them.
     import asyncio
 
-    from workers_ai_emulator.cli.progress import progress_on
+    from workers_ai_emulator.cli.progress import progress_on_stderr
     from workers_ai_emulator.cli.report import machine_section
     from workers_ai_emulator.engine.errors import EngineError
     from workers_ai_emulator.models.catalog import find_spec
@@ -56,7 +56,7 @@ def check(
     spec = find_spec(catalog, next(iter(catalog)) if model is None else model)
     print_line(machine_section())
     manager = ModelManager(settings, catalog)
-    note = progress_on(is_quiet=quiet).note
+    note = progress_on_stderr(is_quiet=quiet).note
     try:
         trial = asyncio.run(_check_model(settings, manager, spec, note))
     except EngineError as error:

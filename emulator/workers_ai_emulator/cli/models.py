@@ -51,7 +51,7 @@ def pull(
     Checks that each file has the sha256 that the Hugging Face Hub lists. The environment variables
     HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE have the same effect as for huggingface-hub.
     """
-    from workers_ai_emulator.cli.progress import progress_on
+    from workers_ai_emulator.cli.progress import progress_on_stderr
     from workers_ai_emulator.models.download import Retries
     from workers_ai_emulator.models.pull import file_to_pull
     from workers_ai_emulator.models.pull import pull as pull_weights
@@ -64,7 +64,7 @@ def pull(
             print_to_stderr(f"{spec.name}: {file.path} of {file.repo}{_about(file)}")
     for license in {spec.license: None for spec in specs if spec.license}:
         _confirm_license(license, is_accepted=accept_license, is_quiet=quiet)
-    progress = progress_on(is_quiet=quiet)
+    progress = progress_on_stderr(is_quiet=quiet)
     for spec in specs:
         pull_weights(spec, library.store, progress=progress, retries=Retries())
 
@@ -120,11 +120,11 @@ def import_file(
     Checks the file, then links it into `imported`, a subfolder of the folder of the weights. If the
     file is on another disk, copies it instead.
     """
-    from workers_ai_emulator.cli.progress import progress_on
+    from workers_ai_emulator.cli.progress import progress_on_stderr
     from workers_ai_emulator.models.importing import import_weights
 
     library = _Library(models_dir, models_file)
-    progress = progress_on(is_quiet=quiet)
+    progress = progress_on_stderr(is_quiet=quiet)
     import_weights(file, name, library.catalog, library.store, library.models_file, progress)
 
 
@@ -139,14 +139,14 @@ def verify(
 
     Without a name, checks the weights of all models.
     """
-    from workers_ai_emulator.cli.progress import progress_on
+    from workers_ai_emulator.cli.progress import progress_on_stderr
     from workers_ai_emulator.models.importing import verify_weights
 
     library = _Library(models_dir, models_file)
     failures = []
     for spec in [library.spec(name)] if name else library.specs_with_weights():
         try:
-            result = verify_weights(spec, library.store, progress_on(is_quiet=quiet))
+            result = verify_weights(spec, library.store, progress_on_stderr(is_quiet=quiet))
             print_line(f"{spec.name}: {result}")
         except CommandError as error:
             failures.append(str(error))

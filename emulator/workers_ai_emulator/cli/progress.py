@@ -97,11 +97,11 @@ class Silence:
     def note(self, line: str) -> None: ...
 
 
-def progress_on(stream: TextIO = sys.stderr, *, is_quiet: bool = False) -> Bar | Lines | Silence:
-    """Returns an object that shows progress: a bar if `stream` is a terminal, otherwise lines.
+def progress_on_stderr(*, is_quiet: bool = False) -> Bar | Lines | Silence:
+    """Returns an object that shows progress: a bar if stderr is a terminal, otherwise lines.
 
     If `is_quiet`, the object shows nothing.
     """
     if is_quiet:
         return Silence()
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    return Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
