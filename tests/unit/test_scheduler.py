@@ -378,7 +378,7 @@ def test_a_prompt_that_delays_no_stream_is_evaluated_in_longer_calls() -> None:
     prompt = driver.add([1] * 30, 1)
     driver.run()
     lengths = [len(span.tokens) for step in driver.steps for _, span in step.prompts]
-    assert (prompt.is_finished, lengths) == (True, [3, 3, 12, 12])
+    assert (prompt.is_finished, lengths) == (True, [3, 3, 12, 11, 1])
 
 
 def test_a_prompt_is_evaluated_in_short_calls_if_a_long_call_would_take_minutes(
@@ -390,7 +390,7 @@ def test_a_prompt_is_evaluated_in_short_calls_if_a_long_call_would_take_minutes(
     driver.add([1] * 30, 1)
     driver.run()
     lengths = [len(span.tokens) for step in driver.steps for _, span in step.prompts]
-    assert lengths == [3, 3, *[4] * 6]
+    assert lengths == [3, 3, *[4] * 4, 7, 1]
 
 
 def test_a_step_keeps_to_the_prefill_budget() -> None:
@@ -399,8 +399,8 @@ def test_a_step_keeps_to_the_prefill_budget() -> None:
     driver.step()
     while not long.is_finished:
         step = driver.step()
-        assert [len(span.tokens) for _, span in step.prompts] in ([4, 4], [4, 2])
-        assert step.rows[0].outputs == [running]
+        assert [len(span.tokens) for _, span in step.prompts] in ([4, 4], [5, 1])
+        assert running in step.rows[0].outputs
 
 
 def test_all_slots_are_free_after_the_last_sequence(runs: list[Driver]) -> None:
@@ -436,14 +436,23 @@ def test_a_repeated_prompt_evaluates_only_its_last_token() -> None:
     assert not any(isinstance(operation, Copy) for operation in driver.operations)
 
 
-def test_a_repeated_long_prompt_evaluates_its_last_tile_and_the_tokens_after_it() -> None:
+def test_a_repeated_long_prompt_evaluates_only_its_last_token() -> None:
     driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
-    for length, num_cached in ((6 + 4 * 3, 6 + 4 * 2), (6 + 4 * 3 + 2, 6 + 4 * 3 + 1)):
+    for length in (18, 20):
         driver.add(list(range(length)))
         driver.run()
         again = driver.add(list(range(length)))
         driver.run()
-        assert again.num_cached_tokens == num_cached
+        assert again.num_cached_tokens == length - 1
+
+
+def test_a_long_prompt_with_another_last_token_evaluates_its_last_tile_again() -> None:
+    driver = Driver(FakeRunner(num_slots=2, tiling=TILING))
+    driver.add(list(range(20)))
+    driver.run()
+    other = driver.add([*range(18), 99, 99])
+    driver.run()
+    assert other.num_cached_tokens == 19 - TILING.length
 
 
 def test_the_next_turn_of_a_short_conversation_evaluates_only_new_tokens() -> None:
@@ -615,7 +624,7 @@ def test_the_evaluated_part_of_a_cancelled_prompt_is_reused() -> None:
     driver.cancel(sequence)
     again = driver.add([1] * 20)
     driver.run()
-    assert again.num_cached_tokens == 18  # 2 calls of 3 rows each, and a long call of 12 rows
+    assert again.num_cached_tokens == 19  # all but the last token
 
 
 def test_a_failed_call_affects_only_the_sequences_in_it() -> None:

@@ -7,19 +7,23 @@ differently. So each token of a prompt must always be computed in the same way, 
 prompt is cached or other sequences run. Therefore the position of a token in its prompt decides how
 the token is computed:
 
-    0 .......... start .......... end .......... prompt's end .......... completion
-     row by row        in tiles       row by row              row by row
+    0 .......... start .......... end .. prompt's last token .. completion
+     row by row        in tiles       row by row               row by row
 
-This example uses the default values: start 252, tile length 64. A prompt of 1,000 tokens has
-(1,000 - 252) // 64 = 11 complete tiles, so `end` is 252 + 11 * 64 = 956:
+This example uses the default values: start 252, tile length 64. In a prompt of 1,000 tokens, `end`
+is 999:
 
     tokens   0 ... 251   row by row, in 4 calls of 63 rows, the largest calls that are not tiled
-    tokens 252 ... 955   in tiles, in 5 calls of 128 rows and a last one of 64 rows
-    tokens 956 ... 999   row by row, in one call of 44 rows
+    tokens 252 ... 998   in tiles, in 5 calls of 128 rows and a last one of 107 rows
+    token  999           row by row, in a call with one row
+
+The last token is not tiled, because a repeated prompt then evaluates only this token: tiles would
+need 63 other tokens. If a prompt has fewer than 64 tokens between `start` and its last token, none
+of its tokens are tiled, and `end` is `start`.
 
 If the first 300 tokens are cached, because another prompt begins with the same 300 tokens, then
-the tokens 300 ... 955 are evaluated in 4 calls of 128 rows and a last one of 144: after five calls
-of 128 rows, the 16 remaining rows would be too few for a tiled call. The positions at which the
+the tokens 300 ... 998 are evaluated in 4 calls of 128 rows and a last one of 187: after five calls
+of 128 rows, the 59 remaining rows would be too few for a tiled call. The positions at which the
 tiled tokens are split into calls do not change the results if every call has 64 rows or more. The
 example applies while other sequences generate tokens. Otherwise, tiled calls have 512 rows instead
 of 128 (unless that would take too long): fewer calls are faster, because each call reads all
@@ -67,8 +71,8 @@ class Tiling:
         In tiles, llama.cpp computes `length` or more tokens together. Returns `start` if no token
         of the prompt is computed in tiles.
         """
-        num_beyond = max(num_prompt_tokens - self.start, 0)
-        return self.start + num_beyond // self.length * self.length
+        end = num_prompt_tokens - 1
+        return end if end - self.start >= self.length else self.start
 
     def next_length(
         self, position: int, num_prompt_tokens: int, *, may_be_long: bool = False

@@ -19,7 +19,7 @@ from workers_ai_emulator.engine.types import Chunk, SamplingParams, Vocabulary
 from workers_ai_emulator.runtime.speed import prompt_tokens
 
 # The numbers of prompt tokens. A prompt of at most 63 tokens takes one decode call, and a prompt of
-# 316 and more is computed in tiles (see engine/tiling.py).
+# 317 and more is computed in tiles (see engine/tiling.py).
 _LENGTHS = (4, 9, 17, 32, 62, 63, 64, 120, 200, 260, 400, 600)
 _MIN_TOKENS, _MAX_TOKENS = 4, 24
 _NUM_OTHERS = 4  # how many requests are cancelled
