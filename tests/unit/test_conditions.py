@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 from workers_ai_emulator.backends.budget import Budget
-from workers_ai_emulator.backends.conditions import Conditions, Counter, Subject, subject_of
+from workers_ai_emulator.backends.conditions import Conditions, Cost, Counter, Subject, subject_of
 from workers_ai_emulator.backends.patterns import PatternTooCostly
+from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.wire.context import CallContext
 from workers_ai_emulator.wire.validation import parse_rules_of
 
@@ -146,6 +148,50 @@ def test_every_form_of_a_body_has_a_text(
 def test_a_prompt_is_the_first_turn() -> None:
     assert Conditions(turn=1, any_contains="Hi").match(subject({"prompt": "Hi"}))
     assert not Conditions(system_contains="Hi").match(subject({"prompt": "Hi"}))
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_high"),
+    [
+        ({"any_contains": "x"}, True),
+        ({"system_contains": "x"}, True),
+        ({"contains": "x"}, False),
+        ({"turn": 2}, False),
+    ],
+)
+@pytest.mark.parametrize("messages", [["x" * 10_000, "Hi"], ["x"] * 300])
+def test_the_cost_of_conditions_for_all_messages_grows_with_all_messages(
+    condition: dict[str, Any], is_high: bool, messages: list[str]
+) -> None:
+    call = subject({"messages": [{"role": "user", "content": text} for text in messages]})
+    rules = [Conditions.model_validate(condition)] * 1000
+    assert Cost.total(rules).is_high(call) is is_high
+    assert not Cost.total(rules).is_high(CHAT)
+
+
+def test_the_cost_of_a_search_in_a_prompt_grows_with_the_prompt() -> None:
+    cost = Cost.total([Conditions(any_contains="x")] * 10)
+    assert cost.is_high(subject({"prompt": "a" * 100_000}))
+    assert not cost.is_high(subject({"prompt": "a" * 10_000}))
+
+
+class CountedMessages(list[Message]):
+    """Messages that count how often they are iterated over."""
+
+    num_iterations = 0
+
+    def __iter__(self) -> Iterator[Message]:
+        self.num_iterations += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("condition", [{"system_contains": "long"}, {"turn": 7}])
+def test_many_rules_read_the_roles_of_the_messages_once(condition: dict[str, Any]) -> None:
+    messages = CountedMessages([Message("system", "Be brief."), Message("user", "Hi")])
+    call = Subject(MODEL, "Hi", "user", messages)
+    rules = [Conditions.model_validate(condition) for _ in range(10)]
+    assert not any(rule.match(call) for rule in rules)
+    assert messages.num_iterations == 1
 
 
 def test_each_mismatch_names_the_condition_and_the_value_of_the_call() -> None:

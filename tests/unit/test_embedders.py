@@ -22,6 +22,7 @@ from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 
 from tests.fake_loader import SIZE, FakeLoader
+from tests.fakes import FakeRunner
 from tests.loop import TIMEOUT_S, in_loop
 
 NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
@@ -98,11 +99,14 @@ class FakeEmbedderLoader:
 
 @asynccontextmanager
 async def managing(
-    loader: FakeEmbedderLoader, *, memory_limit: int = 2 * SIZE
+    loader: FakeEmbedderLoader,
+    *,
+    memory_limit: int = 2 * SIZE,
+    text_loader: FakeLoader | None = None,
 ) -> AsyncIterator[tuple[Embedders, ModelManager]]:
     settings = Settings(memory_limit=memory_limit)
     catalog = {TEXT_MODEL.name: TEXT_MODEL}
-    models = ModelManager(settings, catalog, loader=cast(Loader, FakeLoader()))
+    models = ModelManager(settings, catalog, loader=cast(Loader, text_loader or FakeLoader()))
     embedders = Embedders(settings, models, loader=cast(EmbedderLoader, loader))
     try:
         yield embedders, models
@@ -204,6 +208,61 @@ async def test_embedding_models_count_towards_the_memory_limit() -> None:
         await use(embedders, ONE)
         await models.load(TEXT_MODEL)
         assert models.free_memory == SIZE
+
+
+@in_loop
+async def test_the_memory_of_a_text_model_is_taken_while_it_is_being_loaded() -> None:
+    loader, runner = FakeEmbedderLoader(), FakeRunner(block_at=1)  # call 1 is in the warm-up
+    text_loader = FakeLoader(runner_of=lambda: runner)
+    async with (
+        managing(loader, memory_limit=SIZE, text_loader=text_loader) as (embedders, models),
+        asyncio.TaskGroup() as tasks,
+    ):
+        is_done = asyncio.Event()
+
+        async def generate() -> None:
+            async with models.lease(TEXT_MODEL):
+                await is_done.wait()
+
+        tasks.create_task(generate())
+        assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
+        assert models.free_memory == 0
+        embedding = asyncio.create_task(use(embedders, ONE))
+        while not loader.opened:
+            await asyncio.sleep(0)
+        runner.gate.set()
+        with pytest.raises(CapacityExceeded):
+            await embedding
+        is_done.set()
+
+
+@in_loop
+async def test_an_embedding_model_that_is_being_loaded_takes_no_memory_of_a_text_model() -> None:
+    loader = FakeEmbedderLoader()
+    loader.gate.clear()
+    async with managing(loader, memory_limit=SIZE) as (embedders, models):
+        embedding = asyncio.create_task(use(embedders, ONE))
+        async with models.lease(TEXT_MODEL):
+            loader.gate.set()
+            with pytest.raises(CapacityExceeded):
+                await embedding
+        await use(embedders, ONE)
+
+
+@in_loop
+async def test_an_embedding_model_gets_the_memory_of_a_text_model_whose_load_fails() -> None:
+    loader, runner = FakeEmbedderLoader(), FakeRunner(block_at=1, fail_at={1})
+    text_loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(loader, memory_limit=SIZE, text_loader=text_loader) as (embedders, models):
+        text = asyncio.create_task(models.load(TEXT_MODEL))
+        assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
+        embedding = asyncio.create_task(use(embedders, ONE))
+        while not loader.opened:
+            await asyncio.sleep(0)
+        runner.gate.set()
+        with pytest.raises(WeightsUnusable, match="does not compute"):
+            await text
+        await embedding
 
 
 @in_loop

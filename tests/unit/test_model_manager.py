@@ -20,7 +20,7 @@ from workers_ai_emulator.settings import Settings
 
 from tests.fake_loader import SIZE, FakeLoader
 from tests.fakes import FakeRunner
-from tests.loop import in_loop
+from tests.loop import TIMEOUT_S, in_loop
 
 NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
 CATALOG = {name: ModelSpec(name, Path(f"{name.rsplit('/', 1)[-1]}.gguf")) for name in NAMES}
@@ -215,6 +215,22 @@ async def test_a_model_that_cannot_generate_is_closed() -> None:
         assert names(manager) == []
     assert runner.is_closed
     assert loader.opened[0].template.is_closed
+
+
+@in_loop
+async def test_a_load_that_fails_while_room_is_made_for_another_model_frees_memory() -> None:
+    runner = FakeRunner(block_at=1, fail_at={1})
+    async with managing(FakeLoader(runner_of=lambda: runner)) as manager:
+        load = asyncio.create_task(manager.load(ONE))
+        assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
+        assert manager.free_memory == SIZE
+        unloading = asyncio.create_task(manager.unload_idle())
+        await asyncio.sleep(0)  # lets `unload_idle` start, which waits until the load ends
+        runner.gate.set()
+        assert await unloading
+        assert manager.free_memory == 2 * SIZE
+        with pytest.raises(WeightsUnusable):
+            await load
 
 
 @in_loop

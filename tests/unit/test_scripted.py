@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from workers_ai_emulator.backends import scripted
+from workers_ai_emulator.backends.conditions import Conditions, Subject
 from workers_ai_emulator.backends.rules import Rule, parse_rules
 from workers_ai_emulator.backends.script_file import read_rules
 from workers_ai_emulator.backends.scripted import ScriptedBackend
@@ -208,6 +209,24 @@ def test_a_condition_never_takes_exponential_time(rule: dict[str, str], text: st
 def test_a_search_that_could_take_minutes_fails_the_request() -> None:
     with pytest.raises(WireError, match="rule 1 is too complex for a text of 1000000 characters"):
         completion(script({"matches": "(a?){1000}b", "answer": "1"}), "a" * 1_000_000)
+
+
+@pytest.mark.parametrize("condition", ["system_contains", "any_contains"])
+@pytest.mark.parametrize(("length", "uses_thread"), [(10, False), (1_000_000, True)])
+def test_a_long_conversation_is_searched_in_a_thread(
+    condition: str, length: int, uses_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    match = Conditions.match
+
+    def traced(self: Conditions, subject: Subject) -> Any:
+        threads.append(threading.get_ident())
+        return match(self, subject)
+
+    monkeypatch.setattr(Conditions, "match", traced)
+    rules = script({condition: "end", "answer": "1"}, {"answer": "2"})
+    assert completion(rules, Message("system", "x" * length + "end"), "Hi") == "1"
+    assert (threads != [threading.get_ident()]) is uses_thread
 
 
 def test_requests_with_long_texts_use_a_rule_as_often_as_it_applies() -> None:

@@ -10,13 +10,13 @@ class Observed:
         self._watchdog = Watchdog(limit_s=3)
 
     def failures(self, *seen: tuple[int, bool], is_alive: bool = True) -> list[bool]:
-        """Returns, for each pair of `num_completed` and `is_busy`, whether there is a failure."""
+        """Returns, for each pair of `progress` and `is_busy`, whether there is a failure."""
         return [
             self._watchdog.observe(
-                num_completed=num_completed, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
+                progress=progress, is_busy=is_busy, is_alive=is_alive, elapsed_s=1
             )
             is not None
-            for num_completed, is_busy in seen
+            for progress, is_busy in seen
         ]
 
 

@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,7 +25,7 @@ from workers_ai_emulator.engine.errors import (
     GrammarFailed,
 )
 from workers_ai_emulator.engine.tiling import Tiling
-from workers_ai_emulator.engine.types import Chunk, FinishReason, SamplingParams, State
+from workers_ai_emulator.engine.types import Chunk, FinishReason, Sampler, SamplingParams, State
 
 from tests.fakes import END, IM_START, FakeRunner, FakeVocabulary
 from tests.loop import TIMEOUT_S, in_loop
@@ -596,25 +598,48 @@ async def test_a_generation_that_ends_in_time_is_not_cancelled() -> None:
         assert engine.status.finished == {"length": 1}
 
 
-@in_loop
-async def test_requests_fail_while_the_worker_makes_no_progress_and_the_engine_can_recover() -> (
-    None
-):
-    runner = FakeRunner(num_slots=1, block_at=3, can_be_interrupted=False)
-    async with running(runner) as engine:
-        engine.watch(0.2)
-        generations = [engine.submit(prompt(), params()) for _ in range(2)]
-        for generation in generations:
+class SlowSampler(FakeRunner):
+    """A fake model that waits for `gate` when the first sampler is created."""
+
+    def sampler(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> Sampler:
+        self.is_blocked.set()
+        assert self.gate.wait(TIMEOUT_S)
+        return super().sampler(params, prompt_tokens)
+
+
+@pytest.mark.parametrize(
+    ("create_runner", "drafts", "outcome"),
+    [
+        (partial(FakeRunner, block_at=3), False, "cancelled"),
+        (partial(FakeRunner, block_at=3, can_be_interrupted=False), False, "cancelled"),
+        (partial(FakeRunner, block_at=3, can_be_interrupted=False, fail_at={3}), False, "error"),
+        (partial(FakeRunner, block_at=1, can_be_interrupted=False), True, "cancelled"),
+        (SlowSampler, False, "cancelled"),
+    ],
+    ids=["interrupted call", "completed call", "failed call", "calibration", "sampling"],
+)
+def test_requests_fail_while_the_worker_makes_no_progress_and_the_engine_can_recover(
+    create_runner: Callable[..., FakeRunner], drafts: bool, outcome: str
+) -> None:
+    @in_loop
+    async def check() -> None:
+        runner = create_runner(num_slots=1)
+        async with running(runner, drafts=drafts) as engine:
+            engine.watch(0.2)
+            first, waiting = (engine.submit(prompt(), params()) for _ in range(2))
+            for generation in (first, waiting):
+                with pytest.raises(EngineError, match="nothing done"):
+                    await text_of(generation)
             with pytest.raises(EngineError, match="nothing done"):
-                await text_of(generation)
-        assert engine.failure
-        with pytest.raises(EngineError, match="nothing done"):
-            engine.submit(prompt(), params())
-        runner.gate.set()
-        while engine.failure:
-            await asyncio.sleep(0.01)
-        assert await text_of(engine.submit(prompt(), params())) == runner.text(prompt(), params())
-        assert engine.status.finished == {"cancelled": 2, "length": 1}
+                engine.submit(prompt(), params())
+            runner.gate.set()
+            while engine.failure:
+                await asyncio.sleep(0.01)
+            text = await text_of(engine.submit(prompt(), params()))
+            assert text == runner.text(prompt(), params())
+            assert engine.status.finished == Counter([outcome, "cancelled", "length"])
+
+    check()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     ConfigDict,
@@ -34,6 +34,10 @@ _MAX_HEADERS = 50
 _MAX_PARAMETERS = 100
 _MAX_NTH = 1000
 _MAX_COUNT = 2**53
+# A comparison of a call with rules runs in a thread if its estimated cost is higher than this.
+_MAX_IMMEDIATE_COST = 1_000_000
+# Searching a short message takes as long as searching this many characters of a long one.
+_MIN_MESSAGE_LENGTH = 50
 
 # `tasks/messages.py` converts the roles `developer` and `function` of OpenAI's API to these roles.
 Role = Literal["system", "user", "assistant", "tool"]
@@ -41,7 +45,7 @@ _Text = Annotated[str, StringConstraints(max_length=_MAX_TEXT_LENGTH)]
 _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, because of the cached properties
 class Subject:
     """The part of a call that is compared with the conditions of rules.
 
@@ -61,12 +65,26 @@ class Subject:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     is_stream: bool = False
 
-    @property
+    @cached_property
     def num_user_messages(self) -> int:
         """The number of messages with the role `user`. A prompt counts as one."""
         if self.last_role is None:
             return 1
         return sum(message.role == "user" for message in self.messages)
+
+    @cached_property
+    def system_text(self) -> str:
+        """The texts of the messages with the role `system`, joined by line breaks."""
+        return "\n".join(each.content for each in self.messages if each.role == "system")
+
+    @cached_property
+    def length(self) -> int:
+        """The number of characters of the prompt or of all messages, for `Cost`.
+
+        A short message counts as `_MIN_MESSAGE_LENGTH` characters.
+        """
+        lengths = (max(len(each.content), _MIN_MESSAGE_LENGTH) for each in self.messages)
+        return sum(lengths) if self.messages else len(self.text)
 
 
 def subject_of(inputs: Any, *, model: str, context: CallContext) -> Subject:
@@ -109,6 +127,31 @@ class Match:
         PatternTooCostly if this could take minutes.
         """
         return {} if self.pattern is None else self.pattern.groups_in(self.text)
+
+
+class Cost(NamedTuple):
+    """An estimate of the time to compare a call with the conditions of one or several rules.
+
+    `text`: the cost per character of the prompt or the last message: 1 for each rule, plus the
+    number of RE2 instructions of its condition `matches`. `messages`: the cost per character of all
+    messages: the number of conditions that search all of them.
+    """
+
+    text: int
+    messages: int
+
+    @classmethod
+    def total(cls, rules: Iterable[Conditions]) -> Cost:
+        """Returns the cost of several rules together."""
+        costs = [rule.cost for rule in rules]
+        return cls(sum(cost.text for cost in costs), sum(cost.messages for cost in costs))
+
+    def is_high(self, subject: Subject) -> bool:
+        """Returns whether comparing a call takes so long that it must be done in a thread."""
+        cost = self.text * len(subject.text)
+        if self.messages:
+            cost += self.messages * subject.length
+        return cost > _MAX_IMMEDIATE_COST
 
 
 class Conditions(BoundedModel):
@@ -196,13 +239,10 @@ class Conditions(BoundedModel):
     def _one_or_all(self, nth: tuple[int, ...]) -> Any:
         return nth[0] if len(nth) == 1 else list(nth)
 
-    @property
-    def cost(self) -> int:
-        """An estimate of the time to compare the conditions with a text, per character of the text.
-
-        The estimate is 1, plus the number of RE2 instructions of the condition `matches`.
-        """
-        return 1 if self.matches is None else 1 + self.matches.size
+    @cached_property
+    def cost(self) -> Cost:
+        num_instructions = 0 if self.matches is None else self.matches.size
+        return Cost(1 + num_instructions, bool(self.system_contains) + bool(self.any_contains))
 
     def match(self, subject: Subject) -> Match | None:
         """Returns a match if all conditions hold, apart from `nth` and `times`, otherwise None.
@@ -291,10 +331,6 @@ class _Check:
         return f"`{self.name}: {shown(value)}` does not hold, {self.actual(self.value, subject)}"
 
 
-def _system_text(subject: Subject) -> str:
-    return "\n".join(each.content for each in subject.messages if each.role == "system")
-
-
 def _any_contains(text: str, subject: Subject) -> bool:
     return text in subject.text or any(text in message.content for message in subject.messages)
 
@@ -369,8 +405,8 @@ _TESTS: dict[str, tuple[Callable[[Any, Subject], bool], Callable[[Any, Subject],
     ),
     "contains": (lambda text, subject: text in subject.text, _actual_text),
     "system_contains": (
-        lambda text, subject: text in _system_text(subject),
-        lambda _, subject: f"because the system message is {shown(_system_text(subject))}",
+        lambda text, subject: text in subject.system_text,
+        lambda _, subject: f"because the system message is {shown(subject.system_text)}",
     ),
     "any_contains": (_any_contains, lambda _, __: "because no message contains it"),
     "matches": (lambda pattern, subject: pattern.found_in(subject.text), _actual_text),

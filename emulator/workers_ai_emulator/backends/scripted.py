@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from workers_ai_emulator.backends.conditions import Counter, Match, Subject
+from workers_ai_emulator.backends.conditions import Cost, Counter, Match, Subject
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.backends.reasoning_text import ReasoningText
@@ -60,9 +60,6 @@ MODEL_NAME = "scripted"
 
 _T = TypeVar("_T")
 
-# A comparison of a request with all rules runs in a thread if its cost is higher than this. The
-# cost is the sum of all rules' `Rule.cost`, times the number of characters of the text.
-_MAX_IMMEDIATE_COST = 1_000_000
 _MAX_COMPARED = 1000  # how many rules are compared with a request to find the nearest one
 
 _NO_RULE = ReadyResponse()  # the response to requests to which no rule applies
@@ -110,9 +107,9 @@ class ActiveRule:
 class _Script:
     """The rules of one account, or the rules that all other accounts share.
 
-    `cost`: the sum of the rules' `Rule.cost`. `counts_all`: whether a rule has the condition `nth`.
-    Such a rule counts all requests that meet its other conditions, also those to which an earlier
-    rule applies.
+    `cost`: the cost of comparing a request with all rules. `counts_all`: whether a rule has the
+    condition `nth`. Such a rule counts all requests that meet its other conditions, also those to
+    which an earlier rule applies.
     """
 
     def __init__(self) -> None:
@@ -120,7 +117,7 @@ class _Script:
 
     def replace(self, rules: Sequence[Rule]) -> None:
         self.rules = [ActiveRule(number, rule) for number, rule in enumerate(rules, 1)]
-        self.cost = sum(rule.cost for rule in rules)
+        self.cost = Cost.total(rules)
         self.counts_all = any(rule.nth for rule in rules)
         self.has_faults = any(rule.has_faults for rule in rules)
 
@@ -287,7 +284,7 @@ class ScriptedBackend:
         """
         while True:
             script = self._script(subject.account)
-            if len(subject.text) * script.cost > _MAX_IMMEDIATE_COST:
+            if script.cost.is_high(subject):
                 matching = await asyncio.to_thread(_search, script, subject)
             else:
                 matching = _search(script, subject)
@@ -403,7 +400,8 @@ async def _rendered(
     Raises WireError if the template cannot be rendered.
     """
     make = partial(_render, render, found, subject, found.active.num_uses)
-    if len(subject.text) * found.active.rule.cost > _MAX_IMMEDIATE_COST:
+    # A template searches the text again for the groups of `matches`, but not the other messages.
+    if found.active.rule.cost._replace(messages=0).is_high(subject):
         return await asyncio.to_thread(make)
     return make()
 

@@ -235,8 +235,8 @@ class Engine:
     def watch(self, limit_s: float) -> None:
         """Starts a task that detects whether the worker thread has ended or is stuck.
 
-        The thread is stuck if it has requests, but has completed no decode call or other operation
-        for `limit_s` seconds. While the thread is stuck, and after it has ended, `failure` contains
+        The thread is stuck if it has requests, but for `limit_s` seconds no decode call or other
+        operation has ended. While the thread is stuck, and after it has ended, `failure` contains
         an error text, and all requests fail.
         """
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
@@ -259,7 +259,7 @@ class Engine:
         while True:
             await asyncio.sleep(interval_s)
             failure = watchdog.observe(
-                num_completed=self._worker.num_completed,
+                progress=self._worker.progress,
                 is_busy=bool(self._live),
                 is_alive=self._worker.is_alive,
                 elapsed_s=interval_s,
@@ -276,7 +276,8 @@ class Engine:
         """Ends every request with an error, because the worker thread has ended or is stuck.
 
         Also sends the worker thread a message to cancel each request. Without these messages, a
-        stuck thread that continues later would still compute the requests.
+        stuck thread that continues later would still compute the requests. When it receives the
+        messages, the watchdog notices that it is no longer stuck.
         """
         for sequence in list(self._live):
             self._worker.cancel(sequence)

@@ -14,23 +14,23 @@ class Watchdog:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._num_completed = 0
+        self._progress = 0
         self._stalled_s = 0.0
 
     def observe(
-        self, *, num_completed: int, is_busy: bool, is_alive: bool, elapsed_s: float
+        self, *, progress: int, is_busy: bool, is_alive: bool, elapsed_s: float
     ) -> str | None:
         """Returns an error text if the worker thread has ended or is stuck, otherwise None.
 
-        `num_completed`: how many operations (such as decode calls) the worker has completed since
-        its start. `is_busy`: whether requests are waiting or running. `elapsed_s`: how many
-        seconds the caller waits between two observations.
+        `progress`: the worker's counter `progress`. `is_busy`: whether requests are waiting or
+        running. `elapsed_s`: how many seconds the caller waits between two observations. An error
+        remains until the counter has increased, also if the thread has no more requests.
         """
         if not is_alive:
             return "the engine's thread has ended: restart the server"
         is_stalled = self._stalled_s >= self._limit_s
-        if num_completed != self._num_completed or not (is_busy or is_stalled):
-            self._num_completed = num_completed
+        if progress != self._progress or not (is_busy or is_stalled):
+            self._progress = progress
             self._stalled_s = 0.0
             return None
         self._stalled_s += elapsed_s

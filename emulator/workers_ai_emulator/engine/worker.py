@@ -63,8 +63,9 @@ class Worker:
     """The thread that schedules, evaluates and samples the sequences of one model.
 
     Public methods must be called on the event loop's thread; the callback `deliver` is called on
-    the worker thread. `num_completed`: how many operations (such as decode calls) the worker has
-    completed.
+    the worker thread. `progress`: the number of messages that the worker has received, plus the
+    number of operations (such as decode calls) that have ended. Failed and interrupted operations
+    and those of a calibration count, too.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Worker:
         self._deliver = deliver
         self._inbox: SimpleQueue[Sequence | _Cancel | _Close] = SimpleQueue()
         self._outbox: Delivery = []
-        self.num_completed = 0
+        self.progress = 0
         self._counts: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._call_lock = threading.Lock()  # guards `_in_call` and the runner's interrupt flag
@@ -161,6 +162,7 @@ class Worker:
                 self._scheduler.check_integrity()
                 self._calibrate()
             message = self._inbox.get()
+            self.progress += 1
             if isinstance(message, _Close):
                 return False
             if isinstance(message, Sequence):
@@ -199,20 +201,18 @@ class Worker:
             if isinstance(operation, Decode):
                 self._sample(operation)
                 self._flush()
-            self.num_completed += 1
 
     def _execute(self, operation: Operation) -> None:
         """Executes one operation of the scheduler. If it is a decode call, `cancel` can stop it."""
-        if not isinstance(operation, Decode):
-            self._executor.execute(operation)
-            return
-        sequences = self._scheduler.affected(operation)
-        with self._call_lock:
-            self._in_call = sequences
-            self._runner.interrupt(is_requested=_are_cancelled(sequences))
+        if isinstance(operation, Decode):
+            sequences = self._scheduler.affected(operation)
+            with self._call_lock:
+                self._in_call = sequences
+                self._runner.interrupt(is_requested=_are_cancelled(sequences))
         try:
             self._executor.execute(operation)
         finally:
+            self.progress += 1
             with self._call_lock:
                 self._in_call = []
 

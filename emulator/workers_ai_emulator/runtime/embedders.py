@@ -157,6 +157,7 @@ class Embedders:
         except Exception:
             opened.close()
             raise
+        # No await may follow until the model is in `_loaded`: another model could take its memory.
         log.info("%s runs on %s", spec.name, weights.name)
         embedder = loader.embedder(opened, num_runners, lambda: self._models.is_idle)
         return LoadedEmbedder(opened, embedder, opened.memory(num_runners))

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +138,7 @@ class ModelManager:
         self._memory_limit = (
             machine.available_memory() if settings.memory_limit is None else settings.memory_limit
         )
+        self._reserved_memory = 0  # of the weights that are being loaded
         self._others: OtherModels | None = None
         self.phase = "starting"
 
@@ -161,12 +162,14 @@ class ModelManager:
         self._others = others
 
     async def unload_idle(self) -> bool:
-        """Unloads the least recently used idle weights. Returns False if none are idle.
+        """Unloads the least recently used idle weights. Returns whether memory was freed.
 
-        Waits until no model is being loaded, because a load can use weights that look idle.
+        Waits until no model is being loaded, because a load can use weights that look idle. Unloads
+        nothing if memory was freed during this time, for example because a load failed.
         """
+        taken = self._taken_memory
         async with self._load_lock:
-            return await self._unload_idle()
+            return self._taken_memory < taken or await self._unload_idle()
 
     def is_loaded(self, spec: ModelSpec) -> bool:
         return _Source.of(spec) in self._by_source
@@ -282,9 +285,15 @@ class ModelManager:
     async def _load_weights(self, spec: ModelSpec, file: Weights, key: _Key) -> LoadedWeights:
         start = time.monotonic()
         opened = await in_daemon_thread(self._loader.open, spec, file)
-        weights = await self._start_engine(opened, key)
-        self._set_phase(f"warming up {spec.name}")
-        await _check_computes(weights)
+        try:
+            num_slots = await self._make_room(opened)
+        except Exception:
+            opened.close()
+            raise
+        with self._reserved(opened.memory(num_slots)):
+            weights = await self._start_engine(opened, key, num_slots)
+            self._set_phase(f"warming up {spec.name}")
+            await _check_computes(weights)
         weights.engine.watch(self._settings.stall_timeout)
         self._loaded[key] = weights
         log.info("loaded %s after %.1f s", file.name, time.monotonic() - start)
@@ -308,12 +317,11 @@ class ModelManager:
         else:
             log.info("%s runs on %s", spec.name, file.name)
 
-    async def _start_engine(self, opened: OpenModel, key: _Key) -> LoadedWeights:
+    async def _start_engine(self, opened: OpenModel, key: _Key, num_slots: int) -> LoadedWeights:
         from workers_ai_emulator.engine.engine import Engine
         from workers_ai_emulator.runtime.loader import TILING
 
         try:
-            num_slots = await self._make_room(opened)
             runner = await in_daemon_thread(self._loader.runner, opened, num_slots)
         except Exception:
             opened.close()
@@ -371,12 +379,28 @@ class ModelManager:
         """How many bytes of memory another model may take.
 
         The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
-        of all loaded models, including embedding models. The second number is needed because the
-        operating system counts memory-mapped weights as free memory until they have been read.
+        of all models, including embedding models, that are loaded or being loaded. The second
+        number is needed because the operating system counts memory-mapped weights as free memory
+        until they have been read.
         """
-        taken = sum(weights.memory for weights in self.loaded)
-        taken += self._others.memory if self._others else 0
-        return min(self._memory_limit - taken, machine.available_memory())
+        return min(self._memory_limit - self._taken_memory, machine.available_memory())
+
+    @property
+    def _taken_memory(self) -> int:
+        loaded = sum(weights.memory for weights in self.loaded)
+        return self._reserved_memory + loaded + (self._others.memory if self._others else 0)
+
+    @contextmanager
+    def _reserved(self, memory: int) -> Iterator[None]:
+        """Counts memory as taken during the `with` block, in which a model is loaded.
+
+        Otherwise an embedding model that is loaded at the same time could take the same memory.
+        """
+        self._reserved_memory += memory
+        try:
+            yield
+        finally:
+            self._reserved_memory -= memory
 
     def _set_phase(self, phase: str) -> None:
         if self.phase != "ready":

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from workers_ai_emulator.backends.budget import Budget
-from workers_ai_emulator.backends.conditions import Conditions, Counter, Subject
+from workers_ai_emulator.backends.conditions import Conditions, Cost, Counter, Subject
 from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.wire.accounts import AccountStates
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
@@ -30,9 +30,6 @@ from workers_ai_emulator.wire.validation import error_lines, parse_rules_of
 FAULT_HEADER = "x-emulator-fault"
 
 _MAX_RULES = 1000
-# A comparison of a call with all rules runs in a thread if its cost is higher than this. The cost
-# is the sum of all rules' `Conditions.cost`, times the number of characters of the text.
-_MAX_IMMEDIATE_COST = 1_000_000
 _TOKEN_HEADERS = (
     "cf-aig-authorization",
     "authorization",
@@ -143,9 +140,8 @@ class FaultRules:
         own = self._lists.find(subject.account)
         lists = [self._lists.shared] if own is None else [own, self._lists.shared]
         rules = [each for rule_list in lists for each in rule_list.rules]
-        cost = len(subject.text) * sum(each.rule.cost for each in rules)
         # Only the search is done in a thread, because rules may not be counted in two threads.
-        if cost > _MAX_IMMEDIATE_COST:
+        if Cost.total(each.rule for each in rules).is_high(subject):
             matching = await asyncio.to_thread(_matching, rules, subject, is_stream=is_stream)
         else:
             matching = _matching(rules, subject, is_stream=is_stream)
