@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
+from unittest.mock import patch
 
 import pytest
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
@@ -90,6 +91,23 @@ async def test_the_least_recently_used_idle_model_is_unloaded() -> None:
         await manager.load(THREE)
         assert names(manager) == [ONE.name, THREE.name]
     assert [opened.template.is_closed for opened in loader.opened] == [True] * 3
+
+
+@in_loop
+async def test_the_memory_of_a_model_is_taken_until_it_is_unloaded() -> None:
+    free = []
+    async with managing(FakeLoader(), memory_limit=SIZE) as manager:
+        await manager.load(ONE)
+        (weights,) = manager.loaded
+        close = weights.engine.close
+
+        async def closing() -> None:
+            free.append(manager.free_memory)
+            await close()
+
+        with patch.object(weights.engine, "close", closing):
+            assert await manager.unload_idle()
+        assert (free, manager.free_memory) == ([0], SIZE)
 
 
 @in_loop

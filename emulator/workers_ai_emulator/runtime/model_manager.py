@@ -365,7 +365,8 @@ class ModelManager:
         del self._loaded[weights.key]
         for source in self._sources(weights):
             del self._by_source[source]
-        await weights.close()
+        with self._reserved(weights.memory):
+            await weights.close()
 
     def _is_idle(self, weights: LoadedWeights) -> bool:
         num_leases = sum(self._num_leases[source] for source in self._sources(weights))
@@ -392,7 +393,7 @@ class ModelManager:
 
     @contextmanager
     def _reserved(self, memory: int) -> Iterator[None]:
-        """Counts memory as taken during the `with` block, in which a model is loaded.
+        """Counts memory as taken during the `with` block, in which a model is loaded or unloaded.
 
         Otherwise an embedding model that is loaded at the same time could take the same memory.
         """
