@@ -284,6 +284,15 @@ def test_a_connection_whose_client_does_not_read_is_aborted(connection: Connecti
     assert connection.transport.end == "aborted"
 
 
+def test_a_reset_after_the_client_has_disconnected_does_nothing(connection: Connection) -> None:
+    connection.receive(HEAD)
+    connection.protocol.connection_lost(None)
+    connection.protocol.reset()  # the transport has no socket any more
+    connection.run()
+    assert connection.transport.end == "closed"
+    assert connection.app.num_disconnects == 1
+
+
 # ── HTTP/1.0 and absolute targets ───────────────────────────────────────────────────────────────
 
 

@@ -164,6 +164,8 @@ class Protocol(HttpToolsProtocol):
 
     def reset(self) -> None:
         """Closes the connection with a TCP reset, which the client sees as a connection error."""
+        if self not in self.connections:  # the client has already closed the connection
+            return
         connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.abort()
