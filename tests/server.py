@@ -54,13 +54,16 @@ class ServerProcess:
     def set_script(self, *rules: Mapping[str, object]) -> None:
         httpx.post(f"{self.root}/_emulator/script", json=[*rules]).raise_for_status()
 
-    def connect(self, body: object, model: str = INT8) -> socket.socket:
-        """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects."""
+    def connect(self, body: object, model: str = INT8, *, is_whole: bool = True) -> socket.socket:
+        """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects.
+
+        If `is_whole` is false, does not send the last byte of the body.
+        """
         url = httpx.URL(self.run_url(model))
         data = json.dumps(body).encode()
         head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         connection = socket.create_connection((url.host, url.port or 80))
-        connection.sendall(head.encode() + data)
+        connection.sendall(head.encode() + (data if is_whole else data[:-1]))
         return connection
 
     def wait_for_line(self, *texts: str) -> None:

@@ -37,7 +37,7 @@ from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.wire.authorization import no_route
 from workers_ai_emulator.wire.calls import allowed_methods
 from workers_ai_emulator.wire.errors import INTERNAL_ERROR, METHOD_NOT_SUPPORTED, WireError
-from workers_ai_emulator.wire.responses import error_response
+from workers_ai_emulator.wire.responses import disconnect_response, error_response
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,4 @@ async def _respond_to_unexpected_error(request: Request, error: Exception) -> Re
 
 
 async def _respond_to_disconnect(request: Request, error: Exception) -> Response:
-    """Returns status 499, as nginx does, after the client has disconnected.
-
-    The client no longer receives this response, but the log and the journal show its status.
-    """
-    return Response(status_code=499)
+    return disconnect_response()

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 from workers_ai_emulator.models.catalog import CATALOG
-from workers_ai_emulator.server.protocol import TimeLimits
+from workers_ai_emulator.server.protocol import Protocol, TimeLimits
 from workers_ai_emulator.server.server import Server, listen
 from workers_ai_emulator.settings import Settings
 
@@ -125,6 +125,56 @@ def test_a_connection_whose_client_does_not_read_is_closed() -> None:
         wait_until(lambda: len(server.server_state.connections) == 0)
         connection.close()
         requests.join()
+
+
+# A request whose response is the last one on its connection.
+LAST_RUN = HEAD.replace(b"Host", b"Connection: close\r\nHost") + BODY
+LONG_ANSWER = "x" * 2**23  # does not fit into the operating system's buffers of a connection
+
+
+def connect_without_reading(port: int) -> socket.socket:
+    """Connects to a server, and sends a request whose response the client will not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**10)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(LAST_RUN)
+    return connection
+
+
+def closing(server: Server) -> list[Protocol]:
+    """Returns the connections that are closing, and whose clients have not read everything."""
+    protocols = [p for p in [*server.server_state.connections] if isinstance(p, Protocol)]
+    return [
+        p for p in protocols if p.transport.is_closing() and p.transport.get_write_buffer_size()
+    ]
+
+
+def test_a_closing_connection_whose_client_does_not_read_is_closed() -> None:
+    with running(LIMITS) as (server, port):
+        set_script(port, LONG_ANSWER)
+        with connect_without_reading(port):
+            wait_until(lambda: server.server_state.total_requests == 2)  # the script and the run
+            wait_until(lambda: len(server.server_state.connections) == 0)
+
+
+def test_closing_connections_whose_clients_do_not_read_leave_room_for_others() -> None:
+    with running(TimeLimits()) as (server, port), ExitStack() as connections:
+        set_script(port, LONG_ANSWER)
+        for _ in range(3):
+            connections.enter_context(connect_without_reading(port))
+        wait_until(lambda: sum(not p.is_ending for p in closing(server)) == 3)
+        set_script(port, "It is done.")
+        server._connections._limit = 3
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(LAST_RUN)
+            assert b"It is done." in rest_of(connection)
+        wait_until(lambda: len(closing(server)) == len(server.server_state.connections) == 2)
+
+
+def set_script(port: int, answer: str) -> None:
+    url = f"http://127.0.0.1:{port}/_emulator/script"
+    httpx.post(url, json=answer, headers={"connection": "close"}).raise_for_status()
 
 
 def send_all(connection: socket.socket, data: bytes) -> None:
@@ -336,4 +386,14 @@ def test_a_signal_stops_the_server_in_time_although_a_client_does_not_read() -> 
         assert server.process.wait(timeout=20) == 0
         sending.join()
         connection.close()
+    assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]
+
+
+def test_a_signal_stops_the_server_in_time_although_a_closing_connection_is_not_read() -> None:
+    with server_process("--backend", "scripted") as server:
+        server.set_script({"answer": LONG_ANSWER})
+        with connect_without_reading(httpx.URL(server.root).port or 80):
+            server.wait_for_line("ai/run", "200")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(timeout=20) == 0
     assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]

@@ -84,6 +84,21 @@ def test_the_journal_and_the_log_name_the_fault(
     assert not any("ASGI" in line for line in scripted.log)
 
 
+def test_a_client_that_disconnects_during_its_upload_uses_up_no_rule(
+    scripted: ServerProcess,
+) -> None:
+    httpx.post(f"{scripted.root}/_emulator/faults", json={"fault": "capacity", "times": 1})
+
+    def is_cancelled() -> bool:
+        rows = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"]
+        return [(row["status"], row["outcome"]) for row in rows] == [(499, "cancelled")]
+
+    with scripted.connect(HI, is_whole=False):
+        pass
+    wait_until(is_cancelled)
+    assert [scripted.run(HI).status_code for _ in range(2)] == [429, 200]
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_edge_error_is_html(scripted: ServerProcess, transport: str) -> None:
     response = call(scripted, transport, "edge-error;status=524")

@@ -241,6 +241,19 @@ def test_a_stream_is_replayed_up_to_the_point_where_the_client_disconnected(tmp_
             next(chunks)
 
 
+def test_a_client_that_disconnects_during_its_upload_is_no_unmatched_call(tmp_path: Path) -> None:
+    with replaying(tmp_path) as server:
+
+        def is_cancelled() -> bool:
+            rows = httpx.get(f"{server.root}/_emulator/requests").json()["requests"]
+            return [(row["status"], row["outcome"]) for row in rows] == [(499, "cancelled")]
+
+        with server.connect(SHORT, is_whole=False):
+            pass
+        wait_until(is_cancelled)
+        assert httpx.get(f"{server.root}/_emulator/unmatched").json()["requests"] == []
+
+
 def test_replay_checks_tokens(tmp_path: Path) -> None:
     recorded_from_script(tmp_path, run(SHORT), via_gateway(f"/workers-ai/{INT8}", SHORT))
     with replaying(tmp_path, "--api-token", TOKEN) as server:

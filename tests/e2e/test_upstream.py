@@ -15,7 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import ENDLESS, ServerProcess, command, server_process, wait_until
+from tests.server import (
+    ENDLESS,
+    FP16,
+    INT8,
+    ServerProcess,
+    command,
+    server_process,
+    wait_until,
+)
 from tests.upstreams import (
     USAGE,
     WHOLE,
@@ -30,6 +38,7 @@ from tests.upstreams import (
 )
 
 KEY = "sk-0123456789"
+BGE_M3 = "@cf/baai/bge-m3"
 HELLO = {"prompt": "Say hello.", "max_tokens": 12, "temperature": 0}
 # llama-server is tested only if LLAMA_CPP_BIN names its folder, because it must be compiled.
 REAL_SERVERS = [llama_cpp_server, *([llama_server] if os.environ.get("LLAMA_CPP_BIN") else [])]
@@ -585,6 +594,28 @@ def test_an_upstream_that_restarts_is_used_again() -> None:
             assert server.run({"prompt": "Hi"}).status_code == 200
 
 
+@pytest.mark.parametrize("model", [BGE_M3, FP16], ids=["embeddings", "not listed"])
+def test_an_upstream_is_ready_again_whatever_model_the_failed_request_had(model: str) -> None:
+    fake = FakeUpstream(models=[INT8, BGE_M3], behaviour=send_completion_of_int8)
+    with ExitStack() as stack:
+        with fake.listening():
+            flags = ["--backend", "upstream", "--upstream-url", fake.url]
+            server = stack.enter_context(server_process(*flags))
+        body = {"text": "a"} if model == BGE_M3 else {"prompt": "Hi"}
+        assert server.run(body, model).status_code == 500
+        assert "does not answer" in readiness(server)
+        with fake.listening():
+            wait_until(lambda: readiness(server) == "ready")
+
+
+def send_completion_of_int8(exchange: Exchange) -> None:
+    """Sends a completion of the model INT8, or the error of a server for any other model."""
+    if exchange.server.requests[-1].body["model"] == INT8:
+        send_completion(exchange)
+    else:
+        exchange.answer(400, {"error": "this model has no chat completions"})
+
+
 @pytest.mark.parametrize("status", [500, 501, 502, 504, 529])
 def test_an_upstream_whose_own_server_is_down_is_not_ready(
     status: int, emulator: ServerProcess, upstream: FakeUpstream
@@ -688,8 +719,6 @@ def test_an_invalid_setting_is_one_line(flags: list[str], line: str) -> None:
 
 
 # ── embeddings ────────────────────────────────────────────────────────────────────────────────
-
-BGE_M3 = "@cf/baai/bge-m3"
 
 
 def send_embeddings(exchange: Exchange) -> None:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 from workers_ai_emulator.wire.body import (
     MAX_BODY_BYTES,
     MAX_DEPTH,
@@ -164,12 +166,18 @@ def test_middleware_reads_little_more_than_the_maximum_size_of_a_body() -> None:
     assert asyncio.run(read_large()) == (MAX_BODY_BYTES + 2**20, 40 * 2**20)
 
 
-def test_a_disconnect_ends_the_reading_of_a_body() -> None:
-    async def read_disconnected() -> tuple[bytes, Any]:
-        body, receive = await read_body(receiver([], disconnects=True))
-        return body, await receive()
+@pytest.mark.parametrize("parts", [[], [b"a"]], ids=["nothing", "a part"])
+def test_a_disconnect_during_the_upload_leaves_no_body(parts: list[bytes]) -> None:
+    messages: list[Message] = [
+        *({"type": "http.request", "body": part, "more_body": True} for part in parts),
+        {"type": "http.disconnect"},
+    ]
 
-    assert asyncio.run(read_disconnected()) == (b"", {"type": "http.disconnect"})
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read_body(receive))
 
 
 def test_arguments_are_passed_to_a_computation() -> None:

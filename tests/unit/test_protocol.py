@@ -16,6 +16,7 @@ from workers_ai_emulator.server.protocol import Protocol, TimeLimits, Wait
 from workers_ai_emulator.wire.disconnect import on_disconnect
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LIMITS = TimeLimits(silence=1, head=2, body=10, pause=3, request=4, reading=5)
 
 
@@ -25,6 +26,7 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
+        self.num_unsent = 0  # how many of the sent bytes the client has not read
         self.end: str | None = None
 
     def write(self, data: Any) -> None:
@@ -38,6 +40,9 @@ class Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.end is not None
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
 
     def pause_reading(self) -> None: ...
 
@@ -177,6 +182,35 @@ def test_the_limit_of_reading_counts_while_the_buffers_are_full(connection: Conn
     assert not connection.is_overdue(5.1)
 
 
+def test_the_limit_of_reading_counts_from_the_last_read(connection: Connection) -> None:
+    connection.receive(HEAD + b"1234")
+    connection.protocol.pause_writing()
+    for num_unsent in (3000, 2000, 2000):
+        connection.protocol._began[Wait.READING] -= 3
+        connection.transport.num_unsent = num_unsent
+        connection.protocol.observe_reading()
+    assert not connection.is_overdue(1.9)
+    assert connection.is_overdue(2.1)
+
+
+def test_a_closing_connection_has_the_limit_of_reading(connection: Connection) -> None:
+    connection.receive(REQUEST[:-2] + b"connection: close\r\n\r\n")
+    connection.respond()
+    assert connection.transport.end == "closed"
+    assert connection.protocol.is_ending  # the client reads the response at once, as far as known
+    connection.protocol._began[Wait.READING] -= 1000
+    connection.transport.num_unsent = 1
+    connection.protocol.observe_reading()
+    assert not connection.protocol.is_ending
+    assert connection.protocol.wait is Wait.READING
+    assert not connection.is_overdue(4.9)
+    assert connection.is_overdue(5.1)
+    connection.protocol.close(HTTPStatus.REQUEST_TIMEOUT)
+    assert connection.transport.end == "aborted"
+    assert connection.transport.sent.endswith(b"\r\n\r\nok")
+    assert connection.protocol.is_ending
+
+
 def test_a_client_that_waits_for_100_continue_is_not_overdue(connection: Connection) -> None:
     head = HEAD.replace(b"host", b"expect: 100-continue\r\nhost")
     connection.protocol.data_received(head)  # the application has not read the body yet
@@ -250,6 +284,15 @@ def test_a_connection_whose_client_does_not_read_is_aborted(connection: Connecti
     assert connection.transport.end == "aborted"
 
 
+def test_a_reset_after_the_client_has_disconnected_does_nothing(connection: Connection) -> None:
+    connection.receive(HEAD)
+    connection.protocol.connection_lost(None)
+    connection.protocol.reset()  # the transport has no socket any more
+    connection.run()
+    assert connection.transport.end == "closed"
+    assert connection.app.num_disconnects == 1
+
+
 # ── HTTP/1.0 and absolute targets ───────────────────────────────────────────────────────────────
 
 
@@ -310,7 +353,6 @@ def test_a_target_without_a_host_is_malformed(connection: Connection, target: st
 # ── the size of a head ──────────────────────────────────────────────────────────────────────────
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 def head_of(num_bytes: int) -> bytes:

@@ -62,7 +62,8 @@ class UpstreamBackend:
     def __init__(
         self, url: str, *, api_key: str | None, model: str | None, stall_timeout_s: float
     ) -> None:
-        self.failure: str | None = None  # why the server cannot generate; None if it can
+        # Why the server cannot generate. None if it can, or if `start` was not called.
+        self.failure: str | None = None
         self._start_spec: ModelSpec | None = None  # the model of `start`
         self._url = _checked_url(url)
         self._api_key = _checked_key(api_key)
@@ -108,7 +109,7 @@ class UpstreamBackend:
             return Embeddings([], 0), model
         body = {"model": model, "input": [*request.texts], "encoding_format": "float"}
         headers = {"content-type": "application/json"}
-        with self._upstream_errors(spec):
+        with self._upstream_errors():
             url = f"{self._url}/embeddings"
             data = json.dumps(body).encode()
             async with self._client.stream("POST", url, content=data, headers=headers) as response:
@@ -137,7 +138,8 @@ class UpstreamBackend:
         After a failed attempt, `failure` contains the reason why the server cannot generate.
         """
         self._start_spec = spec
-        await self._watch(spec)
+        self._probing = asyncio.create_task(self._probe_until_ready(spec))
+        await self._probing
 
     def cancel_all(self) -> None:
         self._running.cancel_all()
@@ -159,7 +161,7 @@ class UpstreamBackend:
         The name is the Workers AI name or, if the list does not contain it, the name of the
         server's only model. Raises UpstreamFailed if neither exists, or if the request fails.
         """
-        with self._upstream_errors(spec):
+        with self._upstream_errors():
             async with self._client.stream("GET", f"{self._url}/models") as response:
                 body = await _read(response)
                 if not response.is_success:
@@ -183,7 +185,7 @@ class UpstreamBackend:
         Closing the generator early closes the connection, so that the server stops generating.
         Raises an EngineError if the request fails.
         """
-        with self._upstream_errors(spec):
+        with self._upstream_errors():
             async with self._response(request, body, decoder.max_tokens) as response:
                 events = aiter(_events(response))
                 async for event in events:
@@ -231,19 +233,20 @@ class UpstreamBackend:
         if isinstance(error, CapacityExceeded) and not self.failure:
             message = openai_api.one_line(body)
             log.warning("upstream at %s answers %d: %s", self._url, status, message)
-        if status >= 500 and status != 503 and self._start_spec is not None:
+        if status >= 500 and status != 503:
             # The server may be a relay whose own server is down. 503 only means that it is busy.
-            self._watch(self._start_spec)
+            self._watch()
         if status == 404:
             self._model_names.clear()  # the server's models may have changed
         return error
 
     @contextmanager
-    def _upstream_errors(self, spec: ModelSpec) -> Iterator[None]:
+    def _upstream_errors(self) -> Iterator[None]:
         """Converts errors of HTTP requests in the `with` block to UpstreamFailed.
 
-        The error text contains the server's URL. If the connection fails or times out, sets
-        `failure`, and starts a task that sends test requests until the server generates a token.
+        The error text contains the server's URL. If the connection fails or times out after
+        `start`, sets `failure`, and starts a task that sends test requests until the server
+        generates a token.
         """
         try:
             yield
@@ -252,18 +255,21 @@ class UpstreamBackend:
         except httpx2.SSEError as error:
             raise UpstreamFailed(f"upstream at {self._url} streams no events: {error}") from error
         except httpx2.HTTPError as error:
-            self.failure = f"upstream at {self._url} does not answer: {_reason(error)}"
-            self._watch(spec)
-            raise UpstreamFailed(self.failure) from error
+            failure = f"upstream at {self._url} does not answer: {_reason(error)}"
+            if self._start_spec is not None:
+                self.failure = failure
+            self._watch()
+            raise UpstreamFailed(failure) from error
 
-    def _watch(self, spec: ModelSpec) -> asyncio.Task[None]:
-        """Returns the task that sends test requests until the upstream server generates a token.
+    def _watch(self) -> None:
+        """Starts the task that sends test requests until the upstream server generates a token.
 
-        Starts the task if it is not running.
+        Does nothing if the task is running, or if `start` was not called. The test requests name
+        the model of `start`: the server may have no chat completions for the model of another
+        request, such as an embedding model.
         """
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._probe_until_ready(spec))
-        return self._probing
+        if self._start_spec is not None and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.create_task(self._probe_until_ready(self._start_spec))
 
     async def _probe_until_ready(self, spec: ModelSpec) -> None:
         logged = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers_ai_emulator.wire.calls import InferenceCall, inference_call
 from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.wire.responses import disconnect_response
 
 
 class InferenceMiddleware(ABC):
@@ -28,13 +30,19 @@ class InferenceMiddleware(ABC):
         if call is None:
             await self._app(scope, receive, send)
         else:
-            await self._handle(call, scope, receive, send)
+            try:
+                await self._handle(call, scope, receive, send)
+            except ClientDisconnect:
+                await disconnect_response()(scope, receive, send)
 
     @abstractmethod
     async def _handle(
         self, call: InferenceCall, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Passes an inference call on to `self._app`, or sends a response itself."""
+        """Passes an inference call on to `self._app`, or sends a response itself.
+
+        Raises ClientDisconnect if the client disconnects before it has sent the whole request.
+        """
 
 
 def _classify(scope: Scope, context: CallContext) -> None:

@@ -12,12 +12,12 @@ from starlette.types import Scope
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.excerpt import excerpt_of
 from workers_ai_emulator.wire.redaction import Redaction
+from workers_ai_emulator.wire.responses import CLIENT_CLOSED_REQUEST
 
 MAX_ERROR_BYTES = 4096  # stored bytes of the body of a response with an error
 
 _MAX_LENGTH = 300  # characters of an error's text, or of a name
 _MAX_EXCERPT_LENGTH = 80  # characters
-_CLIENT_CLOSED_REQUEST = 499  # `app.py` sets this status if the client has disconnected
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ def _ending(context: CallContext, sent: Sent) -> Iterator[str]:
             f"{usage.num_completion_tokens} completion tokens"
         )
         yield reason.value if reason else "unfinished"
-    if sent.status == _CLIENT_CLOSED_REQUEST or (sent.is_disconnected and not sent.is_complete):
+    if sent.status == CLIENT_CLOSED_REQUEST or (sent.is_disconnected and not sent.is_complete):
         yield "the client disconnected"
     elif sent.status and not sent.is_complete:
         yield "the response broke off"

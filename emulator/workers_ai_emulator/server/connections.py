@@ -94,6 +94,8 @@ class Connections:
 
     def close_overdue(self) -> None:
         """Closes the connections on which the server has waited too long for the client."""
+        for protocol in self._protocols:
+            protocol.observe_reading()
         now = time.monotonic()
         for protocol in self._open:
             if protocol.is_overdue(self._time_limits, now):
@@ -108,13 +110,16 @@ class Connections:
 
     def abort(self) -> None:
         """Closes all connections, and discards the bytes of responses that are not sent yet."""
-        for protocol in self._open:
+        for protocol in self._protocols:
             protocol.abort()
 
     @property
+    def _protocols(self) -> list[Protocol]:
+        return [p for p in self._state.connections if isinstance(p, Protocol)]
+
+    @property
     def _open(self) -> list[Protocol]:
-        protocols = [p for p in self._state.connections if isinstance(p, Protocol)]
-        return [p for p in protocols if not p.transport.is_closing()]
+        return [p for p in self._protocols if not p.is_ending]
 
     def _protocol(self) -> Protocol:
         return Protocol(self._config, self._state, {}, asyncio.get_running_loop())
@@ -127,7 +132,7 @@ class Connections:
         would take too much time.
         """
         num_surplus = len(self._open) + len(self._opening) - self._limit + 1
-        if num_surplus <= 0:  # enough connections are already closing
+        if num_surplus <= 0:  # enough connections are ending
             return True
         waiting = [p for p in self._open if p.wait is not Wait.SERVER]
         num_closed = max(num_surplus, self._limit // 100)

@@ -38,7 +38,9 @@ class Wait(Enum):
     HEAD = auto()  # the client must send the rest of a request's head
     BODY = auto()  # the client must send more of a request's body
     REQUEST = auto()  # the client may send the next request
-    READING = auto()  # the client must read what has been sent: all buffers are full
+    # The client must read what has been sent: all buffers are full, or the server has sent
+    # everything, and closes the connection as soon as the rest is read.
+    READING = auto()
     SERVER = auto()  # not waiting for the client: the server must read, or work on the response
 
 
@@ -51,7 +53,8 @@ class TimeLimits:
     `body`: from the first byte of a request to the last byte of its body.
     `pause`: from one part of a request's body to the next part.
     `request`: from the end of a response to the first byte of the next request.
-    `reading`: while all buffers are full, until the client reads something.
+    `reading`: while all buffers are full, or before the end of the connection, until the client
+    reads something.
     """
 
     silence: float = 20.0
@@ -79,6 +82,8 @@ class Protocol(HttpToolsProtocol):
         # may be a later request, which the client has already sent (pipelining).
         self._running: RequestResponseCycle | None = None
         self._began = dict.fromkeys(Wait, time.monotonic())
+        self._num_unsent = 0  # bytes in the transport's buffer at the last `observe_reading`
+        self._is_aborted = False
         # The reference is weak so that scopes do not keep closed connections in memory.
         self._weak_self = weakref.proxy(self)
 
@@ -88,7 +93,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self._running
         if not self._has_received:
             return Wait.SERVER
-        if self.flow.write_paused:
+        if self.flow.write_paused or self.transport.is_closing():
             return Wait.READING
         if cycle is None or cycle.response_complete:
             return Wait.HEAD if self._is_in_head else Wait.REQUEST
@@ -101,6 +106,26 @@ class Protocol(HttpToolsProtocol):
     def wait_began(self) -> float:
         """When the current wait began, as a value of `time.monotonic`."""
         return self._began[self.wait]
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the connection is closing, and does not wait for the client to read.
+
+        Also true if the bytes that the client must read were written after the last call of
+        `observe_reading`, because most clients read a response as soon as it arrives.
+        """
+        return self._is_aborted or (self.transport.is_closing() and not self._num_unsent)
+
+    def observe_reading(self) -> None:
+        """Notes whether the client has read something since the last call.
+
+        Must be called every second or so, because the transport does not report that the client
+        has read a part of a long response, or that a closing connection waits for the client.
+        """
+        num_unsent = self.transport.get_write_buffer_size()
+        if num_unsent != self._num_unsent:
+            self._num_unsent = num_unsent
+            self._began[Wait.READING] = time.monotonic()
 
     def is_overdue(self, limits: TimeLimits, now: float) -> bool:
         """Returns whether the server has waited for the client longer than the limits allow."""
@@ -118,28 +143,29 @@ class Protocol(HttpToolsProtocol):
                 return False
 
     def close(self, status: HTTPStatus) -> None:
-        """Closes the connection.
+        """Closes the connection. Aborts it if it is already closing, or if all buffers are full.
 
         If the client has not sent all of its request, and no response has begun, first sends a
         response with `status`. The application receives the ASGI message `http.disconnect`.
         """
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.flow.write_paused:
+            self.abort()  # `transport.close` would wait for the client to read the response
             return
         is_started = self._running and self._running.response_started
         if self.wait is Wait.HEAD or (self.wait is Wait.BODY and not is_started):
             self.transport.write(plain_response(status))
-        if self.flow.write_paused:
-            self.abort()  # `transport.close` would wait for the client to read the response
-        else:
-            self.transport.close()
+        self.transport.close()
 
     def abort(self) -> None:
         """Closes the connection, and discards the bytes that have not been sent yet."""
+        self._is_aborted = True
         self._disconnect()
         self.transport.abort()
 
     def reset(self) -> None:
         """Closes the connection with a TCP reset, which the client sees as a connection error."""
+        if self not in self.connections:  # the client has already closed the connection
+            return
         connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.abort()

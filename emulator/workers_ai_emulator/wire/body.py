@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from workers_ai_emulator.json_values import is_too_deep
@@ -66,11 +67,14 @@ async def read_body(receive: Receive) -> tuple[bytes, Receive]:
 
     If the body is larger than MAX_BODY_BYTES, returns only the beginning of the body. This
     beginning is longer than MAX_BODY_BYTES, so the caller can see that the body is too large.
+    Raises ClientDisconnect if the client disconnects before it has sent the whole body.
     """
     messages: list[Message] = []
     size = 0
     while size <= MAX_BODY_BYTES and (not messages or messages[-1].get("more_body", False)):
         messages.append(await receive())
+        if messages[-1]["type"] == "http.disconnect":
+            raise ClientDisconnect
         size += len(messages[-1].get("body", b""))
     body = b"".join(message.get("body", b"") for message in messages)
     messages.reverse()

@@ -20,6 +20,8 @@ from workers_ai_emulator.wire.gateway_headers import limit_headers
 
 log = logging.getLogger(__name__)
 
+CLIENT_CLOSED_REQUEST = 499  # the status if the client has disconnected before the response
+
 # Path prefixes of AI Gateway and of AI bindings. In responses to requests for these paths, errors
 # of Workers AI have no envelope.
 _BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
@@ -70,6 +72,14 @@ def error_response(
     if error.type.sender is Sender.WORKERS_AI and path.endswith(RESPONSES_PATH):
         body = responses_failure(error, request_id)
     return ErrorResponse(body, error, headers)
+
+
+def disconnect_response() -> Response:
+    """Returns the response to a client that has disconnected, with the status of nginx: 499.
+
+    The client no longer receives this response, but the log and the journal show its status.
+    """
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 class EventStream(EventSourceResponse):

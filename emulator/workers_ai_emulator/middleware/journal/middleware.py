@@ -11,13 +11,13 @@ from workers_ai_emulator.middleware.journal.completion_text import completion_in
 from workers_ai_emulator.middleware.journal.entry import Entry
 from workers_ai_emulator.middleware.journal.journal import Journal
 from workers_ai_emulator.wire.calls import InferenceCall
+from workers_ai_emulator.wire.responses import CLIENT_CLOSED_REQUEST
 
 _END_OF_STREAM = b"data: [DONE]"
 _TAIL_BYTES = 32
 # A request body with more bytes than this is parsed in a thread, because parsing it on the event
 # loop would delay other requests.
 _LONG_BYTES = 2**15
-_CLIENT_CLOSED_REQUEST = 499  # `app.py` sets this status if the client has disconnected
 
 
 class JournalMiddleware(InferenceMiddleware):
@@ -127,7 +127,7 @@ class _Observer:
 
     def _outcome(self) -> str:
         status = self._entry.status
-        if self._is_disconnected or status == _CLIENT_CLOSED_REQUEST:
+        if self._is_disconnected or status == CLIENT_CLOSED_REQUEST:
             return "cancelled"
         if not self._is_whole or status is None:
             return "cut"
