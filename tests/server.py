@@ -49,10 +49,11 @@ class ServerProcess:
 
     def reset(self) -> None:
         """Discards what earlier requests have changed, such as rules, faults and the journal."""
-        httpx.post(f"{self.root}/_emulator/reset").raise_for_status()
+        httpx.post(f"{self.root}/_emulator/reset", timeout=60).raise_for_status()
 
     def set_script(self, *rules: Mapping[str, object]) -> None:
-        httpx.post(f"{self.root}/_emulator/script", json=[*rules]).raise_for_status()
+        url = f"{self.root}/_emulator/script"
+        httpx.post(url, json=[*rules], timeout=60).raise_for_status()
 
     def connect(self, body: object, model: str = INT8, *, is_whole: bool = True) -> socket.socket:
         """Sends a request to `ai/run` and returns the socket. Closing the socket disconnects.
@@ -72,7 +73,7 @@ class ServerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns the sum of those samples of a Prometheus metric that have these labels."""
-        text = httpx.get(f"{self.root}/_emulator/metrics").text
+        text = httpx.get(f"{self.root}/_emulator/metrics", timeout=60).text
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         samples = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
         return sum(

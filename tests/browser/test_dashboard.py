@@ -44,6 +44,7 @@ WIDTHS = {"desk": (1280, 800), "phone": (390, 844)}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)  # the timeout of a page does not apply to `expect`
     with chromium() as running:
         yield running
 
@@ -579,7 +580,7 @@ def test_the_charts_show_the_load_of_a_real_model(page: Page, server: ServerProc
             "aria-label", re.compile("^Requests: 4 running, 0 waiting, 8 slots")
         )
         rate = page.locator("#plot-tokens path.tokens")
-        wait_until(lambda: (rate.get_attribute("d") or "").count("L") >= 12)
+        wait_until(lambda: (rate.get_attribute("d") or "").count("L") >= 12, limit_s=60)
         keep_screenshot(page, "dashboard-load")
         assert all(stream.result().status_code == 200 for stream in streams)
 

@@ -31,7 +31,7 @@ class RefusingServer:
     def busy(self) -> Iterator[None]:
         """Keeps the only slot busy with a stream during the `with` block."""
         self._wait_for_running(0)
-        body = {**ENDLESS, "stream": True}
+        body = {**ENDLESS, "max_tokens": 4000, "stream": True}
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.stream("POST", self.process.run_url(), json=body, headers=headers, timeout=60):
             self._wait_for_running(1)
@@ -58,6 +58,6 @@ class RefusingServer:
 
 @contextmanager
 def refusing_server() -> Iterator[RefusingServer]:
-    flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "2048", "--threads", "1"]
+    flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096", "--threads", "1"]
     with server_process(*flags, "--api-token", TOKEN) as process:
         yield RefusingServer(process)

@@ -121,7 +121,7 @@ def test_a_connection_whose_client_does_not_read_is_closed() -> None:
         head = b"GET /_emulator/page/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
         requests = threading.Thread(target=send_all, args=(connection, head * 5000))
         requests.start()
-        wait_until(lambda: len(server.server_state.connections) == 1)
+        wait_until(lambda: server.server_state.total_requests > 0)
         wait_until(lambda: len(server.server_state.connections) == 0)
         connection.close()
         requests.join()
@@ -368,10 +368,8 @@ def test_a_signal_stops_the_server_in_time_whatever_clients_have_sent(data: byte
         for _ in range(3):
             connections.enter_context(connect_to(server, data))
         assert server.run({"prompt": "Hello"}).status_code == 200
-        start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
-        assert time.monotonic() - start < 5
+        assert server.process.wait(timeout=10) == 0
     assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]
 
 

@@ -363,7 +363,8 @@ def num_running(server: ServerProcess) -> float:
 
 def test_a_stalled_stream_frees_its_slot_while_its_client_waits(server: ServerProcess) -> None:
     headers = {"x-emulator-fault": "stall;after_events=3"}
-    with httpx.stream("POST", server.run_url(), json=BODY, headers=headers) as response:
+    url = server.run_url()
+    with httpx.stream("POST", url, json=BODY, headers=headers, timeout=60) as response:
         assert next(response.iter_lines()).startswith("data: ")
         wait_until(lambda: num_running(server) == 0)
         assert not response.is_closed

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,8 +65,16 @@ def serving(folder: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
 
 def loaded(server: ServerProcess) -> set[str]:
     """Returns the names of the models that the server has loaded."""
-    metrics = httpx.get(f"{server.root}/_emulator/metrics").text.splitlines()
+    metrics = httpx.get(f"{server.root}/_emulator/metrics", timeout=60).text.splitlines()
     return {line.split('"')[1] for line in metrics if "emulator_slots{" in line}
+
+
+def num_unfinished(server: ServerProcess, model: str) -> float:
+    """Returns how many requests to the model are running or waiting for a slot."""
+    return sum(
+        server.metric(f"workers_ai_emulator_{state}", model=model)
+        for state in ("running", "waiting")
+    )
 
 
 def get(server: ServerProcess, path: str) -> object:
@@ -129,13 +137,15 @@ def test_the_least_recently_used_model_is_unloaded(folder: Path) -> None:
 
 def test_a_model_that_is_busy_is_not_unloaded(folder: Path) -> None:
     with serving(folder, "--memory", "400MiB") as server:
-        body = {**ENDLESS, "stream": True, "max_tokens": 450, "temperature": 5}
-        with httpx.stream("POST", server.run_url(ONE), json=body, timeout=60) as stream:
-            lines = stream.iter_lines()
-            next(lines)
+        body = {**ENDLESS, "max_tokens": 450, "temperature": 5, "seed": 1}
+        with ExitStack() as connections:
+            for _ in range(20):  # for the two slots: more work than loading TWO takes
+                connections.enter_context(server.connect(body, model=ONE))
+            wait_until(lambda: num_unfinished(server, ONE) > 2)
             refused = server.run(BODY, model=TWO)
             assert (refused.status_code, refused.json()["errors"][0]["code"]) == (429, 3040)
-        wait_until(lambda: server.metric("workers_ai_emulator_running", model=ONE) == 0)
+            assert num_unfinished(server, ONE) > 0
+        wait_until(lambda: num_unfinished(server, ONE) == 0)
         assert server.run(BODY, model=TWO).status_code == 200
         assert loaded(server) == {TWO}
 
@@ -172,15 +182,19 @@ def test_a_request_can_time_out_during_a_load(folder: Path) -> None:
         answer = server.run(BODY, model=TWO)  # a subprocess test-loads the file first
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3007)
         wait_until(lambda: loaded(server) == {ONE, TWO})
-        assert server.run(BODY, model=TWO).status_code == 200
+        # Requests may time out again while other processes take the CPU.
+        wait_until(lambda: server.run(BODY, model=TWO).status_code == 200)
 
 
 def test_a_client_can_disconnect_during_a_load(server: ServerProcess) -> None:
     with server.connect(BODY, model=TWO):
-        wait_until(lambda: any("test-loading" in line for line in list(server.log)[-1:]))
-    wait_until(lambda: any(f"{TWO} 499" in line for line in list(server.log)))
-    assert loaded(server) == {ONE}
+        server.wait_for_line("test-loading", "two.gguf")
     wait_until(lambda: loaded(server) == {ONE, TWO})
+    events = (f"{TWO} 499", "loaded two after")
+    for event in events:
+        server.wait_for_line(event)
+    log = "".join(server.log)
+    assert log.index(events[0]) < log.index(events[1])
     assert server.run(BODY, model=TWO).status_code == 200
 
 
@@ -201,11 +215,18 @@ def test_a_hostile_template_is_an_error_and_delays_no_other_request(folder: Path
     )
     with (folder / "models.toml").open("a") as file:
         file.write('["@cf/someone/hostile"]\nfile = "two.gguf"\nchat_template = "endless.jinja"\n')
-    with serving(folder) as server, ThreadPoolExecutor() as pool:
+    # The model is loaded before its request, so the request only renders the template, for 5 s.
+    with (
+        serving(folder, "--preload", "@cf/someone/hostile") as server,
+        ThreadPoolExecutor() as pool,
+    ):
         refused = pool.submit(server.run, BODY, model="@cf/someone/hostile")
+        num_served = 0
         while not refused.done():
-            assert httpx.get(f"{server.root}/_emulator/healthz", timeout=2).status_code == 200
+            assert httpx.get(f"{server.root}/_emulator/healthz", timeout=20).status_code == 200
             assert server.run(BODY, model=ONE).status_code == 200
+            num_served += 1
+        assert num_served > 3  # if the template delayed them: one before it and one after it
         assert refused.result().status_code == 400
         assert "did not end within 5 s" in refused.result().text
 

@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -87,8 +87,7 @@ class Puller:
 @pytest.fixture
 def puller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Puller:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    set_timeout(monkeypatch, 20)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return Puller(tmp_path / "models")
@@ -103,6 +102,12 @@ def hub_of(monkeypatch: pytest.MonkeyPatch) -> HubOf:
             yield hub
 
     return serve
+
+
+def set_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Sets how long a request waits for data from the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", seconds)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", seconds)
 
 
 def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -154,8 +159,14 @@ def test_a_redirect_to_another_origin_is_followed_without_the_token(
 @pytest.mark.parametrize("needs_redirect", [False, True], ids=["direct", "redirected"])
 @pytest.mark.parametrize("kind", ["cut", "reset", "stall"])
 def test_bytes_received_before_an_interruption_are_kept_and_used(
-    puller: Puller, hub_of: HubOf, kind: str, needs_redirect: bool
+    puller: Puller,
+    hub_of: HubOf,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    needs_redirect: bool,
 ) -> None:
+    if kind == "stall":
+        set_timeout(monkeypatch, 1)
     faults = [Fault(kind, 400_000), Fault(kind, 300_000), Fault("503")]
     with hub_of(faults=faults, needs_redirect=needs_redirect) as hub:
         assert puller.pull() == CONTENT
@@ -226,7 +237,10 @@ def test_a_hub_that_refuses_connections_is_an_error(
     assert re.search(r"127.0.0.1:9: .*refused, 4 times in a row", puller.fail())
 
 
-def test_a_hub_that_sends_no_data_is_an_error(puller: Puller, hub_of: HubOf) -> None:
+def test_a_hub_that_sends_no_data_is_an_error(
+    puller: Puller, hub_of: HubOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_timeout(monkeypatch, 0.5)
     with hub_of(head_faults=[Fault("stall")] * 9):
         assert "sends no data" in puller.fail()
 
@@ -373,15 +387,16 @@ def test_only_the_cache_is_used_offline(
 
 
 def test_two_concurrent_pulls_download_once(puller: Puller, hub_of: HubOf) -> None:
-    with hub_of(pause_s=0.002) as hub:
-        second = Puller(puller.folder)
-        thread = threading.Thread(target=second.pull)
-        thread.start()
+    second = Puller(puller.folder)
+    with hub_of(pause_s=0.2) as hub, ThreadPoolExecutor() as pool:
+        first_pull = pool.submit(puller.pull)
         wait_until(lambda: bool(hub.gets))
-        assert puller.pull() == CONTENT
-        thread.join()
+        second_pull = pool.submit(second.pull)
+        wait_until(lambda: bool(second.log.lines))
+        hub.pause_s = 0
+        assert first_pull.result() == second_pull.result() == CONTENT
         assert len(hub.gets) == 1
-    assert "waiting for it" in puller.log.lines[0]
+    assert "waiting for it" in second.log.lines[0]
 
 
 def test_a_model_without_a_repository_is_an_error(puller: Puller) -> None:
@@ -455,11 +470,15 @@ def test_a_command_killed_twenty_times_completes_the_file_without_many_repeated_
     content = rng.randbytes(40_000_000)
     folder = tmp_path / "models"
     with fake_hub(content, pause_s=0.0005) as hub:
-        for kill_at in sorted(rng.randrange(len(content)) for _ in range(20)):
+        for kill_at in sorted(rng.randrange(len(content) // 2) for _ in range(20)):
+            # If the kill comes late, the hub stalls, so that the file is never complete before.
+            rest = max(kill_at - hub.num_bytes_sent, 0)
+            hub.faults[:] = [Fault("stall", rest + 4_000_000)]
             process = command(folder, hub, "pull", SPEC.name, "--quiet")
             wait_until(partial(has_sent, hub, kill_at))
             process.kill()
             process.communicate()
+        hub.faults.clear()
         process = command(folder, hub, "pull", SPEC.name)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
@@ -512,15 +531,15 @@ def test_an_unknown_host_fails_without_retries(
 
 
 def test_ctrl_c_keeps_the_received_bytes(tmp_path: Path) -> None:
-    with fake_hub(CONTENT, pause_s=0.01) as hub:
-        process = command(tmp_path / "models", hub, "pull", SPEC.name)
-        wait_until(lambda: hub.num_bytes_sent > 300_000)
+    folder = tmp_path / "models"
+    with fake_hub(CONTENT, faults=[Fault("stall", 400_000)]) as hub:
+        process = command(folder, hub, "pull", SPEC.name)
+        wait_until(lambda: any(part.stat().st_size for part in folder.rglob("*.part")))
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
         assert process.returncode == 130
         assert complaint.splitlines()[-1] == "workers-ai-emulator: interrupted"
-        hub.pause_s = 0
-        process = command(tmp_path / "models", hub, "pull", SPEC.name)
+        process = command(folder, hub, "pull", SPEC.name)
         process.communicate(timeout=30)
         assert process.returncode == 0
         assert hub.ranges[1]

@@ -176,7 +176,7 @@ def test_the_process_ends_with_its_parent(source: str) -> None:
     program = (
         "import psutil\n"
         "from workers_ai_emulator.prompts.template_process import *\n"
-        f"renderer = IsolatedRenderer({source!r}, limit_s=0.2)\n"
+        f"renderer = IsolatedRenderer({source!r}, limit_s=2)\n"
         "renderer._limit_s = 600\n"  # changes only the parent's limit
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "renderer.render(Conversation([], '', '', {}))\n"

@@ -88,9 +88,9 @@ def test_a_long_pattern_for_a_header_is_compared_at_once() -> None:
     conditions = [{"headers": {"x-test": f"{'?[*' * 33_000}{number}"}} for number in range(20)]
     checked = [Conditions.model_validate(each) for each in conditions]
     long = subject({}, {"x-test": "?[" * 33_000})
-    start = time.monotonic()
+    start = time.process_time()
     assert not any(each.match(long) for each in checked)
-    assert time.monotonic() - start < 1  # fnmatch takes minutes
+    assert time.process_time() - start < 1  # fnmatch takes minutes
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -640,6 +641,22 @@ def test_requests_fail_while_the_worker_makes_no_progress_and_the_engine_can_rec
             assert engine.status.finished == Counter([outcome, "cancelled", "length"])
 
     check()
+
+
+@in_loop
+async def test_a_suspension_of_the_process_is_not_counted_as_time_without_progress() -> None:
+    runner = FakeRunner(num_slots=1, block_at=3)
+    async with running(runner) as engine:
+        engine.watch(0.4)  # observes the worker every 0.05 s
+        generation = engine.submit(prompt(), params())
+        await blocked(runner)
+        await asyncio.sleep(0.1)  # the worker is observed while it is blocked
+        time.sleep(0.5)  # the event loop does not run, as if the process were suspended
+        for _ in range(3):  # the worker is observed again
+            await asyncio.sleep(0)
+        assert engine.failure is None
+        runner.gate.set()
+        assert await text_of(generation) == runner.text(prompt(), params())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

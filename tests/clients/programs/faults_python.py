@@ -23,8 +23,8 @@ Call = Callable[[str, Mapping[str, str], bool, float], object]  # token, headers
 
 MODEL = "@cf/meta/llama-2-7b-chat-int8"
 TIMEOUT_S = 30
-SILENT_TIMEOUT_S = 1  # for faults after which the server sends nothing
-SILENT = ("stall", "slow-first-token")
+# For faults after which the server sends nothing. Before `stall`, it sends the first event.
+SILENT_TIMEOUTS_S = {"stall": 2, "slow-first-token": 0.3}
 OPTIONS = {"slow-first-token": {"seconds": 60}, "cut-mid-event": {"after_events": 2}}
 
 
@@ -68,7 +68,7 @@ class FaultCase:
         self._control("faults", {"fault": self._fault, **self._options, **options})
 
     def _faulty(self, token: str = "any", headers: Mapping[str, str] | None = None) -> object:
-        timeout_s = SILENT_TIMEOUT_S if self._fault in SILENT else TIMEOUT_S
+        timeout_s = SILENT_TIMEOUTS_S.get(self._fault, TIMEOUT_S)
         return outcome(self._call, token, headers or {}, self._is_stream, timeout_s)
 
     def _sound(self) -> object:
