@@ -80,6 +80,17 @@ def test_every_value_in_a_steps_headers_is_redacted_except_media_types() -> None
     }
 
 
+@pytest.mark.parametrize("end", ['"', "\\", ""])
+def test_the_escapes_of_a_steps_header_are_redacted(end: str) -> None:
+    body = f'[{{"headers": {{"a\\"b": "c\\"{SECRET}\\\\{end}'
+    assert SECRET not in redaction().json(body)
+
+
+def test_a_string_of_escapes_is_redacted_in_linear_time() -> None:
+    body = '{"headers":{"' + '\\"' * 100_000  # quadratic time would be several minutes
+    assert redaction().json(body) == body
+
+
 def test_a_steps_headers_are_redacted_in_a_body_that_is_cut_off() -> None:
     body = f'[{{"headers": {{"x-other": "{SECRET}", "b": "c}}d"}}, "query": {{"prompt": "{SECRET}'
     assert redaction().json(body) == (

@@ -51,7 +51,10 @@ _PARAMETER = re.compile(r"(?:^|(?<=[?&]))([^\s=&?#\"'/]{1,64})=([^\s&#\"'<>]*)")
 # Matches `"headers": {…` in truncated bodies, which cannot be parsed as JSON. A request to AI
 # Gateway's universal endpoint has a list of requests (steps) in its body, each with `headers`.
 _STEP_HEADERS = re.compile(r'"headers"\s*:\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*+"?)*+')
-_STRING_VALUE = re.compile(r'("([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*")([^"\\]*(?:\\.[^"\\]*)*)')
+# Matches a key with a string as its value, or any other string. No match begins inside a string, so
+# the search takes linear time for any text.
+_CONTENT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_STRING_VALUE = re.compile(rf'("({_CONTENT})"\s*+:\s*+")({_CONTENT})("?)|"{_CONTENT}"?', re.DOTALL)
 _MEDIA_TYPE_HEADERS = ("accept", "content-type")
 _MEDIA_TYPE = re.compile(r"[\w.+*-]+/[\w.+*-]+(; ?charset=[\w-]+)?")
 # If a credential is a JSON object, the values of these keys are not secret: they describe the
@@ -213,11 +216,11 @@ class Finder:
         return _STRING_VALUE.sub(self._step_pair, match[0])
 
     def _step_pair(self, match: re.Match[str]) -> str:
-        start, name, value = match.groups()
-        if _is_media_type(name, value):
+        start, name, value, end = match.groups()
+        if start is None or _is_media_type(name, value):
             return match[0]
         self._add(value)
-        return f"{start}{MARK}"
+        return f"{start}{MARK}{end}"
 
     def _add(self, *values: str) -> None:
         """Adds credentials to `found`, both with and without a scheme such as `Bearer`."""
