@@ -49,6 +49,12 @@ def test_a_large_body_is_parsed_in_a_thread(num_messages: int, uses_thread: bool
     assert (thread != threading.get_ident()) is uses_thread
 
 
+def test_a_body_with_many_objects_is_large() -> None:
+    context = CallContext()
+    read(b"[" + b"{}," * 1000 + b"0]", context=context)
+    assert context.is_large
+
+
 def test_a_small_body_that_is_large_when_decompressed_is_large() -> None:
     context = CallContext()
     assert read(gzip.compress(b" " * 10**6 + b"1"), context=context) == 1
@@ -79,15 +85,20 @@ def test_the_rest_of_a_body_that_is_too_large_is_not_read() -> None:
         asyncio.run(read_json(endless(), CallContext()))
 
 
+def test_gzip_data_may_have_several_members() -> None:
+    assert gunzip(gzip.compress(b'{"a"') + gzip.compress(b": 1}")) == b'{"a": 1}'
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
         (gzip.compress(b"{}", mtime=0)[:-4], INCOMPLETE_REQUEST),
         (b"\x1f\x8b", INCOMPLETE_REQUEST),
         (b"\x1f\x8bnot gzip", INCOMPLETE_REQUEST),
+        (gzip.compress(b"{}", mtime=0) + b"{}", INCOMPLETE_REQUEST),
         (gzip.compress(bytes(MAX_BODY_BYTES + 1), mtime=0), REQUEST_TOO_LARGE),
     ],
-    ids=["cut off", "no header", "damaged", "too large"],
+    ids=["cut off", "no header", "damaged", "followed by other data", "too large"],
 )
 def test_invalid_gzip_is_an_error(body: bytes, error: ErrorType) -> None:
     with pytest.raises(WireError) as caught:
