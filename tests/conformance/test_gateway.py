@@ -71,6 +71,12 @@ def test_a_binding_has_the_same_options(server: ServerProcess, option: dict[str,
     assert call(server, path, body, **model) == ("MISS", "2")
 
 
+def test_backends_do_not_share_responses(server: ServerProcess) -> None:
+    backend = {"x-emulator-backend": "scripted"}
+    assert [call(server, **TTL), call(server, **TTL, **backend)] == [("MISS", "1"), ("MISS", "2")]
+    assert call(server, **TTL, **backend) == ("HIT", "2")
+
+
 def test_a_key_of_ones_own_is_not_shared_by_gateways_and_endpoints(server: ServerProcess) -> None:
     key = {"cf-aig-cache-key": "greeting"}
     assert call(server, **key) == ("MISS", "1")

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from workers_ai_emulator.backends.choice import BACKEND_HEADER
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.routes import openai, run
 from workers_ai_emulator.routes.gateway_cache import CacheOptions
@@ -118,13 +119,15 @@ async def respond(
 
     Adds the headers of AI Gateway.
 
-    `content`: the parts of the request, besides its path, its query and its model header, that
-    determine its response. `endpoint`: the parts of `content` that name the gateway and the
-    endpoint; they count even if the user's own cache key replaces the content.
+    `content`: the parts of the request that determine its response, besides its path, its query
+    and the headers that name the model and the backend. `endpoint`: the parts of `content` that
+    name the gateway and the endpoint; they count even if the user's own cache key replaces the
+    content.
     """
     cache = services_of(request).gateway_cache
     path, query = request.scope["path"], request.url.query
-    place = [path, query, request.headers.get(MODEL_HEADER), endpoint]
+    headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]
+    place = [path, query, *headers, endpoint]
     response = await cache.respond(context_of(request.scope), place, content, options, run)
     response.headers.update(log_header())
     return response
