@@ -65,6 +65,7 @@ def test_the_models_input_is_raw() -> None:
         ({"input": [TEXT_INPUT, tensor("sampling_parameters", "{")]}, "max_tokens in "),
         ({"input": [TEXT_INPUT, tensor("sampling_parameters", "[]")]}, "max_tokens in "),
         ({"input": [TEXT_INPUT, tensor("sampling_parameters", 8)]}, "max_tokens in "),
+        ({"input": [TEXT_INPUT, tensor("sampling_parameters", "[" * 10_000)]}, "max_tokens in "),
     ],
 )
 def test_an_invalid_body_is_an_error_with_the_missing_part(body: Any, missing: str) -> None:

@@ -73,6 +73,6 @@ def _max_tokens(parameters: Any) -> int:
         match json.loads(parameters):
             case {"max_tokens": int(max_tokens)}:
                 return max_tokens
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         pass
     raise WireError(INCOMPLETE_REQUEST, "max_tokens in sampling_parameters")
