@@ -8,14 +8,17 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import cast, get_args
 
 import pytest
 import typer
 from workers_ai_emulator import __version__
+from workers_ai_emulator.admin.metrics import metrics_text
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
+from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.wire.faults import FaultName
 
 from tests import models_table, settings_table
@@ -47,6 +50,12 @@ def test_the_settings_table_names_every_flag_and_no_other() -> None:
 
 def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
+
+
+def test_the_page_about_settings_names_every_metric() -> None:
+    text = metrics_text(cast(ModelManager, SimpleNamespace(loaded=[]))).decode()
+    names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
+    assert names and re.findall(r"^\| `(workers_ai_emulator_\w+)`", SETTINGS, re.MULTILINE) == names
 
 
 def test_the_flags_and_pages_in_the_readme_exist() -> None:
