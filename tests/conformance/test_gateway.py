@@ -235,3 +235,26 @@ def test_a_spend_limit_has_the_headers_of_the_gateway(server: ServerProcess) -> 
     assert names <= limit.headers.keys()
     assert "retry-after" not in limit.headers
     assert not names & credits.headers.keys()  # `env.AI.aiGatewayLogId` is null after a 402
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        (
+            GATEWAY,
+            [{"provider": "openai", "endpoint": "chat/completions", "query": {}}],
+            "hint: provider openai is not emulated, only workers-ai and compat",
+        ),
+        (
+            f"{GATEWAY}/compat/chat/completions",
+            {"model": "openai/gpt-4o", "messages": []},
+            "hint: models of compat that are emulated have names that begin with workers-ai/",
+        ),
+    ],
+)
+def test_the_log_says_that_a_provider_is_not_emulated(
+    server: ServerProcess, path: str, body: Any, hint: str
+) -> None:
+    response = httpx.post(server.root + path, json=body)
+    assert response.status_code == 400 and "hint" not in response.text
+    wait_until(lambda: any(hint in line for line in server.log))

@@ -260,9 +260,10 @@ def test_the_log_lines_of_the_page_about_the_journal_are_logged() -> None:
             f"{running.root}/run?version=3", json={"inputs": {"prompt": "Hi"}}, headers=binding
         )
         running.run({"prompt": "Hi"}, "@cf/none/such")
+        running.post(f"{running.root}/v1/chat/completions", {})
         [block] = blocks("journal.md", "text")
         for line in block.splitlines():
-            expected = line.rpartition(", ")[0]
+            expected = line.rpartition(", ")[0].replace("http://127.0.0.1:8790", running.root)
             wait_until(partial(is_logged, running, expected))
 
 

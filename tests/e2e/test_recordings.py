@@ -157,6 +157,7 @@ def test_a_changed_request_is_an_error_with_the_difference(tmp_path: Path) -> No
     assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
     (error,) = response.json()["errors"]
     assert error["code"] == 3901 and str(tmp_path) in error["message"]
+    assert ".json; lines with - are only in the recording, lines with + only in this call:" in line
     shown = ['- "prompt": "Say yes."', '+ "prompt": "Say yes!"', '+ "seed": 1']
     assert all(text in error["message"] and text in line for text in shown)
     assert binding_response.json()["internalCode"] == 3901

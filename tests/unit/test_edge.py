@@ -233,6 +233,14 @@ def test_an_error_is_logged_without_credentials_and_in_one_line(
     assert len(line) < 500
 
 
+def test_a_hint_is_logged_after_the_error(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(scope: Scope) -> None:
+        context_of(scope).error = WireError(BAD_INPUT, "x", hint="try\ny")
+
+    line = logged(caplog, Recorder(fail))
+    assert line == f"INFO POST {API_PATH} 200, 5006: Error: x, hint: 'try\\ny'"
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [

@@ -7,15 +7,21 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import cast, get_args
 
 import pytest
 import typer
 from workers_ai_emulator import __version__
+from workers_ai_emulator.admin.metrics import metrics_text
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
+from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX, ENDPOINTS, Access
+from workers_ai_emulator.wire.errors import FOREIGN_PAGE, Sender, error_types
 from workers_ai_emulator.wire.faults import FaultName
 
 from tests import models_table, settings_table
@@ -47,6 +53,35 @@ def test_the_settings_table_names_every_flag_and_no_other() -> None:
 
 def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
+
+
+def test_the_page_about_settings_names_every_metric() -> None:
+    text = metrics_text(cast(ModelManager, SimpleNamespace(loaded=[]))).decode()
+    names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
+    assert names and re.findall(r"^\| `(workers_ai_emulator_\w+)`", SETTINGS, re.MULTILINE) == names
+
+
+def test_the_page_about_settings_names_every_endpoint_of_the_emulator() -> None:
+    table = SETTINGS.partition("## Endpoints of the emulator")[2].partition("## Metrics")[0]
+    named = set()
+    for paths, mark, methods in re.findall(r"^\| (`/.*`)( \*)? \| (`[A-Z].*`) \|", table, re.M):
+        for path, method in product(paths.split(", "), methods.split(", ")):
+            named.add((path.strip("`"), method.strip("`"), mark == " *"))
+    assert named == {
+        (
+            endpoint.path.removeprefix(CONTROL_PREFIX).replace("{number}", "ID"),
+            endpoint.method,
+            endpoint.access is Access.PUBLIC,
+        )
+        for endpoint in ENDPOINTS
+        if endpoint.path.startswith(f"{CONTROL_PREFIX}/") and "/page/" not in endpoint.path
+    }
+
+
+def test_the_page_about_parity_names_every_code_that_only_the_emulator_sends() -> None:
+    ours = [row for row in error_types(*Sender) if "[ours]" in row.summary]
+    expected = {(str(row.code), str(row.status)) for row in [*ours, FOREIGN_PAGE]}
+    assert set(re.findall(r"^\| (\d{4}) \| (\d{3}) \|", PARITY, re.MULTILINE)) == expected
 
 
 def test_the_flags_and_pages_in_the_readme_exist() -> None:

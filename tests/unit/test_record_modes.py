@@ -141,7 +141,7 @@ def test_a_missing_recording_is_logged_once(
     for prompt in ("a", "a", "b"):
         emulator.run(prompt)
     lines = [record.getMessage() for record in caplog.records]
-    assert sum("where the call has" in line for line in lines) == 2
+    assert sum("the most similar recording is" in line for line in lines) == 2
     assert sum("3901: No recording of POST" in line for line in lines) == 3
 
 

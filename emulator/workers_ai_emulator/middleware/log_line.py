@@ -1,4 +1,4 @@
-"""Builds the log line of a request: its path, the origin of its response, and its error."""
+"""Builds the log line of a request: its path, the origin of its response, its error, a hint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.excerpt import excerpt_of
+from workers_ai_emulator.wire.hints import hint_of
 from workers_ai_emulator.wire.redaction import Redaction
 from workers_ai_emulator.wire.responses import CLIENT_CLOSED_REQUEST
 
@@ -53,6 +54,8 @@ def log_line(scope: Scope, sent: Sent, *, has_excerpt: bool) -> str:
     parts = [_printable(line), *map(shown, _origin(scope, context))]
     if (error := _error(context, sent)) is not None:
         parts.append(f"{error.prefix}{shown(error.text)}")
+    if context.error is not None and (hint := hint_of(scope, context.error)):
+        parts.append(f"hint: {shown(hint)}")
     parts += _ending(context, sent)
     if has_excerpt and (excerpt := excerpt_of(context.inputs)) is not None:
         text = redaction.text(excerpt, is_cut=True)[:_MAX_EXCERPT_LENGTH]

@@ -23,6 +23,7 @@ from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
 from workers_ai_emulator.wire.gateway_headers import log_header
+from workers_ai_emulator.wire.hints import provider_hint
 
 _PROVIDER = "workers-ai/"
 # The maximum number of requests in a universal request [inferred: the service documents no limit].
@@ -184,11 +185,13 @@ async def _run_step(request: Request, step: dict[str, Any]) -> Response:
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
             return await run.run(request, _model_of(request, endpoint), query)
         case {"provider": str(provider), "endpoint": str(endpoint)}:
-            raise WireError(NO_SUCH_MODEL, f"{provider}/{endpoint}")
+            hint = provider_hint(provider)
+            raise WireError(NO_SUCH_MODEL, f"{provider}/{endpoint}", hint=hint)
     raise WireError(INCOMPLETE_REQUEST, "provider")
 
 
 async def _compat(request: Request, body: Any) -> Response:
     if not (name := model_name(body)).startswith(_PROVIDER):
-        raise WireError(NO_SUCH_MODEL, name)  # the model belongs to another provider
+        hint = f"models of compat that are emulated have names that begin with {_PROVIDER}"
+        raise WireError(NO_SUCH_MODEL, name, hint=hint)  # the model belongs to another provider
     return await openai.complete(request, body, chat_format, prefix=_PROVIDER)

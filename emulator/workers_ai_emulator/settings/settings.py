@@ -274,8 +274,8 @@ class Settings:
     deterministic: Annotated[
         bool,
         Setting(
-            "Equal requests get equal bytes on the CPU; `--no-deterministic` is faster for a "
-            "single client."
+            "Equal requests with a seed or temperature 0 get equal bytes on the CPU; "
+            "`--no-deterministic` is faster for a single client."
         ),
     ] = True
     drafts: Annotated[

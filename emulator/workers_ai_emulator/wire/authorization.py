@@ -131,7 +131,7 @@ class Authorization:
         Reads the token from the header `cf-aig-authorization` if the request has this header, and
         otherwise from `Authorization`.
         """
-        if not _is_account_id(caller.account_id):
+        if not is_account_id(caller.account_id):
             raise WireError(GATEWAY_NOT_CONFIGURED)
         header = caller.headers.get("cf-aig-authorization")
         try:
@@ -168,15 +168,8 @@ def no_route(path: str) -> WireError:
 
 
 def _check_account(caller: Caller) -> None:
-    if not _is_account_id(caller.account_id):
+    if not is_account_id(caller.account_id):
         raise WireError(INVALID_ACCOUNT, caller.path)
-
-
-def _is_account_id(account_id: str | None) -> bool:
-    if is_account_id(account_id):
-        return True
-    log.warning("account id %r is refused: use any 32 hexadecimal digits (0-9, a-f)", account_id)
-    return False
 
 
 def _credential(headers: Mapping[str, str]) -> str:

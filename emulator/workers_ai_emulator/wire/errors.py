@@ -79,11 +79,15 @@ class WireError(EmulatorError):
     `values`: the values for the placeholders in the row's text.
     `entries`: the list of errors in the response; by default, one entry with the row's code and
     text.
+    `hint`: what the client has to change, for the log only; the response does not contain it.
     """
 
-    def __init__(self, type: ErrorType, *values: object, entries: Sequence[Json] = ()) -> None:
+    def __init__(
+        self, type: ErrorType, *values: object, entries: Sequence[Json] = (), hint: str = ""
+    ) -> None:
         super().__init__(type.text.format(*values))
         self.type = type
+        self.hint = hint
         self.entries = [*entries] or [{"code": type.code, "message": str(self)}]
 
     @property

@@ -121,5 +121,8 @@ def _explain(request: RecordedRequest, folder: Folder) -> str:
     path, other = found
     if not (lines := difference(other, request)):
         return f"{missing}\n{folder.misnamed(path, other)}"
-    shown = [missing, f"{path.name} has - where the call has +:", *lines, _NEXT_STEP]
-    return "\n".join(shown)
+    explanation = (
+        f"the most similar recording is {path.name}; lines with - are only in the recording, lines "
+        "with + only in this call:"
+    )
+    return "\n".join([missing, explanation, *lines, _NEXT_STEP])

@@ -1,0 +1,65 @@
+"""Hints for the log: what a client that got an error has to change. Responses contain no hints."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from workers_ai_emulator.wire.accounts import is_account_id
+from workers_ai_emulator.wire.errors import (
+    GATEWAY_NOT_CONFIGURED,
+    INVALID_ACCOUNT,
+    NO_ROUTE,
+    WireError,
+)
+from workers_ai_emulator.wire.hosts import SERVICE_HOSTS, host_of
+
+PROVIDERS = ("workers-ai", "compat")  # the providers of AI Gateway that are emulated
+
+_ACCOUNT = re.compile(r"/client/v4/accounts/([^/]*)(?:/.*)?|/v1/([^/]+)/[^/]+(?:/.*)?", re.DOTALL)
+_GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<provider>[^/]+)(?:/.*)?", re.DOTALL)
+_OPENAI_BASE = re.compile(r"/client/v4/accounts/[^/]+/ai/v1/[^/]+(?:/completions)?")
+_OPENAI = re.compile(r".*/(?:chat/completions|completions|embeddings|responses|models)", re.DOTALL)
+_API = re.compile(r"/(?:v4/)?(?:accounts|user)/.*", re.DOTALL)
+
+
+def hint_of(scope: Scope, error: WireError) -> str:
+    """Returns the hint for the client of a request that got `error`; empty if there is none."""
+    if error.hint or error.type not in (NO_ROUTE, INVALID_ACCOUNT, GATEWAY_NOT_CONFIGURED):
+        return error.hint
+    path = scope["path"]
+    gateway = _GATEWAY.fullmatch(path)
+    if gateway and is_account_id(gateway["account"]):
+        return provider_hint(gateway["provider"])
+    if _OPENAI.fullmatch(path) and not _OPENAI_BASE.fullmatch(path):
+        return f"OpenAI clients need the base URL {_api_url(scope)}/accounts/ACCOUNT_ID/ai/v1"
+    if path == "/":
+        return f"the base URL is {_api_url(scope)}, and the dashboard is at /_emulator/"
+    if _API.fullmatch(path):
+        return "the path begins with /client/v4"
+    return _account_hint(path)
+
+
+def provider_hint(provider: str) -> str:
+    """Returns the hint for a request to a provider of AI Gateway; empty if it is emulated."""
+    if provider in PROVIDERS:
+        return ""
+    return f"provider {provider} is not emulated, only {' and '.join(PROVIDERS)}"
+
+
+def _account_hint(path: str) -> str:
+    match = _ACCOUNT.fullmatch(path)
+    account = match and (match[1] or match[2])
+    if match is None or is_account_id(account):
+        return ""
+    return f"account id {account!r} is refused: use any 32 hexadecimal digits (0-9, a-f)"
+
+
+def _api_url(scope: Scope) -> str:
+    """Returns the base URL of the API under the host name that the client used."""
+    host = Headers(scope=scope).get("host", "127.0.0.1")
+    if host_of(f"//{host}") in SERVICE_HOSTS:
+        return "https://api.cloudflare.com/client/v4"
+    return f"http://{host}/client/v4"

@@ -1,0 +1,104 @@
+"""Tests the hints in the log lines of refused requests."""
+
+from __future__ import annotations
+
+import pytest
+from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
+    GATEWAY_NOT_CONFIGURED,
+    INVALID_ACCOUNT,
+    NO_ROUTE,
+    ErrorType,
+    WireError,
+)
+from workers_ai_emulator.wire.hints import hint_of, provider_hint
+
+from tests.asgi import http_scope
+from tests.server import ACCOUNT_ID
+
+BASE_URL = "http://localhost:1/client/v4"
+OPENAI = f"OpenAI clients need the base URL {BASE_URL}/accounts/ACCOUNT_ID/ai/v1"
+ACCOUNT = "/client/v4/accounts"
+BAD_ACCOUNT = "account id 'x' is refused: use any 32 hexadecimal digits (0-9, a-f)"
+ANTHROPIC = "provider anthropic is not emulated, only workers-ai and compat"
+
+
+def hint(path: str, type: ErrorType = NO_ROUTE, host: str = "localhost:1") -> str:
+    return hint_of(http_scope(path, headers={"host": host}), WireError(type, path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/chat/completions",
+        "/embeddings",
+        "/v1/embeddings",
+        "/v1/models",
+        "/client/v4/chat/completions",
+        "/client/v4/ai/v1/responses",
+        f"{ACCOUNT}/{ACCOUNT_ID}/chat/completions",
+        f"{ACCOUNT}/{ACCOUNT_ID}/v1/chat/completions",
+        f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/v1/chat/completions",
+        f"/accounts/{ACCOUNT_ID}/ai/v1/chat/completions",
+    ],
+)
+def test_a_wrong_base_url_of_an_openai_client_gets_the_right_one(path: str) -> None:
+    assert hint(path) == OPENAI
+
+
+def test_the_gateway_named_chat_is_a_wrong_base_url() -> None:
+    assert hint("/v1/chat/completions", GATEWAY_NOT_CONFIGURED) == OPENAI
+
+
+def test_a_program_under_exec_gets_the_base_url_of_the_service() -> None:
+    found = hint("/v1/embeddings", host="api.cloudflare.com")
+    assert found.endswith(" https://api.cloudflare.com/client/v4/accounts/ACCOUNT_ID/ai/v1")
+
+
+@pytest.mark.parametrize(
+    "path", [f"/accounts/{ACCOUNT_ID}/ai/run/@cf/a/b", "/v4/accounts/x/ai/run", "/user/tokens"]
+)
+def test_a_path_without_its_beginning_gets_the_beginning(path: str) -> None:
+    assert hint(path) == "the path begins with /client/v4"
+
+
+def test_the_root_gets_the_base_url_and_the_dashboard() -> None:
+    assert hint("/") == f"the base URL is {BASE_URL}, and the dashboard is at /_emulator/"
+
+
+@pytest.mark.parametrize(
+    ("path", "type"),
+    [
+        (f"{ACCOUNT}/x/ai/run/@cf/a/b", INVALID_ACCOUNT),
+        (f"{ACCOUNT}/x/ai/v1/chat/completions", INVALID_ACCOUNT),
+        (f"{ACCOUNT}/x/nothing", NO_ROUTE),
+        ("/v1/x/gw", GATEWAY_NOT_CONFIGURED),
+        ("/v1/x/gw/workers-ai/@cf/a/b", GATEWAY_NOT_CONFIGURED),
+    ],
+)
+def test_a_wrong_account_id_is_named(path: str, type: ErrorType) -> None:
+    assert hint(path, type) == BAD_ACCOUNT
+
+
+def test_another_provider_of_the_gateway_is_named() -> None:
+    assert hint(f"/v1/{ACCOUNT_ID}/gw/anthropic/v1/messages") == ANTHROPIC
+    assert hint(f"/v1/{ACCOUNT_ID}/gw/openai/chat/completions").startswith("provider openai is")
+    assert [provider_hint("workers-ai"), provider_hint("compat")] == ["", ""]
+
+
+def test_an_error_may_have_a_hint_of_its_own() -> None:
+    assert hint_of(http_scope("/"), WireError(BAD_INPUT, "x", hint="try y")) == "try y"
+
+
+@pytest.mark.parametrize(
+    ("path", "type"),
+    [
+        (f"{ACCOUNT}/{ACCOUNT_ID}/nothing", NO_ROUTE),
+        (f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/audio/speech", NO_ROUTE),
+        (f"/v1/{ACCOUNT_ID}/gw/compat/models", NO_ROUTE),
+        ("/nothing", NO_ROUTE),
+        ("/chat/completions", BAD_INPUT),
+    ],
+)
+def test_other_requests_get_no_hint(path: str, type: ErrorType) -> None:
+    assert hint(path, type) == ""
