@@ -271,6 +271,26 @@ def test_a_suspended_process_has_no_stalled_engine() -> None:
     assert not any("has got nothing done" in line for line in server.log)
 
 
+def test_a_script_that_the_backend_does_not_use_is_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- answer: Hi\n", "utf-8")
+    (tmp_path / "cassettes").mkdir()
+    flags = ("--script", str(tmp_path / "rules.yaml"), "--cassettes", str(tmp_path / "cassettes"))
+    with server_process("--backend", "replay", *flags) as server:
+        [line] = [line for line in server.log if "WARNING" in line]
+    assert "WARNING the backend replay does not use --script; only requests with " in line
+    assert "Add --backend scripted." in line
+
+
+@pytest.mark.parametrize(
+    "flags", [["--backend", "scripted"], ["--backend", "record", "--record-from", "scripted"]]
+)
+def test_a_script_that_the_backend_uses_is_no_warning(flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- answer: Hi\n", "utf-8")
+    script = ("--script", str(tmp_path / "rules.yaml"), "--strict")
+    with server_process(*flags, *script, "--cassettes", str(tmp_path / "c")) as server:
+        assert not [line for line in server.log if "WARNING" in line]
+
+
 @pytest.mark.parametrize(
     ("flags", "is_warned"),
     [([], True), (["--api-token", "one"], False), (["--host", "127.0.0.1"], False)],

@@ -771,6 +771,9 @@ def test_it(workers_ai):
     assert (
         "script() would have no effect, because the emulator's backend is `replay`" in done.stdout
     )
+    source = "workers_ai_args=--record-from scripted"
+    done = project.run("-o", "workers_ai_backend=record", "-o", source)
+    assert counts(done) == {"passed": 1}, done.stdout
 
 
 def test_calls_that_the_journal_has_dropped_are_an_error(

@@ -81,7 +81,8 @@ class WorkersAI:
         """
         __tracebackhide__ = True
         backend = self.settings.get("backend", "scripted")
-        if backend != "scripted":
+        source = self.settings.get("record-from") if backend == "record" else backend
+        if source != "scripted":
             raise RuntimeError(
                 f"script() would have no effect, because the emulator's backend is `{backend}`: "
                 "use the backend `scripted` (workers_ai_backend = scripted)"
