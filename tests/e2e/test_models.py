@@ -436,6 +436,15 @@ def test_a_file_that_another_model_uses_stays(folder: Path) -> None:
     assert not (folder / "one.gguf").exists()
 
 
+def test_commands_without_any_weights_say_so(tmp_path: Path) -> None:
+    empty = tmp_path / "models"
+    status, said, complaint = run(empty, "models", "verify")
+    assert (status, said, complaint) == (0, "", f"no weights to verify in {empty}\n")
+    name = "@cf/meta/llama-3.1-8b-instruct"
+    status, said, complaint = run(empty, "models", "remove", name)
+    assert (status, said, complaint) == (0, "", f"{name} has no weights: nothing removed\n")
+
+
 def test_a_file_outside_of_the_models_folder_is_not_removed(tmp_path: Path, own: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
