@@ -47,9 +47,13 @@ def test_a_port_in_use_fails_the_start_with_one_line() -> None:
     assert "in use" in line and "--port" in line
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "\u00e4..b", "fe80::1%none"])
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "999.1.1.1", "192.0.2.1", "\u00e4..b", "fe80::1%none"]
+)
 def test_an_unusable_host_fails_the_start_with_one_line(host: str) -> None:
-    assert f"cannot listen on {host}" in failing_start("--host", host)
+    line = failing_start("--host", host)
+    assert f"cannot listen on {host}" in line
+    assert "--host takes an address of this machine" in line and "stop the program" not in line
 
 
 def test_an_ipv6_address_without_ipv6_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
