@@ -15,7 +15,7 @@ from urllib.request import getproxies
 from urllib.request import proxy_bypass_environment as is_bypassed  # type: ignore[attr-defined]
 
 from workers_ai_emulator.errors import SettingInvalid
-from workers_ai_emulator.urls import has_at_sign_after_host
+from workers_ai_emulator.urls import has_at_sign_after_host, shown_url
 
 # The name of a certificate file, such as `9d66eef0.0`, in a folder that `openssl rehash` prepared.
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -59,6 +59,28 @@ def proxy_for(url: str) -> str | None:
     Returns None if the user has set no proxy, if NO_PROXY excludes the host of `url`, or if the
     host is this machine. Raises SettingInvalid if the variable that names the proxy is invalid.
     """
+    found = _proxy_setting(url)
+    return None if found is None else _checked_proxy(*found)
+
+
+def described_proxy(url: str) -> str | None:
+    """Returns the user's proxy for requests to `url` and its variable, for error messages.
+
+    For example `http://proxy.example:3128 (HTTPS_PROXY)`, without the proxy's user name and
+    password. Returns None in the cases in which `proxy_for` returns None.
+    """
+    found = _proxy_setting(url)
+    if found is None:
+        return None
+    scheme, value = found
+    return f"{shown_url(value)} ({_variable(scheme)})"
+
+
+def _proxy_setting(url: str) -> tuple[str, str] | None:
+    """Returns the first part of the name, and the value, of the variable with the proxy for `url`.
+
+    Returns None in the cases in which `proxy_for` returns None.
+    """
     proxies, parts = getproxies(), urlsplit(url)
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
     host, authority = parts.hostname or "", parts.netloc.rpartition("@")[2]
@@ -66,7 +88,7 @@ def proxy_for(url: str) -> str | None:
         return None
     if is_in_no_proxy(host, authority, proxies.get("no", "")):
         return None
-    return _checked_proxy(scheme, proxies[scheme])
+    return scheme, proxies[scheme]
 
 
 def check_proxies() -> None:

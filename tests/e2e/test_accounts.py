@@ -137,6 +137,41 @@ def test_an_account_that_is_no_account_id_is_refused(emulator: ServerProcess, ac
         assert "32 hexadecimal digits" in response.json()["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "reset"),
+        ("PUT", "script"),
+        ("DELETE", "script"),
+        ("POST", "faults"),
+        ("GET", "unmatched"),
+        ("GET", "unused"),
+        ("GET", "recordings"),
+        ("GET", "requests"),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_and_changes_nothing(
+    emulator: ServerProcess, method: str, path: str
+) -> None:
+    control(emulator, "POST", "script", "kept")
+    response = control(emulator, method, f"{path}?acount={ONE}", "own")
+    assert response.status_code == 400
+    [error] = response.json()["errors"]
+    assert error["code"] == 6007
+    assert error["message"] == "unknown query parameter `acount`; did you mean `account`?"
+    assert completion(emulator, ONE) == "kept"
+
+
+def test_a_parameter_that_resembles_none_is_refused_with_the_known_ones(
+    emulator: ServerProcess,
+) -> None:
+    response = control(emulator, "GET", "requests?x%0A=1&x%0A=2&limit=1&y=3")
+    assert [error["message"] for error in response.json()["errors"]] == [
+        "unknown query parameter `x `; it takes `account`, `limit`, `after`",
+        "unknown query parameter `y`; it takes `account`, `limit`, `after`",
+    ]
+
+
 def test_a_strict_server_refuses_a_call_that_no_rule_answers() -> None:
     with server_process("--backend", "scripted", "--strict") as server:
         response = run(server, ONE)

@@ -152,7 +152,7 @@ def test_a_model_that_is_busy_is_not_unloaded(folder: Path) -> None:
 
 def test_a_model_that_never_fits_is_an_error_with_sizes(folder: Path) -> None:
     line = failing_start(folder, "--memory", "100MiB")
-    assert "needs" in line and "100 MiB are free" in line and "--parallel" in line
+    assert "needs" in line and "100 MiB are free: raise --memory, or lower --parallel" in line
     with (folder / "models.toml").open("a") as file:
         file.write('["@cf/someone/long"]\nfile = "two.gguf"\ncontext_length = 4096\n')
     with serving(folder, "--memory", "300MiB", "--parallel", "60") as server:
@@ -434,6 +434,15 @@ def test_a_file_that_another_model_uses_stays(folder: Path) -> None:
     assert (folder / "one.gguf").exists()
     assert "deleted" in run(folder, "models", "remove", THREE)[2]
     assert not (folder / "one.gguf").exists()
+
+
+def test_commands_without_any_weights_say_so(tmp_path: Path) -> None:
+    empty = tmp_path / "models"
+    status, said, complaint = run(empty, "models", "verify")
+    assert (status, said, complaint) == (0, "", f"no weights to verify in {empty}\n")
+    name = "@cf/meta/llama-3.1-8b-instruct"
+    status, said, complaint = run(empty, "models", "remove", name)
+    assert (status, said, complaint) == (0, "", f"{name} has no weights: nothing removed\n")
 
 
 def test_a_file_outside_of_the_models_folder_is_not_removed(tmp_path: Path, own: Path) -> None:

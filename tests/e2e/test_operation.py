@@ -47,9 +47,13 @@ def test_a_port_in_use_fails_the_start_with_one_line() -> None:
     assert "in use" in line and "--port" in line
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "\u00e4..b", "fe80::1%none"])
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "999.1.1.1", "192.0.2.1", "\u00e4..b", "fe80::1%none"]
+)
 def test_an_unusable_host_fails_the_start_with_one_line(host: str) -> None:
-    assert f"cannot listen on {host}" in failing_start("--host", host)
+    line = failing_start("--host", host)
+    assert f"cannot listen on {host}" in line
+    assert "--host takes an address of this machine" in line and "stop the program" not in line
 
 
 def test_an_ipv6_address_without_ipv6_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +273,26 @@ def test_a_suspended_process_has_no_stalled_engine() -> None:
         assert httpx.get(f"{server.root}/_emulator/readyz").status_code == 200
         assert server.run({"prompt": "Hi", "max_tokens": 2}).status_code == 200
     assert not any("has got nothing done" in line for line in server.log)
+
+
+def test_a_script_that_the_backend_does_not_use_is_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- answer: Hi\n", "utf-8")
+    (tmp_path / "cassettes").mkdir()
+    flags = ("--script", str(tmp_path / "rules.yaml"), "--cassettes", str(tmp_path / "cassettes"))
+    with server_process("--backend", "replay", *flags) as server:
+        [line] = [line for line in server.log if "WARNING" in line]
+    assert "WARNING the backend replay does not use --script; only requests with " in line
+    assert "Add --backend scripted." in line
+
+
+@pytest.mark.parametrize(
+    "flags", [["--backend", "scripted"], ["--backend", "record", "--record-from", "scripted"]]
+)
+def test_a_script_that_the_backend_uses_is_no_warning(flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- answer: Hi\n", "utf-8")
+    script = ("--script", str(tmp_path / "rules.yaml"), "--strict")
+    with server_process(*flags, *script, "--cassettes", str(tmp_path / "c")) as server:
+        assert not [line for line in server.log if "WARNING" in line]
 
 
 @pytest.mark.parametrize(

@@ -530,6 +530,24 @@ def test_an_unknown_host_fails_without_retries(
     assert not any("trying again" in line for line in puller.log.lines)
 
 
+def test_an_unknown_host_of_the_proxy_is_blamed_instead_of_the_hub(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@nosuch.example:1")
+    set_endpoint(monkeypatch, "http://hub.example")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    complaint = puller.fail()
+    assert complaint.startswith(
+        "the host of the proxy http://nosuch.example:1 (http_proxy) is unknown ("
+    )
+    assert "correct the variable or unset it" in complaint and "secret" not in complaint
+
+
 def test_ctrl_c_keeps_the_received_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     with fake_hub(CONTENT, faults=[Fault("stall", 400_000)]) as hub:

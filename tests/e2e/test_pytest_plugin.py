@@ -502,6 +502,14 @@ def test_the_url_of_another_server_is_reported_in_one_line(
     assert "Traceback" not in done.stdout and "pytest_plugin/" not in done.stdout
 
 
+def test_a_url_at_which_nothing_listens_is_reported_with_the_option(project: Project) -> None:
+    project.write("test_it.py", "def test_it(workers_ai):\n    pass\n")
+    done = project.run("-o", "workers_ai_url=http://127.0.0.1:1")
+    assert counts(done) == {"errors": 1}, done.stdout
+    assert "the emulator at http://127.0.0.1:1 does not answer (" in done.stdout
+    assert "): check workers_ai_url (or WORKERS_AI_EMULATOR_URL)" in done.stdout
+
+
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:1", "http://x:y", "http://x/y"])
 def test_an_invalid_url_is_an_error_that_shows_a_valid_one(url: str) -> None:
     with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790, not"):
@@ -771,6 +779,9 @@ def test_it(workers_ai):
     assert (
         "script() would have no effect, because the emulator's backend is `replay`" in done.stdout
     )
+    source = "workers_ai_args=--record-from scripted"
+    done = project.run("-o", "workers_ai_backend=record", "-o", source)
+    assert counts(done) == {"passed": 1}, done.stdout
 
 
 def test_calls_that_the_journal_has_dropped_are_an_error(

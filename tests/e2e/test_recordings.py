@@ -618,4 +618,5 @@ def test_an_unreachable_service_is_an_error_with_the_reason(tmp_path: Path) -> N
     (error,) = response.json()["errors"]
     assert (response.status_code, error["code"]) == (502, 3903)
     assert "the real service cannot be asked: 127.0.0.1" in error["message"]
+    assert "HTTPS_PROXY" in error["message"] and "--record-mode none" in error["message"]
     assert not list(tmp_path.iterdir())

@@ -322,13 +322,34 @@ def test_a_header_chooses_another_backend(server: ServerProcess) -> None:
     assert server.run(body).headers["x-emulator-model"] != "scripted"
 
 
+@pytest.mark.parametrize(
+    ("backend", "text"),
+    [
+        ("gpt", "takes one of llama, scripted, upstream, record, replay, not gpt"),
+        (
+            "scriptd",
+            "takes one of llama, scripted, upstream, record, replay, not scriptd; "
+            "did you mean `scripted`?",
+        ),
+    ],
+)
 def test_an_unknown_backend_is_refused_with_the_names_of_all_backends(
-    scripted: ServerProcess,
+    scripted: ServerProcess, backend: str, text: str
 ) -> None:
-    headers = {"x-emulator-backend": "gpt"}
+    headers = {"x-emulator-backend": backend}
     response = httpx.post(scripted.run_url(), json=FRANCE, headers=headers)
     assert response.status_code == 400
-    assert re.search(r"x-emulator-backend takes one of llama, scripted.*, not gpt", response.text)
+    assert f"x-emulator-backend {text}" in response.json()["errors"][0]["message"]
+
+
+def test_the_backend_upstream_is_refused_without_the_url_of_a_server(
+    scripted: ServerProcess,
+) -> None:
+    headers = {"x-emulator-backend": "upstream"}
+    response = httpx.post(scripted.run_url(), json=FRANCE, headers=headers)
+    assert response.status_code == 400
+    text = "x-emulator-backend: upstream needs a server with --upstream-url"
+    assert text in response.json()["errors"][0]["message"]
 
 
 # ── invalid files ─────────────────────────────────────────────────────────────────────────────

@@ -72,6 +72,30 @@ print([texts, (await emulator.requests()).length]);
     ) == [["first", "second", "first"], 1]
 
 
+def test_a_script_for_another_backend_is_an_error(plain: Project, tmp_path: Path) -> None:
+    (tmp_path / "cassettes").mkdir()
+    replayed, recorded = run(
+        plain,
+        """
+const args = ["--cassettes", process.env.CASSETTES];
+const failures = [];
+for (const [backend, ...others] of [["replay"], ["record", "--record-from", "scripted"]]) {
+  const emulator = await startEmulator({ backend, args: [...args, ...others] });
+  failures.push(await reason(emulator.script("Hi")));
+  await emulator.stop();
+}
+print(failures);
+""",
+        CASSETTES=str(tmp_path / "cassettes"),
+    )
+    assert replayed == {
+        "name": "EmulatorError",
+        "message": "script() would have no effect, because the emulator's backend is `replay`: "
+        "use the backend `scripted` (--backend scripted)",
+    }
+    assert recorded == {}
+
+
 def test_a_fault_applies_to_the_calls_that_nth_names(plain: Project) -> None:
     assert run(
         plain,

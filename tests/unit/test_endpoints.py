@@ -55,6 +55,14 @@ def test_the_document_describes_every_endpoint_with_one_model_of_each_family() -
     assert described == expected
 
 
+def test_the_document_describes_the_parameters_that_an_endpoint_takes() -> None:
+    paths = document(CATALOG)["paths"]
+    for endpoint in ENDPOINTS:
+        if endpoint.parameters is not None:
+            described = paths[endpoint.path][endpoint.method.lower()]["parameters"]
+            assert tuple(each["name"] for each in described) == endpoint.parameters
+
+
 def test_the_document_names_every_model_and_stays_below_a_megabyte() -> None:
     text = json.dumps(document(CATALOG))
     assert all(name in text for name in CATALOG)

@@ -83,6 +83,25 @@ def test_network_errors_are_retried(error: Exception, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (httpx2.ReadTimeout("slow"), " sends no data"),
+        (httpx2.ConnectError("connection refused"), ": connection refused"),
+    ],
+)
+def test_a_network_error_names_the_proxy_without_its_password(
+    error: Exception, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@127.0.0.1:1")
+    proxy = "through the proxy http://127.0.0.1:1 (HTTPS_PROXY)"
+    assert str(mapped_error(error, FILE)) == f"https://huggingface.co {proxy}{end}"
+    monkeypatch.setenv("NO_PROXY", "huggingface.co")
+    assert str(mapped_error(error, FILE)) == f"https://huggingface.co{end}"
+
+
+@pytest.mark.parametrize(
     "endpoint", ["http://me:secret@hub.example", "http://me:12/secret@hub.example"]
 )
 def test_a_password_in_the_url_of_the_hub_is_not_printed(

@@ -324,3 +324,22 @@ def test_in_a_deleted_working_folder_paths_are_shown_as_given(
 def test_every_setting_that_holds_a_credential_is_secret() -> None:
     secret = {d.flag for d in DECLARATIONS.values() if d.setting.is_secret}
     assert secret == {"api-token", "api-token-file", "upstream-api-key"}
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ({"backend": "llama"}, ["--script", "--strict"]),
+        ({"backend": "upstream"}, ["--script", "--strict"]),
+        ({"backend": "scripted"}, []),
+        ({"backend": "replay"}, ["--script"]),
+        ({"backend": "record", "record_from": "llama"}, ["--script"]),
+        ({"backend": "record", "record_from": "scripted"}, []),
+        ({"backend": "llama", "script": None, "strict": False}, []),
+    ],
+)
+def test_flags_of_the_script_that_the_backend_does_not_use_are_found(
+    values: dict[str, Any], flags: list[str]
+) -> None:
+    settings = Settings(**{"script": Path("rules.yaml"), "strict": True} | values)
+    assert settings.unused_script_flags == flags

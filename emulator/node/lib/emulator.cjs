@@ -66,6 +66,7 @@ class Emulator {
   }
 
   async script(...rules) {
+    await this.#checkBackend();
     await this.#call("PUT", "script", rules.flat().map(toRule));
   }
 
@@ -134,6 +135,17 @@ class Emulator {
 
   async stop() {
     await this.#child?.stop();
+  }
+
+  /** Throws EmulatorError if the emulator's backend uses no rules. */
+  async #checkBackend() {
+    const { settings = {} } = await this.#call("GET", "info");
+    const { backend = "scripted", "record-from": source } = settings;
+    if (backend === "scripted" || (backend === "record" && source === "scripted")) return;
+    throw new EmulatorError(
+      `script() would have no effect, because the emulator's backend is \`${backend}\`: ` +
+        "use the backend `scripted` (--backend scripted)",
+    );
   }
 
   /** Returns the whole journal entries of these rows. */

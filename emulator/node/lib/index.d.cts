@@ -104,7 +104,10 @@ export class Emulator {
   env(): Record<string, string>;
   /** Returns an object for another account of the same emulator. */
   withAccount(account: string | null): Emulator;
-  /** Replaces the rules of the script. A string is the completion of every request. */
+  /**
+   * Replaces the rules of the script. A string is the completion of every request. Rejects if the
+   * emulator's backend is not `scripted`, so that the rules would have no effect.
+   */
   script(...rules: (string | Rule | readonly (string | Rule)[])[]): Promise<void>;
   /**
    * Adds a fault. With a name, the fault applies to `times` calls (null: all). Without `times` and

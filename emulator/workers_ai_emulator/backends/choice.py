@@ -14,15 +14,16 @@ from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
+from workers_ai_emulator.wire.validation import did_you_mean
 
 if TYPE_CHECKING:  # the module `upstream` is slow to import, and only `--upstream-url` needs it
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
 
-# The backends that `middleware/recordings/` implements. This module needs only their names, for the
-# error text that lists all backends.
-_RECORDING_BACKENDS = ("record", "replay")
+# All values of the header. `middleware/recordings/` implements `record` and `replay`; this module
+# needs only their names, for an error text.
+_NAMES = ("llama", "scripted", "upstream", "record", "replay")
 
 
 class Backends:
@@ -88,14 +89,21 @@ class Backends:
     def choose(self, name: str | None) -> Backend:
         """Returns the backend with this name, or the default backend if the name is None or empty.
 
-        Raises WireError if no backend has this name.
+        Raises WireError if no backend has this name, or if the server has no upstream URL and the
+        name is `upstream`.
         """
         backend = self._backends.get(name or self._default)
         if backend is None:
-            names = ", ".join([*self._backends, *_RECORDING_BACKENDS])
-            what = f"{BACKEND_HEADER} takes one of {names}, not {name}"
-            raise WireError(INCOMPLETE_REQUEST, what)
+            raise WireError(INCOMPLETE_REQUEST, _mistake(name or self._default))
         return backend
+
+
+def _mistake(name: str) -> str:
+    """Returns the error text for a value of the header that names no backend of this server."""
+    if name == "upstream":
+        return f"{BACKEND_HEADER}: upstream needs a server with --upstream-url"
+    hint = did_you_mean(name, _NAMES)
+    return f"{BACKEND_HEADER} takes one of {', '.join(_NAMES)}, not {name}{hint}"
 
 
 def _rules(script: Path | None) -> list[Rule]:

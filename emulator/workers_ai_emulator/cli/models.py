@@ -144,7 +144,10 @@ def verify(
 
     library = _Library(models_dir, models_file)
     failures = []
-    for spec in [library.spec(name)] if name else library.specs_with_weights():
+    specs = [library.spec(name)] if name else library.specs_with_weights()
+    if not specs:
+        print_to_stderr(f"no weights to verify in {models_dir}")
+    for spec in specs:
         try:
             result = verify_weights(spec, library.store, progress_on_stderr(is_quiet=quiet))
             print_line(f"{spec.name}: {result}")
@@ -168,8 +171,11 @@ def remove(
 
     library = _Library(models_dir, models_file)
     spec = library.spec(name)
+    line = None
     for line in remove_weights(spec, library.catalog, library.store, library.models_file):
         print_to_stderr(line)
+    if line is None:
+        print_to_stderr(f"{spec.name} has no weights: nothing removed")
 
 
 @dataclass(frozen=True, slots=True)

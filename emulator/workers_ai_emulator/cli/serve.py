@@ -42,6 +42,13 @@ def serve(settings: Settings) -> None:
             "Set --api-token or --api-token-file, or leave out --host.",
             settings.host,
         )
+    if flags := settings.unused_script_flags:
+        log.warning(
+            "the backend %s does not use %s; only requests with the header "
+            "`x-emulator-backend: scripted` do. Add --backend scripted.",
+            settings.backend,
+            " and ".join(flags),
+        )
     Server(settings, catalog, listener, on_ready=print_line).serve_until_stopped()
 
 

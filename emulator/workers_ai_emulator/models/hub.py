@@ -41,7 +41,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import PullFailed, SettingInvalid, TransferInterrupted
 from workers_ai_emulator.models.catalog import HubFile
-from workers_ai_emulator.network import check_certificates, check_proxies, is_loopback
+from workers_ai_emulator.network import (
+    check_certificates,
+    check_proxies,
+    described_proxy,
+    is_loopback,
+)
 from workers_ai_emulator.urls import shown_url
 
 # Prevents huggingface-hub from sending usage data.
@@ -224,12 +229,18 @@ def _hub_errors(file: HubFile) -> Iterator[None]:
 
 @contextmanager
 def _unknown_host() -> Iterator[None]:
-    """Context manager that raises PullFailed if the name of the hub's host cannot be resolved."""
+    """Context manager that raises PullFailed if the name of the hub's host cannot be resolved.
+
+    With a proxy, only the name of the proxy's host is resolved.
+    """
     try:
         yield
     except httpx2.ConnectError as error:
         if not _has_cause(error, socket.gaierror):
             raise
+        if proxy := described_proxy(constants.ENDPOINT):
+            text = f"the host of the proxy {proxy} is unknown ({error}): correct the variable"
+            raise PullFailed(f"{text} or unset it, and try again") from error
         raise PullFailed(
             f"the host of {_endpoint()} is unknown ({error}): check the network, the proxy "
             "(HTTPS_PROXY) and HF_ENDPOINT, and try again"
@@ -280,8 +291,15 @@ def mapped_error(error: Exception, file: HubFile) -> PullFailed | TransferInterr
         case httpx2.TooManyRedirects():
             return PullFailed(f"{_endpoint()} redirects too often")
         case httpx2.TimeoutException():
-            return TransferInterrupted(f"{_endpoint()} sends no data")
-    return TransferInterrupted(f"{_endpoint()}: {str(error) or type(error).__name__}")
+            return TransferInterrupted(f"{_endpoint()}{_through_proxy()} sends no data")
+    reason = str(error) or type(error).__name__
+    return TransferInterrupted(f"{_endpoint()}{_through_proxy()}: {reason}")
+
+
+def _through_proxy() -> str:
+    """Returns the end of the hub's name in messages: its proxy; empty if it has none."""
+    proxy = described_proxy(constants.ENDPOINT)
+    return f" through the proxy {proxy}" if proxy else ""
 
 
 def _status_error(

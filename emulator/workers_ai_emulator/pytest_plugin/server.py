@@ -75,6 +75,11 @@ class Server:
         """
         return None
 
+    def silence(self, error: OSError) -> str:
+        """Returns the error text for a request that the emulator has not answered."""
+        where = f"check workers_ai_url (or {URL_VARIABLE})"
+        return f"the emulator at {self.root} does not answer ({error}): {where}"
+
     @property
     def output(self) -> str:
         """What the emulator wrote to stderr during this test; empty if it is no child process."""
@@ -122,6 +127,9 @@ class ChildServer(Server):
 
     def exit_reason(self, *, is_exiting: bool = False) -> str | None:
         return self._emulator.exit_reason(is_exiting=is_exiting)
+
+    def silence(self, error: OSError) -> str:
+        return f"the emulator does not answer ({error})"
 
     @property
     def output(self) -> str:

@@ -81,7 +81,8 @@ class WorkersAI:
         """
         __tracebackhide__ = True
         backend = self.settings.get("backend", "scripted")
-        if backend != "scripted":
+        source = self.settings.get("record-from") if backend == "record" else backend
+        if source != "scripted":
             raise RuntimeError(
                 f"script() would have no effect, because the emulator's backend is `{backend}`: "
                 "use the backend `scripted` (workers_ai_backend = scripted)"
@@ -246,16 +247,14 @@ class WorkersAI:
             self._lost_in = self._server.num_tests
             is_exiting = isinstance(error, ConnectionError)
             reason = self._server.exit_reason(is_exiting=is_exiting)
-            what = f"the emulator {reason}" if reason else _what_failed(error)
+            what = f"the emulator {reason}" if reason else self._what_failed(error)
             after = "; it is started again for the next test" if reason else ""
             output = f":\n{self.output}" if self.output else ""
             failure = pytest.fail.Exception(f"{what}{after}{output}", pytrace=False)
         raise failure
 
-
-def _what_failed(error: OSError) -> str:
-    is_other = isinstance(error, NotAnEmulator)
-    return str(error) if is_other else f"the emulator does not answer ({error})"
+    def _what_failed(self, error: OSError) -> str:
+        return str(error) if isinstance(error, NotAnEmulator) else self._server.silence(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -674,6 +674,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.LOAD: _fixed(
         _content(_object(status=_TEXT, samples={"type": "array"})),
         query=[_query("after", {"type": "number"})],
+        errors=(errors.CONTROL_INVALID,),
         refusals=(400,),
     ),
     endpoints.DASHBOARD_REDIRECT: _fixed({}, status=307),

@@ -11,7 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire.authorization import Caller
-from workers_ai_emulator.wire.endpoints import Access, Endpoint
+from workers_ai_emulator.wire.endpoints import Endpoint
+from workers_ai_emulator.wire.errors import control_invalid
+from workers_ai_emulator.wire.validation import check_parameters
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -29,7 +31,7 @@ class EndpointRouter:
         """
 
         def add(handler: Handler) -> Handler:
-            route = Route(endpoint.path, _AuthorizedHandler(endpoint.access, handler))
+            route = Route(endpoint.path, _CheckedHandler(endpoint, handler))
             route.methods = {endpoint.method}  # Starlette would add HEAD to GET
             self.routes.append(route)
             return handler
@@ -37,16 +39,25 @@ class EndpointRouter:
         return add
 
 
-class _AuthorizedHandler:
-    """An ASGI application that performs the authorization check `access`, then calls `handler`."""
+class _CheckedHandler:
+    """An ASGI application that calls `handler` after the checks of the endpoint.
 
-    def __init__(self, access: Access, handler: Handler) -> None:
-        self._access = access
+    These are the authorization check and, if the endpoint refuses unknown query parameters, the
+    check of their names.
+    """
+
+    def __init__(self, endpoint: Endpoint, handler: Handler) -> None:
+        self._endpoint = endpoint
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         caller = Caller.of(scope, request.path_params.get("account_id"))
-        services_of(request).authorization.check(self._access, caller)
+        services_of(request).authorization.check(self._endpoint.access, caller)
+        if self._endpoint.parameters is not None:
+            try:
+                check_parameters(request.query_params, self._endpoint.parameters)
+            except ValueError as error:
+                raise control_invalid(str(error).splitlines()) from error
         response = await self._handler(request)
         await response(scope, receive, send)

@@ -166,10 +166,13 @@ class Loader:
             "prefix snapshots": SNAPSHOT_BYTES,
         }
         shares = ", ".join(f"{name} {machine.in_units(size)}" for name, size in parts.items())
+        is_limited = self._settings.memory_limit is not None
+        steps = "raise --memory, or " if is_limited else ""
+        steps += "lower --parallel or --context-length"
         return WeightsUnusable(
             f"{opened.weights.name} with {num_slots} sequences of {opened.context_length} tokens "
             f"needs {machine.in_units(opened.memory(num_slots))} of memory ({shares}) and "
-            f"{machine.in_units(max(free, 0))} are free: lower --parallel or --context-length"
+            f"{machine.in_units(max(free, 0))} are free: {steps}"
         )
 
     def runner(self, opened: OpenModel, num_slots: int) -> LlamaRunner:

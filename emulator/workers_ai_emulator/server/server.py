@@ -7,6 +7,7 @@ it stops within a few seconds.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
@@ -57,9 +58,22 @@ def listen(settings: Settings) -> socket.socket:
         reason = "this is not the name of a host" if is_no_name else error
         raise AddressUnavailable(
             f"cannot listen on {settings.host} port {settings.port} "
-            f"({getattr(error, 'strerror', None) or reason}): stop the program that uses it, "
-            "or choose another address with --host and --port (0 picks a free port)"
+            f"({getattr(error, 'strerror', None) or reason}): {_next_step(error)}"
         ) from error
+
+
+def _next_step(error: Exception) -> str:
+    """Returns what the user can do about an address at which the server cannot listen."""
+    number = getattr(error, "errno", None)
+    is_no_host = isinstance(error, socket.gaierror | TypeError | UnicodeError)
+    if is_no_host or number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return "--host takes an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    if number == errno.EACCES:
+        return "choose another port with --port (0 picks a free port)"
+    return (
+        "stop the program that uses it, or choose another address with --host and --port (0 picks "
+        "a free port)"
+    )
 
 
 def _listener(host: str, port: int) -> socket.socket:

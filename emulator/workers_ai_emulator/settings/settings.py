@@ -352,6 +352,21 @@ class Settings:
         return not self.api_tokens and not _is_loopback(self.host)
 
     @property
+    def unused_script_flags(self) -> list[str]:
+        """Those of `--script` and `--strict` that are set, but have no effect with the backend.
+
+        They may have an effect on requests with an `x-emulator-backend` header. With the backends
+        `record` and `replay`, calls can be unmatched. Clients such as the pytest plugin read from
+        `--strict` whether a test with such calls fails, so the flag has an effect.
+        """
+        source = self.record_from if self.backend == "record" else self.backend
+        unused = {
+            "--script": self.script is not None and source != "scripted",
+            "--strict": self.strict and self.backend in ("llama", "upstream"),
+        }
+        return [flag for flag, is_unused in unused.items() if is_unused]
+
+    @property
     def base_url_host(self) -> str:
         """The host in the server's base URL.
 

@@ -28,6 +28,8 @@ class Endpoint:
     `path`: may have path parameters in Starlette's form: `{name}` or `{name:path}`.
     `is_inference`: whether the endpoint runs a model. If so, the middleware adds the endpoint's
     calls to the journal, applies faults to them, counts their neurons and records them.
+    `parameters`: the query parameters that the endpoint takes; others are refused. None: others are
+    ignored.
     """
 
     method: str
@@ -35,6 +37,7 @@ class Endpoint:
     access: Access
     summary: str
     is_inference: bool = False
+    parameters: tuple[str, ...] | None = None
 
 
 GATEWAY_PREFIX = "/v1/"
@@ -187,30 +190,42 @@ def _control(method: str, path: str, summary: str, access: Access = Access.CONTR
     return Endpoint(method, f"{CONTROL_PREFIX}{path}", access, summary)
 
 
+def _taking(method: str, path: str, summary: str, *parameters: str) -> Endpoint:
+    """Returns an endpoint of the emulator that takes only these query parameters.
+
+    If none are given, the endpoint takes the parameter `account`.
+    """
+    path = f"{CONTROL_PREFIX}{path}"
+    taken = parameters or ("account",)
+    return Endpoint(method, path, Access.CONTROL, summary, parameters=taken)
+
+
 HEALTHZ = _control("GET", "/healthz", "Whether the process answers", Access.PUBLIC)
 READYZ = _control("GET", "/readyz", "Whether requests can be answered", Access.PUBLIC)
 INFO = _control("GET", "/info", "The process, its start time and its settings without secrets")
 METRICS = _control("GET", "/metrics", "Metrics for Prometheus", Access.PUBLIC)
 OPENAPI = _control("GET", "/openapi.json", "This document", Access.PUBLIC)
-SHOW_FAULTS = _control("GET", "/faults", "The fault rules, and how often each still applies")
-ADD_FAULTS = _control("POST", "/faults", "Add a fault rule, or a list of them")
-REPLACE_FAULTS = _control("PUT", "/faults", "Replace the fault rules")
-DELETE_FAULTS = _control("DELETE", "/faults", "Remove the fault rules")
-SHOW_SCRIPT = _control("GET", "/script", "The rules of the script, and how often each was used")
-REPLACE_SCRIPT = _control("POST", "/script", "Replace the rules of the script")
-PUT_SCRIPT = _control("PUT", "/script", "Replace the rules of the script")
-DELETE_SCRIPT = _control("DELETE", "/script", "Restore the rules that the script had at the start")
-UNMATCHED = _control("GET", "/unmatched", "The calls that no rule and no recording answered")
-UNUSED = _control("GET", "/unused", "The rules and recordings that no call has used")
-SHOW_RECORDINGS = _control(
+SHOW_FAULTS = _taking("GET", "/faults", "The fault rules, and how often each still applies")
+ADD_FAULTS = _taking("POST", "/faults", "Add a fault rule, or a list of them")
+REPLACE_FAULTS = _taking("PUT", "/faults", "Replace the fault rules")
+DELETE_FAULTS = _taking("DELETE", "/faults", "Remove the fault rules")
+SHOW_SCRIPT = _taking("GET", "/script", "The rules of the script, and how often each was used")
+REPLACE_SCRIPT = _taking("POST", "/script", "Replace the rules of the script")
+PUT_SCRIPT = _taking("PUT", "/script", "Replace the rules of the script")
+DELETE_SCRIPT = _taking("DELETE", "/script", "Restore the rules that the script had at the start")
+UNMATCHED = _taking("GET", "/unmatched", "The calls that no rule and no recording answered")
+UNUSED = _taking("GET", "/unused", "The rules and recordings that no call has used")
+SHOW_RECORDINGS = _taking(
     "GET", "/recordings", "The folder of recordings, and how often each recording was used"
 )
-USE_RECORDINGS = _control("POST", "/recordings", "Set the folder of an account's recordings")
+USE_RECORDINGS = _taking("POST", "/recordings", "Set the folder of an account's recordings")
 SHOW_NEURONS = _control("GET", "/neurons", "The neurons that each account has used today")
-RESET = _control("POST", "/reset", "Restore the state of the start, except for loaded models")
-REQUESTS = _control("GET", "/requests", "The last inference calls, newest first")
+RESET = _taking("POST", "/reset", "Restore the state of the start, except for loaded models")
+REQUESTS = _taking(
+    "GET", "/requests", "The last inference calls, newest first", "account", "limit", "after"
+)
 ONE_REQUEST = _control("GET", "/requests/{number}", "One inference call with its bodies")
-LOAD = _control("GET", "/load", "Tokens, calls and slots of the last minutes")
+LOAD = _taking("GET", "/load", "Tokens, calls and slots of the last minutes", "after")
 DASHBOARD_REDIRECT = _control("GET", "", "Redirects to the dashboard", Access.PUBLIC)
 DASHBOARD = _control("GET", "/", "The dashboard, a web page", Access.PUBLIC)
 DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Access.PUBLIC)

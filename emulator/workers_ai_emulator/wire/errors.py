@@ -260,7 +260,7 @@ def header_malformed(detail_code: int, header: str) -> WireError:
 
 
 def control_invalid(mistakes: Sequence[str]) -> WireError:
-    """Returns the error for an invalid request body sent to an endpoint under `/_emulator/`.
+    """Returns the error for an invalid request to an endpoint under `/_emulator/`.
 
     The response contains one error for each text in `mistakes`.
     """

@@ -115,6 +115,30 @@ def bounded(text: str) -> str:
     return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 
 
+def did_you_mean(text: str, names: Sequence[str]) -> str:
+    """Returns a suggestion, with a semicolon before it, if one of the names is similar to `text`.
+
+    Otherwise, returns an empty text.
+    """
+    return "".join(f"; did you mean `{name}`?" for name in _close(text, names))
+
+
+def check_parameters(given: Iterable[str], taken: Sequence[str]) -> None:
+    """Raises ValueError, with a line for each wrong name, if an unknown query parameter is given.
+
+    `taken`: the names of the parameters that the endpoint takes. At most 20 lines, then the number
+    of further mistakes.
+    """
+    unknown = [name for name in dict.fromkeys(given) if name not in taken]
+    known = f"; it takes {', '.join(f'`{name}`' for name in taken)}"
+    lines = [
+        bounded(f"unknown query parameter `{name}`{did_you_mean(name, taken) or known}")
+        for name in unknown[:_MAX_LINES]
+    ]
+    if lines:
+        raise ValueError("\n".join(_first(lines, len(unknown))))
+
+
 def _check_num_keys(value: Any) -> None:
     if isinstance(value, dict) and len(value) > _MAX_KEYS:
         text = "it has {number} keys, which is more than {limit}"
@@ -258,7 +282,7 @@ def _similar(detail: Any, value: Any) -> str:
     if detail["type"] != "literal_error" or not isinstance(value, str):
         return ""
     choices = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-    return "".join(f"; did you mean `{name}`?" for name in _close(value, choices))
+    return did_you_mean(value, choices)
 
 
 def _suggestion(key: str, model: type[BaseModel] | None) -> str:
@@ -267,8 +291,8 @@ def _suggestion(key: str, model: type[BaseModel] | None) -> str:
     Otherwise, returns all keys of the model if they are few, and an empty text if they are many.
     """
     names = [] if model is None else [*_fields(model)]
-    if close := _close(key, names):
-        return f"; did you mean `{close[0]}`?"
+    if similar := did_you_mean(key, names):
+        return similar
     is_short = 0 < len(names) <= _MAX_SHOWN_KEYS
     return f"; the keys are {', '.join(f'`{name}`' for name in names)}" if is_short else ""
 

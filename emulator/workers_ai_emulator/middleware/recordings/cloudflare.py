@@ -132,7 +132,9 @@ async def _forward(request: httpx2.Request, proxy: str | None, send: Send) -> No
         reason = f"{request.url.host}: {str(error) or type(error).__name__}"
         if not has_begun:
             raise WireError(
-                SERVICE_UNREACHABLE, f"the real service cannot be asked: {reason}"
+                SERVICE_UNREACHABLE,
+                f"the real service cannot be asked: {reason}: check the network and the proxy "
+                "(HTTPS_PROXY), or send only recorded responses with --record-mode none",
             ) from error
         # The client already has the status, so it can notice the error only by the incomplete
         # response.
