@@ -15,6 +15,7 @@ from threading import Thread
 import psutil
 import pytest
 from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.launcher.child import ChildEmulator
 from workers_ai_emulator.pytest_plugin.server import Server
 
 from tests import npm, pypi
@@ -284,6 +285,16 @@ def test_it(workers_ai):
     assert project.run().returncode == -9
     number = int((tmp_path / "child").read_text())
     wait_until(lambda: not psutil.pid_exists(number))
+
+
+def test_the_emulator_stops_while_a_forked_process_has_its_pipe_open() -> None:
+    emulator = ChildEmulator(["--backend", "scripted"], os.environ)
+    process = emulator._process
+    assert process.stdin
+    of_fork = os.dup(process.stdin.fileno())
+    emulator.stop()
+    os.close(of_fork)
+    assert process.returncode == 0
 
 
 def test_a_run_without_the_fixture_starts_no_emulator(project: Project) -> None:
