@@ -515,8 +515,16 @@ def test_the_url_of_another_server_is_reported_in_one_line(
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:1", "http://x:y", "http://x/y"])
 def test_an_invalid_url_is_an_error_that_shows_a_valid_one(url: str) -> None:
-    with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790, not"):
+    with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790"):
         Server.running(url)
+
+
+def test_an_error_about_the_url_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match=r", not https://x:1$"):
+        Server.running("https://me:s3cret@x:1")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
+    with pytest.raises(CommandError, match=r"in http://x:1/_emulator/accounts/a{32}: run"):
+        Server.running(f"http://me:s3cret@x:1/_emulator/accounts/{'a' * 32}")
 
 
 def test_processes_cannot_share_one_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,18 @@ print(await Promise.all([
         assert text in mistake.get("message", ""), mistake
 
 
+def test_an_error_about_the_url_shows_no_password(plain: Project) -> None:
+    urls = ["https://me:s3cret@x:1/?key=s3cret", "me:s3cret@x:1", "https://me:s3/cret@x:1"]
+    found = run(
+        plain,
+        f"""
+print(await Promise.all({json.dumps(urls)}.map((url) => reason((async () => connect({{ url }}))()))));
+""",
+    )
+    ends = [failure["message"].partition("8790")[2] for failure in found]
+    assert ends == [", not https://x:1/", ", not x:1", ""]
+
+
 def test_the_methods_work_while_a_test_replaces_http_clients_and_timers(plain: Project) -> None:
     assert run(
         plain,

@@ -182,7 +182,13 @@ function originOf(url) {
   } catch {
     // the error below names the URL
   }
-  throw new EmulatorError(`url: it takes a URL such as http://127.0.0.1:8790, not ${url}`);
+  throw new EmulatorError(`url: it takes a URL such as http://127.0.0.1:8790${butNot(url)}`);
+}
+
+/** Returns `, not URL` without user name, password and query; empty if `@` is after the host. */
+function butNot(url) {
+  const shown = String(url).replace(/^([a-z][a-z\d+.-]*:\/\/)?[^/?#]*@/i, "$1");
+  return shown.includes("@") ? "" : `, not ${shown.replace(/[?#][^]*$/, "")}`;
 }
 
 function errorText(status, target, text) {
