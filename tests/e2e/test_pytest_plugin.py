@@ -527,6 +527,16 @@ def test_an_error_about_the_url_shows_no_password(monkeypatch: pytest.MonkeyPatc
         Server.running(f"http://me:s3cret@x:1/_emulator/accounts/{'a' * 32}")
 
 
+@pytest.mark.parametrize(
+    ("value", "token"), [(" first,1 second\n", "first,1"), ("one", "one"), (" ", "local")]
+)
+def test_the_token_is_the_first_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, value: str, token: str
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", value)
+    assert Server.running("http://127.0.0.1:1").token == token
+
+
 def test_processes_cannot_share_one_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
     with pytest.raises(CommandError, match="share the account"):

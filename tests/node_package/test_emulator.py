@@ -85,6 +85,19 @@ print(texts);
     ) == [True, False, True]
 
 
+def test_the_token_is_the_first_in_the_environment(plain: Project) -> None:
+    found = run(
+        plain,
+        """
+const emulator = await startEmulator();
+const other = connect({ url: emulator.url, apiToken: "second" });
+print([emulator.apiToken, await emulator.requests(), await other.requests()]);
+""",
+        WORKERS_AI_EMULATOR_API_TOKEN=" first,1 second\n",
+    )
+    assert found == ["first,1", [], []]
+
+
 def test_the_assertions_list_the_calls(plain: Project) -> None:
     used, called, times, matched, nothing = run(
         plain,

@@ -17,7 +17,7 @@ class Emulator {
     this.url = originOf(url);
     this.accountId = checkAccountId(account ?? DEFAULT_ACCOUNT);
     this.#query = account === null ? "" : `account=${this.accountId}`;
-    this.apiToken = apiToken ?? "local";
+    this.apiToken = apiToken ?? defaultToken();
     this.#child = child;
   }
 
@@ -173,6 +173,12 @@ if (Symbol.asyncDispose) {
 /** Converts a string to the rule that answers every request with this string. */
 function toRule(rule) {
   return typeof rule === "string" ? { answer: rule } : rule;
+}
+
+/** Returns the first of the tokens that an emulator reads from its environment, or `local`. */
+function defaultToken() {
+  const tokens = globalThis.process?.env?.WORKERS_AI_EMULATOR_API_TOKEN ?? "";
+  return tokens.trim().split(/\s+/)[0] || "local";
 }
 
 function originOf(url) {

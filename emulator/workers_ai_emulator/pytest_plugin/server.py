@@ -34,7 +34,7 @@ class Server:
         self.settings: dict[str, Any] | None = None
         self.num_tests = 0
         self.num_restarts = 0
-        self.token = (os.environ.get(_TOKEN_VARIABLE) or "local").split(",")[0].strip()
+        self.token = (os.environ.get(_TOKEN_VARIABLE, "").split() or ["local"])[0]
         self.session_account = account or secrets.token_hex(16)
 
     @classmethod
