@@ -434,6 +434,27 @@ def test_the_emulator_exits_with_the_program(plain: Project, end: str) -> None:
     wait_until(lambda: not listens(port), limit_s=60)
 
 
+@pytest.mark.parametrize("ignored", ["", "trap '' TERM; "])
+def test_all_processes_of_a_script_that_starts_the_emulator_end(
+    plain: Project, ignored: str
+) -> None:
+    """The script waits for the emulator. After SIGTERM, it ends without the emulator, or never."""
+    number = run(
+        plain,
+        f"""
+import {{ readFileSync }} from "node:fs";
+const serve = `${{process.env.WORKERS_AI_EMULATOR_COMMAND}} "$@" & echo $! > pid.txt`;
+const script = `{ignored}${{serve}}; wait; while true; do sleep 1; done`;
+const emulator = await startEmulator({{ command: ["sh", "-c", script, "sh"] }});
+await emulator.requests();
+await emulator.stop();
+print(Number(readFileSync("pid.txt", "utf-8")));
+""",
+    )
+    has_ended = not psutil.pid_exists(number) or psutil.Process(number).status() == "zombie"
+    assert has_ended
+
+
 def listens(port: int) -> bool:
     connections = psutil.net_connections("tcp")
     return any(c.status == "LISTEN" and c.laddr[1:2] == (port,) for c in connections)
