@@ -226,7 +226,8 @@ def test_an_error_about_the_url_shows_no_password(plain: Project) -> None:
     found = run(
         plain,
         f"""
-print(await Promise.all({json.dumps(urls)}.map((url) => reason((async () => connect({{ url }}))()))));
+const connected = async (url) => connect({{ url }});
+print(await Promise.all({json.dumps(urls)}.map((url) => reason(connected(url)))));
 """,
     )
     ends = [failure["message"].partition("8790")[2] for failure in found]

@@ -65,7 +65,8 @@ class Server:
         if account and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
             raise CommandError(
                 "several processes of pytest-xdist would share the account in "
-                f"{shown_url(url)}: run `exec` without --account and with --port 0, or pytest without -n"
+                f"{shown_url(url)}: run `exec` without --account and with --port 0, or pytest "
+                "without -n"
             )
         return cls(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", account)
 
