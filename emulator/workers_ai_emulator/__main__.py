@@ -9,7 +9,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line. Ctrl-C while its modules are being imported prints no traceback."""
-    previous = signal.signal(signal.SIGINT, _exit_at_once)
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.SIG_IGN:  # the shell of a script ignores it for `command &`
+        signal.signal(signal.SIGINT, _exit_at_once)
     from workers_ai_emulator.cli import main as run
 
     signal.signal(signal.SIGINT, previous)

@@ -187,11 +187,23 @@ def test_pycurl_trusts_the_certificates(port: int, tmp_path: Path) -> None:
     assert first == second == f"10065 {bundle}" and reset == "reset"
 
 
+@pytest.mark.parametrize(
+    "line", ["proxy = http://127.0.0.1:1", "--noproxy *", "socks5 127.0.0.1:1"]
+)
+def test_curl_reaches_the_emulator_if_its_configuration_has_a_proxy(
+    port: int, tmp_path: Path, line: str
+) -> None:
+    (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer token"\n{line}\n')
+    body = '{"prompt": "Hi", "max_tokens": 2}'
+    assert_has_completion(run(port, "curl", "-sS", URL, "-d", body, CURL_HOME=str(tmp_path)))
+
+
 @pytest.mark.skipif(not shutil.which("wget"), reason="wget is not installed")
 def test_wget_reaches_the_emulator_and_reads_the_users_configuration(
     port: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "wgetrc").write_text("header = Authorization: Bearer token")
+    settings = "use_proxy = off", "https_proxy = http://127.0.0.1:1", "no_proxy = cloudflare.com"
+    (tmp_path / "wgetrc").write_text("\n".join(["header = Authorization: Bearer token", *settings]))
     body = '--post-data={"prompt": "Hi", "max_tokens": 2}'
     users = {"WGETRC": str(tmp_path / "wgetrc")}
     assert_has_completion(run(port, "wget", "-qO-", body, URL, **users))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from workers_ai_emulator import __version__
 from workers_ai_emulator.errors import AddressUnavailable
 from workers_ai_emulator.server.server import listen
 from workers_ai_emulator.settings import Settings
@@ -169,6 +170,18 @@ def test_ctrl_c_during_the_imports_is_one_line(module: str) -> None:
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "workers-ai-emulator: interrupted\n"
+
+
+def test_sigint_during_the_imports_stays_ignored_in_a_background_command_of_a_script() -> None:
+    script = 'trap "" INT; exec "$@"'  # as for `command &`
+    module = "workers_ai_emulator.cli"
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-c", INTERRUPTED_IMPORT, module, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
 
 def test_a_low_limit_of_open_files_fails_the_start_with_one_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 from workers_ai_emulator.interception.certificates import HOSTS, authority, server_context
-from workers_ai_emulator.interception.proxy import Address, Connection, Proxy
+from workers_ai_emulator.interception.proxy import Address, Connection, Proxy, _connect
 
 LIMIT_S = 30
 LARGE = bytes(range(256)) * 2**16  # 16 MiB: more than all socket buffers can hold
@@ -462,3 +463,30 @@ def test_open_connections_are_closed_with_the_proxy(
 
     run(test)
     assert not caplog.records
+
+
+def test_an_address_that_does_not_respond_does_not_delay_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def resolve(host: str, port: int, **_: object) -> list[object]:
+            assert host == "two.example"
+            addresses = ("127.219.83.7", port), ("127.0.0.1", port)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+
+        async def connect_only_to_the_second(sock: socket.socket, address: tuple[str, int]) -> None:
+            if address[0] != "127.0.0.1":
+                await asyncio.Event().wait()
+            await connect(sock, address)
+
+        async with listening(echo) as address:
+            monkeypatch.setattr(loop, "getaddrinfo", resolve)
+            monkeypatch.setattr(loop, "sock_connect", connect_only_to_the_second)
+            connection = await _connect(Address("two.example", address.port))
+            assert connection.writer.get_extra_info("peername") == address
+            connection.writer.close()
+
+    run(test)

@@ -15,6 +15,7 @@ from threading import Thread
 import psutil
 import pytest
 from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.launcher.child import ChildEmulator
 from workers_ai_emulator.pytest_plugin.server import Server
 
 from tests import npm, pypi
@@ -286,6 +287,16 @@ def test_it(workers_ai):
     wait_until(lambda: not psutil.pid_exists(number))
 
 
+def test_the_emulator_stops_while_a_forked_process_has_its_pipe_open() -> None:
+    emulator = ChildEmulator(["--backend", "scripted"], os.environ)
+    process = emulator._process
+    assert process.stdin
+    of_fork = os.dup(process.stdin.fileno())
+    emulator.stop()
+    os.close(of_fork)
+    assert process.returncode == 0
+
+
 def test_a_run_without_the_fixture_starts_no_emulator(project: Project) -> None:
     project.write(
         "test_it.py",
@@ -512,8 +523,26 @@ def test_a_url_at_which_nothing_listens_is_reported_with_the_option(project: Pro
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:1", "http://x:y", "http://x/y"])
 def test_an_invalid_url_is_an_error_that_shows_a_valid_one(url: str) -> None:
-    with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790, not"):
+    with pytest.raises(CommandError, match=r"such as http://127\.0\.0\.1:8790"):
         Server.running(url)
+
+
+def test_an_error_about_the_url_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match=r", not https://x:1$"):
+        Server.running("https://me:s3cret@x:1")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
+    with pytest.raises(CommandError, match=r"in http://x:1/_emulator/accounts/a{32}: run"):
+        Server.running(f"http://me:s3cret@x:1/_emulator/accounts/{'a' * 32}")
+
+
+@pytest.mark.parametrize(
+    ("value", "token"), [(" first,1 second\n", "first,1"), ("one", "one"), (" ", "local")]
+)
+def test_the_token_is_the_first_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, value: str, token: str
+) -> None:
+    monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", value)
+    assert Server.running("http://127.0.0.1:1").token == token
 
 
 def test_processes_cannot_share_one_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,19 @@ print(texts);
     ) == [True, False, True]
 
 
+def test_the_token_is_the_first_in_the_environment(plain: Project) -> None:
+    found = run(
+        plain,
+        """
+const emulator = await startEmulator();
+const other = connect({ url: emulator.url, apiToken: "second" });
+print([emulator.apiToken, await emulator.requests(), await other.requests()]);
+""",
+        WORKERS_AI_EMULATOR_API_TOKEN=" first,1 second\n",
+    )
+    assert found == ["first,1", [], []]
+
+
 def test_the_assertions_list_the_calls(plain: Project) -> None:
     used, called, times, matched, nothing = run(
         plain,
@@ -230,6 +243,19 @@ print(await Promise.all([
     ]
     for mistake, text in zip(mistakes, expected, strict=True):
         assert text in mistake.get("message", ""), mistake
+
+
+def test_an_error_about_the_url_shows_no_password(plain: Project) -> None:
+    urls = ["https://me:s3cret@x:1/?key=s3cret", "me:s3cret@x:1", "https://me:s3/cret@x:1"]
+    found = run(
+        plain,
+        f"""
+const connected = async (url) => connect({{ url }});
+print(await Promise.all({json.dumps(urls)}.map((url) => reason(connected(url)))));
+""",
+    )
+    ends = [failure["message"].partition("8790")[2] for failure in found]
+    assert ends == [", not https://x:1/", ", not x:1", ""]
 
 
 def test_the_methods_work_while_a_test_replaces_http_clients_and_timers(plain: Project) -> None:
@@ -431,6 +457,27 @@ def test_the_emulator_exits_with_the_program(plain: Project, end: str) -> None:
     process.wait(60)
     process.stdout.close()
     wait_until(lambda: not listens(port), limit_s=60)
+
+
+@pytest.mark.parametrize("ignored", ["", "trap '' TERM; "])
+def test_all_processes_of_a_script_that_starts_the_emulator_end(
+    plain: Project, ignored: str
+) -> None:
+    """The script waits for the emulator. After SIGTERM, it ends without the emulator, or never."""
+    number = run(
+        plain,
+        f"""
+import {{ readFileSync }} from "node:fs";
+const serve = `${{process.env.WORKERS_AI_EMULATOR_COMMAND}} "$@" & echo $! > pid.txt`;
+const script = `{ignored}${{serve}}; wait; while true; do sleep 1; done`;
+const emulator = await startEmulator({{ command: ["sh", "-c", script, "sh"] }});
+await emulator.requests();
+await emulator.stop();
+print(Number(readFileSync("pid.txt", "utf-8")));
+""",
+    )
+    has_ended = not psutil.pid_exists(number) or psutil.Process(number).status() == "zombie"
+    assert has_ended
 
 
 def listens(port: int) -> bool:

@@ -109,6 +109,11 @@ def test_the_version_is_the_version_of_the_emulator() -> None:
     assert f"workers-ai-emulator-{__version__}.tgz" in page
 
 
+def test_yarn_unpacks_the_package_which_starts_node_with_one_of_its_files() -> None:
+    manifest = json.loads((PACKAGE / "package.json").read_text("utf-8"))
+    assert manifest["preferUnplugged"] is True
+
+
 def test_the_functions_of_require_and_import_are_the_same() -> None:
     text = (
         f"import('{PACKAGE}/lib/index.mjs').then((m) => console.log(JSON.stringify("

@@ -215,3 +215,18 @@ def test_the_bundles_keep_the_certificates_that_programs_trust_already(tmp_path:
     assert Path(certifi.where()).read_bytes() in bundle
     assert bundle.endswith(ca.cert_pem.bytes())
     assert node_trust_bundle(ca, users) == b"node's\n" + ca.cert_pem.bytes()
+
+
+def test_programs_also_trust_the_certificates_in_the_users_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    (folder / "0a1b2c3d.5").mkdir(parents=True)
+    users = [trustme.CA().cert_pem.bytes() for _ in range(3)]
+    (folder / "users.pem").write_bytes(users[0])
+    (folder / "0a1b2c3d.0").symlink_to("users.pem")
+    (folder / "0a1b2c3d.1").write_bytes(users[1])
+    (folder / "0a1b2c3d.2").write_bytes(b"\x30\x82 no PEM")
+    (folder / "0a1b2c3d.3").symlink_to("missing.pem")
+    (folder / "unhashed.pem").write_bytes(users[2])
+    bundle = trust_bundle(authority(tmp_path / "ca"), {"REQUESTS_CA_BUNDLE": str(folder)})
+    assert [bundle.count(pem) for pem in users] == [1, 1, 0]
+    assert b"no PEM" not in bundle

@@ -8,7 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workers_ai_emulator.interception.environment import Interception, environment, wgetrc
+from workers_ai_emulator.interception.environment import (
+    Interception,
+    curlrc,
+    environment,
+    wgetrc,
+)
 from workers_ai_emulator.interception.proxy import Address
 
 from tests import npm
@@ -91,16 +96,41 @@ def test_the_users_own_ipv6_exceptions_are_kept() -> None:
     assert variables(NO_PROXY="fd00::/8")["NO_PROXY"] == f"fd00::/8,{LOOPBACK}"
 
 
-def test_wgets_configuration_is_the_users_with_our_certificates_at_the_end(
+def test_wgets_configuration_is_the_users_with_our_certificates_and_proxy_at_the_end(
     tmp_path: Path,
 ) -> None:
-    ours = b"\nca_certificate = /run/trusted.pem\n"
-    bundle = Path("/run/trusted.pem")
-    assert wgetrc(bundle, {}, tmp_path) == ours
+    ours = (
+        b"\nca_certificate = /run/trusted.pem\nuse_proxy = on\nhttps_proxy = http://127.0.0.1:2\n"
+        b"no_proxy =\nno_proxy = 127.0.0.1,localhost\n"
+    )
+    assert wgetrc(INTERCEPTION, {}, tmp_path) == ours
     (tmp_path / ".wgetrc").write_text("tries = 1")
-    assert wgetrc(bundle, {}, tmp_path) == b"tries = 1" + ours
+    assert wgetrc(INTERCEPTION, {}, tmp_path) == b"tries = 1" + ours
     (tmp_path / "other").write_text("tries = 2")
-    assert wgetrc(bundle, {"WGETRC": str(tmp_path / "other")}, tmp_path) == b"tries = 2" + ours
+    users = {"WGETRC": str(tmp_path / "other")}
+    assert wgetrc(INTERCEPTION, users, tmp_path) == b"tries = 2" + ours
+
+
+def test_wgets_own_exceptions_are_kept_except_those_for_the_api_hosts(tmp_path: Path) -> None:
+    (tmp_path / ".wgetrc").write_text("No-Proxy = a.example, cloudflare.com\nnoproxy=b.example\n")
+    found = wgetrc(INTERCEPTION, {"NO_PROXY": "c.example"}, tmp_path).decode()
+    assert found.endswith(f"\nno_proxy = c.example,a.example,b.example,{LOOPBACK}\n")
+
+
+@pytest.mark.parametrize("line", ["proxy = corp:3128", "-x corp:3128", "--socks5 a", "noproxy=*"])
+def test_a_proxy_in_curls_configuration_is_replaced(tmp_path: Path, line: str) -> None:
+    ours = f'\nproxy = "http://127.0.0.1:2"\nnoproxy = "c.example,{LOOPBACK}"\n'
+    (tmp_path / ".curlrc").write_text(f"silent\n{line}")
+    found = curlrc(INTERCEPTION, {"NO_PROXY": "c.example"}, tmp_path)
+    assert found == f"silent\n{line}{ours}".encode()
+
+
+def test_a_configuration_of_curl_without_a_proxy_is_used_as_it_is(tmp_path: Path) -> None:
+    assert curlrc(INTERCEPTION, {}, tmp_path) is None
+    (tmp_path / ".curlrc").write_text("silent\n# proxy = corp:3128\n")
+    assert curlrc(INTERCEPTION, {}, tmp_path) is None
+    assert "CURL_HOME" not in variables(CURL_HOME="/users")
+    assert environment(replace(INTERCEPTION, curl_home=Path("/run")), {})["CURL_HOME"] == "/run"
 
 
 def test_the_users_python_path_and_node_options_are_kept() -> None:

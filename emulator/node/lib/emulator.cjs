@@ -17,7 +17,7 @@ class Emulator {
     this.url = originOf(url);
     this.accountId = checkAccountId(account ?? DEFAULT_ACCOUNT);
     this.#query = account === null ? "" : `account=${this.accountId}`;
-    this.apiToken = apiToken ?? "local";
+    this.apiToken = apiToken ?? defaultToken();
     this.#child = child;
   }
 
@@ -187,6 +187,12 @@ function toRule(rule) {
   return typeof rule === "string" ? { answer: rule } : rule;
 }
 
+/** Returns the first of the tokens that an emulator reads from its environment, or `local`. */
+function defaultToken() {
+  const tokens = globalThis.process?.env?.WORKERS_AI_EMULATOR_API_TOKEN ?? "";
+  return tokens.trim().split(/\s+/)[0] || "local";
+}
+
 function originOf(url) {
   try {
     const { protocol, origin } = new URL(url);
@@ -194,7 +200,13 @@ function originOf(url) {
   } catch {
     // the error below names the URL
   }
-  throw new EmulatorError(`url: it takes a URL such as http://127.0.0.1:8790, not ${url}`);
+  throw new EmulatorError(`url: it takes a URL such as http://127.0.0.1:8790${butNot(url)}`);
+}
+
+/** Returns `, not URL` without user name, password and query; empty if `@` is after the host. */
+function butNot(url) {
+  const shown = String(url).replace(/^([a-z][a-z\d+.-]*:\/\/)?[^/?#]*@/i, "$1");
+  return shown.includes("@") ? "" : `, not ${shown.replace(/[?#][^]*$/, "")}`;
 }
 
 function errorText(status, target, text) {

@@ -151,7 +151,10 @@ export interface StartOptions {
    * `requests()` returns the calls of all accounts.
    */
   account?: string | null;
-  /** The API token to send; necessary if `args` contains `--api-token`. Default: `local`. */
+  /**
+   * The API token to send; necessary if `args` contains `--api-token`. Default: the first token in
+   * the variable WORKERS_AI_EMULATOR_API_TOKEN, or `local`.
+   */
   apiToken?: string;
   /** Whether a call to which no rule applies gets an error. Default: false. */
   strict?: boolean;

@@ -7,7 +7,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -188,19 +188,34 @@ def _variables(ca: CA, folder: Path, calls: _Calls, proxy: Proxy) -> dict[str, s
     these files into `folder`.
     """
     from workers_ai_emulator.interception.certificates import node_trust_bundle, trust_bundle
-    from workers_ai_emulator.interception.environment import Interception, environment, wgetrc
+    from workers_ai_emulator.interception.environment import (
+        Interception,
+        curlrc,
+        environment,
+        wgetrc,
+    )
 
     bundle, node_bundle = folder / "trusted.pem", folder / "trusted-by-node.pem"
     authority, of_wget = folder / "authority.pem", folder / "wgetrc"
     bundle.write_bytes(trust_bundle(ca, os.environ))
     node_bundle.write_bytes(node_trust_bundle(ca, os.environ))
     authority.write_bytes(ca.cert_pem.bytes())
-    of_wget.write_bytes(wgetrc(bundle, os.environ, Path(os.path.expanduser("~"))))
     addresses = calls.emulator, proxy.address, proxy.tls_address
     files = bundle, node_bundle
     interception = Interception(
-        *addresses, *files, proxy.credentials, authority, of_wget, calls.account, calls.is_strict
+        *addresses,
+        *files,
+        proxy.credentials,
+        authority,
+        of_wget,
+        account=calls.account,
+        is_strict=calls.is_strict,
     )
+    home = Path(os.path.expanduser("~"))
+    of_wget.write_bytes(wgetrc(interception, os.environ, home))
+    if (content := curlrc(interception, os.environ, home)) is not None:
+        (folder / ".curlrc").write_bytes(content)
+        interception = replace(interception, curl_home=folder)
     return environment(interception, os.environ)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 import stat
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,10 @@ _DAY = timedelta(days=1)
 _AUTHORITY_LIFE = 3650 * _DAY
 _LIFE = 397 * _DAY  # validity of a server certificate; some clients reject a longer validity
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
+
+# The name of a certificate's file in a folder of trusted certificates.
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_PEM_START = b"-----BEGIN CERTIFICATE-----"
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
     key_cert_sign=True,
@@ -114,7 +119,7 @@ def trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
 
     These are the certificate of `ca`, the certificates that the operating system and certifi
     trust, and the certificates in the user's own files. The user's environment (`variables`) names
-    the user's files, for example in SSL_CERT_FILE.
+    the user's files, for example in SSL_CERT_FILE, or a folder of them, as REQUESTS_CA_BUNDLE may.
     """
     system = ssl.get_default_verify_paths()
     return _joined(
@@ -140,9 +145,23 @@ def node_trust_bundle(ca: CA, variables: Mapping[str, str]) -> bytes:
 
 
 def _joined(ca: CA, paths: Iterable[str]) -> bytes:
-    files = [Path(path) for path in dict.fromkeys(paths)]
-    pems = [file.read_bytes() for file in files if os.access(file, os.R_OK) and file.is_file()]
+    pems = [pem for path in dict.fromkeys(paths) if path for pem in _pems_at(Path(path))]
     return b"\n".join([*pems, ca.cert_pem.bytes()])
+
+
+def _pems_at(path: Path) -> list[bytes]:
+    """Returns the content of the file `path`, or of the certificates in the folder `path`.
+
+    OpenSSL finds certificates in a folder by their names, which `openssl rehash` creates. Returns
+    an empty list if the path does not exist or cannot be read.
+    """
+    if not path.is_dir():
+        return [path.read_bytes()] if os.access(path, os.R_OK) and path.is_file() else []
+    if not os.access(path, os.R_OK | os.X_OK):
+        return []
+    files = sorted(file for file in path.iterdir() if _HASHED_NAME.fullmatch(file.name))
+    pems = [pem for file in files if not file.is_dir() for pem in _pems_at(file)]
+    return [pem for pem in pems if _PEM_START in pem]
 
 
 def _make_private(folder: Path) -> bool:

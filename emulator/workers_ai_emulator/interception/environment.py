@@ -20,6 +20,10 @@ from workers_ai_emulator.network import no_proxy_entries
 
 _HOOKS = Path(__file__).parent / "hooks"
 
+# Lines of the configuration files of wget and curl. wget ignores case, `-` and `_` in names.
+_WGETS_EXCEPTIONS = re.compile(rb"^[ \t]*no[-_]?proxy[ \t]*=(.*)$", re.IGNORECASE | re.MULTILINE)
+_CURLS_PROXY = re.compile(rb"^\s*(-x|-{0,2}(pre|no)?proxy|-{0,2}socks)", re.MULTILINE)
+
 # The account id and the token for users who have set none: wrangler and the SDKs refuse to run
 # without credentials. An emulator with `--api-token` or `--api-token-file` refuses this token.
 _CREDENTIALS = {
@@ -38,6 +42,7 @@ class Interception:
     certificates that programs trust. `node_bundle` is a PEM file of certificates that node trusts
     in addition to its built-in ones. `authority` is a PEM file with only the certificate of the
     authority of `exec`. `wgetrc` is a configuration file for wget.
+    `curl_home` is a folder with a configuration file for curl; None if curl reads the user's.
     `account` is the account of all redirected calls; if it is None, the path of each call names the
     call's account. `is_strict`: whether the fixtures for pytest fail tests with unmatched calls.
     """
@@ -50,6 +55,7 @@ class Interception:
     credentials: str = ""
     authority: Path | None = None
     wgetrc: Path | None = None
+    curl_home: Path | None = None
     account: str | None = None
     is_strict: bool = False
 
@@ -59,6 +65,12 @@ class Interception:
         prefix = f"/_emulator/accounts/{self.account}" if self.account else ""
         return f"http://{self.emulator}{prefix}"
 
+    @property
+    def proxy_url(self) -> str:
+        """The URL of the proxy of `exec`, with its credentials."""
+        at = f"{self.credentials}@" if self.credentials else ""
+        return f"http://{at}{self.proxy}"
+
 
 def environment(interception: Interception, variables: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment variables to set for a program that `exec` runs.
@@ -66,16 +78,17 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
     The result replaces variables of the same name in the user's environment (`variables`). It
     contains CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID only if the user has not set them.
     """
-    at = f"{interception.credentials}@" if interception.credentials else ""
-    proxy = f"http://{at}{interception.proxy}"
+    proxy = interception.proxy_url
     entries = _exceptions(variables)
     no_proxy = _no_proxy(interception, entries)
     bundle = str(interception.bundle)
     account = {"CLOUDFLARE_ACCOUNT_ID": interception.account} if interception.account else {}
     credentials = _CREDENTIALS | account
     strict = {"WORKERS_AI_EMULATOR_STRICT": "true"} if interception.is_strict else {}
+    curl_home = {"CURL_HOME": str(interception.curl_home)} if interception.curl_home else {}
     return (
         strict
+        | curl_home
         | {
             "HTTPS_PROXY": proxy,
             "https_proxy": proxy,
@@ -109,16 +122,51 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
     )
 
 
-def wgetrc(bundle: Path, variables: Mapping[str, str], home: Path) -> bytes:
-    """Returns the content of a wget configuration file that makes wget trust the file `bundle`.
+def wgetrc(interception: Interception, variables: Mapping[str, str], home: Path) -> bytes:
+    """Returns the content of a wget configuration file that makes wget call the emulator.
 
-    The content is the user's own configuration, and a line that names `bundle`. The line is needed
-    because wget, if built with GnuTLS, reads no environment variable with the path of trusted
+    The content is the user's own configuration, and lines that replace its trusted certificates
+    and its proxy for https. The lines are needed because wget prefers a proxy in its configuration
+    to HTTPS_PROXY and, if built with GnuTLS, reads no environment variable with the path of trusted
     certificates. `variables` and `home` are the user's environment and home folder.
     """
-    path = Path(variables.get("WGETRC") or home / ".wgetrc")
-    users = path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
-    return users + f"\nca_certificate = {bundle}\n".encode()
+    users = _content(Path(variables.get("WGETRC") or home / ".wgetrc"))
+    values = _WGETS_EXCEPTIONS.findall(users)
+    of_wget = no_proxy_entries(",".join(value.decode("utf-8", "replace") for value in values))
+    no_proxy = _no_proxy(interception, [*_exceptions(variables), *of_wget])
+    lines = (
+        f"ca_certificate = {interception.bundle}",
+        "use_proxy = on",
+        f"https_proxy = {interception.proxy_url}",
+        "no_proxy =",  # without this line, the next one would add to the user's entries
+        f"no_proxy = {no_proxy}",
+    )
+    return users + "\n".join(["", *lines, ""]).encode()
+
+
+def curlrc(interception: Interception, variables: Mapping[str, str], home: Path) -> bytes | None:
+    """Returns the content of a curl configuration file that makes curl use the proxy of `exec`.
+
+    The content is the user's own configuration, and lines that replace its proxy, which curl
+    prefers to HTTPS_PROXY. Returns None if the user's configuration does not mention a proxy.
+    `variables` and `home` are the user's environment and home folder.
+    """
+    folders = [variables.get("CURL_HOME"), variables.get("XDG_CONFIG_HOME"), str(home)]
+    paths = [Path(folder, name) for folder in folders if folder for name in (".curlrc", "curlrc")]
+    paths.append(home / ".config" / "curlrc")
+    users = next((content for path in paths if (content := _content(path))), b"")
+    if not _CURLS_PROXY.search(users):
+        return None
+    lines = (
+        f'proxy = "{interception.proxy_url}"',
+        f'noproxy = "{_no_proxy(interception, _exceptions(variables))}"',
+    )
+    return users + "\n".join(["", *lines, ""]).encode()
+
+
+def _content(path: Path) -> bytes:
+    """Returns the content of a file; empty if it does not exist or cannot be read."""
+    return path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
 
 
 def _exceptions(variables: Mapping[str, str]) -> list[str]:

@@ -39,6 +39,9 @@ _LOOPBACK = "127.0.0.1"
 _HEAD_LIMIT = 2**16
 _HEAD_TIMEOUT_S = 30.0
 _READ_SIZE = 2**16
+# If a host's address, such as its IPv6 address, does not respond within this time, the proxy also
+# tries the host's next address [RFC 8305].
+_NEXT_ADDRESS_AFTER_S = 0.25
 _USER = "exec"
 _ONLY_HTTP = (
     "only proxies at http:// URLs are supported: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (`/` "
@@ -339,7 +342,9 @@ class UserProxy:
 async def _connect(address: Address) -> Connection:
     """Opens a connection to the address. Raises Refusal if the address cannot be reached."""
     try:
-        return Connection(*await asyncio.open_connection(*address))
+        return Connection(
+            *await asyncio.open_connection(*address, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
+        )
     except (OSError, UnicodeError) as error:  # UnicodeError if the host name is invalid
         raise Refusal(HTTPStatus.BAD_GATEWAY, f"cannot reach {address}: {error}") from error
 

@@ -82,12 +82,15 @@ class ChildEmulator:
     def stop(self) -> None:
         """Stops the emulator, and waits until it has exited. Kills it after ten seconds."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()  # the emulator exits when its stdin is closed
+        # The emulator would also exit when its stdin is closed, but not while a process that our
+        # process has forked still has the pipe open.
+        self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdin.close()
         self._process.stdout.close()
 
 

@@ -34,7 +34,7 @@ class Server:
         self.settings: dict[str, Any] | None = None
         self.num_tests = 0
         self.num_restarts = 0
-        self.token = (os.environ.get(_TOKEN_VARIABLE) or "local").split(",")[0].strip()
+        self.token = (os.environ.get(_TOKEN_VARIABLE, "").split() or ["local"])[0]
         self.session_account = account or secrets.token_hex(16)
 
     @classmethod
@@ -47,6 +47,7 @@ class Server:
         from urllib.parse import urlsplit
 
         from workers_ai_emulator.errors import CommandError
+        from workers_ai_emulator.urls import but_not, shown_url
         from workers_ai_emulator.wire.accounts import is_account_id, split_prefix
 
         try:
@@ -59,12 +60,13 @@ class Server:
         if not is_valid or (account is not None and not is_account_id(account)):
             raise CommandError(
                 f"workers_ai_url (or {URL_VARIABLE}) takes the URL of an emulator, such as "
-                f"http://127.0.0.1:8790, not {url!r}"
+                f"http://127.0.0.1:8790{but_not(url)}"
             )
         if account and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
             raise CommandError(
                 "several processes of pytest-xdist would share the account in "
-                f"{url}: run `exec` without --account and with --port 0, or pytest without -n"
+                f"{shown_url(url)}: run `exec` without --account and with --port 0, or pytest "
+                "without -n"
             )
         return cls(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", account)
 

@@ -151,6 +151,17 @@ def _warn_if_both_are_imported(one: str, other: str) -> "dict[str, Any]":
     return {one: warn, other: warn}
 
 
+def _act_on_imported(after: "dict[str, Any]") -> None:
+    """Calls the functions of the modules that are already imported, for example by a `.pth` file.
+
+    Removes these modules from `after`. A function of several of these modules is called once.
+    """
+    names = [name for name in after if name in sys.modules]
+    actions = {after.pop(name): sys.modules[name] for name in names}
+    for action, module in actions.items():
+        action(module)
+
+
 def _run_shadowed_sitecustomize() -> None:
     """Runs the user's own `sitecustomize` module, if there is one.
 
@@ -173,5 +184,6 @@ if _host and _port.isdigit():
         _after["ssl"] = _trust(_authority)
     if _bundle := os.environ.get("CURL_CA_BUNDLE"):
         _after["pycurl"] = _trust_in_curl(_bundle)
+    _act_on_imported(_after)
     sys.meta_path.insert(0, _ImportHook(_after))
 _run_shadowed_sitecustomize()
