@@ -120,6 +120,11 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         '<tool_call>{"name": "add", "arguments": "{\\"days\\": 1}"}</tool_call>',
         Parsed("", "", [("add", '{"days": 1}', None)]),
     ),
+    "hermes with the name last and a number that JSON does not have": (
+        HERMES,
+        '<tool_call>{"arguments": {"days": NaN}, "name": "add"}</tool_call>',
+        Parsed('<tool_call>{"arguments": {"days": NaN}, "name": "add"}</tool_call>'),
+    ),
     "hermes without arguments": (
         HERMES,
         '<tool_call>{"name": "add"}</tool_call>',
@@ -271,6 +276,15 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
             ],
         ),
     ),
+    "gemma, numbers that JSON does not have": (
+        GEMMA,
+        "<|tool_call>call:add{x:NaN,y:-Infinity,z:[1e999,1e9]}<tool_call|>",
+        Parsed(
+            "",
+            "",
+            [("add", '{"x": "NaN", "y": "-Infinity", "z": ["1e999", 1000000000.0]}', None)],
+        ),
+    ),
     "gemma, malformed": (
         GEMMA,
         "<|tool_call>call:add{city:}<tool_call|>",
@@ -318,6 +332,12 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
             [("get_weather", '{"city": "12", "tags": [1]}', None), ("add", "{}", None)],
         ),
     ),
+    "glm, numbers that JSON does not have": (
+        GLM,
+        "<tool_call>add<arg_key>days</arg_key><arg_value>NaN</arg_value>"
+        "<arg_key>tags</arg_key><arg_value>[Infinity]</arg_value></tool_call>",
+        Parsed("", "", [("add", '{"days": "NaN", "tags": "[Infinity]"}', None)]),
+    ),
     "glm, unknown name": (
         GLM,
         "<tool_call>rm</tool_call>",
@@ -338,6 +358,12 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nPa\nris\n</parameter>\n"
         "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
         Parsed("", "", [("get_weather", '{"city": "Pa\\nris", "days": 3}', None)]),
+    ),
+    "qwen coder, numbers that JSON does not have": (
+        QWEN_CODER,
+        "<tool_call>\n<function=add>\n<parameter=days>\n-1e999\n</parameter>\n"
+        "<parameter=tags>\nNaN\n</parameter>\n</function>\n</tool_call>",
+        Parsed("", "", [("add", '{"days": "-1e999", "tags": "NaN"}', None)]),
     ),
     "qwen coder without arguments": (
         QWEN_CODER,

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.markers import split_at
 
 _NAME_FIRST = re.compile(
@@ -324,7 +325,7 @@ def _decoded(text: str) -> str | None:
 def _call_of(text: str) -> tuple[str, str] | None:
     """Returns the name and the arguments of a call that is a JSON object; None if it is none."""
     try:
-        value: Any = json.loads(text)
+        value: Any = parse_json(text)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and isinstance(value.get("function"), dict):

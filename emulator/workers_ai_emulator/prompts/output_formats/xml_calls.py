@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, ThinkingTags
@@ -209,6 +210,6 @@ def _value_of(text: str, schema: Any) -> Any:
     if isinstance(schema, Mapping) and _is_text(schema):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text
