@@ -16,7 +16,7 @@ _NAME_FIRST = re.compile(
     r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 _FIRST_KEY = re.compile(r'\s*\{\s*"((?:[^"\\]|\\.)*)"')
-_MAX_HEAD = 1024  # the maximum length of the text before the arguments, in characters
+MAX_HEAD = 1024  # the maximum length of the text before the arguments, in characters
 _KEYS = ("name", "arguments", "parameters", "type", "function", "id")
 
 
@@ -165,8 +165,8 @@ class HeadedCallReader:
         if self._arguments:
             return self._read_arguments(self._arguments, text)
         self._head += text
-        match = self._pattern.match(self._head, 0, _MAX_HEAD)
-        if not match and len(self._head) <= _MAX_HEAD:
+        match = self._pattern.match(self._head, 0, MAX_HEAD)
+        if not match and len(self._head) <= MAX_HEAD:
             return []
         if not match or match["name"] not in self._names:
             return self.flush()

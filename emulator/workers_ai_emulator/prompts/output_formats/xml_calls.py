@@ -12,6 +12,7 @@ from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
 from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
+from workers_ai_emulator.prompts.output_formats.json_calls import MAX_HEAD
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, ThinkingTags
 from workers_ai_emulator.prompts.output_formats.tagged_calls import TaggedCallParser
 from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedFormat
@@ -126,9 +127,9 @@ class XmlCallReader:
         self._schemas = schemas
         self._schema = ArgumentSchema({}, (), others=True)
         self._num_arguments = 0
-        self._name = re.compile(
-            rf"\s*{re.escape(tags.before_name)}([^<>\n]+?)\s*{re.escape(tags.after_name)}\s*(?=<)"
-        )
+        # All quantifiers are possessive, so that the pattern never backtracks over white space.
+        before, after = re.escape(tags.before_name), re.escape(tags.after_name)
+        self._name = re.compile(rf"\s*+{before}([^<>\n]*+)\s*+{after}\s*+(?=<)")
         self._argument = re.compile(
             rf"\s*{re.escape(tags.key)}(.*?){_spaced(tags.value)}(.*?){re.escape(tags.after_value)}",
             re.DOTALL,
@@ -162,9 +163,10 @@ class XmlCallReader:
         return self._end()
 
     def _read_name(self) -> list[Chunk]:
-        if not (match := self._name.match(self.rest)):
+        match = self._name.match(self.rest, 0, MAX_HEAD)
+        if not match and len(self.rest) <= MAX_HEAD:
             return []
-        if (name := match[1].strip()) not in self._schemas:
+        if not match or (name := match[1].strip()) not in self._schemas:
             self.state = "failed"
             return []
         self.num_calls = 1
