@@ -98,10 +98,12 @@ class XmlFormat(TaggedFormat):
         return rules.between(tags.line + tags.key, pattern, tags.value + tags.value_line)
 
     def _value(self, rules: Rules, schema: Any, root: Mapping[str, Any], name: str) -> str:
-        """Returns the rule for a value and the tag after it.
+        """Returns the rule for a value and the tag after it. An empty `enum` has no effect.
 
         `root`: the schema that contains the definitions to which `schema` may refer.
         """
+        if isinstance(schema, Mapping) and schema.get("enum") == []:
+            schema = {key: value for key, value in schema.items() if key != "enum"}
         if not isinstance(schema, Mapping) or (_is_text(schema) and "enum" not in schema):
             return rules.until(self._tags.after_value)
         end = self._tags.value_line + self._tags.after_value
