@@ -1,7 +1,9 @@
-"""Reads and changes the texts in JSON values, and checks the depth of the values."""
+"""Parses JSON, reads and changes the texts in JSON values, and checks the depth of the values."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +11,16 @@ from typing import Any
 # The functions that read such values call themselves for each level, which Python allows only about
 # 1000 times.
 MAX_DEPTH = 100
+
+
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text.
+
+    Raises ValueError if the text is not JSON, or if a number is infinite or `NaN`: Python's parser
+    accepts such numbers, but JSON cannot express them. Raises RecursionError if the value is nested
+    deeper than Python's parser can read.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
 def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
@@ -61,3 +73,10 @@ def translated(value: Any, table: Mapping[int, int | str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [translated(item, table) for item in value]
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return number

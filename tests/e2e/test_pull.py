@@ -177,6 +177,16 @@ def test_bytes_received_before_an_interruption_are_kept_and_used(
     assert puller.log.shares == sorted(puller.log.shares)
 
 
+def test_the_bytes_of_a_branch_are_requested_from_the_commit_of_the_checksum(
+    puller: Puller, hub_of: HubOf
+) -> None:
+    with hub_of(faults=[Fault("cut", 400_000)]) as hub:
+        assert puller.pull(replace(SPEC, hub_file=HubFile(REPO, PATH, "main"))) == CONTENT
+        requested = [(method, path) for method, path, _ in hub.requests]
+    of_commit = ("GET", f"/{REPO}/resolve/{COMMIT}/{PATH}")
+    assert requested == [("HEAD", f"/{REPO}/resolve/main/{PATH}"), of_commit, of_commit]
+
+
 def test_bytes_that_a_server_sends_again_are_skipped(puller: Puller, hub_of: HubOf) -> None:
     with hub_of(faults=[Fault("cut", 400_000), Fault("whole")]) as hub:
         assert puller.pull() == CONTENT

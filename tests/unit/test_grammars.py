@@ -413,6 +413,16 @@ def test_an_enum_of_gemma_may_contain_objects_and_arrays(are_special: bool) -> N
         assert chunk.tool_call and json.loads(chunk.tool_call.arguments) == {"v": value}
 
 
+@pytest.mark.parametrize("kind", ["string", "integer"])
+def test_an_empty_enum_has_no_effect_in_formats_without_json(kind: str, are_special: bool) -> None:
+    value = {"type": kind, "enum": []}
+    schema = {"type": "object", "properties": {"v": value}, "required": ["v"]}
+    calls = {"glm": xml_call("glm", v="1"), "qwen coder": xml_call("qwen coder", v="1")}
+    calls["gemma"] = gemma_call('v:<|"|>1<|"|>' if kind == "string" else "v:1")
+    for name, call in calls.items():
+        assert allows(name, schema, call, are_special=are_special), name
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"gemma"}))
 @pytest.mark.parametrize("keyword", [{"enum": 5}, {"type": 5}])
 def test_an_invalid_schema_gives_a_grammar_that_does_not_compile(

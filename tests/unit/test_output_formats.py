@@ -120,6 +120,11 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         '<tool_call>{"name": "add", "arguments": "{\\"days\\": 1}"}</tool_call>',
         Parsed("", "", [("add", '{"days": 1}', None)]),
     ),
+    "hermes with the name last and a number that JSON does not have": (
+        HERMES,
+        '<tool_call>{"arguments": {"days": NaN}, "name": "add"}</tool_call>',
+        Parsed('<tool_call>{"arguments": {"days": NaN}, "name": "add"}</tool_call>'),
+    ),
     "hermes without arguments": (
         HERMES,
         '<tool_call>{"name": "add"}</tool_call>',
@@ -203,6 +208,16 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         f"[TOOL_CALLS]add[ARGS]{{}}",
         Parsed("b", "a", [("get_weather", ARGUMENTS, "abcdefghi"), ("add", "{}", None)]),
     ),
+    "mistral arguments with white space": (
+        MISTRAL_ARGS,
+        "[TOOL_CALLS] add \n[CALL_ID] abc [ARGS] {}[TOOL_CALLS]\nadd [ARGS]\n{}",
+        Parsed("", "", [("add", "{}", "abc"), ("add", "{}", None)]),
+    ),
+    "mistral arguments, a name with white space": (
+        MISTRAL_ARGS,
+        f"[TOOL_CALLS]{QUOTED} [ARGS]{{}}",
+        Parsed("", "", [(QUOTED, "{}", None)]),
+    ),
     "mistral arguments, unknown name": (
         MISTRAL_ARGS,
         "[TOOL_CALLS]rm[ARGS]{}",
@@ -271,6 +286,15 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
             ],
         ),
     ),
+    "gemma, numbers that JSON does not have": (
+        GEMMA,
+        "<|tool_call>call:add{x:NaN,y:-Infinity,z:[1e999,1e9]}<tool_call|>",
+        Parsed(
+            "",
+            "",
+            [("add", '{"x": "NaN", "y": "-Infinity", "z": ["1e999", 1000000000.0]}', None)],
+        ),
+    ),
     "gemma, malformed": (
         GEMMA,
         "<|tool_call>call:add{city:}<tool_call|>",
@@ -318,6 +342,23 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
             [("get_weather", '{"city": "12", "tags": [1]}', None), ("add", "{}", None)],
         ),
     ),
+    "glm, numbers that JSON does not have": (
+        GLM,
+        "<tool_call>add<arg_key>days</arg_key><arg_value>NaN</arg_value>"
+        "<arg_key>tags</arg_key><arg_value>[Infinity]</arg_value></tool_call>",
+        Parsed("", "", [("add", '{"days": "NaN", "tags": "[Infinity]"}', None)]),
+    ),
+    "glm with white space": (
+        GLM,
+        f"<tool_call> \n {QUOTED} \n \n<arg_key> days\n</arg_key><arg_value>3</arg_value>\n"
+        "</tool_call>",
+        Parsed("", "", [(QUOTED, '{"days": 3}', None)]),
+    ),
+    "glm, no name": (
+        GLM,
+        "<tool_call>\n<tool_call> \n <tool_call>add</tool_call>",
+        Parsed("<tool_call>\n<tool_call> \n ", "", [("add", "{}", None)]),
+    ),
     "glm, unknown name": (
         GLM,
         "<tool_call>rm</tool_call>",
@@ -338,6 +379,17 @@ CASES: dict[str, tuple[OutputFormat, str, Parsed]] = {
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nPa\nris\n</parameter>\n"
         "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
         Parsed("", "", [("get_weather", '{"city": "Pa\\nris", "days": 3}', None)]),
+    ),
+    "qwen coder, numbers that JSON does not have": (
+        QWEN_CODER,
+        "<tool_call>\n<function=add>\n<parameter=days>\n-1e999\n</parameter>\n"
+        "<parameter=tags>\nNaN\n</parameter>\n</function>\n</tool_call>",
+        Parsed("", "", [("add", '{"days": "-1e999", "tags": "NaN"}', None)]),
+    ),
+    "qwen coder with white space": (
+        QWEN_CODER,
+        f"<tool_call> \n <function= {QUOTED} \n > \n</function> </tool_call>",
+        Parsed("", "", [(QUOTED, "{}", None)]),
     ),
     "qwen coder without arguments": (
         QWEN_CODER,
@@ -380,6 +432,27 @@ def test_a_text_without_markers_is_not_held_back(output_format: OutputFormat) ->
     words = ["Hello ", "wor", "ld. ", "a < b", " and c"]
     for word in words:
         assert collect(parser.feed(word)) == Parsed(word)
+
+
+@pytest.mark.parametrize(
+    ("output_format", "beginning"),
+    [
+        (MISTRAL_ARGS, "[TOOL_CALLS]"),
+        (KIMI, "<|tool_call_begin|>"),
+        (GLM, "<tool_call>"),
+        (QWEN_CODER, "<tool_call>\n<function="),
+    ],
+)
+@pytest.mark.parametrize("separator", [" ", "\n", "a "])
+def test_a_call_whose_name_does_not_end_is_returned_as_text(
+    output_format: OutputFormat, beginning: str, separator: str
+) -> None:
+    """The text is so long that a parser that backtracks over it would take hours."""
+    parser = output_format.parser(TOOLS, "before")
+    text = beginning + 1100 * separator
+    assert collect(chunk for piece in text for chunk in parser.feed(piece)).text.strip()
+    assert parse(output_format, text) == Parsed(text)
+    assert parse(output_format, [text]) == Parsed(text)
 
 
 def test_arguments_are_returned_while_they_arrive() -> None:

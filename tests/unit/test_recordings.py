@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from starlette.datastructures import Headers
@@ -274,8 +275,6 @@ def test_responses_to_equal_requests_keep_their_order(tmp_path: Path) -> None:
     folder.write(recording_of(request_of({"prompt": "b"})), 1)
     texts = [folder.read(path).answer.text for path in folder.find(request)]
     assert texts == ["1", "2", "10"]
-    folder.delete(request)
-    assert len(list(folder.path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -405,6 +404,24 @@ def test_the_files_of_equal_calls_do_not_depend_on_the_order_in_which_the_calls_
     assert folder.find(request) == paths
     found = [folder.read(path) for path in paths]
     assert [(item.answer.text, item.times) for item in found] == [("a", 2), ("b", 2)]
+
+
+def test_older_recordings_are_deleted_only_when_a_new_one_has_been_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, folder = request_of({"prompt": "a"}), Folder(tmp_path)
+    older = [folder.write(recording_of(request, text=f"old {n}"), n) for n in (1, 2, 3)]
+    series = Series(folder, request)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", Mock(side_effect=OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            series.add(recording_of(request, text="new"), 1)
+    assert [folder.read(path).answer.text for path in older] == ["old 1", "old 2", "old 3"]
+    written = series.add(recording_of(request, text="new 2"), 2)
+    assert folder.find(request) == [written]
+    series.add(recording_of(request, text="new 1"), 1)
+    texts = [folder.read(path).answer.text for path in folder.find(request)]
+    assert texts == ["new 1", "new 2"]
 
 
 def test_a_series_does_not_keep_the_request_in_memory(tmp_path: Path) -> None:

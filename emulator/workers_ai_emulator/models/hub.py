@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -64,6 +64,7 @@ class RemoteFile:
     """The URL, commit, size (bytes) and sha256 of a file on the hub.
 
     `commit`: the requested commit, or the commit to which the requested branch or tag points.
+    `url`: contains the commit, so that the file stays the same if a branch or tag moves.
     """
 
     url: str
@@ -125,6 +126,7 @@ def describe(file: HubFile) -> RemoteFile:
             "HF_ENDPOINT is a Hugging Face hub, and that the file is stored there as a large file "
             "(LFS or Xet)"
         )
+    url = url_of(replace(file, revision=metadata.commit_hash))
     return RemoteFile(url, metadata.commit_hash, metadata.size, metadata.etag)
 
 

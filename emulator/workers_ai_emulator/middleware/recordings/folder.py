@@ -117,11 +117,6 @@ class Folder:
         write_text_atomically(path, recording_text(recording))
         return path
 
-    def delete(self, request: RecordedRequest) -> None:
-        """Deletes all recordings of a call. Raises OSError if a file cannot be deleted."""
-        for path in self.find(request):
-            path.unlink(missing_ok=True)
-
     def comparable(self, request: RecordedRequest) -> Iterator[tuple[Path, RecordedRequest]]:
         """Yields recorded calls and the paths of their files, for a comparison with `request`.
 

@@ -34,21 +34,22 @@ class _Run:
 
 
 class Series:
-    """Writes the recordings of equal calls to `folder`, and first deletes the older recordings.
+    """Writes the recordings of equal calls to `folder`, and then deletes the older recordings.
+
+    The older recordings are deleted after the first new one has been written, so that they are kept
+    if it cannot be written.
 
     If the response in an older recording equals the new response, the file keeps the content of the
     older recording. So recording a call again changes a file only if the response has changed.
     The older recordings stay in memory until `forget_older`. The request does not stay in memory.
-
-    Raises OSError if a file cannot be deleted.
     """
 
     def __init__(self, folder: Folder, request: RecordedRequest) -> None:
         self._folder = folder
         self._runs: list[_Run] = []
-        older = _older_recordings(folder, request)
+        self._older_paths = folder.find(request)
+        older = _older_recordings(folder, request, self._older_paths)
         self._older = dict(reversed(older))  # if several are equal, the first one
-        folder.delete(request)
 
     def forget_older(self) -> None:
         """Frees the memory of the older recordings, with which responses are then not compared."""
@@ -58,7 +59,7 @@ class Series:
         """Writes the recording of the call with this number, and returns the path of its file.
 
         The numbers of calls begin with 1. Calls may end in another order than they began. Raises
-        OSError if the file cannot be written.
+        OSError if the file cannot be written, or if a file of an older recording cannot be deleted.
         """
         digest = fingerprint(recording.answer)
         request = recording.recorded_request
@@ -75,7 +76,16 @@ class Series:
         self._runs = [other for other in self._runs if other not in joined] + [run]
         if after:
             self._folder.path_of(request, after.first).unlink(missing_ok=True)
+        self._delete_older(request)
         return path
+
+    def _delete_older(self, request: RecordedRequest) -> None:
+        """Deletes the files of older recordings, except those that now have a new recording."""
+        written = [self._folder.path_of(request, run.first) for run in self._runs]
+        for path in self._older_paths:
+            if path not in written:
+                path.unlink(missing_ok=True)
+        self._older_paths = []
 
     def _run(self, digest: str, is_neighbour: Callable[[_Run], bool]) -> _Run | None:
         runs = (run for run in self._runs if run.digest == digest and is_neighbour(run))
@@ -97,15 +107,17 @@ class Series:
         return older if has_same_form else None
 
 
-def _older_recordings(folder: Folder, request: RecordedRequest) -> list[tuple[str, Recording]]:
-    """Returns the recordings of a call in the folder, with the fingerprints of their responses.
+def _older_recordings(
+    folder: Folder, request: RecordedRequest, paths: list[Path]
+) -> list[tuple[str, Recording]]:
+    """Returns the recordings of a call in these files, with the fingerprints of their responses.
 
     Leaves out recordings that cannot be read, and those that would exceed 1 MiB together, because
     they stay in memory.
     """
     older = []
     size = 0
-    for path in folder.find(request):
+    for path in paths:
         with suppress(OSError, WireError):
             size_with_this = size + path.stat().st_size
             if size_with_this <= _MAX_KEPT_BYTES:

@@ -36,7 +36,7 @@ class RecordingState:
     def series_of(self, request: RecordedRequest) -> Series:
         """Returns the series of a call. Creates it first if it is missing.
 
-        A new series deletes the older recordings of the call. Raises OSError if this fails.
+        A new series deletes the older recordings of the call when it has written the first new one.
         """
         if request.key not in self.series:
             self.series[request.key] = series = Series(self.folder, request)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
 from workers_ai_emulator.prompts.output_formats.markers import split_at
@@ -177,7 +178,7 @@ def _skip(text: str, start: int) -> int:
 def _plain(text: str) -> Any:
     """Returns a number, true, false or null; any other text without quotes stays a text."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.markers import split_at
 
 _NAME_FIRST = re.compile(
@@ -15,7 +16,7 @@ _NAME_FIRST = re.compile(
     r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 _FIRST_KEY = re.compile(r'\s*\{\s*"((?:[^"\\]|\\.)*)"')
-_MAX_HEAD = 1024  # the maximum length of the text before the arguments, in characters
+MAX_HEAD = 1024  # the maximum length of the text before the arguments, in characters
 _KEYS = ("name", "arguments", "parameters", "type", "function", "id")
 
 
@@ -164,8 +165,8 @@ class HeadedCallReader:
         if self._arguments:
             return self._read_arguments(self._arguments, text)
         self._head += text
-        match = self._pattern.match(self._head, 0, _MAX_HEAD)
-        if not match and len(self._head) <= _MAX_HEAD:
+        match = self._pattern.match(self._head, 0, MAX_HEAD)
+        if not match and len(self._head) <= MAX_HEAD:
             return []
         if not match or match["name"] not in self._names:
             return self.flush()
@@ -324,7 +325,7 @@ def _decoded(text: str) -> str | None:
 def _call_of(text: str) -> tuple[str, str] | None:
     """Returns the name and the arguments of a call that is a JSON object; None if it is none."""
     try:
-        value: Any = json.loads(text)
+        value: Any = parse_json(text)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and isinstance(value.get("function"), dict):

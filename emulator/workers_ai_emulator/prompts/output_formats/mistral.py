@@ -14,8 +14,10 @@ from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedForma
 from workers_ai_emulator.prompts.tools import Tool
 
 _START, _CALL_ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
+# All quantifiers are possessive, so that the pattern never backtracks over white space.
 _HEAD = re.compile(
-    r"\s*(?P<name>[^\[{]*?)\s*(?:\[CALL_ID\]\s*(?P<id>[^\[{\s]*)\s*)?\[ARGS\]\s*(?=\{)"
+    r"\s*+(?P<name>(?:[^\[{\s]++(?:\s++(?=[^\[{\s]))?+)*+)\s*+"
+    r"(?:\[CALL_ID\]\s*+(?P<id>[^\[{\s]*+)\s*+)?+\[ARGS\]\s*+(?=\{)"
 )
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers_ai_emulator.engine.types import Chunk, ToolCallDelta
+from workers_ai_emulator.json_values import parse_json
 from workers_ai_emulator.prompts.output_formats.argument_schema import ArgumentSchema
 from workers_ai_emulator.prompts.output_formats.grammar import Rules, literal
+from workers_ai_emulator.prompts.output_formats.json_calls import MAX_HEAD
 from workers_ai_emulator.prompts.output_formats.output_format import Constraint, ThinkingTags
 from workers_ai_emulator.prompts.output_formats.tagged_calls import TaggedCallParser
 from workers_ai_emulator.prompts.output_formats.tagged_format import TaggedFormat
@@ -96,10 +98,12 @@ class XmlFormat(TaggedFormat):
         return rules.between(tags.line + tags.key, pattern, tags.value + tags.value_line)
 
     def _value(self, rules: Rules, schema: Any, root: Mapping[str, Any], name: str) -> str:
-        """Returns the rule for a value and the tag after it.
+        """Returns the rule for a value and the tag after it. An empty `enum` has no effect.
 
         `root`: the schema that contains the definitions to which `schema` may refer.
         """
+        if isinstance(schema, Mapping) and schema.get("enum") == []:
+            schema = {key: value for key, value in schema.items() if key != "enum"}
         if not isinstance(schema, Mapping) or (_is_text(schema) and "enum" not in schema):
             return rules.until(self._tags.after_value)
         end = self._tags.value_line + self._tags.after_value
@@ -125,9 +129,9 @@ class XmlCallReader:
         self._schemas = schemas
         self._schema = ArgumentSchema({}, (), others=True)
         self._num_arguments = 0
-        self._name = re.compile(
-            rf"\s*{re.escape(tags.before_name)}([^<>\n]+?)\s*{re.escape(tags.after_name)}\s*(?=<)"
-        )
+        # All quantifiers are possessive, so that the pattern never backtracks over white space.
+        before, after = re.escape(tags.before_name), re.escape(tags.after_name)
+        self._name = re.compile(rf"\s*+{before}([^<>\n]*+)\s*+{after}\s*+(?=<)")
         self._argument = re.compile(
             rf"\s*{re.escape(tags.key)}(.*?){_spaced(tags.value)}(.*?){re.escape(tags.after_value)}",
             re.DOTALL,
@@ -161,9 +165,10 @@ class XmlCallReader:
         return self._end()
 
     def _read_name(self) -> list[Chunk]:
-        if not (match := self._name.match(self.rest)):
+        match = self._name.match(self.rest, 0, MAX_HEAD)
+        if not match and len(self.rest) <= MAX_HEAD:
             return []
-        if (name := match[1].strip()) not in self._schemas:
+        if not match or (name := match[1].strip()) not in self._schemas:
             self.state = "failed"
             return []
         self.num_calls = 1
@@ -209,6 +214,6 @@ def _value_of(text: str, schema: Any) -> Any:
     if isinstance(schema, Mapping) and _is_text(schema):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text

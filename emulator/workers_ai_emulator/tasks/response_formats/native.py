@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation
-from workers_ai_emulator.json_values import is_too_deep
+from workers_ai_emulator.json_values import is_too_deep, parse_json
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Collector, Completion
@@ -174,17 +172,10 @@ def _json(text: str) -> Any:
 def _parsed(text: str) -> Any:
     """Returns the value of a JSON text.
 
-    Raises ValueError if the text is not JSON, if the value is nested too deeply, or if a number is
-    infinite or `NaN`. Python's parser accepts such numbers, but JSON cannot express them.
+    Raises ValueError if the text is not JSON, or if the value is nested too deeply. Raises
+    RecursionError if it is nested deeper than Python's parser can read.
     """
-    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    value = parse_json(text)
     if is_too_deep(value):
         raise ValueError("the JSON value is nested too deeply")
     return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text[:20]} is not finite")
-    return number
