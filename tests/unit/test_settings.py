@@ -341,5 +341,6 @@ def test_every_setting_that_holds_a_credential_is_secret() -> None:
 def test_flags_of_the_script_that_the_backend_does_not_use_are_found(
     values: dict[str, Any], flags: list[str]
 ) -> None:
-    settings = Settings(**{"script": Path("rules.yaml"), "strict": True} | values)
+    given: dict[str, Any] = {"script": Path("rules.yaml"), "strict": True, **values}
+    settings = Settings(**given)
     assert settings.unused_script_flags == flags
