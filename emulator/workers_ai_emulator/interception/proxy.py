@@ -30,7 +30,7 @@ from urllib.parse import unquote, urlsplit
 
 from workers_ai_emulator.interception.account_header import AccountHeader
 from workers_ai_emulator.interception.certificates import HOSTS
-from workers_ai_emulator.network import is_in_no_proxy
+from workers_ai_emulator.network import address_of, is_in_no_proxy
 from workers_ai_emulator.urls import has_at_sign_after_host
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -342,9 +342,9 @@ class UserProxy:
 async def _connect(address: Address) -> Connection:
     """Opens a connection to the address. Raises Refusal if the address cannot be reached."""
     try:
-        return Connection(
-            *await asyncio.open_connection(*address, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
-        )
+        # An IP address needs no delay. With one, a cancelled call can leave its connection open.
+        delay = None if address_of(address.host) else _NEXT_ADDRESS_AFTER_S
+        return Connection(*await asyncio.open_connection(*address, happy_eyeballs_delay=delay))
     except (OSError, UnicodeError) as error:  # UnicodeError if the host name is invalid
         raise Refusal(HTTPStatus.BAD_GATEWAY, f"cannot reach {address}: {error}") from error
 
