@@ -18,7 +18,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.urls import has_at_sign_after_host, shown_url
 
 # The name of a certificate file, such as `9d66eef0.0`, in a folder that `openssl rehash` prepared.
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
+HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def is_loopback(host: str) -> bool:
@@ -219,7 +219,7 @@ def _check_file(path: Path) -> None:
 def _check_folders(paths: str, *, needs_certificates: bool) -> None:
     for path in paths.split(os.pathsep):
         with suppress(OSError):
-            has_any = any(_HASHED_NAME.fullmatch(name) for name in os.listdir(path or "."))
+            has_any = any(HASHED_NAME.fullmatch(name) for name in os.listdir(path or "."))
             if has_any or not needs_certificates:
                 return
     reason = "is no folder with certificates as `openssl rehash` prepares it"

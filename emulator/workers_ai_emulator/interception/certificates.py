@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import ssl
 import stat
 from collections.abc import Iterable, Mapping
@@ -32,6 +31,7 @@ from filelock import FileLock
 from trustme import CA
 
 from workers_ai_emulator.errors import CommandError
+from workers_ai_emulator.network import HASHED_NAME
 
 HOSTS = ("api.cloudflare.com", "gateway.ai.cloudflare.com")
 
@@ -43,8 +43,6 @@ _AUTHORITY_LIFE = 3650 * _DAY
 _LIFE = 397 * _DAY  # validity of a server certificate; some clients reject a longer validity
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DENO_CERT")
 
-# The name of a certificate's file in a folder of trusted certificates.
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 _PEM_START = b"-----BEGIN CERTIFICATE-----"
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
@@ -159,7 +157,7 @@ def _pems_at(path: Path) -> list[bytes]:
         return [path.read_bytes()] if os.access(path, os.R_OK) and path.is_file() else []
     if not os.access(path, os.R_OK | os.X_OK):
         return []
-    files = sorted(file for file in path.iterdir() if _HASHED_NAME.fullmatch(file.name))
+    files = sorted(file for file in path.iterdir() if HASHED_NAME.fullmatch(file.name))
     pems = [pem for file in files if not file.is_dir() for pem in _pems_at(file)]
     return [pem for pem in pems if _PEM_START in pem]
 
