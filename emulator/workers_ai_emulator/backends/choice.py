@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from workers_ai_emulator.backends.backend import Backend
 from workers_ai_emulator.backends.local import LocalBackend
@@ -12,7 +12,7 @@ from workers_ai_emulator.backends.rules import Rule
 from workers_ai_emulator.backends.scripted import ScriptedBackend
 from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import ModelManager
-from workers_ai_emulator.settings import Settings
+from workers_ai_emulator.settings import BackendName, Settings
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 from workers_ai_emulator.wire.validation import did_you_mean
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:  # the module `upstream` is slow to import, and only `--upstre
     from workers_ai_emulator.backends.upstream import UpstreamBackend
 
 BACKEND_HEADER = "x-emulator-backend"
-
-# All values of the header. `middleware/recordings/` implements `record` and `replay`; this module
-# needs only their names, for an error text.
-_NAMES = ("llama", "scripted", "upstream", "record", "replay")
 
 
 class Backends:
@@ -102,8 +98,9 @@ def _mistake(name: str) -> str:
     """Returns the error text for a value of the header that names no backend of this server."""
     if name == "upstream":
         return f"{BACKEND_HEADER}: upstream needs a server with --upstream-url"
-    hint = did_you_mean(name, _NAMES)
-    return f"{BACKEND_HEADER} takes one of {', '.join(_NAMES)}, not {name}{hint}"
+    names = get_args(BackendName)  # `middleware/recordings/` implements `record` and `replay`
+    hint = did_you_mean(name, names)
+    return f"{BACKEND_HEADER} takes one of {', '.join(names)}, not {name}{hint}"
 
 
 def _rules(script: Path | None) -> list[Rule]:

@@ -147,6 +147,11 @@ def _joined(ca: CA, paths: Iterable[str]) -> bytes:
     return b"\n".join([*pems, ca.cert_pem.bytes()])
 
 
+def file_content(path: Path) -> bytes:
+    """Returns the content of a file; empty if it does not exist or cannot be read."""
+    return path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
+
+
 def _pems_at(path: Path) -> list[bytes]:
     """Returns the content of the file `path`, or of the certificates in the folder `path`.
 
@@ -154,7 +159,7 @@ def _pems_at(path: Path) -> list[bytes]:
     an empty list if the path does not exist or cannot be read.
     """
     if not path.is_dir():
-        return [path.read_bytes()] if os.access(path, os.R_OK) and path.is_file() else []
+        return [content] if (content := file_content(path)) else []
     if not os.access(path, os.R_OK | os.X_OK):
         return []
     files = sorted(file for file in path.iterdir() if HASHED_NAME.fullmatch(file.name))

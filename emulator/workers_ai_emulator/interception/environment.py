@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers_ai_emulator.interception.certificates import HOSTS
+from workers_ai_emulator.interception.certificates import HOSTS, file_content
 from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 from workers_ai_emulator.network import no_proxy_entries
 
@@ -130,7 +130,7 @@ def wgetrc(interception: Interception, variables: Mapping[str, str], home: Path)
     to HTTPS_PROXY and, if built with GnuTLS, reads no environment variable with the path of trusted
     certificates. `variables` and `home` are the user's environment and home folder.
     """
-    users = _content(Path(variables.get("WGETRC") or home / ".wgetrc"))
+    users = file_content(Path(variables.get("WGETRC") or home / ".wgetrc"))
     values = _WGETS_EXCEPTIONS.findall(users)
     of_wget = no_proxy_entries(",".join(value.decode("utf-8", "replace") for value in values))
     no_proxy = _no_proxy(interception, [*_exceptions(variables), *of_wget])
@@ -154,7 +154,7 @@ def curlrc(interception: Interception, variables: Mapping[str, str], home: Path)
     folders = [variables.get("CURL_HOME"), variables.get("XDG_CONFIG_HOME"), str(home)]
     paths = [Path(folder, name) for folder in folders if folder for name in (".curlrc", "curlrc")]
     paths.append(home / ".config" / "curlrc")
-    users = next((content for path in paths if (content := _content(path))), b"")
+    users = next((content for path in paths if (content := file_content(path))), b"")
     if not _CURLS_PROXY.search(users):
         return None
     lines = (
@@ -162,11 +162,6 @@ def curlrc(interception: Interception, variables: Mapping[str, str], home: Path)
         f'noproxy = "{_no_proxy(interception, _exceptions(variables))}"',
     )
     return users + "\n".join(["", *lines, ""]).encode()
-
-
-def _content(path: Path) -> bytes:
-    """Returns the content of a file; empty if it does not exist or cannot be read."""
-    return path.read_bytes() if os.access(path, os.R_OK) and path.is_file() else b""
 
 
 def _exceptions(variables: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,5 @@
 """Declares the settings of `workers-ai-emulator serve`, and converts flags to settings."""
 
-from workers_ai_emulator.settings.settings import Settings
+from workers_ai_emulator.settings.settings import BackendName, Settings
 
-__all__ = ["Settings"]
+__all__ = ["BackendName", "Settings"]

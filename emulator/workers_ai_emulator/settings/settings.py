@@ -23,6 +23,8 @@ from workers_ai_emulator.settings.parsers import (
     tokens_in_file,
 )
 
+BackendName = Literal["llama", "scripted", "upstream", "record", "replay"]
+
 _CHECKOUT = Path(__file__).resolve().parents[3]
 # The largest value of `--parallel` and of `--gpu-layers`: llama.cpp allows no more parallel
 # sequences, and no model has more layers.
@@ -64,7 +66,7 @@ class Settings:
         ),
     ] = 8790
     backend: Annotated[
-        Literal["llama", "scripted", "upstream", "record", "replay"],
+        BackendName,
         Setting("Backend for requests without an `x-emulator-backend` header."),
     ] = "llama"
     script: Annotated[
