@@ -138,7 +138,7 @@ class ModelManager:
         self._memory_limit = (
             machine.available_memory() if settings.memory_limit is None else settings.memory_limit
         )
-        self._reserved_memory = 0  # of the weights that are being loaded
+        self._reserved_memory = 0  # of the weights that are being loaded or unloaded
         self._others: OtherModels | None = None
         self.phase = "starting"
 
@@ -380,9 +380,9 @@ class ModelManager:
         """How many bytes of memory another model may take.
 
         The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
-        of all models, including embedding models, that are loaded or being loaded. The second
-        number is needed because the operating system counts memory-mapped weights as free memory
-        until they have been read.
+        of all models, including embedding models, that are loaded, and of text models that
+        are being loaded or unloaded. The second number is needed because the operating system
+        counts memory-mapped weights as free memory until they have been read.
         """
         return min(self._memory_limit - self._taken_memory, machine.available_memory())
 

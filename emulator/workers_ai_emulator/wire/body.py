@@ -23,7 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of gzip data; no JSON text begins wi
 # If a body has more bytes than this limit, it is parsed in a thread, because parsing it on the
 # event loop would delay other requests.
 _LARGE_BODY_BYTES = 2**14
-# The same limit for the numbers of lists and objects: validating each takes about 0.1 ms.
+# The same if a body has more lists and objects than this limit: validating each takes 0.1 ms.
 _MANY_CONTAINERS = 500
 # How many lists and objects may be nested in each other. Python limits recursion, and on the event
 # loop it allows less of it than in a thread: without this limit, values that a thread has parsed
