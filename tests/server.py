@@ -51,6 +51,11 @@ class ServerProcess:
         """Discards what earlier requests have changed, such as rules, faults and the journal."""
         httpx.post(f"{self.root}/_emulator/reset", timeout=60).raise_for_status()
 
+    def outcomes(self) -> list[tuple[int | None, str | None]]:
+        """Returns the status and the outcome of each call in the journal."""
+        rows = httpx.get(f"{self.root}/_emulator/requests", timeout=60).json()["requests"]
+        return [(row["status"], row["outcome"]) for row in rows]
+
     def set_script(self, *rules: Mapping[str, object]) -> None:
         url = f"{self.root}/_emulator/script"
         httpx.post(url, json=[*rules], timeout=60).raise_for_status()

@@ -88,14 +88,9 @@ def test_a_client_that_disconnects_during_its_upload_uses_up_no_rule(
     scripted: ServerProcess,
 ) -> None:
     httpx.post(f"{scripted.root}/_emulator/faults", json={"fault": "capacity", "times": 1})
-
-    def is_cancelled() -> bool:
-        rows = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"]
-        return [(row["status"], row["outcome"]) for row in rows] == [(499, "cancelled")]
-
     with scripted.connect(HI, is_whole=False):
         pass
-    wait_until(is_cancelled)
+    wait_until(lambda: scripted.outcomes() == [(499, "cancelled")])
     assert [scripted.run(HI).status_code for _ in range(2)] == [429, 200]
 
 

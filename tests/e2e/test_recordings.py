@@ -244,14 +244,9 @@ def test_a_stream_is_replayed_up_to_the_point_where_the_client_disconnected(tmp_
 
 def test_a_client_that_disconnects_during_its_upload_is_no_unmatched_call(tmp_path: Path) -> None:
     with replaying(tmp_path) as server:
-
-        def is_cancelled() -> bool:
-            rows = httpx.get(f"{server.root}/_emulator/requests").json()["requests"]
-            return [(row["status"], row["outcome"]) for row in rows] == [(499, "cancelled")]
-
         with server.connect(SHORT, is_whole=False):
             pass
-        wait_until(is_cancelled)
+        wait_until(lambda: server.outcomes() == [(499, "cancelled")])
         assert httpx.get(f"{server.root}/_emulator/unmatched").json()["requests"] == []
 
 

@@ -210,6 +210,16 @@ async def test_embedding_models_count_towards_the_memory_limit() -> None:
         assert models.free_memory == SIZE
 
 
+async def waiting_for_memory(
+    loader: FakeEmbedderLoader, embedders: Embedders
+) -> asyncio.Task[None]:
+    """Returns a task that uses the model ONE, and waits until the model needs memory."""
+    task = asyncio.create_task(use(embedders, ONE))
+    while not loader.opened:
+        await asyncio.sleep(0)
+    return task
+
+
 @in_loop
 async def test_the_memory_of_a_text_model_is_taken_while_it_is_being_loaded() -> None:
     loader, runner = FakeEmbedderLoader(), FakeRunner(block_at=1)  # call 1 is in the warm-up
@@ -227,9 +237,7 @@ async def test_the_memory_of_a_text_model_is_taken_while_it_is_being_loaded() ->
         tasks.create_task(generate())
         assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
         assert models.free_memory == 0
-        embedding = asyncio.create_task(use(embedders, ONE))
-        while not loader.opened:
-            await asyncio.sleep(0)
+        embedding = await waiting_for_memory(loader, embedders)
         runner.gate.set()
         with pytest.raises(CapacityExceeded):
             await embedding
@@ -256,9 +264,7 @@ async def test_an_embedding_model_gets_the_memory_of_a_text_model_whose_load_fai
     async with managing(loader, memory_limit=SIZE, text_loader=text_loader) as (embedders, models):
         text = asyncio.create_task(models.load(TEXT_MODEL))
         assert await asyncio.to_thread(runner.is_blocked.wait, TIMEOUT_S)
-        embedding = asyncio.create_task(use(embedders, ONE))
-        while not loader.opened:
-            await asyncio.sleep(0)
+        embedding = await waiting_for_memory(loader, embedders)
         runner.gate.set()
         with pytest.raises(WeightsUnusable, match="does not compute"):
             await text

@@ -12,7 +12,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from workers_ai_emulator.backends.conditions import Conditions, Subject, subject_of
+from workers_ai_emulator.backends.conditions import Subject, subject_of
 from workers_ai_emulator.middleware.faults import middleware
 from workers_ai_emulator.middleware.faults.middleware import FaultMiddleware
 from workers_ai_emulator.middleware.faults.rules import (
@@ -181,21 +181,13 @@ def test_a_long_text_is_searched_in_a_thread() -> None:
 @pytest.mark.parametrize("condition", ["system_contains", "any_contains"])
 @pytest.mark.parametrize(("length", "uses_thread"), [(10, False), (1_000_000, True)])
 def test_a_long_conversation_is_searched_in_a_thread(
-    condition: str, length: int, uses_thread: bool, monkeypatch: pytest.MonkeyPatch
+    condition: str, length: int, uses_thread: bool, match_threads: list[int]
 ) -> None:
-    threads: list[int] = []
-    match = Conditions.match
-
-    def traced(self: Conditions, subject: Subject) -> Any:
-        threads.append(threading.get_ident())
-        return match(self, subject)
-
-    monkeypatch.setattr(Conditions, "match", traced)
     texts = {"system": "x" * length + "end", "user": "Hi"}
     messages = [{"role": role, "content": text} for role, text in texts.items()]
     subject = subject_of({"messages": messages}, model=INT8, context=CallContext())
     assert applied(rules({condition: "end"}), subject) == ["capacity"]
-    assert (threads != [threading.get_ident()]) is uses_thread
+    assert (match_threads != [threading.get_ident()]) is uses_thread
 
 
 def test_the_name_of_a_fault_is_a_rule() -> None:
