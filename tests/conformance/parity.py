@@ -33,6 +33,7 @@ _ORDER = [
     "ai/v1/completions",
     "ai/v1/embeddings",
     "ai/v1/responses",
+    "ai/v1/messages",
     "ai/models/search",
     "ai/models/schema",
     "ai/tasks/search",

@@ -366,15 +366,20 @@ def test_a_step_of_the_provider_compat_works_as_its_url(server: ServerProcess, p
 
 @pytest.mark.inferred
 @pytest.mark.parametrize(
-    ("endpoint", "model"),
-    [("chat/completions", "openai/gpt-4"), ("chat/completions", INT8), ("embeddings", INT8)],
+    ("endpoint", "model", "code"),
+    [
+        ("chat/completions", "openai/gpt-4", 2008),
+        ("chat/completions", INT8, 2008),
+        ("embeddings", INT8, 2008),
+        ("images", INT8, 5007),
+    ],
 )
-def test_a_step_of_compat_with_a_model_of_another_provider_is_no_such_model(
-    server: ServerProcess, endpoint: str, model: str
+def test_a_step_of_compat_with_a_model_of_another_provider_is_refused(
+    server: ServerProcess, endpoint: str, model: str, code: int
 ) -> None:
     query = step("compat", endpoint, model=model, messages=[])
     answer = via_workerd(server, query, path="/ai-gateway/universal/run/gw")
-    assert answer.json()["internalCode"] == 5007
+    assert answer.json()["internalCode"] == code
 
 
 def test_the_url_of_the_gateway_is_on_this_server(server: ServerProcess) -> None:

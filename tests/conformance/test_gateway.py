@@ -13,6 +13,7 @@ from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process, wait_u
 
 pytestmark = pytest.mark.documented
 
+BGE = "@cf/baai/bge-small-en-v1.5"
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # a model with batches
 CHAT = {"model": INT8, "messages": [{"role": "user", "content": "Hi"}]}
 GATEWAY = f"/v1/{ACCOUNT_ID}/gw"
@@ -195,6 +196,129 @@ def test_a_step_that_no_rule_matches_does_not_make_the_call_unmatched(tmp_path: 
         assert not httpx.get(f"{strict.root}/_emulator/unmatched").json()["requests"]
         assert httpx.post(strict.root + GATEWAY, json=steps[::-1][1:]).status_code == 500
         assert httpx.get(f"{strict.root}/_emulator/unmatched").json()["requests"]
+
+
+API = f"/client/v4/accounts/{ACCOUNT_ID}/ai"
+GPT_OSS = "@cf/openai/gpt-oss-20b"
+NAMED = {"cf-aig-gateway-id": "gw"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"run/{INT8}", {"prompt": "Hi"}),
+        ("run", {"model": INT8, "input": {"prompt": "Hi"}}),
+        ("v1/chat/completions", CHAT),
+        ("v1/completions", {"model": INT8, "prompt": "Hi"}),
+        ("v1/responses", {"model": GPT_OSS, "input": "Hi"}),
+    ],
+)
+def test_a_header_sends_a_call_of_the_api_through_a_gateway(
+    server: ServerProcess, path: str, body: dict[str, Any]
+) -> None:
+    path = f"{API}/{path}"
+    assert [call(server, path, body, **NAMED, **TTL) for _ in range(2)] == [
+        ("MISS", "1"),
+        ("HIT", "1"),
+    ]
+    other = {"cf-aig-gateway-id": "other"}
+    assert call(server, path, body, **other, **KEY) == ("MISS", "2")
+    assert call(server, path, body, **NAMED, **KEY) == ("MISS", "3")
+    assert call(server, path, body, **other, **KEY) == ("HIT", "2")
+    without = httpx.post(server.root + path, json=body, headers=TTL)
+    assert "Answer 4." in without.text
+    assert not [name for name in without.headers if name.startswith("cf-aig")]
+
+
+@pytest.mark.inferred
+def test_a_batch_through_a_named_gateway_is_not_cached(server: ServerProcess) -> None:
+    url, body = f"{server.root}{API}/run/{LLAMA}", {"requests": [{"prompt": "one"}]}
+    for _ in range(2):
+        response = httpx.post(f"{url}?queueRequest=true", json=body, headers={**NAMED, **KEY})
+        assert response.headers["cf-aig-cache-status"] == "MISS"
+        assert response.json()["result"]["status"] == "queued"
+
+
+def test_embeddings_of_the_api_go_through_a_named_gateway(server: ServerProcess) -> None:
+    url, body = f"{server.root}{API}/v1/embeddings", {"model": BGE, "input": "Hi"}
+    states = [
+        httpx.post(url, json=body, headers={**NAMED, **TTL}).headers["cf-aig-cache-status"]
+        for _ in range(2)
+    ]
+    assert states == ["MISS", "HIT"]
+
+
+@pytest.mark.inferred
+def test_the_older_names_of_the_headers_have_the_same_effect(server: ServerProcess) -> None:
+    older = {"cf-cache-ttl": "60"}
+    assert [call(server, **older) for _ in range(2)] == [("MISS", "1"), ("HIT", "1")]
+    assert call(server, **TTL, **{"cf-skip-cache": "true"}) == ("MISS", "2")
+    assert call(server, **older, **{"cf-aig-skip-cache": "true"}) == ("MISS", "3")
+
+
+@pytest.mark.inferred
+def test_the_url_of_a_gateway_may_end_with_a_slash(server: ServerProcess) -> None:
+    url = httpx.get(f"{server.root}/ai-gateway/gateways/gw/url/universal").json()["result"]["url"]
+    step = {"provider": "workers-ai", "endpoint": INT8, "query": {"prompt": "Hi"}}
+    assert url.endswith("/gw/") and call(server, url.removeprefix(server.root), [step])[1] == "1"
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("path", ["workers-ai/v1/responses", ""])
+def test_the_responses_api_is_available_through_a_gateway(server: ServerProcess, path: str) -> None:
+    body: Any = {"model": GPT_OSS, "input": "Hi"}
+    if not path:
+        body = [{"provider": "workers-ai", "endpoint": "v1/responses", "query": body}]
+    response = httpx.post(f"{server.root}{GATEWAY}/{path}", json=body)
+    assert response.json()["output"][-1]["content"][0]["text"] == "Answer 1."
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("path", ["compat/embeddings", ""])
+def test_compat_computes_embeddings(server: ServerProcess, path: str) -> None:
+    query: Any = {"model": f"workers-ai/{BGE}", "input": "Hi"}
+    step = {"provider": "compat", "endpoint": "embeddings", "query": query}
+    response = httpx.post(f"{server.root}{GATEWAY}/{path}", json=query if path else [step])
+    direct = httpx.post(f"{server.root}{API}/v1/embeddings", json={"model": BGE, "input": "Hi"})
+    assert response.json()["data"] == direct.json()["data"]
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("endpoint", ["chat/completions", "embeddings"])
+@pytest.mark.parametrize(("model", "code"), [(INT8, 2008), ("kimi-k2.6", 2005)])
+def test_compat_refuses_a_name_without_a_provider(
+    server: ServerProcess, endpoint: str, model: str, code: int
+) -> None:
+    body = {"model": model, "messages": [], "input": "Hi"}
+    response = httpx.post(f"{server.root}{GATEWAY}/compat/{endpoint}", json=body)
+    assert (response.status_code, response.json()["internalCode"]) == (400, code)
+    line = "models of compat that are emulated have names that begin with workers-ai/"
+    wait_until(lambda: any(line in each for each in server.log))
+
+
+@pytest.mark.inferred
+def test_with_any_model_names_of_other_providers_are_served() -> None:
+    chat = {"model": "openai/gpt-4.1", "messages": CHAT["messages"]}
+    binding = {"cf-consn-model-id": "openai/gpt-4.1", "cf-consn-sdk-version": "2.0.0"}
+    calls: list[tuple[str, Any, dict[str, str]]] = [
+        (f"{API}/v1/chat/completions", chat, {}),
+        (f"{API}/run", {"model": "openai/gpt-4.1", "input": chat}, {}),
+        (f"{GATEWAY}/compat/chat/completions", chat, {}),
+        ("/ai-gateway/run?version=3", {"inputs": chat}, binding),
+    ]
+    with server_process("--backend", "scripted", "--any-model") as server:
+        for path, body, headers in calls:
+            response = httpx.post(server.root + path, json=body, headers=headers)
+            value = response.json()
+            completion = value.get("result", value)
+            assert completion["model"] == "openai/gpt-4.1"
+            assert completion["choices"][0]["message"]["content"]
+
+
+@pytest.mark.inferred
+def test_the_models_of_compat_are_not_emulated(server: ServerProcess) -> None:
+    response = httpx.get(f"{server.root}{GATEWAY}/compat/models")
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (405, 3906)
 
 
 def test_a_step_of_a_universal_call_has_the_same_headers(server: ServerProcess) -> None:

@@ -42,6 +42,10 @@ def calls(options: dict[str, Any]) -> dict[str, tuple[str, Any]]:
         ),
         "chat completions": (f"{account}/ai/v1/chat/completions", {"model": INT8, **flat}),
         "gateway": (f"/v1/{ACCOUNT_ID}/gw/workers-ai/{INT8}", flat),
+        "step of a universal request": (
+            f"/v1/{ACCOUNT_ID}/gw",
+            [{"provider": "workers-ai", "endpoint": INT8, "query": flat}],
+        ),
         "binding": ("/run?version=3", {"inputs": inputs, "options": options}),
     }
 

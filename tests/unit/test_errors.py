@@ -28,6 +28,7 @@ from workers_ai_emulator.wire.errors import (
     INTERNAL_ERROR,
     INVALID_ACCOUNT,
     JSON_MODE_UNMET,
+    MODEL_NOT_FOUND,
     NO_ROUTE,
     OUT_OF_CAPACITY,
     REFUSED_BY_ENGINE,
@@ -46,6 +47,7 @@ from workers_ai_emulator.wire.errors import (
     wire_error,
     wire_errors,
 )
+from workers_ai_emulator.wire.responses import error_response
 
 ROWS = error_types(*Sender)
 ENGINE_ERRORS: list[tuple[EngineError, ErrorType]] = [
@@ -170,3 +172,14 @@ def test_errors_whose_cause_the_client_does_not_see_are_logged(
     assert caught.value.__cause__ is error
     assert [(record.levelno, record.message) for record in caplog.records] == lines
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.recorded
+def test_an_unknown_model_of_the_messages_api_is_an_error_in_anthropics_form() -> None:
+    path = f"/client/v4/accounts/{'0' * 32}/ai/v1/messages"
+    response = error_response(path, WireError(MODEL_NOT_FOUND, "anthropic/claude"))
+    assert response.status_code == 404
+    assert json.loads(bytes(response.body)) == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "Model not found: anthropic/claude"},
+    }

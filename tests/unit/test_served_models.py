@@ -11,7 +11,7 @@ from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.routes.openapi import document
 from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.settings import Settings
-from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, RETIRED, WireError
+from workers_ai_emulator.wire.errors import MODEL_NOT_FOUND, NO_SUCH_MODEL, RETIRED, WireError
 
 from tests.server import FP16, INT8
 
@@ -53,6 +53,22 @@ def test_an_unknown_name_is_refused_and_the_log_has_the_next_step(
     assert error_of(ServedModels(SETTINGS, CATALOG), name).type is NO_SUCH_MODEL
     assert len(caplog.messages) == 1 and next_step in caplog.text
     assert len(caplog.text) < 500
+
+
+def test_a_name_of_another_provider_is_refused_and_the_log_has_the_next_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = error_of(ServedModels(SETTINGS, CATALOG), "openai/gpt-4.1")
+    assert (error.type, str(error)) == (MODEL_NOT_FOUND, "Model not found: openai/gpt-4.1")
+    assert "With --any-model, the stand-in model serves their names" in caplog.text
+
+
+def test_with_any_model_the_stand_in_model_serves_the_names_of_other_providers() -> None:
+    served = ServedModels(replace(SETTINGS, any_model=True), CATALOG)
+    spec = served.find("openai/gpt-4.1")
+    assert (spec.name, spec.stand_in, spec.traits.form) == ("openai/gpt-4.1", "Q8_0", "choices")
+    for name in ("openai/", "/gpt", "a/b/c", "a b/c", "@openai/gpt", "openai/" + "b" * 200):
+        assert error_of(served, name).type is NO_SUCH_MODEL
 
 
 def test_with_any_model_the_stand_in_model_serves_every_name_of_the_right_form() -> None:

@@ -38,13 +38,26 @@ ADDED_PRICE = Price(50_505, 606_061)
 ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
+_OTHER_PROVIDERS_NAME = re.compile(r"[^@/\s][^/\s]*/[^/\s]+")
 _MAX_NAME = 200  # characters
 
 
 def is_model_name(name: str) -> bool:
     """Returns whether `name` has the form of a model's name, such as `@cf/author/model`."""
-    is_short = len(name) <= _MAX_NAME
-    return is_short and one_line(name) == name and bool(_NAME.fullmatch(name))
+    return _is_printable(name) and bool(_NAME.fullmatch(name))
+
+
+def is_other_providers_name(name: str) -> bool:
+    """Returns whether `name` has the form `author/model`, such as `openai/gpt-4.1`.
+
+    The service's models of other providers have such names.
+    [developers.cloudflare.com/ai-gateway/usage/rest-api]
+    """
+    return _is_printable(name) and bool(_OTHER_PROVIDERS_NAME.fullmatch(name))
+
+
+def _is_printable(name: str) -> bool:
+    return len(name) <= _MAX_NAME and one_line(name) == name
 
 
 def default_context_length(trained: int | None) -> int:

@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes import gateway, run
 from workers_ai_emulator.routes.gateway_cache import CacheOptions
+from workers_ai_emulator.routes.gateway_response import respond
 from workers_ai_emulator.routes.generation import body_of, find_model, generate, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
@@ -61,7 +62,7 @@ async def run_model_via_gateway(request: Request) -> Response:
     options = body.get("options") if isinstance(body, dict) else None
     is_batch = _is_batch_call(request, spec, body)
     cache = CacheOptions() if is_batch else CacheOptions.of(request.headers, options)
-    return await gateway.respond(
+    return await respond(
         request, body, cache, lambda: _run(request, spec, body), endpoint=_gateway_id(options)
     )
 

@@ -5,34 +5,41 @@ AI Gateway sends errors of Workers AI without Cloudflare's envelope.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request, Response
 
-from workers_ai_emulator.backends.choice import BACKEND_HEADER
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.routes import openai, run
 from workers_ai_emulator.routes.gateway_cache import CacheOptions
+from workers_ai_emulator.routes.gateway_response import respond, through_gateway
 from workers_ai_emulator.routes.generation import body_of, find_model, model_name, read_options
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, text_format
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.context import context_of
-from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, NO_SUCH_MODEL, WireError
-from workers_ai_emulator.wire.gateway_headers import log_header
+from workers_ai_emulator.wire.errors import (
+    API_NOT_EMULATED,
+    GATEWAY_PROVIDER_FAILED,
+    GATEWAY_PROVIDER_INVALID,
+    INCOMPLETE_REQUEST,
+    NO_SUCH_MODEL,
+    WireError,
+)
 from workers_ai_emulator.wire.hints import provider_hint
 
 _PROVIDER = "workers-ai/"
 # The maximum number of requests in a universal request [inferred: the service documents no limit].
 MAX_STEPS = 100
+# The endpoints of OpenAI's API in a request of a universal request to Workers AI.
+_OPENAI_STEPS = ("v1/chat/completions", "v1/embeddings", "v1/responses")
 
 router = EndpointRouter()
 
 
 @router.handles(endpoints.GATEWAY_UNIVERSAL)
+@router.handles(endpoints.GATEWAY_UNIVERSAL_SLASH)
 async def run_universal(request: Request) -> Response:
     """Runs the requests in the body, in their order, until one succeeds.
 
@@ -48,25 +55,46 @@ async def compat_chat_completions(request: Request) -> Response:
     [developers.cloudflare.com/ai-gateway]
     """
     body = await body_of(request)
-    return await _through(request, body, lambda: _compat(request, body))
+    return await through_gateway(request, body, lambda: _compat(request, body))
+
+
+@router.handles(endpoints.GATEWAY_COMPAT_EMBEDDINGS)
+async def compat_embeddings(request: Request) -> Response:
+    """Computes embeddings; the body names the model as `workers-ai/NAME`.
+
+    Cloudflare does not document this endpoint, but clients use it [karakeep#2698].
+    """
+    body = await body_of(request)
+    return await through_gateway(request, body, lambda: _compat_embed(request, body))
+
+
+@router.handles(endpoints.GATEWAY_COMPAT_MODELS)
+async def compat_models(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "AI Gateway's list of models")
 
 
 @router.handles(endpoints.GATEWAY_CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
     body = await body_of(request)
-    return await _through(request, body, lambda: openai.complete(request, body, chat_format))
+    return await through_gateway(request, body, lambda: openai.complete(request, body, chat_format))
 
 
 @router.handles(endpoints.GATEWAY_COMPLETIONS)
 async def completions(request: Request) -> Response:
     body = await body_of(request)
-    return await _through(request, body, lambda: openai.complete(request, body, text_format))
+    return await through_gateway(request, body, lambda: openai.complete(request, body, text_format))
 
 
 @router.handles(endpoints.GATEWAY_EMBEDDINGS)
 async def embeddings(request: Request) -> Response:
     body = await body_of(request)
-    return await _through(request, body, lambda: openai.embed(request, body))
+    return await through_gateway(request, body, lambda: openai.embed(request, body))
+
+
+@router.handles(endpoints.GATEWAY_RESPONSES)
+async def responses(request: Request) -> Response:
+    body = await body_of(request)
+    return await through_gateway(request, body, lambda: openai.run_responses(request, body))
 
 
 @router.handles(endpoints.GATEWAY_RUN_MODEL)
@@ -79,7 +107,7 @@ async def run_model(request: Request) -> Response:
     body = await body_of(request)
     read_options(request, body)
     is_batch = run.is_batch_call(request, spec, body)
-    return await _through(
+    return await through_gateway(
         request, body, lambda: run.run(request, spec, body), is_cacheable=not is_batch
     )
 
@@ -108,43 +136,6 @@ async def universal(request: Request) -> Response:
     raise WireError(INCOMPLETE_REQUEST, "provider")
 
 
-async def respond(
-    request: Request,
-    content: Any,
-    options: CacheOptions,
-    run: Callable[[], Awaitable[Response]],
-    *,
-    endpoint: Any = None,
-) -> Response:
-    """Returns the cached response to an equal request, else that of `run`.
-
-    Adds the headers of AI Gateway.
-
-    `content`: the parts of the request that determine its response, besides its path, its query
-    and the headers that name the model and the backend. `endpoint`: the parts of `content` that
-    name the gateway and the endpoint; they count even if the user's own cache key replaces the
-    content.
-    """
-    cache = services_of(request).gateway_cache
-    path, query = request.scope["path"], request.url.query
-    headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]
-    place = [path, query, *headers, endpoint]
-    response = await cache.respond(context_of(request.scope), place, content, options, run)
-    response.headers.update(log_header())
-    return response
-
-
-async def _through(
-    request: Request,
-    body: Any,
-    run: Callable[[], Awaitable[Response]],
-    *,
-    is_cacheable: bool = True,
-) -> Response:
-    options = CacheOptions.of(request.headers) if is_cacheable else CacheOptions()
-    return await respond(request, body, options, run)
-
-
 async def _through_step(request: Request, step: Any) -> Response:
     """Runs a request of a universal request. Raises WireError if it fails."""
     if not isinstance(step, dict):
@@ -163,9 +154,9 @@ async def _through_step(request: Request, step: Any) -> Response:
 
 def _is_batch_step(request: Request, step: dict[str, Any]) -> bool:
     match step:
-        case {"provider": "workers-ai", "endpoint": "v1/chat/completions" | "v1/embeddings"}:
-            return False
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
+            if endpoint in _OPENAI_STEPS:
+                return False
             return run.is_batch_call(request, _model_of(request, endpoint), query)
     return False
 
@@ -180,9 +171,14 @@ async def _run_step(request: Request, step: dict[str, Any]) -> Response:
             return await openai.complete(request, query, chat_format)
         case {"provider": "workers-ai", "endpoint": "v1/embeddings", "query": query}:
             return await openai.embed(request, query)
+        case {"provider": "workers-ai", "endpoint": "v1/responses", "query": query}:
+            return await openai.run_responses(request, query)
         case {"provider": "compat", "endpoint": "chat/completions", "query": query}:
             return await _compat(request, query)
+        case {"provider": "compat", "endpoint": "embeddings", "query": query}:
+            return await _compat_embed(request, query)
         case {"provider": "workers-ai", "endpoint": str(endpoint), "query": query}:
+            read_options(request, query)
             return await run.run(request, _model_of(request, endpoint), query)
         case {"provider": str(provider), "endpoint": str(endpoint)}:
             hint = provider_hint(provider)
@@ -191,7 +187,25 @@ async def _run_step(request: Request, step: dict[str, Any]) -> Response:
 
 
 async def _compat(request: Request, body: Any) -> Response:
-    if not (name := model_name(body)).startswith(_PROVIDER):
-        hint = f"models of compat that are emulated have names that begin with {_PROVIDER}"
-        raise WireError(NO_SUCH_MODEL, name, hint=hint)  # the model belongs to another provider
+    _check_provider(request, model_name(body))
     return await openai.complete(request, body, chat_format, prefix=_PROVIDER)
+
+
+async def _compat_embed(request: Request, body: Any) -> Response:
+    _check_provider(request, model_name(body))
+    return await openai.embed(request, body, prefix=_PROVIDER)
+
+
+def _check_provider(request: Request, name: str) -> None:
+    """Checks the provider with which a model's name begins in a request to `compat`.
+
+    Raises WireError if the name has no provider, or one that is not emulated. The errors for a name
+    without a slash and for `@cf/author/model` are recorded; we decided that a provider that is not
+    emulated gets the same error as an unknown one.
+    """
+    served = services_of(request).served
+    if name.startswith(_PROVIDER) or served.serves_other_providers(name):
+        return
+    type = GATEWAY_PROVIDER_INVALID if "/" in name else GATEWAY_PROVIDER_FAILED
+    hint = f"models of compat that are emulated have names that begin with {_PROVIDER}"
+    raise WireError(type, hint=hint)

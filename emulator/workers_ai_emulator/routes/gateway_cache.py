@@ -42,14 +42,17 @@ class CacheOptions:
     def of(cls, headers: Mapping[str, Any], options: Any = None) -> CacheOptions:
         """Reads the headers `cf-aig-…`, or the key `gateway` in the options of a binding.
 
-        `headers`: the request's headers, with lower-case names. A `ttl_s` of 0 has the same effect
-        as the default [recorded].
+        `headers`: the request's headers, with lower-case names. Two of them have older names
+        without `aig`, which some clients still send [inferred: the service still reads them]. A
+        `ttl_s` of 0 has the same effect as the default [recorded].
         """
         gateway = options.get("gateway") if isinstance(options, dict) else None
         gateway = gateway if isinstance(gateway, dict) else {}
-        ttl = headers.get("cf-aig-cache-ttl", gateway.get("cacheTtl"))
+        ttl = headers.get("cf-cache-ttl", gateway.get("cacheTtl"))
+        ttl = headers.get("cf-aig-cache-ttl", ttl)
         key = headers.get("cf-aig-cache-key", gateway.get("cacheKey"))
-        skip = headers.get("cf-aig-skip-cache", gateway.get("skipCache"))
+        skip = headers.get("cf-skip-cache", gateway.get("skipCache"))
+        skip = headers.get("cf-aig-skip-cache", skip)
         is_skipped = str(skip).lower() == "true"
         is_cached = not is_skipped and (ttl is not None or key is not None)
         return cls(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes.embeddings import run_openai
+from workers_ai_emulator.routes.gateway_response import through_named_gateway
 from workers_ai_emulator.routes.generation import (
     body_of,
     find_model,
@@ -28,6 +29,7 @@ from workers_ai_emulator.tasks.response_formats.choice import (
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.authorization import no_route
 from workers_ai_emulator.wire.envelope import to_json
+from workers_ai_emulator.wire.errors import MESSAGES_UNSUPPORTED, WireError
 
 router = EndpointRouter()
 
@@ -42,7 +44,8 @@ async def chat_completions(request: Request) -> Response:
 
     [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
     """
-    return await complete(request, await body_of(request), chat_format)
+    body = await body_of(request)
+    return await through_named_gateway(request, body, lambda: complete(request, body, chat_format))
 
 
 @router.handles(endpoints.COMPLETIONS)
@@ -51,7 +54,8 @@ async def completions(request: Request) -> Response:
 
     Cloudflare does not document this endpoint, but clients call it. We decided how it behaves.
     """
-    return await complete(request, await body_of(request), text_format)
+    body = await body_of(request)
+    return await through_named_gateway(request, body, lambda: complete(request, body, text_format))
 
 
 @router.handles(endpoints.EMBEDDINGS)
@@ -60,12 +64,14 @@ async def embeddings(request: Request) -> Response:
 
     [developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility]
     """
-    return await embed(request, await body_of(request))
+    body = await body_of(request)
+    return await through_named_gateway(request, body, lambda: embed(request, body))
 
 
-async def embed(request: Request, body: Any) -> Response:
-    """Computes embeddings with the model that the body names."""
-    return await run_openai(request, find_model(request, model_name(body)), body)
+async def embed(request: Request, body: Any, *, prefix: str = "") -> Response:
+    """Computes embeddings with the model that the body names. `prefix`: see `complete`."""
+    spec = find_model(request, model_name(body).removeprefix(prefix))
+    return await run_openai(request, spec, body)
 
 
 @router.handles(endpoints.RESPONSES)
@@ -76,10 +82,25 @@ async def responses(request: Request) -> Response:
     from the service.
     """
     body = await body_of(request)
+    return await through_named_gateway(request, body, lambda: run_responses(request, body))
+
+
+async def run_responses(request: Request, body: Any) -> Response:
+    """Runs the model that the body names, and returns a response of the Responses API."""
     spec = find_model(request, model_name(body))
     inputs = _without_nulls(body)
     choose_format = responses_format(inputs, to_json)
     return await generate(request, spec, inputs, choose_format, responses_request.parse)
+
+
+@router.handles(endpoints.MESSAGES)
+async def messages(request: Request) -> Response:
+    """Refuses a request of Anthropic's Messages API, as the service does for its own models.
+
+    [free-claude-code#946]
+    """
+    spec = find_model(request, model_name(await body_of(request)))
+    raise WireError(MESSAGES_UNSUPPORTED, spec.name)
 
 
 @router.handles(endpoints.OTHER_OPENAI)

@@ -405,6 +405,7 @@ _FILE = _HTML | {
 
 _TOKEN_ERRORS = (errors.CREDENTIALS_MISSING, errors.HEADER_MALFORMED)
 _BODY_ERRORS = (errors.INCOMPLETE_REQUEST, errors.REQUEST_TOO_LARGE)
+_PROVIDER_ERRORS = (errors.GATEWAY_PROVIDER_FAILED, errors.GATEWAY_PROVIDER_INVALID)
 _VERIFY_ERRORS = (*_TOKEN_ERRORS, errors.TOKEN_INVALID, errors.TOKEN_MISSING)
 _ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
     Access.PUBLIC: (),
@@ -416,14 +417,16 @@ _ACCESS_ERRORS: dict[Access, tuple[ErrorType, ...]] = {
 }
 
 
-# The form of the errors of Workers AI: in Cloudflare's envelope, without it, or in the form of the
-# Responses API.
-_ErrorForm = Literal["envelope", "bare", "responses"]
+# The form of the errors of Workers AI: in Cloudflare's envelope, without it, in the form of the
+# Responses API, or in the form of Anthropic's Messages API.
+_ErrorForm = Literal["envelope", "bare", "responses", "messages"]
 
 
 def _error_form(endpoint: Endpoint) -> _ErrorForm:
     if endpoint is endpoints.RESPONSES:
         return "responses"
+    if endpoint is endpoints.MESSAGES:
+        return "messages"
     return "bare" if endpoint.access in (Access.GATEWAY, Access.BINDING) else "envelope"
 
 
@@ -432,9 +435,9 @@ def _error_responses(endpoint: Endpoint, details: _Details) -> Json:
     types = {errors.NO_ROUTE, errors.METHOD_NOT_SUPPORTED, errors.FOREIGN_PAGE}
     types |= {*_ACCESS_ERRORS[endpoint.access], *details.errors}
     if endpoint.is_inference:
-        types |= {*error_types(Sender.WORKERS_AI)}
+        types |= {errors.MODEL_NOT_FOUND, *error_types(Sender.WORKERS_AI)}
     form = _error_form(endpoint)
-    by_status = attrgetter("status", "code")
+    by_status = attrgetter("status", "code", "text")
     responses = {
         str(status): _response([*rows], form=form)
         for status, rows in groupby(sorted(types, key=by_status), key=attrgetter("status"))
@@ -472,6 +475,22 @@ def _response(types: list[ErrorType], *, form: _ErrorForm) -> Json:
 def _failure(error: ErrorType, *, form: _ErrorForm) -> Json:
     code = {"const": error.code}
     match error.sender:
+        case Sender.WORKERS_AI | Sender.GATEWAY_LIMIT if form == "messages":
+            return _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT))
+        case Sender.GATEWAY_LIMIT if form == "bare":
+            return _object(
+                success={"const": False},
+                result=_NONE,
+                messages=_NONE,
+                error=_one(_object(code=code, message=_TEXT)),
+                name={"const": "AiGatewayError"},
+                httpCode={"const": error.status},
+                internalCode=code,
+                message=_TEXT,
+                description=_TEXT,
+            )
+        case Sender.GATEWAY_LIMIT:
+            return _failed(_one(_object(message=_TEXT, code=code)), {"type": "object"})
         case Sender.GATEWAY:
             return _object(
                 success={"const": False},
@@ -539,9 +558,22 @@ def _responses(catalog: Catalog) -> _Details:
 
 
 def _embeddings(catalog: Catalog) -> _Details:
-    names = [name for name, spec in catalog.items() if spec.embedding is not None]
-    body = _object(model={"enum": names}, input={"type": ["string", "array"]})
-    return _Details(_content(_EMBEDDINGS), body)
+    return _Details(_content(_EMBEDDINGS), _texts(catalog))
+
+
+def _texts(catalog: Catalog, prefix: str = "") -> Json:
+    """Returns the schema of an OpenAI request body for embeddings."""
+    names = [prefix + name for name, spec in catalog.items() if spec.embedding is not None]
+    return _object(model={"enum": names}, input={"type": ["string", "array"]})
+
+
+def _compat(catalog: Catalog) -> _Details:
+    return _Details(_CHAT, _flat(catalog, "workers-ai/"), errors=_PROVIDER_ERRORS)
+
+
+def _compat_embeddings(catalog: Catalog) -> _Details:
+    body = _texts(catalog, "workers-ai/")
+    return _Details(_content(_EMBEDDINGS), body, errors=_PROVIDER_ERRORS)
 
 
 def _run(catalog: Catalog) -> _Details:
@@ -585,6 +617,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.COMPLETIONS: _completions,
     endpoints.RESPONSES: _responses,
     endpoints.EMBEDDINGS: _embeddings,
+    endpoints.MESSAGES: _fixed({}),
     endpoints.OTHER_OPENAI: _fixed({}),
     endpoints.SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
     endpoints.MODEL_SCHEMA: lambda catalog: _Details(
@@ -614,10 +647,14 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.PATCH_GATEWAY: _OTHER_API,
     endpoints.DELETE_GATEWAY: _OTHER_API,
     endpoints.GATEWAY_UNIVERSAL: _universal,
-    endpoints.GATEWAY_COMPAT: lambda catalog: _Details(_CHAT, _flat(catalog, "workers-ai/")),
+    endpoints.GATEWAY_UNIVERSAL_SLASH: _universal,
+    endpoints.GATEWAY_COMPAT: _compat,
+    endpoints.GATEWAY_COMPAT_EMBEDDINGS: _compat_embeddings,
+    endpoints.GATEWAY_COMPAT_MODELS: _OTHER_API,
     endpoints.GATEWAY_CHAT_COMPLETIONS: _chat,
     endpoints.GATEWAY_COMPLETIONS: _completions,
     endpoints.GATEWAY_EMBEDDINGS: _embeddings,
+    endpoints.GATEWAY_RESPONSES: _responses,
     endpoints.GATEWAY_RUN_MODEL: _run,
     endpoints.BINDING_SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
     endpoints.BINDING_RUN: _binding_run,

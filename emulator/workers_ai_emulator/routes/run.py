@@ -8,6 +8,7 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes import batch, embeddings
+from workers_ai_emulator.routes.gateway_response import through_named_gateway
 from workers_ai_emulator.routes.generation import (
     body_of,
     find_model,
@@ -35,8 +36,7 @@ async def run_model_in_body(request: Request) -> Response:
     body = await body_of(request)
     spec = find_model(request, model_name(body))
     is_nested = isinstance(body, dict) and "input" in body
-    read_options(request, body)
-    return await run(request, spec, body["input"] if is_nested else body)
+    return await _through_named_gateway(request, spec, body, body["input"] if is_nested else body)
 
 
 @router.handles(endpoints.RUN_MODEL)
@@ -44,8 +44,17 @@ async def run_model_in_path(request: Request) -> Response:
     """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run]."""
     spec = find_model(request, request.path_params["model"])
     body = await body_of(request)
+    return await _through_named_gateway(request, spec, body, body)
+
+
+async def _through_named_gateway(
+    request: Request, spec: ModelSpec, body: Any, inputs: Any
+) -> Response:
     read_options(request, body)
-    return await run(request, spec, body)
+    is_batch = is_batch_call(request, spec, inputs)
+    return await through_named_gateway(
+        request, body, lambda: run(request, spec, inputs), is_cacheable=not is_batch
+    )
 
 
 async def run(

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
-from workers_ai_emulator.models.spec import ADDED_TRAITS, ModelSpec, is_model_name
+from workers_ai_emulator.models.family import Family
+from workers_ai_emulator.models.spec import (
+    ADDED_TRAITS,
+    ModelSpec,
+    is_model_name,
+    is_other_providers_name,
+)
+from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import NO_SUCH_MODEL, WireError, retired
+from workers_ai_emulator.wire.errors import MODEL_NOT_FOUND, NO_SUCH_MODEL, WireError, retired
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +29,13 @@ _MAX_SHOWN = 200  # characters of an unknown name in the log
 # With `--any-model`, this spec is used for every name that is not in the catalogue. If the models
 # folder contains its weights file, this file is used instead of the stand-in model.
 _ANY_MODEL = ModelSpec("", Path("any-model.gguf"), stand_in="Q8_0", traits=ADDED_TRAITS)
+# The same for names such as `openai/gpt-4.1`. Input and output have the form of OpenAI's chat
+# completions. On the service, some providers have other forms.
+_ANY_OTHER_PROVIDERS_MODEL = replace(
+    _ANY_MODEL,
+    family=Family("families/chat-completions.json"),
+    traits=Traits("choices", "vllm", has_tools=True, json_mode="text"),
+)
 
 
 class ServedModels:
@@ -61,13 +75,30 @@ class ServedModels:
             return spec
         if name in self._retired:
             raise retired(name)
+        if spec := self._created(name):
+            return spec
+        log.warning("no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name))
+        raise WireError(MODEL_NOT_FOUND if is_other_providers_name(name) else NO_SUCH_MODEL, name)
+
+    def serves_other_providers(self, name: str) -> bool:
+        """Returns whether `find` returns a model of another provider for this name."""
+        return self._has_any_model and is_other_providers_name(name)
+
+    def _created(self, name: str) -> ModelSpec | None:
+        """With `--any-model`, returns a spec for an unknown name if it is well-formed."""
+        if self.serves_other_providers(name):
+            return replace(_ANY_OTHER_PROVIDERS_MODEL, name=name)
         if self._has_any_model and is_model_name(name):
             return replace(_ANY_MODEL, name=name)
-        log.warning("no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name))
-        raise WireError(NO_SUCH_MODEL, name)
+        return None
 
 
 def _next_step(name: str) -> str:
+    if is_other_providers_name(name):
+        return (
+            "models of other providers are not emulated. With --any-model, the stand-in model "
+            "serves their names"
+        )
     if not is_model_name(name):
         return "names have the form @cf/author/model or @hf/author/model"
     return (

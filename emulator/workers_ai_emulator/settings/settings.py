@@ -178,8 +178,9 @@ class Settings:
     any_model: Annotated[
         bool,
         Setting(
-            "The stand-in model serves every unknown name of the form @cf/author/model or "
-            "@hf/author/model; otherwise, requests for unknown names get 400.",
+            "The stand-in model serves every unknown name of the form @cf/author/model, "
+            "@hf/author/model or author/model; otherwise, requests for unknown names get 400 "
+            "or 404.",
             page="models.md",
         ),
     ] = False

@@ -42,6 +42,7 @@ class Endpoint:
 
 GATEWAY_PREFIX = "/v1/"
 RESPONSES_PATH = "/ai/v1/responses"
+MESSAGES_PATH = "/ai/v1/messages"
 CONTROL_PREFIX = "/_emulator"
 
 _ACCOUNT = "/client/v4/accounts/{account_id}"
@@ -62,6 +63,11 @@ CHAT_COMPLETIONS = _inference(
 COMPLETIONS = _inference(f"{_ACCOUNT}/ai/v1/completions", Access.ACCOUNT, "OpenAI's completions")
 RESPONSES = _inference(f"{_ACCOUNT}{RESPONSES_PATH}", Access.ACCOUNT, "OpenAI's Responses API")
 EMBEDDINGS = _inference(f"{_ACCOUNT}/ai/v1/embeddings", Access.ACCOUNT, "OpenAI's embeddings")
+MESSAGES = _inference(
+    f"{_ACCOUNT}{MESSAGES_PATH}",
+    Access.ACCOUNT,
+    "Anthropic's Messages API, which models of Workers AI do not have: always an error",
+)
 OTHER_OPENAI = Endpoint(
     "POST",
     f"{_ACCOUNT}/ai/v1/{{endpoint:path}}",
@@ -131,9 +137,16 @@ DELETE_GATEWAY = _other_api("DELETE", "/ai-gateway/{operation:path}")
 GATEWAY_UNIVERSAL = _inference(
     _GATEWAY, Access.GATEWAY, "Run the first of several requests that succeeds"
 )
+GATEWAY_UNIVERSAL_SLASH = _inference(
+    f"{_GATEWAY}/", Access.GATEWAY, "The same, under the URL that `getUrl()` returns"
+)
 GATEWAY_COMPAT = _inference(
     f"{_GATEWAY}/compat/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
 )
+GATEWAY_COMPAT_EMBEDDINGS = _inference(
+    f"{_GATEWAY}/compat/embeddings", Access.GATEWAY, "OpenAI's embeddings"
+)
+GATEWAY_COMPAT_MODELS = Endpoint("GET", f"{_GATEWAY}/compat/models", Access.GATEWAY, _OTHER_API)
 GATEWAY_CHAT_COMPLETIONS = _inference(
     f"{_GATEWAY}/workers-ai/v1/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
 )
@@ -142,6 +155,9 @@ GATEWAY_COMPLETIONS = _inference(
 )
 GATEWAY_EMBEDDINGS = _inference(
     f"{_GATEWAY}/workers-ai/v1/embeddings", Access.GATEWAY, "OpenAI's embeddings"
+)
+GATEWAY_RESPONSES = _inference(
+    f"{_GATEWAY}/workers-ai/v1/responses", Access.GATEWAY, "OpenAI's Responses API"
 )
 GATEWAY_RUN_MODEL = _inference(
     f"{_GATEWAY}/workers-ai/{{model:path}}", Access.GATEWAY, "Run a model"

@@ -7,6 +7,7 @@ import math
 import random
 import secrets
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import pydantic_core
@@ -151,6 +152,17 @@ def responses_failure(error: WireError, request_id: str) -> bytes:
     """
     message = f"{error.message} ({request_id})"
     return to_json({"error": {"code": "invalid_prompt", "message": message}})
+
+
+def messages_failure(error: WireError, request_id: str) -> bytes:
+    """Returns the JSON body of an error for Anthropic's Messages API, in Anthropic's form.
+
+    Its keys and the two types are recorded behind a proxy, which may have written them.
+    """
+    is_unknown = error.type.status == HTTPStatus.NOT_FOUND
+    text = str(error) if is_unknown else f"{error.message} ({request_id})"
+    kind = "not_found_error" if is_unknown else "invalid_request_error"
+    return to_json({"type": "error", "error": {"type": kind, "message": text}})
 
 
 def event(value: Any) -> bytes:

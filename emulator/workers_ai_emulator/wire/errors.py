@@ -144,6 +144,16 @@ GATEWAY_UNAUTHORIZED = _gateway(
 _limit = partial(ErrorType, Sender.GATEWAY_LIMIT)
 GATEWAY_RATE_LIMITED = _limit(
     429, 2003, "Rate limited", "The gateway's rate limit is reached. [recorded]")
+GATEWAY_PROVIDER_FAILED = _limit(
+    400, 2005, "Failed to get response from provider",
+    "The model's name in a request to `compat` names no provider. [recorded]")
+GATEWAY_PROVIDER_INVALID = _limit(
+    400, 2008, "Invalid provider",
+    "The model's name in a request to `compat` begins with an unknown provider. [recorded]")
+MODEL_NOT_FOUND = _limit(
+    404, 7003, "Model not found: {}",
+    "The model's name has the form `author/model`, which models of other providers have. "
+    "[recorded for an unknown model]", description="User Input Error")
 GATEWAY_CREDITS_SPENT = _limit(
     402, 2021, "Insufficient balance; add money to your gateway or use BYOK",
     "The gateway has no credits left. [recorded]", description="Insufficient AI Gateway credits")
@@ -213,6 +223,9 @@ JSON_MODE_UNMET = _ai(
 JSON_MODE_UNSUPPORTED = _ai(  # {}: `support`, or `suuport` as in 2025 [recorded]
     400, 5025, "This model doesn't {} JSON Schema.",
     "The request asks for JSON mode, which the model does not have. [recorded]")
+MESSAGES_UNSUPPORTED = _ai(
+    400, 7000, 'Anthropic Messages API is not supported for model "{}"',
+    "The request is one of Anthropic's Messages API. [recorded; the response has no code]")
 RETIRED = _ai(
     410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",

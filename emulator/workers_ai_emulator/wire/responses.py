@@ -13,9 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from workers_ai_emulator.errors import EmulatorError
 from workers_ai_emulator.wire.context import context_of
-from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX, RESPONSES_PATH
-from workers_ai_emulator.wire.envelope import failure, responses_failure, to_json
-from workers_ai_emulator.wire.errors import GATEWAY_CREDITS_SPENT, Sender, WireError
+from workers_ai_emulator.wire.endpoints import GATEWAY_PREFIX, MESSAGES_PATH, RESPONSES_PATH
+from workers_ai_emulator.wire.envelope import failure, messages_failure, responses_failure, to_json
+from workers_ai_emulator.wire.errors import (
+    GATEWAY_RATE_LIMITED,
+    GATEWAY_SPEND_LIMITED,
+    Sender,
+    WireError,
+)
 from workers_ai_emulator.wire.gateway_headers import limit_headers
 
 log = logging.getLogger(__name__)
@@ -25,6 +30,11 @@ CLIENT_CLOSED_REQUEST = 499  # the status if the client has disconnected before 
 # Path prefixes of AI Gateway and of AI bindings. In responses to requests for these paths, errors
 # of Workers AI have no envelope.
 _BARE_PREFIXES = (GATEWAY_PREFIX, "/run", "/ai-gateway/", "/ai-api/")
+# The errors with headers of AI Gateway. The error for a gateway without credits has none, because
+# the service writes no log for it [recorded].
+_LIMITS = (GATEWAY_RATE_LIMITED, GATEWAY_SPEND_LIMITED)
+# Who sends the errors that depend on the model or its input.
+_MODEL_SENDERS = (Sender.WORKERS_AI, Sender.GATEWAY_LIMIT)
 
 
 class JsonResponse(Response):
@@ -65,13 +75,17 @@ def error_response(
     if error.type.sender is Sender.WORKERS_AI:
         headers = {"cf-ai-req-id": request_id}
     is_bare = path.startswith(_BARE_PREFIXES)
-    if error.type.sender is Sender.GATEWAY_LIMIT and is_bare:
-        # The service writes no log for a request without credits [recorded].
-        headers = None if error.type is GATEWAY_CREDITS_SPENT else limit_headers()
-    body = failure(error, request_id, is_bare=is_bare)
-    if error.type.sender is Sender.WORKERS_AI and path.endswith(RESPONSES_PATH):
-        body = responses_failure(error, request_id)
-    return ErrorResponse(body, error, headers)
+    if error.type in _LIMITS and is_bare:
+        headers = limit_headers()
+    return ErrorResponse(_error_body(path, error, request_id, is_bare=is_bare), error, headers)
+
+
+def _error_body(path: str, error: WireError, request_id: str, *, is_bare: bool) -> bytes:
+    if path.endswith(MESSAGES_PATH) and error.type.sender in _MODEL_SENDERS:
+        return messages_failure(error, request_id)
+    if path.endswith(RESPONSES_PATH) and error.type.sender is Sender.WORKERS_AI:
+        return responses_failure(error, request_id)
+    return failure(error, request_id, is_bare=is_bare)
 
 
 def disconnect_response() -> Response:
