@@ -56,6 +56,14 @@ def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
 
 
+def test_the_texts_name_the_models_that_are_loaded_by_default() -> None:
+    first, live = next(iter(CATALOG)), next(n for n, spec in CATALOG.items() if not spec.retired_on)
+    assert f"| `--preload` | `{first}`; with `--retired`, `{live}` |" in SETTINGS
+    check = typer.main.get_command(app).commands["check"]  # type: ignore[attr-defined]
+    assert f"Default: {first}." in next(p.help for p in check.params if p.name == "model")
+    assert re.search(rf"^workers-ai-emulator check +# {first}$", CONTRIBUTING, re.MULTILINE)
+
+
 def test_the_page_about_settings_names_every_metric() -> None:
     text = metrics_text(cast(ModelManager, SimpleNamespace(loaded=[]))).decode()
     names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)

@@ -196,7 +196,8 @@ class Settings:
         Setting(
             "Model to load before the server is ready; other models are loaded by their first "
             "request.",
-            default_text="the first model of the catalogue",
+            default_text="`@cf/meta/llama-2-7b-chat-int8`; with `--retired`, "
+            "`@cf/meta/llama-3.1-8b-instruct-fast`",
         ),
     ] = ()
     memory_limit: Annotated[
@@ -313,9 +314,11 @@ class Settings:
     allowed_origins: Annotated[
         frozenset[str],
         Setting(
-            "Origin whose pages may send requests, or `*`; local origins always may.",
+            "Origin whose pages may send requests, or `*`; local origins always may. Also allows "
+            "the origin's host name, as `--allow-host` does.",
             flag="allow-origin",
             default_text="local origins only",
+            page="security.md",
             parse=origin,
         ),
     ] = frozenset()
