@@ -214,7 +214,7 @@ def walkthroughs() -> dict[str, list[tuple[int, str]]]:
 
     A walkthrough is a list of steps; a step has its depth of indentation and the path of its file.
     """
-    section = ARCHITECTURE.split("## Three walkthroughs\n")[1].split("\n## ")[0]
+    section = ARCHITECTURE.split("## Four walkthroughs\n")[1].split("\n## ")[0]
     titles = re.split(r"^### (.*)$", section, flags=re.MULTILINE)[1:]
     steps = re.compile(r"^( *)\d+\. `([\w/]+\.py):", re.MULTILINE)
     return {
