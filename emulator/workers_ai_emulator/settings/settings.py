@@ -89,7 +89,7 @@ class Settings:
         str | None,
         Setting(
             "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
-            "http://127.0.0.1:8080/v1. Must contain no password; `@` in the path is `%40`.",
+            "http://127.0.0.1:8080/v1.",
             page="upstream.md",
             parse=not_blank,
         ),
@@ -151,9 +151,9 @@ class Settings:
     cloudflare_url: Annotated[
         str | None,
         Setting(
-            "Base URL of the server that receives the requests of `--record-from cloudflare`. In a "
-            "password, `/` is `%2F`; in the path, `@` is `%40`.",
+            "Base URL of the server that receives the requests of `--record-from cloudflare`.",
             default_text="Cloudflare's hosts",
+            page="upstream.md",
             parse=not_blank,
             refuses_blank=True,
         ),
