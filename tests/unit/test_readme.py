@@ -25,7 +25,7 @@ from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX, ENDPOINTS, Access
 from workers_ai_emulator.wire.errors import FOREIGN_PAGE, Sender, error_types
 from workers_ai_emulator.wire.faults import FaultName
 
-from tests import models_table, settings_table
+from tests import errors_table, models_table, settings_table
 from tests.conformance import parity
 from tests.pages import ROOT
 from tests.unit.test_layers import LAYERS, PACKAGE
@@ -90,7 +90,12 @@ def test_the_page_about_settings_names_every_endpoint_of_the_emulator() -> None:
 def test_the_page_about_parity_names_every_code_that_only_the_emulator_sends() -> None:
     ours = [row for row in error_types(*Sender) if "[ours]" in row.summary]
     expected = {(str(row.code), str(row.status)) for row in [*ours, FOREIGN_PAGE]}
-    assert set(re.findall(r"^\| (\d{4}) \| (\d{3}) \|", PARITY, re.MULTILINE)) == expected
+    section = PARITY.partition("**Codes that only the emulator sends.**")[2].partition("\n**")[0]
+    assert set(re.findall(r"^\| (\d{4}) \| (\d{3}) \|", section, re.MULTILINE)) == expected
+
+
+def test_the_table_of_the_services_errors_matches_the_error_table() -> None:
+    assert errors_table.page() == PARITY, "run `python -m tests.errors_table`"
 
 
 def test_the_flags_and_pages_in_the_readme_exist() -> None:
@@ -136,8 +141,11 @@ def test_the_parity_table_matches_the_snapshots() -> None:
     assert parity.table() in PARITY
 
 
-def test_the_example_of_the_action_names_the_version() -> None:
-    assert f"/.ci/action@v{__version__}\n" in DOCS["testing.md"]
+def test_the_example_of_the_action_names_the_version_if_it_is_released() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("## Unreleased\n")[2]
+    is_released = not changes.partition("\n## ")[0].strip()
+    ref = f"v{__version__}" if is_released else "COMMIT"
+    assert f"/.ci/action@{ref}\n" in DOCS["testing.md"]
 
 
 def test_the_table_of_dependencies_has_a_row_for_each_required_package() -> None:
