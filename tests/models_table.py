@@ -33,11 +33,11 @@ def page() -> str:
     specs = CATALOG.values()
     text_rows = [_text_row(spec) for spec in specs if spec.embedding is None]
     embedding_rows = [_embedding_row(spec, spec.embedding) for spec in specs if spec.embedding]
-    page = _with_rows(PAGE.read_text("utf-8"), _HEADING, text_rows)
-    return _with_rows(page, _EMBEDDING_HEADING, embedding_rows)
+    page = with_rows(PAGE.read_text("utf-8"), _HEADING, text_rows)
+    return with_rows(page, _EMBEDDING_HEADING, embedding_rows)
 
 
-def _with_rows(page: str, heading: str, rows: list[str]) -> str:
+def with_rows(page: str, heading: str, rows: list[str]) -> str:
     """Replaces the rows of the table that has this heading."""
     before, _, after = page.partition(heading)
     _, _, after = after.partition("\n\n")

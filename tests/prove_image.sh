@@ -47,7 +47,8 @@ mount -o remount,bind,ro "$root"
 inside=(chroot --userspec=10001:10001 --groups= "$root" env -i HOME=/models PYTHONUNBUFFERED=1
     PATH=/opt/venv/bin:/usr/bin:/bin WORKERS_AI_EMULATOR_HOST=0.0.0.0
     WORKERS_AI_EMULATOR_MODELS_DIR=/models)
-path=client/v4/accounts/0123456789abcdef0123456789abcdef/ai/run/@cf/meta/llama-2-7b-chat-int8
+run=client/v4/accounts/0123456789abcdef0123456789abcdef/ai/run
+path=$run/@cf/meta/llama-2-7b-chat-int8
 body='{"messages": [{"role": "user", "content": "Why is pizza so good"}], "max_tokens": 20}'
 if "${inside[@]}" touch /tmp/file; then
     echo "the root is not read-only" >&2
@@ -57,6 +58,10 @@ fi
 server=$!
 "${inside[@]}" workers-ai-emulator wait --timeout 120
 curl -fsS -H "Authorization: Bearer x" "http://127.0.0.1:8790/$path" -d "$body"
+echo
+curl -fsS -H "Authorization: Bearer x" "http://127.0.0.1:8790/$run/@cf/baai/bge-small-en-v1.5" \
+    -d '{"text": "Why is pizza so good"}' > "$work/embedding.json"
+head --bytes 100 "$work/embedding.json"
 echo
 curl -fsS "http://127.0.0.1:8790/_emulator/" > "$work/page.html"
 

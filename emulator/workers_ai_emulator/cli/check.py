@@ -32,7 +32,7 @@ def check(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Model to check. Default: the first of the catalogue."
+            metavar="MODEL", help="Model to check. Default: @cf/meta/llama-2-7b-chat-int8."
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress.")] = False,

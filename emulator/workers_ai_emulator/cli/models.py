@@ -42,7 +42,7 @@ def pull(
     models_dir: ModelsDir = DEFAULTS.models_dir,
     models_file: ModelsFile = None,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the weights' licence unasked.")
+        bool, typer.Option("--accept-license", help="Accept the weights' licence without a prompt.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

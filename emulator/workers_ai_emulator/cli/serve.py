@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve the API until Ctrl-C or SIGTERM.
 
-    The first line on stdout is the base URL. The server prints this line when it is ready, that is,
-    when a model has generated a token.
+    The first line on stdout is the base URL. The server prints this line when it is ready. With the
+    backends `llama` and `upstream`, it is ready when a model has generated a token.
     """
     logging.basicConfig(
         level=settings.log_level.upper(),

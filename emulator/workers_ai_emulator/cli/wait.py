@@ -43,8 +43,9 @@ def wait(
         ),
     ] = None,
 ) -> None:
-    """Wait until the emulator is ready, that is, until a model has generated a token.
+    """Wait until the emulator is ready.
 
+    With the backends `llama` and `upstream`, it is ready when a model has generated a token.
     Exits with 0 when the emulator is ready, or with 1 after the timeout or when the emulator exits.
     Prints each phase of the emulator's start to stderr, and at the end which emulator is ready.
     """

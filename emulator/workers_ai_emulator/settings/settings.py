@@ -89,7 +89,7 @@ class Settings:
         str | None,
         Setting(
             "Base URL of another server's OpenAI API, for the backend `upstream`; for example "
-            "http://127.0.0.1:8080/v1. Must contain no password; `@` in the path is `%40`.",
+            "http://127.0.0.1:8080/v1.",
             page="upstream.md",
             parse=not_blank,
         ),
@@ -151,9 +151,9 @@ class Settings:
     cloudflare_url: Annotated[
         str | None,
         Setting(
-            "Base URL of the server that receives the requests of `--record-from cloudflare`. In a "
-            "password, `/` is `%2F`; in the path, `@` is `%40`.",
+            "Base URL of the server that receives the requests of `--record-from cloudflare`.",
             default_text="Cloudflare's hosts",
+            page="upstream.md",
             parse=not_blank,
             refuses_blank=True,
         ),
@@ -197,7 +197,8 @@ class Settings:
         Setting(
             "Model to load before the server is ready; other models are loaded by their first "
             "request.",
-            default_text="the first model of the catalogue",
+            default_text="`@cf/meta/llama-2-7b-chat-int8`; with `--retired`, "
+            "`@cf/meta/llama-3.1-8b-instruct-fast`",
         ),
     ] = ()
     memory_limit: Annotated[
@@ -314,9 +315,11 @@ class Settings:
     allowed_origins: Annotated[
         frozenset[str],
         Setting(
-            "Origin whose pages may send requests, or `*`; local origins always may.",
+            "Origin whose pages may send requests, or `*`; local origins always may. Also allows "
+            "the origin's host name, as `--allow-host` does.",
             flag="allow-origin",
             default_text="local origins only",
+            page="security.md",
             parse=origin,
         ),
     ] = frozenset()
