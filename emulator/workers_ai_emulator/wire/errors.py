@@ -181,7 +181,7 @@ RATE_LIMITED = _ai(
 ACCOUNT_LIMITED = _ai(
     429, 3036, "You have used up your daily free allocation of 10,000 neurons. Please upgrade to "
     "Cloudflare's Workers Paid plan if you would like to continue usage.",
-    "The account has used up its neurons of the day, as the error table has it. [documented]",
+    "The account has used up its neurons of the day (documented form of the error). [documented]",
     "AiError")
 OUT_OF_CAPACITY = _ai(
     429, 3040, "Capacity temporarily exceeded, please try again.",
@@ -198,7 +198,8 @@ NOT_SCRIPTED = _ai(
 DAILY_LIMIT = _ai(
     429, 4006, "you have used up your daily free allocation of 10,000 neurons, please upgrade to "
     "Cloudflare's Workers Paid plan if you would like to continue usage.",
-    "The account has used up its neurons of the day. [recorded]", "AiError")
+    "The account has used up its neurons of the day (recorded form of the error). [recorded]",
+    "AiError")
 INVALID_DATA = _ai(
     400, 5004, "Invalid data type for base64 input: {}",
     "A content part holds data that is not text. [documented; where it applies is inferred]")
