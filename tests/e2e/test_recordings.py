@@ -481,6 +481,7 @@ def call_service(
         b"authorization": f"Bearer {TOKEN}".encode(),
         b"cookie": b"mine=1",
         b"cf-aig-skip-cache": b"true",
+        b"cf-cache-ttl": b"60",
         b"accept-encoding": b"gzip, br",
         b"user-agent": "Müller/1.0".encode("latin-1"),
         b"cf-aig-metadata": '{"city":"Köln"}'.encode(),
@@ -497,6 +498,7 @@ def test_the_real_service_receives_the_clients_request(tmp_path: Path, service: 
     assert json.loads(body) == {"prompt": "hello"}
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert (headers["cf-aig-skip-cache"], headers["accept-encoding"]) == ("true", "identity")
+    assert headers["cf-cache-ttl"] == "60"
     assert headers["user-agent"] == "Müller/1.0"
     assert headers["cf-aig-metadata"].encode("latin-1") == '{"city":"Köln"}'.encode()
     assert "cookie" not in headers and "x-emulator-backend" not in headers

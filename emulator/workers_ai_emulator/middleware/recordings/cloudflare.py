@@ -35,6 +35,8 @@ _FORWARDED = {
     "content-type",
     "user-agent",
     "x-session-affinity",
+    "cf-cache-ttl",
+    "cf-skip-cache",
 }
 _FORWARDED_PREFIX = "cf-aig-"
 _BODY_HEADERS = ("content-encoding", "content-length")
