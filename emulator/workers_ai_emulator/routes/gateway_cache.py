@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Response
 
@@ -23,6 +23,9 @@ from workers_ai_emulator.wire.responses import JsonResponse
 _DEFAULT_TTL_S = 300.0  # recorded: the service repeated a response for about five minutes
 _MAX_TTL_S = 30 * 24 * 3600.0
 _MAX_BYTES = 16 * 1024 * 1024
+# The value of the header `cf-aig-cache-status`: whether the response was cached.
+CacheStatus = Literal["HIT", "MISS"]
+
 _KEPT_HEADERS = ("cf-ai-req-id", "x-emulator-model")
 
 
@@ -95,24 +98,21 @@ class GatewayCache:
         content: Any,
         options: CacheOptions,
         run: Callable[[], Awaitable[Response]],
-    ) -> Response:
+    ) -> tuple[Response, CacheStatus]:
         """Returns the cached response to an equal request of the account, else that of `run`.
 
-        Adds the header `cf-aig-cache-status` to the response. Streams and errors are not cached,
-        nor is a response that was computed during a reset.
+        Also returns whether the response was cached. Streams and errors are not cached, nor is a
+        response that was computed during a reset.
 
         `context`: the context of the request. `endpoint`, `content`: JSON values, which together
         contain all parts of the request that determine its response. A key of the user's replaces
         only `content`.
         """
         if options.ttl_s is None:
-            response, status = await run(), "MISS"
-        else:
-            value = [endpoint, options.key, None if options.key is not None else content]
-            key = (context.account, await compute(context, _digest, value))
-            response, status = await self._repeat_or_run(key, options.ttl_s, run)
-        response.headers["cf-aig-cache-status"] = status
-        return response
+            return await run(), "MISS"
+        value = [endpoint, options.key, None if options.key is not None else content]
+        key = (context.account, await compute(context, _digest, value))
+        return await self._repeat_or_run(key, options.ttl_s, run)
 
     def reset(self, account: str | None = None) -> None:
         """Discards the cached responses, and does not cache those of calls that run.
@@ -129,8 +129,7 @@ class GatewayCache:
         key: tuple[str | None, str],
         ttl_s: float,
         run: Callable[[], Awaitable[Response]],
-    ) -> tuple[Response, str]:
-        """Returns the response, and `HIT` if it was cached, otherwise `MISS`."""
+    ) -> tuple[Response, CacheStatus]:
         if (entry := self._entry(key)) is not None:
             return JsonResponse(entry.body, headers=entry.headers), "HIT"
         running = _Running(key[0])

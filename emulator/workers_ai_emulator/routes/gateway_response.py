@@ -1,4 +1,4 @@
-"""Adds to a response what AI Gateway adds: its headers, and the cache."""
+"""What AI Gateway adds to a call of a model: headers in the response, and the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from workers_ai_emulator.backends.choice import BACKEND_HEADER
-from workers_ai_emulator.routes.gateway_cache import CacheOptions
+from workers_ai_emulator.routes.gateway_cache import CacheOptions, CacheStatus
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire.calls import MODEL_HEADER
 from workers_ai_emulator.wire.context import context_of
@@ -31,25 +31,21 @@ async def respond(
     name the gateway and the endpoint; they count even if the user's own cache key replaces the
     content.
     """
-    cache = services_of(request).gateway_cache
-    path, query = request.scope["path"], request.url.query
-    headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]
-    place = [path, query, *headers, endpoint]
-    response = await cache.respond(context_of(request.scope), place, content, options, run)
-    response.headers.update(log_header())
+    response, status = await _cached(request, content, options, run, endpoint)
+    response.headers.update({"cf-aig-cache-status": status, **log_header()})
     return response
 
 
 async def through_gateway(
-    request: Request, body: Any, run: Run, *, is_cacheable: bool = True, endpoint: Any = None
+    request: Request, body: Any, run: Run, *, is_cacheable: bool = True
 ) -> Response:
     """Returns the response of `run`, with what AI Gateway adds.
 
     `body`: the request's body. `is_cacheable`: whether the cache may be used if the request's
-    headers ask for it. `endpoint`: see `respond`.
+    headers ask for it.
     """
     options = CacheOptions.of(request.headers) if is_cacheable else CacheOptions()
-    return await respond(request, body, options, run, endpoint=endpoint)
+    return await respond(request, body, options, run)
 
 
 async def through_named_gateway(
@@ -57,9 +53,23 @@ async def through_named_gateway(
 ) -> Response:
     """Returns the response of `run` to a request of Cloudflare's API.
 
-    If a header of the request names a gateway, adds what AI Gateway adds.
-    [developers.cloudflare.com/ai-gateway/usage/rest-api]
+    If a header of the request names a gateway, the request can use the gateway's cache
+    [developers.cloudflare.com/ai-gateway/usage/rest-api]. The response then still has no headers of
+    AI Gateway [recorded].
     """
-    if (gateway_id := request.headers.get(_GATEWAY_HEADER)) is None:
+    gateway_id = request.headers.get(_GATEWAY_HEADER)
+    if gateway_id is None or not is_cacheable:
         return await run()
-    return await through_gateway(request, body, run, is_cacheable=is_cacheable, endpoint=gateway_id)
+    options = CacheOptions.of(request.headers)
+    response, _ = await _cached(request, body, options, run, gateway_id)
+    return response
+
+
+async def _cached(
+    request: Request, content: Any, options: CacheOptions, run: Run, endpoint: Any
+) -> tuple[Response, CacheStatus]:
+    cache = services_of(request).gateway_cache
+    path, query = request.scope["path"], request.url.query
+    headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]
+    place = [path, query, *headers, endpoint]
+    return await cache.respond(context_of(request.scope), place, content, options, run)
