@@ -149,6 +149,10 @@ def test_credentials_are_set_only_if_the_user_has_none() -> None:
     assert "CLOUDFLARE_API_TOKEN" not in variables(CLOUDFLARE_API_TOKEN="mine")
 
 
+def test_no_api_key_is_set_because_the_sdk_for_python_would_send_it_instead_of_a_token() -> None:
+    assert not variables().keys() & {"CLOUDFLARE_API_KEY", "CLOUDFLARE_EMAIL"}
+
+
 def test_the_variables_of_other_proxies_are_not_set() -> None:
     found = variables(HTTP_PROXY="http://corp:3128", ALL_PROXY="http://corp:3128")
     assert not found.keys() & {"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"}
