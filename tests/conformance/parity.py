@@ -36,6 +36,7 @@ _ORDER = [
     "ai/models/search",
     "ai/models/schema",
     "ai/tasks/search",
+    "accounts",
     "tokens/verify",
     "gateway: workers-ai/{model}",
     "gateway: …/chat/completions",

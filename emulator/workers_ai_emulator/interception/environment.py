@@ -17,6 +17,7 @@ from pathlib import Path
 from workers_ai_emulator.interception.certificates import HOSTS, file_content
 from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 from workers_ai_emulator.network import no_proxy_entries
+from workers_ai_emulator.wire.accounts import DEFAULT_ACCOUNT
 
 _HOOKS = Path(__file__).parent / "hooks"
 # The name with which Ruby requires a file of `hooks`. RUBYOPT cannot have the file's path, because
@@ -31,7 +32,7 @@ _CURLS_PROXY = re.compile(rb"^\s*(-x|-{0,2}(pre|no)?proxy|-{0,2}socks)", re.MULT
 # without credentials. An emulator with `--api-token` or `--api-token-file` refuses this token.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
-    "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+    "CLOUDFLARE_ACCOUNT_ID": DEFAULT_ACCOUNT,
 }
 
 
