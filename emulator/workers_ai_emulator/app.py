@@ -24,6 +24,7 @@ from workers_ai_emulator.middleware.neurons import NeuronMiddleware
 from workers_ai_emulator.middleware.origin_guard import OriginGuardMiddleware
 from workers_ai_emulator.middleware.recordings.middleware import RecordingMiddleware
 from workers_ai_emulator.routes import (
+    accounts,
     binding,
     gateway,
     models,
@@ -42,8 +43,8 @@ from workers_ai_emulator.wire.responses import disconnect_response, error_respon
 log = logging.getLogger(__name__)
 
 ROUTERS = [
-    *(part.router for part in (run, openai, models, tokens, gateway, binding, remote_session)),
-    other_apis.router,
+    *(part.router for part in (run, openai, models, accounts, tokens, gateway, binding)),
+    *(part.router for part in (remote_session, other_apis)),
     operations.health_router,
     *(part.router for part in (operations, control, dashboard)),
 ]

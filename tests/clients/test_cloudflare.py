@@ -7,10 +7,11 @@ import re
 
 import pytest
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.wire.accounts import DEFAULT_ACCOUNT
 
 from tests.clients.client import Client, Outcome, Outcomes, Way, assert_is_usage, value_of
 from tests.clients.refusing import TOKEN, RefusingServer
-from tests.server import FP16, INT8, ServerProcess
+from tests.server import ACCOUNT_ID, FP16, INT8, ServerProcess
 
 pytestmark = pytest.mark.documented
 
@@ -22,6 +23,7 @@ CLIENTS = [
 ]
 GENERATING = ["chat", "prompt", "stream"]
 LISTING = ["models", "models_one_per_page", "models_found", "schema", "tasks"]
+DESCRIBING = ["accounts", "account"]
 VERIFYING = ["token", "account_token"]
 WRONG = ["unknown_model", "bad_input"]
 REQUEST_ID = r"\([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)"
@@ -29,13 +31,14 @@ REQUEST_ID = r"\([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)"
 
 @pytest.fixture(scope="module")
 def outcomes(client: Client, way: Way, server: ServerProcess) -> Outcomes:
-    cases = [*GENERATING, *LISTING, *VERIFYING, *WRONG]
+    cases = [*GENERATING, *LISTING, *DESCRIBING, *VERIFYING, *WRONG]
     return client.run(server.base_url, *cases, way=way)
 
 
 @pytest.fixture(scope="module")
 def unauthorized(client: Client, refusing: RefusingServer) -> Outcomes:
-    return client.run(refusing.base_url, *GENERATING, *LISTING, *VERIFYING, token="bad")
+    cases = [*GENERATING, *LISTING, *DESCRIBING, *VERIFYING]
+    return client.run(refusing.base_url, *cases, token="bad")
 
 
 @pytest.mark.parametrize("case", ["chat", "prompt"])
@@ -76,6 +79,12 @@ def test_the_tasks_are_listed(outcomes: Outcomes) -> None:
     assert [task["name"] for task in value_of(outcomes["tasks"])] == expected
 
 
+def test_the_only_account_is_the_default_account(outcomes: Outcomes) -> None:
+    [account] = value_of(outcomes["accounts"])
+    assert account == value_of(outcomes["account"])
+    assert account["id"] == ACCOUNT_ID == DEFAULT_ACCOUNT
+
+
 @pytest.mark.parametrize("case", VERIFYING)
 def test_a_token_is_active(outcomes: Outcomes, case: str) -> None:
     verified = value_of(outcomes[case])
@@ -99,7 +108,7 @@ def test_bad_input_is_a_bad_request(outcomes: Outcomes) -> None:
     )
 
 
-@pytest.mark.parametrize("case", [*GENERATING, *LISTING])
+@pytest.mark.parametrize("case", [*GENERATING, *LISTING, *DESCRIBING])
 def test_a_wrong_token_is_an_authentication_error(unauthorized: Outcomes, case: str) -> None:
     assert_is_error(unauthorized[case], ("AuthenticationError", 401, 10000), "Authentication error")
 

@@ -37,6 +37,7 @@ _ORDER = [
     "ai/models/search",
     "ai/models/schema",
     "ai/tasks/search",
+    "accounts",
     "tokens/verify",
     "gateway: workers-ai/{model}",
     "gateway: …/chat/completions",

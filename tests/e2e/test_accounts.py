@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import INT8, ServerProcess, server_process
+from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process
 
 ONE, OTHER = "1" * 32, "2" * 32
 BODY = {"prompt": "Hello"}
@@ -62,6 +62,25 @@ def test_a_prefix_of_the_path_names_the_account_of_calls_and_of_control_requests
     url = f"{root}/client/v4/accounts/{OTHER}/ai/run/{INT8}"
     assert httpx.post(url, json=BODY).json()["result"]["response"] == "own"
     assert completion(emulator, OTHER) == "shared"
+
+
+def ids(url: str, **headers: str) -> list[str]:
+    return [account["id"] for account in httpx.get(url, headers=headers).json()["result"]]
+
+
+def test_the_list_of_accounts_has_the_named_account_or_the_default_account(
+    emulator: ServerProcess,
+) -> None:
+    url = "/client/v4/accounts"
+    assert ids(emulator.root + url) == [ACCOUNT_ID]
+    assert ids(emulator.root + url, **{"x-emulator-account": ONE}) == [ONE]
+    assert ids(f"{emulator.root}/_emulator/accounts/{OTHER}{url}") == [OTHER]
+
+
+def test_the_list_of_accounts_has_one_page_and_is_filtered_by_name(emulator: ServerProcess) -> None:
+    url = f"{emulator.root}/client/v4/accounts"
+    assert ids(f"{url}?name=workers-ai-emulator&page=1&per_page=50") == [ACCOUNT_ID]
+    assert ids(f"{url}?page=2") == ids(f"{url}?name=other") == []
 
 
 def test_a_binding_reaches_its_account_with_the_prefix(emulator: ServerProcess) -> None:

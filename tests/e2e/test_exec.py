@@ -77,13 +77,24 @@ NODE_CALLS = {
           response.pipe(process.stdout)).end({NODE_BODY});""",
 }
 
+# Both of the functions that versions of Net::HTTP call, then Net::HTTP itself.
+RUBY_PROGRAM = """
+require "net/http"
+host, port = "api.cloudflare.com", 443
+sockets = [TCPSocket.open(host, port), Socket.tcp(host, port, connect_timeout: 60)]
+address = ENV.fetch("WORKERS_AI_EMULATOR_TLS_ADDRESS")
+sockets.each { |socket| abort unless socket.remote_address.inspect_sockaddr == address }
+headers = {"Authorization" => "Bearer token", "Content-Type" => "application/json"}
+puts Net::HTTP.post(URI(ARGV[0]), '{"prompt": "Hi", "max_tokens": 2}', headers).body
+"""
+
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives each test its own cache folder, and removes the user's proxy settings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -214,6 +225,17 @@ def test_wget_reaches_the_emulator_and_reads_the_users_configuration(
 def test_node_reaches_the_emulator(port: int, name: str) -> None:
     npm.require_node()
     assert_has_completion(run(port, "node", "-e", NODE_CALLS[name], URL))
+
+
+@pytest.mark.skipif(not shutil.which("ruby"), reason="ruby is not installed")
+@pytest.mark.parametrize(
+    "users", [{}, {"http_proxy": "http://127.0.0.1:1"}, {"HTTP_PROXY": "http://127.0.0.1:1"}]
+)
+def test_ruby_reaches_the_emulator_with_and_without_an_http_proxy_of_the_user(
+    port: int, users: dict[str, str]
+) -> None:
+    """Net::HTTP reads only http_proxy, also for https. The proxy of the user does not exist."""
+    assert_has_completion(run(port, "ruby", "-w", "-e", RUBY_PROGRAM, URL, **users))
 
 
 def test_requests_to_the_gateway_reach_the_emulator(port: int) -> None:

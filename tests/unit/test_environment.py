@@ -46,6 +46,7 @@ def test_the_hooks_that_the_variables_name_exist() -> None:
     found = variables()
     assert (Path(found["PYTHONPATH"]) / "sitecustomize.py").is_file()
     assert Path(found["NODE_OPTIONS"].split('"')[1]).is_file()
+    assert (Path(found["RUBYLIB"]) / f"{found['RUBYOPT'].removeprefix('-r')}.rb").is_file()
 
 
 @pytest.mark.parametrize(
@@ -133,16 +134,23 @@ def test_a_configuration_of_curl_without_a_proxy_is_used_as_it_is(tmp_path: Path
     assert environment(replace(INTERCEPTION, curl_home=Path("/run")), {})["CURL_HOME"] == "/run"
 
 
-def test_the_users_python_path_and_node_options_are_kept() -> None:
-    found = variables(PYTHONPATH="/a:/b", NODE_OPTIONS="--max-old-space-size=99")
+def test_the_users_search_paths_and_options_are_kept() -> None:
+    options = {"NODE_OPTIONS": "--max-old-space-size=99", "RUBYOPT": "-W0"}
+    found = variables(PYTHONPATH="/a:/b", RUBYLIB="/c:/d", **options)
     assert found["PYTHONPATH"].endswith("hooks:/a:/b")
+    assert found["RUBYLIB"].endswith("hooks:/c:/d")
     assert found["NODE_OPTIONS"].startswith('--max-old-space-size=99 --require "')
+    assert found["RUBYOPT"].startswith("-W0 -r")
 
 
 def test_credentials_are_set_only_if_the_user_has_none() -> None:
     assert variables()["CLOUDFLARE_API_TOKEN"] == "local"
     assert variables()["CLOUDFLARE_ACCOUNT_ID"] == "0123456789abcdef0123456789abcdef"
     assert "CLOUDFLARE_API_TOKEN" not in variables(CLOUDFLARE_API_TOKEN="mine")
+
+
+def test_no_api_key_is_set_because_the_sdk_for_python_would_send_it_instead_of_a_token() -> None:
+    assert not variables().keys() & {"CLOUDFLARE_API_KEY", "CLOUDFLARE_EMAIL"}
 
 
 def test_the_variables_of_other_proxies_are_not_set() -> None:

@@ -1,9 +1,9 @@
 """Builds the environment variables that make programs call the emulator instead of Cloudflare.
 
 curl and most Python clients read HTTPS_PROXY and the variables that name trusted certificates.
-NODE_OPTIONS and PYTHONPATH make node and Python load a file of the folder `hooks`, which redirects
-clients that ignore HTTPS_PROXY, such as node's `fetch`. wrangler reads its own variables, such as
-CLOUDFLARE_API_BASE_URL.
+NODE_OPTIONS, PYTHONPATH and RUBYOPT make node, Python and Ruby load a file of the folder `hooks`,
+which redirects clients that ignore HTTPS_PROXY, such as node's `fetch`. wrangler reads its own
+variables, such as CLOUDFLARE_API_BASE_URL.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from pathlib import Path
 from workers_ai_emulator.interception.certificates import HOSTS, file_content
 from workers_ai_emulator.interception.proxy import LOOPBACK_NAMES, Address
 from workers_ai_emulator.network import no_proxy_entries
+from workers_ai_emulator.wire.accounts import DEFAULT_ACCOUNT
 
 _HOOKS = Path(__file__).parent / "hooks"
+# The name with which Ruby requires a file of `hooks`. RUBYOPT cannot have the file's path, because
+# Ruby would split a path that contains spaces.
+_RUBY_HOOK = "workers_ai_emulator_redirection"
 
 # Lines of the configuration files of wget and curl. wget ignores case, `-` and `_` in names.
 _WGETS_EXCEPTIONS = re.compile(rb"^[ \t]*no[-_]?proxy[ \t]*=(.*)$", re.IGNORECASE | re.MULTILINE)
@@ -28,7 +32,7 @@ _CURLS_PROXY = re.compile(rb"^\s*(-x|-{0,2}(pre|no)?proxy|-{0,2}socks)", re.MULT
 # without credentials. An emulator with `--api-token` or `--api-token-file` refuses this token.
 _CREDENTIALS = {
     "CLOUDFLARE_API_TOKEN": "local",
-    "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+    "CLOUDFLARE_ACCOUNT_ID": DEFAULT_ACCOUNT,
 }
 
 
@@ -101,9 +105,9 @@ def environment(interception: Interception, variables: Mapping[str, str]) -> dic
             "WGETRC": str(interception.wgetrc or ""),
             "NODE_EXTRA_CA_CERTS": str(interception.node_bundle),
             "NODE_OPTIONS": _node_options(variables.get("NODE_OPTIONS", "")),
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(_HOOKS), variables.get("PYTHONPATH", "")])
-            ),
+            "PYTHONPATH": _hooks_and(variables.get("PYTHONPATH", "")),
+            "RUBYLIB": _hooks_and(variables.get("RUBYLIB", "")),
+            "RUBYOPT": f"{variables.get('RUBYOPT', '')} -r{_RUBY_HOOK}".lstrip(),
             "WORKERS_AI_EMULATOR_ACCOUNT": interception.account or "",
             "WORKERS_AI_EMULATOR_ADDRESS": str(interception.emulator),
             "WORKERS_AI_EMULATOR_AUTHORITY": str(interception.authority or ""),
@@ -205,6 +209,11 @@ def _excepts_our_host(entry: str) -> bool:
     if not domain:  # for example `*` or `*:443`; an IPv6 address such as `::1` has no name
         return bool(name)
     return any(f".{host}".endswith(f".{domain}") for host in HOSTS)
+
+
+def _hooks_and(folders: str) -> str:
+    """Returns the folder `hooks` and the folders of the user's variable, as one search path."""
+    return os.pathsep.join(filter(None, [str(_HOOKS), folders]))
 
 
 def _node_options(options: str) -> str:

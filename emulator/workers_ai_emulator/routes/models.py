@@ -8,10 +8,11 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.generation import find_model
+from workers_ai_emulator.routes.paging import page_of
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.envelope import page, success
+from workers_ai_emulator.wire.envelope import success
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _PAGE_SIZE = 50  # the default of the query parameter `per_page`, as on the service
@@ -25,13 +26,13 @@ async def search_models(request: Request) -> Response:
     """Lists one page of the served models that match the filters in the query.
 
     The filters are `search`, `author`, `task`, `source` and `hide_experimental`. Other query
-    parameters are ignored. A page after the last page is an empty list, because SDKs request pages
-    until a page is empty.
+    parameters are ignored.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
     """
     query = request.query_params
     specs = services_of(request).catalog.values()
-    return _page(request, [spec.card for spec in specs if _matches(spec, query)])
+    cards = [spec.card for spec in specs if _matches(spec, query)]
+    return page_of(request, cards, default_size=_PAGE_SIZE)
 
 
 @router.handles(endpoints.MODEL_SCHEMA)
@@ -53,7 +54,7 @@ async def search_tasks(request: Request) -> Response:
     """
     cards = [spec.card for spec in services_of(request).catalog.values()]
     tasks = {card["task"]["id"]: card["task"] for card in cards}
-    return _page(request, list(tasks.values()))
+    return page_of(request, list(tasks.values()), default_size=_PAGE_SIZE)
 
 
 def _matches(spec: ModelSpec, query: Mapping[str, str]) -> bool:
@@ -66,19 +67,3 @@ def _matches(spec: ModelSpec, query: Mapping[str, str]) -> bool:
         and query.get("source", str(card["source"])) == str(card["source"])
         and not (query.get("hide_experimental") == "true" and properties.get("beta") == "true")
     )
-
-
-def _page(request: Request, rows: list[dict[str, object]]) -> Response:
-    query = request.query_params
-    number = _positive(query.get("page"), default=1)
-    size = _positive(query.get("per_page"), default=_PAGE_SIZE)
-    return JsonResponse(page(rows, number=number, size=size))
-
-
-def _positive(text: str | None, *, default: int) -> int:
-    """Returns `text` as an integer, or `default` if `text` is None or not a positive integer.
-
-    We do not know what the service does if the text is not a positive integer.
-    """
-    is_number = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
-    return int(text or 0) or default if is_number else default

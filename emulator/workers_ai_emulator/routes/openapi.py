@@ -348,6 +348,13 @@ _CARD = _object(
     tags={"type": "array"},
     properties=_list_of(_object(property_id=_TEXT, value={})),
 )
+_DESCRIBED_ACCOUNT = _object(
+    id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    name=_TEXT,
+    type={"const": "standard"},
+    created_on=_TEXT,
+    settings={"type": "object"},
+)
 _VERIFIED = _object(id={"type": "string", "pattern": "^[0-9a-f]{32}$"}, status={"const": "active"})
 _USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
 _FINISH_REASON = {"enum": ["stop", "length", "tool_calls"]}
@@ -626,6 +633,10 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
         errors=(errors.NO_SUCH_MODEL,),
     ),
     endpoints.SEARCH_TASKS: _fixed(_content(_page(_TASK)), query=_PAGING),
+    endpoints.LIST_ACCOUNTS: _fixed(
+        _content(_page(_DESCRIBED_ACCOUNT)), query=[_query("name", _TEXT), *_PAGING]
+    ),
+    endpoints.SHOW_ACCOUNT: _fixed(_content(_success(_DESCRIBED_ACCOUNT))),
     endpoints.VERIFY_USER_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
     endpoints.VERIFY_ACCOUNT_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
     endpoints.SESSION_TOKEN: _fixed(_content(_success(_object(token=_TEXT, exchange_url=_TEXT)))),

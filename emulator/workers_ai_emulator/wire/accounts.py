@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 ACCOUNT_HEADER = "x-emulator-account"
+# The account of clients that name none. Every other account id is valid, too.
+DEFAULT_ACCOUNT = "0123456789abcdef0123456789abcdef"
 ACCOUNT_MISTAKE = "account: it takes 32 hexadecimal digits (0-9, a-f), not {!r}"
 
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")

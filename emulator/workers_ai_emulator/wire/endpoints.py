@@ -79,6 +79,8 @@ MODEL_SCHEMA = Endpoint(
     "GET", f"{_ACCOUNT}/ai/models/schema", Access.ACCOUNT, "A model's input and output schemas"
 )
 SEARCH_TASKS = Endpoint("GET", f"{_ACCOUNT}/ai/tasks/search", Access.ACCOUNT, "List the tasks")
+LIST_ACCOUNTS = Endpoint("GET", "/client/v4/accounts", Access.CONTROL, "List the accounts")
+SHOW_ACCOUNT = Endpoint("GET", _ACCOUNT, Access.ACCOUNT, "Describe an account")
 VERIFY_USER_TOKEN = Endpoint(
     "GET", "/client/v4/user/tokens/verify", Access.PUBLIC, "Verify a user's token"
 )

@@ -55,6 +55,10 @@ const cases = {
 
   tasks: () => all(client.ai.tasks.list({ account_id })),
 
+  accounts: () => all(client.accounts.list()),
+
+  account: () => client.accounts.get({ account_id }),
+
   token: () => client.user.tokens.verify(),
 
   account_token: () => client.accounts.tokens.verify({ account_id }),

@@ -83,6 +83,14 @@ def tasks(client: Cloudflare, account_id: str) -> object:
     return list(client.ai.tasks.list(account_id=account_id))
 
 
+def accounts(client: Cloudflare, account_id: str) -> object:
+    return [checked(account) for account in client.accounts.list()]
+
+
+def account(client: Cloudflare, account_id: str) -> object:
+    return checked(client.accounts.get(account_id=account_id))
+
+
 def token(client: Cloudflare, account_id: str) -> object:
     return checked(client.user.tokens.verify())
 
@@ -94,13 +102,14 @@ def account_token(client: Cloudflare, account_id: str) -> object:
 def checked(result: Any) -> object:  # `Any`, because the client's models have no common type
     """Returns the result's fields. Raises if a type differs from the client's declaration."""
     type(result).model_validate_json(result.to_json(), strict=True)
-    fields: object = result.to_dict()
+    fields: object = result.to_dict(mode="json")
     return fields
 
 
 CASES = (
     *(chat, chat_without_retries, prompt, stream, unknown_model, bad_input),
-    *(models, models_one_per_page, models_found, schema, tasks, token, account_token),
+    *(models, models_one_per_page, models_found, schema, tasks),
+    *(accounts, account, token, account_token),
 )
 
 
