@@ -275,6 +275,14 @@ def test_the_url_of_a_gateway_may_end_with_a_slash(server: ServerProcess) -> Non
 
 
 @pytest.mark.inferred
+def test_a_step_may_be_a_text_completion(server: ServerProcess) -> None:
+    query = {"model": INT8, "prompt": "Hi"}
+    step = {"provider": "workers-ai", "endpoint": "v1/completions", "query": query}
+    response = httpx.post(server.root + GATEWAY, json=[step])
+    assert response.json()["choices"][0]["text"] == "Answer 1."
+
+
+@pytest.mark.inferred
 @pytest.mark.parametrize("path", ["workers-ai/v1/responses", ""])
 def test_the_responses_api_is_available_through_a_gateway(server: ServerProcess, path: str) -> None:
     body: Any = {"model": GPT_OSS, "input": "Hi"}
@@ -314,6 +322,7 @@ def test_with_any_model_names_of_other_providers_are_served() -> None:
     calls: list[tuple[str, Any, dict[str, str]]] = [
         (f"{API}/v1/chat/completions", chat, {}),
         (f"{API}/run", {"model": "openai/gpt-4.1", "input": chat}, {}),
+        (f"{API}/run/openai/gpt-4.1", chat, {}),
         (f"{GATEWAY}/compat/chat/completions", chat, {}),
         ("/ai-gateway/run?version=3", {"inputs": chat}, binding),
     ]
@@ -324,6 +333,12 @@ def test_with_any_model_names_of_other_providers_are_served() -> None:
             completion = value.get("result", value)
             assert completion["model"] == "openai/gpt-4.1"
             assert completion["choices"][0]["message"]["content"]
+        response = httpx.post(
+            f"{server.root}{API}/v1/responses", json={"model": "openai/gpt-4.1", "input": "Hi"}
+        )
+        assert response.json()["output"]
+        refused = httpx.post(f"{server.root}{API}/v1/messages", json={"model": "anthropic/claude"})
+        assert refused.json()["errors"][0]["code"] == 3906
 
 
 @pytest.mark.inferred

@@ -175,11 +175,14 @@ def test_errors_whose_cause_the_client_does_not_see_are_logged(
 
 
 @pytest.mark.recorded
-def test_an_unknown_model_of_the_messages_api_is_an_error_in_anthropics_form() -> None:
+def test_errors_of_the_messages_api_have_anthropics_form() -> None:
     path = f"/client/v4/accounts/{'0' * 32}/ai/v1/messages"
-    response = error_response(path, WireError(MODEL_NOT_FOUND, "anthropic/claude"))
-    assert response.status_code == 404
-    assert json.loads(bytes(response.body)) == {
+    unknown = error_response(path, WireError(MODEL_NOT_FOUND, "anthropic/claude"))
+    assert unknown.status_code == 404
+    assert json.loads(bytes(unknown.body)) == {
         "type": "error",
         "error": {"type": "not_found_error", "message": "Model not found: anthropic/claude"},
     }
+    busy = json.loads(bytes(error_response(path, WireError(OUT_OF_CAPACITY)).body))
+    assert busy["error"]["type"] == "rate_limit_error"
+    assert busy["error"]["message"].startswith("AiError: Capacity temporarily exceeded")

@@ -41,6 +41,8 @@ def test_by_default_every_model_of_the_catalogue_is_served() -> None:
 @pytest.mark.parametrize(
     ("name", "next_step"),
     [
+        ("chat/completions", "The base URL of OpenAI clients ends with /ai/v1"),
+        ("v1/completions", "The base URL of OpenAI clients ends with /ai/v1"),
         (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model."),
         ("gpt-4", "names have the form @cf/author/model"),
         ("@cf/a/b\x1b[2J", r"no model is called @cf/a/b\x1b[2J: names have the form"),
@@ -61,13 +63,23 @@ def test_a_name_of_another_provider_is_refused_and_the_log_has_the_next_step(
     error = error_of(ServedModels(SETTINGS, CATALOG), "openai/gpt-4.1")
     assert (error.type, str(error)) == (MODEL_NOT_FOUND, "Model not found: openai/gpt-4.1")
     assert "With --any-model, the stand-in model serves their names" in caplog.text
+    error_of(ServedModels(SETTINGS, CATALOG), INT8.removeprefix("@cf/"))
+    assert caplog.messages[-1].endswith(f"the full name is {INT8}")
 
 
 def test_with_any_model_the_stand_in_model_serves_the_names_of_other_providers() -> None:
     served = ServedModels(replace(SETTINGS, any_model=True), CATALOG)
     spec = served.find("openai/gpt-4.1")
     assert (spec.name, spec.stand_in, spec.traits.form) == ("openai/gpt-4.1", "Q8_0", "choices")
-    for name in ("openai/", "/gpt", "a/b/c", "a b/c", "@openai/gpt", "openai/" + "b" * 200):
+    for name in (
+        "openai/",
+        "/gpt",
+        "a/b/c",
+        "a b/c",
+        "@openai/gpt",
+        "v1/completions",
+        "openai/" + "b" * 200,
+    ):
         assert error_of(served, name).type is NO_SUCH_MODEL
 
 

@@ -38,7 +38,8 @@ ADDED_PRICE = Price(50_505, 606_061)
 ADDED_TRAITS = Traits(has_tools=True, json_mode="object")
 
 _NAME = re.compile(r"@(cf|hf)/[^/\s]+/[^/\s]+")
-_OTHER_PROVIDERS_NAME = re.compile(r"[^@/\s][^/\s]*/[^/\s]+")
+# Leaves out `v1/completions` and `chat/completions`, which are parts of paths of OpenAI's API.
+_OTHER_PROVIDERS_NAME = re.compile(r"(?!(?:v1|chat)/)[^@/\s][^/\s]*/[^/\s]+")
 _MAX_NAME = 200  # characters
 
 

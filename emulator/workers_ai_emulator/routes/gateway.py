@@ -33,7 +33,7 @@ _PROVIDER = "workers-ai/"
 # The maximum number of requests in a universal request [inferred: the service documents no limit].
 MAX_STEPS = 100
 # The endpoints of OpenAI's API in a request of a universal request to Workers AI.
-_OPENAI_STEPS = ("v1/chat/completions", "v1/embeddings", "v1/responses")
+_OPENAI_STEPS = ("v1/chat/completions", "v1/completions", "v1/embeddings", "v1/responses")
 
 router = EndpointRouter()
 
@@ -169,6 +169,8 @@ async def _run_step(request: Request, step: dict[str, Any]) -> Response:
     match step:
         case {"provider": "workers-ai", "endpoint": "v1/chat/completions", "query": query}:
             return await openai.complete(request, query, chat_format)
+        case {"provider": "workers-ai", "endpoint": "v1/completions", "query": query}:
+            return await openai.complete(request, query, text_format)
         case {"provider": "workers-ai", "endpoint": "v1/embeddings", "query": query}:
             return await openai.embed(request, query)
         case {"provider": "workers-ai", "endpoint": "v1/responses", "query": query}:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from fastapi import Request, Response
 
+from workers_ai_emulator.models.spec import is_other_providers_name
 from workers_ai_emulator.routes.embeddings import run_openai
 from workers_ai_emulator.routes.gateway_response import through_named_gateway
 from workers_ai_emulator.routes.generation import (
@@ -29,7 +30,7 @@ from workers_ai_emulator.tasks.response_formats.choice import (
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.authorization import no_route
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import MESSAGES_UNSUPPORTED, WireError
+from workers_ai_emulator.wire.errors import API_NOT_EMULATED, MESSAGES_UNSUPPORTED, WireError
 
 router = EndpointRouter()
 
@@ -100,6 +101,8 @@ async def messages(request: Request) -> Response:
     [free-claude-code#946]
     """
     spec = find_model(request, model_name(await body_of(request)))
+    if is_other_providers_name(spec.name):  # served because of `--any-model`
+        raise WireError(API_NOT_EMULATED, "Anthropic's Messages API")
     raise WireError(MESSAGES_UNSUPPORTED, spec.name)
 
 

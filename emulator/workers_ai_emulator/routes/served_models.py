@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from workers_ai_emulator.wire.errors import MODEL_NOT_FOUND, NO_SUCH_MODEL, Wire
 
 log = logging.getLogger(__name__)
 
+_OPENAI_PATH = re.compile("(?:v1/)?(?:chat/completions|completions|embeddings|responses)")
 _MAX_SHOWN = 200  # characters of an unknown name in the log
 
 # With `--any-model`, this spec is used for every name that is not in the catalogue. If the models
@@ -33,7 +35,7 @@ _ANY_MODEL = ModelSpec("", Path("any-model.gguf"), stand_in="Q8_0", traits=ADDED
 # completions. On the service, some providers have other forms.
 _ANY_OTHER_PROVIDERS_MODEL = replace(
     _ANY_MODEL,
-    family=Family("families/chat-completions.json"),
+    family=Family("families/gpt-oss.json"),
     traits=Traits("choices", "vllm", has_tools=True, json_mode="text"),
 )
 
@@ -77,7 +79,9 @@ class ServedModels:
             raise retired(name)
         if spec := self._created(name):
             return spec
-        log.warning("no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name))
+        log.warning(
+            "no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name, self.catalog)
+        )
         raise WireError(MODEL_NOT_FOUND if is_other_providers_name(name) else NO_SUCH_MODEL, name)
 
     def serves_other_providers(self, name: str) -> bool:
@@ -93,7 +97,14 @@ class ServedModels:
         return None
 
 
-def _next_step(name: str) -> str:
+def _next_step(name: str, catalog: Container[str]) -> str:
+    if f"@cf/{name}" in catalog:
+        return f"the full name is @cf/{name}"
+    if _OPENAI_PATH.fullmatch(name):
+        return (
+            "this is a path of OpenAI's API. The base URL of OpenAI clients ends with /ai/v1, or "
+            "with /workers-ai/v1 for AI Gateway"
+        )
     if is_other_providers_name(name):
         return (
             "models of other providers are not emulated. With --any-model, the stand-in model "

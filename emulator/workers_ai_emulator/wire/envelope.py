@@ -7,7 +7,6 @@ import math
 import random
 import secrets
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 import pydantic_core
@@ -18,6 +17,13 @@ END_OF_STREAM = b"data: [DONE]\n\n"
 
 _STYLE: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
 _ENCODER = json.JSONEncoder(**_STYLE)
+_ANTHROPIC_TYPES = {  # the types of errors of Anthropic's API, by HTTP status
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+}
 # Replaces each `Written` in a JSON text. Clients cannot know it, so no value of theirs contains it.
 _PLACE = secrets.token_hex(16)
 
@@ -157,12 +163,13 @@ def responses_failure(error: WireError, request_id: str) -> bytes:
 def messages_failure(error: WireError, request_id: str) -> bytes:
     """Returns the JSON body of an error for Anthropic's Messages API, in Anthropic's form.
 
-    Its keys and the two types are recorded behind a proxy, which may have written them.
+    The keys, and the types for the statuses 400 and 404, are recorded behind a proxy, which may
+    have written them. The other types are those of Anthropic's documentation.
     """
-    is_unknown = error.type.status == HTTPStatus.NOT_FOUND
-    text = str(error) if is_unknown else f"{error.message} ({request_id})"
-    kind = "not_found_error" if is_unknown else "invalid_request_error"
-    return to_json({"type": "error", "error": {"type": kind, "message": text}})
+    is_from_model = error.type.sender is Sender.WORKERS_AI
+    text = f"{error.message} ({request_id})" if is_from_model else str(error)
+    type = _ANTHROPIC_TYPES.get(error.type.status, "invalid_request_error")
+    return to_json({"type": "error", "error": {"type": type, "message": text}})
 
 
 def event(value: Any) -> bytes:
