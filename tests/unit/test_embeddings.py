@@ -221,9 +221,10 @@ def test_scores_are_sorted_and_equal_scores_keep_the_order_of_the_texts() -> Non
 
 
 def test_the_form_of_openai_has_numbers_or_base64() -> None:
+    item = {"object": "embedding", "embedding": [0.6, 0.8], "index": 1}
     body = written(openai_embeddings(BGE, VECTORS, is_base64=False))
-    assert body["data"][1] == {"object": "embedding", "index": 1, "embedding": [0.6, 0.8]}
-    assert body["usage"] == {"prompt_tokens": 20, "total_tokens": 20}
+    assert json.dumps(body["data"][1]) == json.dumps(item)
+    assert [*body] == ["object", "data", "model"]
     assert (body["object"], body["model"]) == ("list", BGE.name)
     encoded = written(openai_embeddings(BGE, VECTORS, is_base64=True))["data"][1]["embedding"]
     numbers = struct.unpack("<2f", base64.b64decode(encoded, validate=True))

@@ -378,14 +378,9 @@ _VECTORS: dict[str, list[Json]] = {
     "reranker": [_SCORES],
 }
 _EMBEDDING = _object(
-    object={"const": "embedding"}, index=_COUNT, embedding={"type": ["array", "string"]}
+    object={"const": "embedding"}, embedding={"type": ["array", "string"]}, index=_COUNT
 )
-_EMBEDDINGS = _object(
-    object={"const": "list"},
-    data=_list_of(_EMBEDDING),
-    model=_TEXT,
-    usage=_object(prompt_tokens=_COUNT, total_tokens=_COUNT),
-)
+_EMBEDDINGS = _object(object={"const": "list"}, data=_list_of(_EMBEDDING), model=_TEXT)
 _MESSAGE = _object(role={"const": "assistant"}, content={"type": ["string", "null"]})
 _CHAT = _completion("chat.completion", message=_MESSAGE)
 _COMPLETION = _completion("text_completion", text=_TEXT)

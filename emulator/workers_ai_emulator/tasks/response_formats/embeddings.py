@@ -56,21 +56,19 @@ def scores_result(spec: ModelSpec, request: EmbeddingRequest, result: Scores) ->
 
 
 def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -> Json:
-    """Returns the body of a response of `ai/v1/embeddings`.
+    """Returns the body of a response of `ai/v1/embeddings`. It has no `usage` [recorded 2026-08].
 
     `is_base64`: whether each embedding is the base64 text of 32-bit floats in little-endian order,
     which OpenAI's SDK for Python requests, instead of a list of numbers.
     """
     encode = _base64 if is_base64 else written_numbers
-    usage = {"prompt_tokens": result.num_tokens, "total_tokens": result.num_tokens}
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            {"object": "embedding", "embedding": encode(vector), "index": index}
             for index, vector in enumerate(result.vectors)
         ],
         "model": spec.name,
-        "usage": usage,
     }
 
 
