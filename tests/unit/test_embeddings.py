@@ -216,8 +216,23 @@ def test_no_text_has_an_empty_result_with_the_dimensions_of_the_model() -> None:
 
 def test_scores_are_sorted_and_equal_scores_keep_the_order_of_the_texts() -> None:
     request = EmbeddingRequest(("a", "b", "c"), Pooling.RANK, True, "q", "scores", top_k=2)
-    result = scores_result(RERANKER, request, Scores([0.25, 0.5, 0.5], 9))
+    result = scores_result(BGE_M3, request, Scores([0.25, 0.5, 0.5], 9))
     assert result == {"response": [{"id": 1, "score": 0.5}, {"id": 2, "score": 0.5}]}
+
+
+def test_only_the_result_of_the_reranker_has_usage() -> None:
+    request = EmbeddingRequest(("a",), Pooling.RANK, True, "q", "scores")
+    assert [*scores_result(BGE_M3, request, Scores([0.5], 34))] == ["response"]
+    result = scores_result(RERANKER, request, Scores([0.5], 34))
+    assert [*result] == ["response", "usage"]
+    usage = result["usage"]
+    assert usage.pop("neurons") == pytest.approx(0.0096094, abs=1e-4)
+    assert usage == {
+        "prompt_tokens": 34,
+        "completion_tokens": 0,
+        "total_tokens": 34,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def test_the_form_of_openai_has_numbers_or_base64() -> None:

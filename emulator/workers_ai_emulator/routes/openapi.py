@@ -367,7 +367,8 @@ def _completion(kind: str, **content: Json) -> Json:
 
 
 _EMBEDDINGS_OF_TEXTS = _object(data=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
-_SCORES = _object(response=_list_of(_object(id=_COUNT, score=_NUMBER)))
+_SCORE = _object(id=_COUNT, score=_NUMBER)
+_SCORES = _object(response=_list_of(_SCORE))
 _EMBEDDINGS_OF_CONTEXTS = _object(response=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
 # The results of embedding models and rerankers, by the form of the model.
 _VECTORS: dict[str, list[Json]] = {
@@ -375,7 +376,7 @@ _VECTORS: dict[str, list[Json]] = {
     "bge-m3": [_EMBEDDINGS_OF_TEXTS, _EMBEDDINGS_OF_CONTEXTS, _SCORES],
     "gemma": [_EMBEDDINGS_OF_TEXTS],
     "qwen3": [_EMBEDDINGS_OF_TEXTS],
-    "reranker": [_SCORES],
+    "reranker": [_object(response=_list_of(_SCORE), usage=_USAGE)],
 }
 _EMBEDDING = _object(
     object={"const": "embedding"}, embedding={"type": ["array", "string"]}, index=_COUNT

@@ -51,8 +51,12 @@ def scores_result(spec: ModelSpec, request: EmbeddingRequest, result: Scores) ->
 
     `id` is the index of the text in the request.
     """
+    assert spec.embedding is not None
     ranked = sorted(enumerate(result.values), key=lambda item: -item[1])[: request.top_k]
-    return {"response": [{"id": index, "score": score} for index, score in ranked]}
+    response: Json = {"response": [{"id": index, "score": score} for index, score in ranked]}
+    if spec.embedding.form == "reranker":  # the documented result of bge-m3 has no usage
+        response["usage"] = _usage(spec, result.num_tokens)
+    return response
 
 
 def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -> Json:
