@@ -209,6 +209,11 @@ def test_each_other_form_has_its_own_keys() -> None:
     assert result_of(BGE_M3, {"contexts": contexts}) == expected
 
 
+def test_the_neurons_of_qwen_3_have_64_bits() -> None:
+    result = embeddings_result(QWEN_3, parse({"text": "a"}, QWEN_3), Embeddings([[1.0]], 3))
+    assert result["usage"]["neurons"] == 0.0032237636062470423  # recorded 2026-08-16
+
+
 def test_no_text_has_an_empty_result_with_the_dimensions_of_the_model() -> None:
     result = embeddings_result(BGE_M3, parse({"text": []}, BGE_M3), Embeddings([], 0))
     assert result["shape"] == [0, 1024] and result["data"] == []
@@ -225,13 +230,12 @@ def test_only_the_result_of_the_reranker_has_usage() -> None:
     assert [*scores_result(BGE_M3, request, Scores([0.5], 34))] == ["response"]
     result = scores_result(RERANKER, request, Scores([0.5], 34))
     assert [*result] == ["response", "usage"]
-    usage = result["usage"]
-    assert usage.pop("neurons") == pytest.approx(0.0096094, abs=1e-4)
-    assert usage == {
+    assert result["usage"] == {
         "prompt_tokens": 34,
         "completion_tokens": 0,
         "total_tokens": 34,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "neurons": 0.009609379270889618,  # recorded 2026-08-16
     }
 
 

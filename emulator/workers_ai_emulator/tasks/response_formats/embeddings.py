@@ -77,7 +77,9 @@ def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -
 
 
 def _usage(spec: ModelSpec, num_tokens: int) -> Json:
-    return UsageDetails.of(spec).write(Usage(num_tokens, 0))
+    """Returns the token counts and the cost, which is not rounded to 32 bits [recorded 2026-08]."""
+    usage = Usage(num_tokens, 0)
+    return UsageDetails.of(spec).with_neurons(usage, spec.price.of(usage))
 
 
 def _cost(spec: ModelSpec, num_tokens: int) -> Json:
