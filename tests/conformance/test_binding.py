@@ -272,7 +272,7 @@ def test_an_audio_body_is_refused(server: ServerProcess) -> None:
 @pytest.mark.inferred
 def test_a_batch_is_refused(server: ServerProcess) -> None:
     response = via_workerd(server, native(INPUTS, queueRequest=True))
-    assert response.json()["internalCode"] == 5006
+    assert response.json()["internalCode"] == 8007
 
 
 def test_a_call_through_a_gateway_gets_a_log_id(server: ServerProcess) -> None:
