@@ -116,6 +116,18 @@ def test_a_very_long_text_is_cut_before_it_is_tokenised(loader: EmbedderLoader, 
     embedder.close()
 
 
+def test_all_tokens_of_a_very_long_text_are_counted_if_it_must_not_be_cut(
+    loader: EmbedderLoader, path: Path
+) -> None:
+    embedder = opened(loader, path, embedding_model("bert"), M3.name)
+    texts = ["x " * 40_000, "", "x"]
+    long, *short = embedder.tokenize(texts, 512, are_whole=True)
+    expected, *others = embedder.tokenize(texts, 8192)  # the long text is short enough for 8192
+    assert short == others
+    assert len(long) == pytest.approx(len(expected), abs=10)  # it is split in five
+    embedder.close()
+
+
 def test_an_embedding_model_without_weights_runs_on_the_stand_in_model(tmp_path: Path) -> None:
     loader = EmbedderLoader(Settings())
     spec = replace(M3, weights_file=tmp_path / "missing.gguf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.similarity import divisor_of, similarities_of_units
@@ -81,10 +82,12 @@ async def _tokenized(
     """
     assert spec.embedding is not None
     limit, most = spec.embedding.max_tokens, spec.embedding.max_request_tokens
+    are_whole = most is not None or not request.truncates
+    tokenize = partial(loaded.tokenize, texts, limit, are_whole=are_whole)
     if context.is_large or loaded.opened.tokenizer.is_isolated:
-        tokens = await asyncio.to_thread(loaded.tokenize, texts, limit)
+        tokens = await asyncio.to_thread(tokenize)
     else:
-        tokens = loaded.tokenize(texts, limit)
+        tokens = tokenize()
     num_tokens = sum(map(len, tokens))
     if most is not None and num_tokens > most:
         raise TextsTooLong(num_tokens, most)
