@@ -59,6 +59,14 @@ def test_embedding_models_are_accepted(
     embedder.close()
 
 
+def test_the_context_length_is_that_of_the_file(loader: EmbedderLoader, path: Path) -> None:
+    """The file may also be loaded for a model with a higher limit than the first one's."""
+    data = embedding_model("bert", context_length=1024)
+    embedder = opened(loader, path, data, "@cf/baai/bge-base-en-v1.5")
+    assert embedder.context_length == 1024
+    embedder.close()
+
+
 def test_a_file_is_test_loaded_once(
     loader: EmbedderLoader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

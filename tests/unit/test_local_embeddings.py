@@ -193,6 +193,15 @@ def test_no_texts_have_no_scores() -> None:
     assert rank(FakeModel(), RERANKER, "q")[0].values == []
 
 
+def test_models_with_the_same_weights_each_cut_texts_at_their_own_limit() -> None:
+    model = FakeModel(is_trusted=False, context_length=8192)
+    for spec, num_tokens in ((BASE, 512), (M3, 1002)):
+        result, _ = embed(model, spec, "a " * 1000)
+        assert len(model.calls[-1][0][0]) == result.num_tokens == num_tokens
+    rank(model, RERANKER, "q", "a " * 1000)
+    assert len(model.calls[-1][0][0]) == 512
+
+
 def test_a_model_with_a_shorter_context_cuts_texts() -> None:
     spec = replace(BASE, name="@cf/a/short")
     model = FakeModel(is_trusted=False, context_length=64)

@@ -52,11 +52,8 @@ class LocalEmbeddings:
             texts = [request.query, *request.texts]
             (query, *tokens), num_tokens = await _tokenized(texts, request, spec, loaded, context)
             if request.pooling is Pooling.RANK and not loaded.weights.is_trusted:
-                opened = loaded.opened
-                pairs = [
-                    _pair(query, text, opened.context_length, opened.num_separators)
-                    for text in tokens
-                ]
+                limit, num_separators = _limit(spec, loaded), loaded.opened.num_separators
+                pairs = [_pair(query, text, limit, num_separators) for text in tokens]
                 outputs = await loaded.embedder.embed(pairs, Pooling.RANK)
                 scores = [_score(float(output[0])) for output in outputs]
                 return Scores(scores, sum(map(len, pairs))), loaded.weights.name
@@ -93,8 +90,14 @@ async def _tokenized(
         raise TextsTooLong(num_tokens, most)
     if not request.truncates and (longest := max(map(len, tokens), default=0)) > limit:
         raise TextTooLong(longest, limit)
-    cut = [_cut(text, loaded.opened.context_length) for text in tokens]
+    cut = [_cut(text, _limit(spec, loaded)) for text in tokens]
     return cut, sum(min(len(text), limit) for text in tokens)
+
+
+def _limit(spec: ModelSpec, loaded: LoadedEmbedder) -> int:
+    """Returns to how many tokens a text is cut for the requested model and the loaded weights."""
+    assert spec.embedding is not None
+    return min(spec.embedding.max_tokens, loaded.opened.context_length)
 
 
 def _cut(tokens: list[int], limit: int) -> list[int]:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # The estimated memory of a runner, besides the weights and the logits.
 _BYTES_PER_RUNNER = 96 * 2**20
+_DEFAULT_LENGTH = 8192  # the tokens of a text if the file does not say; no model supports more
 _TYPICAL_LENGTH = 512  # the tokens of a long text for which every runner has memory
 # A text with more characters than this for each token is cut or split before it is tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 32
@@ -36,8 +37,9 @@ _MAX_CHARACTERS_PER_TOKEN = 32
 class OpenEmbedder:
     """An embedding model with checked, memory-mapped weights.
 
-    `context_length`: the maximum number of tokens of a text. `runner_size`: the estimated bytes of
-    memory that a runner takes. `num_threads`: the maximum number of runners.
+    `context_length`: the maximum number of tokens of a text that the weights support. A requested
+    model may support fewer, and models with different limits may share the weights. `runner_size`:
+    the estimated bytes of memory that a runner takes. `num_threads`: the maximum number of runners.
     """
 
     spec: ModelSpec
@@ -142,7 +144,7 @@ class EmbedderLoader:
             model = LlamaModel(weights.path)
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        length = min(spec.embedding.max_tokens, header.context_length or spec.embedding.max_tokens)
+        length = header.context_length or _DEFAULT_LENGTH
         return OpenEmbedder(
             spec,
             weights,
