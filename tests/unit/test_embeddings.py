@@ -77,6 +77,14 @@ def test_a_ranking_is_limited_too() -> None:
     assert refusal.value.type is REQUEST_TOO_LARGE
 
 
+def test_an_empty_text_is_refused_outside_of_a_list_except_by_qwen_3() -> None:
+    assert "Length of '/text' must be >= 1" in refusal({"text": ""}, BGE)
+    assert "Length of '/contexts/0/text'" in refusal({"contexts": [{"text": ""}]}, BGE_M3)
+    assert "Length of '/query'" in refusal({"query": "", "contexts": []}, RERANKER)
+    assert parse({"text": ""}, QWEN_3).texts == ("",)
+    assert all(parse({"text": [""]}, spec).texts == ("",) for spec in (BGE, BGE_M3, GEMMA, QWEN_3))
+
+
 def test_only_the_english_bge_models_let_the_request_choose_the_pooling() -> None:
     assert parse({"text": "a"}, BGE).pooling is Pooling.MEAN
     assert parse({"text": "a", "pooling": "cls"}, BGE).pooling is Pooling.CLS
