@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.npm import cache_folder, install, require_node
 from tests.server import ACCOUNT_ID, INT8, ServerProcess, server_process
 
 pytestmark = pytest.mark.documented
@@ -211,6 +214,18 @@ def test_a_text_begins_with_the_prompt_if_the_sdk_removes_it(server: ServerProce
     assert texts(stream, "name")[0] == PROMPT
 
 
+@pytest.mark.node
+def test_sdk_1_0_gets_the_same_embeddings_as_other_clients(server: ServerProcess) -> None:
+    model, texts = "@cf/baai/bge-base-en-v1.5", ["one", "two"]
+    require_node()
+    sdk = install(["@cloudflare/ai@1.0.53"], cache_folder()) / "@cloudflare/ai/dist/index.js"
+    program = Path(__file__).with_name("embedding_sdk.mjs")
+    command = ["node", str(program), str(sdk), server.root, model, *texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    expected = server.run({"text": texts}, model).json()["result"]
+    assert json.loads(done.stdout) == {key: expected[key] for key in ("shape", "data")}
+
+
 @pytest.mark.inferred
 @pytest.mark.parametrize(
     "body",
@@ -272,7 +287,7 @@ def test_an_audio_body_is_refused(server: ServerProcess) -> None:
 @pytest.mark.inferred
 def test_a_batch_is_refused(server: ServerProcess) -> None:
     response = via_workerd(server, native(INPUTS, queueRequest=True))
-    assert response.json()["internalCode"] == 5006
+    assert response.json()["internalCode"] == 8007
 
 
 def test_a_call_through_a_gateway_gets_a_log_id(server: ServerProcess) -> None:

@@ -120,7 +120,16 @@ def test_an_invalid_batch_is_refused(
 
 def test_a_model_without_batches_says_so(scripted: ServerProcess) -> None:
     response = scripted.post(scripted.run_url(INT8) + QUEUE, {"prompt": "a"})
-    assert "does not support queueRequest" in response.json()["errors"][0]["message"]
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"]) == (400, 8007)
+    assert "AiError: This model does not support request queuing" in error["message"]
+
+
+def test_a_model_without_batches_validates_the_input_first(scripted: ServerProcess) -> None:
+    response = scripted.post(scripted.run_url(INT8) + QUEUE, {"requests": [{"prompt": "a"}]})
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"]) == (400, 5006)
+    assert "required properties at '/' are 'prompt'" in error["message"]
 
 
 def test_a_binding_queues_with_an_option_and_polls_without_it(scripted: ServerProcess) -> None:

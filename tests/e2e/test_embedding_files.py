@@ -59,6 +59,14 @@ def test_embedding_models_are_accepted(
     embedder.close()
 
 
+def test_the_context_length_is_that_of_the_file(loader: EmbedderLoader, path: Path) -> None:
+    """The file may also be loaded for a model with a higher limit than the first one's."""
+    data = embedding_model("bert", context_length=1024)
+    embedder = opened(loader, path, data, "@cf/baai/bge-base-en-v1.5")
+    assert embedder.context_length == 1024
+    embedder.close()
+
+
 def test_a_file_is_test_loaded_once(
     loader: EmbedderLoader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +121,18 @@ def test_a_very_long_text_is_cut_before_it_is_tokenised(loader: EmbedderLoader, 
     embedder = opened(loader, path, embedding_model("bert"), M3.name)
     (tokens,) = embedder.tokenize(["x " * 10**6], 512)
     assert 512 < len(tokens) <= 512 * 32 + 2
+    embedder.close()
+
+
+def test_all_tokens_of_a_very_long_text_are_counted_if_it_must_not_be_cut(
+    loader: EmbedderLoader, path: Path
+) -> None:
+    embedder = opened(loader, path, embedding_model("bert"), M3.name)
+    texts = ["x " * 40_000, "", "x"]
+    long, *short = embedder.tokenize(texts, 512, are_whole=True)
+    expected, *others = embedder.tokenize(texts, 8192)  # the long text is short enough for 8192
+    assert short == others
+    assert len(long) == pytest.approx(len(expected), abs=10)  # it is split in five
     embedder.close()
 
 

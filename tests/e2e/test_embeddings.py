@@ -121,6 +121,14 @@ def test_a_request_with_too_many_texts_is_refused(scripted: ServerProcess) -> No
     assert error_of(response)[:2] == (413, 3006)
 
 
+@pytest.mark.parametrize("truncates", [False, True])
+def test_all_tokens_of_a_very_long_text_are_counted(server: ServerProcess, truncates: bool) -> None:
+    body = {"text": "word " * 200_000, "truncate_inputs": truncates}
+    status, code, message = error_of(server.run(body, BGE_M3))
+    assert (status, code) == (400, 3030)
+    assert "Max context reached 200002 tokens but model supports only 60000" in message
+
+
 def test_a_text_in_another_request_has_the_same_embedding(server: ServerProcess) -> None:
     first, _, _ = server.run({"text": TEXTS}, BGE_M3).json()["result"]["data"]
     assert server.run({"text": TEXTS[0]}, BGE_M3).json()["result"]["data"] == [first]

@@ -77,6 +77,14 @@ def test_a_ranking_is_limited_too() -> None:
     assert refusal.value.type is REQUEST_TOO_LARGE
 
 
+def test_an_empty_text_is_refused_outside_of_a_list_except_by_qwen_3() -> None:
+    assert "Length of '/text' must be >= 1" in refusal({"text": ""}, BGE)
+    assert "Length of '/contexts/0/text'" in refusal({"contexts": [{"text": ""}]}, BGE_M3)
+    assert "Length of '/query'" in refusal({"query": "", "contexts": []}, RERANKER)
+    assert parse({"text": ""}, QWEN_3).texts == ("",)
+    assert all(parse({"text": [""]}, spec).texts == ("",) for spec in (BGE, BGE_M3, GEMMA, QWEN_3))
+
+
 def test_only_the_english_bge_models_let_the_request_choose_the_pooling() -> None:
     assert parse({"text": "a"}, BGE).pooling is Pooling.MEAN
     assert parse({"text": "a", "pooling": "cls"}, BGE).pooling is Pooling.CLS
@@ -209,6 +217,11 @@ def test_each_other_form_has_its_own_keys() -> None:
     assert result_of(BGE_M3, {"contexts": contexts}) == expected
 
 
+def test_the_neurons_of_qwen_3_have_64_bits() -> None:
+    result = embeddings_result(QWEN_3, parse({"text": "a"}, QWEN_3), Embeddings([[1.0]], 3))
+    assert result["usage"]["neurons"] == 0.0032237636062470423  # recorded 2026-08-16
+
+
 def test_no_text_has_an_empty_result_with_the_dimensions_of_the_model() -> None:
     result = embeddings_result(BGE_M3, parse({"text": []}, BGE_M3), Embeddings([], 0))
     assert result["shape"] == [0, 1024] and result["data"] == []
@@ -216,14 +229,29 @@ def test_no_text_has_an_empty_result_with_the_dimensions_of_the_model() -> None:
 
 def test_scores_are_sorted_and_equal_scores_keep_the_order_of_the_texts() -> None:
     request = EmbeddingRequest(("a", "b", "c"), Pooling.RANK, True, "q", "scores", top_k=2)
-    result = scores_result(RERANKER, request, Scores([0.25, 0.5, 0.5], 9))
+    result = scores_result(BGE_M3, request, Scores([0.25, 0.5, 0.5], 9))
     assert result == {"response": [{"id": 1, "score": 0.5}, {"id": 2, "score": 0.5}]}
 
 
+def test_only_the_result_of_the_reranker_has_usage() -> None:
+    request = EmbeddingRequest(("a",), Pooling.RANK, True, "q", "scores")
+    assert [*scores_result(BGE_M3, request, Scores([0.5], 34))] == ["response"]
+    result = scores_result(RERANKER, request, Scores([0.5], 34))
+    assert [*result] == ["response", "usage"]
+    assert result["usage"] == {
+        "prompt_tokens": 34,
+        "completion_tokens": 0,
+        "total_tokens": 34,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "neurons": 0.009609379270889618,  # recorded 2026-08-16
+    }
+
+
 def test_the_form_of_openai_has_numbers_or_base64() -> None:
+    item = {"object": "embedding", "embedding": [0.6, 0.8], "index": 1}
     body = written(openai_embeddings(BGE, VECTORS, is_base64=False))
-    assert body["data"][1] == {"object": "embedding", "index": 1, "embedding": [0.6, 0.8]}
-    assert body["usage"] == {"prompt_tokens": 20, "total_tokens": 20}
+    assert json.dumps(body["data"][1]) == json.dumps(item)
+    assert [*body] == ["object", "data", "model"]
     assert (body["object"], body["model"]) == ("list", BGE.name)
     encoded = written(openai_embeddings(BGE, VECTORS, is_base64=True))["data"][1]["embedding"]
     numbers = struct.unpack("<2f", base64.b64decode(encoded, validate=True))

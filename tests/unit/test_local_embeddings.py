@@ -37,14 +37,15 @@ START, END = 1, 2
 class FakeModel:
     """A fake of a loaded model: one token per word; an embedding counts the letters `a` and `b`.
 
-    `calls`: the tokens and the pooling of each call. `limits`: the limits given to `tokenize`.
+    `calls`: the tokens and the pooling of each call. `limits`: the limits given to `tokenize`, and
+    whether the texts must not be cut.
     """
 
     is_trusted: bool = True
     context_length: int = 512
     num_separators: int = 2
     calls: list[tuple[list[list[int]], Pooling]] = field(default_factory=list)
-    limits: list[int] = field(default_factory=list)
+    limits: list[tuple[int, bool]] = field(default_factory=list)
 
     @property
     def weights(self) -> Weights:
@@ -62,8 +63,8 @@ class FakeModel:
     def embedder(self) -> Any:
         return SimpleNamespace(embed=self._embed)
 
-    def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
-        self.limits.append(limit)
+    def tokenize(self, texts: Sequence[str], limit: int, *, are_whole: bool) -> list[list[int]]:
+        self.limits.append((limit, are_whole))
         return [[START, *(ord(word[0]) for word in text.split()), END] for text in texts]
 
     async def _embed(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
@@ -127,7 +128,7 @@ def test_a_long_text_is_cut_but_keeps_its_end() -> None:
     first, second = model.calls[0][0]
     assert (len(first), first[-1], second) == (512, END, [START, ord("b"), END])
     assert result.num_tokens == 512 + 3
-    assert model.limits == [512]
+    assert model.limits == [(512, False)]
 
 
 def test_tokens_that_only_the_stand_in_model_cuts_are_counted() -> None:
@@ -146,6 +147,13 @@ def test_too_many_tokens_together_are_refused() -> None:
     with pytest.raises(TextsTooLong) as caught:
         embed(FakeModel(), M3, *["a " * 7999] * 8)
     assert (caught.value.num_tokens, caught.value.limit) == (8 * 8001, 60_000)
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_all_tokens_are_counted_for_a_model_with_a_limit_of_all_texts(truncates: bool) -> None:
+    model = FakeModel()
+    embed(model, M3, "a", truncates=truncates)
+    assert model.limits == [(8192, True)]
 
 
 def test_the_stand_in_model_ranks_by_similarity() -> None:
@@ -183,6 +191,15 @@ def test_a_pair_fits_the_reranker_and_keeps_its_ends(
 def test_no_texts_have_no_scores() -> None:
     assert rank(FakeModel(is_trusted=False), RERANKER, "q")[0].values == []
     assert rank(FakeModel(), RERANKER, "q")[0].values == []
+
+
+def test_models_with_the_same_weights_each_cut_texts_at_their_own_limit() -> None:
+    model = FakeModel(is_trusted=False, context_length=8192)
+    for spec, num_tokens in ((BASE, 512), (M3, 1002)):
+        result, _ = embed(model, spec, "a " * 1000)
+        assert len(model.calls[-1][0][0]) == result.num_tokens == num_tokens
+    rank(model, RERANKER, "q", "a " * 1000)
+    assert len(model.calls[-1][0][0]) == 512
 
 
 def test_a_model_with_a_shorter_context_cuts_texts() -> None:

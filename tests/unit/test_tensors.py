@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from workers_ai_emulator.tasks import tensors
+from workers_ai_emulator.tasks.response_formats.tensors import embeddings_tensor
 from workers_ai_emulator.tasks.tensors import TensorCall
 from workers_ai_emulator.wire.errors import INCOMPLETE_REQUEST, WireError
 
@@ -39,6 +41,35 @@ def test_a_value_may_be_outside_of_a_list_and_unknown_tensors_are_ignored() -> N
 @pytest.mark.parametrize("stream", [None, "true", 1, {}])
 def test_only_true_makes_a_stream(stream: Any) -> None:
     assert not tensors.parse({"input": [PROMPT, LIMIT], "stream": stream}).stream
+
+
+def test_the_texts_of_an_embedding_model_are_in_one_tensor() -> None:
+    texts = {"name": "input_text", "shape": [2], "type": "str", "value": ["a", "b"]}
+    assert tensors.parse_texts({"input": [None, PROMPT, texts]}) == {"text": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        (None, "input"),
+        ({"input": tensor("input_text", "a")}, "input"),
+        ({"input": [PROMPT, LIMIT]}, "the tensor input_text"),
+        ({"input": [{"name": "input_text", "value": "a"}]}, "the tensor input_text"),
+    ],
+)
+def test_a_body_without_texts_is_an_error(body: Any, missing: str) -> None:
+    with pytest.raises(WireError, match=missing) as caught:
+        tensors.parse_texts(body)
+    assert caught.value.type is INCOMPLETE_REQUEST
+
+
+def test_embeddings_are_one_tensor_with_their_shape() -> None:
+    body = json.loads(embeddings_tensor({"shape": [2, 1], "data": [[1.0], [0.5]], "usage": {}}))
+    assert body == {
+        "result": [
+            {"type": "float32", "shape": [2, 1], "name": "embeddings", "value": [[1.0], [0.5]]}
+        ]
+    }
 
 
 def test_the_models_input_is_raw() -> None:

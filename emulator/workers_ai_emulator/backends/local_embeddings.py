@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.similarity import divisor_of, similarities_of_units
@@ -51,11 +52,8 @@ class LocalEmbeddings:
             texts = [request.query, *request.texts]
             (query, *tokens), num_tokens = await _tokenized(texts, request, spec, loaded, context)
             if request.pooling is Pooling.RANK and not loaded.weights.is_trusted:
-                opened = loaded.opened
-                pairs = [
-                    _pair(query, text, opened.context_length, opened.num_separators)
-                    for text in tokens
-                ]
+                limit, num_separators = _limit(spec, loaded), loaded.opened.num_separators
+                pairs = [_pair(query, text, limit, num_separators) for text in tokens]
                 outputs = await loaded.embedder.embed(pairs, Pooling.RANK)
                 scores = [_score(float(output[0])) for output in outputs]
                 return Scores(scores, sum(map(len, pairs))), loaded.weights.name
@@ -81,17 +79,25 @@ async def _tokenized(
     """
     assert spec.embedding is not None
     limit, most = spec.embedding.max_tokens, spec.embedding.max_request_tokens
+    are_whole = most is not None or not request.truncates
+    tokenize = partial(loaded.tokenize, texts, limit, are_whole=are_whole)
     if context.is_large or loaded.opened.tokenizer.is_isolated:
-        tokens = await asyncio.to_thread(loaded.tokenize, texts, limit)
+        tokens = await asyncio.to_thread(tokenize)
     else:
-        tokens = loaded.tokenize(texts, limit)
+        tokens = tokenize()
     num_tokens = sum(map(len, tokens))
     if most is not None and num_tokens > most:
         raise TextsTooLong(num_tokens, most)
     if not request.truncates and (longest := max(map(len, tokens), default=0)) > limit:
         raise TextTooLong(longest, limit)
-    cut = [_cut(text, loaded.opened.context_length) for text in tokens]
+    cut = [_cut(text, _limit(spec, loaded)) for text in tokens]
     return cut, sum(min(len(text), limit) for text in tokens)
+
+
+def _limit(spec: ModelSpec, loaded: LoadedEmbedder) -> int:
+    """Returns to how many tokens a text is cut for the requested model and the loaded weights."""
+    assert spec.embedding is not None
+    return min(spec.embedding.max_tokens, loaded.opened.context_length)
 
 
 def _cut(tokens: list[int], limit: int) -> list[int]:

@@ -39,8 +39,8 @@ def _model(
     )
 
 
-# The prices are those of the pricing page of February 2026 [documented]. The price of bge-m3 was
-# recorded with more digits. The page has no price of embeddinggemma-300m.
+# The prices are those of the pricing page of February 2026 [documented]. Those of bge-m3, qwen3 and
+# the reranker were recorded with more digits. The page has no price of embeddinggemma-300m.
 EMBEDDING_MODELS = (
     _model(
         "@cf/baai/bge-small-en-v1.5",
@@ -101,7 +101,7 @@ EMBEDDING_MODELS = (
         "@cf/qwen/qwen3-embedding-0.6b",
         "embeddings-qwen3",
         EmbeddingTraits("qwen3", 1024, Pooling.LAST, max_tokens=8192),
-        1075,
+        1074.587868749014,  # recorded: 3 tokens cost 0.0032237636062470423 neurons
         HubFile(
             "Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", size=639_000_000
         ),
@@ -112,7 +112,7 @@ EMBEDDING_MODELS = (
         "@cf/baai/bge-reranker-base",
         "reranker-bge",
         EmbeddingTraits("reranker", 0, Pooling.RANK, max_tokens=512),
-        283,
+        282.62880208498876,  # recorded: 34 tokens cost 0.009609379270889618 neurons
         None,
         MIT,
     ),

@@ -23,6 +23,9 @@ class Price:
         return cls(prompt * _NEURONS_PER_USD, completion * _NEURONS_PER_USD)
 
     def of(self, usage: Usage) -> float:
-        """Returns the cost of a call in neurons. `usage`: the call's token counts."""
-        prompt = usage.num_prompt_tokens * self.prompt
-        return (prompt + usage.num_completion_tokens * self.completion) / 1_000_000
+        """Returns the cost of a call in neurons. `usage`: the call's token counts.
+
+        Only with this order of operations, the recorded costs of embeddings are equal in all bits.
+        """
+        prompt = usage.num_prompt_tokens * (self.prompt / 1e6)
+        return prompt + usage.num_completion_tokens * (self.completion / 1e6)

@@ -32,6 +32,7 @@ from workers_ai_emulator.wire.envelope import Written, to_json
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     OUT_OF_CAPACITY,
+    REFUSED_BY_ENGINE,
     REQUEST_TOO_LARGE,
     WireError,
 )
@@ -93,7 +94,7 @@ async def run_batch_call(
     context.model, context.inputs = spec.name, inputs
     if not supports_batches(spec):
         await compute(context, _validate, spec, inputs)
-        raise WireError(BAD_INPUT, f"model {spec.name} does not support queueRequest")
+        raise WireError(REFUSED_BY_ENGINE, _NO_QUEUE)
     match inputs:
         case {"requests": [_, *_] as requests}:
             if not is_queued:
@@ -106,6 +107,8 @@ async def run_batch_call(
     return await _respond(batch, wrap, context)
 
 
+# Two public programs look for this text. The status of the response, 400, is inferred.
+_NO_QUEUE = "This model does not support request queuing"
 _NOT_QUEUED = "a list of requests needs queueRequest=true: add it to the query or to the options"
 _NO_BATCH = (
     'queueRequest takes {"requests": [...]} with at least one request, or {"request_id": "..."}'

@@ -22,6 +22,7 @@ from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import tensors, text_generation
 from workers_ai_emulator.tasks.response_formats.choice import gzipped, tensor_format
+from workers_ai_emulator.tasks.response_formats.tensors import embeddings_tensor
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
 from workers_ai_emulator.wire.context import context_of
@@ -140,6 +141,8 @@ async def _run(request: Request, spec: ModelSpec, body: Any) -> Response:
 
 
 async def _run_tensors(request: Request, spec: ModelSpec, body: Any) -> Response:
+    if spec.embedding is not None:
+        return await run.run_single(request, spec, tensors.parse_texts(body), embeddings_tensor)
     call = tensors.parse(body)
     choose_format = tensor_format(call.prompt if call.has_echo else "")
     parse = partial(text_generation.parse, is_flattened=True)

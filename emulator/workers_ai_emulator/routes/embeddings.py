@@ -62,9 +62,9 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
 async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
     """Runs the model on the texts in the key `input`, and returns OpenAI's form of embeddings.
 
-    Raises WireError if the body is invalid. We do not know how the service treats the key
-    `encoding_format`. `dimensions` and other keys are ignored, as the service ignores keys that a
-    model's schema does not have.
+    Raises WireError if the body is invalid. The service seems to ignore the key `encoding_format`
+    (see docs/parity.md). `dimensions` and other keys are ignored, as the service ignores keys that
+    a model's schema does not have.
     """
     inputs = body
     if isinstance(body, dict):

@@ -374,7 +374,8 @@ def _completion(kind: str, **content: Json) -> Json:
 
 
 _EMBEDDINGS_OF_TEXTS = _object(data=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
-_SCORES = _object(response=_list_of(_object(id=_COUNT, score=_NUMBER)))
+_SCORE = _object(id=_COUNT, score=_NUMBER)
+_SCORES = _object(response=_list_of(_SCORE))
 _EMBEDDINGS_OF_CONTEXTS = _object(response=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
 # The results of embedding models and rerankers, by the form of the model.
 _VECTORS: dict[str, list[Json]] = {
@@ -382,17 +383,12 @@ _VECTORS: dict[str, list[Json]] = {
     "bge-m3": [_EMBEDDINGS_OF_TEXTS, _EMBEDDINGS_OF_CONTEXTS, _SCORES],
     "gemma": [_EMBEDDINGS_OF_TEXTS],
     "qwen3": [_EMBEDDINGS_OF_TEXTS],
-    "reranker": [_SCORES],
+    "reranker": [_object(response=_list_of(_SCORE), usage=_USAGE)],
 }
 _EMBEDDING = _object(
-    object={"const": "embedding"}, index=_COUNT, embedding={"type": ["array", "string"]}
+    object={"const": "embedding"}, embedding={"type": ["array", "string"]}, index=_COUNT
 )
-_EMBEDDINGS = _object(
-    object={"const": "list"},
-    data=_list_of(_EMBEDDING),
-    model=_TEXT,
-    usage=_object(prompt_tokens=_COUNT, total_tokens=_COUNT),
-)
+_EMBEDDINGS = _object(object={"const": "list"}, data=_list_of(_EMBEDDING), model=_TEXT)
 _MESSAGE = _object(role={"const": "assistant"}, content={"type": ["string", "null"]})
 _CHAT = _completion("chat.completion", message=_MESSAGE)
 _COMPLETION = _completion("text_completion", text=_TEXT)
@@ -646,17 +642,13 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.PREWARM: _fixed(_content(_success({"type": "null"}))),
     endpoints.SUBDOMAIN: _fixed(_content(_success(_object(subdomain=_TEXT)))),
     endpoints.PREVIEW_TOKEN: _fixed(_content(_success(_object(preview_token=_TEXT)))),
-    endpoints.TO_MARKDOWN: _OTHER_API,
-    endpoints.MARKDOWN_FORMATS: _OTHER_API,
-    endpoints.FINETUNES: _OTHER_API,
-    endpoints.AUTORAG: _OTHER_API,
-    endpoints.AUTORAG_LIST: _OTHER_API,
-    endpoints.AI_SEARCH: _OTHER_API,
-    endpoints.AI_SEARCH_LIST: _OTHER_API,
-    endpoints.SHOW_GATEWAY: _OTHER_API,
-    endpoints.CREATE_GATEWAY: _OTHER_API,
-    endpoints.PATCH_GATEWAY: _OTHER_API,
-    endpoints.DELETE_GATEWAY: _OTHER_API,
+    **dict.fromkeys(endpoints.TO_MARKDOWN, _OTHER_API),
+    **dict.fromkeys(endpoints.MARKDOWN_FORMATS, _OTHER_API),
+    **dict.fromkeys(endpoints.FINETUNES, _OTHER_API),
+    **dict.fromkeys(endpoints.ONE_FINETUNE, _OTHER_API),
+    **dict.fromkeys(endpoints.AUTORAG, _OTHER_API),
+    **dict.fromkeys(endpoints.AI_SEARCH, _OTHER_API),
+    **dict.fromkeys(endpoints.GATEWAY_SETTINGS, _OTHER_API),
     endpoints.GATEWAY_UNIVERSAL: _universal,
     endpoints.GATEWAY_UNIVERSAL_SLASH: _universal,
     endpoints.GATEWAY_COMPAT: _compat,

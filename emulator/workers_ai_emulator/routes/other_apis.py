@@ -15,32 +15,26 @@ from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
 router = EndpointRouter()
 
 
-@router.handles(endpoints.TO_MARKDOWN)
-@router.handles(endpoints.MARKDOWN_FORMATS)
+@router.handles(*endpoints.TO_MARKDOWN, *endpoints.MARKDOWN_FORMATS)
 async def to_markdown(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "ai/tomarkdown, which converts documents to Markdown")
 
 
-@router.handles(endpoints.FINETUNES)
+@router.handles(*endpoints.FINETUNES, *endpoints.ONE_FINETUNE)
 async def finetunes(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "ai/finetunes, which lists LoRA adapters")
+    raise WireError(API_NOT_EMULATED, "ai/finetunes, which has the LoRA adapters")
 
 
-@router.handles(endpoints.AUTORAG)
-@router.handles(endpoints.AUTORAG_LIST)
+@router.handles(*endpoints.AUTORAG)
 async def autorag(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "AutoRAG")
 
 
-@router.handles(endpoints.AI_SEARCH)
-@router.handles(endpoints.AI_SEARCH_LIST)
+@router.handles(*endpoints.AI_SEARCH)
 async def ai_search(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "AI Search")
 
 
-@router.handles(endpoints.SHOW_GATEWAY)
-@router.handles(endpoints.CREATE_GATEWAY)
-@router.handles(endpoints.PATCH_GATEWAY)
-@router.handles(endpoints.DELETE_GATEWAY)
+@router.handles(*endpoints.GATEWAY_SETTINGS)
 async def gateways(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "AI Gateway's settings and logs")

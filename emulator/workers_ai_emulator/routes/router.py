@@ -24,16 +24,17 @@ class EndpointRouter:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def handles(self, endpoint: Endpoint) -> Callable[[Handler], Handler]:
-        """Returns a decorator that registers a function as the handler of `endpoint`.
+    def handles(self, *endpoints: Endpoint) -> Callable[[Handler], Handler]:
+        """Returns a decorator that registers a function as the handler of `endpoints`.
 
         The handler takes the request, whose `path_params` are the parameters in the path.
         """
 
         def add(handler: Handler) -> Handler:
-            route = Route(endpoint.path, _CheckedHandler(endpoint, handler))
-            route.methods = {endpoint.method}  # Starlette would add HEAD to GET
-            self.routes.append(route)
+            for endpoint in endpoints:
+                route = Route(endpoint.path, _CheckedHandler(endpoint, handler))
+                route.methods = {endpoint.method}  # Starlette would add HEAD to GET
+                self.routes.append(route)
             return handler
 
         return add

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from workers_ai_emulator.engine.embedder import CACHE_BYTES, Embedder
 from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, bytes_per_token
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 
 # The estimated memory of a runner, besides the weights and the logits.
 _BYTES_PER_RUNNER = 96 * 2**20
+_DEFAULT_LENGTH = 8192  # the tokens of a text if the file does not say; no model supports more
 _TYPICAL_LENGTH = 512  # the tokens of a long text for which every runner has memory
-# A text with more characters than this for each token is cut before it is tokenised.
+# A text with more characters than this for each token is cut or split before it is tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 32
 
 
@@ -35,8 +37,9 @@ _MAX_CHARACTERS_PER_TOKEN = 32
 class OpenEmbedder:
     """An embedding model with checked, memory-mapped weights.
 
-    `context_length`: the maximum number of tokens of a text. `runner_size`: the estimated bytes of
-    memory that a runner takes. `num_threads`: the maximum number of runners.
+    `context_length`: the maximum number of tokens of a text that the weights support. A requested
+    model may support fewer, and models with different limits may share the weights. `runner_size`:
+    the estimated bytes of memory that a runner takes. `num_threads`: the maximum number of runners.
     """
 
     spec: ModelSpec
@@ -63,17 +66,44 @@ class OpenEmbedder:
         """
         return 1 if self.model.vocabulary.is_wordpiece else 2
 
-    def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], limit: int, *, are_whole: bool = False
+    ) -> list[list[int]]:
+        """Returns the tokens of each text, as LoadedEmbedder's method of this name."""
         vocabulary = self.model.vocabulary
         max_length = limit * _MAX_CHARACTERS_PER_TOKEN
-        lists = self.tokenizer.tokenize([text[:max_length] for text in texts])
+        if are_whole:
+            lists = self._tokenize_split(texts, max_length)
+        else:
+            lists = self.tokenizer.tokenize([text[:max_length] for text in texts])
         lists = [[*vocabulary.text_start, *tokens, *vocabulary.text_end] for tokens in lists]
         # Some vocabularies have no special tokens, but llama.cpp needs at least one token.
         return [tokens or [vocabulary.eos or 0] for tokens in lists]
 
+    def _tokenize_split(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
+        """Returns the tokens of each text, in the order of the texts.
+
+        Splits long texts, because some tokenizers take long for a long text.
+        """
+        pieces = [[*_split(text, max_length)] for text in texts]
+        lists = iter(self.tokenizer.tokenize([*chain.from_iterable(pieces)]))
+        return [[*chain.from_iterable(islice(lists, len(own)))] for own in pieces]
+
     def close(self) -> None:
         self.tokenizer.close()
         self.model.close()
+
+
+def _split(text: str, max_length: int) -> Iterator[str]:
+    """Splits a text into pieces of at most `max_length` characters, before spaces if possible."""
+    start = 0
+    while len(text) - start > max_length:
+        end = start + max_length
+        space = text.rfind(" ", start + 1, end + 1)
+        end = end if space < 0 else space
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _header(weights: Weights, spec: ModelSpec) -> GgufHeader:
@@ -114,7 +144,7 @@ class EmbedderLoader:
             model = LlamaModel(weights.path)
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        length = min(spec.embedding.max_tokens, header.context_length or spec.embedding.max_tokens)
+        length = header.context_length or _DEFAULT_LENGTH
         return OpenEmbedder(
             spec,
             weights,

@@ -44,13 +44,16 @@ class LoadedEmbedder:
     def weights(self) -> Weights:
         return self.opened.weights
 
-    def tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], limit: int, *, are_whole: bool = False
+    ) -> list[list[int]]:
         """Returns the tokens of each text, with special tokens at their start and end.
 
         `limit`: the number of tokens after which a very long text may be cut before it is
-        tokenised. May block if the tokenizer runs in a subprocess.
+        tokenised. `are_whole`: whether texts are not cut, so that all their tokens are counted. May
+        block if the tokenizer runs in a subprocess.
         """
-        return self.opened.tokenize(texts, limit)
+        return self.opened.tokenize(texts, limit, are_whole=are_whole)
 
     async def close(self) -> None:
         """Ends the model's requests, and frees its weights unless a thread still uses them."""

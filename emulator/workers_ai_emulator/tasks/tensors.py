@@ -60,6 +60,22 @@ def parse(body: Any) -> TensorCall:
     raise WireError(INCOMPLETE_REQUEST, "tensors of a text generation")
 
 
+def parse_texts(body: Any) -> dict[str, Any]:
+    """Parses a request body for an embedding model: the tensor `input_text` has the texts.
+
+    Returns the model's input, in the form in which `ai/run` accepts it. Raises WireError for any
+    other body.
+    """
+    match body:
+        case {"input": [*tensors]}:
+            for tensor in tensors:
+                match tensor:
+                    case {"name": "input_text", "value": [*texts]}:
+                        return {"text": texts}
+            raise WireError(INCOMPLETE_REQUEST, "the tensor input_text")
+    raise WireError(INCOMPLETE_REQUEST, "input")
+
+
 def _value(tensor: Any) -> tuple[str, Any] | None:
     """Returns the name and the only value of a tensor. Returns None if `tensor` is no tensor."""
     match tensor:

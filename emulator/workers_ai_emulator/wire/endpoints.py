@@ -118,21 +118,24 @@ PREVIEW_TOKEN = Endpoint(
 _OTHER_API = "A part of Cloudflare's API that the emulator does not have: always an error"
 
 
-def _other_api(method: str, path: str) -> Endpoint:
-    return Endpoint(method, f"{_ACCOUNT}{path}", Access.ACCOUNT, _OTHER_API)
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-TO_MARKDOWN = _other_api("POST", "/ai/tomarkdown")
-MARKDOWN_FORMATS = _other_api("GET", "/ai/tomarkdown/supported")
-FINETUNES = _other_api("GET", "/ai/finetunes")
-AUTORAG = _other_api("POST", "/autorag/{operation:path}")
-AUTORAG_LIST = _other_api("GET", "/autorag/{operation:path}")
-AI_SEARCH = _other_api("POST", "/ai-search/{operation:path}")
-AI_SEARCH_LIST = _other_api("GET", "/ai-search/{operation:path}")
-SHOW_GATEWAY = _other_api("GET", "/ai-gateway/{operation:path}")
-CREATE_GATEWAY = _other_api("POST", "/ai-gateway/{operation:path}")
-PATCH_GATEWAY = _other_api("PATCH", "/ai-gateway/{operation:path}")
-DELETE_GATEWAY = _other_api("DELETE", "/ai-gateway/{operation:path}")
+def _other_api(path: str, *methods: str) -> tuple[Endpoint, ...]:
+    """Returns a row for each of the methods, or for each of _METHODS if none are given."""
+    return tuple(
+        Endpoint(method, f"{_ACCOUNT}{path}", Access.ACCOUNT, _OTHER_API)
+        for method in methods or _METHODS
+    )
+
+
+TO_MARKDOWN = _other_api("/ai/tomarkdown", "POST")
+MARKDOWN_FORMATS = _other_api("/ai/tomarkdown/supported", "GET")
+FINETUNES = _other_api("/ai/finetunes", "GET", "POST")
+ONE_FINETUNE = _other_api("/ai/finetunes/{operation:path}")
+AUTORAG = _other_api("/autorag/{operation:path}")
+AI_SEARCH = _other_api("/ai-search/{operation:path}")
+GATEWAY_SETTINGS = _other_api("/ai-gateway/{operation:path}")
 
 # ── AI Gateway ──────────────────────────────────────────────────────────────────────────────────
 
@@ -250,4 +253,9 @@ DASHBOARD_FILE = _control("GET", "/page/{name}", "A file of the dashboard", Acce
 
 # The endpoint table. If several rows match a request, the first one handles it, so the order of the
 # rows matters.
-ENDPOINTS = tuple(value for value in globals().values() if isinstance(value, Endpoint))
+ENDPOINTS = tuple(
+    row
+    for value in globals().values()
+    for row in (value if isinstance(value, tuple) else (value,))
+    if isinstance(row, Endpoint)
+)

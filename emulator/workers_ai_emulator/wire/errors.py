@@ -232,7 +232,9 @@ RETIRED = _ai(
     "The service no longer has the model. [recorded]", "Model has been deprecated",
     ": https://developers.cloudflare.com/workers-ai/models/")
 REFUSED_BY_ENGINE = _ai(
-    400, 8007, "{}", "The schema accepts the body, but the inference engine rejects it.", "AiError")
+    400, 8007, "{}",
+    "The schema accepts the body, but the inference engine rejects it, or the request has "
+    "`queueRequest` and the model has no queue.", "AiError")
 # fmt: on
 
 

@@ -51,31 +51,35 @@ def scores_result(spec: ModelSpec, request: EmbeddingRequest, result: Scores) ->
 
     `id` is the index of the text in the request.
     """
+    assert spec.embedding is not None
     ranked = sorted(enumerate(result.values), key=lambda item: -item[1])[: request.top_k]
-    return {"response": [{"id": index, "score": score} for index, score in ranked]}
+    response: Json = {"response": [{"id": index, "score": score} for index, score in ranked]}
+    if spec.embedding.form == "reranker":  # the documented result of bge-m3 has no usage
+        response["usage"] = _usage(spec, result.num_tokens)
+    return response
 
 
 def openai_embeddings(spec: ModelSpec, result: Embeddings, *, is_base64: bool) -> Json:
-    """Returns the body of a response of `ai/v1/embeddings`.
+    """Returns the body of a response of `ai/v1/embeddings`. It has no `usage` [recorded 2026-08].
 
     `is_base64`: whether each embedding is the base64 text of 32-bit floats in little-endian order,
     which OpenAI's SDK for Python requests, instead of a list of numbers.
     """
     encode = _base64 if is_base64 else written_numbers
-    usage = {"prompt_tokens": result.num_tokens, "total_tokens": result.num_tokens}
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            {"object": "embedding", "embedding": encode(vector), "index": index}
             for index, vector in enumerate(result.vectors)
         ],
         "model": spec.name,
-        "usage": usage,
     }
 
 
 def _usage(spec: ModelSpec, num_tokens: int) -> Json:
-    return UsageDetails.of(spec).write(Usage(num_tokens, 0))
+    """Returns the token counts and the cost, which is not rounded to 32 bits [recorded 2026-08]."""
+    usage = Usage(num_tokens, 0)
+    return UsageDetails.of(spec).with_neurons(usage, spec.price.of(usage))
 
 
 def _cost(spec: ModelSpec, num_tokens: int) -> Json:

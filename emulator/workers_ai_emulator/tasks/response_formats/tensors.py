@@ -1,4 +1,4 @@
-"""The response format of the SDK `@cloudflare/ai` 1.0, which reads tensors."""
+"""The response formats of the SDK `@cloudflare/ai` 1.0, which reads tensors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ class TensorFormat:
             if chunk.text:
                 yield event(_tensors(chunk.text))
         yield END_OF_STREAM
+
+
+def embeddings_tensor(result: Json) -> bytes:
+    """Returns the body for the result of an embedding model: a tensor with all embeddings."""
+    value, shape = result["data"], result["shape"]
+    tensor = {"type": "float32", "shape": shape, "name": "embeddings", "value": value}
+    return to_json({"result": [tensor]})
 
 
 def _tensors(text: str) -> Json:

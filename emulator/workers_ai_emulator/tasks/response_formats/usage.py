@@ -56,7 +56,8 @@ class UsageDetails:
     def neurons(self, usage: Usage) -> float:
         """Returns the cost in neurons, with the rounding errors of the service.
 
-        The service computes with 32-bit numbers [inferred: the recorded costs are 32-bit numbers].
+        For completions, the service computes with 32-bit numbers [inferred: the recorded costs are
+        32-bit numbers].
         """
         prompt = usage.num_prompt_tokens * _float32(self.price.prompt / 1e6)
         completion = usage.num_completion_tokens * _float32(self.price.completion / 1e6)
