@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from workers_ai_emulator.backends.local import LocalBackend
 from workers_ai_emulator.engine.engine import Engine
-from workers_ai_emulator.engine.errors import GrammarUnsupported
+from workers_ai_emulator.engine.errors import CapacityExceeded, GrammarUnsupported
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, Generation, SamplingParams
 from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
@@ -70,8 +70,12 @@ class OneModel:
 
 
 @asynccontextmanager
-async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
-    runner = FakeRunner(context_length=2048, completion_length=20)
+async def backend(
+    source: str = CHATML, *, num_slots: int = 4, block_at: int | None = None
+) -> AsyncIterator[LocalBackend]:
+    runner = FakeRunner(
+        context_length=2048, completion_length=20, num_slots=num_slots, block_at=block_at
+    )
     engine = Engine(
         runner, queue_size=8, tiling=Tiling(), snapshot_tokens=256, drafts=False, name="test"
     )
@@ -82,6 +86,7 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
     try:
         yield local
     finally:
+        runner.gate.set()
         await local.close()
 
 
@@ -208,6 +213,17 @@ async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> N
             assert not local.is_immediate(SPEC)
             gate.set()
             assert all(of.tool_calls for of in await asyncio.gather(*slow))
+
+
+@in_loop
+async def test_a_request_that_may_not_wait_is_rejected_if_its_slot_is_taken_meanwhile() -> None:
+    for request, is_large in ((REQUEST, True), (REQUIRED, False)):
+        context = CallContext(is_large=is_large, rejects_if_busy=True)
+        async with backend(num_slots=1, block_at=1) as local:
+            # Both requests find a free slot, and then wait for a thread.
+            both = (local.generate(request, SPEC, context) for _ in range(2))
+            results = await asyncio.gather(*both, return_exceptions=True)
+        assert [type(result) for result in results].count(CapacityExceeded) == 1
 
 
 @in_loop

@@ -75,12 +75,15 @@ class LocalBackend:
         async with self._models.lease(spec) as loaded:
             # If the engine cannot accept a request now, raises the error before tokenising, because
             # tokenising takes time.
-            loaded.engine.check_capacity(may_wait=not context.rejects_if_busy)
+            may_wait = not context.rejects_if_busy
+            loaded.engine.check_capacity(may_wait=may_wait)
             if context.is_large or loaded.template.is_isolated:
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
-            generation = await _start(request, loaded, tokens, self._grammar_threads)
+            generation = await _start(
+                request, loaded, tokens, self._grammar_threads, may_wait=may_wait
+            )
         vocabulary = loaded.engine.vocabulary
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
@@ -113,12 +116,14 @@ async def _start(
     model: LoadedModel,
     tokens: list[int],
     threads: GrammarThreads,
+    *,
+    may_wait: bool,
 ) -> Generation:
     """Submits a request to the engine, with a grammar and a parser if the request needs them.
 
-    `tokens`: the tokens of the prompt. `threads`: compile the grammar. Raises RequestRejected if a
-    JSON schema of the request cannot be enforced, and the errors of `GrammarThreads.call` and of
-    `Engine.submit`.
+    `tokens`: the tokens of the prompt. `threads`: compile the grammar. `may_wait`: whether the
+    request may wait for a slot. Raises RequestRejected if a JSON schema of the request cannot be
+    enforced, and the errors of `GrammarThreads.call` and of `Engine.submit`.
     """
     engine = model.engine
     # A raw prompt is not in the format of the model, so its completion is only text or JSON.
@@ -128,13 +133,15 @@ async def _start(
     output = plan(request, output_format, end, special_tokens)
     grammar = None
     if constraint := output.constraint:
-        engine.check_capacity()  # the engine may have been closed during the tokenising
+        # While the prompt was tokenised, the engine may have been closed or other requests started.
+        engine.check_capacity(may_wait=may_wait)
         grammar = await threads.call(partial(_compile, constraint, output_format, engine))
     generation = engine.submit(
         tokens,
         request.params,
         grammar=grammar,
         shows_special_tokens=output.shows_special_tokens,
+        may_wait=may_wait,
     )
     return ParsedGeneration(generation, output.parser) if output.parser else generation
 

@@ -193,6 +193,7 @@ class Engine:
         *,
         grammar: Grammar | None = None,
         shows_special_tokens: bool = False,
+        may_wait: bool = True,
     ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
@@ -202,13 +203,14 @@ class Engine:
         STOP. If the grammar exceeds a limit of llguidance, the generation fails with GrammarFailed.
 
         `shows_special_tokens`: whether the text contains the names of special tokens, such as
-        `<|channel|>`. It never contains the name of the EOG token at the end.
+        `<|channel|>`. It never contains the name of the EOG token at the end. `may_wait`: whether
+        the request may wait for a slot in the queue.
 
         Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length; if
         the number of completion tokens may be reduced, at least one must fit. Also raises the
         errors of `check_capacity`.
         """
-        self.check_capacity()
+        self.check_capacity(may_wait=may_wait)
         rest = max(1, self.context_length - len(prompt_tokens))
         max_tokens = rest if params.max_tokens is None else params.max_tokens
         if params.may_shorten:
