@@ -49,11 +49,11 @@ def pid(supervisor: Supervisor) -> int:
         return pid_of(child)
 
 
-def fail(supervisor: Supervisor, request: bytes, limit_s: float = 60) -> str:
-    """Sends a request to which the child does not reply. Returns the reason in the error."""
+def failure(supervisor: Supervisor, request: bytes, limit_s: float = 60) -> ChildFailed:
+    """Sends a request to which the child does not reply. Returns the error."""
     with pytest.raises(ChildFailed) as caught, supervisor.child(limit_s=60) as child:
         child.exchange(request, max_bytes=20, limit_s=limit_s)
-    return caught.value.reason
+    return caught.value
 
 
 def test_all_blocks_use_the_same_child(supervisor: Supervisor) -> None:
@@ -67,7 +67,7 @@ def test_a_child_that_failed_is_replaced(
     supervisor: Supervisor, request_: bytes, limit_s: float, reason: str
 ) -> None:
     before = pid(supervisor)
-    assert fail(supervisor, request_, limit_s) == reason
+    assert failure(supervisor, request_, limit_s).reason == reason
     assert pid(supervisor) != before
 
 
@@ -94,7 +94,7 @@ def test_each_new_child_is_prepared_before_it_is_used() -> None:
 
     with closing(Supervisor("replies_with_its_pid", prepare=prepare)) as supervisor:
         first = pid(supervisor)
-        fail(supervisor, b"exit")
+        failure(supervisor, b"exit")
         assert prepared == [first]
         second = pid(supervisor)
         assert prepared == [first, second]
@@ -110,6 +110,23 @@ def test_a_child_that_cannot_be_prepared_is_ended() -> None:
     with pytest.raises(LookupError):
         Supervisor("replies_with_its_pid", prepare=prepare)
     assert not children[0].is_alive
+
+
+def test_a_child_that_ends_before_it_can_be_used_was_not_prepared(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    assert failure(supervisor, b"exit").is_prepared
+    (tmp_path / "replies_with_its_pid.py").write_text("raise SystemExit")
+    assert not failure(supervisor, b"").is_prepared
+
+
+def test_a_child_whose_preparation_failed_was_not_prepared() -> None:
+    def prepare(child: Child) -> None:
+        child.exchange(b"exit", max_bytes=20, limit_s=60)
+
+    with pytest.raises(ChildFailed, match="crashed") as caught:
+        Supervisor("replies_with_its_pid", prepare=prepare)
+    assert not caught.value.is_prepared
 
 
 def test_only_one_thread_at_a_time_uses_the_child(supervisor: Supervisor) -> None:
@@ -144,4 +161,5 @@ def test_closing_makes_a_block_in_progress_fail(supervisor: Supervisor) -> None:
         using = pool.submit(use)
         assert is_used.wait(timeout=60)
         supervisor.close()
-        assert isinstance(using.exception(timeout=60), ChildFailed)
+        error = using.exception(timeout=60)
+        assert isinstance(error, ChildFailed) and error.reason == "closed"

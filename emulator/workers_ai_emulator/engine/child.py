@@ -46,11 +46,16 @@ class ChildFailed(Exception):
     - `crashed`: the child ended before it sent a reply, or its reply was too long.
     - `busy`: other threads used the child for too long.
     - `closed`: the child's `Supervisor` has been closed.
+
+    `is_prepared`: False if a new child failed before it could be used.
     """
 
-    def __init__(self, reason: Literal["late", "crashed", "busy", "closed"]) -> None:
+    def __init__(
+        self, reason: Literal["late", "crashed", "busy", "closed"], *, is_prepared: bool = True
+    ) -> None:
         super().__init__(f"the child process failed: {reason}")
         self.reason = reason
+        self.is_prepared = is_prepared
 
 
 class Child:
@@ -85,7 +90,7 @@ class Child:
         must then close the child.
         """
         if not self._is_ready:
-            with self._limited(_START_LIMIT_S):
+            with _preparing(), self._limited(_START_LIMIT_S):
                 read_frame(self._replies, 0)
             self._is_ready = True
         with self._limited(limit_s):
@@ -137,8 +142,10 @@ class Supervisor:
             raise ChildFailed("busy")
         try:
             yield self._running()
-        except BaseException:
+        except BaseException as error:
             self._drop()
+            if self._is_closed and isinstance(error, ChildFailed):  # `close` has killed the child
+                raise ChildFailed("closed") from error
             raise
         finally:
             self._lock.release()
@@ -157,13 +164,23 @@ class Supervisor:
             if self._is_closed:
                 raise ChildFailed("closed")
             self._child = Child(*self._command)
-            self._prepare(self._child)
+            with _preparing():
+                self._prepare(self._child)
         return self._child
 
     def _drop(self) -> None:
         if child := self._child:
             self._child = None
             child.close()
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """Sets `is_prepared` to False in each ChildFailed that the `with` block raises."""
+    try:
+        yield
+    except ChildFailed as error:
+        raise ChildFailed(error.reason, is_prepared=False) from error
 
 
 class _TimeLimit:

@@ -88,6 +88,8 @@ class IsolatedTokenizer:
         self._supervisor.close()
 
     def _failure(self, error: ChildFailed) -> EngineError:
+        if not error.is_prepared:
+            return _not_started(error)
         match error.reason:
             case "busy":
                 return CapacityExceeded("the model's tokenizer is busy with other prompts")
@@ -100,7 +102,7 @@ class IsolatedTokenizer:
         return RequestRejected(f"the model's tokenizer {what}")
 
 
-def _not_started(error: OSError) -> EngineError:
+def _not_started(error: Exception) -> EngineError:
     return EngineError(f"no process can be started for its tokenizer: {error}")
 
 
