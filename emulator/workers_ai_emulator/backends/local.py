@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
 from workers_ai_emulator.backends.output_plan import plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
-from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    GrammarUnsupported,
+)
 from workers_ai_emulator.engine.grammar_threads import GrammarThreads
 from workers_ai_emulator.engine.types import Generation, StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
@@ -36,8 +40,8 @@ log = logging.getLogger(__name__)
 _MAX_CHARACTERS_PER_TOKEN = 32
 # How many tokens at the end of the prompt show whether the completion begins with reasoning.
 _NUM_END_TOKENS = 16
-# How long the schemas of a request's tools are tried one by one.
-_MAX_TRYING_S = 5.0
+# How long the schemas of a request's tools may take to be tried one by one.
+_MAX_TRYING_S = 20.0
 
 
 class LocalBackend:
@@ -122,8 +126,8 @@ async def _start(
     """Submits a request to the engine, with a grammar and a parser if the request needs them.
 
     `tokens`: the tokens of the prompt. `threads`: compile the grammar. `may_wait`: whether the
-    request may wait for a slot. Raises RequestRejected if a JSON schema of the request cannot be
-    enforced, and the errors of `GrammarThreads.call` and of `Engine.submit`.
+    request may wait for a slot. Raises the errors of `GrammarThreads.call`, of `_compile` and of
+    `Engine.submit`.
     """
     engine = model.engine
     # A raw prompt is not in the format of the model, so its completion is only text or JSON.
@@ -154,7 +158,7 @@ def _compile(
     If the schema of a tool cannot be enforced, but the request does not require a tool call, the
     arguments of this tool may be any JSON object: in this case, the service does not enforce
     schemas either [inferred from vLLM]. Raises GrammarUnsupported if a required tool call or JSON
-    cannot be enforced.
+    cannot be enforced, and CapacityExceeded if it takes too long to find out which schemas can be.
     """
     special_tokens = engine.vocabulary.special_tokens
 
@@ -184,19 +188,21 @@ def _unsupported_tools(
 ) -> list[Tool]:
     """Returns the tools whose schemas cannot be enforced.
 
-    `compiled`: a function that compiles the grammar of a constraint. After some seconds, all tools
-    that have not been tried count as unsupported.
+    `compiled`: a function that compiles the grammar of a constraint. Raises CapacityExceeded if
+    this takes too long: if the remaining tools counted as unsupported, the completion would depend
+    on the speed of the machine. If the request is sent again, the tools that have been tried take
+    no time, because the engine remembers whether it can enforce their schemas.
     """
     deadline = time.monotonic() + _MAX_TRYING_S
     unsupported = []
     for tool in constraint.tools:
+        if time.monotonic() >= deadline:
+            raise CapacityExceeded("the schemas of the request's tools take too long to compile")
         try:
-            if time.monotonic() < deadline:
-                compiled(replace(constraint, tools=(tool,)))
-                continue
+            compiled(replace(constraint, tools=(tool,)))
         except GrammarUnsupported as error:
             log.debug("the schema of the tool %r cannot be enforced: %s", tool.name, error)
-        unsupported.append(tool)
+            unsupported.append(tool)
     return unsupported
 
 

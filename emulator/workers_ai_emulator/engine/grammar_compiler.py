@@ -6,6 +6,7 @@ limits: one of them could make the others fail. Compiling usually takes about a 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from workers_ai_emulator.engine.types import Vocabulary
 
 _MAX_CHARACTERS = 2**18  # of a grammar
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_TRIED = 64  # how many grammars are remembered with the result of their compilation
+_MAX_TRIED = 1024  # how many grammars are remembered with the result of their compilation
 
 
 class GrammarCompiler:
@@ -41,9 +42,9 @@ class GrammarCompiler:
         self._check: GrammarCheck | None = None
         self._tokenizer: LLTokenizer | None = None
         self._is_closed = False
-        # The grammars of the last requests: None if a grammar was compiled, or the reason why it is
+        # The hashes of the last grammars: None if a grammar was compiled, or the reason why it is
         # unsupported. The least recently used comes first.
-        self._tried: OrderedDict[str, str | None] = OrderedDict()
+        self._tried: OrderedDict[bytes, str | None] = OrderedDict()
 
     def compile(self, text: str) -> CompiledGrammar:
         """Compiles a grammar. If it was not compiled recently, compiles it in the subprocess first.
@@ -60,12 +61,13 @@ class GrammarCompiler:
                 f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
                 "are allowed"
             )
+        key = hashlib.sha256(text.encode()).digest()
         try:
-            grammar = self._compile(text)
+            grammar = self._compile(text, key)
         except GrammarUnsupported as error:
-            self._remember(text, error.reason)
+            self._remember(key, error.reason)
             raise
-        self._remember(text, None)
+        self._remember(key, None)
         return grammar
 
     def close(self) -> None:
@@ -74,21 +76,21 @@ class GrammarCompiler:
         if check := self._check:
             check.close()
 
-    def _compile(self, text: str) -> CompiledGrammar:
+    def _compile(self, text: str, key: bytes) -> CompiledGrammar:
         with self._lock:
             check, tokenizer = self._started()
-            is_tried, reason = text in self._tried, self._tried.get(text)
+            is_tried, reason = key in self._tried, self._tried.get(key)
         if reason is not None:
             raise GrammarUnsupported(reason)
         if not is_tried:
             check.check(text)
         return compile_grammar(text, tokenizer)
 
-    def _remember(self, text: str, reason: str | None) -> None:
+    def _remember(self, key: bytes, reason: str | None) -> None:
         """Stores the result of a compilation. `reason`: None if the grammar was compiled."""
         with self._lock:
-            self._tried[text] = reason
-            self._tried.move_to_end(text)
+            self._tried[key] = reason
+            self._tried.move_to_end(key)
             while len(self._tried) > _MAX_TRIED:
                 self._tried.popitem(last=False)
 
