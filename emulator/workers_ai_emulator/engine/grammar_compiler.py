@@ -32,7 +32,8 @@ _MAX_TRIED = 1024  # how many grammars are remembered with the result of their c
 class GrammarCompiler:
     """Compiles grammars for the tokens of a model. Several threads may use it at the same time.
 
-    `limit_s`: how long a grammar may take to compile in the subprocess that tries it first.
+    `limit_s`: how many seconds of processor time a grammar may take in the subprocess that compiles
+    it first.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, limit_s: float = 5.0) -> None:
@@ -50,10 +51,10 @@ class GrammarCompiler:
         """Compiles a grammar. If it was not compiled recently, compiles it in the subprocess first.
 
         The first call takes longer: it starts the subprocess, and reads all tokens of the model.
-        Raises GrammarUnsupported if the grammar is too long, takes too much time or memory, or
-        cannot be compiled. A grammar that was rejected recently is rejected again without being
-        compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
-        EngineError if the model has been unloaded.
+        Raises GrammarUnsupported if the grammar is too long, takes too much processor time or
+        memory, or cannot be compiled. A grammar that was rejected recently is rejected again
+        without being compiled. Raises CapacityExceeded if the machine or the subprocess is too busy
+        to compile it, and EngineError if the model has been unloaded or no process can be started.
         """
         text = _LONE_SURROGATE.sub("\ufffd", text)  # UTF-8 cannot encode it
         if len(text) > _MAX_CHARACTERS:

@@ -62,7 +62,8 @@ class IsolatedTokenizer:
         """Returns the tokens of each text.
 
         Raises RequestRejected if the tokenizer fails, crashes, or takes longer than `limit_s`.
-        Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`.
+        Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`,
+        or if another process or the operating system kills it.
         Raises EngineError if the tokenizer is closed, if its file was replaced by a file with other
         tokens, or if no process can be started.
         """
@@ -95,9 +96,11 @@ class IsolatedTokenizer:
                 return CapacityExceeded("the model's tokenizer is busy with other prompts")
             case "closed":
                 return EngineError("the model has been unloaded")
+            case "killed":
+                return CapacityExceeded("the process of the model's tokenizer was killed")
             case "late":
                 what = f"did not process the prompt within {self._limit_s:g} s"
-            case "crashed":
+            case _:
                 what = "crashed on the prompt"
         return RequestRejected(f"the model's tokenizer {what}")
 

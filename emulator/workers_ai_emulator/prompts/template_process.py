@@ -102,6 +102,8 @@ class IsolatedRenderer:
     def _failure(self, error: ChildFailed) -> LimitExceeded | EngineError:
         if error.reason == "busy":
             return CapacityExceeded("the model's chat template is busy with other conversations")
+        if error.reason == "killed":
+            return CapacityExceeded("the process of the model's chat template was killed")
         if error.reason == "closed":
             return EngineError("the model has been unloaded")
         if not error.is_prepared:
