@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.errors import SettingInvalid, WeightsUnusable
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime import model_manager
 from workers_ai_emulator.runtime.loader import Loader
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
@@ -30,14 +31,23 @@ ONE, TWO, THREE = CATALOG.values()
 
 @asynccontextmanager
 async def managing(
-    loader: FakeLoader, *, memory_limit: int = 2 * SIZE, preload: tuple[str, ...] = ()
+    loader: FakeLoader,
+    *,
+    memory_limit: int = 2 * SIZE,
+    preload: tuple[str, ...] = (),
+    stall_timeout: float = 60,
 ) -> AsyncIterator[ModelManager]:
-    settings = Settings(memory_limit=memory_limit, preload=preload)
+    settings = Settings(memory_limit=memory_limit, preload=preload, stall_timeout=stall_timeout)
     manager = ModelManager(settings, CATALOG, loader=cast(Loader, loader))
     try:
         yield manager
     finally:
         await manager.close()
+
+
+def short_close() -> AbstractContextManager[object]:
+    """Makes an engine wait only shortly for its thread to end when it is closed."""
+    return patch("workers_ai_emulator.engine.engine._CLOSE_LIMIT_S", 0.1)
 
 
 def names(manager: ModelManager) -> list[str]:
@@ -233,6 +243,21 @@ async def test_a_model_that_cannot_generate_is_closed() -> None:
         assert names(manager) == []
     assert runner.is_closed
     assert loader.opened[0].template.is_closed
+
+
+@in_loop
+async def test_a_model_whose_first_decode_call_gets_stuck_does_not_block_other_loads() -> None:
+    runners = [FakeRunner(block_at=1, can_be_interrupted=False), FakeRunner()]
+    stuck = runners[0]
+    loader = FakeLoader(runner_of=lambda: runners.pop(0))
+    async with managing(loader, stall_timeout=0.2) as manager:
+        short_limit = patch.object(model_manager, "_MIN_WARM_UP_LIMIT_S", 0)
+        stuck_load = pytest.raises(WeightsUnusable, match=r"not compute: .* got nothing done")
+        with short_limit, short_close(), stuck_load:
+            await manager.load(ONE)
+        await manager.load(TWO)
+        assert names(manager) == [TWO.name]
+        stuck.gate.set()
 
 
 @in_loop

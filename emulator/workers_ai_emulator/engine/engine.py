@@ -239,8 +239,10 @@ class Engine:
 
         The thread is stuck if it has requests, but for `limit_s` seconds no decode call or other
         operation has ended. While the thread is stuck, and after it has ended, `failure` contains
-        an error text, and all requests fail.
+        an error text, and all requests fail. Another call of this method replaces the limit.
         """
+        if self._watch is not None:
+            self._watch.cancel()
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
     async def close(self) -> None:

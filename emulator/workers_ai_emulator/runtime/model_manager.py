@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their imp
 
 log = logging.getLogger(__name__)
 
+# The minimum of the time limit for each of the first two decode calls, which may have to read the
+# weights from a slow disk.
+_MIN_WARM_UP_LIMIT_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -293,8 +297,10 @@ class ModelManager:
         with self._reserved(opened.memory(num_slots)):
             weights = await self._start_engine(opened, key, num_slots)
             self._set_phase(f"warming up {spec.name}")
+            limit_s = self._settings.stall_timeout
+            weights.engine.watch(max(limit_s, _MIN_WARM_UP_LIMIT_S))
             await _check_computes(weights)
-        weights.engine.watch(self._settings.stall_timeout)
+        weights.engine.watch(limit_s)
         self._loaded[key] = weights
         log.info("loaded %s after %.1f s", file.name, time.monotonic() - start)
         return weights
@@ -411,7 +417,7 @@ class ModelManager:
 async def _check_computes(loaded: LoadedWeights) -> None:
     """Checks that loaded weights can generate two tokens.
 
-    If they cannot, closes them and raises WeightsUnusable.
+    If they cannot, or if the engine gets stuck, closes them and raises WeightsUnusable.
     """
     prompt_tokens = loaded.engine.vocabulary.tokenize("Hello")
     params = SamplingParams(max_tokens=2, temperature=0.0)
