@@ -59,8 +59,8 @@ class OneModel:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Any]:
         yield self.loaded
 
-    def is_loaded(self, spec: ModelSpec) -> bool:
-        return True
+    def loaded_model(self, spec: ModelSpec) -> Any:
+        return self.loaded
 
     def share_memory(self, others: OtherModels) -> None:
         pass
@@ -206,13 +206,11 @@ async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "compile", compile_slowly)
         async with backend() as local:
-            assert local.is_immediate(SPEC)
             slow = [asyncio.create_task(completion(local, REQUIRED)) for _ in range(3)]
             for _ in range(2):
                 await asyncio.to_thread(started.acquire, timeout=TIMEOUT_S)
             large = await local.generate(REQUEST, SPEC, CallContext(is_large=True))
             assert len((await collect(aiter(large.generation))).text) == 20
-            assert not local.is_immediate(SPEC)
             gate.set()
             assert all(of.tool_calls for of in await asyncio.gather(*slow))
 
@@ -226,6 +224,20 @@ async def test_a_request_that_may_not_wait_is_rejected_if_its_slot_is_taken_mean
             both = (local.generate(request, SPEC, context) for _ in range(2))
             results = await asyncio.gather(*both, return_exceptions=True)
         assert [type(result) for result in results].count(CapacityExceeded) == 1
+
+
+@in_loop
+async def test_only_a_request_that_waits_for_no_thread_is_immediate() -> None:
+    large, context = CallContext(is_large=True), CallContext()
+    unused = replace(REQUIRED, tool_choice=ToolChoice("none"))
+    as_json = replace(REQUEST, json_mode=JsonMode({}))
+    async with backend() as local:
+        assert all(local.is_immediate(request, SPEC, context) for request in (REQUEST, unused))
+        assert not local.is_immediate(REQUEST, SPEC, large)
+        for request in (REQUIRED, replace(REQUIRED, tool_choice=ToolChoice()), as_json):
+            assert not local.is_immediate(request, SPEC, context)
+        local._models.loaded_model(SPEC).template.is_isolated = True  # type: ignore[union-attr]
+        assert not local.is_immediate(REQUEST, SPEC, context)
 
 
 @in_loop

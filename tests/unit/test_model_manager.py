@@ -85,9 +85,9 @@ async def test_simultaneous_leases_load_a_model_once() -> None:
             return loaded.spec.name
 
     async with managing(loader) as manager:
-        assert not manager.is_loaded(ONE)
+        assert not manager.loaded_model(ONE)
         assert await asyncio.gather(*(lease(manager) for _ in range(4))) == [ONE.name] * 4
-        assert manager.is_loaded(ONE)
+        assert manager.loaded_model(ONE)
     assert len(loader.opened) == 1
 
 
@@ -157,10 +157,10 @@ async def test_models_with_the_same_weights_share_an_engine() -> None:
         async with manager.lease(ONE) as one, manager.lease(twin) as other:
             assert one.engine is other.engine and one.template is other.template
             assert (one.spec, other.spec) == (ONE, twin)
-        assert names(manager) == [ONE.name] and manager.is_loaded(twin)
+        assert names(manager) == [ONE.name] and manager.loaded_model(twin)
         await manager.load(TWO)
         assert names(manager) == [TWO.name]
-        assert not manager.is_loaded(ONE) and not manager.is_loaded(twin)
+        assert not manager.loaded_model(ONE) and not manager.loaded_model(twin)
     assert len(loader.opened) == 2
 
 
@@ -171,7 +171,7 @@ async def test_different_paths_to_the_same_file_share_an_engine() -> None:
     loader.targets[Path("link.gguf")] = ONE.weights_file
     async with managing(loader) as manager:
         await asyncio.gather(manager.load(ONE), manager.load(link))
-        assert manager.is_loaded(ONE) and manager.is_loaded(link)
+        assert manager.loaded_model(ONE) and manager.loaded_model(link)
     assert len(loader.opened) == 1
 
 

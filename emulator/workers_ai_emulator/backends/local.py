@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
-from workers_ai_emulator.backends.output_plan import plan, without_schemas
+from workers_ai_emulator.backends.output_plan import needs_grammar, plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -66,12 +66,13 @@ class LocalBackend:
                 async with self._embedders.lease(spec):
                     pass
 
-    def is_immediate(self, spec: ModelSpec) -> bool:
-        """Returns whether `generate` waits neither for the model nor for a thread for its grammar.
-
-        Otherwise, the request is cancelled if its client disconnects while it waits.
-        """
-        return self._models.is_loaded(spec) and not self._grammar_threads.are_busy
+    def is_immediate(
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
+    ) -> bool:
+        loaded = self._models.loaded_model(spec)
+        return loaded is not None and not (
+            _is_tokenised_in_thread(loaded, context) or needs_grammar(request)
+        )
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
@@ -81,7 +82,7 @@ class LocalBackend:
             # tokenising takes time.
             may_wait = not context.rejects_if_busy
             loaded.engine.check_capacity(may_wait=may_wait)
-            if context.is_large or loaded.template.is_isolated:
+            if _is_tokenised_in_thread(loaded, context):
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
@@ -99,6 +100,10 @@ class LocalBackend:
         await self._embedders.close()
         await self._models.close()
         self._grammar_threads.close()
+
+
+def _is_tokenised_in_thread(model: LoadedModel, context: CallContext) -> bool:
+    return context.is_large or model.template.is_isolated
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:

@@ -175,8 +175,10 @@ class ModelManager:
         async with self._load_lock:
             return self._taken_memory < taken or await self._unload_idle()
 
-    def is_loaded(self, spec: ModelSpec) -> bool:
-        return _Source.of(spec) in self._by_source
+    def loaded_model(self, spec: ModelSpec) -> LoadedModel | None:
+        """Returns the model if it is loaded, otherwise None. It may be unloaded at any time."""
+        weights = self._by_source.get(_Source.of(spec))
+        return weights.model(spec) if weights else None
 
     @cached_property
     def _loader(self) -> Loader:
