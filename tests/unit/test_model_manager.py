@@ -121,6 +121,24 @@ async def test_the_memory_of_a_model_is_taken_until_it_is_unloaded() -> None:
 
 
 @in_loop
+async def test_the_memory_of_a_model_whose_engine_is_stuck_is_taken_until_the_engine_ends() -> None:
+    runner = FakeRunner(block_at=3, can_be_interrupted=False)  # the first two calls are the check
+    loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(loader, memory_limit=SIZE, stall_timeout=0.2) as manager:
+        async with manager.lease(ONE) as loaded:
+            with pytest.raises(EngineError, match="nothing done"):
+                async for _ in loaded.engine.submit([1], SamplingParams(max_tokens=4)):
+                    pass
+        with short_close():
+            assert await manager.unload_idle()
+        assert names(manager) == [] and manager.free_memory == 0
+        runner.gate.set()
+        while loaded.engine.is_running:
+            await asyncio.sleep(0.01)
+        assert manager.free_memory == SIZE
+
+
+@in_loop
 async def test_a_leased_model_is_not_unloaded() -> None:
     async with managing(FakeLoader(), memory_limit=SIZE) as manager, manager.lease(ONE):
         with pytest.raises(CapacityExceeded):
@@ -255,9 +273,12 @@ async def test_a_model_whose_first_decode_call_gets_stuck_does_not_block_other_l
         stuck_load = pytest.raises(WeightsUnusable, match=r"not compute: .* got nothing done")
         with short_limit, short_close(), stuck_load:
             await manager.load(ONE)
+        assert manager.free_memory == SIZE
         await manager.load(TWO)
         assert names(manager) == [TWO.name]
         stuck.gate.set()
+        while manager.free_memory < SIZE:  # the engine's thread must not outlive the event loop
+            await asyncio.sleep(0.01)
 
 
 @in_loop

@@ -152,6 +152,11 @@ class Engine:
         return not self._live
 
     @property
+    def is_running(self) -> bool:
+        """Whether the worker thread has not ended yet. Until then, the model takes memory."""
+        return self._worker.is_alive
+
+    @property
     def status(self) -> EngineStatus:
         return self._worker.status
 
@@ -248,7 +253,8 @@ class Engine:
     async def close(self) -> None:
         """Cancels all requests, ends the worker thread and frees the model.
 
-        Waits at most 10 seconds for the thread to end.
+        Waits at most 10 seconds for the thread to end. If the thread is stuck, `is_running` is
+        still True, and the model is freed when the thread ends.
         """
         self._is_closing = True
         self.cancel_all()
@@ -257,6 +263,8 @@ class Engine:
         self._worker.close()
         await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._worker.join, _CLOSE_LIMIT_S)
+        if self.is_running:
+            log.warning("the engine's thread is stuck: the memory of its model is not freed")
 
     async def _watch_worker(self, watchdog: Watchdog, interval_s: float) -> None:
         interval_s = min(interval_s, _MAX_WATCH_INTERVAL_S)

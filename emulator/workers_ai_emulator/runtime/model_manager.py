@@ -142,7 +142,9 @@ class ModelManager:
         self._memory_limit = (
             machine.available_memory() if settings.memory_limit is None else settings.memory_limit
         )
-        self._reserved_memory = 0  # of the weights that are being loaded or unloaded
+        self._reserved_memory = 0  # of the weights that are being loaded and have no engine yet
+        # The weights with an engine that are being loaded or unloaded, or whose engine is stuck.
+        self._unlisted: list[LoadedWeights] = []
         self._others: OtherModels | None = None
         self.phase = "starting"
 
@@ -298,11 +300,13 @@ class ModelManager:
             raise
         with self._reserved(opened.memory(num_slots)):
             weights = await self._start_engine(opened, key, num_slots)
-            self._set_phase(f"warming up {spec.name}")
-            limit_s = self._settings.stall_timeout
-            weights.engine.watch(max(limit_s, _MIN_WARM_UP_LIMIT_S))
-            await _check_computes(weights)
+        self._unlisted.append(weights)
+        self._set_phase(f"warming up {spec.name}")
+        limit_s = self._settings.stall_timeout
+        weights.engine.watch(max(limit_s, _MIN_WARM_UP_LIMIT_S))
+        await _check_computes(weights)
         weights.engine.watch(limit_s)
+        self._unlisted.remove(weights)
         self._loaded[key] = weights
         log.info("loaded %s after %.1f s", file.name, time.monotonic() - start)
         return weights
@@ -373,8 +377,9 @@ class ModelManager:
         del self._loaded[weights.key]
         for source in self._sources(weights):
             del self._by_source[source]
-        with self._reserved(weights.memory):
-            await weights.close()
+        self._unlisted = [other for other in self._unlisted if other.engine.is_running]
+        self._unlisted.append(weights)
+        await weights.close()
 
     def _is_idle(self, weights: LoadedWeights) -> bool:
         num_leases = sum(self._num_leases[source] for source in self._sources(weights))
@@ -388,20 +393,21 @@ class ModelManager:
         """How many bytes of memory another model may take.
 
         The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
-        of all models, including embedding models, that are loaded, and of text models that
-        are being loaded or unloaded. The second number is needed because the operating system
-        counts memory-mapped weights as free memory until they have been read.
+        of all models, including embedding models, that are loaded, and of text models that are
+        being loaded or unloaded, or whose engine is stuck. The second number is needed because the
+        operating system counts memory-mapped weights as free memory until they have been read.
         """
         return min(self._memory_limit - self._taken_memory, machine.available_memory())
 
     @property
     def _taken_memory(self) -> int:
-        loaded = sum(weights.memory for weights in self.loaded)
-        return self._reserved_memory + loaded + (self._others.memory if self._others else 0)
+        ending = (weights for weights in self._unlisted if weights.engine.is_running)
+        in_memory = sum(weights.memory for weights in (*self.loaded, *ending))
+        return self._reserved_memory + in_memory + (self._others.memory if self._others else 0)
 
     @contextmanager
     def _reserved(self, memory: int) -> Iterator[None]:
-        """Counts memory as taken during the `with` block, in which a model is loaded or unloaded.
+        """Counts memory as taken during the `with` block, in which a model is loaded.
 
         Otherwise an embedding model that is loaded at the same time could take the same memory.
         """
