@@ -1,5 +1,6 @@
 """Tests chat templates in a subprocess: results, hostile templates, and the end of the process."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import closing
 import psutil
 import pytest
 from jinja2 import TemplateError
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.prompts.template import Conversation, JinjaRenderer, LimitExceeded
 from workers_ai_emulator.prompts.template_process import MODULE, IsolatedRenderer
 
@@ -137,6 +139,26 @@ def test_a_process_that_died_between_two_conversations_is_replaced(words: Isolat
     assert words.render(conversation("hi")) == "hi."
 
 
+def test_a_conversation_that_finds_the_process_busy_exceeds_the_capacity(
+    words: IsolatedRenderer,
+) -> None:
+    words._limit_s = 0.01
+    with words._supervisor.child(limit_s=60), pytest.raises(CapacityExceeded):
+        words.render(conversation("hi"))
+
+
+def test_a_process_that_cannot_be_started_again_is_no_error_of_the_template(
+    words: IsolatedRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (child,) = children()
+    child.kill()
+    psutil.wait_procs([child], timeout=10)
+    for executable in ("no such file", "true"):
+        monkeypatch.setattr(sys, "executable", shutil.which(executable) or executable)
+        with pytest.raises(EngineError, match="no process can be started"):
+            words.render(conversation("hi"))
+
+
 def test_the_process_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("WORKERS_AI_EMULATOR_API_TOKEN", "secret")
@@ -155,7 +177,7 @@ def test_closing_ends_the_process_and_may_be_repeated(words: IsolatedRenderer) -
     words.close()
     words.close()
     assert not children()
-    with pytest.raises(LimitExceeded, match="unloaded"):
+    with pytest.raises(EngineError, match="unloaded"):
         words.render(conversation("hi"))
     assert not children()
 
@@ -166,7 +188,7 @@ def test_closing_ends_an_endless_rendering() -> None:
         rendering = pool.submit(renderer.render, conversation("hi"))
         wait_until_busy(child)
         renderer.close()
-        assert isinstance(rendering.exception(timeout=60), LimitExceeded)
+        assert isinstance(rendering.exception(timeout=60), EngineError)
     assert not child.is_running()
 
 

@@ -7,6 +7,8 @@ crash.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -104,6 +106,19 @@ def test_a_killed_process_is_replaced(tokenizer: IsolatedTokenizer) -> None:
     child.kill()
     child.wait(timeout=60)
     assert len(tokenizer.tokenize(["Hello"])) == 1
+
+
+def test_a_process_that_cannot_be_started_again_is_no_error_of_the_prompt(
+    tokenizer: IsolatedTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (child,) = children()
+    child.kill()
+    child.wait(timeout=60)
+    for executable in ("no such file", "true"):
+        monkeypatch.setattr(sys, "executable", shutil.which(executable) or executable)
+        with pytest.raises(EngineError, match="no process can be started") as caught:
+            tokenizer.tokenize(["Hello"])
+        assert not isinstance(caught.value, RequestRejected)
 
 
 def test_closing_ends_the_process_and_may_be_repeated(tokenizer: IsolatedTokenizer) -> None:

@@ -9,14 +9,15 @@ from random import Random
 from typing import Any
 
 import pytest
-from jinja2 import Environment
-from workers_ai_emulator.engine.errors import RequestRejected
+from jinja2 import Environment, TemplateError
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError, RequestRejected
 from workers_ai_emulator.prompts.chat import (
     JinjaTemplate,
     Llama2Template,
     Mark,
 )
 from workers_ai_emulator.prompts.messages import DEFAULT_SYSTEM_TEXT, Message, wrap_prompt
+from workers_ai_emulator.prompts.template import Conversation, JinjaRenderer, LimitExceeded
 from workers_ai_emulator.prompts.template_process import IsolatedRenderer
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "data" / "templates"
@@ -311,8 +312,26 @@ def test_template_in_a_subprocess_rejects_conversations_as_one_in_this_process()
         with pytest.raises(RequestRejected, match="no <s>"):
             template.render([Message("user", "<s>")])
         template.close()
-        with pytest.raises(RequestRejected, match="unloaded"):
+        with pytest.raises(EngineError, match="unloaded"):
             template.render([Message("user", "<s>")])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(CapacityExceeded("busy"), CapacityExceeded), (LimitExceeded("late"), RequestRejected)],
+)
+def test_another_form_of_a_conversation_that_fails_is_reported(
+    error: Exception, expected: type[Exception]
+) -> None:
+    class Renderer(JinjaRenderer):
+        def render(self, conversation: Conversation) -> str:
+            if conversation.messages[0]["role"] == "user":
+                raise error
+            raise TemplateError("no system message")
+
+    template = JinjaTemplate("", ByteVocabulary(), Renderer)
+    with pytest.raises(expected, match=str(error)):
+        template.render([Message("system", "a"), Message("user", "b")])
 
 
 def test_private_use_characters_in_the_template_are_kept() -> None:

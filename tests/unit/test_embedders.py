@@ -190,7 +190,7 @@ async def test_an_idle_embedding_model_is_unloaded_for_a_text_model() -> None:
     async with managing(loader, memory_limit=SIZE) as (embedders, models):
         await use(embedders, ONE)
         await models.load(TEXT_MODEL)
-        assert models.is_loaded(TEXT_MODEL) and open_names(loader) == []
+        assert models.loaded_model(TEXT_MODEL) and open_names(loader) == []
 
 
 @in_loop

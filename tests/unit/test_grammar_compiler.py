@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from workers_ai_emulator.engine import grammar_compiler
+from workers_ai_emulator.engine.child import LIMITS_CPU_TIME, ChildFailed, Supervisor
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
     EngineError,
@@ -28,6 +30,7 @@ SLOW = {"allOf": [{"type": "string", "pattern": f"a.{{{n}}}b"} for n in range(1,
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[GrammarCompiler]:
     with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
+        compiler.compile('start: "a"')  # starts the subprocess
         yield compiler
 
 
@@ -92,13 +95,49 @@ def test_a_grammar_that_exceeds_a_limit_is_rejected(
     assert compiler.compile('start: "a"').text == 'start: "a"'
 
 
-def test_a_grammar_that_takes_too_long_is_rejected() -> None:
-    with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
-        compiler.compile('start: "a"')
-        assert compiler._check is not None
-        compiler._check._limit_s = 0.0
-        with pytest.raises(GrammarUnsupported, match="longer than 0 s to compile"):
-            compiler.compile('start: "b"')
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ChildFailed("slow"), "longer than 30 s to compile"),
+        (ChildFailed("crashed"), "320 MiB of memory"),
+    ],
+    ids=["slow", "crashed"],
+)
+def test_a_grammar_that_fails_by_itself_is_rejected_also_later(
+    failure: ChildFailed, reason: str, compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f'start: "{failure}"'
+    with monkeypatch.context() as patch, pytest.raises(GrammarUnsupported, match=reason):
+        patch.setattr(Supervisor, "child", Mock(side_effect=failure))
+        compiler.compile(text)
+    with pytest.raises(GrammarUnsupported, match=reason):
+        compiler.compile(text)
+
+
+@pytest.mark.skipif(not LIMITS_CPU_TIME, reason="Windows cannot limit the time of the processor")
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (ChildFailed("late"), CapacityExceeded),
+        (ChildFailed("killed"), CapacityExceeded),
+        (ChildFailed("crashed", is_prepared=False), EngineError),
+        (ChildFailed("late", is_prepared=False), EngineError),
+        (ChildFailed("closed"), EngineError),
+    ],
+    ids=["late", "killed", "crashed at the start", "late at the start", "closed"],
+)
+def test_a_grammar_that_fails_for_another_reason_is_compiled_later(
+    failure: ChildFailed,
+    expected: type[Exception],
+    compiler: GrammarCompiler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = f'start: "{failure} {failure.is_prepared}"'
+    with monkeypatch.context() as patch, pytest.raises(EngineError) as caught:
+        patch.setattr(Supervisor, "child", Mock(side_effect=failure))
+        compiler.compile(text)
+    assert type(caught.value) is expected
+    assert compiler.compile(text).begin().allowed_tokens()
 
 
 def test_the_grammars_that_were_used_last_are_not_tried_again(
@@ -115,22 +154,14 @@ def test_the_grammars_that_were_used_last_are_not_tried_again(
             compiler.compile('start: "1"')
 
 
-@pytest.mark.parametrize(
-    ("text", "limit_s", "reason"),
-    [('start: "late"', 0.0, "longer than 0 s"), (json_grammar({"not": {}}), 30.0, '"not"')],
-    ids=["late", "unsupported"],
-)
-def test_a_repeated_unsupported_grammar_is_rejected_without_the_subprocess(
-    text: str, limit_s: float, reason: str
-) -> None:
+def test_a_repeated_unsupported_grammar_is_rejected_without_the_subprocess() -> None:
+    text = json_grammar({"not": {}})
     with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
-        compiler.compile('start: "a"')
-        assert compiler._check is not None
-        compiler._check._limit_s = limit_s
-        with pytest.raises(GrammarUnsupported, match=reason):
+        with pytest.raises(GrammarUnsupported, match='"not"'):
             compiler.compile(text)
+        assert compiler._check is not None
         compiler._check.close()
-        with pytest.raises(GrammarUnsupported, match=reason):
+        with pytest.raises(GrammarUnsupported, match='"not"'):
             compiler.compile(text)
         with pytest.raises(EngineError, match="unloaded"):
             compiler.compile('start: "new"')
@@ -141,10 +172,10 @@ def test_a_grammar_that_found_the_subprocess_busy_is_tried_again() -> None:
         compiler.compile('start: "a"')
         check = compiler._check
         assert check is not None
-        check._limit_s = 0.0
+        check._max_wait_s = 0.0
         with check._supervisor.child(limit_s=30), pytest.raises(CapacityExceeded):
             compiler.compile('start: "b"')
-        check._limit_s = 30.0
+        check._max_wait_s = 30.0
         assert compiler.compile('start: "b"').begin().allowed_tokens()
 
 
@@ -170,18 +201,6 @@ def test_several_threads_compile_grammars(compiler: GrammarCompiler) -> None:
     for thread in threads:
         thread.join(60)
     assert sorted(texts) == sorted(f'start: "{n}"' for n in range(12) for _ in range(8))
-
-
-def test_a_busy_subprocess_is_an_error_of_capacity() -> None:
-    with closing(GrammarCompiler(FakeVocabulary(), limit_s=30)) as compiler:
-        compiler.compile('start: "a"')
-        assert compiler._check is not None
-        compiler._check._limit_s = 0.0
-        with (
-            compiler._check._supervisor.child(limit_s=30),
-            pytest.raises(CapacityExceeded, match="are being compiled"),
-        ):
-            compiler.compile('start: "b"')
 
 
 @pytest.mark.parametrize("is_used", [True, False])

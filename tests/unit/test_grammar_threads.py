@@ -43,15 +43,6 @@ async def test_a_call_gives_the_result_or_the_error_of_its_function() -> None:
 
 
 @in_loop
-async def test_the_threads_are_busy_until_the_functions_return() -> None:
-    threads = GrammarThreads()
-    assert not threads.are_busy
-    async with blocked(threads):
-        assert threads.are_busy
-    assert not threads.are_busy
-
-
-@in_loop
 async def test_a_function_whose_call_is_cancelled_before_it_starts_is_not_called() -> None:
     threads, called = GrammarThreads(), list[str]()
     async with blocked(threads):

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from workers_ai_emulator.backends.local import LocalBackend
 from workers_ai_emulator.engine.engine import Engine
-from workers_ai_emulator.engine.errors import GrammarUnsupported
+from workers_ai_emulator.engine.errors import CapacityExceeded, GrammarUnsupported
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import FinishReason, Generation, SamplingParams
 from workers_ai_emulator.models.catalog import CATALOG, ModelSpec
@@ -59,8 +59,8 @@ class OneModel:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Any]:
         yield self.loaded
 
-    def is_loaded(self, spec: ModelSpec) -> bool:
-        return True
+    def loaded_model(self, spec: ModelSpec) -> Any:
+        return self.loaded
 
     def share_memory(self, others: OtherModels) -> None:
         pass
@@ -70,8 +70,12 @@ class OneModel:
 
 
 @asynccontextmanager
-async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
-    runner = FakeRunner(context_length=2048, completion_length=20)
+async def backend(
+    source: str = CHATML, *, num_slots: int = 4, block_at: int | None = None
+) -> AsyncIterator[LocalBackend]:
+    runner = FakeRunner(
+        context_length=2048, completion_length=20, num_slots=num_slots, block_at=block_at
+    )
     engine = Engine(
         runner, queue_size=8, tiling=Tiling(), snapshot_tokens=256, drafts=False, name="test"
     )
@@ -82,6 +86,7 @@ async def backend(source: str = CHATML) -> AsyncIterator[LocalBackend]:
     try:
         yield local
     finally:
+        runner.gate.set()
         await local.close()
 
 
@@ -177,12 +182,14 @@ async def test_schemas_that_together_exceed_a_limit_are_left_out() -> None:
 
 
 @in_loop
-async def test_schemas_are_tried_one_by_one_for_a_limited_time() -> None:
+async def test_a_tool_that_was_not_tried_in_time_does_not_count_as_unsupported() -> None:
     tools = (Tool("f", "", UNSUPPORTED), Tool("g", "", UNIT))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("workers_ai_emulator.backends.local._MAX_TRYING_S", 0)
-        text = await grammar_of(tools, monkeypatch)
-    assert '"unit"' not in text and '"g' in text.replace("\\", "")
+        with pytest.raises(CapacityExceeded, match="take too long to compile"):
+            await grammar_of(tools, monkeypatch)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert '"unit"' in await grammar_of(tools, monkeypatch)
 
 
 @in_loop
@@ -199,15 +206,38 @@ async def test_a_request_does_not_wait_for_the_grammars_of_other_requests() -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "compile", compile_slowly)
         async with backend() as local:
-            assert local.is_immediate(SPEC)
             slow = [asyncio.create_task(completion(local, REQUIRED)) for _ in range(3)]
             for _ in range(2):
                 await asyncio.to_thread(started.acquire, timeout=TIMEOUT_S)
             large = await local.generate(REQUEST, SPEC, CallContext(is_large=True))
             assert len((await collect(aiter(large.generation))).text) == 20
-            assert not local.is_immediate(SPEC)
             gate.set()
             assert all(of.tool_calls for of in await asyncio.gather(*slow))
+
+
+@in_loop
+async def test_a_request_that_may_not_wait_is_rejected_if_its_slot_is_taken_meanwhile() -> None:
+    for request, is_large in ((REQUEST, True), (REQUIRED, False)):
+        context = CallContext(is_large=is_large, rejects_if_busy=True)
+        async with backend(num_slots=1, block_at=1) as local:
+            # Both requests find a free slot, and then wait for a thread.
+            both = (local.generate(request, SPEC, context) for _ in range(2))
+            results = await asyncio.gather(*both, return_exceptions=True)
+        assert [type(result) for result in results].count(CapacityExceeded) == 1
+
+
+@in_loop
+async def test_only_a_request_that_waits_for_no_thread_is_immediate() -> None:
+    large, context = CallContext(is_large=True), CallContext()
+    unused = replace(REQUIRED, tool_choice=ToolChoice("none"))
+    as_json = replace(REQUEST, json_mode=JsonMode({}))
+    async with backend() as local:
+        assert all(local.is_immediate(request, SPEC, context) for request in (REQUEST, unused))
+        assert not local.is_immediate(REQUEST, SPEC, large)
+        for request in (REQUIRED, replace(REQUIRED, tool_choice=ToolChoice()), as_json):
+            assert not local.is_immediate(request, SPEC, context)
+        local._models.loaded_model(SPEC).template.is_isolated = True  # type: ignore[union-attr]
+        assert not local.is_immediate(REQUEST, SPEC, context)
 
 
 @in_loop

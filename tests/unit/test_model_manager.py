@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.errors import SettingInvalid, WeightsUnusable
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.runtime import model_manager
 from workers_ai_emulator.runtime.loader import Loader
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.settings import Settings
@@ -30,14 +31,23 @@ ONE, TWO, THREE = CATALOG.values()
 
 @asynccontextmanager
 async def managing(
-    loader: FakeLoader, *, memory_limit: int = 2 * SIZE, preload: tuple[str, ...] = ()
+    loader: FakeLoader,
+    *,
+    memory_limit: int = 2 * SIZE,
+    preload: tuple[str, ...] = (),
+    stall_timeout: float = 60,
 ) -> AsyncIterator[ModelManager]:
-    settings = Settings(memory_limit=memory_limit, preload=preload)
+    settings = Settings(memory_limit=memory_limit, preload=preload, stall_timeout=stall_timeout)
     manager = ModelManager(settings, CATALOG, loader=cast(Loader, loader))
     try:
         yield manager
     finally:
         await manager.close()
+
+
+def short_close() -> AbstractContextManager[object]:
+    """Makes an engine wait only shortly for its thread to end when it is closed."""
+    return patch("workers_ai_emulator.engine.engine._CLOSE_LIMIT_S", 0.1)
 
 
 def names(manager: ModelManager) -> list[str]:
@@ -75,9 +85,9 @@ async def test_simultaneous_leases_load_a_model_once() -> None:
             return loaded.spec.name
 
     async with managing(loader) as manager:
-        assert not manager.is_loaded(ONE)
+        assert not manager.loaded_model(ONE)
         assert await asyncio.gather(*(lease(manager) for _ in range(4))) == [ONE.name] * 4
-        assert manager.is_loaded(ONE)
+        assert manager.loaded_model(ONE)
     assert len(loader.opened) == 1
 
 
@@ -108,6 +118,24 @@ async def test_the_memory_of_a_model_is_taken_until_it_is_unloaded() -> None:
         with patch.object(weights.engine, "close", closing):
             assert await manager.unload_idle()
         assert (free, manager.free_memory) == ([0], SIZE)
+
+
+@in_loop
+async def test_the_memory_of_a_model_whose_engine_is_stuck_is_taken_until_the_engine_ends() -> None:
+    runner = FakeRunner(block_at=3, can_be_interrupted=False)  # the first two calls are the check
+    loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(loader, memory_limit=SIZE, stall_timeout=0.2) as manager:
+        async with manager.lease(ONE) as loaded:
+            with pytest.raises(EngineError, match="nothing done"):
+                async for _ in loaded.engine.submit([1], SamplingParams(max_tokens=4)):
+                    pass
+        with short_close():
+            assert await manager.unload_idle()
+        assert names(manager) == [] and manager.free_memory == 0
+        runner.gate.set()
+        while loaded.engine.is_running:
+            await asyncio.sleep(0.01)
+        assert manager.free_memory == SIZE
 
 
 @in_loop
@@ -147,10 +175,10 @@ async def test_models_with_the_same_weights_share_an_engine() -> None:
         async with manager.lease(ONE) as one, manager.lease(twin) as other:
             assert one.engine is other.engine and one.template is other.template
             assert (one.spec, other.spec) == (ONE, twin)
-        assert names(manager) == [ONE.name] and manager.is_loaded(twin)
+        assert names(manager) == [ONE.name] and manager.loaded_model(twin)
         await manager.load(TWO)
         assert names(manager) == [TWO.name]
-        assert not manager.is_loaded(ONE) and not manager.is_loaded(twin)
+        assert not manager.loaded_model(ONE) and not manager.loaded_model(twin)
     assert len(loader.opened) == 2
 
 
@@ -161,7 +189,7 @@ async def test_different_paths_to_the_same_file_share_an_engine() -> None:
     loader.targets[Path("link.gguf")] = ONE.weights_file
     async with managing(loader) as manager:
         await asyncio.gather(manager.load(ONE), manager.load(link))
-        assert manager.is_loaded(ONE) and manager.is_loaded(link)
+        assert manager.loaded_model(ONE) and manager.loaded_model(link)
     assert len(loader.opened) == 1
 
 
@@ -233,6 +261,24 @@ async def test_a_model_that_cannot_generate_is_closed() -> None:
         assert names(manager) == []
     assert runner.is_closed
     assert loader.opened[0].template.is_closed
+
+
+@in_loop
+async def test_a_model_whose_first_decode_call_gets_stuck_does_not_block_other_loads() -> None:
+    runners = [FakeRunner(block_at=1, can_be_interrupted=False), FakeRunner()]
+    stuck = runners[0]
+    loader = FakeLoader(runner_of=lambda: runners.pop(0))
+    async with managing(loader, stall_timeout=0.2) as manager:
+        short_limit = patch.object(model_manager, "_MIN_WARM_UP_LIMIT_S", 0)
+        stuck_load = pytest.raises(WeightsUnusable, match=r"not compute: .* got nothing done")
+        with short_limit, short_close(), stuck_load:
+            await manager.load(ONE)
+        assert manager.free_memory == SIZE
+        await manager.load(TWO)
+        assert names(manager) == [TWO.name]
+        stuck.gate.set()
+        while manager.free_memory < SIZE:  # the engine's thread must not outlive the event loop
+            await asyncio.sleep(0.01)
 
 
 @in_loop

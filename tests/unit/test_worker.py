@@ -447,8 +447,9 @@ async def test_a_request_that_may_not_wait_is_rejected_if_no_slot_is_free() -> N
         engine.check_capacity(may_wait=False)
         generations.append(engine.submit(prompt(), params()))
         engine.check_capacity()
-        with pytest.raises(CapacityExceeded):
-            engine.check_capacity(may_wait=False)
+        for reject in (engine.check_capacity, partial(engine.submit, prompt(), params())):
+            with pytest.raises(CapacityExceeded):
+                reject(may_wait=False)
         runner.gate.set()
         await asyncio.gather(*map(text_of, generations))
 

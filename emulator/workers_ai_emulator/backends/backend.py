@@ -14,8 +14,13 @@ from workers_ai_emulator.wire.context import CallContext
 class Backend(Protocol):
     """Generates completions with a local model, a script or another server."""
 
-    def is_immediate(self, spec: ModelSpec) -> bool:
-        """Returns whether `generate` starts at once, without first loading or finding the model."""
+    def is_immediate(
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
+    ) -> bool:
+        """Returns whether `generate` with these arguments waits for nothing.
+
+        Otherwise, it is cancelled if the client disconnects or the request takes too long.
+        """
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext

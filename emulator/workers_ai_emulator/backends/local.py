@@ -11,9 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
-from workers_ai_emulator.backends.output_plan import plan, without_schemas
+from workers_ai_emulator.backends.output_plan import needs_grammar, plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
-from workers_ai_emulator.engine.errors import ContextTooLong, GrammarUnsupported
+from workers_ai_emulator.engine.errors import (
+    CapacityExceeded,
+    ContextTooLong,
+    GrammarUnsupported,
+)
 from workers_ai_emulator.engine.grammar_threads import GrammarThreads
 from workers_ai_emulator.engine.types import Generation, StartedGeneration, Vocabulary
 from workers_ai_emulator.models.catalog import ModelSpec
@@ -36,8 +40,8 @@ log = logging.getLogger(__name__)
 _MAX_CHARACTERS_PER_TOKEN = 32
 # How many tokens at the end of the prompt show whether the completion begins with reasoning.
 _NUM_END_TOKENS = 16
-# How long the schemas of a request's tools are tried one by one.
-_MAX_TRYING_S = 5.0
+# How long the schemas of a request's tools may take to be tried one by one.
+_MAX_TRYING_S = 20.0
 
 
 class LocalBackend:
@@ -62,12 +66,13 @@ class LocalBackend:
                 async with self._embedders.lease(spec):
                     pass
 
-    def is_immediate(self, spec: ModelSpec) -> bool:
-        """Returns whether `generate` waits neither for the model nor for a thread for its grammar.
-
-        Otherwise, the request is cancelled if its client disconnects while it waits.
-        """
-        return self._models.is_loaded(spec) and not self._grammar_threads.are_busy
+    def is_immediate(
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
+    ) -> bool:
+        loaded = self._models.loaded_model(spec)
+        return loaded is not None and not (
+            _is_tokenised_in_thread(loaded, context) or needs_grammar(request)
+        )
 
     async def generate(
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
@@ -75,12 +80,15 @@ class LocalBackend:
         async with self._models.lease(spec) as loaded:
             # If the engine cannot accept a request now, raises the error before tokenising, because
             # tokenising takes time.
-            loaded.engine.check_capacity(may_wait=not context.rejects_if_busy)
-            if context.is_large or loaded.template.is_isolated:
+            may_wait = not context.rejects_if_busy
+            loaded.engine.check_capacity(may_wait=may_wait)
+            if _is_tokenised_in_thread(loaded, context):
                 tokens = await asyncio.to_thread(tokenize, request, loaded)
             else:
                 tokens = tokenize(request, loaded)
-            generation = await _start(request, loaded, tokens, self._grammar_threads)
+            generation = await _start(
+                request, loaded, tokens, self._grammar_threads, may_wait=may_wait
+            )
         vocabulary = loaded.engine.vocabulary
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
 
@@ -92,6 +100,10 @@ class LocalBackend:
         await self._embedders.close()
         await self._models.close()
         self._grammar_threads.close()
+
+
+def _is_tokenised_in_thread(model: LoadedModel, context: CallContext) -> bool:
+    return context.is_large or model.template.is_isolated
 
 
 def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
@@ -113,11 +125,13 @@ async def _start(
     model: LoadedModel,
     tokens: list[int],
     threads: GrammarThreads,
+    *,
+    may_wait: bool,
 ) -> Generation:
     """Submits a request to the engine, with a grammar and a parser if the request needs them.
 
-    `tokens`: the tokens of the prompt. `threads`: compile the grammar. Raises RequestRejected if a
-    JSON schema of the request cannot be enforced, and the errors of `GrammarThreads.call` and of
+    `tokens`: the tokens of the prompt. `threads`: compile the grammar. `may_wait`: whether the
+    request may wait for a slot. Raises the errors of `GrammarThreads.call`, of `_compile` and of
     `Engine.submit`.
     """
     engine = model.engine
@@ -128,13 +142,15 @@ async def _start(
     output = plan(request, output_format, end, special_tokens)
     grammar = None
     if constraint := output.constraint:
-        engine.check_capacity()  # the engine may have been closed during the tokenising
+        # While the prompt was tokenised, the engine may have been closed or other requests started.
+        engine.check_capacity(may_wait=may_wait)
         grammar = await threads.call(partial(_compile, constraint, output_format, engine))
     generation = engine.submit(
         tokens,
         request.params,
         grammar=grammar,
         shows_special_tokens=output.shows_special_tokens,
+        may_wait=may_wait,
     )
     return ParsedGeneration(generation, output.parser) if output.parser else generation
 
@@ -147,7 +163,7 @@ def _compile(
     If the schema of a tool cannot be enforced, but the request does not require a tool call, the
     arguments of this tool may be any JSON object: in this case, the service does not enforce
     schemas either [inferred from vLLM]. Raises GrammarUnsupported if a required tool call or JSON
-    cannot be enforced.
+    cannot be enforced, and CapacityExceeded if it takes too long to find out which schemas can be.
     """
     special_tokens = engine.vocabulary.special_tokens
 
@@ -177,19 +193,21 @@ def _unsupported_tools(
 ) -> list[Tool]:
     """Returns the tools whose schemas cannot be enforced.
 
-    `compiled`: a function that compiles the grammar of a constraint. After some seconds, all tools
-    that have not been tried count as unsupported.
+    `compiled`: a function that compiles the grammar of a constraint. Raises CapacityExceeded if
+    this takes too long: if the remaining tools counted as unsupported, the completion would depend
+    on the speed of the machine. If the request is sent again, the tools that have been tried take
+    no time, because the engine remembers whether it can enforce their schemas.
     """
     deadline = time.monotonic() + _MAX_TRYING_S
     unsupported = []
     for tool in constraint.tools:
+        if time.monotonic() >= deadline:
+            raise CapacityExceeded("the schemas of the request's tools take too long to compile")
         try:
-            if time.monotonic() < deadline:
-                compiled(replace(constraint, tools=(tool,)))
-                continue
+            compiled(replace(constraint, tools=(tool,)))
         except GrammarUnsupported as error:
             log.debug("the schema of the tool %r cannot be enforced: %s", tool.name, error)
-        unsupported.append(tool)
+            unsupported.append(tool)
     return unsupported
 
 

@@ -28,6 +28,11 @@ class OutputPlan:
     shows_special_tokens: bool
 
 
+def needs_grammar(request: TextGenerationRequest) -> bool:
+    """Returns whether the completion of a request is constrained, in all formats of models."""
+    return bool(request.tool_choice.callable_tools(request.tools) or request.json_mode)
+
+
 def plan(
     request: TextGenerationRequest,
     output_format: OutputFormat,
@@ -59,7 +64,7 @@ def plan(
         parser=None
         if is_text
         else output_format.parser(tools, stage, separates_reasoning=request.separates_reasoning),
-        constraint=constraint if tools or request.json_mode else None,
+        constraint=constraint if needs_grammar(request) else None,
         shows_special_tokens=not is_text and bool(output_format.marker_tokens(special_tokens)),
     )
 

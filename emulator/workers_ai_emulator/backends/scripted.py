@@ -172,7 +172,9 @@ class ScriptedBackend:
         """Returns the rules that apply to the requests of an account."""
         return self._script(account).rules
 
-    def is_immediate(self, spec: ModelSpec) -> bool:
+    def is_immediate(
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
+    ) -> bool:
         return True
 
     async def generate(

@@ -77,7 +77,9 @@ class UpstreamBackend:
             transport=_transport(self._url),
         )
 
-    def is_immediate(self, spec: ModelSpec) -> bool:
+    def is_immediate(
+        self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
+    ) -> bool:
         return self._name_for(spec) is not None
 
     async def generate(

@@ -24,6 +24,7 @@ if sys.platform != "win32":
     import resource
 
 _START_LIMIT_S = 60.0  # how many seconds a child process may take to start
+_END_LIMIT_S = 5.0  # how many seconds a child process may take to end after it closed its pipe
 _KEPT_VARIABLES = (
     *("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"),
     *("GGML_BACKEND_PATH", "LLAMA_CPP_LIB_PATH"),
@@ -33,8 +34,17 @@ _KEPT_VARIABLES = (
 _READY, _REQUEST = b"rq"
 _FRAME_HEAD = struct.Struct(">BI")
 
+# Whether the operating system can limit the processor time of a reply.
+LIMITS_CPU_TIME = sys.platform != "win32"
+
 # A function that returns the kind and the content of the reply to a request.
 Answer = Callable[[bytes], tuple[int, bytes]]
+
+Reason = Literal["late", "slow", "killed", "crashed", "busy", "closed"]
+# Why a child has ended, by its exit status, which is negative if a signal has ended it.
+_REASONS: dict[int, Reason] = {}
+if sys.platform != "win32":
+    _REASONS = {-signal.SIGPROF: "slow", -signal.SIGKILL: "killed"}
 
 
 class ChildFailed(Exception):
@@ -42,15 +52,21 @@ class ChildFailed(Exception):
 
     `reason` has one of these values:
 
-    - `late`: the child exceeded its time limit.
+    - `late`: the reply took too long.
+    - `slow`: the child exceeded its limit of processor time (`cpu_limit_s` of `serve`).
+    - `killed`: another process or the operating system killed the child, for example because the
+      machine has no free memory.
     - `crashed`: the child ended before it sent a reply, or its reply was too long.
     - `busy`: other threads used the child for too long.
     - `closed`: the child's `Supervisor` has been closed.
+
+    `is_prepared`: False if a new child failed before it could be used.
     """
 
-    def __init__(self, reason: Literal["late", "crashed", "busy", "closed"]) -> None:
+    def __init__(self, reason: Reason, *, is_prepared: bool = True) -> None:
         super().__init__(f"the child process failed: {reason}")
         self.reason = reason
+        self.is_prepared = is_prepared
 
 
 class Child:
@@ -85,7 +101,7 @@ class Child:
         must then close the child.
         """
         if not self._is_ready:
-            with self._limited(_START_LIMIT_S):
+            with _preparing(), self._limited(_START_LIMIT_S):
                 read_frame(self._replies, 0)
             self._is_ready = True
         with self._limited(limit_s):
@@ -102,8 +118,38 @@ class Child:
         with suppress(OSError):  # closing the pipe fails if the child has not read all bytes
             self._requests.close()
 
-    def _limited(self, limit_s: float) -> _TimeLimit:
-        return _TimeLimit(limit_s, self.kill)
+    @contextmanager
+    def _limited(self, limit_s: float) -> Iterator[None]:
+        """Kills the child if the `with` block takes longer than `limit_s` seconds.
+
+        Raises ChildFailed if the block takes longer, or if it raises OSError, EOFError or
+        ValueError.
+        """
+        end = time.monotonic() + limit_s
+        timer = threading.Timer(limit_s, self.kill)
+        timer.daemon = True
+        timer.start()
+        failure: Exception | None = None
+        try:
+            yield
+        except (OSError, EOFError, ValueError) as error:
+            failure = error
+        finally:
+            timer.cancel()
+        # If the block took too long, ChildFailed is raised even if the block raised no error: the
+        # timer may have killed the child just after the child's reply.
+        if time.monotonic() >= end:
+            raise ChildFailed("late") from failure
+        if failure:
+            raise ChildFailed(self._end_reason(failure)) from failure
+
+    def _end_reason(self, failure: Exception) -> Reason:
+        """Returns why the child has ended. `failure`: the error of reading or writing."""
+        if isinstance(failure, ValueError):
+            return "crashed"  # the reply is too long, and the child still runs
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_LIMIT_S)
+        return _REASONS.get(self._process.returncode, "crashed")
 
 
 class Supervisor:
@@ -137,8 +183,10 @@ class Supervisor:
             raise ChildFailed("busy")
         try:
             yield self._running()
-        except BaseException:
+        except BaseException as error:
             self._drop()
+            if self._is_closed and isinstance(error, ChildFailed):  # `close` has killed the child
+                raise ChildFailed("closed") from error
             raise
         finally:
             self._lock.release()
@@ -157,7 +205,8 @@ class Supervisor:
             if self._is_closed:
                 raise ChildFailed("closed")
             self._child = Child(*self._command)
-            self._prepare(self._child)
+            with _preparing():
+                self._prepare(self._child)
         return self._child
 
     def _drop(self) -> None:
@@ -166,35 +215,23 @@ class Supervisor:
             child.close()
 
 
-class _TimeLimit:
-    """A context manager that calls `kill` if its `with` block takes longer than `limit_s` seconds.
-
-    Raises ChildFailed if the block takes longer, or if it raises OSError, EOFError or ValueError.
-    """
-
-    def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
-        self._end = time.monotonic() + limit_s
-        self._timer = threading.Timer(limit_s, kill)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._timer.cancel()
-        # If the block took too long, ChildFailed is raised even if the block raised no error: the
-        # timer may have killed the child just after the child's reply.
-        is_late = time.monotonic() >= self._end
-        if is_late or isinstance(error, (OSError, EOFError, ValueError)):
-            raise ChildFailed("late" if is_late else "crashed") from error
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """Sets `is_prepared` to False in each ChildFailed that the `with` block raises."""
+    try:
+        yield
+    except ChildFailed as error:
+        raise ChildFailed(error.reason, is_prepared=False) from error
 
 
-def serve(answer: Answer, *, limit_s: float) -> None:
+def serve(answer: Answer, *, limit_s: float, cpu_limit_s: float = 0) -> None:
     """Runs in the child process: replies to requests until its standard input is closed.
 
     `answer`: a function that returns the reply to a request. `limit_s`: if a reply takes longer
     than this many seconds, the parent process kills the child. If the parent process has died and
     cannot kill the child, the child ends itself when a reply takes `limit_s` + 1 seconds.
+    `cpu_limit_s`: the operating system ends the child if a reply takes this many seconds of
+    processor time; 0: no limit. On Windows, this limit has no effect: see `LIMITS_CPU_TIME`.
     """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     write_frame(replies, _READY, b"")
@@ -203,7 +240,9 @@ def serve(answer: Answer, *, limit_s: float) -> None:
             _, request = read_frame(requests, sys.maxsize)
             # Ends this process after `limit_s + 1` seconds, even if `answer` loops endlessly.
             faulthandler.dump_traceback_later(limit_s + 1, exit=True)
+            _limit_cpu_time(cpu_limit_s)
             reply = answer(request)
+            _limit_cpu_time(0)
             faulthandler.cancel_dump_traceback_later()
             write_frame(replies, *reply)
 
@@ -220,6 +259,12 @@ def restrict(*, memory: int | None = None) -> None:
         _limit(resource.RLIMIT_FSIZE, 0)
         if memory is not None:
             _limit(resource.RLIMIT_AS, memory)
+
+
+def _limit_cpu_time(limit_s: float) -> None:
+    """Makes the operating system end this process after so much processor time; 0: never."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, limit_s)  # SIGPROF ends the process
 
 
 def _limit(resource_type: int, value: int) -> None:

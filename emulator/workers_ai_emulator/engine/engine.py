@@ -152,6 +152,11 @@ class Engine:
         return not self._live
 
     @property
+    def is_running(self) -> bool:
+        """Whether the worker thread has not ended yet. Until then, the model takes memory."""
+        return self._worker.is_alive
+
+    @property
     def status(self) -> EngineStatus:
         return self._worker.status
 
@@ -193,6 +198,7 @@ class Engine:
         *,
         grammar: Grammar | None = None,
         shows_special_tokens: bool = False,
+        may_wait: bool = True,
     ) -> EngineGeneration:
         """Queues a request and returns its generation, which yields the chunks of the completion.
 
@@ -202,13 +208,14 @@ class Engine:
         STOP. If the grammar exceeds a limit of llguidance, the generation fails with GrammarFailed.
 
         `shows_special_tokens`: whether the text contains the names of special tokens, such as
-        `<|channel|>`. It never contains the name of the EOG token at the end.
+        `<|channel|>`. It never contains the name of the EOG token at the end. `may_wait`: whether
+        the request may wait for a slot in the queue.
 
         Raises ContextTooLong if the prompt tokens plus `max_tokens` exceed the context length; if
         the number of completion tokens may be reduced, at least one must fit. Also raises the
         errors of `check_capacity`.
         """
-        self.check_capacity()
+        self.check_capacity(may_wait=may_wait)
         rest = max(1, self.context_length - len(prompt_tokens))
         max_tokens = rest if params.max_tokens is None else params.max_tokens
         if params.may_shorten:
@@ -237,14 +244,17 @@ class Engine:
 
         The thread is stuck if it has requests, but for `limit_s` seconds no decode call or other
         operation has ended. While the thread is stuck, and after it has ended, `failure` contains
-        an error text, and all requests fail.
+        an error text, and all requests fail. Another call of this method replaces the limit.
         """
+        if self._watch is not None:
+            self._watch.cancel()
         self._watch = asyncio.create_task(self._watch_worker(Watchdog(limit_s), limit_s / 8))
 
     async def close(self) -> None:
         """Cancels all requests, ends the worker thread and frees the model.
 
-        Waits at most 10 seconds for the thread to end.
+        Waits at most 10 seconds for the thread to end. If the thread is stuck, `is_running` is
+        still True, and the model is freed when the thread ends.
         """
         self._is_closing = True
         self.cancel_all()
@@ -253,6 +263,8 @@ class Engine:
         self._worker.close()
         await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._worker.join, _CLOSE_LIMIT_S)
+        if self.is_running:
+            log.warning("the engine's thread is stuck: the memory of its model is not freed")
 
     async def _watch_worker(self, watchdog: Watchdog, interval_s: float) -> None:
         interval_s = min(interval_s, _MAX_WATCH_INTERVAL_S)

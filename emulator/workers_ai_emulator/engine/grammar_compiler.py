@@ -6,6 +6,7 @@ limits: one of them could make the others fail. Compiling usually takes about a 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections import OrderedDict
@@ -25,13 +26,14 @@ from workers_ai_emulator.engine.types import Vocabulary
 
 _MAX_CHARACTERS = 2**18  # of a grammar
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_TRIED = 64  # how many grammars are remembered with the result of their compilation
+_MAX_TRIED = 1024  # how many grammars are remembered with the result of their compilation
 
 
 class GrammarCompiler:
     """Compiles grammars for the tokens of a model. Several threads may use it at the same time.
 
-    `limit_s`: how long a grammar may take to compile in the subprocess that tries it first.
+    `limit_s`: how many seconds of processor time a grammar may take in the subprocess that compiles
+    it first.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, limit_s: float = 5.0) -> None:
@@ -41,18 +43,18 @@ class GrammarCompiler:
         self._check: GrammarCheck | None = None
         self._tokenizer: LLTokenizer | None = None
         self._is_closed = False
-        # The grammars of the last requests: None if a grammar was compiled, or the reason why it is
+        # The hashes of the last grammars: None if a grammar was compiled, or the reason why it is
         # unsupported. The least recently used comes first.
-        self._tried: OrderedDict[str, str | None] = OrderedDict()
+        self._tried: OrderedDict[bytes, str | None] = OrderedDict()
 
     def compile(self, text: str) -> CompiledGrammar:
         """Compiles a grammar. If it was not compiled recently, compiles it in the subprocess first.
 
         The first call takes longer: it starts the subprocess, and reads all tokens of the model.
-        Raises GrammarUnsupported if the grammar is too long, takes too much time or memory, or
-        cannot be compiled. A grammar that was rejected recently is rejected again without being
-        compiled. Raises CapacityExceeded if other grammars keep the subprocess busy, and
-        EngineError if the model has been unloaded.
+        Raises GrammarUnsupported if the grammar is too long, takes too much processor time or
+        memory, or cannot be compiled. A grammar that was rejected recently is rejected again
+        without being compiled. Raises CapacityExceeded if the machine or the subprocess is too busy
+        to compile it, and EngineError if the model has been unloaded or no process can be started.
         """
         text = _LONE_SURROGATE.sub("\ufffd", text)  # UTF-8 cannot encode it
         if len(text) > _MAX_CHARACTERS:
@@ -60,12 +62,13 @@ class GrammarCompiler:
                 f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
                 "are allowed"
             )
+        key = hashlib.sha256(text.encode()).digest()
         try:
-            grammar = self._compile(text)
+            grammar = self._compile(text, key)
         except GrammarUnsupported as error:
-            self._remember(text, error.reason)
+            self._remember(key, error.reason)
             raise
-        self._remember(text, None)
+        self._remember(key, None)
         return grammar
 
     def close(self) -> None:
@@ -74,21 +77,21 @@ class GrammarCompiler:
         if check := self._check:
             check.close()
 
-    def _compile(self, text: str) -> CompiledGrammar:
+    def _compile(self, text: str, key: bytes) -> CompiledGrammar:
         with self._lock:
             check, tokenizer = self._started()
-            is_tried, reason = text in self._tried, self._tried.get(text)
+            is_tried, reason = key in self._tried, self._tried.get(key)
         if reason is not None:
             raise GrammarUnsupported(reason)
         if not is_tried:
             check.check(text)
         return compile_grammar(text, tokenizer)
 
-    def _remember(self, text: str, reason: str | None) -> None:
+    def _remember(self, key: bytes, reason: str | None) -> None:
         """Stores the result of a compilation. `reason`: None if the grammar was compiled."""
         with self._lock:
-            self._tried[text] = reason
-            self._tried.move_to_end(text)
+            self._tried[key] = reason
+            self._tried.move_to_end(key)
             while len(self._tried) > _MAX_TRIED:
                 self._tried.popitem(last=False)
 

@@ -2,9 +2,10 @@
 
 A short JSON schema can take hours to compile, for example some schemas with `allOf`, or gigabytes,
 for example with a large `multipleOf`. llguidance cannot be stopped while it compiles. So each new
-grammar is first compiled in a subprocess with limits for time and memory:
+grammar is first compiled in a subprocess with limits for processor time and memory:
 `python -m workers_ai_emulator.engine.grammar_process LIMIT_S`. Only if this succeeds, the emulator
-compiles the grammar itself.
+compiles the grammar itself. Whether a grammar exceeds these limits does not depend on the other
+work of the machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from llguidance import LLTokenizer
 
 from workers_ai_emulator.engine.child import (
+    LIMITS_CPU_TIME,
     Child,
     ChildFailed,
     Supervisor,
@@ -31,11 +33,15 @@ MODULE = "workers_ai_emulator.engine.grammar_process"
 # its address space has up to 170 MiB.
 _MEMORY = 320 * 2**20
 _MAX_REPLY_BYTES = 4096
+# How long a grammar may take, as a multiple of the processor time that it may take. A busy machine
+# gives the subprocess only a part of the processor's time. Without a limit for processor time (on
+# Windows), the two limits are the same.
+_MAX_SLOWDOWN = 4 if LIMITS_CPU_TIME else 1
 _COMPILED, _REJECTED = b"cr"  # kinds of replies of the subprocess
 
 
 class GrammarCheck:
-    """Compiles grammars in a subprocess, which is killed if one takes longer than `limit_s` s.
+    """Compiles grammars in a subprocess, which ends if one takes `limit_s` s of processor time.
 
     The subprocess has the special tokens of the vocabulary, and a token for each byte. It compiles
     one grammar after the other. After a crash or a kill, the next grammar starts a new subprocess.
@@ -49,29 +55,28 @@ class GrammarCheck:
         self, size: int, names: Mapping[int, str], eog: Sequence[int], *, limit_s: float
     ) -> None:
         self._limit_s = limit_s
+        self._max_wait_s = limit_s * _MAX_SLOWDOWN
         self._tokens = json.dumps([size, names, eog]).encode()
         try:
             self._supervisor = Supervisor(MODULE, str(limit_s), prepare=self._prepare)
         except (OSError, ChildFailed) as error:
-            raise EngineError(f"no process can be started for grammars: {error}") from error
+            raise _not_started(error) from error
 
     def check(self, text: str) -> None:
         """Compiles a grammar in the subprocess.
 
-        Raises GrammarUnsupported if this fails, or takes too much time or memory. Raises
-        CapacityExceeded if other grammars keep the subprocess busy for longer than `limit_s`, and
-        EngineError if no process can be started.
+        Raises GrammarUnsupported if this fails, or takes too much processor time or memory. Raises
+        CapacityExceeded if the machine is too busy or has too little free memory to find this out,
+        and EngineError if the model is unloaded or no process can be started.
         """
         request = text.encode()
         try:
-            with self._supervisor.child(limit_s=self._limit_s) as child:
-                kind, reply = child.exchange(
-                    request, max_bytes=_MAX_REPLY_BYTES, limit_s=self._limit_s
-                )
+            with self._supervisor.child(limit_s=self._max_wait_s) as child:
+                kind, reply = self._exchange(child, request)
         except ChildFailed as error:
             raise self._failure(error) from error
         except OSError as error:
-            raise EngineError(f"no process can be started for grammars: {error}") from error
+            raise _not_started(error) from error
         if kind == _REJECTED:
             raise GrammarUnsupported(reply.decode())
 
@@ -81,20 +86,28 @@ class GrammarCheck:
 
     def _prepare(self, child: Child) -> None:
         """Sends the tokens of the vocabulary to the new subprocess `child`."""
-        child.exchange(self._tokens, max_bytes=_MAX_REPLY_BYTES, limit_s=self._limit_s)
+        self._exchange(child, self._tokens)
+
+    def _exchange(self, child: Child, request: bytes) -> tuple[int, bytes]:
+        return child.exchange(request, max_bytes=_MAX_REPLY_BYTES, limit_s=self._max_wait_s)
 
     def _failure(self, error: ChildFailed) -> EngineError:
-        match error.reason:
-            case "busy":
-                return CapacityExceeded("the grammars of other requests are being compiled")
-            case "closed":
-                return EngineError("the model has been unloaded")
-            case "late":
-                return GrammarUnsupported(f"it takes longer than {self._limit_s:g} s to compile")
-            case "crashed":
-                return GrammarUnsupported(
-                    f"it takes more than {_MEMORY // 2**20} MiB of memory to compile"
-                )
+        """Returns a GrammarUnsupported only if the grammar itself is the cause of the failure."""
+        is_slow = error.reason == "slow" or (error.reason == "late" and not LIMITS_CPU_TIME)
+        if error.reason == "closed":
+            return EngineError("the model has been unloaded")
+        if not error.is_prepared:
+            return _not_started(error)
+        if is_slow:
+            return GrammarUnsupported(f"it takes longer than {self._limit_s:g} s to compile")
+        if error.reason == "crashed":
+            limit = f"{_MEMORY // 2**20} MiB"
+            return GrammarUnsupported(f"it takes more than {limit} of memory to compile")
+        return CapacityExceeded(f"a grammar cannot be compiled now: {error}")
+
+
+def _not_started(error: Exception) -> EngineError:
+    return EngineError(f"no process can be started for grammars: {error}")
 
 
 def main(limit_s: float) -> None:
@@ -103,7 +116,7 @@ def main(limit_s: float) -> None:
     The first request contains the special tokens. Each later request contains a grammar.
     """
     restrict(memory=_MEMORY)
-    serve(_Program().answer, limit_s=limit_s)
+    serve(_Program().answer, limit_s=limit_s * _MAX_SLOWDOWN, cpu_limit_s=limit_s)
 
 
 class _Program:

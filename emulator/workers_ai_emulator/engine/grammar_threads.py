@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from workers_ai_emulator.engine.errors import CapacityExceeded
 
@@ -30,12 +30,6 @@ class GrammarThreads:
     def __init__(self, *, max_wait_s: float = 10.0) -> None:
         self._max_wait_s = max_wait_s
         self._executor = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
-        self._unfinished: set[Future[Any]] = set()
-
-    @property
-    def are_busy(self) -> bool:
-        """Whether the next function would have to wait for a free thread."""
-        return len(self._unfinished) >= _NUM_THREADS
 
     async def call(self, function: Callable[[], _T]) -> _T:
         """Calls a function on one of the threads, and returns its result or raises its error.
@@ -45,8 +39,6 @@ class GrammarThreads:
         """
         latest_s = time.monotonic() + self._max_wait_s
         future = self._executor.submit(partial(_call_before, latest_s, function))
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class LlamaModel:
 class LlamaVocabulary:
     """The tokenizer of a GGUF file. Several threads may use it at the same time.
 
-    After the model has been unloaded, `tokenize` raises EngineError, and `piece` and
+    After the model has been unloaded, `tokenize` raises EngineError, and `piece`, `is_eog` and
     `special_tokens` raise EngineError if their result is not cached.
     """
 
@@ -187,7 +187,13 @@ class LlamaVocabulary:
         return tokens[:count]
 
     def is_eog(self, token: int) -> bool:
-        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+        return token in self._eog_tokens
+
+    @cached_property
+    def _eog_tokens(self) -> frozenset[int]:
+        with self._model.in_use():
+            is_eog = partial(llama.llama_vocab_is_eog, self._vocab)
+            return frozenset(filter(is_eog, range(self.size)))
 
     def _piece(self, token: int) -> bytes:
         size = _MAX_PIECE_BYTES

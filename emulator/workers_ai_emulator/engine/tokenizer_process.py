@@ -62,7 +62,8 @@ class IsolatedTokenizer:
         """Returns the tokens of each text.
 
         Raises RequestRejected if the tokenizer fails, crashes, or takes longer than `limit_s`.
-        Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`.
+        Raises CapacityExceeded if other prompts keep the tokenizer busy for longer than `limit_s`,
+        or if another process or the operating system kills it.
         Raises EngineError if the tokenizer is closed, if its file was replaced by a file with other
         tokens, or if no process can be started.
         """
@@ -88,19 +89,23 @@ class IsolatedTokenizer:
         self._supervisor.close()
 
     def _failure(self, error: ChildFailed) -> EngineError:
+        if not error.is_prepared:
+            return _not_started(error)
         match error.reason:
             case "busy":
                 return CapacityExceeded("the model's tokenizer is busy with other prompts")
             case "closed":
                 return EngineError("the model has been unloaded")
+            case "killed":
+                return CapacityExceeded("the process of the model's tokenizer was killed")
             case "late":
                 what = f"did not process the prompt within {self._limit_s:g} s"
-            case "crashed":
+            case _:
                 what = "crashed on the prompt"
         return RequestRejected(f"the model's tokenizer {what}")
 
 
-def _not_started(error: OSError) -> EngineError:
+def _not_started(error: Exception) -> EngineError:
     return EngineError(f"no process can be started for its tokenizer: {error}")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from enum import Enum
 from itertools import chain, islice, pairwise
 from operator import add
@@ -52,8 +51,9 @@ class ChatTemplate(Protocol):
     All methods whose names begin with `render` return the tokens of the whole prompt, and raise
     RequestRejected if the template rejects the conversation. `is_isolated`: whether the template or
     its tokenizer runs in a subprocess. If so, the `render` methods block, so they must not be
-    called on the event loop's thread. `output_format`: how the model writes tool calls and its
-    reasoning.
+    called on the event loop's thread. They then raise CapacityExceeded if other prompts keep the
+    subprocess busy, and EngineError if it cannot be started or the model is unloaded.
+    `output_format`: how the model writes tool calls and its reasoning.
     """
 
     is_isolated: bool
@@ -279,19 +279,20 @@ class JinjaTemplate:
 
         Some templates reject system messages, or results of tools without a call. If the template
         rejects a conversation, renders it again in the forms of `_alternatives`. Raises
-        RequestRejected if the template rejects these, too, or if the arguments of a tool call are
-        not a JSON object.
+        RequestRejected if the template rejects these, too, if rendering exceeds a limit, or if the
+        arguments of a tool call are not a JSON object.
         """
         messages = self._prepared(messages, tools)
         offered = [tool.as_openai() for tool in tools] if self._has_tools else []
-        try:
-            return self._tokens(messages, offered, variables)
-        except TemplateError as error:
-            others = () if isinstance(error, LimitExceeded) else _alternatives(messages)
-            for other in others:
-                with suppress(TemplateError):
-                    return self._tokens(other, offered, variables)
-            raise RequestRejected(str(error)) from error
+        rejections: list[TemplateError] = []
+        for form in chain([messages], _alternatives(messages)):
+            try:
+                return self._tokens(form, offered, variables)
+            except LimitExceeded as error:
+                raise RequestRejected(str(error)) from error
+            except TemplateError as error:
+                rejections.append(error)
+        raise RequestRejected(str(rejections[0])) from rejections[0]
 
     def render_prompt(self, prompt: str, variables: Mapping[str, Any] = _NO_VARIABLES) -> list[int]:
         messages = parse_llama2(prompt) or wrap_prompt(prompt)

@@ -83,6 +83,8 @@ class Renderer(Protocol):
         In masked text, other characters replace the first and last characters of special tokens.
         Raises TemplateError with the template's error text if the template rejects the
         conversation. Raises LimitExceeded if rendering exceeds the limit of time, memory or length.
+        If the template runs in a subprocess, raises CapacityExceeded if other conversations keep
+        the subprocess busy, and EngineError if it cannot be started or the model is unloaded.
         """
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from workers_ai_emulator.engine.child import (
     restrict,
     serve,
 )
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.prompts.template import (
     MAX_REASON_LENGTH,
     Conversation,
@@ -33,13 +34,8 @@ from workers_ai_emulator.prompts.template import (
 # The name of this module. In the subprocess, `__name__` is `__main__` instead.
 MODULE = "workers_ai_emulator.prompts.template_process"
 _MEMORY = 768 * 2**20  # limit for the process's address space in bytes; Python needs 50 MiB
+_NOT_STARTED = "no process can be started for its chat template"
 _TEXT, _REJECTED, _EXCEEDED, _INVALID = b"txli"  # kinds of replies of the subprocess
-_FAILURES = {  # maps `ChildFailed.reason` to the end of the error message
-    "late": "did not end within {limit_s:g} s",
-    "crashed": "broke the process it ran in",
-    "busy": "is busy with other conversations",
-    "closed": "is being unloaded",
-}
 
 
 class IsolatedRenderer:
@@ -59,9 +55,9 @@ class IsolatedRenderer:
         try:
             self._supervisor = Supervisor(MODULE, str(limit_s), prepare=self._compile)
         except OSError as error:
-            raise ValueError(f"no process can be started for its chat template: {error}") from error
+            raise ValueError(f"{_NOT_STARTED}: {error}") from error
         except ChildFailed as error:
-            raise ValueError(str(self._failure(error))) from error
+            raise ValueError(str(self._limit_exceeded(error))) from error
         except LimitExceeded as error:
             raise ValueError(str(error)) from error
 
@@ -72,6 +68,8 @@ class IsolatedRenderer:
                 kind, text = self._request(child, request, conversation.max_characters)
         except ChildFailed as error:
             raise self._failure(error) from error
+        except OSError as error:
+            raise EngineError(f"{_NOT_STARTED}: {error}") from error
         if kind == _REJECTED:
             raise TemplateError(text)
         return text
@@ -101,9 +99,21 @@ class IsolatedRenderer:
             raise LimitExceeded(text) if kind == _EXCEEDED else ValueError(text)
         return kind, text
 
-    def _failure(self, error: ChildFailed) -> LimitExceeded:
-        what = _FAILURES[error.reason].format(limit_s=self._limit_s)
-        return LimitExceeded(f"its chat template {what}")
+    def _failure(self, error: ChildFailed) -> LimitExceeded | EngineError:
+        if error.reason == "busy":
+            return CapacityExceeded("the model's chat template is busy with other conversations")
+        if error.reason == "killed":
+            return CapacityExceeded("the process of the model's chat template was killed")
+        if error.reason == "closed":
+            return EngineError("the model has been unloaded")
+        if not error.is_prepared:
+            return EngineError(f"{_NOT_STARTED}: {error}")
+        return self._limit_exceeded(error)
+
+    def _limit_exceeded(self, error: ChildFailed) -> LimitExceeded:
+        if error.reason == "late":
+            return LimitExceeded(f"its chat template did not end within {self._limit_s:g} s")
+        return LimitExceeded("its chat template broke the process it ran in")
 
 
 def main(limit_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol, TypeVar
@@ -105,14 +106,16 @@ async def _start(
 ) -> StartedGeneration:
     """Starts the generation, and stores it in the request's context.
 
-    Waits until the model is loaded. Raises ClientDisconnect if the client disconnects during this
-    wait, and DeadlineExceeded if the request's time limit is reached. After either error, the model
-    continues to load, so that later requests can use it.
+    Waits until the model is loaded, and the prompt and the grammar are ready. Raises
+    ClientDisconnect if the client disconnects during this wait, and DeadlineExceeded if the
+    request's time limit is reached. After either error, the model continues to load, so that later
+    requests can use it. The time limit includes this wait and the generation.
     """
     context = context_of(request.scope)
     limit_s = services_of(request).backends.request_timeout_s
+    start_s = time.monotonic()
     starting = backend.generate(task_request, spec, context)
-    if backend.is_immediate(spec):
+    if backend.is_immediate(task_request, spec, context):
         started = await starting
     else:
         try:
@@ -121,7 +124,7 @@ async def _start(
             raise DeadlineExceeded from error
     context.started, context.model = started, spec.name
     if limit_s is not None:
-        started.generation.cancel_after(limit_s)
+        started.generation.cancel_after(start_s + limit_s - time.monotonic())
     return started
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their imp
 
 log = logging.getLogger(__name__)
 
+# The minimum of the time limit for each of the first two decode calls, which may have to read the
+# weights from a slow disk.
+_MIN_WARM_UP_LIMIT_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -138,7 +142,9 @@ class ModelManager:
         self._memory_limit = (
             machine.available_memory() if settings.memory_limit is None else settings.memory_limit
         )
-        self._reserved_memory = 0  # of the weights that are being loaded or unloaded
+        self._reserved_memory = 0  # of the weights that are being loaded and have no engine yet
+        # The weights with an engine that are being loaded or unloaded, or whose engine is stuck.
+        self._unlisted: list[LoadedWeights] = []
         self._others: OtherModels | None = None
         self.phase = "starting"
 
@@ -171,8 +177,10 @@ class ModelManager:
         async with self._load_lock:
             return self._taken_memory < taken or await self._unload_idle()
 
-    def is_loaded(self, spec: ModelSpec) -> bool:
-        return _Source.of(spec) in self._by_source
+    def loaded_model(self, spec: ModelSpec) -> LoadedModel | None:
+        """Returns the model if it is loaded, otherwise None. It may be unloaded at any time."""
+        weights = self._by_source.get(_Source.of(spec))
+        return weights.model(spec) if weights else None
 
     @cached_property
     def _loader(self) -> Loader:
@@ -292,9 +300,13 @@ class ModelManager:
             raise
         with self._reserved(opened.memory(num_slots)):
             weights = await self._start_engine(opened, key, num_slots)
-            self._set_phase(f"warming up {spec.name}")
-            await _check_computes(weights)
-        weights.engine.watch(self._settings.stall_timeout)
+        self._unlisted.append(weights)
+        self._set_phase(f"warming up {spec.name}")
+        limit_s = self._settings.stall_timeout
+        weights.engine.watch(max(limit_s, _MIN_WARM_UP_LIMIT_S))
+        await _check_computes(weights)
+        weights.engine.watch(limit_s)
+        self._unlisted.remove(weights)
         self._loaded[key] = weights
         log.info("loaded %s after %.1f s", file.name, time.monotonic() - start)
         return weights
@@ -365,8 +377,9 @@ class ModelManager:
         del self._loaded[weights.key]
         for source in self._sources(weights):
             del self._by_source[source]
-        with self._reserved(weights.memory):
-            await weights.close()
+        self._unlisted = [other for other in self._unlisted if other.engine.is_running]
+        self._unlisted.append(weights)
+        await weights.close()
 
     def _is_idle(self, weights: LoadedWeights) -> bool:
         num_leases = sum(self._num_leases[source] for source in self._sources(weights))
@@ -380,20 +393,21 @@ class ModelManager:
         """How many bytes of memory another model may take.
 
         The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
-        of all models, including embedding models, that are loaded, and of text models that
-        are being loaded or unloaded. The second number is needed because the operating system
-        counts memory-mapped weights as free memory until they have been read.
+        of all models, including embedding models, that are loaded, and of text models that are
+        being loaded or unloaded, or whose engine is stuck. The second number is needed because the
+        operating system counts memory-mapped weights as free memory until they have been read.
         """
         return min(self._memory_limit - self._taken_memory, machine.available_memory())
 
     @property
     def _taken_memory(self) -> int:
-        loaded = sum(weights.memory for weights in self.loaded)
-        return self._reserved_memory + loaded + (self._others.memory if self._others else 0)
+        ending = (weights for weights in self._unlisted if weights.engine.is_running)
+        in_memory = sum(weights.memory for weights in (*self.loaded, *ending))
+        return self._reserved_memory + in_memory + (self._others.memory if self._others else 0)
 
     @contextmanager
     def _reserved(self, memory: int) -> Iterator[None]:
-        """Counts memory as taken during the `with` block, in which a model is loaded or unloaded.
+        """Counts memory as taken during the `with` block, in which a model is loaded.
 
         Otherwise an embedding model that is loaded at the same time could take the same memory.
         """
@@ -411,7 +425,7 @@ class ModelManager:
 async def _check_computes(loaded: LoadedWeights) -> None:
     """Checks that loaded weights can generate two tokens.
 
-    If they cannot, closes them and raises WeightsUnusable.
+    If they cannot, or if the engine gets stuck, closes them and raises WeightsUnusable.
     """
     prompt_tokens = loaded.engine.vocabulary.tokenize("Hello")
     params = SamplingParams(max_tokens=2, temperature=0.0)
