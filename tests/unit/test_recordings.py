@@ -231,6 +231,7 @@ def test_a_binary_body_is_stored_byte_for_byte() -> None:
         (part(event("b")), False, False, "broken off"),
         (part(event("b")), True, False, "client left"),
         (part(b"data: [DONE]\n\n"), True, True, "whole"),
+        (part(b'event: message_stop\ndata: {"type":"message_stop"}\n\n'), True, True, "whole"),
     ],
 )
 def test_the_ending_of_a_stream_is_captured(
@@ -238,6 +239,12 @@ def test_the_ending_of_a_stream_is_captured(
 ) -> None:
     capture = capture_of(STREAM_START, part(event("a")), last)
     assert capture.ending(is_disconnected=is_disconnected, is_cancelled=is_cancelled) == ending
+
+
+def test_only_done_ends_a_recording_before_the_last_message() -> None:
+    completed = part(b"event: response.completed\ndata: {}\n\n")
+    assert not capture_of(STREAM_START, completed).is_over
+    assert capture_of(STREAM_START, completed, part(b"data: [DONE]\n\n")).is_over
 
 
 @pytest.mark.parametrize(
