@@ -265,6 +265,14 @@ def test_an_incomplete_or_unrelated_response_is_not_recorded(
     assert bool(capture_of(start).reason_not_to_record(ending)) == bool(reason)
 
 
+def test_an_error_of_ai_gateway_without_a_request_id_is_recorded() -> None:
+    start = {**JSON_START, "status": 404, "headers": []}
+    error = {"message": "Model not found: openai/x", "code": 7003}
+    body = json.dumps({"errors": [error], "success": False}).encode()
+    capture = capture_of(start, part(body[:20]), part(body[20:], is_last=True))
+    assert capture.reason_not_to_record("whole") is None
+
+
 def test_a_response_that_is_too_large_is_not_recorded() -> None:
     capture = capture_of(JSON_START, *[part(bytes(2**20))] * 65)
     assert capture.reason_not_to_record("whole") == "it is larger than 64 MiB"

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message
 
+from workers_ai_emulator.middleware.recordings.gateway_errors import is_gateway_error
 from workers_ai_emulator.middleware.recordings.recording import Ending, RecordedResponse
 from workers_ai_emulator.middleware.recordings.request import Json, text_or_base64
 from workers_ai_emulator.middleware.stream_end import ends_stream
@@ -89,9 +90,7 @@ class ResponseCapture:
             return f"it is larger than {_MAX_BYTES // 2**20} MiB"
         if self._headers.get("content-encoding", "identity") != "identity":
             return "it is compressed, so credentials in it cannot be found"
-        if self._status >= 400 and "cf-ai-req-id" not in self._headers:
-            # Every recorded error of a model has the header `cf-ai-req-id`. Other errors, for
-            # example about the client's token, do not have it.
+        if self._status >= 400 and not self._is_error_about_call:
             return f"{self._status} is not a response of a model"
         return None
 
@@ -111,6 +110,10 @@ class ResponseCapture:
             ending=ending,
             **content,
         )
+
+    @property
+    def _is_error_about_call(self) -> bool:
+        return "cf-ai-req-id" in self._headers or is_gateway_error(b"".join(self._parts))
 
     @property
     def _last_event(self) -> bytes:
