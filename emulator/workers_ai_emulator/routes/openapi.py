@@ -659,6 +659,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.AUTORAG_LIST: _OTHER_API,
     endpoints.AI_SEARCH: _OTHER_API,
     endpoints.AI_SEARCH_LIST: _OTHER_API,
+    endpoints.PROVIDER_URL: _fixed(_content(_success(_TEXT))),
     endpoints.SHOW_GATEWAY: _OTHER_API,
     endpoints.CREATE_GATEWAY: _OTHER_API,
     endpoints.PATCH_GATEWAY: _OTHER_API,

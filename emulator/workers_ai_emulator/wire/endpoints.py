@@ -129,6 +129,12 @@ AUTORAG = _other_api("POST", "/autorag/{operation:path}")
 AUTORAG_LIST = _other_api("GET", "/autorag/{operation:path}")
 AI_SEARCH = _other_api("POST", "/ai-search/{operation:path}")
 AI_SEARCH_LIST = _other_api("GET", "/ai-search/{operation:path}")
+PROVIDER_URL = Endpoint(
+    "GET",
+    f"{_ACCOUNT}/ai-gateway/gateways/{{gateway_id}}/url/{{provider}}",
+    Access.ACCOUNT,
+    "The base URL of a provider of AI Gateway",
+)
 SHOW_GATEWAY = _other_api("GET", "/ai-gateway/{operation:path}")
 CREATE_GATEWAY = _other_api("POST", "/ai-gateway/{operation:path}")
 PATCH_GATEWAY = _other_api("PATCH", "/ai-gateway/{operation:path}")
