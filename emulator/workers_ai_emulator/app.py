@@ -30,6 +30,7 @@ from workers_ai_emulator.routes import (
     models,
     openai,
     other_apis,
+    provider_url,
     remote_session,
     run,
     tokens,
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = [
     *(part.router for part in (run, openai, models, accounts, tokens, gateway, binding)),
-    *(part.router for part in (remote_session, other_apis)),
+    *(part.router for part in (remote_session, provider_url, other_apis)),
     operations.health_router,
     *(part.router for part in (operations, control, dashboard)),
 ]

@@ -37,6 +37,7 @@ _ORDER = [
     "ai/models/search",
     "ai/models/schema",
     "ai/tasks/search",
+    "ai-gateway/gateways/{id}/url",
     "accounts",
     "tokens/verify",
     "gateway: workers-ai/{model}",

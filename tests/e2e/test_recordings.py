@@ -127,6 +127,16 @@ def test_responses_of_a_model_are_replayed_byte_for_byte_without_the_model(tmp_p
     assert not no_models.exists()
 
 
+def test_the_error_for_a_wrong_model_name_is_replayed(tmp_path: Path) -> None:
+    def call(server: ServerProcess) -> httpx.Response:
+        return server.run(SHORT, model="openai/no-such-model")
+
+    (original,) = recorded_from_script(tmp_path, call)
+    assert (original.status_code, original.json()["errors"][0]["code"]) == (404, 7003)
+    with replaying(tmp_path) as server:
+        assert recorded_parts(call(server)) == recorded_parts(original)
+
+
 def test_the_events_of_a_stream_are_replayed_one_by_one(tmp_path: Path) -> None:
     (original,) = recorded_from_script(tmp_path, run(STREAM))
     with replaying(tmp_path) as server, server.connect(STREAM) as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
+    CREDENTIALS_MISSING,
     GATEWAY_NOT_CONFIGURED,
     INVALID_ACCOUNT,
     NO_ROUTE,
@@ -18,6 +19,7 @@ from tests.server import ACCOUNT_ID
 
 BASE_URL = "http://localhost:1/client/v4"
 OPENAI = f"OpenAI clients need the base URL {BASE_URL}/accounts/ACCOUNT_ID/ai/v1"
+ANTHROPIC_CLIENT = f"Anthropic clients need the base URL {BASE_URL}/accounts/ACCOUNT_ID/ai"
 ACCOUNT = "/client/v4/accounts"
 BAD_ACCOUNT = "account id 'x' is refused: use any 32 hexadecimal digits (0-9, a-f)"
 ANTHROPIC = "provider anthropic is not emulated, only workers-ai and compat"
@@ -44,6 +46,26 @@ def hint(path: str, type: ErrorType = NO_ROUTE, host: str = "localhost:1") -> st
 )
 def test_a_wrong_base_url_of_an_openai_client_gets_the_right_one(path: str) -> None:
     assert hint(path) == OPENAI
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages",
+        f"{ACCOUNT}/{ACCOUNT_ID}/v1/messages",
+        f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/v1/messages",
+        f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/v1/messages/count_tokens",
+    ],
+)
+def test_a_wrong_base_url_of_an_anthropic_client_gets_the_right_one(path: str) -> None:
+    assert hint(path) == ANTHROPIC_CLIENT
+
+
+def test_a_token_in_another_header_gets_the_right_header() -> None:
+    error = WireError(CREDENTIALS_MISSING)
+    found = hint_of(http_scope("/", headers={"x-api-key": "secret"}), error)
+    assert "x-api-key is not read, send the token in `Authorization: Bearer TOKEN`" in found
+    assert hint_of(http_scope("/"), error) == ""
 
 
 def test_the_gateway_named_chat_is_a_wrong_base_url() -> None:
@@ -95,6 +117,7 @@ def test_an_error_may_have_a_hint_of_its_own() -> None:
     [
         (f"{ACCOUNT}/{ACCOUNT_ID}/nothing", NO_ROUTE),
         (f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/audio/speech", NO_ROUTE),
+        (f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/messages/count_tokens", NO_ROUTE),
         (f"/v1/{ACCOUNT_ID}/gw/compat/models", NO_ROUTE),
         ("/nothing", NO_ROUTE),
         ("/chat/completions", BAD_INPUT),

@@ -190,6 +190,9 @@ BARE_ERROR = JsonResponse(b'{"name":"AiError","internalCode":3040,"httpCode":429
         (responding(lambda: BARE_ERROR), "3040"),
         (responding(lambda: Response("gone", 502)), "error"),
         (responding(streaming(event({"response": "Hel"}))), "cut"),
+        (responding(streaming(b"event: ping\n\nevent: mess", b"age_stop\ndata: {}\n\n")), "ok"),
+        (responding(streaming(b"event: response.completed\ndata: {", b"}\n\n")), "ok"),
+        (responding(streaming(b"event: response.completed\ndata: {")), "cut"),
         (responding(lambda: Response(status_code=499)), "cancelled"),
     ],
 )

@@ -231,6 +231,7 @@ def test_a_binary_body_is_stored_byte_for_byte() -> None:
         (part(event("b")), False, False, "broken off"),
         (part(event("b")), True, False, "client left"),
         (part(b"data: [DONE]\n\n"), True, True, "whole"),
+        (part(b'event: message_stop\ndata: {"type":"message_stop"}\n\n'), True, True, "whole"),
     ],
 )
 def test_the_ending_of_a_stream_is_captured(
@@ -238,6 +239,12 @@ def test_the_ending_of_a_stream_is_captured(
 ) -> None:
     capture = capture_of(STREAM_START, part(event("a")), last)
     assert capture.ending(is_disconnected=is_disconnected, is_cancelled=is_cancelled) == ending
+
+
+def test_only_done_ends_a_recording_before_the_last_message() -> None:
+    completed = part(b"event: response.completed\ndata: {}\n\n")
+    assert not capture_of(STREAM_START, completed).is_over
+    assert capture_of(STREAM_START, completed, part(b"data: [DONE]\n\n")).is_over
 
 
 @pytest.mark.parametrize(
@@ -256,6 +263,14 @@ def test_an_incomplete_or_unrelated_response_is_not_recorded(
 ) -> None:
     assert (capture_of(start, part(b"{}")).reason_not_to_record(ending) or "").startswith(reason)
     assert bool(capture_of(start).reason_not_to_record(ending)) == bool(reason)
+
+
+def test_an_error_of_ai_gateway_without_a_request_id_is_recorded() -> None:
+    start = {**JSON_START, "status": 404, "headers": []}
+    error = {"message": "Model not found: openai/x", "code": 7003}
+    body = json.dumps({"errors": [error], "success": False}).encode()
+    capture = capture_of(start, part(body[:20]), part(body[20:], is_last=True))
+    assert capture.reason_not_to_record("whole") is None
 
 
 def test_a_response_that_is_too_large_is_not_recorded() -> None:

@@ -22,6 +22,16 @@ class Price:
         """Converts a price in USD per million prompt tokens, and per million completion tokens."""
         return cls(prompt * _NEURONS_PER_USD, completion * _NEURONS_PER_USD)
 
+    @property
+    def prompt_usd(self) -> float:
+        """The price in USD per million prompt tokens."""
+        return self.prompt / _NEURONS_PER_USD
+
+    @property
+    def completion_usd(self) -> float:
+        """The price in USD per million completion tokens."""
+        return self.completion / _NEURONS_PER_USD
+
     def of(self, usage: Usage) -> float:
         """Returns the cost of a call in neurons. `usage`: the call's token counts.
 

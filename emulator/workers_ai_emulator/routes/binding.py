@@ -25,17 +25,14 @@ from workers_ai_emulator.tasks.response_formats.choice import gzipped, tensor_fo
 from workers_ai_emulator.tasks.response_formats.tensors import embeddings_tensor
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
-from workers_ai_emulator.wire.context import context_of
-from workers_ai_emulator.wire.envelope import success, to_json
+from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import (
     INCOMPLETE_REQUEST,
     INVALID_DATA,
     NOT_EMULATED,
     WireError,
 )
-from workers_ai_emulator.wire.responses import JsonResponse
 
-_ANY_ACCOUNT = "0" * 32  # the account id in URLs for bindings that send no account id
 _AUTORAG_METHODS = {"rags": ".list()", "search": ".search()", "ai-search": ".aiSearch()"}
 
 router = EndpointRouter()
@@ -71,23 +68,6 @@ async def run_model_via_gateway(request: Request) -> Response:
 @router.handles(endpoints.BINDING_GATEWAY_UNIVERSAL)
 async def run_universal(request: Request) -> Response:
     return await gateway.universal(request)
-
-
-@router.handles(endpoints.BINDING_GATEWAY_URL)
-async def gateway_url(request: Request) -> Response:
-    """Returns the base URL of this server's AI Gateway routes, for `env.AI.gateway().getUrl()`.
-
-    The URL has the account of this request, so that the account's rules apply to the Worker's
-    requests to the URL, too.
-    """
-    # Does not use the header `Host`, because a binding sends the real service's host name in it.
-    host, port = request.scope["server"]
-    host = f"[{host}]" if ":" in host else host
-    account = context_of(request.scope).account or _ANY_ACCOUNT
-    gateway_id, provider = request.path_params["gateway_id"], request.path_params["provider"]
-    provider = "" if provider == "universal" else provider
-    path = f"{endpoints.GATEWAY_PREFIX}{account}/{gateway_id}/{provider}"
-    return JsonResponse(success({"url": f"http://{host}:{port}{path}"}))
 
 
 @router.handles(endpoints.BINDING_WEBSOCKET)

@@ -8,7 +8,8 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.routes.generation import find_model
-from workers_ai_emulator.routes.paging import page_of
+from workers_ai_emulator.routes.openrouter_list import entry_of
+from workers_ai_emulator.routes.paging import openrouter_page_of, page_of
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.wire import endpoints
@@ -25,14 +26,17 @@ router = EndpointRouter()
 async def search_models(request: Request) -> Response:
     """Lists one page of the served models that match the filters in the query.
 
-    The filters are `search`, `author`, `task`, `source` and `hide_experimental`. Other query
-    parameters are ignored.
+    The filters are `search`, `author`, `task`, `source` and `hide_experimental`. With
+    `format=openrouter`, the list has OpenRouter's form, and contains only the models that generate
+    text. Other query parameters are ignored.
     [developers.cloudflare.com/api/resources/ai/subresources/models/methods/list]
     """
     query = request.query_params
-    specs = services_of(request).catalog.values()
-    cards = [spec.card for spec in specs if _matches(spec, query)]
-    return page_of(request, cards, default_size=_PAGE_SIZE)
+    specs = [spec for spec in services_of(request).catalog.values() if _matches(spec, query)]
+    if query.get("format") == "openrouter":
+        entries = [entry_of(spec) for spec in specs if spec.embedding is None]
+        return openrouter_page_of(request, entries, default_size=_PAGE_SIZE)
+    return page_of(request, [spec.card for spec in specs], default_size=_PAGE_SIZE)
 
 
 @router.handles(endpoints.MODEL_SCHEMA)

@@ -252,6 +252,7 @@ _SEARCH = [
     *(_query(name, _TEXT) for name in ("author", "search", "task")),
     _query("source", {"type": "number"}),
     _query("hide_experimental", {"type": "boolean"}),
+    _query("format", {"const": "openrouter"}),
     *_PAGING,
 ]
 _QUEUE_REQUEST = _query("queueRequest", {"enum": ["true", "false"]})
@@ -610,6 +611,11 @@ _RECORDINGS = _content(
     )
 )
 
+_OPENROUTER_ENTRY = _object(id=_TEXT, name=_TEXT, context_length=_COUNT, pricing={"type": "object"})
+_search = _fixed(
+    _content(_any_of([_page(_CARD), _object(result_info={}, data=_list_of(_OPENROUTER_ENTRY))])),
+    query=_SEARCH,
+)
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
 _OTHER_API = _fixed({}, errors=(errors.API_NOT_EMULATED,))
 
@@ -622,7 +628,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.EMBEDDINGS: _embeddings,
     endpoints.MESSAGES: _fixed({}),
     endpoints.OTHER_OPENAI: _fixed({}),
-    endpoints.SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
+    endpoints.SEARCH_MODELS: _search,
     endpoints.MODEL_SCHEMA: lambda catalog: _Details(
         _content(_success(_object(input={"type": "object"}, output={"type": "object"}))),
         query=[_query("model", {"type": "string", "enum": [*catalog]}, required=True)],
@@ -648,6 +654,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     **dict.fromkeys(endpoints.ONE_FINETUNE, _OTHER_API),
     **dict.fromkeys(endpoints.AUTORAG, _OTHER_API),
     **dict.fromkeys(endpoints.AI_SEARCH, _OTHER_API),
+    endpoints.PROVIDER_URL: _fixed(_content(_success(_TEXT))),
     **dict.fromkeys(endpoints.GATEWAY_SETTINGS, _OTHER_API),
     endpoints.GATEWAY_UNIVERSAL: _universal,
     endpoints.GATEWAY_UNIVERSAL_SLASH: _universal,
@@ -659,7 +666,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.GATEWAY_EMBEDDINGS: _embeddings,
     endpoints.GATEWAY_RESPONSES: _responses,
     endpoints.GATEWAY_RUN_MODEL: _run,
-    endpoints.BINDING_SEARCH_MODELS: _fixed(_content(_page(_CARD)), query=_SEARCH),
+    endpoints.BINDING_SEARCH_MODELS: _search,
     endpoints.BINDING_RUN: _binding_run,
     endpoints.BINDING_GATEWAY_RUN: _binding_run,
     endpoints.BINDING_GATEWAY_UNIVERSAL: _universal,

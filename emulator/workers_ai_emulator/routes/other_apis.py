@@ -6,11 +6,16 @@ mistyped path.
 
 from __future__ import annotations
 
+import re
+
 from fastapi import Request, Response
 
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
+from workers_ai_emulator.wire.errors import API_NOT_EMULATED, METHOD_NOT_SUPPORTED, WireError
+from workers_ai_emulator.wire.responses import error_response
+
+_PROVIDER_URL = re.compile(r"gateways/[^/]+/url/[^/]+")  # of `endpoints.PROVIDER_URL`
 
 router = EndpointRouter()
 
@@ -37,4 +42,10 @@ async def ai_search(request: Request) -> Response:
 
 @router.handles(*endpoints.GATEWAY_SETTINGS)
 async def gateways(request: Request) -> Response:
+    """Raises WireError. Returns an error if only the method is wrong, because `GET` is emulated."""
+    if _PROVIDER_URL.fullmatch(request.path_params["operation"]):
+        error = WireError(METHOD_NOT_SUPPORTED, request.method)
+        return error_response(
+            request.scope["path"], error, {"allow": endpoints.PROVIDER_URL.method}
+        )
     raise WireError(API_NOT_EMULATED, "AI Gateway's settings and logs")

@@ -50,8 +50,13 @@ def inference_call(scope: Scope) -> InferenceCall | None:
 
 
 def allowed_methods(path: str) -> list[str]:
-    """Returns the HTTP methods of all endpoints with this path, in alphabetical order."""
-    return sorted({endpoint.method for endpoint, pattern in _PATTERNS if pattern.match(path)})
+    """Returns the HTTP methods of the endpoints with this path, in alphabetical order.
+
+    If several rows of the endpoint table match the path, these are the methods of the first row and
+    of the rows with the same path parameters.
+    """
+    paths = [endpoint.path for endpoint, pattern in _PATTERNS if pattern.match(path)]
+    return sorted({endpoint.method for endpoint, _ in _PATTERNS if endpoint.path in paths[:1]})
 
 
 def _model(endpoint: Endpoint, name: str | None) -> str | None:

@@ -135,6 +135,12 @@ FINETUNES = _other_api("/ai/finetunes", "GET", "POST")
 ONE_FINETUNE = _other_api("/ai/finetunes/{operation:path}")
 AUTORAG = _other_api("/autorag/{operation:path}")
 AI_SEARCH = _other_api("/ai-search/{operation:path}")
+PROVIDER_URL = Endpoint(
+    "GET",
+    f"{_ACCOUNT}/ai-gateway/gateways/{{gateway_id}}/url/{{provider}}",
+    Access.ACCOUNT,
+    "The base URL of a provider of AI Gateway",
+)
 GATEWAY_SETTINGS = _other_api("/ai-gateway/{operation:path}")
 
 # ── AI Gateway ──────────────────────────────────────────────────────────────────────────────────

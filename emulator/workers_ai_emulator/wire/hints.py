@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.errors import (
+    CREDENTIALS_MISSING,
     GATEWAY_NOT_CONFIGURED,
     INVALID_ACCOUNT,
     NO_ROUTE,
@@ -22,19 +23,30 @@ _ACCOUNT = re.compile(r"/client/v4/accounts/([^/]*)(?:/.*)?|/v1/([^/]+)/[^/]+(?:
 _GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<provider>[^/]+)(?:/.*)?", re.DOTALL)
 _OPENAI_BASE = re.compile(r"/client/v4/accounts/[^/]+/ai/v1/[^/]+(?:/completions)?")
 _OPENAI = re.compile(r".*/(?:chat/completions|completions|embeddings|responses|models)", re.DOTALL)
+_ANTHROPIC_BASE = re.compile(r"/client/v4/accounts/[^/]+/ai/v1/messages(?:/.*)?", re.DOTALL)
+_ANTHROPIC = re.compile(r".*/messages(?:/count_tokens)?", re.DOTALL)
 _API = re.compile(r"/(?:v4/)?(?:accounts|user)/.*", re.DOTALL)
+
+# Anthropic's SDKs send their option `apiKey` in the header `x-api-key`, and `authToken` in
+# `Authorization`.
+_KEY_HINT = (
+    "the header x-api-key is not read, send the token in `Authorization: Bearer TOKEN`; the option "
+    "of Anthropic's SDKs is authToken (node) or auth_token (Python)"
+)
 
 
 def hint_of(scope: Scope, error: WireError) -> str:
     """Returns the hint for the client of a request that got `error`; empty if there is none."""
+    if error.type is CREDENTIALS_MISSING and "x-api-key" in Headers(scope=scope):
+        return _KEY_HINT
     if error.hint or error.type not in (NO_ROUTE, INVALID_ACCOUNT, GATEWAY_NOT_CONFIGURED):
         return error.hint
     path = scope["path"]
     gateway = _GATEWAY.fullmatch(path)
     if gateway and is_account_id(gateway["account"]):
         return provider_hint(gateway["provider"])
-    if _OPENAI.fullmatch(path) and not _OPENAI_BASE.fullmatch(path):
-        return f"OpenAI clients need the base URL {_api_url(scope)}/accounts/ACCOUNT_ID/ai/v1"
+    if client_hint := _client_hint(scope, path):
+        return client_hint
     if path == "/":
         return f"the base URL is {_api_url(scope)}, and the dashboard is at /_emulator/"
     if _API.fullmatch(path):
@@ -47,6 +59,15 @@ def provider_hint(provider: str) -> str:
     if provider in PROVIDERS:
         return ""
     return f"provider {provider} is not emulated, only {' and '.join(PROVIDERS)}"
+
+
+def _client_hint(scope: Scope, path: str) -> str:
+    """Returns the hint for a path that an SDK appends to a wrong base URL; empty for others."""
+    if _OPENAI.fullmatch(path) and not _OPENAI_BASE.fullmatch(path):
+        return f"OpenAI clients need the base URL {_api_url(scope)}/accounts/ACCOUNT_ID/ai/v1"
+    if _ANTHROPIC.fullmatch(path) and not _ANTHROPIC_BASE.fullmatch(path):
+        return f"Anthropic clients need the base URL {_api_url(scope)}/accounts/ACCOUNT_ID/ai"
+    return ""
 
 
 def _account_hint(path: str) -> str:

@@ -10,11 +10,10 @@ from workers_ai_emulator.middleware.base import InferenceMiddleware
 from workers_ai_emulator.middleware.journal.completion_text import completion_in
 from workers_ai_emulator.middleware.journal.entry import Entry
 from workers_ai_emulator.middleware.journal.journal import Journal
+from workers_ai_emulator.middleware.stream_end import LastEvent
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.responses import CLIENT_CLOSED_REQUEST
 
-_END_OF_STREAM = b"data: [DONE]"
-_TAIL_BYTES = 32
 # A request body with more bytes than this is parsed in a thread, because parsing it on the event
 # loop would delay other requests.
 _LONG_BYTES = 2**15
@@ -48,7 +47,7 @@ class _Observer:
         self._send = send
         self._is_disconnected = False
         self._is_whole = False
-        self._tail = b""
+        self._last_event = LastEvent()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -121,7 +120,8 @@ class _Observer:
         if message["type"] == "http.response.start":
             return self._entry.add_response_start(message)
         if body := message.get("body", b""):
-            self._tail = (self._tail + body)[-_TAIL_BYTES:]
+            if self._entry.is_stream:
+                self._last_event.feed(body)
             return self._entry.add_response_body(body)
         return 0
 
@@ -133,4 +133,4 @@ class _Observer:
             return "cut"
         if status >= 400:
             return "error"
-        return "cut" if self._entry.is_stream and _END_OF_STREAM not in self._tail else "ok"
+        return "cut" if self._entry.is_stream and not self._last_event.ends_stream else "ok"

@@ -12,8 +12,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message
 
+from workers_ai_emulator.middleware.recordings.gateway_errors import is_gateway_error
 from workers_ai_emulator.middleware.recordings.recording import Ending, RecordedResponse
 from workers_ai_emulator.middleware.recordings.request import Json, text_or_base64
+from workers_ai_emulator.middleware.stream_end import ends_stream
 from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.envelope import END_OF_STREAM
 from workers_ai_emulator.wire.redaction import Redaction
@@ -54,7 +56,8 @@ class ResponseCapture:
     @property
     def is_over(self) -> bool:
         """Whether the last message of the response, or the event `[DONE]`, was passed to `feed`."""
-        return self._has_last_message or self._is_done
+        # Other events that end a stream do not count, because `[DONE]` may follow them.
+        return self._has_last_message or self._last_event == END_OF_STREAM
 
     def feed(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -68,11 +71,14 @@ class ResponseCapture:
     def ending(self, *, is_disconnected: bool, is_cancelled: bool) -> Ending:
         """Returns how the response ended: `whole`, `client left` or `broken off`.
 
-        A response is `whole` if its event `[DONE]` was sent. It is also `whole` if its last message
-        was sent, the client has not disconnected, and the generation was not cancelled. Any other
-        response is `client left` if the client has disconnected, otherwise `broken off`.
+        A response is `whole` if the event that ends its stream was sent. It is also `whole` if its
+        last message was sent, the client has not disconnected, and the generation was not
+        cancelled. Any other response is `client left` if the client has disconnected, otherwise
+        `broken off`.
         """
-        if self._is_done or (self._has_last_message and not is_disconnected and not is_cancelled):
+        if ends_stream(self._last_event) or (
+            self._has_last_message and not is_disconnected and not is_cancelled
+        ):
             return "whole"
         return "client left" if is_disconnected else "broken off"
 
@@ -84,9 +90,7 @@ class ResponseCapture:
             return f"it is larger than {_MAX_BYTES // 2**20} MiB"
         if self._headers.get("content-encoding", "identity") != "identity":
             return "it is compressed, so credentials in it cannot be found"
-        if self._status >= 400 and "cf-ai-req-id" not in self._headers:
-            # Every recorded error of a model has the header `cf-ai-req-id`. Other errors, for
-            # example about the client's token, do not have it.
+        if self._status >= 400 and not self._is_error_about_call:
             return f"{self._status} is not a response of a model"
         return None
 
@@ -108,8 +112,12 @@ class ResponseCapture:
         )
 
     @property
-    def _is_done(self) -> bool:
-        return bool(self._events) and self._events[-1][1] == END_OF_STREAM.decode()
+    def _is_error_about_call(self) -> bool:
+        return "cf-ai-req-id" in self._headers or is_gateway_error(b"".join(self._parts))
+
+    @property
+    def _last_event(self) -> bytes:
+        return self._events[-1][1].encode("utf-8", "surrogateescape") if self._events else b""
 
     def _add(self, data: bytes) -> None:
         self._size += len(data)
