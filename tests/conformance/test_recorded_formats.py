@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, run_format
 from workers_ai_emulator.wire.envelope import success, to_json
@@ -28,7 +29,13 @@ BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
 QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
 GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
-KIMI = spec("@cf/moonshotai/kimi-k2.6", form="choices", server="sglang", has_tools=True)
+KIMI = spec(
+    "@cf/moonshotai/kimi-k2.6",
+    Price.in_usd(0.95, 4),
+    form="choices",
+    server="sglang",
+)
+GLM_5_2 = spec("@cf/zai-org/glm-5.2", Price.in_usd(1.4, 4.4), form="choices", server="sglang")
 GLM = spec("@cf/zai-org/glm-5.3-flash", form="choices", server="sglang", has_tools=True)
 GEMMA_4 = spec(
     "@cf/google/gemma-4-26b-a4b-it-external",
@@ -160,9 +167,22 @@ def test_qwen3_sends_its_reasoning_beside_the_content() -> None:
 
 
 @pytest.mark.recorded
-def test_kimi_sends_keys_in_alphabetical_order_through_the_gateway() -> None:
-    chunks = [Chunk(reasoning="Hm.", num_tokens=700), Chunk("yes", num_tokens=90), STOP]
-    assert_like([whole(CHAT, KIMI, FakeGeneration(chunks, 13))], [BODIES["kimi-gateway"]])
+@pytest.mark.parametrize(
+    ("name", "model", "num_prompt", "num_completion"),
+    [("kimi", KIMI, 223, 1200), ("glm-reasoning", GLM_5_2, 19, 16)],
+)
+def test_sglang_sends_reasoning_and_neurons_below_ai_v1(
+    name: str, model: ModelSpec, num_prompt: int, num_completion: int
+) -> None:
+    cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=num_completion)
+    assert_like([whole(CHAT, model, FakeGeneration([cut], num_prompt))], [BODIES[name]])
+
+
+@pytest.mark.recorded
+def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
+    """The recorded neurons are fewer, because the service had cached a part of the prompt."""
+    body = whole(CHAT, GLM_5_2, FakeGeneration([Chunk("ok", num_tokens=2), STOP], 376))
+    assert_like([without_neurons(body)], [without_neurons(BODIES["glm"])])
 
 
 @pytest.mark.recorded

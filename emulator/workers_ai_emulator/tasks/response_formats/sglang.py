@@ -38,7 +38,10 @@ from workers_ai_emulator.wire.envelope import (
 
 
 class SglangChoices(Choices):
-    """SGLang's choices on `ai/run` [recorded from Gemma 4 and GLM 5.3, 2026-10].
+    """SGLang's choices on all endpoints.
+
+    [recorded on `ai/run` from Gemma 4 and GLM 5.3, 2026-10; below `ai/v1` from GLM 5.2 and Kimi
+    K2.6, 2026-08. No recording below `ai/v1` has tool calls.]
 
     `matched_stop`, the id of the token that ended the completion, is always null: the emulator does
     not know the ids of the service's tokens.
@@ -82,26 +85,6 @@ class SglangChoices(Choices):
             message["reasoning_content"] = completion.reasoning
         message["role"] = "assistant"
         return message | ({"tool_calls": calls} if calls else {})
-
-
-class SglangGatewayChoices(SglangChoices):
-    """SGLang's choices below `ai/v1` and in AI Gateway [recorded from Kimi K2.6, 2026-04]."""
-
-    def whole(self, completion: Completion, generation: Generation) -> Json:
-        calls = _tool_calls(completion, generation)
-        message = {
-            "content": (completion.text or None) if calls else completion.text,
-            "reasoning_content": completion.reasoning or None,
-            "role": "assistant",
-            "tool_calls": calls or None,
-        }
-        return {
-            "finish_reason": finish_reason(completion, generation),
-            "index": 0,
-            "logprobs": None,
-            "matched_stop": None,
-            "message": message,
-        }
 
 
 class SglangFormat:

@@ -38,7 +38,7 @@ class UsageDetails:
     """Writes the token counts of a model, with the additional keys that not all models have.
 
     `price`: the price for the key `neurons`. `has_details`: whether there are additional keys:
-    `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-09]. They
+    `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-08]. They
     are absent for retired models, because the service retired all of them in 2026-05.
     """
 
