@@ -28,6 +28,9 @@ BODIES = {
 BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
 QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
+NEMOTRON = spec(
+    "@cf/nvidia/nemotron-3-120b-a12b", Price(45_000, 136_000), form="choices", server="vllm"
+)
 GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
 KIMI = spec(
     "@cf/moonshotai/kimi-k2.6",
@@ -183,6 +186,16 @@ def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
     """The recorded neurons are fewer, because the service had cached a part of the prompt."""
     body = whole(CHAT, GLM_5_2, FakeGeneration([Chunk("ok", num_tokens=2), STOP], 376))
     assert_like([without_neurons(body)], [without_neurons(BODIES["glm"])])
+
+
+@pytest.mark.recorded
+def test_vllm_sends_token_ids_and_neurons_below_ai_v1() -> None:
+    """Nemotron's message differs: it has null as content, and its reasoning in `reasoning`."""
+    recording = BODIES["nemotron"].replace('"content":null', '"content":""')
+    recording = recording.replace('"reasoning":', '"reasoning_content":')
+    cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=16)
+    body = whole(CHAT, NEMOTRON, FakeGeneration([cut], 23))
+    assert_like([body], [recording.replace("3.2110000000000003", "3.21…")])
 
 
 @pytest.mark.recorded
