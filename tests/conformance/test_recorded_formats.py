@@ -146,6 +146,18 @@ def test_gpt_oss_streams_reasoning_and_tool_calls_through_the_gateway() -> None:
 
 
 @pytest.mark.recorded
+def test_glm_streams_its_counts_in_alphabetical_order_and_then_those_of_the_service() -> None:
+    """The recording has the first text, and the events with the counts.
+
+    The emulator sends null for the details, as SGLang does if it has cached nothing.
+    """
+    text, counts, *rest = recorded("openai-compat-glm-5.2-2026-07.sse")
+    counts = counts.replace('{"cached_tokens":14528}', "null")
+    sent = events(CHAT, GLM_5_2, FakeGeneration([Chunk("ok", num_tokens=2), STOP], 14571))
+    assert_like([sent[1], *sent[3:]], [text, counts, *rest])
+
+
+@pytest.mark.recorded
 def test_a_model_with_tools_streams_its_text_with_empty_lists_of_calls() -> None:
     recording = recorded("native-llama3.3-2025.sse")
     texts = [json.loads(event)["response"] for event in recording[1:-4]]
