@@ -94,7 +94,7 @@ async def generate(
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
     task_request = await compute(context, parse, inputs, spec, seed=backends.seed)
     response_format = choose_format(spec, task_request)
-    with wire_errors():
+    with wire_errors(is_on_sglang=spec.traits.server == "sglang"):
         started = await _start(request, backend, task_request, spec)
         is_stream = task_request.stream and not _is_stream_replaced(context)
         return await _respond(request, started, response_format, is_stream=is_stream)

@@ -232,7 +232,8 @@ RETIRED = _ai(
     "The service no longer has the model. [recorded]", "Model has been deprecated",
     ": https://developers.cloudflare.com/workers-ai/models/")
 REFUSED_BY_ENGINE = _ai(
-    400, 8007, "{}", "The schema accepts the body, but the inference engine rejects it.", "AiError")
+    400, 8007, "{}", "The schema accepts the body, but the inference engine rejects it. For models "
+    "on SGLang, this is also the error for a prompt that is too long. [recorded]", "AiError")
 # fmt: on
 
 
@@ -295,9 +296,14 @@ def refused_by_engine(reason: str) -> WireError:
     )
 
 
-def wire_error(error: EngineError | WeightsUnusable) -> WireError:
-    """Converts an error of a generation to the error that the client receives."""
+def wire_error(error: EngineError | WeightsUnusable, *, is_on_sglang: bool = False) -> WireError:
+    """Converts an error of a generation to the error that the client receives.
+
+    `is_on_sglang`: whether the service runs the model on SGLang, which refuses long prompts itself.
+    """
     match error:
+        case ContextTooLong() if is_on_sglang:
+            return refused_by_engine(_sglang_reason(error))
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
         case TextsTooLong():
@@ -319,17 +325,29 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
     return WireError(INTERNAL_ERROR)
 
 
+def _sglang_reason(error: ContextTooLong) -> str:
+    """Returns SGLang's text for a request that does not fit the context [recorded, 2026]."""
+    return (
+        "Requested token count exceeds the model's maximum context length of "
+        f"{error.context_length} tokens. You requested a total of {error.num_tokens} tokens: "
+        f"{error.num_tokens - error.max_tokens} tokens from the input messages and "
+        f"{error.max_tokens} tokens for the completion. Please reduce the number of tokens in the "
+        "input messages or the completion to fit within the limit."
+    )
+
+
 @contextmanager
-def wire_errors() -> Iterator[None]:
+def wire_errors(*, is_on_sglang: bool = False) -> Iterator[None]:
     """Context manager that converts errors of the engine or of a model's weights to WireErrors.
 
+    `is_on_sglang`: as for `wire_error`.
     Logs the errors whose cause the response does not contain: an error that becomes INTERNAL_ERROR,
     and a GrammarFailed.
     """
     try:
         yield
     except (EngineError, WeightsUnusable) as error:
-        converted = wire_error(error)
+        converted = wire_error(error, is_on_sglang=is_on_sglang)
         if converted.type is INTERNAL_ERROR:
             log.error("%s: %s", type(error).__name__, error)
         elif isinstance(error, GrammarFailed):
