@@ -231,6 +231,11 @@ RETIRED = _ai(
     410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",
     ": https://developers.cloudflare.com/workers-ai/models/")
+PLAN_NEEDED = _ai(
+    403, 5035, "Model {0} is not available on the Workers Free plan: Model {0} is not available on "
+    "the Workers Free plan. Upgrade to access this model: "
+    "https://dash.cloudflare.com/?to=/:account/workers/plans",
+    "The account's plan does not include the model. [recorded, 2026-08]")
 REFUSED_BY_ENGINE = _ai(
     400, 8007, "{}", "The schema accepts the body, but the inference engine rejects it. For models "
     "on SGLang, this is also the error for a prompt that is too long. [recorded]", "AiError")
