@@ -62,6 +62,13 @@ class UsageDetails:
         completion = usage.num_completion_tokens * _float32(self.price.completion / 1e6)
         return _float32(_float32(prompt) + _float32(completion))
 
+    def headers(self, usage: Usage) -> dict[str, str]:
+        """Returns the header `cf-ai-neurons`, the cost with two decimals [recorded, 2026].
+
+        Retired models have no such header, as they have no key `neurons`.
+        """
+        return {"cf-ai-neurons": f"{self.neurons(usage):.2f}"} if self.has_details else {}
+
     def with_neurons(self, usage: Usage, neurons: float) -> Json:
         """Returns the token counts with the additional keys. `neurons`: the cost."""
         cost = {"neurons": int(neurons) if neurons.is_integer() else neurons}
