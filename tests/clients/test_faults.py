@@ -26,6 +26,7 @@ ERRORS = {
     "rate-limit": ("RateLimitError", 429, 3021),
     "daily-limit": ("RateLimitError", 429, 4006),
     "account-limited": ("RateLimitError", 429, 3036),
+    "paid-plan": ("PermissionDeniedError", 403, 5035),
     "timeout": ("APIStatusError", 408, 3007),
     "aborted": ("APIStatusError", 408, 3008),
     "retired": ("APIStatusError", 410, 5028),

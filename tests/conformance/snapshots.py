@@ -37,6 +37,8 @@ _PLACEHOLDERS = [
     (r"\"(\w+_tokens)\":\d+", r'"\1":<count>'),
     (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
      " this model context window limit (<count>)"),
+    (r"(context length|total) of \d+ tokens", r"\1 of <count> tokens"),
+    (r"\d+ tokens (from the input messages|for the completion)", r"<count> tokens \1"),
     (r",\"p\":\"[a-z0-9]+\"", ""),
     (r"\[-?[\d.e-]+(?:,-?[\d.e-]+){300,}\]", "[<embedding>]"),
     (r"\"embedding\":\"[A-Za-z0-9+/]+=*\"", '"embedding":"<base64>"'),

@@ -22,6 +22,7 @@ ERRORS = {
     "rate-limit": (429, 3021),
     "daily-limit": (429, 4006),
     "account-limited": (429, 3036),
+    "paid-plan": (403, 5035),
     "timeout": (408, 3007),
     "aborted": (408, 3008),
     "retired": (410, 5028),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.price import Price
+from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, run_format
 from workers_ai_emulator.wire.envelope import success, to_json
@@ -27,8 +28,17 @@ BODIES = {
 BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
 QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
+NEMOTRON = spec(
+    "@cf/nvidia/nemotron-3-120b-a12b", Price(45_000, 136_000), form="choices", server="vllm"
+)
 GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
-KIMI = spec("@cf/moonshotai/kimi-k2.6", form="choices", server="sglang", has_tools=True)
+KIMI = spec(
+    "@cf/moonshotai/kimi-k2.6",
+    Price.in_usd(0.95, 4),
+    form="choices",
+    server="sglang",
+)
+GLM_5_2 = spec("@cf/zai-org/glm-5.2", Price.in_usd(1.4, 4.4), form="choices", server="sglang")
 GLM = spec("@cf/zai-org/glm-5.3-flash", form="choices", server="sglang", has_tools=True)
 GEMMA_4 = spec(
     "@cf/google/gemma-4-26b-a4b-it-external",
@@ -136,6 +146,18 @@ def test_gpt_oss_streams_reasoning_and_tool_calls_through_the_gateway() -> None:
 
 
 @pytest.mark.recorded
+def test_glm_streams_its_counts_in_alphabetical_order_and_then_those_of_the_service() -> None:
+    """The recording has the first text, and the events with the counts.
+
+    The emulator sends null for the details, as SGLang does if it has cached nothing.
+    """
+    text, counts, *rest = recorded("openai-compat-glm-5.2-2026-07.sse")
+    counts = counts.replace('{"cached_tokens":14528}', "null")
+    sent = events(CHAT, GLM_5_2, FakeGeneration([Chunk("ok", num_tokens=2), STOP], 14571))
+    assert_like([sent[1], *sent[3:]], [text, counts, *rest])
+
+
+@pytest.mark.recorded
 def test_a_model_with_tools_streams_its_text_with_empty_lists_of_calls() -> None:
     recording = recorded("native-llama3.3-2025.sse")
     texts = [json.loads(event)["response"] for event in recording[1:-4]]
@@ -160,9 +182,32 @@ def test_qwen3_sends_its_reasoning_beside_the_content() -> None:
 
 
 @pytest.mark.recorded
-def test_kimi_sends_keys_in_alphabetical_order_through_the_gateway() -> None:
-    chunks = [Chunk(reasoning="Hm.", num_tokens=700), Chunk("yes", num_tokens=90), STOP]
-    assert_like([whole(CHAT, KIMI, FakeGeneration(chunks, 13))], [BODIES["kimi-gateway"]])
+@pytest.mark.parametrize(
+    ("name", "model", "num_prompt", "num_completion"),
+    [("kimi", KIMI, 223, 1200), ("glm-reasoning", GLM_5_2, 19, 16)],
+)
+def test_sglang_sends_reasoning_and_neurons_below_ai_v1(
+    name: str, model: ModelSpec, num_prompt: int, num_completion: int
+) -> None:
+    cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=num_completion)
+    assert_like([whole(CHAT, model, FakeGeneration([cut], num_prompt))], [BODIES[name]])
+
+
+@pytest.mark.recorded
+def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
+    """The recorded neurons are fewer, because the service had cached a part of the prompt."""
+    body = whole(CHAT, GLM_5_2, FakeGeneration([Chunk("ok", num_tokens=2), STOP], 376))
+    assert_like([without_neurons(body)], [without_neurons(BODIES["glm"])])
+
+
+@pytest.mark.recorded
+def test_vllm_sends_token_ids_and_neurons_below_ai_v1() -> None:
+    """Nemotron's message differs: it has null as content, and its reasoning in `reasoning`."""
+    recording = BODIES["nemotron"].replace('"content":null', '"content":""')
+    recording = recording.replace('"reasoning":', '"reasoning_content":')
+    cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=16)
+    body = whole(CHAT, NEMOTRON, FakeGeneration([cut], 23))
+    assert_like([body], [recording.replace("3.2110000000000003", "3.21…")])
 
 
 @pytest.mark.recorded

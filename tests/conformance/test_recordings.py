@@ -112,7 +112,7 @@ ERRORS: list[Reproduced | NotServed] = [
     NotServed("the newer router's text for 9106; the emulator sends the other one"),
     PLAN,
     PLAN,
-    PLAN,
+    Reproduced("run-5035", (("@cf/moonshotai/kimi-k2.6", "<model>"),)),
     Reproduced("run-5025", (("5025: ", ""),), is_part=True),
     OTHER_TASK,
     Reproduced("run-8007", OWN_REASON),

@@ -120,6 +120,20 @@ def test_a_context_error_has_both_numbers() -> None:
     assert "(600)" in text and "(512)" in text
 
 
+@pytest.mark.recorded
+def test_sglang_refuses_what_does_not_fit_the_context_itself() -> None:
+    error = ContextTooLong(263_925, 262_144, 64_000)
+    refused = wire_error(error, is_on_sglang=True)
+    assert (refused.type.status, refused.type.code) == (400, 8007)
+    assert refused.message == (
+        'AiError: AiError: {"object":"error","message":"Requested token count exceeds the model\'s '
+        "maximum context length of 262144 tokens. You requested a total of 263925 tokens: 199925 "
+        "tokens from the input messages and 64000 tokens for the completion. Please reduce the "
+        "number of tokens in the input messages or the completion to fit within the limit."
+        '","type":"BadRequestError","param":null,"code":400}'
+    )
+
+
 def test_unusable_weights_are_an_internal_error() -> None:
     assert wire_error(WeightsUnusable("missing")).type is INTERNAL_ERROR
 

@@ -557,6 +557,12 @@ CONTEXT_TEXTS = [
         "tokens and your prompt contains at least 600 input tokens, for a total of at least 616.",
         616,
     ),
+    (  # from SGLang
+        "Requested token count exceeds the model's maximum context length of 512 tokens. You "
+        "requested a total of 616 tokens: 600 tokens from the input messages and 16 tokens for the "
+        "completion. Please reduce the number of tokens in the input messages or the completion.",
+        616,
+    ),
     (  # from llama-server
         "request (600 tokens) exceeds the available context size (512 tokens), try increasing it",
         616,
@@ -571,6 +577,7 @@ def test_an_error_about_the_context_length_becomes_context_too_long(
     error = error_from(400, json.dumps({"error": {"message": message}}), max_tokens=16)
     assert isinstance(error, ContextTooLong)
     assert str(error) == str(ContextTooLong(num_tokens, 512))
+    assert error.max_tokens == 16
 
 
 @pytest.mark.parametrize(

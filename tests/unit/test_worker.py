@@ -457,8 +457,9 @@ async def test_a_request_that_may_not_wait_is_rejected_if_no_slot_is_free() -> N
 @in_loop
 async def test_a_request_that_does_not_fit_the_context_is_rejected() -> None:
     async with running(FakeRunner(context_length=64)) as engine:
-        with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64"):
+        with pytest.raises(ContextTooLong, match="65 tokens do not fit a context of 64") as caught:
             engine.submit(prompt("p" * 60), params(5))
+        assert caught.value.max_tokens == 5
         await text_of(engine.submit(prompt("p" * 60), params(4)))
 
 

@@ -116,7 +116,8 @@ def tokenize(request: TextGenerationRequest, model: LoadedModel) -> list[int]:
     limit = model.engine.context_length
     if request.num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
         # Estimates one token for every four characters, as in a recorded error text of Cloudflare.
-        raise ContextTooLong(request.num_characters // 4 + (request.params.max_tokens or 1), limit)
+        max_tokens = request.params.max_tokens or 1
+        raise ContextTooLong(request.num_characters // 4 + max_tokens, limit, max_tokens)
     return request.render(model.template)
 
 

@@ -28,7 +28,9 @@ _LIMIT = re.compile(
     r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)"
     r"|cannot be greater than max_model_len=(\d+)"
 )
-_TOTAL = re.compile(r"requested (?:about )?(\d+) tokens|max_tokens=(\d+) cannot be greater")
+_TOTAL = re.compile(
+    r"requested (?:about |a total of )?(\d+) tokens|max_tokens=(\d+) cannot be greater"
+)
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 
 
@@ -61,9 +63,9 @@ def _context_exceeded(message: str, max_tokens: int) -> ContextTooLong | None:
     """
     limit, total, prompt = (pattern.search(message) for pattern in (_LIMIT, _TOTAL, _PROMPT))
     if limit and total:
-        return ContextTooLong(_number(total), _number(limit))
+        return ContextTooLong(_number(total), _number(limit), max_tokens)
     if limit and prompt:
-        return ContextTooLong(_number(prompt) + max_tokens, _number(limit))
+        return ContextTooLong(_number(prompt) + max_tokens, _number(limit), max_tokens)
     return None
 
 

@@ -229,7 +229,8 @@ class Engine:
             shows_special_tokens=shows_special_tokens,
         )
         if sequence.num_reserved_tokens > self.context_length:
-            raise ContextTooLong(sequence.num_reserved_tokens, self.context_length)
+            num_tokens = sequence.num_reserved_tokens
+            raise ContextTooLong(num_tokens, self.context_length, max_tokens)
         generation = self._live[sequence] = EngineGeneration(sequence, self._worker.cancel)
         self._worker.submit(sequence)
         return generation

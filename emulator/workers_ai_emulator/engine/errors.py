@@ -45,13 +45,15 @@ class ContextTooLong(EngineError):
     """The number of prompt tokens plus `max_tokens` exceeds the context length.
 
     `num_tokens`: the number of prompt tokens plus `max_tokens`. `context_length`: the maximum
-    number of tokens of a prompt and its completion.
+    number of tokens of a prompt and its completion. `max_tokens`: the maximum number of tokens of
+    the completion; 1 if the completion has no maximum.
     """
 
-    def __init__(self, num_tokens: int, context_length: int) -> None:
+    def __init__(self, num_tokens: int, context_length: int, max_tokens: int = 1) -> None:
         super().__init__(f"{num_tokens} tokens do not fit a context of {context_length}")
         self.num_tokens = num_tokens
         self.context_length = context_length
+        self.max_tokens = max_tokens
 
 
 class TextTooLong(EngineError):

@@ -23,6 +23,7 @@ from workers_ai_emulator.wire.responses import error_response
 log = logging.getLogger(__name__)
 
 _EXPOSED = (
+    "cf-ai-neurons",
     "cf-ai-req-id",
     "cf-aig-cache-status",
     "cf-aig-log-id",

@@ -25,6 +25,7 @@ from workers_ai_emulator.tasks.response_formats.embeddings import (
     scores_result,
 )
 from workers_ai_emulator.tasks.response_formats.response_format import Wrap
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
 from workers_ai_emulator.wire.body import compute
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import while_connected
@@ -50,12 +51,12 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
     if task_request.result == "scores":
         backend = _backend(request)
         scores, model = await _result(request, backend.rank(task_request, spec, context))
-        _store(context, spec, task_request, scores.num_tokens, model)
+        headers = _store(context, spec, task_request, scores.num_tokens, model)
         ranking = scores_result(spec, task_request, scores)
-        return _response(wrap(ranking), model)
-    result, model = await _embed(request, spec, task_request)
+        return JsonResponse(wrap(ranking), headers=headers)
+    result, headers = await _embed(request, spec, task_request)
     return await _respond(
-        lambda: wrap(embeddings_result(spec, task_request, result)), result.num_numbers, model
+        lambda: wrap(embeddings_result(spec, task_request, result)), result.num_numbers, headers
     )
 
 
@@ -73,11 +74,11 @@ async def run_openai(request: Request, spec: ModelSpec, body: Any) -> Response:
     context.inputs = inputs
     task_request = await compute(context, embeddings.parse, inputs, spec)
     is_base64 = _is_base64(body.get("encoding_format"))
-    result, model = await _embed(request, spec, task_request)
+    result, headers = await _embed(request, spec, task_request)
     return await _respond(
         lambda: to_json(openai_embeddings(spec, result, is_base64=is_base64)),
         result.num_numbers,
-        model,
+        headers,
     )
 
 
@@ -90,12 +91,12 @@ def _is_base64(encoding_format: Any) -> bool:
 
 async def _embed(
     request: Request, spec: ModelSpec, task_request: EmbeddingRequest
-) -> tuple[Embeddings, str]:
+) -> tuple[Embeddings, dict[str, str]]:
+    """Returns the embeddings, and the headers of the response."""
     context = context_of(request.scope)
     backend = _backend(request)
     result, model = await _result(request, backend.embed(task_request, spec, context))
-    _store(context, spec, task_request, result.num_tokens, model)
-    return result, model
+    return result, _store(context, spec, task_request, result.num_tokens, model)
 
 
 def _backend(request: Request) -> Backend:
@@ -117,24 +118,30 @@ async def _result(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
 
 def _store(
     context: CallContext, spec: ModelSpec, request: EmbeddingRequest, num_tokens: int, model: str
-) -> None:
-    """Stores token count and texts in the context, for the journal, the log and the neurons."""
+) -> dict[str, str]:
+    """Stores token count and texts in the context, for the journal, the log and the neurons.
+
+    Returns the headers of the response.
+    """
     texts = request.texts if request.query is None else (request.query, *request.texts)
     chunks = [Chunk("", FinishReason.STOP, num_tokens=0)]
     ended = ReadyGeneration(chunks, num_prompt_tokens=num_tokens, fingerprint="")
     context.started = StartedGeneration(ended, model, lambda: "\n\n".join(texts))
     context.model = spec.name
+    headers = {
+        "cf-ai-req-id": str(uuid.uuid4()),
+        "x-emulator-model": quote(model, errors="replace"),
+    }
+    return headers | UsageDetails.of(spec).headers(ended.usage)
 
 
-async def _respond(write: Callable[[], bytes], num_numbers: int, model: str) -> Response:
+async def _respond(
+    write: Callable[[], bytes], num_numbers: int, headers: dict[str, str]
+) -> Response:
     """Returns the response with the body that `write` returns.
 
     Calls `write` in a thread if it writes many numbers, because that takes long.
     """
     is_short = num_numbers <= _MAX_NUMBERS_ON_LOOP
-    return _response(write() if is_short else await asyncio.to_thread(write), model)
-
-
-def _response(body: bytes, model: str) -> Response:
-    name = quote(model, errors="replace")
-    return JsonResponse(body, headers={"cf-ai-req-id": str(uuid.uuid4()), "x-emulator-model": name})
+    body = write() if is_short else await asyncio.to_thread(write)
+    return JsonResponse(body, headers=headers)

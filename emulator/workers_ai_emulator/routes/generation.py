@@ -20,6 +20,7 @@ from workers_ai_emulator.tasks import text_generation
 from workers_ai_emulator.tasks.completion import collect
 from workers_ai_emulator.tasks.response_formats.choice import FormatChoice
 from workers_ai_emulator.tasks.response_formats.response_format import ResponseFormat
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute, read_json
 from workers_ai_emulator.wire.context import CallContext, context_of
@@ -95,10 +96,13 @@ async def generate(
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
     task_request = await compute(context, parse, inputs, spec, seed=backends.seed)
     response_format = choose_format(spec, task_request)
-    with wire_errors():
+    with wire_errors(is_on_sglang=spec.traits.server == "sglang"):
         started = await _start(request, backend, task_request, spec)
         is_stream = task_request.stream and not _is_stream_replaced(context)
-        return await _respond(request, started, response_format, is_stream=is_stream)
+        response = await _respond(request, started, response_format, is_stream=is_stream)
+    if not is_stream:
+        response.headers.update(UsageDetails.of(spec).headers(started.generation.usage))
+    return response
 
 
 async def _start(

@@ -231,10 +231,16 @@ RETIRED = _ai(
     410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",
     ": https://developers.cloudflare.com/workers-ai/models/")
+PLAN_NEEDED = _ai(
+    403, 5035, "Model {0} is not available on the Workers Free plan: Model {0} is not available on "
+    "the Workers Free plan. Upgrade to access this model: "
+    "https://dash.cloudflare.com/?to=/:account/workers/plans",
+    "The account's plan does not include the model. [recorded, 2026-08]")
 REFUSED_BY_ENGINE = _ai(
     400, 8007, "{}",
-    "The schema accepts the body, but the inference engine rejects it, or the request has "
-    "`queueRequest` and the model has no queue.", "AiError")
+    "The schema accepts the body, but the inference engine rejects it; or the request has "
+    "`queueRequest`, and the model has no queue; or the prompt is too long for a model on SGLang. "
+    "[recorded]", "AiError")
 # fmt: on
 
 
@@ -297,9 +303,14 @@ def refused_by_engine(reason: str) -> WireError:
     )
 
 
-def wire_error(error: EngineError | WeightsUnusable) -> WireError:
-    """Converts an error of a generation to the error that the client receives."""
+def wire_error(error: EngineError | WeightsUnusable, *, is_on_sglang: bool = False) -> WireError:
+    """Converts an error of a generation to the error that the client receives.
+
+    `is_on_sglang`: whether the service runs the model on SGLang, which refuses long prompts itself.
+    """
     match error:
+        case ContextTooLong() if is_on_sglang:
+            return refused_by_engine(_sglang_reason(error))
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
         case TextsTooLong():
@@ -321,17 +332,29 @@ def wire_error(error: EngineError | WeightsUnusable) -> WireError:
     return WireError(INTERNAL_ERROR)
 
 
+def _sglang_reason(error: ContextTooLong) -> str:
+    """Returns SGLang's text for a request that does not fit the context [recorded, 2026]."""
+    return (
+        "Requested token count exceeds the model's maximum context length of "
+        f"{error.context_length} tokens. You requested a total of {error.num_tokens} tokens: "
+        f"{error.num_tokens - error.max_tokens} tokens from the input messages and "
+        f"{error.max_tokens} tokens for the completion. Please reduce the number of tokens in the "
+        "input messages or the completion to fit within the limit."
+    )
+
+
 @contextmanager
-def wire_errors() -> Iterator[None]:
+def wire_errors(*, is_on_sglang: bool = False) -> Iterator[None]:
     """Context manager that converts errors of the engine or of a model's weights to WireErrors.
 
+    `is_on_sglang`: as for `wire_error`.
     Logs the errors whose cause the response does not contain: an error that becomes INTERNAL_ERROR,
     and a GrammarFailed.
     """
     try:
         yield
     except (EngineError, WeightsUnusable) as error:
-        converted = wire_error(error)
+        converted = wire_error(error, is_on_sglang=is_on_sglang)
         if converted.type is INTERNAL_ERROR:
             log.error("%s: %s", type(error).__name__, error)
         elif isinstance(error, GrammarFailed):

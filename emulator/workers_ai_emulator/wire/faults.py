@@ -18,6 +18,7 @@ ErrorName = Literal[
     "rate-limit",
     "daily-limit",
     "account-limited",
+    "paid-plan",
     "timeout",
     "aborted",
     "retired",
@@ -126,6 +127,8 @@ def error_of(fault: Fault, model: str | None, *, is_gateway: bool) -> WireError:
     match fault.fault:
         case "retired":
             return errors.retired(model or "undefined")
+        case "paid-plan":
+            return WireError(errors.PLAN_NEEDED, model or "undefined")
         case "gateway-spend-limit":
             return WireError(errors.GATEWAY_SPEND_LIMITED, model or "undefined")
         case "auth":

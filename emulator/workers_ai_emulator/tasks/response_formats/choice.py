@@ -11,11 +11,7 @@ from workers_ai_emulator.tasks.response_formats.native import NativeFormat, Nati
 from workers_ai_emulator.tasks.response_formats.openai import OpenAIFormat
 from workers_ai_emulator.tasks.response_formats.response_format import Json, ResponseFormat, Wrap
 from workers_ai_emulator.tasks.response_formats.responses import ResponsesFormat
-from workers_ai_emulator.tasks.response_formats.sglang import (
-    SglangChoices,
-    SglangFormat,
-    SglangGatewayChoices,
-)
+from workers_ai_emulator.tasks.response_formats.sglang import SglangChoices, SglangFormat
 from workers_ai_emulator.tasks.response_formats.tensors import TensorFormat
 from workers_ai_emulator.tasks.response_formats.vllm import (
     VllmChoices,
@@ -109,4 +105,4 @@ def tensor_format(echo: str) -> FormatChoice:
 def _chat_choices(spec: ModelSpec) -> Choices:
     if spec.traits.form == "response":
         return LlamaChoices()
-    return SglangGatewayChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()
+    return SglangChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()

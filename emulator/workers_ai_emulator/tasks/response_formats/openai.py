@@ -38,7 +38,7 @@ class OpenAIFormat:
     def whole(self, completion: Completion, generation: Generation) -> bytes:
         choice = self._choices.whole(completion, generation)
         head = self._head(self._choices.whole_object, [choice])
-        return to_json(head | {"usage": self._usage.without_neurons(generation.usage)})
+        return to_json(head | {"usage": self._usage.write(generation.usage)})
 
     async def events(
         self, chunks: AsyncIterator[Chunk], generation: Generation

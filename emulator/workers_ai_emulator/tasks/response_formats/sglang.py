@@ -25,7 +25,7 @@ from workers_ai_emulator.tasks.response_formats.response_format import (
     finish_reason,
     hex_id,
 )
-from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
+from workers_ai_emulator.tasks.response_formats.usage import UsageDetails, counts
 from workers_ai_emulator.wire.envelope import (
     END_OF_STREAM,
     PADDING,
@@ -38,7 +38,10 @@ from workers_ai_emulator.wire.envelope import (
 
 
 class SglangChoices(Choices):
-    """SGLang's choices on `ai/run` [recorded from Gemma 4 and GLM 5.3, 2026-10].
+    """SGLang's choices on all endpoints.
+
+    [recorded on `ai/run` from Gemma 4 and GLM 5.3, 2026-10; below `ai/v1` from GLM 5.2 and Kimi
+    K2.6, 2026-08. No recording below `ai/v1` has tool calls.]
 
     `matched_stop`, the id of the token that ended the completion, is always null: the emulator does
     not know the ids of the service's tokens.
@@ -75,6 +78,13 @@ class SglangChoices(Choices):
             deltas.append(nothing | {"tool_calls": [call]})
         return [json_text(delta) for delta in deltas]
 
+    def counts(self, usage: Usage) -> Json:
+        """Returns the token counts in alphabetical order [recorded from GLM 5.2, 2026-07].
+
+        `prompt_tokens_details` is null, as it is in SGLang if no token of the prompt is cached.
+        """
+        return dict(sorted((counts(usage) | {"prompt_tokens_details": None}).items()))
+
     def _message(self, completion: Completion, generation: Generation) -> Json:
         calls = _tool_calls(completion, generation)
         message: Json = {"content": (completion.text or None) if calls else completion.text}
@@ -82,26 +92,6 @@ class SglangChoices(Choices):
             message["reasoning_content"] = completion.reasoning
         message["role"] = "assistant"
         return message | ({"tool_calls": calls} if calls else {})
-
-
-class SglangGatewayChoices(SglangChoices):
-    """SGLang's choices below `ai/v1` and in AI Gateway [recorded from Kimi K2.6, 2026-04]."""
-
-    def whole(self, completion: Completion, generation: Generation) -> Json:
-        calls = _tool_calls(completion, generation)
-        message = {
-            "content": (completion.text or None) if calls else completion.text,
-            "reasoning_content": completion.reasoning or None,
-            "role": "assistant",
-            "tool_calls": calls or None,
-        }
-        return {
-            "finish_reason": finish_reason(completion, generation),
-            "index": 0,
-            "logprobs": None,
-            "matched_stop": None,
-            "message": message,
-        }
 
 
 class SglangFormat:
@@ -128,25 +118,25 @@ class SglangFormat:
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
         choices, padding = self._choices, RandomPadding(generation.fingerprint)
-        counts = _EventCounts(self._usage)
+        usages = _EventCounts(self._usage)
         first, piece, last, end = (
             self._template(generation, choice)
             for choice in ([choices.first], [choices.piece], [choices.last], [])
         )
-        yield first.fill(padding.next(), counts.next(generation.usage.num_prompt_tokens, 0))
+        yield first.fill(padding.next(), usages.next(generation.usage.num_prompt_tokens, 0))
         num = 0  # the number of tokens that no event has counted yet
         async for chunk in chunks:
             if chunk.finish_reason is FinishReason.CANCELLED:
                 return
             num += chunk.num_tokens
             for text in choices.pieces(chunk, generation):
-                yield piece.fill(text, padding.next(), counts.next(0, num))
+                yield piece.fill(text, padding.next(), usages.next(0, num))
                 num = 0
             if chunk.finish_reason is not None:
                 reason = json_text(chunk.finish_reason.value)
-                yield last.fill(choices.empty, reason, padding.next(), counts.next(0, 0))
-        yield end.fill(padding.next(), counts.next(0, num))
-        yield event({"response": "", "usage": counts.sum(generation.usage)})
+                yield last.fill(choices.empty, reason, padding.next(), usages.next(0, 0))
+        yield end.fill(padding.next(), usages.next(0, num))
+        yield event({"response": "", "usage": usages.sum(generation.usage)})
         yield END_OF_STREAM
 
     def _template(self, generation: Generation, choices: list[Json]) -> EventTemplate:

@@ -38,7 +38,7 @@ class UsageDetails:
     """Writes the token counts of a model, with the additional keys that not all models have.
 
     `price`: the price for the key `neurons`. `has_details`: whether there are additional keys:
-    `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-09]. They
+    `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-08]. They
     are absent for retired models, because the service retired all of them in 2026-05.
     """
 
@@ -62,6 +62,13 @@ class UsageDetails:
         prompt = usage.num_prompt_tokens * _float32(self.price.prompt / 1e6)
         completion = usage.num_completion_tokens * _float32(self.price.completion / 1e6)
         return _float32(_float32(prompt) + _float32(completion))
+
+    def headers(self, usage: Usage) -> dict[str, str]:
+        """Returns the header `cf-ai-neurons`, the cost with two decimals [recorded, 2026].
+
+        Retired models have no such header, as they have no key `neurons`.
+        """
+        return {"cf-ai-neurons": f"{self.neurons(usage):.2f}"} if self.has_details else {}
 
     def with_neurons(self, usage: Usage, neurons: float) -> Json:
         """Returns the token counts with the additional keys. `neurons`: the cost."""

@@ -81,10 +81,16 @@ class VllmChoices(Choices):
 
 
 class VllmGatewayChoices(VllmChoices):
-    """vLLM's choices below `ai/v1` and in AI Gateway [recorded from gpt-oss, 2026-05]."""
+    """vLLM's choices below `ai/v1` and in AI Gateway.
+
+    [recorded: streams from gpt-oss, 2026-05; whole completions from Nemotron 3, 2026-08]
+    """
 
     arguments_first = True
     empty = "{}"
+
+    def whole(self, completion: Completion, generation: Generation) -> Json:
+        return super().whole(completion, generation) | {"token_ids": None}
 
 
 class VllmTextChoices(Choices):
