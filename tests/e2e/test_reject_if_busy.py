@@ -13,6 +13,7 @@ from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_proces
 
 pytestmark = pytest.mark.documented
 
+GPT_OSS = "@cf/openai/gpt-oss-20b"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 BINDING = {"cf-consn-model-id": INT8, "cf-consn-sdk-version": "2.0.0"}
 
@@ -45,6 +46,10 @@ def calls(options: dict[str, Any]) -> dict[str, tuple[str, Any]]:
         "step of a universal request": (
             f"/v1/{ACCOUNT_ID}/gw",
             [{"provider": "workers-ai", "endpoint": INT8, "query": flat}],
+        ),
+        "responses": (
+            f"/v1/{ACCOUNT_ID}/gw/workers-ai/v1/responses",
+            {"model": GPT_OSS, "input": "Hi", "max_output_tokens": 16, "options": options},
         ),
         "binding": ("/run?version=3", {"inputs": inputs, "options": options}),
     }

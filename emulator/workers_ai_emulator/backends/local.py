@@ -168,36 +168,34 @@ def _compile(
     """
     special_tokens = engine.vocabulary.special_tokens
 
-    def compiled(constraint: Constraint) -> CompiledGrammar:
-        return engine.compile(output_format.grammar(constraint, special_tokens))
+    def grammar(constraint: Constraint) -> str:
+        return output_format.grammar(constraint, special_tokens)
 
     try:
-        return compiled(constraint)
+        return engine.compile(grammar(constraint))
     except GrammarUnsupported:
         if constraint.is_required or constraint.is_json:
             raise
-    tools = _unsupported_tools(constraint, compiled)
+    tools = _unsupported_tools(constraint, lambda part: engine.check(grammar(part)))
     log.info(
         "the schemas of these tools cannot be enforced, so their arguments may be any JSON "
         "object: %s",
         ", ".join(tool.name for tool in tools),
     )
     try:
-        return compiled(without_schemas(constraint, tools))
+        return engine.compile(grammar(without_schemas(constraint, tools)))
     except GrammarUnsupported:
         log.info("together, the schemas of the tools cannot be enforced, so none is")
-        return compiled(without_schemas(constraint, constraint.tools))
+        return engine.compile(grammar(without_schemas(constraint, constraint.tools)))
 
 
-def _unsupported_tools(
-    constraint: Constraint, compiled: Callable[[Constraint], CompiledGrammar]
-) -> list[Tool]:
+def _unsupported_tools(constraint: Constraint, check: Callable[[Constraint], None]) -> list[Tool]:
     """Returns the tools whose schemas cannot be enforced.
 
-    `compiled`: a function that compiles the grammar of a constraint. Raises CapacityExceeded if
-    this takes too long: if the remaining tools counted as unsupported, the completion would depend
-    on the speed of the machine. If the request is sent again, the tools that have been tried take
-    no time, because the engine remembers whether it can enforce their schemas.
+    `check`: finds out whether the grammar of a constraint can be compiled. Raises CapacityExceeded
+    if this takes too long: if the remaining tools counted as unsupported, the completion would
+    depend on the speed of the machine. If the request is sent again, the tools that have been
+    checked take no time, because the engine remembers the results.
     """
     deadline = time.monotonic() + _MAX_TRYING_S
     unsupported = []
@@ -205,7 +203,7 @@ def _unsupported_tools(
         if time.monotonic() >= deadline:
             raise CapacityExceeded("the schemas of the request's tools take too long to compile")
         try:
-            compiled(replace(constraint, tools=(tool,)))
+            check(replace(constraint, tools=(tool,)))
         except GrammarUnsupported as error:
             log.debug("the schema of the tool %r cannot be enforced: %s", tool.name, error)
             unsupported.append(tool)

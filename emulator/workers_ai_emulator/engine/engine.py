@@ -108,12 +108,13 @@ class EngineGeneration:
 class Engine:
     """Runs one model with continuous batching, on a worker thread.
 
-    All methods except `compile` must be called on the event loop's thread. `queue_size`: the
-    maximum number of requests that wait for a slot. `tiling`: how prompts are split into decode
-    calls. `snapshot_tokens`: the maximum number of tokens in all snapshots; a snapshot is a copy of
-    a slot's KV cells outside the KV cache. `drafts`: whether a request that runs alone generates
-    several tokens per decode call if its next tokens can be guessed. `failure`: an error text if
-    the worker thread has ended or is stuck, otherwise None.
+    All methods except `compile` and `check` must be called on the event loop's thread.
+
+    `queue_size`: the maximum number of requests that wait for a slot. `tiling`: how prompts are
+    split into decode calls. `snapshot_tokens`: the maximum number of tokens in all snapshots; a
+    snapshot is a copy of a slot's KV cells outside the KV cache. `drafts`: whether a request that
+    runs alone generates several tokens per decode call if its next tokens can be guessed.
+    `failure`: an error text if the worker thread has ended or is stuck, otherwise None.
     """
 
     def __init__(
@@ -190,6 +191,14 @@ class Engine:
         the model has been unloaded.
         """
         return self._grammars.compile(grammar)
+
+    def check(self, grammar: str) -> None:
+        """Finds out whether a grammar can be compiled. Raises the errors of `compile`.
+
+        Takes no time for a grammar that was checked or compiled recently. May be called on any
+        thread.
+        """
+        self._grammars.check(grammar)
 
     def submit(
         self,

@@ -10,6 +10,8 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llguidance import LLTokenizer
 
@@ -56,20 +58,15 @@ class GrammarCompiler:
         without being compiled. Raises CapacityExceeded if the machine or the subprocess is too busy
         to compile it, and EngineError if the model has been unloaded or no process can be started.
         """
-        text = _LONE_SURROGATE.sub("\ufffd", text)  # UTF-8 cannot encode it
-        if len(text) > _MAX_CHARACTERS:
-            raise GrammarUnsupported(
-                f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
-                "are allowed"
-            )
-        key = hashlib.sha256(text.encode()).digest()
-        try:
-            grammar = self._compile(text, key)
-        except GrammarUnsupported as error:
-            self._remember(key, error.reason)
-            raise
-        self._remember(key, None)
-        return grammar
+        text = _encodable(text)
+        with self._remembered(text) as key:
+            return compile_grammar(text, self._try(text, key))
+
+    def check(self, text: str) -> None:
+        """Does the part of `compile` that takes place in the subprocess. Raises the same errors."""
+        text = _encodable(text)
+        with self._remembered(text) as key:
+            self._try(text, key)
 
     def close(self) -> None:
         """Ends the subprocess. May be called more than once."""
@@ -77,7 +74,22 @@ class GrammarCompiler:
         if check := self._check:
             check.close()
 
-    def _compile(self, text: str, key: bytes) -> CompiledGrammar:
+    @contextmanager
+    def _remembered(self, text: str) -> Iterator[bytes]:
+        """Stores whether the `with` block raises GrammarUnsupported. Yields the grammar's hash."""
+        key = hashlib.sha256(text.encode()).digest()
+        try:
+            yield key
+        except GrammarUnsupported as error:
+            self._remember(key, error.reason)
+            raise
+        self._remember(key, None)
+
+    def _try(self, text: str, key: bytes) -> LLTokenizer:
+        """Compiles a grammar in the subprocess, unless this was done recently.
+
+        Returns the tokenizer with which it can be compiled in this process.
+        """
         with self._lock:
             check, tokenizer = self._started()
             is_tried, reason = key in self._tried, self._tried.get(key)
@@ -85,7 +97,7 @@ class GrammarCompiler:
             raise GrammarUnsupported(reason)
         if not is_tried:
             check.check(text)
-        return compile_grammar(text, tokenizer)
+        return tokenizer
 
     def _remember(self, key: bytes, reason: str | None) -> None:
         """Stores the result of a compilation. `reason`: None if the grammar was compiled."""
@@ -106,3 +118,16 @@ class GrammarCompiler:
             if self._is_closed:  # `close` was called before it could close this check
                 self._check.close()
         return self._check, self._tokenizer
+
+
+def _encodable(text: str) -> str:
+    """Returns a grammar without lone surrogates, which UTF-8 cannot encode.
+
+    Raises GrammarUnsupported if it is too long.
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise GrammarUnsupported(
+            f"as a grammar, it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} "
+            "are allowed"
+        )
+    return _LONE_SURROGATE.sub("\ufffd", text)

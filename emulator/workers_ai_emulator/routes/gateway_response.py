@@ -24,12 +24,7 @@ async def respond(
 ) -> Response:
     """Returns the cached response to an equal request, else that of `run`.
 
-    Adds the headers of AI Gateway.
-
-    `content`: the parts of the request that determine its response, besides its path, its query
-    and the headers that name the model and the backend. `endpoint`: the parts of `content` that
-    name the gateway and the endpoint; they count even if the user's own cache key replaces the
-    content.
+    Adds the headers of AI Gateway. `content`, `endpoint`: see `_cached`.
     """
     response, status = await _cached(request, content, options, run, endpoint)
     response.headers.update({"cf-aig-cache-status": status, **log_header()})
@@ -68,6 +63,13 @@ async def through_named_gateway(
 async def _cached(
     request: Request, content: Any, options: CacheOptions, run: Run, endpoint: Any
 ) -> tuple[Response, CacheStatus]:
+    """Returns the cached response to an equal request, else that of `run`, and which it is.
+
+    `content`: the parts of the request that determine its response, besides its path, its query
+    and the headers that name the model and the backend. `endpoint`: the parts of `content` that
+    name the gateway and the endpoint; they count even if the user's own cache key replaces the
+    content.
+    """
     cache = services_of(request).gateway_cache
     path, query = request.scope["path"], request.url.query
     headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]

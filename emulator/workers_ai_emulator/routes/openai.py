@@ -89,6 +89,7 @@ async def responses(request: Request) -> Response:
 async def run_responses(request: Request, body: Any) -> Response:
     """Runs the model that the body names, and returns a response of the Responses API."""
     spec = find_model(request, model_name(body))
+    read_options(request, body)
     inputs = _without_nulls(body)
     choose_format = responses_format(inputs, to_json)
     return await generate(request, spec, inputs, choose_format, responses_request.parse)

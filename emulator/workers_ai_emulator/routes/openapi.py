@@ -544,7 +544,7 @@ def _binding_run(catalog: Catalog) -> _Details:
 
 
 def _universal(catalog: Catalog) -> _Details:
-    return _Details(_native(catalog), _steps(catalog))
+    return _Details(_native(catalog), _steps(catalog), errors=_PROVIDER_ERRORS)
 
 
 def _chat(catalog: Catalog) -> _Details:
@@ -626,7 +626,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.COMPLETIONS: _completions,
     endpoints.RESPONSES: _responses,
     endpoints.EMBEDDINGS: _embeddings,
-    endpoints.MESSAGES: _fixed({}),
+    endpoints.MESSAGES: _fixed({}, errors=(errors.API_NOT_EMULATED,)),
     endpoints.OTHER_OPENAI: _fixed({}),
     endpoints.SEARCH_MODELS: _search,
     endpoints.MODEL_SCHEMA: lambda catalog: _Details(

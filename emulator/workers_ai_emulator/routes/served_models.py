@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _OPENAI_PATH = re.compile("(?:v1/)?(?:chat/completions|completions|embeddings|responses)")
 _MAX_SHOWN = 200  # characters of an unknown name in the log
 
-# With `--any-model`, this spec is used for every name that is not in the catalogue. If the models
+# With `--any-model`, this spec is used for unknown names such as `@cf/author/model`. If the models
 # folder contains its weights file, this file is used instead of the stand-in model.
 _ANY_MODEL = ModelSpec("", Path("any-model.gguf"), stand_in="Q8_0", traits=ADDED_TRAITS)
 # The same for names such as `openai/gpt-4.1`. Input and output have the form of OpenAI's chat

@@ -300,7 +300,7 @@ class ModelManager:
             raise
         with self._reserved(opened.memory(num_slots)):
             weights = await self._start_engine(opened, key, num_slots)
-        self._unlisted.append(weights)
+        self._unlist(weights)
         self._set_phase(f"warming up {spec.name}")
         limit_s = self._settings.stall_timeout
         weights.engine.watch(max(limit_s, _MIN_WARM_UP_LIMIT_S))
@@ -360,7 +360,7 @@ class ModelManager:
         while not (num_slots := self._loader.num_slots(opened, self.free_memory)):
             if await self._unload_idle() or (self._others and await self._others.unload_idle()):
                 continue
-            if self._loaded or (self._others and self._others.memory):
+            if self._loaded or self._ending or (self._others and self._others.memory):
                 raise CapacityExceeded
             raise self._loader.memory_error(opened, self.free_memory)
         return num_slots
@@ -377,9 +377,18 @@ class ModelManager:
         del self._loaded[weights.key]
         for source in self._sources(weights):
             del self._by_source[source]
-        self._unlisted = [other for other in self._unlisted if other.engine.is_running]
-        self._unlisted.append(weights)
+        self._unlist(weights)
         await weights.close()
+
+    def _unlist(self, weights: LoadedWeights) -> None:
+        """Remembers weights that are being checked or unloaded while their engine runs."""
+        self._unlisted = [other for other in self._ending if other is not weights]
+        self._unlisted.append(weights)
+
+    @property
+    def _ending(self) -> list[LoadedWeights]:
+        """The weights that no request can use, but that still take memory."""
+        return [weights for weights in self._unlisted if weights.engine.is_running]
 
     def _is_idle(self, weights: LoadedWeights) -> bool:
         num_leases = sum(self._num_leases[source] for source in self._sources(weights))
@@ -401,8 +410,7 @@ class ModelManager:
 
     @property
     def _taken_memory(self) -> int:
-        ending = (weights for weights in self._unlisted if weights.engine.is_running)
-        in_memory = sum(weights.memory for weights in (*self.loaded, *ending))
+        in_memory = sum(weights.memory for weights in (*self.loaded, *self._ending))
         return self._reserved_memory + in_memory + (self._others.memory if self._others else 0)
 
     @contextmanager

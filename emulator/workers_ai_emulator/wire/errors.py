@@ -128,8 +128,7 @@ NOT_EMULATED = _api(
     "env.AI.gateway().run() and env.AI.gateway().getUrl()",
     "The emulator does not have this method of a binding. [ours]")
 API_NOT_EMULATED = _api(
-    405, 3906, "The emulator does not have {}, only ai/run, ai/v1, ai/models, ai/tasks and, of AI "
-    "Gateway, the endpoints that run models of Workers AI",
+    405, 3906, "The emulator does not have {}",
     "The emulator does not have this part of Cloudflare's API. [ours]")
 CONTROL_INVALID = _api(
     400, 6007, "{}", "An endpoint of the emulator got an invalid body. [ours]")
@@ -226,7 +225,8 @@ JSON_MODE_UNSUPPORTED = _ai(  # {}: `support`, or `suuport` as in 2025 [recorded
     "The request asks for JSON mode, which the model does not have. [recorded]")
 MESSAGES_UNSUPPORTED = _ai(
     400, 7000, 'Anthropic Messages API is not supported for model "{}"',
-    "The request is one of Anthropic's Messages API. [recorded; the response has no code]")
+    "A model of Workers AI does not have Anthropic's Messages API; the response has no code. "
+    "[recorded]")
 RETIRED = _ai(
     410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",
@@ -240,7 +240,8 @@ REFUSED_BY_ENGINE = _ai(
     400, 8007, "{}",
     "The schema accepts the body, but the inference engine rejects it; or the request has "
     "`queueRequest`, and the model has no queue; or the prompt is too long for a model on SGLang. "
-    "[recorded]", "AiError")
+    "[recorded; for `queueRequest`, the code and the text that two public programs look for]",
+    "AiError")
 # fmt: on
 
 
