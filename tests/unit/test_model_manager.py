@@ -132,6 +132,8 @@ async def test_the_memory_of_a_model_whose_engine_is_stuck_is_taken_until_the_en
         with short_close():
             assert await manager.unload_idle()
         assert names(manager) == [] and manager.free_memory == 0
+        with pytest.raises(CapacityExceeded):
+            await manager.load(TWO)
         runner.gate.set()
         while loaded.engine.is_running:
             await asyncio.sleep(0.01)
