@@ -107,7 +107,11 @@ def assert_is_refusal(response: httpx.Response) -> None:
     assert 400 <= response.status_code < 500
     assert response.headers["content-type"] == "application/json"
     value = response.json()
-    if "internalCode" in value:  # in the error format of AI Gateway
+    if value.get("name") == "AiGatewayError":  # an error of AI Gateway itself
+        assert list(value)[:5] == ["success", "result", "messages", "error", "name"]
+        assert value["httpCode"] == response.status_code
+        return
+    if "internalCode" in value:  # an error of Workers AI in AI Gateway
         assert list(value)[:3] == ["name", "internalCode", "httpCode"]
         return
     assert value.keys() >= {"errors", "success", "result", "messages"}
