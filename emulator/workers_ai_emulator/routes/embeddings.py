@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from fastapi import Request, Response
 
@@ -16,6 +14,7 @@ from workers_ai_emulator.backends.relayed import ReadyGeneration
 from workers_ai_emulator.engine.errors import DeadlineExceeded
 from workers_ai_emulator.engine.types import Chunk, FinishReason, StartedGeneration
 from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.routes.generation import model_headers
 from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks import embeddings
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings
@@ -128,11 +127,7 @@ def _store(
     ended = ReadyGeneration(chunks, num_prompt_tokens=num_tokens, fingerprint="")
     context.started = StartedGeneration(ended, model, lambda: "\n\n".join(texts))
     context.model = spec.name
-    headers = {
-        "cf-ai-req-id": str(uuid.uuid4()),
-        "x-emulator-model": quote(model, errors="replace"),
-    }
-    return headers | UsageDetails.of(spec).headers(ended.usage)
+    return model_headers(context.started) | UsageDetails.of(spec).headers(ended.usage)
 
 
 async def _respond(

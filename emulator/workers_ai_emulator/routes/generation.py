@@ -151,16 +151,21 @@ async def _respond(
     Otherwise, waits for all chunks, then returns a JSON response.
     """
     generation = started.generation
-    headers = {
-        "cf-ai-req-id": str(uuid.uuid4()),
-        "x-emulator-model": quote(started.model_name, errors="replace"),
-    }
+    headers = model_headers(started)
     if is_stream:
         chunks = await _while_connected(request, generation, _after_first(generation))
         events = response_format.events(chunks, generation)
         return EventStream(events, generation.cancel, headers)
     completion = await _while_connected(request, generation, collect(aiter(generation)))
     return JsonResponse(response_format.whole(completion, generation), headers=headers)
+
+
+def model_headers(started: StartedGeneration) -> dict[str, str]:
+    """Returns the headers of every response of a model: the request id, and which model ran."""
+    return {
+        "cf-ai-req-id": str(uuid.uuid4()),
+        "x-emulator-model": quote(started.model_name, errors="replace"),
+    }
 
 
 async def _after_first(generation: Generation) -> AsyncIterator[Chunk]:

@@ -6,16 +6,15 @@ mistyped path.
 
 from __future__ import annotations
 
-import re
+from http import HTTPStatus
 
 from fastapi import Request, Response
+from starlette.exceptions import HTTPException
 
 from workers_ai_emulator.routes.router import EndpointRouter
 from workers_ai_emulator.wire import endpoints
-from workers_ai_emulator.wire.errors import API_NOT_EMULATED, METHOD_NOT_SUPPORTED, WireError
-from workers_ai_emulator.wire.responses import error_response
-
-_PROVIDER_URL = re.compile(r"gateways/[^/]+/url/[^/]+")  # of `endpoints.PROVIDER_URL`
+from workers_ai_emulator.wire.calls import allowed_methods
+from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
 
 router = EndpointRouter()
 
@@ -42,10 +41,7 @@ async def ai_search(request: Request) -> Response:
 
 @router.handles(*endpoints.GATEWAY_SETTINGS)
 async def gateways(request: Request) -> Response:
-    """Raises WireError. Returns an error if only the method is wrong, because `GET` is emulated."""
-    if _PROVIDER_URL.fullmatch(request.path_params["operation"]):
-        error = WireError(METHOD_NOT_SUPPORTED, request.method)
-        return error_response(
-            request.scope["path"], error, {"allow": endpoints.PROVIDER_URL.method}
-        )
+    # One of these paths is also that of an emulated endpoint, with another method.
+    if request.method not in allowed_methods(request.scope["path"]):
+        raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
     raise WireError(API_NOT_EMULATED, "AI Gateway's settings and logs")
