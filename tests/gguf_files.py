@@ -266,12 +266,17 @@ def _random_tensors(
 
 
 def embedding_model(
-    architecture: str, *, context_length: int = 2048, has_classifier: bool = False
+    architecture: str,
+    *,
+    context_length: int = 2048,
+    has_classifier: bool = False,
+    has_dense_layers: bool = False,
 ) -> bytes:
     """Returns a file with a small model for embeddings, with Llama 2's vocabulary.
 
     `architecture`: `bert`, `qwen3` or `gemma-embedding`. `has_classifier`: whether the model has
-    the classification head of a reranker (only `bert`).
+    the classification head of a reranker (only `bert`). `has_dense_layers`: whether layers follow
+    the pooling (only `gemma-embedding`).
     """
     source = (DATA / "llama2-vocab.gguf").read_bytes()
     (num_keys,) = struct.unpack_from("<Q", source, 16)
@@ -287,6 +292,10 @@ def embedding_model(
             "cls.output.weight": (64, 1),
             "cls.output.bias": (1,),
         }
+    if has_dense_layers:
+        shapes |= {"dense_2.weight": (64, 96), "dense_3.weight": (96, 64)}
+        more |= {"dense_2_feat_in": 64, "dense_2_feat_out": 96}
+        more |= {"dense_3_feat_in": 96, "dense_3_feat_out": 64}
     values = {
         "context_length": context_length,
         "embedding_length": 64,

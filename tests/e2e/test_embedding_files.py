@@ -54,7 +54,8 @@ def test_embedding_models_are_accepted(
     tokens = embedder.tokenize(["Hello", ""], 512)
     assert [ids[0] for ids in tokens] == [1, 1] and [ids[-1] for ids in tokens] == [2, 2]
     runner = EmbeddingRunner(embedder.model, embedder.context_length)
-    assert len(runner.embed(tokens[0], Pooling.LAST, 1)) == 64
+    (vector,) = runner.embed(tokens[:1], Pooling.LAST, 1)
+    assert len(vector) == 64
     runner.close()
     embedder.close()
 

@@ -32,13 +32,16 @@ BROKEN, BUGGY = 666, 667
 class FakeModel:
     """What the fake runners of all threads share.
 
-    `calls`: the first token of each text that was begun, and the number of threads. `gate`: while
-    it is not set, texts that have begun do not end. `begun`, `interrupted`: count texts.
-    `is_deaf`: whether runners ignore interrupts. `num_open`: the number of runners that are not
-    closed.
+    `shared_length`: how many tokens the texts that share a call may have together. `calls`: the
+    first tokens of the texts of each call. `texts`: the first token of each text that was begun,
+    and the number of threads. `gate`: while it is not set, calls that have begun do not end.
+    `begun`: counts texts. `interrupted`: counts calls. `is_deaf`: whether runners ignore
+    interrupts. `num_open`: the number of runners that are not closed.
     """
 
-    calls: list[tuple[int, int]] = field(default_factory=list)
+    shared_length: int = 0
+    calls: list[list[int]] = field(default_factory=list)
+    texts: list[tuple[int, int]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     interrupted: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -57,18 +60,25 @@ class FakeTextRunner:
         self._model = model
         self._is_interrupted = False
 
-    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
-        self._model.calls.append((tokens[0], num_threads))
-        self._model.begun.release()
+    def can_share_call(self, lengths: Sequence[int], pooling: Pooling) -> bool:
+        return sum(lengths) <= self._model.shared_length
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
+    ) -> list[Vector]:
+        self._model.calls.append([tokens[0] for tokens in texts])
+        for tokens in texts:
+            self._model.texts.append((tokens[0], num_threads))
+            self._model.begun.release()
         while not self._model.gate.wait(0.001):
             if self._is_interrupted and not self._model.is_deaf:
                 self._model.interrupted.release()
                 raise Interrupted("interrupted")
-        if tokens[0] == BROKEN:
+        if any(tokens[0] == BROKEN for tokens in texts):
             raise EngineError("it is broken")
-        if tokens[0] == BUGGY:
+        if any(tokens[0] == BUGGY for tokens in texts):
             raise ValueError("a mistake in the code")
-        return np.array(tokens, np.float32)
+        return [np.array(tokens, np.float32) for tokens in texts]
 
     def interrupt(self, *, is_requested: bool) -> None:
         self._is_interrupted = is_requested
@@ -132,9 +142,9 @@ async def test_embeddings_of_recent_texts_are_not_computed_again() -> None:
         await embedder.embed([[1], [2]], Pooling.MEAN)
         vectors = await embedder.embed([[3], [2], [4], [1]], Pooling.MEAN)
         assert [vector.tolist() for vector in vectors] == [[3], [2], [4], [1]]
-        assert [first for first, _ in model.calls] == [1, 2, 3, 4]
+        assert [first for first, _ in model.texts] == [1, 2, 3, 4]
         await embedder.embed([[1]], Pooling.CLS)
-    assert [first for first, _ in model.calls] == [1, 2, 3, 4, 1]
+    assert [first for first, _ in model.texts] == [1, 2, 3, 4, 1]
 
 
 @in_loop
@@ -145,7 +155,7 @@ async def test_a_text_that_failed_is_computed_again() -> None:
         for _ in range(2):
             with pytest.raises(EngineError):
                 await embedder.embed([[BROKEN]], Pooling.MEAN)
-    assert [first for first, _ in model.calls] == [BROKEN, BROKEN]
+    assert [first for first, _ in model.texts] == [BROKEN, BROKEN]
 
 
 @in_loop
@@ -155,7 +165,7 @@ async def test_equal_texts_of_a_request_are_computed_once() -> None:
     async with running(model, num_runners=1) as embedder:
         vectors = await embedder.embed([[1], [2], [1], [1]], Pooling.MEAN)
     assert [vector.tolist() for vector in vectors] == [[1], [2], [1], [1]]
-    assert [first for first, _ in model.calls] == [1, 2]
+    assert [first for first, _ in model.texts] == [1, 2]
 
 
 @in_loop
@@ -165,7 +175,7 @@ async def test_embeddings_of_a_request_with_very_many_tokens_are_not_kept() -> N
     async with running(model, num_runners=1) as embedder:
         for _ in range(2):
             await embedder.embed([[1] * 50_000, [2]], Pooling.MEAN)
-    assert [first for first, _ in model.calls] == [1, 2, 1, 2]
+    assert [first for first, _ in model.texts] == [1, 2, 1, 2]
 
 
 @in_loop
@@ -184,7 +194,97 @@ async def test_requests_take_turns() -> None:
         second = await submitted(embedder, [[11], [12], [13]])
         model.gate.set()
         await asyncio.gather(first, second)
-    assert [text for text, _ in model.calls] == [1, 2, 11, 3, 12, 13]
+    assert [text for text, _ in model.texts] == [1, 2, 11, 3, 12, 13]
+
+
+@in_loop
+async def test_short_texts_share_calls() -> None:
+    model = FakeModel(shared_length=6)
+    model.gate.set()
+    async with running(model, num_runners=1) as embedder:
+        vectors = await embedder.embed([[1, 1], [2, 2], [3, 3], [4] * 5, [5, 5]], Pooling.MEAN)
+        assert [len(vector) for vector in vectors] == [2, 2, 2, 5, 2]
+    assert model.calls == [[1, 2, 3], [4], [5]]
+
+
+@in_loop
+async def test_texts_of_several_requests_take_turns_in_shared_calls() -> None:
+    model = FakeModel(shared_length=3)
+    async with running(model, num_runners=1) as embedder:
+        tasks = [await submitted(embedder, [[0]])]
+        await begun(model, 1)
+        for n in (10, 20):
+            tasks.append(await submitted(embedder, [[n], [n + 1], [n + 2]]))
+        model.gate.set()
+        results = await asyncio.gather(*tasks)
+    assert model.calls == [[0], [10, 20, 11], [21, 12, 22]]
+    assert [[int(vector[0]) for vector in vectors] for vectors in results[1:]] == [
+        [10, 11, 12],
+        [20, 21, 22],
+    ]
+
+
+@pytest.mark.parametrize(("num_texts", "sizes"), [(2, [1, 1]), (5, [2, 3]), (12, [4, 4, 4])])
+def test_idle_runners_share_the_texts(num_texts: int, sizes: list[int]) -> None:
+    model = FakeModel(shared_length=4)
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model, num_runners=2) as embedder:
+            task = await submitted(embedder, [[n] for n in range(num_texts)])
+            await begun(model, sum(sizes[:2]))
+            model.gate.set()
+            await task
+
+    embed()
+    assert sorted(map(len, model.calls)) == sizes
+
+
+@in_loop
+async def test_texts_with_different_poolings_do_not_share_a_call() -> None:
+    model = FakeModel(shared_length=9)
+    async with running(model, num_runners=1) as embedder:
+        tasks = [await submitted(embedder, [[1]])]
+        await begun(model, 1)
+        for token, pooling in ((2, Pooling.CLS), (3, Pooling.MEAN), (4, Pooling.MEAN)):
+            tasks.append(asyncio.create_task(embedder.embed([[token]], pooling)))
+            await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+    assert model.calls == [[1], [2], [3, 4]]
+
+
+@in_loop
+async def test_a_shared_call_is_stopped_when_nobody_waits_for_it() -> None:
+    model = FakeModel(shared_length=9)
+    async with running(model, num_runners=1) as embedder:
+        first = await submitted(embedder, [[1]])
+        await begun(model, 1)
+        one, other = [await submitted(embedder, [[n]]) for n in (2, 3)]
+        first.cancel()
+        assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
+        await begun(model, 2)
+        one.cancel()
+        await asyncio.sleep(0.02)
+        assert not model.interrupted.acquire(blocking=False)
+        other.cancel()
+        assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
+    assert model.calls == [[1], [2, 3]]
+
+
+@in_loop
+async def test_a_text_does_not_fail_because_of_another_in_its_call() -> None:
+    model = FakeModel(shared_length=9)
+    async with running(model, num_runners=1) as embedder:
+        first = await submitted(embedder, [[1]])
+        await begun(model, 1)
+        failing, good = [await submitted(embedder, [[n]]) for n in (BROKEN, 2)]
+        model.gate.set()
+        assert [vector.tolist() for vector in await good] == [[2]]
+        with pytest.raises(EngineError, match="it is broken"):
+            await failing
+        await first
+    assert model.calls == [[1], [BROKEN, 2], [BROKEN], [2]]
 
 
 @in_loop
@@ -212,7 +312,7 @@ def test_a_lone_text_uses_all_threads_if_no_generation_runs(
             await embedder.embed([[1]], Pooling.MEAN)
 
     embed()
-    assert model.calls == [(1, num_threads)]
+    assert model.texts == [(1, num_threads)]
 
 
 @in_loop
@@ -224,7 +324,7 @@ async def test_a_text_beside_others_uses_one_thread() -> None:
         other = await submitted(embedder, [[3]])
         model.gate.set()
         await asyncio.gather(texts, other)
-    assert {num_threads for text, num_threads in model.calls if text < 3} == {1}
+    assert {num_threads for text, num_threads in model.texts if text < 3} == {1}
 
 
 @in_loop
@@ -233,7 +333,7 @@ async def test_a_few_runners_share_the_threads() -> None:
     model.gate.set()
     async with running(model, num_runners=2, num_threads=5) as embedder:
         await embedder.embed([[1], [2], [3]], Pooling.MEAN)
-    assert {num_threads for _, num_threads in model.calls} == {2}
+    assert {num_threads for _, num_threads in model.texts} == {2}
 
 
 @in_loop
@@ -251,7 +351,7 @@ async def test_a_cancelled_request_stops_its_texts_and_drops_the_rest() -> None:
         next_request = await submitted(embedder, [[7], [8]])
         model.gate.set()
         assert len(await next_request) == 2
-    assert sorted(text for text, _ in model.calls) == [0, 1, 7, 8]
+    assert sorted(text for text, _ in model.texts) == [0, 1, 7, 8]
 
 
 @in_loop
@@ -299,7 +399,7 @@ async def test_closing_ends_computing_and_waiting_requests() -> None:
                 await task
         with pytest.raises(EngineClosed):
             await embedder.embed([[1]], Pooling.MEAN)
-    assert len(model.calls) == 2
+    assert len(model.texts) == 2
 
 
 @in_loop

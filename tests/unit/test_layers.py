@@ -45,7 +45,15 @@ LAYERS = [
 
 USES_LLAMA_CPP = {
     f"{ROOT}.engine.{name}"
-    for name in ("devices", "embedding_runner", "llama", "llama_log", "quantize", "sampler")
+    for name in (
+        "batch",
+        "devices",
+        "embedding_runner",
+        "llama",
+        "llama_log",
+        "quantize",
+        "sampler",
+    )
 }
 USES_LLGUIDANCE = {
     f"{ROOT}.engine.{name}" for name in ("grammar", "grammar_compiler", "grammar_process")

@@ -1,16 +1,16 @@
 """Computes the embeddings of many texts, on several threads.
 
-No call of llama.cpp computes several texts. So the embedding of a text is the same, bit for bit,
-whatever other texts are computed at the same time. If there are several texts, each thread computes
-another text. That is faster than one text after the other on all threads, because threads that
-share a call wait for each other after every operation. A text that is alone is computed by all
-threads together, unless a completion is being generated.
+If there are several texts, each thread computes other texts. That is faster than one text after the
+other on all threads, because threads that share a call of llama.cpp wait for each other after every
+operation. A text that is alone is computed by all threads together, unless a completion is being
+generated. Short texts of one or several requests share calls (see embedding_runner.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import threading
@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workers_ai_emulator.engine.errors import (
@@ -44,10 +45,15 @@ _MAX_NICE = 19
 
 
 class TextRunner(Protocol):
-    """Computes one text at a time. Only one thread uses it, except for the method `interrupt`."""
+    """Computes embeddings. Only one thread uses it, except for the method `interrupt`."""
 
-    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
-        """Returns the embedding of a text. Raises Interrupted if `interrupt` stops the call."""
+    def can_share_call(self, lengths: Sequence[int], pooling: Pooling) -> bool:
+        """Returns whether texts with these numbers of tokens may be computed in one call."""
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
+    ) -> list[Vector]:
+        """Returns the embeddings of texts. Raises Interrupted if `interrupt` stops the call."""
 
     def interrupt(self, *, is_requested: bool) -> None:
         """Stops the running call of `embed` and later ones, until it is called with False."""
@@ -71,6 +77,11 @@ class _Job:
         self.future: asyncio.Future[list[Vector]] = self.loop.create_future()
         self.is_cancelled = False
 
+    @property
+    def num_waiting(self) -> int:
+        """The number of texts that no thread has begun."""
+        return len(self.texts) - self.next_index
+
     def settle(self, error: EngineError | None = None) -> None:
         """Gives the result or the error to the coroutine that waits for the job."""
         if self.future.done():
@@ -81,11 +92,23 @@ class _Job:
             self.future.set_exception(error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text of a job."""
+
+    job: _Job
+    index: int
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        return self.job.texts[self.index]
+
+
 class Embedder:
     """Computes embeddings with one model.
 
     `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
-    texts are computed at the same time. `num_threads`: the number of threads that compute; the
+    calls of llama.cpp run at the same time. `num_threads`: the number of threads that compute; the
     runners share them equally. `queue_size`: the maximum number of requests that wait or are
     computed. `is_machine_free`: returns whether no completion is being generated; a text that is
     alone is then computed by all threads together.
@@ -106,13 +129,13 @@ class Embedder:
         self._is_machine_free = is_machine_free
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
         self._unfinished: set[_Job] = set()
-        self._computing: dict[TextRunner, _Job] = {}
+        self._computing: dict[TextRunner, list[_Text]] = {}
         self._cache = VectorCache(CACHE_BYTES)
         self._is_closed = False
         self._has_own_priority = True  # False once the system has refused a lower priority
         self._lock = threading.Lock()
         self._runners = [create_runner() for _ in range(num_runners)]
-        # A runner's thread waits for its condition, so that a text wakes only one thread.
+        # A runner's thread waits for its condition, so that new texts wake only one thread.
         self._conditions = [threading.Condition(self._lock) for _ in self._runners]
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name="embed", daemon=True)
@@ -192,11 +215,11 @@ class Embedder:
         return num_alive == 0
 
     def _drop(self, job: _Job) -> None:
-        """Drops the texts of a job, and stops the computation of those that have begun."""
+        """Drops the texts of a job, and stops the calls that compute no texts of other jobs."""
         with self._lock:
             job.is_cancelled = True
-            for runner, its_job in self._computing.items():
-                if its_job is job:
+            for runner, texts in self._computing.items():
+                if all(text.job.is_cancelled for text in texts):
                     runner.interrupt(is_requested=True)
 
     def _work(self, number: int) -> None:
@@ -204,16 +227,8 @@ class Embedder:
         runner = self._runners[number]
         self._lower_priority()
         while (task := self._next(number)) is not None:
-            job, index, num_threads = task
-            error: EngineError | None = None
-            try:
-                job.vectors[index] = runner.embed(job.texts[index], job.pooling, num_threads)
-            except EngineError as raised:
-                error = raised
-            except Exception as raised:
-                log.exception("computing an embedding failed")
-                error = EngineError(str(raised))
-            self._end(runner, job, error)
+            texts, num_threads = task
+            self._end(runner, texts, _results(runner, texts, num_threads))
 
     def _lower_priority(self) -> None:
         """Lowers the priority of this thread. Logs a warning for the first thread if it fails."""
@@ -229,43 +244,62 @@ class Embedder:
                     error,
                 )
 
-    def _next(self, number: int) -> tuple[_Job, int, int] | None:
-        """Waits for a text, and returns its job, its index and the number of threads to use.
+    def _next(self, number: int) -> tuple[list[_Text], int] | None:
+        """Waits for texts, and returns those of the next call and the number of threads to use.
 
-        Returns None after `close`. The jobs take turns: after each text, the next job follows.
-        `number`: the number of the runner that computes the text. A text always goes to the first
-        runner that computes nothing. If the runners took turns, texts would take longer, because
-        llama.cpp's threads keep their cores busy for a while after each call.
+        Returns None after `close`. `number`: the number of the runner that computes the texts.
+        Texts always go to the first runner that computes nothing. If the runners took turns, texts
+        would take longer, because llama.cpp's threads keep their cores busy for a while after each
+        call.
         """
         with self._lock:
-            while True:
-                while self._jobs and self._jobs[0].is_cancelled:
-                    self._jobs.popleft()
-                if self._is_closed:
-                    return None
+            while not self._is_closed:
+                self._forget_cancelled()
                 if self._jobs and self._first_idle_number() == number:
                     break
                 self._conditions[number].wait()
-            job, index, is_alone = self._take(self._runners[number])
+            else:
+                return None
+            texts, is_alone = self._take(self._runners[number])
         uses_all = is_alone and self._is_machine_free()
-        return job, index, self._num_threads if uses_all else self._num_threads_of_runner
+        return texts, self._num_threads if uses_all else self._num_threads_of_runner
 
-    def _take(self, runner: TextRunner) -> tuple[_Job, int, bool]:
-        """Takes the next text for a runner. The lock must be held.
+    def _take(self, runner: TextRunner) -> tuple[list[_Text], bool]:
+        """Takes the texts of a runner's next call. The lock must be held.
 
-        Returns its job, its index, and whether there is no other text to compute.
+        Returns the texts, and whether there are no others to compute.
         """
-        job = self._jobs.popleft()
-        index = job.next_index
-        job.next_index += 1
-        if job.next_index < len(job.texts):
-            self._jobs.append(job)
+        num_waiting = sum(job.num_waiting for job in self._jobs if not job.is_cancelled)
+        num_idle = len(self._runners) - len(self._computing)
+        max_texts = math.ceil(num_waiting / num_idle)  # leaves the other idle runners their share
+        texts = [self._pop()]
+        pooling, lengths = texts[0].job.pooling, [len(texts[0].tokens)]
+        while len(texts) < max_texts and self._jobs and self._jobs[0].pooling is pooling:
+            job = self._jobs[0]
+            lengths.append(len(job.texts[job.next_index]))
+            if not runner.can_share_call(lengths, pooling):
+                break
+            texts.append(self._pop())
         is_alone = not self._jobs and not self._computing
-        self._computing[runner] = job
+        self._computing[runner] = texts
         if self._jobs:
             self._wake_next()
         runner.interrupt(is_requested=False)
-        return job, index, is_alone
+        return texts, is_alone
+
+    def _pop(self) -> _Text:
+        """Takes the next text. The jobs take turns: after each text, the next job follows."""
+        job = self._jobs.popleft()
+        text = _Text(job, job.next_index)
+        job.next_index += 1
+        if job.num_waiting:
+            self._jobs.append(job)
+        self._forget_cancelled()
+        return text
+
+    def _forget_cancelled(self) -> None:
+        while self._jobs and self._jobs[0].is_cancelled:
+            self._jobs.popleft()
 
     def _first_idle_number(self) -> int | None:
         """Returns the number of the first runner that computes nothing; None if all compute."""
@@ -277,20 +311,53 @@ class Embedder:
         if (number := self._first_idle_number()) is not None:
             self._conditions[number].notify()
 
-    def _end(self, runner: TextRunner, job: _Job, error: EngineError | None) -> None:
-        """Ends the computation of a text, and gives the job its result if this was the last text.
+    def _end(
+        self, runner: TextRunner, texts: Sequence[_Text], results: Sequence[Vector | EngineError]
+    ) -> None:
+        """Stores the results of a call, and ends the jobs that are complete or have failed.
 
-        An error is the result of the whole job. After Interrupted, the job has its result already.
+        An error is the result of the whole job. After Interrupted, a job has its result already.
         """
+        ended: dict[_Job, EngineError | None] = {}
         with self._lock:
             del self._computing[runner]
-            job.num_left -= error is None
-            is_done = job.num_left == 0
-        if error is not None:
-            self._drop(job)
-        if is_done or not (error is None or isinstance(error, Interrupted)):
-            with suppress(RuntimeError):  # the event loop may be closed already
-                job.loop.call_soon_threadsafe(job.settle, error)
+            for text, result in zip(texts, results, strict=True):
+                job = text.job
+                if isinstance(result, EngineError):
+                    ended.setdefault(job, result)
+                    continue
+                job.vectors[text.index] = result
+                job.num_left -= 1
+                if job.num_left == 0:
+                    ended[job] = None
+        for job, error in ended.items():
+            if error is not None:
+                self._drop(job)
+            if not isinstance(error, Interrupted):
+                with suppress(RuntimeError):  # the event loop may be closed already
+                    job.loop.call_soon_threadsafe(job.settle, error)
+
+
+def _results(
+    runner: TextRunner, texts: Sequence[_Text], num_threads: int
+) -> list[Vector | EngineError]:
+    """Computes texts in one call, and returns the embedding or the error of each.
+
+    If the call fails, each text is computed alone, so that a text does not fail because of another.
+    """
+    error: EngineError
+    try:
+        return [*runner.embed([t.tokens for t in texts], texts[0].job.pooling, num_threads)]
+    except Interrupted as raised:
+        return [raised] * len(texts)
+    except EngineError as raised:
+        error = raised
+    except Exception as raised:
+        log.exception("computing an embedding failed")
+        error = EngineError(str(raised))
+    if len(texts) == 1:
+        return [error]
+    return [result for text in texts for result in _results(runner, [text], num_threads)]
 
 
 def _lower_priority() -> None:

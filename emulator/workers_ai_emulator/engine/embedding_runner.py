@@ -1,4 +1,19 @@
-"""Computes the embedding of one text with llama.cpp."""
+"""Computes embeddings with llama.cpp: each long text in one call, several short texts in one call.
+
+A call reads all weights, which takes a large part of the time of a short text. So short texts are
+faster if they share a call. An embedding is the same, bit for bit, whatever other texts share its
+call, for three reasons:
+
+* In a call with fewer than 64 tokens, llama.cpp computes flash attention on a CPU token by token,
+  and skips the tokens of other texts. The other ways to compute attention would add a zero for each
+  of them, and so group the other numbers differently.
+* All other operations compute each token on its own. They round differently only for a single
+  token, so a text with one token has a call of its own.
+* llama.cpp's pooling rounds differently for several texts. So in shared calls, llama.cpp returns
+  the vectors of all tokens, and numpy computes the pooling.
+
+`shared_calls.py` checks for each model that its embeddings are in fact the same.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +21,20 @@ import ctypes
 import logging
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from workers_ai_emulator import machine
+from workers_ai_emulator.engine.batch import Batch
 from workers_ai_emulator.engine.errors import EngineError, Interrupted
 from workers_ai_emulator.engine.gguf import NOT_GENERATING
 from workers_ai_emulator.engine.llama import IS_NOT_EMPTY, LlamaModel
 from workers_ai_emulator.engine.llama_log import collected_errors, reason
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.types import Span
 from workers_ai_emulator.engine.vector_cache import Vector
 
 log = logging.getLogger(__name__)
@@ -33,6 +50,9 @@ _KEPT_LENGTH = 2048
 _KEPT_BYTES = 192 * 2**20
 # The maximum number of tokens in a call, if the pooling allows several calls for a text.
 _CHUNK_LENGTH = 128
+# The maximum number of tokens in a shared call, and the minimum number of each text in it.
+_SHARED_LENGTH = 63
+_MIN_SHARED_LENGTH = 2
 _ABORTED = 2  # the status that llama.cpp returns if the abort callback stops the call
 
 _POOLING_TYPES = {
@@ -40,42 +60,49 @@ _POOLING_TYPES = {
     Pooling.CLS: llama.LLAMA_POOLING_TYPE_CLS,
     Pooling.LAST: llama.LLAMA_POOLING_TYPE_LAST,
     Pooling.RANK: llama.LLAMA_POOLING_TYPE_RANK,
+    None: llama.LLAMA_POOLING_TYPE_NONE,  # llama.cpp returns the vectors of all tokens
 }
 
 
 class EmbeddingRunner:
-    """Computes embeddings with one model, one text at a time. Only one thread may use it.
+    """Computes embeddings with one model. Only one thread may use it.
 
-    `context_length`: the maximum number of tokens of a text. llama.cpp contexts are created when a
-    text first needs them. The model must stay open until `close` has been called.
+    `context_length`: the maximum number of tokens of a text. `shares_calls`: whether short texts
+    may share a call. llama.cpp contexts are created when a text first needs them. The model must
+    stay open until `close` has been called.
     """
 
-    def __init__(self, model: LlamaModel, context_length: int) -> None:
+    def __init__(
+        self, model: LlamaModel, context_length: int, *, shares_calls: bool = False
+    ) -> None:
         self._model = model
         self._is_causal = _is_causal(model)
         self._context_length = context_length
-        self._contexts: dict[tuple[Pooling, int], Any] = {}
+        self._shares_calls = shares_calls
+        self._batch = Batch(_SHARED_LENGTH)
+        self._contexts: dict[tuple[Pooling | None, int], Any] = {}
         # The abort callback's buffer: llama.cpp stops a call if its first byte is not 0.
         self._interrupt = ctypes.create_string_buffer(2)
 
-    def embed(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
-        """Returns the embedding of a text, which is not normalised.
+    def can_share_call(self, lengths: Sequence[int], pooling: Pooling) -> bool:
+        """Returns whether texts with these numbers of tokens are computed in one call."""
+        are_short = min(lengths) >= _MIN_SHARED_LENGTH and sum(lengths) <= _SHARED_LENGTH
+        return self._shares_calls and are_short and pooling is not Pooling.RANK
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
+    ) -> list[Vector]:
+        """Returns the embeddings of texts, which are not normalised.
 
         With `Pooling.RANK`, returns the scores of the model's classification head instead. Raises
         Interrupted if `interrupt` was called meanwhile, and EngineError if llama.cpp fails, or if
-        the text is empty or too long.
+        a text is empty or too long.
         """
-        if not 0 < len(tokens) <= self._context_length:
+        if not all(0 < len(tokens) <= self._context_length for tokens in texts):
             raise EngineError(f"a text must have 1 to {self._context_length} tokens")
-        length = self._length(len(tokens))
-        self._check_memory(len(tokens), pooling)
-        context = self._context(pooling, length)
-        try:
-            return self._embed(context, tokens, pooling, num_threads)
-        finally:
-            num_bytes = self._logits_size(len(tokens), pooling)
-            if length > _KEPT_LENGTH or num_bytes > _KEPT_BYTES:
-                llama.llama_free(self._contexts.pop((pooling, length)))
+        if self.can_share_call([len(tokens) for tokens in texts], pooling):
+            return self._embed_together(texts, pooling, num_threads)
+        return [self._embed_alone(tokens, pooling, num_threads) for tokens in texts]
 
     def interrupt(self, *, is_requested: bool) -> None:
         """Stops the running call of `embed`, and later ones until the request is withdrawn.
@@ -90,25 +117,58 @@ class EmbeddingRunner:
             llama.llama_free(context)
         self._contexts.clear()
 
-    def _embed(
+    def _embed_together(
+        self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
+    ) -> list[Vector]:
+        """Returns the embeddings of short texts, which are computed in one call."""
+        context = self._context(None, _SHARED_LENGTH + 1)
+        compute = self._prepare(context, num_threads)
+        lengths = [len(tokens) for tokens in texts]
+        # llama.cpp returns the vectors of all tokens, also if fewer are asked for.
+        spans = [Span(n, 0, tokens, len(tokens)) for n, tokens in enumerate(texts)]
+        self._call(compute, context, self._batch.fill(spans))
+        pointer = llama.llama_get_embeddings(context)
+        if not pointer:
+            raise EngineError("the model computes no embeddings")
+        rows = np.ctypeslib.as_array(pointer, (sum(lengths), self._size(pooling)))
+        ends = accumulate(lengths)
+        parts = (rows[end - length : end] for length, end in zip(lengths, ends, strict=True))
+        return [_pooled(part, pooling) for part in parts]
+
+    def _embed_alone(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
+        length = self._length(len(tokens))
+        self._check_memory(len(tokens), pooling)
+        context = self._context(pooling, length)
+        try:
+            return self._embed_in(context, tokens, pooling, num_threads)
+        finally:
+            num_bytes = self._logits_size(len(tokens), pooling)
+            if length > _KEPT_LENGTH or num_bytes > _KEPT_BYTES:
+                llama.llama_free(self._contexts.pop((pooling, length)))
+
+    def _embed_in(
         self, context: Any, tokens: Sequence[int], pooling: Pooling, num_threads: int
     ) -> Vector:
-        llama.llama_set_n_threads(context, num_threads, num_threads)
-        memory = llama.llama_get_memory(context)
-        if memory:
-            llama.llama_memory_clear(memory, False)
-        compute = llama.llama_decode if memory else llama.llama_encode
+        compute = self._prepare(context, num_threads)
         for chunk in self._chunks(tokens, pooling):
-            self._compute(compute, context, chunk)
+            array = (llama.llama_token * len(chunk))(*chunk)
+            self._call(compute, context, llama.llama_batch_get_one(array, len(chunk)))
         pointer = llama.llama_get_embeddings_seq(context, 0)
         if not pointer:
             raise EngineError("the model computes no embeddings")
         return np.ctypeslib.as_array(pointer, (self._size(pooling),)).copy()
 
-    def _compute(self, compute: Any, context: Any, tokens: Sequence[int]) -> None:
-        array = (llama.llama_token * len(tokens))(*tokens)
+    def _prepare(self, context: Any, num_threads: int) -> Any:
+        """Empties a context, and returns the function of llama.cpp that computes with it."""
+        llama.llama_set_n_threads(context, num_threads, num_threads)
+        memory = llama.llama_get_memory(context)
+        if memory:
+            llama.llama_memory_clear(memory, False)
+        return llama.llama_decode if memory else llama.llama_encode
+
+    def _call(self, compute: Any, context: Any, batch: Any) -> None:
         with collected_errors() as errors:
-            status = compute(context, llama.llama_batch_get_one(array, len(tokens)))
+            status = compute(context, batch)
         if status == _ABORTED:
             raise Interrupted("interrupted")
         if status != 0:
@@ -159,26 +219,30 @@ class EmbeddingRunner:
         fitting = (length for length in _LENGTHS if num_tokens <= length)
         return min(next(fitting, self._context_length), self._context_length)
 
-    def _context(self, pooling: Pooling, length: int) -> Any:
+    def _context(self, pooling: Pooling | None, length: int) -> Any:
+        """Returns a context for a text of `length` tokens. `pooling`: None for shared calls."""
         key = pooling, length
         if key not in self._contexts:
             self._contexts[key] = self._create_context(pooling, length)
         return self._contexts[key]
 
-    def _create_context(self, pooling: Pooling, length: int) -> Any:
+    def _create_context(self, pooling: Pooling | None, length: int) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = length
-        if self._is_split(pooling):
-            params.n_batch = params.n_ubatch = min(length, _CHUNK_LENGTH)
         params.n_seq_max = 1
         params.embeddings = True
         params.pooling_type = _POOLING_TYPES[pooling]
-        # Without flash attention, long texts take twice the time [measured], and much memory.
-        params.flash_attn_type = (
-            llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            if length <= _MAX_LENGTH_WITHOUT_FLASH_ATTENTION
-            else llama.LLAMA_FLASH_ATTN_TYPE_AUTO
-        )
+        if pooling is None:
+            params.n_seq_max = length // _MIN_SHARED_LENGTH
+            params.kv_unified = True
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        elif length <= _MAX_LENGTH_WITHOUT_FLASH_ATTENTION:
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        else:
+            # Without flash attention, long texts take twice the time [measured], and much memory.
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+        if pooling is not None and self._is_split(pooling):
+            params.n_batch = params.n_ubatch = min(length, _CHUNK_LENGTH)
         params.no_perf = True
         with collected_errors() as errors:
             context = llama.llama_init_from_model(self._model.pointer, params)
@@ -195,6 +259,15 @@ def bytes_per_token(model: LlamaModel) -> int:
     large, they are 1 MB per token.
     """
     return 4 * int(model.vocabulary.size)
+
+
+def _pooled(vectors: Vector, pooling: Pooling) -> Vector:
+    """Returns the embedding of a text. `vectors`: the vectors of its tokens, one in each row."""
+    if pooling is Pooling.MEAN:
+        mean: Vector = vectors.mean(axis=0)
+        return mean
+    token: Vector = vectors[0] if pooling is Pooling.CLS else vectors[-1]
+    return token.copy()
 
 
 def _is_causal(model: LlamaModel) -> bool:

@@ -23,6 +23,7 @@ from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.engine.shared_calls import can_share_calls
 from workers_ai_emulator.engine.types import SamplingParams, Span
 
 if sys.platform != "win32":
@@ -81,11 +82,12 @@ def evaluate_embedding(path: Path, pooling: Pooling) -> None:
     with ExitStack() as stack:
         model = LlamaModel(path)
         stack.callback(model.close)
+        can_share_calls(model, pooling)  # the server makes these calls, too
         runner = EmbeddingRunner(model, _CONTEXT_LENGTH)
         stack.callback(runner.close)
         vocabulary = model.vocabulary
         tokens = vocabulary.text_start + vocabulary.tokenize(_TEXT)[:_BATCH_LENGTH]
-        vector = runner.embed(tokens + vocabulary.text_end, pooling, 1)
+        (vector,) = runner.embed([tokens + vocabulary.text_end], pooling, 1)
         if not np.isfinite(vector).all():
             raise EngineError("it loads but its results are not numbers")
 

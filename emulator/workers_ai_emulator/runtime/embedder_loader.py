@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 from workers_ai_emulator.engine.embedder import CACHE_BYTES, Embedder
@@ -15,6 +16,7 @@ from workers_ai_emulator.engine.gguf_header import GgufHeader
 from workers_ai_emulator.engine.llama import LlamaModel
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.probe import probe
+from workers_ai_emulator.engine.shared_calls import can_share_calls
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Store, Weights
@@ -40,6 +42,7 @@ class OpenEmbedder:
     `context_length`: the maximum number of tokens of a text that the weights support. A requested
     model may support fewer, and models with different limits may share the weights. `runner_size`:
     the estimated bytes of memory that a runner takes. `num_threads`: the maximum number of runners.
+    `shares_calls`: whether short texts may be computed in one call of llama.cpp.
     """
 
     spec: ModelSpec
@@ -49,6 +52,7 @@ class OpenEmbedder:
     context_length: int
     runner_size: int
     num_threads: int
+    shares_calls: bool
 
     def memory(self, num_runners: int) -> int:
         """Returns the estimated bytes of memory that the model with its runners takes."""
@@ -153,6 +157,7 @@ class EmbedderLoader:
             length,
             _BYTES_PER_RUNNER + min(length, _TYPICAL_LENGTH) * bytes_per_token(model),
             self._settings.threads,
+            can_share_calls(model, spec.embedding.pooling),
         )
 
     def _check(self, weights: Weights, pooling: Pooling) -> None:
@@ -167,7 +172,12 @@ class EmbedderLoader:
     ) -> Embedder:
         """Starts the threads that compute embeddings with an open model."""
         return Embedder(
-            lambda: EmbeddingRunner(opened.model, opened.context_length),
+            partial(
+                EmbeddingRunner,
+                opened.model,
+                opened.context_length,
+                shares_calls=opened.shares_calls,
+            ),
             num_runners=num_runners,
             num_threads=self._settings.threads,
             queue_size=self._settings.queue_size,
