@@ -27,7 +27,7 @@ ERRORS = {
     "daily-limit": ("RateLimitError", 429, 4006),
     "account-limited": ("RateLimitError", 429, 3036),
     "paid-plan": ("PermissionDeniedError", 403, 5035),
-    "timeout": ("APIStatusError", 408, 3007),
+    "timeout": ("APIStatusError", 408, 3046),
     "aborted": ("APIStatusError", 408, 3008),
     "retired": ("APIStatusError", 410, 5028),
     "auth": ("AuthenticationError", 401, 10000),

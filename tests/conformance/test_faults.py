@@ -23,7 +23,7 @@ ERRORS = {
     "daily-limit": (429, 4006),
     "account-limited": (429, 3036),
     "paid-plan": (403, 5035),
-    "timeout": (408, 3007),
+    "timeout": (408, 3046),
     "aborted": (408, 3008),
     "retired": (410, 5028),
     "internal": (500, 3043),

@@ -62,7 +62,7 @@ OWN_REASON = (
 )
 OF_RESPONSES = (
     (r'\{"error":\{"code":"invalid_prompt",', '{"errors":[{'),
-    (r"\}\}", f',"code":3007}}],{REST}'),
+    (r"\}\}", f',"code":3046}}],{REST}'),
 )
 OWN_ONE_OF = (
     (
@@ -118,7 +118,7 @@ ERRORS: list[Reproduced | NotServed] = [
     Reproduced("run-8007", OWN_REASON),
     OTHER_SCHEMA,
     NotServed("the emulator does not retry on other machines"),
-    Reproduced("run-3007", OF_RESPONSES),
+    Reproduced("run-3046", OF_RESPONSES),
     NotServed("ai/v1/responses is not served: only gpt-oss models had it"),
     Reproduced("gateway-5006", OWN_ONE_OF),
     Reproduced("gateway-2001"),

@@ -180,7 +180,7 @@ def test_a_failed_load_is_an_error_and_the_next_request_loads_again(folder: Path
 def test_a_request_can_time_out_during_a_load(folder: Path) -> None:
     with serving(folder, "--request-timeout", "0.15") as server:
         answer = server.run(BODY, model=TWO)  # a subprocess test-loads the file first
-        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3007)
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (408, 3046)
         wait_until(lambda: loaded(server) == {ONE, TWO})
         # Requests may time out again while other processes take the CPU.
         wait_until(lambda: server.run(BODY, model=TWO).status_code == 200)

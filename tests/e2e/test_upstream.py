@@ -535,7 +535,7 @@ def test_the_upstream_is_disconnected_at_the_time_limit(upstream: FakeUpstream) 
     flags = ["--backend", "upstream", "--upstream-url", upstream.url, "--request-timeout", "0.3"]
     with server_process(*flags) as server:
         upstream.behaviour = Exchange.stream_until_disconnect
-        assert error_of(server.run({"prompt": "Hi"}))[:2] == (408, 3007)
+        assert error_of(server.run({"prompt": "Hi"}))[:2] == (408, 3046)
         assert upstream.was_disconnected.wait(10)
 
 

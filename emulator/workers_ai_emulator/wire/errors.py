@@ -168,8 +168,9 @@ INCOMPLETE_REQUEST = _ai(
 REQUEST_TOO_LARGE = _ai(
     413, 3006, "Request is too large", "The body is larger than the limit.")
 REQUEST_TIMEOUT = _ai(
-    408, 3007, "Request timeout",
-    "The response took longer than allowed. [recorded message; documented status and code]",
+    408, 3046, "Request timeout",
+    "The response took longer than allowed. The documentation of errors has the code 3007. "
+    "[recorded]",
     "AiError")
 REQUEST_ABORTED = _ai(
     408, 3008, "Request was aborted",
