@@ -1,9 +1,10 @@
 """Computes the embeddings of many texts, on several threads.
 
 If there are several texts, each thread computes other texts. That is faster than one text after the
-other on all threads, because threads that share a call of llama.cpp wait for each other after every
+other on all threads, because threads that compute a text together wait for each other after every
 operation. A text that is alone is computed by all threads together, unless a completion is being
-generated. Short texts of one or several requests share calls (see embedding_runner.py).
+generated. Several short texts, of one or several requests, share a call of llama.cpp (see
+embedding_runner.py).
 """
 
 from __future__ import annotations
