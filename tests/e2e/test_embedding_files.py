@@ -68,6 +68,15 @@ def test_the_context_length_is_that_of_the_file(loader: EmbedderLoader, path: Pa
     embedder.close()
 
 
+@pytest.mark.parametrize("model", [M3.name, RERANKER.name])
+def test_short_texts_share_calls_whichever_model_loads_the_file(model: str) -> None:
+    """Models that share a file share its runners, so the first of them must not matter."""
+    loader = EmbedderLoader(Settings(threads=2))
+    embedder = loader.open(CATALOG[model], loader.weights(CATALOG[model]))
+    assert embedder.shares_calls
+    embedder.close()
+
+
 def test_a_file_is_test_loaded_once(
     loader: EmbedderLoader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,7 +194,7 @@ def any_model(
 def test_texts_get_the_same_embeddings_in_a_shared_call_and_alone(
     any_model: LlamaModel, pooling: Pooling
 ) -> None:
-    assert can_share_calls(any_model, pooling)
+    assert can_share_calls(any_model, 2)
     runner = EmbeddingRunner(any_model, 512, shares_calls=True)
     chance = random.Random(7)
     for num_threads in (1, 2, 3):
@@ -228,12 +228,11 @@ def test_only_short_texts_share_a_call(
 def test_texts_do_not_share_calls_if_their_embeddings_would_differ(
     model: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not can_share_calls(model, Pooling.RANK)
     # Without flash attention, the results depend on the other texts.
     monkeypatch.setattr(
         llama, "LLAMA_FLASH_ATTN_TYPE_ENABLED", llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
-    assert not can_share_calls(model, Pooling.MEAN)
+    assert not can_share_calls(model, 1)
 
 
 def test_texts_do_not_share_calls_if_llama_cpp_fails(
@@ -241,7 +240,7 @@ def test_texts_do_not_share_calls_if_llama_cpp_fails(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(llama, "llama_encode", lambda context, batch: 1)
-    assert not can_share_calls(model, Pooling.MEAN)
+    assert not can_share_calls(model, 1)
     assert "short texts are computed one by one" in caplog.text
 
 

@@ -1,9 +1,9 @@
 """Computes the embeddings of many texts, on several threads.
 
-If there are several texts, each thread computes other texts. That is faster than one text after the
-other on all threads, because threads that compute a text together wait for each other after every
-operation. A text that is alone is computed by all threads together, unless a completion is being
-generated. Several short texts, of one or several requests, share a call of llama.cpp (see
+If there are several texts, the threads compute different texts. That is faster than one text after
+the other on all threads, because threads that compute a text together wait for each other after
+every operation. A text that is alone is computed by all threads together, unless a completion is
+being generated. Several short texts, of one or several requests, share a call of llama.cpp (see
 embedding_runner.py).
 """
 
@@ -65,7 +65,7 @@ class TextRunner(Protocol):
 class _Job:
     """The texts of one request. `vectors`: the embeddings that are computed so far, by index.
 
-    Threads compute its texts only while `is_cancelled` is False.
+    Threads begin its texts only while `is_cancelled` is False.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> None:
@@ -154,8 +154,9 @@ class Embedder:
 
         Embeddings of recent texts are not computed again, unless the request has very many tokens.
         The other texts of all requests take turns. If the coroutine is cancelled, its texts are
-        dropped, and the running computations of its texts are stopped. Raises CapacityExceeded if
-        too many requests wait, EngineClosed after `close`, and EngineError if llama.cpp fails.
+        dropped, and those that are being computed are stopped, unless they share a call with texts
+        of other requests. Raises CapacityExceeded if too many requests wait, EngineClosed after
+        `close`, and EngineError if llama.cpp fails.
         """
         if self._is_closed:
             raise EngineClosed("the server is shutting down")
@@ -216,7 +217,7 @@ class Embedder:
         return num_alive == 0
 
     def _drop(self, job: _Job) -> None:
-        """Drops the texts of a job, and stops the calls that compute no texts of other jobs."""
+        """Drops the texts of a job, and stops the calls whose jobs are all cancelled."""
         with self._lock:
             job.is_cancelled = True
             for runner, texts in self._computing.items():
@@ -344,7 +345,8 @@ def _results(
 ) -> list[Vector | EngineError]:
     """Computes texts in one call, and returns the embedding or the error of each.
 
-    If the call fails, each text is computed alone, so that a text does not fail because of another.
+    If the call fails, each text gets a call of its own, so that a text does not fail because of
+    another.
     """
     error: EngineError
     try:

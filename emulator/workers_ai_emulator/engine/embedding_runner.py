@@ -1,18 +1,20 @@
-"""Computes embeddings with llama.cpp: each long text in one call, several short texts in one call.
+"""Computes embeddings with llama.cpp. Several short texts share a call of llama.cpp.
 
 A call reads all weights, which takes a large part of the time of a short text. So short texts are
-faster if they share a call. An embedding is the same, bit for bit, whatever other texts share its
-call, for three reasons:
+faster if they share a call. With most types of weights, an embedding is the same, bit for bit,
+whatever other texts share its call, for three reasons:
 
 * In a call with fewer than 64 tokens, llama.cpp computes flash attention on a CPU token by token,
-  and skips the tokens of other texts. The other ways to compute attention would add a zero for each
-  of them, and so group the other numbers differently.
+  and skips the tokens of other texts. In larger calls, and without flash attention, the sums over
+  the tokens of a text would also contain zeros for the tokens of other texts, which changes the
+  order of the additions.
 * All other operations compute each token on its own. They round differently only for a single
   token, so a text with one token has a call of its own.
 * llama.cpp's pooling rounds differently for several texts. So in shared calls, llama.cpp returns
   the vectors of all tokens, and numpy computes the pooling.
 
-`shared_calls.py` checks for each model that its embeddings are in fact the same.
+`shared_calls.py` checks for each model whether this holds. It does not hold, for example, for
+weights with K-quants that are repacked.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ _KEPT_BYTES = 192 * 2**20
 # The maximum number of tokens in a call, if the pooling allows several calls for a text.
 _CHUNK_LENGTH = 128
 # The maximum number of tokens in a shared call, and the minimum number of each text in it.
-_SHARED_LENGTH = 63
+SHARED_LENGTH = 63
 _MIN_SHARED_LENGTH = 2
 _ABORTED = 2  # the status that llama.cpp returns if the abort callback stops the call
 
@@ -79,14 +81,14 @@ class EmbeddingRunner:
         self._is_causal = _is_causal(model)
         self._context_length = context_length
         self._shares_calls = shares_calls
-        self._batch = Batch(_SHARED_LENGTH)
+        self._batch = Batch(SHARED_LENGTH)
         self._contexts: dict[tuple[Pooling | None, int], Any] = {}
         # The abort callback's buffer: llama.cpp stops a call if its first byte is not 0.
         self._interrupt = ctypes.create_string_buffer(2)
 
     def can_share_call(self, lengths: Sequence[int], pooling: Pooling) -> bool:
         """Returns whether texts with these numbers of tokens are computed in one call."""
-        are_short = min(lengths) >= _MIN_SHARED_LENGTH and sum(lengths) <= _SHARED_LENGTH
+        are_short = min(lengths) >= _MIN_SHARED_LENGTH and sum(lengths) <= SHARED_LENGTH
         return self._shares_calls and are_short and pooling is not Pooling.RANK
 
     def embed(
@@ -94,7 +96,8 @@ class EmbeddingRunner:
     ) -> list[Vector]:
         """Returns the embeddings of texts, which are not normalised.
 
-        With `Pooling.RANK`, returns the scores of the model's classification head instead. Raises
+        If `can_share_call`, one call computes all texts, otherwise each has calls of its own. With
+        `Pooling.RANK`, returns the scores of the model's classification head instead. Raises
         Interrupted if `interrupt` was called meanwhile, and EngineError if llama.cpp fails, or if
         a text is empty or too long.
         """
@@ -120,8 +123,16 @@ class EmbeddingRunner:
     def _embed_together(
         self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
     ) -> list[Vector]:
-        """Returns the embeddings of short texts, which are computed in one call."""
-        context = self._context(None, _SHARED_LENGTH + 1)
+        vectors = self.token_vectors(texts, num_threads)
+        return [_pooled(rows, pooling) for rows in vectors]
+
+    def token_vectors(self, texts: Sequence[Sequence[int]], num_threads: int) -> list[Vector]:
+        """Returns an array for each text, whose rows are the vectors of the text's tokens.
+
+        The texts are computed in one call, which must be possible (see `can_share_call`). The next
+        call overwrites the arrays. Raises Interrupted and EngineError as `embed` does.
+        """
+        context = self._context(None, SHARED_LENGTH + 1)
         compute = self._prepare(context, num_threads)
         lengths = [len(tokens) for tokens in texts]
         # llama.cpp returns the vectors of all tokens, also if fewer are asked for.
@@ -130,10 +141,10 @@ class EmbeddingRunner:
         pointer = llama.llama_get_embeddings(context)
         if not pointer:
             raise EngineError("the model computes no embeddings")
-        rows = np.ctypeslib.as_array(pointer, (sum(lengths), self._size(pooling)))
+        size = int(llama.llama_model_n_embd_out(self._model.pointer))
+        rows = np.ctypeslib.as_array(pointer, (sum(lengths), size))
         ends = accumulate(lengths)
-        parts = (rows[end - length : end] for length, end in zip(lengths, ends, strict=True))
-        return [_pooled(part, pooling) for part in parts]
+        return [rows[end - length : end] for length, end in zip(lengths, ends, strict=True)]
 
     def _embed_alone(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
         length = self._length(len(tokens))

@@ -82,7 +82,7 @@ def evaluate_embedding(path: Path, pooling: Pooling) -> None:
     with ExitStack() as stack:
         model = LlamaModel(path)
         stack.callback(model.close)
-        can_share_calls(model, pooling)  # the server makes these calls, too
+        can_share_calls(model, 1)  # the server makes these calls, too
         runner = EmbeddingRunner(model, _CONTEXT_LENGTH)
         stack.callback(runner.close)
         vocabulary = model.vocabulary

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 
 from workers_ai_emulator.engine.embedder import CACHE_BYTES, Embedder
-from workers_ai_emulator.engine.embedding_runner import EmbeddingRunner, bytes_per_token
+from workers_ai_emulator.engine.embedding_runner import (
+    SHARED_LENGTH,
+    EmbeddingRunner,
+    bytes_per_token,
+)
 from workers_ai_emulator.engine.errors import EngineError, GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_header import GgufHeader
@@ -152,16 +157,17 @@ class EmbedderLoader:
             )
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
-        length = header.context_length or _DEFAULT_LENGTH
+        with ExitStack() as on_failure:
+            on_failure.callback(model.close)
+            length = header.context_length or _DEFAULT_LENGTH
+            shares_calls = can_share_calls(model, self._settings.threads)
+            tokenizer = tokenizer_of(weights, model.vocabulary)
+            on_failure.pop_all()
+        num_rows = min(length, _TYPICAL_LENGTH) + shares_calls * SHARED_LENGTH
+        runner_size = _BYTES_PER_RUNNER + num_rows * bytes_per_token(model)
+        num_threads = self._settings.threads
         return OpenEmbedder(
-            spec,
-            weights,
-            model,
-            tokenizer_of(weights, model.vocabulary),
-            length,
-            _BYTES_PER_RUNNER + min(length, _TYPICAL_LENGTH) * bytes_per_token(model),
-            self._settings.threads,
-            can_share_calls(model, spec.embedding.pooling),
+            spec, weights, model, tokenizer, length, runner_size, num_threads, shares_calls
         )
 
     def _check(self, weights: Weights, pooling: Pooling) -> None:
