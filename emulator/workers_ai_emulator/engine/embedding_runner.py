@@ -104,27 +104,9 @@ class EmbeddingRunner:
         if not all(0 < len(tokens) <= self._context_length for tokens in texts):
             raise EngineError(f"a text must have 1 to {self._context_length} tokens")
         if self.can_share_call([len(tokens) for tokens in texts], pooling):
-            return self._embed_together(texts, pooling, num_threads)
+            vectors = self.token_vectors(texts, num_threads)
+            return [_pooled(rows, pooling) for rows in vectors]
         return [self._embed_alone(tokens, pooling, num_threads) for tokens in texts]
-
-    def interrupt(self, *, is_requested: bool) -> None:
-        """Stops the running call of `embed`, and later ones until the request is withdrawn.
-
-        Any thread may call this method.
-        """
-        self._interrupt[0] = b"\x01" if is_requested else b"\x00"
-
-    def close(self) -> None:
-        """Frees the contexts. The model stays open."""
-        for context in self._contexts.values():
-            llama.llama_free(context)
-        self._contexts.clear()
-
-    def _embed_together(
-        self, texts: Sequence[Sequence[int]], pooling: Pooling, num_threads: int
-    ) -> list[Vector]:
-        vectors = self.token_vectors(texts, num_threads)
-        return [_pooled(rows, pooling) for rows in vectors]
 
     def token_vectors(self, texts: Sequence[Sequence[int]], num_threads: int) -> list[Vector]:
         """Returns an array for each text, whose rows are the vectors of the text's tokens.
@@ -145,6 +127,19 @@ class EmbeddingRunner:
         rows = np.ctypeslib.as_array(pointer, (sum(lengths), size))
         ends = accumulate(lengths)
         return [rows[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+
+    def interrupt(self, *, is_requested: bool) -> None:
+        """Stops the running call of `embed`, and later ones until the request is withdrawn.
+
+        Any thread may call this method.
+        """
+        self._interrupt[0] = b"\x01" if is_requested else b"\x00"
+
+    def close(self) -> None:
+        """Frees the contexts. The model stays open."""
+        for context in self._contexts.values():
+            llama.llama_free(context)
+        self._contexts.clear()
 
     def _embed_alone(self, tokens: Sequence[int], pooling: Pooling, num_threads: int) -> Vector:
         length = self._length(len(tokens))
