@@ -202,9 +202,8 @@ def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
 
 @pytest.mark.recorded
 def test_vllm_sends_token_ids_and_neurons_below_ai_v1() -> None:
-    """Nemotron's message differs: it has null as content, and its reasoning in `reasoning`."""
-    recording = BODIES["nemotron"].replace('"content":null', '"content":""')
-    recording = recording.replace('"reasoning":', '"reasoning_content":')
+    """Nemotron's message differs: it has its reasoning in `reasoning`."""
+    recording = BODIES["nemotron"].replace('"reasoning":', '"reasoning_content":')
     cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=16)
     body = whole(CHAT, NEMOTRON, FakeGeneration([cut], 23))
     assert_like([body], [recording.replace("3.2110000000000003", "3.21…")])

@@ -300,6 +300,17 @@ def test_a_completion_without_text_has_an_empty_content() -> None:
         assert choice["message"]["content"] == ""
 
 
+@pytest.mark.recorded
+@pytest.mark.parametrize("choose", [BARE, CHAT], ids=["ai/run", "ai/v1"])
+@pytest.mark.parametrize(("model", "content"), [(QWEN3, None), (GLM, "")], ids=["vllm", "sglang"])
+def test_a_completion_of_only_reasoning_has_null_as_content_on_vllm(
+    model: ModelSpec, content: str | None, choose: FormatChoice
+) -> None:
+    (choice,) = result(model, Chunk(reasoning="Hm."), CUT, choose=choose)["choices"]
+    assert choice["message"]["content"] == content
+    assert choice["finish_reason"] == "length"
+
+
 # ── token counts ──────────────────────────────────────────────────────────────────────────────
 
 

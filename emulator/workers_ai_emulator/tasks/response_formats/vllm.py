@@ -53,11 +53,15 @@ class VllmChoices(Choices):
     }
 
     def whole(self, completion: Completion, generation: Generation) -> Json:
-        """Returns the choice with its message [recorded from Qwen3, 2026-03]."""
+        """Returns the choice with its message [recorded from Qwen3, 2026-03].
+
+        A completion that consists of reasoning has null as `content` [recorded from Nemotron 3,
+        2026-08; measured for gpt-oss, 2026-09].
+        """
         calls = tool_calls(completion, generation)
         message = {
             "role": "assistant",
-            "content": (completion.text or None) if calls else completion.text,
+            "content": completion.text or (None if calls or completion.reasoning else ""),
             "refusal": None,
             "annotations": None,
             "audio": None,
