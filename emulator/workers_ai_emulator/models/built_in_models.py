@@ -69,7 +69,9 @@ _GUIDED = Traits(json_mode="text", guided_json=True)
 _GUIDED_TOOLS = Traits(has_tools=True, json_mode="text", guided_json=True)
 _QWQ = Traits(has_tools=True, json_mode="text", guided_json=True, thinking="in_text")
 _R1 = Traits(json_mode="object", thinking="in_text")
-_QWEN_3 = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
+# vLLM runs glm-4.7-flash: its responses have the key `reasoning`, which SGLang does not send
+# [inferred from a measurement, 2026-09].
+_VLLM = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
 _GPT_OSS = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="always")
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
 
@@ -367,7 +369,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/qwen/qwen3-30b-a3b-fp8",
         _family("textgen-batch-choices"),
-        _QWEN_3,
+        _VLLM,
         Price(4_625, 30_475),
         HubFile("Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf", size=18_556_685_824),
         APACHE,
@@ -413,7 +415,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/zai-org/glm-4.7-flash",
         _family("chat-completions"),
-        _SGLANG,
+        _VLLM,
         Price(5_500, 36_400),
         HubFile(
             "unsloth/GLM-4.7-Flash-GGUF",

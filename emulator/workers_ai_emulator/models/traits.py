@@ -20,6 +20,9 @@ class Traits:
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `reasoning_keys`: for vLLM, the keys of the reasoning in whole responses of OpenAI's endpoints.
+    gpt-oss-120b and glm-4.7-flash have both [measured, 2026-09]; nemotron-3-120b-a12b has only
+    `reasoning` [recorded, 2026-08].
     """
 
     form: Literal["response", "choices"] = "response"
@@ -28,3 +31,4 @@ class Traits:
     json_mode: Literal["none", "object", "text"] = "none"
     guided_json: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")
