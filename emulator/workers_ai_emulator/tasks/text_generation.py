@@ -11,27 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workers_ai_emulator.engine.types import SamplingParams
-from workers_ai_emulator.json_values import is_too_deep, texts_of
+from workers_ai_emulator.json_values import texts_of
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode
 from workers_ai_emulator.tasks.messages import parse_messages
+from workers_ai_emulator.tasks.reasoning import template_variables
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
 from workers_ai_emulator.tasks.tools import parse_tools
-from workers_ai_emulator.wire.errors import (
-    BAD_INPUT,
-    LORA_UNSUPPORTED,
-    WireError,
-    refused_by_engine,
-)
+from workers_ai_emulator.wire.errors import BAD_INPUT, LORA_UNSUPPORTED, WireError
 
 if TYPE_CHECKING:  # only the backend `llama` needs this module, and its import is slow
     from workers_ai_emulator.prompts.chat import ChatTemplate
-
-_EFFORTS = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +102,7 @@ def parse(
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
-        template_variables=_template_variables(values, spec.traits),
+        template_variables=template_variables(values, spec.traits, is_chat=prompt is None),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
 
@@ -122,24 +115,3 @@ def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
     """
     is_default = body.get("max_tokens") is None and body.get("max_completion_tokens") is None
     return is_default and spec.traits.form == "choices"
-
-
-def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
-    """Returns the variables for the chat template: whether and how much the model should reason.
-
-    On the service, models reason by default if they can, even if the template's default is not to
-    [recorded for Gemma 4]. Only `chat_template_kwargs` switches the reasoning off. [recorded]
-    """
-    variables: dict[str, Any] = {}
-    if traits.thinking != "none":
-        variables["enable_thinking"] = traits.thinking != "off"
-    if isinstance(given := values.get("chat_template_kwargs"), dict):
-        if is_too_deep(given):
-            raise refused_by_engine("chat_template_kwargs is nested too deeply.")
-        variables |= given
-    if traits.thinking in ("always", "in_text"):
-        variables["enable_thinking"] = True
-    reasoning = values.get("reasoning")
-    effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
-    effort = values.get("reasoning_effort", effort)
-    return variables | ({"reasoning_effort": effort} if effort in _EFFORTS else {})

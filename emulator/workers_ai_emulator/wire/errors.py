@@ -293,13 +293,13 @@ def control_invalid(mistakes: Sequence[str]) -> WireError:
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 
 
-def refused_by_engine(reason: str) -> WireError:
+def refused_by_engine(reason: str, *, kind: str = "BadRequestError") -> WireError:
     """Returns the error that Workers AI sends if its inference engine rejects a request.
 
-    The text of the error is a JSON object with `reason` under the key `message`, as recorded from
-    the service.
+    The text of the error is a JSON object with `reason` under the key `message` and `kind` under
+    the key `type`, as recorded from the service.
     """
-    body = {"object": "error", "message": reason, "type": "BadRequestError"}
+    body = {"object": "error", "message": reason, "type": kind}
     return WireError(
         REFUSED_BY_ENGINE,
         json.dumps(body | {"param": None, "code": 400}, separators=(",", ":")),
