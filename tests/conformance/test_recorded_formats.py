@@ -29,7 +29,11 @@ BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
 QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
 NEMOTRON = spec(
-    "@cf/nvidia/nemotron-3-120b-a12b", Price(45_000, 136_000), form="choices", server="vllm"
+    "@cf/nvidia/nemotron-3-120b-a12b",
+    Price(45_000, 136_000),
+    form="choices",
+    server="vllm",
+    reasoning_key="reasoning",
 )
 GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
 KIMI = spec(
@@ -202,9 +206,8 @@ def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
 
 @pytest.mark.recorded
 def test_vllm_sends_token_ids_and_neurons_below_ai_v1() -> None:
-    """Nemotron's message differs: it has null as content, and its reasoning in `reasoning`."""
-    recording = BODIES["nemotron"].replace('"content":null', '"content":""')
-    recording = recording.replace('"reasoning":', '"reasoning_content":')
+    """Nemotron has its reasoning in `reasoning`, and null as content if there is no text."""
+    recording = BODIES["nemotron"]
     cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=16)
     body = whole(CHAT, NEMOTRON, FakeGeneration([cut], 23))
     assert_like([body], [recording.replace("3.2110000000000003", "3.21…")])

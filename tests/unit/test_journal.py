@@ -682,8 +682,12 @@ def test_a_cut_stream_has_the_completion_tokens_that_were_sent(
 
 def test_a_response_has_reasoning_apart_from_its_text() -> None:
     request = TextGenerationRequest(None, [], False, False, SamplingParams())
-    for choose in (run_format(success), responses_format({}, to_json)):
-        response_format = choose(replace(CATALOG[INT8], traits=CHOICES, retired_on=None), request)
+    for choose, traits in (
+        (run_format(success), CHOICES),
+        (run_format(success), replace(CHOICES, reasoning_key="reasoning")),
+        (responses_format({}, to_json), CHOICES),
+    ):
+        response_format = choose(replace(CATALOG[INT8], traits=traits, retired_on=None), request)
         chunks = [Chunk(reasoning="Hm"), Chunk(reasoning=", so"), Chunk("Yes."), PARTS[-1]]
         for view in views_of(response_format, Completion("Yes.", "Hm, so"), *chunks):
             assert (view["answer"]["reasoning"], view["answer"]["text"]) == ("Hm, so", "Yes.")

@@ -33,6 +33,7 @@ CUT = Chunk(finish_reason=FinishReason.LENGTH)
 LLAMA = spec(has_tools=True, json_mode="object")
 SCOUT = spec(has_tools=True, json_mode="text")
 QWEN3 = spec(form="choices", server="vllm", has_tools=True)
+NEMOTRON = spec(form="choices", server="vllm", reasoning_key="reasoning")
 GLM = spec(form="choices", server="sglang", has_tools=True)
 IN_JSON = request(json_mode=JsonMode(None))
 DEEP = "[" * 200 + "]" * 200
@@ -240,6 +241,19 @@ def test_a_text_in_the_last_chunk_is_not_lost(model: ModelSpec) -> None:
         choices = [c for e in stream for c in e.get("choices", [])]
         assert "".join(c["delta"].get("content") or "" for c in choices) == "Hello"
         assert {c["finish_reason"] for c in choices} == {None, "length"}
+
+
+@pytest.mark.parametrize(
+    ("model", "key"), [(QWEN3, "reasoning_content"), (NEMOTRON, "reasoning")], ids=["qwen", "new"]
+)
+def test_a_model_on_vllm_sends_its_reasoning_under_its_own_key(model: ModelSpec, key: str) -> None:
+    for choose in (BARE, CHAT):
+        stream = sent(choose, model, Chunk(reasoning="Hm."), Chunk("yes"), STOP)
+        deltas = [c["delta"] for event in stream for c in event["choices"]]
+        assert [delta[key] for delta in deltas if key in delta] == ["Hm."]
+        assert {*deltas[1]} | {*deltas[2]} <= {key, "content"}
+    (choice,) = result(model, Chunk(reasoning="Hm."), Chunk("yes"), STOP)["choices"]
+    assert (choice["message"][key], choice["message"]["content"]) == ("Hm.", "yes")
 
 
 @pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])

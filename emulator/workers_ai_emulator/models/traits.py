@@ -20,6 +20,7 @@ class Traits:
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `reasoning_key`: the key of the reasoning in a message, for models on vLLM.
     """
 
     form: Literal["response", "choices"] = "response"
@@ -28,3 +29,4 @@ class Traits:
     json_mode: Literal["none", "object", "text"] = "none"
     guided_json: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    reasoning_key: Literal["reasoning_content", "reasoning"] = "reasoning_content"

@@ -119,7 +119,7 @@ def _native_parts(result: dict[str, Any]) -> Iterator[_Part]:
 
 
 def _message_parts(message: dict[str, Any]) -> Iterator[_Part]:
-    if isinstance(text := message.get("reasoning_content"), str):
+    if isinstance(text := message.get("reasoning_content", message.get("reasoning")), str):
         yield _Part("reasoning", text)
     if isinstance(text := message.get("content"), str):
         yield _Part("text", text)

@@ -44,7 +44,7 @@ def run_format(wrap: Wrap) -> FormatChoice:
             return VllmFormat(spec, VllmTextChoices(), wrap)
         if traits.server == "sglang":
             return SglangFormat(spec, SglangChoices(), wrap)
-        return VllmFormat(spec, VllmChoices(), wrap)
+        return VllmFormat(spec, VllmChoices(traits.reasoning_key), wrap)
 
     return choose
 
@@ -103,6 +103,9 @@ def tensor_format(echo: str) -> FormatChoice:
 
 
 def _chat_choices(spec: ModelSpec) -> Choices:
-    if spec.traits.form == "response":
+    traits = spec.traits
+    if traits.form == "response":
         return LlamaChoices()
-    return SglangChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()
+    if traits.server == "sglang":
+        return SglangChoices()
+    return VllmGatewayChoices(traits.reasoning_key)

@@ -109,15 +109,21 @@ class TextChoices(Choices):
         return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
-def delta(chunk: Chunk, generation: Generation, *, arguments_first: bool = True) -> list[str]:
+def delta(
+    chunk: Chunk,
+    generation: Generation,
+    *,
+    arguments_first: bool = True,
+    reasoning_key: str = "reasoning_content",
+) -> list[str]:
     """Returns a list with the `delta` of a chunk as JSON; an empty list if the chunk is empty.
 
     `arguments_first`: whether the first part of a tool call has the key `arguments` even if its
-    value is empty.
+    value is empty. `reasoning_key`: the key of the reasoning.
     """
     keys: Json = {}
     if chunk.reasoning:
-        keys["reasoning_content"] = chunk.reasoning
+        keys[reasoning_key] = chunk.reasoning
     if chunk.text:
         keys["content"] = chunk.text
     if call := chunk.tool_call:

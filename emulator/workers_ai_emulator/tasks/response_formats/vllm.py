@@ -24,7 +24,9 @@ class VllmChoices(Choices):
     """vLLM's choices for chat completions on `ai/run` [recorded from Qwen3].
 
     `arguments_first`: whether the first part of a tool call in a stream has the key `arguments`.
-    `after_usage`: the last keys of a body that is not a stream.
+    `after_usage`: the last keys of a body that is not a stream. `reasoning_key`: the key of the
+    reasoning, which is `reasoning` in newer versions of vLLM. These versions also send null as
+    `content` if there is no text [recorded from Nemotron 3, 2026-08; inferred for streams].
     """
 
     arguments_first: ClassVar = False
@@ -52,18 +54,22 @@ class VllmChoices(Choices):
         "token_ids": None,
     }
 
+    def __init__(self, reasoning_key: str = "reasoning_content") -> None:
+        self._reasoning_key = reasoning_key
+
     def whole(self, completion: Completion, generation: Generation) -> Json:
         """Returns the choice with its message [recorded from Qwen3, 2026-03]."""
         calls = tool_calls(completion, generation)
+        may_be_null = bool(calls) or self._reasoning_key == "reasoning"
         message = {
             "role": "assistant",
-            "content": (completion.text or None) if calls else completion.text,
+            "content": (completion.text or None) if may_be_null else completion.text,
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
             "tool_calls": calls,
-            "reasoning_content": completion.reasoning or None,
+            self._reasoning_key: completion.reasoning or None,
         }
         return {
             "index": 0,
@@ -74,7 +80,12 @@ class VllmChoices(Choices):
         }
 
     def pieces(self, chunk: Chunk, generation: Generation) -> list[str]:
-        return delta(chunk, generation, arguments_first=self.arguments_first)
+        return delta(
+            chunk,
+            generation,
+            arguments_first=self.arguments_first,
+            reasoning_key=self._reasoning_key,
+        )
 
     def counts(self, usage: Usage) -> Json:
         return vllm_counts(usage)
