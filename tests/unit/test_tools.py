@@ -317,6 +317,18 @@ def test_variables_of_the_chat_template(
     assert parsed(body, thinking=thinking).template_variables == expected
 
 
+@pytest.mark.parametrize("has_effort_none", [False, True])
+def test_the_effort_none_switches_the_reasoning_of_some_models_off(has_effort_none: bool) -> None:
+    bodies = (
+        {"reasoning_effort": "none"},
+        {"reasoning": {"effort": "none"}},
+        {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+    )
+    requests = (parsed(body, thinking="on", has_effort_none=has_effort_none) for body in bodies)
+    variables = [request.template_variables for request in requests]
+    assert variables == [{"enable_thinking": on} for on in (not has_effort_none, True, True)]
+
+
 def test_reasoning_stays_in_the_text_of_some_models() -> None:
     assert parsed({}, thinking="on").separates_reasoning
     assert not parsed({}, thinking="in_text").separates_reasoning

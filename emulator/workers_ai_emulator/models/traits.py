@@ -20,6 +20,7 @@ class Traits:
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `has_effort_none`: whether `reasoning_effort` may be `none`, which switches the reasoning off.
     `reasoning_key`: the key of the reasoning in a message, for models on vLLM.
     """
 
@@ -29,4 +30,5 @@ class Traits:
     json_mode: Literal["none", "object", "text"] = "none"
     guided_json: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    has_effort_none: bool = False
     reasoning_key: Literal["reasoning_content", "reasoning"] = "reasoning_content"

@@ -93,7 +93,8 @@ def parse(
     if isinstance(body.get("lora"), str):
         raise WireError(LORA_UNSUPPORTED, spec.name)
     # If a schema accepts null, null has the same meaning as an absent key.
-    values = spec.defaults | {"seed": seed} | {k: v for k, v in body.items() if v is not None}
+    given = {k: v for k, v in body.items() if v is not None}
+    values = spec.defaults | {"seed": seed} | given
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     tools, tool_choice = parse_tools(body) if spec.traits.has_tools else ((), ToolChoice())
     return TextGenerationRequest(
@@ -109,7 +110,8 @@ def parse(
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
-        template_variables=_template_variables(values, spec.traits),
+        # without the effort that is the schema's default, which other weights may not know
+        template_variables=_template_variables({**spec.own_defaults, **given}, spec.traits),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
 
@@ -128,11 +130,13 @@ def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, 
     """Returns the variables for the chat template: whether and how much the model should reason.
 
     On the service, models reason by default if they can, even if the template's default is not to
-    [recorded for Gemma 4]. Only `chat_template_kwargs` switches the reasoning off. [recorded]
+    [recorded for Gemma 4]. `chat_template_kwargs` switches the reasoning off [recorded], and for
+    some models also the `reasoning_effort` `none` [documented].
     """
     variables: dict[str, Any] = {}
     if traits.thinking != "none":
-        variables["enable_thinking"] = traits.thinking != "off"
+        is_off = traits.has_effort_none and values.get("reasoning_effort") == "none"
+        variables["enable_thinking"] = traits.thinking != "off" and not is_off
     if isinstance(given := values.get("chat_template_kwargs"), dict):
         if is_too_deep(given):
             raise refused_by_engine("chat_template_kwargs is nested too deeply.")
