@@ -5,6 +5,7 @@ The models' published entries and JSON schemas are in the folder `models/cards/`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 from workers_ai_emulator.engine.types import WeightsType
@@ -21,7 +22,7 @@ from workers_ai_emulator.models.spec import (
 )
 from workers_ai_emulator.models.traits import Traits
 
-# The service retired these models on one day [documented, release notes of 2026-05-08].
+# The service retired most of these models on one day [documented, release notes of 2026-05-08].
 _RETIRED = date(2026, 5, 30)
 
 _GB = 10**9
@@ -73,7 +74,11 @@ _R1 = Traits(json_mode="object", thinking="in_text")
 # [inferred from a measurement, 2026-09].
 _VLLM = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
 _GPT_OSS = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="always")
+_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",))
+# The server is recorded for gemma-4, glm-5.2, glm-5.3-flash and kimi-k2.6, and inferred for others.
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
+# Whether the reasoning can be switched off is documented in the schemas.
+_SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
 
 # ── families ──────────────────────────────────────────────────────────────────────────────────
 
@@ -85,7 +90,9 @@ def _family(name: str) -> Family:
 _TEXTGEN, _WIDE_RANGES = _family("textgen"), _family("textgen-wide-ranges")
 _TOOL_CALL_ID = _family("guided-json-tool-call-id")
 _GPT_OSS_FAMILY = _family("gpt-oss")
+_CHAT_COMPLETIONS = _family("chat-completions")
 _BATCH = _family("chat-completions-batch")
+_BATCH_EFFORT_NONE = _family("chat-completions-batch-effort-none")
 
 
 def _model(
@@ -414,7 +421,7 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/zai-org/glm-4.7-flash",
-        _family("chat-completions"),
+        _CHAT_COMPLETIONS,
         _VLLM,
         Price(5_500, 36_400),
         HubFile(
@@ -424,9 +431,46 @@ BUILT_IN_MODELS = (
         ),
         MIT,
     ),
-    # `pull` cannot download the weights of the two largest models: they have hundreds of gigabytes.
+    # `pull` cannot download the weights of the largest models: they have hundreds of gigabytes, or
+    # in the case of nemotron also recurrent layers.
+    replace(
+        _model("@cf/zai-org/glm-5.2", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+        retired_on=date(2026, 11, 20),  # as planned by the service [documented]
+    ),
     _model("@cf/zai-org/glm-5.3", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+    _model(
+        "@cf/zai-org/glm-5.3-flash",
+        _family("chat-completions-batch-effort-max"),
+        _SGLANG_ALWAYS,
+        Price.in_usd(0.15, 0.5),
+    ),
     _model("@cf/moonshotai/kimi-k2.6", _BATCH, _SGLANG, Price.in_usd(0.95, 4.0)),
+    _model(
+        "@cf/moonshotai/kimi-k2.7-code",
+        _family("chat-completions-batch-always-thinking"),
+        _SGLANG_ALWAYS,
+        Price.in_usd(0.95, 4.0),
+    ),
+    _model(
+        "@cf/nvidia/nemotron-3-120b-a12b",
+        _CHAT_COMPLETIONS,
+        _NEMOTRON,
+        Price(45_000, 136_000),  # recorded; the card has rounded prices
+    ),
+    _model(
+        "@cf/deepseek-ai/deepseek-v4-flash-0731",
+        _BATCH_EFFORT_NONE,
+        _SGLANG,
+        Price.in_usd(0.44, 1.32),
+    ),
+    # The efforts in the schema and the card are those of deepseek-v4-flash, which the service's
+    # list of 2026-09-29 also has for this model [inferred].
+    _model(
+        "@cf/deepseek-ai/deepseek-v4-pro-0813",
+        _BATCH_EFFORT_NONE,
+        _SGLANG,
+        Price.in_usd(1.32, 3.96),
+    ),
     _model(
         "@cf/ibm-granite/granite-4.0-h-micro",
         _TEXTGEN,

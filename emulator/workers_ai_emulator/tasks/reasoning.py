@@ -26,9 +26,9 @@ def template_variables(
     `is_chat`: whether the request has messages, and no prompt.
 
     `chat_template_kwargs` switches the reasoning off [recorded]. For models on SGLang, so does the
-    `reasoning_effort` `none`, if `chat_template_kwargs` does not contradict it, and `max` is the
-    highest effort [inferred from the values that SGLang accepts]. Raises WireError for an effort
-    that SGLang refuses, or if `chat_template_kwargs` is nested too deeply.
+    `reasoning_effort` `none`, if `chat_template_kwargs` does not contradict it [documented for
+    deepseek-v4, inferred for others], and `max` is the highest effort [inferred]. Raises WireError
+    for an effort that SGLang refuses, or if `chat_template_kwargs` is nested too deeply.
     """
     effort, is_on_sglang = _effort(values), traits.server == "sglang"
     if is_on_sglang and is_chat:

@@ -86,7 +86,8 @@ def parse(
     if isinstance(body.get("lora"), str):
         raise WireError(LORA_UNSUPPORTED, spec.name)
     # If a schema accepts null, null has the same meaning as an absent key.
-    values = spec.defaults | {"seed": seed} | {k: v for k, v in body.items() if v is not None}
+    given = {k: v for k, v in body.items() if v is not None}
+    values = spec.defaults | {"seed": seed} | given
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     tools, tool_choice = parse_tools(body) if spec.traits.has_tools else ((), ToolChoice())
     return TextGenerationRequest(
@@ -102,7 +103,10 @@ def parse(
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
-        template_variables=template_variables(values, spec.traits, is_chat=prompt is None),
+        # without the effort that is the schema's default, which other weights may not know
+        template_variables=template_variables(
+            {**spec.own_defaults, **given}, spec.traits, is_chat=prompt is None
+        ),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
 
