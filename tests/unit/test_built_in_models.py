@@ -45,8 +45,8 @@ def properties_of(spec: ModelSpec) -> dict[str, Any]:
 def test_every_card_file_belongs_to_a_model() -> None:
     used = {spec.card_file for spec in CATALOG.values()}
     assert {path.name for path in CARDS.glob("*.json")} == used
-    assert len(CATALOG) == len(used) == 41
-    assert len(TEXT_MODELS) == 34
+    assert len(CATALOG) == len(used) == 51
+    assert len(TEXT_MODELS) == 43
 
 
 @each_model
@@ -66,8 +66,9 @@ def test_the_traits_agree_with_the_card(spec: ModelSpec) -> None:
     properties = properties_of(spec)
     if "function_calling" in properties:
         assert spec.traits.has_tools
+    reasons = properties.get("reasoning") == "true"
     if spec.traits.form == "choices":
-        assert properties["reasoning"] == "true" and spec.traits.thinking != "none"
+        assert reasons == (spec.traits.thinking != "none")
     if "planned_deprecation_date" in properties:
         assert str(spec.retired_on) == properties["planned_deprecation_date"]
 
@@ -118,7 +119,9 @@ def test_the_validator_accepts_messages_and_refuses_a_role_that_is_a_number(
 @each_text_model
 def test_some_schemas_refuse_a_turn_without_content(spec: ModelSpec) -> None:
     """docs/parity.md names the models whose schema accepts such a turn."""
-    accepting = "gemma-[34]|glm|kimi|nemotron|deepseek-v4|mistral-small|llama-4-scout|qwq"
+    accepting = (
+        "gemma-[34]|glm|kimi|nemotron|deepseek-v4|mistral-small|llama-4-scout|3.2-11b|qwq|qwen3.8"
+    )
     calls = [{"id": "call_123456789", "type": "function", "function": CALLED}]
     for content in ({}, {"content": None}):
         turn = {"role": "assistant", "tool_calls": calls, **content}
@@ -148,6 +151,9 @@ def test_the_schema_has_an_input_and_an_output(spec: ModelSpec) -> None:
         ("@cf/mistralai/mistral-small-3.1-24b-instruct", 256, 0.15),
         ("@cf/google/gemma-3-12b-it", 256, 0.6),
         ("@cf/qwen/qwen3-30b-a3b-fp8", 2000, 0.6),
+        ("@cf/aisingapore/gemma-sea-lion-v4-27b-it", 2000, 0.6),
+        ("@cf/meta/llama-3.2-11b-vision-instruct", 256, 0.6),
+        ("@cf/mistral/mistral-7b-instruct-v0.2-lora", 256, 0.6),
         ("@cf/openai/gpt-oss-20b", 256, 0.6),
         ("@cf/google/gemma-4-26b-a4b-it", None, 1),
         ("@cf/zai-org/glm-4.7-flash", None, 1),
@@ -155,6 +161,7 @@ def test_the_schema_has_an_input_and_an_output(spec: ModelSpec) -> None:
         ("@cf/moonshotai/kimi-k2.7-code", None, 1),
         ("@cf/nvidia/nemotron-3-120b-a12b", None, 1),
         ("@cf/deepseek-ai/deepseek-v4-pro-0813", None, 1),
+        ("@cf/qwen/qwen3.8-27b", None, 1),
     ],
 )
 def test_defaults_come_from_the_schema(
@@ -230,8 +237,10 @@ def test_models_of_one_family_share_the_schema_and_the_validator() -> None:
 def test_pull_has_a_file_for_every_model_of_ordinary_size(spec: ModelSpec) -> None:
     assert spec.stand_in
     if spec.hub_file is None:
-        others = "glm-5|kimi|deepseek-v4|nemotron|granite"  # too large, or recurrent
-        assert re.search(f"{others}|bge-reranker-base", spec.name)
+        large, recurrent = "glm-5|kimi|deepseek-v4|nemotron", "granite|qwen3.8-27b"
+        unsupported = "llama-3.2-11b-vision-instruct|plamo-embedding-1b"
+        no_common_file = "gemma-2b-it-lora|gemma-7b-it-lora|bge-reranker-base"
+        assert re.search(f"{large}|{recurrent}|{unsupported}|{no_common_file}", spec.name)
         return
     assert spec.license and spec.license.url.startswith("https://")
     assert spec.hub_file.size and spec.hub_file.size < 70e9

@@ -21,7 +21,7 @@ from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.tasks.reasoning import template_variables
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
 from workers_ai_emulator.tasks.tools import parse_tools
-from workers_ai_emulator.wire.errors import BAD_INPUT, LORA_UNSUPPORTED, WireError
+from workers_ai_emulator.wire.errors import BAD_INPUT, INVALID_DATA, LORA_UNSUPPORTED, WireError
 
 if TYPE_CHECKING:  # only the backend `llama` needs this module, and its import is slow
     from workers_ai_emulator.prompts.chat import ChatTemplate
@@ -83,8 +83,7 @@ def parse(
         raise WireError(BAD_INPUT, error) from error
     if spec.embedding is not None:  # a model whose schema has no required key
         raise WireError(BAD_INPUT, "required properties at '/' are 'text'")
-    if isinstance(body.get("lora"), str):
-        raise WireError(LORA_UNSUPPORTED, spec.name)
+    _refuse_adapters_and_images(body, spec)
     # If a schema accepts null, null has the same meaning as an absent key.
     given = {k: v for k, v in body.items() if v is not None}
     values = spec.defaults | {"seed": seed} | given
@@ -109,6 +108,14 @@ def parse(
         ),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
+
+
+def _refuse_adapters_and_images(body: Mapping[str, Any], spec: ModelSpec) -> None:
+    """Raises WireError if the body asks for a LoRA adapter, or has an image in the key `image`."""
+    if isinstance(body.get("lora"), str):
+        raise WireError(LORA_UNSUPPORTED, spec.name)
+    if spec.traits.has_image and body.get("image"):
+        raise WireError(INVALID_DATA, "image")
 
 
 def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
