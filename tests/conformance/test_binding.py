@@ -384,8 +384,7 @@ def test_a_step_of_the_provider_compat_works_as_its_url(server: ServerProcess, p
     ("endpoint", "model", "code"),
     [
         ("chat/completions", "openai/gpt-4", 2008),
-        ("chat/completions", INT8, 2008),
-        ("embeddings", INT8, 2008),
+        ("embeddings", "openai/text-embedding-3-small", 2008),
         ("images", INT8, 5007),
     ],
 )
@@ -395,6 +394,29 @@ def test_a_step_of_compat_with_a_model_of_another_provider_is_refused(
     query = step("compat", endpoint, model=model, messages=[])
     answer = via_workerd(server, query, path="/ai-gateway/universal/run/gw")
     assert answer.json()["internalCode"] == code
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("via", [via_workerd, via_miniflare])
+@pytest.mark.parametrize("endpoint", ["compat", "workers-ai/v1"])
+def test_the_binding_reaches_the_endpoints_of_a_provider_with_fetch(
+    server: ServerProcess, via: Transport, endpoint: str
+) -> None:
+    messages = [{"role": "user", "content": "Say yes."}]
+    query: dict[str, Any] = {"model": INT8, "messages": messages, "max_tokens": 8, "temperature": 0}
+    headers = {"cf-aig-authorization": "Bearer cloudflare-gateway-binding"}
+    place = f"{endpoint}/chat/completions"
+    path = f"/ai-gateway/gateways/gw/{place}"
+    answer = via(server, query, path=path, headers=headers)
+    url = f"{server.root}/v1/{ACCOUNT_ID}/gw/{place}"
+    expected = httpx.post(url, json=query, timeout=120)
+    assert answer.json()["choices"] == expected.json()["choices"]
+    assert answer.headers["cf-aig-log-id"]
+    stream = via(server, query | {"stream": True}, path=path, headers=headers)
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert stream.text.endswith("data: [DONE]\n\n")
+    refused = via(server, query | {"max_tokens": "x"}, path=path, headers=headers)
+    assert refused.json()["internalCode"] == 5006
 
 
 def test_the_url_of_the_gateway_is_on_this_server(server: ServerProcess) -> None:

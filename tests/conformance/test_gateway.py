@@ -304,7 +304,7 @@ def test_compat_computes_embeddings(server: ServerProcess, path: str) -> None:
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("endpoint", ["chat/completions", "embeddings"])
-@pytest.mark.parametrize(("model", "code"), [(INT8, 2008), ("kimi-k2.6", 2005)])
+@pytest.mark.parametrize(("model", "code"), [("azure/gpt-4", 2008), ("kimi-k2.6", 2005)])
 def test_compat_refuses_a_name_without_a_provider(
     server: ServerProcess, endpoint: str, model: str, code: int
 ) -> None:
@@ -312,8 +312,21 @@ def test_compat_refuses_a_name_without_a_provider(
     body = {"model": model, "messages": [], "input": "Hi"}
     response = httpx.post(f"{server.root}{GATEWAY}/compat/{endpoint}", json=body)
     assert (response.status_code, response.json()["internalCode"]) == (400, code)
-    line = "models of compat that are emulated have names that begin with workers-ai/"
+    line = "models of compat that are emulated have names that begin with workers-ai/ or @"
     wait_until(lambda: any(line in each for each in server.log[num_lines:]))
+
+
+@pytest.mark.recorded  # a measurement of September 2026; in July, the service sent 2008
+def test_compat_serves_a_name_without_the_provider(server: ServerProcess) -> None:
+    chat, texts = CHAT | {"model": INT8}, {"model": BGE, "input": "Hi"}
+    for endpoint, body in (("chat/completions", chat), ("embeddings", texts)):
+        url = f"{server.root}{GATEWAY}/compat/{endpoint}"
+        named, bare = (
+            httpx.post(url, json=body | {"model": name}, timeout=60)
+            for name in (f"workers-ai/{body['model']}", body["model"])
+        )
+        assert bare.status_code == named.status_code == 200
+        assert bare.json().keys() == named.json().keys()
 
 
 @pytest.mark.inferred
@@ -399,7 +412,7 @@ def test_a_spend_limit_has_the_headers_of_the_gateway(server: ServerProcess) -> 
         (
             f"{GATEWAY}/compat/chat/completions",
             {"model": "openai/gpt-4o", "messages": []},
-            "hint: models of compat that are emulated have names that begin with workers-ai/",
+            "hint: models of compat that are emulated have names that begin with workers-ai/ or @",
         ),
     ],
 )

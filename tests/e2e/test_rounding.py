@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
+from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.llama import LlamaModel, LlamaRunner
 from workers_ai_emulator.engine.tiling import Tiling
 from workers_ai_emulator.engine.types import Span
@@ -28,14 +30,30 @@ TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
 LENGTHS = [1, 40, 270, 600]
 
 
-@pytest.fixture(scope="module", params=[INT8, FP16])
-def runner(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
+K_QUANTS = "Q4_K_M"
+
+
+def k_quantized(source: Path, target: Path) -> Path:
+    """Writes weights with the types Q4_K and Q6_K. Tensors with too short rows get other types."""
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    assert not llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
+    return target
+
+
+@pytest.fixture(scope="module", params=[INT8, FP16, K_QUANTS])
+def runner(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LlamaRunner]:
     settings = Settings()
-    weights = Store(settings.models_dir, num_threads=settings.threads).weights(
-        CATALOG[request.param]
-    )
+    store = Store(settings.models_dir, num_threads=settings.threads)
+    has_k_quants = request.param == K_QUANTS
+    path = store.weights(CATALOG[FP16 if has_k_quants else request.param]).path
+    if has_k_quants:
+        path = k_quantized(path, tmp_path_factory.mktemp("weights") / "model.gguf")
+    assert read_header(path).has_k_quants == has_k_quants
     runner = LlamaRunner(
-        LlamaModel(weights.path),
+        LlamaModel(path, has_k_quants=has_k_quants),
         num_slots=NUM_SLOTS,
         context_length=768,
         batch_length=TILING.batch_length,
@@ -152,18 +170,31 @@ def test_several_rows_of_a_sequence_have_the_logits_of_single_rows(
 
 
 @pytest.mark.parametrize(
-    ("features", "batch_invariant", "is_repacked"),
+    ("features", "options", "is_repacked"),
     [
-        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", True, False),
-        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", False, True),
-        (b"CPU : NEON = 1 | MATMUL_INT8 = 1 | DOTPROD = 1 | REPACK = 1 | ", True, True),
-        (b"CPU : AVX2 = 1 | REPACK = 1 | ", True, True),
-        (b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", True, False),
-        (b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", False, False),
+        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", {}, False),
+        (b"CPU : NEON = 1 | DOTPROD = 1 | REPACK = 1 | ", {"batch_invariant": False}, True),
+        (b"CPU : NEON = 1 | MATMUL_INT8 = 1 | DOTPROD = 1 | REPACK = 1 | ", {}, True),
+        (b"CPU : AVX2 = 1 | REPACK = 1 | ", {}, True),
+        (b"CPU : AVX2 = 1 | REPACK = 1 | ", {"has_k_quants": True}, False),
+        (
+            b"CPU : AVX2 = 1 | REPACK = 1 | ",
+            {"has_k_quants": True, "batch_invariant": False},
+            True,
+        ),
+        (b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", {}, False),
+        (
+            b"CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 | ",
+            {"batch_invariant": False},
+            False,
+        ),
     ],
 )
 def test_weights_are_not_repacked_for_amx_or_if_this_changes_the_rounding(
-    features: bytes, batch_invariant: bool, is_repacked: bool, monkeypatch: pytest.MonkeyPatch
+    features: bytes,
+    options: dict[str, bool],
+    is_repacked: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = []
     load = llama.llama_model_load_from_file
@@ -174,5 +205,5 @@ def test_weights_are_not_repacked_for_amx_or_if_this_changes_the_rounding(
 
     monkeypatch.setattr(llama, "llama_print_system_info", lambda: features)
     monkeypatch.setattr(llama, "llama_model_load_from_file", note_and_load)
-    LlamaModel(VOCABULARY, vocabulary_only=True, batch_invariant=batch_invariant).close()
+    LlamaModel(VOCABULARY, vocabulary_only=True, **options).close()
     assert given == [is_repacked]

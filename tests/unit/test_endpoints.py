@@ -113,12 +113,22 @@ def test_a_request_is_an_inference_call_if_its_endpoint_runs_a_model(endpoint: E
         (
             f"{GATEWAY}/workers-ai/run/{INT8}",
             {},
-            (endpoints.GATEWAY_RUN_MODEL, f"/workers-ai/run/{INT8}", ACCOUNT_ID, INT8),
+            (endpoints.GATEWAY_RUN_MODEL[0], f"/workers-ai/run/{INT8}", ACCOUNT_ID, INT8),
         ),
         (
             f"{GATEWAY}/workers-ai/v1/completions",
             {},
-            (endpoints.GATEWAY_COMPLETIONS, "/workers-ai/v1/completions", ACCOUNT_ID, None),
+            (endpoints.GATEWAY_COMPLETIONS[0], "/workers-ai/v1/completions", ACCOUNT_ID, None),
+        ),
+        (
+            f"/ai-gateway/gateways/gw/workers-ai/run/{INT8}",
+            {},
+            (
+                endpoints.GATEWAY_RUN_MODEL[1],
+                f"/ai-gateway/gateways/gw/workers-ai/run/{INT8}",
+                None,
+                INT8,
+            ),
         ),
         ("/run", {"cf-consn-model-id": INT8}, (endpoints.BINDING_RUN, "/run", None, INT8)),
         ("/v1/x", {}, None),

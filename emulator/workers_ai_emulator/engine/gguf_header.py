@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +105,11 @@ class GgufHeader:
     def name(self) -> str | None:
         name = self.metadata.get("general.name")
         return name if isinstance(name, str) else None
+
+    @property
+    def has_k_quants(self) -> bool:
+        """Whether some tensors have a type such as Q4_K, as in files named `Q4_K_M`."""
+        return any(re.fullmatch(r"Q\d_K", tensor.type_name) for tensor in self.tensors)
 
     @property
     def context_length(self) -> int | None:

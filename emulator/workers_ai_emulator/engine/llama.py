@@ -29,6 +29,10 @@ _MAX_PIECE_BYTES = 256
 _SPLIT_LENGTH = 256
 _MAX_OUTPUTS = 16  # how many tokens of a sequence can output logits in one decode call
 _ABORTED = 2  # the status that llama_decode returns if the abort callback stops the call
+# If this environment variable is 0, llama.cpp multiplies K-quants (such as Q4_K) row by row.
+# Otherwise, it does so in tiles if a call has 8 or more rows, which rounds differently. llama.cpp
+# reads the variable when it multiplies for the first time.
+_TILES_VARIABLE = "GGML_CPU_TILED_MM"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -43,9 +47,10 @@ class LlamaModel:
     """The weights and the vocabulary of a GGUF file, without a KV cache.
 
     `gpu_layers`: the number of layers on the GPU. `rms_epsilon`: if not None, the epsilon that
-    replaces the epsilon of the file's RMS norms. `batch_invariant`: if True, llama.cpp does not
-    repack the weights if this changes the rounding (see `_can_repack`). The constructor raises
-    EngineError with llama.cpp's reason if the file cannot be loaded.
+    replaces the epsilon of the file's RMS norms. `batch_invariant`: if True, llama.cpp uses no
+    routines that round differently for different numbers of rows in a call (see `_TILES_VARIABLE`
+    and `_rounds_differently`). `has_k_quants`: whether the file has tensors of types such as Q4_K.
+    The constructor raises EngineError with llama.cpp's reason if the file cannot be loaded.
     """
 
     def __init__(
@@ -56,13 +61,19 @@ class LlamaModel:
         vocabulary_only: bool = False,
         rms_epsilon: float | None = None,
         batch_invariant: bool = True,
+        has_k_quants: bool = False,
     ) -> None:
         llama_log.attach()
+        if batch_invariant:
+            os.environ.setdefault(_TILES_VARIABLE, "0")
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        params.use_extra_bufts = _can_repack(batch_invariant=batch_invariant)
+        # Whether llama.cpp may repack weights.
+        params.use_extra_bufts = not _has_amx() and not (
+            batch_invariant and _rounds_differently(has_k_quants=has_k_quants)
+        )
         overrides = _overrides(rms_epsilon)  # must stay in memory until the model is loaded
         params.kv_overrides = overrides
         self.may_use_gpu = gpu_layers != 0 and bool(llama.llama_supports_gpu_offload())
@@ -207,22 +218,27 @@ class LlamaVocabulary:
         return buffer.raw[:length]
 
 
-def _can_repack(*, batch_invariant: bool) -> bool:
-    """Returns whether llama.cpp may repack weights, that is, store them in another order.
+def _has_amx() -> bool:
+    """Returns whether llama.cpp would store the weights for AMX, on x86 processors that have it.
 
-    On x86 processors with AMX, llama.cpp stores the weights for AMX. Its code for AMX crashes if it
-    was compiled with some versions of GCC, such as 12 [measured; llama.cpp's pull request 26954].
+    Its code for AMX crashes if it was compiled with some versions of GCC, such as 12 [measured;
+    llama.cpp's pull request 26954].
+    """
+    return b"AMX_INT8 = 1" in llama.llama_print_system_info()
 
-    On ARM, llama.cpp repacks Q8_0 weights, and computes four tokens of a decode call together and
-    the remaining ones singly. On processors with dot products (DOTPROD) but without i8mm
-    (MATMUL_INT8), the two routines round differently [measured in an emulated processor]. So with
-    `batch_invariant`, a token's logits would depend on the other tokens.
+
+def _rounds_differently(*, has_k_quants: bool) -> bool:
+    """Returns whether the logits of a token depend on other tokens if llama.cpp repacks weights.
+
+    Repacked weights are stored in another order. llama.cpp then computes four tokens of a call
+    together, and the remaining ones singly. The two routines round differently for Q4_K with AVX2
+    [measured], and for Q8_0 on ARM processors with dot products (DOTPROD) but without i8mm
+    (MATMUL_INT8) [measured in an emulated processor]. They round alike for Q4_0, IQ4_NL and MXFP4
+    with AVX2 [measured].
     """
     features = llama.llama_print_system_info()
-    if b"AMX_INT8 = 1" in features:
-        return False
-    rounds_differently = b"DOTPROD = 1" in features and b"MATMUL_INT8 = 1" not in features
-    return not (batch_invariant and rounds_differently)
+    has_only_dot_products = b"DOTPROD = 1" in features and b"MATMUL_INT8 = 1" not in features
+    return has_k_quants or has_only_dot_products
 
 
 def _overrides(rms_epsilon: float | None) -> Any:

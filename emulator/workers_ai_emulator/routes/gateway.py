@@ -1,6 +1,7 @@
 """The routes of AI Gateway that run models of Workers AI.
 
-AI Gateway sends errors of Workers AI without Cloudflare's envelope.
+A Worker also reaches the endpoints of a provider with `env.AI.fetch()`. AI Gateway sends errors of
+Workers AI without Cloudflare's envelope.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ async def run_universal(request: Request) -> Response:
     return await universal(request)
 
 
-@router.handles(endpoints.GATEWAY_COMPAT)
+@router.handles(*endpoints.GATEWAY_COMPAT)
 async def compat_chat_completions(request: Request) -> Response:
     """Runs OpenAI-compatible chat completions; the body names the model as `workers-ai/NAME`.
 
@@ -58,7 +59,7 @@ async def compat_chat_completions(request: Request) -> Response:
     return await through_gateway(request, body, lambda: _compat(request, body))
 
 
-@router.handles(endpoints.GATEWAY_COMPAT_EMBEDDINGS)
+@router.handles(*endpoints.GATEWAY_COMPAT_EMBEDDINGS)
 async def compat_embeddings(request: Request) -> Response:
     """Computes embeddings; the body names the model as `workers-ai/NAME`.
 
@@ -73,31 +74,31 @@ async def compat_models(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "AI Gateway's list of models")
 
 
-@router.handles(endpoints.GATEWAY_CHAT_COMPLETIONS)
+@router.handles(*endpoints.GATEWAY_CHAT_COMPLETIONS)
 async def chat_completions(request: Request) -> Response:
     body = await body_of(request)
     return await through_gateway(request, body, lambda: openai.complete(request, body, chat_format))
 
 
-@router.handles(endpoints.GATEWAY_COMPLETIONS)
+@router.handles(*endpoints.GATEWAY_COMPLETIONS)
 async def completions(request: Request) -> Response:
     body = await body_of(request)
     return await through_gateway(request, body, lambda: openai.complete(request, body, text_format))
 
 
-@router.handles(endpoints.GATEWAY_EMBEDDINGS)
+@router.handles(*endpoints.GATEWAY_EMBEDDINGS)
 async def embeddings(request: Request) -> Response:
     body = await body_of(request)
     return await through_gateway(request, body, lambda: openai.embed(request, body))
 
 
-@router.handles(endpoints.GATEWAY_RESPONSES)
+@router.handles(*endpoints.GATEWAY_RESPONSES)
 async def responses(request: Request) -> Response:
     body = await body_of(request)
     return await through_gateway(request, body, lambda: openai.run_responses(request, body))
 
 
-@router.handles(endpoints.GATEWAY_RUN_MODEL)
+@router.handles(*endpoints.GATEWAY_RUN_MODEL)
 async def run_model(request: Request) -> Response:
     """Runs a model of Workers AI through AI Gateway.
 
@@ -201,13 +202,13 @@ async def _compat_embed(request: Request, body: Any) -> Response:
 def _check_provider(request: Request, name: str) -> None:
     """Checks the provider with which a model's name begins in a request to `compat`.
 
-    Raises WireError if the name has no provider, or one that is not emulated. The errors for a name
-    without a slash and for `@cf/author/model` are recorded; we decided that a provider that is not
-    emulated gets the same error as an unknown one.
+    The name of a model of Workers AI may have the provider `workers-ai/` [documented], or none
+    [measured]. Raises WireError for other names. The errors are recorded; we decided that a
+    provider that is not emulated gets the same error as an unknown one.
     """
     served = services_of(request).served
-    if name.startswith(_PROVIDER) or served.serves_other_providers(name):
+    if name.startswith((_PROVIDER, "@")) or served.serves_other_providers(name):
         return
     type = GATEWAY_PROVIDER_INVALID if "/" in name else GATEWAY_PROVIDER_FAILED
-    hint = f"models of compat that are emulated have names that begin with {_PROVIDER}"
+    hint = f"models of compat that are emulated have names that begin with {_PROVIDER} or @"
     raise WireError(type, hint=hint)

@@ -145,7 +145,11 @@ class EmbedderLoader:
             header = _header(weights, spec)
             if not weights.is_trusted:
                 self._check(weights, spec.embedding.pooling)
-            model = LlamaModel(weights.path)
+            model = LlamaModel(
+                weights.path,
+                batch_invariant=self._settings.deterministic,
+                has_k_quants=header.has_k_quants,
+            )
         except (EngineError, GgufInvalid) as error:
             raise WeightsUnusable(f"{weights.path} cannot be loaded: {error}") from error
         length = header.context_length or _DEFAULT_LENGTH

@@ -128,6 +128,7 @@ class Loader:
                     gpu_layers=offload.num_layers,
                     rms_epsilon=corrected_epsilon(header, weights),
                     batch_invariant=self._settings.deterministic,
+                    has_k_quants=header.has_k_quants,
                 )
                 on_failure.callback(model.close)
                 template = _template(spec, weights, model)

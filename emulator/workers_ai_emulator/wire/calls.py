@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.routing import compile_path
 from starlette.types import Scope
 
-from workers_ai_emulator.wire.endpoints import ENDPOINTS, Access, Endpoint
+from workers_ai_emulator.wire.endpoints import ENDPOINTS, GATEWAY_RUN_MODEL, Endpoint
 
 # Headers in requests of AI bindings: the name of the model, and the version of the binding's
 # JavaScript code.
@@ -65,6 +65,6 @@ def _model(endpoint: Endpoint, name: str | None) -> str | None:
     In paths of AI Gateway, the value may begin with `run/`, which is removed. Returns None if
     `name` is None.
     """
-    if name is not None and endpoint.access is Access.GATEWAY:
+    if name is not None and endpoint in GATEWAY_RUN_MODEL:
         return name.removeprefix("run/")
     return name

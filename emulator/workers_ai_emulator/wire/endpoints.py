@@ -47,6 +47,7 @@ CONTROL_PREFIX = "/_emulator"
 
 _ACCOUNT = "/client/v4/accounts/{account_id}"
 _GATEWAY = f"{GATEWAY_PREFIX}{{account_id}}/{{gateway_id}}"
+_BINDING_GATEWAY = "/ai-gateway/gateways/{gateway_id}"
 
 
 def _inference(path: str, access: Access, summary: str) -> Endpoint:
@@ -151,28 +152,24 @@ GATEWAY_UNIVERSAL = _inference(
 GATEWAY_UNIVERSAL_SLASH = _inference(
     f"{_GATEWAY}/", Access.GATEWAY, "The same, under the URL that `getUrl()` returns"
 )
-GATEWAY_COMPAT = _inference(
-    f"{_GATEWAY}/compat/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
-)
-GATEWAY_COMPAT_EMBEDDINGS = _inference(
-    f"{_GATEWAY}/compat/embeddings", Access.GATEWAY, "OpenAI's embeddings"
-)
+
+
+def _provider(path: str, summary: str) -> tuple[Endpoint, Endpoint]:
+    """Returns the rows for an endpoint of a provider: on AI Gateway, and for `env.AI.fetch()`."""
+    return (
+        _inference(f"{_GATEWAY}{path}", Access.GATEWAY, summary),
+        _inference(f"{_BINDING_GATEWAY}{path}", Access.BINDING, f"{summary}, for `env.AI.fetch()`"),
+    )
+
+
+GATEWAY_COMPAT = _provider("/compat/chat/completions", "OpenAI's chat completions")
+GATEWAY_COMPAT_EMBEDDINGS = _provider("/compat/embeddings", "OpenAI's embeddings")
 GATEWAY_COMPAT_MODELS = Endpoint("GET", f"{_GATEWAY}/compat/models", Access.GATEWAY, _OTHER_API)
-GATEWAY_CHAT_COMPLETIONS = _inference(
-    f"{_GATEWAY}/workers-ai/v1/chat/completions", Access.GATEWAY, "OpenAI's chat completions"
-)
-GATEWAY_COMPLETIONS = _inference(
-    f"{_GATEWAY}/workers-ai/v1/completions", Access.GATEWAY, "OpenAI's completions"
-)
-GATEWAY_EMBEDDINGS = _inference(
-    f"{_GATEWAY}/workers-ai/v1/embeddings", Access.GATEWAY, "OpenAI's embeddings"
-)
-GATEWAY_RESPONSES = _inference(
-    f"{_GATEWAY}/workers-ai/v1/responses", Access.GATEWAY, "OpenAI's Responses API"
-)
-GATEWAY_RUN_MODEL = _inference(
-    f"{_GATEWAY}/workers-ai/{{model:path}}", Access.GATEWAY, "Run a model"
-)
+GATEWAY_CHAT_COMPLETIONS = _provider("/workers-ai/v1/chat/completions", "OpenAI's chat completions")
+GATEWAY_COMPLETIONS = _provider("/workers-ai/v1/completions", "OpenAI's completions")
+GATEWAY_EMBEDDINGS = _provider("/workers-ai/v1/embeddings", "OpenAI's embeddings")
+GATEWAY_RESPONSES = _provider("/workers-ai/v1/responses", "OpenAI's Responses API")
+GATEWAY_RUN_MODEL = _provider("/workers-ai/{model:path}", "Run a model")
 
 # ── a Worker's AI binding ───────────────────────────────────────────────────────────────────────
 
@@ -190,7 +187,7 @@ BINDING_GATEWAY_UNIVERSAL = _inference(
 )
 BINDING_GATEWAY_URL = Endpoint(
     "GET",
-    "/ai-gateway/gateways/{gateway_id}/url/{provider}",
+    f"{_BINDING_GATEWAY}/url/{{provider}}",
     Access.BINDING,
     "The base URL that `env.AI.gateway().getUrl()` returns",
 )
@@ -203,8 +200,8 @@ def _not_emulated(method: str, path: str) -> Endpoint:
 
 
 BINDING_WEBSOCKET = _not_emulated("GET", "/run")
-BINDING_GET_LOG = _not_emulated("GET", "/ai-gateway/gateways/{gateway_id}/logs/{log_id}")
-BINDING_PATCH_LOG = _not_emulated("PATCH", "/ai-gateway/gateways/{gateway_id}/logs/{log_id}")
+BINDING_GET_LOG = _not_emulated("GET", f"{_BINDING_GATEWAY}/logs/{{log_id}}")
+BINDING_PATCH_LOG = _not_emulated("PATCH", f"{_BINDING_GATEWAY}/logs/{{log_id}}")
 BINDING_TO_MARKDOWN = _not_emulated("POST", "/to-everything/{operation:path}")
 BINDING_MARKDOWN_FORMATS = _not_emulated("GET", "/to-everything/{operation:path}")
 BINDING_AUTORAG = _not_emulated("POST", "/autorag/{operation:path}")
