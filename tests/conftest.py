@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server import INT8, ServerProcess, server_process
+from tests.server import CONTEXT_LENGTH, INT8, ServerProcess, server_process
 
 PROVENANCES = ("recorded", "documented", "inferred")
 
@@ -46,7 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
     """Starts one server with the stand-in model, for all tests that need no special flags."""
-    with server_process("--parallel", "8", "--context-length", "2048") as running:
+    with server_process("--parallel", "8", "--context-length", str(CONTEXT_LENGTH)) as running:
         yield running
 
 

@@ -17,6 +17,7 @@ import httpx
 ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 INT8 = "@cf/meta/llama-2-7b-chat-int8"
 FP16 = "@cf/meta/llama-2-7b-chat-fp16"
+CONTEXT_LENGTH = 2048  # of the fixture `server`
 START_LIMIT_S = 120
 
 # A request whose completion always has max_tokens tokens, because the stand-in model repeats the

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.snapshots import Target
-from tests.server import ACCOUNT_ID, ENDLESS, INT8, ServerProcess, server_process, wait_until
+from tests.server import (
+    ACCOUNT_ID,
+    CONTEXT_LENGTH,
+    ENDLESS,
+    INT8,
+    ServerProcess,
+    server_process,
+    wait_until,
+)
 
 # With --target=cloudflare, tests with these fixtures are skipped: the service has no such settings,
 # and its bindings can be called only from Workers.
@@ -78,4 +86,4 @@ def target(request: pytest.FixtureRequest) -> Target:
             model=request.config.getoption("--model"),
         )
     server: ServerProcess = request.getfixturevalue(request.param)
-    return Target(server.root, ACCOUNT_ID, "x", INT8, server.root)
+    return Target(server.root, ACCOUNT_ID, "x", INT8, server.root, CONTEXT_LENGTH)

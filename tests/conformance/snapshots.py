@@ -38,6 +38,7 @@ _PLACEHOLDERS = [
     (r"tokens \(\d+\) exceeded this model context window limit \(\d+\)", "tokens (<count>) exceeded"
      " this model context window limit (<count>)"),
     (r"(context length|total) of \d+ tokens", r"\1 of <count> tokens"),
+    (r"supports at most \d+ completion tokens", "supports at most <count> completion tokens"),
     (r"\d+ tokens (from the input messages|for the completion)", r"<count> tokens \1"),
     (r",\"p\":\"[a-z0-9]+\"", ""),
     (r"\[-?[\d.e-]+(?:,-?[\d.e-]+){300,}\]", "[<embedding>]"),
@@ -51,18 +52,22 @@ _PLACEHOLDERS = [
 
 @dataclass(frozen=True)
 class Target:
-    """A server that receives the requests of tests: the emulator or the real service."""
+    """A server that receives the requests of tests: the emulator or the real service.
+
+    `context_length`: the context length of kimi-k2.6, by default that at the service.
+    """
 
     root: str
     account: str
     token: str
     model: str
     gateway_root: str
+    context_length: int = 262_144
 
     def send(self, request: dict[str, Any]) -> httpx.Response:
         """Sends a snapshot's request, with real values for account, model and token.
 
-        `<words:5>` in a request becomes a text of five words.
+        `<words:5>` in a request becomes a text of five words, and `<context>` the context length.
         """
         root = self.gateway_root if request["path"].startswith("/v1/") else self.root
         headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
@@ -88,8 +93,9 @@ class Target:
 
     def _fill(self, text: str) -> str:
         values = {"account": self.account, "model": self.model, "token": self.token}
+        values["context"] = str(self.context_length)
         text = re.sub(r"<words:(\d+)>", lambda match: "a " * int(match[1]), text)
-        return re.sub(r"<(account|model|token)>", lambda match: values[match[1]], text)
+        return re.sub(r"<(account|model|token|context)>", lambda match: values[match[1]], text)
 
 
 @dataclass(frozen=True)

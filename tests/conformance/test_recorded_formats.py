@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
+from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.json_mode import JsonMode
@@ -28,9 +29,7 @@ BODIES = {
 BARE, CHAT = run_format(to_json), chat_format(include_usage=True)
 STOP, TOOL_CALLS = Chunk(finish_reason=FinishReason.STOP), FinishReason.TOOL_CALLS
 QWEN3 = spec("@cf/qwen/qwen3-30b-a3b-fp8", form="choices", server="vllm", has_tools=True)
-NEMOTRON = spec(
-    "@cf/nvidia/nemotron-3-120b-a12b", Price(45_000, 136_000), form="choices", server="vllm"
-)
+NEMOTRON = CATALOG["@cf/nvidia/nemotron-3-120b-a12b"]
 GPT_OSS = spec("@cf/openai/gpt-oss-20b", form="choices", server="vllm", has_tools=True)
 KIMI = spec(
     "@cf/moonshotai/kimi-k2.6",
@@ -38,8 +37,7 @@ KIMI = spec(
     form="choices",
     server="sglang",
 )
-GLM_5_2 = spec("@cf/zai-org/glm-5.2", Price.in_usd(1.4, 4.4), form="choices", server="sglang")
-GLM = spec("@cf/zai-org/glm-5.3-flash", form="choices", server="sglang", has_tools=True)
+GLM_5_2, GLM = CATALOG["@cf/zai-org/glm-5.2"], CATALOG["@cf/zai-org/glm-5.3-flash"]
 GEMMA_4 = spec(
     "@cf/google/gemma-4-26b-a4b-it-external",
     Price.in_usd(0.1, 0.3),
@@ -202,12 +200,10 @@ def test_sglang_sends_no_key_for_absent_reasoning_below_ai_v1() -> None:
 
 @pytest.mark.recorded
 def test_vllm_sends_token_ids_and_neurons_below_ai_v1() -> None:
-    """Nemotron's message differs: it has null as content, and its reasoning in `reasoning`."""
-    recording = BODIES["nemotron"].replace('"content":null', '"content":""')
-    recording = recording.replace('"reasoning":', '"reasoning_content":')
+    """Nemotron has its reasoning in `reasoning`, and null as content if there is no text."""
     cut = Chunk(reasoning="Hm.", finish_reason=FinishReason.LENGTH, num_tokens=16)
     body = whole(CHAT, NEMOTRON, FakeGeneration([cut], 23))
-    assert_like([body], [recording.replace("3.2110000000000003", "3.21…")])
+    assert_like([body], [BODIES["nemotron"].replace("3.2110000000000003", "3.21…")])
 
 
 @pytest.mark.recorded

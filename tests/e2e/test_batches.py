@@ -70,6 +70,11 @@ def test_a_batch_is_queued_and_its_results_have_the_documented_form(
             {"messages": [{"role": "user", "content": "hi"}]},
             "choices",
         ),
+        (
+            "@cf/deepseek-ai/deepseek-v4-flash-0731",
+            {"messages": [{"role": "user", "content": "hi"}]},
+            "choices",
+        ),
         ("@cf/qwen/qwen3-30b-a3b-fp8", {"prompt": "hi"}, "choices"),
         ("@cf/baai/bge-small-en-v1.5", {"text": ["hi", "ho"]}, "data"),
         (BGE_M3, {"text": "hi"}, "data"),

@@ -134,6 +134,22 @@ def test_sglang_refuses_what_does_not_fit_the_context_itself() -> None:
     )
 
 
+@pytest.mark.recorded
+@pytest.mark.parametrize(("max_tokens", "is_too_large"), [(256_000, False), (262_144, True)])
+def test_sglang_names_max_tokens_if_it_alone_exceeds_the_context(
+    max_tokens: int, is_too_large: bool
+) -> None:
+    error = ContextTooLong(max_tokens + 5, 256_000, max_tokens)
+    reason = json.loads(str(wire_error(error, is_on_sglang=True)))["message"]
+    assert reason.startswith("Requested token count exceeds") is not is_too_large
+    if is_too_large:
+        assert reason == (
+            "max_completion_tokens is too large: 262144. This model supports at most 256000 "
+            "completion tokens."
+        )
+    assert wire_error(error).type is CONTEXT_EXCEEDED
+
+
 def test_unusable_weights_are_an_internal_error() -> None:
     assert wire_error(WeightsUnusable("missing")).type is INTERNAL_ERROR
 

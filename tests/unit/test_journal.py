@@ -682,8 +682,14 @@ def test_a_cut_stream_has_the_completion_tokens_that_were_sent(
 
 def test_a_response_has_reasoning_apart_from_its_text() -> None:
     request = TextGenerationRequest(None, [], False, False, SamplingParams())
-    for choose in (run_format(success), responses_format({}, to_json)):
-        response_format = choose(replace(CATALOG[INT8], traits=CHOICES, retired_on=None), request)
+    chat = chat_format(include_usage=True)
+    for choose, traits in (
+        (run_format(success), CHOICES),
+        (responses_format({}, to_json), CHOICES),
+        (chat, CHOICES),
+        (chat, replace(CHOICES, reasoning_keys=("reasoning",))),
+    ):
+        response_format = choose(replace(CATALOG[INT8], traits=traits, retired_on=None), request)
         chunks = [Chunk(reasoning="Hm"), Chunk(reasoning=", so"), Chunk("Yes."), PARTS[-1]]
         for view in views_of(response_format, Completion("Yes.", "Hm, so"), *chunks):
             assert (view["answer"]["reasoning"], view["answer"]["text"]) == ("Hm, so", "Yes.")

@@ -563,6 +563,11 @@ CONTEXT_TEXTS = [
         "completion. Please reduce the number of tokens in the input messages or the completion.",
         616,
     ),
+    (  # from SGLang
+        "max_completion_tokens is too large: 616. This model supports at most 512 completion "
+        "tokens.",
+        616,
+    ),
     (  # from llama-server
         "request (600 tokens) exceeds the available context size (512 tokens), try increasing it",
         616,

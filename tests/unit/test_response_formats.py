@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta, Usage
+from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.completion import Completion
@@ -294,10 +295,49 @@ def test_reasoning_is_beside_the_content_below_ai_v1_for_every_model() -> None:
         assert [d["reasoning_content"] for d in deltas if d.get("reasoning_content")] == ["Hm."]
 
 
+@pytest.mark.recorded
+def test_messages_of_models_on_vllm_have_the_reasoning_twice_below_ai_v1() -> None:
+    """Measured for gpt-oss-120b and glm-4.7-flash on AI Gateway's `compat`, 2026-09-09."""
+    message = result(QWEN3, Chunk(reasoning="Hm."), STOP, choose=CHAT)["choices"][0]["message"]
+    assert list(message)[-3:] == ["tool_calls", "reasoning", "reasoning_content"]
+    assert message["reasoning"] == message["reasoning_content"] == "Hm."
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("@cf/meta/llama-3.3-70b-instruct-fp8-fast", {"reasoning": None}),
+        ("@cf/qwen/qwq-32b", {}),
+        ("@cf/meta/llama-2-7b-chat-int8", {}),
+        ("@cf/openai/gpt-oss-120b", {"reasoning": None, "reasoning_content": None}),
+        ("@cf/zai-org/glm-4.7-flash", {"reasoning": None, "reasoning_content": None}),
+        ("@cf/zai-org/glm-5.3", {}),
+    ],
+)
+def test_a_message_without_reasoning_has_the_keys_of_its_model_below_ai_v1(
+    model: str, keys: dict[str, None]
+) -> None:
+    (choice,) = result(CATALOG[model], Chunk("yes"), STOP, choose=CHAT)["choices"]
+    message = choice["message"]
+    assert {key: message[key] for key in message if key.startswith("reasoning")} == keys
+
+
 def test_a_completion_without_text_has_an_empty_content() -> None:
     for model in (LLAMA, QWEN3, GLM):
         (choice,) = result(model, Chunk("", FinishReason.LENGTH), choose=CHAT)["choices"]
         assert choice["message"]["content"] == ""
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("choose", [BARE, CHAT], ids=["ai/run", "ai/v1"])
+@pytest.mark.parametrize(("model", "content"), [(QWEN3, None), (GLM, "")], ids=["vllm", "sglang"])
+def test_a_completion_of_only_reasoning_has_null_as_content_on_vllm(
+    model: ModelSpec, content: str | None, choose: FormatChoice
+) -> None:
+    (choice,) = result(model, Chunk(reasoning="Hm."), CUT, choose=choose)["choices"]
+    assert choice["message"]["content"] == content
+    assert choice["finish_reason"] == "length"
 
 
 # ── token counts ──────────────────────────────────────────────────────────────────────────────

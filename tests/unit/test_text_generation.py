@@ -111,6 +111,15 @@ def test_an_input_that_the_service_refuses_is_refused(body: Any, error: ErrorTyp
     assert raised.value.type is error
 
 
+@pytest.mark.parametrize("image", [[137, 80, 78, 71], "iVBORw0KGgo="])
+def test_only_a_model_for_images_refuses_the_key_image(image: object) -> None:
+    body = {"prompt": "Hi", "image": image}
+    with pytest.raises(WireError) as raised:
+        parse(body, CATALOG["@cf/meta/llama-3.2-11b-vision-instruct"])
+    assert raised.value.type is INVALID_DATA
+    assert parse(body, CATALOG["@cf/meta/llama-3.1-8b-instruct-fast"]).prompt == "Hi"
+
+
 @pytest.mark.parametrize("name", LLAMA_2)
 def test_random_bodies_are_parsed_or_refused(name: str) -> None:
     spec = CATALOG[name]

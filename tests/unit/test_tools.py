@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -315,6 +316,55 @@ def test_variables_of_the_chat_template(
     thinking: Any, body: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert parsed(body, thinking=thinking).template_variables == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"reasoning_effort": None}, {"enable_thinking": True}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "low"}, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ({"reasoning_effort": "max"}, {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"reasoning": {"effort": "none"}}, {"enable_thinking": True}),
+        (
+            {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+            {"enable_thinking": True},
+        ),
+    ],
+)
+def test_variables_of_the_chat_template_on_sglang(
+    body: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    variables = parsed(body, form="choices", server="sglang", thinking="on").template_variables
+    assert variables == expected
+
+
+@pytest.mark.recorded
+def test_sglang_refuses_an_invalid_reasoning_effort() -> None:
+    with pytest.raises(WireError) as raised:
+        parsed({"reasoning_effort": "xhigh"}, form="choices", server="sglang", thinking="on")
+    assert raised.value.type is REFUSED_BY_ENGINE
+    mistake = (
+        "{'type': 'literal_error', 'loc': ('body', 'reasoning_effort'), 'msg': \\\"Input should be "
+        "'none', 'low', 'medium', 'high' or 'max'\\\", 'input': 'xhigh', 'ctx': {'expected': "
+        "\\\"'none', 'low', 'medium', 'high' or 'max'\\\"}}"
+    )
+    assert raised.value.message == (
+        'AiError: AiError: {"object":"error","message":"1 validation error:\\n  '
+        f'{mistake}\\n\\n  File \\"/sgl-workspace/sglang/python/sglang/srt/entrypoints/'
+        'http_server.py\\", line 1592, in openai_v1_chat_completions\\n    POST '
+        f'/v1/chat/completions [{mistake}]","type":"Bad Request","param":null,"code":400}}'
+    )
+
+
+@pytest.mark.parametrize("effort", ["minimal", "", True, 5, 1.5, ["low"], {"a": None}])
+def test_sglang_refuses_every_other_reasoning_effort(effort: Any) -> None:
+    body = {"reasoning_effort": effort}
+    with pytest.raises(WireError, match=re.escape(f"'input': {effort!r}, 'ctx'")):
+        parsed(body, form="choices", server="sglang", thinking="on")
+    on_vllm = parsed(body, form="choices")
+    prompt = parse({"prompt": "a"} | body, spec(form="choices", server="sglang"))
+    assert on_vllm.template_variables == prompt.template_variables == {"enable_thinking": True}
 
 
 def test_reasoning_stays_in_the_text_of_some_models() -> None:

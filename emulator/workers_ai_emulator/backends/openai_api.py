@@ -23,13 +23,15 @@ _MAX_MESSAGE = 1000  # characters; a server's error text is cut to this length
 # tokens", llama-server writes "context size (512 tokens)". Some servers write the number of prompt
 # and completion tokens together, which _TOTAL finds. Other servers write the number of prompt
 # tokens, which _PROMPT finds. If `max_tokens` alone exceeds the context length, vLLM writes
-# "max_tokens=5000 cannot be greater than max_model_len=2048" instead.
+# "max_tokens=5000 cannot be greater than max_model_len=2048" instead, and SGLang
+# "max_completion_tokens is too large: 5000. This model supports at most 2048 completion tokens".
 _LIMIT = re.compile(
     r"context (?:length|window) (?:is|of) (?:only )?(\d+)|context size \((\d+)"
-    r"|cannot be greater than max_model_len=(\d+)"
+    r"|cannot be greater than max_model_len=(\d+)|supports at most (\d+) completion tokens"
 )
 _TOTAL = re.compile(
     r"requested (?:about |a total of )?(\d+) tokens|max_tokens=(\d+) cannot be greater"
+    r"|max_completion_tokens is too large: (\d+)"
 )
 _PROMPT = re.compile(r"(\d+) (?:prompt|input) tokens|request \((\d+) tokens|resulted in (\d+)")
 

@@ -5,6 +5,7 @@ The models' published entries and JSON schemas are in the folder `models/cards/`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 from workers_ai_emulator.engine.types import WeightsType
@@ -21,7 +22,7 @@ from workers_ai_emulator.models.spec import (
 )
 from workers_ai_emulator.models.traits import Traits
 
-# The service retired these models on one day [documented, release notes of 2026-05-08].
+# The service retired most of these models on one day [documented, release notes of 2026-05-08].
 _RETIRED = date(2026, 5, 30)
 
 _GB = 10**9
@@ -62,6 +63,7 @@ _GEMMA_4 = License("Gemma 4 License", "https://ai.google.dev/gemma/docs/gemma_4_
 _NO_TOOLS = Traits()
 _JSON = Traits(json_mode="object")
 _TOOLS = Traits(has_tools=True)
+_VISION = Traits(json_mode="object", has_image=True)
 _TOOLS_AND_JSON = Traits(has_tools=True, json_mode="object")
 # The result of `guided_json` is a text that contains JSON [recorded for llama-4-scout, inferred for
 # the others].
@@ -69,9 +71,18 @@ _GUIDED = Traits(json_mode="text", guided_json=True)
 _GUIDED_TOOLS = Traits(has_tools=True, json_mode="text", guided_json=True)
 _QWQ = Traits(has_tools=True, json_mode="text", guided_json=True, thinking="in_text")
 _R1 = Traits(json_mode="object", thinking="in_text")
-_QWEN_3 = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
+# vLLM runs glm-4.7-flash: its responses have the key `reasoning`, which SGLang does not send
+# [inferred from a measurement, 2026-09].
+_VLLM = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
 _GPT_OSS = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="always")
+_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",))
+# The server is recorded for gemma-4, glm-5.2, glm-5.3-flash and kimi-k2.6, and inferred for others.
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
+# Whether the reasoning can be switched off is documented in the schemas.
+_SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
+# Its schema is that of qwen3-30b, whose keys are those of vLLM; its chat template, Gemma 3's, has
+# no tools [inferred].
+_SEA_LION = Traits("choices", "vllm", json_mode="text")
 
 # ── families ──────────────────────────────────────────────────────────────────────────────────
 
@@ -83,7 +94,9 @@ def _family(name: str) -> Family:
 _TEXTGEN, _WIDE_RANGES = _family("textgen"), _family("textgen-wide-ranges")
 _TOOL_CALL_ID = _family("guided-json-tool-call-id")
 _GPT_OSS_FAMILY = _family("gpt-oss")
+_CHAT_COMPLETIONS = _family("chat-completions")
 _BATCH = _family("chat-completions-batch")
+_BATCH_EFFORT_NONE = _family("chat-completions-batch-effort-none")
 
 
 def _model(
@@ -115,11 +128,23 @@ def _model(
 
 # ── models ────────────────────────────────────────────────────────────────────────────────────
 
+_LLAMA_2_FILE = HubFile(
+    "TheBloke/Llama-2-7B-Chat-GGUF",
+    "llama-2-7b-chat.Q8_0.gguf",
+    "191239b3e26b2882fb562ffccdd1cf0f65402adb",
+    7_161_089_728,
+)
 _LLAMA_3_1_FILE = HubFile(
     "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF",
     "Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf",
     "bf5b95e96dac0462e2a09145ec66cae9a3f12067",
     4_920_739_232,
+)
+_MISTRAL_FILE = HubFile(
+    "TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
+    "mistral-7b-instruct-v0.2.Q4_K_M.gguf",
+    "3a6fbf4a41a1d52e415a4958cde6856d34b2db93",
+    int(4.4 * _GB),
 )
 
 # The prices are those of the pricing page of February 2026
@@ -133,12 +158,7 @@ BUILT_IN_MODELS = (
         # Since 2024, Cloudflare has run another model under this name, and charges the price of
         # that other model.
         Price(11_161, 24_215),
-        HubFile(
-            "TheBloke/Llama-2-7B-Chat-GGUF",
-            "llama-2-7b-chat.Q8_0.gguf",
-            "191239b3e26b2882fb562ffccdd1cf0f65402adb",
-            7_161_089_728,
-        ),
+        _LLAMA_2_FILE,
         _LLAMA_2,
         is_retired=True,
     ),
@@ -230,6 +250,13 @@ BUILT_IN_MODELS = (
         ),
         _LLAMA_3_2,
     ),
+    # no file to download: llama.cpp does not support the layers for images, which its weights have
+    _model(
+        "@cf/meta/llama-3.2-11b-vision-instruct",
+        _family("textgen-vision"),
+        _VISION,
+        Price(4_410, 61_493),
+    ),
     _model(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
         _family("textgen-batch-llama33"),
@@ -267,6 +294,14 @@ BUILT_IN_MODELS = (
         _LLAMA_3_1,
     ),
     _model(
+        "@cf/meta-llama/llama-2-7b-chat-hf-lora",
+        _TEXTGEN,
+        _NO_TOOLS,
+        None,
+        _LLAMA_2_FILE,
+        _LLAMA_2,
+    ),
+    _model(
         "@cf/mistral/mistral-7b-instruct-v0.1",
         _TEXTGEN,
         _NO_TOOLS,
@@ -284,14 +319,17 @@ BUILT_IN_MODELS = (
         _TEXTGEN,
         _NO_TOOLS,
         None,
-        HubFile(
-            "TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
-            "mistral-7b-instruct-v0.2.Q4_K_M.gguf",
-            "3a6fbf4a41a1d52e415a4958cde6856d34b2db93",
-            int(4.4 * _GB),
-        ),
+        _MISTRAL_FILE,
         APACHE,
         is_retired=True,
+    ),
+    _model(
+        "@cf/mistral/mistral-7b-instruct-v0.2-lora",
+        _TEXTGEN,
+        _NO_TOOLS,
+        None,
+        _MISTRAL_FILE,
+        APACHE,
     ),
     _model(
         "@cf/mistralai/mistral-small-3.1-24b-instruct",
@@ -318,6 +356,9 @@ BUILT_IN_MODELS = (
         APACHE,
         is_retired=True,
     ),
+    # The two have no file to download: there is no common one.
+    _model("@cf/google/gemma-2b-it-lora", _TEXTGEN, _NO_TOOLS),
+    _model("@cf/google/gemma-7b-it-lora", _TEXTGEN, _NO_TOOLS),
     _model(
         "@cf/google/gemma-3-12b-it",
         _family("guided-json"),
@@ -345,6 +386,18 @@ BUILT_IN_MODELS = (
         _GEMMA_4,
     ),
     _model(
+        "@cf/aisingapore/gemma-sea-lion-v4-27b-it",
+        _family("textgen-batch-choices"),
+        _SEA_LION,
+        Price(31_876, 50_488),
+        HubFile(
+            "aisingapore/Gemma-SEA-LION-v4-27B-IT-GGUF",
+            "Gemma-SEA-LION-v4-27B-IT-Q4_K_M.gguf",
+            size=int(16.5 * _GB),
+        ),
+        GEMMA,
+    ),
+    _model(
         "@cf/qwen/qwen2.5-coder-32b-instruct",
         _WIDE_RANGES,
         _TOOLS,
@@ -367,11 +420,14 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/qwen/qwen3-30b-a3b-fp8",
         _family("textgen-batch-choices"),
-        _QWEN_3,
+        _VLLM,
         Price(4_625, 30_475),
         HubFile("Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf", size=18_556_685_824),
         APACHE,
     ),
+    # On SGLang, as are glm and kimi, whose schema it has [inferred]. `enable_thinking` switches its
+    # reasoning off [reported 2026-10]. No file to download: its weights have recurrent layers.
+    _model("@cf/qwen/qwen3.8-27b", _BATCH, _SGLANG, Price.in_usd(0.45, 3.2)),
     _model(
         "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b",
         _TEXTGEN,
@@ -412,8 +468,8 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/zai-org/glm-4.7-flash",
-        _family("chat-completions"),
-        _SGLANG,
+        _CHAT_COMPLETIONS,
+        _VLLM,
         Price(5_500, 36_400),
         HubFile(
             "unsloth/GLM-4.7-Flash-GGUF",
@@ -422,14 +478,78 @@ BUILT_IN_MODELS = (
         ),
         MIT,
     ),
-    # `pull` cannot download the weights of the two largest models: they have hundreds of gigabytes.
+    # `pull` cannot download the weights of the largest models: they have hundreds of gigabytes, or
+    # in the case of nemotron also recurrent layers.
+    replace(
+        _model("@cf/zai-org/glm-5.2", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+        retired_on=date(2026, 11, 20),  # as planned by the service [documented]
+    ),
     _model("@cf/zai-org/glm-5.3", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+    _model(
+        "@cf/zai-org/glm-5.3-flash",
+        _family("chat-completions-batch-effort-max"),
+        _SGLANG_ALWAYS,
+        Price.in_usd(0.15, 0.5),
+    ),
     _model("@cf/moonshotai/kimi-k2.6", _BATCH, _SGLANG, Price.in_usd(0.95, 4.0)),
+    _model(
+        "@cf/moonshotai/kimi-k2.7-code",
+        _family("chat-completions-batch-always-thinking"),
+        _SGLANG_ALWAYS,
+        Price.in_usd(0.95, 4.0),
+    ),
+    _model(
+        "@cf/nvidia/nemotron-3-120b-a12b",
+        _CHAT_COMPLETIONS,
+        _NEMOTRON,
+        Price(45_000, 136_000),  # recorded; the card has rounded prices
+    ),
+    _model(
+        "@cf/deepseek-ai/deepseek-v4-flash-0731",
+        _BATCH_EFFORT_NONE,
+        _SGLANG,
+        Price.in_usd(0.44, 1.32),
+    ),
+    # The efforts in the schema and the card are those of deepseek-v4-flash, which the service's
+    # list of 2026-09-29 also has for this model [inferred].
+    _model(
+        "@cf/deepseek-ai/deepseek-v4-pro-0813",
+        _BATCH_EFFORT_NONE,
+        _SGLANG,
+        Price.in_usd(1.32, 3.96),
+    ),
     _model(
         "@cf/ibm-granite/granite-4.0-h-micro",
         _TEXTGEN,
         _TOOLS,
         Price(1_542, 10_158),
         # no file to download: the engine does not support recurrent layers, which its weights have
+    ),
+    # The service offers these two only to selected accounts. Their cards have no schema and no
+    # price; schema and response form are those of most models [inferred].
+    _model(
+        "@cf/swiss-ai/apertus-v1.5-8b",
+        _TEXTGEN,
+        _TOOLS,
+        None,
+        HubFile(
+            "Colby/apertus-v1.5-8b-text-Q4_K_M-GGUF",
+            "apertus-v1.5-8b-text-q4_k_m.gguf",
+            "248ec68a63e219e3f061e4c946fc8a20d63b9975",
+            5_059_027_136,
+        ),
+        APACHE,
+    ),
+    _model(
+        "@cf/utter-project/eurollm-9b-it",
+        _TEXTGEN,
+        _TOOLS,
+        None,
+        HubFile(
+            "bartowski/EuroLLM-9B-Instruct-GGUF",
+            "EuroLLM-9B-Instruct-Q4_K_M.gguf",
+            size=5_582_838_496,
+        ),
+        APACHE,
     ),
 )

@@ -107,6 +107,15 @@ EMBEDDING_MODELS = (
         ),
         APACHE,
     ),
+    # no file to download: llama.cpp does not support the model
+    _model(
+        "@cf/pfnet/plamo-embedding-1b",
+        "embeddings-plamo",
+        EmbeddingTraits("gemma", 2048, Pooling.MEAN, max_tokens=4096),
+        1689,
+        None,
+        APACHE,
+    ),
     # no file to download: the common GGUF files are those of another reranker
     _model(
         "@cf/baai/bge-reranker-base",

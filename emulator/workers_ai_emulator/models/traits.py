@@ -16,10 +16,14 @@ class Traits:
     `has_tools`: whether the service offers the request's tools to the model.
     `json_mode`: how the service sends the result of JSON mode: as a JSON object, or as a text that
     contains JSON; `none` if the model has no JSON mode. `guided_json`: whether the service also
-    accepts the request's key `guided_json`.
+    accepts the request's key `guided_json`. `has_image`: whether the request's key `image` has an
+    image for the model, which the emulator refuses.
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `reasoning_keys`: for vLLM, the keys of the reasoning in whole responses of OpenAI's endpoints.
+    gpt-oss-120b and glm-4.7-flash have both [measured, 2026-09]; nemotron-3-120b-a12b has only
+    `reasoning` [recorded, 2026-08].
     """
 
     form: Literal["response", "choices"] = "response"
@@ -27,4 +31,6 @@ class Traits:
     has_tools: bool = False
     json_mode: Literal["none", "object", "text"] = "none"
     guided_json: bool = False
+    has_image: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")

@@ -11,27 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workers_ai_emulator.engine.types import SamplingParams
-from workers_ai_emulator.json_values import is_too_deep, texts_of
+from workers_ai_emulator.json_values import texts_of
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode
 from workers_ai_emulator.tasks.messages import parse_messages
+from workers_ai_emulator.tasks.reasoning import template_variables
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
 from workers_ai_emulator.tasks.tools import parse_tools
-from workers_ai_emulator.wire.errors import (
-    BAD_INPUT,
-    LORA_UNSUPPORTED,
-    WireError,
-    refused_by_engine,
-)
+from workers_ai_emulator.wire.errors import BAD_INPUT, INVALID_DATA, LORA_UNSUPPORTED, WireError
 
 if TYPE_CHECKING:  # only the backend `llama` needs this module, and its import is slow
     from workers_ai_emulator.prompts.chat import ChatTemplate
-
-_EFFORTS = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +83,10 @@ def parse(
         raise WireError(BAD_INPUT, error) from error
     if spec.embedding is not None:  # a model whose schema has no required key
         raise WireError(BAD_INPUT, "required properties at '/' are 'text'")
-    if isinstance(body.get("lora"), str):
-        raise WireError(LORA_UNSUPPORTED, spec.name)
+    _refuse_adapters_and_images(body, spec)
     # If a schema accepts null, null has the same meaning as an absent key.
-    values = spec.defaults | {"seed": seed} | {k: v for k, v in body.items() if v is not None}
+    given = {k: v for k, v in body.items() if v is not None}
+    values = spec.defaults | {"seed": seed} | given
     prompt = body["prompt"] if isinstance(body.get("prompt"), str) else None
     tools, tool_choice = parse_tools(body) if spec.traits.has_tools else ((), ToolChoice())
     return TextGenerationRequest(
@@ -109,9 +102,20 @@ def parse(
         tools=tools if prompt is None else (),
         tool_choice=tool_choice,
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
-        template_variables=_template_variables(values, spec.traits),
+        # without the effort that is the schema's default, which other weights may not know
+        template_variables=template_variables(
+            {**spec.own_defaults, **given}, spec.traits, is_chat=prompt is None
+        ),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
+
+
+def _refuse_adapters_and_images(body: Mapping[str, Any], spec: ModelSpec) -> None:
+    """Raises WireError if the body asks for a LoRA adapter, or has an image in the key `image`."""
+    if isinstance(body.get("lora"), str):
+        raise WireError(LORA_UNSUPPORTED, spec.name)
+    if spec.traits.has_image and body.get("image"):
+        raise WireError(INVALID_DATA, "image")
 
 
 def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
@@ -122,24 +126,3 @@ def _may_shorten(body: Mapping[str, Any], spec: ModelSpec) -> bool:
     """
     is_default = body.get("max_tokens") is None and body.get("max_completion_tokens") is None
     return is_default and spec.traits.form == "choices"
-
-
-def _template_variables(values: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
-    """Returns the variables for the chat template: whether and how much the model should reason.
-
-    On the service, models reason by default if they can, even if the template's default is not to
-    [recorded for Gemma 4]. Only `chat_template_kwargs` switches the reasoning off. [recorded]
-    """
-    variables: dict[str, Any] = {}
-    if traits.thinking != "none":
-        variables["enable_thinking"] = traits.thinking != "off"
-    if isinstance(given := values.get("chat_template_kwargs"), dict):
-        if is_too_deep(given):
-            raise refused_by_engine("chat_template_kwargs is nested too deeply.")
-        variables |= given
-    if traits.thinking in ("always", "in_text"):
-        variables["enable_thinking"] = True
-    reasoning = values.get("reasoning")
-    effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
-    effort = values.get("reasoning_effort", effort)
-    return variables | ({"reasoning_effort": effort} if effort in _EFFORTS else {})

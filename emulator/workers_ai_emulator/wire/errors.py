@@ -240,8 +240,9 @@ PLAN_NEEDED = _ai(
 REFUSED_BY_ENGINE = _ai(
     400, 8007, "{}",
     "The schema accepts the body, but the inference engine rejects it; or the request has "
-    "`queueRequest`, and the model has no queue; or the prompt is too long for a model on SGLang. "
-    "[recorded; for `queueRequest`, the code and the text that two public programs look for]",
+    "`queueRequest`, and the model has no queue; or the prompt or `max_tokens` exceeds the context "
+    "of a model on SGLang. [recorded; for `queueRequest`, the code and the text that two public "
+    "programs look for]",
     "AiError")
 # fmt: on
 
@@ -292,13 +293,13 @@ def control_invalid(mistakes: Sequence[str]) -> WireError:
     return WireError(CONTROL_INVALID, "\n".join(mistakes), entries=entries)
 
 
-def refused_by_engine(reason: str) -> WireError:
+def refused_by_engine(reason: str, *, kind: str = "BadRequestError") -> WireError:
     """Returns the error that Workers AI sends if its inference engine rejects a request.
 
-    The text of the error is a JSON object with `reason` under the key `message`, as recorded from
-    the service.
+    The text of the error is a JSON object with `reason` under the key `message` and `kind` under
+    the key `type`, as recorded from the service.
     """
-    body = {"object": "error", "message": reason, "type": "BadRequestError"}
+    body = {"object": "error", "message": reason, "type": kind}
     return WireError(
         REFUSED_BY_ENGINE,
         json.dumps(body | {"param": None, "code": 400}, separators=(",", ":")),
@@ -336,6 +337,11 @@ def wire_error(error: EngineError | WeightsUnusable, *, is_on_sglang: bool = Fal
 
 def _sglang_reason(error: ContextTooLong) -> str:
     """Returns SGLang's text for a request that does not fit the context [recorded, 2026]."""
+    if error.max_tokens > error.context_length:
+        return (
+            f"max_completion_tokens is too large: {error.max_tokens}. This model supports at most "
+            f"{error.context_length} completion tokens."
+        )
     return (
         "Requested token count exceeds the model's maximum context length of "
         f"{error.context_length} tokens. You requested a total of {error.num_tokens} tokens: "

@@ -119,8 +119,10 @@ def _native_parts(result: dict[str, Any]) -> Iterator[_Part]:
 
 
 def _message_parts(message: dict[str, Any]) -> Iterator[_Part]:
-    if isinstance(text := message.get("reasoning_content"), str):
-        yield _Part("reasoning", text)
+    for key in ("reasoning_content", "reasoning"):  # if a message has both, they are equal
+        if isinstance(text := message.get(key), str):
+            yield _Part("reasoning", text)
+            break
     if isinstance(text := message.get("content"), str):
         yield _Part("text", text)
     yield from _call_parts(message.get("tool_calls"))

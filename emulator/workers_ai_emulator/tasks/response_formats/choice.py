@@ -103,6 +103,10 @@ def tensor_format(echo: str) -> FormatChoice:
 
 
 def _chat_choices(spec: ModelSpec) -> Choices:
-    if spec.traits.form == "response":
-        return LlamaChoices()
-    return SglangChoices() if spec.traits.server == "sglang" else VllmGatewayChoices()
+    traits = spec.traits
+    if traits.form == "response":
+        # llama-3.3 has the key, and qwq-32b has not [measured, 2026-09]; retired models had no such
+        # key [recorded, 2024].
+        is_in_text = traits.thinking == "in_text"
+        return LlamaChoices(has_reasoning=not is_in_text and spec.retired_on is None)
+    return SglangChoices() if traits.server == "sglang" else VllmGatewayChoices(spec)

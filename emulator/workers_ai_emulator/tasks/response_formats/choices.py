@@ -56,6 +56,8 @@ class Choices(ABC):
 class LlamaChoices(Choices):
     """The choices of models whose result on `ai/run` has the key `response`, such as Llama 3.
 
+    `has_reasoning`: whether a message always has the key `reasoning`.
+
     In the event with the finish reason, the service sends an empty `delta`. The emulator sends an
     empty `content`, because clients expect it. [recorded]
     """
@@ -64,13 +66,18 @@ class LlamaChoices(Choices):
     empty = '{"content":""}'
     sends_empty = True
 
+    def __init__(self, *, has_reasoning: bool) -> None:
+        self._has_reasoning = has_reasoning
+
     def whole(self, completion: Completion, generation: Generation) -> Json:
         message: Json = {"role": "assistant", "content": completion.text}
-        if completion.reasoning:
-            message["reasoning_content"] = completion.reasoning
         if completion.tool_calls:
             message["content"] = completion.text or None
             message["tool_calls"] = tool_calls(completion, generation)
+        if self._has_reasoning:
+            message["reasoning"] = completion.reasoning or None
+        if completion.reasoning:
+            message["reasoning_content"] = completion.reasoning
         return {
             "index": 0,
             "message": message,

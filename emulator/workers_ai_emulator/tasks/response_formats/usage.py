@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from datetime import date
 
 from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.models.price import Price
@@ -13,6 +14,7 @@ from workers_ai_emulator.tasks.response_formats.response_format import Json
 # The emulator always sends 0, although a model may reuse cached tokens: which tokens are cached
 # depends on earlier requests, and equal requests must get equal bytes.
 CACHED_TOKENS = {"cached_tokens": 0}
+_HAS_NEURONS_SINCE = date(2026, 8, 1)
 
 
 def counts(usage: Usage) -> Json:
@@ -39,7 +41,7 @@ class UsageDetails:
 
     `price`: the price for the key `neurons`. `has_details`: whether there are additional keys:
     `prompt_tokens_details` [recorded since 2026-04] and `neurons` [recorded since 2026-08]. They
-    are absent for retired models, because the service retired all of them in 2026-05.
+    are absent for the models that the service retired before it sent them, in 2026-05.
     """
 
     price: Price
@@ -47,7 +49,7 @@ class UsageDetails:
 
     @classmethod
     def of(cls, spec: ModelSpec) -> UsageDetails:
-        return cls(spec.price, spec.retired_on is None)
+        return cls(spec.price, spec.retired_on is None or spec.retired_on > _HAS_NEURONS_SINCE)
 
     def write(self, usage: Usage) -> Json:
         """Returns the token counts with the additional keys, in their recorded order."""
@@ -66,7 +68,7 @@ class UsageDetails:
     def headers(self, usage: Usage) -> dict[str, str]:
         """Returns the header `cf-ai-neurons`, the cost with two decimals [recorded, 2026].
 
-        Retired models have no such header, as they have no key `neurons`.
+        Models without the key `neurons` have no such header.
         """
         return {"cf-ai-neurons": f"{self.neurons(usage):.2f}"} if self.has_details else {}
 

@@ -24,10 +24,12 @@ class VllmChoices(Choices):
     """vLLM's choices for chat completions on `ai/run` [recorded from Qwen3].
 
     `arguments_first`: whether the first part of a tool call in a stream has the key `arguments`.
+    `reasoning_keys`: the keys of the reasoning in a whole response.
     `after_usage`: the last keys of a body that is not a stream.
     """
 
     arguments_first: ClassVar = False
+    reasoning_keys: tuple[str, ...] = ("reasoning_content",)
     after_usage: ClassVar[Json] = {"prompt_logprobs": None}
     empty = '{"content":""}'
     first: ClassVar[Json] = {
@@ -53,18 +55,22 @@ class VllmChoices(Choices):
     }
 
     def whole(self, completion: Completion, generation: Generation) -> Json:
-        """Returns the choice with its message [recorded from Qwen3, 2026-03]."""
+        """Returns the choice with its message [recorded from Qwen3, 2026-03].
+
+        A completion that consists of reasoning has null as `content` [recorded from Nemotron 3,
+        2026-08; measured for gpt-oss, 2026-09].
+        """
         calls = tool_calls(completion, generation)
-        message = {
+        message: Json = {
             "role": "assistant",
-            "content": (completion.text or None) if calls else completion.text,
+            "content": completion.text or (None if calls or completion.reasoning else ""),
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
             "tool_calls": calls,
-            "reasoning_content": completion.reasoning or None,
         }
+        message |= dict.fromkeys(self.reasoning_keys, completion.reasoning or None)
         return {
             "index": 0,
             "message": message,
@@ -88,6 +94,9 @@ class VllmGatewayChoices(VllmChoices):
 
     arguments_first = True
     empty = "{}"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.reasoning_keys = spec.traits.reasoning_keys
 
     def whole(self, completion: Completion, generation: Generation) -> Json:
         return super().whole(completion, generation) | {"token_ids": None}
