@@ -526,20 +526,9 @@ BUILT_IN_MODELS = (
         # no file to download: the engine does not support recurrent layers, which its weights have
     ),
     # The service offers these two only to selected accounts. Their cards have no schema and no
-    # price; schema and response form are those of most models [inferred].
-    _model(
-        "@cf/swiss-ai/apertus-v1.5-8b",
-        _TEXTGEN,
-        _TOOLS,
-        None,
-        HubFile(
-            "Colby/apertus-v1.5-8b-text-Q4_K_M-GGUF",
-            "apertus-v1.5-8b-text-q4_k_m.gguf",
-            "248ec68a63e219e3f061e4c946fc8a20d63b9975",
-            5_059_027_136,
-        ),
-        APACHE,
-    ),
+    # price; schema and response form are those of most models [inferred]. Of apertus, there is no
+    # common file to download.
+    _model("@cf/swiss-ai/apertus-v1.5-8b", _TEXTGEN, _TOOLS),
     _model(
         "@cf/utter-project/eurollm-9b-it",
         _TEXTGEN,
