@@ -34,6 +34,8 @@ _ORDER = [
     "ai/v1/chat/completions",
     "ai/v1/chat/completions: gpt-oss",
     "ai/v1/chat/completions: kimi-k2.6",
+    "ai/v1/chat/completions: kimi-k2.7-code",
+    "ai/v1/chat/completions: glm-5.2",
     "ai/v1/completions",
     "ai/v1/embeddings",
     "ai/v1/responses",

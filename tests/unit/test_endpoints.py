@@ -123,12 +123,7 @@ def test_a_request_is_an_inference_call_if_its_endpoint_runs_a_model(endpoint: E
         (
             f"/ai-gateway/gateways/gw/workers-ai/run/{INT8}",
             {},
-            (
-                endpoints.GATEWAY_RUN_MODEL[1],
-                f"/ai-gateway/gateways/gw/workers-ai/run/{INT8}",
-                None,
-                INT8,
-            ),
+            (endpoints.GATEWAY_RUN_MODEL[1], f"/workers-ai/run/{INT8}", None, INT8),
         ),
         ("/run", {"cf-consn-model-id": INT8}, (endpoints.BINDING_RUN, "/run", None, INT8)),
         ("/v1/x", {}, None),

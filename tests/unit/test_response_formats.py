@@ -312,7 +312,7 @@ def test_messages_of_models_on_vllm_have_the_reasoning_twice_below_ai_v1() -> No
         ("@cf/meta/llama-2-7b-chat-int8", {}),
         ("@cf/openai/gpt-oss-120b", {"reasoning": None, "reasoning_content": None}),
         ("@cf/zai-org/glm-4.7-flash", {"reasoning": None, "reasoning_content": None}),
-        ("@cf/zai-org/glm-5.3", {}),
+        ("@cf/zai-org/glm-5.2", {}),
     ],
 )
 def test_a_message_without_reasoning_has_the_keys_of_its_model_below_ai_v1(

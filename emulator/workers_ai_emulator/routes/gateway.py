@@ -51,7 +51,9 @@ async def run_universal(request: Request) -> Response:
 
 @router.handles(*endpoints.GATEWAY_COMPAT)
 async def compat_chat_completions(request: Request) -> Response:
-    """Runs OpenAI-compatible chat completions; the body names the model as `workers-ai/NAME`.
+    """Runs OpenAI-compatible chat completions.
+
+    The body names the model as `workers-ai/NAME` or `@cf/…`.
 
     [developers.cloudflare.com/ai-gateway]
     """
@@ -61,7 +63,7 @@ async def compat_chat_completions(request: Request) -> Response:
 
 @router.handles(*endpoints.GATEWAY_COMPAT_EMBEDDINGS)
 async def compat_embeddings(request: Request) -> Response:
-    """Computes embeddings; the body names the model as `workers-ai/NAME`.
+    """Computes embeddings; the body names the model as `workers-ai/NAME` or `@cf/…`.
 
     Cloudflare does not document this endpoint, but clients use it [karakeep#2698].
     """
@@ -203,8 +205,8 @@ def _check_provider(request: Request, name: str) -> None:
     """Checks the provider with which a model's name begins in a request to `compat`.
 
     The name of a model of Workers AI may have the provider `workers-ai/` [documented], or none
-    [measured]. Raises WireError for other names. The errors are recorded; we decided that a
-    provider that is not emulated gets the same error as an unknown one.
+    [measured]. Raises WireError for other names. The errors are recorded; that a provider that is
+    not emulated gets the error for an unknown one is our decision.
     """
     served = services_of(request).served
     if name.startswith((_PROVIDER, "@")) or served.serves_other_providers(name):

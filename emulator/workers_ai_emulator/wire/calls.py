@@ -18,7 +18,9 @@ SDK_VERSION_HEADER = "cf-consn-sdk-version"
 
 _PATTERNS = [(endpoint, compile_path(endpoint.path)[0]) for endpoint in ENDPOINTS]
 _INFERENCE_PATTERNS = [(endpoint, p) for endpoint, p in _PATTERNS if endpoint.is_inference]
-_ACCOUNT_PART = re.compile(r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+)")
+_ACCOUNT_PART = re.compile(
+    r"^(/client/v4/accounts/[^/]+|/v1/[^/]+/[^/]+|/ai-gateway/gateways/[^/]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
