@@ -97,7 +97,7 @@ def test_an_error_has_its_code_and_text_as_its_only_entry() -> None:
 def test_a_message_of_workers_ai_has_the_kind_before_the_text() -> None:
     assert WireError(BAD_INPUT, "x").message == "AiError: Bad input: Error: x"
     assert WireError(INTERNAL_ERROR).message == "AiError: Internal server error"
-    retired = WireError(RETIRED, "@cf/x/y").message
+    retired = WireError(RETIRED, "@cf/x/y", "2026-05-30").message
     assert retired.startswith("AiError: Model has been deprecated: @cf/x/y was deprecated on ")
 
 

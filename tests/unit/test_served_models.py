@@ -101,6 +101,9 @@ def test_with_retired_only_the_current_models_are_served() -> None:
     error = error_of(served, FP16)
     assert error.type is RETIRED and str(error).startswith(f"{FP16} was deprecated on 2026-05-30")
     assert "@cf/meta/llama-3-8b-instruct-awq" in str(error_of(served, INT8))
+    renamed = "@cf/meta/infire-llama-3.1-8b-instruct was deprecated"
+    assert renamed in str(error_of(served, "@cf/meta/llama-3.1-8b-instruct"))
+    assert "was deprecated on 2026-11-20" in str(error_of(served, "@cf/zai-org/glm-5.2"))
 
 
 def test_a_retired_model_cannot_be_preloaded() -> None:

@@ -51,10 +51,12 @@ class ServedModels:
     def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec]) -> None:
         self._has_any_model = settings.any_model
         self._retired = {
-            name for name, spec in catalog.items() if settings.retired and spec.retired_on
+            name: spec.retired_on
+            for name, spec in catalog.items()
+            if settings.retired and spec.retired_on
         }
         self.catalog = {name: spec for name, spec in catalog.items() if name not in self._retired}
-        if excluded := self._retired.intersection(settings.preload):
+        if excluded := self._retired.keys() & set(settings.preload):
             raise SettingInvalid(f"--preload: --retired excludes {min(excluded)}")
 
     @cached_property
@@ -75,8 +77,8 @@ class ServedModels:
         """
         if spec := self.catalog.get(name):
             return spec
-        if name in self._retired:
-            raise retired(name)
+        if day := self._retired.get(name):
+            raise retired(name, day)
         if spec := self._created(name):
             return spec
         log.warning(

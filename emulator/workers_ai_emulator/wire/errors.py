@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -229,7 +230,7 @@ MESSAGES_UNSUPPORTED = _ai(
     "A model of Workers AI does not have Anthropic's Messages API; the response has no code. "
     "[recorded]")
 RETIRED = _ai(
-    410, 5028, "{} was deprecated on 2026-05-30. See the model catalog for alternatives",
+    410, 5028, "{} was deprecated on {}. See the model catalog for alternatives",
     "The service no longer has the model. [recorded]", "Model has been deprecated",
     ": https://developers.cloudflare.com/workers-ai/models/")
 PLAN_NEEDED = _ai(
@@ -253,14 +254,21 @@ def error_types(*senders: Sender) -> list[ErrorType]:
     return [row for row in rows if row.sender in senders]
 
 
-# The service's error for the retired int8 model, as recorded, names the model that replaced the
-# int8 model.
-_RETIRED_AS = {"@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq"}
+_RETIRED_ON = date(2026, 5, 30)  # on this day, the service retired most of its retired models
+# The service's errors for these retired models, as recorded, name the models that ran under their
+# names at the end.
+_RETIRED_AS = {
+    "@cf/meta/llama-2-7b-chat-int8": "@cf/meta/llama-3-8b-instruct-awq",
+    "@cf/meta/llama-3.1-8b-instruct": "@cf/meta/infire-llama-3.1-8b-instruct",
+}
 
 
-def retired(model: str) -> WireError:
-    """Returns the error that the service sends for a retired model. `model`: the model's name."""
-    return WireError(RETIRED, _RETIRED_AS.get(model, model))
+def retired(model: str, day: date = _RETIRED_ON) -> WireError:
+    """Returns the error that the service sends for a retired model.
+
+    `model`: the model's name. `day`: the day on which the service retired the model.
+    """
+    return WireError(RETIRED, _RETIRED_AS.get(model, model), day)
 
 
 def no_route_in_account(path: str) -> WireError:
