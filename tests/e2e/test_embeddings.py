@@ -209,7 +209,7 @@ def test_the_lists_contain_embedding_models_and_their_tasks(scripted: ServerProc
         return httpx.get(account_url(scripted, path)).json()["result"]
 
     cards = get("/models/search?task=Text Embeddings")
-    assert len(cards) == 6 and all(card["task"]["name"] == "Text Embeddings" for card in cards)
+    assert len(cards) == 7 and all(card["task"]["name"] == "Text Embeddings" for card in cards)
     assert [card["name"] for card in get("/models/search?task=text classification")] == [RERANKER]
     names = [task["name"] for task in get("/tasks/search")]
     assert names == ["Text Generation", "Text Embeddings", "Text Classification"]
