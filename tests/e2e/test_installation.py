@@ -209,7 +209,7 @@ def test_the_dashboard_and_the_cards_of_the_models_are_installed(environment: Pa
         page = httpx.get(f"{server.root}/_emulator/").text
         [script] = re.findall(r'<script src="([^"]+)" type="module">', page)
         assert httpx.get(f"{server.root}/_emulator/{script}").status_code == 200
-        url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search"
+        url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search?per_page=100"
         headers = {"Authorization": "Bearer x"}
         cards = httpx.get(url, headers=headers).json()["result"]
         assert {card["name"] for card in cards} == set(CATALOG)

@@ -93,7 +93,8 @@ def test_three_models_on_two_files_generate(server: ServerProcess) -> None:
 
 
 def test_added_models_are_listed_with_their_schemas(server: ServerProcess) -> None:
-    cards = {card["name"]: card for card in get(server, "models/search")}  # type: ignore[attr-defined]
+    rows = get(server, "models/search?per_page=100")
+    cards = {card["name"]: card for card in rows}  # type: ignore[attr-defined]
     assert {ONE, TWO, THREE, INT8} < cards.keys()
     assert cards[TWO]["description"] == "the second"
     assert cards[ONE]["properties"] == [{"property_id": "context_window", "value": "512"}]
