@@ -30,30 +30,14 @@ TOKENS = random.Random(1).choices(range(100, 40_000), k=700)
 LENGTHS = [1, 40, 270, 600]
 
 
-K_QUANTS = "Q4_K_M"
-
-
-def k_quantized(source: Path, target: Path) -> Path:
-    """Writes weights with the types Q4_K and Q6_K. Tensors with too short rows get other types."""
-    params = llama.llama_model_quantize_default_params()
-    params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_K_M
-    assert not llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
-    return target
-
-
-@pytest.fixture(scope="module", params=[INT8, FP16, K_QUANTS])
-def runner(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LlamaRunner]:
+@pytest.fixture(scope="module", params=[INT8, FP16])
+def runner(request: pytest.FixtureRequest) -> Iterator[LlamaRunner]:
     settings = Settings()
-    store = Store(settings.models_dir, num_threads=settings.threads)
-    has_k_quants = request.param == K_QUANTS
-    path = store.weights(CATALOG[FP16 if has_k_quants else request.param]).path
-    if has_k_quants:
-        path = k_quantized(path, tmp_path_factory.mktemp("weights") / "model.gguf")
-    assert read_header(path).has_k_quants == has_k_quants
+    weights = Store(settings.models_dir, num_threads=settings.threads).weights(
+        CATALOG[request.param]
+    )
     runner = LlamaRunner(
-        LlamaModel(path, has_k_quants=has_k_quants),
+        LlamaModel(weights.path),
         num_slots=NUM_SLOTS,
         context_length=768,
         batch_length=TILING.batch_length,
@@ -167,6 +151,34 @@ def test_several_rows_of_a_sequence_have_the_logits_of_single_rows(
             for row in range(len(rows)):
                 assert np.array_equal(runner.logits(row), expected[start + row])
             runner.truncate(0, length + start + len(rows))
+
+
+def test_k_quants_round_alike_for_all_numbers_of_rows(tmp_path: Path) -> None:
+    settings = Settings()
+    source = Store(settings.models_dir, num_threads=settings.threads).weights(CATALOG[FP16]).path
+    path = tmp_path / "model.gguf"
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_K_M  # tensors with short rows get other types
+    assert not llama.llama_model_quantize(os.fsencode(source), os.fsencode(path), params)
+    header = read_header(path)
+    assert header.has_k_quants and not read_header(source).has_k_quants
+    assert {"Q4_K", "Q6_K"} <= {tensor.type_name for tensor in header.tensors}
+    runner = LlamaRunner(
+        LlamaModel(path, has_k_quants=True),
+        num_slots=1,
+        context_length=256,
+        batch_length=TILING.batch_length,
+        num_threads=1,
+    )
+    logits: dict[int, set[bytes]] = {}
+    for num_rows in range(2, 17):
+        runner.truncate(0, 0)
+        runner.decode([Span(0, 0, TOKENS[:6], num_outputs=0)])
+        runner.decode([Span(0, 6, TOKENS[6 : 6 + num_rows], num_outputs=num_rows)])
+        for row in range(num_rows):
+            logits.setdefault(row, set()).add(runner.logits(row).tobytes())
+    runner.close()
+    assert {len(different) for different in logits.values()} == {1}
 
 
 @pytest.mark.parametrize(
