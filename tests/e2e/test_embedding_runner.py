@@ -190,7 +190,7 @@ def any_model(
     model.close()
 
 
-@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.LAST])
 def test_texts_get_the_same_embeddings_in_a_shared_call_and_alone(
     any_model: LlamaModel, pooling: Pooling
 ) -> None:
@@ -198,7 +198,7 @@ def test_texts_get_the_same_embeddings_in_a_shared_call_and_alone(
     runner = EmbeddingRunner(any_model, 512, shares_calls=True)
     chance = random.Random(7)
     for num_threads in (1, 2):
-        for _ in range(5):
+        for _ in range(3):
             lengths = [2]
             while sum(lengths) < 55:
                 lengths.append(chance.randint(2, min(63 - sum(lengths), 30)))
