@@ -115,7 +115,7 @@ def skip_in_vitest(tool: Tool) -> None:
 
 @pytest.mark.documented
 def test_the_models_are_listed(worker: Worker) -> None:
-    assert value_of(worker, "/native/models") == list(CATALOG)
+    assert value_of(worker, "/native/models") == list(CATALOG)[:50]  # the first page
 
 
 @pytest.mark.documented
