@@ -117,11 +117,18 @@ async def begun(model: FakeModel, count: int) -> None:
 
 
 async def submitted(
-    embedder: Embedder, texts: Sequence[Sequence[int]]
+    embedder: Embedder, texts: Sequence[Sequence[int]], pooling: Pooling = Pooling.MEAN
 ) -> asyncio.Task[list[Vector]]:
     """Starts a request, and returns its task when the request is in the queue."""
-    task = asyncio.create_task(embedder.embed(texts, Pooling.MEAN))
+    task = asyncio.create_task(embedder.embed(texts, pooling))
     await asyncio.sleep(0)
+    return task
+
+
+async def begun_request(model: FakeModel, embedder: Embedder) -> asyncio.Task[list[Vector]]:
+    """Starts a request with the text `[0]`, and returns its task when a runner computes it."""
+    task = await submitted(embedder, [[0]])
+    await begun(model, 1)
     return task
 
 
@@ -211,8 +218,7 @@ async def test_short_texts_share_calls() -> None:
 async def test_texts_of_several_requests_take_turns_in_shared_calls() -> None:
     model = FakeModel(shared_length=3)
     async with running(model, num_runners=1) as embedder:
-        tasks = [await submitted(embedder, [[0]])]
-        await begun(model, 1)
+        tasks = [await begun_request(model, embedder)]
         for n in (10, 20):
             tasks.append(await submitted(embedder, [[n], [n + 1], [n + 2]]))
         model.gate.set()
@@ -244,22 +250,19 @@ def test_idle_runners_share_the_texts(num_texts: int, sizes: list[int]) -> None:
 async def test_texts_with_different_poolings_do_not_share_a_call() -> None:
     model = FakeModel(shared_length=9)
     async with running(model, num_runners=1) as embedder:
-        tasks = [await submitted(embedder, [[1]])]
-        await begun(model, 1)
+        tasks = [await begun_request(model, embedder)]
         for token, pooling in ((2, Pooling.CLS), (3, Pooling.MEAN), (4, Pooling.MEAN)):
-            tasks.append(asyncio.create_task(embedder.embed([[token]], pooling)))
-            await asyncio.sleep(0)
+            tasks.append(await submitted(embedder, [[token]], pooling))
         model.gate.set()
         await asyncio.gather(*tasks)
-    assert model.calls == [[1], [2], [3, 4]]
+    assert model.calls == [[0], [2], [3, 4]]
 
 
 @in_loop
 async def test_a_shared_call_is_stopped_when_nobody_waits_for_it() -> None:
     model = FakeModel(shared_length=9)
     async with running(model, num_runners=1) as embedder:
-        first = await submitted(embedder, [[1]])
-        await begun(model, 1)
+        first = await begun_request(model, embedder)
         one, other = [await submitted(embedder, [[n]]) for n in (2, 3)]
         first.cancel()
         assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
@@ -269,22 +272,21 @@ async def test_a_shared_call_is_stopped_when_nobody_waits_for_it() -> None:
         assert not model.interrupted.acquire(blocking=False)
         other.cancel()
         assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
-    assert model.calls == [[1], [2, 3]]
+    assert model.calls == [[0], [2, 3]]
 
 
 @in_loop
 async def test_a_text_does_not_fail_because_of_another_in_its_call() -> None:
     model = FakeModel(shared_length=9)
     async with running(model, num_runners=1) as embedder:
-        first = await submitted(embedder, [[1]])
-        await begun(model, 1)
+        first = await begun_request(model, embedder)
         failing, good = [await submitted(embedder, [[n]]) for n in (BROKEN, 2)]
         model.gate.set()
         assert [vector.tolist() for vector in await good] == [[2]]
         with pytest.raises(EngineError, match="it is broken"):
             await failing
         await first
-    assert model.calls == [[1], [BROKEN, 2], [BROKEN], [2]]
+    assert model.calls == [[0], [BROKEN, 2], [BROKEN], [2]]
 
 
 @in_loop
