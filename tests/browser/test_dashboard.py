@@ -113,7 +113,7 @@ def tab_to(page: Page, name: str) -> None:
 
 def test_the_list_shows_every_request_with_its_outcome(shown: Page) -> None:
     results = shown.locator("#rows .result").all_text_contents()
-    assert results == ["cut", "400 · 5007", "400 · 5006", "ok", "ok"]
+    assert results == ["cut", "400 · 7000", "400 · 5006", "ok", "ok"]
     first = shown.locator("#rows tr").first
     expect(first.locator(".fault")).to_have_text("cut-mid-event")
     expect(shown.locator("#plot-requests svg")).to_be_attached()
@@ -178,7 +178,7 @@ def test_the_filter_shows_only_failed_requests_also_among_new_ones(
 ) -> None:
     shown.select_option("#filter-kind", "failed")
     results = shown.locator("#rows tr:visible .result")
-    assert results.all_text_contents() == ["cut", "400 · 5007", "400 · 5006"]
+    assert results.all_text_contents() == ["cut", "400 · 7000", "400 · 5006"]
     scripted.run({"prompt": "Hi"})
     scripted.run({"prompt": 1})
     expect(results).to_have_count(4)
@@ -188,7 +188,7 @@ def test_the_filter_shows_only_failed_requests_also_among_new_ones(
     focused_row = shown.locator("#rows tr:focus-within .result")
     expect(focused_row).to_have_text("400 · 5006")
     shown.keyboard.press("ArrowUp")
-    expect(focused_row).to_have_text("400 · 5007")
+    expect(focused_row).to_have_text("400 · 7000")
 
 
 def test_the_reset_of_an_account_removes_only_its_rows(page: Page, scripted: ServerProcess) -> None:

@@ -95,8 +95,8 @@ def test_a_token_is_active(outcomes: Outcomes, case: str) -> None:
 def test_an_unknown_model_is_a_bad_request(outcomes: Outcomes) -> None:
     assert_is_error(
         outcomes["unknown_model"],
-        ("BadRequestError", 400, 5007),
-        "AiError: No such model: No such model @cf/meta/llama-9 or task " + REQUEST_ID,
+        ("BadRequestError", 400, 7000),
+        "No route for that URI",
     )
 
 

@@ -17,6 +17,7 @@ from tests.clients.client import (
     LITELLM_PACKAGES,
     PROGRAMS,
     Client,
+    Outcome,
     Outcomes,
     Way,
     value_of,
@@ -53,6 +54,7 @@ CLOUDFLARE_PYTHON = (CLOUDFLARE_PYTHON_4, CLOUDFLARE_PYTHON_5)
 CLOUDFLARE_NODE = (CLOUDFLARE_NODE_6, CLOUDFLARE_NODE_7)
 HARD_CODED = (LLAMA_INDEX, AI_SDK)
 WITHOUT_BODY = (OPENAI_NODE, LANGCHAIN, LLAMA_INDEX)  # their errors do not have the response's body
+OPENAI_API = (*OPENAI, LITELLM, LLAMA_INDEX_OPENAI)  # these use `ai/v1`, the others `ai/run`
 
 # For each client: its cases beside those that all clients have, and the class and HTTP status of
 # its error for a response with the status 400.
@@ -86,17 +88,18 @@ def test_a_program_finds_the_passages_that_answer_its_questions(
     assert value_of(outcomes[f"search {model}"]) == expected
 
 
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        ("unknown_model", "No such model @cf/baai/bge-9 or task"),
-        (f"too_long {BGE_M3}", "AiError: Sequence too long: 9002 > 8192"),
-    ],
-)
-def test_a_refused_request_raises_the_client_s_own_error(
-    client: Client, outcomes: Outcomes, case: str, message: str
-) -> None:
-    outcome = outcomes[case]
+def test_an_unknown_model_raises_the_client_s_own_error(client: Client, outcomes: Outcomes) -> None:
+    is_openai = client in OPENAI_API
+    message = "No such model @cf/baai/bge-9 or task" if is_openai else "No route for that URI"
+    assert_is_refusal(client, outcomes["unknown_model"], message)
+
+
+def test_a_refused_text_raises_the_client_s_own_error(client: Client, outcomes: Outcomes) -> None:
+    outcome = outcomes[f"too_long {BGE_M3}"]
+    assert_is_refusal(client, outcome, "AiError: Sequence too long: 9002 > 8192")
+
+
+def assert_is_refusal(client: Client, outcome: Outcome, message: str) -> None:
     assert (outcome.get("error"), outcome.get("status")) == CLIENTS[client][1], outcome
     if client not in WITHOUT_BODY:
         assert message in json.dumps(outcome)

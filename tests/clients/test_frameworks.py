@@ -25,15 +25,16 @@ HARD_CODED = [AI_SDK, PYDANTIC_AI]
 
 # For each client: the exception for an unknown model, its HTTP status, and a part of its message.
 BODY = "No such model @cf/meta/llama-9"
+RUN_BODY = "No route for that URI"  # of `ai/run`
 RAISED_BY_HTTPX = ("HTTPStatusError", 400, "400 Bad Request")
 CLIENTS = {
     Client("litellm_python.py ai/v1", LITELLM_PACKAGES): ("BadRequestError", 400, BODY),
-    Client("litellm_python.py ai/run/", "litellm==1.72.0"): ("APIConnectionError", 500, BODY),
+    Client("litellm_python.py ai/run/", "litellm==1.72.0"): ("APIConnectionError", 500, RUN_BODY),
     Client("langchain_cloudflare_python.py workers_ai", LANGCHAIN_PACKAGES): RAISED_BY_HTTPX,
     Client("langchain_cloudflare_python.py openai_compatible", LANGCHAIN_PACKAGES): RAISED_BY_HTTPX,
     LANGCHAIN_COMMUNITY: ("ValueError", None, "Request failed with status 400"),
     LANGCHAIN_NODE: ("Error", 400, "Cloudflare LLM call failed with status code 400"),
-    AI_SDK: ("APICallError", 400, BODY),
+    AI_SDK: ("APICallError", 400, RUN_BODY),
     PYDANTIC_AI: ("ModelRequestRejectedError", 400, BODY),
 }
 

@@ -47,4 +47,4 @@ def test_a_stream_has_the_text_of_the_json_response(outcomes: Outcomes) -> None:
 def test_an_unknown_model_is_a_bad_request(outcomes: Outcomes) -> None:
     answer = value_of(outcomes["unknown_model"])
     (error,) = json.loads("\n".join(answer["lines"]))["errors"]
-    assert (answer["status"], error["code"]) == (400, 5007)
+    assert (answer["status"], error["code"]) == (400, 7000)

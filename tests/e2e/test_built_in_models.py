@@ -41,7 +41,7 @@ def test_the_stand_in_model_serves_many_names_with_one_engine(server: ServerProc
 
 
 def test_a_name_that_is_no_model_name_is_refused(server: ServerProcess) -> None:
-    assert server.run(BODY, "gpt-4").json()["errors"][0]["code"] == 5007
+    assert server.run(BODY, "gpt-4").json()["errors"][0]["code"] == 7000
 
 
 @pytest.mark.parametrize("name", [INT8, FP16])

@@ -98,7 +98,7 @@ def test_an_unknown_entry_is_404(scripted: ServerProcess, number: str) -> None:
     ("path", "body", "headers", "outcome"),
     [
         (f"/ai/run/{INT8}", {"prompt": 1}, {}, "5006"),
-        ("/ai/run/@cf/none/such", {"prompt": "Hi"}, {}, "5007"),
+        ("/ai/run/@cf/none/such", {"prompt": "Hi"}, {}, "7000"),
         (f"/ai/run/{INT8}", {"prompt": "Hi"}, {"x-emulator-backend": "none"}, "3003"),
         ("/ai/v1/chat/completions", {"model": "@cf/none/such", "messages": []}, {}, "5007"),
         (f"/ai/run/{INT8}", {"prompt": "Hi"}, {"x-emulator-fault": "capacity"}, "3040"),

@@ -89,7 +89,7 @@ def test_three_models_on_two_files_generate(server: ServerProcess) -> None:
     weights = {name: answer.headers["x-emulator-model"] for name, answer in answers.items()}
     assert weights == {ONE: "one", TWO: "two", THREE: "one"}
     assert answers[ONE].json() == answers[THREE].json() != answers[TWO].json()
-    assert server.run(BODY, model="@cf/someone/four").json()["errors"][0]["code"] == 5007
+    assert server.run(BODY, model="@cf/someone/four").json()["errors"][0]["code"] == 7000
 
 
 def test_added_models_are_listed_with_their_schemas(server: ServerProcess) -> None:

@@ -62,7 +62,7 @@ CALLS: list[Call] = [
     run({"messages": CHAT["messages"], "max_tokens": 6, "stream": True}),
     run({"prompt": 1}),  # error 5006
     run({**STREAM, "temperature": 9}),  # error 5006
-    run(SHORT, "@cf/meta/no-such-model"),  # error 5007
+    run(SHORT, "@cf/meta/no-such-model"),  # error 7000
     run({**SHORT, "max_tokens": 100_000}),  # error 5021
     run({**SHORT, "lora": "x"}),  # error 5005
     api("/run", {"model": INT8, "input": STREAM}),

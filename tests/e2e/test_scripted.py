@@ -164,7 +164,7 @@ def test_invalid_requests_get_the_errors_of_the_service(scripted: ServerProcess)
         (400, 5006),
         (400, 8007),
     }
-    assert scripted.run({"prompt": "Hi"}, "@cf/none/such").json()["errors"][0]["code"] == 5007
+    assert scripted.run({"prompt": "Hi"}, "@cf/none/such").json()["errors"][0]["code"] == 7000
 
 
 @pytest.mark.parametrize("stream", [True, False])

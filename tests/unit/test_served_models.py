@@ -8,10 +8,18 @@ from dataclasses import replace
 import pytest
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.other_models import ALIASES, NOT_EMULATED
+from workers_ai_emulator.models.other_models import RETIRED as OTHER_RETIRED
 from workers_ai_emulator.routes.openapi import document
 from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.settings import Settings
-from workers_ai_emulator.wire.errors import MODEL_NOT_FOUND, NO_SUCH_MODEL, RETIRED, WireError
+from workers_ai_emulator.wire.errors import (
+    API_NOT_EMULATED,
+    MODEL_NOT_FOUND,
+    NO_SUCH_MODEL,
+    RETIRED,
+    WireError,
+)
 
 from tests.server import FP16, INT8
 
@@ -55,6 +63,41 @@ def test_an_unknown_name_is_refused_and_the_log_has_the_next_step(
     assert error_of(ServedModels(SETTINGS, CATALOG), name).type is NO_SUCH_MODEL
     assert len(caplog.messages) == 1 and next_step in caplog.text
     assert len(caplog.text) < 500
+
+
+def test_a_model_that_is_not_emulated_is_refused_with_its_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = error_of(ServedModels(SETTINGS, CATALOG), "@cf/openai/whisper")
+    assert error.type is API_NOT_EMULATED
+    text = "The emulator does not have @cf/openai/whisper, a model that converts speech to text"
+    assert str(error) == text and not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("name", "day"),
+    [("@cf/qwen/qwen1.5-14b-chat-awq", "2025-10-01"), ("@cf/microsoft/phi-2", "2026-05-30")],
+)
+def test_a_retired_model_that_is_not_offered_is_refused_and_the_log_has_the_next_step(
+    name: str, day: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = error_of(ServedModels(SETTINGS, CATALOG), name)
+    assert error.type is RETIRED and f"{name} was deprecated on {day}" in str(error)
+    assert f"models import FILE --as {name}`" in caplog.text
+    assert ServedModels(replace(SETTINGS, any_model=True), CATALOG).find(name).name == name
+
+
+def test_an_old_name_is_served_by_the_model_that_replaced_it() -> None:
+    spec = ServedModels(SETTINGS, CATALOG).find("@cf/moonshotai/kimi-k2.5")
+    assert spec is CATALOG["@cf/moonshotai/kimi-k2.6"]
+    own = replace(spec, name="@cf/moonshotai/kimi-k2.5")
+    assert ServedModels(SETTINGS, CATALOG | {own.name: own}).find(own.name) is own
+
+
+def test_no_name_outside_of_the_catalogue_is_in_the_catalogue() -> None:
+    assert {*ALIASES.values()} <= CATALOG.keys()
+    assert not CATALOG.keys() & {*ALIASES, *NOT_EMULATED, *OTHER_RETIRED}
+    assert not NOT_EMULATED.keys() & OTHER_RETIRED.keys()
 
 
 def test_a_name_of_another_provider_is_refused_and_the_log_has_the_next_step(

@@ -26,7 +26,13 @@ from workers_ai_emulator.wire.body import compute, read_json
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.disconnect import on_disconnect, while_connected
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import REQUEST_ABORTED, WireError, wire_errors
+from workers_ai_emulator.wire.errors import (
+    NO_SUCH_MODEL,
+    REQUEST_ABORTED,
+    ErrorType,
+    WireError,
+    wire_errors,
+)
 from workers_ai_emulator.wire.responses import EventStream, JsonResponse
 
 _T = TypeVar("_T")
@@ -67,12 +73,13 @@ def model_name(body: Any) -> str:
     return name if isinstance(name, str) else to_json(name).decode()
 
 
-def find_model(request: Request, name: str) -> ModelSpec:
+def find_model(request: Request, name: str, unknown: ErrorType = NO_SUCH_MODEL) -> ModelSpec:
     """Returns the served model with this name.
 
-    Raises WireError if no model has this name, or if the model is retired.
+    Raises WireError if the model is retired or not emulated, or, with the type `unknown`, if the
+    service has no model with this name.
     """
-    return services_of(request).served.find(name)
+    return services_of(request).served.find(name, unknown)
 
 
 async def generate(

@@ -22,6 +22,7 @@ from workers_ai_emulator.tasks.response_formats.choice import responses_format, 
 from workers_ai_emulator.tasks.response_formats.response_format import Wrap
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.errors import NO_ROUTE
 
 router = EndpointRouter()
 
@@ -41,8 +42,11 @@ async def run_model_in_body(request: Request) -> Response:
 
 @router.handles(endpoints.RUN_MODEL)
 async def run_model_in_path(request: Request) -> Response:
-    """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run]."""
-    spec = find_model(request, request.path_params["model"])
+    """Runs the model in the path [developers.cloudflare.com/api/resources/ai/methods/run].
+
+    Raises WireError with the error for unknown paths if no model has this name [recorded, 2026-10].
+    """
+    spec = find_model(request, request.path_params["model"], NO_ROUTE)
     body = await body_of(request)
     return await _through_named_gateway(request, spec, body, body)
 

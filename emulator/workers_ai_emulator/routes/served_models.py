@@ -12,6 +12,7 @@ from pathlib import Path
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models.family import Family
+from workers_ai_emulator.models.other_models import ALIASES, NOT_EMULATED, RETIRED
 from workers_ai_emulator.models.spec import (
     ADDED_TRAITS,
     ModelSpec,
@@ -21,7 +22,14 @@ from workers_ai_emulator.models.spec import (
 from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.envelope import to_json
-from workers_ai_emulator.wire.errors import MODEL_NOT_FOUND, NO_SUCH_MODEL, WireError, retired
+from workers_ai_emulator.wire.errors import (
+    API_NOT_EMULATED,
+    MODEL_NOT_FOUND,
+    NO_SUCH_MODEL,
+    ErrorType,
+    WireError,
+    retired,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,21 +78,26 @@ class ServedModels:
 
         return to_json(document(self.catalog))
 
-    def find(self, name: str) -> ModelSpec:
+    def find(self, name: str, unknown: ErrorType = NO_SUCH_MODEL) -> ModelSpec:
         """Returns the model with this name. With `--any-model`, creates a spec for an unknown name.
 
-        Raises WireError if the model is retired, or if no model has this name.
+        Raises WireError if the model is retired or not emulated, or, with the type `unknown`, if
+        the service has no model with this name.
         """
-        if spec := self.catalog.get(name):
+        if spec := self.catalog.get(name) or self.catalog.get(ALIASES.get(name, name)):
             return spec
         if day := self._retired.get(name):
             raise retired(name, day)
         if spec := self._created(name):
             return spec
+        if task := NOT_EMULATED.get(name):
+            raise WireError(API_NOT_EMULATED, f"{name}, {task}")
         log.warning(
             "no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name, self.catalog)
         )
-        raise WireError(MODEL_NOT_FOUND if is_other_providers_name(name) else NO_SUCH_MODEL, name)
+        if day := RETIRED.get(name):
+            raise retired(name, day)
+        raise WireError(MODEL_NOT_FOUND if is_other_providers_name(name) else unknown, name)
 
     def serves_other_providers(self, name: str) -> bool:
         """Returns whether `find` returns a model of another provider for this name."""

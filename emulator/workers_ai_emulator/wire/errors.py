@@ -99,7 +99,9 @@ class WireError(EmulatorError):
 
 # fmt: off
 _legacy = partial(ErrorType, Sender.LEGACY_API)
-NO_ROUTE = _legacy(400, 7000, "No route for that URI", "No endpoint has this path.")
+NO_ROUTE = _legacy(
+    400, 7000, "No route for that URI",
+    "No endpoint has this path; or no model has the name in the path of `ai/run`. [recorded]")
 CREDENTIALS_MISSING = _legacy(
     400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers",
     "The request has no credentials. [recorded on other endpoints, inferred here]")
