@@ -15,6 +15,7 @@ pytestmark = pytest.mark.inferred
     [
         ("POST", "/ai/tomarkdown", "ai/tomarkdown, which converts documents to Markdown"),
         ("GET", "/ai/tomarkdown/supported", "ai/tomarkdown, which converts documents to Markdown"),
+        ("GET", "/ai/authors/search", "ai/authors/search, which lists the authors of models"),
         ("GET", "/ai/finetunes", "ai/finetunes, which has the LoRA adapters"),
         ("POST", "/ai/finetunes", "ai/finetunes, which has the LoRA adapters"),
         ("GET", "/ai/finetunes/public", "ai/finetunes, which has the LoRA adapters"),
@@ -41,6 +42,16 @@ def test_a_part_that_is_not_emulated_is_an_error_that_names_it(
     [error] = answer.json()["errors"]
     assert (answer.status_code, error["code"]) == (405, 3906)
     assert error["message"] == f"The emulator does not have {name}"
+
+
+@pytest.mark.parametrize("path", ["user", "memberships"])
+def test_the_token_may_not_read_the_data_of_the_user(faulty: ServerProcess, path: str) -> None:
+    answer = httpx.get(f"{faulty.base_url}/{path}", headers={"authorization": "Bearer x"})
+    message = "Unauthorized to access requested resource"
+    assert (answer.status_code, answer.json()["errors"]) == (
+        403,
+        [{"code": 9109, "message": message}],
+    )
 
 
 def test_a_mistyped_path_beside_them_is_still_an_unknown_path(faulty: ServerProcess) -> None:

@@ -10,6 +10,7 @@ from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.accounts import DEFAULT_ACCOUNT
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.envelope import success
+from workers_ai_emulator.wire.errors import USER_FORBIDDEN, WireError
 from workers_ai_emulator.wire.responses import JsonResponse
 
 _NAME = "workers-ai-emulator"
@@ -38,6 +39,16 @@ async def show_account(request: Request) -> Response:
     [developers.cloudflare.com/api/resources/accounts/methods/get]
     """
     return JsonResponse(success(_account(request.path_params["account_id"])))
+
+
+@router.handles(endpoints.USER)
+@router.handles(endpoints.MEMBERSHIPS)
+async def user_data(request: Request) -> Response:
+    """Refuses the request, as the service does if the token is only for Workers AI.
+
+    `wrangler whoami` then shows the account without the user's e-mail address.
+    """
+    raise WireError(USER_FORBIDDEN)
 
 
 def _account(account_id: str) -> dict[str, object]:

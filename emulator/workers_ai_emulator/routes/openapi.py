@@ -639,6 +639,8 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
         _content(_page(_DESCRIBED_ACCOUNT)), query=[_query("name", _TEXT), *_PAGING]
     ),
     endpoints.SHOW_ACCOUNT: _fixed(_content(_success(_DESCRIBED_ACCOUNT))),
+    endpoints.USER: _fixed({}, errors=(errors.USER_FORBIDDEN,)),
+    endpoints.MEMBERSHIPS: _fixed({}, errors=(errors.USER_FORBIDDEN,)),
     endpoints.VERIFY_USER_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
     endpoints.VERIFY_ACCOUNT_TOKEN: _fixed(_content(_success(_VERIFIED)), errors=_VERIFY_ERRORS),
     endpoints.SESSION_TOKEN: _fixed(_content(_success(_object(token=_TEXT, exchange_url=_TEXT)))),
@@ -650,6 +652,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.PREVIEW_TOKEN: _fixed(_content(_success(_object(preview_token=_TEXT)))),
     **dict.fromkeys(endpoints.TO_MARKDOWN, _OTHER_API),
     **dict.fromkeys(endpoints.MARKDOWN_FORMATS, _OTHER_API),
+    **dict.fromkeys(endpoints.AUTHORS, _OTHER_API),
     **dict.fromkeys(endpoints.FINETUNES, _OTHER_API),
     **dict.fromkeys(endpoints.ONE_FINETUNE, _OTHER_API),
     **dict.fromkeys(endpoints.AUTORAG, _OTHER_API),

@@ -24,6 +24,11 @@ async def to_markdown(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "ai/tomarkdown, which converts documents to Markdown")
 
 
+@router.handles(*endpoints.AUTHORS)
+async def authors(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "ai/authors/search, which lists the authors of models")
+
+
 @router.handles(*endpoints.FINETUNES, *endpoints.ONE_FINETUNE)
 async def finetunes(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "ai/finetunes, which has the LoRA adapters")

@@ -82,6 +82,9 @@ MODEL_SCHEMA = Endpoint(
 SEARCH_TASKS = Endpoint("GET", f"{_ACCOUNT}/ai/tasks/search", Access.ACCOUNT, "List the tasks")
 LIST_ACCOUNTS = Endpoint("GET", "/client/v4/accounts", Access.CONTROL, "List the accounts")
 SHOW_ACCOUNT = Endpoint("GET", _ACCOUNT, Access.ACCOUNT, "Describe an account")
+_USER_DATA = "The user's data, which a token for Workers AI may not read: always an error"
+USER = Endpoint("GET", "/client/v4/user", Access.CONTROL, _USER_DATA)
+MEMBERSHIPS = Endpoint("GET", "/client/v4/memberships", Access.CONTROL, _USER_DATA)
 VERIFY_USER_TOKEN = Endpoint(
     "GET", "/client/v4/user/tokens/verify", Access.PUBLIC, "Verify a user's token"
 )
@@ -132,6 +135,7 @@ def _other_api(path: str, *methods: str) -> tuple[Endpoint, ...]:
 
 TO_MARKDOWN = _other_api("/ai/tomarkdown", "POST")
 MARKDOWN_FORMATS = _other_api("/ai/tomarkdown/supported", "GET")
+AUTHORS = _other_api("/ai/authors/search", "GET")
 FINETUNES = _other_api("/ai/finetunes", "GET", "POST")
 ONE_FINETUNE = _other_api("/ai/finetunes/{operation:path}")
 AUTORAG = _other_api("/autorag/{operation:path}")

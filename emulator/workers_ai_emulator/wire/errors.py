@@ -110,6 +110,9 @@ HEADER_MALFORMED = _legacy(
     "A header with credentials cannot be parsed. [recorded on other endpoints]")
 TOKEN_INVALID = _legacy(
     401, 1000, "Invalid API Token", "The token to verify is not an accepted one. [recorded]")
+USER_FORBIDDEN = _legacy(
+    403, 9109, "Unauthorized to access requested resource",
+    "A token for Workers AI may not read the user's data. [recorded for an account, inferred here]")
 TOKEN_MISSING = _legacy(
     400, 1001, 'Missing "Authorization" header',
     "Token verification got a key instead of a token. [recorded, cloudflare-dyndns#40]")
