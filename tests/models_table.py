@@ -32,7 +32,11 @@ def page() -> str:
     """Returns the text of docs/models.md, with tables made from the catalogue."""
     specs = CATALOG.values()
     text_rows = [_text_row(spec) for spec in specs if spec.embedding is None]
-    embedding_rows = [_embedding_row(spec, spec.embedding) for spec in specs if spec.embedding]
+    embedding_rows = [
+        _embedding_row(spec, spec.embedding)
+        for spec in specs
+        if spec.embedding and not spec.decides
+    ]
     page = with_rows(PAGE.read_text("utf-8"), _HEADING, text_rows)
     return with_rows(page, _EMBEDDING_HEADING, embedding_rows)
 

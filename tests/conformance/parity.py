@@ -30,6 +30,7 @@ _ORDER = [
     "ai/run/{model}: plamo-embedding",
     "ai/run/{model}: qwen3-embedding",
     "ai/run/{model}: bge-reranker",
+    "ai/run/{model}: clef",
     "ai/run",
     "ai/v1/chat/completions",
     "ai/v1/chat/completions: gpt-oss",

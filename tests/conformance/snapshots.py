@@ -44,6 +44,8 @@ _PLACEHOLDERS = [
     (r"\[-?[\d.e-]+(?:,-?[\d.e-]+){300,}\]", "[<embedding>]"),
     (r"\"embedding\":\"[A-Za-z0-9+/]+=*\"", '"embedding":"<base64>"'),
     (r"\"score\":[\d.e-]+", '"score":<score>'),
+    (r"\"(noul|confidence)\":[\d.]+", r'"\1":<probability>'),
+    (r"\"probabilities\":\{[^}]*\}", '"probabilities":<probabilities>'),
     (r"\"cost_metric_value_1\":\d+", '"cost_metric_value_1":<count>'),
     (r"Max context reached \d+ tokens", "Max context reached <count> tokens"),
     (r"Sequence too long: \d+ >", "Sequence too long: <count> >"),

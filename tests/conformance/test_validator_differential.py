@@ -266,6 +266,11 @@ def write_schema(random: Random, depth: int) -> Any:
         if random.random() < 0.3
     }
     properties = dict(zip(random.sample(names, 2), parts, strict=False))
+    limits = {
+        keyword: random.randint(0, 2)
+        for keyword in ["minProperties", "maxProperties"]
+        if random.random() < 0.1
+    }
     required = {"required": random.sample(names, 2)} if random.random() < 0.3 else {}
     types = {"type": random.choice(["object", "array", "string"])} if random.random() < 0.5 else {}
     schemas += [
@@ -273,7 +278,7 @@ def write_schema(random: Random, depth: int) -> Any:
         *[{**types, "oneOf": random.sample(parts, random.randint(0, 3))}] * 5,
         *[{**types, "anyOf": random.sample(parts, random.randint(0, 3))}] * 5,
         {"oneOf": parts[:2], "anyOf": parts[2:]},
-        *[{**types, "properties": properties, **required, **closed}] * 5,
-        {"type": "object", **closed, **required},
+        *[{**types, "properties": properties, **required, **closed, **limits}] * 5,
+        {"type": "object", **closed, **required, **limits},
     ]
     return random.choice(schemas)

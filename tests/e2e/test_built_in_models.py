@@ -53,7 +53,7 @@ def test_a_retired_model_is_refused(server: ServerProcess, name: str) -> None:
 def test_the_list_has_the_current_models(server: ServerProcess) -> None:
     url = f"{server.base_url}/accounts/{ACCOUNT_ID}/ai/models/search"
     names = [card["name"] for card in httpx.get(url).json()["result"]]
-    assert len(names) == 41 and {LLAMA_3_3, QWEN_3, BGE_M3} < {*names} and INT8 not in names
+    assert len(names) == 43 and {LLAMA_3_3, QWEN_3, BGE_M3} < {*names} and INT8 not in names
 
 
 def test_the_commands_show_where_the_weights_of_each_model_come_from(tmp_path: Path) -> None:

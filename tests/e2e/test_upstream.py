@@ -746,6 +746,18 @@ def test_texts_are_sent_to_the_endpoint_for_embeddings(
     assert request.body["encoding_format"] == "float"
 
 
+def test_decisions_are_computed_from_embeddings(
+    emulator: ServerProcess, listening: FakeUpstream
+) -> None:
+    listening.behaviour = send_embeddings
+    question = {"type": "choice", "instructions": "?", "criteria": {"a": None, "bbb": None}}
+    body = {"model": "clef", "state": "x", "questions": {"q": question}}
+    result = emulator.run(body, "@cf/cloudflare/clef").json()["result"]
+    assert listening.requests[-1].body["input"] == ["x", "? a", "? bbb"]
+    assert result["answers"]["q"]["choice"] == "a"
+    assert result["usage"]["input_tokens"] == 11
+
+
 def test_no_text_needs_no_request(emulator: ServerProcess, listening: FakeUpstream) -> None:
     listening.behaviour = send_embeddings
     num_requests = len(listening.requests)

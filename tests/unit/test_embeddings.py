@@ -27,7 +27,7 @@ BGE_M3 = CATALOG["@cf/baai/bge-m3"]
 GEMMA = CATALOG["@cf/google/embeddinggemma-300m"]
 QWEN_3 = CATALOG["@cf/qwen/qwen3-embedding-0.6b"]
 RERANKER = CATALOG["@cf/baai/bge-reranker-base"]
-EMBEDDING_MODELS = [spec for spec in CATALOG.values() if spec.embedding]
+EMBEDDING_MODELS = [spec for spec in CATALOG.values() if spec.embedding and not spec.decides]
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 VECTORS = Embeddings([[1.0, 0.0], [0.6, 0.8]], 20)
 

@@ -19,7 +19,7 @@ from workers_ai_emulator.admin.metrics import metrics_text
 from workers_ai_emulator.cli import app
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.stand_in import EMBEDDING_REQUIREMENT, REQUIREMENT
-from workers_ai_emulator.models.task import TEXT_EMBEDDINGS, TEXT_GENERATION
+from workers_ai_emulator.models.task import TEXT_EMBEDDINGS
 from workers_ai_emulator.runtime.model_manager import ModelManager
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX, ENDPOINTS, Access
 from workers_ai_emulator.wire.errors import FOREIGN_PAGE, Sender, error_types
@@ -128,10 +128,11 @@ def test_the_models_in_the_readme_exist() -> None:
     names = re.findall(r"`(@(?:cf|hf)/[^`]+)`", README)
     assert names and set(names) <= {*CATALOG, "@cf/author/model"}
     embedding_models = [spec for spec in CATALOG.values() if spec.task is TEXT_EMBEDDINGS]
-    text_models = [spec for spec in CATALOG.values() if spec.task is TEXT_GENERATION]
+    text_models = [spec for spec in CATALOG.values() if spec.embedding is None]
     num_live = sum(spec.retired_on is None for spec in text_models)
-    others = f"{len(embedding_models)} embedding models and a reranker"
-    assert len(CATALOG) == len(text_models) + len(embedding_models) + 1
+    others = f"{len(embedding_models)} embedding models, a reranker and two decision models"
+    assert len(CATALOG) == len(text_models) + len(embedding_models) + 3
+    assert sum(spec.decides for spec in CATALOG.values()) == 2
     assert f"offers {len(text_models)} text-generation models, {others}" in README
     assert f"reproduces {num_live} text-generation models" in README
     assert f"It also reproduces {others}" in README

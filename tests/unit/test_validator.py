@@ -354,6 +354,34 @@ QUIRKS = {
         '"a"',
         "oneOf at '/' not met, 0 matches: Type mismatch of '/', 'undefined' not in 'string'",
     ),
+    "minProperties counts the properties of the whole value": (
+        prop({"type": "object", "minProperties": 2}),
+        '{"p": {"a": 1, "b": 2}}',
+        "minProperties at '/p' is 2, got 1",
+    ),
+    "the text for maxProperties contains minProperties": (
+        prop({"type": "object", "minProperties": 0, "maxProperties": 1}),
+        '{"p": {}, "q": 1}',
+        "maxProperties at '/p' is 0, got 2",
+    ),
+    "maxProperties counts the characters of a text": (
+        {"type": "object", "maxProperties": 1},
+        '"ab"',
+        "maxProperties at '/' is undefined, got 2",
+    ),
+    "an absent property does not depend on the number of its own properties": (
+        {
+            "properties": {"p": {"oneOf": [{"type": "object", "minProperties": 1}]}},
+            "required": ["q"],
+        },
+        '{"a": 1}',
+        "required properties at '/' are 'q'",
+    ),
+    "null has no number of properties": (
+        {"type": "object", "minProperties": 0},
+        "null",
+        "Cannot convert undefined or null to object",
+    ),
 }
 
 
@@ -411,7 +439,7 @@ def test_conversation_of_twenty_thousand_messages_is_valid() -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {"anyOf": [{"minProperties": 1}]},
+        {"anyOf": [{"multipleOf": 2}]},
         {"type": "object", "properties": {"p": {"$ref": "x#/y"}}},
         {"type": "array", "items": {"allOf": []}},
         {"oneOf": [prop({"type": "object", "additionalProperties": {"not": {}}})]},

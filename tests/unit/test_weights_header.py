@@ -15,6 +15,7 @@ from workers_ai_emulator.models.weights_header import read_weights_header
 BGE = "@cf/baai/bge-small-en-v1.5"
 QWEN_3 = "@cf/qwen/qwen3-embedding-0.6b"
 RERANKER = "@cf/baai/bge-reranker-base"
+CLEF = "@cf/cloudflare/clef"
 LLAMA = "@cf/meta/llama-3.2-1b-instruct"
 SCORING = "cls.weight"
 
@@ -49,6 +50,7 @@ def read(header: GgufHeader, model: str, monkeypatch: pytest.MonkeyPatch) -> Ggu
         (header_of("qwen3", None), QWEN_3),
         (header_of("llama", 3), BGE),
         (header_of("bert", None, SCORING), RERANKER),
+        (header_of("bert", 1), CLEF),
     ],
 )
 def test_a_file_with_the_task_of_the_model_is_accepted(
@@ -63,6 +65,7 @@ def test_a_file_with_the_task_of_the_model_is_accepted(
         (header_of("bert", 2), LLAMA, f"it computes embeddings, and {LLAMA} generates text: "),
         (header_of("qwen3", 3), LLAMA, f"it computes embeddings, and {LLAMA} generates text: "),
         (header_of("llama", None), BGE, f"it generates text, and {BGE} does not: "),
+        (header_of("llama", 0), CLEF, f"it generates text, and {CLEF} does not: "),
         (header_of("llama", 0), RERANKER, f"it generates text, and {RERANKER} does not: "),
         (header_of("bert", 2), RERANKER, f"it computes embeddings, and {RERANKER} ranks texts: "),
     ],

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from workers_ai_emulator.engine.types import StartedGeneration
 from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
@@ -48,6 +49,15 @@ class Backend(Protocol):
         """Returns how well each text answers the request's query, and what computed the scores.
 
         Is like `embed` otherwise.
+        """
+
+    async def decide(
+        self, request: DecisionRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Decisions, str]:
+        """Returns the probabilities of the answers to the request's questions, and what computed
+        them.
+
+        Is like `embed` otherwise. Raises WireError if the backend cannot read the request's images.
         """
 
     def cancel_all(self) -> None:

@@ -21,6 +21,7 @@ from pydantic import (
 from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.decisions import text_of
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.wildcards import is_like
 from workers_ai_emulator.wire.accounts import is_account_id
@@ -95,6 +96,8 @@ def subject_of(inputs: Any, *, model: str, context: CallContext) -> Subject:
     first = _first_request(inputs)
     messages = _messages(first)
     prompt = first.get("prompt")
+    if "state" in first and not messages:  # the input of a decision model
+        prompt = text_of(first["state"])
     is_prompt = isinstance(prompt, str) or not messages
     return Subject(
         model=model,

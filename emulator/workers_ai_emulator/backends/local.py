@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from workers_ai_emulator.backends.decisions import decide_by_similarity
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
 from workers_ai_emulator.backends.output_plan import needs_grammar, plan, without_schemas
 from workers_ai_emulator.backends.parsed_generation import ParsedGeneration
@@ -26,6 +27,7 @@ from workers_ai_emulator.prompts.output_formats.output_format import Constraint,
 from workers_ai_emulator.prompts.tools import Tool
 from workers_ai_emulator.runtime.embedders import Embedders
 from workers_ai_emulator.runtime.model_manager import LoadedModel, ModelManager
+from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.context import CallContext
 
@@ -91,6 +93,11 @@ class LocalBackend:
             )
         vocabulary = loaded.engine.vocabulary
         return StartedGeneration(generation, loaded.weights.name, lambda: _text(tokens, vocabulary))
+
+    async def decide(
+        self, request: DecisionRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Decisions, str]:
+        return await decide_by_similarity(self.embed, request, spec, context)
 
     def cancel_all(self) -> None:
         self._models.cancel_all()

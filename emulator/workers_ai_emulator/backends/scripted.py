@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from workers_ai_emulator.backends.conditions import Cost, Counter, Match, Subject
+from workers_ai_emulator.backends.decisions import decide_by_similarity
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
 from workers_ai_emulator.backends.reasoning_text import ReasoningText
@@ -26,6 +27,7 @@ from workers_ai_emulator.backends.relayed import (
     num_words,
 )
 from workers_ai_emulator.backends.rules import ReadyResponse, Rule
+from workers_ai_emulator.backends.scripted_decisions import with_answers
 from workers_ai_emulator.backends.similarity import similarity, word_vector
 from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.engine.stop_strings import before_stop
@@ -39,6 +41,7 @@ from workers_ai_emulator.engine.types import (
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.prompts.tools import Tool, ToolCall
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
@@ -181,22 +184,9 @@ class ScriptedBackend:
         self, request: TextGenerationRequest, spec: ModelSpec, context: CallContext
     ) -> StartedGeneration:
         subject = _subject(request, spec, context)
-        found = await self._use_rule(subject)
-        if found is None:
-            response, completion = _NO_RULE, None
-            context.is_unmatched = True
-            if self._is_strict:
-                rules = self.rules(context.account)
-                reason = await asyncio.to_thread(_strict_reason, rules, subject)
-                raise WireError(NOT_SCRIPTED, reason)
-        else:
-            context.rule = found.active.number
-            response = found.active.rule.response(found.active.num_uses - 1)
-            completion = response.completion
-            if response.render is not None:
-                completion = await _rendered(response.render, found, subject)
+        response, completion = await self._respond(subject, context)
         prompt = transcript(request.messages) if request.prompt is None else request.prompt
-        if response.fault and (error := _fault(response, request, spec, context)):
+        if response.fault and (error := _fault(response, request.stream, spec, context)):
             if not response.delay_s:
                 raise error
             return self._failing(error, response.delay_s, prompt)
@@ -217,6 +207,33 @@ class ScriptedBackend:
         texts = [request.query or "", *request.texts]
         return await _in_thread(_scores, texts, spec), MODEL_NAME
 
+    async def decide(
+        self, request: DecisionRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Decisions, str]:
+        """Answers by the rule that applies, and all other questions by the similarity of words."""
+        inputs = context.inputs if isinstance(context.inputs, dict) else {}
+        subject = Subject(
+            spec.name,
+            request.state,
+            account=context.account,
+            headers=context.headers,
+            inputs=inputs,
+        )
+        response, completion = await self._respond(subject, context)
+        await asyncio.sleep(response.delay_s)
+        if response.fault and (error := _fault(response, False, spec, context)):
+            raise error
+        request = replace(request, has_images=False)  # a script answers without reading them
+        decisions, model = await decide_by_similarity(self.embed, request, spec, context)
+        if completion is None:
+            return decisions, model
+        try:
+            chances = with_answers(request, decisions.probabilities, completion.text)
+        except ValueError as error:
+            reason = f"the script's rule {context.rule} is no answer to a decision: {error}"
+            raise WireError(INCOMPLETE_REQUEST, bounded(reason)) from error
+        return replace(decisions, probabilities=chances), model
+
     def cancel_all(self) -> None:
         self._running.cancel_all()
 
@@ -228,6 +245,28 @@ class ScriptedBackend:
 
     def _find_faults(self) -> None:
         self.has_faults = any(script.has_faults for script in self._scripts)
+
+    async def _respond(
+        self, subject: Subject, context: CallContext
+    ) -> tuple[ReadyResponse, Completion | None]:
+        """Returns the response of the rule that applies to a call, and its completion, if any.
+
+        Raises WireError if no rule applies and the backend is strict, or if the completion is a
+        template that cannot be rendered.
+        """
+        found = await self._use_rule(subject)
+        if found is None:
+            context.is_unmatched = True
+            if self._is_strict:
+                rules = self.rules(context.account)
+                reason = await asyncio.to_thread(_strict_reason, rules, subject)
+                raise WireError(NOT_SCRIPTED, reason)
+            return _NO_RULE, None
+        context.rule = found.active.number
+        response = found.active.rule.response(found.active.num_uses - 1)
+        if response.render is not None:
+            return response, await _rendered(response.render, found, subject)
+        return response, response.completion
 
     async def _started(
         self,
@@ -429,10 +468,7 @@ def _render(
 
 
 def _fault(
-    response: ReadyResponse,
-    request: TextGenerationRequest,
-    spec: ModelSpec,
-    context: CallContext,
+    response: ReadyResponse, is_stream: bool, spec: ModelSpec, context: CallContext
 ) -> WireError | None:
     """Stores the fault of a response in the context. Returns its error, if the fault is one.
 
@@ -440,7 +476,7 @@ def _fault(
     stream is not applied to a call that requests none.
     """
     fault = response.fault
-    if fault is None or not fault.fits(is_stream=request.stream):
+    if fault is None or not fault.fits(is_stream=is_stream):
         return None
     context.scripted_fault = fault
     if fault.fault not in ERRORS:

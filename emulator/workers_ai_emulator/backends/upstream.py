@@ -12,6 +12,7 @@ from dataclasses import replace
 import httpx2
 
 from workers_ai_emulator.backends import openai_api
+from workers_ai_emulator.backends.decisions import decide_by_similarity
 from workers_ai_emulator.backends.openai_api import UpstreamFailed
 from workers_ai_emulator.backends.openai_events import EventDecoder
 from workers_ai_emulator.backends.openai_request import OpenAIRequest, streaming_request
@@ -28,6 +29,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.network import check_certificates, proxy_for
 from workers_ai_emulator.prompts.messages import Message
+from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions
 from workers_ai_emulator.tasks.embeddings import EmbeddingRequest, Embeddings, Scores
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.urls import but_not
@@ -133,6 +135,12 @@ class UpstreamBackend:
         embeddings, model = await self.embed(replace(request, texts=texts), spec, context)
         scores = await asyncio.to_thread(similarities, embeddings.vectors)
         return Scores(scores, embeddings.num_tokens), model
+
+    async def decide(
+        self, request: DecisionRequest, spec: ModelSpec, context: CallContext
+    ) -> tuple[Decisions, str]:
+        """Decides by the similarity of embeddings, because OpenAI's API has no decisions."""
+        return await decide_by_similarity(self.embed, request, spec, context)
 
     async def start(self, spec: ModelSpec) -> None:
         """Waits until the upstream server has generated a token with the model `spec`.

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from workers_ai_emulator.errors import ModelUnknown
 from workers_ai_emulator.models.built_in_models import BUILT_IN_MODELS
+from workers_ai_emulator.models.decision_models import DECISION_MODELS
 from workers_ai_emulator.models.embedding_models import EMBEDDING_MODELS
 from workers_ai_emulator.models.spec import (
     DEFAULT_CONTEXT_LENGTH,
@@ -36,7 +37,7 @@ __all__ = [
 
 _MAX_SUGGESTIONS = 3
 
-CATALOG = {spec.name: spec for spec in (*BUILT_IN_MODELS, *EMBEDDING_MODELS)}
+CATALOG = {spec.name: spec for spec in (*BUILT_IN_MODELS, *EMBEDDING_MODELS, *DECISION_MODELS)}
 
 
 def find_spec(catalog: Mapping[str, ModelSpec], name: str) -> ModelSpec:

@@ -126,8 +126,8 @@ class ModelSpec:
     `price`: the neurons that a call costs. `card_file`: the file with the model's published entry
     in `ai/models/search`, in the folder `models/cards/`; None if the service does not have the
     model. `retired_on`: the day on which the service retired the model; None if it still serves
-    the model. `task`: what the model does. `embedding`: how the service treats a model that
-    computes embeddings or ranks texts; None for a model that generates text.
+    the model. `task`: the task in the model's card. `embedding`: how the service treats a model
+    that computes embeddings, ranks texts or decides; None for a model that generates text.
     """
 
     name: str
@@ -176,6 +176,11 @@ class ModelSpec:
             for key in self.own_defaults.keys() & branch["properties"].keys():
                 branch["properties"][key]["default"] = self.own_defaults[key]
         return schema
+
+    @property
+    def decides(self) -> bool:
+        """Whether the model answers typed questions with probabilities."""
+        return self.embedding is not None and self.embedding.form == "decisions"
 
     @property
     def author(self) -> str:

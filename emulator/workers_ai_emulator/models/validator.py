@@ -51,13 +51,17 @@ class Validator:
         Also raises SchemaMismatch, with a text of our own, if the validation would take too long.
         """
         try:
-            self._schema.count_matches(_Place(value, "", _Walk(_Budget(_MAX_CHARACTERS))))
+            self._schema.count_matches(_Place(value, "", _Walk(_Budget(_MAX_CHARACTERS), value)))
         except _Mismatch as error:
             raise SchemaMismatch(str(error)) from None
 
 
 class _Mismatch(Exception):
     """A schema rejects a value. If the schema is a branch of a `oneOf`, another branch may not."""
+
+
+class _RootUnknown(Exception):
+    """A result depends on the whole value, which is not known yet."""
 
 
 class _Absent(Enum):
@@ -94,12 +98,13 @@ class _Budget:
 class _Walk:
     """The state of one validation.
 
-    `errors`: the error texts so far, as the keys of a dict, which keeps their order. `evaluated`:
-    the paths of the additional properties that were accepted, because they match the schema in
-    `additionalProperties`.
+    `root`: the whole value; undefined if it is not known yet. `errors`: the error texts so far, as
+    the keys of a dict, which keeps their order. `evaluated`: the paths of the additional properties
+    that were accepted, because they match the schema in `additionalProperties`.
     """
 
     budget: _Budget
+    root: object
     errors: dict[str, None] = field(default_factory=dict)
     evaluated: set[str] = field(default_factory=set)
 
@@ -144,7 +149,7 @@ class _Schema(Protocol):
         """
 
 
-_UNPORTED = frozenset({"$ref", "allOf", "maxProperties", "minProperties", "multipleOf", "not"})
+_UNPORTED = frozenset({"$ref", "allOf", "multipleOf", "not"})
 
 
 def _compiled(schema: object) -> _Schema:
@@ -274,10 +279,10 @@ def _properties(keywords: Mapping[str, Any]) -> list[_Property]:
 
 
 def _absent_errors(key: str, schema: _Schema) -> tuple[str, ...] | None:
-    walk = _Walk(_Budget(_MAX_CHARACTERS))
+    walk = _Walk(_Budget(_MAX_CHARACTERS), _UNDEFINED)
     try:
         schema.count_matches(_Place(_UNDEFINED, _PATH, walk, is_branch=True))
-    except _Mismatch:
+    except (_Mismatch, _RootUnknown):
         return None
     return None if key in _INHERITED else tuple(walk.errors)
 
@@ -319,7 +324,40 @@ def _other_place(place: _Place, path: str) -> _Place:
     property "a/b" is called "b" in error texts.
     """
     key = path.rpartition("/")[2]
-    return _Place(_member(place.value, key), f"/{key}", _Walk(place.walk.budget))
+    walk = _Walk(place.walk.budget, place.value)
+    return _Place(_member(place.value, key), f"/{key}", walk)
+
+
+@dataclass(frozen=True, slots=True)
+class _NumProperties:
+    """The keywords `minProperties` and `maxProperties`; None: the schema does not have the keyword.
+
+    As in cabidela, they limit the properties of the whole validated value, not of the object that
+    the schema describes, and both error texts contain `minProperties`.
+    """
+
+    least: int | None
+    most: int | None
+
+    def check(self, place: _Place) -> None:
+        """Raises _Mismatch if the number of properties is outside of the limits."""
+        count = _num_keys(place.walk.root)
+        least = "undefined" if self.least is None else _text(self.least)
+        if self.least is not None and count < self.least:
+            raise place.mismatch(f"minProperties at '{place}' is {least}, got {count}")
+        if self.most is not None and count > self.most:
+            raise place.mismatch(f"maxProperties at '{place}' is {least}, got {count}")
+
+
+def _num_keys(value: object) -> int:
+    """Returns how many keys JavaScript's `Object.keys(value)` has. Raises _Mismatch for null."""
+    if value is _UNDEFINED:
+        raise _RootUnknown
+    if value is None:
+        raise _Mismatch("Cannot convert undefined or null to object")
+    if isinstance(value, str | list):
+        return _length(value)
+    return len(value) if isinstance(value, Mapping) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +369,7 @@ class _ObjectSchema:
     required_text: str
     additional: _OtherProperties | None
     unevaluated: _OtherProperties | None
+    num_properties: _NumProperties | None
 
     def count_matches(self, place: _Place) -> int:
         """Returns 1 if at least one property has a match count above 0, otherwise 0.
@@ -338,6 +377,8 @@ class _ObjectSchema:
         Raises _Mismatch if a required property is missing, or if a schema rejects a property. As
         in cabidela, does not check whether the value is an object.
         """
+        if self.num_properties is not None:
+            self.num_properties.check(place)
         known = self._match_properties(place)
         matches, evaluated = len(known), place.walk.evaluated
         if self.additional is not None:
@@ -378,13 +419,21 @@ def _add_errors(absent_errors: Sequence[str], place: _Place, key: str) -> None:
 
 def _compiled_object(keywords: Mapping[str, Any]) -> _ObjectSchema:
     required = keywords.get("required", [])
-    others = [
+    additional, unevaluated = (
         _OtherProperties(None if keywords[name] is False else _compiled(keywords[name]))
         if name in keywords
         else None
         for name in ("additionalProperties", "unevaluatedProperties")
-    ]
-    return _ObjectSchema(_properties(keywords), required, _text(required), *others)
+    )
+    limits = (keywords.get("minProperties"), keywords.get("maxProperties"))
+    return _ObjectSchema(
+        _properties(keywords),
+        required,
+        _text(required),
+        additional,
+        unevaluated,
+        None if limits == (None, None) else _NumProperties(*limits),
+    )
 
 
 @dataclass(frozen=True, slots=True)

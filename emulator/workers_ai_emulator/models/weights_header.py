@@ -8,6 +8,7 @@ from pathlib import Path
 from workers_ai_emulator.engine.errors import GgufInvalid
 from workers_ai_emulator.engine.gguf import read_header
 from workers_ai_emulator.engine.gguf_header import GgufHeader
+from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.spec import ModelSpec
 
 # Architectures that compute embeddings, and generate no text.
@@ -35,7 +36,7 @@ def read_weights_header(path: Path, spec: ModelSpec) -> GgufHeader:
             f"it generates text, and {spec.name} does not: choose the name of a text-generation "
             "model"
         )
-    if not spec.embedding.dimensions and not _ranks(header):
+    if spec.embedding.pooling is Pooling.RANK and not _ranks(header):
         raise GgufInvalid(
             f"it computes embeddings, and {spec.name} ranks texts: choose the name of an embedding "
             "model, or convert a reranker"

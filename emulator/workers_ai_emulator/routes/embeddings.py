@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -48,9 +49,9 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
     context.inputs = inputs
     task_request = await compute(context, embeddings.parse, inputs, spec)
     if task_request.result == "scores":
-        backend = _backend(request)
-        scores, model = await _result(request, backend.rank(task_request, spec, context))
-        headers = _store(context, spec, task_request, scores.num_tokens, model)
+        backend = backend_of(request)
+        scores, model = await result_of(request, backend.rank(task_request, spec, context))
+        headers = store(context, spec, partial(_texts, task_request), scores.num_tokens, model)
         ranking = scores_result(spec, task_request, scores)
         return JsonResponse(wrap(ranking), headers=headers)
     result, headers = await _embed(request, spec, task_request)
@@ -93,16 +94,23 @@ async def _embed(
 ) -> tuple[Embeddings, dict[str, str]]:
     """Returns the embeddings, and the headers of the response."""
     context = context_of(request.scope)
-    backend = _backend(request)
-    result, model = await _result(request, backend.embed(task_request, spec, context))
-    return result, _store(context, spec, task_request, result.num_tokens, model)
+    backend = backend_of(request)
+    result, model = await result_of(request, backend.embed(task_request, spec, context))
+    headers = store(context, spec, partial(_texts, task_request), result.num_tokens, model)
+    return result, headers
 
 
-def _backend(request: Request) -> Backend:
+def _texts(request: EmbeddingRequest) -> str:
+    texts = request.texts if request.query is None else (request.query, *request.texts)
+    return "\n\n".join(texts)
+
+
+def backend_of(request: Request) -> Backend:
+    """Returns the backend of a request. Raises WireError if the server does not have it."""
     return services_of(request).backends.choose(request.headers.get(BACKEND_HEADER))
 
 
-async def _result(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+async def result_of(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     """Returns the result of `work`, which is cancelled if the client disconnects.
 
     Raises WireError if `work` fails or takes longer than the request's time limit.
@@ -115,17 +123,16 @@ async def _result(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
             raise DeadlineExceeded from error
 
 
-def _store(
-    context: CallContext, spec: ModelSpec, request: EmbeddingRequest, num_tokens: int, model: str
+def store(
+    context: CallContext, spec: ModelSpec, prompt: Callable[[], str], num_tokens: int, model: str
 ) -> dict[str, str]:
-    """Stores token count and texts in the context, for the journal, the log and the neurons.
+    """Stores token count and prompt in the context, for the journal, the log and the neurons.
 
-    Returns the headers of the response.
+    `prompt`: returns the texts that the model has read. Returns the headers of the response.
     """
-    texts = request.texts if request.query is None else (request.query, *request.texts)
     chunks = [Chunk("", FinishReason.STOP, num_tokens=0)]
     ended = ReadyGeneration(chunks, num_prompt_tokens=num_tokens, fingerprint="")
-    context.started = StartedGeneration(ended, model, lambda: "\n\n".join(texts))
+    context.started = StartedGeneration(ended, model, prompt)
     context.model = spec.name
     return model_headers(context.started) | UsageDetails.of(spec).headers(ended.usage)
 

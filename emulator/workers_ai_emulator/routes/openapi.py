@@ -378,13 +378,14 @@ _EMBEDDINGS_OF_TEXTS = _object(data=_list_of(_list_of(_NUMBER)), shape=_list_of(
 _SCORE = _object(id=_COUNT, score=_NUMBER)
 _SCORES = _object(response=_list_of(_SCORE))
 _EMBEDDINGS_OF_CONTEXTS = _object(response=_list_of(_list_of(_NUMBER)), shape=_list_of(_COUNT))
-# The results of embedding models and rerankers, by the form of the model.
+# The results of embedding models, rerankers and decision models, by the form of the model.
 _VECTORS: dict[str, list[Json]] = {
     "bge-en": [_EMBEDDINGS_OF_TEXTS],
     "bge-m3": [_EMBEDDINGS_OF_TEXTS, _EMBEDDINGS_OF_CONTEXTS, _SCORES],
     "gemma": [_EMBEDDINGS_OF_TEXTS],
     "qwen3": [_EMBEDDINGS_OF_TEXTS],
     "reranker": [_object(response=_list_of(_SCORE), usage=_USAGE)],
+    "decisions": [_object(model=_TEXT, answers={"type": "object"}, usage={"type": "object"})],
 }
 _EMBEDDING = _object(
     object={"const": "embedding"}, embedding={"type": ["array", "string"]}, index=_COUNT
@@ -567,7 +568,7 @@ def _embeddings(catalog: Catalog) -> _Details:
 
 def _texts(catalog: Catalog, prefix: str = "") -> Json:
     """Returns the schema of an OpenAI request body for embeddings."""
-    names = [prefix + name for name, spec in catalog.items() if spec.embedding is not None]
+    names = [prefix + name for name, spec in catalog.items() if spec.embedding and not spec.decides]
     return _object(model={"enum": names}, input={"type": ["string", "array"]})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from workers_ai_emulator.models.catalog import ModelSpec
-from workers_ai_emulator.routes import batch, embeddings
+from workers_ai_emulator.routes import batch, decisions, embeddings
 from workers_ai_emulator.routes.gateway_response import through_named_gateway
 from workers_ai_emulator.routes.generation import (
     body_of,
@@ -96,6 +96,8 @@ def _is_queued(request: Request) -> bool:
 
 async def run_single(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Response:
     """Runs the model on one input, and returns a response in the model's format."""
+    if spec.decides:
+        return await decisions.run(request, spec, inputs, wrap)
     if spec.embedding is not None:
         return await embeddings.run(request, spec, inputs, wrap)
     if responses_request.is_responses_request(inputs):

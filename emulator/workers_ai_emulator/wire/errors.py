@@ -213,6 +213,9 @@ TEXT_TOO_LONG = _ai(
     400, 3030, "{}",
     "A text, or all texts of a request together, have more tokens than the embedding model "
     "supports. [recorded]", "AiError")
+DECISION_REFUSED = _ai(
+    422, 5012, "{}",
+    "The schema accepts the body, but the decision model refuses it. [recorded]", "AiError")
 LORA_UNSUPPORTED = _ai(
     405, 5005, "The model {} does not support LoRa inference",
     "The request asks for a LoRA adapter.")
