@@ -361,9 +361,15 @@ def test_with_any_model_names_of_other_providers_are_served() -> None:
 
 
 @pytest.mark.inferred
-def test_the_models_of_compat_are_not_emulated(server: ServerProcess) -> None:
-    response = httpx.get(f"{server.root}{GATEWAY}/compat/models")
-    assert (response.status_code, response.json()["errors"][0]["code"]) == (405, 3906)
+def test_compat_lists_the_models_with_their_costs_per_token(server: ServerProcess) -> None:
+    models = httpx.get(f"{server.root}{GATEWAY}/compat/models").json()
+    entries = {entry["id"]: entry for entry in models["data"]}
+    assert (models["object"], len(entries)) == ("list", len(models["data"]))
+    gpt_oss = entries["workers-ai/@cf/openai/gpt-oss-120b"]
+    assert (gpt_oss["object"], gpt_oss["owned_by"]) == ("model", "workers-ai")
+    assert (gpt_oss["cost_in"], gpt_oss["cost_out"]) == pytest.approx((0.35e-6, 0.75e-6), rel=1e-4)
+    chat = {"model": gpt_oss["id"], "messages": [{"role": "user", "content": "Hi"}]}
+    assert httpx.post(f"{server.root}{GATEWAY}/compat/chat/completions", json=chat).is_success
 
 
 def test_a_step_of_a_universal_call_has_the_same_headers(server: ServerProcess) -> None:

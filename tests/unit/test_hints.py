@@ -118,7 +118,7 @@ def test_an_error_may_have_a_hint_of_its_own() -> None:
         (f"{ACCOUNT}/{ACCOUNT_ID}/nothing", NO_ROUTE),
         (f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/audio/speech", NO_ROUTE),
         (f"{ACCOUNT}/{ACCOUNT_ID}/ai/v1/messages/count_tokens", NO_ROUTE),
-        (f"/v1/{ACCOUNT_ID}/gw/compat/models", NO_ROUTE),
+        (f"/v1/{ACCOUNT_ID}/gw/compat/files", NO_ROUTE),
         ("/nothing", NO_ROUTE),
         ("/chat/completions", BAD_INPUT),
     ],

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.routes import openai, run
+from workers_ai_emulator.routes.compat_list import entry_of
 from workers_ai_emulator.routes.gateway_cache import CacheOptions
 from workers_ai_emulator.routes.gateway_response import respond, through_gateway
 from workers_ai_emulator.routes.generation import body_of, find_model, model_name, read_options
@@ -20,8 +21,8 @@ from workers_ai_emulator.routes.services import services_of
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, text_format
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.context import context_of
+from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import (
-    API_NOT_EMULATED,
     GATEWAY_PROVIDER_FAILED,
     GATEWAY_PROVIDER_INVALID,
     INCOMPLETE_REQUEST,
@@ -29,6 +30,7 @@ from workers_ai_emulator.wire.errors import (
     WireError,
 )
 from workers_ai_emulator.wire.hints import provider_hint
+from workers_ai_emulator.wire.responses import JsonResponse
 
 _PROVIDER = "workers-ai/"
 # The maximum number of requests in a universal request [inferred: the service documents no limit].
@@ -73,7 +75,9 @@ async def compat_embeddings(request: Request) -> Response:
 
 @router.handles(endpoints.GATEWAY_COMPAT_MODELS)
 async def compat_models(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "AI Gateway's list of models")
+    """Lists the served models in OpenAI's form."""
+    specs = services_of(request).catalog.values()
+    return JsonResponse(to_json({"object": "list", "data": [entry_of(spec) for spec in specs]}))
 
 
 @router.handles(*endpoints.GATEWAY_CHAT_COMPLETIONS)

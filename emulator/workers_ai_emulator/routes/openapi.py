@@ -617,6 +617,19 @@ _search = _fixed(
     _content(_any_of([_page(_CARD), _object(result_info={}, data=_list_of(_OPENROUTER_ENTRY))])),
     query=_SEARCH,
 )
+_COMPAT_MODELS = _object(
+    object={"const": "list"},
+    data=_list_of(
+        _object(
+            id=_TEXT,
+            object={"const": "model"},
+            created_at=_COUNT,
+            owned_by=_TEXT,
+            cost_in={"type": "number"},
+            cost_out={"type": "number"},
+        )
+    ),
+)
 _NOT_EMULATED = _fixed({}, errors=(errors.NOT_EMULATED,))
 _OTHER_API = _fixed({}, errors=(errors.API_NOT_EMULATED,))
 
@@ -664,7 +677,7 @@ _DESCRIBE: dict[Endpoint, Callable[[Catalog], _Details]] = {
     endpoints.GATEWAY_UNIVERSAL_SLASH: _universal,
     **dict.fromkeys(endpoints.GATEWAY_COMPAT, _compat),
     **dict.fromkeys(endpoints.GATEWAY_COMPAT_EMBEDDINGS, _compat_embeddings),
-    endpoints.GATEWAY_COMPAT_MODELS: _OTHER_API,
+    endpoints.GATEWAY_COMPAT_MODELS: _fixed(_content(_COMPAT_MODELS)),
     **dict.fromkeys(endpoints.GATEWAY_CHAT_COMPLETIONS, _chat),
     **dict.fromkeys(endpoints.GATEWAY_COMPLETIONS, _completions),
     **dict.fromkeys(endpoints.GATEWAY_EMBEDDINGS, _embeddings),

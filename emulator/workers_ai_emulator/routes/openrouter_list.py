@@ -42,7 +42,7 @@ def entry_of(spec: ModelSpec) -> Json:
     return {
         "id": spec.name,
         "name": _display_name(spec),
-        "created": _seconds(spec.card.get("created_at")),
+        "created": seconds_of(spec.card.get("created_at")),
         "input_modalities": ["text", "image"] if properties.get("vision") == "true" else ["text"],
         "output_modalities": ["text"],
         "context_length": context_length,
@@ -58,7 +58,7 @@ def _display_name(spec: ModelSpec) -> str:
     return f"{author}: {spec.name.rpartition('/')[2].replace('-', ' ').title()}"
 
 
-def _seconds(created_at: str | None) -> int:
+def seconds_of(created_at: str | None) -> int:
     """Converts a card's date, which is in UTC, to seconds since 1970."""
     if created_at is None:
         return 0

@@ -168,7 +168,9 @@ def _provider(path: str, summary: str) -> tuple[Endpoint, Endpoint]:
 
 GATEWAY_COMPAT = _provider("/compat/chat/completions", "OpenAI's chat completions")
 GATEWAY_COMPAT_EMBEDDINGS = _provider("/compat/embeddings", "OpenAI's embeddings")
-GATEWAY_COMPAT_MODELS = Endpoint("GET", f"{_GATEWAY}/compat/models", Access.GATEWAY, _OTHER_API)
+GATEWAY_COMPAT_MODELS = Endpoint(
+    "GET", f"{_GATEWAY}/compat/models", Access.GATEWAY, "List the models in OpenAI's form"
+)
 GATEWAY_CHAT_COMPLETIONS = _provider("/workers-ai/v1/chat/completions", "OpenAI's chat completions")
 GATEWAY_COMPLETIONS = _provider("/workers-ai/v1/completions", "OpenAI's completions")
 GATEWAY_EMBEDDINGS = _provider("/workers-ai/v1/embeddings", "OpenAI's embeddings")
