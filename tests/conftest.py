@@ -29,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A pytest that a test starts would take itself for a process of pytest-xdist.
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
+    # OpenMP's threads wait for each other without spinning, because the cores are shared with the
+    # other process of pytest. OpenMP reads the variable when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # A project of a user does not have these plugins, whose imports take seconds.
+    os.environ["PYTEST_ADDOPTS"] = "-p no:schemathesis -p no:hypothesispytest"
     if config.getoption("--record") and config.getoption("--target") != "cloudflare":
         raise pytest.UsageError("--record writes responses of the service: add --target=cloudflare")
 

@@ -42,9 +42,12 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def busy() -> Iterator[ServerProcess]:
-    """Starts a server that refuses all requests: its only slot is busy, and it has no queue."""
+    """Starts a server that refuses all requests: its only slot is busy, and it has no queue.
+
+    Stops the server after the test, because its completion uses all cores.
+    """
     flags = ["--parallel", "1", "--queue-size", "0", "--context-length", "4096"]
     body = {**ENDLESS, "max_tokens": 4000, "stream": True}
     with server_process(*flags) as running, running.connect(body):

@@ -113,7 +113,7 @@ def test_an_invalid_request_is_an_error_in_its_own_entry_only(scripted: ServerPr
         (QUEUE, {"requests": [{"text": "a"}] * 10_001}, 400, "at most 10000 requests, not 10001"),
         (QUEUE, {"requests": [{"text": "a" * 10_000_000}]}, 413, "Request is too large"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_an_invalid_batch_is_refused(
     scripted: ServerProcess, query: str, body: Any, status: int, text: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -53,7 +52,6 @@ def test_the_fixture_on_the_page_gives_each_test_a_folder(tmp_path: Path) -> Non
             done = subprocess.run(
                 [*arguments, "test_page.py"],
                 cwd=tmp_path,
-                env=os.environ | {"PYTEST_ADDOPTS": ""},
                 capture_output=True,
                 text=True,
                 timeout=120,

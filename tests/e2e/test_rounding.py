@@ -100,19 +100,17 @@ def test_prompts_may_be_evaluated_in_one_call(runner: LlamaRunner) -> None:
         assert np.array_equal(runner.logits(row), logits)
 
 
-@pytest.mark.parametrize("sizes", [(64, 191, 65, 127), (447,)])
-def test_tiles_may_be_divided_into_calls_of_64_rows_and_more(
-    runner: LlamaRunner, sizes: tuple[int, ...]
-) -> None:
+def test_tiles_may_be_divided_into_calls_of_64_rows_and_more(runner: LlamaRunner) -> None:
     expected = evaluate(runner, 0, 700)
-    evaluate(runner, 1, TILING.start)
-    start = TILING.start
-    for size in (*sizes, 1):
-        span = Span(1, start, TOKENS[start : start + size], num_outputs=1)
-        runner.decode([span])
-        start += size
-    assert start == 700
-    assert np.array_equal(runner.logits(0), expected)
+    for sizes in ((64, 191, 65, 127), (447,)):
+        evaluate(runner, 1, TILING.start)
+        start = TILING.start
+        for size in (*sizes, 1):
+            span = Span(1, start, TOKENS[start : start + size], num_outputs=1)
+            runner.decode([span])
+            start += size
+        assert start == 700
+        assert np.array_equal(runner.logits(0), expected)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

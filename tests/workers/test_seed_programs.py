@@ -49,6 +49,7 @@ PLAIN_WORKER = f"""{WORKER}
 PAGE = """\
 <!doctype html>
 <title>Hello, World</title>
+<link rel="icon" href="data:,"><!-- The Worker would answer /favicon.ico with a completion. -->
 <h1>What is the origin of the phrase Hello, World?</h1>
 <p id="el"></p>
 <script>
