@@ -29,6 +29,7 @@ _PLACEHOLDERS = [
     (r"\"id\":\"id-\d{13}\"", '"id":"id-<ms>"'),
     (r"\"id\":\"[0-9a-f]{32}\"", '"id":"<token-id>"'),
     (r"\"(\w*id)\":\"(chatcmpl-|cmpl-|resp_|msg_)[0-9a-f]{32}\"", r'"\1":"\2<id>"'),
+    (r"chatcmpl-tool-[0-9a-f]{16}\b", "chatcmpl-tool-<id>"),
     (r"\"(created|created_at)\":\d+", r'"\1":<s>'),
     (rf"\"(response|content|text|delta)\":{_STRING}", r'"\1":"<text>"'),
     (r"\"neurons\":[\d.]+", '"neurons":<neurons>'),
