@@ -71,3 +71,10 @@ def test_both_forms_of_a_stream_have_the_call_of_the_whole_result(
     joined = "".join(part["function"]["arguments"] for part in arguments)
     assert joined == call["function"]["arguments"]
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_long_prompt_is_refused_by_the_estimate_or_by_the_server(server: ServerProcess) -> None:
+    """A token for every four characters is estimated; each of these words is a token."""
+    for num_words, expected in ((3000, (400, 8007)), (5000, (413, 5021))):
+        response = server.run({"prompt": "a " * num_words}, LLAMA_3_3)
+        assert (response.status_code, response.json()["errors"][0]["code"]) == expected
