@@ -29,6 +29,7 @@ _PLACEHOLDERS = [
     (r"\"id\":\"id-\d{13}\"", '"id":"id-<ms>"'),
     (r"\"id\":\"[0-9a-f]{32}\"", '"id":"<token-id>"'),
     (r"\"(\w*id)\":\"(chatcmpl-|cmpl-|resp_|msg_)[0-9a-f]{32}\"", r'"\1":"\2<id>"'),
+    (r"chatcmpl-tool-[0-9a-f]{16}\b", "chatcmpl-tool-<id>"),
     (r"\"(created|created_at)\":\d+", r'"\1":<s>'),
     (rf"\"(response|content|text|delta)\":{_STRING}", r'"\1":"<text>"'),
     (r"\"neurons\":[\d.]+", '"neurons":<neurons>'),
@@ -40,6 +41,10 @@ _PLACEHOLDERS = [
     (r"(context length|total) of \d+ tokens", r"\1 of <count> tokens"),
     (r"supports at most \d+ completion tokens", "supports at most <count> completion tokens"),
     (r"\d+ tokens (from the input messages|for the completion)", r"<count> tokens \1"),
+    (r"context length is \d+ tokens", "context length is <count> tokens"),
+    (r"requested \d+ output tokens", "requested <count> output tokens"),
+    (r"at least \d+ (input )?tokens", r"at least <count> \1tokens"),
+    (r"value=\d+\)", "value=<count>)"),
     (r",\"p\":\"[a-z0-9]+\"", ""),
     (r"\[-?[\d.e-]+(?:,-?[\d.e-]+){300,}\]", "[<embedding>]"),
     (r"\"embedding\":\"[A-Za-z0-9+/]+=*\"", '"embedding":"<base64>"'),
@@ -56,7 +61,7 @@ _PLACEHOLDERS = [
 class Target:
     """A server that receives the requests of tests: the emulator or the real service.
 
-    `context_length`: the context length of kimi-k2.6, by default that at the service.
+    `context_length`: the context length of all models; None if each model has its own.
     """
 
     root: str
@@ -64,12 +69,13 @@ class Target:
     token: str
     model: str
     gateway_root: str
-    context_length: int = 262_144
+    context_length: int | None = None
 
     def send(self, request: dict[str, Any]) -> httpx.Response:
         """Sends a snapshot's request, with real values for account, model and token.
 
-        `<words:5>` in a request becomes a text of five words, and `<context>` the context length.
+        `<words:5>` in a request becomes a text of five words, and `<context:24000>` the context
+        length, which is 24,000 at the service. `<context:24000-300>` is 300 less.
         """
         root = self.gateway_root if request["path"].startswith("/v1/") else self.root
         headers = {"authorization": "Bearer <token>", **request.get("headers", {})}
@@ -95,9 +101,13 @@ class Target:
 
     def _fill(self, text: str) -> str:
         values = {"account": self.account, "model": self.model, "token": self.token}
-        values["context"] = str(self.context_length)
         text = re.sub(r"<words:(\d+)>", lambda match: "a " * int(match[1]), text)
-        return re.sub(r"<(account|model|token|context)>", lambda match: values[match[1]], text)
+        text = re.sub(r"<context:(\d+)(-\d+)?>", self._number, text)
+        return re.sub(r"<(account|model|token)>", lambda match: values[match[1]], text)
+
+    def _number(self, context: re.Match[str]) -> str:
+        length = int(context[1]) if self.context_length is None else self.context_length
+        return str(length + int(context[2] or 0))
 
 
 @dataclass(frozen=True)

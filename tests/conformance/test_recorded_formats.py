@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.prompts.tools import Tool
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import chat_format, run_format
 from workers_ai_emulator.wire.envelope import success, to_json
@@ -44,8 +46,11 @@ GEMMA_4 = spec(
     form="choices",
     server="sglang",
 )
-LLAMA_3 = spec("@cf/meta/llama-3.3-70b-instruct-fp8-fast", has_tools=True, json_mode="object")
-LLAMA_3_OF_2025 = spec(LLAMA_3.name, has_tools=True, is_retired=True)
+LLAMA_3_3 = CATALOG["@cf/meta/llama-3.3-70b-instruct-fp8-fast"]
+LLAMA_4 = CATALOG["@cf/meta/llama-4-scout-17b-16e-instruct"]
+LLAMA_3 = spec(LLAMA_3_3.name, has_tools=True, json_mode="object")
+LLAMA_3_OF_2025 = spec(LLAMA_3_3.name, has_tools=True, is_retired=True)
+WITH_TOOLS = replace(request(), tools=(Tool("f", "", {}),))
 
 _BLANKED = [
     (r'"id":"[^"]*"', '"id":"<id>"'),
@@ -164,6 +169,44 @@ def test_a_model_with_tools_streams_its_text_with_empty_lists_of_calls() -> None
     assert_like(events(BARE, LLAMA_3_OF_2025, FakeGeneration(chunks, 169)), recording)
 
 
+@pytest.mark.recorded
+def test_llama_3_3_streams_both_forms_in_each_event() -> None:
+    chunks = [Chunk("a"), Chunk("b", num_tokens=3), Chunk("c", FinishReason.STOP, num_tokens=2)]
+    sent = events(BARE, LLAMA_3_3, FakeGeneration(chunks, 82))
+    assert_like(sent, recorded("both-llama3.3-2026-10.sse"))
+
+
+@pytest.mark.recorded
+def test_llama_3_3_streams_the_parts_of_tool_calls_in_both_forms() -> None:
+    chunks = [
+        call(0, name="f", num=14),
+        call(0, '{"a": "', num=8),
+        *[call(0, part) for part in ("b", ".c", "d", '"}')],
+        Chunk(finish_reason=TOOL_CALLS),
+    ]
+    sent = events(BARE, LLAMA_3_3, FakeGeneration(chunks, 242), WITH_TOOLS)
+    assert_like(sent, recorded("both-llama3.3-tool-2026-10.sse"))
+
+
+@pytest.mark.recorded
+def test_llama_3_3_streams_no_empty_arguments() -> None:
+    chunks = [
+        call(0, name="f", num=13),
+        call(0, "{", num=2),
+        call(0, "}", num=3),
+        Chunk(finish_reason=TOOL_CALLS),
+    ]
+    sent = events(BARE, LLAMA_3_3, FakeGeneration(chunks, 333), WITH_TOOLS)
+    assert_like(sent, recorded("both-llama3.3-tool-without-arguments-2026-10.sse"))
+
+
+@pytest.mark.recorded
+def test_llama_3_3_streams_a_number_in_the_keys_of_workers_ai() -> None:
+    chunks = [call(0, '{"a": ', "f"), call(0, " 50"), call(0, "}"), STOP]
+    sent = events(BARE, LLAMA_3_3, FakeGeneration(chunks), WITH_TOOLS)
+    assert_like(sent[3:4], recorded("both-llama3.3-number-2026-10.sse"))
+
+
 # ── whole bodies ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -223,6 +266,40 @@ def test_a_native_tool_call_has_no_text_no_id_and_an_object_as_arguments() -> No
     ]
     body = whole(BARE, LLAMA_3_OF_2025, FakeGeneration(chunks, 2374))
     assert_like([body], [BODIES["native-tool-call"]])
+
+
+@pytest.mark.recorded
+def test_llama_3_3_sends_a_tool_call_in_both_forms() -> None:
+    chunks = [call(0, "{}", "f", 21), Chunk(finish_reason=TOOL_CALLS)]
+    body = whole(BARE, LLAMA_3_3, FakeGeneration(chunks, 507), WITH_TOOLS)
+    assert_like([body], [BODIES["both-tool-call"]])
+
+
+@pytest.mark.recorded
+def test_llama_3_3_sends_a_text_that_is_a_json_object_as_an_object_too() -> None:
+    text = '{"type": "function", "function": {"name": "f", "parameters": {}}}'
+    sent = json.loads(
+        whole(BARE, LLAMA_3_3, FakeGeneration([Chunk(text, num_tokens=21), STOP], 507), WITH_TOOLS)
+    )
+    recording = json.loads(BODIES["both-json-text"])
+    assert sent["response"] == recording["response"]
+    assert sent["choices"][0]["message"] == recording["choices"][0]["message"]
+    assert (sent["model"], sent["tool_calls"], sent["usage"]) == (
+        recording["model"],
+        recording["tool_calls"],
+        recording["usage"],
+    )
+
+
+@pytest.mark.recorded
+def test_llama_4_sends_the_recorded_keys_and_others_that_the_recording_may_lack() -> None:
+    sent = json.loads(whole(BARE, LLAMA_4, FakeGeneration([Chunk("ok"), STOP], 15)))
+    recording = json.loads(BODIES["both-scout"])
+    assert {k: v for k, v in sent.items() if v is not None} | {
+        key: recording[key] for key in ("created", "id", "usage")
+    } == recording
+    assert sent["usage"].items() >= recording["usage"].items()
+    assert list(sent) == sorted(sent)
 
 
 @pytest.mark.recorded

@@ -279,7 +279,7 @@ def test_reasoning_is_in_the_text_of_a_model_that_has_it_there(scripted: ServerP
     ("choice", "calls"),
     [
         ("required", [{"name": "get_weather", "arguments": {"city": ""}}]),
-        ("auto", None),
+        ("auto", []),
     ],
 )
 def test_a_required_tool_is_called_without_a_rule(
@@ -287,7 +287,7 @@ def test_a_required_tool_is_called_without_a_rule(
 ) -> None:
     turns = [{"role": "user", "content": "Hi"}]
     body = {"messages": turns, "tools": [TOOL], "tool_choice": choice}
-    assert scripted.run(body, LLAMA).json()["result"].get("tool_calls") == calls
+    assert scripted.run(body, LLAMA).json()["result"]["tool_calls"] == calls
 
 
 def test_json_mode_gets_valid_json_without_a_rule(scripted: ServerProcess) -> None:

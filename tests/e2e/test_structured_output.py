@@ -22,7 +22,7 @@ from tests.server import ServerProcess
 NUM_RESPONSES = int(os.environ.get("WORKERS_AI_EMULATOR_TEST_RESPONSES", "60"))
 NUM_CLIENTS = 16
 MODELS = (
-    "@cf/meta/llama-3.3-70b-instruct-fp8-fast",  # the form `response`, with a JSON value
+    "@cf/meta/llama-3.3-70b-instruct-fp8-fast",  # both forms, with a JSON value
     "@cf/mistralai/mistral-small-3.1-24b-instruct",  # the form `response`, with a JSON text
     "@cf/qwen/qwen3-30b-a3b-fp8",  # the form `choices`, as vLLM writes it
     "@cf/google/gemma-4-26b-a4b-it",  # the form `choices`, as SGLang writes it

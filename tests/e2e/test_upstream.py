@@ -423,15 +423,22 @@ def test_a_default_of_max_tokens_that_exceeds_the_context_is_left_out(
     assert first == second | {"max_tokens": 2000}
 
 
-@pytest.mark.parametrize(("model", "limit"), [(QWEN, 2000), (LLAMA, None)])
+@pytest.mark.parametrize(
+    ("model", "limit", "expected"),
+    [(QWEN, 2000, (413, 5021)), (LLAMA, None, (400, 8007)), (LLAMA, 2048, (413, 5021))],
+)
 def test_a_max_tokens_that_may_not_be_shortened_is_the_services_error(
-    emulator: ServerProcess, upstream: FakeUpstream, model: str, limit: int | None
+    emulator: ServerProcess,
+    upstream: FakeUpstream,
+    model: str,
+    limit: int | None,
+    expected: tuple[int, int],
 ) -> None:
     upstream.behaviour = refuse_max_tokens
     response = emulator.run(
         {"messages": TURNS[:1]} | ({"max_tokens": limit} if limit else {}), model
     )
-    assert error_of(response)[:2] == (413, 5021)
+    assert error_of(response)[:2] == expected
     assert len(upstream.requests) == 1
 
 

@@ -55,7 +55,7 @@ def test_a_call_costs_the_recorded_neurons(
     model: str, num_prompt: int, num_completion: int, recorded: float
 ) -> None:
     neurons = CATALOG[model].price.of(Usage(num_prompt, num_completion))
-    assert neurons == pytest.approx(recorded, rel=1e-5)
+    assert neurons == pytest.approx(recorded, rel=1e-6)
 
 
 def test_an_account_is_refused_once_its_budget_is_used() -> None:

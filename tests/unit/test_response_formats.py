@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, ToolCallDelta,
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
+from workers_ai_emulator.prompts.tools import Tool
 from workers_ai_emulator.tasks.completion import Completion
 from workers_ai_emulator.tasks.json_mode import JsonMode
 from workers_ai_emulator.tasks.response_formats.choice import (
@@ -37,7 +38,11 @@ QWEN3 = spec(form="choices", server="vllm", has_tools=True)
 GLM = spec(form="choices", server="sglang", has_tools=True)
 IN_JSON = request(json_mode=JsonMode(None))
 DEEP = "[" * 200 + "]" * 200
-MODELS = pytest.mark.parametrize("model", [LLAMA, QWEN3, GLM], ids=["llama", "vllm", "sglang"])
+LLAMA_3_3 = CATALOG["@cf/meta/llama-3.3-70b-instruct-fp8-fast"]
+LLAMA_4 = CATALOG["@cf/meta/llama-4-scout-17b-16e-instruct"]
+MODELS = pytest.mark.parametrize(
+    "model", [LLAMA, QWEN3, GLM, LLAMA_3_3], ids=["llama", "vllm", "sglang", "both"]
+)
 
 
 def call(index: int, arguments: str = "", name: str | None = None, **others: Any) -> Chunk:
@@ -194,7 +199,16 @@ def joined(stream: list[Any]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("choose", "model"), [(BARE, QWEN3), (BARE, GLM), (CHAT, LLAMA), (CHAT, QWEN3), (CHAT, GLM)]
+    ("choose", "model"),
+    [
+        (BARE, QWEN3),
+        (BARE, GLM),
+        (BARE, LLAMA_3_3),
+        (CHAT, LLAMA),
+        (CHAT, QWEN3),
+        (CHAT, GLM),
+        (CHAT, LLAMA_3_3),
+    ],
 )
 def test_a_whole_body_and_the_parts_of_a_stream_have_the_same_calls(
     choose: FormatChoice, model: ModelSpec
@@ -205,7 +219,7 @@ def test_a_whole_body_and_the_parts_of_a_stream_have_the_same_calls(
     assert choice["message"]["content"] is None
     calls = choice["message"]["tool_calls"]
     assert [{"id": c["id"], **c["function"]} for c in calls] == [
-        {"id": c["id"], "name": c["name"], "arguments": c["args"]} for c in joined(stream)
+        {"id": c["id"], "name": c["name"], "arguments": c["args"] or "{}"} for c in joined(stream)
     ]
     assert [c["function"]["name"] for c in calls] == ["add", "stop"]
     assert len({c["id"] for c in calls}) == 2
@@ -231,23 +245,153 @@ def test_equal_requests_get_equal_ids_and_padding(choose: FormatChoice, model: M
     assert stable("a") == stable("a") != stable("b")
 
 
+# ── both forms ────────────────────────────────────────────────────────────────────────────────
+
+
+def pieces(stream: list[Any]) -> list[Any]:
+    """Returns the delta of each event, and its values in the keys of Workers AI."""
+    return [
+        (event["choices"][0]["delta"], event.get("response"), event["tool_calls"])
+        for event in stream
+        if event.get("choices")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7 \n", 7),
+        (" 50", 50),
+        ("-1.5", -1.5),
+        ("1e3", 1000),
+        ("{}", {}),
+        ("007", "007"),
+        ("1 a", "1 a"),
+        ("-", "-"),
+        ("true", "true"),
+        ("null", "null"),
+        ('"a"', '"a"'),
+        ("1e999", "1e999"),
+        ("9" * 5000, "9" * 5000),
+        (DEEP, DEEP),
+    ],
+)
+def test_a_text_that_is_a_number_or_an_object_is_this_value_in_the_key_response(
+    text: str, value: Any
+) -> None:
+    stream = sent(BARE, LLAMA_3_3, Chunk(text), STOP)
+    assert pieces(stream)[1:] == [({"content": text}, value, []), ({"content": ""}, "", [])]
+    body = result(LLAMA_3_3, Chunk(text), STOP)
+    assert (body["choices"][0]["message"]["content"], body["response"]) == (text, value)
+    assert type(body["response"]) is type(value)
+
+
+def test_a_text_stays_a_text_if_the_model_sends_json_as_text() -> None:
+    assert result(LLAMA_4, Chunk("7"), STOP)["response"] == "7"
+    assert pieces(sent(BARE, LLAMA_4, Chunk("7"), STOP))[1] == ({"content": "7"}, "7", [])
+
+
+@pytest.mark.recorded
+def test_the_end_of_tool_calls_has_the_id_of_the_last_token() -> None:
+    for chunks, expected in (([call(0, "{}", "f"), CALLED], 128008), ([STOP], None)):
+        assert result(LLAMA_3_3, *chunks)["choices"][0]["stop_reason"] == expected
+        last = sent(BARE, LLAMA_3_3, *chunks)[-3]["choices"][0]
+        assert last["stop_reason"] == expected
+    assert result(LLAMA_4, call(0, "{}", "f"), CALLED)["choices"][0]["stop_reason"] is None
+
+
+@pytest.mark.recorded
+def test_the_running_model_depends_on_tools_and_json_mode() -> None:
+    with_tools = replace(request(), tools=(Tool("f", "", {}),))
+    for task_request, name in (
+        (request(), "@cf/meta/llama-3.3-70b-instruct-sd"),
+        (with_tools, "@cf/meta/llama-3.3-70b-json"),
+        (IN_JSON, "@cf/meta/llama-3.3-70b-json"),
+    ):
+        chunks = [Chunk("{}"), STOP]
+        assert result(LLAMA_3_3, *chunks, task_request=task_request)["model"] == name
+        stream = sent(BARE, LLAMA_3_3, *chunks, task_request=task_request)
+        assert {event["model"] for event in stream if "model" in event} == {name}
+
+
+def test_json_mode_sends_an_object_and_its_text() -> None:
+    body = result(LLAMA_3_3, Chunk('{"a": 1}'), STOP, task_request=IN_JSON)
+    assert body["response"] == {"a": 1}
+    assert body["choices"][0]["message"]["content"] == '{"a": 1}'
+    with pytest.raises(WireError, match=r"^JSON Model couldn't be met$"):
+        result(LLAMA_3_3, Chunk('{"a": [1', FinishReason.LENGTH), task_request=IN_JSON)
+
+
+def test_both_forms_of_a_stream_have_the_same_parts_of_calls() -> None:
+    parts = [Chunk("Hm."), call(0, '{"a"', "first"), call(1, '{"b"', "second"), call(0, ":1}")]
+    last = call(1, ":2}", finish_reason=FinishReason.STOP)
+    stream = sent(BARE, LLAMA_3_3, *parts, last)
+    first, text, *calls = pieces(stream)
+    assert first == ({"content": "", "role": "assistant"}, "", [])
+    assert text == ({"content": "Hm."}, "Hm.", [])
+    functions = []
+    for delta, response, native in calls:
+        (part,) = delta["tool_calls"]
+        functions.append((part["index"], part["function"]))
+        assert (response, native) == (None, [part["function"]])
+    assert functions == [
+        (0, {"name": "first"}),
+        (0, {"arguments": '{"a"'}),
+        (1, {"name": "second"}),
+        (1, {"arguments": '{"b"'}),
+        (0, {"arguments": ":1}"}),
+        (1, {"arguments": ":2}"}),
+    ]
+    assert all("response" not in event for event in stream[2:-2])
+    reasons = [event["choices"][0]["finish_reason"] for event in stream[:-2]]
+    assert reasons == [*[None] * 7, "tool_calls"]
+
+
+@pytest.mark.parametrize(("arguments", "native"), [("", []), ("{", [{"arguments": "{"}])])
+def test_a_call_that_max_tokens_has_cut_ends_the_stream_with_what_was_generated(
+    arguments: str, native: list[Any]
+) -> None:
+    stream = sent(BARE, LLAMA_3_3, call(0, arguments, "f"), CUT)
+    assert stream[-3]["tool_calls"] == native
+    assert stream[-3]["choices"][0]["finish_reason"] == "length"
+    body = result(LLAMA_3_3, call(0, arguments, "f"), CUT)
+    assert (body["tool_calls"], body["response"]) == ([], "")
+    assert "tool_calls" not in body["choices"][0]["message"]
+
+
+def test_both_forms_keep_the_text_before_a_call() -> None:
+    body = result(LLAMA_3_3, Chunk("Let me see."), call(0, '{"a": 1}', "f"), CALLED)
+    assert body["response"] == body["choices"][0]["message"]["content"] == "Let me see."
+    assert body["tool_calls"] == [{"arguments": {"a": 1}, "name": "f"}]
+
+
 # ── finish reasons, texts and ids ─────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])
+@pytest.mark.parametrize("model", [QWEN3, GLM, LLAMA_3_3], ids=["vllm", "sglang", "both"])
 def test_a_text_in_the_last_chunk_is_not_lost(model: ModelSpec) -> None:
     for choose in (BARE, CHAT):
         stream = sent(choose, model, Chunk("Hel"), Chunk("lo", FinishReason.LENGTH))
         choices = [c for e in stream for c in e.get("choices", [])]
         assert "".join(c["delta"].get("content") or "" for c in choices) == "Hello"
-        assert {c["finish_reason"] for c in choices} == {None, "length"}
+        assert {c.get("finish_reason") for c in choices} == {None, "length"}
 
 
-@pytest.mark.parametrize("model", [QWEN3, GLM], ids=["vllm", "sglang"])
-def test_the_counts_of_chunks_without_content_are_in_the_next_event(model: ModelSpec) -> None:
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (QWEN3, [0, 1, 4, 5, 5]),
+        (GLM, [0, 1, 3, 0, 1, 5]),
+        (LLAMA_3_3, [0, 1, 3, 1, 0, 5]),
+    ],
+    ids=["vllm", "sglang", "both"],
+)
+def test_the_counts_of_chunks_without_content_are_in_the_next_event(
+    model: ModelSpec, expected: list[int]
+) -> None:
     stream = sent(BARE, model, Chunk("a"), Chunk(), Chunk(), Chunk("b"), STOP)
     counts = [event["usage"]["completion_tokens"] for event in stream]
-    assert counts == ([0, 1, 4, 5, 5] if model is QWEN3 else [0, 1, 3, 0, 1, 5])
+    assert counts == expected
 
 
 @pytest.mark.parametrize("choose", [BARE, CHAT, text_format(include_usage=True)])
@@ -260,7 +404,12 @@ def test_a_cancelled_stream_ends_without_done(choose: FormatChoice, model: Model
 
 
 @pytest.mark.parametrize(
-    ("model", "pattern"), [(QWEN3, "chatcmpl-[0-9a-f]{32}"), (GLM, "[0-9a-f]{32}")]
+    ("model", "pattern"),
+    [
+        (QWEN3, "chatcmpl-[0-9a-f]{32}"),
+        (GLM, "[0-9a-f]{32}"),
+        (LLAMA_3_3, "chatcmpl-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+    ],
 )
 def test_the_id_of_a_response_has_the_form_of_the_server(model: ModelSpec, pattern: str) -> None:
     assert re.fullmatch(pattern, result(model, STOP)["id"])

@@ -69,6 +69,9 @@ _TOOLS_AND_JSON = Traits(has_tools=True, json_mode="object")
 # the others].
 _GUIDED = Traits(json_mode="text", guided_json=True)
 _GUIDED_TOOLS = Traits(has_tools=True, json_mode="text", guided_json=True)
+# Their results have both forms [recorded from llama-3.3, 2026-10, and llama-4-scout, 2026-09].
+_BOTH_FORMS = replace(_TOOLS_AND_JSON, form="both")
+_BOTH_FORMS_GUIDED = replace(_GUIDED_TOOLS, form="both")
 _QWQ = Traits(has_tools=True, json_mode="text", guided_json=True, thinking="in_text")
 _R1 = Traits(json_mode="object", thinking="in_text")
 # vLLM runs glm-4.7-flash: its responses have the key `reasoning`, which SGLang does not send
@@ -260,8 +263,8 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
         _family("textgen-batch-llama33"),
-        _TOOLS_AND_JSON,
-        Price(26_668, 204_805),
+        _BOTH_FORMS,
+        Price(26_667.67, 204_805.33),  # with this price, all recorded costs of 2026 are equal
         HubFile(
             "bartowski/Llama-3.3-70B-Instruct-GGUF",
             "Llama-3.3-70B-Instruct-Q4_K_M.gguf",
@@ -272,7 +275,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/meta/llama-4-scout-17b-16e-instruct",
         _family("guided-json-scout-2025"),
-        _GUIDED_TOOLS,
+        _BOTH_FORMS_GUIDED,
         Price(24_545, 77_273),
         HubFile(
             "unsloth/Llama-4-Scout-17B-16E-Instruct-GGUF",

@@ -10,9 +10,9 @@ from typing import Literal
 class Traits:
     """How the service treats a model.
 
-    `answer`: the response form of `ai/run`: a text in the key `response`, or OpenAI's list
-    `choices`. `server`: for `choices`, the inference server behind the service, which decides the
-    order of keys, the ids and the token counts in events [inferred from recorded responses].
+    `form`: the response form of `ai/run`: a text in the key `response`, OpenAI's list `choices`, or
+    both. `server`: for `choices`, the inference server behind the service, which decides the order
+    of keys, the ids and the token counts in events [inferred from recorded responses].
     `has_tools`: whether the service offers the request's tools to the model.
     `json_mode`: how the service sends the result of JSON mode: as a JSON object, or as a text that
     contains JSON; `none` if the model has no JSON mode. `guided_json`: whether the service also
@@ -26,7 +26,7 @@ class Traits:
     `reasoning` [recorded, 2026-08].
     """
 
-    form: Literal["response", "choices"] = "response"
+    form: Literal["response", "choices", "both"] = "response"
     server: Literal["vllm", "sglang"] = "vllm"
     has_tools: bool = False
     json_mode: Literal["none", "object", "text"] = "none"

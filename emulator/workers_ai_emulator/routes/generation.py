@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -29,6 +29,7 @@ from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import (
     NO_SUCH_MODEL,
     REQUEST_ABORTED,
+    ContextCheck,
     ErrorType,
     WireError,
     wire_errors,
@@ -103,13 +104,35 @@ async def generate(
     backend = backends.choose(request.headers.get(BACKEND_HEADER))
     task_request = await compute(context, parse, inputs, spec, seed=backends.seed)
     response_format = choose_format(spec, task_request)
-    with wire_errors(is_on_sglang=spec.traits.server == "sglang"):
+    with wire_errors(_context_check(spec, task_request, inputs)):
         started = await _start(request, backend, task_request, spec)
         is_stream = task_request.stream and not _is_stream_replaced(context)
         response = await _respond(request, started, response_format, is_stream=is_stream)
     if not is_stream:
         response.headers.update(UsageDetails.of(spec).headers(started.generation.usage))
     return response
+
+
+def _context_check(
+    spec: ModelSpec, task_request: TextGenerationRequest, inputs: Any
+) -> ContextCheck | None:
+    """Returns how the service refuses the request if it does not fit the model's context.
+
+    The service estimates one token for every four characters [recorded, 2026]. For glm-5.2, it does
+    not seem to count `max_completion_tokens` [inferred from two recorded errors, 2026-08].
+    """
+    server = _refusing_server(spec)
+    if server is None:
+        return None
+    counts_max_tokens = inputs.get("max_completion_tokens") is None
+    return ContextCheck(server, task_request.num_characters // 4, counts_max_tokens)
+
+
+def _refusing_server(spec: ModelSpec) -> Literal["vllm", "sglang"] | None:
+    """Returns the server that refuses long requests, with a text that was recorded."""
+    if spec.traits.form == "both":
+        return "vllm"
+    return "sglang" if spec.traits.server == "sglang" else None
 
 
 async def _start(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from workers_ai_emulator.engine.errors import (
     CapacityExceeded,
@@ -249,9 +249,9 @@ PLAN_NEEDED = _ai(
 REFUSED_BY_ENGINE = _ai(
     400, 8007, "{}",
     "The schema accepts the body, but the inference engine rejects it; or the request has "
-    "`queueRequest`, and the model has no queue; or the prompt or `max_tokens` exceeds the context "
-    "of a model on SGLang. [recorded; for `queueRequest`, the code and the text that two public "
-    "programs look for]",
+    "`queueRequest`, and the model has no queue; or the prompt and `max_tokens` exceed the context "
+    "of llama-3.3, llama-4-scout or a model on SGLang. [recorded; for `queueRequest`, the code and "
+    "the text that two public programs look for]",
     "AiError")
 # fmt: on
 
@@ -322,14 +322,33 @@ def refused_by_engine(reason: str, *, kind: str = "BadRequestError") -> WireErro
     )
 
 
-def wire_error(error: EngineError | WeightsUnusable, *, is_on_sglang: bool = False) -> WireError:
+@dataclass(frozen=True, slots=True)
+class ContextCheck:
+    """How the service refuses a request that does not fit the context of the model.
+
+    First, the service compares an estimated number of tokens with the context length. If it is not
+    larger, the inference server refuses the request, with the exact number.
+
+    `server`: the server. `num_prompt_tokens`: the estimated number of tokens of the prompt.
+    `counts_max_tokens`: whether the estimate contains the maximum number of completion tokens.
+    """
+
+    server: Literal["vllm", "sglang"]
+    num_prompt_tokens: int = 0
+    counts_max_tokens: bool = True
+
+
+def wire_error(
+    error: EngineError | WeightsUnusable, context_check: ContextCheck | None = None
+) -> WireError:
     """Converts an error of a generation to the error that the client receives.
 
-    `is_on_sglang`: whether the service runs the model on SGLang, which refuses long prompts itself.
+    `context_check`: None for a model whose requests only the service itself refuses, as far as we
+    know.
     """
     match error:
-        case ContextTooLong() if is_on_sglang:
-            return refused_by_engine(_sglang_reason(error))
+        case ContextTooLong() if context_check is not None:
+            return _context_error(error, context_check)
         case ContextTooLong():
             return WireError(CONTEXT_EXCEEDED, error.num_tokens, error.context_length)
         case TextsTooLong():
@@ -351,6 +370,35 @@ def wire_error(error: EngineError | WeightsUnusable, *, is_on_sglang: bool = Fal
     return WireError(INTERNAL_ERROR)
 
 
+def _context_error(error: ContextTooLong, check: ContextCheck) -> WireError:
+    max_tokens, limit = error.max_tokens, error.context_length
+    estimate = check.num_prompt_tokens + (max_tokens if check.counts_max_tokens else 0)
+    if estimate > limit:
+        return WireError(CONTEXT_EXCEEDED, estimate, limit)
+    if check.server == "sglang":
+        return refused_by_engine(_sglang_reason(error))
+    if max_tokens >= limit:  # vLLM's text for this case is not known
+        return WireError(CONTEXT_EXCEEDED, error.num_tokens, limit)
+    return WireError(REFUSED_BY_ENGINE, _vllm_body(max_tokens, limit))
+
+
+def _vllm_body(max_tokens: int, limit: int) -> str:
+    """Returns vLLM's JSON for a request that does not fit the context [recorded, 2026].
+
+    vLLM stops counting the tokens of the prompt at the first one that is too many.
+    """
+    least = limit - max_tokens + 1
+    message = (
+        f"This model's maximum context length is {limit} tokens. However, you requested "
+        f"{max_tokens} output tokens and your prompt contains at least {least} input tokens, for a "
+        f"total of at least {limit + 1} tokens. Please reduce the length of the input prompt or "
+        "the number of requested output tokens. "
+        f"(parameter=input_tokens, value={least})"
+    )
+    body = {"message": message, "type": "BadRequestError", "param": "input_tokens", "code": 400}
+    return json.dumps({"error": body}, separators=(",", ":"))
+
+
 def _sglang_reason(error: ContextTooLong) -> str:
     """Returns SGLang's text for a request that does not fit the context [recorded, 2026]."""
     if error.max_tokens > error.context_length:
@@ -368,17 +416,17 @@ def _sglang_reason(error: ContextTooLong) -> str:
 
 
 @contextmanager
-def wire_errors(*, is_on_sglang: bool = False) -> Iterator[None]:
+def wire_errors(context_check: ContextCheck | None = None) -> Iterator[None]:
     """Context manager that converts errors of the engine or of a model's weights to WireErrors.
 
-    `is_on_sglang`: as for `wire_error`.
+    `context_check`: as for `wire_error`.
     Logs the errors whose cause the response does not contain: an error that becomes INTERNAL_ERROR,
     and a GrammarFailed.
     """
     try:
         yield
     except (EngineError, WeightsUnusable) as error:
-        converted = wire_error(error, is_on_sglang=is_on_sglang)
+        converted = wire_error(error, context_check)
         if converted.type is INTERNAL_ERROR:
             log.error("%s: %s", type(error).__name__, error)
         elif isinstance(error, GrammarFailed):

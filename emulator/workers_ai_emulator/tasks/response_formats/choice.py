@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.response_formats.choices import Choices, LlamaChoices, TextChoices
+from workers_ai_emulator.tasks.response_formats.dual import DualFormat
 from workers_ai_emulator.tasks.response_formats.native import NativeFormat, NativeToolFormat
 from workers_ai_emulator.tasks.response_formats.openai import OpenAIFormat
 from workers_ai_emulator.tasks.response_formats.response_format import Json, ResponseFormat, Wrap
@@ -36,6 +37,8 @@ def run_format(wrap: Wrap) -> FormatChoice:
 
     def choose(spec: ModelSpec, request: TextGenerationRequest) -> ResponseFormat:
         traits = spec.traits
+        if traits.form == "both":
+            return DualFormat(spec, request, wrap)
         if traits.form == "response":
             is_json = request.json_mode is not None and traits.json_mode == "object"
             native = NativeToolFormat if traits.has_tools else NativeFormat
@@ -104,7 +107,7 @@ def tensor_format(echo: str) -> FormatChoice:
 
 def _chat_choices(spec: ModelSpec) -> Choices:
     traits = spec.traits
-    if traits.form == "response":
+    if traits.form != "choices":
         # llama-3.3 has the key, and qwq-32b has not [measured, 2026-09]; retired models had no such
         # key [recorded, 2024].
         is_in_text = traits.thinking == "in_text"

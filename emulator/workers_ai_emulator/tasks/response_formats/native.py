@@ -64,7 +64,7 @@ class NativeFormat:
 
     def _result(self, completion: Completion, generation: Generation) -> Json:
         """Returns the result without the token counts and without tool calls."""
-        return {"response": _json(completion.text) if self._is_json else completion.text}
+        return {"response": json_value(completion.text) if self._is_json else completion.text}
 
     def _last_event(self, generation: Generation) -> bytes:
         return event({"response": "", "usage": self._usage.write(generation.usage)})
@@ -97,7 +97,7 @@ class NativeToolFormat(NativeFormat):
             if chunk.text or chunk.finish_reason is not None:
                 yield template.fill(json_text(chunk.text), padding.next())
         completion = collector.completion
-        for index, call in enumerate(_whole_calls(completion, generation)):
+        for index, call in enumerate(whole_calls(completion, generation)):
             yield _call_event(call, index, generation).fill(padding.next())
         reason = {"finish_reason": finish_reason(completion, generation)}
         end: Json = reason if completion.tool_calls else {"tool_calls": []}
@@ -113,8 +113,8 @@ class NativeToolFormat(NativeFormat):
         2026-04]
         """
         calls = [
-            {"name": call.name, "arguments": _arguments(call)}
-            for call in _whole_calls(completion, generation)
+            {"name": call.name, "arguments": arguments_value(call)}
+            for call in whole_calls(completion, generation)
         ]
         if not calls:
             return super()._result(completion, generation)
@@ -125,7 +125,7 @@ _TEXT_EVENT = {"response": VALUE, "p": PADDING}
 _TEXT_EVENT_WITH_TOOLS = {"response": VALUE, "tool_calls": [], "p": PADDING}
 
 
-def _whole_calls(completion: Completion, generation: Generation) -> list[ToolCall]:
+def whole_calls(completion: Completion, generation: Generation) -> list[ToolCall]:
     """Returns the tool calls of a generation that has ended, without those that were cut.
 
     A call is cut if `max_tokens` ended the completion and the call's arguments are not JSON.
@@ -145,31 +145,31 @@ def _call_event(call: ToolCall, index: int, generation: Generation) -> EventTemp
     return EventTemplate({"tool_calls": [entry], "p": PADDING})
 
 
-def _arguments(call: ToolCall) -> Any:
+def arguments_value(call: ToolCall) -> Any:
     """Returns a call's arguments as a JSON value. Arguments that are not JSON stay a text."""
     try:
-        return _parsed(call.arguments or "{}")
+        return parsed(call.arguments or "{}")
     except (ValueError, RecursionError):
         return call.arguments
 
 
 def _is_json(text: str) -> bool:
     try:
-        _parsed(text)
+        parsed(text)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _json(text: str) -> Any:
+def json_value(text: str) -> Any:
     """Returns the JSON value of a completion. Raises WireError if it is not JSON."""
     try:
-        return _parsed(text)
+        return parsed(text)
     except (ValueError, RecursionError) as error:
         raise WireError(JSON_MODE_UNMET) from error
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Returns the value of a JSON text.
 
     Raises ValueError if the text is not JSON, or if the value is nested too deeply. Raises

@@ -25,7 +25,7 @@ from workers_ai_emulator.tasks.response_formats.response_format import (
     finish_reason,
     hex_id,
 )
-from workers_ai_emulator.tasks.response_formats.usage import UsageDetails, counts
+from workers_ai_emulator.tasks.response_formats.usage import EventCounts, UsageDetails, counts
 from workers_ai_emulator.wire.envelope import (
     END_OF_STREAM,
     PADDING,
@@ -118,7 +118,7 @@ class SglangFormat:
         self, chunks: AsyncIterator[Chunk], generation: Generation
     ) -> AsyncIterator[bytes]:
         choices, padding = self._choices, RandomPadding(generation.fingerprint)
-        usages = _EventCounts(self._usage)
+        usages = EventCounts(self._usage)
         first, piece, last, end = (
             self._template(generation, choice)
             for choice in ([choices.first], [choices.piece], [choices.last], [])
@@ -151,36 +151,6 @@ class SglangFormat:
             "model": self._model,
             "object": kind,
         }
-
-
-class _EventCounts:
-    """Writes the token counts of each event of a stream, and their sum."""
-
-    def __init__(self, details: UsageDetails) -> None:
-        self._details = details
-        self._num_prompt = self._num_completion = 0
-        self._neurons = 0.0
-
-    def next(self, num_prompt: int, num_completion: int) -> str:
-        """Returns the JSON with the counts of an event."""
-        usage = Usage(num_prompt, num_completion)
-        neurons = self._details.neurons(usage)
-        self._num_prompt += num_prompt
-        self._num_completion += num_completion
-        self._neurons += neurons
-        return json_text(self._details.with_neurons(usage, neurons))
-
-    def sum(self, usage: Usage) -> Json:
-        """Returns the counts of the completion, which are `usage`.
-
-        The neurons are the sum over all events, with its rounding errors, as recorded. But if an
-        upstream server has reported other counts than those of the events, they are computed from
-        the reported counts.
-        """
-        counted = (self._num_prompt, self._num_completion)
-        if counted != (usage.num_prompt_tokens, usage.num_completion_tokens):
-            return self._details.write(usage)
-        return self._details.with_neurons(usage, self._neurons)
 
 
 def _tool_calls(completion: Completion, generation: Generation) -> list[Json]:

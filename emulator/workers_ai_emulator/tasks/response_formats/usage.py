@@ -10,6 +10,7 @@ from workers_ai_emulator.engine.types import Usage
 from workers_ai_emulator.models.price import Price
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.tasks.response_formats.response_format import Json
+from workers_ai_emulator.wire.envelope import json_text
 
 # The emulator always sends 0, although a model may reuse cached tokens: which tokens are cached
 # depends on earlier requests, and equal requests must get equal bytes.
@@ -81,6 +82,44 @@ class UsageDetails:
         """Returns the token counts with the additional keys that OpenAI's API has too."""
         details = {"prompt_tokens_details": CACHED_TOKENS}
         return counts(usage) | (details if self.has_details else {})
+
+
+class EventCounts:
+    """Writes the token counts of each event of a stream, and their sum."""
+
+    def __init__(self, details: UsageDetails) -> None:
+        self._details = details
+        self._num_prompt = self._num_completion = 0
+        self._neurons = 0.0
+        self._written: dict[Usage, tuple[str, float]] = {}
+
+    def next(self, num_prompt: int, num_completion: int) -> str:
+        """Returns the JSON with the counts of an event."""
+        usage = Usage(num_prompt, num_completion)
+        text, neurons = self._written.get(usage) or self._write(usage)
+        self._num_prompt += num_prompt
+        self._num_completion += num_completion
+        self._neurons += neurons
+        return text
+
+    def sum(self, usage: Usage) -> Json:
+        """Returns the counts of the completion, which are `usage`.
+
+        The neurons are the sum over all events, with its rounding errors, as recorded. But if an
+        upstream server has reported other counts than those of the events, they are computed from
+        the reported counts.
+        """
+        counted = (self._num_prompt, self._num_completion)
+        if counted != (usage.num_prompt_tokens, usage.num_completion_tokens):
+            return self._details.write(usage)
+        return self._details.with_neurons(usage, self._neurons)
+
+    def _write(self, usage: Usage) -> tuple[str, float]:
+        """Writes the counts, and stores the JSON, because most events of a stream are equal."""
+        neurons = self._details.neurons(usage)
+        text = json_text(self._details.with_neurons(usage, neurons))
+        self._written[usage] = text, neurons
+        return text, neurons
 
 
 def _float32(value: float) -> float:
