@@ -286,6 +286,16 @@ def test_a_text_that_is_a_number_or_an_object_is_this_value_in_the_key_response(
     assert type(body["response"]) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("6", 6), (" 50", 50), ("0", 0), ("{}", "{}"), ("a", "a")]
+)
+def test_a_piece_that_is_a_number_is_this_number_in_openai_s_streams(text: str, value: Any) -> None:
+    stream = sent(chat_format(include_usage=False), LLAMA_3_3, Chunk(text), STOP)
+    assert stream[0]["choices"][0]["delta"] == {"content": value}
+    stream = sent(chat_format(include_usage=False), LLAMA_4, Chunk(text), STOP)
+    assert stream[0]["choices"][0]["delta"] == {"content": text}
+
+
 def test_a_text_stays_a_text_if_the_model_sends_json_as_text() -> None:
     assert result(LLAMA_4, Chunk("7"), STOP)["response"] == "7"
     assert pieces(sent(BARE, LLAMA_4, Chunk("7"), STOP))[1] == ({"content": "7"}, "7", [])

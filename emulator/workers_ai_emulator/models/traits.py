@@ -34,3 +34,11 @@ class Traits:
     has_image: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
     reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")
+
+    @property
+    def parses_texts(self) -> bool:
+        """Whether texts that are JSON are sent as JSON values, such as the number 7 for `7`.
+
+        [recorded for llama-3.3, 2026-06 to 2026-10; inferred for llama-4-scout, which sends texts]
+        """
+        return self.form == "both" and self.json_mode == "object"

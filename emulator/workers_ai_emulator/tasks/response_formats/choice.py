@@ -111,5 +111,6 @@ def _chat_choices(spec: ModelSpec) -> Choices:
         # llama-3.3 has the key, and qwq-32b has not [measured, 2026-09]; retired models had no such
         # key [recorded, 2024].
         is_in_text = traits.thinking == "in_text"
-        return LlamaChoices(has_reasoning=not is_in_text and spec.retired_on is None)
+        has_reasoning = not is_in_text and spec.retired_on is None
+        return LlamaChoices(has_reasoning=has_reasoning, has_numbers=traits.parses_texts)
     return SglangChoices() if traits.server == "sglang" else VllmGatewayChoices(spec)

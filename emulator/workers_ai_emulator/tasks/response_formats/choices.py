@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from workers_ai_emulator.engine.types import Chunk, Generation, ToolCallDelta, Usage
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.response_formats.json_pieces import number_of
 from workers_ai_emulator.tasks.response_formats.response_format import (
     Json,
     finish_reason,
@@ -56,7 +57,8 @@ class Choices(ABC):
 class LlamaChoices(Choices):
     """The choices of models whose result on `ai/run` has the key `response`, such as Llama 3.
 
-    `has_reasoning`: whether a message always has the key `reasoning`.
+    `has_reasoning`: whether a message always has the key `reasoning`. `has_numbers`: whether a
+    piece that is a number is sent as a JSON number [recorded for llama-3.3, 2026-06 and 2026-09].
 
     In the event with the finish reason, the service sends an empty `delta`. The emulator sends an
     empty `content`, because clients expect it. [recorded]
@@ -66,8 +68,9 @@ class LlamaChoices(Choices):
     empty = '{"content":""}'
     sends_empty = True
 
-    def __init__(self, *, has_reasoning: bool) -> None:
+    def __init__(self, *, has_reasoning: bool, has_numbers: bool) -> None:
         self._has_reasoning = has_reasoning
+        self._has_numbers = has_numbers
 
     def whole(self, completion: Completion, generation: Generation) -> Json:
         message: Json = {"role": "assistant", "content": completion.text}
@@ -86,7 +89,8 @@ class LlamaChoices(Choices):
         }
 
     def pieces(self, chunk: Chunk, generation: Generation) -> list[str]:
-        return delta(chunk, generation)
+        content = number_of(chunk.text) if self._has_numbers else chunk.text
+        return delta(chunk, generation, content)
 
     def beside_usage(self, reason: str) -> Json:
         return {"index": 0, "delta": {"content": ""}, "finish_reason": reason}
@@ -116,17 +120,19 @@ class TextChoices(Choices):
         return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
-def delta(chunk: Chunk, generation: Generation, *, arguments_first: bool = True) -> list[str]:
+def delta(
+    chunk: Chunk, generation: Generation, content: Any = None, *, arguments_first: bool = True
+) -> list[str]:
     """Returns a list with the `delta` of a chunk as JSON; an empty list if the chunk is empty.
 
-    `arguments_first`: whether the first part of a tool call has the key `arguments` even if its
-    value is empty.
+    `content`: the value of the key `content`; by default, the text. `arguments_first`: whether the
+    first part of a tool call has the key `arguments` even if its value is empty.
     """
     keys: Json = {}
     if chunk.reasoning:
         keys["reasoning_content"] = chunk.reasoning
     if chunk.text:
-        keys["content"] = chunk.text
+        keys["content"] = chunk.text if content is None else content
     if call := chunk.tool_call:
         part = _tool_call_part(call, generation, arguments_first=arguments_first)
         keys["tool_calls"] = [part]

@@ -6,7 +6,6 @@ and `tool_calls`. All keys are in alphabetical order.
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -16,10 +15,10 @@ from workers_ai_emulator.engine.types import Chunk, FinishReason, Generation, To
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.prompts.tools import ToolCall
 from workers_ai_emulator.tasks.completion import Completion
+from workers_ai_emulator.tasks.response_formats.json_pieces import value_of
 from workers_ai_emulator.tasks.response_formats.native import (
     arguments_value,
     json_value,
-    parsed,
     whole_calls,
 )
 from workers_ai_emulator.tasks.response_formats.response_format import (
@@ -69,7 +68,6 @@ _CHOICE: Json = {
     "logprobs": None,
     "token_ids": None,
 }
-_BEGINS_AS_JSON = re.compile(r"\s*[-0-9{\[]")
 
 
 class DualFormat:
@@ -89,7 +87,7 @@ class DualFormat:
         names = _RUNNING_MODELS.get(spec.name, (spec.name, spec.name))
         self._model = names[bool(request.tools) or request.json_mode is not None]
         self._end_of_calls = _END_OF_CALLS if spec.name in _RUNNING_MODELS else None
-        self._has_values = spec.traits.json_mode == "object"
+        self._has_values = spec.traits.parses_texts
         self._is_json = self._has_values and request.json_mode is not None
         self.calls_tools = spec.traits.has_tools
         self.usage = UsageDetails.of(spec)
@@ -135,13 +133,7 @@ class DualFormat:
 
     def value(self, text: str) -> Any:
         """Returns the JSON number, object or list that the text is; otherwise the text."""
-        if not self._has_values or not _BEGINS_AS_JSON.match(text):
-            return text
-        try:
-            value = parsed(text)
-        except (ValueError, RecursionError):
-            return text
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+        return value_of(text) if self._has_values else text
 
     def template(
         self, generation: Generation, choices: list[Json], calls: Any, **others: Any
