@@ -14,7 +14,7 @@ from workers_ai_emulator.models.catalog import CATALOG
 
 from tests.server import ServerProcess, wait_until
 from tests.workers.project import URL, Project, Worker
-from tests.workers.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool, with_api_url
+from tests.workers.tools import SDKS, TOOLS, VITESTS, WRANGLER_4, Tool, with_api_url
 
 pytestmark = pytest.mark.node
 
@@ -24,7 +24,7 @@ UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # CANCELLING: tools in which a Worker can cancel a stream. SERVING: those that also serve the
 # Worker, so that a client can disconnect.
 CANCELLING = [tool for tool in TOOLS if not tool.reads_to_the_end]
-SERVING = [tool for tool in CANCELLING if tool.packages is not VITEST]
+SERVING = [tool for tool in CANCELLING if tool.packages not in VITESTS]
 
 
 @pytest.fixture(scope="module", params=TOOLS, ids=str)
@@ -109,7 +109,7 @@ def test_a_body_that_is_cut_is_an_error_of_the_binding(tool: Tool, worker: Worke
 
 
 def skip_in_vitest(tool: Tool) -> None:
-    if tool.packages is VITEST:
+    if tool.packages in VITESTS:
         pytest.skip("a lost connection is also an uncaught error in vitest, which then fails")
 
 
