@@ -278,8 +278,7 @@ def test_the_ai_binding_of_a_worker_calls_the_emulator(port: int, tmp_path: Path
         exports.PLUGINS = { ai: {
           async getBindings({ ai }) {
             if (!ai) return [];
-            const service = { name: "remote" }, isRemote = { name: "is-remote", json: "true" };
-            const innerBindings = [{ name: "fetcher", service }, isRemote];
+            const innerBindings = [{ name: "fetcher", service: { name: "remote" } }];
             return [{ name: ai.binding, wrapped: { moduleName: "ai-api", innerBindings } }];
           },
           async getServices() { return [{ name: "remote", worker: {} }]; },
@@ -289,14 +288,17 @@ def test_the_ai_binding_of_a_worker_calls_the_emulator(port: int, tmp_path: Path
         const options = { ai: { binding: "AI" } };
         (async () => console.log(JSON.stringify([
           await plugin.getBindings(options, 0), await plugin.getServices({ options }),
+          await plugin.getExtensions({}),
           await plugin.getBindings({}, 0), await plugin.getServices({ options: {} }),
         ])))();"""
     done = run(port, "sh", "-c", f"cd {tmp_path} && node -e {shlex.quote(program)}")
-    [[binding], [service], *others] = json.loads(done.stdout)
+    [[binding], [service], [extension], *others] = json.loads(done.stdout)
     assert service["external"] == {"address": f"127.0.0.1:{port}", "http": {}}
-    fetcher, is_remote = binding["wrapped"]["innerBindings"]
+    assert binding["name"] == "AI"
+    fetcher, address = binding["wrapped"]["innerBindings"]
     assert fetcher == {"name": "fetcher", "service": {"name": service["name"]}}
-    assert is_remote == {"name": "is-remote", "json": "true"}
+    assert address == {"name": "address", "json": f'"127.0.0.1:{port}"'}
+    assert binding["wrapped"]["moduleName"] == extension["modules"][0]["name"]
     assert others == [[], []]
 
 

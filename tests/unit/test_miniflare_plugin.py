@@ -22,6 +22,7 @@ const workerd = `class Ai {
   websocket() { return this.fetcher.fetch(new URL("http://a/run?version=3&body=x")); }
   supported() { return this.fetcher.fetch("https://a/to-everything/markdown/supported"); }
   aiSearch() { throw new Error("RPC"); }
+  websearch() { throw new Error("RPC"); }
 }`;
 const source = esModule.replace(/import .*/, workerd);
 const lost = () => { throw new Error("Network connection lost."); };
@@ -57,6 +58,7 @@ const fetchers = {
         ("refusing", "websocket", "not here"),
         ("refusing", "supported", "not here"),
         ("running", "aiSearch", "workers-ai-emulator does not have env.AI.aiSearch(), only "),
+        ("running", "websearch", "workers-ai-emulator does not have env.AI.websearch(), only "),
     ],
 )
 def test_a_binding_has_an_error_that_names_the_cause(

@@ -14,7 +14,15 @@ from workers_ai_emulator.models.catalog import CATALOG
 
 from tests.server import ServerProcess, wait_until
 from tests.workers.project import URL, Project, Worker
-from tests.workers.tools import SDKS, TOOLS, VITEST, WRANGLER_4, Tool, with_api_url
+from tests.workers.tools import (
+    SDKS,
+    TOOLS,
+    VITESTS,
+    WRANGLER_4,
+    Tool,
+    with_api_url,
+    with_miniflare,
+)
 
 pytestmark = pytest.mark.node
 
@@ -24,7 +32,19 @@ UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # CANCELLING: tools in which a Worker can cancel a stream. SERVING: those that also serve the
 # Worker, so that a client can disconnect.
 CANCELLING = [tool for tool in TOOLS if not tool.reads_to_the_end]
-SERVING = [tool for tool in CANCELLING if tool.packages is not VITEST]
+SERVING = [tool for tool in CANCELLING if tool.packages not in VITESTS]
+# Tools whose binding is created by our plugin for Miniflare: under `exec`, or from `worker init`.
+WITH_PLUGIN = [t for t in TOOLS if t.packages is WRANGLER_4 and t.run is not with_miniflare]
+WITHOUT_PLUGIN = [tool for tool in TOOLS if tool.run is with_miniflare]
+# The calls of the Worker's path /native/not-emulated, and the names that errors give them.
+NOT_EMULATED = {
+    "toMarkdown": "toMarkdown()",
+    "supported": "toMarkdown()",
+    "websocket": "run() with the option websocket",
+    "aiSearch": "aiSearch()",
+    "autorag": "autorag().search()",
+    "getLog": "gateway().getLog()",
+}
 
 
 @pytest.fixture(scope="module", params=TOOLS, ids=str)
@@ -109,7 +129,7 @@ def test_a_body_that_is_cut_is_an_error_of_the_binding(tool: Tool, worker: Worke
 
 
 def skip_in_vitest(tool: Tool) -> None:
-    if tool.packages is VITEST:
+    if tool.packages in VITESTS:
         pytest.skip("a lost connection is also an uncaught error in vitest, which then fails")
 
 
@@ -121,6 +141,27 @@ def test_the_models_are_listed(worker: Worker) -> None:
 @pytest.mark.documented
 def test_the_gateway_s_url_points_to_the_server(worker: Worker, server: ServerProcess) -> None:
     assert text_of(worker, "/native/gateway").startswith(server.root)
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("tool", WITH_PLUGIN, indirect=True, ids=str)
+def test_a_method_that_is_not_emulated_throws_an_error_that_names_it(worker: Worker) -> None:
+    outcomes = value_of(worker, "/native/not-emulated")
+    assert outcomes.keys() == NOT_EMULATED.keys()
+    for method, name in NOT_EMULATED.items():
+        assert f" does not have env.AI.{name}, only " in outcomes[method]
+
+
+@pytest.mark.inferred
+@pytest.mark.parametrize("tool", WITHOUT_PLUGIN, indirect=True, ids=str)
+def test_without_the_plugin_some_methods_that_are_not_emulated_have_other_outcomes(
+    worker: Worker,
+) -> None:
+    outcomes = value_of(worker, "/native/not-emulated")
+    others = {"supported": None, "websocket": 405, "aiSearch": "WebSocket connection failed."}
+    assert outcomes | others == outcomes
+    for method in NOT_EMULATED.keys() - others.keys():
+        assert f" does not have env.AI.{NOT_EMULATED[method]}, only " in outcomes[method]
 
 
 @pytest.mark.documented

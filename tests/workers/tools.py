@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests import npm
@@ -92,9 +93,12 @@ def with_miniflare(project: Project) -> AbstractContextManager[Worker]:
 
 
 @contextmanager
-def with_vitest(project: Project) -> Iterator[Worker]:
-    """Runs a vitest test that calls the Worker, with the output of `worker config vitest`."""
-    (project.folder / "vitest.config.mjs").write_text(project.block("vitest", "0.12"), "utf-8")
+def with_vitest(project: Project, heading: str) -> Iterator[Worker]:
+    """Runs a vitest test that calls the Worker, with the output of `worker config vitest`.
+
+    `heading`: a text in the heading of the block to use from that output.
+    """
+    (project.folder / "vitest.config.mjs").write_text(project.block("vitest", heading), "utf-8")
     report = project.folder / "report.json"
     log = project.run(project.npx("vitest"), "run", "--reporter=json", f"--outputFile={report}")
     results = json.loads(report.read_text("utf-8"))["testResults"][0]["assertionResults"]
@@ -114,9 +118,13 @@ LAST_WITH_VARIABLES = wrangler("4.35.0")
 FIRST_WITH_PLUGINS = wrangler("4.36.0")
 LAST_WITH_EXCHANGE = wrangler("4.71.0")  # the last version that calls the URLs of a remote session
 CORNERS = (OLDEST_WITH_NODE_20, LAST_WITH_VARIABLES, FIRST_WITH_PLUGINS, LAST_WITH_EXCHANGE)
-VITEST = Packages(
+VITEST_POOL = Packages(
     "vitest-pool-workers-0.12.19", ("@cloudflare/vitest-pool-workers@0.12.19", "vitest@3.2.7")
 )
+VITEST_PLUGIN = Packages(
+    "vitest-plugin-1.5.0", ("@cloudflare/vitest-plugin@1.5.0", "vitest@4.1.12")
+)
+VITESTS = (VITEST_POOL, VITEST_PLUGIN)
 TOOLS = [
     Tool("wrangler-4.86.0-file", WRANGLER_4, with_local_file),
     Tool("wrangler-4.86.0-environment", WRANGLER_4, with_local_environment),
@@ -124,7 +132,12 @@ TOOLS = [
     Tool("wrangler-3.114.17", WRANGLER_3, with_api_url, reads_to_the_end=True),
     Tool("wrangler-3.114.17-exec", WRANGLER_3, with_exec),
     Tool("miniflare-4.20260426.0", WRANGLER_4, with_miniflare),
-    Tool("vitest-pool-workers-0.12.19", VITEST, with_vitest),
+    Tool(
+        "vitest-pool-workers-0.12.19",
+        VITEST_POOL,
+        partial(with_vitest, heading="pool-workers 0.12"),
+    ),
+    Tool("vitest-plugin-1.5.0", VITEST_PLUGIN, partial(with_vitest, heading="vitest-plugin")),
 ]
 SDKS = {
     "1.0.53": Packages("ai-1.0.53", ("@cloudflare/ai@1.0.53",)),

@@ -54,7 +54,7 @@ export default defineWorkersConfig({
   },
 });""")
 _VITEST_PLUGIN_CONFIG = Template("""\
-import { cloudflareTest } from "@cloudflare/vitest-pool-workers";
+import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
@@ -94,7 +94,6 @@ def blocks(binding: str, address: str) -> list[Block]:
     # Miniflare uses `remoteProxyConnectionString` only if it is a URL object.
     url = f'new URL("http://{address}")'
     ai = f'ai: {{ binding: "{binding}", remoteProxyConnectionString: {url} }},'
-    vitest_config = "vitest.config.mjs with @cloudflare/vitest-pool-workers"
     return [
         Block(
             "wrangler",
@@ -105,8 +104,17 @@ def blocks(binding: str, address: str) -> list[Block]:
         Block(
             "miniflare", "Miniflare 4, or 5 with convertV4MiniflareOptions: a Worker's option", ai
         ),
-        Block("vitest", f"{vitest_config} 0.12", _VITEST_POOL_CONFIG.substitute(ai=ai)),
-        Block("vitest", f"{vitest_config} 0.23 or newer", _VITEST_PLUGIN_CONFIG.substitute(ai=ai)),
+        Block(
+            "vitest",
+            "vitest.config.mjs with @cloudflare/vitest-pool-workers 0.12",
+            _VITEST_POOL_CONFIG.substitute(ai=ai),
+        ),
+        Block(
+            "vitest",
+            "vitest.config.mjs with @cloudflare/vitest-plugin, or with its predecessor "
+            "@cloudflare/vitest-pool-workers 0.23 (import from that package)",
+            _VITEST_PLUGIN_CONFIG.substitute(ai=ai),
+        ),
     ]
 
 

@@ -70,6 +70,29 @@ const ACTIONS = {
   "faults-gateway": (ai) => errorsOf(ai, ["gateway-rate-limit", "gateway-credits"]),
   "faults-cut": (ai) => errorsOf(ai, ["cut-body"]),
 
+  /** Calls methods of which the emulator has none. Returns the outcome of each call. */
+  async "not-emulated"(ai) {
+    const files = [{ name: "a.html", blob: new Blob(["<p>Hi"], { type: "text/html" }) }];
+    const calls = {
+      toMarkdown: () => ai.toMarkdown(files),
+      supported: () => ai.toMarkdown().supported(),
+      websocket: () => ai.run(MODEL, { prompt: "Hi" }, { websocket: true }),
+      aiSearch: () => ai.aiSearch().list(),
+      autorag: () => ai.autorag("mine").search({ query: "Hi" }),
+      getLog: () => ai.gateway("mine").getLog("1"),
+    };
+    const outcomes = {};
+    for (const [name, call] of Object.entries(calls)) {
+      try {
+        const result = await call();
+        outcomes[name] = result instanceof Response ? result.status : result;
+      } catch (error) {
+        outcomes[name] = error.message;
+      }
+    }
+    return Response.json(outcomes);
+  },
+
   async models(ai) {
     return Response.json((await ai.models()).map(({ name }) => name));
   },

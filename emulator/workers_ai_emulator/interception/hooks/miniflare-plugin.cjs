@@ -2,13 +2,12 @@
 
 // A plugin for Miniflare, and for `wrangler dev` since version 4.36. Gives a Worker an AI binding
 // that calls the emulator. `workers-ai-emulator worker config` prints the lines of configuration
-// that load this plugin.
+// that load this plugin. Under `exec`, node.cjs calls the plugin's methods.
 //
 // The binding is an instance of a subclass of workerd's class `Ai`, so it has the methods and
 // errors of `Ai`. It sends its requests to the emulator over plain HTTP.
 
 const NAME = "workers-ai-emulator";
-const MODULE = `${NAME}:binding`;
 const ADDRESS = process.env.WORKERS_AI_EMULATOR_ADDRESS || "127.0.0.1:8790";
 // Options of workerd's HTTP client for the emulator. They name the account of the calls, if any.
 const ACCOUNT = process.env.WORKERS_AI_EMULATOR_ACCOUNT;
@@ -96,43 +95,50 @@ function nodeBindingClass() {
     .ProxyNodeBinding;
 }
 
-const plugin = {
-  bindingTypeDescription: "Workers AI, emulated",
+/**
+ * Returns the plugin. Its bindings are created by a module of workerd that has this name. Two
+ * plugins in one Miniflare need different names.
+ */
+function createPlugin(moduleName) {
+  return {
+    bindingTypeDescription: "Workers AI, emulated",
 
-  // Miniflare expects a zod schema here. This object has the parsing methods of a schema, and
-  // accepts all options unchanged.
-  options: { parse: (value) => value, safeParse: (value) => ({ success: true, data: value }) },
+    // Miniflare expects a zod schema here. This object has the parsing methods of a schema, and
+    // accepts all options unchanged.
+    options: { parse: (value) => value, safeParse: (value) => ({ success: true, data: value }) },
 
-  getBindings(options) {
-    return ownBindings(options).map(({ name, address }) => ({
-      name,
-      wrapped: {
-        moduleName: MODULE,
-        innerBindings: [
-          { name: "fetcher", service: { name: serviceAt(address) } },
-          { name: "address", json: JSON.stringify(address) },
-        ],
-      },
-    }));
-  },
+    getBindings(options) {
+      return ownBindings(options).map(({ name, address }) => ({
+        name,
+        wrapped: {
+          moduleName,
+          innerBindings: [
+            { name: "fetcher", service: { name: serviceAt(address) } },
+            { name: "address", json: JSON.stringify(address) },
+          ],
+        },
+      }));
+    },
 
-  // Returns the bindings for wrangler's getPlatformProxy(), which programs use outside a Worker.
-  getNodeBindings(options) {
-    const NodeBinding = nodeBindingClass();
-    if (!NodeBinding) return {};
-    return Object.fromEntries(ownBindings(options).map(({ name }) => [name, new NodeBinding()]));
-  },
+    // Returns the bindings for wrangler's getPlatformProxy(), which programs use outside a Worker.
+    getNodeBindings(options) {
+      const NodeBinding = nodeBindingClass();
+      if (!NodeBinding) return {};
+      return Object.fromEntries(ownBindings(options).map(({ name }) => [name, new NodeBinding()]));
+    },
 
-  getServices({ options }) {
-    return ownBindings(options).map(({ address }) => ({
-      name: serviceAt(address),
-      external: { address, http: HTTP },
-    }));
-  },
+    getServices({ options }) {
+      return ownBindings(options).map(({ address }) => ({
+        name: serviceAt(address),
+        external: { address, http: HTTP },
+      }));
+    },
 
-  getExtensions() {
-    return [{ modules: [{ name: MODULE, internal: true, esModule: BINDING }] }];
-  },
-};
+    getExtensions() {
+      return [{ modules: [{ name: moduleName, internal: true, esModule: BINDING }] }];
+    },
+  };
+}
 
-exports.plugins = { [NAME]: plugin };
+exports.createPlugin = createPlugin;
+exports.plugins = { [NAME]: createPlugin(`${NAME}:binding`) };

@@ -95,24 +95,26 @@ function patchWranglerWorker(core, address) {
   }
 }
 
-// Makes the AI bindings of Miniflare call the emulator instead of Cloudflare. Replaces only the
-// service that a binding calls: the binding remains an instance of workerd's own class.
+// Makes the AI bindings of Miniflare call the emulator instead of Cloudflare. Replaces each binding
+// by a binding of the plugin that `worker init` uses, so both have the same methods and errors.
 function patchAiPlugin(plugin, address) {
+  const own = require("./miniflare-plugin.cjs").createPlugin(`${SERVICE}:exec`);
   const getBindings = plugin.getBindings.bind(plugin);
   const getServices = plugin.getServices.bind(plugin);
+  const replacements = async (...args) =>
+    ((await getBindings(...args)) ?? []).map(({ name }) => ({
+      name, plugin: { name: SERVICE }, options: { address },
+    }));
   plugin.getBindings = async (...args) => {
     if (namesAccount(args[0])) return getBindings(...args);
-    const bindings = (await getBindings(...args)) ?? [];
-    const inner = bindings.flatMap((binding) => binding.wrapped?.innerBindings ?? []);
-    for (const binding of inner) if (binding.service) binding.service = { name: SERVICE };
-    return bindings;
+    return own.getBindings(await replacements(...args));
   };
   plugin.getServices = async (args) => {
     const { options, workerIndex } = args;
     if (namesAccount(options)) return getServices(args);
-    const bindings = (await getBindings(options, workerIndex)) ?? [];
-    return bindings.length ? [{ name: SERVICE, external: { address, http: HTTP } }] : [];
+    return own.getServices({ options: await replacements(options, workerIndex) });
   };
+  plugin.getExtensions = () => own.getExtensions();
 }
 
 // Returns whether a Worker's AI binding already calls an emulator, and names an account in its URL.
