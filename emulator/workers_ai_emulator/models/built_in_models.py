@@ -80,6 +80,9 @@ _NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",))
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
 # Whether the reasoning can be switched off is documented in the schemas.
 _SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
+# `thinking` replaces `enable_thinking` [documented, 2026-04-20], which does not switch the
+# reasoning off [measured, 2026-10].
+_KIMI_K2_6 = replace(_SGLANG, thinking_key="thinking")
 # Its schema is that of qwen3-30b, whose keys are those of vLLM; its chat template, Gemma 3's, has
 # no tools [inferred].
 _SEA_LION = Traits("choices", "vllm", json_mode="text")
@@ -94,8 +97,7 @@ def _family(name: str) -> Family:
 _TEXTGEN, _WIDE_RANGES = _family("textgen"), _family("textgen-wide-ranges")
 _TOOL_CALL_ID = _family("guided-json-tool-call-id")
 _GPT_OSS_FAMILY = _family("gpt-oss")
-_CHAT_COMPLETIONS = _family("chat-completions")
-_BATCH = _family("chat-completions-batch")
+_BATCH_EFFORT_MAX = _family("chat-completions-batch-effort-max")
 _BATCH_EFFORT_NONE = _family("chat-completions-batch-effort-none")
 
 
@@ -425,9 +427,15 @@ BUILT_IN_MODELS = (
         HubFile("Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf", size=18_556_685_824),
         APACHE,
     ),
-    # On SGLang, as are glm and kimi, whose schema it has [inferred]. `enable_thinking` switches its
-    # reasoning off [reported 2026-10]. No file to download: its weights have recurrent layers.
-    _model("@cf/qwen/qwen3.8-27b", _BATCH, _SGLANG, Price.in_usd(0.45, 3.2)),
+    # On SGLang, as are glm and kimi, whose schema it has apart from the efforts [inferred].
+    # `enable_thinking` switches its reasoning off [reported 2026-10]. No file to download: its
+    # weights have recurrent layers.
+    _model(
+        "@cf/qwen/qwen3.8-27b",
+        _family("chat-completions-batch-effort-xhigh"),
+        _SGLANG,
+        Price.in_usd(0.45, 3.2),
+    ),
     _model(
         "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b",
         _TEXTGEN,
@@ -468,7 +476,7 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/zai-org/glm-4.7-flash",
-        _CHAT_COMPLETIONS,
+        _family("chat-completions"),
         _VLLM,
         Price(5_500, 36_400),
         HubFile(
@@ -481,17 +489,27 @@ BUILT_IN_MODELS = (
     # `pull` cannot download the weights of the largest models: they have hundreds of gigabytes, or
     # in the case of nemotron also recurrent layers.
     replace(
-        _model("@cf/zai-org/glm-5.2", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+        _model(
+            "@cf/zai-org/glm-5.2",
+            _family("chat-completions-batch"),
+            _SGLANG,
+            Price.in_usd(1.4, 4.4),
+        ),
         retired_on=date(2026, 11, 20),  # as planned by the service [documented]
     ),
-    _model("@cf/zai-org/glm-5.3", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+    _model("@cf/zai-org/glm-5.3", _BATCH_EFFORT_MAX, _SGLANG_ALWAYS, Price.in_usd(1.4, 4.4)),
     _model(
         "@cf/zai-org/glm-5.3-flash",
-        _family("chat-completions-batch-effort-max"),
+        _BATCH_EFFORT_MAX,
         _SGLANG_ALWAYS,
         Price.in_usd(0.15, 0.5),
     ),
-    _model("@cf/moonshotai/kimi-k2.6", _BATCH, _SGLANG, Price.in_usd(0.95, 4.0)),
+    _model(
+        "@cf/moonshotai/kimi-k2.6",
+        _family("chat-completions-batch-effort-high"),
+        _KIMI_K2_6,
+        Price.in_usd(0.95, 4.0),
+    ),
     _model(
         "@cf/moonshotai/kimi-k2.7-code",
         _family("chat-completions-batch-always-thinking"),
@@ -500,7 +518,7 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/nvidia/nemotron-3-120b-a12b",
-        _CHAT_COMPLETIONS,
+        _family("chat-completions-low-effort"),
         _NEMOTRON,
         Price(45_000, 136_000),  # recorded; the card has rounded prices
     ),

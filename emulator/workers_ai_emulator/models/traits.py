@@ -21,6 +21,7 @@ class Traits:
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `thinking_key`: the key of `chat_template_kwargs` that switches the reasoning on and off.
     `reasoning_keys`: for vLLM, the keys of the reasoning in whole responses of OpenAI's endpoints.
     gpt-oss-120b and glm-4.7-flash have both [measured, 2026-09]; nemotron-3-120b-a12b has only
     `reasoning` [recorded, 2026-08].
@@ -33,4 +34,5 @@ class Traits:
     guided_json: bool = False
     has_image: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    thinking_key: Literal["enable_thinking", "thinking"] = "enable_thinking"
     reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")
