@@ -1,4 +1,4 @@
-"""Tests which reasoning efforts and switches each model of the service has."""
+"""Tests which reasoning efforts, switches and sampling limits each model of the service has."""
 
 from __future__ import annotations
 
@@ -88,3 +88,35 @@ def test_thinking_and_not_enable_thinking_switches_kimi_k2_6(
 def test_thinking_contradicts_the_effort_none() -> None:
     body: dict[str, Any] = {"chat_template_kwargs": {"thinking": True}, "reasoning_effort": "none"}
     assert variables(KIMI, **body)["enable_thinking"] is True
+
+
+@pytest.mark.parametrize(
+    ("model", "refused", "accepted"),
+    [
+        ("@cf/meta/llama-3.3-70b-instruct-fp8-fast", 2.5, 2),
+        ("@cf/openai/gpt-oss-120b", 5, 2.0),
+        ("@cf/openai/gpt-oss-20b", 2.001, 0),
+    ],
+)
+def test_some_models_refuse_a_temperature_above_2(
+    model: str, refused: float, accepted: float
+) -> None:
+    variables(model, temperature=accepted)
+    expected = f"temperature must be in [0, 2], got {float(refused)}."
+    assert expected in refusal(model, temperature=refused)
+    variables("@cf/meta/llama-3.1-8b-instruct-fp8", temperature=refused)
+
+
+@pytest.mark.parametrize("top_p", [0, 0.0])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "@cf/qwen/qwen3.8-27b",
+        "@cf/nvidia/nemotron-3-120b-a12b",
+        "@cf/deepseek-ai/deepseek-v4-pro-0813",
+    ],
+)
+def test_some_models_refuse_a_top_p_of_0(model: str, top_p: float) -> None:
+    variables(model, top_p=0.001)
+    assert "top_p must be in (0, 1], got 0.0." in refusal(model, top_p=top_p)
+    variables(DEEPSEEK, top_p=top_p)

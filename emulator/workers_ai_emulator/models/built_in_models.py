@@ -65,6 +65,9 @@ _JSON = Traits(json_mode="object")
 _TOOLS = Traits(has_tools=True)
 _VISION = Traits(json_mode="object", has_image=True)
 _TOOLS_AND_JSON = Traits(has_tools=True, json_mode="object")
+# The limits of llama-3.3, gpt-oss-120b, nemotron, qwen3.8 and deepseek-v4-pro are measured at the
+# service, 2026-10; that of gpt-oss-20b is inferred.
+_LLAMA_3_3_TRAITS = replace(_TOOLS_AND_JSON, max_temperature=2)
 # The result of `guided_json` is a text that contains JSON [recorded for llama-4-scout, inferred for
 # the others].
 _GUIDED = Traits(json_mode="text", guided_json=True)
@@ -74,10 +77,11 @@ _R1 = Traits(json_mode="object", thinking="in_text")
 # vLLM runs glm-4.7-flash: its responses have the key `reasoning`, which SGLang does not send
 # [inferred from a measurement, 2026-09].
 _VLLM = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
-_GPT_OSS = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="always")
-_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",))
+_GPT_OSS = replace(_VLLM, thinking="always", max_temperature=2)
+_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",), refuses_top_p_0=True)
 # The server is recorded for gemma-4, glm-5.2, glm-5.3-flash and kimi-k2.6, and inferred for others.
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
+_SGLANG_TOP_P = replace(_SGLANG, refuses_top_p_0=True)
 # Whether the reasoning can be switched off is documented in the schemas.
 _SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
 # `thinking` replaces `enable_thinking` [documented, 2026-04-20], which does not switch the
@@ -262,7 +266,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
         _family("textgen-batch-llama33"),
-        _TOOLS_AND_JSON,
+        _LLAMA_3_3_TRAITS,
         Price(26_668, 204_805),
         HubFile(
             "bartowski/Llama-3.3-70B-Instruct-GGUF",
@@ -433,7 +437,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/qwen/qwen3.8-27b",
         _family("chat-completions-batch-effort-xhigh"),
-        _SGLANG,
+        _SGLANG_TOP_P,
         Price.in_usd(0.45, 3.2),
     ),
     _model(
@@ -533,7 +537,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/deepseek-ai/deepseek-v4-pro-0813",
         _BATCH_EFFORT_NONE,
-        _SGLANG,
+        _SGLANG_TOP_P,
         Price.in_usd(1.32, 3.96),
     ),
     _model(

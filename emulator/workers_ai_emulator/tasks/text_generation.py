@@ -95,7 +95,7 @@ def parse(
         raw=prompt is not None and values.get("raw") is True,
         stream=values.get("stream") is True,
         params=replace(
-            parse_sampling_params(values, spec.schema["input"]),
+            parse_sampling_params(values, spec.schema["input"], spec.traits),
             may_shorten=_may_shorten(body, spec),
         ),
         is_flattened=is_flattened,
