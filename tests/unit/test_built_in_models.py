@@ -69,6 +69,8 @@ def test_the_traits_agree_with_the_card(spec: ModelSpec) -> None:
     reasons = properties.get("reasoning") == "true"
     if spec.traits.form == "choices":
         assert reasons == (spec.traits.thinking != "none")
+    if "mandatory" in (controls := spec.reasoning_controls):
+        assert controls["mandatory"] == (spec.traits.thinking == "always")
     if "planned_deprecation_date" in properties:
         assert str(spec.retired_on) == properties["planned_deprecation_date"]
 
@@ -178,7 +180,12 @@ def test_defaults_come_from_the_schema(
     [
         ("@cf/moonshotai/kimi-k2.7-code", None, None),
         ("@cf/zai-org/glm-5.2", ["low", "medium", "high"], None),
+        ("@cf/zai-org/glm-5.3", ["max", "high", "low"], "max"),
         ("@cf/zai-org/glm-5.3-flash", ["max", "high", "low"], "max"),
+        ("@cf/qwen/qwen3.8-27b", ["low", "medium", "xhigh"], "xhigh"),
+        ("@cf/moonshotai/kimi-k2.6", ["high", "none"], "high"),
+        ("@cf/google/gemma-4-26b-a4b-it", None, None),
+        ("@cf/nvidia/nemotron-3-120b-a12b", None, None),
         ("@cf/deepseek-ai/deepseek-v4-flash-0731", ["max", "high", "low", "none"], "high"),
         ("@cf/deepseek-ai/deepseek-v4-pro-0813", ["max", "high", "low", "none"], "high"),
     ],
@@ -196,7 +203,10 @@ def test_the_schema_has_the_reasoning_efforts_of_the_model(
     assert card.get("default_effort") == default
 
 
-@pytest.mark.parametrize("name", ["@cf/moonshotai/kimi-k2.7-code", "@cf/zai-org/glm-5.3-flash"])
+@pytest.mark.parametrize(
+    "name",
+    ["@cf/moonshotai/kimi-k2.7-code", "@cf/zai-org/glm-5.3", "@cf/zai-org/glm-5.3-flash"],
+)
 def test_a_model_that_always_reasons_refuses_a_request_without_reasoning(name: str) -> None:
     spec = CATALOG[name]
     assert spec.traits.thinking == "always" and properties_of(spec)["reasoning_effort"]["mandatory"]
@@ -219,6 +229,13 @@ def test_the_default_effort_of_a_schema_is_not_sent_to_the_weights() -> None:
     requests = [parse({"messages": [MESSAGE]} | body, model) for model, body in bodies]
     efforts = [request.template_variables.get("reasoning_effort") for request in requests]
     assert efforts == [None, "low", "high"]
+
+
+def test_the_schema_of_nemotron_has_its_own_variables_of_the_chat_template() -> None:
+    spec = CATALOG["@cf/nvidia/nemotron-3-120b-a12b"]
+    for branch in request_branches(spec.schema["input"]):
+        given = branch["properties"]["chat_template_kwargs"]["properties"]
+        assert [*given] == ["enable_thinking", "low_effort", "force_nonempty_content"]
 
 
 def test_a_default_outside_of_any_of_takes_precedence() -> None:

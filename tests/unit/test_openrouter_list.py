@@ -38,5 +38,31 @@ def test_the_entry_contains_the_facts_of_the_card() -> None:
     assert entry["pricing"]["input_cache_read"] == "0.0000001600"
 
 
+@pytest.mark.recorded
+def test_the_reasoning_controls_are_those_of_the_card() -> None:
+    controls = {"mandatory": False, "default_enabled": True}
+    assert entry_of(CATALOG["@cf/zai-org/glm-4.7-flash"])["reasoning"] == controls
+
+
+@pytest.mark.parametrize(
+    ("model", "efforts"),
+    [
+        ("@cf/zai-org/glm-5.3-flash", ["max", "high", "low"]),
+        ("@cf/moonshotai/kimi-k2.6", ["high", "none"]),
+        ("@cf/moonshotai/kimi-k2.7-code", None),
+    ],
+)
+def test_the_reasoning_controls_list_no_efforts_that_stand_for_others(
+    model: str, efforts: list[str] | None
+) -> None:
+    controls = entry_of(CATALOG[model])["reasoning"]
+    assert controls.get("supported_efforts") == efforts
+    assert "normalizes_to" not in controls
+
+
+def test_a_card_without_reasoning_controls_has_none_in_the_list() -> None:
+    assert "reasoning" not in entry_of(CATALOG["@cf/nvidia/nemotron-3-120b-a12b"])
+
+
 def test_a_card_without_a_date_has_the_date_0() -> None:
     assert entry_of(CATALOG["@cf/meta/llama-3.2-1b-instruct"])["created"] == 0

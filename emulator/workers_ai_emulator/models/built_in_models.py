@@ -65,24 +65,30 @@ _JSON = Traits(json_mode="object")
 _TOOLS = Traits(has_tools=True)
 _VISION = Traits(json_mode="object", has_image=True)
 _TOOLS_AND_JSON = Traits(has_tools=True, json_mode="object")
+# The limits of llama-3.3, gpt-oss-120b, nemotron, qwen3.8 and deepseek-v4-pro are measured at the
+# service, 2026-10; that of gpt-oss-20b is inferred. The results of llama-3.3 and llama-4-scout have
+# both forms [recorded, 2026-10 and 2026-09].
+_LLAMA_3_3_TRAITS = replace(_TOOLS_AND_JSON, form="both", max_temperature=2)
 # The result of `guided_json` is a text that contains JSON [recorded for llama-4-scout, inferred for
 # the others].
 _GUIDED = Traits(json_mode="text", guided_json=True)
 _GUIDED_TOOLS = Traits(has_tools=True, json_mode="text", guided_json=True)
-# Their results have both forms [recorded from llama-3.3, 2026-10, and llama-4-scout, 2026-09].
-_BOTH_FORMS = replace(_TOOLS_AND_JSON, form="both")
 _BOTH_FORMS_GUIDED = replace(_GUIDED_TOOLS, form="both")
 _QWQ = Traits(has_tools=True, json_mode="text", guided_json=True, thinking="in_text")
 _R1 = Traits(json_mode="object", thinking="in_text")
 # vLLM runs glm-4.7-flash: its responses have the key `reasoning`, which SGLang does not send
 # [inferred from a measurement, 2026-09].
 _VLLM = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="on")
-_GPT_OSS = Traits("choices", "vllm", has_tools=True, json_mode="text", thinking="always")
-_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",))
+_GPT_OSS = replace(_VLLM, thinking="always", max_temperature=2)
+_NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",), refuses_top_p_0=True)
 # The server is recorded for gemma-4, glm-5.2, glm-5.3-flash and kimi-k2.6, and inferred for others.
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
+_SGLANG_TOP_P = replace(_SGLANG, refuses_top_p_0=True)
 # Whether the reasoning can be switched off is documented in the schemas.
 _SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
+# `thinking` replaces `enable_thinking` [documented, 2026-04-20], which does not switch the
+# reasoning off [measured, 2026-10].
+_KIMI_K2_6 = replace(_SGLANG, thinking_key="thinking")
 # Its schema is that of qwen3-30b, whose keys are those of vLLM; its chat template, Gemma 3's, has
 # no tools [inferred].
 _SEA_LION = Traits("choices", "vllm", json_mode="text")
@@ -97,8 +103,7 @@ def _family(name: str) -> Family:
 _TEXTGEN, _WIDE_RANGES = _family("textgen"), _family("textgen-wide-ranges")
 _TOOL_CALL_ID = _family("guided-json-tool-call-id")
 _GPT_OSS_FAMILY = _family("gpt-oss")
-_CHAT_COMPLETIONS = _family("chat-completions")
-_BATCH = _family("chat-completions-batch")
+_BATCH_EFFORT_MAX = _family("chat-completions-batch-effort-max")
 _BATCH_EFFORT_NONE = _family("chat-completions-batch-effort-none")
 
 
@@ -263,7 +268,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
         _family("textgen-batch-llama33"),
-        _BOTH_FORMS,
+        _LLAMA_3_3_TRAITS,
         Price(26_667.67, 204_805.33),  # with this price, all recorded costs of 2026 are equal
         HubFile(
             "bartowski/Llama-3.3-70B-Instruct-GGUF",
@@ -428,9 +433,15 @@ BUILT_IN_MODELS = (
         HubFile("Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf", size=18_556_685_824),
         APACHE,
     ),
-    # On SGLang, as are glm and kimi, whose schema it has [inferred]. `enable_thinking` switches its
-    # reasoning off [reported 2026-10]. No file to download: its weights have recurrent layers.
-    _model("@cf/qwen/qwen3.8-27b", _BATCH, _SGLANG, Price.in_usd(0.45, 3.2)),
+    # On SGLang, as are glm and kimi, whose schema it has apart from the efforts [inferred].
+    # `enable_thinking` switches its reasoning off [reported 2026-10]. No file to download: its
+    # weights have recurrent layers.
+    _model(
+        "@cf/qwen/qwen3.8-27b",
+        _family("chat-completions-batch-effort-xhigh"),
+        _SGLANG_TOP_P,
+        Price.in_usd(0.45, 3.2),
+    ),
     _model(
         "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b",
         _TEXTGEN,
@@ -471,7 +482,7 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/zai-org/glm-4.7-flash",
-        _CHAT_COMPLETIONS,
+        _family("chat-completions"),
         _VLLM,
         Price(5_500, 36_400),
         HubFile(
@@ -484,17 +495,27 @@ BUILT_IN_MODELS = (
     # `pull` cannot download the weights of the largest models: they have hundreds of gigabytes, or
     # in the case of nemotron also recurrent layers.
     replace(
-        _model("@cf/zai-org/glm-5.2", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+        _model(
+            "@cf/zai-org/glm-5.2",
+            _family("chat-completions-batch"),
+            _SGLANG,
+            Price.in_usd(1.4, 4.4),
+        ),
         retired_on=date(2026, 11, 20),  # as planned by the service [documented]
     ),
-    _model("@cf/zai-org/glm-5.3", _BATCH, _SGLANG, Price.in_usd(1.4, 4.4)),
+    _model("@cf/zai-org/glm-5.3", _BATCH_EFFORT_MAX, _SGLANG_ALWAYS, Price.in_usd(1.4, 4.4)),
     _model(
         "@cf/zai-org/glm-5.3-flash",
-        _family("chat-completions-batch-effort-max"),
+        _BATCH_EFFORT_MAX,
         _SGLANG_ALWAYS,
         Price.in_usd(0.15, 0.5),
     ),
-    _model("@cf/moonshotai/kimi-k2.6", _BATCH, _SGLANG, Price.in_usd(0.95, 4.0)),
+    _model(
+        "@cf/moonshotai/kimi-k2.6",
+        _family("chat-completions-batch-effort-high"),
+        _KIMI_K2_6,
+        Price.in_usd(0.95, 4.0),
+    ),
     _model(
         "@cf/moonshotai/kimi-k2.7-code",
         _family("chat-completions-batch-always-thinking"),
@@ -503,7 +524,7 @@ BUILT_IN_MODELS = (
     ),
     _model(
         "@cf/nvidia/nemotron-3-120b-a12b",
-        _CHAT_COMPLETIONS,
+        _family("chat-completions-low-effort"),
         _NEMOTRON,
         Price(45_000, 136_000),  # recorded; the card has rounded prices
     ),
@@ -518,7 +539,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/deepseek-ai/deepseek-v4-pro-0813",
         _BATCH_EFFORT_NONE,
-        _SGLANG,
+        _SGLANG_TOP_P,
         Price.in_usd(1.32, 3.96),
     ),
     _model(

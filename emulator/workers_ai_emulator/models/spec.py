@@ -164,6 +164,14 @@ class ModelSpec:
         }
 
     @cached_property
+    def reasoning_controls(self) -> Json:
+        """The value of `reasoning_effort` in the model's card; empty if the card has none."""
+        properties = self.card["properties"]
+        rows = (row for row in properties if row["property_id"] == "reasoning_effort")
+        controls: Json = next(rows, {"value": {}})["value"]
+        return controls
+
+    @cached_property
     def schema(self) -> Json:
         """The JSON schemas of the model's input and output, with the defaults in `own_defaults`.
 

@@ -21,9 +21,13 @@ class Traits:
     `thinking`: whether the model writes its reasoning before its answer. With `in_text`, the
     reasoning is part of the text. With `on` or `off`, the request may switch the reasoning on and
     off, and the value is the default. With `always`, it cannot be switched off.
+    `thinking_key`: the key of `chat_template_kwargs` that switches the reasoning on and off.
     `reasoning_keys`: for vLLM, the keys of the reasoning in whole responses of OpenAI's endpoints.
     gpt-oss-120b and glm-4.7-flash have both [measured, 2026-09]; nemotron-3-120b-a12b has only
     `reasoning` [recorded, 2026-08].
+    `max_temperature`: the highest temperature that the inference server accepts; None if it accepts
+    all that the schema accepts. `refuses_top_p_0`: whether it refuses a `top_p` of 0, which the
+    schema accepts.
     """
 
     form: Literal["response", "choices", "both"] = "response"
@@ -33,7 +37,10 @@ class Traits:
     guided_json: bool = False
     has_image: bool = False
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
+    thinking_key: Literal["enable_thinking", "thinking"] = "enable_thinking"
     reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")
+    max_temperature: float | None = None
+    refuses_top_p_0: bool = False
 
     @property
     def parses_texts(self) -> bool:

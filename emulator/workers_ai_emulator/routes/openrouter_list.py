@@ -35,10 +35,11 @@ def entry_of(spec: ModelSpec) -> Json:
     """Returns the entry of a model that generates text.
 
     The display name, the sampling parameters and the order of keys are inferred. `created` is 0 if
-    the model's card has no date.
+    the model's card has no date. `reasoning` is missing if the card has no `reasoning_effort`.
     """
     properties = {row["property_id"]: row["value"] for row in spec.card["properties"]}
     context_length = int(properties.get("context_window", DEFAULT_CONTEXT_LENGTH))
+    reasoning = _reasoning(spec)
     return {
         "id": spec.name,
         "name": _display_name(spec),
@@ -50,12 +51,23 @@ def entry_of(spec: ModelSpec) -> Json:
         "pricing": _pricing(spec, properties),
         "supported_sampling_parameters": _sampling_parameters(spec),
         "supported_features": _features(spec.traits),
+        **({"reasoning": reasoning} if reasoning else {}),
     }
 
 
 def _display_name(spec: ModelSpec) -> str:
     author = _AUTHORS.get(spec.author, spec.author.title())
     return f"{author}: {spec.name.rpartition('/')[2].replace('-', ' ').title()}"
+
+
+def _reasoning(spec: ModelSpec) -> Json:
+    """Returns the model's reasoning controls; empty if its card has none.
+
+    They are equal to those of the card [recorded for glm-4.7-flash, 2026-09-19], without the
+    efforts that stand for other efforts, for which OpenRouter has no key [inferred].
+    """
+    controls = spec.reasoning_controls
+    return {key: value for key, value in controls.items() if key != "normalizes_to"}
 
 
 def seconds_of(created_at: str | None) -> int:

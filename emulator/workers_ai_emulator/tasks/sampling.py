@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers_ai_emulator.engine.types import SamplingParams
+from workers_ai_emulator.models.traits import Traits
 from workers_ai_emulator.wire.errors import refused_by_engine
 
 _MAX_TOP_K = 2**31 - 1  # the maximum of llama.cpp; more than the tokens of every vocabulary
@@ -23,17 +24,21 @@ _MAX_STOPS = 4  # as in OpenAI's API
 _OPTIONAL = ("stop", "n", "logprobs", "top_logprobs", "max_completion_tokens")
 
 
-def parse_sampling_params(values: Mapping[str, Any], schema: Any) -> SamplingParams:
+def parse_sampling_params(
+    values: Mapping[str, Any], schema: Any, traits: Traits | None = None
+) -> SamplingParams:
     """Returns the sampling parameters of a body, to which the model's defaults have been added.
 
-    `schema`: the schema of the model's input. Raises WireError for a value that the engine cannot
-    use: a wrong type, a number out of range, or a request for more than one completion or for
-    logprobs.
+    `schema`: the schema of the model's input. `traits`: those of the model; None if its inference
+    server has no limits of its own. Raises WireError for a value that the engine cannot use: a
+    wrong type, a number out of range, or a request for more than one completion or for logprobs.
     """
     if any(name in values for name in _OPTIONAL):
         ignored = set(_OPTIONAL) - _parameters(schema)
         values = {name: value for name, value in values.items() if name not in ignored}
     _refuse_unsupported(values)
+    if traits is not None:
+        _refuse_beyond_limits(values, traits)
     return SamplingParams(
         max_tokens=_max_tokens(values),
         temperature=_at_least_zero(values, "temperature", 1.0),
@@ -61,6 +66,18 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
         raise refused_by_engine(f"n must be 1 in the emulator, got {num_completions}.")
     if values.get("logprobs") not in (None, False, 0) or _integer(values, "top_logprobs"):
         raise refused_by_engine("logprobs are not supported by the emulator.")
+
+
+def _refuse_beyond_limits(values: Mapping[str, Any], traits: Traits) -> None:
+    """Raises WireError if a number is beyond the limits of the model's inference server.
+
+    The texts are those of vLLM and SGLang [inferred].
+    """
+    temperature, limit = _number(values, "temperature"), traits.max_temperature
+    if temperature is not None and limit is not None and temperature > limit:
+        raise refused_by_engine(f"temperature must be in [0, {limit:g}], got {temperature}.")
+    if traits.refuses_top_p_0 and _number(values, "top_p") == 0:
+        raise refused_by_engine("top_p must be in (0, 1], got 0.0.")
 
 
 def _max_tokens(values: Mapping[str, Any]) -> int | None:

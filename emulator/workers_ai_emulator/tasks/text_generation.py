@@ -95,7 +95,7 @@ def parse(
         raw=prompt is not None and values.get("raw") is True,
         stream=values.get("stream") is True,
         params=replace(
-            parse_sampling_params(values, spec.schema["input"]),
+            parse_sampling_params(values, spec.schema["input"], spec.traits),
             may_shorten=_may_shorten(body, spec),
         ),
         is_flattened=is_flattened,
@@ -104,7 +104,7 @@ def parse(
         json_mode=parse_json_mode(values, spec.traits, is_retired=spec.retired_on is not None),
         # without the effort that is the schema's default, which other weights may not know
         template_variables=template_variables(
-            {**spec.own_defaults, **given}, spec.traits, is_chat=prompt is None
+            {**spec.own_defaults, **given}, spec, is_chat=prompt is None
         ),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
