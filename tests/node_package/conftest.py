@@ -10,7 +10,7 @@ import pytest
 from tests import npm
 from tests.node_package import project
 from tests.node_package.project import Project
-from tests.workers.tools import VITEST as POOL
+from tests.workers.tools import VITEST_POOL as POOL
 
 VITEST_AND_JEST = ("vitest@3.2.7", "jest@30.5.2")
 TYPESCRIPT = ("typescript@5.9.3", "@types/node@20.19.0")

@@ -17,7 +17,7 @@ KIMI = "@cf/moonshotai/kimi-k2.6"
 
 def variables(model: str, **body: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Hi"}]
-    return parse({"messages": messages} | body, CATALOG[model]).template_variables
+    return dict(parse({"messages": messages} | body, CATALOG[model]).template_variables)
 
 
 def refusal(model: str, **body: Any) -> str:
