@@ -84,6 +84,7 @@ _NEMOTRON = replace(_VLLM, reasoning_keys=("reasoning",), refuses_top_p_0=True)
 # The server is recorded for gemma-4, glm-5.2, glm-5.3-flash and kimi-k2.6, and inferred for others.
 _SGLANG = Traits("choices", "sglang", has_tools=True, json_mode="text", thinking="on")
 _SGLANG_TOP_P = replace(_SGLANG, refuses_top_p_0=True)
+_QWEN_3_8 = replace(_SGLANG_TOP_P, needs_system_first=True)  # [recorded, 2026-09-13]
 # Whether the reasoning can be switched off is documented in the schemas.
 _SGLANG_ALWAYS = replace(_SGLANG, thinking="always")
 # `thinking` replaces `enable_thinking` [documented, 2026-04-20], which does not switch the
@@ -439,7 +440,7 @@ BUILT_IN_MODELS = (
     _model(
         "@cf/qwen/qwen3.8-27b",
         _family("chat-completions-batch-effort-xhigh"),
-        _SGLANG_TOP_P,
+        _QWEN_3_8,
         Price.in_usd(0.45, 3.2),
     ),
     _model(

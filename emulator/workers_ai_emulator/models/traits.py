@@ -25,6 +25,7 @@ class Traits:
     `reasoning_keys`: for vLLM, the keys of the reasoning in whole responses of OpenAI's endpoints.
     gpt-oss-120b and glm-4.7-flash have both [measured, 2026-09]; nemotron-3-120b-a12b has only
     `reasoning` [recorded, 2026-08].
+    `needs_system_first`: whether a system message must be the first message.
     `max_temperature`: the highest temperature that the inference server accepts; None if it accepts
     all that the schema accepts. `refuses_top_p_0`: whether it refuses a `top_p` of 0, which the
     schema accepts.
@@ -39,6 +40,7 @@ class Traits:
     thinking: Literal["none", "in_text", "on", "off", "always"] = "none"
     thinking_key: Literal["enable_thinking", "thinking"] = "enable_thinking"
     reasoning_keys: tuple[str, ...] = ("reasoning", "reasoning_content")
+    needs_system_first: bool = False
     max_temperature: float | None = None
     refuses_top_p_0: bool = False
 

@@ -17,6 +17,7 @@ from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode
+from workers_ai_emulator.tasks.message_checks import check_messages
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.tasks.reasoning import template_variables
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
@@ -91,7 +92,7 @@ def parse(
     tools, tool_choice = parse_tools(body) if spec.traits.has_tools else ((), ToolChoice())
     return TextGenerationRequest(
         prompt=prompt,
-        messages=parse_messages(body.get("messages")) if prompt is None else [],
+        messages=_messages(body, spec) if prompt is None else [],
         raw=prompt is not None and values.get("raw") is True,
         stream=values.get("stream") is True,
         params=replace(
@@ -108,6 +109,12 @@ def parse(
         ),
         separates_reasoning=spec.traits.thinking != "in_text",
     )
+
+
+def _messages(body: Mapping[str, Any], spec: ModelSpec) -> list[Message]:
+    messages = parse_messages(body.get("messages"))
+    check_messages(messages, spec.traits)
+    return messages
 
 
 def _refuse_adapters_and_images(body: Mapping[str, Any], spec: ModelSpec) -> None:
