@@ -314,6 +314,17 @@ def test_many_texts_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert decide(request, vectors, num_tokens=5 * 7) == together
 
 
+@pytest.mark.parametrize("images", [True, 3, 0, False])
+def test_images_that_are_no_list_are_refused(images: Any) -> None:
+    assert field_errors({**BODY, "images": images}) == {"images": ["Input should be a valid list"]}
+
+
+def test_the_text_of_an_option_has_the_beginning_of_long_instructions() -> None:
+    questions = {"team": {**TEAM, "instructions": "Which team? " * 10_000}}
+    texts = parse({**BODY, "questions": questions}, CLEF).questions[0].texts
+    assert len(texts) == len(TEAM["criteria"]) and max(len(text or "") for text in texts) < 1100
+
+
 def test_a_local_model_refuses_images_because_it_cannot_read_them() -> None:
     with pytest.raises(WireError) as failure:
         decide(parse({**BODY, "images": [PNG]}, CLEF), {})
@@ -360,6 +371,8 @@ def test_a_rule_may_have_probabilities_a_template_and_an_answer_for_each_call() 
         ({"json": {"team": "support"}}, 'the answer to "team" takes the id of an option'),
         ({"json": {"team": {"sales": 0}}}, 'the answer to "team" takes the id of an option'),
         ({"json": {"team": {"sales": "1"}}}, 'the answer to "team" takes the id of an option'),
+        ({"json": {"team": {"sales": 10**400}}}, 'the answer to "team" takes the id of an option'),
+        ({"answer": "[" * 100_000}, "a decision needs `json`"),
         ({"json": {"severity": 3.5}}, 'the answer to "severity" takes a number from 0'),
         ({"json": {"severity": True}}, 'the answer to "severity" takes a number from 0'),
     ],

@@ -125,7 +125,7 @@ def test_a_context_error_has_both_numbers() -> None:
 @pytest.mark.recorded
 def test_sglang_refuses_what_does_not_fit_the_context_itself() -> None:
     error = ContextTooLong(263_925, 262_144, 64_000)
-    refused = wire_error(error, ContextCheck("sglang"))
+    refused = wire_error(error, ContextCheck("sglang", lambda: 0))
     assert (refused.type.status, refused.type.code) == (400, 8007)
     assert refused.message == (
         'AiError: AiError: {"object":"error","message":"Requested token count exceeds the model\'s '
@@ -142,7 +142,7 @@ def test_sglang_names_max_tokens_if_it_alone_exceeds_the_context(
     max_tokens: int, is_too_large: bool
 ) -> None:
     error = ContextTooLong(max_tokens + 5, 256_000, max_tokens)
-    check = ContextCheck("sglang", counts_max_tokens=False)
+    check = ContextCheck("sglang", lambda: 0, counts_max_tokens=False)
     reason = json.loads(str(wire_error(error, check)))["message"]
     assert reason.startswith("Requested token count exceeds") is not is_too_large
     if is_too_large:
@@ -161,7 +161,7 @@ def test_vllm_counts_the_prompt_up_to_the_first_token_that_is_too_many(
     max_tokens: int, num_prompt_tokens: int
 ) -> None:
     error = ContextTooLong(90_000, 24_000, max_tokens)
-    refused = wire_error(error, ContextCheck("vllm", 15_000))
+    refused = wire_error(error, ContextCheck("vllm", lambda: 15_000))
     assert (refused.type.status, refused.type.code) == (400, 8007)
     assert refused.message == (
         'AiError: AiError: {"error":{"message":"This model\'s maximum context length is 24000 '
@@ -179,16 +179,16 @@ def test_a_request_whose_estimated_tokens_do_not_fit_is_refused_before_the_serve
     server: Literal["vllm", "sglang"],
 ) -> None:
     error = ContextTooLong(30_000, 24_000, 256)
-    estimated = ContextCheck(server, 24_293)
+    estimated = ContextCheck(server, lambda: 24_293)
     assert str(wire_error(error, estimated)) == (
         "The estimated number of input and maximum output tokens (24549) exceeded this model "
         "context window limit (24000)."
     )
-    assert wire_error(error, ContextCheck(server, 23_744)).type is REFUSED_BY_ENGINE
+    assert wire_error(error, ContextCheck(server, lambda: 23_744)).type is REFUSED_BY_ENGINE
 
 
 def test_a_maximum_that_alone_exceeds_the_context_of_vllm_is_the_error_of_the_service() -> None:
-    check = ContextCheck("vllm", counts_max_tokens=False)
+    check = ContextCheck("vllm", lambda: 0, counts_max_tokens=False)
     refused = wire_error(ContextTooLong(24_010, 24_000, 24_000), check)
     assert refused.type is CONTEXT_EXCEEDED and "(24010)" in str(refused)
 

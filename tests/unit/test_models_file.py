@@ -79,7 +79,7 @@ def test_keys_of_text_models_are_mistakes_for_embedding_models(tmp_path: Path) -
         '["@cf/baai/bge-m3"]\nfile = "a.gguf"\ncontext_length = 512\nchat_template = "t.jinja"\n'
         "defaults = { max_tokens = 5 }\n"
     )
-    reason = "embedding models and rerankers have no such key"
+    reason = "embedding models, rerankers and decision models have no such key"
     assert mistakes(tmp_path, text) == [
         f'{line}: "@cf/baai/bge-m3".{key}: {reason}'
         for line, key in [(3, "context_length"), (4, "chat_template"), (5, "defaults")]

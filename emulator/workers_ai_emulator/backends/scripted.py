@@ -27,7 +27,7 @@ from workers_ai_emulator.backends.relayed import (
     num_words,
 )
 from workers_ai_emulator.backends.rules import ReadyResponse, Rule
-from workers_ai_emulator.backends.scripted_decisions import with_answers
+from workers_ai_emulator.backends.scripted_decisions import given_answers, merged, without
 from workers_ai_emulator.backends.similarity import similarity, word_vector
 from workers_ai_emulator.backends.transcript import transcript
 from workers_ai_emulator.engine.stop_strings import before_stop
@@ -186,7 +186,7 @@ class ScriptedBackend:
         subject = _subject(request, spec, context)
         response, completion = await self._respond(subject, context)
         prompt = transcript(request.messages) if request.prompt is None else request.prompt
-        if response.fault and (error := _fault(response, request.stream, spec, context)):
+        if response.fault and (error := _fault(response, spec, context, is_stream=request.stream)):
             if not response.delay_s:
                 raise error
             return self._failing(error, response.delay_s, prompt)
@@ -221,18 +221,17 @@ class ScriptedBackend:
         )
         response, completion = await self._respond(subject, context)
         await asyncio.sleep(response.delay_s)
-        if response.fault and (error := _fault(response, False, spec, context)):
+        if response.fault and (error := _fault(response, spec, context, is_stream=False)):
             raise error
-        request = replace(request, has_images=False)  # a script answers without reading them
-        decisions, model = await decide_by_similarity(self.embed, request, spec, context)
-        if completion is None:
-            return decisions, model
         try:
-            chances = with_answers(request, decisions.probabilities, completion.text)
+            given = {} if completion is None else given_answers(request, completion.text)
         except ValueError as error:
-            reason = f"the script's rule {context.rule} is no answer to a decision: {error}"
+            reason = f"the script's rule {context.rule} does not fit this decision: {error}"
             raise WireError(INCOMPLETE_REQUEST, bounded(reason)) from error
-        return replace(decisions, probabilities=chances), model
+        # A script answers without reading the images.
+        others = replace(request, questions=without(request, given), has_images=False)
+        decisions, model = await decide_by_similarity(self.embed, others, spec, context)
+        return merged(request, given, decisions), model
 
     def cancel_all(self) -> None:
         self._running.cancel_all()
@@ -468,7 +467,7 @@ def _render(
 
 
 def _fault(
-    response: ReadyResponse, is_stream: bool, spec: ModelSpec, context: CallContext
+    response: ReadyResponse, spec: ModelSpec, context: CallContext, *, is_stream: bool
 ) -> WireError | None:
     """Stores the fault of a response in the context. Returns its error, if the fault is one.
 

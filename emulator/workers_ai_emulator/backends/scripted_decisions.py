@@ -3,43 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from workers_ai_emulator.tasks.decisions import DecisionRequest, Question
+from workers_ai_emulator.backends.relayed import num_words
+from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions, Question
 from workers_ai_emulator.wire.validation import shown
 
+_MAX_WEIGHT = 1e300  # so that the sum of all weights of a question is finite
 
-def with_answers(
-    request: DecisionRequest, probabilities: Sequence[Sequence[float]], text: str
-) -> list[Sequence[float]]:
-    """Returns the probabilities of each question, with those that a rule's answers determine.
 
-    `probabilities`: those of questions that the rule does not answer. `text`: the JSON text of the
-    rule's answers: an object with a value for each question's id. Raises ValueError if the text is
-    no such object, names an unknown question or has an invalid answer.
+def given_answers(request: DecisionRequest, text: str) -> dict[str, list[float]]:
+    """Returns the probabilities that a rule's answers determine, by the question's id.
+
+    `text`: the JSON text of the rule's answers: an object with a value for each question's id.
+    Raises ValueError if the text is no such object, names an unknown question or has an invalid
+    answer.
     """
     answers = _answers(text)
-    ids = [question.id for question in request.questions]
-    if unknown := next((id for id in answers if id not in ids), None):
+    questions = {question.id: question for question in request.questions}
+    if (unknown := next((id for id in answers if id not in questions), None)) is not None:
         raise ValueError(f"the request has no question {shown(unknown)}")
-    return [
-        _chances(question, answers[question.id]) if question.id in answers else others
-        for question, others in zip(request.questions, probabilities, strict=True)
-    ]
+    return {id: _probabilities(questions[id], answer) for id, answer in answers.items()}
+
+
+def without(request: DecisionRequest, given: Container[str]) -> tuple[Question, ...]:
+    """Returns the questions of the request whose ids are not in `given`."""
+    return tuple(question for question in request.questions if question.id not in given)
+
+
+def merged(
+    request: DecisionRequest, given: Mapping[str, Sequence[float]], others: Decisions
+) -> Decisions:
+    """Returns the answers to all questions of the request.
+
+    `given`: those of a rule, by the question's id. `others`: those to all other questions.
+    """
+    left = iter(others.probabilities)
+    texts = [question.texts for question in request.questions if question.id in given]
+    num_tokens = sum(num_words(text) for text in chain.from_iterable(texts) if text)
+    return Decisions(
+        [given.get(question.id) or next(left) for question in request.questions],
+        others.num_tokens + num_tokens,
+    )
 
 
 def _answers(text: str) -> dict[str, Any]:
     try:
         answers = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         answers = None
     if not isinstance(answers, dict):
         raise ValueError("a decision needs `json`: an object with an answer for each question")
     return answers
 
 
-def _chances(question: Question, answer: Any) -> list[float]:
+def _probabilities(question: Question, answer: Any) -> list[float]:
     """Returns the probability of each option. Raises ValueError for an invalid answer."""
     last = len(question.options) - 1
     match question.type, answer:
@@ -50,8 +70,8 @@ def _chances(question: Question, answer: Any) -> list[float]:
         case "score", int() | float() if not isinstance(answer, bool) and 0 <= answer <= last:
             return _around(answer, len(question.options))
         case "choice" | "score", dict() if answer.keys() <= {*question.options}:
-            if chances := _normalized(question, answer):
-                return chances
+            if probabilities := _normalized(question, answer):
+                return probabilities
     takes = _TAKES[question.type]
     raise ValueError(f"the answer to {shown(question.id)} takes {takes}, not {shown(answer)}")
 
@@ -71,8 +91,8 @@ def _around(score: float, num_levels: int) -> list[float]:
 
 def _normalized(question: Question, weights: Mapping[str, Any]) -> list[float] | None:
     """Returns the probabilities with the sum 1; None if they are invalid."""
-    chances = [weights.get(option, 0) for option in question.options]
-    if not all(type(chance) in (int, float) and chance >= 0 for chance in chances):
+    values = [weights.get(option, 0) for option in question.options]
+    if not all(type(value) in (int, float) and 0 <= value <= _MAX_WEIGHT for value in values):
         return None
-    total = sum(chances)
-    return [chance / total for chance in chances] if 0 < total < float("inf") else None
+    total = sum(values)
+    return [value / total for value in values] if total else None

@@ -344,7 +344,8 @@ class _Table:
     def _refuse_keys_of_text_models(self, entry: _Entry) -> None:
         for key in ("context_length", "chat_template", "defaults"):
             if key in entry.model_fields_set:
-                self._add_mistake("embedding models and rerankers have no such key", key)
+                reason = "embedding models, rerankers and decision models have no such key"
+                self._add_mistake(reason, key)
 
     def _add_mistake(self, reason: str, *keys: str) -> None:
         self._mistakes.append(_Mistake([self._name, *keys], reason))

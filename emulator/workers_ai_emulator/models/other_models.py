@@ -47,7 +47,8 @@ NOT_EMULATED = {
 }
 
 # Retired models that the emulator does not offer, with the day on which the service retired them.
-# The errors of most of them are recorded (2026-06). The other days are documented.
+# Most errors and days are recorded (2026-06); docs/parity.md lists those that are documented or
+# inferred.
 _2025 = date(2025, 10, 1)
 _2026 = date(2026, 5, 30)
 RETIRED = {

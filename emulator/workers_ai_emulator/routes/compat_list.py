@@ -23,6 +23,6 @@ def entry_of(spec: ModelSpec) -> dict[str, Any]:
         "object": "model",
         "created_at": seconds_of(spec.card.get("created_at")),
         "owned_by": "workers-ai",
-        "cost_in": spec.price.prompt_usd / 1e6,
-        "cost_out": spec.price.completion_usd / 1e6,
+        "cost_in": round(spec.price.prompt_usd / 1e6, 10),
+        "cost_out": round(spec.price.completion_usd / 1e6, 10),
     }

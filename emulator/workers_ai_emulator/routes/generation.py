@@ -125,7 +125,7 @@ def _context_check(
     if server is None:
         return None
     counts_max_tokens = inputs.get("max_completion_tokens") is None
-    return ContextCheck(server, task_request.num_characters // 4, counts_max_tokens)
+    return ContextCheck(server, lambda: task_request.num_prompt_characters // 4, counts_max_tokens)
 
 
 def _refusing_server(spec: ModelSpec) -> Literal["vllm", "sglang"] | None:

@@ -319,6 +319,8 @@ def _result(spec: ModelSpec) -> Json:
     if spec.traits.form == "choices":
         choices = _object(id=_TEXT, object=_TEXT, created=_COUNT, model=_TEXT, choices=_list_of({}))
         return _any_of([choices, _RESPONSE]) if _accepts_input(spec) else choices
+    if spec.traits.form == "both":
+        return _object(choices=_list_of({}), response={}, usage={"type": "object"})
     if spec.traits.has_tools or spec.traits.json_mode != "none":
         return _object(usage={"type": "object"})
     return _ref(spec, "output", "/oneOf/0")

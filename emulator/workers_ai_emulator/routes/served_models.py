@@ -92,9 +92,8 @@ class ServedModels:
             return spec
         if task := NOT_EMULATED.get(name):
             raise WireError(API_NOT_EMULATED, f"{name}, {task}")
-        log.warning(
-            "no model is called %s: %s", one_line(name[:_MAX_SHOWN]), _next_step(name, self.catalog)
-        )
+        shown = one_line(name[:_MAX_SHOWN])
+        log.warning("the emulator has no model %s: %s", shown, _next_step(name, self.catalog))
         if day := RETIRED.get(name):
             raise retired(name, day)
         raise WireError(MODEL_NOT_FOUND if is_other_providers_name(name) else unknown, name)
@@ -129,5 +128,5 @@ def _next_step(name: str, catalog: Container[str]) -> str:
         return "names have the form @cf/author/model or @hf/author/model"
     return (
         f"run `workers-ai-emulator models import FILE --as {name}`, or start the server with "
-        "--any-model. Only models for text generation, embeddings and ranking are served"
+        "--any-model. Only models for text generation, embeddings, ranking and decisions are served"
     )

@@ -25,6 +25,9 @@ from workers_ai_emulator.wire.errors import (
 _MAX_QUESTIONS = 64
 _MAX_IMAGES = 4
 _NUM_OPTIONS = {"choice": range(2, 256), "score": range(2, 11)}
+# The text of each option begins with this part of the question's instructions [ours]. It is limited
+# because a question may have 255 options.
+_MAX_INSTRUCTIONS = 1000  # characters
 _QUESTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _KEYS = {"model", "state", "questions", "images", "options"}
 # The service estimates one token for every four bytes of a body. It refuses a body with more than
@@ -44,8 +47,9 @@ class Question:
 
     `options`: the possible answers: the ids of a choice; the numbers of a score's levels, from "0"
     on; "true" and "false" for `noul`, a question for yes or no. `texts`: for each option, the
-    instructions followed by the option's description; None if an answer to a `noul` question has no
-    description. `levels`: the descriptions of a score's levels, as in the request.
+    beginning of the instructions, followed by the option's description; None if an answer to a
+    `noul` question has no description. `levels`: the descriptions of a score's levels, as in the
+    request.
     """
 
     id: str
@@ -151,7 +155,7 @@ def _question(id: str, value: Any) -> Question:
     instructions = value.get("instructions")
     if not isinstance(instructions, str | dict | list) or not instructions:
         raise _invalid("questions", f"{id}: instructions should not be empty")
-    text = text_of(instructions)
+    text = text_of(instructions)[:_MAX_INSTRUCTIONS]
     criteria = value.get("criteria")
     match value.get("type"):
         case "noul":
@@ -205,7 +209,9 @@ def _check_number(type: str, id: str, options: Mapping[str, Any] | list[Any]) ->
 
 
 def _has_images(value: Any) -> bool:
-    images = value or []
+    images = [] if value is None else value
+    if not isinstance(images, list):
+        raise _invalid("images", "Input should be a valid list")
     if len(images) > _MAX_IMAGES:
         most = f"List should have at most {_MAX_IMAGES} items after validation"
         raise _invalid("images", f"{most}, not {len(images)}")

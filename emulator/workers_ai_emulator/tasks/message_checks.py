@@ -20,7 +20,7 @@ def check_messages(messages: Sequence[Message], traits: Traits) -> None:
     object is that of SGLang's code]. The chat template of qwen3.8-27b accepts a system message only
     as the first message [recorded, 2026-09-13].
     """
-    if traits.form == "choices" and traits.server == "sglang":
+    if traits.server == "sglang":
         for message in messages:
             for call in message.tool_calls:
                 _check_arguments(call.arguments)

@@ -54,9 +54,13 @@ class TextGenerationRequest:
     @property
     def num_characters(self) -> int:
         """The number of characters of the input that may become a part of the prompt."""
-        values = [[tool.as_openai() for tool in self.tools], self.template_variables]
-        num_in_values = sum(map(len, texts_of(values)))
-        return len(self.prompt or "") + sum(m.num_characters for m in self.messages) + num_in_values
+        return self.num_prompt_characters + sum(map(len, texts_of(self.template_variables)))
+
+    @property
+    def num_prompt_characters(self) -> int:
+        """The number of characters of the prompt or the messages, and of the tools."""
+        num_in_tools = sum(map(len, texts_of([tool.as_openai() for tool in self.tools])))
+        return len(self.prompt or "") + sum(m.num_characters for m in self.messages) + num_in_tools
 
     def render(self, template: ChatTemplate) -> list[int]:
         """Returns the prompt tokens. Applies the chat template if the input needs it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -329,12 +329,12 @@ class ContextCheck:
     First, the service compares an estimated number of tokens with the context length. If it is not
     larger, the inference server refuses the request, with the exact number.
 
-    `server`: the server. `num_prompt_tokens`: the estimated number of tokens of the prompt.
+    `server`: the server. `estimate`: returns the estimated number of tokens of the prompt.
     `counts_max_tokens`: whether the estimate contains the maximum number of completion tokens.
     """
 
     server: Literal["vllm", "sglang"]
-    num_prompt_tokens: int = 0
+    estimate: Callable[[], int]
     counts_max_tokens: bool = True
 
 
@@ -372,7 +372,7 @@ def wire_error(
 
 def _context_error(error: ContextTooLong, check: ContextCheck) -> WireError:
     max_tokens, limit = error.max_tokens, error.context_length
-    estimate = check.num_prompt_tokens + (max_tokens if check.counts_max_tokens else 0)
+    estimate = check.estimate() + (max_tokens if check.counts_max_tokens else 0)
     if estimate > limit:
         return WireError(CONTEXT_EXCEEDED, estimate, limit)
     if check.server == "sglang":

@@ -114,7 +114,9 @@ function patchAiPlugin(plugin, address) {
     if (namesAccount(options)) return getServices(args);
     return own.getServices({ options: await replacements(options, workerIndex) });
   };
-  plugin.getExtensions = () => own.getExtensions();
+  const getExtensions = plugin.getExtensions?.bind(plugin);
+  plugin.getExtensions = async (...args) =>
+    [...((await getExtensions?.(...args)) ?? []), ...(await own.getExtensions())];
 }
 
 // Returns whether a Worker's AI binding already calls an emulator, and names an account in its URL.

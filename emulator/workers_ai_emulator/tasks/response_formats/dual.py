@@ -76,7 +76,8 @@ class DualFormat:
     A text or a part of arguments that is a JSON number, object or list becomes this value in the
     key `response` or `tool_calls`, if the JSON mode of the model sends objects. [recorded from
     Llama 3.3: streams 2026-10, whole results with tools 2026-08, numbers 2026-09 and 2026-10; a
-    whole result of Llama 4 2026-09. Its streams were measured 2026-09, without the bytes.]
+    whole result of Llama 4 2026-09. Llama 4's streams are inferred from reports of doubled texts,
+    2026-08 and 2026-09.]
 
     `request`: decides which model runs, and whether `response` must be JSON. `wrap`: writes the
     body of a response that is not a stream. `calls_tools`: whether the model has tools. `usage`:
