@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message
 
-from workers_ai_emulator.middleware.recordings.gateway_errors import is_gateway_error
+from workers_ai_emulator.middleware.recordings.call_errors import is_call_error
 from workers_ai_emulator.middleware.recordings.recording import Ending, RecordedResponse
 from workers_ai_emulator.middleware.recordings.request import Json, text_or_base64
 from workers_ai_emulator.middleware.stream_end import ends_stream
@@ -113,7 +113,7 @@ class ResponseCapture:
 
     @property
     def _is_error_about_call(self) -> bool:
-        return "cf-ai-req-id" in self._headers or is_gateway_error(b"".join(self._parts))
+        return "cf-ai-req-id" in self._headers or is_call_error(b"".join(self._parts))
 
     @property
     def _last_event(self) -> bytes:

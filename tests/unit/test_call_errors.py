@@ -1,11 +1,11 @@
-"""Tests which errors without a request id are recorded: those of AI Gateway about a call."""
+"""Tests which errors without a request id are recorded: those about the call."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from workers_ai_emulator.middleware.recordings.gateway_errors import is_gateway_error
+from workers_ai_emulator.middleware.recordings.call_errors import is_call_error
 from workers_ai_emulator.wire.envelope import failure, to_json
 from workers_ai_emulator.wire.errors import (
     AUTHENTICATION_FAILED,
@@ -34,7 +34,7 @@ def test_the_errors_that_the_emulator_sends_in_both_forms_are_recorded(
     type: ErrorType, is_bare: bool
 ) -> None:
     error = WireError(type, "openai/gpt-x") if type is MODEL_NOT_FOUND else WireError(type)
-    assert is_gateway_error(failure(error, "id", is_bare=is_bare))
+    assert is_call_error(failure(error, "id", is_bare=is_bare))
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,11 @@ def test_the_errors_that_the_emulator_sends_in_both_forms_are_recorded(
         {"success": False, "error": [PROVIDER], "name": "AiGatewayError", "internalCode": 2005},
         {"success": False, "name": "AiGatewayError", "internalCode": 9999},
         anthropic("not_found_error", "Model not found: anthropic/x"),
+        {"success": False, "errors": WireError(NO_ROUTE).entries, "messages": [], "result": None},
     ],
 )
-def test_an_error_of_ai_gateway_is_recorded(body: dict[str, Any]) -> None:
-    assert is_gateway_error(to_json(body))
+def test_an_error_about_the_call_is_recorded(body: dict[str, Any]) -> None:
+    assert is_call_error(to_json(body))
 
 
 @pytest.mark.parametrize("is_bare", [False, True])
@@ -57,7 +58,6 @@ def test_an_error_of_ai_gateway_is_recorded(body: dict[str, Any]) -> None:
     [
         WireError(AUTHENTICATION_FAILED),
         WireError(INVALID_ACCOUNT, "/x"),
-        WireError(NO_ROUTE, "/x"),
         WireError(GATEWAY_NOT_CONFIGURED),
         WireError(GATEWAY_UNAUTHORIZED),
         header_malformed(6111, "Authorization"),
@@ -66,7 +66,7 @@ def test_an_error_of_ai_gateway_is_recorded(body: dict[str, Any]) -> None:
 def test_an_error_about_the_account_or_the_token_is_not_recorded(
     error: WireError, is_bare: bool
 ) -> None:
-    assert not is_gateway_error(failure(error, "id", is_bare=is_bare))
+    assert not is_call_error(failure(error, "id", is_bare=is_bare))
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_an_error_about_the_account_or_the_token_is_not_recorded(
     ],
 )
 def test_a_page_of_the_edge_or_another_error_is_not_recorded(body: bytes) -> None:
-    assert not is_gateway_error(body)
+    assert not is_call_error(body)
