@@ -148,6 +148,24 @@ def test_the_rules_of_the_page_fix_answers(scripted: ServerProcess) -> None:
     assert answers(scripted, "My invoice is wrong.", team=TEAM)["team"]["choice"] == "billing"
 
 
+@pytest.mark.parametrize("state", ["My parcel is late.", {"text": "My parcel is late."}])
+def test_the_rule_that_the_journal_shows_gives_the_same_answers(
+    scripted: ServerProcess, state: Any
+) -> None:
+    questions = {"urgent": REFUND, "team": TEAM}
+    found = answers(scripted, state, **questions)
+    newest = httpx.get(f"{scripted.root}/_emulator/requests").json()["requests"][0]
+    expected = state if isinstance(state, str) else json.dumps(state, separators=(",", ":"))
+    assert newest["excerpt"] == expected
+    entry = httpx.get(f"{scripted.root}/_emulator/requests/{newest['id']}").json()
+    with server_process("--backend", "scripted") as other:
+        assert httpx.post(f"{other.root}/_emulator/script", json=[entry["as_rule"]]).is_success
+        again = answers(other, state, **questions)
+    assert again["urgent"] == found["urgent"]
+    assert again["team"]["choice"] == found["team"]["choice"]
+    assert again["team"]["probabilities"] == found["team"]["probabilities"]
+
+
 def test_a_decision_is_recorded_and_replayed(scripted: ServerProcess) -> None:
     request = body("Something else.", team=TEAM)
     recorded, replayed = (

@@ -709,6 +709,18 @@ def test_a_call_has_a_rule_of_a_script_with_its_completion() -> None:
         assert calls == [("weather", {"city": "Paris"}), ("time", {})]
 
 
+def test_the_text_of_a_call_has_the_pieces_that_are_numbers() -> None:
+    def delta(content: Any) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"content": content}}]})
+
+    journal = Journal()
+    call(
+        responding(streaming(delta("It costs "), delta(5), delta(" dollars."), END_OF_STREAM)),
+        journal,
+    )
+    assert view_of(journal)["answer"]["text"] == "It costs 5 dollars."
+
+
 def test_the_rule_of_a_call_applies_to_calls_with_the_same_message() -> None:
     inputs = {"messages": [{"role": "user", "content": f"{SECRET}: the rest\nof it"}]}
     journal = Journal()

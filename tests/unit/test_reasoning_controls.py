@@ -107,7 +107,7 @@ def test_some_models_refuse_a_temperature_above_2(
     variables("@cf/meta/llama-3.1-8b-instruct-fp8", temperature=refused)
 
 
-@pytest.mark.parametrize("top_p", [0, 0.0])
+@pytest.mark.parametrize("top_p", [0, 0.0, -0.1, 1.5])
 @pytest.mark.parametrize(
     "model",
     [
@@ -116,7 +116,10 @@ def test_some_models_refuse_a_temperature_above_2(
         "@cf/deepseek-ai/deepseek-v4-pro-0813",
     ],
 )
-def test_some_models_refuse_a_top_p_of_0(model: str, top_p: float) -> None:
-    variables(model, top_p=0.001)
-    assert "top_p must be in (0, 1], got 0.0." in refusal(model, top_p=top_p)
+def test_some_models_refuse_a_top_p_that_is_not_above_0_and_at_most_1(
+    model: str, top_p: float
+) -> None:
+    for accepted in (0.001, 1):
+        variables(model, top_p=accepted)
+    assert f"top_p must be in (0, 1], got {float(top_p)}." in refusal(model, top_p=top_p)
     variables(DEEPSEEK, top_p=top_p)

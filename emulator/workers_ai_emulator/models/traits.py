@@ -27,8 +27,8 @@ class Traits:
     `reasoning` [recorded, 2026-08].
     `needs_system_first`: whether a system message must be the first message.
     `max_temperature`: the highest temperature that the inference server accepts; None if it accepts
-    all that the schema accepts. `refuses_top_p_0`: whether it refuses a `top_p` of 0, which the
-    schema accepts.
+    all that the schema accepts. `refuses_top_p_0`: whether it refuses a `top_p` of 0, and any
+    other that is not in (0, 1], although the schema accepts it.
     """
 
     form: Literal["response", "choices", "both"] = "response"

@@ -30,6 +30,7 @@ _NUM_OPTIONS = {"choice": range(2, 256), "score": range(2, 11)}
 _MAX_INSTRUCTIONS = 1000  # characters
 _QUESTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _KEYS = {"model", "state", "questions", "images", "options"}
+_QUESTION_KEYS = {"type", "instructions", "criteria"}
 # The service estimates one token for every four bytes of a body. It refuses a body with more than
 # twice the tokens that its error text names [measured, 2026-10; the factor is inferred].
 _BYTES_PER_TOKEN = 4
@@ -152,8 +153,12 @@ def _question(id: str, value: Any) -> Question:
         raise _invalid("questions", "String should match pattern '^[A-Za-z0-9_.-]{1,100}$'")
     if not isinstance(value, dict) or is_too_deep(value):
         raise _invalid("questions", "Input should be a valid dictionary")
+    if other := next((key for key in value if key not in _QUESTION_KEYS), None):
+        raise _invalid("questions", f"{id}.{other}: Extra inputs are not permitted")
     instructions = value.get("instructions")
-    if not isinstance(instructions, str | dict | list) or not instructions:
+    if not isinstance(instructions, str | dict | list):
+        raise _invalid("questions", f"{id}: instructions should be a string, an object or an array")
+    if not instructions:
         raise _invalid("questions", f"{id}: instructions should not be empty")
     text = text_of(instructions)[:_MAX_INSTRUCTIONS]
     criteria = value.get("criteria")
@@ -165,6 +170,8 @@ def _question(id: str, value: Any) -> Question:
             return Question(id, "choice", (*criteria,), _option_texts(text, criteria))
         case "score" if isinstance(criteria, list):
             _check_number("score", id, criteria)
+            if None in criteria:
+                raise _invalid("questions", f"{id}: a level should have a description")
             options = tuple(map(str, range(len(criteria))))
             texts = tuple(f"{text} {text_of(level)}" for level in criteria)
             return Question(id, "score", options, texts, (*criteria,))
@@ -180,6 +187,8 @@ def _noul(id: str, instructions: str, criteria: Any) -> Question:
     """
     if not isinstance(criteria, dict | None):
         raise _invalid("questions", f"{id}: criteria should be a valid dictionary")
+    if other := next((key for key in criteria or {} if key not in ("true", "false")), None):
+        raise _invalid("questions", f"{id}: criteria.{other}: Extra inputs are not permitted")
     described = {key: value for key, value in (criteria or {}).items() if value is not None}
     texts = [
         f"{instructions} {text_of(described[key])}" if key in described else None

@@ -76,8 +76,9 @@ def _refuse_beyond_limits(values: Mapping[str, Any], traits: Traits) -> None:
     temperature, limit = _number(values, "temperature"), traits.max_temperature
     if temperature is not None and limit is not None and temperature > limit:
         raise refused_by_engine(f"temperature must be in [0, {limit:g}], got {temperature}.")
-    if traits.refuses_top_p_0 and _number(values, "top_p") == 0:
-        raise refused_by_engine("top_p must be in (0, 1], got 0.0.")
+    top_p = _number(values, "top_p")
+    if traits.refuses_top_p_0 and top_p is not None and not 0 < top_p <= 1:
+        raise refused_by_engine(f"top_p must be in (0, 1], got {top_p}.")
 
 
 def _max_tokens(values: Mapping[str, Any]) -> int | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from workers_ai_emulator.wire.envelope import json_text
+
 MAX_LENGTH = 200  # characters
 
 _MAX_DEPTH = 8  # levels of objects and lists that are searched
@@ -34,6 +36,8 @@ def _text(value: Any, depth: int) -> str | None:
             return None
         case {"prompt": inner} if inner is not None:
             return _text(inner, depth - 1)
+        case {"state": state, "questions": _}:  # the input of a decision model
+            return state if isinstance(state, str) else json_text(state)
         case {"messages": [*_, inner]} | {"input": [*_, inner]}:
             return _text(inner, depth - 1)
         case (

@@ -23,9 +23,10 @@ export class Chat {
   }
 
   async loadModels() {
-    const body = await fetchJson(`${API}/models/search?per_page=1000`);
+    // This form of the list has only the models that generate text.
+    const body = await fetchJson(`${API}/models/search?format=openrouter&per_page=1000`);
     const chosen = $("model").value;
-    const options = body.result.map(({ name }) => new Option(name, name, false, name === chosen));
+    const options = body.data.map(({ id }) => new Option(id, id, false, id === chosen));
     $("model").replaceChildren(...options);
   }
 

@@ -123,8 +123,13 @@ def _message_parts(message: dict[str, Any]) -> Iterator[_Part]:
         if isinstance(text := message.get(key), str):
             yield _Part("reasoning", text)
             break
-    if isinstance(text := message.get("content"), str):
-        yield _Part("text", text)
+    match message.get("content"):
+        case str(text):
+            yield _Part("text", text)
+        case (
+            int() | float() as number
+        ):  # a piece that is a number (see docs/parity.md, "Both forms")
+            yield _Part("text", to_json(number).decode())
     yield from _call_parts(message.get("tool_calls"))
 
 

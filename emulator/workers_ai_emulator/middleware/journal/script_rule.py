@@ -26,8 +26,12 @@ def rule_of(entry: Entry, completion: SentCompletion | None) -> dict[str, Any] |
         return None
     if (entry.status or 0) >= 400:
         parts = None if entry.is_unmatched else _error_keys(entry)
-    elif completion is not None and entry.outcome == "ok":
+    elif entry.outcome != "ok":
+        parts = None
+    elif completion is not None:
         parts = _completion_keys(entry, completion)
+    elif answers := _decisions(entry.response_body.text):
+        parts = {"json": answers}
     else:
         parts = None
     return {**_conditions(entry), **parts} if parts else None
@@ -54,6 +58,23 @@ def _completion_keys(entry: Entry, completion: SentCompletion) -> dict[str, Any]
     return keys
 
 
+def _decisions(body: str) -> dict[str, Any]:
+    """Returns the answers in the response of a decision model, as a rule contains them.
+
+    The rule has the probability of yes, or the probabilities of the options. Returns an empty
+    object for other responses.
+    """
+    match _parsed(body):
+        case {"result": {"answers": dict(answers)}} | {"answers": dict(answers)}:
+            values = {
+                id: answer.get("noul", answer.get("probabilities"))
+                for id, answer in answers.items()
+                if isinstance(answer, dict)
+            }
+            return {id: value for id, value in values.items() if value is not None}
+    return {}
+
+
 def _error_keys(entry: Entry) -> dict[str, Any] | None:
     """Returns the fault that sends the entry's error, or None if the body contains no error."""
     message = _message(entry.response_body.text)
@@ -67,11 +88,7 @@ def _error_keys(entry: Entry) -> dict[str, Any] | None:
 
 def _message(body: str) -> str | None:
     """Returns the message of the error in a body, in any of the endpoints' forms of errors."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    match value:
+    match _parsed(body):
         case (
             {"errors": [{"message": str(message)}, *_]}
             | {"error": [{"message": str(message)}, *_]}
@@ -84,8 +101,13 @@ def _message(body: str) -> str | None:
 
 def _arguments(text: str) -> Any:
     """Returns the arguments of a tool call as an object; an empty one if they are not one."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    value = _parsed(text)
     return value if isinstance(value, dict) else {}
+
+
+def _parsed(text: str) -> Any:
+    """Returns the JSON value of the text, or None if the text is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
