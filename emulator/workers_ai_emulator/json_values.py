@@ -23,6 +23,23 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
+def json_or_none(text: str) -> Any:
+    """Returns the value of a JSON text, or None if the text is not JSON.
+
+    Unlike `parse_json`, accepts infinite numbers and `NaN`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def object_or_none(text: str) -> dict[str, Any] | None:
+    """Returns the object that a JSON text is, or None if the text is no JSON object."""
+    value = json_or_none(text)
+    return value if isinstance(value, dict) else None
+
+
 def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
     """Returns whether more than `max_depth` lists and objects are nested in each other."""
     level = [value] if isinstance(value, dict | list) else []

@@ -21,11 +21,11 @@ from pydantic import (
 from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
 from workers_ai_emulator.prompts.messages import Message
-from workers_ai_emulator.tasks.decisions import text_of
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.wildcards import is_like
 from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.context import CallContext
+from workers_ai_emulator.wire.envelope import text_of
 from workers_ai_emulator.wire.errors import WireError
 from workers_ai_emulator.wire.validation import BoundedModel, shown
 

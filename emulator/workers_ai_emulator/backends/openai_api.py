@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, TypeGuard
@@ -13,6 +12,7 @@ from workers_ai_emulator.engine.errors import (
     EngineError,
     RequestRejected,
 )
+from workers_ai_emulator.json_values import object_or_none
 
 Json = dict[str, Any]
 
@@ -81,7 +81,7 @@ def _message(body: str) -> str:
     Different servers send the error text under different JSON keys. If the body has none of these
     keys, the error text is the whole body.
     """
-    match parse_object(body):
+    match object_or_none(body):
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             return message
         case {"message": str(message)} | {"detail": str(message)}:
@@ -100,21 +100,13 @@ def model_names(body: str) -> list[str]:
 
     Raises UpstreamFailed if the body has no list of models.
     """
-    match parse_object(body):
+    match object_or_none(body):
         case {"data": [*models]}:
             names = [model.get("id") for model in models if isinstance(model, dict)]
             return [name for name in names if isinstance(name, str)]
     raise UpstreamFailed(
         f"sent no list of models, name one with --upstream-model: {one_line(body)}"
     )
-
-
-def parse_object(text: str) -> Json | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def embeddings(body: str, num_texts: int) -> tuple[list[list[float]], int | None]:
@@ -124,7 +116,7 @@ def embeddings(body: str, num_texts: int) -> tuple[list[list[float]], int | None
     tokens is None if the response does not contain it. Raises UpstreamFailed if the response does
     not have an embedding for each text, or if the embeddings have different lengths.
     """
-    value = parse_object(body) or {}
+    value = object_or_none(body) or {}
     items = value.get("data")
     vectors = _vectors(items) if isinstance(items, list) else []
     if len(vectors) != num_texts or len(set(map(len, vectors))) > 1:

@@ -11,11 +11,11 @@ from workers_ai_emulator.backends.openai_api import (
     UpstreamFailed,
     error_from,
     one_line,
-    parse_object,
 )
 from workers_ai_emulator.backends.reasoning_text import ReasoningText
 from workers_ai_emulator.backends.tool_call_decoder import ToolCallDecoder
 from workers_ai_emulator.engine.types import Chunk, FinishReason, Usage
+from workers_ai_emulator.json_values import object_or_none
 
 _MAX_DIGITS = 15  # a token count with more digits is ignored
 _END_OF_STREAM = "[DONE]"
@@ -54,7 +54,7 @@ class EventDecoder:
         if data.strip() == _END_OF_STREAM:
             self.is_done = True
             return []
-        event = parse_object(data)
+        event = object_or_none(data)
         if kind == "error" or (event and event.get("error")):
             raise error_from(_error_status(event or {}), data, self.max_tokens)
         if event is None:

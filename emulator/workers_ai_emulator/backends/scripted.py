@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from workers_ai_emulator.backends.conditions import Cost, Counter, Match, Subject
+from workers_ai_emulator.backends.conditions import Cost, Counter, Match, Subject, subject_of
 from workers_ai_emulator.backends.decisions import decide_by_similarity
 from workers_ai_emulator.backends.minimal_json import minimal_object, minimal_value
 from workers_ai_emulator.backends.patterns import PatternTooCostly
@@ -211,14 +211,7 @@ class ScriptedBackend:
         self, request: DecisionRequest, spec: ModelSpec, context: CallContext
     ) -> tuple[Decisions, str]:
         """Answers by the rule that applies, and all other questions by the similarity of words."""
-        inputs = context.inputs if isinstance(context.inputs, dict) else {}
-        subject = Subject(
-            spec.name,
-            request.state,
-            account=context.account,
-            headers=context.headers,
-            inputs=inputs,
-        )
+        subject = subject_of(context.inputs, model=spec.name, context=context)
         response, completion = await self._respond(subject, context)
         await asyncio.sleep(response.delay_s)
         if response.fault and (error := _fault(response, spec, context, is_stream=False)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from workers_ai_emulator.backends.relayed import num_words
+from workers_ai_emulator.json_values import object_or_none
 from workers_ai_emulator.tasks.decisions import DecisionRequest, Decisions, Question
 from workers_ai_emulator.wire.validation import shown
 
@@ -50,11 +50,8 @@ def merged(
 
 
 def _answers(text: str) -> dict[str, Any]:
-    try:
-        answers = json.loads(text)
-    except (ValueError, RecursionError):
-        answers = None
-    if not isinstance(answers, dict):
+    answers = object_or_none(text)
+    if answers is None:
         raise ValueError("a decision needs `json`: an object with an answer for each question")
     return answers
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
 
 from workers_ai_emulator.models.spec import ModelSpec
-from workers_ai_emulator.routes.embeddings import backend_of, result_of, store
+from workers_ai_emulator.routes.numeric_result import run_backend
 from workers_ai_emulator.tasks import decisions
-from workers_ai_emulator.tasks.decisions import DecisionRequest
 from workers_ai_emulator.tasks.response_formats.decisions import decisions_result
 from workers_ai_emulator.tasks.response_formats.response_format import Wrap
 from workers_ai_emulator.wire.body import compute
@@ -30,13 +28,10 @@ async def run(request: Request, spec: ModelSpec, inputs: Any, wrap: Wrap) -> Res
     context = context_of(request.scope)
     context.inputs = inputs
     task_request = await compute(context, decisions.parse, inputs, spec)
+    texts = task_request.texts
     # The instructions of a question are in the text of each of its options.
-    context.is_large |= sum(map(len, task_request.texts)) > _MAX_CHARACTERS_ON_LOOP
-    backend = backend_of(request)
-    result, model = await result_of(request, backend.decide(task_request, spec, context))
-    headers = store(context, spec, partial(_prompt, task_request), result.num_tokens, model)
+    context.is_large |= sum(map(len, texts)) > _MAX_CHARACTERS_ON_LOOP
+    result, headers = await run_backend(
+        request, spec, texts, lambda backend: backend.decide(task_request, spec, context)
+    )
     return JsonResponse(wrap(decisions_result(task_request, result)), headers=headers)
-
-
-def _prompt(request: DecisionRequest) -> str:
-    return "\n\n".join(request.texts)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from workers_ai_emulator.json_values import is_too_deep
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
-from workers_ai_emulator.wire.envelope import json_text, to_json
+from workers_ai_emulator.wire.envelope import text_of, to_json
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     CONTEXT_EXCEEDED,
@@ -116,11 +116,6 @@ def parse(body: Any, spec: ModelSpec) -> DecisionRequest:
         _questions(body["questions"]),
         _has_images(body.get("images")),
     )
-
-
-def text_of(value: Any) -> str:
-    """Returns a text of a request, or the JSON of another value."""
-    return value if isinstance(value, str) else json_text(value)
 
 
 def _check_length(body: Any) -> None:

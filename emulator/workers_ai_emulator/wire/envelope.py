@@ -67,6 +67,11 @@ def json_text(value: Any) -> str:
         return _ENCODER.encode(_finite(value))
 
 
+def text_of(value: Any) -> str:
+    """Returns a text unchanged, and any other value as JSON."""
+    return value if isinstance(value, str) else json_text(value)
+
+
 def to_json(value: Any) -> bytes:
     """Returns the value as compact JSON in UTF-8. The value may contain parts of type `Written`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from workers_ai_emulator.wire.envelope import json_text
+from workers_ai_emulator.wire.envelope import text_of
 
 MAX_LENGTH = 200  # characters
 
@@ -37,7 +37,7 @@ def _text(value: Any, depth: int) -> str | None:
         case {"prompt": inner} if inner is not None:
             return _text(inner, depth - 1)
         case {"state": state, "questions": _}:  # the input of a decision model
-            return state if isinstance(state, str) else json_text(state)
+            return text_of(state)
         case {"messages": [*_, inner]} | {"input": [*_, inner]}:
             return _text(inner, depth - 1)
         case (

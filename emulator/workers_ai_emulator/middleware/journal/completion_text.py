@@ -5,11 +5,11 @@ Supports all formats in `tasks/response_formats/`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workers_ai_emulator.json_values import json_or_none
 from workers_ai_emulator.wire.envelope import to_json
 
 _PREFIX = "data: "  # of the line with an event's JSON
@@ -74,20 +74,12 @@ def completion_in(body: str, *, is_stream: bool) -> SentCompletion | None:
     Returns None if the body of a response that is not a stream contains no completion.
     """
     if not is_stream:
-        parts = [*_parts(_parsed(body))]
+        parts = [*_parts(json_or_none(body))]
         return SentCompletion(parts) if parts else None
     lines = (line for line in body.splitlines() if line.startswith(_PREFIX))
-    events = [[*_parts(_parsed(line.removeprefix(_PREFIX)))] for line in lines]
+    events = [[*_parts(json_or_none(line.removeprefix(_PREFIX)))] for line in lines]
     parts = [part for event in events for part in event]
     return SentCompletion(parts, sum(map(bool, events)))
-
-
-def _parsed(text: str) -> Any:
-    """Returns the JSON value of the text, or None if the text is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _parts(value: Any) -> Iterator[_Part]:
@@ -126,9 +118,8 @@ def _message_parts(message: dict[str, Any]) -> Iterator[_Part]:
     match message.get("content"):
         case str(text):
             yield _Part("text", text)
-        case (
-            int() | float() as number
-        ):  # a piece that is a number (see docs/parity.md, "Both forms")
+        # A piece of a stream that is a number (see docs/parity.md, "Both forms").
+        case int() | float() as number:
             yield _Part("text", to_json(number).decode())
     yield from _call_parts(message.get("tool_calls"))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from workers_ai_emulator.json_values import json_or_none, object_or_none
 from workers_ai_emulator.middleware.journal.completion_text import SentCompletion
 from workers_ai_emulator.middleware.journal.entry import Entry
 from workers_ai_emulator.wire.credentials import MARK
@@ -64,7 +64,7 @@ def _decisions(body: str) -> dict[str, Any]:
     The rule has the probability of yes, or the probabilities of the options. Returns an empty
     object for other responses.
     """
-    match _parsed(body):
+    match json_or_none(body):
         case {"result": {"answers": dict(answers)}} | {"answers": dict(answers)}:
             values = {
                 id: answer.get("noul", answer.get("probabilities"))
@@ -88,7 +88,7 @@ def _error_keys(entry: Entry) -> dict[str, Any] | None:
 
 def _message(body: str) -> str | None:
     """Returns the message of the error in a body, in any of the endpoints' forms of errors."""
-    match _parsed(body):
+    match json_or_none(body):
         case (
             {"errors": [{"message": str(message)}, *_]}
             | {"error": [{"message": str(message)}, *_]}
@@ -101,13 +101,4 @@ def _message(body: str) -> str | None:
 
 def _arguments(text: str) -> Any:
     """Returns the arguments of a tool call as an object; an empty one if they are not one."""
-    value = _parsed(text)
-    return value if isinstance(value, dict) else {}
-
-
-def _parsed(text: str) -> Any:
-    """Returns the JSON value of the text, or None if the text is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return object_or_none(text) or {}
