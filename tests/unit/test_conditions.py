@@ -84,6 +84,13 @@ def test_a_call_meets_conditions_or_not(conditions: dict[str, Any], holds: bool)
     assert (checked.mismatches(CHAT) == []) is holds
 
 
+def test_a_condition_may_name_the_old_name_of_a_model() -> None:
+    inputs, new = {"prompt": "Hi"}, "@cf/moonshotai/kimi-k2.6"  # also the model of calls of the old
+    call = subject_of(inputs, model=new, context=CallContext())
+    for name in ("@cf/moonshotai/kimi-k2.5", new, "@cf/moonshotai/*"):
+        assert Conditions.model_validate({"model": name}).match(call) is not None
+
+
 def test_a_long_pattern_for_a_header_is_compared_at_once() -> None:
     conditions = [{"headers": {"x-test": f"{'?[*' * 33_000}{number}"}} for number in range(20)]
     checked = [Conditions.model_validate(each) for each in conditions]

@@ -20,6 +20,7 @@ from pydantic import (
 
 from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
+from workers_ai_emulator.models.other_models import ALIASES
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.wildcards import is_like
@@ -387,7 +388,7 @@ _TESTS: dict[str, tuple[Callable[[Any, Subject], bool], Callable[[Any, Subject],
         lambda _, subject: f"because the account is {shown(subject.account)}",
     ),
     "model": (
-        lambda pattern, subject: is_like(subject.model, pattern),
+        lambda pattern, subject: is_like(subject.model, ALIASES.get(pattern, pattern)),
         lambda _, subject: f"because the model is {shown(subject.model)}",
     ),
     "headers": (
