@@ -556,6 +556,24 @@ def test_a_completion_that_is_cut_by_default_is_logged_once(
 # ── the completion ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("I have 3 cats", ["I", " have", " ", "3", " cats"]),
+        ("1.50 and 12345,\n", ["1", ".", "50", " and", " ", "123", "45", ",", "\n"]),
+        ("a5b  6", ["a", "5", "b", "  ", "6"]),
+    ],
+)
+def test_a_number_is_a_token_of_its_own_if_it_is_sent_as_a_number(
+    text: str, pieces: list[str]
+) -> None:
+    script = ScriptedBackend(parse_rules([{"answer": text}]))
+    assert [chunk.text for chunk in chunks(script, "Hi", model=LLAMA)] == [*pieces, ""]
+    words = [chunk.text for chunk in chunks(script, "Hi", model=INT8)]
+    assert words != [*pieces, ""]
+    assert "".join(words) == text
+
+
 def test_each_chunk_is_a_word_with_its_space_and_the_last_one_is_empty() -> None:
     texts = ["One", " two", "\n\n three", "  ", ""]
     assert [c.text for c in chunks(script({"answer": "One two\n\n three  "}), "x")] == texts

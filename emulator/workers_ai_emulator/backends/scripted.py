@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -64,6 +65,10 @@ MODEL_NAME = "scripted"
 _T = TypeVar("_T")
 
 _MAX_COMPARED = 1000  # how many rules are compared with a request to find the nearest one
+
+# Matches the tokens of models that send a number as a JSON number. As in Llama 3's vocabulary, the
+# space before a number is a token of its own, and a number has at most three digits.
+_LLAMA_3_PIECE = re.compile(r"\d{1,3}|\s+(?=\d)|\s*[^\s\d]+|\s+")
 
 _NO_RULE = ReadyResponse()  # the response to requests to which no rule applies
 # A request without one of these parameters gets at most as many tokens as the model's default.
@@ -194,7 +199,8 @@ class ScriptedBackend:
             completion = await _default_completion(request, subject.text, context)
         else:
             completion = _fitting(completion, request, spec)
-        return await self._started(response, completion, request, prompt, context)
+        piece = _LLAMA_3_PIECE if spec.traits.parses_texts else WORD
+        return await self._started(response, completion, piece, request, prompt, context)
 
     async def embed(
         self, request: EmbeddingRequest, spec: ModelSpec, context: CallContext
@@ -264,15 +270,19 @@ class ScriptedBackend:
         self,
         response: ReadyResponse,
         completion: Completion,
+        piece: re.Pattern[str],
         request: TextGenerationRequest,
         prompt: str,
         context: CallContext,
     ) -> StartedGeneration:
-        """Returns a generation of the completion, with the delays of the response."""
+        """Returns a generation of the completion, with the delays of the response.
+
+        `piece`: matches each token of the completion's text.
+        """
         is_large = context.is_large
         num_tokens = await asyncio.to_thread(num_words, prompt) if is_large else num_words(prompt)
         completion = _before_stop(completion, request.params.stop)
-        chunks = _chunks(completion, response.finish, request.params.max_tokens)
+        chunks = _chunks(completion, piece, response.finish, request.params.max_tokens)
         if chunks[-1].finish_reason is FinishReason.LENGTH and response.finish != "length":
             self._warn_of_cut(request.params.max_tokens, context)
         if not request.separates_reasoning:
@@ -547,17 +557,20 @@ def _before_stop(completion: Completion, stop: Sequence[str]) -> Completion:
 
 
 def _chunks(
-    completion: Completion, finish: Literal["stop", "length"], max_tokens: int | None
+    completion: Completion,
+    piece: re.Pattern[str],
+    finish: Literal["stop", "length"],
+    max_tokens: int | None,
 ) -> list[Chunk]:
-    """Returns a completion as one chunk per word.
+    """Returns a completion as one chunk per token. `piece`: matches the tokens of its text.
 
-    Returns at most `max_tokens` words (None: no limit); if it returns that many, the finish reason
+    Returns at most `max_tokens` tokens (None: no limit); if it returns that many, the finish reason
     is `length`. If the finish reason is `stop` or `tool_calls`, an empty chunk follows the last
-    word. The empty chunk represents the end-of-text token, which a model would generate and which
+    token. The empty chunk represents the end-of-text token, which a model would generate and which
     counts as a completion token.
     """
     limit = None if max_tokens is None else min(max_tokens, sys.maxsize)
-    chunks = [*islice(_parts(completion), limit)]
+    chunks = [*islice(_parts(completion, piece), limit)]
     if len(chunks) == max_tokens or finish == "length":
         last = chunks.pop() if chunks else Chunk()
         return [*chunks, replace(last, finish_reason=FinishReason.LENGTH)]
@@ -565,11 +578,11 @@ def _chunks(
     return [*chunks, Chunk("", reason)]
 
 
-def _parts(completion: Completion) -> Iterator[Chunk]:
-    """Yields the words of the reasoning, of the text and of the tool calls as chunks."""
+def _parts(completion: Completion, piece: re.Pattern[str]) -> Iterator[Chunk]:
+    """Yields the words of the reasoning, the pieces of the text and the words of the tool calls."""
     for word in _words(completion.reasoning):
         yield Chunk(reasoning=word)
-    yield from map(Chunk, _words(completion.text))
+    yield from (Chunk(match[0]) for match in piece.finditer(completion.text))
     for index, call in enumerate(completion.tool_calls):
         yield Chunk(tool_call=ToolCallDelta(index, name=call.name, id=call.id))
         for word in _words(call.arguments):
