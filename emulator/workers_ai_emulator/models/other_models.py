@@ -21,6 +21,7 @@ NOT_EMULATED = {
     "@cf/black-forest-labs/flux-2-klein-4b": _IMAGES,
     "@cf/black-forest-labs/flux-2-klein-9b": _IMAGES,
     "@cf/bytedance/stable-diffusion-xl-lightning": _IMAGES,
+    "@cf/cloudflare/clairic": "a model that extracts values from texts",
     "@cf/cloudflare/clef-omni": "a model that decides about texts, images, audio and video",
     "@cf/deepgram/aura-1": _TEXT_TO_SPEECH,
     "@cf/deepgram/aura-2-en": _TEXT_TO_SPEECH,

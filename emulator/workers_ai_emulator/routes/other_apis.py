@@ -44,6 +44,21 @@ async def ai_search(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "AI Search")
 
 
+@router.handles(*endpoints.VECTORIZE)
+async def vectorize(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "Vectorize, the vector database")
+
+
+@router.handles(*endpoints.D1, *endpoints.KV, *endpoints.R2)
+async def storage(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "D1, Workers KV and R2, which store data")
+
+
+@router.handles(*endpoints.BROWSER_RENDERING)
+async def browser_rendering(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "Browser Rendering")
+
+
 @router.handles(*endpoints.GATEWAY_SETTINGS)
 async def gateways(request: Request) -> Response:
     # One of these paths is also that of an emulated endpoint, with another method.

@@ -140,6 +140,11 @@ FINETUNES = _other_api("/ai/finetunes", "GET", "POST")
 ONE_FINETUNE = _other_api("/ai/finetunes/{operation:path}")
 AUTORAG = _other_api("/autorag/{operation:path}")
 AI_SEARCH = _other_api("/ai-search/{operation:path}")
+VECTORIZE = _other_api("/vectorize/{operation:path}")
+D1 = _other_api("/d1/{operation:path}")
+KV = _other_api("/storage/kv/{operation:path}")
+R2 = _other_api("/r2/{operation:path}")
+BROWSER_RENDERING = _other_api("/browser-rendering/{operation:path}")
 PROVIDER_URL = Endpoint(
     "GET",
     f"{_ACCOUNT}/ai-gateway/gateways/{{gateway_id}}/url/{{provider}}",
