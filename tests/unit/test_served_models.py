@@ -53,6 +53,7 @@ def test_by_default_every_model_of_the_catalogue_is_served() -> None:
         ("v1/completions", "The base URL of OpenAI clients ends with /ai/v1"),
         (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model."),
         ("gpt-4", "names have the form @cf/author/model"),
+        ("gpt-oss-20b", "the full name is @cf/openai/gpt-oss-20b"),
         ("@cf/a/b\x1b[2J", r"the emulator has no model @cf/a/b\x1b[2J: names have the form"),
         ("@cf/a/" + "b" * 10_000, "names have the form"),
     ],
@@ -114,6 +115,9 @@ def test_with_any_model_the_stand_in_model_serves_the_names_of_other_providers()
     served = ServedModels(replace(SETTINGS, any_model=True), CATALOG)
     spec = served.find("openai/gpt-4.1")
     assert (spec.name, spec.stand_in, spec.traits.form) == ("openai/gpt-4.1", "Q8_0", "choices")
+    message = {"role": "assistant", "tool_calls": [{"type": "function"}]}
+    for content in ({}, {"content": None}, {"content": ""}):
+        spec.validator.validate({"messages": [message | content]})
     for name in (
         "openai/",
         "/gpt",

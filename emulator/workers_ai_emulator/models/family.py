@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,25 @@ class Family:
             for key, schema in branch["properties"].items()
             for value in _defaults(schema)
         }
+
+
+class OpenAIFamily(Family):
+    """The family of another provider's models, whose messages are OpenAI's.
+
+    Has the schemas of gpt-oss, but a message with tool calls may have the content null or none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("families/gpt-oss.json")
+
+    @cached_property
+    def schema(self) -> Json:
+        schema = copy.deepcopy(super().schema)
+        for branch in request_branches(schema["input"]):
+            if message := branch["properties"].get("messages", {}).get("items"):
+                message["required"] = ["role"]
+                message["properties"]["content"]["oneOf"].append({"type": "null"})
+        return schema
 
 
 def request_branches(schema: Json) -> Iterator[Json]:

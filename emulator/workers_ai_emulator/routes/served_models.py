@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
-from workers_ai_emulator.models.family import Family
+from workers_ai_emulator.models.family import OpenAIFamily
 from workers_ai_emulator.models.other_models import ALIASES, NOT_EMULATED, RETIRED
 from workers_ai_emulator.models.spec import (
     ADDED_TRAITS,
@@ -43,7 +43,7 @@ _ANY_MODEL = ModelSpec("", Path("any-model.gguf"), stand_in="Q8_0", traits=ADDED
 # completions. On the service, some providers have other forms.
 _ANY_OTHER_PROVIDERS_MODEL = replace(
     _ANY_MODEL,
-    family=Family("families/gpt-oss.json"),
+    family=OpenAIFamily(),
     traits=Traits("choices", "vllm", has_tools=True, json_mode="text"),
 )
 
@@ -111,9 +111,9 @@ class ServedModels:
         return None
 
 
-def _next_step(name: str, catalog: Container[str]) -> str:
-    if f"@cf/{name}" in catalog:
-        return f"the full name is @cf/{name}"
+def _next_step(name: str, catalog: Iterable[str]) -> str:
+    if full_name := next((full for full in catalog if full.endswith(f"/{name}")), None):
+        return f"the full name is {full_name}"
     if _OPENAI_PATH.fullmatch(name):
         return (
             "this is a path of OpenAI's API. The base URL of OpenAI clients ends with /ai/v1, or "
