@@ -238,7 +238,7 @@ def test_a_hint_is_logged_after_the_error(caplog: pytest.LogCaptureFixture) -> N
         context_of(scope).error = WireError(BAD_INPUT, "x", hint="try\ny")
 
     line = logged(caplog, Recorder(fail))
-    assert line == f"INFO POST {API_PATH} 200, 5006: Error: x, hint: 'try\\ny'"
+    assert line == f"WARNING POST {API_PATH} 200, 5006: Error: x, hint: 'try\\ny'"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.wire.errors import (
     BAD_INPUT,
     CREDENTIALS_MISSING,
@@ -48,6 +50,16 @@ def test_a_wrong_base_url_of_an_openai_client_gets_the_right_one(path: str) -> N
     assert hint(path) == OPENAI
 
 
+def test_a_message_without_a_content_gets_the_way_to_send_none() -> None:
+    validator = CATALOG["@cf/openai/gpt-oss-20b"].validator
+    for content in ({}, {"content": None}):
+        with pytest.raises(SchemaMismatch) as mismatch:
+            validator.validate({"messages": [{"role": "assistant"} | content]})
+        error = WireError(BAD_INPUT, mismatch.value)
+        assert "may be an empty text, but not null" in hint_of(http_scope("/"), error)
+    assert not hint_of(http_scope("/"), WireError(BAD_INPUT, "required properties at '/' are 'x'"))
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -82,6 +94,11 @@ def test_a_program_under_exec_gets_the_base_url_of_the_service() -> None:
 )
 def test_a_path_without_its_beginning_gets_the_beginning(path: str) -> None:
     assert hint(path) == "the path begins with /client/v4"
+
+
+def test_a_mistyped_list_of_models_gets_its_path() -> None:
+    found = hint(f"{ACCOUNT}/{ACCOUNT_ID}/ai/models")
+    assert found == "the list of models is ai/models/search"
 
 
 def test_the_root_gets_the_base_url_and_the_dashboard() -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers_ai_emulator.middleware.log_line import MAX_ERROR_BYTES, Sent, log_line
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.endpoints import CONTROL_PREFIX
+from workers_ai_emulator.wire.hints import hint_of
 
 log = logging.getLogger(__name__)
 
@@ -154,10 +155,18 @@ def _may_keep_alive(scope: Scope) -> bool:
 
 
 def _log_request(scope: Scope, sent: Sent, elapsed_s: float) -> None:
-    level = logging.DEBUG if _is_quiet(scope, sent) else logging.INFO
+    level = _level(scope, sent)
     if log.isEnabledFor(level):
         line = log_line(scope, sent, has_excerpt=log.isEnabledFor(logging.DEBUG))
         log.log(level, "%s, %.2f s", line, elapsed_s)
+
+
+def _level(scope: Scope, sent: Sent) -> int:
+    """Returns the level of a request's log line. A line with a hint for the user is a warning."""
+    error = context_of(scope).error
+    if error is not None and hint_of(scope, error):
+        return logging.WARNING
+    return logging.DEBUG if _is_quiet(scope, sent) else logging.INFO
 
 
 def _is_quiet(scope: Scope, sent: Sent) -> bool:

@@ -216,5 +216,8 @@ def _check_provider(request: Request, name: str) -> None:
     if name.startswith((_PROVIDER, "@")) or served.serves_other_providers(name):
         return
     type = GATEWAY_PROVIDER_INVALID if "/" in name else GATEWAY_PROVIDER_FAILED
-    hint = f"models of compat that are emulated have names that begin with {_PROVIDER} or @"
+    hint = (
+        f"models of compat that are emulated have names that begin with {_PROVIDER} or @; with "
+        "--any-model, the stand-in model serves the names of other providers"
+    )
     raise WireError(type, hint=hint)

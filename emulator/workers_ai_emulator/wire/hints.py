@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from workers_ai_emulator.wire.accounts import is_account_id
 from workers_ai_emulator.wire.errors import (
+    BAD_INPUT,
     CREDENTIALS_MISSING,
     GATEWAY_NOT_CONFIGURED,
     INVALID_ACCOUNT,
@@ -25,6 +26,7 @@ _OPENAI_BASE = re.compile(r"/client/v4/accounts/[^/]+/ai/v1/[^/]+(?:/completions
 _OPENAI = re.compile(r".*/(?:chat/completions|completions|embeddings|responses|models)", re.DOTALL)
 _ANTHROPIC_BASE = re.compile(r"/client/v4/accounts/[^/]+/ai/v1/messages(?:/.*)?", re.DOTALL)
 _ANTHROPIC = re.compile(r".*/messages(?:/count_tokens)?", re.DOTALL)
+_MODELS = re.compile(r"/client/v4/accounts/[^/]+/ai/models")
 _API = re.compile(r"/(?:v4/)?(?:accounts|user)/.*", re.DOTALL)
 
 # Anthropic's SDKs send their option `apiKey` in the header `x-api-key`, and `authToken` in
@@ -34,17 +36,28 @@ _KEY_HINT = (
     "of Anthropic's SDKs is authToken (node) or auth_token (Python)"
 )
 
+# Matches an error about a message without a text as `content`, in the words of the service.
+_INCOMPLETE_MESSAGE = re.compile(r"required properties at '/messages/\d+' are 'role,content'")
+_MESSAGE_HINT = (
+    "the service refuses messages without a role or a content for this model; the content of a "
+    "message with tool calls may be an empty text, but not null"
+)
+
 
 def hint_of(scope: Scope, error: WireError) -> str:
     """Returns the hint for the client of a request that got `error`; empty if there is none."""
     if error.type is CREDENTIALS_MISSING and "x-api-key" in Headers(scope=scope):
         return _KEY_HINT
+    if error.type is BAD_INPUT and _INCOMPLETE_MESSAGE.search(str(error)):
+        return _MESSAGE_HINT
     if error.hint or error.type not in (NO_ROUTE, INVALID_ACCOUNT, GATEWAY_NOT_CONFIGURED):
         return error.hint
     path = scope["path"]
     gateway = _GATEWAY.fullmatch(path)
     if gateway and is_account_id(gateway["account"]):
         return provider_hint(gateway["provider"])
+    if _MODELS.fullmatch(path):
+        return "the list of models is ai/models/search"
     if client_hint := _client_hint(scope, path):
         return client_hint
     if path == "/":
