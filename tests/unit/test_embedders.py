@@ -315,6 +315,37 @@ async def test_a_cancelled_request_neither_ends_the_load_nor_keeps_the_model_bus
 
 
 @in_loop
+async def test_requests_that_are_cancelled_load_each_model_at_most_once() -> None:
+    loader = FakeEmbedderLoader()
+    loader.gate.clear()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        specs = [ONE, TWO, THREE] * 20
+        left = [asyncio.create_task(use(embedders, spec)) for spec in specs]
+        await asyncio.sleep(0)
+        for request in left:
+            request.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        loader.gate.set()
+        await use(embedders, THREE, ONE)
+    assert [opened.spec for opened in loader.opened] == [ONE, TWO, THREE, ONE]
+
+
+@in_loop
+async def test_the_requests_that_wait_for_a_model_keep_it_loaded() -> None:
+    loader = FakeEmbedderLoader()
+    loader.gate.clear()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        waiting = [asyncio.create_task(use(embedders, ONE)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        loader.gate.set()
+        async with embedders.lease(ONE) as loaded:
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert loaded.num_leases == 1
+        assert loaded.num_leases == 0
+
+
+@in_loop
 async def test_a_cancelled_request_whose_load_fails_logs_nothing() -> None:
     loader = FakeEmbedderLoader(failures=[WeightsUnusable("broken")])
     loader.gate.clear()

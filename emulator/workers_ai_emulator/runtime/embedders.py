@@ -61,6 +61,14 @@ class LoadedEmbedder:
             self.opened.close()
 
 
+@dataclass(slots=True)
+class _Load:
+    """A model that is being loaded. `num_waiting`: the number of requests that wait for it."""
+
+    task: asyncio.Task[LoadedEmbedder]
+    num_waiting: int = 0
+
+
 class Embedders:
     """Loads and unloads embedding models. Models with the same weights share an Embedder.
 
@@ -77,7 +85,7 @@ class Embedders:
         self._given_loader = loader
         self._loaded: dict[Path, LoadedEmbedder] = {}  # the least recently used comes first
         self._paths: dict[str, Path] = {}  # the file of each model that was loaded, by its name
-        self._loading: set[asyncio.Task[LoadedEmbedder]] = set()
+        self._loading: dict[str, _Load] = {}  # by the model's name
         self._load_lock = asyncio.Lock()
         models.share_memory(self)
 
@@ -115,27 +123,42 @@ class Embedders:
             loaded.embedder.cancel_all()
 
     async def close(self) -> None:
-        for task in self._loading:
-            task.cancel()
+        for load in self._loading.values():
+            load.task.cancel()
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
 
     async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
         """Returns a loaded model after adding a lease. If it is cancelled, the load continues.
 
-        A model that is loaded keeps its file until it is unloaded, even if `pull` installs another.
+        All requests that wait for a model wait for the same load: clients that have left must not
+        keep the server loading. A model that is loaded keeps its file until it is unloaded, even if
+        `pull` installs another.
         """
         if (path := self._paths.get(spec.name)) in self._loaded:
-            return self._used(path)
-        task = asyncio.create_task(self._get(spec))
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
+            return self._used(path, num_leases=1)
+        load = self._loading.get(spec.name) or self._begin_load(spec)
+        load.num_waiting += 1
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(load.task)
         except asyncio.CancelledError:
-            task.add_done_callback(_end_lease)
+            if _has_succeeded(load.task):
+                load.task.result().num_leases -= 1
+            load.num_waiting -= 1
             raise
 
+    def _begin_load(self, spec: ModelSpec) -> _Load:
+        load = self._loading[spec.name] = _Load(asyncio.create_task(self._get(spec)))
+
+        def end(task: asyncio.Task[LoadedEmbedder]) -> None:
+            if self._loading.get(spec.name) is load:  # the load has failed
+                del self._loading[spec.name]
+            _has_succeeded(task)  # asyncio logs exceptions that no code has read
+
+        load.task.add_done_callback(end)
+        return load
+
     async def _get(self, spec: ModelSpec) -> LoadedEmbedder:
+        """Returns a loaded model after adding a lease for each request that waits for it."""
         # Only one model is loaded at a time.
         async with self._load_lock:
             loader = self._loader
@@ -143,12 +166,13 @@ class Embedders:
             if weights.path not in self._loaded:
                 self._loaded[weights.path] = await self._load(loader, spec, weights)
             self._paths[spec.name] = weights.path
-            return self._used(weights.path)
+            # From here on, a request finds the model in `_loaded`.
+            return self._used(weights.path, self._loading.pop(spec.name).num_waiting)
 
-    def _used(self, path: Path) -> LoadedEmbedder:
-        """Returns the model with this file after adding a lease, as the most recently used one."""
+    def _used(self, path: Path, num_leases: int) -> LoadedEmbedder:
+        """Returns the model with this file after adding leases, as the most recently used one."""
         loaded = self._loaded[path] = self._loaded.pop(path)
-        loaded.num_leases += 1
+        loaded.num_leases += num_leases
         return loaded
 
     async def _load(
@@ -192,10 +216,5 @@ class Embedders:
         return self._given_loader or EmbedderLoader(self._settings)
 
 
-def _end_lease(task: asyncio.Task[LoadedEmbedder]) -> None:
-    """Ends the lease of a request that was cancelled while its model was loaded.
-
-    Also reads the task's exception, because asyncio logs exceptions that no code has read.
-    """
-    if not task.cancelled() and task.exception() is None:
-        task.result().num_leases -= 1
+def _has_succeeded(task: asyncio.Task[LoadedEmbedder]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
