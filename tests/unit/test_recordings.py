@@ -556,9 +556,13 @@ def test_ids_times_and_padding_do_not_make_responses_different(one: Json, other:
         ({"arguments": {"id": "1"}}, {"arguments": {"id": "2"}}),
         ({"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}),
         ({"usage": {"total_tokens": 1}}, {"usage": {"total_tokens": 2}}),
+        (
+            {"result": {"status": "queued", "request_id": UUID}},
+            {"result": {"status": "queued", "request_id": OTHER_UUID}},
+        ),
     ],
 )
-def test_texts_of_the_model_and_token_counts_make_responses_different(
+def test_texts_token_counts_and_ids_of_batches_make_responses_different(
     one: Json, other: Json
 ) -> None:
     assert not is_same(one, other)

@@ -29,7 +29,8 @@ _ERROR_TEXTS = {"message", "description"}  # may contain the request id
 def fingerprint(response: RecordedResponse) -> str:
     """Returns a hash of a response.
 
-    The hash does not depend on request ids, times, padding or the number of cached tokens.
+    The hash does not depend on request ids, times, padding or the number of cached tokens, but it
+    depends on the id of a queued batch.
     """
     headers = {k: v for k, v in response.headers.items() if not _ID_HEADER.fullmatch(k)}
     events = [_event(event) for _, event in response.events or ()]
@@ -57,7 +58,7 @@ def _stable(value: Any) -> Any:
             return {
                 key: item if _is_content(key, item) else _stable_item(key, item)
                 for key, item in value.items()
-                if not _is_volatile(key, item)
+                if not _is_volatile(key, item) or _names_batch(key, value)
             }
         case list():
             return [_stable(item) for item in value]
@@ -72,6 +73,11 @@ def _is_content(key: str, value: Any) -> bool:
 
 def _is_volatile(key: str, value: Any) -> bool:
     return _VOLATILE_KEY.fullmatch(key) is not None and not isinstance(value, dict | list)
+
+
+def _names_batch(key: str, value: dict[str, Any]) -> bool:
+    """Returns whether the item is the id of a queued batch: the calls for its result contain it."""
+    return key == "request_id" and value.get("status") == "queued"
 
 
 def _stable_item(key: str, value: Any) -> Any:
