@@ -290,10 +290,15 @@ async def test_a_text_does_not_fail_because_of_another_in_its_call() -> None:
 
 
 @in_loop
-async def test_a_request_beyond_the_queue_size_is_refused() -> None:
+async def test_as_many_requests_as_the_queue_size_wait_for_a_runner() -> None:
+    await _check_that_requests_wait(queue_size=0)
+    await _check_that_requests_wait(queue_size=2)
+
+
+async def _check_that_requests_wait(queue_size: int) -> None:
     model = FakeModel()
-    async with running(model, queue_size=2) as embedder:
-        tasks = [await submitted(embedder, [[n]]) for n in range(2)]
+    async with running(model, num_runners=1, queue_size=queue_size) as embedder:
+        tasks = [await submitted(embedder, [[n]]) for n in range(1 + queue_size)]
         with pytest.raises(CapacityExceeded):
             await embedder.embed([[3]], Pooling.MEAN)
         model.gate.set()

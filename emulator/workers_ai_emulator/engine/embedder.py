@@ -110,8 +110,8 @@ class Embedder:
 
     `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
     calls of llama.cpp run at the same time. `num_threads`: the number of threads that compute; the
-    runners share them equally. `queue_size`: the maximum number of requests that wait or are
-    computed. `is_machine_free`: returns whether no completion is being generated; a text that is
+    runners share them equally. `queue_size`: the maximum number of requests that wait for a
+    runner. `is_machine_free`: returns whether no completion is being generated; a text that is
     alone is then computed by all threads together.
     """
 
@@ -126,7 +126,7 @@ class Embedder:
     ) -> None:
         self._num_threads = num_threads
         self._num_threads_of_runner = max(num_threads // num_runners, 1)
-        self._queue_size = queue_size
+        self._max_unfinished = num_runners + queue_size
         self._is_machine_free = is_machine_free
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
         self._unfinished: set[_Job] = set()
@@ -160,7 +160,7 @@ class Embedder:
         """
         if self._is_closed:
             raise EngineClosed("the server is shutting down")
-        if len(self._unfinished) >= self._queue_size:
+        if len(self._unfinished) >= self._max_unfinished:
             raise CapacityExceeded
         if sum(map(len, texts)) > _MAX_CACHED_TOKENS:
             return await self._compute(texts, pooling)
