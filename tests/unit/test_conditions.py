@@ -84,6 +84,26 @@ def test_a_call_meets_conditions_or_not(conditions: dict[str, Any], holds: bool)
     assert (checked.mismatches(CHAT) == []) is holds
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"text": "The weather"},
+        {"text": ["A text", "the weather"]},
+        {"input": ["A text", "the weather"], "model": "@cf/baai/bge-m3"},
+        {"query": "the weather", "contexts": [{"text": "sun"}]},
+        {"query": "the sun", "contexts": [{"text": "weather"}]},
+        {"queries": ["the weather"], "documents": "sun"},
+        {"requests": [{"query": "sun", "contexts": [{"text": "weather"}]}]},
+        {"inputs": {"text": ["the weather"]}},
+        {"state": {"topic": "weather"}, "questions": {}},
+    ],
+)
+def test_the_texts_of_embeddings_rankings_and_decisions_are_searched(inputs: Any) -> None:
+    for name in ("contains", "any_contains", "matches"):
+        assert Conditions.model_validate({name: "weather"}).match(subject(inputs)) is not None
+        assert Conditions.model_validate({name: "storm"}).match(subject(inputs)) is None
+
+
 def test_a_condition_may_name_the_old_name_of_a_model() -> None:
     inputs, new = {"prompt": "Hi"}, "@cf/moonshotai/kimi-k2.6"  # also the model of calls of the old
     call = subject_of(inputs, model=new, context=CallContext())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -97,8 +97,8 @@ def subject_of(inputs: Any, *, model: str, context: CallContext) -> Subject:
     first = _first_request(inputs)
     messages = _messages(first)
     prompt = first.get("prompt")
-    if "state" in first and not messages:  # the input of a decision model
-        prompt = text_of(first["state"])
+    if prompt is None and not messages:
+        prompt = _other_text(first)
     is_prompt = isinstance(prompt, str) or not messages
     return Subject(
         model=model,
@@ -424,6 +424,24 @@ def _is_equal(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_is_equal, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _other_text(inputs: Mapping[str, Any]) -> str:
+    """Returns the text of an input that has neither a prompt nor messages.
+
+    That is the state of a decision, or all texts of embeddings or of a ranking, one in each line.
+    """
+    if "state" in inputs:
+        return text_of(inputs["state"])
+    keys = ("text", "input", "query", "queries", "contexts", "documents")
+    return "\n".join(text for key in keys for text in _texts(inputs.get(key)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        text = item.get("text") if isinstance(item, dict) else item
+        if isinstance(text, str):
+            yield text
 
 
 def _first_request(value: Any) -> Mapping[str, Any]:

@@ -48,6 +48,9 @@ def _text(value: Any, depth: int) -> str | None:
             | {"content": inner}
             | {"output": inner}
             | {"text": inner}
+            | {"queries": inner}
+            | {"documents": inner}
+            | {"contexts": inner}
         ):
             return _text(inner, depth - 1)
         case list():
