@@ -746,6 +746,16 @@ def test_a_call_without_a_whole_completion_has_no_rule(app: ASGIApp) -> None:
     assert view_of(journal)["as_rule"] is None
 
 
+@pytest.mark.parametrize("model", ["@cf/baai/bge-m3", "@cf/baai/bge-reranker-base"])
+@pytest.mark.parametrize(
+    "response", [JsonResponse(success({"response": [{"id": 0, "score": 0.5}]})), ERROR]
+)
+def test_embeddings_and_rankings_have_no_rule(model: str, response: JsonResponse) -> None:
+    journal = Journal()
+    call(responding(lambda: response), journal, path=PATH.replace(INT8, model))
+    assert view_of(journal)["as_rule"] is None
+
+
 @pytest.mark.parametrize("is_bare", [False, True])
 @pytest.mark.parametrize("error", [WireError(BAD_INPUT, "no {{ text }}"), WireError(RATE_LIMITED)])
 def test_a_call_with_an_error_has_a_rule_with_this_error(error: WireError, is_bare: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from workers_ai_emulator.json_values import json_or_none, object_or_none
 from workers_ai_emulator.middleware.journal.completion_text import SentCompletion
 from workers_ai_emulator.middleware.journal.entry import Entry
+from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.wire.credentials import MARK
 from workers_ai_emulator.wire.faults import MAX_MESSAGE_LENGTH
 
@@ -19,10 +20,11 @@ def rule_of(entry: Entry, completion: SentCompletion | None) -> dict[str, Any] |
     """Returns a rule that applies to calls such as this one, with the same completion or error.
 
     The condition `contains` is the beginning of the prompt or of the last message, up to a
-    credential. Returns None if the response is incomplete or contains neither. Also returns None if
-    the error says that no rule or no recording was found: the call has no response yet.
+    credential. Returns None if the response is incomplete or contains neither, or if rules do not
+    apply to the model. Also returns None if the error says that no rule or no recording was found:
+    the call has no response yet.
     """
-    if entry.response_body.num_left_out:
+    if entry.response_body.num_left_out or not _has_rules(entry.model):
         return None
     if (entry.status or 0) >= 400:
         parts = None if entry.is_unmatched else _error_keys(entry)
@@ -35,6 +37,12 @@ def rule_of(entry: Entry, completion: SentCompletion | None) -> dict[str, Any] |
     else:
         parts = None
     return {**_conditions(entry), **parts} if parts else None
+
+
+def _has_rules(model: str | None) -> bool:
+    """Returns whether rules apply to calls of the model. They do not apply to embeddings."""
+    spec = CATALOG.get(model or "")
+    return spec is None or spec.embedding is None or spec.embedding.form == "decisions"
 
 
 def _conditions(entry: Entry) -> dict[str, Any]:
