@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -48,11 +49,18 @@ _REQUESTS = {
     "100 texts of 10 to 300 words": (100, [10, 30, 100, 300]),
 }
 _REPEATED = "100 texts of 100 words that were sent before"
+# The requests of many clients at a time.
+_REQUESTS_OF_MANY = {
+    "16 clients: 1 text of 10 words": (1, [10]),
+    "16 clients: 1 text of 100 words": (1, [100]),
+}
+_NUM_CLIENTS = 16
 # The number that each text begins with, which no other text has. All numbers have six digits.
 _numbers = itertools.count(100_000)
 _HEADINGS = ["a request", "emulator: texts/s", "llama-server: texts/s", "emulator / llama-server"]
 _MIN_TURNS = 5
 _MIN_S = 0.5  # short requests are repeated in a turn for at least this time
+_MANY_S = 2.0  # how long many clients send requests in a turn
 _GAP_HEADINGS = ["the stream runs", "tokens/s", "gap p50 (ms)", "gap p95 (ms)", "longest gap (ms)"]
 _STREAM_TOKENS = 300
 _TIMEOUT_S = 600
@@ -65,11 +73,12 @@ def report(conditions: Conditions) -> Iterator[str]:
     """
     num_turns = 1 if conditions.is_quick else max(conditions.num_rounds, _MIN_TURNS)
     yield (
-        f"One client sends requests one after the other. The servers take turns: in each of "
-        f"{num_turns} turns, each server gets requests for {_MIN_S} seconds, and at least one; "
-        "texts/s is the median. llama-server is measured with as many slots as threads, and with "
-        "16 slots; the table has the better figure. The ratio is the median of the ratios of all "
-        "turns."
+        f"One client sends requests one after the other, or {_NUM_CLIENTS} clients do so at the "
+        f"same time. The servers take turns: in each of {num_turns} turns, each server gets "
+        f"requests for {_MIN_S} seconds, and at least one, or for {_MANY_S} seconds from "
+        f"{_NUM_CLIENTS} clients; texts/s is the median. llama-server is measured with as many "
+        "slots as threads, and with 16 slots; the table has the better figure. The ratio is the "
+        "median of the ratios of all turns."
     )
     yield tables.markdown(_HEADINGS, speeds(conditions, num_turns))
     yield (
@@ -97,27 +106,34 @@ def speeds(conditions: Conditions, num_turns: int) -> list[list[str]]:
     slots = (conditions.num_threads, 16)
     specs = [servers.ours(conditions), *(_llama_server(conditions, n) for n in slots)]
     known = texts(_NUM_TEXTS, [100])
-    kinds = {name: partial(texts, *request) for name, request in _REQUESTS.items()}
+    measurements: dict[str, Callable[[Server], float]] = {
+        **{name: partial(_texts_per_s, partial(texts, *r)) for name, r in _REQUESTS.items()},
+        _REPEATED: partial(_texts_per_s, lambda: known),
+        **{
+            name: partial(_texts_per_s_of_many, partial(texts, *request))
+            for name, request in _REQUESTS_OF_MANY.items()
+        },
+    }
     with ExitStack() as stack:
         running = [stack.enter_context(servers.running(spec, 1, _CONTEXT_LENGTH)) for spec in specs]
         for server in running:
             _embed(server, texts(1, [10]))  # the emulator loads the model for the first request
             _embed(server, known)
         return [
-            _speed_row(name, running, next_texts, num_turns)
-            for name, next_texts in (kinds | {_REPEATED: lambda: known}).items()
+            _speed_row(name, running, speed_of, num_turns)
+            for name, speed_of in measurements.items()
         ]
 
 
 def _speed_row(
-    name: str, running: Sequence[Server], next_texts: Callable[[], list[str]], num_turns: int
+    name: str, running: Sequence[Server], speed_of: Callable[[Server], float], num_turns: int
 ) -> list[str]:
     """Measures one kind of request. In each turn, every server is measured.
 
-    `running`: the emulator, then llama-server with different settings. `next_texts`: returns the
-    texts of the next request.
+    `running`: the emulator, then llama-server with different settings. `speed_of`: sends requests
+    to a server for one turn, and returns the texts per second.
     """
-    turns = [[_texts_per_s(server, next_texts) for server in running] for _ in range(num_turns)]
+    turns = [[speed_of(server) for server in running] for _ in range(num_turns)]
     ours, *theirs = (statistics.median(of_server) for of_server in zip(*turns, strict=True))
     ratio = statistics.median(turn[0] / max(turn[1:]) for turn in turns)
     return [name, f"{ours:.0f}", f"{max(theirs):.0f}", f"{ratio:.2f}"]
@@ -159,8 +175,11 @@ def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
     )
 
 
-def _texts_per_s(server: Server, next_texts: Callable[[], list[str]]) -> float:
-    """Returns the median speed of the requests of one client in one turn."""
+def _texts_per_s(next_texts: Callable[[], list[str]], server: Server) -> float:
+    """Returns the median speed of the requests of one client in one turn.
+
+    `next_texts`: returns the texts of the next request.
+    """
     measured: list[float] = []
     end = time.perf_counter() + _MIN_S
     with httpx.Client() as client:  # creating a client takes longer than a short text
@@ -170,6 +189,24 @@ def _texts_per_s(server: Server, next_texts: Callable[[], list[str]]) -> float:
             _embed(server, inputs, client)
             measured.append(len(inputs) / (time.perf_counter() - start))
     return statistics.median(measured)
+
+
+def _texts_per_s_of_many(next_texts: Callable[[], list[str]], server: Server) -> float:
+    """Returns the speed of all requests of many clients in one turn."""
+    start = time.perf_counter()
+
+    def num_embedded(_: int) -> int:
+        num_texts = 0
+        with httpx.Client() as client:
+            while time.perf_counter() < start + _MANY_S:
+                inputs = next_texts()
+                _embed(server, inputs, client)
+                num_texts += len(inputs)
+        return num_texts
+
+    with ThreadPoolExecutor(_NUM_CLIENTS) as pool:
+        num_texts = sum(pool.map(num_embedded, range(_NUM_CLIENTS)))
+    return num_texts / (time.perf_counter() - start)
 
 
 def _embed(server: Server, inputs: Sequence[str], client: httpx.Client | None = None) -> None:
