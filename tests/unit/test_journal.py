@@ -730,6 +730,14 @@ def test_the_rule_of_a_call_applies_to_calls_with_the_same_message() -> None:
     assert rule == {"model": INT8, "contains": ": the rest\nof it", "answer": "Hello"}
 
 
+def test_the_rule_of_a_call_contains_no_lone_surrogate() -> None:
+    journal = Journal()
+    asyncio.run(acall(with_inputs({"prompt": "ab\ud800 the rest"}, OK), journal))
+    rule = view_of(journal)["as_rule"]
+    assert rule["contains"] == " the rest"
+    assert parse_rules([rule])
+
+
 @pytest.mark.parametrize(
     "app",
     [

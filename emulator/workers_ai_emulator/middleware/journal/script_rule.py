@@ -14,15 +14,18 @@ from workers_ai_emulator.wire.faults import MAX_MESSAGE_LENGTH
 
 # What `wire/envelope.py` adds to the text of an error: the prefix, and the id of the request.
 _ADDED = re.compile(r"\AAiError: | \([0-9a-f-]{36}\)\Z")
+# Matches what the condition of a rule cannot contain: credentials, and lone surrogates, which JSON
+# can contain and UTF-8 cannot.
+_NOT_IN_RULES = re.compile(f"{re.escape(MARK)}|[\ud800-\udfff]")
 
 
 def rule_of(entry: Entry, completion: SentCompletion | None) -> dict[str, Any] | None:
     """Returns a rule that applies to calls such as this one, with the same completion or error.
 
-    The condition `contains` is the beginning of the prompt or of the last message, up to a
-    credential. Returns None if the response is incomplete or contains neither, or if rules do not
-    apply to the model. Also returns None if the error says that no rule or no recording was found:
-    the call has no response yet.
+    The condition `contains` is the longest part of the entry's excerpt that has no credential and
+    no lone surrogate. Returns None if the response is incomplete or contains neither a completion
+    nor an error, or if rules do not apply to the model. Also returns None if the error says that no
+    rule or no recording was found: the call has no response yet.
     """
     if entry.response_body.num_left_out or not _has_rules(entry.model):
         return None
@@ -46,7 +49,7 @@ def _has_rules(model: str | None) -> bool:
 
 
 def _conditions(entry: Entry) -> dict[str, Any]:
-    contains = max((entry.excerpt or "").split(MARK), key=len)
+    contains = max(_NOT_IN_RULES.split(entry.excerpt or ""), key=len)
     conditions = {"model": entry.model, "contains": contains}
     return {name: value for name, value in conditions.items() if value}
 
