@@ -521,6 +521,14 @@ def test_an_emulator_is_started_if_none_is_running_and_stops_with_the_command(
     assert "INFO" not in done.stderr
 
 
+def test_the_emulator_that_exec_has_started_prints_the_hint_for_a_mistake() -> None:
+    url = f"https://gateway.ai.cloudflare.com/v1/{ACCOUNT_ID}/gw/anthropic/v1/messages"
+    done = run(0, "curl", "-sS", "-d", "{}", url, WORKERS_AI_EMULATOR_BACKEND="scripted")
+    assert json.loads(done.stdout)["errors"][0]["code"] == 7000
+    [line] = done.stderr.splitlines()
+    assert "hint: provider anthropic is not emulated, only workers-ai and compat" in line
+
+
 def test_the_emulator_stops_when_exec_is_killed() -> None:
     with start(0, "sh", "-c", 'echo "$WORKERS_AI_EMULATOR_ADDRESS"; cat') as process:
         address = line_of(process)
