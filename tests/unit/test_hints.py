@@ -50,8 +50,12 @@ def test_a_wrong_base_url_of_an_openai_client_gets_the_right_one(path: str) -> N
     assert hint(path) == OPENAI
 
 
-def test_a_message_without_a_content_gets_the_way_to_send_none() -> None:
-    validator = CATALOG["@cf/openai/gpt-oss-20b"].validator
+@pytest.mark.parametrize(
+    "model",
+    ["@cf/openai/gpt-oss-20b", "@cf/meta/llama-3.1-8b-instruct", "@cf/qwen/qwen3-30b-a3b-fp8"],
+)
+def test_a_message_without_a_content_gets_the_way_to_send_none(model: str) -> None:
+    validator = CATALOG[model].validator
     for content in ({}, {"content": None}):
         with pytest.raises(SchemaMismatch) as mismatch:
             validator.validate({"messages": [{"role": "assistant"} | content]})
@@ -111,6 +115,7 @@ def test_the_root_gets_the_base_url_and_the_dashboard() -> None:
         (f"{ACCOUNT}/x/ai/run/@cf/a/b", INVALID_ACCOUNT),
         (f"{ACCOUNT}/x/ai/v1/chat/completions", INVALID_ACCOUNT),
         (f"{ACCOUNT}/x/nothing", NO_ROUTE),
+        (f"{ACCOUNT}/x/ai/models", INVALID_ACCOUNT),
         ("/v1/x/gw", GATEWAY_NOT_CONFIGURED),
         ("/v1/x/gw/workers-ai/@cf/a/b", GATEWAY_NOT_CONFIGURED),
     ],

@@ -10,6 +10,7 @@ from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.other_models import ALIASES, NOT_EMULATED
 from workers_ai_emulator.models.other_models import RETIRED as OTHER_RETIRED
+from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.routes.openapi import document
 from workers_ai_emulator.routes.served_models import ServedModels
 from workers_ai_emulator.settings import Settings
@@ -118,6 +119,8 @@ def test_with_any_model_the_stand_in_model_serves_the_names_of_other_providers()
     message = {"role": "assistant", "tool_calls": [{"type": "function"}]}
     for content in ({}, {"content": None}, {"content": ""}):
         spec.validator.validate({"messages": [message | content]})
+    with pytest.raises(SchemaMismatch):
+        spec.validator.validate({"messages": [{"role": "user"}]})
     for name in (
         "openai/",
         "/gpt",

@@ -51,11 +51,12 @@ _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT, strict=True)]
 class Subject:
     """The part of a call that is compared with the conditions of rules.
 
-    `model`: the name of the requested model. `text`: the prompt, or the text of the last message.
-    `last_role`: the role of the last message; None for a prompt. `messages`: all messages; empty
-    for a prompt. `account`: the account of the call, if it has one. `headers`: the headers, with
-    lower-case names. `inputs`: the JSON object of the model's input. `is_stream`: whether the call
-    requests a stream.
+    `model`: the name of the requested model. `text`: the prompt, the text of the last message, the
+    state of a decision, or all texts of embeddings or a ranking, one in each line. `last_role`: the
+    role of the last message; None for others. `messages`: all messages; empty if there are none.
+    `account`: the account of the call, if it has one. `headers`: the headers, with lower-case
+    names. `inputs`: the JSON object of the model's input. `is_stream`: whether the call requests a
+    stream.
     """
 
     model: str
@@ -339,6 +340,16 @@ def _any_contains(text: str, subject: Subject) -> bool:
     return text in subject.text or any(text in message.content for message in subject.messages)
 
 
+def _is_model(pattern: str, model: str) -> bool:
+    """Returns whether the pattern matches a model's name. It may be the model's old name.
+
+    The model of a call may have its old name, too: faults apply before the model is found.
+    """
+    patterns = {pattern, ALIASES.get(pattern, pattern)}
+    names = {model, ALIASES.get(model, model)}
+    return any(is_like(name, each) for name in names for each in patterns)
+
+
 def _has_header(name: str, pattern: str, subject: Subject) -> bool:
     value = subject.headers.get(name)
     return value is not None and is_like(value, pattern)
@@ -388,7 +399,7 @@ _TESTS: dict[str, tuple[Callable[[Any, Subject], bool], Callable[[Any, Subject],
         lambda _, subject: f"because the account is {shown(subject.account)}",
     ),
     "model": (
-        lambda pattern, subject: is_like(subject.model, ALIASES.get(pattern, pattern)),
+        lambda pattern, subject: _is_model(pattern, subject.model),
         lambda _, subject: f"because the model is {shown(subject.model)}",
     ),
     "headers": (

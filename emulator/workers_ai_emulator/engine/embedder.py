@@ -110,9 +110,9 @@ class Embedder:
 
     `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
     calls of llama.cpp run at the same time. `num_threads`: the number of threads that compute; the
-    runners share them equally. `queue_size`: the maximum number of requests that wait for a
-    runner. `is_machine_free`: returns whether no completion is being generated; a text that is
-    alone is then computed by all threads together.
+    runners share them equally. `queue_size`: a request is refused if this number plus
+    `num_runners` others are unfinished. `is_machine_free`: returns whether no completion is being
+    generated; a text that is alone is then computed by all threads together.
     """
 
     def __init__(

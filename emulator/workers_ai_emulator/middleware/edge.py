@@ -162,9 +162,12 @@ def _log_request(scope: Scope, sent: Sent, elapsed_s: float) -> None:
 
 
 def _level(scope: Scope, sent: Sent) -> int:
-    """Returns the level of a request's log line. A line with a hint for the user is a warning."""
+    """Returns the level of a request's log line. A line with a hint for the user is a warning.
+
+    The exception is `/`, which programs request to find out whether a server runs.
+    """
     error = context_of(scope).error
-    if error is not None and hint_of(scope, error):
+    if error is not None and scope["path"] != "/" and hint_of(scope, error):
         return logging.WARNING
     return logging.DEBUG if _is_quiet(scope, sent) else logging.INFO
 

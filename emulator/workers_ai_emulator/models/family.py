@@ -64,7 +64,8 @@ class Family:
 class OpenAIFamily(Family):
     """The family of another provider's models, whose messages are OpenAI's.
 
-    Has the schemas of gpt-oss, but a message with tool calls may have the content null or none.
+    Has the schemas of gpt-oss, but an assistant's message may have the content null or none, as a
+    message with tool calls has.
     """
 
     def __init__(self) -> None:
@@ -74,10 +75,18 @@ class OpenAIFamily(Family):
     def schema(self) -> Json:
         schema = copy.deepcopy(super().schema)
         for branch in request_branches(schema["input"]):
-            if message := branch["properties"].get("messages", {}).get("items"):
-                message["required"] = ["role"]
-                message["properties"]["content"]["oneOf"].append({"type": "null"})
+            if messages := branch["properties"].get("messages"):
+                messages["items"] = {"anyOf": [messages["items"], _assistant(messages["items"])]}
         return schema
+
+
+def _assistant(message: Json) -> Json:
+    """Returns the schema of an assistant's message. `message`: the schema of any message."""
+    assistant = copy.deepcopy(message)
+    assistant["required"] = ["role"]
+    assistant["properties"]["role"]["enum"] = ["assistant"]
+    assistant["properties"]["content"]["oneOf"].append({"type": "null"})
+    return assistant
 
 
 def request_branches(schema: Json) -> Iterator[Json]:

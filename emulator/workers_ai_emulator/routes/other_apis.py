@@ -49,9 +49,19 @@ async def vectorize(request: Request) -> Response:
     raise WireError(API_NOT_EMULATED, "Vectorize, the vector database")
 
 
-@router.handles(*endpoints.D1, *endpoints.KV, *endpoints.R2)
-async def storage(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "D1, Workers KV and R2, which store data")
+@router.handles(*endpoints.D1)
+async def d1(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "D1")
+
+
+@router.handles(*endpoints.KV)
+async def kv(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "Workers KV")
+
+
+@router.handles(*endpoints.R2)
+async def r2(request: Request) -> Response:
+    raise WireError(API_NOT_EMULATED, "R2")
 
 
 @router.handles(*endpoints.BROWSER_RENDERING)

@@ -128,7 +128,7 @@ class Embedders:
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
 
     async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
-        """Returns a loaded model after adding a lease. If it is cancelled, the load continues.
+        """Returns a loaded model after adding a lease. If it is cancelled, a begun load continues.
 
         All requests that wait for a model wait for the same load: clients that have left must not
         keep the server loading. A model that is loaded keeps its file until it is unloaded, even if
@@ -161,6 +161,9 @@ class Embedders:
         """Returns a loaded model after adding a lease for each request that waits for it."""
         # Only one model is loaded at a time.
         async with self._load_lock:
+            if not self._loading[spec.name].num_waiting:  # all clients have left
+                del self._loading[spec.name]
+                raise asyncio.CancelledError
             loader = self._loader
             weights = await in_daemon_thread(loader.weights, spec)
             if weights.path not in self._loaded:

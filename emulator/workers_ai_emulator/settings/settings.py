@@ -242,7 +242,12 @@ class Settings:
         ),
     ] = None
     queue_size: Annotated[
-        int, Setting("Requests that may wait for a slot; further requests get 429.", minimum=0)
+        int,
+        Setting(
+            "Requests that may wait for a slot, or for a thread that computes embeddings; further "
+            "requests get 429.",
+            minimum=0,
+        ),
     ] = 64
     request_timeout: Annotated[
         float | None,

@@ -37,7 +37,10 @@ _KEY_HINT = (
 )
 
 # Matches an error about a message without a text as `content`, in the words of the service.
-_INCOMPLETE_MESSAGE = re.compile(r"required properties at '/messages/\d+' are 'role,content'")
+_INCOMPLETE_MESSAGE = re.compile(
+    r"required properties at '/messages/\d+' are 'role,content'"
+    r"|Type mismatch of '/messages/\d+/content', 'string' not in 'null'"
+)
 _MESSAGE_HINT = (
     "the service refuses messages without a role or a content for this model; the content of a "
     "message with tool calls may be an empty text, but not null"
@@ -57,7 +60,7 @@ def hint_of(scope: Scope, error: WireError) -> str:
     if gateway and is_account_id(gateway["account"]):
         return provider_hint(gateway["provider"])
     if _MODELS.fullmatch(path):
-        return "the list of models is ai/models/search"
+        return _account_hint(path) or "the list of models is ai/models/search"
     if client_hint := _client_hint(scope, path):
         return client_hint
     if path == "/":
