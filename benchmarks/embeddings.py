@@ -49,11 +49,8 @@ _REQUESTS = {
     "100 texts of 10 to 300 words": (100, [10, 30, 100, 300]),
 }
 _REPEATED = "100 texts of 100 words that were sent before"
-# The requests of many clients at a time.
-_REQUESTS_OF_MANY = {
-    "16 clients: 1 text of 10 words": (1, [10]),
-    "16 clients: 1 text of 100 words": (1, [100]),
-}
+# The requests that many clients also send, all at the same time.
+_SENT_BY_MANY = ("1 text of 10 words", "1 text of 100 words")
 _NUM_CLIENTS = 16
 # The number that each text begins with, which no other text has. All numbers have six digits.
 _numbers = itertools.count(100_000)
@@ -110,8 +107,10 @@ def speeds(conditions: Conditions, num_turns: int) -> list[list[str]]:
         **{name: partial(_texts_per_s, partial(texts, *r)) for name, r in _REQUESTS.items()},
         _REPEATED: partial(_texts_per_s, lambda: known),
         **{
-            name: partial(_texts_per_s_of_many, partial(texts, *request))
-            for name, request in _REQUESTS_OF_MANY.items()
+            f"{_NUM_CLIENTS} clients: {name}": partial(
+                _texts_per_s_of_many, partial(texts, *_REQUESTS[name])
+            )
+            for name in _SENT_BY_MANY
         },
     }
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
-def json_or_none(text: str) -> Any:
+def json_or_none(text: str | bytes) -> Any:
     """Returns the value of a JSON text, or None if the text is not JSON.
 
     Unlike `parse_json`, accepts infinite numbers and `NaN`.

@@ -20,7 +20,7 @@ from pydantic import (
 
 from workers_ai_emulator.backends.budget import budget_of
 from workers_ai_emulator.backends.patterns import Pattern, PatternTooCostly
-from workers_ai_emulator.models.other_models import ALIASES
+from workers_ai_emulator.models.other_models import current_name
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.wildcards import is_like
@@ -345,9 +345,7 @@ def _is_model(pattern: str, model: str) -> bool:
 
     The model of a call may have its old name, too: faults apply before the model is found.
     """
-    patterns = {pattern, ALIASES.get(pattern, pattern)}
-    names = {model, ALIASES.get(model, model)}
-    return any(is_like(name, each) for name in names for each in patterns)
+    return is_like(model, pattern) or is_like(current_name(model), current_name(pattern))
 
 
 def _has_header(name: str, pattern: str, subject: Subject) -> bool:

@@ -582,15 +582,15 @@ def _parts(completion: Completion, piece: re.Pattern[str]) -> Iterator[Chunk]:
     """Yields the words of the reasoning, the pieces of the text and the words of the tool calls."""
     for word in _words(completion.reasoning):
         yield Chunk(reasoning=word)
-    yield from (Chunk(match[0]) for match in piece.finditer(completion.text))
+    yield from map(Chunk, _words(completion.text, piece))
     for index, call in enumerate(completion.tool_calls):
         yield Chunk(tool_call=ToolCallDelta(index, name=call.name, id=call.id))
         for word in _words(call.arguments):
             yield Chunk(tool_call=ToolCallDelta(index, word))
 
 
-def _words(text: str) -> Iterator[str]:
-    return (match[0] for match in WORD.finditer(text))
+def _words(text: str, word: re.Pattern[str] = WORD) -> Iterator[str]:
+    return (match[0] for match in word.finditer(text))
 
 
 async def _delayed(chunks: Sequence[Chunk], response: ReadyResponse) -> AsyncGenerator[Chunk]:

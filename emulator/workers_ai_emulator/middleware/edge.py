@@ -155,19 +155,20 @@ def _may_keep_alive(scope: Scope) -> bool:
 
 
 def _log_request(scope: Scope, sent: Sent, elapsed_s: float) -> None:
-    level = _level(scope, sent)
+    error = context_of(scope).error
+    hint = "" if error is None else hint_of(scope, error)
+    level = _level(scope, sent, hint)
     if log.isEnabledFor(level):
-        line = log_line(scope, sent, has_excerpt=log.isEnabledFor(logging.DEBUG))
+        line = log_line(scope, sent, hint, has_excerpt=log.isEnabledFor(logging.DEBUG))
         log.log(level, "%s, %.2f s", line, elapsed_s)
 
 
-def _level(scope: Scope, sent: Sent) -> int:
+def _level(scope: Scope, sent: Sent, hint: str) -> int:
     """Returns the level of a request's log line. A line with a hint for the user is a warning.
 
     The exception is `/`, which programs request to find out whether a server runs.
     """
-    error = context_of(scope).error
-    if error is not None and scope["path"] != "/" and hint_of(scope, error):
+    if hint and scope["path"] != "/":
         return logging.WARNING
     return logging.DEBUG if _is_quiet(scope, sent) else logging.INFO
 

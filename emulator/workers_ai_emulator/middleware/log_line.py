@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import Scope
 
+from workers_ai_emulator.json_values import json_or_none
 from workers_ai_emulator.wire.context import CallContext, context_of
 from workers_ai_emulator.wire.excerpt import excerpt_of
-from workers_ai_emulator.wire.hints import hint_of
 from workers_ai_emulator.wire.redaction import Redaction
 from workers_ai_emulator.wire.responses import CLIENT_CLOSED_REQUEST
 
@@ -36,10 +36,11 @@ class Sent:
     is_disconnected: bool = False
 
 
-def log_line(scope: Scope, sent: Sent, *, has_excerpt: bool) -> str:
+def log_line(scope: Scope, sent: Sent, hint: str, *, has_excerpt: bool) -> str:
     """Returns the log line of a request, without its duration.
 
-    The line contains no credentials and no line breaks. `has_excerpt`: whether the line contains
+    The line contains no credentials and no line breaks. `hint`: what the client has to change, or
+    an empty text. `has_excerpt`: whether the line contains
     the beginning of the prompt or of the last message.
     """
     context = context_of(scope)
@@ -54,7 +55,7 @@ def log_line(scope: Scope, sent: Sent, *, has_excerpt: bool) -> str:
     parts = [_printable(line), *map(shown, _origin(scope, context))]
     if (error := _error(context, sent)) is not None:
         parts.append(f"{error.prefix}{shown(error.text)}")
-    if context.error is not None and (hint := hint_of(scope, context.error)):
+    if hint:
         parts.append(f"hint: {shown(hint)}")
     parts += _ending(context, sent)
     if has_excerpt and (excerpt := excerpt_of(context.inputs)) is not None:
@@ -100,10 +101,7 @@ def _error(context: CallContext, sent: Sent) -> _Error | None:
     """
     if context.error is not None:
         return _Error(f"{context.error.type.code}: ", str(context.error))
-    try:
-        return _error_in(json.loads(sent.error_body))
-    except (ValueError, RecursionError):
-        return None
+    return _error_in(json_or_none(sent.error_body))
 
 
 def _error_in(value: Any) -> _Error | None:

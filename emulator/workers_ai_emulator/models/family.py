@@ -73,7 +73,7 @@ class OpenAIFamily(Family):
 
     @cached_property
     def schema(self) -> Json:
-        schema = copy.deepcopy(super().schema)
+        schema = read_card_file(self.file)
         for branch in request_branches(schema["input"]):
             if messages := branch["properties"].get("messages"):
                 messages["items"] = {"anyOf": [messages["items"], _assistant(messages["items"])]}

@@ -8,6 +8,12 @@ from datetime import date
 # recorded for kimi-k2.5]
 ALIASES = {"@cf/moonshotai/kimi-k2.5": "@cf/moonshotai/kimi-k2.6"}
 
+
+def current_name(name: str) -> str:
+    """Returns the name of the model that runs for a name, which may be an old one."""
+    return ALIASES.get(name, name)
+
+
 # The service's other models, with what they do. [developers.cloudflare.com/workers-ai/models, 2026]
 _SPEECH_TO_TEXT = "a model that converts speech to text"
 _TEXT_TO_SPEECH = "a model that converts text to speech"

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-from workers_ai_emulator.routes.router import EndpointRouter
+from workers_ai_emulator.routes.router import EndpointRouter, Handler
 from workers_ai_emulator.wire import endpoints
 from workers_ai_emulator.wire.calls import allowed_methods
 from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
@@ -19,54 +19,38 @@ from workers_ai_emulator.wire.errors import API_NOT_EMULATED, WireError
 router = EndpointRouter()
 
 
-@router.handles(*endpoints.TO_MARKDOWN, *endpoints.MARKDOWN_FORMATS)
-async def to_markdown(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "ai/tomarkdown, which converts documents to Markdown")
+# The rows of each part, and how the error names the part.
+_PARTS = (
+    (
+        (*endpoints.TO_MARKDOWN, *endpoints.MARKDOWN_FORMATS),
+        "ai/tomarkdown, which converts documents to Markdown",
+    ),
+    (endpoints.AUTHORS, "ai/authors/search, which lists the authors of models"),
+    (
+        (*endpoints.FINETUNES, *endpoints.ONE_FINETUNE),
+        "ai/finetunes, which has the LoRA adapters",
+    ),
+    (endpoints.AUTORAG, "AutoRAG"),
+    (endpoints.AI_SEARCH, "AI Search"),
+    (endpoints.VECTORIZE, "Vectorize, the vector database"),
+    (endpoints.D1, "D1"),
+    (endpoints.KV, "Workers KV"),
+    (endpoints.R2, "R2"),
+    (endpoints.BROWSER_RENDERING, "Browser Rendering"),
+)
 
 
-@router.handles(*endpoints.AUTHORS)
-async def authors(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "ai/authors/search, which lists the authors of models")
+def _refusal(part: str) -> Handler:
+    """Returns a handler that raises the error for a part that is not emulated."""
+
+    async def refuse(request: Request) -> Response:
+        raise WireError(API_NOT_EMULATED, part)
+
+    return refuse
 
 
-@router.handles(*endpoints.FINETUNES, *endpoints.ONE_FINETUNE)
-async def finetunes(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "ai/finetunes, which has the LoRA adapters")
-
-
-@router.handles(*endpoints.AUTORAG)
-async def autorag(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "AutoRAG")
-
-
-@router.handles(*endpoints.AI_SEARCH)
-async def ai_search(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "AI Search")
-
-
-@router.handles(*endpoints.VECTORIZE)
-async def vectorize(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "Vectorize, the vector database")
-
-
-@router.handles(*endpoints.D1)
-async def d1(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "D1")
-
-
-@router.handles(*endpoints.KV)
-async def kv(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "Workers KV")
-
-
-@router.handles(*endpoints.R2)
-async def r2(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "R2")
-
-
-@router.handles(*endpoints.BROWSER_RENDERING)
-async def browser_rendering(request: Request) -> Response:
-    raise WireError(API_NOT_EMULATED, "Browser Rendering")
+for rows, part in _PARTS:
+    router.handles(*rows)(_refusal(part))
 
 
 @router.handles(*endpoints.GATEWAY_SETTINGS)

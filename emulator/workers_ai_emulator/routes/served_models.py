@@ -12,7 +12,7 @@ from pathlib import Path
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
 from workers_ai_emulator.models.family import OpenAIFamily
-from workers_ai_emulator.models.other_models import ALIASES, NOT_EMULATED, RETIRED
+from workers_ai_emulator.models.other_models import NOT_EMULATED, RETIRED, current_name
 from workers_ai_emulator.models.spec import (
     ADDED_TRAITS,
     ModelSpec,
@@ -84,7 +84,7 @@ class ServedModels:
         Raises WireError if the model is retired or not emulated, or, with the type `unknown`, if
         the service has no model with this name.
         """
-        if spec := self.catalog.get(name) or self.catalog.get(ALIASES.get(name, name)):
+        if spec := self.catalog.get(name) or self.catalog.get(current_name(name)):
             return spec
         if day := self._retired.get(name):
             raise retired(name, day)

@@ -119,7 +119,7 @@ PREVIEW_TOKEN = Endpoint(
     "The token of a remote session of `wrangler dev`",
 )
 
-_OTHER_API = "A part of Cloudflare's API that the emulator does not have: always an error"
+OTHER_API = "A part of Cloudflare's API that the emulator does not have: always an error"
 
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -128,7 +128,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 def _other_api(path: str, *methods: str) -> tuple[Endpoint, ...]:
     """Returns a row for each of the methods, or for each of _METHODS if none are given."""
     return tuple(
-        Endpoint(method, f"{_ACCOUNT}{path}", Access.ACCOUNT, _OTHER_API)
+        Endpoint(method, f"{_ACCOUNT}{path}", Access.ACCOUNT, OTHER_API)
         for method in methods or _METHODS
     )
 

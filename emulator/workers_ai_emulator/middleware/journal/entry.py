@@ -6,7 +6,6 @@ An entry stores bodies as bytes, which are parsed when the entry is displayed.
 from __future__ import annotations
 
 import copy
-import json
 import re
 import time
 import zlib
@@ -19,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Scope
 
 from workers_ai_emulator.engine.types import StartedGeneration, Usage
+from workers_ai_emulator.json_values import json_or_none
 from workers_ai_emulator.wire.body import GZIP_MAGIC
 from workers_ai_emulator.wire.calls import InferenceCall
 from workers_ai_emulator.wire.context import CallContext, context_of
@@ -273,10 +273,8 @@ class Entry:
 
     def _excerpt_of_body(self) -> str | None:
         """Returns the excerpt of a body that no model has received, because of an error."""
-        try:
-            return self._redacted_excerpt(json.loads(self.request_body.text))
-        except (ValueError, RecursionError):  # not JSON, or the rest of the body is not stored
-            return None
+        # None if the body is not JSON, or if its rest is not stored.
+        return self._redacted_excerpt(json_or_none(self.request_body.text))
 
     def _redacted_excerpt(self, inputs: Any) -> str | None:
         text = excerpt_of(inputs)

@@ -8,8 +8,9 @@ or an HTML page for an outage.
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from workers_ai_emulator.json_values import json_or_none
 
 _ACCOUNT_CODES = (2001, 2009)  # the gateway does not exist, or the token is not accepted
 _NO_ROUTE = 7000  # the API sends it for an unknown model in the path
@@ -21,11 +22,7 @@ def is_call_error(body: bytes) -> bool:
 
     False for errors about the account or its token.
     """
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    match value:
+    match json_or_none(body):
         case {"name": "AiGatewayError", "internalCode": int(code)}:
             return code not in _ACCOUNT_CODES
         case {"success": False, "errors": [error, *_]} | {"success": False, "error": [error, *_]}:
