@@ -1,6 +1,7 @@
-"""Measures embeddings: their speed beside llama-server's, and what they cost a running stream.
+"""Measures embeddings: their speed beside other servers, and what they cost a running stream.
 
-Both servers run all-MiniLM-L6-v2, the stand-in model for embeddings, with the same GGUF file.
+The other servers are llama-server and `llama_cpp.server`, which is written in Python. All servers
+run all-MiniLM-L6-v2, the stand-in model for embeddings, with the same GGUF file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -54,7 +56,9 @@ _SENT_BY_MANY = ("1 text of 10 words", "1 text of 100 words")
 _NUM_CLIENTS = 16
 # The number that each text begins with, which no other text has. All numbers have six digits.
 _numbers = itertools.count(100_000)
-_HEADINGS = ["a request", "emulator: texts/s", "llama-server: texts/s", "emulator / llama-server"]
+_HEADINGS = ["a request", "emulator: texts/s", "llama-server: texts/s"]
+_HEADINGS += [f"{servers.PYTHON_SERVER}: texts/s", "emulator / llama-server"]
+_HEADINGS += [f"emulator / {servers.PYTHON_SERVER}"]
 _MIN_TURNS = 5
 _MIN_S = 0.5  # short requests are repeated in a turn for at least this time
 _MANY_S = 2.0  # how long many clients send requests in a turn
@@ -74,7 +78,7 @@ def report(conditions: Conditions) -> Iterator[str]:
         f"same time. The servers take turns: in each of {num_turns} turns, each server gets "
         f"requests for {_MIN_S} seconds, and at least one, or for {_MANY_S} seconds from "
         f"{_NUM_CLIENTS} clients; texts/s is the median. llama-server is measured with as many "
-        "slots as threads, and with 16 slots; the table has the better figure. The ratio is the "
+        "slots as threads, and with 16 slots; the table has the better figure. Each ratio is the "
         "median of the ratios of all turns."
     )
     yield tables.markdown(_HEADINGS, speeds(conditions, num_turns))
@@ -101,7 +105,8 @@ def texts(num_texts: int, lengths: Sequence[int]) -> list[str]:
 def speeds(conditions: Conditions, num_turns: int) -> list[list[str]]:
     """Returns the rows of the table that compares the servers."""
     slots = (conditions.num_threads, 16)
-    specs = [servers.ours(conditions), *(_llama_server(conditions, n) for n in slots)]
+    specs = [servers.ours(conditions), _python_server(conditions)]
+    specs += [_llama_server(conditions, n) for n in slots]
     known = texts(_NUM_TEXTS, [100])
     measurements: dict[str, Callable[[Server], float]] = {
         **{name: partial(_texts_per_s, partial(texts, *r)) for name, r in _REQUESTS.items()},
@@ -129,13 +134,15 @@ def _speed_row(
 ) -> list[str]:
     """Measures one kind of request. In each turn, every server is measured.
 
-    `running`: the emulator, then llama-server with different settings. `speed_of`: sends requests
-    to a server for one turn, and returns the texts per second.
+    `running`: the emulator, `llama_cpp.server`, then llama-server with different settings.
+    `speed_of`: sends requests to a server for one turn, and returns the texts per second.
     """
     turns = [[speed_of(server) for server in running] for _ in range(num_turns)]
-    ours, *theirs = (statistics.median(of_server) for of_server in zip(*turns, strict=True))
-    ratio = statistics.median(turn[0] / max(turn[1:]) for turn in turns)
-    return [name, f"{ours:.0f}", f"{max(theirs):.0f}", f"{ratio:.2f}"]
+    ours, python, *theirs = (statistics.median(speeds) for speeds in zip(*turns, strict=True))
+    ratio = statistics.median(turn[0] / max(turn[2:]) for turn in turns)
+    python_ratio = statistics.median(turn[0] / turn[1] for turn in turns)
+    texts_per_s = (f"{speed:.0f}" for speed in (ours, max(theirs), python))
+    return [name, *texts_per_s, f"{ratio:.2f}", f"{python_ratio:.2f}"]
 
 
 def stream_gaps(conditions: Conditions) -> list[list[str]]:
@@ -172,6 +179,12 @@ def _llama_server(conditions: Conditions, num_slots: int) -> ServerSpec:
         "/v1/chat/completions",
         "/health",
     )
+
+
+def _python_server(conditions: Conditions) -> ServerSpec:
+    """Returns the spec of `llama_cpp.server` for embeddings of texts up to _CONTEXT_LENGTH."""
+    chat = servers.python_server(conditions, embedding_stand_in(conditions.models_dir))
+    return replace(chat, command=(*chat.command, "--embedding", "true"))
 
 
 def _texts_per_s(next_texts: Callable[[], list[str]], server: Server) -> float:

@@ -138,7 +138,7 @@ def all_specs(conditions: Conditions) -> list[ServerSpec]:
 
     All servers have the same weights, threads and slots. Other settings are the server's defaults.
     """
-    return [*concurrent_specs(conditions), _python_server(conditions)]
+    return [*concurrent_specs(conditions), python_server(conditions, conditions.weights)]
 
 
 def concurrent_specs(conditions: Conditions) -> list[ServerSpec]:
@@ -211,17 +211,17 @@ def llama_server(conditions: Conditions, cache_flag: str) -> ServerSpec:
     )
 
 
-def _python_server(conditions: Conditions) -> ServerSpec:
+def python_server(conditions: Conditions, weights: Path) -> ServerSpec:
     """Returns the spec of `llama_cpp.server`, which computes one request at a time.
 
-    The server gets the flag `--interrupt_requests false`, because by default a new request ends the
-    running request.
+    `weights`: the GGUF file. The server gets the flag `--interrupt_requests false`, because by
+    default a new request ends the running request.
     """
     threads = str(conditions.num_threads)
     return ServerSpec(
         PYTHON_SERVER,
         (
-            *(sys.executable, "-m", "llama_cpp.server", "--model", str(conditions.weights)),
+            *(sys.executable, "-m", "llama_cpp.server", "--model", str(weights)),
             *("--n_threads", threads, "--n_threads_batch", threads),
             *("--interrupt_requests", "false", "--verbose", "false"),
         ),
