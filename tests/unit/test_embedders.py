@@ -65,10 +65,12 @@ class FakeEmbedder:
 class FakeEmbedderLoader:
     """A loader that needs no files. `failures`: the errors of the next calls of `open`.
 
+    `trusted`: the files that are treated as the stand-in model's.
     While `gate` is not set, `open` does not return. `has_ended`: whether threads end at `close`.
     """
 
     failures: list[Exception] = field(default_factory=list)
+    trusted: set[Path] = field(default_factory=set)
     opened: list[FakeOpenEmbedder] = field(default_factory=list)
     embedders: list[FakeEmbedder] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -80,7 +82,7 @@ class FakeEmbedderLoader:
         self.gate.set()
 
     def weights(self, spec: ModelSpec) -> Weights:
-        return Weights(spec.weights_file)
+        return Weights(spec.weights_file, is_trusted=spec.weights_file in self.trusted)
 
     def open(self, spec: ModelSpec, weights: Weights) -> FakeOpenEmbedder:
         assert self.gate.wait(TIMEOUT_S)
@@ -133,6 +135,26 @@ async def test_simultaneous_requests_load_a_model_once() -> None:
         assert embedders.memory == SIZE
     assert len(loader.opened) == len(loader.embedders) == 1
     assert loader.opened[0].is_closed and loader.embedders[0].is_closed
+
+
+def test_the_log_names_the_weights_of_each_model_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    twin = replace(ONE, name="@cf/a/twin")
+
+    @in_loop
+    async def use_models() -> None:
+        loader = FakeEmbedderLoader(trusted={TWO.weights_file})
+        async with managing(loader) as (embedders, _):
+            await use(embedders, ONE, TWO, twin, ONE)
+            assert await embedders.unload_idle()
+            await use(embedders, TWO, twin)
+
+    use_models()
+    assert [line for line in caplog.messages if " runs on " in line] == [
+        "@cf/a/one runs on one",
+        "@cf/a/two has no weights of its own: it runs on two",
+        "@cf/a/twin runs on one",
+    ]
 
 
 @in_loop

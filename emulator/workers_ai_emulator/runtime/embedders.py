@@ -16,7 +16,7 @@ from workers_ai_emulator.engine.errors import CapacityExceeded
 from workers_ai_emulator.errors import ModelPartMissing, WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.runtime.daemon_thread import in_daemon_thread
-from workers_ai_emulator.runtime.model_manager import ModelManager
+from workers_ai_emulator.runtime.model_manager import ModelManager, log_weights
 from workers_ai_emulator.settings import Settings
 
 if TYPE_CHECKING:  # only the backend `llama` needs these modules, and their import is slow
@@ -168,6 +168,8 @@ class Embedders:
             weights = await in_daemon_thread(loader.weights, spec)
             if weights.path not in self._loaded:
                 self._loaded[weights.path] = await self._load(loader, spec, weights)
+            if self._paths.get(spec.name) != weights.path:
+                log_weights(spec.name, weights)
             self._paths[spec.name] = weights.path
             # From here on, a request finds the model in `_loaded`.
             return self._used(weights.path, self._loading.pop(spec.name).num_waiting)
@@ -188,7 +190,6 @@ class Embedders:
             opened.close()
             raise
         # No await may follow until the model is in `_loaded`: another model could take its memory.
-        log.info("%s runs on %s", spec.name, weights.name)
         embedder = loader.embedder(opened, num_runners, lambda: self._models.is_idle)
         return LoadedEmbedder(opened, embedder, opened.memory(num_runners))
 

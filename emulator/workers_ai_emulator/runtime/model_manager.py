@@ -323,11 +323,7 @@ class ModelManager:
         if spec.name in self._logged_names or spec.name not in self.catalog:
             return
         self._logged_names.add(spec.name)
-        file = weights.opened.weights
-        if file.is_trusted:
-            log.info("%s has no weights of its own: it runs on %s", spec.name, file.name)
-        else:
-            log.info("%s runs on %s", spec.name, file.name)
+        log_weights(spec.name, weights.opened.weights)
 
     async def _start_engine(self, opened: OpenModel, key: _Key, num_slots: int) -> LoadedWeights:
         from workers_ai_emulator.engine.engine import Engine
@@ -428,6 +424,14 @@ class ModelManager:
     def _set_phase(self, phase: str) -> None:
         if self.phase != "ready":
             self.phase = phase
+
+
+def log_weights(name: str, weights: Weights) -> None:
+    """Logs which weights serve the model `name`."""
+    if weights.is_trusted:
+        log.info("%s has no weights of its own: it runs on %s", name, weights.name)
+    else:
+        log.info("%s runs on %s", name, weights.name)
 
 
 async def _check_computes(loaded: LoadedWeights) -> None:
