@@ -72,7 +72,7 @@ async def test_the_start_loads_the_models_to_preload() -> None:
 @in_loop
 async def test_a_name_to_preload_must_be_in_the_catalogue() -> None:
     async with managing(FakeLoader(), preload=("@cf/a/four",)) as manager:
-        with pytest.raises(SettingInvalid, match="@cf/a/four"):
+        with pytest.raises(SettingInvalid, match="--preload: no model is called @cf/a/four: "):
             await manager.start()
 
 

@@ -90,6 +90,10 @@ def test_mistakes_about_a_like_model_are_reported(tmp_path: Path) -> None:
     assert mistakes(tmp_path, f'["{NAME}"]\nlike = "{NAME}"\n') == [
         f'2: "{NAME}".like: must be the name of a built-in model'
     ]
+    assert mistakes(tmp_path, f'["{NAME}"]\nlike = "@cf/baai/bge-small"\n') == [
+        f'2: "{NAME}".like: must be the name of a built-in model; did you mean '
+        "@cf/baai/bge-small-en-v1.5?"
+    ]
     assert mistakes(tmp_path, f'["{NAME}"]\nlike = "{INT8}"\nrepo = "a/b"\n') == [
         f'3: "{NAME}".repo: needs the key file'
     ]
@@ -293,6 +297,13 @@ def test_control_characters_are_escaped_in_errors(tmp_path: Path) -> None:
 )
 def test_a_file_without_model_tables_is_a_mistake(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in mistakes(tmp_path, text)[0]
+
+
+def test_a_name_without_quotes_gets_the_next_step(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, '[@cf/a/b]\nfile = "b.gguf"\n')
+    assert line.endswith('; write a model\'s name in quotes: ["@cf/author/model"]')
+    (line,) = mistakes(tmp_path, '["@cf/a/b"\nfile = "b.gguf"\n')
+    assert "quotes" not in line
 
 
 def test_adding_and_removing_an_entry_leaves_the_other_lines_unchanged(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_by_default_every_model_of_the_catalogue_is_served() -> None:
         ("v1/completions", "The base URL of OpenAI clients ends with /ai/v1"),
         (OTHER, f"models import FILE --as {OTHER}`, or start the server with --any-model."),
         ("gpt-4", "names have the form @cf/author/model"),
+        ("@cf/baai/bge-m33", "did you mean @cf/baai/bge-m3? Otherwise, run `workers-ai-"),
         ("gpt-oss-20b", "the full name is @cf/openai/gpt-oss-20b"),
         ("@cf/a/b\x1b[2J", r"the emulator has no model @cf/a/b\x1b[2J: names have the form"),
         ("@cf/a/" + "b" * 10_000, "names have the form"),

@@ -63,7 +63,10 @@ def _checked(reader: Reader, *, generates_text: bool) -> GgufHeader:
     header = parse(reader)
     _check_kind(header)
     if generates_text and NOT_GENERATING.fullmatch(header.architecture):
-        raise GgufInvalid(f"its architecture, {header.architecture}, does not generate text")
+        raise GgufInvalid(
+            f"its architecture, {header.architecture}, does not generate text: the entry of an "
+            "embedding model in models.toml needs the key `like`"
+        )
     _check_tokenizer(header, reader)
     if not header.tensors:
         raise GgufInvalid("it has a vocabulary but no weights")

@@ -33,6 +33,7 @@ __all__ = [
     "ModelSpec",
     "default_context_length",
     "find_spec",
+    "suggestion",
 ]
 
 _MAX_SUGGESTIONS = 3
@@ -44,13 +45,13 @@ def find_spec(catalog: Mapping[str, ModelSpec], name: str) -> ModelSpec:
     """Returns the model `name` of a catalogue. Raises ModelUnknown if there is none."""
     if name not in catalog:
         raise ModelUnknown(
-            f"no model is called {name}: {_suggestion(catalog, name)}"
+            f"no model is called {name}: {suggestion(catalog, name)}"
             "`workers-ai-emulator models list` shows the names"
         )
     return catalog[name]
 
 
-def _suggestion(catalog: Mapping[str, ModelSpec], name: str) -> str:
+def suggestion(catalog: Mapping[str, ModelSpec], name: str) -> str:
     """Returns a question that names similar models; empty if there are none.
 
     Compares the last part of the names, because users often leave out `@cf/author/`.

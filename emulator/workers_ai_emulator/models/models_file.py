@@ -38,7 +38,7 @@ from workers_ai_emulator.files import (
     read_small_text,
     write_text_atomically,
 )
-from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.models.catalog import CATALOG, suggestion
 from workers_ai_emulator.models.lock_file import locked
 from workers_ai_emulator.models.spec import (
     ADDED_TRAITS,
@@ -61,6 +61,8 @@ _MAX_TEMPLATE_BYTES = 2**18
 # dots in each line of the models file, and squares the counts. The sum of the squares may be at
 # most this number.
 _MAX_DOTS_SQUARED = 10**6
+_UNQUOTED_NAME = re.compile(r"^\s*\[\s*@", re.MULTILINE)
+_NEEDS_QUOTES = '; write a model\'s name in quotes: ["@cf/author/model"]'
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # Our texts for two of pydantic's error types. Errors of other types keep pydantic's text.
@@ -151,7 +153,13 @@ def read_catalog(models_dir: Path, chosen: Path | None = None) -> dict[str, Mode
 def check_name(name: str) -> None:
     """Raises SettingInvalid if `name` is not a model name, such as `@cf/author/model`."""
     if not is_model_name(name):
-        raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}"))
+        raise SettingInvalid(one_line(f"{name}: {_NAME_HELP}{_similar(name)}"))
+
+
+def _similar(name: str) -> str:
+    """Returns a question, with a semicolon before it, if built-in models have similar names."""
+    question = suggestion(CATALOG, name).strip()
+    return f"; {question}" if question else ""
 
 
 def add_entry(path: Path, name: str, file: Path) -> None:
@@ -235,6 +243,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
 
     Raises SettingInvalid if the file cannot be read or is not TOML.
     """
+    text = ""
     try:
         text = read_small_text(path)
         _check_keys(text)
@@ -245,7 +254,8 @@ def _load(path: Path) -> tuple[str, dict[str, Any]] | None:
         raise SettingInvalid(str(error)) from error
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         reason = "its values are nested too deeply" if isinstance(error, RecursionError) else error
-        raise SettingInvalid(one_line(f"{path}: is not TOML: {reason}")) from error
+        quotes = _NEEDS_QUOTES if _UNQUOTED_NAME.search(text) else ""
+        raise SettingInvalid(one_line(f"{path}: is not TOML: {reason}{quotes}")) from error
 
 
 def _check_keys(text: str) -> None:
@@ -337,7 +347,8 @@ class _Table:
             added = ModelSpec(self._name, Path(), traits=ADDED_TRAITS)
             return CATALOG.get(self._name, added)
         if entry.like not in CATALOG:
-            self._add_mistake("must be the name of a built-in model", "like")
+            reason = f"must be the name of a built-in model{_similar(entry.like)}"
+            self._add_mistake(reason, "like")
         base = CATALOG.get(entry.like, next(iter(CATALOG.values())))
         return replace(base, name=self._name, card_file=None, retired_on=None)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from workers_ai_emulator.errors import SettingInvalid
 from workers_ai_emulator.files import one_line
+from workers_ai_emulator.models.catalog import suggestion
 from workers_ai_emulator.models.family import OpenAIFamily
 from workers_ai_emulator.models.other_models import NOT_EMULATED, RETIRED, current_name
 from workers_ai_emulator.models.spec import (
@@ -111,7 +112,7 @@ class ServedModels:
         return None
 
 
-def _next_step(name: str, catalog: Iterable[str]) -> str:
+def _next_step(name: str, catalog: Mapping[str, ModelSpec]) -> str:
     if full_name := next((full for full in catalog if full.endswith(f"/{name}")), None):
         return f"the full name is {full_name}"
     if _OPENAI_PATH.fullmatch(name):
@@ -126,7 +127,9 @@ def _next_step(name: str, catalog: Iterable[str]) -> str:
         )
     if not is_model_name(name):
         return "names have the form @cf/author/model or @hf/author/model"
+    near = suggestion(catalog, name)
     return (
-        f"run `workers-ai-emulator models import FILE --as {name}`, or start the server with "
+        f"{near}{'Otherwise, run' if near else 'run'} "
+        f"`workers-ai-emulator models import FILE --as {name}`, or start the server with "
         "--any-model. Only models for text generation, embeddings, ranking and decisions are served"
     )

@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from workers_ai_emulator import machine
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import FinishReason, SamplingParams, WeightsType
-from workers_ai_emulator.errors import ModelPartMissing, SettingInvalid, WeightsUnusable
-from workers_ai_emulator.models.catalog import ModelSpec
+from workers_ai_emulator.errors import (
+    ModelPartMissing,
+    ModelUnknown,
+    SettingInvalid,
+    WeightsUnusable,
+)
+from workers_ai_emulator.models.catalog import ModelSpec, find_spec
 from workers_ai_emulator.runtime.daemon_thread import in_daemon_thread
 from workers_ai_emulator.settings import Settings
 
@@ -200,12 +205,10 @@ class ModelManager:
         Raises SettingInvalid if a name is unknown.
         """
         names = self._settings.preload or (next(iter(self.catalog)),)
-        if unknown := [name for name in names if name not in self.catalog]:
-            raise SettingInvalid(
-                f"--preload: no model is called {unknown[0]}: `workers-ai-emulator models list` "
-                "shows the names"
-            )
-        return [self.catalog[name] for name in names]
+        try:
+            return [find_spec(self.catalog, name) for name in names]
+        except ModelUnknown as error:
+            raise SettingInvalid(f"--preload: {error}") from error
 
     async def start(self) -> None:
         """Loads the models of the setting `--preload` that generate text.
