@@ -68,6 +68,7 @@ def test_the_embeddings_of_a_request_are_limited(spec: ModelSpec, key: str, most
     with pytest.raises(WireError) as refusal:
         parse({key: [item] * (most + 1)}, spec)
     assert refusal.value.type is REQUEST_TOO_LARGE
+    assert refusal.value.hint == f"a request of {spec.name} has at most {most} texts"
 
 
 def test_a_ranking_is_limited_too() -> None:

@@ -122,7 +122,7 @@ async def _submit(
     context = context_of(request.scope)
     num_bytes = await compute(context, _validate, spec, inputs)
     if num_bytes > MAX_BYTES:
-        raise WireError(REQUEST_TOO_LARGE)
+        raise WireError(REQUEST_TOO_LARGE, hint=f"a batch has at most {MAX_BYTES} bytes")
     if len(requests) > MAX_REQUESTS:
         what = f"a batch takes at most {MAX_REQUESTS} requests, not {len(requests)}"
         raise WireError(BAD_INPUT, what)
@@ -160,8 +160,8 @@ def _find(request: Request, spec: ModelSpec, id: str) -> Batch:
     if batch is None:
         raise WireError(
             BAD_INPUT,
-            f"no batch of model {spec.name} has the request_id {id[:100]}: the id is wrong, or its "
-            "results are no longer stored",
+            f"no batch of model {spec.name} has the request_id {id[:100]}: the id is wrong, the "
+            "batch is another account's, or its results are no longer stored",
         )
     return batch
 

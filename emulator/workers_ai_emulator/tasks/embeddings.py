@@ -9,6 +9,7 @@ from typing import Any, Literal
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch, json_types
+from workers_ai_emulator.tasks.task_hint import task_hint
 from workers_ai_emulator.wire.errors import BAD_INPUT, REQUEST_TOO_LARGE, WireError
 
 # The maximum of the number of texts times the length of an embedding: more embeddings need
@@ -71,7 +72,10 @@ def parse(body: Any, spec: ModelSpec) -> EmbeddingRequest:
     assert spec.embedding is not None
     dimensions = spec.embedding.dimensions or _DEFAULT_DIMENSIONS
     if len(request.texts) * dimensions > MAX_NUMBERS:
-        raise WireError(REQUEST_TOO_LARGE)
+        most = MAX_NUMBERS // dimensions
+        raise WireError(
+            REQUEST_TOO_LARGE, hint=f"a request of {spec.name} has at most {most} texts"
+        )
     return request
 
 
@@ -79,10 +83,10 @@ def _parse(body: Any, spec: ModelSpec) -> EmbeddingRequest:
     try:
         spec.validator.validate(body)
     except SchemaMismatch as error:
-        raise WireError(BAD_INPUT, error) from error
+        raise WireError(BAD_INPUT, error, hint=task_hint(spec, body)) from error
     traits = spec.embedding
     if traits is None:  # the model generates text, and its schema has no required key
-        raise WireError(BAD_INPUT, _NO_TEXT)
+        raise WireError(BAD_INPUT, _NO_TEXT, hint=task_hint(spec, body))
     if not isinstance(body, dict):  # the schema of Qwen3 has no required key
         raise _mismatch("", "object", body)
     truncates = traits.truncates or body.get("truncate_inputs") is True

@@ -21,6 +21,7 @@ from workers_ai_emulator.tasks.message_checks import check_messages
 from workers_ai_emulator.tasks.messages import parse_messages
 from workers_ai_emulator.tasks.reasoning import template_variables
 from workers_ai_emulator.tasks.sampling import parse_sampling_params
+from workers_ai_emulator.tasks.task_hint import task_hint
 from workers_ai_emulator.tasks.tools import parse_tools
 from workers_ai_emulator.wire.errors import BAD_INPUT, INVALID_DATA, LORA_UNSUPPORTED, WireError
 
@@ -85,9 +86,10 @@ def parse(
     try:
         spec.validator.validate(body)
     except SchemaMismatch as error:
-        raise WireError(BAD_INPUT, error) from error
+        raise WireError(BAD_INPUT, error, hint=task_hint(spec, body)) from error
     if spec.embedding is not None:  # a model whose schema has no required key
-        raise WireError(BAD_INPUT, "required properties at '/' are 'text'")
+        no_text = "required properties at '/' are 'text'"
+        raise WireError(BAD_INPUT, no_text, hint=task_hint(spec, body))
     _refuse_adapters_and_images(body, spec)
     # If a schema accepts null, null has the same meaning as an absent key.
     given = {k: v for k, v in body.items() if v is not None}

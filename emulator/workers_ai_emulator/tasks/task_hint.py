@@ -1,0 +1,27 @@
+"""A hint for the log if an input has the keys of a model with another task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers_ai_emulator.engine.pooling import Pooling
+from workers_ai_emulator.models.spec import ModelSpec
+
+_TEXT_KEYS = {"prompt", "messages"}
+_EMBEDDING_KEYS = {"text", "query", "contexts", "queries", "documents"}
+
+
+def task_hint(spec: ModelSpec, body: Any) -> str:
+    """Returns the hint for an input that the model's schema refuses; empty if there is none."""
+    keys = set(body) if isinstance(body, dict) else set()
+    if spec.embedding is None:
+        if keys & _EMBEDDING_KEYS and not keys & _TEXT_KEYS:
+            return f"{spec.name} generates text: request an embedding model or a reranker"
+        return ""
+    if keys & _TEXT_KEYS:
+        return f"{spec.name} does not generate text: request a text-generation model"
+    if spec.embedding.pooling is Pooling.RANK and "text" in keys:
+        return f"{spec.name} ranks texts: request an embedding model"
+    if "input" in keys:
+        return "only ai/v1/embeddings has the key `input`; the key of ai/run is `text`"
+    return ""
