@@ -116,6 +116,16 @@ def test_the_versions_of_a_binding_do_not_share_responses(server: ServerProcess)
         assert response.content.startswith(b"{" if version == 3 else GZIP_MAGIC)
 
 
+def test_the_sdk_and_workerd_do_not_share_responses_of_version_2(server: ServerProcess) -> None:
+    body = {"inputs": {"prompt": "Hi"}, "options": {"gateway": {"id": "gw", "cacheTtl": 60}}}
+    for sdk_version in ("1.1.0", "2.0.0"):
+        headers = {"cf-consn-model-id": INT8, "cf-consn-sdk-version": sdk_version}
+        url = f"{server.root}/ai-gateway/run?version=2"
+        response = httpx.post(url, json=body, headers=headers)
+        assert response.headers["cf-aig-cache-status"] == "MISS"
+        assert response.content.startswith(GZIP_MAGIC if sdk_version == "1.1.0" else b"{")
+
+
 @pytest.mark.inferred
 @pytest.mark.parametrize("form", ["path", "universal", "binding"])
 def test_calls_of_a_batch_are_never_cached(server: ServerProcess, form: str) -> None:

@@ -10,11 +10,13 @@ from fastapi import Request, Response
 from workers_ai_emulator.backends.choice import BACKEND_HEADER
 from workers_ai_emulator.routes.gateway_cache import CacheOptions, CacheStatus
 from workers_ai_emulator.routes.services import services_of
-from workers_ai_emulator.wire.calls import MODEL_HEADER
+from workers_ai_emulator.wire.calls import MODEL_HEADER, SDK_VERSION_HEADER
 from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.gateway_headers import log_header
 
 _GATEWAY_HEADER = "cf-aig-gateway-id"
+# The headers that a response depends on. With the SDK 1.1 of a binding, the response is gzipped.
+_DECISIVE_HEADERS = (MODEL_HEADER, BACKEND_HEADER, SDK_VERSION_HEADER)
 
 Run = Callable[[], Awaitable[Response]]
 
@@ -66,12 +68,11 @@ async def _cached(
     """Returns the cached response to an equal request, else that of `run`, and which it is.
 
     `content`: the parts of the request that determine its response, besides its path, its query
-    and the headers that name the model and the backend. `endpoint`: the parts of `content` that
-    name the gateway and the endpoint; they count even if the user's own cache key replaces the
-    content.
+    and `_DECISIVE_HEADERS`. `endpoint`: the parts of `content` that name the gateway and the
+    endpoint; they count even if the user's own cache key replaces the content.
     """
     cache = services_of(request).gateway_cache
     path, query = request.scope["path"], request.url.query
-    headers = [request.headers.get(name) for name in (MODEL_HEADER, BACKEND_HEADER)]
+    headers = [request.headers.get(name) for name in _DECISIVE_HEADERS]
     place = [path, query, *headers, endpoint]
     return await cache.respond(context_of(request.scope), place, content, options, run)
