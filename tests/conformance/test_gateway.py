@@ -107,6 +107,15 @@ def test_a_key_in_a_binding_belongs_to_its_gateway_its_model_and_its_version(
     assert run() == ("HIT", "1")
 
 
+@pytest.mark.inferred
+def test_json_that_replaces_a_stream_is_not_cached(server: ServerProcess) -> None:
+    fault = {"fault": "json-instead-of-stream", "answer": "Answer 1."}
+    server.set_script({"answers": [fault, "Answer 2."]})
+    path, body = f"{GATEWAY}/workers-ai/{INT8}", {"prompt": "Hi", "stream": True}
+    assert call(server, path, body, **TTL) == ("MISS", "1")
+    assert call(server, path, body, **TTL)[0] == "MISS"
+
+
 def test_the_versions_of_a_binding_do_not_share_responses(server: ServerProcess) -> None:
     body = {"inputs": {"prompt": "Hi"}, "options": {"gateway": {"id": "gw", "cacheTtl": 60}}}
     for version in (3, 2):

@@ -101,8 +101,8 @@ class GatewayCache:
     ) -> tuple[Response, CacheStatus]:
         """Returns the cached response to an equal request of the account, else that of `run`.
 
-        Also returns whether the response was cached. Streams and errors are not cached, nor is a
-        response that was computed during a reset.
+        Also returns whether the response was cached. Streams and errors are not cached, nor is JSON
+        that replaces a stream because of a fault, nor a response that was computed during a reset.
 
         `context`: the context of the request. `endpoint`, `content`: JSON values, which together
         contain all parts of the request that determine its response. A key of the user's replaces
@@ -112,7 +112,7 @@ class GatewayCache:
             return await run(), "MISS"
         value = [endpoint, options.key, None if options.key is not None else content]
         key = (context.account, await compute(context, _digest, value))
-        return await self._repeat_or_run(key, options.ttl_s, run)
+        return await self._repeat_or_run(key, options.ttl_s, context, run)
 
     def reset(self, account: str | None = None) -> None:
         """Discards the cached responses, and does not cache those of calls that run.
@@ -128,6 +128,7 @@ class GatewayCache:
         self,
         key: tuple[str | None, str],
         ttl_s: float,
+        context: CallContext,
         run: Callable[[], Awaitable[Response]],
     ) -> tuple[Response, CacheStatus]:
         if (entry := self._entry(key)) is not None:
@@ -138,8 +139,7 @@ class GatewayCache:
             response = await run()
         finally:
             self._running.discard(running)
-        is_storable = isinstance(response, JsonResponse) and response.status_code == 200
-        if is_storable and not running.is_reset:
+        if _is_storable(response, context) and not running.is_reset:
             self._store(key, response, ttl_s)
         return response, "MISS"
 
@@ -164,6 +164,13 @@ class GatewayCache:
 
     def _remove(self, key: tuple[str | None, str]) -> None:
         self._num_bytes -= len(self._entries.pop(key).body)
+
+
+def _is_storable(response: Response, context: CallContext) -> bool:
+    fault = context.scripted_fault
+    if fault is not None and fault.fault == "json-instead-of-stream":
+        return False
+    return isinstance(response, JsonResponse) and response.status_code == 200
 
 
 def _digest(value: Any) -> str:
