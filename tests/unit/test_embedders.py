@@ -49,15 +49,22 @@ class FakeOpenEmbedder:
 
 @dataclass
 class FakeEmbedder:
+    """An embedder without threads. `gate`: while it is not set, `close` does not return."""
+
     has_ended: bool = True
     is_closed: bool = False
     num_cancels: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def cancel_all(self) -> None:
         self.num_cancels += 1
 
     async def close(self) -> bool:
         self.is_closed = True
+        await self.gate.wait()
         return self.has_ended
 
 
@@ -390,6 +397,35 @@ async def test_weights_that_a_thread_still_uses_are_not_freed() -> None:
     async with managing(loader) as (embedders, _):
         await use(embedders, ONE)
     assert loader.embedders[0].is_closed and not loader.opened[0].is_closed
+
+
+@in_loop
+async def test_the_memory_of_weights_that_a_thread_still_uses_is_taken() -> None:
+    loader = FakeEmbedderLoader(has_ended=False)
+    async with managing(loader, memory_limit=SIZE) as (embedders, models):
+        await use(embedders, ONE)
+        with pytest.raises(CapacityExceeded):
+            await use(embedders, TWO)
+        with pytest.raises(CapacityExceeded):
+            await models.load(TEXT_MODEL)
+        assert embedders.memory == SIZE and models.free_memory == 0
+
+
+@in_loop
+async def test_a_text_model_waits_until_the_memory_of_an_embedding_model_is_freed() -> None:
+    loader, text_loader = FakeEmbedderLoader(), FakeLoader()
+    async with managing(loader, memory_limit=SIZE, text_loader=text_loader) as (embedders, models):
+        await use(embedders, ONE)
+        loader.embedders[0].gate.clear()
+        unloading = asyncio.create_task(embedders.unload_idle())
+        await asyncio.sleep(0)
+        assert models.free_memory == 0
+        load = asyncio.create_task(models.load(TEXT_MODEL))
+        while not text_loader.opened:
+            await asyncio.sleep(0)
+        loader.embedders[0].gate.set()
+        assert await unloading
+        await load
 
 
 @in_loop

@@ -55,10 +55,14 @@ class LoadedEmbedder:
         """
         return self.opened.tokenize(texts, limit, are_whole=are_whole)
 
-    async def close(self) -> None:
-        """Ends the model's requests, and frees its weights unless a thread still uses them."""
-        if await self.embedder.close():
+    async def close(self) -> bool:
+        """Ends the model's requests, and frees its weights unless a thread still uses them.
+
+        Returns whether the weights were freed.
+        """
+        if has_ended := await self.embedder.close():
             self.opened.close()
+        return has_ended
 
 
 @dataclass(slots=True)
@@ -86,13 +90,16 @@ class Embedders:
         self._loaded: dict[Path, LoadedEmbedder] = {}  # the least recently used comes first
         self._paths: dict[str, Path] = {}  # the file of each model that was loaded, by its name
         self._loading: dict[str, _Load] = {}  # by the model's name
+        # The models that are being unloaded, or whose weights a thread still uses.
+        self._ending: list[LoadedEmbedder] = []
         self._load_lock = asyncio.Lock()
+        self._unload_lock = asyncio.Lock()
         models.share_memory(self)
 
     @property
     def memory(self) -> int:
-        """The bytes of memory that the loaded embedding models take."""
-        return sum(loaded.memory for loaded in self._loaded.values())
+        """The bytes of memory that the embedding models take, until they are freed."""
+        return sum(loaded.memory for loaded in (*self._loaded.values(), *self._ending))
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[LoadedEmbedder]:
@@ -108,15 +115,14 @@ class Embedders:
             loaded.num_leases -= 1
 
     async def unload_idle(self) -> bool:
-        """Unloads the least recently used idle model. Returns False if no model is idle."""
-        idle = (path for path, loaded in self._loaded.items() if not loaded.num_leases)
-        path = next(idle, None)
-        if path is None:
-            return False
-        loaded = self._loaded.pop(path)
-        log.info("unloading %s to free memory", loaded.weights.name)
-        await loaded.close()
-        return True
+        """Unloads the least recently used idle model. Returns whether memory was freed.
+
+        Waits until no other model is being unloaded. Unloads nothing if memory was freed during
+        this time.
+        """
+        taken = self.memory
+        async with self._unload_lock:
+            return self.memory < taken or await self._unload_idle()
 
     def cancel_all(self) -> None:
         for loaded in self._loaded.values():
@@ -126,6 +132,17 @@ class Embedders:
         for load in self._loading.values():
             load.task.cancel()
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
+
+    async def _unload_idle(self) -> bool:
+        idle = [path for path, loaded in self._loaded.items() if not loaded.num_leases]
+        if not idle:
+            return False
+        loaded = self._loaded.pop(idle[0])
+        self._ending.append(loaded)
+        log.info("unloading %s to free memory", loaded.weights.name)
+        if is_freed := await loaded.close():
+            self._ending.remove(loaded)
+        return is_freed
 
     async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
         """Returns a loaded model after adding a lease. If it is cancelled, a begun load continues.
@@ -202,7 +219,7 @@ class Embedders:
         while not (num_runners := opened.num_runners(free := self._models.free_memory)):
             if await self.unload_idle() or await self._models.unload_idle():
                 continue
-            if self._loaded or self._models.loaded:
+            if self._loaded or self._ending or self._models.loaded:
                 raise CapacityExceeded
             raise WeightsUnusable(
                 f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "

@@ -109,14 +109,14 @@ class LoadedWeights:
 class OtherModels(Protocol):
     """Models that another object loads, and which use the same memory.
 
-    `memory`: the bytes of memory that the loaded models take.
+    `memory`: the bytes of memory that the models take, until they are freed.
     """
 
     @property
     def memory(self) -> int: ...
 
     async def unload_idle(self) -> bool:
-        """Unloads the least recently used idle model. Returns False if no model is idle."""
+        """Unloads the least recently used idle model. Returns whether memory was freed."""
 
 
 class ModelManager:
@@ -401,8 +401,8 @@ class ModelManager:
         """How many bytes of memory another model may take.
 
         The smaller of two numbers: the machine's free memory, and the memory limit minus the sizes
-        of all models, including embedding models, that are loaded, and of text models that are
-        being loaded or unloaded, or whose engine is stuck. The second number is needed because the
+        of all models, including embedding models, that are loaded or being unloaded, or that are
+        stuck, and of text models that are being loaded. The second number is needed because the
         operating system counts memory-mapped weights as free memory until they have been read.
         """
         return min(self._memory_limit - self._taken_memory, machine.available_memory())
