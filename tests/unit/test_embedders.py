@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
+from unittest.mock import patch
 
 import pytest
-from workers_ai_emulator.engine.errors import CapacityExceeded
+from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
+from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Weights
@@ -426,6 +428,30 @@ async def test_a_text_model_waits_until_the_memory_of_an_embedding_model_is_free
         loader.embedders[0].gate.set()
         assert await unloading
         await load
+
+
+@in_loop
+async def test_the_memory_of_a_text_model_that_is_stuck_is_an_error_of_capacity() -> None:
+    runner = FakeRunner(block_at=3, can_be_interrupted=False)  # the first two calls are the check
+    text_loader = FakeLoader(runner_of=lambda: runner)
+    short_close = patch("workers_ai_emulator.engine.engine._CLOSE_LIMIT_S", 0.1)
+    async with managing(FakeEmbedderLoader(), memory_limit=SIZE, text_loader=text_loader) as (
+        embedders,
+        models,
+    ):
+        async with models.lease(TEXT_MODEL) as loaded:
+            loaded.engine.watch(0.2)
+            with pytest.raises(EngineError, match="nothing done"):
+                async for _ in loaded.engine.submit([1], SamplingParams(max_tokens=4)):
+                    pass
+        with short_close:
+            assert await models.unload_idle()
+        with pytest.raises(CapacityExceeded):
+            await use(embedders, ONE)
+        runner.gate.set()
+        while loaded.engine.is_running:  # the engine's thread must not outlive the event loop
+            await asyncio.sleep(0.01)
+        await use(embedders, ONE)
 
 
 @in_loop

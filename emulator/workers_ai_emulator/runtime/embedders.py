@@ -219,7 +219,7 @@ class Embedders:
         while not (num_runners := opened.num_runners(free := self._models.free_memory)):
             if await self.unload_idle() or await self._models.unload_idle():
                 continue
-            if self._loaded or self._ending or self._models.loaded:
+            if self._models.taken_memory:
                 raise CapacityExceeded
             raise WeightsUnusable(
                 f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "

@@ -178,9 +178,9 @@ class ModelManager:
         Waits until no model is being loaded, because a load can use weights that look idle. Unloads
         nothing if memory was freed during this time, for example because a load failed.
         """
-        taken = self._taken_memory
+        taken = self.taken_memory
         async with self._load_lock:
-            return self._taken_memory < taken or await self._unload_idle()
+            return self.taken_memory < taken or await self._unload_idle()
 
     def loaded_model(self, spec: ModelSpec) -> LoadedModel | None:
         """Returns the model if it is loaded, otherwise None. It may be unloaded at any time."""
@@ -405,10 +405,11 @@ class ModelManager:
         stuck, and of text models that are being loaded. The second number is needed because the
         operating system counts memory-mapped weights as free memory until they have been read.
         """
-        return min(self._memory_limit - self._taken_memory, machine.available_memory())
+        return min(self._memory_limit - self.taken_memory, machine.available_memory())
 
     @property
-    def _taken_memory(self) -> int:
+    def taken_memory(self) -> int:
+        """The bytes of memory that all models take, including embedding models."""
         in_memory = sum(weights.memory for weights in (*self.loaded, *self._ending))
         return self._reserved_memory + in_memory + (self._others.memory if self._others else 0)
 
