@@ -90,6 +90,16 @@ def test_a_reranker_needs_a_classification_head(loader: EmbedderLoader, path: Pa
         opened(loader, path, embedding_model("bert"), RERANKER.name)
 
 
+def test_a_reranker_needs_a_classification_head_also_in_a_file_of_another_model(
+    loader: EmbedderLoader, path: Path
+) -> None:
+    embedder = opened(loader, path, embedding_model("bert"), M3.name)
+    embedder.check_task(M3)
+    with pytest.raises(WeightsUnusable, match=r"model\.gguf cannot be used: it computes embedd"):
+        embedder.check_task(RERANKER)
+    embedder.close()
+
+
 def test_a_reranker_is_accepted(loader: EmbedderLoader, path: Path) -> None:
     embedder = opened(loader, path, embedding_model("bert", has_classifier=True), RERANKER.name)
     assert embedder.num_separators == 2
@@ -152,6 +162,7 @@ def test_an_embedding_model_without_weights_runs_on_the_stand_in_model(tmp_path:
     weights = loader.weights(spec)
     assert weights.is_trusted and weights.name == "all-MiniLM-L6-v2.F16"
     embedder = loader.open(spec, weights)
+    embedder.check_task(RERANKER)  # the stand-in model ranks texts by their similarity
     assert (embedder.context_length, embedder.num_separators) == (512, 1)
     assert embedder.tokenize(["Hello!"], 512) == [[101, 7592, 999, 102]]
     embedder.close()

@@ -15,6 +15,7 @@ import pytest
 from workers_ai_emulator.engine.errors import CapacityExceeded, EngineError
 from workers_ai_emulator.engine.types import SamplingParams
 from workers_ai_emulator.errors import WeightsUnusable
+from workers_ai_emulator.models.catalog import CATALOG
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Weights
 from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader
@@ -29,6 +30,7 @@ from tests.loop import TIMEOUT_S, in_loop
 
 NAMES = ("@cf/a/one", "@cf/a/two", "@cf/a/three")
 ONE, TWO, THREE = (ModelSpec(name, Path(f"{name[-3:]}.gguf")) for name in NAMES)
+RERANKER = CATALOG["@cf/baai/bge-reranker-base"]
 TEXT_MODEL = ModelSpec("@cf/a/text", Path("text.gguf"))
 
 
@@ -38,6 +40,10 @@ class FakeOpenEmbedder:
     weights: Weights
     max_runners: int
     is_closed: bool = False
+
+    def check_task(self, spec: ModelSpec) -> None:
+        if spec.embedding is not self.spec.embedding:
+            raise WeightsUnusable(f"{self.weights.path} has another task")
 
     def memory(self, num_runners: int) -> int:
         return num_runners * SIZE
@@ -176,6 +182,17 @@ async def test_models_with_the_same_weights_share_an_embedder() -> None:
         embedders.lease(twin) as other,
     ):
         assert one.embedder is other.embedder
+
+
+@in_loop
+async def test_a_model_with_another_task_cannot_share_the_weights() -> None:
+    reranker = replace(ONE, name="@cf/a/reranker", embedding=RERANKER.embedding)
+    async with managing(FakeEmbedderLoader()) as (embedders, _):
+        await use(embedders, ONE)
+        for _ in range(2):
+            with pytest.raises(WeightsUnusable, match="has another task"):
+                await use(embedders, reranker)
+        await use(embedders, ONE)
 
 
 @in_loop

@@ -31,6 +31,16 @@ def read_weights_header(path: Path, spec: ModelSpec) -> GgufHeader:
                 "embedding model, or add it to models.toml with `like`"
             )
         return read_header(path)  # refuses other models that generate no text
+    check_embedding_task(header, spec)
+    return header
+
+
+def check_embedding_task(header: GgufHeader, spec: ModelSpec) -> None:
+    """Raises GgufInvalid if a file does not compute what the model `spec` computes.
+
+    `spec`: a model for embeddings or for ranking.
+    """
+    assert spec.embedding is not None
     if not (_computes_embeddings(header) or _is_qwen3(header)):
         raise GgufInvalid(
             f"it generates text, and {spec.name} does not: choose the name of a text-generation "
@@ -41,7 +51,6 @@ def read_weights_header(path: Path, spec: ModelSpec) -> GgufHeader:
             f"it computes embeddings, and {spec.name} ranks texts: choose the name of an embedding "
             "model, or convert a reranker"
         )
-    return header
 
 
 def _computes_embeddings(header: GgufHeader) -> bool:

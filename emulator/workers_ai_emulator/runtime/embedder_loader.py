@@ -25,7 +25,7 @@ from workers_ai_emulator.engine.shared_calls import can_share_calls
 from workers_ai_emulator.errors import WeightsUnusable
 from workers_ai_emulator.models.spec import ModelSpec
 from workers_ai_emulator.models.store import Store, Weights
-from workers_ai_emulator.models.weights_header import read_weights_header
+from workers_ai_emulator.models.weights_header import check_embedding_task
 from workers_ai_emulator.prompts.chat import Tokenizer
 from workers_ai_emulator.runtime.loader import tokenizer_of
 from workers_ai_emulator.settings import Settings
@@ -50,7 +50,7 @@ class OpenEmbedder:
     `shares_calls`: whether short texts may be computed in one call of llama.cpp.
     """
 
-    spec: ModelSpec
+    header: GgufHeader
     weights: Weights
     model: LlamaModel
     tokenizer: Tokenizer
@@ -74,6 +74,15 @@ class OpenEmbedder:
         BERT, which has a WordPiece vocabulary, expects one; XLM-RoBERTa expects two.
         """
         return 1 if self.model.vocabulary.is_wordpiece else 2
+
+    def check_task(self, spec: ModelSpec) -> None:
+        """Raises WeightsUnusable if the weights do not compute what the model `spec` computes."""
+        if self.weights.is_trusted:
+            return
+        try:
+            check_embedding_task(self.header, spec)
+        except GgufInvalid as error:
+            raise WeightsUnusable(f"{self.weights.path} cannot be used: {error}") from error
 
     def tokenize(
         self, texts: Sequence[str], limit: int, *, are_whole: bool = False
@@ -115,13 +124,6 @@ def _split(text: str, max_length: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _header(weights: Weights, spec: ModelSpec) -> GgufHeader:
-    """Returns the file's header. Raises GgufInvalid if the user's file has another task."""
-    if weights.is_trusted:
-        return read_header(weights.path, generates_text=False)
-    return read_weights_header(weights.path, spec)
-
-
 class EmbedderLoader:
     """Opens GGUF files of embedding models. Any thread may call its methods.
 
@@ -147,8 +149,9 @@ class EmbedderLoader:
         """
         assert spec.embedding is not None
         try:
-            header = _header(weights, spec)
+            header = read_header(weights.path, generates_text=False)
             if not weights.is_trusted:
+                check_embedding_task(header, spec)
                 self._check(weights, spec.embedding.pooling)
             model = LlamaModel(
                 weights.path,
@@ -167,7 +170,7 @@ class EmbedderLoader:
         runner_size = _BYTES_PER_RUNNER + num_rows * bytes_per_token(model)
         num_threads = self._settings.threads
         return OpenEmbedder(
-            spec, weights, model, tokenizer, length, runner_size, num_threads, shares_calls
+            header, weights, model, tokenizer, length, runner_size, num_threads, shares_calls
         )
 
     def _check(self, weights: Weights, pooling: Pooling) -> None:

@@ -183,7 +183,9 @@ class Embedders:
                 raise asyncio.CancelledError
             loader = self._loader
             weights = await in_daemon_thread(loader.weights, spec)
-            if weights.path not in self._loaded:
+            if loaded := self._loaded.get(weights.path):
+                loaded.opened.check_task(spec)  # another model may have loaded the file
+            else:
                 self._loaded[weights.path] = await self._load(loader, spec, weights)
             if self._paths.get(spec.name) != weights.path:
                 log_weights(spec.name, weights)
