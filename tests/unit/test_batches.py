@@ -45,9 +45,15 @@ class FakeServer:
             **{"num_parallel": 1, "patience_s": 5.0, **options},
         )
 
-    def batch(self, *requests: Any, account: str | None = ONE, num_bytes: int = 0) -> Batch:
+    def batch(
+        self,
+        *requests: Any,
+        account: str | None = ONE,
+        model: str = MODEL,
+        num_bytes: int = 0,
+    ) -> Batch:
         references = [None] * len(requests)
-        return Batch(account, MODEL, requests, references, self._run, num_bytes=num_bytes)
+        return Batch(account, model, requests, references, self._run, num_bytes=num_bytes)
 
     async def _run(self, request: Any) -> BatchResult:
         self.started.append(request)
@@ -108,6 +114,62 @@ async def test_the_oldest_batch_runs_first_and_a_later_one_runs_after_the_queue_
     queue.submit(third)
     await until(lambda: third.status is BatchStatus.ENDED)
     assert server.started == ["a", "b", "c", "d"]
+
+
+@in_loop
+async def test_the_models_take_turns() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    server.permit(6)
+    first, other = server.batch("a", "b", "c"), server.batch("x", "y", model="@cf/a/other")
+    second = server.batch("d")
+    for batch in (first, second, other):
+        queue.submit(batch)
+    await until(lambda: second.status is BatchStatus.ENDED)
+    assert server.started == ["a", "x", "b", "y", "c", "d"]
+
+
+@in_loop
+async def test_a_request_without_capacity_does_not_outlive_its_batch() -> None:
+    server = FakeServer(outcomes=[REFUSED])
+    queue = server.queue(patience_s=0)
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    server.permit(1)
+    await until(lambda: server.started == ["a", "a"])  # the second time, after it was put back
+    queue.reset()
+    server.permit(4)
+    after = server.batch("c")
+    queue.submit(after)
+    await until(lambda: after.status is BatchStatus.ENDED)
+    assert server.started == ["a", "a", "c"]
+
+
+def test_the_log_says_how_many_batches_wait_and_how_many_requests_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    ids = []
+
+    @in_loop
+    async def run_two() -> None:
+        server = FakeServer(outcomes=[BatchResult(None, error=WireError(INTERNAL_ERROR))])
+        queue = server.queue()
+        batches = [server.batch("a", "b"), server.batch("c")]
+        for batch in batches:
+            queue.submit(batch)
+            ids.append(batch.id)
+        server.permit(3)
+        await until(lambda: batches[1].status is BatchStatus.ENDED)
+
+    run_two()
+    first, second = ids
+    assert caplog.messages == [
+        f"batch {first} is queued (model {MODEL}, requests: 2, waiting batches of the model: 0)",
+        f"batch {second} is queued (model {MODEL}, requests: 1, waiting batches of the model: 1)",
+        f"batch {first} has ended (failed requests: 1)",
+        f"batch {second} has ended (failed requests: 0)",
+    ]
 
 
 @in_loop

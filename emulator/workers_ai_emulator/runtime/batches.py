@@ -139,9 +139,10 @@ class Batch:
 class BatchQueue:
     """Runs the requests of batches in the background, and stores their results.
 
-    The oldest batch comes first. A request starts when no other call is in progress; if other calls
-    do not end, it starts after `patience_s` seconds. All methods must be called on the event loop's
-    thread.
+    The models take turns: after each request, one of another model starts if one waits. For each
+    model, the oldest batch comes first. A request starts when no other call is in progress; if
+    other calls do not end, it starts after `patience_s` seconds. All methods must be called on the
+    event loop's thread.
 
     `is_busy`: returns whether calls are in progress that do not belong to a batch. `num_parallel`:
     how many requests run at the same time. `max_bytes`: the limit for all requests and results.
@@ -163,7 +164,9 @@ class BatchQueue:
         self._max_bytes = max_bytes
         self._clock = clock
         self._batches: dict[str, Batch] = {}  # the oldest batch comes first
-        self._queued: deque[Batch] = deque()  # batches that may have waiting requests
+        # The batches of each model that may have waiting requests, the oldest first. The first
+        # model is the one whose turn it is.
+        self._queued: dict[str, deque[Batch]] = {}
         self._num_bytes = 0
         self._running: dict[asyncio.Task[None], Batch] = {}
         self._starting: asyncio.Task[None] | None = None
@@ -185,7 +188,15 @@ class BatchQueue:
             raise WireError(OUT_OF_CAPACITY)
         self._batches[batch.id] = batch
         self._num_bytes += batch.num_bytes
-        self._queued.append(batch)
+        queued = self._queued.setdefault(batch.model, deque())
+        log.info(
+            "batch %s is queued (model %s, requests: %d, waiting batches of the model: %d)",
+            batch.id,
+            batch.model,
+            len(batch.results),
+            sum(each.has_waiting for each in queued),
+        )
+        queued.append(batch)
         self._start()
 
     def find(self, account: str | None, model: str, id: str) -> Batch | None:
@@ -224,15 +235,20 @@ class BatchQueue:
         while self._next() is not None:
             await self._wait_for_room()
             if (batch := self._next()) is not None:
+                self._queued[batch.model] = self._queued.pop(batch.model)  # the others' turn
                 task = asyncio.create_task(self._run(batch, batch.take()))
                 self._running[task] = batch
                 task.add_done_callback(self._end)
 
     def _next(self) -> Batch | None:
-        """Returns the oldest batch with waiting requests, or None."""
-        while self._queued and not self._queued[0].has_waiting:
-            self._queued.popleft()
-        return self._queued[0] if self._queued else None
+        """Returns the batch whose request starts next, or None if no batch has waiting requests."""
+        for model, queued in [*self._queued.items()]:
+            while queued and not queued[0].has_waiting:
+                queued.popleft()
+            if queued:
+                return queued[0]
+            del self._queued[model]
+        return None
 
     async def _wait_for_room(self) -> None:
         """Waits until a request of a batch may start."""
@@ -248,13 +264,18 @@ class BatchQueue:
 
     async def _run(self, batch: Batch, index: int) -> None:
         result = await batch.run(index)
-        if result is None:
-            # Does not end before the wait, so that no other request of a batch starts meanwhile.
-            await asyncio.sleep(self._patience_s)
-            batch.put_back(index)
-            self._queued.appendleft(batch)
-            self._start()
+        if result is not None:
+            self._store(batch, index, result)
             return
+        # Does not end before the wait, so that no other request of a batch starts meanwhile.
+        await asyncio.sleep(self._patience_s)
+        batch.put_back(index)
+        queued = self._queued.setdefault(batch.model, deque())
+        if batch not in queued:
+            queued.appendleft(batch)
+        self._start()
+
+    def _store(self, batch: Batch, index: int, result: BatchResult) -> None:
         if not self._make_room(result.num_bytes):
             log.warning(
                 "a result of batch %s is discarded: all results need more than %d MiB; queue "
@@ -266,11 +287,15 @@ class BatchQueue:
         batch.store(index, result, self._clock())
         batch.num_bytes += result.num_bytes
         self._num_bytes += result.num_bytes
+        if batch.status is BatchStatus.ENDED:
+            num_failed = sum(each is not None and each.error is not None for each in batch.results)
+            log.info("batch %s has ended (failed requests: %d)", batch.id, num_failed)
 
     def _discard(self, batch: Batch) -> None:
         del self._batches[batch.id]
         self._num_bytes -= batch.num_bytes
-        self._queued = deque(each for each in self._queued if each is not batch)
+        if batch in (queued := self._queued.get(batch.model, deque())):
+            queued.remove(batch)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
