@@ -182,14 +182,29 @@ async def test_embeddings_of_a_request_with_very_many_tokens_are_not_kept() -> N
     async with running(model, num_runners=1) as embedder:
         for _ in range(2):
             await embedder.embed([[1] * 50_000, [2]], Pooling.MEAN)
-    assert [first for first, _ in model.texts] == [1, 2, 1, 2]
+            await embedder.embed([[3] * 49_999, [4]], Pooling.MEAN)
+    assert [first for first, _ in model.texts] == [1, 2, 3, 4, 1, 2]
+
+
+def test_the_memory_of_the_kept_embeddings_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHE_BYTES", 1000)  # enough for two embeddings of this test
+    model = FakeModel()
+    model.gate.set()
+
+    @in_loop
+    async def embed() -> None:
+        async with running(model, num_runners=1) as embedder:
+            for token in (1, 2, 3, 2, 1):
+                await embedder.embed([[token]], Pooling.MEAN)
+
+    embed()
+    assert [first for first, _ in model.texts] == [1, 2, 3, 1]
 
 
 @in_loop
 async def test_no_texts_have_no_embeddings() -> None:
     async with running(FakeModel()) as embedder:
         assert await embedder.embed([], Pooling.MEAN) == []
-        assert embedder.is_idle
 
 
 @in_loop
@@ -346,7 +361,7 @@ async def test_a_few_runners_share_the_threads() -> None:
 @in_loop
 async def test_a_cancelled_request_stops_its_texts_and_drops_the_rest() -> None:
     model = FakeModel()
-    async with running(model) as embedder:
+    async with running(model, queue_size=0) as embedder:
         cancelled = await submitted(embedder, [[n] for n in range(5)])
         await begun(model, 2)
         cancelled.cancel()
@@ -354,11 +369,22 @@ async def test_a_cancelled_request_stops_its_texts_and_drops_the_rest() -> None:
             await cancelled
         for _ in range(2):
             assert await asyncio.to_thread(model.interrupted.acquire, timeout=TIMEOUT_S)
-        assert embedder.is_idle
-        next_request = await submitted(embedder, [[7], [8]])
+        others = [await submitted(embedder, [[n]]) for n in (7, 8)]
         model.gate.set()
-        assert len(await next_request) == 2
+        await asyncio.gather(*others)
     assert sorted(text for text, _ in model.texts) == [0, 1, 7, 8]
+
+
+@in_loop
+async def test_a_result_that_is_ready_after_a_cancellation_is_dropped() -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    model = FakeModel(is_deaf=True)
+    async with running(model) as embedder:
+        task = await begun_request(model, embedder)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert problems == []
 
 
 @in_loop
@@ -431,7 +457,9 @@ async def test_cancelling_all_requests_leaves_the_embedder_usable() -> None:
         assert len(await embedder.embed([[4]], Pooling.MEAN)) == 1
 
 
-def test_a_thread_that_does_not_end_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_does_not_end_keeps_its_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "_CLOSE_LIMIT_S", 0.01)
     model = FakeModel(is_deaf=True)
 
@@ -446,6 +474,7 @@ def test_a_thread_that_does_not_end_keeps_its_memory(monkeypatch: pytest.MonkeyP
 
     close()
     assert model.num_open == 1
+    assert caplog.messages == ["1 threads still compute embeddings: their memory is not freed"]
     model.gate.set()
 
 

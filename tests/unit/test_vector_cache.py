@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from workers_ai_emulator.engine.embedder import CACHE_BYTES
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.vector_cache import Key, Vector, VectorCache, key_of
 
@@ -51,3 +52,12 @@ def test_tokens_count_as_well() -> None:
     cache.add(long, VECTOR)
     assert kept(cache, 1) == []
     assert cache.find(long) is None  # it does not fit, even alone
+
+
+def test_the_embeddings_of_about_15000_short_texts_are_kept() -> None:
+    """As docs/embeddings.md says, for texts with 20 tokens and embeddings with 384 numbers."""
+    cache, vector = VectorCache(CACHE_BYTES), np.zeros(384, np.float32)
+    for number in range(20_000):
+        cache.add(key(*[number] * 20), vector)
+    assert cache.find(key(*[5000] * 20)) is not None
+    assert cache.find(key(*[0] * 20)) is None

@@ -84,7 +84,7 @@ class _Job:
         return len(self.texts) - self.next_index
 
     def settle(self, error: EngineError | None = None) -> None:
-        """Gives the result or the error to the coroutine that waits for the job."""
+        """Gives the result or the error to the coroutine, if it still waits for the job."""
         if self.future.done():
             return
         if error is None:
@@ -109,10 +109,10 @@ class Embedder:
     """Computes embeddings with one model.
 
     `create_runner`: returns a runner; it is called `num_runners` times. `num_runners`: how many
-    calls of llama.cpp run at the same time. `num_threads`: the number of threads that compute; the
-    runners share them equally. `queue_size`: a request is refused if this number plus
-    `num_runners` others are unfinished. `is_machine_free`: returns whether no completion is being
-    generated; a text that is alone is then computed by all threads together.
+    calls of llama.cpp run at the same time. `num_threads`: the number of threads that compute, at
+    least `num_runners`; the runners share them equally. `queue_size`: a request is refused if this
+    number plus `num_runners` others are unfinished. `is_machine_free`: returns whether no
+    completion is being generated; a text that is alone is then computed by all threads together.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Embedder:
         is_machine_free: Callable[[], bool] = lambda: False,
     ) -> None:
         self._num_threads = num_threads
-        self._num_threads_of_runner = max(num_threads // num_runners, 1)
+        self._num_threads_of_runner = num_threads // num_runners
         self._max_unfinished = num_runners + queue_size
         self._is_machine_free = is_machine_free
         self._jobs: deque[_Job] = deque()  # jobs with texts that no thread has begun
@@ -144,10 +144,6 @@ class Embedder:
         ]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._unfinished
 
     async def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> list[Vector]:
         """Returns the embeddings of tokenised texts, which are not normalised.
@@ -188,8 +184,7 @@ class Embedder:
 
     def cancel_all(self) -> None:
         """Ends all requests with the error EngineClosed."""
-        for job in [*self._unfinished]:
-            self._drop(job)
+        for job in self._unfinished:
             job.settle(EngineClosed("the server is shutting down"))
 
     async def close(self) -> bool:
@@ -318,7 +313,8 @@ class Embedder:
     ) -> None:
         """Stores the results of a call, and ends the jobs that are complete or have failed.
 
-        An error is the result of the whole job. After Interrupted, a job has its result already.
+        An error is the result of the whole job. After Interrupted, a job has its result already,
+        and keeps it.
         """
         ended: dict[_Job, EngineError | None] = {}
         with self._lock:
@@ -326,18 +322,15 @@ class Embedder:
             for text, result in zip(texts, results, strict=True):
                 job = text.job
                 if isinstance(result, EngineError):
-                    ended.setdefault(job, result)
+                    ended[job] = result
                     continue
                 job.vectors[text.index] = result
                 job.num_left -= 1
                 if job.num_left == 0:
                     ended[job] = None
         for job, error in ended.items():
-            if error is not None:
-                self._drop(job)
-            if not isinstance(error, Interrupted):
-                with suppress(RuntimeError):  # the event loop may be closed already
-                    job.loop.call_soon_threadsafe(job.settle, error)
+            with suppress(RuntimeError):  # the event loop may be closed already
+                job.loop.call_soon_threadsafe(job.settle, error)
 
 
 def _results(
