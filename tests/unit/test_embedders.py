@@ -39,6 +39,7 @@ class FakeOpenEmbedder:
     spec: ModelSpec
     weights: Weights
     max_runners: int
+    size: int
     is_closed: bool = False
 
     def check_task(self, spec: ModelSpec) -> None:
@@ -46,10 +47,10 @@ class FakeOpenEmbedder:
             raise WeightsUnusable(f"{self.weights.path} has another task")
 
     def memory(self, num_runners: int) -> int:
-        return num_runners * SIZE
+        return num_runners * self.size
 
     def num_runners(self, free: int) -> int:
-        return min(free // SIZE, self.max_runners)
+        return min(free // self.size, self.max_runners)
 
     def close(self) -> None:
         self.is_closed = True
@@ -82,6 +83,7 @@ class FakeEmbedderLoader:
 
     `trusted`: the files that are treated as the stand-in model's.
     While `gate` is not set, `open` does not return. `has_ended`: whether threads end at `close`.
+    `on_load`: is called at the end of each load. `size`: the memory of each model.
     """
 
     failures: list[Exception] = field(default_factory=list)
@@ -91,7 +93,9 @@ class FakeEmbedderLoader:
     gate: threading.Event = field(default_factory=threading.Event)
     has_ended: bool = True
     max_runners: int = 1
+    size: int = SIZE
     is_machine_free: Callable[[], bool] = bool
+    on_load: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -103,13 +107,14 @@ class FakeEmbedderLoader:
         assert self.gate.wait(TIMEOUT_S)
         if self.failures:
             raise self.failures.pop(0)
-        self.opened.append(FakeOpenEmbedder(spec, weights, self.max_runners))
+        self.opened.append(FakeOpenEmbedder(spec, weights, self.max_runners, self.size))
         return self.opened[-1]
 
     def embedder(
         self, opened: FakeOpenEmbedder, num_runners: int, is_machine_free: Callable[[], bool]
     ) -> FakeEmbedder:
         self.is_machine_free = is_machine_free
+        self.on_load()
         self.embedders.append(FakeEmbedder(self.has_ended))
         return self.embedders[-1]
 
@@ -120,8 +125,9 @@ async def managing(
     *,
     memory_limit: int = 2 * SIZE,
     text_loader: FakeLoader | None = None,
+    stall_timeout: float = 60,
 ) -> AsyncIterator[tuple[Embedders, ModelManager]]:
-    settings = Settings(memory_limit=memory_limit)
+    settings = Settings(memory_limit=memory_limit, stall_timeout=stall_timeout)
     catalog = {TEXT_MODEL.name: TEXT_MODEL}
     models = ModelManager(settings, catalog, loader=cast(Loader, text_loader or FakeLoader()))
     embedders = Embedders(settings, models, loader=cast(EmbedderLoader, loader))
@@ -136,6 +142,13 @@ async def use(embedders: Embedders, *specs: ModelSpec) -> None:
     for spec in specs:
         async with embedders.lease(spec):
             pass
+
+
+def problems_of_the_loop() -> list[object]:
+    """Returns a list that gets the errors that asyncio would log."""
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    return problems
 
 
 def open_names(loader: FakeEmbedderLoader) -> list[str]:
@@ -196,6 +209,17 @@ async def test_a_model_with_another_task_cannot_share_the_weights() -> None:
 
 
 @in_loop
+async def test_a_loaded_model_keeps_its_weights_although_others_are_installed() -> None:
+    newer = replace(ONE, weights_file=Path("new.gguf"))
+    async with (
+        managing(FakeEmbedderLoader()) as (embedders, _),
+        embedders.lease(ONE) as loaded,
+        embedders.lease(newer) as other,
+    ):
+        assert loaded is other
+
+
+@in_loop
 async def test_the_least_recently_used_idle_model_is_unloaded() -> None:
     loader = FakeEmbedderLoader()
     async with managing(loader) as (embedders, _):
@@ -229,6 +253,27 @@ async def test_a_busy_text_model_is_not_unloaded_for_an_embedding_model() -> Non
         async with models.lease(TEXT_MODEL):
             with pytest.raises(CapacityExceeded):
                 await use(embedders, ONE)
+        await use(embedders, ONE)
+
+
+@in_loop
+async def test_the_memory_of_a_text_model_is_taken_while_its_engine_is_stuck() -> None:
+    runner = FakeRunner(block_at=3, can_be_interrupted=False)  # the first two calls are the check
+    text_loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(
+        FakeEmbedderLoader(), memory_limit=SIZE, text_loader=text_loader, stall_timeout=0.2
+    ) as (embedders, models):
+        async with models.lease(TEXT_MODEL) as loaded:
+            with pytest.raises(EngineError, match="nothing done"):
+                async for _ in loaded.engine.submit([1], SamplingParams(max_tokens=4)):
+                    pass
+        with patch("workers_ai_emulator.engine.engine._CLOSE_LIMIT_S", 0.1):
+            assert await models.unload_idle()
+        with pytest.raises(CapacityExceeded):
+            await use(embedders, ONE)
+        runner.gate.set()
+        while loaded.engine.is_running:
+            await asyncio.sleep(0.01)
         await use(embedders, ONE)
 
 
@@ -337,6 +382,20 @@ async def test_a_model_larger_than_the_limit_is_an_error_with_the_next_step() ->
 
 
 @in_loop
+async def test_a_model_larger_than_the_limit_unloads_no_other_and_waits_for_none() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        await use(embedders, ONE)
+        loader.size = 2 * SIZE
+        with pytest.raises(WeightsUnusable, match="two needs"):
+            await use(embedders, TWO)
+        assert open_names(loader) == [ONE.name]
+        async with embedders.lease(ONE):
+            with pytest.raises(WeightsUnusable, match="two needs"):
+                await use(embedders, TWO)
+
+
+@in_loop
 async def test_a_failed_load_is_repeated_for_the_next_request() -> None:
     loader = FakeEmbedderLoader(failures=[WeightsUnusable("broken")])
     async with managing(loader) as (embedders, _):
@@ -366,6 +425,7 @@ async def test_a_cancelled_request_neither_ends_the_load_nor_keeps_the_model_bus
 async def test_requests_that_are_cancelled_begin_no_further_load() -> None:
     loader = FakeEmbedderLoader()
     loader.gate.clear()
+    problems = problems_of_the_loop()
     async with managing(loader, memory_limit=SIZE) as (embedders, _):
         specs = [ONE, TWO, THREE] * 20
         left = [asyncio.create_task(use(embedders, spec)) for spec in specs]
@@ -376,6 +436,32 @@ async def test_requests_that_are_cancelled_begin_no_further_load() -> None:
         loader.gate.set()
         await use(embedders, THREE, ONE)
     assert [opened.spec for opened in loader.opened] == [ONE, THREE, ONE]
+    assert problems == []
+
+
+@in_loop
+async def test_a_request_that_is_cancelled_at_the_end_of_its_load_does_not_keep_the_model() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=SIZE) as (embedders, _):
+        request = asyncio.create_task(use(embedders, ONE))
+        loader.on_load = request.cancel
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await use(embedders, TWO)
+        assert open_names(loader) == [TWO.name]
+
+
+@in_loop
+async def test_closing_ends_the_requests_that_wait_for_a_load() -> None:
+    loader = FakeEmbedderLoader()
+    loader.gate.clear()
+    async with managing(loader) as (embedders, _):
+        request = asyncio.create_task(use(embedders, ONE))
+        await asyncio.sleep(0)
+        await embedders.close()
+        loader.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await request
 
 
 @in_loop
@@ -397,8 +483,7 @@ async def test_the_requests_that_wait_for_a_model_keep_it_loaded() -> None:
 async def test_a_cancelled_request_whose_load_fails_logs_nothing() -> None:
     loader = FakeEmbedderLoader(failures=[WeightsUnusable("broken")])
     loader.gate.clear()
-    problems: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    problems = problems_of_the_loop()
     async with managing(loader) as (embedders, _):
         request = asyncio.create_task(use(embedders, ONE))
         await asyncio.sleep(0)
@@ -482,8 +567,14 @@ async def test_all_requests_of_all_models_can_be_cancelled() -> None:
 
 @in_loop
 async def test_the_machine_is_free_while_no_generation_runs() -> None:
-    loader = FakeEmbedderLoader()
-    async with managing(loader) as (embedders, models):
+    loader, runner = FakeEmbedderLoader(), FakeRunner(block_at=3)  # the first two calls: the check
+    text_loader = FakeLoader(runner_of=lambda: runner)
+    async with managing(loader, text_loader=text_loader) as (embedders, models):
         await models.load(TEXT_MODEL)
         await use(embedders, ONE)
         assert loader.is_machine_free()
+        async with models.lease(TEXT_MODEL) as loaded:
+            generation = loaded.engine.submit([1, 2, 3], SamplingParams(max_tokens=4))
+            assert not loader.is_machine_free()
+            runner.gate.set()
+            assert len([chunk async for chunk in generation]) == 4

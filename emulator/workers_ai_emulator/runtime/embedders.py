@@ -218,16 +218,14 @@ class Embedders:
         Returns the number of runners. Raises WeightsUnusable if the model does not fit even without
         other models, and CapacityExceeded if busy models take the memory.
         """
-        while not (num_runners := opened.num_runners(free := self._models.free_memory)):
+        if not opened.num_runners(self._models.memory_limit):
+            raise _memory_error(opened, self._models.memory_limit)
+        while not (num_runners := opened.num_runners(self._models.free_memory)):
             if await self.unload_idle() or await self._models.unload_idle():
                 continue
             if self._models.taken_memory:
                 raise CapacityExceeded
-            raise WeightsUnusable(
-                f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "
-                f"{machine.in_units(max(free, 0))} are free: raise --memory, or free some "
-                "memory"
-            )
+            raise _memory_error(opened, self._models.free_memory)
         return num_runners
 
     @cached_property
@@ -237,6 +235,14 @@ class Embedders:
         except ModuleNotFoundError as error:
             raise ModelPartMissing.of(error) from error
         return self._given_loader or EmbedderLoader(self._settings)
+
+
+def _memory_error(opened: OpenEmbedder, free: int) -> WeightsUnusable:
+    """Returns the error for a model that needs more memory than `free` bytes."""
+    return WeightsUnusable(
+        f"{opened.weights.name} needs {machine.in_units(opened.memory(1))} of memory and "
+        f"{machine.in_units(free)} are free: raise --memory, or free some memory"
+    )
 
 
 def _has_succeeded(task: asyncio.Task[LoadedEmbedder]) -> bool:

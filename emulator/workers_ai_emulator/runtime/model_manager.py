@@ -124,7 +124,8 @@ class ModelManager:
 
     All methods must be called on the event loop's thread. `catalog`: all models that the server
     serves. `phase`: during the start, what the server does, such as `loading NAME`; then `ready`.
-    The endpoint `readyz` returns this text. `loader`: a replacement for `Loader` in tests,
+    The endpoint `readyz` returns this text. `memory_limit`: how many bytes of memory all models may
+    take, including embedding models. `loader`: a replacement for `Loader` in tests,
     otherwise None.
     """
 
@@ -144,7 +145,7 @@ class ModelManager:
         self._num_leases: Counter[_Source] = Counter()
         self._logged_names: set[str] = set()
         self._load_lock = asyncio.Lock()
-        self._memory_limit = (
+        self.memory_limit = (
             machine.available_memory() if settings.memory_limit is None else settings.memory_limit
         )
         self._reserved_memory = 0  # of the weights that are being loaded and have no engine yet
@@ -354,8 +355,8 @@ class ModelManager:
         Returns the number of slots for the new model. Raises WeightsUnusable if the model does not
         fit even without other models, and CapacityExceeded if busy models take the memory.
         """
-        if not self._loader.num_slots(opened, self._memory_limit):
-            raise self._loader.memory_error(opened, self._memory_limit)
+        if not self._loader.num_slots(opened, self.memory_limit):
+            raise self._loader.memory_error(opened, self.memory_limit)
         while not (num_slots := self._loader.num_slots(opened, self.free_memory)):
             if await self._unload_idle() or (self._others and await self._others.unload_idle()):
                 continue
@@ -405,7 +406,7 @@ class ModelManager:
         stuck, and of text models that are being loaded. The second number is needed because the
         operating system counts memory-mapped weights as free memory until they have been read.
         """
-        return min(self._memory_limit - self.taken_memory, machine.available_memory())
+        return min(self.memory_limit - self.taken_memory, machine.available_memory())
 
     @property
     def taken_memory(self) -> int:
