@@ -15,6 +15,7 @@ from workers_ai_emulator.runtime.batches import Batch, BatchQueue, BatchResult, 
 from workers_ai_emulator.wire.errors import BAD_INPUT, INTERNAL_ERROR, OUT_OF_CAPACITY, WireError
 
 from tests.loop import in_loop
+from tests.pages import ROOT
 
 ONE, OTHER = "1" * 32, "2" * 32
 MODEL = "@cf/baai/bge-m3"
@@ -27,7 +28,7 @@ class FakeServer:
 
     `now`: the time in seconds. `is_busy`: whether other calls are in progress. `outcomes`: the
     results of the next requests, which are otherwise the request as JSON. An exception is raised.
-    `num_bytes`: how much longer each result is.
+    `num_bytes`: how much longer each result is. `num_checks`: how often `is_busy` was read.
     """
 
     now: float = 0
@@ -37,10 +38,11 @@ class FakeServer:
     outcomes: list[BatchResult | Exception] = field(default_factory=list)
     permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     num_bytes: int = 0
+    num_checks: int = 0
 
     def queue(self, **options: Any) -> BatchQueue:
         return BatchQueue(
-            is_busy=lambda: self.is_busy,
+            is_busy=self._check,
             clock=lambda: self.now,
             **{"num_parallel": 1, "patience_s": 5.0, **options},
         )
@@ -54,6 +56,10 @@ class FakeServer:
     ) -> Batch:
         references = [None] * len(requests)
         return Batch(account, model, requests, references, self._run, num_bytes=num_bytes)
+
+    def _check(self) -> bool:
+        self.num_checks += 1
+        return self.is_busy
 
     async def _run(self, request: Any) -> BatchResult:
         self.started.append(request)
@@ -78,6 +84,12 @@ async def until(is_met: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def some_steps() -> None:
+    """Lets all tasks run that do not wait for anything."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 def texts(batch: Batch) -> list[Any]:
     return [result and result.result and json.loads(result.result) for result in batch.results]
 
@@ -99,6 +111,52 @@ async def test_the_results_of_a_batch_have_the_order_of_its_requests() -> None:
     await until(lambda: batch.status is BatchStatus.ENDED)
     assert texts(batch) == ["a", "b", "c"] == server.started
     assert queue.find(ONE, MODEL, batch.id) is batch
+
+
+@in_loop
+async def test_a_batch_ends_with_its_last_request() -> None:
+    server = FakeServer()
+    queue = server.queue(num_parallel=2)
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    server.permit(1)
+    await until(lambda: batch.results.count(None) == 1)
+    assert batch.status is BatchStatus.RUNNING
+    server.permit(1)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+
+
+@pytest.fixture
+def rare_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the queue check so rarely whether other calls have ended that no test waits for it."""
+    monkeypatch.setattr(batches, "_CHECK_S", 1000)
+
+
+@pytest.mark.usefixtures("rare_checks")
+@in_loop
+async def test_a_request_starts_at_once_when_another_of_a_batch_ends() -> None:
+    server = FakeServer()
+    server.permit(2)
+    batch = server.batch("a", "b")
+    server.queue().submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+
+
+@pytest.mark.usefixtures("rare_checks")
+@in_loop
+async def test_the_queue_does_not_check_all_the_time_whether_other_calls_have_ended() -> None:
+    server = FakeServer()
+    queue = server.queue()
+    batch = server.batch("a", "b")
+    queue.submit(batch)
+    await until(lambda: server.started == ["a"])
+    server.is_busy = True
+    server.permit(1)
+    await until(lambda: server.num_checks >= 2)  # one for each request
+    await some_steps()
+    num_checks, server.is_busy = server.num_checks, False
+    await queue.close()
+    assert num_checks == 2
 
 
 @in_loop
@@ -204,12 +262,25 @@ async def test_a_request_starts_after_a_while_although_other_calls_never_end() -
 async def test_a_request_for_which_the_server_has_no_capacity_is_tried_again() -> None:
     server = FakeServer(outcomes=[REFUSED, REFUSED])
     queue = server.queue(patience_s=0.0)
-    server.permit(4)
-    batch = server.batch("a", "b")
+    server.permit(5)
+    batch, later = server.batch("a", "b"), server.batch("c")
     queue.submit(batch)
-    await until(lambda: batch.status is BatchStatus.ENDED)
-    assert server.started == ["a", "a", "a", "b"]
+    queue.submit(later)
+    await until(lambda: later.status is BatchStatus.ENDED)
+    assert server.started == ["a", "a", "a", "b", "c"]
     assert texts(batch) == ["a", "b"]
+
+
+@in_loop
+async def test_a_request_is_not_tried_again_at_once() -> None:
+    server = FakeServer(outcomes=[REFUSED])
+    queue = server.queue(patience_s=1000.0)
+    server.permit(2)
+    queue.submit(server.batch("a", "b"))
+    await until(lambda: server.started == ["a"])
+    await some_steps()
+    assert server.started == ["a"]
+    await queue.close()
 
 
 @in_loop
@@ -235,8 +306,14 @@ async def test_an_error_of_capacity_that_a_script_sends_is_not_tried_again() -> 
     assert (codes(batch), server.started) == ([3040, None], ["a", "b"])
 
 
+def test_a_request_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    _check_that_a_failure_does_not_stop_others()
+    (record,) = caplog.records
+    assert record.message == "a request of a batch failed" and record.exc_info
+
+
 @in_loop
-async def test_a_request_that_fails_does_not_stop_the_others() -> None:
+async def _check_that_a_failure_does_not_stop_others() -> None:
     invalid = BatchResult(None, error=WireError(BAD_INPUT, "x"))
     server = FakeServer(outcomes=[invalid, ValueError("a fault of the emulator")])
     queue = server.queue()
@@ -285,6 +362,50 @@ async def test_a_batch_that_waits_for_longer_than_a_day_is_kept() -> None:
     await queue.close()
 
 
+@in_loop
+async def test_batches_whose_results_have_expired_make_room_for_new_ones() -> None:
+    server = FakeServer()
+    queue = server.queue(max_bytes=3 * SIZE)
+    server.permit(2)
+    batch = server.batch("a", num_bytes=2 * SIZE)
+    queue.submit(batch)
+    await until(lambda: batch.status is BatchStatus.ENDED)
+    server.now = batches.RETENTION_S + 1
+    queue.submit(server.batch("b", num_bytes=2 * SIZE))
+    await queue.close()
+
+
+@pytest.mark.parametrize(("num_batches", "num_requests"), [(8, 1), (1, 100)])
+def test_each_batch_and_each_request_needs_memory(
+    num_batches: int, num_requests: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FakeServer()
+
+    def batch() -> Batch:
+        return server.batch(*["a"] * num_requests)
+
+    @in_loop
+    async def submit() -> None:
+        queue = server.queue(max_bytes=num_batches * batch().num_bytes)
+        for _ in range(num_batches):
+            queue.submit(batch())
+        with pytest.raises(WireError):
+            queue.submit(batch())
+        await queue.close()
+
+    submit()
+    assert num_batches * batch().num_bytes > 100_000
+    assert f"a batch is refused: the {num_batches} stored batches and this one" in caplog.text
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    page = " ".join((ROOT / "docs/batch.md").read_text("utf-8").split())
+    assert f"results | are kept for {batches.RETENTION_S // 3600} hours after" in page
+    assert f"memory for all batches and their results | {batches.MAX_BYTES // 2**20} MiB" in page
+    assert f"a request of the batch starts every {batches.PATIENCE_S:.0f} seconds" in page
+    assert batches.MAX_TRIES == 10 and "After ten tries in all" in page
+
+
 SIZE = 10 * batches._BATCH_BYTES  # the memory of a batch in the next tests, approximately
 
 
@@ -292,7 +413,7 @@ SIZE = 10 * batches._BATCH_BYTES  # the memory of a batch in the next tests, app
 async def test_only_retrieved_batches_make_room_for_new_ones() -> None:
     server = FakeServer()
     queue = server.queue(max_bytes=3 * SIZE)
-    server.permit(3)
+    server.permit(4)
     first, second = server.batch("a", num_bytes=SIZE), server.batch("b", num_bytes=SIZE)
     queue.submit(first)
     queue.submit(second)
@@ -306,6 +427,11 @@ async def test_only_retrieved_batches_make_room_for_new_ones() -> None:
     await until(lambda: third.status is BatchStatus.ENDED)
     assert queue.find(ONE, MODEL, first.id) is first
     assert queue.find(ONE, MODEL, second.id) is None
+    first.is_retrieved = third.is_retrieved = True
+    queue.submit(server.batch("d", num_bytes=SIZE))
+    assert queue.find(ONE, MODEL, first.id) is None  # the oldest
+    assert queue.find(ONE, MODEL, third.id) is third
+    await queue.close()
 
 
 @in_loop
@@ -328,19 +454,19 @@ async def test_a_result_for_which_there_is_no_memory_is_an_error() -> None:
 @in_loop
 async def test_a_reset_discards_the_batches_of_one_account_and_cancels_their_requests() -> None:
     server = FakeServer()
-    queue = server.queue(num_parallel=2)
-    own = server.batch("a", "b", "c")
-    others = server.batch("d", account=OTHER)
-    queue.submit(own)
-    queue.submit(others)
-    await until(lambda: server.started == ["a", "b"])
+    queue = server.queue(num_parallel=3)
+    first, last = (server.batch(text, account=OTHER) for text in "ae")
+    own = server.batch("b", "c", "d")
+    for batch in (first, own, last):
+        queue.submit(batch)
+    await until(lambda: server.started == ["a", "b", "c"])
     queue.reset(ONE)
-    await until(lambda: server.started == ["a", "b", "d"])
-    assert sorted(server.cancelled) == ["a", "b"]
-    server.permit(1)
-    await until(lambda: others.status is BatchStatus.ENDED)
+    await until(lambda: server.started == ["a", "b", "c", "e"])
+    assert sorted(server.cancelled) == ["b", "c"]
+    server.permit(2)
+    await until(lambda: first.status is last.status is BatchStatus.ENDED)
     assert queue.find(ONE, MODEL, own.id) is None
-    assert queue.find(OTHER, MODEL, others.id) is others
+    assert queue.find(OTHER, MODEL, last.id) is last
 
 
 @in_loop
